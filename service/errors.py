@@ -1,0 +1,95 @@
+"""The tree of errors that the proxy itself raises. Each knows its Anthropic error type and its HTTP status.
+
+    ProxyError                    500  api_error
+    |- SettingsError                -  (start-up only; never reaches a client)
+    |- ClientError                400  invalid_request_error
+    |  |- BadClientKey            401  authentication_error
+    |  |- NotFound                404  not_found_error
+    |  |- MethodNotAllowed        405  invalid_request_error
+    |  |- BodyTooLarge            413  request_too_large
+    |  `- NotSupported            501  not_supported
+    `- NoRoute                    503  api_error   (no route could take the request)
+       |- AllThrottled            429  rate_limit_error
+       `- Unreachable             502  api_error   (every attempt failed before an answer)
+
+An upstream's own error is no exception here: it is an outcome, and what the client sees of it is the plan's verdict.
+"""
+
+
+class ProxyError(Exception):
+    """The root. `message` is shown to the client, so it holds no secret and names the mend where there is one."""
+
+    status = 500
+    type = "api_error"
+    should_retry: bool | None = None
+    """`x-should-retry`: what a client is told about trying again; None says nothing."""
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class SettingsError(ProxyError):
+    """The settings can't be used. The message names the place and the mend."""
+
+
+class ClientError(ProxyError):
+    """The request's own fault: no route is tried."""
+
+    status = 400
+    type = "invalid_request_error"
+    should_retry = False
+
+
+class BadClientKey(ClientError):
+    """The client's key for this proxy is missing or unknown."""
+
+    status = 401
+    type = "authentication_error"
+
+
+class NotFound(ClientError):
+    """Nothing here answers to that path."""
+
+    status = 404
+    type = "not_found_error"
+
+
+class MethodNotAllowed(ClientError):
+    """The path is known, the method is not."""
+
+    status = 405
+
+
+class BodyTooLarge(ClientError):
+    """The request's body is over the limit."""
+
+    status = 413
+    type = "request_too_large"
+
+
+class NotSupported(ClientError):
+    """No configured provider offers this endpoint."""
+
+    status = 501
+    type = "not_supported"
+
+
+class NoRoute(ProxyError):
+    """No route could take the request."""
+
+    status = 503
+
+
+class AllThrottled(NoRoute):
+    """Every route waits for a throttle or a quota to end."""
+
+    status = 429
+    type = "rate_limit_error"
+
+
+class Unreachable(NoRoute):
+    """Every attempt failed before an answer came."""
+
+    status = 502

@@ -1,0 +1,232 @@
+"""The events: facts in the past tense, as they stand on the streams and in Postgres.
+
+An event is made once, by the process that saw the fact, and never changed. What follows from events is `fold`'s.
+Every field that comes later must have a default: bytes of a released version decode for ever (tests/ledger/golden).
+
+A route's stream carries `RouteEvent`s, the stream `control` carries `ControlEvent`s.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+Outcome = Literal["ok", "failed", "aborted"]
+"""How a try ended: answered, failed, or given up because the client had gone."""
+
+FailureKind = Literal[
+    "",  # none
+    "connect",  # refused, unreachable, no such host, TLS
+    "reset",  # the connection broke before or while the answer came
+    "stale_socket",  # a reused connection closed before any byte of an answer
+    "timeout",  # the provider stayed silent for too long
+    "server_error",  # 5xx
+    "overloaded",  # 529, or `overloaded_error` in a stream
+    "throttle",  # 429 that asks for a short wait
+    "quota",  # 429 that says a window or a plan is spent
+    "billing",  # 402, no balance
+    "credential",  # 401, 403
+    "model_missing",  # the provider does not know the model
+    "bad_request",  # the request's own fault
+    "bad_answer",  # HTML, empty, truncated or unreadable answers with status 200
+    "stream_error",  # `event: error` of any other type
+    "deadline",  # our own deadline for the request ran out
+]
+
+FailureScope = Literal["", "request", "model", "credential", "quota", "throttle", "route", "provider"]
+"""Whose fault a failure is. Only `route` and `provider` move a circuit."""
+
+Endpoint = Literal["messages", "count_tokens", "models", "batches", "files", "other"]
+
+
+class Tokens(Struct, frozen=True, omit_defaults=True):
+    """Token counts of one attempt as the provider reported them; the kinds do not overlap."""
+
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+
+
+class Window(Struct, frozen=True, omit_defaults=True):
+    """A provider's own reading of one quota window.
+
+    `used_ratio` is 0 to 1 and may exceed 1; `resets_at_ms` is Unix time; `status` is the provider's word.
+    """
+
+    used_ratio: float | None = None
+    resets_at_ms: int = 0
+    status: str = ""
+
+
+class EventBase(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """What all events have.
+
+    `event_id` is a UUIDv7 made by the producer before anything happens; `at_ms` is fleet time; `seq` counts the
+    events of `replica` on this stream, from 1, without gaps. `spooled`: the event waited on disk, so its health
+    counts would come too late to mean anything; its usage counts.
+    """
+
+    event_id: str
+    at_ms: int
+    replica: str = ""
+    seq: int = 0
+    spooled: bool = False
+
+
+class AttemptStarted(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_started"):
+    """A try of one route is about to send its first byte upstream. `event_id` is the attempt's id."""
+
+    request_id: str
+    endpoint: Endpoint = "messages"
+    model_asked: str = ""
+    model_sent: str = ""
+    client_key: str = ""
+    session_id: str = ""
+    stream: bool = False
+    estimated_tokens: int = 0
+
+
+class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_ended"):
+    """A try of one route is over. `event_id` is derived from `attempt_id`, so that an attempt ends once.
+
+    `status` is the upstream's HTTP status, 0 when there was none; `first_byte_ms` is None when no answer began.
+    `retry_at_ms` is the provider's own end of the wait, 0 when it named none. `final`: no other route was tried
+    after this one. `slow`: the first content took longer than the policy's bound.
+    """
+
+    attempt_id: str
+    request_id: str
+    started_at_ms: int
+    outcome: Outcome
+    endpoint: Endpoint = "messages"
+    kind: FailureKind = ""
+    scope: FailureScope = ""
+    status: int = 0
+    message: str = ""
+    model_asked: str = ""
+    model_sent: str = ""
+    client_key: str = ""
+    session_id: str = ""
+    stream: bool = False
+    tokens: Tokens = Tokens()
+    first_byte_ms: int | None = None
+    total_ms: int = 0
+    slow: bool = False
+    retry_at_ms: int = 0
+    windows: dict[str, Window] = {}
+    cost_nusd: int | None = None
+    price_version: str = ""
+    final: bool = True
+
+
+class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_lost"):
+    """An attempt whose replica died. Its charge is an estimate; a later `AttemptEnded` supersedes it."""
+
+    attempt_id: str
+    request_id: str
+    started_at_ms: int
+    endpoint: Endpoint = "messages"
+    model_asked: str = ""
+    model_sent: str = ""
+    client_key: str = ""
+    session_id: str = ""
+    tokens: Tokens = Tokens()
+    cost_nusd: int | None = None
+    price_version: str = ""
+
+
+class ResourceCreated(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="resource_created"):
+    """A batch, file, container or thread came into being on this route and lives only there."""
+
+    resource_id: str
+    resource_kind: str
+    request_id: str = ""
+
+
+class RouteDisabled(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="route_disabled"):
+    """An operator took a route out of service."""
+
+    route: str
+    by: str = ""
+    reason: str = ""
+
+
+class RouteEnabled(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="route_enabled"):
+    """An operator put a route back into service."""
+
+    route: str
+    by: str = ""
+
+
+class CircuitReset(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="circuit_reset"):
+    """An operator ended a route's open circuit and its waits: what failed before counts no more."""
+
+    route: str
+    by: str = ""
+
+
+class QuotaLimitChanged(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="quota_limit_changed"):
+    """An operator changed a route's weekly limit; None takes the limit of the settings again, 0 is no limit."""
+
+    route: str
+    weekly_tokens: int | None = None
+    by: str = ""
+
+
+class ClientKeyIssued(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="client_key_issued"):
+    """A client key was made; only its SHA-256 is known here."""
+
+    key_id: str
+    name: str
+    sha256: str
+    weekly_tokens: int | None = None
+    weekly_cost_nusd: int | None = None
+    models: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    concurrency: int | None = None
+    expires_at_ms: int | None = None
+    by: str = ""
+
+
+class ClientKeyLimited(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="client_key_limited"):
+    """The limits of a client key were replaced, all of them."""
+
+    key_id: str
+    weekly_tokens: int | None = None
+    weekly_cost_nusd: int | None = None
+    models: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    concurrency: int | None = None
+    expires_at_ms: int | None = None
+    by: str = ""
+
+
+class ClientKeyRevoked(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="client_key_revoked"):
+    """A client key is good for nothing from now on."""
+
+    key_id: str
+    by: str = ""
+
+
+class RequestRefused(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="request_refused"):
+    """The proxy itself turned down a request of a known key (its own cap, model or route list)."""
+
+    request_id: str
+    client_key: str
+    reason: str
+    model_asked: str = ""
+
+
+RouteEvent = AttemptStarted | AttemptEnded | AttemptLost | ResourceCreated
+ControlEvent = (
+    RouteDisabled
+    | RouteEnabled
+    | CircuitReset
+    | QuotaLimitChanged
+    | ClientKeyIssued
+    | ClientKeyLimited
+    | ClientKeyRevoked
+    | RequestRefused
+)
+Event = RouteEvent | ControlEvent

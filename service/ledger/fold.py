@@ -1,0 +1,310 @@
+"""(ledger, events) -> ledger. The rules by which facts become state; no settings, no clock, no random.
+
+`fold` is pure and leaves its argument alone. `advance` does the same in place for the one owner of a ledger: a worker
+within its transaction, a proxy with its own view.
+
+Rules
+- An event is folded once: the caller leaves out what was folded before (`Heard.has`, or the event's id in Postgres).
+- Usage counts whatever became of the attempt; an estimate (`AttemptLost`) is taken back when the true end comes.
+- Health counts only answers to `messages`, only faults of the route or its provider, and nothing that waited on disk.
+- A wait is never shortened by a later, lesser one. A success that began after it ends it.
+"""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
+from service.ledger.events import (
+    AttemptEnded,
+    AttemptLost,
+    AttemptStarted,
+    CircuitReset,
+    ClientKeyIssued,
+    ClientKeyLimited,
+    ClientKeyRevoked,
+    ControlEvent,
+    Event,
+    QuotaLimitChanged,
+    RequestRefused,
+    ResourceCreated,
+    RouteDisabled,
+    RouteEnabled,
+    RouteEvent,
+)
+from service.ledger.state import (
+    Bucket,
+    ClientKey,
+    ControlLedger,
+    Health,
+    Heard,
+    Ledger,
+    OpenAttempt,
+    RouteLedger,
+    Usage,
+    Wait,
+)
+
+HOUR_MS = 3_600_000
+BUCKET_MS = 10_000
+KEPT_HOURS = 15 * 24
+"""Two whole weeks, whatever their anchor and time zone; what is older stands in Postgres alone."""
+KEPT_BUCKETS = 12
+"""Two minutes of outcomes: four times the longest window that a reading looks at."""
+KEPT_REPLICAS = 256
+"""Replicas whose health and numbering are kept; the one silent for longest goes first."""
+KEPT_MISSING_MODELS = 64
+"""Model names are the client's to invent, so that their memory has a bound."""
+
+L = TypeVar("L", RouteLedger, ControlLedger)
+
+CIRCUIT_SCOPES = frozenset(("route", "provider"))
+WAIT_SCOPES = frozenset(("throttle", "quota", "credential"))
+
+
+def fold_route(ledger: RouteLedger, events: Iterable[RouteEvent]) -> RouteLedger:
+    """A route's ledger after these events."""
+    folded = copy_of(ledger)
+    for event in events:
+        advance_route(folded, event)
+    return folded
+
+
+def fold_control(ledger: ControlLedger, events: Iterable[ControlEvent]) -> ControlLedger:
+    """The control ledger after these events."""
+    folded = copy_of(ledger)
+    for event in events:
+        advance_control(folded, event)
+    return folded
+
+
+def copy_of(ledger: L) -> L:
+    """A deep copy that shares nothing that can change."""
+    return msgspec.convert(msgspec.to_builtins(ledger), type(ledger))
+
+
+def advance(ledger: Ledger, event: Event) -> None:
+    """Fold one event into a ledger in place; an event of the other kind of stream is no part of it."""
+    if isinstance(ledger, ControlLedger):
+        if isinstance(event, ControlEvent):
+            advance_control(ledger, event)
+    elif isinstance(event, RouteEvent):
+        advance_route(ledger, event)
+
+
+def advance_route(ledger: RouteLedger, event: RouteEvent) -> None:
+    """Fold one event into a route's ledger, in place."""
+    hear(ledger.heard, event)
+    ledger.newest_ms = max(ledger.newest_ms, event.at_ms)
+    match event:
+        case AttemptStarted():
+            start(ledger, event)
+        case AttemptEnded():
+            end(ledger, event)
+        case AttemptLost():
+            lose(ledger, event)
+        case ResourceCreated():
+            pass  # Redis holds the index of resources; the ledger only keeps the fact
+    prune(ledger)
+
+
+def hear(heard: dict[str, Heard], event: Event) -> None:
+    """Note the event's number in its replica's account."""
+    if not event.replica:
+        return
+    account = heard.get(event.replica)
+    if account is None:
+        if len(heard) >= KEPT_REPLICAS:
+            del heard[min(heard, key=lambda name: heard[name].at_ms)]
+        account = heard[event.replica] = Heard()
+    account.at_ms = max(account.at_ms, event.at_ms)
+    if event.seq > account.high:
+        if event.seq > account.high + 1:
+            account.gaps.append((account.high + 1, event.seq - 1))
+        account.high = event.seq
+    elif account.gaps:
+        account.gaps = [part for gap in account.gaps for part in without(gap, event.seq)]
+
+
+def without(gap: tuple[int, int], seq: int) -> list[tuple[int, int]]:
+    """What is left of a gap when one number in it has come."""
+    first, last = gap
+    if not first <= seq <= last:
+        return [gap]
+    return [part for part in ((first, seq - 1), (seq + 1, last)) if part[0] <= part[1]]
+
+
+def start(ledger: RouteLedger, event: AttemptStarted) -> None:
+    """An attempt is open from now on."""
+    ledger.open[event.event_id] = OpenAttempt(
+        request_id=event.request_id,
+        at_ms=event.at_ms,
+        replica=event.replica,
+        endpoint=event.endpoint,
+        model_asked=event.model_asked,
+        model_sent=event.model_sent,
+        client_key=event.client_key,
+        session_id=event.session_id,
+        estimated_tokens=event.estimated_tokens,
+    )
+
+
+def end(ledger: RouteLedger, event: AttemptEnded) -> None:
+    """An attempt is over: its usage counts, and what it says of the route's health."""
+    ledger.open.pop(event.attempt_id, None)
+    count_usage(ledger, event)
+    if event.windows:
+        ledger.windows.update(event.windows)
+    if event.scope == "model" and event.model_sent:
+        note_missing_model(ledger, event)
+    if not event.spooled:
+        note_wait(ledger, event)
+        if event.endpoint == "messages":
+            note_health(ledger, event)
+
+
+def lose(ledger: RouteLedger, event: AttemptLost) -> None:
+    """An attempt will never end by itself: its estimate counts."""
+    ledger.open.pop(event.attempt_id, None)
+    count_usage(ledger, event)
+
+
+def count_usage(ledger: RouteLedger, event: AttemptEnded | AttemptLost) -> None:
+    """Add the attempt to its hour's cell and to the hour's sum."""
+    hour = event.at_ms // HOUR_MS
+    by_key = ledger.usage.setdefault(hour, {}).setdefault(event.model_sent, {})
+    add_attempt(by_key.setdefault(event.client_key, Usage()), event)
+    add_attempt(ledger.hours.setdefault(hour, Usage()), event)
+
+
+def add_attempt(usage: Usage, event: AttemptEnded | AttemptLost) -> None:
+    """Add one attempt to one cell."""
+    usage.attempts += 1
+    if isinstance(event, AttemptLost):
+        usage.lost += 1
+    elif event.outcome == "failed":
+        usage.failed += 1
+    elif event.outcome == "aborted":
+        usage.aborted += 1
+    tokens = event.tokens
+    usage.input += tokens.input
+    usage.output += tokens.output
+    usage.cache_read += tokens.cache_read
+    usage.cache_write_5m += tokens.cache_write_5m
+    usage.cache_write_1h += tokens.cache_write_1h
+    if event.cost_nusd is None:
+        usage.unpriced += 1
+    else:
+        usage.cost_nusd += event.cost_nusd
+
+
+def note_missing_model(ledger: RouteLedger, event: AttemptEnded) -> None:
+    """Remember that the provider denied a model."""
+    ledger.missing_models.pop(event.model_sent, None)
+    if len(ledger.missing_models) >= KEPT_MISSING_MODELS:
+        del ledger.missing_models[next(iter(ledger.missing_models))]
+    ledger.missing_models[event.model_sent] = event.at_ms
+
+
+def note_wait(ledger: RouteLedger, event: AttemptEnded) -> None:
+    """Begin, prolong or end the waits that providers ask for."""
+    if event.scope in WAIT_SCOPES:
+        known = ledger.waits.get(event.scope)
+        if known is None or event.retry_at_ms >= known.until_ms:
+            ledger.waits[event.scope] = Wait(
+                at_ms=event.at_ms,
+                until_ms=event.retry_at_ms,
+                kind=event.kind,
+                status=event.status,
+                message=event.message,
+            )
+    elif event.outcome == "ok" and ledger.waits:
+        ledger.waits = {scope: wait for scope, wait in ledger.waits.items() if wait.at_ms > event.started_at_ms}
+
+
+def note_health(ledger: RouteLedger, event: AttemptEnded) -> None:
+    """Count an outcome for the circuit, where it says something about the route."""
+    ok = event.outcome == "ok"
+    if not ok and event.scope not in CIRCUIT_SCOPES:
+        return
+    health = health_of(ledger, event.replica)
+    bucket = health.buckets.setdefault(event.at_ms // BUCKET_MS, Bucket())
+    bucket.slow += event.slow
+    if ok:
+        bucket.ok += 1
+        health.failures_in_row = 0
+        health.retry_at_ms = 0
+        health.last_success_ms = max(health.last_success_ms, event.at_ms)
+    else:
+        bucket.failed += 1
+        health.failures_in_row += 1
+        health.last_failure_ms = max(health.last_failure_ms, event.at_ms)
+        health.last_failure_id = event.event_id
+        health.last_failure_kind = event.kind
+        health.retry_at_ms = max(health.retry_at_ms, event.retry_at_ms)
+    for stale in sorted(health.buckets)[:-KEPT_BUCKETS]:
+        del health.buckets[stale]
+
+
+def health_of(ledger: RouteLedger, replica: str) -> Health:
+    """The replica's account, opened when it is new."""
+    health = ledger.health.get(replica)
+    if health is None:
+        if len(ledger.health) >= KEPT_REPLICAS:
+            del ledger.health[min(ledger.health, key=lambda name: last_seen_ms(ledger.health[name]))]
+        health = ledger.health[replica] = Health()
+    return health
+
+
+def last_seen_ms(health: Health) -> int:
+    """When the replica last had an outcome that counts."""
+    return max(health.last_failure_ms, health.last_success_ms)
+
+
+def prune(ledger: RouteLedger) -> None:
+    """Drop the hours that no reading looks at. Depends on the newest event alone, so that every replay agrees."""
+    oldest = ledger.newest_ms // HOUR_MS - KEPT_HOURS
+    if ledger.hours and min(ledger.hours) < oldest:
+        ledger.hours = {hour: usage for hour, usage in ledger.hours.items() if hour >= oldest}
+        ledger.usage = {hour: usage for hour, usage in ledger.usage.items() if hour >= oldest}
+
+
+def advance_control(ledger: ControlLedger, event: ControlEvent) -> None:
+    """Fold one event into the control ledger, in place."""
+    hear(ledger.heard, event)
+    ledger.newest_ms = max(ledger.newest_ms, event.at_ms)
+    match event:
+        case RouteDisabled():
+            ledger.disabled[event.route] = event.reason
+        case RouteEnabled():
+            ledger.disabled.pop(event.route, None)
+        case CircuitReset():
+            ledger.resets[event.route] = max(ledger.resets.get(event.route, 0), event.at_ms)
+        case QuotaLimitChanged(weekly_tokens=None):
+            ledger.limits.pop(event.route, None)
+        case QuotaLimitChanged():
+            ledger.limits[event.route] = event.weekly_tokens or 0
+        case ClientKeyIssued() | ClientKeyLimited():
+            set_key(ledger, event)
+        case ClientKeyRevoked():
+            ledger.keys.pop(event.key_id, None)
+        case RequestRefused():
+            ledger.refused[event.client_key] = ledger.refused.get(event.client_key, 0) + 1
+
+
+def set_key(ledger: ControlLedger, event: ClientKeyIssued | ClientKeyLimited) -> None:
+    """Write down a key's limits; limits of a key that is not there are nobody's."""
+    known = ledger.keys.get(event.key_id)
+    if isinstance(event, ClientKeyIssued):
+        known = ClientKey(name=event.name, sha256=event.sha256, issued_at_ms=event.at_ms)
+    if known is None:
+        return
+    ledger.keys[event.key_id] = msgspec.structs.replace(
+        known,
+        weekly_tokens=event.weekly_tokens,
+        weekly_cost_nusd=event.weekly_cost_nusd,
+        models=event.models,
+        routes=event.routes,
+        concurrency=event.concurrency,
+        expires_at_ms=event.expires_at_ms,
+    )

@@ -1,0 +1,131 @@
+"""The folded state: one ledger per stream. Counts and what providers said, no verdicts.
+
+What depends on settings (weeks, limits, thresholds, weights) is applied on reading, in `service.routing`.
+Encoded as JSON, a ledger is the body of a snapshot. Only `fold` changes one.
+"""
+
+from msgspec import Struct
+
+from service.ledger.events import Endpoint, FailureKind, Window
+
+
+class Heard(Struct, omit_defaults=True):
+    """Which events of one replica were folded: all up to `high` but those in `gaps` (first and last, inclusive)."""
+
+    high: int = 0
+    at_ms: int = 0
+    gaps: list[tuple[int, int]] = []
+
+    def has(self, seq: int) -> bool:
+        """Whether the event with this number was folded."""
+        return seq <= self.high and not any(first <= seq <= last for first, last in self.gaps)
+
+
+class Usage(Struct, omit_defaults=True):
+    """Attempts and tokens of one cell; `unpriced` attempts had a model without a price."""
+
+    attempts: int = 0
+    failed: int = 0
+    aborted: int = 0
+    lost: int = 0
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    cost_nusd: int = 0
+    unpriced: int = 0
+
+
+class Bucket(Struct, omit_defaults=True):
+    """Outcomes within ten seconds."""
+
+    ok: int = 0
+    failed: int = 0
+    slow: int = 0
+
+
+class Health(Struct, omit_defaults=True):
+    """What one replica met on one route. `buckets` by Unix time in units of ten seconds, the newest few only."""
+
+    failures_in_row: int = 0
+    last_failure_ms: int = 0
+    last_failure_id: str = ""
+    last_failure_kind: FailureKind = ""
+    last_success_ms: int = 0
+    retry_at_ms: int = 0
+    buckets: dict[int, Bucket] = {}
+
+
+class Wait(Struct, omit_defaults=True):
+    """A throttle, quota or credential outcome that holds until it is over.
+
+    `until_ms` is the provider's own end of the wait, 0 when it named none: then the policy's wait counts from `at_ms`.
+    """
+
+    at_ms: int = 0
+    until_ms: int = 0
+    kind: FailureKind = ""
+    status: int = 0
+    message: str = ""
+
+
+class OpenAttempt(Struct, omit_defaults=True):
+    """An attempt that has started and not ended."""
+
+    request_id: str
+    at_ms: int
+    replica: str
+    endpoint: Endpoint = "messages"
+    model_asked: str = ""
+    model_sent: str = ""
+    client_key: str = ""
+    session_id: str = ""
+    estimated_tokens: int = 0
+
+
+class RouteLedger(Struct, omit_defaults=True):
+    """All that follows from the events of one route.
+
+    `usage` is hour -> model sent -> client key -> cell, `hours` its sums; an hour is Unix time in units of 3600 s.
+    `waits` are by scope (throttle, quota, credential); `missing_models` by name, when the provider last denied it.
+    """
+
+    heard: dict[str, Heard] = {}
+    usage: dict[int, dict[str, dict[str, Usage]]] = {}
+    hours: dict[int, Usage] = {}
+    health: dict[str, Health] = {}
+    waits: dict[str, Wait] = {}
+    windows: dict[str, Window] = {}
+    missing_models: dict[str, int] = {}
+    open: dict[str, OpenAttempt] = {}
+    newest_ms: int = 0
+
+
+class ClientKey(Struct, omit_defaults=True):
+    """A live client key and its limits; None is no limit, an empty list is all."""
+
+    name: str
+    sha256: str
+    weekly_tokens: int | None = None
+    weekly_cost_nusd: int | None = None
+    models: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    concurrency: int | None = None
+    expires_at_ms: int | None = None
+    issued_at_ms: int = 0
+
+
+class ControlLedger(Struct, omit_defaults=True):
+    """All that follows from the operators' events: `disabled` routes with the reason, resets by time, limits, keys."""
+
+    heard: dict[str, Heard] = {}
+    disabled: dict[str, str] = {}
+    resets: dict[str, int] = {}
+    limits: dict[str, int] = {}
+    keys: dict[str, ClientKey] = {}
+    refused: dict[str, int] = {}
+    newest_ms: int = 0
+
+
+Ledger = RouteLedger | ControlLedger
