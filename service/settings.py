@@ -25,10 +25,12 @@ LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warn", "error", "silent")
 Dialect = Literal["anthropic", "zai", "compatible"]
 """How a provider is spoken to: Anthropic itself (open lists), Z.AI, or another that speaks the Messages API."""
 ClientCredentials = Literal["auto", "prefer", "never"]
+Auth = Literal["api_key", "oauth", "client"]
 StripThinking = Literal["unsigned", "all", "none"]
 
 CLAUDE_CODE_CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
 """The public OAuth client id of Claude Code, in whose credentials file the subscription's tokens lie."""
+CLIENT_ROUTE_ID = "anthropic:client"
 DEFAULT_CREDENTIALS_PATH = "~/.claude/.credentials.json"
 LOOPBACK_HOSTS = frozenset(("127.0.0.1", "localhost", "::1"))
 
@@ -76,9 +78,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("API_STREAM_IDLE_TIMEOUT_MS", "300000", "longest silence within an answer"),
     Variable("API_CONNECT_TIMEOUT_MS", "10000", "longest wait for a connection to a provider"),
     Variable(
-        "API_MAX_RETRIES", "3", "further attempts of one request after each route had its own; never after a time-out"
+        "API_MAX_RETRIES", "3", "most further attempts of a request beyond one for each route; never repeats a time-out"
     ),
-    Variable("API_RETRY_DELAY_MS", "1000", "wait before such a further attempt, doubled each time"),
+    Variable(
+        "API_RETRY_DELAY_MS", "1000", "least wait before a throttled route is asked again, when nothing else is left"
+    ),
     Variable("MAX_BODY_BYTES", "33554432", "largest request body that is read; Anthropic takes 32 MB"),
     Variable("CIRCUIT_BREAKER_ENABLED", "true", "`false`: failures never close a route"),
     Variable("CIRCUIT_BREAKER_COOLDOWN_MS", "60000", "how long an open circuit stays open at first"),
@@ -187,7 +191,8 @@ ZAI = Provider(
 class Route(Struct, frozen=True):
     """Provider + credential. `off` is why the route can't serve at all, None when it can.
 
-    `auth` is how its credential is shown: an API key, or an OAuth token (`credentials_path` or `api_key` as the token).
+    `auth` is whose credential is shown and how: an API key, an OAuth token (`credentials_path`, or `api_key` as the
+    token), or the client's own as it came (a pseudo-route: no shared state of its own).
     `model_map` is the user's own and applies at once; `weekly_tokens` 0 is no limit.
     """
 
@@ -195,7 +200,7 @@ class Route(Struct, frozen=True):
     title: str
     provider: Provider
     base_url: str
-    auth: Literal["api_key", "oauth"] = "api_key"
+    auth: Auth = "api_key"
     api_key: Secret = Secret("")
     credentials_path: str = ""
     weekly_tokens: int = 0
@@ -221,6 +226,7 @@ class Timeouts(Struct, frozen=True):
     """How long a request may wait for what."""
 
     connect_ms: int = 10_000
+    first_byte_ms: int = 120_000
     request_ms: int = 600_000
     stream_ms: int = 600_000
     idle_ms: int = 300_000
@@ -260,8 +266,12 @@ class OAuth(Struct, frozen=True):
     skew_ms: int = 300_000
 
 
-class Settings(Struct, frozen=True):
-    """Everything that can be set, checked. `notices` are what the user should be told at start."""
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything that can be set, checked.
+
+    `client_route` carries clients' own credentials, to Anthropic alone. `notices` are what the user should be told at
+    start.
+    """
 
     home: Path
     host: str = "127.0.0.1"
@@ -270,6 +280,7 @@ class Settings(Struct, frozen=True):
     client_keys: tuple[StaticKey, ...] = ()
     client_credentials: ClientCredentials = "auto"
     routes: tuple[Route, ...] = ()
+    client_route: Route
     policy: Policy = Policy()
     timeouts: Timeouts = Timeouts()
     oauth: OAuth = OAuth()
@@ -472,6 +483,7 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         client_keys=static_keys(read.text("PROXY_API_KEYS")),
         client_credentials=read.choice("CLIENT_CREDENTIALS", "auto", ("auto", "prefer", "never")),  # type: ignore[arg-type]
         routes=file_routes(file, read, origin) if file.routes else usual_routes(read, providers_of(file, origin)),
+        client_route=client_route(read, providers_of(file, origin)["anthropic"]),
         policy=policy(read),
         timeouts=timeouts(read),
         oauth=OAuth(
@@ -567,6 +579,7 @@ def timeouts(read: Reader) -> Timeouts:
     """Bounds on every wait of a request."""
     return Timeouts(
         connect_ms=read.integer("API_CONNECT_TIMEOUT_MS", 10_000, least=1),
+        first_byte_ms=read.integer("API_FIRST_BYTE_TIMEOUT_MS", 120_000, least=1),
         request_ms=read.integer("API_TIMEOUT_MS", 600_000, least=1),
         stream_ms=read.integer("API_STREAMING_TIMEOUT_MS", 600_000, least=1),
         idle_ms=read.integer("API_STREAM_IDLE_TIMEOUT_MS", 300_000, least=1),
@@ -620,6 +633,17 @@ def key_route(read: Reader, provider: Provider, prefix: str) -> Route:
         api_key=Secret(key),
         weekly_tokens=read.integer(f"{prefix}_WEEKLY_LIMIT", 0),
         off=None if key else f"no key; set {prefix}_API_KEY",
+    )
+
+
+def client_route(read: Reader, provider: Provider) -> Route:
+    """The pseudo-route of clients that bring their own credential."""
+    return Route(
+        id=CLIENT_ROUTE_ID,
+        title="Anthropic (client's own credential)",
+        provider=provider,
+        base_url=read.url("ANTHROPIC_BASE_URL", provider.base_url),
+        auth="client",
     )
 
 

@@ -1,0 +1,181 @@
+"""The failover plan: one request, from the first attempt to the verdict. The only retry loop in the system.
+
+`failover` is a generator: it yields an `Attempt`, is sent what became of it, and returns a `Verdict`. It never waits
+itself; an attempt may say that it begins later.
+
+Rules
+- An answer, a client that has gone, or bytes already sent to the client end the plan.
+- The request's own fault, told by a provider of the model's own family, is the answer: no other route is tried. From
+  another vendor it means only that this route can't take the request.
+- A model that the provider lacks is asked for under its fallback name on the same route, then elsewhere.
+- A reused connection that was closed before any byte of an answer is tried once more on the same route.
+- After 529 the provider's other credentials come last: the provider is busy, not the route.
+- When nothing is left but a throttle of at most two seconds, that route is asked again.
+- Attempts are bounded, one for each route and `max_retries` more: clients repeat a request ten times by themselves.
+- When all failed, the most useful error is shown: the request's own fault, the shortest true wait, the provider's
+  trouble, and never the route's own credential.
+"""
+
+from collections.abc import Generator, Sequence
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from service.routing.failure import Failure
+from service.routing.models import fallback_model, is_native
+from service.routing.rank import Candidate
+from service.settings import Policy
+
+SHORT_WAIT_MS = 2_000
+"""A throttle that ends this soon is worth waiting for, when no other route is left."""
+
+
+class Attempt(Struct, frozen=True):
+    """One try. `number` counts from 1; `wait_ms` is waited first."""
+
+    candidate: Candidate
+    number: int
+    wait_ms: int = 0
+
+
+class Result(Struct, frozen=True):
+    """What became of an attempt. `failure` is None for an answer; `over`: nothing more can be done for the client.
+
+    `over` holds once bytes have gone out, the client has gone, or the deadline has passed.
+    """
+
+    now_ms: int
+    failure: Failure | None = None
+    over: bool = False
+
+
+VerdictKind = Literal["answered", "relayed", "throttled", "unreachable", "no_route"]
+
+
+class Verdict(Struct, frozen=True):
+    """How the request ended.
+
+    `answered`: by the last attempt. `relayed`: the error answer of attempt `number` is the client's. `throttled`: every
+    route waits, the first until `until_ms`. `unreachable`: no answer worth showing. `no_route`: none was tried.
+    """
+
+    kind: VerdictKind
+    number: int = 0
+    until_ms: int = 0
+    failure: Failure | None = None
+
+
+class Tried(Struct, frozen=True):
+    """A failed attempt."""
+
+    attempt: Attempt
+    failure: Failure
+
+
+Plan: TypeAlias = Generator[Attempt, Result, Verdict]
+
+
+def failover(candidates: Sequence[Candidate], policy: Policy, model: str) -> Plan:
+    """The plan for one request for `model`, over candidates as `rank` gave them."""
+    queue = [candidate for candidate in candidates if candidate.usable]
+    most = len(queue) + policy.max_retries
+    tried: list[Tried] = []
+    wait_ms = 0
+    while queue and len(tried) < most:
+        attempt = Attempt(queue.pop(0), len(tried) + 1, wait_ms)
+        result = yield attempt
+        if result.failure is None or result.over:
+            return Verdict("answered", attempt.number, failure=result.failure)
+        tried.append(Tried(attempt, result.failure))
+        if is_final(attempt.candidate, result.failure, policy, model):
+            break
+        queue, wait_ms = next_queue(queue, tried), 0
+        if not queue:
+            queue, wait_ms = last_wait(tried, policy, result.now_ms)
+    return verdict(candidates, tried, model)
+
+
+def is_final(candidate: Candidate, failure: Failure, policy: Policy, model: str) -> bool:
+    """Whether this failure is the client's answer, whatever other routes there are."""
+    if candidate.route.auth == "client" and failure.scope in ("credential", "quota", "throttle"):
+        return False
+    if policy.fallback_on_codes and failure.status:
+        return failure.status not in policy.fallback_on_codes and failure.scope not in ("credential", "model")
+    return failure.scope == "request" and is_own_family(candidate, model)
+
+
+def is_own_family(candidate: Candidate, model: str) -> bool:
+    """Whether the provider serves the model that the client asked for: then its word on the request holds."""
+    return not model or candidate.model == model or is_native(candidate.route.provider, model)
+
+
+def next_queue(queue: list[Candidate], tried: Sequence[Tried]) -> list[Candidate]:
+    """What to try after the last failure."""
+    last = tried[-1]
+    candidate, failure = last.attempt.candidate, last.failure
+    if failure.kind == "stale_socket" and sum(t.attempt.candidate == candidate for t in tried) == 1:
+        return [candidate, *queue]
+    if failure.scope == "model":
+        other = fallback_model(candidate.route, candidate.model)
+        if other and all(
+            t.attempt.candidate.model != other for t in tried if t.attempt.candidate.route == candidate.route
+        ):
+            return [replace(candidate, model=other), *queue]
+    if failure.kind == "overloaded":
+        return sorted(queue, key=lambda other: is_same_provider(other, candidate))
+    return queue
+
+
+def is_same_provider(one: Candidate, other: Candidate) -> bool:
+    """Whether two candidates are credentials of one provider at one address."""
+    return one.route.provider.id == other.route.provider.id and one.route.base_url == other.route.base_url
+
+
+def last_wait(tried: Sequence[Tried], policy: Policy, now_ms: int) -> tuple[list[Candidate], int]:
+    """The route whose short throttle ends first, with the wait; nothing when no wait is short enough."""
+    throttled = [t for t in tried if t.failure.kind == "throttle" and t.attempt.candidate.route.auth != "client"]
+    if not throttled or len(throttled) != len([t for t in tried if t.failure.scope != "model"]):
+        return [], 0
+    soonest = min(throttled, key=lambda t: t.failure.retry_at_ms or now_ms)
+    wait_ms = max(policy.retry_delay_ms, soonest.failure.retry_at_ms - now_ms)
+    return ([soonest.attempt.candidate], wait_ms) if wait_ms <= SHORT_WAIT_MS else ([], 0)
+
+
+def verdict(candidates: Sequence[Candidate], tried: Sequence[Tried], model: str) -> Verdict:
+    """The most useful end for a request that no route answered."""
+    if not tried:
+        return verdict_untried(candidates)
+    own_fault = next(
+        (t for t in tried if t.failure.scope == "request" and is_own_family(t.attempt.candidate, model)), None
+    )
+    if own_fault:
+        return Verdict("relayed", own_fault.attempt.number, failure=own_fault.failure)
+    client = next((t for t in tried if t.attempt.candidate.route.auth == "client" and t.failure.status), None)
+    if client:
+        return Verdict("relayed", client.attempt.number, failure=client.failure)
+    waits = waits_of(candidates, tried)
+    if waits and all(t.failure.scope in ("quota", "throttle", "credential") for t in tried):
+        return Verdict("throttled", until_ms=min(waits), failure=tried[0].failure)
+    shown = next((t for t in tried if is_showable(t)), None)
+    if shown:
+        return Verdict("relayed", shown.attempt.number, failure=shown.failure)
+    return Verdict("unreachable", failure=tried[0].failure)
+
+
+def is_showable(tried: Tried) -> bool:
+    """Whether an attempt's error answer may be shown: not the route's own credential, and there must be an answer."""
+    return bool(tried.failure.status) and tried.failure.status != 200 and tried.failure.scope != "credential"
+
+
+def waits_of(candidates: Sequence[Candidate], tried: Sequence[Tried]) -> list[int]:
+    """The ends of all waits that stand between the client and an answer."""
+    named = [t.failure.retry_at_ms for t in tried if t.failure.scope in ("quota", "throttle")]
+    passed = [candidate.until_ms for candidate in candidates if candidate.passed_over in ("waiting", "quota_spent")]
+    return [*named, *passed]
+
+
+def verdict_untried(candidates: Sequence[Candidate]) -> Verdict:
+    """The end of a request that no route was tried for."""
+    waits = waits_of(candidates, ())
+    return Verdict("throttled", until_ms=min(waits)) if waits else Verdict("no_route")

@@ -1,0 +1,57 @@
+"""Which model name a route is asked for.
+
+Rules, the first that fits:
+1. What the user set applies at once: the route's own map, then MODEL_FALLBACK_MAP.
+2. A name of a family that the provider serves stays as it is.
+3. The provider's model map: names of another vendor, by pattern.
+4. Any other name stays as it is: the provider knows better.
+Then, when the provider denied that name within the last hour, its fallback map names another; without one, the route
+does not serve the model.
+"""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from service.ledger.state import RouteLedger
+from service.settings import Policy, Provider, Route
+
+
+def is_native(provider: Provider, model: str) -> bool:
+    """Whether a name belongs to a family that the provider serves itself."""
+    return model.lower().startswith(provider.families) if provider.families else False
+
+
+def map_model(route: Route, asked: str, policy: Policy) -> str:
+    """The name to send to this route, as far as settings tell."""
+    chosen = route.model_map.get(asked) or policy.model_map.get(asked) or asked
+    if is_native(route.provider, chosen):
+        return chosen
+    return first_match(route.provider.model_map, chosen) or chosen
+
+
+def first_match(patterns: Mapping[str, str], model: str) -> str | None:
+    """The target of the first pattern that fits, whatever the case."""
+    name = model.lower()
+    return next((target for pattern, target in patterns.items() if fnmatchcase(name, pattern.lower())), None)
+
+
+def is_missing(ledger: RouteLedger, model: str, policy: Policy, now_ms: int) -> bool:
+    """Whether the provider denied this model lately."""
+    denied_ms = ledger.missing_models.get(model)
+    return denied_ms is not None and now_ms - denied_ms < policy.missing_model_ms
+
+
+def fallback_model(route: Route, model: str) -> str | None:
+    """What to ask for instead of a model that the provider lacks; None when nothing is known."""
+    found = route.provider.model_fallback.get(model)
+    return found if found != model else None
+
+
+def choose_model(route: Route, asked: str, ledger: RouteLedger, policy: Policy, now_ms: int) -> str | None:
+    """The name to send to this route, or None when it lacks the model and every stand-in."""
+    model: str | None = map_model(route, asked, policy)
+    for _ in range(len(route.provider.model_fallback) + 1):  # a map that goes round ends here
+        if model is None or not is_missing(ledger, model, policy, now_ms):
+            return model
+        model = fallback_model(route, model)
+    return None

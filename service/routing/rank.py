@@ -1,0 +1,147 @@
+"""Which routes a request may take, in which order, and why each other one is passed over.
+
+Rules
+- The chain is in the order of the settings. A name of another family than Claude is a wish for its vendor: routes that
+  serve it themselves go first. (Claude Code asks for Claude names whatever its user wants.)
+- A client's own credential goes to Anthropic alone, as a route of its own at the head of the chain; the owner's routes
+  follow only where the client may use them.
+- Passed over: no credential, disabled, circuit open, waiting, quota spent, model not served, not the resource's route.
+- Above the warning threshold of its quota a route comes after the others.
+- When only open circuits are left, the one that closes first is tried all the same. A spent limit never is.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from service.ledger.events import Endpoint
+from service.routing.circuit import read_circuit
+from service.routing.models import choose_model, is_native
+from service.routing.quota import read_quota, read_waits
+from service.routing.view import View
+from service.settings import ClientCredentials, Policy, Route
+
+PassedOver = Literal["", "off", "disabled", "circuit_open", "waiting", "quota_spent", "model_missing", "elsewhere"]
+MODEL_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens"))
+CREDENTIAL_PREFIX = "sk-ant-"
+"""How Anthropic's API keys and OAuth tokens begin; anything else is a placeholder, never worth sending."""
+
+
+class Ask(Struct, frozen=True):
+    """What routing needs to know of a request. `bound_to` is the route on which its resources live."""
+
+    endpoint: Endpoint = "messages"
+    model: str = ""
+    bound_to: str = ""
+
+
+class Candidate(Struct, frozen=True):
+    """A route considered for a request; `passed_over` says why not, `until_ms` until when."""
+
+    route: Route
+    model: str = ""
+    passed_over: PassedOver = ""
+    reason: str = ""
+    until_ms: int = 0
+    probe: bool = False
+    warning: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether the route may be tried."""
+        return not self.passed_over
+
+
+def choose_chain(
+    routes: Sequence[Route],
+    client_route: Route,
+    *,
+    credential: str,
+    mode: ClientCredentials,
+    may_use_owners: bool,
+) -> tuple[Route, ...]:
+    """The chain for one client. `credential` is the client's own, "" when it showed none or a key of this proxy."""
+    if not passes_through(routes, credential, mode):
+        return tuple(routes) if may_use_owners else ()
+    return (client_route, *routes) if may_use_owners else (client_route,)
+
+
+def passes_through(routes: Sequence[Route], credential: str, mode: ClientCredentials) -> bool:
+    """Whether the client's own credential goes up."""
+    if not credential or mode == "never":
+        return False
+    configured = [route for route in routes if route.off is None]
+    if not configured:
+        return True
+    looks_real = credential.startswith(CREDENTIAL_PREFIX)
+    return looks_real and (mode == "prefer" or all(route.provider.dialect != "anthropic" for route in configured))
+
+
+def rank(ask: Ask, chain: Sequence[Route], view: View, policy: Policy, now_ms: int) -> list[Candidate]:
+    """All routes of the chain: those to try, in order, then those passed over."""
+    considered = [consider(ask, route, view, policy, now_ms) for route in chain]
+    if ask.endpoint in MODEL_ENDPOINTS and ask.model and not ask.model.lower().startswith("claude"):
+        considered.sort(key=lambda candidate: not is_native(candidate.route.provider, ask.model))
+    usable = [candidate for candidate in considered if candidate.usable]
+    usable.sort(key=lambda candidate: candidate.warning)
+    passed_over = [candidate for candidate in considered if not candidate.usable]
+    if not usable:
+        usable = last_resort(passed_over)
+    return usable + [candidate for candidate in passed_over if candidate not in usable]
+
+
+def last_resort(passed_over: Sequence[Candidate]) -> list[Candidate]:
+    """Of the routes whose only fault is an open circuit, the one that closes first."""
+    opened = [candidate for candidate in passed_over if candidate.passed_over == "circuit_open"]
+    if not opened:
+        return []
+    first = min(opened, key=lambda candidate: candidate.until_ms)
+    return [Candidate(first.route, first.model, probe=True)]
+
+
+def consider(ask: Ask, route: Route, view: View, policy: Policy, now_ms: int) -> Candidate:
+    """One route, with the first reason that speaks against it."""
+    if route.off:
+        return Candidate(route, passed_over="off", reason=route.off)
+    if ask.bound_to and route.id != ask.bound_to:
+        return Candidate(route, passed_over="elsewhere", reason=f"the resource lives on {ask.bound_to}")
+    if not serves(route, ask):
+        return Candidate(route, passed_over="model_missing", reason=f"{route.title} does not offer {ask.endpoint}")
+    if route.id in view.control.disabled:
+        why = view.control.disabled[route.id] or "by an operator"
+        return Candidate(route, passed_over="disabled", reason=f"disabled: {why}")
+    return consider_state(ask, route, view, policy, now_ms)
+
+
+def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: int) -> Candidate:
+    """One route, by its ledger. The pseudo-route of clients shares no state, so that nothing speaks against it."""
+    ledger = view.ledger(route.id)
+    model = choose_model(route, ask.model, ledger, policy, now_ms) if ask.model else ""
+    if route.auth == "client":
+        return Candidate(route, model or ask.model)
+    if model is None:
+        return Candidate(route, passed_over="model_missing", reason=f"{route.title} lacks {ask.model}")
+    quota = read_quota(ledger, view.control.limits.get(route.id, route.weekly_tokens), policy, now_ms)
+    if quota.state == "spent":
+        return Candidate(route, model, "quota_spent", "weekly limit spent", quota.resets_at_ms)
+    reset_ms = view.control.resets.get(route.id, 0)
+    wait = read_waits(ledger, policy, now_ms, reset_ms)
+    if wait:
+        return Candidate(route, model, "waiting", wait.reason, wait.until_ms)
+    circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms)
+    if circuit.state == "open":
+        return Candidate(route, model, "circuit_open", circuit.reason, circuit.until_ms)
+    return Candidate(route, model, probe=circuit.state == "half_open", warning=quota.state == "warning")
+
+
+def serves(route: Route, ask: Ask) -> bool:
+    """Whether the provider offers the endpoint: others than Anthropic are asked for messages alone.
+
+    `count_tokens` of another vendor would count with another tokenizer, and cost a key that the client did not mean.
+    """
+    if route.provider.dialect == "anthropic":
+        return True
+    if ask.endpoint == "count_tokens":
+        return is_native(route.provider, ask.model)
+    return ask.endpoint in ("messages", "models")

@@ -1,0 +1,210 @@
+"""Events on disk, for as long as Redis can't take them. Frames with a checksum; a torn tail is tolerated.
+
+One folder per process, under a lock that dies with it; any process of the host may adopt a folder whose lock is free.
+A frame is `length, crc32` (big-endian, 4 bytes each) and `stream NUL event`. Not here: when to write and when to read
+back (that is the outbox's).
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from zlib import crc32
+
+from msgspec import Struct, field
+
+from service.ledger.events import Event
+from service.ledger.state import Heard
+from service.ledger.wire import Undecodable, decode_event, encode_event
+
+HEAD = struct.Struct(">II")
+SEGMENT_BYTES = 8 * 1024 * 1024
+"""A segment is dropped whole, so that it should not be large; nor so small that a long outage makes thousands."""
+FRAME_LIMIT_BYTES = 1024 * 1024
+"""No event comes near; a longer frame is a torn or foreign file."""
+LOCK_NAME = "lock"
+
+
+class Record(Struct, frozen=True):
+    """An event and its stream."""
+
+    stream: str
+    event: Event
+
+
+class Segment(Struct):
+    """A file of frames, and the span of each (stream, replica)'s numbers in it."""
+
+    path: Path
+    spans: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    size_bytes: int = 0
+
+    def note(self, record: Record) -> None:
+        """Widen the span that the record belongs to."""
+        key, seq = (record.stream, record.event.replica), record.event.seq
+        first, last = self.spans.get(key, (seq, seq))
+        self.spans[key] = (min(first, seq), max(last, seq))
+
+
+class Spool:
+    """This process's folder. Blocking: call it from a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.segments: list[Segment] = []
+        self._lock: int | None = None
+        self._number = 0
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Write records and make them durable; raises OSError when the disk does not take them."""
+        self._open()
+        segment = self._current()
+        frames = b"".join(frame(record) for record in records)
+        start = segment.path.stat().st_size if segment.path.exists() else 0
+        with segment.path.open("ab") as file:
+            try:
+                file.write(frames)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.truncate(segment.path, start)
+                raise
+        segment.size_bytes = start + len(frames)
+        for record in records:
+            segment.note(record)
+
+    def drop_heard(self, heard: dict[str, dict[str, Heard]]) -> None:
+        """Remove segments whose every event a snapshot has heard; `heard` is stream -> replica -> account."""
+        done = [segment for segment in self.segments if is_heard(segment, heard)]
+        for segment in done:
+            segment.path.unlink(missing_ok=True)
+            self.segments.remove(segment)
+
+    def records(self) -> Iterator[Record]:
+        """All records on disk, in the order in which they were written."""
+        for segment in list(self.segments):
+            yield from read_segment(segment.path)
+
+    def close(self) -> None:
+        """Let go of the folder; an empty one goes."""
+        if self._lock is None:
+            return
+        if not self.segments:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+        self._lock = None
+
+    def _open(self) -> None:
+        if self._lock is None:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = try_lock(self.folder)
+            if self._lock is None:
+                raise OSError(f"{self.folder} is another process's spool")
+
+    def _current(self) -> Segment:
+        if not self.segments or self.segments[-1].size_bytes > SEGMENT_BYTES:
+            self._number += 1
+            self.segments.append(Segment(self.folder / f"{self._number:08d}.spool"))
+        return self.segments[-1]
+
+
+class Orphan:
+    """The folder of a process that is no more, adopted: held until its events are heard."""
+
+    def __init__(self, folder: Path, lock: int) -> None:
+        self.folder = folder
+        self._lock = lock
+        self.segments = [load_segment(path) for path in sorted(folder.glob("*.spool"))]
+
+    def records(self) -> Iterator[Record]:
+        """All its records."""
+        for segment in self.segments:
+            yield from read_segment(segment.path)
+
+    def is_heard(self, heard: dict[str, dict[str, Heard]]) -> bool:
+        """Whether a snapshot has heard all of it."""
+        return all(is_heard(segment, heard) for segment in self.segments)
+
+    def remove(self) -> None:
+        """The folder goes; its events are in the ledger."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.release()
+
+    def release(self) -> None:
+        """Let another process adopt it."""
+        os.close(self._lock)
+
+
+def adopt(root: Path, own: Path) -> list[Orphan]:
+    """The spools of this host whose processes are gone."""
+    orphans = []
+    for folder in sorted(root.glob("*")) if root.is_dir() else []:
+        if folder == own or not folder.is_dir():
+            continue
+        lock = try_lock(folder)
+        if lock is not None:
+            orphans.append(Orphan(folder, lock))
+    return orphans
+
+
+def try_lock(folder: Path) -> int | None:
+    """A lock on the folder that dies with this process, or None when another holds it."""
+    handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def frame(record: Record) -> bytes:
+    """A record as it stands in a segment."""
+    body = record.stream.encode() + b"\0" + encode_event(record.event)
+    return HEAD.pack(len(body), crc32(body)) + body
+
+
+def read_segment(path: Path) -> Iterator[Record]:
+    """The whole records of a file; it ends at the first frame that is torn."""
+    try:
+        content = memoryview(path.read_bytes())
+    except FileNotFoundError:
+        return
+    at = 0
+    while at + HEAD.size <= len(content):
+        length, checksum = HEAD.unpack_from(content, at)
+        body = bytes(content[at + HEAD.size : at + HEAD.size + length])
+        if length > FRAME_LIMIT_BYTES or len(body) < length or crc32(body) != checksum:
+            return
+        stream, _, raw = body.partition(b"\0")
+        event = decode_event(raw)
+        if not isinstance(event, Undecodable):
+            yield Record(stream.decode(), event)
+        at += HEAD.size + length
+
+
+def load_segment(path: Path) -> Segment:
+    """A segment with its spans read from the file."""
+    segment = Segment(path)
+    for record in read_segment(path):
+        segment.note(record)
+    return segment
+
+
+def is_heard(segment: Segment, heard: dict[str, dict[str, Heard]]) -> bool:
+    """Whether all numbers of the segment's spans were heard."""
+    return all(
+        span_is_heard(heard.get(stream, {}).get(replica), span) for (stream, replica), span in segment.spans.items()
+    )
+
+
+def span_is_heard(account: Heard | None, span: tuple[int, int]) -> bool:
+    """Whether an account has every number from first to last."""
+    first, last = span
+    if account is None or account.high < last:
+        return False
+    return not any(start <= last and first <= end for start, end in account.gaps)
