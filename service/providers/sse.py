@@ -1,0 +1,143 @@
+"""Cuts a byte stream into server-sent events. Not here: what the events mean (that is `tap`), or any I/O.
+
+The rules, from the WHATWG standard (HTML, section 9.2), as far as bytes that only pass through need them:
+
+- A line ends with LF, CR LF or CR. An event ends with an empty line; empty lines between events mean nothing.
+- `field: value`: one blank after the colon belongs to neither. A line that begins with a colon is a comment.
+- Several `data` lines are joined with LF. Of several `event` lines the last one counts. Other fields are ignored here.
+- A byte order mark before the first line is skipped.
+- What follows the last empty line is no event (yet).
+
+Unlike the standard's reader, this one also hands out events without data (a comment such as `: ping`), because it is
+also asked where in the stream the events end. An event is handed out uncut: its name and its data are looked for only
+when they are asked for, since nobody asks for those of nearly all events.
+
+Splitting the stream differently never changes the events. A CR that ends a chunk ends its line at once; if the
+next chunk begins with LF, that LF is one more empty line between events, or the regular end of a line, never both.
+"""
+
+import re
+from typing import NamedTuple
+
+EVENT_BYTES_LIMIT = 16 * 1024 * 1024
+"""Largest event, since an unfinished one is kept in memory. The largest that a provider sends in one piece are results
+of its own tools (a few MB of base64); 16 MB leaves room, and is half of what a request may bring."""
+
+BOM = b"\xef\xbb\xbf"
+EMPTY_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+LINE_END = re.compile(rb"\r\n|\n|\r")
+OVERLAP_BYTES = 3
+"""The longest empty line, CR LF CR LF, less its last byte: so much of what was searched before is searched again."""
+
+
+class EventTooLarge(ValueError):
+    """An event is over `EVENT_BYTES_LIMIT`; the stream can't be read on."""
+
+
+class SseEvent(NamedTuple):
+    """One event as it came.
+
+    `block` holds its lines without the empty one. `start` and `end` are offsets into the chunk that completed it: `end`
+    is just behind its empty line; `start` is 0 when the event began in an earlier chunk.
+    """
+
+    block: bytes
+    start: int
+    end: int
+
+    @property
+    def name(self) -> bytes:
+        """The value of its last `event` line, empty when it has none."""
+        return (values_of(self.block, b"event") or [b""])[-1]
+
+    @property
+    def data(self) -> bytes:
+        """The values of its `data` lines, joined with LF."""
+        return b"\n".join(values_of(self.block, b"data"))
+
+
+class SseReader:
+    """Feed it chunks; it gives the events that they complete."""
+
+    __slots__ = ("_limit", "_other_line_ends", "_rest", "_searched", "_started")
+
+    def __init__(self, limit_bytes: int = EVENT_BYTES_LIMIT) -> None:
+        self._limit = limit_bytes
+        self._rest = bytearray()
+        self._searched = 0
+        self._other_line_ends = False
+        self._started = False
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether all bytes so far belong to whole events, so that another one may be inserted here."""
+        return not self._rest
+
+    def feed(self, chunk: bytes) -> list[SseEvent]:
+        """The events that `chunk` completes. Raises EventTooLarge."""
+        if not self._other_line_ends and b"\r" in chunk:
+            self._other_line_ends = True
+        if not self._rest:
+            return self._cut(chunk, 0, 0)
+        carried = len(self._rest)
+        self._rest += chunk
+        search_from, self._searched = self._searched, max(0, len(self._rest) - OVERLAP_BYTES)
+        if self._empty_line(self._rest, search_from) is None:
+            self._check(len(self._rest))
+            return []
+        buffer = bytes(self._rest)
+        self._rest.clear()
+        return self._cut(buffer, carried, search_from)
+
+    def _cut(self, buffer: bytes, carried: int, search_from: int) -> list[SseEvent]:
+        """Cut whole events off `buffer`, whose first `carried` bytes came before this chunk, and keep the rest."""
+        events: list[SseEvent] = []
+        begin = 0
+        while (found := self._empty_line(buffer, search_from)) is not None:
+            last, end = found
+            self._check(last - begin)
+            if block := self._block(buffer[begin:last]):
+                events.append(SseEvent(block, max(0, begin - carried), end - carried))
+            begin = search_from = end
+        self._keep(buffer, begin)
+        return events
+
+    def _block(self, lines: bytes) -> bytes:
+        """The lines of an event without empty ones before it; the first of a stream loses its byte order mark."""
+        block = lines.lstrip(b"\r\n")
+        if self._started or not block:
+            return block
+        self._started = True
+        return block.removeprefix(BOM).lstrip(b"\r\n")
+
+    def _empty_line(self, buffer: bytes | bytearray, search_from: int) -> tuple[int, int] | None:
+        """Where the next event's last line ends, and where its empty line does."""
+        if not self._other_line_ends:
+            found = buffer.find(b"\n\n", search_from)
+            return None if found < 0 else (found, found + 2)
+        match = EMPTY_LINE.search(buffer, search_from)
+        return match and match.span()
+
+    def _keep(self, buffer: bytes, begin: int) -> None:
+        """Keep what belongs to no whole event yet; empty lines belong to none."""
+        if begin == len(buffer):
+            return
+        rest = buffer[begin:].lstrip(b"\r\n")
+        self._check(len(rest))
+        self._rest += rest
+        self._searched = max(0, len(rest) - OVERLAP_BYTES)
+
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            raise EventTooLarge(f"an event of the stream is larger than {self._limit} bytes")
+
+
+def values_of(block: bytes, field: bytes) -> list[bytes]:
+    """The values of all lines of this field, in order."""
+    lines = LINE_END.split(block) if b"\r" in block else block.split(b"\n")
+    values = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        if name == field:
+            values.append(value.removeprefix(b" "))
+    return values

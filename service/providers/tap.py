@@ -1,0 +1,313 @@
+"""Reads along while an answer passes: usage, ids, where the content begins and ends. It never changes a byte.
+
+Not here: cutting events (`sse`), judging an error (`facts` reads it, `routing` judges), or any I/O.
+
+The rules for a stream:
+
+- Usage is `message_start.message.usage` merged with each `message_delta.usage`. These are running totals, so the later
+  figure of a kind replaces the earlier one. A zero replaces nothing: Z.AI starts with zeros and tells the truth at the
+  end, and Claude Code reads Anthropic's own late zeros as "not told" (both seen in public sources).
+- Cache writes are split by `cache_creation` into 5 minutes and 1 hour. What `cache_creation_input_tokens`, their sum,
+  has beyond the split was written for 5 minutes.
+- Tokens of a compaction stand in `usage.iterations` alone (Anthropic's documentation): they are added.
+- Content begins with the first `content_block_delta`, or with a `content_block_start` that carries content: one whose
+  text, thinking, data, content or input is not empty, or whose kind is not among those that come by deltas (results
+  of server tools, redacted thinking and the like come whole). A `tool_use` with an empty input carries none yet.
+- A stream is complete with `message_stop`. Its bytes, and all behind them, are held back until the ledger has the end:
+  `feed` says how many bytes of a chunk may leave at once. An event that is cut over several chunks is known only with
+  its last byte, so of `message_stop` only the bytes in the chunk that completes it are held. That is enough: without
+  its empty line no client takes an event for one.
+- An error is an event named `error`, or data of type `error`, or, without a name, an object with an `error` in it.
+- What is no stream of events at all is garbage: it begins like HTML or JSON, or 4 KB go by without a line of SSE.
+  Garbage is not read any further.
+- Nothing that a provider sends makes the tap raise, but an event over the limit of `sse`: EventTooLarge.
+"""
+
+import re
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from service.ledger.events import Tokens
+from service.providers.sse import BOM, SseEvent, SseReader
+
+UNREAD = (b"event: content_block_delta\n", b"event: ping\n", b"event: content_block_stop\n")
+"""How events begin that are not looked into once content has begun: nearly all."""
+
+COME_BY_DELTAS = frozenset(("text", "thinking", "tool_use", "server_tool_use", "mcp_tool_use", "compaction"))
+CONTENT_FIELDS = ("text", "thinking", "data", "content", "input")
+
+ADDED_ITERATIONS = frozenset(("compaction",))
+"""Kinds of `usage.iterations` whose tokens the totals leave out."""
+
+GARBAGE_AFTER_BYTES = 4096
+SSE_LINE = re.compile(rb"(?:\A|[\r\n])(?:(?:event|data|id|retry)?:|(?:event|data|id|retry)[\r\n])")
+NO_SSE: Final = (b"<", b"{", b"[")
+FIGURE_LIMIT = 10**12
+"""A token count above it is no count."""
+
+
+class StreamError(Struct, frozen=True):
+    """An error inside an answer: `type` and `message` as the provider worded them, `data` the JSON as it came."""
+
+    type: str
+    message: str
+    data: bytes
+
+
+class JsonAnswer(Struct, frozen=True):
+    """What a whole JSON answer says about itself; texts are empty where it says nothing."""
+
+    type: str = ""
+    id: str = ""
+    model: str = ""
+    container_id: str = ""
+    tokens: Tokens = Tokens()
+    has_content: bool = False
+    error: StreamError | None = None
+
+    @property
+    def is_message(self) -> bool:
+        """Whether it is a model's answer."""
+        return self.type == "message"
+
+
+class Usage:
+    """Merges the usage objects of one answer."""
+
+    __slots__ = ("_figures", "_iterations")
+
+    def __init__(self) -> None:
+        self._figures: dict[str, int] = {}
+        self._iterations: list[Any] = []
+
+    def merge(self, usage: Any) -> None:
+        """Take a later usage object in; what is no figure is passed over."""
+        if not isinstance(usage, dict):
+            return
+        creation = usage.get("cache_creation")
+        split = creation if isinstance(creation, dict) else {}
+        for name, value in (*usage.items(), *split.items()):
+            if isinstance(value, int) and not isinstance(value, bool) and 0 < value < FIGURE_LIMIT:
+                self._figures[name] = value
+        if isinstance(iterations := usage.get("iterations"), list):
+            self._iterations = iterations
+
+    @property
+    def tokens(self) -> Tokens:
+        """The counts so far."""
+        figure = self._figures.get
+        write_1h = figure("ephemeral_1h_input_tokens", 0)
+        write_5m = figure("ephemeral_5m_input_tokens", 0)
+        own = Tokens(
+            input=figure("input_tokens", 0),
+            output=figure("output_tokens", 0),
+            cache_read=figure("cache_read_input_tokens", 0),
+            cache_write_5m=max(write_5m, figure("cache_creation_input_tokens", 0) - write_1h),
+            cache_write_1h=write_1h,
+        )
+        return plus_iterations(own, self._iterations)
+
+
+class StreamTap:
+    """Feed it the chunks of a stream of events; read off what it has learned."""
+
+    __slots__ = ("_garbage", "_head", "_reader", "_usage", "complete", "container_id", "error", "has_content",
+                 "message_id", "model", "started", "stop_reason")  # fmt: skip
+
+    def __init__(self) -> None:
+        self._reader = SseReader()
+        self._usage = Usage()
+        self._head: bytes | None = b""
+        self._garbage = False
+        self.started = False
+        """`message_start` was seen."""
+        self.has_content = False
+        """Content has begun: from here on no other route may be tried."""
+        self.complete = False
+        """`message_stop` was seen."""
+        self.error: StreamError | None = None
+        """The first error inside the stream."""
+        self.message_id = ""
+        self.model = ""
+        self.container_id = ""
+        self.stop_reason = ""
+
+    @property
+    def tokens(self) -> Tokens:
+        """Usage so far."""
+        return self._usage.tokens
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the bytes so far end with a whole event, so that a ping may be inserted."""
+        return self._reader.at_boundary
+
+    @property
+    def garbage(self) -> bool:
+        """Whether the bytes are no stream of events at all."""
+        return self._garbage
+
+    def feed(self, chunk: bytes) -> int:
+        """Read a chunk; how many of its leading bytes may leave now. Raises EventTooLarge."""
+        if self._head is not None:
+            self._look_at_head(chunk)
+        if self._garbage:
+            return len(chunk)
+        free = 0 if self.complete else len(chunk)
+        for event in self._reader.feed(chunk):
+            if self.has_content and event.block.startswith(UNREAD):
+                continue
+            complete_before = self.complete
+            self._read(event)
+            if self.complete and not complete_before:
+                free = event.start
+        return free
+
+    def _look_at_head(self, chunk: bytes) -> None:
+        """Decide whether this is a stream of events, as soon as that can be told."""
+        self._head = ((self._head or b"") + chunk)[:GARBAGE_AFTER_BYTES]
+        head = self._head.removeprefix(BOM).lstrip()
+        if SSE_LINE.search(head):
+            self._head = None
+        elif head.startswith(NO_SSE) or len(self._head) >= GARBAGE_AFTER_BYTES:
+            self._head, self._garbage = None, True
+
+    def _read(self, event: SseEvent) -> None:
+        name, data = event.name, event.data
+        if name == b"content_block_delta":
+            self.has_content = True
+        elif name == b"message_stop":
+            self.complete = True
+        elif data and name not in (b"ping", b"content_block_stop"):
+            self._read_data(name.decode("utf-8", "replace"), data)
+
+    def _read_data(self, name: str, data: bytes) -> None:
+        fields = object_of(data)
+        kind = name or text(fields.get("type"))
+        if kind == "error" or fields.get("type") == "error" or (not name and fields.get("error")):
+            self.error = self.error or stream_error(fields, data)
+        elif kind == "message_start":
+            self._start(inner(fields, "message"))
+        elif kind == "message_delta":
+            self._usage.merge(fields.get("usage"))
+            self._note_container(fields)
+            self._note_container(inner(fields, "delta"))
+            self.stop_reason = text(inner(fields, "delta").get("stop_reason")) or self.stop_reason
+        elif kind == "content_block_start":
+            self.has_content = self.has_content or carries_content(inner(fields, "content_block"))
+        elif kind == "content_block_delta":
+            self.has_content = True
+        elif kind == "message_stop":
+            self.complete = True
+
+    def _start(self, message: dict[str, Any]) -> None:
+        self.started = True
+        self._usage.merge(message.get("usage"))
+        self.message_id = text(message.get("id"))
+        self.model = text(message.get("model"))
+        self.has_content = self.has_content or bool(message.get("content"))
+        self._note_container(message)
+
+    def _note_container(self, fields: dict[str, Any]) -> None:
+        self.container_id = text(inner(fields, "container").get("id")) or self.container_id
+
+
+class AnswerFields(Struct):
+    """The fields of a JSON answer that are looked at, undecoded, so that none can spoil the others."""
+
+    type: Raw = Raw(b"null")
+    id: Raw = Raw(b"null")
+    model: Raw = Raw(b"null")
+    container: Raw = Raw(b"null")
+    usage: Raw = Raw(b"null")
+    content: Raw = Raw(b"null")
+    error: Raw = Raw(b"null")
+
+
+ANSWER = msgspec.json.Decoder(AnswerFields)
+
+
+def json_usage(body: bytes) -> JsonAnswer | None:
+    """What a whole answer says about itself; None when it is no JSON object (empty, cut off, HTML)."""
+    try:
+        fields = ANSWER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    usage = Usage()
+    usage.merge(value_of(fields.usage))
+    container = value_of(fields.container)
+    kind = text(value_of(fields.type))
+    failed = kind == "error" or bytes(fields.error) != b"null"
+    return JsonAnswer(
+        type=kind,
+        id=text(value_of(fields.id)),
+        model=text(value_of(fields.model)),
+        container_id=text(container.get("id")) if isinstance(container, dict) else "",
+        tokens=usage.tokens,
+        has_content=bytes(fields.content) not in (b"null", b"[]", b'""'),
+        error=stream_error({"error": value_of(fields.error)}, body) if failed else None,
+    )
+
+
+def carries_content(block: dict[str, Any]) -> bool:
+    """Whether the start of a content block brings content of its own."""
+    return block.get("type") not in COME_BY_DELTAS or any(block.get(name) for name in CONTENT_FIELDS)
+
+
+def stream_error(fields: dict[str, Any], data: bytes) -> StreamError:
+    """The error in an object of any of the known shapes; a missing type is `api_error`."""
+    error = fields.get("error")
+    if not isinstance(error, dict):
+        return StreamError("api_error", text(error) or text(fields.get("message")), data)
+    return StreamError(text(error.get("type")) or "api_error", text(error.get("message")), data)
+
+
+def plus_iterations(tokens: Tokens, iterations: list[Any]) -> Tokens:
+    """Tokens with those of the iterations that the totals leave out."""
+    for iteration in iterations:
+        if isinstance(iteration, dict) and iteration.get("type") in ADDED_ITERATIONS:
+            usage = Usage()
+            usage.merge({name: value for name, value in iteration.items() if name != "iterations"})
+            tokens = added(tokens, usage.tokens)
+    return tokens
+
+
+def added(one: Tokens, other: Tokens) -> Tokens:
+    """The sum, kind by kind."""
+    return Tokens(
+        input=one.input + other.input,
+        output=one.output + other.output,
+        cache_read=one.cache_read + other.cache_read,
+        cache_write_5m=one.cache_write_5m + other.cache_write_5m,
+        cache_write_1h=one.cache_write_1h + other.cache_write_1h,
+    )
+
+
+def object_of(data: bytes) -> dict[str, Any]:
+    """A JSON object; empty for what is none."""
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def value_of(raw: Raw) -> Any:
+    """The value of a field that was left undecoded; None when it can't be decoded."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def inner(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """The object in this field; empty when there is none."""
+    value = fields.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def text(value: Any) -> str:
+    """A text; empty for what is none."""
+    return value if isinstance(value, str) else ""
