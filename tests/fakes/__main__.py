@@ -52,9 +52,14 @@ def main() -> None:
         sys.stdout.write(msgspec.json.encode(address).decode() + "\n")
         sys.stdout.flush()
         if asked.until_stdin_closes:
-            sys.stdin.read()
-        else:
-            ended.wait()
+            threading.Thread(target=_watch_stdin, args=(ended,), daemon=True).start()
+        ended.wait()
+
+
+def _watch_stdin(ended: threading.Event) -> None:
+    while os.read(sys.stdin.fileno(), 1024):  # not through sys.stdin, whose lock would be held at exit
+        pass
+    ended.set()
 
 
 if __name__ == "__main__":

@@ -122,8 +122,7 @@ class Connection(asyncio.Protocol):
         self._break("reset")
 
     async def settled(self) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._worker
+        await asyncio.wait([self._worker])
 
     async def _work(self) -> None:
         while (request := await self._pending.get()) is not _NOTHING:

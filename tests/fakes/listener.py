@@ -19,7 +19,8 @@ BACKLOG = 512
 
 def bound(port: int = 0) -> socket.socket:
     """A socket that holds a port of the loopback without listening: who connects to it is refused."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # Named as TCP: asyncio switches Nagle's delay off only on sockets whose protocol says so.
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind((HOST, port))
     return sock

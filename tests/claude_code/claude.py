@@ -1,0 +1,189 @@
+"""Claude Code as a test's client: installs a fixed release once, runs it headless, reads what it says.
+
+It knows nothing of the proxy: `base_url` is whatever it is pointed at. The release is fixed because its reactions to
+faults are what the tests assert; a newer one is a change to be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+VERSION = "2.1.330"
+INSTALL_TIMEOUT_S = 600
+MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+
+# What the child may see of our environment: an ANTHROPIC_* or proxy variable of the developer's would change its way.
+PASSED_ON = ("PATH", "LANG", "TERM", "TMPDIR")
+
+
+@dataclass(frozen=True)
+class ClaudeRun:
+    """One run of `claude -p`: its stream-json events, and what is asked of them most."""
+
+    events: list[dict[str, Any]]
+    exit_code: int
+    stderr: str
+    unread_lines: list[str] = field(default_factory=list)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The last `result` event, {} when there was none."""
+        return next((event for event in reversed(self.events) if event.get("type") == "result"), {})
+
+    @property
+    def result_text(self) -> str:
+        return str(self.result.get("result", ""))
+
+    @property
+    def succeeded(self) -> bool:
+        return self.exit_code == 0 and self.result.get("is_error") is False
+
+    @property
+    def api_retries(self) -> list[dict[str, Any]]:
+        """The events in which the client says that it had to ask again; [] means that it noticed nothing."""
+        return [event for event in self.events if event.get("subtype") == "api_retry"]
+
+    @property
+    def tool_results(self) -> list[dict[str, Any]]:
+        """The tool results that went back to the model."""
+        contents = [event["message"].get("content") for event in self.events if event.get("type") == "user"]
+        blocks = [block for content in contents if isinstance(content, list) for block in content]
+        return [block for block in blocks if block.get("type") == "tool_result"]
+
+
+def package() -> str:
+    """The package that holds the binary for this platform."""
+    machine = MACHINES.get(platform.machine().lower(), platform.machine().lower())
+    suffix = "-musl" if sys.platform == "linux" and not platform.libc_ver()[0] else ""
+    return f"@anthropic-ai/claude-code-{sys.platform}-{machine}{suffix}"
+
+
+def cache_folder() -> Path:
+    """Where releases are kept between runs."""
+    default = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    return Path(os.environ.get("XDG_CACHE_HOME") or default) / "claude-code-proxy" / "claude-code"
+
+
+def install() -> Path:
+    """The path of the binary, installed with npm when it is not there yet. RuntimeError names what is missing."""
+    folder = cache_folder() / VERSION
+    binary = folder / "node_modules" / package() / "claude"
+    if binary.exists():
+        return binary
+    npm = shutil.which("npm")
+    if npm is None:
+        raise RuntimeError("npm is not on the PATH; install Node.js to run the Claude Code tests")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
+        _npm_install(npm, Path(fresh))
+        _move_into_place(Path(fresh), folder)
+    if not binary.exists():
+        raise RuntimeError(f"{package()}@{VERSION} has no file named claude; this platform may have no release")
+    return binary
+
+
+def _npm_install(npm: str, folder: Path) -> None:
+    # The binary's own package, by number: the main package would give an older release on older Nodes, and needs
+    # a postinstall step that newer npms don't run.
+    options = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
+    command = [npm, "install", *options, f"{package()}@{VERSION}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"npm could not install {package()}@{VERSION}:\n{done.stderr[-2000:]}")
+
+
+def _move_into_place(fresh: Path, folder: Path) -> None:
+    """Put a whole installation there, never half of one; another run that was faster wins."""
+    folder.mkdir(exist_ok=True)
+    target = folder / "node_modules"
+    try:
+        (fresh / "node_modules").rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+
+
+def run_claude(
+    base_url: str,
+    prompt: str,
+    cwd: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    allowed_tools: Sequence[str] = ("Read",),
+    options: Sequence[str] = (),
+    timeout_s: float = 60.0,
+) -> ClaudeRun:
+    """Run one prompt in `cwd` against `base_url`, in a home of its own.
+
+    `env` is laid over the environment made here (which has an ANTHROPIC_API_KEY of no value). TimeoutExpired when it
+    takes longer; no process is left behind either way.
+    """
+    command = [str(install()), "-p", prompt, "--output-format", "stream-json", "--verbose"]
+    command += ["--allowedTools", ",".join(allowed_tools), *options]
+    with tempfile.TemporaryDirectory() as home:
+        environment = _environment(base_url, home) | dict(env or {})
+        exit_code, out, err = _run(command, cwd, environment, timeout_s)
+    events, unread = _read_events(out)
+    return ClaudeRun(events, exit_code, err, unread)
+
+
+def _environment(base_url: str, home: str) -> dict[str, str]:
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment |= {
+        "HOME": home,
+        "ANTHROPIC_BASE_URL": base_url,
+        "ANTHROPIC_API_KEY": "test-key",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+    }
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        environment["IS_SANDBOX"] = "1"  # it refuses some modes as root otherwise
+    return environment
+
+
+def _run(command: list[str], cwd: Path, environment: dict[str, str], timeout_s: float) -> tuple[int, str, str]:
+    """Exit code, output and errors; at the time-out the whole group of the child goes, its tools included."""
+    child = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+    with child:
+        try:
+            out, err = child.communicate(timeout=timeout_s)
+        except BaseException:
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
+    return child.returncode, out, err
+
+
+def _read_events(out: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """The JSON lines, and the lines that are none."""
+    events: list[dict[str, Any]] = []
+    unread: list[str] = []
+    for line in out.splitlines():
+        try:
+            events.append(msgspec.json.decode(line, type=dict[str, Any]))
+        except msgspec.DecodeError:
+            unread.append(line)
+    return events, unread
