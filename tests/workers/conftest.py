@@ -1,0 +1,150 @@
+"""A real Postgres and a real Valkey for the whole run, emptied before each test."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from service.embedded.postgres import Postgres
+from service.embedded.valkey import Valkey
+from service.ledger import wire
+from tests.workers.making import STREAM
+from workers.consume import Streams, open_redis
+from workers.migrate import migrate
+from workers.outage import Outage
+from workers.project import Projected, Projector
+from workers.publish import Publisher
+from workers.shift import Shift
+from workers.store import GENESIS_HASH, Store, connect
+from workers.wake import Wake, open_queue
+
+PATIENCE_S = 30.0
+POLL_S = 0.02
+TABLES = "events, control_events, checkpoints, usage_hourly, route_health, dead_letters, quarantine"
+
+
+def eventually(happens: Callable[[], object]) -> None:
+    """Wait until it happens; a test that fails for lack of speed is not wanted, so that patience is long."""
+    give_up_at_s = time.monotonic() + PATIENCE_S
+    while not happens():
+        assert time.monotonic() < give_up_at_s, "it never happened"
+        time.sleep(POLL_S)
+
+
+class Bench:
+    """Both servers, and what a worker makes of them, to be taken apart and put together as a test likes."""
+
+    def __init__(self, postgres: Postgres, valkey: Valkey) -> None:
+        self.postgres = postgres
+        self.valkey = valkey
+        self.redis = open_redis(valkey.url)
+        self.queue = open_queue(valkey.url)
+        self.stores: list[Store] = []
+        self.projector = self.new_projector()
+
+    def new_projector(self, streams: Any = None) -> Projector:
+        """Another worker's projector, with a connection of its own and nothing in memory."""
+        store = Store(self.postgres.url)
+        self.stores.append(store)
+        return Projector(store, streams or Streams(self.redis))
+
+    def new_publisher(self) -> Publisher:
+        """A publisher that has published nothing yet."""
+        return Publisher(self.redis, threading.Event())
+
+    def new_shift(self, projector: Projector) -> Shift:
+        """A worker's shift with this projector."""
+        wake = Wake(self.redis, self.queue)
+        return Shift(projector, self.new_publisher(), Streams(self.redis), wake, threading.Event(), Outage("redis"))
+
+    def project(self, stream: str = STREAM) -> Projected:
+        """Fold the next batch; nobody else has the stream."""
+        projected = self.projector.project(stream)
+        assert projected is not None
+        return projected
+
+    def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """What Postgres answers, on a connection of the test's own."""
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            return connection.execute(query.encode(), parameters).fetchall()
+
+    def count(self, table: str) -> int:
+        """How many rows a table has."""
+        return int(self.rows(f"SELECT count(*) FROM ccproxy.{table}")[0][0])  # noqa: S608 - our own tables
+
+    def attempts(self, stream: str = STREAM) -> int:
+        """How many attempts the projections count."""
+        query = "SELECT coalesce(sum(attempts), 0) FROM ccproxy.usage_hourly WHERE route = %s"
+        return int(self.rows(query, stream)[0][0])
+
+    def snapshot(self, stream: str = STREAM) -> wire.Snapshot | None:
+        """What the proxies would read."""
+        raw: bytes | None = self.redis.get(wire.snapshot_key(stream))  # type: ignore[assignment]
+        return None if raw is None else wire.decode_snapshot(raw)
+
+    def check_chain(self, stream: str = STREAM) -> None:
+        """Positions without a gap, each hash made of the one before and the event's own bytes, up to the checkpoint."""
+        table = "control_events" if stream == wire.CONTROL else "events"
+        query = f"SELECT position, body::text, hash FROM ccproxy.{table} WHERE stream = %s ORDER BY position"  # noqa: S608
+        chained, position = GENESIS_HASH, 0
+        for row_position, body, row_hash in self.rows(query, stream):
+            position += 1
+            chained = sha256(chained + body.encode()).digest()
+            assert (row_position, row_hash) == (position, chained)
+        assert self.rows("SELECT position, hash FROM ccproxy.checkpoints WHERE stream = %s", stream) == [
+            (position, chained)
+        ]
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        for store in self.stores:
+            store.close()
+        self.redis.close()
+        self.queue.connection.close()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A Postgres of this run, with the schema."""
+    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+        with connect(server.url) as connection:
+            migrate(connection)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A Valkey of this run."""
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def bench(postgres: Postgres, valkey: Valkey) -> Iterator[Bench]:
+    """Both servers, running and empty."""
+    for server in (postgres, valkey):
+        if not server.alive:
+            server.start()
+    made = Bench(postgres, valkey)
+    made.redis.flushall()
+    empty(postgres)
+    yield made
+    made.close()
+
+
+def empty(postgres: Postgres) -> None:
+    """Forget all rows."""
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f"TRUNCATE {', '.join(f'ccproxy.{name}' for name in TABLES.split(', '))}".encode())
+
+
+@pytest.fixture
+def empty_database(tmp_path: Path) -> Iterator[Postgres]:
+    """A Postgres of this test alone, without the schema."""
+    with Postgres(tmp_path / "postgres") as server:
+        yield server

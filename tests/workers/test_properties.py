@@ -1,0 +1,123 @@
+"""However a log is cut into entries, batches and workers, Postgres says what the ledger's fold says of the whole."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.ledger import fold, ids
+from service.ledger.events import AttemptEnded, RouteEvent, Tokens
+from service.ledger.state import RouteLedger
+from tests.workers.conftest import Bench, empty
+from tests.workers.making import NOON_MS, STREAM, append, ended, spooled, started
+from workers.store import Cell
+
+Log: TypeAlias = list[list[list[RouteEvent]]]
+"""Batches of entries of events."""
+HOURS = st.sampled_from([0, 1, 30, fold.KEPT_HOURS - 1, fold.KEPT_HOURS + 40])
+SCOPES = st.sampled_from([("ok", "", ""), ("failed", "server_error", "provider"), ("failed", "throttle", "throttle")])
+
+
+@st.composite
+def events(draw: st.DrawFn) -> RouteEvent:
+    """One event of a route, somewhere within three weeks."""
+    at_ms = NOON_MS + draw(HOURS) * fold.HOUR_MS + draw(st.integers(0, 20_000))
+    replica, seq = draw(st.sampled_from(["r1", "r2"])), draw(st.integers(1, 30))
+    if draw(st.booleans()):
+        return started(seq, at_ms=at_ms, replica=replica)
+    outcome, kind, scope = draw(SCOPES)
+    tokens = Tokens(
+        input=draw(st.integers(0, 9)), output=draw(st.integers(0, 9)), cache_write_1h=draw(st.integers(0, 9))
+    )
+    event = ended(
+        seq,
+        at_ms=at_ms,
+        replica=replica,
+        outcome=outcome,
+        kind=kind,
+        scope=scope,
+        tokens=tokens,
+        model_sent=draw(st.sampled_from(["m1", "m2"])),
+        cost_nusd=draw(st.sampled_from([None, 7])),
+    )
+    return spooled(event) if draw(st.booleans()) else event
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> Log:
+    """Batches of entries of events, with events that come again in any later place."""
+    drawn = draw(st.lists(events(), min_size=1, max_size=12))
+    once = [numbered(event, number) for number, event in enumerate(drawn)]
+    log = [*once, *draw(st.lists(st.sampled_from(once), max_size=6))]
+    batches: Log = []
+    while log:
+        batch: list[list[RouteEvent]] = []
+        for _ in range(draw(st.integers(1, 3))):
+            size = draw(st.integers(1, 4))
+            entry, log = log[:size], log[size:]
+            if entry:
+                batch.append(entry)
+        batches.append(batch)
+    return batches
+
+
+def numbered(event: RouteEvent, number: int) -> RouteEvent:
+    """The event under an id that does not depend on what was drawn before it."""
+    event_id = ids.format_uuid((event.at_ms << 80) | (7 << 76) | (2 << 62) | number)
+    if isinstance(event, AttemptEnded):
+        return msgspec.structs.replace(event, event_id=ids.ended_id(event_id), attempt_id=event_id, request_id="q")
+    return msgspec.structs.replace(event, event_id=event_id)
+
+
+def distinct(log: Sequence[RouteEvent]) -> list[RouteEvent]:
+    """Each event where it stands first."""
+    return list({event.event_id: event for event in reversed(log)}.values())[::-1]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(logs(), st.lists(st.booleans(), min_size=20, max_size=20))
+def test_cutting_a_log_changes_nothing(bench: Bench, batches: Log, restarts: list[bool]) -> None:
+    """Batches, duplicates and workers that come anew leave ledger, usage and chain as one fold makes them."""
+    bench.redis.flushall()
+    empty(bench.postgres)
+    projector = bench.new_projector()
+    for batch, restart in zip(batches, restarts, strict=False):
+        for entry in batch:
+            append(bench.redis, entry)
+        projector = bench.new_projector() if restart else projector
+        projected = projector.project(STREAM)
+    log = distinct([event for batch in batches for entry in batch for event in entry])
+    whole = msgspec.to_builtins(fold.fold_route(RouteLedger(), log))
+    anew = bench.new_projector().project(STREAM)
+    for store in bench.stores:
+        store.close()
+    assert projected is not None
+    assert anew is not None
+    assert msgspec.to_builtins(projected.ledger) == whole
+    assert msgspec.to_builtins(anew.ledger) == whole
+    assert usage_in(bench) == usage_of(log)
+    bench.check_chain()
+
+
+def usage_in(bench: Bench) -> dict[Cell, tuple[int, int, int, int]]:
+    """Usage as Postgres has it, also of the hours that a ledger no longer keeps."""
+    cells = bench.projector.store.usage_since(STREAM, -1, 0)
+    return {cell: (usage.attempts, usage.input, usage.cache_write_1h, usage.cost_nusd) for cell, usage in cells}
+
+
+def usage_of(log: Sequence[RouteEvent]) -> dict[Cell, tuple[int, int, int, int]]:
+    """Usage as the events say."""
+    cells: dict[Cell, tuple[int, int, int, int]] = {}
+    for event in log:
+        if isinstance(event, AttemptEnded):
+            cell = Cell(event.at_ms // fold.HOUR_MS, event.model_sent, event.client_key)
+            attempts, tokens, written, cost = cells.get(cell, (0, 0, 0, 0))
+            cells[cell] = (
+                attempts + 1,
+                tokens + event.tokens.input,
+                written + event.tokens.cache_write_1h,
+                cost + (event.cost_nusd or 0),
+            )
+    return cells

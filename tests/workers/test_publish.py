@@ -1,0 +1,126 @@
+"""The laws of publishing: after the commit, only forward, and again when Redis has lost it."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from service.ledger import wire
+from tests.workers.conftest import Bench
+from tests.workers.making import NOON_MS, STREAM, append, append_each, ended, many
+from workers import publish
+from workers.consume import Streams
+from workers.publish import Mark, Publisher
+
+
+def ids_on(bench: Bench) -> list[str]:
+    """The ids of the stream's entries."""
+    entries: Any = bench.redis.xrange(wire.events_key(STREAM))
+    return [entry_id.decode() for entry_id, _ in entries]
+
+
+def test_a_snapshot_holds_the_ledger_as_of_its_checkpoint(bench: Bench) -> None:
+    """Snapshot, readings and notice agree on (epoch, position), and the ledger is the folded one."""
+    changes = bench.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+    changes.subscribe(wire.CHANGES_CHANNEL)
+    entry_id = append(bench.redis, [ended(1), ended(2)])
+    projected = bench.project()
+    assert bench.new_publisher().publish(projected)
+    snapshot = bench.snapshot()
+    assert snapshot is not None
+    assert (snapshot.stream, snapshot.epoch, snapshot.position, snapshot.stream_id) == (STREAM, 1, 2, entry_id)
+    assert wire.decode_ledger(STREAM, snapshot.ledger) == projected.ledger
+    notices = [changes.get_message(timeout=5), changes.get_message(timeout=5)]
+    assert [wire.decode_change(notice["data"]) for notice in notices if notice] == [wire.Change(STREAM, 1, 2)]
+    changes.close()
+
+
+def test_an_older_snapshot_never_replaces_a_newer(bench: Bench) -> None:
+    """A worker that was slow to publish changes nothing: neither snapshot nor stream."""
+    append(bench.redis, [ended(1)])
+    older = bench.project()
+    append(bench.redis, [ended(2)])
+    newer = bench.project()
+    assert bench.new_publisher().publish(newer)
+    assert not bench.new_publisher().publish(older)
+    assert bench.new_publisher().mark(STREAM) == Mark(1, 2, newer.stream_id)
+    snapshot = bench.snapshot()
+    assert snapshot is not None
+    assert snapshot.position == 2
+
+
+def test_an_epoch_outranks_every_position_before_it(bench: Bench) -> None:
+    """After Redis came back empty, its snapshot is published though nothing new was folded; the old epoch's is not."""
+    append(bench.redis, many(3))
+    old = bench.project()
+    bench.new_publisher().publish(old)
+    bench.redis.flushall()
+    new = bench.project()
+    assert (new.epoch, new.position) == (2, 3)
+    assert bench.new_publisher().publish(new)
+    assert not bench.new_publisher().publish(old)
+    assert bench.redis.smembers(wire.STREAMS_KEY) == {STREAM.encode()}
+
+
+def test_a_lost_snapshot_is_published_again(bench: Bench) -> None:
+    """A worker that finds nothing to fold still mends a Redis that has no snapshot, and leaves one that has alone."""
+    append(bench.redis, [ended(1)])
+    publisher = bench.new_publisher()
+    publisher.publish(bench.project())
+    assert not publisher.publish(bench.project())
+    bench.redis.delete(wire.snapshot_key(STREAM))
+    assert publisher.publish(bench.project())
+    assert bench.snapshot() is not None
+
+
+def test_entries_without_news_move_the_mark(bench: Bench) -> None:
+    """A batch of nothing but duplicates is settled all the same."""
+    event = ended(1)
+    append(bench.redis, [event])
+    publisher = bench.new_publisher()
+    publisher.publish(bench.project())
+    last_id = append(bench.redis, [event])
+    assert publisher.publish(bench.project())
+    assert publisher.mark(STREAM) == Mark(1, 1, last_id)
+
+
+def test_the_stream_is_trimmed_behind_the_checkpoint_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bounded tail stays, with the checkpoint's own entry; what is not folded is never trimmed."""
+    monkeypatch.setattr(publish, "KEPT_ENTRIES", 5)
+    append_each(bench.redis, many(20))
+    projected = bench.project()
+    append_each(bench.redis, [ended(seq, at_ms=NOON_MS + seq) for seq in range(21, 41)])
+    before = ids_on(bench)
+    bench.new_publisher().publish(projected)
+    assert ids_on(bench) == before[15:]
+    assert bench.project().position == 40
+
+
+def test_a_stream_that_is_another_is_not_trimmed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has not noticed yet that Redis came back empty trims nothing of what was appended since."""
+    monkeypatch.setattr(publish, "KEPT_ENTRIES", 2)
+    append_each(bench.redis, many(3))
+    stale = bench.project()
+    bench.redis.flushall()
+    for seq in range(1, 9):
+        bench.redis.xadd(wire.events_key(STREAM), {wire.ENTRY_FIELD: wire.encode_entry([ended(seq)])}, id=f"{seq}-0")
+    bench.new_publisher().publish(stale)
+    assert len(ids_on(bench)) == 8
+    assert bench.project().position == 11
+
+
+def test_publishing_keeps_its_interval(bench: Bench) -> None:
+    """After a snapshot, the stream has to wait for the rest of the interval; others need not."""
+    now_s = [100.0]
+    publisher = Publisher(bench.redis, threading.Event(), clock=lambda: now_s[0])
+    append(bench.redis, [ended(1)])
+    publisher.publish(bench.project())
+    assert publisher.wait_s(STREAM) == pytest.approx(publish.INTERVAL_S)
+    assert publisher.wait_s("zai") == 0
+    now_s[0] += publish.INTERVAL_S
+    assert publisher.wait_s(STREAM) == 0
+
+
+def test_what_was_read_is_known_by_its_last_id(bench: Bench) -> None:
+    """A stream that does not exist ends before its first entry."""
+    assert Streams(bench.redis).last_id("nowhere") == "0-0"

@@ -1,0 +1,226 @@
+"""The laws of wake-ups: none is lost, whoever dies or is late, and none is doubled for long."""
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from service.ledger import wire
+from tests.workers.conftest import Bench
+from tests.workers.making import STREAM, append, ended, many
+from workers import jobs
+from workers.consume import Page, Streams
+from workers.outage import Outage
+from workers.store import Store
+from workers.ticker import Ticker
+from workers.wake import Wake
+
+
+def jobs_waiting(bench: Bench) -> list[str]:
+    """The streams for which a job waits."""
+    return [job.args[0] for job in bench.queue.get_jobs()]
+
+
+def take_job(bench: Bench) -> str:
+    """Take the next job from the queue, as RQ does."""
+    job = bench.queue.get_jobs()[0]
+    job.delete()
+    return str(job.args[0])
+
+
+def ticker_of(bench: Bench, recall: Callable[[], list[str]] = list) -> Ticker:
+    """A ticker that is driven by hand."""
+    return Ticker(bench.redis, Wake(bench.redis, bench.queue), recall, Outage("redis"))
+
+
+def test_one_job_waits_per_stream(bench: Bench) -> None:
+    """While a job has yet to begin, news need no other; once it has begun, they do."""
+    wake = Wake(bench.redis, bench.queue)
+    assert [wake.call(STREAM), wake.call(STREAM), wake.call("zai")] == [True, False, True]
+    wake.answer(STREAM)
+    assert wake.call(STREAM)
+    assert jobs_waiting(bench) == [STREAM, "zai", STREAM]
+
+
+def test_the_guard_expires(bench: Bench) -> None:
+    """The job of a worker that was killed is called for again within three seconds."""
+    Wake(bench.redis, bench.queue).call(STREAM)
+    assert 0 < int(bench.redis.pttl(wire.wake_key(STREAM))) <= 3_000
+
+
+def test_jobs_are_json(bench: Bench) -> None:
+    """Whoever can write to Redis can't make a worker run what he likes."""
+    Wake(bench.redis, bench.queue).call(STREAM)
+    job = bench.queue.get_jobs()[0]
+    assert bench.queue.serializer.loads(job.data) == ["workers.jobs.fold", None, [STREAM], {}]
+
+
+def test_an_entry_that_comes_as_a_job_ends_is_folded(bench: Bench) -> None:
+    """A has read the last entry; X comes; X's job finds the lock and returns; A looks again and calls for a third."""
+    other = bench.new_shift(bench.new_projector())
+    late: list[str] = []
+
+    class Meanwhile(Streams):
+        """After the read of A, lets X come and its job run."""
+
+        def page(self, stream: str, first_id: str) -> Page:
+            page = super().page(stream, first_id)
+            if not late:
+                late.append(append(bench.redis, [ended(2)]))
+                other.fold(stream)
+            return page
+
+    append(bench.redis, [ended(1)])
+    bench.new_shift(bench.new_projector(Meanwhile(bench.redis))).fold(STREAM)
+    assert bench.attempts() == 1
+    assert take_job(bench) == STREAM
+    other.fold(STREAM)
+    assert bench.attempts() == 2
+    assert jobs_waiting(bench) == []
+
+
+def test_a_job_publishes_what_it_folded(bench: Bench) -> None:
+    """From an append to the snapshot, by way of the job that RQ calls."""
+    append(bench.redis, many(3))
+    jobs.begin(bench.new_shift(bench.projector))
+    jobs.fold(STREAM)
+    snapshot = bench.snapshot()
+    assert snapshot is not None
+    assert snapshot.position == 3
+
+
+def test_a_long_stream_takes_turns(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job ends after some batches though there is more, and calls for the next."""
+    monkeypatch.setattr("workers.consume.BATCH_ENTRIES", 1)
+    monkeypatch.setattr("workers.shift.BATCHES_PER_JOB", 2)
+    for event in many(3):
+        append(bench.redis, [event])
+    shift = bench.new_shift(bench.projector)
+    shift.fold(STREAM)
+    assert (bench.attempts(), jobs_waiting(bench)) == (2, [STREAM])
+    shift.fold(STREAM)
+    assert bench.attempts() == 3
+
+
+@pytest.mark.parametrize(
+    "error", [psycopg.OperationalError("gone"), RedisConnectionError("gone"), ValueError("a fault")]
+)
+def test_a_job_never_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """What goes wrong is said once, however often it is tried, and once when it is over; then all is folded."""
+
+    def failing(*_: Any) -> None:
+        raise error
+
+    append(bench.redis, [ended(1)])
+    shift = bench.new_shift(bench.projector)
+    with monkeypatch.context() as patch, caplog.at_level("INFO", "ccproxy.worker"):
+        patch.setattr(Store, "lock_checkpoint", failing)
+        for _ in range(3):
+            shift.fold(STREAM)
+    assert len([record for record in caplog.records if ".lost" in record.getMessage()]) == 1
+    shift.fold(STREAM)
+    assert bench.attempts() == 1
+
+
+def test_the_ticker_calls_for_news(bench: Bench) -> None:
+    """An entry is heard by the blocking read, and its stream called for."""
+    ticker = ticker_of(bench)
+    bench.redis.sadd(wire.STREAMS_KEY, STREAM)
+    ticker.look()
+    settle(bench)
+    append(bench.redis, [ended(1)])
+    assert ticker.wait() == [STREAM]
+    ticker.note([STREAM])
+    assert jobs_waiting(bench) == [STREAM]
+
+
+def settle(bench: Bench) -> None:
+    """Do all jobs that wait."""
+    shift = bench.new_shift(bench.projector)
+    while jobs_waiting(bench):
+        shift.fold(take_job(bench))
+
+
+def test_every_stream_is_called_for_at_start(bench: Bench) -> None:
+    """Streams of Redis, of Postgres alone, and `control`, which is there before its first event."""
+    append(bench.redis, [ended(1)], "anthropic")
+    ticker = ticker_of(bench, lambda: ["zai"])
+    ticker.look()
+    assert sorted(jobs_waiting(bench)) == ["anthropic", "control", "zai"]
+    settle(bench)
+    assert bench.snapshot("control") is not None
+    assert bench.snapshot("zai") is not None
+
+
+def test_an_idle_ticker_calls_for_nobody(bench: Bench) -> None:
+    """Once all streams are settled, looks enqueue nothing."""
+    append(bench.redis, [ended(1)])
+    ticker = ticker_of(bench)
+    ticker.look()
+    settle(bench)
+    for _ in range(3):
+        ticker.look()
+    assert jobs_waiting(bench) == []
+
+
+def test_a_new_stream_is_noticed_at_the_next_look(bench: Bench) -> None:
+    """A stream that appears later is called for."""
+    ticker = ticker_of(bench)
+    ticker.look()
+    settle(bench)
+    append(bench.redis, [ended(1)], "subscription")
+    ticker.look()
+    assert jobs_waiting(bench) == ["subscription"]
+
+
+@pytest.mark.parametrize("lost", [wire.snapshot_key(STREAM), wire.route_key(STREAM), wire.events_key(STREAM)])
+def test_what_redis_lost_is_called_for(bench: Bench, lost: str) -> None:
+    """A stream whose snapshot, mark or entries are gone is not settled, and one job settles it."""
+    append(bench.redis, [ended(1)])
+    ticker = ticker_of(bench)
+    ticker.look()
+    settle(bench)
+    bench.redis.delete(lost)
+    ticker.look()
+    assert jobs_waiting(bench) == [STREAM]
+    settle(bench)
+    ticker.look()
+    assert jobs_waiting(bench) == []
+    assert bench.attempts() == 1
+
+
+def test_a_job_that_failed_is_called_for_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a stream has unread entries, each look calls."""
+    append(bench.redis, [ended(1)])
+    ticker = ticker_of(bench)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "transaction", lambda _: (_ for _ in ()).throw(psycopg.OperationalError("gone")))
+        for _ in range(3):
+            ticker.look()
+            assert STREAM in jobs_waiting(bench)
+            settle(bench)
+    ticker.look()
+    settle(bench)
+    assert bench.attempts() == 1
+
+
+def test_streams_are_recalled_once_postgres_answers(bench: Bench) -> None:
+    """A Postgres that is away at the start is asked again at the next look."""
+    answers: list[Any] = [psycopg.OperationalError("gone"), ["zai"]]
+
+    def recall() -> list[str]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+    ticker = ticker_of(bench, recall)
+    ticker.look()
+    assert "zai" not in jobs_waiting(bench)
+    ticker.look()
+    ticker.look()
+    assert "zai" in jobs_waiting(bench)

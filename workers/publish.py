@@ -1,0 +1,107 @@
+"""Tells the proxies: a stream's ledger as a snapshot in Redis, after the commit and only forward.
+
+Not here: what a snapshot means to routing. `publish.lua` does it in one step and is the fence: it acts only if its
+(epoch, position, stream id) is greater than what stands there, or nothing does.
+"""
+
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from threading import Event
+from typing import NamedTuple
+
+import msgspec
+from redis import Redis
+
+from service.ledger import wire
+from workers.project import Projected
+
+INTERVAL_S = 0.02
+"""At most one snapshot of a stream within this time from one worker."""
+KEPT_ENTRIES = 1_000
+"""Entries behind the checkpoint that stay on the stream, for the console's tail."""
+NOTHING_STOOD = 2
+
+
+class Mark(NamedTuple):
+    """What stands in Redis as a stream's newest snapshot."""
+
+    epoch: int
+    position: int
+    stream_id: str
+
+
+def read_mark(exists: int, fields: list[bytes | None]) -> Mark | None:
+    """The mark from `EXISTS snapshot` and MARK_FIELDS of the route's hash; None when either is missing."""
+    if not exists or None in fields:
+        return None
+    epoch, position, stream_id = (field.decode() for field in fields if field is not None)
+    return Mark(int(epoch), int(position), stream_id)
+
+
+MARK_FIELDS = ("epoch", "position", "stream_id")
+
+
+class Publisher:
+    """Publishes snapshots; remembers when it last did, stream by stream."""
+
+    def __init__(self, redis: Redis, stopping: Event, clock: Callable[[], float] = time.monotonic) -> None:
+        self.redis = redis
+        self._script = redis.register_script(files("workers").joinpath("publish.lua").read_text(encoding="utf-8"))
+        self._stopping = stopping
+        self._clock = clock
+        self._last_s: dict[str, float] = {}
+
+    def wait_s(self, stream: str) -> float:
+        """How long until the stream may be published again."""
+        last_s = self._last_s.get(stream)
+        return 0.0 if last_s is None else max(0.0, last_s + INTERVAL_S - self._clock())
+
+    def pause(self, stream: str) -> None:
+        """Let the rest of the interval pass, so that what comes meanwhile is folded and published together."""
+        self._stopping.wait(self.wait_s(stream))
+
+    def publish(self, projected: Projected) -> bool:
+        """Publish the ledger unless something as new stands there; whether it was published."""
+        stream = projected.stream
+        if not projected.moved and self.mark(stream) == Mark(projected.epoch, projected.position, projected.stream_id):
+            return False
+        change = wire.Change(stream, projected.epoch, projected.position)
+        as_of_ms = time.time_ns() // 1_000_000
+        outcome = self._script(
+            keys=[wire.snapshot_key(stream), wire.route_key(stream), wire.events_key(stream)],
+            args=[
+                projected.epoch,
+                projected.position,
+                projected.stream_id,
+                wire.encode_snapshot(snapshot_of(projected, as_of_ms)),
+                as_of_ms,
+                KEPT_ENTRIES,
+                wire.CHANGES_CHANNEL,
+                wire.encode_change(change),
+            ],
+        )
+        self._last_s[stream] = self._clock()
+        if outcome == NOTHING_STOOD:
+            self.redis.sadd(wire.STREAMS_KEY, stream)  # on a Redis that came back empty, the set is gone as well
+        return bool(outcome)
+
+    def mark(self, stream: str) -> Mark | None:
+        """What stands in Redis for the stream."""
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.exists(wire.snapshot_key(stream))
+        pipeline.hmget(wire.route_key(stream), MARK_FIELDS)
+        return read_mark(*pipeline.execute())
+
+
+def snapshot_of(projected: Projected, as_of_ms: int) -> wire.Snapshot:
+    """The ledger in its envelope."""
+    return wire.Snapshot(
+        version=wire.SNAPSHOT_VERSION,
+        stream=projected.stream,
+        epoch=projected.epoch,
+        position=projected.position,
+        stream_id=projected.stream_id,
+        as_of_ms=as_of_ms,
+        ledger=msgspec.Raw(wire.encode_ledger(projected.ledger)),
+    )

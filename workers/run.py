@@ -1,0 +1,154 @@
+"""One worker process: an RQ worker in the main thread, a ticker beside it, and the waiting for what both need.
+
+Not here: what a job does (`shift`), and the command line (`cli`).
+
+RQ's worker gives up when Redis goes away at the wrong moment; it is begun again until the process is told to stop.
+"""
+
+import logging
+import signal
+from threading import Event
+from types import FrameType
+from typing import Any
+
+import psycopg
+from redis import RedisError
+from rq import Queue, SimpleWorker
+from rq.exceptions import StopRequested
+from rq.serializers import JSONSerializer
+from rq.worker import WorkerStatus
+
+from workers import jobs
+from workers.consume import Streams, open_redis
+from workers.migrate import SchemaError, pending
+from workers.outage import Outage
+from workers.project import Projector
+from workers.publish import Publisher
+from workers.shift import Shift
+from workers.store import Store, connect
+from workers.ticker import Ticker
+from workers.wake import Wake, open_queue
+
+log = logging.getLogger("ccproxy.worker")
+
+RETRY_S = 0.5
+SCHEMA_RETRY_S = 1.0
+TICKER_STOP_S = 1.5
+WORKER_TTL_S = 20
+"""RQ blocks on its queue for 15 s less than this, and shows itself alive as often."""
+
+
+class FoldWorker(SimpleWorker):
+    """RQ's worker that does not fork, made to stop as a whole process and to keep quiet about an absent Redis."""
+
+    max_connection_wait_time = 1.0
+    stopping: Event
+
+    def subscribe(self) -> None:
+        """Commands over pub/sub are not served: the process is stopped by signal, its jobs are short."""
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - RQ's signature
+        """Stop after the job in hand. Unlike RQ's own, it does not speak to Redis from within a signal handler."""
+        self.stopping.set()
+        if self.get_state() != WorkerStatus.BUSY:
+            raise StopRequested
+        self._stop_requested = True
+
+
+class Process:
+    """The parts of one worker process, put together."""
+
+    def __init__(self, redis_url: str, rq_redis_url: str, database_url: str) -> None:
+        self.database_url = database_url
+        self.stopping = Event()
+        self.outage = Outage("redis")
+        self.store = Store(database_url)
+        self.queue = open_queue(rq_redis_url)
+        redis = open_redis(redis_url)
+        streams = Streams(redis)
+        wake = Wake(redis, self.queue)
+        publisher = Publisher(redis, self.stopping)
+        self.shift = Shift(Projector(self.store, streams), publisher, streams, wake, self.stopping, self.outage)
+        # The ticker's own client does not try again: it has to notice when Redis was away.
+        self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.recall, self.outage)
+
+    def recall(self) -> list[str]:
+        """The streams that Postgres knows, asked by the ticker's thread on a connection of its own."""
+        store = Store(self.database_url)
+        try:
+            return store.streams()
+        finally:
+            store.close()
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: self.stopping.set())
+        if wait_for_schema(self.database_url, self.stopping):
+            jobs.begin(self.shift)
+            self.ticker.start()
+            self.serve()
+            self.ticker.stop(TICKER_STOP_S)
+        self.store.close()
+        log.info("worker.stopped")
+
+    def serve(self) -> None:
+        """Do jobs; begin again when RQ gave up."""
+        greeted = False
+        while not self.stopping.is_set():
+            try:
+                worker = open_worker(self.queue, self.stopping)
+                if not greeted:
+                    log.info("worker.ready queue=%s worker=%s", self.queue.name, worker.name)
+                    greeted = True
+                worker.work(logging_level=rq_level())
+            except RedisError as error:
+                self.outage.lost(error)
+            self.stopping.wait(RETRY_S)
+
+
+def open_worker(queue: Queue, stopping: Event) -> FoldWorker:
+    """An RQ worker for this queue. Raises RedisError while Redis is away."""
+    worker = FoldWorker(
+        [queue],
+        connection=queue.connection,
+        serializer=JSONSerializer,
+        worker_ttl=WORKER_TTL_S,
+        log_job_description=False,
+    )
+    worker.stopping = stopping
+    return worker
+
+
+def rq_level() -> str:
+    """RQ tells of every job and every failed reconnection: worth reading when looking for a fault, and only then."""
+    return "DEBUG" if log.isEnabledFor(logging.DEBUG) else "CRITICAL"
+
+
+def wait_for_schema(database_url: str, stopping: Event) -> bool:
+    """Wait until the database answers and has our schema: in compose, all start at once. False when told to stop."""
+    outage, schema = Outage("postgres"), Outage("schema")
+    while not stopping.is_set():
+        try:
+            check_schema(database_url)
+        except SchemaError as error:
+            outage.found()
+            schema.lost(error)
+        except psycopg.Error as error:
+            outage.lost(error)
+        else:
+            outage.found()
+            schema.found()
+            return True
+        stopping.wait(SCHEMA_RETRY_S)
+    return False
+
+
+def check_schema(database_url: str) -> None:
+    """Raises SchemaError unless the schema is the one that this version works with."""
+    connection: psycopg.Connection[Any] = connect(database_url)
+    with connection:
+        missing = pending(connection)
+    if missing:
+        names = ", ".join(f"{migration.number:04} {migration.name}" for migration in missing)
+        raise SchemaError(f"the database lacks {names}; waiting until `ccproxy migrate` was run")

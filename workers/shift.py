@@ -1,0 +1,79 @@
+"""What a wake-up sets going: fold until the stream is read, publish, look again.
+
+No wake-up is lost. Say job A reads the last entry, entry X arrives, and X's job B finds the checkpoint locked by A and
+returns: A looks at the stream once more *after* its transaction, sees X, and calls for another job. An entry that comes
+after that look has a job which finds no lock.
+
+A job never fails: what went wrong is said once, and the ticker calls again while the stream has unread entries.
+"""
+
+from threading import Event
+
+import psycopg
+from redis import RedisError
+
+from workers.consume import StreamPort
+from workers.outage import Outage
+from workers.project import Projected, Projector
+from workers.publish import Publisher
+from workers.wake import Wake
+
+BATCHES_PER_JOB = 10
+"""A stream that has to catch up lets the others have their turn after these."""
+
+
+class Shift:
+    """All that a worker process needs to do its jobs."""
+
+    def __init__(
+        self,
+        projector: Projector,
+        publisher: Publisher,
+        streams: StreamPort,
+        wake: Wake,
+        stopping: Event,
+        redis_outage: Outage,
+    ) -> None:
+        self.projector = projector
+        self.publisher = publisher
+        self.streams = streams
+        self.wake = wake
+        self.stopping = stopping
+        self.redis_outage = redis_outage
+        self.postgres_outage = Outage("postgres")
+        self.faults: dict[str, Outage] = {}
+
+    def fold(self, stream: str) -> None:
+        """Answer a wake-up, whatever comes."""
+        fault = self.faults.setdefault(stream, Outage(f"fold[{stream}]"))
+        try:
+            self.wake.answer(stream)
+            self.publisher.pause(stream)
+            self.catch_up(stream)
+        except RedisError as error:
+            self.redis_outage.lost(error)
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            self.postgres_outage.lost(error)
+        except Exception as error:  # noqa: BLE001 - a fault in one stream must not stop the others; it is logged, once
+            fault.lost(error, traceback=True)
+        else:
+            self.postgres_outage.found()
+            fault.found()
+
+    def catch_up(self, stream: str) -> None:
+        """Fold batches until the stream is read, or its turn is over; publish; call again if there is more."""
+        for turns_left in reversed(range(BATCHES_PER_JOB)):
+            projected = self.projector.project(stream)
+            if projected is None:
+                return  # whoever has the stream looks at it again when done
+            last = not (projected.full and turns_left) or self.stopping.is_set()
+            if last or not self.publisher.wait_s(stream):
+                self.publisher.publish(projected)
+            if last:
+                self.look_again(projected)
+                return
+
+    def look_again(self, projected: Projected) -> None:
+        """Call for another job if the stream has more than was folded."""
+        if self.streams.last_id(projected.stream) != projected.stream_id:
+            self.wake.call(projected.stream)

@@ -1,0 +1,265 @@
+"""What the workers keep in Postgres: one method per statement of `queries.sql`, and one transaction at a time.
+
+Not here: deciding what is written (that is `project`'s), and the schema (`migrate`).
+
+A store is used by one thread. Whatever goes wrong within a transaction closes the connection: the server then rolls
+back and frees the locks, and the next transaction begins on a fresh one, with nothing remembered.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import msgspec
+import psycopg
+from psycopg import sql
+
+from service.ledger import ids, wire
+from service.ledger.state import Health, Usage
+
+GENESIS_HASH = bytes(32)
+"""What stands before the first event of a hash chain."""
+USAGE_FIELDS = Usage.__struct_fields__
+EPOCH_MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
+EPOCH_MONDAY_MS = 4 * 86_400_000
+WEEK_MS = 7 * 86_400_000
+CONNECT_PARAMETERS: dict[str, Any] = {
+    "application_name": "ccproxy-worker",
+    "client_encoding": "utf8",
+    "connect_timeout": "3",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+
+
+def read_queries() -> dict[str, bytes]:
+    """The statements of queries.sql by name."""
+    text = files("workers").joinpath("queries.sql").read_text(encoding="utf-8")
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    return {name: body.rpartition(";")[0].strip().encode() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+QUERIES = read_queries()
+
+
+class Checkpoint(NamedTuple):
+    """How far a stream is folded: the last entry, the count and hash of its events, and the folded state."""
+
+    stream: str
+    epoch: int
+    run_id: str
+    stream_id: str
+    position: int
+    hash: bytes
+    state: bytes
+
+
+class Row(NamedTuple):
+    """An event as it stands in Postgres, in the order of its columns."""
+
+    event_id: str
+    stream: str
+    position: int
+    type: str
+    at_ms: int
+    stream_id: str
+    epoch: int
+    request_id: str
+    body: str
+    hash: bytes
+
+
+class Known(NamedTuple):
+    """An event that Postgres has already."""
+
+    event_id: str
+    stream: str
+    body: bytes
+
+
+class Rejected(NamedTuple):
+    """Bytes that were not folded, where they lay, and why. `event_id` is empty when they are no event."""
+
+    stream_id: str
+    raw: bytes
+    reason: str
+    event_id: str = ""
+
+
+class Cell(NamedTuple):
+    """The key of one cell of usage; an hour is Unix time in units of 3600 s."""
+
+    hour: int
+    model: str
+    client_key: str
+
+
+def connect(url: str) -> psycopg.Connection:
+    """A connection whose session can neither hang nor hold a lock for long."""
+    connection = psycopg.connect(url, autocommit=True, prepare_threshold=None, **CONNECT_PARAMETERS)
+    connection.execute(QUERIES["session"])
+    return connection
+
+
+class Store:
+    """The ledger in Postgres, as one worker sees it. `generation` rises with every new connection."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.generation = 0
+        self._connection: psycopg.Connection | None = None
+        self._weeks: set[int] = set()
+
+    @property
+    def connection(self) -> psycopg.Connection:
+        """The connection, opened when there is none."""
+        if self._connection is None:
+            self._connection = connect(self.url)
+            self.generation += 1
+        return self._connection
+
+    def close(self) -> None:
+        """Let go of the connection, and with it of locks and of what was not committed."""
+        connection, self._connection = self._connection, None
+        self._weeks.clear()
+        if connection is not None:
+            connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing of what is done within."""
+        try:
+            with self.connection.transaction():
+                yield
+        except BaseException:
+            self.close()
+            raise
+
+    def streams(self) -> list[str]:
+        """The streams that have a checkpoint."""
+        return [stream for (stream,) in self.connection.execute(QUERIES["streams"]).fetchall()]
+
+    def open_checkpoint(self, stream: str) -> None:
+        """Make sure that the stream has a checkpoint."""
+        with self.transaction():
+            self.connection.execute(QUERIES["open_checkpoint"], (stream, GENESIS_HASH))
+
+    def lock_checkpoint(self, stream: str) -> Checkpoint | None:
+        """The stream's checkpoint, now ours until the transaction ends; None when another worker has it."""
+        row = self.connection.execute(QUERIES["lock_checkpoint"], (stream,)).fetchone()
+        if row is None:
+            return None
+        checkpoint = Checkpoint(*row)
+        return checkpoint._replace(state=row[-1].encode())
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Write down how far the stream is folded."""
+        parameters = checkpoint._asdict() | {"state": checkpoint.state.decode()}
+        self.connection.execute(QUERIES["save_checkpoint"], parameters)
+
+    def known_events(self, stream: str, event_ids: Sequence[str]) -> list[Known]:
+        """Which of these events Postgres has, in any stream of the kind."""
+        query = QUERIES["known_control_events" if stream == wire.CONTROL else "known_events"]
+        parameters = {"ids": list(event_ids), "first": min(event_ids), "last": max(event_ids)}
+        rows = self.connection.execute(query, parameters).fetchall()
+        return [Known(event_id, stream, body.encode()) for event_id, stream, body in rows]
+
+    def add_events(self, stream: str, rows: Sequence[Row]) -> None:
+        """Add new events of one stream."""
+        if stream != wire.CONTROL:
+            self._open_weeks({week_of(row.event_id) for row in rows})
+        query = QUERIES["copy_control_events" if stream == wire.CONTROL else "copy_events"]
+        with self.connection.cursor() as cursor, cursor.copy(query) as copy:
+            for row in rows:
+                copy.write_row(row)
+
+    def _open_weeks(self, weeks: set[int]) -> None:
+        """Make the partitions that these weeks lack. Workers take turns, so that none fails on another's."""
+        missing = weeks - self._weeks
+        if not missing:
+            return
+        self.connection.execute(QUERIES["lock_partitions"])
+        for week in sorted(missing):
+            name = partition_name(week)
+            row = self.connection.execute(QUERIES["has_table"], (f"ccproxy.{name}",)).fetchone()
+            if row is None or not row[0]:
+                self._create_partition(name, week)
+        self._weeks |= missing
+
+    def _create_partition(self, name: str, week: int) -> None:
+        table = sql.Identifier(name)
+        self.connection.execute(sql.SQL(QUERIES["create_partition"].decode()).format(name=table))
+        first, end = (sql.Literal(first_id(each)) for each in (week, week + 1))
+        attach = sql.SQL(QUERIES["attach_partition"].decode())
+        self.connection.execute(attach.format(name=table, first=first, end=end))
+
+    def add_usage(self, route: str, position: int, added: dict[Cell, Usage]) -> None:
+        """Add to the route's cells, in the order of their keys, so that no two workers deadlock."""
+        cells = sorted(added.items(), key=lambda item: item[0])
+        columns: dict[str, object] = {field: [getattr(usage, field) for _, usage in cells] for field in USAGE_FIELDS}
+        columns |= {field: [getattr(cell, field) for cell, _ in cells] for field in Cell._fields}
+        self.connection.execute(QUERIES["add_usage"], columns | {"route": route, "position": position})
+
+    def usage_since(self, route: str, position: int, oldest_hour: int) -> list[tuple[Cell, Usage]]:
+        """The route's cells that were added to after `position`, from `oldest_hour` on."""
+        parameters = {"route": route, "position": position, "oldest_hour": oldest_hour}
+        rows = self.connection.execute(QUERIES["usage_since"], parameters).fetchall()
+        return [(Cell(*row[:3]), Usage(*row[3:])) for row in rows]
+
+    def save_health(self, route: str, health: dict[str, Health], gone: Iterable[str]) -> None:
+        """Write down these replicas' accounts, and forget those of the replicas that are gone."""
+        with self.connection.cursor() as cursor:
+            cursor.executemany(QUERIES["save_health"], [health_row(route, *item) for item in sorted(health.items())])
+        if names := sorted(gone):
+            self.connection.execute(QUERIES["drop_health"], (route, names))
+
+    def add_dead_letters(self, stream: str, epoch: int, dead: Iterable[Rejected]) -> None:
+        """Keep what no event could be made of."""
+        rows = [(stream, sha256(one.raw).digest(), one.stream_id, epoch, one.raw, one.reason) for one in dead]
+        with self.connection.cursor() as cursor:
+            cursor.executemany(QUERIES["add_dead_letter"], rows)
+
+    def add_quarantined(self, stream: str, epoch: int, rejected: Iterable[Rejected]) -> None:
+        """Keep events that came under an id which stands for something else."""
+        rows = [
+            (stream, sha256(one.raw).digest(), one.event_id, one.stream_id, epoch, one.raw, one.reason)
+            for one in rejected
+        ]
+        with self.connection.cursor() as cursor:
+            cursor.executemany(QUERIES["add_quarantined"], rows)
+
+
+def health_row(route: str, replica: str, health: Health) -> tuple[object, ...]:
+    """A replica's account in the order of its columns."""
+    return (
+        route,
+        replica,
+        health.failures_in_row,
+        health.last_failure_ms,
+        health.last_failure_id,
+        health.last_failure_kind,
+        health.last_success_ms,
+        health.retry_at_ms,
+        msgspec.json.encode(health.buckets).decode(),
+    )
+
+
+def week_of(event_id: str) -> int:
+    """The week of an event's id, counted from the first Monday of 1970."""
+    return (ids.time_of_id_ms(event_id) - EPOCH_MONDAY_MS) // WEEK_MS
+
+
+def partition_name(week: int) -> str:
+    """The partition of a week, named after its Monday."""
+    return f"events_{EPOCH_MONDAY + timedelta(weeks=week):%Y%m%d}"
+
+
+def first_id(week: int) -> str:
+    """The least id of a week."""
+    return ids.format_uuid(max(0, EPOCH_MONDAY_MS + week * WEEK_MS) << 80)

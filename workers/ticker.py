@@ -1,0 +1,132 @@
+"""Waits for news on the streams and calls for workers. Each worker process has one, in a thread of its own.
+
+Not here: folding, or knowing how far anything is folded. What Redis shows suffices: a stream is settled when its newest
+snapshot stands at its last entry. Between news there is one blocking read and one look a second.
+
+- News: a blocking read over all streams; whatever comes calls for a job at once.
+- The look: once a second, every stream that is not settled calls for a job: one whose job failed or whose worker was
+  killed, one that is new, one whose snapshot is gone.
+- At start, and whenever Redis was away, every stream is called for once, also those that only Postgres knows.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from threading import Event, Thread
+from typing import Any
+
+import psycopg
+from redis import Redis, RedisError
+
+from service.ledger import wire
+from workers.consume import NO_ENTRY
+from workers.outage import Outage
+from workers.publish import INTERVAL_S, MARK_FIELDS, read_mark
+from workers.wake import Wake
+
+BLOCK_MS = 1_000
+"""Well below redis-py's socket time-out, which would send the read again; a stop is heeded within this time."""
+LOOK_S = 1.0
+RETRY_S = 0.5
+
+
+class Ticker:
+    """Wakes the queue. `recall` names the streams that Postgres knows, and may fail while it is away."""
+
+    def __init__(self, redis: Redis, wake: Wake, recall: Callable[[], Iterable[str]], outage: Outage) -> None:
+        self.redis = redis
+        self.wake = wake
+        self.recall = recall
+        self.outage = outage
+        self.seen: dict[str, str] = {}
+        self._recalled = False
+        self._looked_s = 0.0
+        self._stopping = Event()
+        self._thread = Thread(target=self._run, name="ticker", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop watching; returns when the thread has ended or the time is over."""
+        self._stopping.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.forget()
+                while not self._stopping.is_set():
+                    self.tick()
+            except RedisError as error:
+                self.outage.lost(error)
+                self._stopping.wait(RETRY_S)
+
+    def forget(self) -> None:
+        """Begin anew: all streams are to be called for."""
+        self.seen = {}
+        self._recalled = False
+        self._looked_s = 0.0
+
+    def tick(self) -> None:
+        """Wait for news for up to BLOCK_MS and call for what has some; look around when a second has passed."""
+        if time.monotonic() >= self._looked_s + LOOK_S:
+            self._looked_s = time.monotonic()
+            self.look()
+            self.outage.found()
+        news = self.wait()
+        if news:
+            self.note(news)
+            self._stopping.wait(INTERVAL_S)  # what comes meanwhile goes into the same batch
+
+    def look(self) -> None:
+        """Take up new streams, and call for every stream that is not settled."""
+        named = {wire.CONTROL} | {name.decode() for name in self.members()} | set(self.recalled())
+        fresh = named - self.seen.keys()
+        self.seen |= dict.fromkeys(fresh, NO_ENTRY)
+        for stream, settled in self.settled(sorted(self.seen)).items():
+            if stream in fresh or not settled:
+                self.wake.call(stream)
+
+    def members(self) -> set[bytes]:
+        """The streams that Redis knows."""
+        return self.redis.smembers(wire.STREAMS_KEY)  # type: ignore[return-value]
+
+    def recalled(self) -> Iterable[str]:
+        """The streams that Postgres knows, asked once; a Redis that came back empty has forgotten them."""
+        if self._recalled:
+            return ()
+        try:
+            streams = list(self.recall())
+        except psycopg.Error:
+            return ()  # asked again at the next look; that Postgres is away is said by the jobs
+        self._recalled = True
+        return streams
+
+    def settled(self, streams: list[str]) -> dict[str, bool]:
+        """Whether each stream's snapshot stands at its last entry. Sets `seen` to the last entries."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for stream in streams:
+            pipeline.xrevrange(wire.events_key(stream), count=1)
+            pipeline.exists(wire.snapshot_key(stream))
+            pipeline.hmget(wire.route_key(stream), MARK_FIELDS)
+        replies = pipeline.execute()
+        verdicts = {}
+        for stream, last, exists, fields in zip(streams, replies[::3], replies[1::3], replies[2::3], strict=True):
+            self.seen[stream] = last[0][0].decode() if last else NO_ENTRY
+            mark = read_mark(exists, fields)
+            verdicts[stream] = mark is not None and mark.stream_id == self.seen[stream]
+        return verdicts
+
+    def wait(self) -> list[str]:
+        """The streams that have entries behind those seen; returns empty-handed after BLOCK_MS."""
+        keys = {wire.events_key(stream): stream for stream in self.seen}
+        positions: dict[Any, Any] = {key: self.seen[stream] for key, stream in keys.items()}
+        reply: dict[bytes, Any] = self.redis.xread(positions, count=1, block=BLOCK_MS) or {}  # type: ignore[assignment]
+        return [keys[key.decode()] for key in reply]
+
+    def note(self, news: list[str]) -> None:
+        """Call for these streams. What is seen is read before the call: the job that it calls for reads no less."""
+        self.settled(news)
+        for stream in news:
+            self.wake.call(stream)
