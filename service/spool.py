@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from zlib import crc32
 
@@ -58,7 +58,7 @@ class Spool:
         self._lock: int | None = None
         self._number = 0
 
-    def append(self, records: Iterable[Record]) -> None:
+    def append(self, records: Sequence[Record]) -> None:
         """Write records and make them durable; raises OSError when the disk does not take them."""
         self._open()
         segment = self._current()
@@ -83,11 +83,6 @@ class Spool:
         for segment in done:
             segment.path.unlink(missing_ok=True)
             self.segments.remove(segment)
-
-    def records(self) -> Iterator[Record]:
-        """All records on disk, in the order in which they were written."""
-        for segment in list(self.segments):
-            yield from read_segment(segment.path)
 
     def close(self) -> None:
         """Let go of the folder; an empty one goes."""
@@ -119,11 +114,6 @@ class Orphan:
         self.folder = folder
         self._lock = lock
         self.segments = [load_segment(path) for path in sorted(folder.glob("*.spool"))]
-
-    def records(self) -> Iterator[Record]:
-        """All its records."""
-        for segment in self.segments:
-            yield from read_segment(segment.path)
 
     def is_heard(self, heard: dict[str, dict[str, Heard]]) -> bool:
         """Whether a snapshot has heard all of it."""

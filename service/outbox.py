@@ -1,0 +1,310 @@
+"""Events on their way to the streams: numbered, kept until a snapshot has heard them, on disk while Redis is away.
+
+Laws
+- `append` returns when the event is on its stream, or on disk when Redis has not answered within 100 ms.
+- One append is in flight at a time, in `seq` order within each stream; whatever has gathered meanwhile goes with the
+  next. After a doubt it begins again at the oldest event that was not acknowledged; the ledger folds each event once.
+- An event is kept until a snapshot has heard it. When Redis turns out to be another one (its run id changed), all that
+  is kept is appended again. What memory does not hold any more lies on disk.
+
+Not here: what the events mean (`service.ledger`), and reading snapshots (`service.watcher`).
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct, field
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service.clock import Clock
+from service.ledger.events import Event
+from service.ledger.state import Heard
+from service.ledger.wire import ENTRY_FIELD, STREAMS_KEY, encode_entry, events_key
+from service.spool import Orphan, Record, Spool, adopt, read_segment
+
+log = logging.getLogger("ccproxy.outbox")
+
+ACKNOWLEDGE_S = 0.1
+"""How long an answer waits for Redis before its event goes to disk instead."""
+BATCH_EVENTS = 256
+"""Events of one stream in one entry: some 150 KB, well below what Redis takes without a pause."""
+KEPT_EVENTS = 50_000
+"""Events of one stream kept in memory, about 50 MB; older ones lie on disk."""
+RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Waits between tries while Redis is away; the last one repeats."""
+
+
+class StreamPort(Protocol):
+    """What the outbox needs of Redis."""
+
+    async def append(self, entries: Sequence[tuple[str, bytes]]) -> None:
+        """Append one entry to each of these streams; raises RedisError or OSError."""
+
+
+class RedisPort:
+    """The streams in Redis."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def append(self, entries: Sequence[tuple[str, bytes]]) -> None:
+        """Append the entries in one round trip, and name the streams for the workers."""
+        pipe = self._redis.pipeline(transaction=False)
+        for stream, value in entries:
+            pipe.xadd(events_key(stream), {ENTRY_FIELD: value})
+        pipe.sadd(STREAMS_KEY, *(stream for stream, _ in entries))
+        await pipe.execute()
+
+
+class Kept(Struct):
+    """An event in memory. `done` is set when it may be relied upon: on the stream or on disk."""
+
+    event: Event
+    done: asyncio.Future[None] | None = None
+    on_disk: bool = False
+
+
+class Lane(Struct):
+    """One stream's events: `pending` are not yet on the stream, `sent` are, and no snapshot has heard them."""
+
+    seq: int = 0
+    pending: deque[Kept] = field(default_factory=deque)
+    sent: deque[Kept] = field(default_factory=deque)
+
+
+class Outbox:
+    """Appends events for this process; `on_event` is told of each as soon as it is numbered."""
+
+    def __init__(
+        self,
+        port: StreamPort | None,
+        *,
+        replica: str,
+        clock: Clock,
+        spool_root: Path,
+        on_event: Callable[[str, Event], None] = lambda _stream, _event: None,
+    ) -> None:
+        self.replica = replica
+        self.on_event = on_event
+        self.lanes: dict[str, Lane] = {}
+        self.away = False
+        self._port = port
+        self._clock = clock
+        self._spool_root = spool_root
+        self._spool = Spool(spool_root / replica)
+        self._orphans: list[Orphan] = []
+        self._wake = asyncio.Event()
+        self._to_disk: list[tuple[str, Kept]] = []
+        self._disk_wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._read_back = False
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Begin to append; spools of processes that are gone are adopted."""
+        if self._port is None:
+            return
+        self._orphans = await asyncio.to_thread(adopt, self._spool_root, self._spool.folder)
+        self._tasks = [
+            asyncio.create_task(self._append_forever(), name="outbox.append"),
+            asyncio.create_task(self._spool_forever(), name="outbox.spool"),
+        ]
+        self._wake.set()
+
+    async def stop(self, limit_s: float = 3.0) -> None:
+        """Send what is pending, within the limit; what does not get through stays on disk for the next process."""
+        self._stopping = True
+        self._wake.set()
+        if self._tasks:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit_s):
+                    while self.pending and not self.away:  # noqa: ASYNC110 - bounded by the limit above
+                        await asyncio.sleep(0.01)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        rest = [
+            Record(stream, kept.event)
+            for stream, lane in self.lanes.items()
+            for kept in lane.pending
+            if not kept.on_disk
+        ]
+        if self._port is not None and rest:
+            await asyncio.to_thread(self._spool.append, rest)
+        await asyncio.to_thread(self._spool.close)
+        for orphan in self._orphans:
+            orphan.release()
+
+    @property
+    def pending(self) -> int:
+        """Events not yet on their stream."""
+        return sum(len(lane.pending) for lane in self.lanes.values())
+
+    async def append(self, stream: str, event: Event) -> None:
+        """Number the event and return when it is on its stream, or on disk."""
+        lane = self.lanes.setdefault(stream, Lane())
+        lane.seq += 1
+        event = msgspec.structs.replace(event, replica=self.replica, seq=lane.seq, spooled=self.away)
+        self.on_event(stream, event)
+        if self._port is None:
+            return
+        loop = asyncio.get_running_loop()
+        kept = Kept(event, loop.create_future())
+        lane.pending.append(kept)
+        done = kept.done
+        assert done is not None  # noqa: S101 - made in the line before
+        if self.away:
+            self._write_to_disk(stream, kept)
+            self._forget_oldest()
+        else:
+            self._wake.set()
+            timer = loop.call_later(ACKNOWLEDGE_S, self._write_to_disk, stream, kept)
+            done.add_done_callback(lambda _: timer.cancel())
+        await asyncio.shield(done)
+
+    def unheard(self, stream: str) -> Iterable[Event]:
+        """This process's events on a stream that no snapshot has heard yet, by number."""
+        lane = self.lanes.get(stream)
+        if lane is None:
+            return ()
+        return (kept.event for kept in (*lane.sent, *lane.pending))
+
+    def hear(self, heard: dict[str, dict[str, Heard]]) -> None:
+        """Let go of what snapshots have heard; `heard` is stream -> replica -> account."""
+        for stream, lane in self.lanes.items():
+            account = heard.get(stream, {}).get(self.replica)
+            while account and lane.sent and account.has(lane.sent[0].event.seq):
+                lane.sent.popleft()
+
+    async def tidy(self, heard: dict[str, dict[str, Heard]]) -> None:
+        """Remove from disk what snapshots have heard."""
+        await asyncio.to_thread(self._spool.drop_heard, heard)
+        for orphan in [orphan for orphan in self._orphans if orphan.is_heard(heard)]:
+            self._orphans.remove(orphan)
+            await asyncio.to_thread(orphan.remove)
+
+    def redis_changed(self) -> None:
+        """Redis is another one than before: append again all that is kept."""
+        for lane in self.lanes.values():
+            lane.pending.extendleft(reversed(lane.sent))
+            lane.sent.clear()
+        self._read_back = True
+        self._wake.set()
+
+    async def _append_forever(self) -> None:
+        tries = 0
+        self._read_back = bool(self._orphans)
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                while batch := self._gather():
+                    await self._send(batch)
+                if self._read_back:
+                    await self._append_from_disk()
+                    self._read_back = False
+                tries = self._note_back(tries)
+            except (RedisError, OSError) as error:
+                self._note_away(error)
+                await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
+                tries += 1
+                self._wake.set()
+
+    def _gather(self) -> dict[str, list[Kept]]:
+        """The oldest pending events of each stream."""
+        return {name: list(islice(lane.pending, BATCH_EVENTS)) for name, lane in self.lanes.items() if lane.pending}
+
+    async def _send(self, batch: dict[str, list[Kept]]) -> None:
+        """Append one entry per stream; what was acknowledged is sent."""
+        assert self._port is not None  # noqa: S101 - without a port no task runs
+        await self._port.append([(name, encode_entry([kept.event for kept in part])) for name, part in batch.items()])
+        for name, part in batch.items():
+            lane = self.lanes[name]
+            for kept in part:
+                lane.pending.popleft()
+                lane.sent.append(kept)
+                settle(kept)
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        """Memory is bounded: the oldest events that no snapshot has heard go to disk, then out of memory."""
+        for stream, lane in self.lanes.items():
+            for _ in range(len(lane.sent) - KEPT_EVENTS):
+                self._write_to_disk(stream, lane.sent.popleft())
+            while len(lane.pending) > KEPT_EVENTS and is_safe(lane.pending[0]):
+                lane.pending.popleft()
+                self._read_back = True
+
+    async def _append_from_disk(self) -> None:
+        """Append what lies on disk: adopted spools, and what memory has let go of."""
+        segments = [segment for orphan in self._orphans for segment in orphan.segments] + self._spool.segments
+        for segment in segments:
+            records = await asyncio.to_thread(list, read_segment(segment.path))
+            for at in range(0, len(records), BATCH_EVENTS):
+                await self._append_records(records[at : at + BATCH_EVENTS])
+            log.info("spool.read_back", extra={"events": len(records)})
+
+    async def _append_records(self, records: Sequence[Record]) -> None:
+        """Append records as they are, each replica's apart, because an entry carries the events of one."""
+        assert self._port is not None  # noqa: S101 - without a port no task runs
+        groups: dict[tuple[str, str], list[Event]] = {}
+        for record in records:
+            event = msgspec.structs.replace(record.event, spooled=True)
+            groups.setdefault((record.stream, event.replica), []).append(event)
+        await self._port.append([(stream, encode_entry(events)) for (stream, _), events in groups.items()])
+
+    def _note_back(self, tries: int) -> int:
+        if self.away:
+            self.away = False
+            log.warning("redis.came_back", extra={"tries": tries})
+        return 0
+
+    def _note_away(self, error: Exception) -> None:
+        if not self.away:
+            self.away = True
+            log.warning("redis.went_away", extra={"error": str(error) or type(error).__name__})
+        for stream, lane in self.lanes.items():
+            for kept in lane.pending:
+                self._write_to_disk(stream, kept)
+
+    def _write_to_disk(self, stream: str, kept: Kept) -> None:
+        """Hand an event to the spool, once."""
+        if kept.on_disk:
+            return
+        kept.on_disk = True
+        self._to_disk.append((stream, kept))
+        self._disk_wake.set()
+
+    async def _spool_forever(self) -> None:
+        """Write what has gathered, one fsync for all of it."""
+        while True:
+            await self._disk_wake.wait()
+            self._disk_wake.clear()
+            batch, self._to_disk = self._to_disk, []
+            records = [Record(stream, msgspec.structs.replace(kept.event, spooled=True)) for stream, kept in batch]
+            try:
+                await asyncio.to_thread(self._spool.append, records)
+            except OSError as error:
+                # The answer must not wait for a broken disk; the events stay in memory until Redis takes them.
+                log.error("spool.write_failed", extra={"error": str(error), "events": len(batch)})  # noqa: TRY400
+            for _, kept in batch:
+                settle(kept)
+
+
+def is_safe(kept: Kept) -> bool:
+    """Whether the event lies on disk."""
+    return kept.on_disk and kept.done is not None and kept.done.done()
+
+
+def settle(kept: Kept) -> None:
+    """The event may be relied upon."""
+    if kept.done and not kept.done.done():
+        kept.done.set_result(None)

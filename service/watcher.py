@@ -1,0 +1,232 @@
+"""The newest snapshots, and own events that they have not heard: together the view that routing looks at.
+
+Laws
+- Per stream the greater (epoch, position) wins; an unknown version or an unreadable snapshot leaves the last good one.
+- `view == fold(snapshot, own events not in heard, by number)`, at every moment.
+- Control events act within a second without workers: each process reads that stream itself.
+- Nothing here fails a request: while Redis is away the view is what was last known, and own events go on counting.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service.clock import Clock
+from service.ledger.events import ControlEvent, Event
+from service.ledger.fold import advance
+from service.ledger.state import ControlLedger, Heard, RouteLedger
+from service.ledger.wire import (
+    CHANGES_CHANNEL,
+    CONTROL,
+    ENTRY_FIELD,
+    Snapshot,
+    decode_change,
+    decode_entry,
+    decode_ledger,
+    decode_snapshot,
+    events_key,
+    replica_key,
+    snapshot_key,
+)
+from service.outbox import Outbox
+from service.routing.view import View
+
+log = logging.getLogger("ccproxy.watcher")
+
+TICK_S = 1.0
+"""Snapshots are re-read this often, in case a notice was missed."""
+COALESCE_S = 0.02
+"""Notices that come within this time cost one reading."""
+HEARTBEAT_TTL_MS = 30_000
+"""A replica that has not been heard of for this long is gone."""
+CLOCK_SAMPLE_S = 60.0
+CONTROL_BATCH = 1_000
+"""Control entries read in one tick."""
+
+
+class Watcher:
+    """Keeps `view` up to date for this process."""
+
+    def __init__(self, redis: Redis | None, outbox: Outbox, clock: Clock, streams: Sequence[str]) -> None:
+        self.view = View(replica=outbox.replica)
+        self.snapshots: dict[str, Snapshot] = {}
+        self.ready = asyncio.Event()
+        self._redis = redis
+        self._outbox = outbox
+        self._clock = clock
+        self._streams = [*streams, CONTROL]
+        self._changed: set[str] = set()
+        self._wake = asyncio.Event()
+        self._run_id = ""
+        self._sampled_s = 0.0
+        self._control: list[tuple[bytes, ControlEvent]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started_ms = clock.now_ms()
+        self._heard: dict[str, dict[str, Heard]] = {}
+        outbox.on_event = self.note_own
+
+    async def start(self) -> None:
+        """Begin to listen and to re-read."""
+        if self._redis is None:
+            self.ready.set()
+            return
+        self._tasks = [
+            asyncio.create_task(self._listen_forever(self._redis), name="watcher.listen"),
+            asyncio.create_task(self._read_forever(self._redis), name="watcher.read"),
+            asyncio.create_task(self._tick_forever(self._redis), name="watcher.tick"),
+        ]
+
+    async def stop(self) -> None:
+        """End, and take the heartbeat away."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._redis is not None:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._redis.delete(replica_key(self._outbox.replica))
+
+    def note_own(self, stream: str, event: Event) -> None:
+        """Fold an own event into the view at once."""
+        if stream != CONTROL:
+            advance(self._route(stream), event)
+
+    def heard(self) -> dict[str, dict[str, Heard]]:
+        """What the newest snapshots have heard: stream -> replica -> account."""
+        return self._heard
+
+    def _route(self, stream: str) -> RouteLedger:
+        return self.view.routes.setdefault(stream, RouteLedger())
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Adopt a snapshot if it is newer than the one at hand, and lay the own events over it."""
+        known = self.snapshots.get(snapshot.stream)
+        if known and (snapshot.epoch, snapshot.position) <= (known.epoch, known.position):
+            return
+        ledger = decode_ledger(snapshot.stream, snapshot.ledger)
+        self.snapshots[snapshot.stream] = snapshot
+        self._heard = self._heard | {snapshot.stream: ledger.heard}
+        self._outbox.hear(self._heard)
+        if isinstance(ledger, ControlLedger):
+            self._take_control(ledger, snapshot)
+        else:
+            overlay(ledger, self._outbox.unheard(snapshot.stream), self._outbox.replica)
+            self.view.routes[snapshot.stream] = ledger
+
+    def _take_control(self, ledger: ControlLedger, snapshot: Snapshot) -> None:
+        """Control events read from the stream itself are the overlay here."""
+        folded = entry_order(snapshot.stream_id.encode())
+        self._control = [(entry, event) for entry, event in self._control if entry_order(entry) > folded]
+        for _, event in self._control:
+            advance(ledger, event)
+        self.view.control = ledger
+
+    async def _listen_forever(self, redis: Redis) -> None:
+        while True:
+            try:
+                async for stream in changes(redis):
+                    self._changed.add(stream)
+                    self._wake.set()
+            except (RedisError, OSError, TimeoutError):
+                await asyncio.sleep(TICK_S)
+
+    async def _read_forever(self, redis: Redis) -> None:
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(COALESCE_S)
+            self._wake.clear()
+            streams, self._changed = sorted(self._changed), set()
+            with contextlib.suppress(RedisError, OSError):
+                await self._read(redis, streams)
+
+    async def _read(self, redis: Redis, streams: Sequence[str]) -> None:
+        """Read these streams' snapshots."""
+        for stream in streams:
+            raw = await redis.get(snapshot_key(stream))
+            snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
+            if snapshot:
+                self.take(snapshot)
+
+    async def _tick_forever(self, redis: Redis) -> None:
+        while True:
+            started_s = time.monotonic()
+            try:
+                await self._tick(redis)
+            except (RedisError, OSError) as error:
+                log.debug("watcher.tick_failed", extra={"error": str(error)})
+            if not self.ready.is_set() and self._clock.now_ms() - self._started_ms > 5_000:
+                self.ready.set()
+            await asyncio.sleep(max(0.05, TICK_S - (time.monotonic() - started_s)))
+
+    async def _tick(self, redis: Redis) -> None:
+        """One round: is it the same Redis, what does it say, we are alive."""
+        await self._check_server(redis)
+        await self._read(redis, [*{*self._streams, *self.view.routes}])
+        await self._read_control(redis)
+        await self._beat(redis)
+        await self._outbox.tidy(self._heard)
+        self.ready.set()
+
+    async def _check_server(self, redis: Redis) -> None:
+        info = await redis.info("server")
+        run_id = str(info["run_id"])
+        if self._run_id and run_id != self._run_id:
+            log.warning("redis.changed", extra={"run_id": run_id})
+            self._outbox.redis_changed()
+        self._run_id = run_id
+        if time.monotonic() - self._sampled_s > CLOCK_SAMPLE_S or not self._sampled_s:
+            before_s = time.monotonic()
+            seconds, micros = await redis.time()
+            self._sampled_s = time.monotonic()
+            self._clock.sample(seconds * 1000 + micros / 1000 + (self._sampled_s - before_s) * 500)
+
+    async def _read_control(self, redis: Redis) -> None:
+        """Fold control events that lie behind the snapshot and were not read yet."""
+        snapshot = self.snapshots.get(CONTROL)
+        after = self._control[-1][0] if self._control else (snapshot.stream_id.encode() if snapshot else b"0-0")
+        entries: Any = await redis.xrange(events_key(CONTROL), min=b"(" + after, max="+", count=CONTROL_BATCH)
+        for entry, fields in entries or ():
+            for event in decode_entry(fields[ENTRY_FIELD.encode()]):
+                if isinstance(event, ControlEvent):
+                    self._control.append((entry, event))
+                    advance(self.view.control, event)
+
+    async def _beat(self, redis: Redis) -> None:
+        key = replica_key(self._outbox.replica)
+        beat: dict[Any, Any] = {"pid": os.getpid(), "at_ms": self._clock.now_ms(), "pending": self._outbox.pending}
+        pipe = redis.pipeline(transaction=False)
+        pipe.hset(key, mapping=beat)
+        pipe.pexpire(key, HEARTBEAT_TTL_MS)
+        await pipe.execute()
+
+
+def overlay(ledger: RouteLedger, own: Iterable[Event], replica: str) -> None:
+    """Fold own events that the ledger has not heard into it, by number."""
+    for event in own:
+        account = ledger.heard.get(replica)
+        if account is None or not account.has(event.seq):
+            advance(ledger, event)
+
+
+def entry_order(entry: bytes) -> tuple[int, int]:
+    """A stream id as numbers that can be compared."""
+    ms, _, seq = entry.partition(b"-")
+    return int(ms), int(seq or 0)
+
+
+async def changes(redis: Redis) -> AsyncIterator[str]:
+    """The streams of which a snapshot was published, as it happens."""
+    async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.subscribe(CHANGES_CHANNEL)
+        while True:
+            message = await pubsub.get_message(timeout=TICK_S)
+            change = decode_change(message["data"]) if message else None
+            if change:
+                yield change.stream
