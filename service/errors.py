@@ -17,17 +17,23 @@ An upstream's own error is no exception here: it is an outcome, and what the cli
 
 
 class ProxyError(Exception):
-    """The root. `message` is shown to the client, so it holds no secret and names the mend where there is one."""
+    """The root. `message` is shown to the client, so it holds no secret and names the mend where there is one.
+
+    `details` becomes `error.details`, by whose `error_code` the SDKs pick a class of exception.
+    """
 
     status = 500
     type = "api_error"
     should_retry: bool | None = None
     """`x-should-retry`: what a client is told about trying again; None says nothing."""
 
-    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after_s: int | None = None, details: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
+        self.details = details
 
 
 class SettingsError(ProxyError):

@@ -1,0 +1,276 @@
+"""What the head and the body of a provider's answer say about errors and limits, as plain data.
+
+Not here: what follows from it. Kind, scope and waits are `routing`'s; this module judges nothing and never raises,
+since nothing that a provider sends can be relied on.
+
+The rules:
+
+- Names of headers are case-insensitive; of several with one name the last counts. What can't be read is as if it were
+  not there.
+- Three shapes of error are known (`{"type":"error","error":{...}}`, `{"error":{...}}`, `{"error":"..."}`); Z.AI's codes
+  are numbers or texts, in `error.code` or `error.type`, or only as `[1308]` at the start of the message (recorded
+  answers).
+- Times are Unix milliseconds. Unified resets are epoch seconds, those of API keys RFC 3339 (Anthropic's documentation
+  and recorded headers); stamps in Z.AI's messages are Beijing time without saying so (an issue of another proxy).
+- `used_ratio` of a subscription's window is its utilization, a fraction; of an API key's limit, 1 - remaining / limit.
+- Messages are cut to 300 characters and lose what looks like a key, since they end up in events and logs.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
+from html import unescape
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from service.ledger.events import Window
+
+MESSAGE_CHARS: Final = 300
+BODY_BYTES_READ: Final = 1_048_576
+"""Larger bodies are no error answers; they are not decoded."""
+WAIT_MS_LIMIT: Final = 366 * 86_400_000
+"""No wait is longer than a year; a greater figure is cut to it."""
+LATEST_MS: Final = 4_102_444_800_000
+"""The year 2100: a time beyond it is no time."""
+
+# The names of the windows in headers (recorded; `7d_oi` is scoped to a model, and others of its form may come).
+UNIFIED = "anthropic-ratelimit-unified-"
+UNIFIED_WINDOW = re.compile(r"(5h|7d(?:_[a-z0-9]+)?)-(status|reset|utilization)")
+LIMIT = "anthropic-ratelimit-"
+LIMIT_WINDOW = re.compile(r"(requests|tokens|input-tokens|output-tokens)-(limit|remaining|reset)")
+LIMIT_PREFIX = LIMIT.encode()
+
+ZAI_ZONE = timezone(timedelta(hours=8))
+ZAI_CODE_IN_MESSAGE = re.compile(r"\s*\[(\d{3,5})\]")
+RESET_IN_MESSAGE = re.compile(
+    r"\bresets? (?:at|on) (\d{4}-\d{2}-\d{2})[ T](\d{2}:\d{2}:\d{2})(?:\.\d+)?\s?(Z\b|UTC\b|GMT\b|[+-]\d{2}:?\d{2}\b)?",
+    re.IGNORECASE,
+)
+SECRETS = re.compile(
+    r"\bsk-[\w-]{6,}"  # Anthropic's and most others' keys and tokens
+    r"|\b[0-9a-f]{32}\.\w{12,}"  # Z.AI's keys
+    r"|\beyJ[\w-]{8,}\.[\w.-]+"  # JSON web tokens
+    r"|(?<=bearer )\S+",
+    re.IGNORECASE,
+)
+TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+TAG = re.compile(r"<[^>]*>")
+BLANKS = re.compile(r"[\s\x00-\x1f\x7f]+")
+
+HeaderItems = Iterable[tuple[bytes, bytes]]
+
+
+class AnswerFacts(Struct, frozen=True):
+    """What an answer says. Texts are empty, and other values None, where it says nothing.
+
+    `error_code` is Anthropic's `details.error_code` or Z.AI's number as text. `retry_after_ms` is how long to wait,
+    `reset_at_ms` when the named limit ends. `unified_status` and `claim` are a subscription's: the word for all
+    windows together, and the window that it is about. `html`: the body is a web page.
+    """
+
+    status: int
+    error_type: str = ""
+    error_code: str = ""
+    message: str = ""
+    retry_after_ms: int | None = None
+    reset_at_ms: int | None = None
+    should_retry: bool | None = None
+    unified_status: str = ""
+    claim: str = ""
+    request_id: str = ""
+    html: bool = False
+    windows: dict[str, Window] = {}
+
+
+def answer_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) -> AnswerFacts:
+    """What an answer says about errors and limits; `body` may also be the data of a stream's error event."""
+    known = by_name(headers)
+    fields = object_of(body)
+    error = error_of(fields)
+    raw_message = message_of(fields, error, body)
+    code = code_of(error, raw_message)
+    word = text(error.get("type"))
+    unified_reset = moment_ms(known.get(UNIFIED + "reset", ""))
+    return AnswerFacts(
+        status=status,
+        error_type="" if word == code else word[:80],
+        error_code=code,
+        message=presentable(raw_message),
+        retry_after_ms=retry_after_ms(known, now_ms),
+        reset_at_ms=unified_reset if unified_reset is not None else reset_in(raw_message),
+        should_retry={"true": True, "false": False}.get(known.get("x-should-retry", "").lower()),
+        unified_status=known.get(UNIFIED + "status", "")[:40],
+        claim=known.get(UNIFIED + "representative-claim", "")[:40],
+        request_id=(known.get("request-id") or text(fields.get("request_id")))[:80],
+        html=body.lstrip()[:1] == b"<",
+        windows=windows_in(known),
+    )
+
+
+def windows_of(headers: HeaderItems) -> dict[str, Window]:
+    """The quota windows that an answer's headers tell of."""
+    found = [item for item in headers if item[0][:20].lower() == LIMIT_PREFIX]
+    return windows_in(by_name(found)) if found else {}
+
+
+def windows_in(known: dict[str, str]) -> dict[str, Window]:
+    """Both kinds of windows: a subscription's (`5h`, `7d`, `7d_..`) and an API key's (`requests`, `tokens`, ..)."""
+    windows = {}
+    for name, facts in parts_of(known, UNIFIED, UNIFIED_WINDOW).items():
+        ratio = number(facts.get("utilization", ""))
+        resets_at_ms = moment_ms(facts.get("reset", "")) or 0
+        windows[name] = Window(used_ratio=ratio, resets_at_ms=resets_at_ms, status=facts.get("status", "")[:40])
+    for name, facts in parts_of(known, LIMIT, LIMIT_WINDOW).items():
+        ratio = used_ratio(number(facts.get("limit", "")), number(facts.get("remaining", "")))
+        windows[name] = Window(used_ratio=ratio, resets_at_ms=moment_ms(facts.get("reset", "")) or 0)
+    return windows
+
+
+def parts_of(known: dict[str, str], prefix: str, pattern: re.Pattern[str]) -> dict[str, dict[str, str]]:
+    """Headers such as `<prefix><window>-<part>`, by window and part."""
+    found: dict[str, dict[str, str]] = {}
+    for name, value in known.items():
+        if name.startswith(prefix) and (match := pattern.fullmatch(name, len(prefix))):
+            found.setdefault(match[1], {})[match[2]] = value
+    return found
+
+
+def used_ratio(limit: float | None, remaining: float | None) -> float | None:
+    """How much of a limit is used."""
+    if limit is None or remaining is None or limit <= 0:
+        return None
+    return max(0.0, 1 - remaining / limit)
+
+
+def retry_after_ms(known: dict[str, str], now_ms: int) -> int | None:
+    """The wait asked for: `retry-after-ms`, else `retry-after` in seconds or as a date."""
+    wait = number(known.get("retry-after-ms", ""))
+    if wait is None:
+        seconds = number(known.get("retry-after", ""))
+        wait = None if seconds is None else seconds * 1000
+    if wait is None:
+        date = date_ms(known.get("retry-after", ""))
+        wait = None if date is None else date - now_ms
+    return None if wait is None else int(min(max(0, wait), WAIT_MS_LIMIT))
+
+
+def date_ms(value: str) -> int | None:
+    """An HTTP date."""
+    try:
+        date = parsedate_to_datetime(value)
+        return unix_ms(date if date.tzinfo else date.replace(tzinfo=UTC))
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def moment_ms(value: str) -> int | None:
+    """A time in epoch seconds (or, if it is that large, milliseconds) or RFC 3339."""
+    seconds = number(value)
+    if seconds is not None:
+        moment = int(seconds if seconds > LATEST_MS / 1000 else seconds * 1000)
+        return moment if moment <= LATEST_MS else None
+    try:
+        date = datetime.fromisoformat(value.strip())
+        return unix_ms(date if date.tzinfo else date.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        return None
+
+
+def reset_in(message: str) -> int | None:
+    """The reset named in a message; a stamp without an offset is Z.AI's, so Beijing time."""
+    match = RESET_IN_MESSAGE.search(message[: 8 * MESSAGE_CHARS])
+    if not match:
+        return None
+    day, clock, offset = match.groups()
+    offset = {None: "", "Z": "+00:00", "UTC": "+00:00", "GMT": "+00:00"}.get(offset and offset.upper(), offset)
+    try:
+        date = datetime.fromisoformat(f"{day}T{clock}{offset}")
+        return unix_ms(date if date.tzinfo else date.replace(tzinfo=ZAI_ZONE))
+    except (ValueError, OverflowError):
+        return None
+
+
+def unix_ms(date: datetime) -> int | None:
+    """Unix milliseconds; None before 1970 and after 2100."""
+    moment = round(date.timestamp() * 1000)
+    return moment if 0 <= moment <= LATEST_MS else None
+
+
+def number(value: str) -> float | None:
+    """A finite number that is not negative."""
+    try:
+        found = float(value)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) and found >= 0 else None
+
+
+def error_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """The error inside an answer's object, as an object."""
+    error = fields.get("error")
+    if isinstance(error, dict):
+        return error
+    return {"message": error} if isinstance(error, str) else {}
+
+
+def code_of(error: dict[str, Any], message: str) -> str:
+    """The provider's own code for an error, as text."""
+    details = error.get("details")
+    if isinstance(details, dict) and (code := code_text(details.get("error_code"))):
+        return code
+    if code := code_text(error.get("code")):
+        return code
+    if (code := code_text(error.get("type"))).isdigit():
+        return code
+    match = ZAI_CODE_IN_MESSAGE.match(message)
+    return match[1] if match else ""
+
+
+def code_text(value: Any) -> str:
+    """A code as text, whether it came as a text or a number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)[:80]
+    return text(value).strip()[:80]
+
+
+def message_of(fields: dict[str, Any], error: dict[str, Any], body: bytes) -> str:
+    """The words of an error: its message, or what a page or a plain text says."""
+    if fields:
+        return text(error.get("message")) or text(fields.get("message")) or text(fields.get("msg"))
+    words = body[: 8 * MESSAGE_CHARS].decode("utf-8", "replace")
+    if not words.lstrip().startswith("<"):
+        return words
+    title = TITLE.search(words)
+    return unescape(TAG.sub(" ", title[1] if title else words))
+
+
+def presentable(message: str) -> str:
+    """One line of at most 300 characters without keys."""
+    line = BLANKS.sub(" ", message[: 8 * MESSAGE_CHARS]).strip()
+    line = SECRETS.sub("***", line)
+    return line if len(line) <= MESSAGE_CHARS else line[: MESSAGE_CHARS - 1] + "…"
+
+
+def object_of(body: bytes) -> dict[str, Any]:
+    """A body's JSON object; empty for what is none."""
+    if len(body) > BODY_BYTES_READ:
+        return {}
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def by_name(headers: HeaderItems) -> dict[str, str]:
+    """Headers by lower-cased name."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1").strip() for name, value in headers}
+
+
+def text(value: Any) -> str:
+    """A text; empty for what is none."""
+    return value if isinstance(value, str) else ""
