@@ -1,0 +1,86 @@
+"""As whom the servers run: Postgres refuses root, so root has to be given up.
+
+Two ways, of which the first that works here is taken. `drop`: become `nobody`, who must be able to reach both the
+programs and the data. `namespace`: stay root outside and be `nobody` inside a user namespace of Linux, which reaches
+whatever root reaches (a 0700 home, say). They give the files different owners, so the way is noted in the data's folder
+and never changed on it. Not here: how a process takes an account on (that is `leashed`).
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from service.embedded import EmbeddedError, folder
+
+Way = Literal["self", "drop", "namespace"]
+NOBODY = "nobody"
+
+
+class Account(NamedTuple):
+    """Who a process is to be. `uid` and `gid` say nothing when the way is `self`."""
+
+    way: Way
+    uid: int = 0
+    gid: int = 0
+
+    def own(self, path: Path) -> None:
+        """Give `path` to this account, where it is another one than ours."""
+        if self.way == "drop":
+            os.chown(path, self.uid, self.gid)
+
+
+SELF = Account("self")
+
+
+def choose(place: Path, works: Callable[[Account], bool]) -> Account:
+    """The account for the server whose folder is `place`, noted there. `works` tries a candidate on this machine."""
+    note = place / "account"
+    known = folder.read(note)
+    if known is not None:
+        return _again(place, known, works)
+    account = next((candidate for candidate in _candidates() if works(candidate)), None)
+    if account is None:
+        raise EmbeddedError(
+            f"Postgres does not run as root, and neither can `{NOBODY}` reach {place} and the programs, nor does this "
+            "machine allow user namespaces. Run as a normal user, or set CCPROXY_HOME to a folder that every account "
+            "may enter (as /var/lib/ccproxy), or set DATABASE_URL and REDIS_URL to servers that run."
+        )
+    folder.write_private(note, f"{account.way}\n")
+    return account
+
+
+def _candidates() -> tuple[Account, ...]:
+    if os.geteuid() != 0:
+        return (SELF,)
+    return (_nobody("drop"), _nobody("namespace")) if sys.platform == "linux" else (_nobody("drop"),)
+
+
+def _again(place: Path, known: str, works: Callable[[Account], bool]) -> Account:
+    way = next((way for way in get_args(Way) if way == known), None)
+    if way is None:
+        raise EmbeddedError(f"{place / 'account'} holds {known[:40]!r}, which is none of {', '.join(get_args(Way))}.")
+    owner = place.stat().st_uid
+    if (way == "self") == (os.geteuid() == 0) or owner != os.geteuid():
+        raise EmbeddedError(
+            f"The data in {place} were made by the user with id {owner}, and you are {os.geteuid()}. "
+            "Run as that user, or set CCPROXY_HOME to another folder."
+        )
+    account = SELF if way == "self" else _nobody(way)
+    if not works(account):
+        raise EmbeddedError(
+            f"The data in {place} belong to a server that was run by way of `{way}`, which this machine no longer "
+            "allows. Make the folder and the programs reachable as they were, or set CCPROXY_HOME to another folder."
+        )
+    return account
+
+
+def _nobody(way: Way) -> Account:
+    import pwd  # here, for there is no such module on Windows, where this page is imported but never used
+
+    try:
+        entry = pwd.getpwnam(NOBODY)
+    except KeyError:
+        raise EmbeddedError(f"There is no account `{NOBODY}` for the servers here. Run as a normal user.") from None
+    return Account(way, entry.pw_uid, entry.pw_gid)

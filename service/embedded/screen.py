@@ -1,0 +1,115 @@
+"""What `up` shows: a line for each step, the banner, and a line whenever a child ends or is back.
+
+Coloured on a terminal, plain where it is piped (and with NO_COLOR). Not here: the proxy's own log, which goes straight
+to the terminal. A terminal that has gone away must not keep `up` from ending its children: it is not an error here.
+"""
+
+import io
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from service.embedded.program import reachable
+
+if TYPE_CHECKING:
+    from service.embedded.supervisor import Child
+    from service.settings import Route, Settings
+
+TAIL_LINES = 12
+TAIL_BYTES = 8 * 1024
+
+
+class Screen:
+    """Writes to stdout, and to stderr what went wrong."""
+
+    def __init__(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal that has no tick shall show a question mark
+        self._out = Console(highlight=False, soft_wrap=True)
+        self._err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+    def starting(self, child: "Child") -> None:
+        """A step begins. On a terminal alone, where the next line takes its place."""
+        if self._out.is_terminal:
+            self._say(Text(f"  … {child.name}", style="dim"), end="\r")
+
+    def ready(self, child: "Child", took_ms: int, *, again: bool) -> None:
+        """A step is done, or a child is back."""
+        back = "is back: " if again else ""
+        self._say(Text.assemble("  ", ("✓", "green"), f" {back}{child.title} ", (f"({took_ms / 1000:.1f} s)", "dim")))
+
+    def given(self, name: str, where: str) -> None:
+        """A server that the settings name, and that `up` does not start."""
+        self._say(Text.assemble("  ", ("✓", "green"), f" {name} at {where}, as set"))
+
+    def ended(self, child: "Child", how: str, wait_ms: int) -> None:
+        """A child ended and will be started again."""
+        self._say(
+            Text.assemble("  ", ("!", "yellow"), f" {child.name} {how}; it is started again in {wait_ms / 1000:.1f} s")
+        )
+
+    def given_up(self, child: "Child", how: str, starts: int) -> None:
+        """A child can't be started."""
+        self.fail(f"{child.name} {how}. It could not be started {starts} times within a minute; `up` ends.")
+        if child.log is not None:
+            self._say(Text(_tail(child.log), style="dim"), error=True)
+            self._say(Text(f"Its log: {child.log}"), error=True)
+
+    def fail(self, message: str) -> None:
+        """What went wrong, and its mend."""
+        self._say(Text.assemble(("✗ ", "bold red"), message), error=True)
+
+    def note(self, message: str) -> None:
+        """A line of its own."""
+        self._say(Text(message))
+
+    def banner(self, settings: "Settings", logs: Path) -> None:
+        """Address, routes, places, and how to point Claude Code here."""
+        self._say(Text())
+        self._say(Text.assemble("Claude Code Proxy serves on ", (proxy_url(settings), "bold green")))
+        self._say(Text())
+        for number, route in enumerate(settings.routes, 1):
+            self._say(_route_line(number, route))
+        if all(route.off for route in settings.routes):
+            self._say(Text(_without_routes(settings)))
+        self._say(Text(f"\n  data  {settings.home}\n  logs  {logs}\n\nPoint Claude Code here:\n"))
+        self._say(Text(f"  export ANTHROPIC_BASE_URL={proxy_url(settings)}\n  claude\n", style="bold"))
+        self._say(Text("Ctrl-C ends everything.", style="dim"))
+
+    def _say(self, text: Text, *, end: str = "\n", error: bool = False) -> None:
+        with suppress(OSError, ValueError):
+            (self._err if error else self._out).print(text, end=end)
+
+
+def proxy_url(settings: "Settings") -> str:
+    """The base URL for clients on this machine."""
+    host = reachable(settings.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}{settings.base_path}"
+
+
+def _route_line(number: int, route: "Route") -> Text:
+    start = f"  {number}. {route.title:<24} "
+    if route.off:
+        return Text.assemble(start, ("off", "yellow"), f"  {route.off}")
+    return Text.assemble(start, ("on", "green"), f"   {route.base_url}")
+
+
+def _without_routes(settings: "Settings") -> str:
+    if settings.client_credentials == "never":
+        return "  No route has a credential, and CLIENT_CREDENTIALS=never: every request will be refused."
+    return "  No route has a credential: each client's own is passed through, to Anthropic alone."
+
+
+def _tail(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(lines[-TAIL_LINES:])

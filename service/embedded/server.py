@@ -1,0 +1,173 @@
+"""What the embedded Postgres and Valkey have in common: a folder, a port, and a process that holds the folder's lock.
+
+Usable on its own, as a plain context manager; `up` drives the same object step by step (`prepare`, `spawn`,
+`is_ready`, `poll`). Not here: the command lines, and when to start a server again.
+
+The lock is held by the server itself, through a descriptor that it and its children inherit, and not by us. So a folder
+stays locked for as long as anything of its server lives, even when we are long dead; and once we have the lock again,
+whatever the last server left behind (a pid file, say) is known to be stale.
+"""
+
+import os
+import signal
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+
+from service.embedded import EmbeddedError, binaries, folder
+from service.embedded import account as accounts
+from service.embedded.leash import Leash, run
+
+READY_POLL_S = 0.01
+PROBE_TIMEOUT_S = 20.0
+ENVIRON = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+"""All that a server sees of the environment: PGDATA, PGPORT and their kind must not reach it."""
+
+
+class Server(ABC):
+    """A database server on the loopback, with its data in a folder of its own."""
+
+    name: str = ""
+    stop_signal: ClassVar[signal.Signals]
+    needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    once = False
+    start_timeout_s = 60.0
+    stop_timeout_s = 10.0
+    hasty_stop_timeout_s = 2.0
+
+    def __init__(self, place: Path, *, log: Path | None = None, busy_timeout_s: float = 5.0) -> None:
+        """`place` is made when it is missing. `busy_timeout_s`: how long another server may still hold it."""
+        self.place = place.absolute()
+        self.data = self.place / "data"
+        self.log = log or self.place / f"{self.name.lower()}.log"
+        self.version = ""
+        self.port = 0
+        self._busy_timeout_s = busy_timeout_s
+        self._account: accounts.Account | None = None
+        self._process: Leash | None = None
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where it listens, with the password. Known once it was spawned; the same after every restart."""
+
+    @abstractmethod
+    def is_ready(self) -> bool:
+        """Whether the process that we spawned, and no other, serves now."""
+
+    @abstractmethod
+    def _program(self) -> Path:
+        """The server's binary."""
+
+    @abstractmethod
+    def _launch(self, lock: int, output: int) -> Leash:
+        """Start the process on data that are there, with `lock` inherited and its output to `output`."""
+
+    @property
+    def title(self) -> str:
+        """Name, version and address, for the terminal."""
+        return f"{self.name} {self.version} on 127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The process's id; 0 when it was never started."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def account(self) -> accounts.Account:
+        """As whom it runs. Known once it was prepared."""
+        if self._account is None:
+            raise RuntimeError(f"{self.name} was not prepared")
+        return self._account
+
+    def prepare(self) -> None:
+        """Find the program and the account. Raises EmbeddedError for what no second try would mend."""
+        if self._account is not None:
+            return
+        program = self._program()
+        self.version = binaries.version_of(program)
+        self.place.mkdir(parents=True, exist_ok=True)
+        # Root's servers run as another user, who must pass through here; what is secret is closed by itself.
+        self.place.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        self._account = accounts.choose(self.place, lambda account: self._reaches(account, program))
+
+    def spawn(self) -> None:
+        """Start the process without waiting for it to be ready. Raises EmbeddedError, FolderBusy when it is in use."""
+        self.prepare()
+        if self.alive:
+            raise EmbeddedError(f"{self.name} already runs, as process {self.pid}.")
+        with self._locked() as lock, os.fdopen(folder.open_log(self.log), "wb") as output:
+            if not self.port:
+                self.port = folder.choose_port(self.place / "port")
+            self._process = self._launch(lock, output.fileno())
+        folder.write_private(self.place / "pid", f"{self._process.pid}\n")
+
+    def start(self, timeout_s: float = 60.0) -> str:
+        """Start, wait until ready, and return the URL. Raises EmbeddedError."""
+        self.spawn()
+        give_up_at_s = time.monotonic() + timeout_s
+        while not self.is_ready():
+            status = self.poll()
+            if status is not None:
+                raise EmbeddedError(f"{self.name} ended with status {status} before it was ready; see {self.log}")
+            if time.monotonic() >= give_up_at_s:
+                self.kill()
+                raise EmbeddedError(f"{self.name} was not ready after {timeout_s:.0f} s; see {self.log}")
+            time.sleep(READY_POLL_S)
+        return self.url
+
+    def poll(self) -> int | None:
+        """None while it runs, else its exit status."""
+        return self._process.poll() if self._process else 0
+
+    def ask_to_end(self) -> None:
+        """Begin an orderly stop."""
+        if self._process is not None:
+            self._process.ask_to_end()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Stop in order, by force after `timeout_s`. Nothing happens when it does not run."""
+        if self.alive and self._process is not None:
+            self._process.stop(timeout_s)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would. What was acknowledged stays."""
+        if self.alive and self._process is not None:
+            self._process.kill()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def _locked(self) -> "folder.Locked":
+        try:
+            return folder.Locked(self.place / "lock", self._busy_timeout_s)
+        except folder.FolderBusy:
+            pid = folder.read(self.place / "pid") or "unknown"
+            raise folder.FolderBusy(
+                f"{self.name}'s data in {self.place} are in use by another server (process {pid}). "
+                "End that one, or set CCPROXY_HOME to another folder."
+            ) from None
+
+    def _reaches(self, account: accounts.Account, program: Path) -> bool:
+        """Whether `account` can run the program and enter the folder: tried, since no reading of modes tells it."""
+        test = ["/bin/sh", "-c", 'cd "$1" && exec "$2" --version', "probe", str(self.place), str(program)]
+        with open(os.devnull, "wb") as nowhere, suppress(OSError):
+            return run(test, account=account, environ=ENVIRON, output=nowhere.fileno(), timeout_s=PROBE_TIMEOUT_S) == 0
+        return False
+
+    def _make_data_folder(self, path: Path) -> None:
+        path.mkdir(mode=0o700)
+        self.account.own(path)

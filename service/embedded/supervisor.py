@@ -1,0 +1,252 @@
+"""Keeps children running: when one is started, started again, or given up.
+
+The rules, which `Life` holds as pure functions of `now_ms`:
+- A child that ends is started again after a wait: 0.1 s at first, doubled each time up to 5 s. Once it has run for 30 s
+  the next wait is 0.1 s again.
+- A start has failed when the child ended before it was ready, or was not ready in time. Five failed starts within a
+  minute, and the child is given up. A child that was ready and ended counts as a crash, not as a failed start.
+- A child is started only while all it `needs` are ready, and not before all it comes `after` have been ready once.
+
+`Supervisor` does what they say, one short `step` at a time, on the caller's thread. Not here: what the children are,
+what is shown of them, signals.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from service.embedded import EmbeddedError
+from service.embedded.program import how_it_ended
+
+STARTING_PAUSE_S = 0.02
+IDLE_PAUSE_S = 1.0
+"""A child's end wakes the caller by SIGCHLD; this is only for the case that a signal is missed."""
+STOP_PAUSE_S = 0.02
+
+
+class Rules(Struct, frozen=True):
+    """When to start again, and when to give up."""
+
+    first_wait_ms: int = 100
+    longest_wait_ms: int = 5_000
+    steady_ms: int = 30_000
+    failed_starts: int = 5
+    window_ms: int = 60_000
+
+
+class Phase(Enum):
+    """Where a child is in its life."""
+
+    WAITING = "waiting"  # to be started, at `at_ms` or later
+    STARTING = "starting"  # since `at_ms`
+    READY = "ready"  # since `at_ms`
+    DONE = "done"  # a `once` that has ended well
+    GIVEN_UP = "given up"
+
+
+class Life(Struct, frozen=True):
+    """What is known of one child. `wait_ms` is the wait before its last start, 0 for the first."""
+
+    phase: Phase = Phase.WAITING
+    at_ms: int = 0
+    wait_ms: int = 0
+    failed_at_ms: tuple[int, ...] = ()
+    has_been_ready: bool = False
+
+    def due(self, now_ms: int) -> bool:
+        """Whether it is time to start it."""
+        return self.phase is Phase.WAITING and now_ms >= self.at_ms
+
+    def started(self, now_ms: int) -> "Life":
+        """It was started."""
+        return replace(self, phase=Phase.STARTING, at_ms=now_ms)
+
+    def ready(self, now_ms: int) -> "Life":
+        """It serves."""
+        return replace(self, phase=Phase.READY, at_ms=now_ms, has_been_ready=True)
+
+    def done(self, now_ms: int) -> "Life":
+        """It has ended well, and was to run once."""
+        return replace(self, phase=Phase.DONE, at_ms=now_ms, has_been_ready=True)
+
+    def ended(self, now_ms: int, rules: Rules) -> "Life":
+        """It has ended, or could not be started: wait, or give up."""
+        failed_at_ms = tuple(at_ms for at_ms in self.failed_at_ms if now_ms - at_ms < rules.window_ms)
+        if self.phase is not Phase.READY:
+            failed_at_ms = (*failed_at_ms, now_ms)
+        if len(failed_at_ms) >= rules.failed_starts:
+            return replace(self, phase=Phase.GIVEN_UP, at_ms=now_ms, failed_at_ms=failed_at_ms)
+        was_steady = self.phase is Phase.READY and now_ms - self.at_ms >= rules.steady_ms
+        wait_ms = rules.first_wait_ms
+        if self.wait_ms and not was_steady:
+            wait_ms = min(self.wait_ms * 2, rules.longest_wait_ms)
+        return replace(self, phase=Phase.WAITING, at_ms=now_ms + wait_ms, wait_ms=wait_ms, failed_at_ms=failed_at_ms)
+
+
+class Child(Protocol):
+    """What can be supervised: an embedded server, or one of our programs."""
+
+    needs: tuple[str, ...]  # children that must be ready whenever this one is started
+    after: tuple[str, ...]  # children that must have been ready once
+    once: bool  # runs to its end; an exit status of 0 makes it done
+    start_timeout_s: float
+    stop_timeout_s: float
+    hasty_stop_timeout_s: float
+
+    @property
+    def name(self) -> str:
+        """By which other children, and messages, name it."""
+
+    @property
+    def log(self) -> Path | None:
+        """Where its output goes; None: to the terminal."""
+
+    @property
+    def title(self) -> str:
+        """What to call it on the terminal once it is ready."""
+
+    def spawn(self) -> None:
+        """Start it; whether it then serves shows in `is_ready`. Raises EmbeddedError or OSError when it can't."""
+
+    def is_ready(self) -> bool:
+        """Whether it serves."""
+
+    def poll(self) -> int | None:
+        """None while it runs, else its exit status."""
+
+    def ask_to_end(self) -> None:
+        """Begin an orderly stop."""
+
+    def kill(self) -> None:
+        """End it now."""
+
+
+class Teller(Protocol):
+    """Who is told, so that it can be shown."""
+
+    def starting(self, child: Child) -> None:
+        """It is being started."""
+
+    def ready(self, child: Child, took_ms: int, *, again: bool) -> None:
+        """It serves, `took_ms` after it was started."""
+
+    def ended(self, child: Child, how: str, wait_ms: int) -> None:
+        """It ended, and is started again after `wait_ms`."""
+
+    def given_up(self, child: Child, how: str, starts: int) -> None:
+        """It ended, as it did at `starts` starts within a minute, and is not started again."""
+
+
+def monotonic_ms() -> int:
+    """The clock of `Life`."""
+    return time.monotonic_ns() // 1_000_000
+
+
+class Supervisor:
+    """Runs `children`: started in their order as far as their needs allow, ended in the opposite one."""
+
+    def __init__(
+        self,
+        children: Sequence[Child],
+        teller: Teller,
+        *,
+        rules: Rules | None = None,
+        now_ms: Callable[[], int] = monotonic_ms,
+    ) -> None:
+        self._children = children
+        self._teller = teller
+        self._rules = rules or Rules()
+        self._now_ms = now_ms
+        self._lives = {child.name: Life() for child in children}
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether every child serves, or has done its work."""
+        return all(life.phase in (Phase.READY, Phase.DONE) for life in self._lives.values())
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether a child was given up."""
+        return any(life.phase is Phase.GIVEN_UP for life in self._lives.values())
+
+    def life(self, name: str) -> Life:
+        """What is known of the child of that name."""
+        return self._lives[name]
+
+    def step(self) -> None:
+        """See who has ended, who has become ready, and start who is due. Never waits for a child."""
+        for child in self._children:
+            life = self._lives[child.name]
+            if life.phase in (Phase.STARTING, Phase.READY):
+                self._look_at(child, life)
+            elif life.due(self._now_ms()) and self._may_start(child):
+                self._start(child, life)
+
+    def pause_s(self) -> float:
+        """How long the caller may wait before the next `step`, unless a signal comes."""
+        lives = self._lives.values()
+        if any(life.phase is Phase.STARTING for life in lives):
+            return STARTING_PAUSE_S
+        now_ms = self._now_ms()
+        waits_ms = [life.at_ms - now_ms for life in lives if life.phase is Phase.WAITING]
+        return max(STARTING_PAUSE_S, min([IDLE_PAUSE_S, *(wait_ms / 1000 for wait_ms in waits_ms)]))
+
+    def stop(self, in_haste: Callable[[], bool]) -> None:
+        """End all children, the last one first. `in_haste` is asked again and again: whether to wait any longer."""
+        for child in reversed(self._children):
+            if self._lives[child.name].phase not in (Phase.STARTING, Phase.READY) or child.poll() is not None:
+                continue
+            child.ask_to_end()
+            asked_at_ms = self._now_ms()
+            while child.poll() is None:
+                limit_s = child.hasty_stop_timeout_s if in_haste() else child.stop_timeout_s
+                if self._now_ms() - asked_at_ms >= limit_s * 1000:
+                    child.kill()
+                    break
+                time.sleep(STOP_PAUSE_S)
+
+    def _may_start(self, child: Child) -> bool:
+        needed = (self._lives[name].phase for name in child.needs)
+        return all(phase in (Phase.READY, Phase.DONE) for phase in needed) and all(
+            self._lives[name].has_been_ready for name in child.after
+        )
+
+    def _start(self, child: Child, life: Life) -> None:
+        self._teller.starting(child)
+        self._lives[child.name] = life = life.started(self._now_ms())
+        try:
+            child.spawn()
+        except (EmbeddedError, OSError) as error:
+            self._end(child, life, f"can't be started: {error}")
+
+    def _look_at(self, child: Child, life: Life) -> None:
+        status = child.poll()
+        now_ms = self._now_ms()
+        if status is not None:
+            if child.once and status == 0:
+                self._lives[child.name] = life.done(now_ms)
+                self._teller.ready(child, now_ms - life.at_ms, again=False)
+            else:
+                self._end(child, life, how_it_ended(status))
+        elif life.phase is Phase.STARTING:
+            self._await_ready(child, life, now_ms)
+
+    def _await_ready(self, child: Child, life: Life, now_ms: int) -> None:
+        if not child.once and child.is_ready():
+            self._lives[child.name] = life.ready(now_ms)
+            self._teller.ready(child, now_ms - life.at_ms, again=life.has_been_ready)
+        elif now_ms - life.at_ms >= child.start_timeout_s * 1000:
+            child.kill()
+            self._end(child, life, f"was not ready after {child.start_timeout_s:.0f} s")
+
+    def _end(self, child: Child, life: Life, how: str) -> None:
+        life = self._lives[child.name] = life.ended(self._now_ms(), self._rules)
+        if life.phase is Phase.GIVEN_UP:
+            self._teller.given_up(child, how, len(life.failed_at_ms))
+        else:
+            self._teller.ended(child, how, life.wait_ms)

@@ -1,0 +1,230 @@
+"""`ccproxy up`: one command that starts Postgres, Valkey, the migrations, the worker and the proxy, and ends them.
+
+This page is the order of things: lock the home, see that the address is free, start, show, watch, end. Not here: how a
+server is started (`postgres`, `valkey`), when a child is started again (`supervisor`), what it looks like (`screen`).
+It runs on one thread, because the kernel ends children with the thread that started them.
+"""
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from service.embedded import EmbeddedError, folder
+from service.embedded.postgres import Postgres
+from service.embedded.program import Program, answers_livez, own_command
+from service.embedded.screen import Screen, proxy_url
+from service.embedded.supervisor import Child, Supervisor
+from service.embedded.valkey import Valkey
+
+if TYPE_CHECKING:
+    from service.embedded.server import Server
+    from service.settings import Settings
+
+WORKER_READY = "worker.ready"
+"""What `ccproxy worker` prints once it takes jobs."""
+PROXY_STOP_TIMEOUT_S = 12.0
+"""The proxy's own limit for answers in flight (10 s), and a little."""
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+class Household(NamedTuple):
+    """The children of one `up`, and the addresses of their servers, which are known once these were spawned."""
+
+    children: Sequence[Child]
+    redis_url: Callable[[], str]
+    database_url: Callable[[], str]
+
+
+def run(settings: "Settings", *, build: "Callable[[Settings], Household] | None" = None) -> int:
+    """Start everything, stay until told to end, and return the exit status. `build` is for tests: other children."""
+    screen = Screen()
+    if sys.platform == "win32":
+        screen.fail("`ccproxy up` needs Linux or macOS. On Windows, run it in WSL2, or use Docker: see README.")
+        return 1
+    try:
+        with Signals() as signals, _home(settings):
+            _check_address(settings)
+            return _run_locked(settings, screen, (build or household)(settings), signals)
+    except EmbeddedError as error:
+        screen.fail(str(error))
+        return 1
+
+
+def household(settings: "Settings") -> Household:
+    """The children that the settings ask for: no server of our own where they name one."""
+    logs = settings.home / "logs"
+    servers: list[Server] = []
+    redis_url, database_url = settings.redis_url, settings.database_url
+    # Valkey first: it is ready at once, while Postgres may have to make its data.
+    if redis_url is None:
+        servers.append(valkey := Valkey(settings.home / "valkey", log=logs / "valkey.log"))
+    if database_url is None:
+        servers.append(postgres := Postgres(settings.home / "postgres", log=logs / "postgres.log"))
+    for server in servers:
+        server.prepare()
+    urls = Household((), lambda: redis_url or valkey.url, lambda: database_url or postgres.url)
+    return urls._replace(children=(*servers, *_programs(settings, logs, tuple(s.name for s in servers), urls)))
+
+
+def _programs(settings: "Settings", logs: Path, servers: tuple[str, ...], urls: Household) -> tuple[Program, ...]:
+    environ = partial(_environ, settings, urls)
+    migrations = Program(
+        "migrations",
+        own_command("migrate"),
+        environ=environ,
+        log=logs / "migrate.log",
+        needs=tuple(name for name in servers if name == Postgres.name),
+        once=True,
+    )
+    worker = Program(
+        "worker",
+        own_command("worker"),
+        environ=environ,
+        log=logs / "worker.log",
+        is_ready=lambda program: program.says(WORKER_READY),
+        needs=(*servers, migrations.name),
+    )
+    proxy = Program(
+        "proxy",
+        own_command("serve"),
+        title=f"proxy on {proxy_url(settings)}",
+        environ=environ,
+        is_ready=lambda _: answers_livez(settings.host, settings.port),
+        # It never opens Postgres; and once Valkey has been there, it is started again without it too, because it
+        # serves on what it last knew.
+        after=tuple(name for name in servers if name == Valkey.name),
+        stop_timeout_s=PROXY_STOP_TIMEOUT_S,
+    )
+    return migrations, worker, proxy
+
+
+def _environ(settings: "Settings", urls: Household) -> Mapping[str, str]:
+    return os.environ | {
+        "CCPROXY_HOME": str(settings.home),
+        "REDIS_URL": urls.redis_url(),
+        "DATABASE_URL": urls.database_url(),
+    }
+
+
+def _check_address(settings: "Settings") -> None:
+    if not folder.is_free(settings.host, settings.port):
+        raise EmbeddedError(
+            f"Nothing can listen on {settings.host}:{settings.port}: the port is taken, or the address is not this "
+            "machine's. End what listens there, or set PROXY_PORT to a free port (and PROXY_HOST to an address of "
+            "this machine)."
+        )
+
+
+def _run_locked(settings: "Settings", screen: Screen, house: Household, signals: "Signals") -> int:
+    for name, url in (("Redis", settings.redis_url), ("Postgres", settings.database_url)):
+        if url is not None:
+            screen.given(name, _without_secrets(url))
+    supervisor = Supervisor(house.children, screen)
+    try:
+        return _watch(settings, screen, house, supervisor, signals)
+    finally:
+        screen.note("Ending …")
+        supervisor.stop(in_haste=lambda: signals.count > 1)
+        with suppress(FileNotFoundError):
+            (settings.home / "run.json").unlink()
+
+
+def _watch(settings: "Settings", screen: Screen, house: Household, supervisor: Supervisor, signals: "Signals") -> int:
+    announced = False
+    while not signals.count:
+        supervisor.step()
+        if supervisor.has_given_up:
+            return 1
+        if supervisor.all_ready and not announced:
+            announced = True
+            _write_run(settings, house)
+            screen.banner(settings, settings.home / "logs")
+        signals.wait(supervisor.pause_s())
+    return 0
+
+
+def _home(settings: "Settings") -> folder.Locked:
+    home = settings.home
+    # Root's servers run as another user, who must pass through here; what is secret is closed by itself.
+    home.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    try:
+        locked = folder.Locked(home / "lock", timeout_s=0)
+    except folder.FolderBusy:
+        raise EmbeddedError(_already_running(home)) from None
+    (home / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
+    return locked
+
+
+def _already_running(home: Path) -> str:
+    pid, where = folder.read(home / "lock") or "unknown", "and is still starting"
+    with suppress(ValueError, KeyError, TypeError):
+        where = f"and serves on {json.loads(folder.read(home / 'run.json') or '')['proxy_url']}"
+    return (
+        f"`ccproxy up` already runs on {home}: it is process {pid} {where}. "
+        "End that one first, or set CCPROXY_HOME (and PROXY_PORT) for a second."
+    )
+
+
+def _write_run(settings: "Settings", house: Household) -> None:
+    record = {
+        "pid": os.getpid(),
+        "proxy_url": proxy_url(settings),
+        "redis_url": house.redis_url(),
+        "database_url": house.database_url(),
+        "started_at_ms": time.time_ns() // 1_000_000,
+    }
+    folder.write_private(settings.home / "run.json", json.dumps(record, indent=2) + "\n")
+
+
+def _without_secrets(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+class Signals:
+    """Counts the signals that ask us to end, and waits so that they, and a child's end, wake us at once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._reader, self._writer = os.pipe()
+        self._previous: list[tuple[signal.Signals, Any]] = []
+
+    def __enter__(self) -> Self:
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for name in STOP_SIGNALS:
+            if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN:  # as `nohup` leaves SIGHUP
+                self._handle(name, self._note)
+        self._handle("SIGCHLD", lambda *_: None)  # no wake-up without a handler
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous:
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def wait(self, timeout_s: float) -> None:
+        """Until a signal comes, or the time is up."""
+        select.select([self._reader], [], [], timeout_s)
+        with suppress(BlockingIOError):
+            os.read(self._reader, 4096)
+
+    def _handle(self, name: str, handler: Callable[[int, FrameType | None], None]) -> None:
+        number = signal.Signals[name]
+        self._previous.append((number, signal.signal(number, handler)))
+
+    def _note(self, _signal: int, _frame: FrameType | None) -> None:
+        self.count += 1

@@ -1,0 +1,91 @@
+"""The embedded Valkey: TCP on the loopback with a password, every write in an append-only file, nothing ever evicted.
+
+Not here: what is kept in it. No unix socket, whose path may have 107 bytes only. The readiness check speaks the few
+words of the protocol that it needs by itself: importing the client library takes longer than the server's start.
+"""
+
+import json
+import signal
+import socket
+from pathlib import Path
+from typing import ClassVar
+
+from service.embedded import binaries, folder
+from service.embedded.leash import Leash
+from service.embedded.server import ENVIRON, Server
+
+ANSWER_TIMEOUT_S = 0.5
+MAX_ANSWER_BYTES = 64 * 1024
+CONFIGURATION = """\
+bind 127.0.0.1
+port {port}
+requirepass {password}
+dir {data}
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory-policy noeviction
+"""
+
+
+class Valkey(Server):
+    """A Valkey (or Redis 7.0 and newer) server. Data outlive a stop, and a SIGKILL of the process."""
+
+    name = "Valkey"
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+
+    @property
+    def url(self) -> str:
+        """`redis://:PASSWORD@127.0.0.1:PORT/0`."""
+        return f"redis://:{self._password()}@127.0.0.1:{self.port}/0"
+
+    def is_ready(self) -> bool:
+        """Whether our own process answers, and has read its data. A bare PONG could come from any server."""
+        questions = f"AUTH {self._password()}\r\nINFO server\r\nINFO persistence\r\nPING\r\nQUIT\r\n"
+        try:
+            answer = _ask(self.port, questions.encode())
+        except OSError:
+            return False
+        lines = answer.decode(errors="replace").splitlines()
+        return {f"process_id:{self.pid}", "loading:0", "+PONG"} <= set(lines)
+
+    def _program(self) -> Path:
+        return binaries.redis_program()
+
+    def _launch(self, lock: int, output: int) -> Leash:
+        if not self.data.exists():
+            self._make_data_folder(self.data)
+        configuration = CONFIGURATION.format(
+            port=self.port, password=self._password(), data=json.dumps(str(self.data), ensure_ascii=False)
+        )
+        return Leash(
+            # The configuration goes in by stdin: arguments are shown to every user of the machine.
+            [self._program(), "-"],
+            account=self.account,
+            environ=ENVIRON,
+            output=output,
+            stdin=configuration.encode(),
+            stop_signal=self.stop_signal,
+            inherit=(lock,),
+        )
+
+    def _password(self) -> str:
+        note = self.place / "password"
+        password = folder.read(note)
+        if not password:
+            password = folder.new_password()
+            folder.write_private(note, f"{password}\n")
+        return password
+
+
+def _ask(port: int, questions: bytes) -> bytes:
+    """Everything that the server answers, until it hangs up (the last question is QUIT)."""
+    answer = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_TIMEOUT_S) as connection:
+        connection.sendall(questions)
+        while len(answer) < MAX_ANSWER_BYTES:
+            piece = connection.recv(MAX_ANSWER_BYTES)
+            if not piece:
+                break
+            answer += piece
+    return answer
