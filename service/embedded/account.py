@@ -34,6 +34,16 @@ class Account(NamedTuple):
 SELF = Account("self")
 
 
+def check_owner(place: Path) -> None:
+    """Raises EmbeddedError when `place` belongs to somebody else, whose data we could neither read nor leave intact."""
+    owner = place.stat().st_uid
+    if owner != os.geteuid():
+        raise EmbeddedError(
+            f"{place} belongs to the user with id {owner}, and you are {os.geteuid()}. "
+            "Run as that user, or set CCPROXY_HOME to another folder."
+        )
+
+
 def choose(place: Path, works: Callable[[Account], bool]) -> Account:
     """The account for the server whose folder is `place`, noted there. `works` tries a candidate on this machine."""
     note = place / "account"
@@ -61,11 +71,10 @@ def _again(place: Path, known: str, works: Callable[[Account], bool]) -> Account
     way = next((way for way in get_args(Way) if way == known), None)
     if way is None:
         raise EmbeddedError(f"{place / 'account'} holds {known[:40]!r}, which is none of {', '.join(get_args(Way))}.")
-    owner = place.stat().st_uid
-    if (way == "self") == (os.geteuid() == 0) or owner != os.geteuid():
+    if (way == "self") == (os.geteuid() == 0):
+        maker = "a normal user" if way == "self" else "root"
         raise EmbeddedError(
-            f"The data in {place} were made by the user with id {owner}, and you are {os.geteuid()}. "
-            "Run as that user, or set CCPROXY_HOME to another folder."
+            f"The data in {place} were made by {maker}. Run as that user, or set CCPROXY_HOME to another folder."
         )
     account = SELF if way == "self" else _nobody(way)
     if not works(account):

@@ -33,11 +33,6 @@ class Screen:
         self._out = Console(highlight=False, soft_wrap=True)
         self._err = Console(highlight=False, soft_wrap=True, stderr=True)
 
-    def starting(self, child: "Child") -> None:
-        """A step begins. On a terminal alone, where the next line takes its place."""
-        if self._out.is_terminal:
-            self._say(Text(f"  … {child.name}", style="dim"), end="\r")
-
     def ready(self, child: "Child", took_ms: int, *, again: bool) -> None:
         """A step is done, or a child is back."""
         back = "is back: " if again else ""
@@ -81,9 +76,9 @@ class Screen:
         self._say(Text(f"  export ANTHROPIC_BASE_URL={proxy_url(settings)}\n  claude\n", style="bold"))
         self._say(Text("Ctrl-C ends everything.", style="dim"))
 
-    def _say(self, text: Text, *, end: str = "\n", error: bool = False) -> None:
+    def _say(self, text: Text, *, error: bool = False) -> None:
         with suppress(OSError, ValueError):
-            (self._err if error else self._out).print(text, end=end)
+            (self._err if error else self._out).print(text)
 
 
 def proxy_url(settings: "Settings") -> str:

@@ -35,7 +35,7 @@ class Server(ABC):
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     once = False
-    start_timeout_s = 60.0
+    start_timeout_s = 600.0  # a server that recovers after a crash is not to be killed for it
     stop_timeout_s = 10.0
     hasty_stop_timeout_s = 2.0
 
@@ -96,6 +96,7 @@ class Server(ABC):
         program = self._program()
         self.version = binaries.version_of(program)
         self.place.mkdir(parents=True, exist_ok=True)
+        accounts.check_owner(self.place)
         # Root's servers run as another user, who must pass through here; what is secret is closed by itself.
         self.place.chmod(0o711 if os.geteuid() == 0 else 0o700)
         self._account = accounts.choose(self.place, lambda account: self._reaches(account, program))

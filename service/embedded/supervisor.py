@@ -129,9 +129,6 @@ class Child(Protocol):
 class Teller(Protocol):
     """Who is told, so that it can be shown."""
 
-    def starting(self, child: Child) -> None:
-        """It is being started."""
-
     def ready(self, child: Child, took_ms: int, *, again: bool) -> None:
         """It serves, `took_ms` after it was started."""
 
@@ -217,7 +214,6 @@ class Supervisor:
         )
 
     def _start(self, child: Child, life: Life) -> None:
-        self._teller.starting(child)
         self._lives[child.name] = life = life.started(self._now_ms())
         try:
             child.spawn()

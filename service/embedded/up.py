@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -72,6 +73,8 @@ def household(settings: "Settings") -> Household:
         servers.append(postgres := Postgres(settings.home / "postgres", log=logs / "postgres.log"))
     for server in servers:
         server.prepare()
+    for earlier, later in pairwise(servers):
+        later.after = (earlier.name,)  # the making of data holds this thread, and would count as the other's time
     urls = Household((), lambda: redis_url or valkey.url, lambda: database_url or postgres.url)
     return urls._replace(children=(*servers, *_programs(settings, logs, tuple(s.name for s in servers), urls)))
 
@@ -155,13 +158,15 @@ def _watch(settings: "Settings", screen: Screen, house: Household, supervisor: S
 
 def _home(settings: "Settings") -> folder.Locked:
     home = settings.home
-    # Root's servers run as another user, who must pass through here; what is secret is closed by itself.
-    home.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
     try:
+        # Root's servers run as another user, who must pass through here; what is secret is closed by itself.
+        home.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
         locked = folder.Locked(home / "lock", timeout_s=0)
+        (home / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
     except folder.FolderBusy:
         raise EmbeddedError(_already_running(home)) from None
-    (home / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
+    except OSError as error:
+        raise EmbeddedError(f"{home} can't be used: {error}. Set CCPROXY_HOME to a folder of your own.") from error
     return locked
 
 

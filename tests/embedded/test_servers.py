@@ -231,6 +231,14 @@ def test_data_of_another_user_are_refused_with_the_mend(tmp_path: Path) -> None:
         accounts.choose(tmp_path, lambda _: True)
 
 
+def test_a_folder_of_another_user_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its modes nor its data are touched; the message says whose it is."""
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(EmbeddedError, match=f"user with id {owner}"):
+        Valkey(tmp_path).prepare()
+
+
 def test_where_root_has_no_way_out_the_error_names_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No account for the servers: the message says what to do about it, and nothing is noted."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)

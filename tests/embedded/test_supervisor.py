@@ -96,9 +96,6 @@ class Told:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def starting(self, child: Child) -> None:
-        pass
-
     def ready(self, child: Child, took_ms: int, *, again: bool) -> None:
         self.lines.append(f"{child.name} {'again' if again else 'ready'} {took_ms}")
 

@@ -149,6 +149,15 @@ def test_a_second_start_on_the_same_home_names_the_first(fake: Up) -> None:
     assert first.poll() is None
 
 
+def test_a_home_that_cannot_be_used_names_the_mend(fake: Up) -> None:
+    """It ends with 1 and names the setting, without a traceback."""
+    (fake.home / "lock").mkdir(parents=True)  # as good as a folder that may not be written: root may write any
+    status, said = finish(fake.start({"name": "one", "script": SERVES}))
+    assert status == 1
+    assert "CCPROXY_HOME" in said
+    assert "Traceback" not in said
+
+
 def test_a_taken_port_is_told_before_anything_starts(fake: Up) -> None:
     """It ends with 1 and names the setting that mends it; no child has run."""
     with socket.create_server(("127.0.0.1", fake.port)):
