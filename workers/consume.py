@@ -29,6 +29,8 @@ LATEST_MS = 1 << 42
 LARGEST_COUNT = 1 << 40
 """More tokens than any attempt can have, and few enough for sums to stay within Postgres' bigint."""
 LARGEST_COST_NUSD = 1 << 50
+LONGEST_NAME = 256
+"""Characters of a name that is part of a key; a row of an index has room for about 2,700 bytes."""
 CANONICAL_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -40,9 +42,11 @@ class Entry(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Some entries of a stream, and the run of the server that they were read from."""
+    """Some entries of a stream, the run of the server that they were read from, and the epoch of the snapshot that
+    stands there, 0 when there is none."""
 
     run_id: str
+    epoch: int
     entries: list[Entry]
 
 
@@ -54,10 +58,11 @@ class Record(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What was read after a checkpoint. `replaced`: from the first entry, since the stream is another; `full`: a limit
-    ended the batch, and there is more."""
+    """What was read after a checkpoint, from the server's run and epoch. `replaced`: from the first entry, since the
+    stream is another or was never read; `full`: a limit ended the batch, and there is more."""
 
     run_id: str
+    epoch: int
     stream_id: str
     replaced: bool
     records: list[Record]
@@ -100,10 +105,12 @@ class Streams:
         """
         pipeline = self.redis.pipeline(transaction=False)
         pipeline.xrange(wire.events_key(stream), min=first_id, count=PAGE_ENTRIES)
+        pipeline.hget(wire.route_key(stream), "epoch")
         pipeline.info("server")
-        entries, info = pipeline.execute()
+        found, epoch, info = pipeline.execute()
         field = wire.ENTRY_FIELD.encode()
-        return Page(info["run_id"], [Entry(entry_id.decode(), fields.get(field)) for entry_id, fields in entries])
+        entries = [Entry(entry_id.decode(), fields.get(field)) for entry_id, fields in found]
+        return Page(info["run_id"], int(epoch or 0), entries)
 
     def last_id(self, stream: str) -> str:
         """The id of the stream's last entry, NO_ENTRY when it has none."""
@@ -114,25 +121,25 @@ class Streams:
 def read_batch(streams: StreamPort, stream: str, run_id: str, stream_id: str) -> Batch:
     """The next events after the checkpoint (run_id, stream_id); an empty `run_id` stands for a stream never read."""
     page = streams.page(stream, stream_id)
-    replaced = bool(run_id) and (page.run_id != run_id or not continues(page, stream_id))
-    if replaced:
+    replaced = page.run_id != run_id or not continues(page, stream_id)
+    if replaced and stream_id != NO_ENTRY:
         stream_id = NO_ENTRY
         page = streams.page(stream, stream_id)
-    run_id = page.run_id
+    run_id, epoch = page.run_id, page.epoch
     records: list[Record] = []
     dead: list[Rejected] = []
     read = 0
     while page.run_id == run_id and continues(page, stream_id):
         for entry in page.entries[stream_id != NO_ENTRY :]:
             if read >= BATCH_ENTRIES or len(records) >= BATCH_EVENTS:
-                return Batch(run_id, stream_id, replaced, records, dead, full=True)
+                return Batch(run_id, epoch, stream_id, replaced, records, dead, full=True)
             take(entry, stream, records, dead)
             stream_id = entry.stream_id
             read += 1
         if len(page.entries) < PAGE_ENTRIES:
             break
         page = streams.page(stream, stream_id)
-    return Batch(run_id, stream_id, replaced, records, dead, full=False)
+    return Batch(run_id, epoch, stream_id, replaced, records, dead, full=False)
 
 
 def continues(page: Page, stream_id: str) -> bool:
@@ -164,8 +171,8 @@ def fault_of(stream: str, event: Event) -> str:
         return "time out of range"
     if not 0 <= event.seq < LATEST_MS:
         return "seq out of range"
-    if "\0" in event.replica or "\0" in getattr(event, "request_id", ""):
-        return "NUL in a name"
+    if "\0" in getattr(event, "request_id", "") or not fits(event.replica):
+        return "a name is too long or has a NUL"
     return fault_of_usage(event) if isinstance(event, AttemptEnded | AttemptLost) else ""
 
 
@@ -177,8 +184,13 @@ def fault_of_usage(event: AttemptEnded | AttemptLost) -> str:
         return "tokens out of range"
     if event.cost_nusd is not None and not 0 <= event.cost_nusd <= LARGEST_COST_NUSD:
         return "cost out of range"
-    if "\0" in event.model_sent or "\0" in event.client_key:
-        return "NUL in a name"
+    if not (fits(event.model_sent) and fits(event.client_key)):
+        return "a name is too long or has a NUL"
     if isinstance(event, AttemptEnded) and not 0 <= event.retry_at_ms < LATEST_MS:
         return "retry_at_ms out of range"
     return ""
+
+
+def fits(name: str) -> bool:
+    """Whether a name can be part of a key in Postgres."""
+    return len(name) <= LONGEST_NAME and "\0" not in name

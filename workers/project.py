@@ -28,6 +28,7 @@ class Projected(NamedTuple):
     epoch: int
     position: int
     stream_id: str
+    run_id: str
     ledger: Ledger
     moved: bool
     full: bool
@@ -85,7 +86,8 @@ class Projector:
             self._keep(stream, kept)
             return None
         self._keep(stream, Kept(self.store.generation, after.epoch, after.position, after.hash, ledger))
-        return Projected(stream, after.epoch, after.position, after.stream_id, ledger, after is not before, full)
+        place = (after.epoch, after.position, after.stream_id, after.run_id)
+        return Projected(stream, *place, ledger, after is not before, full)
 
     def _keep(self, stream: str, kept: Kept | None) -> None:
         if kept is not None:
@@ -119,7 +121,10 @@ class Projector:
     def _advance(self, before: Checkpoint, ledger: Ledger) -> tuple[Checkpoint, bool]:
         """Read and fold the next batch in the open transaction: the checkpoint after it, and whether there is more."""
         batch = read_batch(self.streams, before.stream, before.run_id, before.stream_id)
-        after = before._replace(epoch=before.epoch + batch.replaced, run_id=batch.run_id, stream_id=batch.stream_id)
+        after = before._replace(run_id=batch.run_id, stream_id=batch.stream_id)
+        if batch.replaced:
+            # Above what Redis shows as well: a Postgres that came back empty or older must not stay unheard.
+            after = after._replace(epoch=max(before.epoch, batch.epoch) + 1)
         if after == before:
             return before, False
         fresh, quarantined = self._sort(before.stream, batch.records)

@@ -1,7 +1,7 @@
 -- Publish a stream's snapshot, and trim the stream behind it; only forward.
 --
 -- KEYS: snapshot, route hash, events
--- ARGV: epoch, position, stream id, snapshot, as_of_ms, kept entries, channel, change
+-- ARGV: epoch, position, stream id, run id, snapshot, as_of_ms, kept entries, channel, change
 -- Returns 0 when something as new stands there already, 1 when it was replaced, 2 when nothing stood there.
 
 local function parts(stream_id)
@@ -29,12 +29,13 @@ if stood and not newer() then
   return 0
 end
 
-redis.call('SET', KEYS[1], ARGV[4])
-redis.call('HSET', KEYS[2], 'epoch', ARGV[1], 'position', ARGV[2], 'stream_id', ARGV[3], 'as_of_ms', ARGV[5])
+redis.call('SET', KEYS[1], ARGV[5])
+redis.call('HSET', KEYS[2], 'epoch', ARGV[1], 'position', ARGV[2], 'stream_id', ARGV[3], 'run_id', ARGV[4],
+  'as_of_ms', ARGV[6])
 
 -- The tail behind the checkpoint stays for the console, and with it the checkpoint's own entry, by which the stream is
 -- known again. Looked at only when the stream has grown to twice the tail. A stream that lacks the entry is another one.
-local kept = tonumber(ARGV[6])
+local kept = tonumber(ARGV[7])
 if redis.call('XLEN', KEYS[3]) >= 2 * kept then
   local tail = redis.call('XREVRANGE', KEYS[3], ARGV[3], '-', 'COUNT', kept)
   if #tail == kept and tail[1][1] == ARGV[3] then
@@ -42,5 +43,5 @@ if redis.call('XLEN', KEYS[3]) >= 2 * kept then
   end
 end
 
-redis.call('PUBLISH', ARGV[7], ARGV[8])
+redis.call('PUBLISH', ARGV[8], ARGV[9])
 return stood and 1 or 2

@@ -21,25 +21,29 @@ INTERVAL_S = 0.02
 KEPT_ENTRIES = 1_000
 """Entries behind the checkpoint that stay on the stream, for the console's tail."""
 NOTHING_STOOD = 2
+MARK_FIELDS = ("epoch", "position", "stream_id", "run_id")
 
 
 class Mark(NamedTuple):
-    """What stands in Redis as a stream's newest snapshot."""
+    """What stands in Redis as a stream's newest snapshot; `run_id` is the run of the server that it was folded from."""
 
     epoch: int
     position: int
     stream_id: str
+    run_id: str
 
 
 def read_mark(exists: int, fields: list[bytes | None]) -> Mark | None:
     """The mark from `EXISTS snapshot` and MARK_FIELDS of the route's hash; None when either is missing."""
     if not exists or None in fields:
         return None
-    epoch, position, stream_id = (field.decode() for field in fields if field is not None)
-    return Mark(int(epoch), int(position), stream_id)
+    epoch, position, stream_id, run_id = (field.decode() for field in fields if field is not None)
+    return Mark(int(epoch), int(position), stream_id, run_id)
 
 
-MARK_FIELDS = ("epoch", "position", "stream_id")
+def mark_of(projected: Projected) -> Mark:
+    """The mark that a publication leaves."""
+    return Mark(projected.epoch, projected.position, projected.stream_id, projected.run_id)
 
 
 class Publisher:
@@ -64,16 +68,14 @@ class Publisher:
     def publish(self, projected: Projected) -> bool:
         """Publish the ledger unless something as new stands there; whether it was published."""
         stream = projected.stream
-        if not projected.moved and self.mark(stream) == Mark(projected.epoch, projected.position, projected.stream_id):
+        if not projected.moved and self.mark(stream) == mark_of(projected):
             return False
         change = wire.Change(stream, projected.epoch, projected.position)
         as_of_ms = time.time_ns() // 1_000_000
         outcome = self._script(
             keys=[wire.snapshot_key(stream), wire.route_key(stream), wire.events_key(stream)],
             args=[
-                projected.epoch,
-                projected.position,
-                projected.stream_id,
+                *mark_of(projected),
                 wire.encode_snapshot(snapshot_of(projected, as_of_ms)),
                 as_of_ms,
                 KEPT_ENTRIES,

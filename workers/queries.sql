@@ -34,7 +34,7 @@ SELECT stream FROM ccproxy.checkpoints ORDER BY stream;
 
 -- name: open_checkpoint
 INSERT INTO ccproxy.checkpoints (stream, epoch, run_id, stream_id, position, hash, state)
-VALUES (%s, 1, '', '0-0', 0, %s, '{}')
+VALUES (%s, 0, '', '0-0', 0, %s, '{}')
 ON CONFLICT DO NOTHING;
 
 -- name: lock_checkpoint

@@ -48,11 +48,14 @@ class FoldWorker(SimpleWorker):
         """Commands over pub/sub are not served: the process is stopped by signal, its jobs are short."""
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - RQ's signature
-        """Stop after the job in hand. Unlike RQ's own, it does not speak to Redis from within a signal handler."""
+        """Stop after the job in hand. Unlike RQ's own, it does not speak to Redis from within a signal handler, and
+        a second signal does no harm."""
+        if self.stopping.is_set():
+            return
         self.stopping.set()
+        self._stop_requested = True
         if self.get_state() != WorkerStatus.BUSY:
             raise StopRequested
-        self._stop_requested = True
 
 
 class Process:
@@ -102,9 +105,12 @@ class Process:
                     log.info("worker.ready queue=%s worker=%s", self.queue.name, worker.name)
                     greeted = True
                 worker.work(logging_level=rq_level())
+                self.stopping.wait(RETRY_S)
             except RedisError as error:
                 self.outage.lost(error)
-            self.stopping.wait(RETRY_S)
+                self.stopping.wait(RETRY_S)
+            except StopRequested:
+                return  # the signal came after RQ's own loop had ended
 
 
 def open_worker(queue: Queue, stopping: Event) -> FoldWorker:

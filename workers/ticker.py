@@ -1,7 +1,8 @@
 """Waits for news on the streams and calls for workers. Each worker process has one, in a thread of its own.
 
 Not here: folding, or knowing how far anything is folded. What Redis shows suffices: a stream is settled when its newest
-snapshot stands at its last entry. Between news there is one blocking read and one look a second.
+snapshot was made of this run of the server and stands at its last entry. Between news there is one blocking read and
+one look a second.
 
 - News: a blocking read over all streams; whatever comes calls for a job at once.
 - The look: once a second, every stream that is not settled calls for a job: one whose job failed or whose worker was
@@ -58,8 +59,8 @@ class Ticker:
                 self.forget()
                 while not self._stopping.is_set():
                     self.tick()
-            except RedisError as error:
-                self.outage.lost(error)
+            except Exception as error:  # noqa: BLE001 - without a ticker nothing is folded; whatever it is, it is said
+                self.outage.lost(error, traceback=not isinstance(error, RedisError))
                 self._stopping.wait(RETRY_S)
 
     def forget(self) -> None:
@@ -104,18 +105,19 @@ class Ticker:
         return streams
 
     def settled(self, streams: list[str]) -> dict[str, bool]:
-        """Whether each stream's snapshot stands at its last entry. Sets `seen` to the last entries."""
+        """Whether each stream's snapshot is this run's and stands at the last entry. Sets `seen` to last entries."""
         pipeline = self.redis.pipeline(transaction=False)
+        pipeline.info("server")
         for stream in streams:
             pipeline.xrevrange(wire.events_key(stream), count=1)
             pipeline.exists(wire.snapshot_key(stream))
             pipeline.hmget(wire.route_key(stream), MARK_FIELDS)
-        replies = pipeline.execute()
+        info, *replies = pipeline.execute()
         verdicts = {}
         for stream, last, exists, fields in zip(streams, replies[::3], replies[1::3], replies[2::3], strict=True):
             self.seen[stream] = last[0][0].decode() if last else NO_ENTRY
             mark = read_mark(exists, fields)
-            verdicts[stream] = mark is not None and mark.stream_id == self.seen[stream]
+            verdicts[stream] = mark is not None and mark[2:] == (self.seen[stream], info["run_id"])
         return verdicts
 
     def wait(self) -> list[str]:

@@ -99,6 +99,8 @@ def test_an_id_of_another_stream_goes_to_quarantine(bench: Bench) -> None:
         (b'[{"type":"never_heard_of","event_id":"x","at_ms":1}]', "never_heard_of"),
         (wire.encode_entry([RouteDisabled(event_id=new_id(), at_ms=NOON_MS, route="zai")]), "not an event of this"),
         (wire.encode_entry([ended(1, model_sent="nul\0")]), "NUL"),
+        (wire.encode_entry([ended(1, model_sent="m" * 3_000)]), "too long"),
+        (b'[{"type":"attempt_ended","message":"\\ud800"}]', "truncated"),
         (wire.encode_entry([ended(1, at_ms=NOON_MS, cost_nusd=1 << 62)]), "cost"),
         (wire.encode_entry([msgspec.structs.replace(ended(1), event_id="0")]), "UUID"),
         (wire.encode_entry([msgspec.structs.replace(ended(1), at_ms=1 << 60)]), "time"),

@@ -73,7 +73,7 @@ def numbered(event: RouteEvent, number: int) -> RouteEvent:
 
 def distinct(log: Sequence[RouteEvent]) -> list[RouteEvent]:
     """Each event where it stands first."""
-    return list({event.event_id: event for event in reversed(log)}.values())[::-1]
+    return list({event.event_id: event for event in log}.values())
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from service.ledger import wire
-from tests.workers.conftest import Bench
+from tests.workers.conftest import Bench, empty
 from tests.workers.making import NOON_MS, STREAM, append, append_each, ended, many
 from workers import publish
 from workers.consume import Streams
-from workers.publish import Mark, Publisher
+from workers.publish import Publisher, mark_of
 
 
 def ids_on(bench: Bench) -> list[str]:
@@ -43,7 +43,7 @@ def test_an_older_snapshot_never_replaces_a_newer(bench: Bench) -> None:
     newer = bench.project()
     assert bench.new_publisher().publish(newer)
     assert not bench.new_publisher().publish(older)
-    assert bench.new_publisher().mark(STREAM) == Mark(1, 2, newer.stream_id)
+    assert bench.new_publisher().mark(STREAM) == mark_of(newer)
     snapshot = bench.snapshot()
     assert snapshot is not None
     assert snapshot.position == 2
@@ -60,6 +60,18 @@ def test_an_epoch_outranks_every_position_before_it(bench: Bench) -> None:
     assert bench.new_publisher().publish(new)
     assert not bench.new_publisher().publish(old)
     assert bench.redis.smembers(wire.STREAMS_KEY) == {STREAM.encode()}
+
+
+def test_a_postgres_that_came_back_empty_is_heard(bench: Bench) -> None:
+    """What is folded anew ranks above the snapshots of the lost database, though its positions begin again."""
+    append(bench.redis, many(3))
+    bench.new_publisher().publish(bench.project())
+    empty(bench.postgres)
+    append(bench.redis, [ended(4)])
+    projected = bench.new_projector().project(STREAM)
+    assert projected is not None
+    assert (projected.epoch, projected.position) == (2, 4)
+    assert bench.new_publisher().publish(projected)
 
 
 def test_a_lost_snapshot_is_published_again(bench: Bench) -> None:
@@ -80,8 +92,10 @@ def test_entries_without_news_move_the_mark(bench: Bench) -> None:
     publisher = bench.new_publisher()
     publisher.publish(bench.project())
     last_id = append(bench.redis, [event])
-    assert publisher.publish(bench.project())
-    assert publisher.mark(STREAM) == Mark(1, 1, last_id)
+    projected = bench.project()
+    assert (projected.position, projected.stream_id) == (1, last_id)
+    assert publisher.publish(projected)
+    assert publisher.mark(STREAM) == mark_of(projected)
 
 
 def test_the_stream_is_trimmed_behind_the_checkpoint_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

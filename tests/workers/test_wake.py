@@ -193,6 +193,21 @@ def test_what_redis_lost_is_called_for(bench: Bench, lost: str) -> None:
     assert bench.attempts() == 1
 
 
+def test_a_restarted_redis_is_called_for(bench: Bench) -> None:
+    """Another run may be older, with a snapshot to match: it is not settled until a job has looked at it."""
+    append(bench.redis, [ended(1)])
+    ticker = ticker_of(bench)
+    ticker.look()
+    settle(bench)
+    bench.valkey.stop()
+    bench.valkey.start()
+    ticker.look()
+    assert STREAM in jobs_waiting(bench)
+    settle(bench)
+    ticker.look()
+    assert jobs_waiting(bench) == []
+
+
 def test_a_job_that_failed_is_called_for_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a stream has unread entries, each look calls."""
     append(bench.redis, [ended(1)])
