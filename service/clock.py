@@ -49,6 +49,10 @@ class Clock:
         bits = self.now_ms() << 80 | 0x7 << 76 | (random >> 62 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1
         return format_uuid(bits)
 
+    def new_request_id(self) -> str:
+        """A fresh id of a client's request, short enough for a log line: time and chance, 18 hexadecimal digits."""
+        return f"{self.now_ms():011x}{int.from_bytes(os.urandom(4), 'big') >> 4:07x}"
+
 
 def _monotonic_ms() -> float:
     return time.monotonic() * 1000

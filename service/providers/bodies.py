@@ -152,7 +152,7 @@ def survey(raw: bytes) -> list[BlockSurvey]:
 
 
 def survey_piecemeal(raw: bytes) -> list[BlockSurvey]:
-    """The same for a body with odd parts (half a surrogate pair, an id that is no text): these alone are passed over."""
+    """The same for a body with odd parts (half a surrogate pair, an id that is no text): only these are passed over."""
     messages = list_of((fields_of(raw) or {}).get("messages")) or ()
     contents = [(fields_of(message) or {}).get("content") for message in messages]
     blocks = [fields_of(block) or {} for content in contents for block in list_of(content) or ()]
@@ -330,8 +330,9 @@ def blocks_of(message: Fields) -> list[Raw]:
     blocks = list_of(content)
     if blocks is not None:
         return blocks
-    text = text_of(content)
-    return [encoded({"type": "text", "text": text})] if text else []
+    if content is None or bytes(content)[:1] != b'"':
+        return []
+    return [encoded({"type": "text", "text": content})]
 
 
 def clean_block(block: Fields, strip: StripThinking) -> Fields | None:

@@ -253,7 +253,7 @@ def json_usage(body: bytes) -> JsonAnswer | None:
 
 def carries_content(block: dict[str, Any]) -> bool:
     """Whether the start of a content block brings content of its own."""
-    return block.get("type") not in COME_BY_DELTAS or any(block.get(name) for name in CONTENT_FIELDS)
+    return text(block.get("type")) not in COME_BY_DELTAS or any(block.get(name) for name in CONTENT_FIELDS)
 
 
 def stream_error(fields: dict[str, Any], data: bytes) -> StreamError:
@@ -267,7 +267,7 @@ def stream_error(fields: dict[str, Any], data: bytes) -> StreamError:
 def plus_iterations(tokens: Tokens, iterations: list[Any]) -> Tokens:
     """Tokens with those of the iterations that the totals leave out."""
     for iteration in iterations:
-        if isinstance(iteration, dict) and iteration.get("type") in ADDED_ITERATIONS:
+        if isinstance(iteration, dict) and text(iteration.get("type")) in ADDED_ITERATIONS:
             usage = Usage()
             usage.merge({name: value for name, value in iteration.items() if name != "iterations"})
             tokens = added(tokens, usage.tokens)

@@ -1,0 +1,140 @@
+"""The one composition root: real things are plugged together here and nowhere else. `create_app` makes the ASGI
+application; its lifespan starts and stops what runs beside the requests.
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar, Request, asgi
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+from litestar.response import Response
+from litestar.types import ASGIApp, Receive, Scope, Send
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from service.clock import Clock
+from service.edge.health import HANDLERS, Health
+from service.edge.keys import Keyring
+from service.edge.messages import messages_app
+from service.edge.replies import error_body
+from service.errors import MethodNotAllowed, NotFound, ProxyError
+from service.outbox import Outbox, RedisPort
+from service.providers.credentials import Credentials
+from service.providers.transport import Wires
+from service.relay import Relay
+from service.resources import Resources
+from service.settings import Settings
+from service.watcher import Watcher
+
+REDIS_TIMEOUT_S = 2.0
+"""An answer that takes Redis longer than this is none; events have gone to disk long before (100 ms)."""
+
+
+class Parts:
+    """All that one proxy process is made of."""
+
+    def __init__(self, settings: Settings) -> None:
+        clock = Clock()
+        self.settings = settings
+        self.redis = open_redis(settings.redis_url) if settings.redis_url else None
+        self.outbox = Outbox(
+            RedisPort(self.redis) if self.redis else None,
+            replica=new_replica(clock),
+            clock=clock,
+            spool_root=settings.home / "spool",
+        )
+        streams = [route.id for route in (*settings.routes, settings.client_route)]
+        self.watcher = Watcher(self.redis, self.outbox, clock, streams)
+        self.wires = Wires(settings.timeouts)
+        self.relay = Relay(
+            settings,
+            wires=self.wires,
+            credentials=Credentials(),
+            outbox=self.outbox,
+            watcher=self.watcher,
+            resources=Resources(self.redis),
+            clock=clock,
+        )
+        self.keyring = Keyring(settings.client_keys, open_to_all=settings.loopback)
+        self.health = Health(settings, self.watcher, clock)
+
+    async def start(self) -> None:
+        """Begin what runs beside the requests."""
+        await self.outbox.start()
+        await self.watcher.start()
+
+    async def stop(self) -> None:
+        """End it; what is still to be written down is written down."""
+        await self.outbox.stop()
+        await self.watcher.stop()
+        await self.wires.close()
+        if self.redis is not None:
+            await self.redis.aclose()
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The ASGI application of one proxy process."""
+    parts = Parts(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        await parts.start()
+        try:
+            yield
+        finally:
+            await parts.stop()
+
+    relay_handler = asgi("/v1", is_mount=True, copy_scope=False)(messages_app(parts.relay, parts.keyring))
+    app = Litestar(
+        route_handlers=[relay_handler, *HANDLERS],
+        lifespan=[lifespan],
+        state=State({"health": parts.health}),
+        exception_handlers={HTTPException: answer_error},
+        openapi_config=None,
+        logging_config=None,
+    )
+    return without_prefix(app, settings.base_path) if settings.base_path else app
+
+
+def without_prefix(app: ASGIApp, prefix: str) -> ASGIApp:
+    """Serve the application under a path prefix as well."""
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan" and scope["path"].startswith(prefix + "/"):
+            scope["path"] = scope["path"].removeprefix(prefix)
+        await app(scope, receive, send)
+
+    return handle
+
+
+def answer_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """Errors of the framework in Anthropic's shape."""
+    told: ProxyError = ProxyError(error.detail)
+    if error.status_code == 404:
+        told = NotFound(f"nothing here answers to {request.method} {request.url.path}")
+    elif error.status_code == 405:
+        told = MethodNotAllowed(f"{request.url.path} does not take {request.method}")
+    told.status = error.status_code
+    return Response(error_body(told, ""), status_code=told.status, media_type="application/json")
+
+
+def open_redis(url: str) -> Redis:
+    """A connection pool on which nothing waits for long and nothing is sent twice behind our back."""
+    return Redis.from_url(
+        url,
+        legacy_responses=False,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        health_check_interval=0,
+    )
+
+
+def new_replica(clock: Clock) -> str:
+    """A name for this run of this process, never used before."""
+    return f"{socket.gethostname()[:40]}-{os.getpid()}-{clock.new_request_id()}"

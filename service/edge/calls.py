@@ -1,0 +1,187 @@
+"""A request of the Messages API as the relay wants it: read up to a limit, and decoded no further than routing needs.
+
+Unknown fields, headers and beta values are nobody's business here: clients and provider agree on them.
+"""
+
+import re
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from typing import Any
+
+import msgspec
+from litestar.types import Receive
+from msgspec import Raw, Struct
+
+from service.edge.keys import Client
+from service.errors import BodyTooLarge, NotFound
+from service.ledger.events import Endpoint
+from service.providers.encodings import decode_body
+from service.relay import Call
+from service.settings import Settings
+
+RESOURCE_ID = re.compile(r"[a-z]+_[A-Za-z0-9]{6,}")
+FILE_ID = re.compile(rb'"file_id"\s*:\s*"([^"\\]{1,128})"')
+MOST_FILE_IDS = 16
+"""Look-ups of a request's files; all of them live on one route, so that the first ones tell."""
+STAINLESS_LIMIT_S = 3_600
+"""A client may shorten or lengthen its deadline up to an hour."""
+
+
+class Gone(Exception):
+    """The client has gone before its request was read."""
+
+
+class Thread(Struct):
+    """What ties a request to earlier ones."""
+
+    previous_message_id: str = ""
+
+
+class Fields(Struct):
+    """What routing needs of a body; each is left undecoded, so that a strange one spoils nothing."""
+
+    model: Raw = Raw(b"null")
+    stream: Raw = Raw(b"null")
+    max_tokens: Raw = Raw(b"null")
+    container: Raw = Raw(b"null")
+    thread: Raw = Raw(b"null")
+
+
+_fields_decoder = msgspec.json.Decoder(Fields)
+
+
+async def read_call(
+    scope: Mapping[str, Any], receive: Receive, settings: Settings, client: Client, request_id: str, now_ms: int
+) -> Call:
+    """The request as the relay wants it. Raises ClientError; Gone when the client has left."""
+    headers = [(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]]
+    named = dict(headers)
+    path = path_of(scope, settings.base_path)
+    endpoint = endpoint_of(scope["method"], path)
+    call = Call(
+        request_id=request_id,
+        method=scope["method"],
+        path=path,
+        query=bytes(scope.get("query_string", b"")).decode("latin-1"),
+        headers=headers,
+        endpoint=endpoint,
+        session_id=named.get(b"x-claude-code-session-id", b"").decode("latin-1")[:64],
+        resource_ids=tuple(part for part in path.split("/") if RESOURCE_ID.fullmatch(part)),
+        credential=client.credential,
+        client_key=client.key_id,
+        may_use_owners=client.may_use_owners,
+        withhold=client.withhold,
+        base_url=base_url_of(scope, named, settings.base_path),
+        arrived_ms=now_ms,
+    )
+    if endpoint == "files" and call.method == "POST":
+        call.upload = upload_of(receive)
+    else:
+        call.body = await read_body(receive, named, settings.max_body_bytes)
+        call.plain = decode_body(
+            call.body, named.get(b"content-encoding", b"").decode("latin-1"), settings.max_body_bytes
+        )
+        if endpoint in ("messages", "count_tokens"):
+            read_fields(call)
+    call.deadline_ms = deadline_ms(named, settings, stream=call.stream)
+    return call
+
+
+def read_fields(call: Call) -> None:
+    """Take from the body what routing needs; an unreadable body is the provider's to refuse, in its own words."""
+    try:
+        fields = _fields_decoder.decode(call.plain)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    model, container = value_of(fields.model), value_of(fields.container)
+    call.model = model if isinstance(model, str) else ""
+    call.stream = value_of(fields.stream) is True
+    most = value_of(fields.max_tokens)
+    call.max_tokens = most if isinstance(most, int) and most > 0 else 0
+    thread = value_of(fields.thread)
+    call.threaded = isinstance(thread, dict)
+    previous = thread.get("previous_message_id") if isinstance(thread, dict) else None
+    named = [previous, container, container.get("id") if isinstance(container, dict) else None]
+    files = FILE_ID.findall(call.plain)[:MOST_FILE_IDS] if b'"file_id"' in call.plain else []
+    call.resource_ids += tuple(text for text in named if isinstance(text, str)) + tuple(f.decode() for f in files)
+
+
+def value_of(raw: Raw) -> Any:
+    """A field's value, None when it has none that can be read."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def path_of(scope: Mapping[str, Any], base_path: str) -> str:
+    """The path from /v1/ on, with its escapes. Raises NotFound for one that leads elsewhere."""
+    raw = scope.get("raw_path") or scope["path"].encode()
+    path = bytes(raw).split(b"?")[0].decode("latin-1").removeprefix(base_path)
+    if any(part in (".", "..") for part in path.replace("%2e", ".").replace("%2E", ".").split("/")):
+        raise NotFound("the path has dot segments")
+    return path
+
+
+def endpoint_of(method: str, path: str) -> Endpoint:
+    """What kind of request a path is."""
+    path = path.rstrip("/")
+    if method == "POST" and path in ("/v1/messages", "/v1/messages/count_tokens"):
+        return "messages" if path == "/v1/messages" else "count_tokens"
+    for prefix, endpoint in PREFIXES.items():
+        if path == prefix or path.startswith(prefix + "/"):
+            return endpoint
+    return "other"
+
+
+PREFIXES: dict[str, Endpoint] = {"/v1/messages/batches": "batches", "/v1/models": "models", "/v1/files": "files"}
+
+
+def base_url_of(scope: Mapping[str, Any], named: Mapping[bytes, bytes], base_path: str) -> str:
+    """This proxy as the client sees it."""
+    host = named.get(b"host", b"").decode("latin-1")
+    return f"{scope.get('scheme', 'http')}://{host}{base_path}"
+
+
+def deadline_ms(named: Mapping[bytes, bytes], settings: Settings, *, stream: bool) -> int:
+    """How long the client waits: its SDK says so, else the settings."""
+    text = named.get(b"x-stainless-timeout", b"")
+    if text.isdigit() and 0 < int(text) <= STAINLESS_LIMIT_S:
+        return int(text) * 1000
+    return settings.timeouts.stream_ms if stream else settings.timeouts.request_ms
+
+
+async def read_body(receive: Receive, named: Mapping[bytes, bytes], limit_bytes: int) -> bytes:
+    """The whole body. Raises BodyTooLarge, as soon as that is known."""
+    length = named.get(b"content-length", b"")
+    if length.isdigit() and int(length) > limit_bytes:
+        raise too_large(limit_bytes)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message: MutableMapping[str, Any] = await receive()  # type: ignore[assignment]
+        if message["type"] == "http.disconnect":
+            raise Gone
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit_bytes:
+            raise too_large(limit_bytes)
+        parts.append(part)
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def too_large(limit_bytes: int) -> BodyTooLarge:
+    """The body is over the limit, with the mend."""
+    return BodyTooLarge(f"the request is larger than {limit_bytes:,} bytes (MAX_BODY_BYTES)")
+
+
+async def upload_of(receive: Receive) -> AsyncIterator[bytes]:
+    """The body as it comes; raises Gone when the client leaves in the middle."""
+    while True:
+        message: MutableMapping[str, Any] = await receive()  # type: ignore[assignment]
+        if message["type"] == "http.disconnect":
+            raise Gone
+        if part := message.get("body", b""):
+            yield part
+        if not message.get("more_body"):
+            return

@@ -1,0 +1,68 @@
+"""The way back to the client, over ASGI; and errors in Anthropic's shape."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from litestar.types import Send
+
+from service.errors import ProxyError
+
+JSON = (b"content-type", b"application/json")
+
+
+class AsgiReply:
+    """One answer. Every answer says which request it is, which route gave it and how many were tried."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self.started = False
+        self.ended = False
+        self.route = ""
+        self.attempts = 0
+        self._send: Any = send
+        self._request_id = request_id
+
+    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send the head; `request-id` is the provider's, else our own."""
+        self.started = True
+        own = [(b"x-ccproxy-request-id", self._request_id.encode()), (b"x-ccproxy-attempts", b"%d" % self.attempts)]
+        if self.route:
+            own.append((b"x-ccproxy-route", self.route.encode()))
+        if all(name != b"request-id" for name, _ in headers):
+            own.append((b"request-id", self._request_id.encode()))
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *own]})
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the body."""
+        if data:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        """The body is complete."""
+        self.ended = True
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def fail(self, error: ProxyError) -> None:
+        """An error of our own."""
+        body = error_body(error, self._request_id)
+        await self.start(error.status, [JSON, (b"content-length", b"%d" % len(body)), *error_headers(error)])
+        await self.write(body)
+        await self.end()
+
+
+def error_headers(error: ProxyError) -> list[tuple[bytes, bytes]]:
+    """When to try again, and whether to."""
+    headers = []
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if error.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    return headers
+
+
+def error_body(error: ProxyError, request_id: str) -> bytes:
+    """Anthropic's envelope."""
+    told: dict[str, Any] = {"type": error.type, "message": error.message}
+    if error.details:
+        told["details"] = error.details
+    return msgspec.json.encode({"type": "error", "error": told, "request_id": request_id})

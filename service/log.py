@@ -1,0 +1,80 @@
+"""The log as it is read: `[12:34:56] [INFO] [id] → Anthropic POST /v1/messages`; colours on a terminal, plain when
+piped, or one JSON object a line.
+
+Not here: what is worth a line. No prompt, answer or secret is ever handed to a logger.
+"""
+
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Literal, TextIO
+
+import msgspec
+
+from service.settings import LogLevel
+
+OK = 25
+"""Between info and warn: an answer."""
+LEVELS: dict[LogLevel, int] = {"debug": 10, "info": 20, "warn": 30, "error": 40, "silent": 100}
+NAMES = {logging.DEBUG: "DEBUG", logging.INFO: "INFO", OK: "OK", logging.WARNING: "WARN", logging.ERROR: "ERROR"}
+COLOURS = {logging.DEBUG: 90, logging.INFO: 36, OK: 32, logging.WARNING: 33, logging.ERROR: 31}
+PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+def set_up(level: LogLevel, form: Literal["text", "json"], stream: TextIO = sys.stdout) -> None:
+    """Send this process's log to a stream."""
+    handler = logging.StreamHandler(stream)
+    coloured = stream.isatty() and not os.environ.get("NO_COLOR")
+    handler.setFormatter(JsonLines() if form == "json" else Lines(coloured=coloured))
+    logging.addLevelName(OK, "OK")
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    for name in ("ccproxy", "workers"):
+        logging.getLogger(name).setLevel(LEVELS[level])
+    if level == "silent":
+        root.setLevel(LEVELS["silent"])
+
+
+class Lines(logging.Formatter):
+    """Lines for people."""
+
+    def __init__(self, *, coloured: bool) -> None:
+        super().__init__()
+        self._coloured = coloured
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Time, level, the request's id, the message and what else was said."""
+        time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
+        fields = extras(record)
+        request = fields.pop("request", "")
+        fields.pop("route", None)
+        line = f"[{time}] [{NAMES.get(record.levelno, record.levelname)}] "
+        line += (f"[{request}] " if request else "") + record.getMessage()
+        line += "".join(f" {name}={value}" for name, value in fields.items())
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return f"\x1b[{COLOURS.get(record.levelno, 0)}m{line}\x1b[0m" if self._coloured else line
+
+
+class JsonLines(logging.Formatter):
+    """Lines for programs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One JSON object."""
+        fields = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": NAMES.get(record.levelno, record.levelname).lower(),
+            "logger": record.name,
+            "message": record.getMessage().strip(),
+            **extras(record),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(fields, enc_hook=str).decode()
+
+
+def extras(record: logging.LogRecord) -> dict[str, object]:
+    """The fields given with `extra`."""
+    return {name: value for name, value in vars(record).items() if name not in PLAIN_FIELDS}
