@@ -10,6 +10,7 @@ from typing import Any
 
 from litestar import Litestar, Request, asgi
 from litestar.datastructures import State
+from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.response import Response
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -105,7 +106,7 @@ def without_prefix(app: ASGIApp, prefix: str) -> ASGIApp:
     """Serve the application under a path prefix as well."""
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan" and scope["path"].startswith(prefix + "/"):
+        if scope["type"] == ScopeType.HTTP and scope["path"].startswith(prefix + "/"):
             scope["path"] = scope["path"].removeprefix(prefix)
         await app(scope, receive, send)
 
