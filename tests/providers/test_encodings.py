@@ -1,0 +1,167 @@
+"""Content codings of requests and answers."""
+
+import gzip
+import tracemalloc
+import zlib
+from collections.abc import Callable
+
+import brotli  # type: ignore[import-untyped]  # it has no types
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.errors import BodyTooLarge, ClientError
+from service.providers.encodings import BadEncoding, answer_decoder, decode_body
+
+
+def raw_deflate(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
+
+
+def br(data: bytes) -> bytes:
+    return bytes(brotli.compress(data, quality=3))
+
+
+WRITERS: list[tuple[str, Callable[[bytes], bytes]]] = [
+    ("gzip", gzip.compress),
+    ("x-gzip", gzip.compress),
+    ("deflate", zlib.compress),
+    ("deflate", raw_deflate),
+    ("br", br),
+    ("zstd", zstandard.compress),
+]
+IDS = ["gzip", "x-gzip", "deflate with a frame", "deflate without one", "brotli", "zstandard"]
+each_coding = pytest.mark.parametrize(("coding", "write"), WRITERS, ids=IDS)
+BODY = b'{"model": "m\xc3\xa4", "messages": []}' * 40
+LIMIT = 1_000_000
+
+
+def code(error: ClientError) -> str:
+    assert error.details is not None
+    return error.details["error_code"]
+
+
+@each_coding
+@pytest.mark.parametrize("body", [b"", b"x", BODY, bytes(range(256)) * 3_000])
+def test_a_body_comes_through(coding: str, write: Callable[[bytes], bytes], body: bytes) -> None:
+    """What was encoded comes out as it was, of any size."""
+    assert decode_body(write(body), coding, LIMIT) == body
+    assert decode_body(write(body), f" {coding.upper()} ", LIMIT) == body
+
+
+@each_coding
+@pytest.mark.parametrize("step", [1, 2, 7, 4096])
+def test_an_answer_comes_through_in_any_chunks(coding: str, write: Callable[[bytes], bytes], step: int) -> None:
+    """An answer decodes alike whatever its chunks."""
+    decoder, encoded = answer_decoder(coding), write(BODY)
+    assert decoder is not None
+    chunks = [decoder.feed(encoded[place : place + step]) for place in range(0, len(encoded), step)]
+    assert b"".join(chunks) + decoder.finish() == BODY
+
+
+def test_an_answer_is_decoded_as_it_comes() -> None:
+    """What an upstream has flushed is not kept waiting for more."""
+    compressor = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    decoder = answer_decoder("gzip")
+    assert decoder is not None
+    for event in (b"data: one\n\n", b"data: two\n\n"):
+        assert decoder.feed(compressor.compress(event) + compressor.flush(zlib.Z_SYNC_FLUSH)) == event
+
+
+@given(st.lists(st.sampled_from(WRITERS), max_size=3), st.binary(max_size=300))
+def test_codings_in_a_row_come_off_last_first(writers: list[tuple[str, Callable[[bytes], bytes]]], body: bytes) -> None:
+    """`gzip, br` means: first gzip, then brotli."""
+    encoded = body
+    for _, write in writers:
+        encoded = write(encoded)
+    assert decode_body(encoded, ", ".join(coding for coding, _ in writers), LIMIT) == body
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", " Identity , identity"])
+def test_no_coding_is_the_same_object(encoding: str) -> None:
+    """A plain body is not copied, and a plain answer needs no decoder."""
+    assert decode_body(BODY, encoding, 1) is BODY
+    assert answer_decoder(encoding) is None
+
+
+@each_coding
+def test_members_in_a_row_are_one_body(coding: str, write: Callable[[bytes], bytes]) -> None:
+    """gzip and zstd may be written in parts; in the other codings bytes behind the end are an error."""
+    if coding in ("gzip", "x-gzip", "zstd"):
+        assert decode_body(write(b"one, ") + write(b"two"), coding, LIMIT) == b"one, two"
+    else:
+        with pytest.raises(ClientError):
+            decode_body(write(b"one, ") + write(b"two"), coding, LIMIT)
+
+
+def test_zeros_behind_gzip_are_padding() -> None:
+    """Some writers pad gzip with zeros."""
+    assert decode_body(gzip.compress(b"x") + b"\0" * 512, "gzip", LIMIT) == b"x"
+
+
+@each_coding
+@pytest.mark.parametrize("spoil", ["cut off", "one byte more", "not encoded"])
+def test_spoiled_bodies_are_the_clients_fault(coding: str, write: Callable[[bytes], bytes], spoil: str) -> None:
+    """A body that can't be decoded is a 400 that says so."""
+    encoded = write(BODY)
+    spoiled = {"cut off": encoded[:-1], "one byte more": encoded + b"!", "not encoded": b"\xff\xff" + BODY}[spoil]
+    with pytest.raises(ClientError) as caught:
+        decode_body(spoiled, coding, LIMIT)
+    assert (caught.value.status, code(caught.value)) == (400, "request_body_encoding_invalid")
+
+
+@each_coding
+def test_an_answer_that_was_cut_off_is_known(coding: str, write: Callable[[bytes], bytes]) -> None:
+    """An answer without the end of its coding is not whole."""
+    decoder = answer_decoder(coding)
+    assert decoder is not None
+    with pytest.raises(BadEncoding):
+        decoder.feed(write(BODY)[:-1]) + decoder.finish()
+
+
+@pytest.mark.parametrize("encoding", ["lz4", "gzip, lz4", "gzip, gzip, gzip, gzip"])
+def test_unknown_codings_are_refused_in_requests_and_pass_in_answers(encoding: str) -> None:
+    """A request must be read, an answer need not be."""
+    with pytest.raises(ClientError) as caught:
+        decode_body(BODY, encoding, LIMIT)
+    assert code(caught.value) == "request_body_encoding_unsupported"
+    assert answer_decoder(encoding) is None
+
+
+@each_coding
+def test_the_limit_is_exact(coding: str, write: Callable[[bytes], bytes]) -> None:
+    """A body of just the limit passes, one byte more does not."""
+    assert decode_body(write(BODY), coding, len(BODY)) == BODY
+    with pytest.raises(BodyTooLarge) as caught:
+        decode_body(write(BODY), coding, len(BODY) - 1)
+    assert (caught.value.status, code(caught.value)) == (413, "request_body_too_large_after_decoding")
+
+
+@each_coding
+@pytest.mark.parametrize("outer", ["", ", br", ", gzip"])
+def test_a_bomb_goes_off_without_its_size(coding: str, write: Callable[[bytes], bytes], outer: str) -> None:
+    """64 MB in a few bytes are refused before more than the limit and one piece are in memory."""
+    wrap: dict[str, Callable[[bytes], bytes]] = {"": bytes, ", br": br, ", gzip": gzip.compress}
+    bomb = wrap[outer](write(bytes(64_000_000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BodyTooLarge):
+            decode_body(bomb, coding + outer, LIMIT)
+        assert tracemalloc.get_traced_memory()[1] < 12_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.sampled_from(["gzip", "deflate", "br", "zstd", "br, zstd"]), st.lists(st.binary(max_size=50), max_size=5))
+def test_no_bytes_raise_anything_else(encoding: str, chunks: list[bytes]) -> None:
+    """Whatever comes, it decodes or is a BadEncoding."""
+    decoder = answer_decoder(encoding)
+    assert decoder is not None
+    try:
+        for chunk in chunks:
+            decoder.feed(chunk)
+        decoder.finish()
+    except BadEncoding:
+        pass

@@ -1,0 +1,125 @@
+"""Cutting a stream into events, however it arrives."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.providers.sse import EventTooLarge, SseEvent, SseReader
+
+STREAM = (
+    b'event: message_start\ndata: {"a": 1}\n\n: ping\n\nevent: x\ndata: one\ndata: two\n\ndata: \xc3\xa4\n\nid: 7\n\n\n'
+)
+
+
+def read(chunks: list[bytes], limit_bytes: int = 1_000_000) -> list[tuple[bytes, bytes]]:
+    reader = SseReader(limit_bytes)
+    return [(event.name, event.data) for chunk in chunks for event in reader.feed(chunk)]
+
+
+def cut_at(stream: bytes, places: list[int]) -> list[bytes]:
+    ends = [*sorted(place % (len(stream) + 1) for place in places), len(stream)]
+    return [stream[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("stream", "events"),
+    [
+        pytest.param(b"", [], id="nothing"),
+        pytest.param(b"data: x\n", [], id="an event without its empty line"),
+        pytest.param(b"data: x\n\n", [(b"", b"x")], id="data alone"),
+        pytest.param(b"event: a\ndata: x\n\n", [(b"a", b"x")], id="a name and data"),
+        pytest.param(b"event:a\ndata:x\n\n", [(b"a", b"x")], id="no blank after the colon"),
+        pytest.param(b"data:  x \n\n", [(b"", b" x ")], id="one blank goes and others stay"),
+        pytest.param(b"data: x\nevent: a\n\n", [(b"a", b"x")], id="the name after the data"),
+        pytest.param(b"event: a\nevent: b\ndata: x\n\n", [(b"b", b"x")], id="the last name counts"),
+        pytest.param(b"data: x\ndata\ndata: y\n\n", [(b"", b"x\n\ny")], id="data of several lines"),
+        pytest.param(b"data: a: b\n\n", [(b"", b"a: b")], id="a colon in the data"),
+        pytest.param(b"event: a\r\ndata: x\r\n\r\n", [(b"a", b"x")], id="CR LF"),
+        pytest.param(b"event: a\rdata: x\r\r", [(b"a", b"x")], id="CR"),
+        pytest.param(b"event: a\ndata: x\r\r\ndata: y\n\r", [(b"a", b"x"), (b"", b"y")], id="mixed line ends"),
+        pytest.param(b"\xef\xbb\xbfdata: x\n\n", [(b"", b"x")], id="a byte order mark"),
+        pytest.param(b"\n\n\n\ndata: x\n\n\n\n", [(b"", b"x")], id="empty lines before and after"),
+        pytest.param(b": ping\n\n", [(b"", b"")], id="a comment"),
+        pytest.param(b"eventual: a\ndatas: x\nother\n\n", [(b"", b"")], id="unknown fields"),
+    ],
+)
+def test_events_are_what_the_standard_says(stream: bytes, events: list[tuple[bytes, bytes]]) -> None:
+    """Each case reads the same whole and byte by byte."""
+    assert read([stream]) == events
+    assert read([stream[place : place + 1] for place in range(len(stream))]) == events
+
+
+PIECES = st.lists(
+    st.sampled_from([b"data: x", b"event: a", b"event: message_stop", b": c", b"\n", b"\r\n", b"\r", b"\n\n",
+                     b"\r\n\r\n", b"z", b"\xc3\xa4", b"\xef\xbb\xbf"]),
+    max_size=30,
+)  # fmt: skip
+
+
+@given(PIECES, st.lists(st.integers(0, 200), max_size=12))
+def test_splitting_a_stream_changes_no_event(pieces: list[bytes], places: list[int]) -> None:
+    """Any split of a stream gives the same events as the whole."""
+    stream = b"".join(pieces)
+    assert read(cut_at(stream, places)) == read([stream])
+
+
+@given(st.lists(st.integers(0, 200), max_size=12))
+def test_offsets_lead_back_to_the_events_bytes(places: list[int]) -> None:
+    """`start` and `end` frame the event's bytes within the chunk that completes it."""
+    reader = SseReader()
+    for chunk in cut_at(STREAM, places):
+        for event in reader.feed(chunk):
+            assert 0 <= event.start < event.end <= len(chunk)
+            assert chunk[: event.end].endswith(b"\n")
+            assert event.block.endswith(chunk[event.start : event.end].strip(b"\n"))
+
+
+def test_an_event_of_one_chunk_begins_where_it_begins() -> None:
+    """An event that lies whole in a chunk is framed exactly."""
+    assert SseReader().feed(b"data: x\n\ndata: y\n\ndata") == [
+        SseEvent(b"data: x", 0, 9),
+        SseEvent(b"data: y", 9, 18),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        pytest.param(b"", True, id="nothing came yet"),
+        pytest.param(b"data: x\n\n", True, id="behind an event"),
+        pytest.param(b"data: x\n\n\n", True, id="behind one more empty line"),
+        pytest.param(b"data: x\n\n: ping\n\n", True, id="behind a comment"),
+        pytest.param(b"data: x\r\n\r\n", True, id="behind CR LF"),
+        pytest.param(b"data: x\n\nd", False, id="a byte into the next event"),
+        pytest.param(b"data: x\n", False, id="before the empty line"),
+        pytest.param(b"data: x\r\n", False, id="before the empty line of CR LF"),
+    ],
+)
+def test_a_boundary_is_behind_an_empty_line_only(stream: bytes, expected: bool) -> None:  # noqa: FBT001 - a table's column
+    """An event may be inserted exactly where no other is open."""
+    whole, split = SseReader(), SseReader()
+    whole.feed(stream)
+    for place in range(len(stream)):
+        split.feed(stream[place : place + 1])
+    assert whole.at_boundary is split.at_boundary is expected
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+@pytest.mark.parametrize("ending", [b"", b"\n\n"])
+def test_an_event_over_the_limit_is_refused(step: int, ending: bytes) -> None:
+    """No event grows beyond the limit, finished or not, however it comes."""
+    stream = b"data: " + b"x" * 95 + ending
+    with pytest.raises(EventTooLarge):
+        read([stream[place : place + step] for place in range(0, len(stream), step)], limit_bytes=100)
+
+
+def test_an_event_of_just_the_limit_is_read() -> None:
+    """The limit itself is allowed, and many such events in a row."""
+    event = b"data: " + b"x" * 94 + b"\n\n"
+    assert len(read([event * 50], limit_bytes=100)) == 50
+
+
+def test_a_large_event_in_single_bytes_costs_time_in_proportion() -> None:
+    """What was searched is not searched again: 200 KB byte by byte take no noticeable time."""
+    stream = b"data: " + b"x" * 200_000 + b"\r\n\r\n"
+    assert len(read([stream[place : place + 1] for place in range(len(stream))])) == 1

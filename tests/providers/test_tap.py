@@ -1,0 +1,322 @@
+"""Reading along while an answer passes."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.ledger.events import Tokens
+from service.providers.tap import StreamError, StreamTap, json_usage
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    return f"event: {kind}\n".encode() + b"data: " + msgspec.json.encode({"type": kind, **fields}) + b"\n\n"
+
+
+def start(usage: dict[str, Any], **message: Any) -> bytes:
+    return event("message_start", message={"id": "msg_1", "type": "message", "model": "m", "usage": usage, **message})
+
+
+def block(**fields: Any) -> bytes:
+    return event("content_block_start", index=0, content_block=fields)
+
+
+PING = event("ping")
+DELTA = event("content_block_delta", index=0, delta={"type": "text_delta", "text": "message_stop \n\n error"})
+STOP = event("message_stop")
+ANTHROPIC_USAGE = {
+    "input_tokens": 12,
+    "cache_creation_input_tokens": 500,
+    "cache_read_input_tokens": 4_000,
+    "cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 400},
+    "output_tokens": 1,
+    "service_tier": "standard",
+}
+ANSWER = (
+    start(ANTHROPIC_USAGE, container={"id": "container_1"})
+    + PING
+    + block(type="text", text="")
+    + DELTA
+    + DELTA
+    + event("content_block_stop", index=0)
+    + event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 533})
+    + STOP
+)
+
+
+def tapped(*chunks: bytes) -> StreamTap:
+    tap = StreamTap()
+    for chunk in chunks:
+        tap.feed(chunk)
+    return tap
+
+
+def facts(tap: StreamTap) -> tuple[Any, ...]:
+    return (tap.tokens, tap.started, tap.has_content, tap.complete, tap.error, tap.message_id, tap.model,
+            tap.container_id, tap.stop_reason, tap.garbage, tap.at_boundary)  # fmt: skip
+
+
+def test_an_answer_is_read_along() -> None:
+    """One answer of Anthropic's shape tells all its facts."""
+    tap = tapped(ANSWER)
+    assert tap.tokens == Tokens(input=12, output=533, cache_read=4_000, cache_write_5m=100, cache_write_1h=400)
+    assert (tap.started, tap.has_content, tap.complete, tap.error) == (True, True, True, None)
+    assert (tap.message_id, tap.model, tap.container_id, tap.stop_reason) == ("msg_1", "m", "container_1", "end_turn")
+    assert tap.at_boundary
+    assert not tap.garbage
+
+
+@given(st.lists(st.integers(0, len(ANSWER)), max_size=10), st.sampled_from([b"\n", b"\r\n", b"\r"]))
+def test_splitting_an_answer_changes_no_fact(places: list[int], line_end: bytes) -> None:
+    """Any split of a stream, with any line ends, gives the same facts as the whole."""
+    stream = ANSWER.replace(b"\n", line_end)
+    ends = [*sorted(places), len(stream)]
+    chunks = [stream[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+    assert facts(tapped(*chunks)) == facts(tapped(ANSWER))
+
+
+def test_single_bytes_change_no_fact() -> None:
+    """A stream that comes byte by byte gives the same facts as the whole."""
+    assert facts(tapped(*(ANSWER[place : place + 1] for place in range(len(ANSWER))))) == facts(tapped(ANSWER))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "tokens"),
+    [
+        pytest.param(
+            {"input_tokens": 0, "output_tokens": 0},
+            {"input_tokens": 70, "output_tokens": 9, "cache_read_input_tokens": 30},
+            Tokens(input=70, output=9, cache_read=30),
+            id="Z.AI tells all at the end",
+        ),
+        pytest.param(
+            ANTHROPIC_USAGE,
+            {"input_tokens": 0, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0, "output_tokens": 9},
+            Tokens(input=12, output=9, cache_read=4_000, cache_write_5m=100, cache_write_1h=400),
+            id="a late zero replaces nothing",
+        ),
+        pytest.param(
+            ANTHROPIC_USAGE,
+            {"cache_creation_input_tokens": 500, "output_tokens": 9},
+            Tokens(input=12, output=9, cache_read=4_000, cache_write_5m=100, cache_write_1h=400),
+            id="a late sum does not undo the split",
+        ),
+        pytest.param(
+            {"input_tokens": 1, "cache_creation_input_tokens": 50},
+            {"output_tokens": 2},
+            Tokens(input=1, output=2, cache_write_5m=50),
+            id="a sum without a split was written for 5 minutes",
+        ),
+        pytest.param(
+            {"cache_creation_input_tokens": 80, "cache_creation": {"ephemeral_1h_input_tokens": 30}},
+            {"output_tokens": 2},
+            Tokens(output=2, cache_write_5m=50, cache_write_1h=30),
+            id="what the sum has beyond the split was written for 5 minutes",
+        ),
+        pytest.param(
+            {"input_tokens": 10, "output_tokens": 1},
+            {"input_tokens": 12, "output_tokens": 700},
+            Tokens(input=12, output=700),
+            id="later figures replace earlier ones",
+        ),
+        pytest.param(
+            {"input_tokens": 23_000},
+            {
+                "output_tokens": 1_000,
+                "iterations": [
+                    {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3_500},
+                    {"type": "message", "input_tokens": 23_000, "output_tokens": 1_000},
+                ],
+            },
+            Tokens(input=203_000, output=4_500),
+            id="a compaction is added, for the totals leave it out",
+        ),
+        pytest.param(
+            {"input_tokens": "12", "output_tokens": None, "cache_creation": 7, "cache_read_input_tokens": -4},
+            {"input_tokens": True, "output_tokens": 1.5, "iterations": ["x", {"type": ["y"]}, {"type": "compaction"}]},
+            Tokens(),
+            id="what is no figure counts nothing",
+        ),
+        pytest.param({"input_tokens": 10**15}, {"output_tokens": 3}, Tokens(output=3), id="no absurd figures"),
+    ],
+)
+def test_usage_is_merged_by_kind(first: dict[str, Any], last: dict[str, Any], tokens: Tokens) -> None:
+    """For each kind of token the later positive figure counts."""
+    assert tapped(start(first), event("message_delta", delta={}, usage=last)).tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        pytest.param(start({}), False, id="the message has begun"),
+        pytest.param(PING + b": ping\n\n", False, id="pings and comments"),
+        pytest.param(block(type="text", text=""), False, id="an empty text begins"),
+        pytest.param(block(type="thinking", thinking="", signature=""), False, id="an empty thought begins"),
+        pytest.param(block(type="tool_use", id="t", name="Bash", input={}), False, id="a call without input begins"),
+        pytest.param(block(type="text", text="Hi"), True, id="a text begins with words"),
+        pytest.param(block(type="tool_use", id="t", name="Bash", input={"a": 1}), True, id="a call comes whole"),
+        pytest.param(block(type="redacted_thinking", data="x"), True, id="a redacted thought comes whole"),
+        pytest.param(block(type="web_search_tool_result", tool_use_id="s", content=[]), True, id="a result"),
+        pytest.param(block(type="new_kind"), True, id="an unknown kind comes whole"),
+        pytest.param(DELTA, True, id="the first delta"),
+        pytest.param(start({}, content=[{"type": "text", "text": "x"}]), True, id="the message begins with content"),
+    ],
+)
+def test_content_begins_with_the_first_thing_a_reader_could_see(stream: bytes, expected: bool) -> None:  # noqa: FBT001
+    """What carries nothing yet can still be thrown away."""
+    assert tapped(stream).has_content is expected
+
+
+@pytest.mark.parametrize(
+    ("stream", "error"),
+    [
+        pytest.param(
+            b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}\n\n',
+            ("overloaded_error", "Overloaded"),
+            id="Anthropic's",
+        ),
+        pytest.param(b'data: {"type":"error","error":{"type":"x","message":"no"}}\n\n', ("x", "no"), id="no name"),
+        pytest.param(b'data: {"error": {"message": "no", "code": 5}}\n\n', ("api_error", "no"), id="OpenAI's"),
+        pytest.param(b'data: {"error": "no"}\n\n', ("api_error", "no"), id="a text"),
+        pytest.param(b"event: error\ndata: <html>\n\n", ("api_error", ""), id="no JSON"),
+        pytest.param(b'event: other\ndata: {"type":"error","error":{"type":"x"}}\n\n', ("x", ""), id="wrong name"),
+    ],
+)
+def test_errors_in_a_stream_are_told_as_they_came(stream: bytes, error: tuple[str, str]) -> None:
+    """An error's type, words and raw data are kept, before and after content."""
+    data = stream.partition(b"data: ")[2].rstrip(b"\n")
+    assert tapped(stream).error == tapped(ANSWER, stream).error == StreamError(*error, data)
+
+
+def test_the_first_error_stays() -> None:
+    """Later errors do not hide the first."""
+    first, second = (event("error", error={"type": kind, "message": ""}) for kind in ("one", "two"))
+    error = tapped(first, second).error
+    assert error is not None
+    assert error.type == "one"
+
+
+def test_an_empty_error_field_is_none() -> None:
+    """`"error": null` in a nameless event is no error."""
+    assert tapped(b'data: {"error": null}\n\n').error is None
+
+
+def test_all_bytes_may_leave_until_the_stop() -> None:
+    """Before `message_stop` nothing is held back, of its chunk only what precedes it may leave, afterwards nothing."""
+    tap, before = StreamTap(), ANSWER[: -len(STOP)]
+    assert tap.feed(before[:100]) == 100
+    assert tap.feed(before[100:] + STOP + PING) == len(before) - 100
+    assert tap.feed(PING) == 0
+
+
+@pytest.mark.parametrize("place", range(1, len(STOP)))
+def test_a_stop_cut_in_two_never_leaves_whole(place: int) -> None:
+    """However `message_stop` is cut, its last part is held back."""
+    tap, before = StreamTap(), ANSWER[: -len(STOP)]
+    tap.feed(before)
+    tap.feed(STOP[:place])
+    assert not tap.complete
+    assert tap.feed(STOP[place:]) == 0
+    assert tap.complete
+
+
+@pytest.mark.parametrize("name", [b"", b"event: message_stop\n"])
+def test_a_stop_is_known_by_name_or_type(name: bytes) -> None:
+    """Providers that leave names out are understood."""
+    tap = StreamTap()
+    assert tap.feed(DELTA + name + b'data: {"type": "message_stop"}\n\n') == len(DELTA)
+    assert tap.complete
+
+
+def test_words_in_the_content_mean_nothing() -> None:
+    """Content that speaks of stops and errors is content."""
+    tap = tapped(DELTA.replace(b"error", b"event: error"))
+    assert (tap.complete, tap.error) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        pytest.param([b"<html>data: x"], True, id="HTML"),
+        pytest.param([b"\n  <", b"!doctype html>"], True, id="HTML after blanks"),
+        pytest.param([b'{"type":"error"}'], True, id="JSON"),
+        pytest.param([b"upstream connect error\n" * 200], True, id="4 KB of words"),
+        pytest.param([b"upstream connect error"], False, id="words, may still become a stream"),
+        pytest.param([b"eve", b"nt: x\n"], False, id="a field in two parts"),
+        pytest.param([b": ping\n\n"], False, id="a comment"),
+        pytest.param([b"\xef\xbb\xbfdata: x\n\n"], False, id="a byte order mark"),
+        pytest.param([b"\r\n\r\ndata\r\n"], False, id="a field without a value"),
+        pytest.param([b"data: <html>\n\n" + b"<" * 5_000], False, id="a stream whose data is HTML"),
+        pytest.param([b""], False, id="nothing"),
+    ],
+)
+def test_what_is_no_stream_is_garbage(chunks: list[bytes], expected: bool) -> None:  # noqa: FBT001 - a table's column
+    """A body that can't be a stream of events is known as soon as possible."""
+    assert tapped(*chunks).garbage is expected
+
+
+@given(st.lists(st.binary(max_size=60), max_size=8))
+def test_nothing_makes_the_tap_raise(chunks: list[bytes]) -> None:
+    """Any bytes pass, and never more of them than came."""
+    tap = StreamTap()
+    for chunk in chunks:
+        assert 0 <= tap.feed(chunk) <= len(chunk)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["type", "message", "usage", "delta", "error", "id", "container", "content_block", "iterations",
+                         "cache_creation", "output_tokens", "input_tokens"]),
+        inner,
+        max_size=4,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+KINDS = ("message_start", "message_delta", "content_block_start", "error", "message_stop", "other")
+
+
+@given(st.sampled_from(KINDS), JSON_VALUES)
+def test_no_json_makes_the_tap_raise(kind: str, value: Any) -> None:
+    """Events of any shape are read without an exception, and counts are never negative."""
+    body = msgspec.json.encode(value)
+    tap = tapped(f"event: {kind}\ndata: ".encode() + body + b"\n\n", b"data: " + body + b"\n\n")
+    answer = json_usage(body)
+    assert min(msgspec.structs.astuple(tap.tokens)) >= 0
+    assert (answer is None) == (not isinstance(value, dict))
+
+
+def test_a_json_answer_tells_its_usage() -> None:
+    """A whole answer tells what a stream does."""
+    body = {"type": "message", "id": "msg_1", "model": "m", "container": {"id": "c"}, "usage": ANTHROPIC_USAGE,
+            "content": [{"type": "text", "text": "Hi"}]}  # fmt: skip
+    answer = json_usage(msgspec.json.encode(body))
+    assert answer is not None
+    assert answer.tokens == Tokens(input=12, output=1, cache_read=4_000, cache_write_5m=100, cache_write_1h=400)
+    assert (answer.is_message, answer.id, answer.model, answer.container_id) == (True, "msg_1", "m", "c")
+    assert (answer.has_content, answer.error) == (True, None)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"type": "mess', b"[1]", b'"x"', b"null", b"{} {}", b"\xff"])
+def test_what_is_no_json_object_tells_nothing(body: bytes) -> None:
+    """Empty, cut off and foreign bodies are told apart from answers."""
+    assert json_usage(body) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b'{"type":"error","error":{"type":"overloaded_error","message":"no"}}', ("overloaded_error", "no")),
+        (b'{"error":{"code":"1302","message":"no"},"request_id":"r"}', ("api_error", "no")),
+        (b'{"type":"error"}', ("api_error", "")),
+    ],
+)
+def test_an_error_with_status_200_is_seen(body: bytes, error: tuple[str, str]) -> None:
+    """A JSON error is no message, whatever its status."""
+    answer = json_usage(body)
+    assert answer is not None
+    assert not answer.is_message
+    assert answer.error == StreamError(*error, body)
