@@ -33,7 +33,7 @@ Towards others the lists are closed (`OTHERS`), since they refuse what they don'
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
@@ -70,7 +70,7 @@ OBJECT = msgspec.json.Decoder(Fields)
 LIST = msgspec.json.Decoder(list[Raw])
 
 
-class BlockSurvey(Struct):
+class BlockSurvey(Struct, gc=False):
     """What must be known of a content block to see whether it needs a change."""
 
     type: str = ""
@@ -126,7 +126,7 @@ def for_anthropic(raw: bytes, model_asked: str, model_sent: str, strip: StripThi
     """The body as Anthropic takes it."""
     blocks = survey(raw)
     new_ids = id_map(blocks)
-    strips = any(is_stripped(block.type, block.signature, strip) for block in blocks)
+    strips = any(block.type in THINKING_BLOCKS and is_stripped(block.type, block.signature, strip) for block in blocks)
     if model_asked == model_sent and not new_ids and not strips:
         return raw
     fields = fields_of(raw)
@@ -152,19 +152,18 @@ def survey(raw: bytes) -> list[BlockSurvey]:
     return [block for message in messages if isinstance(message.content, list) for block in message.content]
 
 
-def id_map(blocks: Iterable[BlockSurvey]) -> dict[str, str]:
+def id_map(blocks: Sequence[BlockSurvey]) -> dict[str, str]:
     """New ids for those that Anthropic refuses; the first kind of call that has an id decides about it."""
     calls: dict[str, str] = {}
-    taken: set[str] = set()
     for block in blocks:
-        taken.update((block.id, block.tool_use_id))
         if block.type in ID_RULES:
             calls.setdefault(block.id, block.type)
+    refused = [(old, kind) for old, kind in calls.items() if ID_RULES[kind][0].fullmatch(old) is None]
+    taken = {name for block in blocks for name in (block.id, block.tool_use_id)} if refused else set()
     new_ids: dict[str, str] = {}
-    for old, kind in calls.items():
-        if ID_RULES[kind][0].fullmatch(old) is None:
-            new_ids[old] = new = new_id(old, kind, taken)
-            taken.add(new)
+    for old, kind in refused:
+        new_ids[old] = new = new_id(old, kind, taken)
+        taken.add(new)
     return new_ids
 
 

@@ -25,6 +25,7 @@ of its own tools (a few MB of base64); 16 MB leaves room, and is half of what a 
 
 BOM = b"\xef\xbb\xbf"
 EMPTY_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+LINE_END_STARTS = (b"\n", b"\r", b"")
 LINE_END = re.compile(rb"\r\n|\n|\r")
 OVERLAP_BYTES = 3
 """The longest empty line, CR LF CR LF, less its last byte: so much of what was searched before is searched again."""
@@ -83,7 +84,8 @@ class SseReader:
         self._rest += chunk
         search_from, self._searched = self._searched, max(0, len(self._rest) - OVERLAP_BYTES)
         if self._empty_line(self._rest, search_from) is None:
-            self._check(len(self._rest))
+            if len(self._rest) > self._limit:
+                raise self._too_large()
             return []
         buffer = bytes(self._rest)
         self._rest.clear()
@@ -92,19 +94,24 @@ class SseReader:
     def _cut(self, buffer: bytes, carried: int, search_from: int) -> list[SseEvent]:
         """Cut whole events off `buffer`, whose first `carried` bytes came before this chunk, and keep the rest."""
         events: list[SseEvent] = []
-        begin = 0
+        begin, limit = 0, self._limit
         while (found := self._empty_line(buffer, search_from)) is not None:
             last, end = found
-            self._check(last - begin)
-            if block := self._block(buffer[begin:last]):
-                events.append(SseEvent(block, max(0, begin - carried), end - carried))
+            if last - begin > limit:
+                raise self._too_large()
+            block = buffer[begin:last]
+            if not self._started or block[:1] in LINE_END_STARTS:
+                block = self._first_lines(block)
+            if block:
+                events.append(SseEvent(block, begin - carried if begin > carried else 0, end - carried))
             begin = search_from = end
-        self._keep(buffer, begin)
+        if begin < len(buffer):
+            self._keep(buffer[begin:])
         return events
 
-    def _block(self, lines: bytes) -> bytes:
+    def _first_lines(self, block: bytes) -> bytes:
         """The lines of an event without empty ones before it; the first of a stream loses its byte order mark."""
-        block = lines.lstrip(b"\r\n")
+        block = block.lstrip(b"\r\n")
         if self._started or not block:
             return block
         self._started = True
@@ -118,18 +125,15 @@ class SseReader:
         match = EMPTY_LINE.search(buffer, search_from)
         return match and match.span()
 
-    def _keep(self, buffer: bytes, begin: int) -> None:
+    def _keep(self, rest: bytes) -> None:
         """Keep what belongs to no whole event yet; empty lines belong to none."""
-        if begin == len(buffer):
-            return
-        rest = buffer[begin:].lstrip(b"\r\n")
-        self._check(len(rest))
-        self._rest += rest
-        self._searched = max(0, len(rest) - OVERLAP_BYTES)
+        self._rest += rest.lstrip(b"\r\n")
+        self._searched = max(0, len(self._rest) - OVERLAP_BYTES)
+        if len(self._rest) > self._limit:
+            raise self._too_large()
 
-    def _check(self, size: int) -> None:
-        if size > self._limit:
-            raise EventTooLarge(f"an event of the stream is larger than {self._limit} bytes")
+    def _too_large(self) -> EventTooLarge:
+        return EventTooLarge(f"an event of the stream is larger than {self._limit} bytes")
 
 
 def values_of(block: bytes, field: bytes) -> list[bytes]:

@@ -32,7 +32,11 @@ from msgspec import Raw, Struct
 from service.ledger.events import Tokens
 from service.providers.sse import BOM, SseEvent, SseReader
 
-UNREAD = (b"event: content_block_delta\n", b"event: ping\n", b"event: content_block_stop\n")
+UNREAD = tuple(
+    b"event: " + name + line_end
+    for line_end in (b"\n", b"\r")
+    for name in (b"content_block_delta", b"ping", b"content_block_stop")
+)
 """How events begin that are not looked into once content has begun: nearly all."""
 
 COME_BY_DELTAS = frozenset(("text", "thinking", "tool_use", "server_tool_use", "mcp_tool_use", "compaction"))
