@@ -17,7 +17,8 @@ Towards Anthropic only what it is known to refuse is changed:
 - Thinking blocks without a signature. All of them when the conversation is of another vendor's model, whose signatures
   fail here; as the setting says on a subscription. An assistant message that is emptied by this is dropped.
 
-Towards others the lists are closed (`TOP_LEVEL`, `TOOL_FIELDS`), since they refuse what they don't know or, worse, misread it:
+Towards others the lists are closed (`TOP_LEVEL`, `TOOL_FIELDS`), since they refuse what they
+don't know or, worse, misread it:
 
 - `metadata.user_id` stays out: it names the user's device and account, and is no business of another vendor.
 - The attribution block of Claude Code is out of `system`: there it is prompt text that differs and spoils the cache.
