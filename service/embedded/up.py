@@ -92,7 +92,7 @@ def _programs(settings: "Settings", logs: Path, servers: tuple[str, ...], urls: 
     worker = Program(
         "worker",
         own_command("worker"),
-        environ=environ,
+        environ=lambda: {**environ(), **_audible(settings)},
         log=logs / "worker.log",
         is_ready=lambda program: program.says(WORKER_READY),
         needs=(*servers, migrations.name),
@@ -119,6 +119,11 @@ def _environ(settings: "Settings", urls: Household) -> Mapping[str, str]:
     }
 
 
+def _audible(settings: "Settings") -> Mapping[str, str]:
+    """The worker's line that we wait for is of level info, so its log, which is a file, is no quieter than that."""
+    return {} if settings.log_level == "debug" else {"LOG_LEVEL": "info"}
+
+
 def _check_address(settings: "Settings") -> None:
     if not folder.is_free(settings.host, settings.port):
         raise EmbeddedError(
@@ -138,8 +143,7 @@ def _run_locked(settings: "Settings", screen: Screen, house: Household, signals:
     finally:
         screen.note("Ending …")
         supervisor.stop(in_haste=lambda: signals.count > 1)
-        with suppress(FileNotFoundError):
-            (settings.home / "run.json").unlink()
+        (settings.home / "run.json").unlink(missing_ok=True)
 
 
 def _watch(settings: "Settings", screen: Screen, house: Household, supervisor: Supervisor, signals: "Signals") -> int:
@@ -163,6 +167,7 @@ def _home(settings: "Settings") -> folder.Locked:
         home.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
         locked = folder.Locked(home / "lock", timeout_s=0)
         (home / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
+        (home / "run.json").unlink(missing_ok=True)  # of one that was killed
     except folder.FolderBusy:
         raise EmbeddedError(_already_running(home)) from None
     except OSError as error:
@@ -209,7 +214,8 @@ class Signals:
         os.set_blocking(self._writer, False)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for name in STOP_SIGNALS:
-            if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN:  # as `nohup` leaves SIGHUP
+            # `nohup` means it; a shell that starts us in the background, and so ignores SIGINT for us, does not.
+            if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
                 self._handle(name, self._note)
         self._handle("SIGCHLD", lambda *_: None)  # no wake-up without a handler
         return self
