@@ -49,8 +49,7 @@ class Parts:
             clock=clock,
             spool_root=settings.home / "spool",
         )
-        streams = [route.id for route in (*settings.routes, settings.client_route)]
-        self.watcher = Watcher(self.redis, self.outbox, clock, streams)
+        self.watcher = Watcher(self.redis, self.outbox, clock, settings)
         self.wires = Wires(settings.timeouts)
         self.relay = Relay(
             settings,
@@ -62,7 +61,7 @@ class Parts:
             clock=clock,
         )
         self.keyring = Keyring(settings.client_keys, open_to_all=settings.loopback)
-        self.health = Health(settings, self.watcher, clock)
+        self.health = Health(self.watcher, clock)
 
     async def start(self) -> None:
         """Begin what runs beside the requests."""

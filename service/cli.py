@@ -1,11 +1,13 @@
 """The command `ccproxy`. Sub-commands of the workers join as entry points, so that neither house imports the other."""
 
+import asyncio
 import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import click
-from msgspec.structs import replace
+import msgspec
+from msgspec.structs import asdict, replace
 
 from service.errors import SettingsError
 from service.settings import Settings, load
@@ -67,6 +69,66 @@ def serve(config: Path | None) -> None:
 
     settings = with_settings(config)
     sys.exit(serve_forever(replace(settings, redis_url=settings.redis_url or DEFAULT_REDIS_URL)))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+
+
+@main.command()
+@config_option
+@json_option
+def status(config: Path | None, *, as_json: bool) -> None:
+    """Show how routes, ledger and replicas stand, as Redis knows them."""
+    from redis.exceptions import RedisError
+    from rich.console import Console
+
+    from service.console.screens import show_status
+    from service.console.status import read_status
+
+    settings = with_settings(config)
+    url = settings.redis_url or running(settings.home).get("redis_url") or DEFAULT_REDIS_URL
+    try:
+        found = read_status(settings, url)
+    except (RedisError, OSError) as error:
+        place = url.rpartition("@")[2].removeprefix("redis://")
+        raise click.ClickException(
+            f"Redis at {place} can't be asked ({error}); start `ccproxy up`, or set REDIS_URL"
+        ) from None
+    if as_json:
+        click.echo(msgspec.json.encode(found.fields()).decode())
+    else:
+        show_status(found, Console())
+
+
+@main.command()
+@config_option
+@json_option
+def check(config: Path | None, *, as_json: bool) -> None:
+    """Say whether the settings would work: credentials, addresses, loops. No request goes to a provider."""
+    from rich.console import Console
+
+    from service.console.check import check_all
+    from service.console.screens import show_findings
+
+    settings = with_settings(config)
+    run = running(settings.home)
+    redis_url = settings.redis_url or run.get("redis_url")
+    database_url = settings.database_url or run.get("database_url")
+    findings = asyncio.run(check_all(settings, redis_url, database_url))
+    if as_json:
+        click.echo(msgspec.json.encode([asdict(finding) for finding in findings]).decode())
+    else:
+        show_findings(findings, Console())
+    sys.exit(any(finding.ok is False for finding in findings))
+
+
+def running(home: Path) -> dict[str, str]:
+    """What a running `ccproxy up` has written down about itself: addresses with their passwords."""
+    try:
+        found = msgspec.json.decode((home / "run.json").read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return {}
+    return {str(name): value for name, value in found.items() if isinstance(value, str)}
 
 
 if __name__ == "__main__":

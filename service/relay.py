@@ -65,6 +65,8 @@ DRAIN_S = 0.25
 """After `message_stop` the end of the body follows at once; a connection that dawdles is not worth keeping."""
 SHORT_WAIT_MS = 60_000
 """Claude Code obeys a retry-after of this length, and gives up at once on one of 90 s."""
+NAME_CHARS = 256
+"""No model has a longer name; the ledger takes no longer one."""
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 JSON_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens", "models"))
 
@@ -290,8 +292,8 @@ class Relay:
         cleaned = clean_body(
             call.plain,
             route=one.route,
-            model_asked=call.model,
-            model_sent=one.attempt.candidate.model,
+            model_asked=bounded(call.model),
+            model_sent=bounded(one.attempt.candidate.model),
             strip_thinking=self.settings.strip_thinking,
         )
         is_own = cleaned is call.plain and one.route.provider.dialect == "anthropic"
@@ -481,8 +483,8 @@ class Relay:
             scope=failure.scope if failure else "",
             status=one.status,
             message=failure.message[:300] if failure else "",
-            model_asked=call.model,
-            model_sent=one.attempt.candidate.model,
+            model_asked=bounded(call.model),
+            model_sent=bounded(one.attempt.candidate.model),
             client_key=call.client_key,
             session_id=call.session_id,
             stream=call.stream,
@@ -657,13 +659,18 @@ def started_event(call: Call, one: Try) -> AttemptStarted:
         at_ms=one.started_ms,
         request_id=call.request_id,
         endpoint=call.endpoint,
-        model_asked=call.model,
-        model_sent=one.attempt.candidate.model,
+        model_asked=bounded(call.model),
+        model_sent=bounded(one.attempt.candidate.model),
         client_key=call.client_key,
         session_id=call.session_id,
         stream=call.stream,
         estimated_tokens=call.max_tokens,
     )
+
+
+def bounded(name: str) -> str:
+    """A model name as it may stand in the ledger; clients can invent any."""
+    return name[:NAME_CHARS].replace("\0", "")
 
 
 def error_event(one: Try) -> bytes:

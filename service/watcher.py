@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
+from msgspec.structs import asdict
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -33,10 +34,13 @@ from service.ledger.wire import (
     decode_snapshot,
     events_key,
     replica_key,
+    route_key,
     snapshot_key,
 )
 from service.outbox import Outbox
+from service.routing.readings import RouteReading, read_route
 from service.routing.view import View
+from service.settings import Settings
 
 log = logging.getLogger("ccproxy.watcher")
 
@@ -47,6 +51,8 @@ COALESCE_S = 0.02
 HEARTBEAT_TTL_MS = 30_000
 """A replica that has not been heard of for this long is gone."""
 CLOCK_SAMPLE_S = 60.0
+TELL_ALL_S = 10.0
+"""Readings that did not change are told again this often, in case Redis lost them."""
 CONTROL_BATCH = 1_000
 """Control entries read in one tick."""
 
@@ -54,14 +60,17 @@ CONTROL_BATCH = 1_000
 class Watcher:
     """Keeps `view` up to date for this process."""
 
-    def __init__(self, redis: Redis | None, outbox: Outbox, clock: Clock, streams: Sequence[str]) -> None:
+    def __init__(self, redis: Redis | None, outbox: Outbox, clock: Clock, settings: Settings) -> None:
         self.view = View(replica=outbox.replica)
         self.snapshots: dict[str, Snapshot] = {}
         self.ready = asyncio.Event()
         self._redis = redis
         self._outbox = outbox
         self._clock = clock
-        self._streams = [*streams, CONTROL]
+        self._settings = settings
+        self._streams = [*(route.id for route in settings.routes), settings.client_route.id, CONTROL]
+        self._told: dict[str, RouteReading] = {}
+        self._told_s = 0.0
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
         self._run_id = ""
@@ -199,12 +208,31 @@ class Watcher:
                     advance(self.view.control, event)
 
     async def _beat(self, redis: Redis) -> None:
+        """Say that this replica lives, and how it reads its routes, where that has changed."""
         key = replica_key(self._outbox.replica)
-        beat: dict[Any, Any] = {"pid": os.getpid(), "at_ms": self._clock.now_ms(), "pending": self._outbox.pending}
+        beat: dict[Any, Any] = {
+            "pid": os.getpid(),
+            "at_ms": self._clock.now_ms(),
+            "pending": self._outbox.pending,
+            "routes": ",".join(route.id for route in self._settings.routes),
+        }
         pipe = redis.pipeline(transaction=False)
         pipe.hset(key, mapping=beat)
         pipe.pexpire(key, HEARTBEAT_TTL_MS)
+        readings = self.readings()
+        if time.monotonic() - self._told_s > TELL_ALL_S:
+            self._told, self._told_s = {}, time.monotonic()
+        for reading in readings:
+            if self._told.get(reading.route) != reading:
+                fields: dict[Any, Any] = {**asdict(reading), "read_at_ms": self._clock.now_ms()}
+                pipe.hset(route_key(reading.route), mapping=fields)
         await pipe.execute()
+        self._told = {reading.route: reading for reading in readings}
+
+    def readings(self) -> list[RouteReading]:
+        """How this process reads its routes now."""
+        now_ms = self._clock.now_ms()
+        return [read_route(route, self.view, self._settings.policy, now_ms) for route in self._settings.routes]
 
 
 def overlay(ledger: RouteLedger, own: Iterable[Event], replica: str) -> None:

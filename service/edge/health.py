@@ -13,8 +13,7 @@ from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
 from service.clock import Clock
-from service.routing.readings import RouteReading, read_route
-from service.settings import Settings
+from service.routing.readings import RouteReading
 from service.watcher import Watcher
 
 VERSION = version("claude-code-proxy")
@@ -23,8 +22,7 @@ VERSION = version("claude-code-proxy")
 class Health:
     """What the health endpoints look at."""
 
-    def __init__(self, settings: Settings, watcher: Watcher, clock: Clock) -> None:
-        self._settings = settings
+    def __init__(self, watcher: Watcher, clock: Clock) -> None:
         self._watcher = watcher
         self._clock = clock
         self._started_s = time.monotonic()
@@ -34,15 +32,9 @@ class Health:
         """Whether this process may be given requests: its first snapshot came, or it has waited long enough."""
         return self._watcher.ready.is_set()
 
-    def readings(self) -> list[RouteReading]:
-        """How the routes stand."""
-        now_ms = self._clock.now_ms()
-        view, policy = self._watcher.view, self._settings.policy
-        return [read_route(route, view, policy, now_ms) for route in self._settings.routes]
-
     def report(self) -> dict[str, Any]:
         """The original's /health, true this time: `best` is the route that the next Claude request would take."""
-        readings = self.readings()
+        readings = self._watcher.readings()
         return {
             "status": "healthy" if any(reading.available for reading in readings) else "degraded",
             "service": "Claude Code Proxy",

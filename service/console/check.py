@@ -1,0 +1,115 @@
+"""`ccproxy check`: would this work? Settings, credentials, whether addresses can be reached, whether one is this proxy.
+
+It opens connections and asks nothing that costs: no request goes to a provider. Not here: mending anything.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from service.settings import Route, Settings, port_of
+
+TIMEOUT_S = 5.0
+
+
+class Finding(Struct, frozen=True):
+    """One thing looked at. `ok` None: nothing is wrong, but it is off or not there."""
+
+    what: str
+    ok: bool | None
+    words: str
+
+
+async def check_all(settings: Settings, redis_url: str | None, database_url: str | None) -> list[Finding]:
+    """All findings, in the order in which one would mend them."""
+    places = [check_place(name, url) for name, url in (("redis", redis_url), ("postgres", database_url)) if url]
+    routes = [check_route(route, settings) for route in settings.routes]
+    found = await asyncio.gather(*routes, *places)
+    missing = [
+        Finding(name, None, f"not set; `ccproxy up` brings its own, else set {variable}")
+        for name, url, variable in (("redis", redis_url, "REDIS_URL"), ("postgres", database_url, "DATABASE_URL"))
+        if not url
+    ]
+    return [
+        check_home(settings.home),
+        *(Finding("notice", None, words) for words in settings.notices),
+        *found,
+        *missing,
+    ]
+
+
+def check_home(home: Path) -> Finding:
+    """Whether data, logs and spool have a place."""
+    place = home
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if os.access(place, os.W_OK):
+        return Finding("home", True, f"{home} can be written to")
+    return Finding("home", False, f"{place} can't be written to; set CCPROXY_HOME to another folder")
+
+
+async def check_route(route: Route, settings: Settings) -> Finding:
+    """Whether a route has a credential and an address that answers."""
+    if route.off:
+        return Finding(route.id, None, route.off)
+    if route.auth == "oauth" and not route.api_key and not os.access(route.credentials_path, os.R_OK):
+        return Finding(route.id, False, f"{route.credentials_path} can't be read; log in with Claude Code")
+    if await is_self(route.base_url, settings):
+        return Finding(route.id, False, f"{route.base_url} is this proxy itself; correct the address")
+    return await check_place(route.id, route.base_url)
+
+
+async def check_place(what: str, url: str) -> Finding:
+    """Whether something listens there, with a certificate that can be trusted where TLS is spoken."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", port_at(url)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            tls = ssl.create_default_context() if parts.scheme in ("https", "rediss") else None
+            _, writer = await asyncio.open_connection(host, port, ssl=tls)
+    except ssl.SSLError as error:
+        return Finding(
+            what, False, f"{host}:{port}: the certificate is not trusted ({error.reason}); see SSL_CERT_FILE"
+        )
+    except (OSError, TimeoutError) as error:
+        return Finding(what, False, f"{host}:{port} can't be reached ({str(error) or 'no answer'})")
+    writer.close()
+    with contextlib.suppress(OSError, TimeoutError):
+        await asyncio.wait_for(writer.wait_closed(), 1)
+    return Finding(what, True, f"{host}:{port} answers")
+
+
+def port_at(url: str) -> int:
+    """The port that a URL of any of our kinds means."""
+    parts = urlsplit(url)
+    usual = {"redis": 6379, "rediss": 6379, "postgres": 5432, "postgresql": 5432}
+    return parts.port or usual.get(parts.scheme) or port_of(url)
+
+
+async def is_self(url: str, settings: Settings) -> bool:
+    """Whether an address leads to this machine and this proxy's port."""
+    if port_of(url) != settings.port:
+        return False
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            found = await loop.getaddrinfo(urlsplit(url).hostname or "", settings.port, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError):
+        return False
+    return any(is_local(family, address[0]) for family, _, _, _, address in found)
+
+
+def is_local(family: socket.AddressFamily, address: str | int) -> bool:
+    """Whether an address belongs to this machine: then a socket can be bound to it."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,83 @@
+"""Status and check as a person sees them on a terminal. Not here: finding the facts."""
+
+import time
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from service.console.check import Finding
+from service.console.status import Status
+from service.routing.readings import RouteReading
+
+COLOURS = {"healthy": "green", "degraded": "yellow", "quota_warning": "yellow", "off": "dim"}
+BAR_WIDTH = 8
+"""Wide enough to see a change, narrow enough for the whole table to fit 80 columns."""
+
+
+def show_status(status: Status, console: Console) -> None:
+    """Routes first: they are what one looks for."""
+    console.print(routes_table(status))
+    for reading in status.routes:
+        if words := why(reading, status.at_ms):
+            console.print(Text(f"{reading.route}: {words}", style="dim"), soft_wrap=True)
+    late = [stream for stream in status.streams if stream.lag]
+    waiting = ", ".join(f"{stream.stream} {stream.lag}" for stream in late) or "none"
+    events = sum(stream.position for stream in status.streams)
+    console.print(f"\nledger    {events:,} events folded, entries waiting: {waiting}", highlight=False)
+    names = ", ".join(f"{replica.replica} (seen {replica.seen_ms_ago / 1000:.0f} s ago)" for replica in status.replicas)
+    console.print(f"replicas  {names or 'none alive; is a proxy running?'}", highlight=False, soft_wrap=True)
+
+
+def routes_table(status: Status) -> Table:
+    """A row a route; tokens are those of the running week."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("route", "state", "week"):
+        table.add_column(name, no_wrap=True)
+    for name in ("tries", "failed", "input", "output", "cached"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for reading in status.routes:
+        table.add_row(*row(reading))
+    return table
+
+
+def row(reading: RouteReading) -> list[Text | str]:
+    """One route's cells."""
+    cached = reading.cache_read_tokens + reading.cache_write_5m_tokens + reading.cache_write_1h_tokens
+    counts = (reading.attempts, reading.failed, reading.input_tokens, reading.output_tokens, cached)
+    state = Text(reading.state.replace("_", " "), style=COLOURS.get(reading.state, "red"))
+    return [reading.route, state, quota_bar(reading), *(short(count) for count in counts)]
+
+
+def short(count: int) -> str:
+    """A count in at most five characters: 999, 12.3k, 4.56M."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)
+
+
+def quota_bar(reading: RouteReading) -> Text:
+    """How much of the week's limit is gone."""
+    if not reading.limit_tokens:
+        return Text("no limit", style="dim")
+    filled = min(BAR_WIDTH, round(reading.used_percent / 100 * BAR_WIDTH))
+    style = {"ok": "green", "warning": "yellow", "spent": "red"}[reading.quota]
+    return Text("█" * filled + "░" * (BAR_WIDTH - filled), style=style) + Text(f" {reading.used_percent:.0f} %")
+
+
+def why(reading: RouteReading, now_ms: int) -> str:
+    """The reason, and for how long."""
+    if reading.until_ms <= now_ms:
+        return reading.reason
+    at = time.strftime("%a %H:%M:%S", time.localtime(reading.until_ms / 1000))
+    return f"{reading.reason}, until {at}"
+
+
+def show_findings(findings: list[Finding], console: Console) -> None:
+    """A line a finding."""
+    for finding in findings:
+        mark = Text("✓", style="green") if finding.ok else Text("✗", style="red")
+        if finding.ok is None:
+            mark = Text("·", style="dim")
+        console.print(mark, finding.what, Text(finding.words, style="" if finding.ok else "default"), soft_wrap=True)
