@@ -1,0 +1,106 @@
+# Everything a developer does, by name; `make` alone lists it. Needs Python 3.11 or newer, make, and pip's network.
+#
+#   make up PYTHON=python3.13    another interpreter; the first of python3, python3.13, python3.12, python3.11 that fits
+#   make test UV=                without uv, where it is installed; pip does the same, in a while
+#
+# It runs on the make that macOS brings (3.81): one shell for each line, no newer features.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+UV ?= $(shell command -v uv 2>/dev/null)
+ARGS ?=
+
+# Two stamps say what is installed: what runs, and what tests need too. Only a change of the locks installs again.
+RUN := $(VENV)/.ready-to-run
+DEVELOP := $(VENV)/.ready-to-develop
+
+# Scripts in an environment hold its path, and it needs its interpreter: moved, or orphaned, it is made anew.
+STALE := $(shell test -x $(BIN)/python && test "$$(cat $(VENV)/.place 2>/dev/null)" = "$(CURDIR)" || echo stale)
+
+ifeq ($(UV),)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+else
+INSTALL := $(UV) pip install --quiet --python $(BIN)/python
+endif
+
+COMPILE = $(if $(UV),$(UV),$(BIN)/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-header --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade)
+
+.DEFAULT_GOAL := help
+.PHONY: help up dev build test lint format types bench test-claude-code lock clean stale
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+
+up: $(RUN) ## start everything: Postgres, Valkey, a worker, the proxy
+	@exec $(BIN)/ccproxy up $(ARGS)
+
+dev: $(DEVELOP) ## the same, started again whenever a file in service/ or workers/ changes
+	@exec $(BIN)/watchfiles --sigint-timeout 20 '$(BIN)/ccproxy up' service workers
+
+build: $(RUN) ## wheel and source archive, into dist/
+	@rm -rf dist
+	$(BIN)/hatchling build -d dist
+
+test: $(DEVELOP) ## every check: format, lint, types, import contract, tests (ARGS are pytest's)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest $(if $(CI),-p tests.no_skips) $(ARGS)
+
+lint: $(DEVELOP) ## ruff's rules and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+format: $(DEVELOP) ## put the code into ruff's format, and mend what it can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(DEVELOP) ## mypy, strict
+	$(BIN)/mypy
+
+bench: ## the measuring programs
+	@echo "There are none yet: this version comes without measuring programs."
+
+test-claude-code: $(DEVELOP) ## Claude Code itself against the proxy; installs it from npm first (needs Node and npm)
+	$(BIN)/python -m pytest tests/claude_code $(ARGS)
+
+lock: $(DEVELOP) ## resolve requirements*.lock again after pyproject.toml changed; UPGRADE=1 takes the newest
+	@test -n "$(UV)" || $(INSTALL) uv
+	$(COMPILE) --group build pyproject.toml -o requirements.lock
+	$(COMPILE) --group dev --constraint requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean: ## remove what these targets made; your data and logs stay
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find service workers tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.place: $(STALE)
+	@python="$(PYTHON)"; \
+	for candidate in $${python:-python3 python3.13 python3.12 python3.11}; do \
+	  found="$$found $$($$candidate -c 'import sys; print(sys.executable, sys.version.split()[0], sep=" = ")' 2>/dev/null)"; \
+	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then chosen=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$chosen" ]; then \
+	  echo "Python 3.11 or newer is needed; found:$${found:- none}." >&2; \
+	  echo "Install one, and name it if it is not python3: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$($$chosen --version) ..."; \
+	if [ -n "$(UV)" ]; then "$(UV)" venv --quiet --clear --python "$$(command -v $$chosen)" $(VENV); \
+	else $$chosen -m venv --clear $(VENV); fi || \
+	  { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	@echo "$(CURDIR)" > $@
+
+$(RUN): requirements.lock pyproject.toml $(VENV)/.place
+	@echo "Installing what requirements.lock names ..."
+	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEVELOP): requirements-dev.lock $(RUN)
+	@echo "Installing what requirements-dev.lock names ..."
+	@$(INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+stale:
