@@ -1,6 +1,7 @@
 """The command `ccproxy`. Sub-commands of the workers join as entry points, so that neither house imports the other."""
 
 import asyncio
+import os
 import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -58,7 +59,14 @@ def up(config: Path | None) -> None:
     """Start everything on this machine: Postgres, Valkey, a worker and the proxy."""
     from service.embedded.up import run
 
-    sys.exit(run(with_settings(config)))
+    settings = with_settings(config)
+    # What the children must read as well: they inherit the environment alone.
+    if config:
+        os.environ["CCPROXY_CONFIG"] = str(config.absolute())
+    for name, value in (("CCPROXY_POSTGRES_BIN", settings.postgres_bin), ("CCPROXY_REDIS_BIN", settings.redis_bin)):
+        if value:
+            os.environ[name] = value
+    sys.exit(run(settings))
 
 
 @main.command()

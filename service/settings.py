@@ -292,6 +292,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     database_connect_ms: int = 2_000
     log_level: LogLevel = "info"
     log_format: Literal["text", "json"] = "text"
+    postgres_bin: str = ""
+    redis_bin: str = ""
     notices: tuple[str, ...] = ()
 
     @property
@@ -499,6 +501,8 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         database_connect_ms=read.integer("DB_CONNECTION_TIMEOUT_MS", 2_000, least=100),
         log_level=log_level(read),
         log_format=read.choice("LOG_FORMAT", "text", ("text", "json")),  # type: ignore[arg-type]
+        postgres_bin=read.text("CCPROXY_POSTGRES_BIN"),
+        redis_bin=read.text("CCPROXY_REDIS_BIN"),
         notices=notices(read),
     )
     check(settings)
