@@ -1,0 +1,137 @@
+"""Processes of a test: started with nothing of the developer's environment, ended by their id, their logs at hand.
+
+They die with the test run, however it ends (`Leash`). Not here: what the processes are.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self, TypeVar
+
+from service.embedded.folder import is_free
+from service.embedded.leash import Leash
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 40.0
+POLL_S = 0.02
+STOP_S = 20.0
+FIRST_PORT, LAST_PORT = 30_000, 32_700
+"""Above the embedded servers' ports, and below those that the kernel gives to outgoing connections."""
+IN_FOLDER = 'cd "$1" && shift && exec "$@"'
+"""In a folder of its own a process meets no `.env` of the developer's."""
+PASSED_ON = ("PATH", "LANG", "TMPDIR", "SYSTEMROOT")
+T = TypeVar("T")
+LOGS: list[Path] = []
+"""The logs of all processes so far, shown when a test fails."""
+
+
+def eventually(happens: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
+    """What `happens` gives, once that is true. Patience is long: no test fails for lack of speed."""
+    give_up_at_s = time.monotonic() + patience_s
+    while not (result := happens()):
+        assert time.monotonic() < give_up_at_s, f"it never happened; last seen: {result!r}"
+        time.sleep(POLL_S)
+    return result
+
+
+def settles_to(wanted: T, look: Callable[[], T], patience_s: float = PATIENCE_S) -> None:
+    """Wait until `look` gives `wanted`; an ordinary assertion shows the difference when it never does."""
+    give_up_at_s = time.monotonic() + patience_s
+    while (seen := look()) != wanted and time.monotonic() < give_up_at_s:
+        time.sleep(POLL_S)
+    assert seen == wanted
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    ports = (random.randint(FIRST_PORT, LAST_PORT) for _ in range(200))  # noqa: S311 - a port is no secret
+    return next(port for port in ports if is_free("127.0.0.1", port))
+
+
+def environment(home: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """All that a process sees: a home of its own, and these variables."""
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    own = {"HOME": str(home), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "CCPROXY_HOME": str(home)}
+    return passed_on | own | dict(variables)
+
+
+class Command:
+    """`ccproxy <arguments>` as a process, in its home."""
+
+    def __init__(self, *arguments: str, home: Path, variables: Mapping[str, str]) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self.home = home
+        self.log = home / f"{arguments[0]}-{len(LOGS)}.log"
+        self.variables = dict(variables)
+        LOGS.append(self.log)
+        with self.log.open("wb") as output:
+            self.process = Leash(
+                ["/bin/sh", "-c", IN_FOLDER, "sh", home, sys.executable, "-m", "service.cli", *arguments],
+                environ=environment(home, variables),
+                output=output.fileno(),
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def text(self) -> str:
+        """All that it has said."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self.process.poll() is None
+
+    def wait(self) -> int:
+        """Its exit status, once it has ended by itself."""
+        status = self.process.wait(PATIENCE_S)
+        assert status is not None, f"it runs on:\n{self.text}"
+        return status
+
+    def wait_until(self, ready: Callable[[], object]) -> None:
+        """Wait until it is ready; a process that ends before is a failure."""
+        eventually(lambda: ready() or not self.alive)
+        assert self.alive, f"it ended with status {self.process.poll()}:\n{self.text}"
+
+    def kill(self) -> None:
+        """As a crash would."""
+        self.process.kill()
+
+    def stop(self) -> None:
+        """Ask it to end. What has to be killed has failed."""
+        if not self.alive:
+            return
+        self.process.ask_to_end()
+        status = self.process.wait(STOP_S)
+        if status is None:
+            self.process.kill()
+        assert status in (0, -signal.SIGTERM), f"status {status} when asked to end:\n{self.text[-4000:]}"
+
+
+def run(*arguments: str, home: Path, variables: Mapping[str, str]) -> tuple[int, str]:
+    """A command to its end: exit status and output."""
+    command = Command(*arguments, home=home, variables=variables)
+    try:
+        return command.wait(), command.text
+    finally:
+        if command.alive:
+            command.kill()
+
+
+def tails(marks: Mapping[Path, int]) -> Sequence[tuple[str, str]]:
+    """What was written to each log behind its mark: at most its last hundred lines."""
+    found = []
+    for path in LOGS:
+        if path.exists() and (new := path.read_bytes()[marks.get(path, 0) :]):
+            lines = new.decode(errors="replace").splitlines()
+            found.append((f"{path.parent.name}/{path.name}", "\n".join(lines[-100:])))
+    return found
