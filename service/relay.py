@@ -35,6 +35,7 @@ from service.ledger.events import (
     Window,
 )
 from service.ledger.ids import ended_id
+from service.ledger.price import cost_nusd
 from service.outbox import Outbox
 from service.providers.bodies import clean_body
 from service.providers.credentials import Credentials, NoCredential
@@ -67,6 +68,7 @@ SHORT_WAIT_MS = 60_000
 """Claude Code obeys a retry-after of this length, and gives up at once on one of 90 s."""
 NAME_CHARS = 256
 """No model has a longer name; the ledger takes no longer one."""
+NO_TOKENS = Tokens()
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 JSON_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens", "models"))
 
@@ -471,6 +473,9 @@ class Relay:
         now_ms = self.clock.now_ms()
         failure = one.failure if one.outcome == "failed" else None
         slow_ms = self.settings.policy.circuit.slow_ms
+        cost = (
+            cost_nusd(one.tokens, one.attempt.candidate.model, self.settings.prices) if one.tokens != NO_TOKENS else 0
+        )
         return AttemptEnded(
             event_id=ended_id(one.attempt_id),
             at_ms=now_ms,
@@ -494,6 +499,8 @@ class Relay:
             slow=call.stream and (one.first_content_ms or 0) > slow_ms,
             retry_at_ms=failure.retry_at_ms if failure else 0,
             windows=one.windows,
+            cost_nusd=cost,
+            price_version=self.settings.prices.version if cost is not None else "",
             final=final,
         )
 

@@ -11,6 +11,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -19,6 +20,7 @@ import msgspec
 from msgspec import Struct, field
 
 from service.errors import SettingsError
+from service.ledger.price import Price, PriceList
 
 LogLevel = Literal["debug", "info", "warn", "error", "silent"]
 LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warn", "error", "silent")
@@ -282,6 +284,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     routes: tuple[Route, ...] = ()
     client_route: Route
     policy: Policy = Policy()
+    prices: PriceList = PriceList()
     timeouts: Timeouts = Timeouts()
     oauth: OAuth = OAuth()
     strip_thinking: StripThinking = "unsigned"
@@ -334,6 +337,7 @@ class File(Struct, frozen=True, forbid_unknown_fields=True):
     env: dict[str, str | int | float | bool] = {}
     providers: dict[str, ProviderFile] = field(default_factory=dict)
     routes: tuple[RouteFile, ...] = ()
+    prices: dict[str, Price] = {}
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -487,6 +491,7 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         routes=file_routes(file, read, origin) if file.routes else usual_routes(read, providers_of(file, origin)),
         client_route=client_route(read, providers_of(file, origin)["anthropic"]),
         policy=policy(read),
+        prices=prices(file),
         timeouts=timeouts(read),
         oauth=OAuth(
             refresh_url=read.url("CLAUDE_OAUTH_REFRESH_URL", OAuth().refresh_url),
@@ -554,6 +559,16 @@ def policy(read: Reader) -> Policy:
         retry_delay_ms=read.integer("API_RETRY_DELAY_MS", 1_000, most=60_000),
         wait_ms=circuit.open_ms,
     )
+
+
+def prices(file: File) -> PriceList:
+    """The packaged list of prices, with the file's own over it; those make it another version."""
+    packaged = tomllib.loads(resources.files("service.ledger").joinpath("prices.toml").read_text(encoding="utf-8"))
+    version = packaged.pop("version")
+    known = msgspec.convert(
+        {name: price for vendor in packaged.values() for name, price in vendor.items()}, dict[str, Price]
+    )
+    return PriceList(version + "+own" if file.prices else version, known | file.prices)
 
 
 def status_codes(text: str) -> tuple[int, ...]:

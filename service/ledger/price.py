@@ -1,0 +1,56 @@
+"""What tokens cost, in integer nano-dollars, at the prices of a list. Pure: who loads the list is `service.settings`.
+
+A cost is the list price of what was used; what a subscription or a plan really charges is its owner's to know. A model
+without a price costs None, never 0.
+"""
+
+import re
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from service.ledger.events import Tokens
+
+NUSD_PER_USD_PER_MTOK = 1_000
+"""One dollar per million tokens is a thousand nano-dollars per token."""
+BATCH_DIVISOR = 2
+"""Message batches cost half (Anthropic's pricing page)."""
+DATE = re.compile(r"-\d{8}$|\[1m\]$|-latest$")
+"""What a model name may have behind the name under which it is priced."""
+
+
+class Price(Struct, frozen=True, forbid_unknown_fields=True):
+    """Dollars per million tokens. Over `over_prompt_tokens` of prompt the whole request costs `over_factor` as much."""
+
+    input: float
+    output: float
+    cache_read: float
+    cache_write_5m: float
+    cache_write_1h: float
+    over_prompt_tokens: int = 0
+    over_factor: float = 1
+
+
+class PriceList(Struct, frozen=True):
+    """Prices by model name, and the version that events name."""
+
+    version: str = ""
+    prices: Mapping[str, Price] = {}
+
+
+def cost_nusd(tokens: Tokens, model: str, prices: PriceList, *, batch: bool = False) -> int | None:
+    """The cost of these tokens, or None when the model has no price."""
+    price = prices.prices.get(model) or prices.prices.get(DATE.sub("", model))
+    if price is None:
+        return None
+    usd_per_mtok = (
+        tokens.input * price.input
+        + tokens.output * price.output
+        + tokens.cache_read * price.cache_read
+        + tokens.cache_write_5m * price.cache_write_5m
+        + tokens.cache_write_1h * price.cache_write_1h
+    )
+    prompt = tokens.input + tokens.cache_read + tokens.cache_write_5m + tokens.cache_write_1h
+    if price.over_prompt_tokens and prompt > price.over_prompt_tokens:
+        usd_per_mtok *= price.over_factor
+    return round(usd_per_mtok * NUSD_PER_USD_PER_MTOK / (BATCH_DIVISOR if batch else 1))
