@@ -231,10 +231,6 @@ class Relay:
             async with asyncio.timeout_at(deadline) as limit:
                 upstream = await self._open(call, one, limit, is_last=is_last)
                 await self._answer(call, one, upstream, reply, limit)
-        except asyncio.CancelledError:
-            one.outcome = "aborted"
-            await asyncio.shield(self._account(call, one, final=True))
-            raise
         except Fault as fault:
             one.failure = fault.failure
         except UpstreamError as error:
@@ -245,6 +241,10 @@ class Relay:
             )
         except EventTooLarge as error:
             one.failure = Failure("bad_answer", "route", message=str(error), status=one.status)
+        except BaseException:  # the client has gone, mostly; whatever it was, what was used is accounted
+            one.outcome = "aborted"
+            await asyncio.shield(self._account(call, one, final=True))
+            raise
         finally:
             if upstream:
                 await upstream.close()
@@ -270,20 +270,21 @@ class Relay:
             pass_accept_encoding=call.endpoint not in JSON_ENDPOINTS,
             withhold=call.withhold,
         )
-        await self._outbox.append(route.id, started_event(call, one))
         one.started = True
+        await self._outbox.append(route.id, started_event(call, one))
         url = f"{route.base_url}{call.path}{'?' + call.query if call.query else ''}"
-        if is_last or not call.stream:
+        async with asyncio.timeout(None if is_last else self._head_limit_s(call, limit)):
             upstream = await self._wires.open(call.method, url, headers, content)
-        else:
-            async with asyncio.timeout(self.settings.timeouts.first_byte_ms / 1000):
-                upstream = await self._wires.open(call.method, url, headers, content)
         one.status, one.headers = upstream.status, upstream.headers
         one.windows = windows_of(upstream.headers)
         one.first_byte_ms = self.clock.now_ms() - one.started_ms
-        if limit.expired():
-            raise TimeoutError
         return upstream
+
+    def _head_limit_s(self, call: Call, limit: asyncio.Timeout) -> float:
+        """How long an answer may take to begin while other routes are left; whole answers may take minutes."""
+        if call.stream:
+            return self.settings.timeouts.first_byte_ms / 1000
+        return ((limit.when() or 0) - asyncio.get_running_loop().time()) / 2
 
     def _content(self, call: Call, one: Try) -> tuple[bytes | AsyncIterator[bytes], bool]:
         """The body for this route, and whether it is the client's own, byte for byte."""
@@ -294,8 +295,8 @@ class Relay:
         cleaned = clean_body(
             call.plain,
             route=one.route,
-            model_asked=bounded(call.model),
-            model_sent=bounded(one.attempt.candidate.model),
+            model_asked=call.model,
+            model_sent=one.attempt.candidate.model,
             strip_thinking=self.settings.strip_thinking,
         )
         is_own = cleaned is call.plain and one.route.provider.dialect == "anthropic"
@@ -305,6 +306,8 @@ class Relay:
         """Pass the answer on in the way that fits it. Raises Fault or UpstreamError."""
         if upstream.status >= 300:
             await self._read_error(one, upstream)
+        elif call.method == "HEAD":
+            await self._copy(call, one, upstream, reply)
         elif call.endpoint == "messages" and call.stream:
             await self._stream(call, one, upstream, reply, limit)
         elif call.endpoint in JSON_ENDPOINTS or upstream.content_type == "application/json":
@@ -334,7 +337,7 @@ class Relay:
             body = body.replace(one.route.base_url.encode() + b"/v1/", call.base_url.encode() + b"/v1/")
         one.outcome = "ok"
         await self._account(call, one, final=True)
-        await reply.start(upstream.status, self._head(one, decoded=upstream.decoded))
+        await reply.start(upstream.status, [*self._head(one, decoded=upstream.decoded), length_of(body)])
         await reply.write(body)
         await reply.end()
 
@@ -542,7 +545,7 @@ class Relay:
         if verdict.kind == "relayed":
             one = tries[verdict.number - 1]
             reply.route = one.route.id
-            await reply.start(one.status, self._head(one, decoded=one.decoded))
+            await reply.start(one.status, [*self._head(one, decoded=one.decoded), length_of(one.body)])
             await reply.write(one.body)
             await reply.end()
             return
@@ -673,6 +676,11 @@ def started_event(call: Call, one: Try) -> AttemptStarted:
         stream=call.stream,
         estimated_tokens=call.max_tokens,
     )
+
+
+def length_of(body: bytes) -> tuple[bytes, bytes]:
+    """The header that frames a whole body."""
+    return b"content-length", b"%d" % len(body)
 
 
 def bounded(name: str) -> str:
