@@ -1,4 +1,4 @@
-"""Clients through the proxy: Anthropic's SDK does all that it does without, and what it sends arrives as it was sent."""
+"""Clients through the proxy: Anthropic's SDK does all that it does without one, and what it sends arrives unchanged."""
 
 from typing import Any
 
@@ -74,7 +74,7 @@ def test_count_tokens_and_models(sdk: anthropic.Anthropic, anthropic_fake: FakeP
     assert sdk.models.retrieve(names[0]).id == names[0]
     with pytest.raises(anthropic.NotFoundError):
         sdk.models.retrieve("claude-none")
-    assert [request.query for request in anthropic_fake.requests_to("/v1/models")][0] == "limit=3"
+    assert anthropic_fake.requests_to("/v1/models")[0].query == "limit=3"
 
 
 def test_a_batch_up_to_its_results(sdk: anthropic.Anthropic, proxy: Proxy, anthropic_fake: FakeProvider) -> None:

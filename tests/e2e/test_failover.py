@@ -1,4 +1,4 @@
-"""When the first route fails before content has gone out, the same call succeeds on the next; else the truth is told."""
+"""When the first route fails before content has gone out, the call succeeds on the next; else the truth is told."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -173,7 +173,7 @@ def test_a_model_that_one_provider_lacks(http: httpx.Client, house: House) -> No
 
 @pytest.mark.parametrize("body", [ASK, STREAM], ids=["json", "stream"])
 def test_a_routes_bad_credential_is_never_the_clients(house: House, body: dict[str, Any]) -> None:
-    """401, 402 and 403 of the owner's keys are passed over; when nothing else is left, the client gets no 401 or 403."""
+    """401, 402 and 403 of the owner's keys are passed over; with nothing else left, the client gets none of them."""
     names = ["refused", "unpaid", "forbidden"]
     faults = dict(zip(names, (reply.error(401), reply.error(402), reply.error(403)), strict=True))
     suffix = "stream" if body is STREAM else "json"
@@ -204,7 +204,7 @@ def test_a_routes_bad_credential_is_never_the_clients(house: House, body: dict[s
 def test_no_failover_once_committed(
     http: httpx.Client, house: House, books: Books, sdk: anthropic.Anthropic, broken: Reply
 ) -> None:
-    """A stream that breaks after content ends with an error event, the SDK raises, and no second route is spliced in."""
+    """A stream that breaks after content ends with an error event, the SDK raises, no second route is spliced in."""
     house.anthropic.script(broken.repeated(2))
     answer = ask(http, STREAM)
     assert way(answer) == (200, "anthropic", "1")

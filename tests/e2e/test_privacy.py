@@ -1,0 +1,106 @@
+"""No prompt, no answer and no secret is kept: not in the logs, not in Redis, not in Postgres, not on disk."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from tests.e2e.asking import ASK, STREAM, ask
+from tests.e2e.books import Books
+from tests.e2e.house import ANTHROPIC_KEY, ZAI_KEY, House
+from tests.e2e.processes import LOGS
+from tests.fakes import reply
+
+pytestmark = pytest.mark.e2e
+
+PROXY_KEY = "proxy-key-secretly-marked"
+CLIENTS_KEY = "sk-ant-api03-secretly-marked"
+MARKED = ("prompt-xyzzy", "system-xyzzy", "answer-xyzzy", "tool-xyzzy", "query-xyzzy", "header-xyzzy", "user-xyzzy")
+SECRETS = (PROXY_KEY, CLIENTS_KEY, ANTHROPIC_KEY, ZAI_KEY)
+
+
+def test_what_passes_through_leaves_no_trace(house: House, books: Books) -> None:
+    """Marked texts in prompts, answers, tools, queries and headers, and marked keys, are found nowhere after."""
+    proxy = house.start_proxy({"PROXY_API_KEYS": f"team:{PROXY_KEY}", "LOG_LEVEL": "debug"})
+    direct = house.start_proxy({"ANTHROPIC_API_KEY": "", "ZAI_API_KEY": "", "LOG_LEVEL": "debug"})
+    ids = [request(proxy.url, house, body, {"x-api-key": PROXY_KEY}) for body in (ASK, STREAM)]
+    house.anthropic.keys = {CLIENTS_KEY}
+    ids += [request(direct.url, house, body, {"x-api-key": CLIENTS_KEY}) for body in (ASK, STREAM)]
+    for request_id in ids:
+        books.wait_for_ends(request_id)
+    books.settle()
+    proxy.stop()
+    direct.stop()
+    found = [(place, word) for place, text in everything(house) for word in (*MARKED, *SECRETS) if word in text]
+    assert found == []
+
+
+def request(url: str, house: House, body: dict[str, Any], headers: dict[str, str]) -> str:
+    """A request full of marks, answered in full and in part, well and badly. The id of the last."""
+    told = body | {
+        "system": "system-xyzzy",
+        "messages": [{"role": "user", "content": "prompt-xyzzy"}],
+        "tools": [{"name": "tool-xyzzy", "input_schema": {"type": "object"}}],
+        "metadata": {"user_id": '{"session_id": "s", "device_id": "user-xyzzy"}'},
+    }
+    house.anthropic.script(
+        reply.tool_use("tool-xyzzy", {"a": "prompt-xyzzy"}, text="answer-xyzzy"),
+        reply.reset("content_block_delta"),
+        reply.reset("request"),
+        reply.empty(),
+    )
+    last = ""
+    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+        for _ in range(5):
+            answer = ask(client, told, {"x-custom": "header-xyzzy", **headers}, path="/v1/messages?q=query-xyzzy")
+            last = answer.headers["x-ccproxy-request-id"]
+    return last
+
+
+def everything(house: House) -> Iterator[tuple[str, str]]:
+    """All that is kept of it."""
+    for path in LOGS:
+        yield str(path), path.read_text(encoding="utf-8", errors="replace")
+    for path in house.folder.glob("proxy-*/**/*"):
+        if path.is_file():
+            yield str(path), path.read_text(encoding="utf-8", errors="replace")
+    yield from in_redis(house)
+    yield from in_postgres(house)
+
+
+def in_redis(house: House) -> Iterator[tuple[str, str]]:
+    """Every key with its value, whatever its type."""
+    with house.redis() as redis:
+        readers: dict[bytes, Any] = {
+            b"string": redis.get,
+            b"hash": redis.hgetall,
+            b"set": redis.smembers,
+            b"stream": redis.xrange,
+            b"list": lambda key: redis.lrange(key, 0, -1),
+            b"zset": lambda key: redis.zrange(key, 0, -1),
+        }
+        keys: list[bytes] = list(redis.scan_iter(count=1000))
+        assert any(b"snapshot" in key for key in keys)
+        for key in keys:
+            if kind := redis.type(key):
+                yield key.decode(), "" if kind == b"none" else f"{key!r}{readers[kind](key)!r}"  # type: ignore[index]
+
+
+def in_postgres(house: House) -> Iterator[tuple[str, str]]:
+    """Every row of every table of ours."""
+    with psycopg.connect(house.postgres.url, autocommit=True) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'ccproxy'").fetchall()
+        assert ("events",) not in tables or len(tables) > 5
+        for (table,) in tables:
+            for row in connection.execute(f"SELECT t::text FROM ccproxy.{table} t".encode()):  # noqa: S608
+                yield table, row[0]
+
+
+def test_no_process_has_stumbled(house: House) -> None:
+    """So far no process has met a fault of its own."""
+    assert house.folder.exists()
+    for path in LOGS:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        assert [line for line in lines if any(word in line for word in ("Traceback", "request.failed"))] == [], path
