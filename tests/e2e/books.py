@@ -86,7 +86,7 @@ class Books:
         with self.house.redis() as redis:
             streams = sorted(name.decode() for name in redis.smembers(wire.STREAMS_KEY))
             last = {name: redis.xrevrange(wire.events_key(name), count=1) for name in streams}
-        ends = {name: entries[0][0].decode() for name, entries in last.items() if entries}  # type: ignore[index, union-attr]
+        ends = {name: entries[0][0].decode() for name, entries in last.items() if entries}
         folded = dict(self.rows("SELECT stream, stream_id FROM ccproxy.checkpoints"))
         return all(folded.get(name) == end for name, end in ends.items())
 

@@ -3,7 +3,7 @@
 Tests that hurt servers have a house of their own (`test_outages.py`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import anthropic
@@ -15,7 +15,7 @@ from tests.e2e.house import House, Proxy
 from tests.e2e.processes import LOGS, tails
 from tests.fakes import FakeProvider
 
-MARKS = pytest.StashKey[dict[Path, int]]()
+MARKS = pytest.StashKey[Mapping[Path, int]]()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -123,6 +123,10 @@ class House:
         """A proxy that serves."""
         return self.launch(variables, home=home).ready()
 
+    def start_proxy_without_ledger(self, *, home: Path) -> Proxy:
+        """A proxy that serves though Redis is away."""
+        return self.launch(home=home).ready("/livez")
+
     def own_routes(self, *routes: tuple[str, str, str]) -> dict[str, str]:
         """Variables of a proxy with routes of its own: (id, provider, key), so that nobody else shares their state."""
         addresses = {"anthropic": self.anthropic.base_url, "zai": self.zai.base_url}

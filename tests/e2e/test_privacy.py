@@ -85,7 +85,7 @@ def in_redis(house: House) -> Iterator[tuple[str, str]]:
         assert any(b"snapshot" in key for key in keys)
         for key in keys:
             if kind := redis.type(key):
-                yield key.decode(), "" if kind == b"none" else f"{key!r}{readers[kind](key)!r}"  # type: ignore[index]
+                yield key.decode(), "" if kind == b"none" else f"{key!r}{readers[kind](key)!r}"
 
 
 def in_postgres(house: House) -> Iterator[tuple[str, str]]:
