@@ -155,7 +155,7 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> None:
     count_usage(ledger, event)
     if event.windows:
         ledger.windows.update(event.windows)
-    if event.scope == "model" and event.model_sent:
+    if event.scope == "model" and event.model_sent and event.endpoint == "messages":
         note_missing_model(ledger, event)
     if not event.spooled:
         note_wait(ledger, event)
@@ -210,7 +210,7 @@ def note_wait(ledger: RouteLedger, event: AttemptEnded) -> None:
     """Begin, prolong or end the waits that providers ask for."""
     if event.scope in WAIT_SCOPES:
         known = ledger.waits.get(event.scope)
-        if known is None or event.retry_at_ms >= known.until_ms:
+        if known is None or outlasts(event, known):
             ledger.waits[event.scope] = Wait(
                 at_ms=event.at_ms,
                 until_ms=event.retry_at_ms,
@@ -222,6 +222,13 @@ def note_wait(ledger: RouteLedger, event: AttemptEnded) -> None:
         ledger.waits = {scope: wait for scope, wait in ledger.waits.items() if wait.at_ms > event.started_at_ms}
 
 
+def outlasts(event: AttemptEnded, known: Wait) -> bool:
+    """Whether a wait takes the place of the known one: it ends later, or names no end and the known one is over."""
+    if event.retry_at_ms:
+        return event.retry_at_ms >= known.until_ms
+    return event.at_ms >= max(known.at_ms, known.until_ms)
+
+
 def note_health(ledger: RouteLedger, event: AttemptEnded) -> None:
     """Count an outcome for the circuit, where it says something about the route."""
     ok = event.outcome == "ok"
@@ -229,9 +236,9 @@ def note_health(ledger: RouteLedger, event: AttemptEnded) -> None:
         return
     health = health_of(ledger, event.replica)
     bucket = health.buckets.setdefault(event.at_ms // BUCKET_MS, Bucket())
-    bucket.slow += event.slow
     if ok:
         bucket.ok += 1
+        bucket.slow += event.slow
         health.failures_in_row = 0
         health.retry_at_ms = 0
         health.last_success_ms = max(health.last_success_ms, event.at_ms)

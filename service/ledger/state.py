@@ -38,7 +38,7 @@ class Usage(Struct, omit_defaults=True):
 
 
 class Bucket(Struct, omit_defaults=True):
-    """Outcomes within ten seconds."""
+    """Outcomes within ten seconds; `slow` ones are among the `ok`."""
 
     ok: int = 0
     failed: int = 0

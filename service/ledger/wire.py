@@ -91,6 +91,8 @@ class Undecodable(msgspec.Struct, frozen=True):
 
 
 Decoded: TypeAlias = Event | Undecodable
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises: for another shape, for text that is no UTF-8, for brackets without end."""
 
 _encoder = msgspec.json.Encoder()
 _events_decoder: msgspec.json.Decoder[list[Event]] = msgspec.json.Decoder(list[Event])
@@ -111,14 +113,14 @@ def decode_entry(value: bytes) -> list[Decoded]:
     """The events of one entry, in order; what can't be decoded comes as `Undecodable`, never as an error."""
     try:
         return list(_events_decoder.decode(value))
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return _decode_one_by_one(value)
 
 
 def _decode_one_by_one(value: bytes) -> list[Decoded]:
     try:
         parts = _raw_list_decoder.decode(value)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         return [Undecodable(value, str(error))]
     return [decode_event(bytes(part)) for part in parts]
 
@@ -132,7 +134,7 @@ def decode_event(raw: bytes) -> Decoded:
     """One event, or why it is none."""
     try:
         return _event_decoder.decode(raw)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         return Undecodable(raw, str(error))
 
 
@@ -162,7 +164,7 @@ def decode_snapshot(raw: bytes) -> Snapshot | None:
     """A snapshot, or None when it is unreadable or of a version that this code does not know."""
     try:
         snapshot = _snapshot_decoder.decode(raw)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
     return snapshot if snapshot.version == SNAPSHOT_VERSION else None
 
@@ -176,5 +178,5 @@ def decode_change(raw: bytes) -> Change | None:
     """A notice, or None when it is unreadable."""
     try:
         return _change_decoder.decode(raw)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
