@@ -48,12 +48,13 @@ def read_circuit(
     if not policy.enabled or not ledger.health:
         return CLOSED
     own = ledger.health.get(replica)
-    if own and is_tripped(own, policy, now_ms, reset_ms):
+    if own and is_tripped(own, policy, reset_ms):
         return opened(own, policy, now_ms)
     tripped = fleet_trip(ledger, policy, now_ms, reset_ms)
     if tripped:
         return opened(max(tripped, key=lambda health: open_until_ms(health, policy)), policy, now_ms)
-    worst = max((h.failures_in_row for h in ledger.health.values() if h.last_failure_ms > reset_ms), default=0)
+    seen = [health for health in ledger.health.values() if health is own or is_recent(health, now_ms)]
+    worst = max((health.failures_in_row for health in seen if health.last_failure_ms > reset_ms), default=0)
     return CircuitReading(failures_in_row=worst, degraded=worst >= policy.degraded_failures)
 
 
@@ -72,10 +73,13 @@ def opened(health: Health, policy: CircuitPolicy, now_ms: int) -> CircuitReading
 
 def fleet_trip(ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, reset_ms: int) -> list[Health]:
     """The tripped replicas, when they are enough to open the route for all; else none."""
-    tripped = [health for health in ledger.health.values() if is_tripped(health, policy, now_ms, reset_ms)]
-    tripped = [health for health in tripped if is_recent(health, now_ms) or now_ms < open_until_ms(health, policy)]
-    recent = [health for health in ledger.health.values() if health in tripped or is_recent(health, now_ms)]
-    needed = max(min(2, len(recent)), (len(recent) + 1) // 2)
+    using, tripped = 0, []
+    for health in ledger.health.values():
+        trips = is_tripped(health, policy, reset_ms)
+        if is_recent(health, now_ms) or (trips and now_ms < open_until_ms(health, policy)):
+            using += 1
+            tripped += [health] * trips
+    needed = max(min(2, using), (using + 1) // 2)
     return tripped if tripped and len(tripped) >= needed else []
 
 
@@ -84,16 +88,16 @@ def is_recent(health: Health, now_ms: int) -> bool:
     return now_ms - last_seen_ms(health) < RECENT_MS
 
 
-def is_tripped(health: Health, policy: CircuitPolicy, now_ms: int, reset_ms: int) -> bool:
-    """Whether one replica's own counts trip."""
+def is_tripped(health: Health, policy: CircuitPolicy, reset_ms: int) -> bool:
+    """Whether one replica's own counts trip: they do not change while nobody asks, so that time alone heals nothing."""
     if health.last_failure_ms <= reset_ms or not health.failures_in_row:
         return False
-    return health.failures_in_row >= policy.trip_failures or is_failing(health, policy, now_ms, reset_ms)
+    return health.failures_in_row >= policy.trip_failures or was_failing(health, policy, reset_ms)
 
 
-def is_failing(health: Health, policy: CircuitPolicy, now_ms: int, reset_ms: int) -> bool:
-    """Whether too large a share of the recent attempts failed or was slow."""
-    since = max(now_ms - policy.window_ms, reset_ms) // BUCKET_MS
+def was_failing(health: Health, policy: CircuitPolicy, reset_ms: int) -> bool:
+    """Whether, at the last failure, too large a share of the attempts just before it failed or was slow."""
+    since = max(health.last_failure_ms - policy.window_ms, reset_ms) // BUCKET_MS
     recent = [bucket for number, bucket in health.buckets.items() if number > since]
     attempts = sum(bucket.ok + bucket.failed for bucket in recent)
     bad = sum(bucket.failed + bucket.slow for bucket in recent)

@@ -81,26 +81,27 @@ def failover(candidates: Sequence[Candidate], policy: Policy, model: str) -> Pla
     queue = [candidate for candidate in candidates if candidate.usable]
     most = len(queue) + policy.max_retries
     tried: list[Tried] = []
-    wait_ms = 0
+    wait_ms = now_ms = 0
     while queue and len(tried) < most:
         attempt = Attempt(queue.pop(0), len(tried) + 1, wait_ms)
         result = yield attempt
         if result.failure is None or result.over:
             return Verdict("answered", attempt.number, failure=result.failure)
+        now_ms = result.now_ms
         tried.append(Tried(attempt, result.failure))
         if is_final(attempt.candidate, result.failure, policy, model):
             break
         queue, wait_ms = next_queue(queue, tried), 0
         if not queue:
-            queue, wait_ms = last_wait(tried, policy, result.now_ms)
-    return verdict(candidates, tried, model)
+            queue, wait_ms = last_wait(tried, policy, now_ms)
+    return verdict(candidates, tried, model, now_ms + policy.wait_ms)
 
 
 def is_final(candidate: Candidate, failure: Failure, policy: Policy, model: str) -> bool:
     """Whether this failure is the client's answer, whatever other routes there are."""
     if candidate.route.auth == "client" and failure.scope in ("credential", "quota", "throttle"):
         return False
-    if policy.fallback_on_codes and failure.status:
+    if policy.fallback_on_codes and failure.status >= 400:
         return failure.status not in policy.fallback_on_codes and failure.scope not in ("credential", "model")
     return failure.scope == "request" and is_own_family(candidate, model)
 
@@ -134,43 +135,45 @@ def is_same_provider(one: Candidate, other: Candidate) -> bool:
 
 def last_wait(tried: Sequence[Tried], policy: Policy, now_ms: int) -> tuple[list[Candidate], int]:
     """The route whose short throttle ends first, with the wait; nothing when no wait is short enough."""
-    throttled = [t for t in tried if t.failure.kind == "throttle" and t.attempt.candidate.route.auth != "client"]
-    if not throttled or len(throttled) != len([t for t in tried if t.failure.scope != "model"]):
+    last = {t.attempt.candidate.route.id: t for t in tried if t.failure.scope != "model"}.values()
+    if not last or not all(t.failure.kind == "throttle" and t.attempt.candidate.route.auth != "client" for t in last):
         return [], 0
-    soonest = min(throttled, key=lambda t: t.failure.retry_at_ms or now_ms)
+    soonest = min(last, key=lambda t: t.failure.retry_at_ms or now_ms)
     wait_ms = max(policy.retry_delay_ms, soonest.failure.retry_at_ms - now_ms)
     return ([soonest.attempt.candidate], wait_ms) if wait_ms <= SHORT_WAIT_MS else ([], 0)
 
 
-def verdict(candidates: Sequence[Candidate], tried: Sequence[Tried], model: str) -> Verdict:
-    """The most useful end for a request that no route answered."""
+def verdict(candidates: Sequence[Candidate], tried: Sequence[Tried], model: str, unnamed_ms: int) -> Verdict:
+    """The most useful end for a request that no route answered; waits without an end last until `unnamed_ms`."""
     if not tried:
         return verdict_untried(candidates)
+    told = [t for t in tried if is_error_answer(t)]
     own_fault = next(
-        (t for t in tried if t.failure.scope == "request" and is_own_family(t.attempt.candidate, model)), None
+        (t for t in told if t.failure.scope == "request" and is_own_family(t.attempt.candidate, model)), None
     )
     if own_fault:
         return Verdict("relayed", own_fault.attempt.number, failure=own_fault.failure)
-    client = next((t for t in tried if t.attempt.candidate.route.auth == "client" and t.failure.status), None)
+    client = next((t for t in told if t.attempt.candidate.route.auth == "client"), None)
     if client:
         return Verdict("relayed", client.attempt.number, failure=client.failure)
-    waits = waits_of(candidates, tried)
+    waits = waits_of(candidates, tried, unnamed_ms)
     if waits and all(t.failure.scope in ("quota", "throttle", "credential") for t in tried):
         return Verdict("throttled", until_ms=min(waits), failure=tried[0].failure)
-    shown = next((t for t in tried if is_showable(t)), None)
+    shown = next((t for t in told if t.failure.scope != "credential"), None)
     if shown:
         return Verdict("relayed", shown.attempt.number, failure=shown.failure)
     return Verdict("unreachable", failure=tried[0].failure)
 
 
-def is_showable(tried: Tried) -> bool:
-    """Whether an attempt's error answer may be shown: not the route's own credential, and there must be an answer."""
-    return bool(tried.failure.status) and tried.failure.status != 200 and tried.failure.scope != "credential"
+def is_error_answer(tried: Tried) -> bool:
+    """Whether the provider answered with an error that can be relayed: not a broken connection, nor a broken 200."""
+    return tried.failure.status >= 300
 
 
-def waits_of(candidates: Sequence[Candidate], tried: Sequence[Tried]) -> list[int]:
+def waits_of(candidates: Sequence[Candidate], tried: Sequence[Tried], unnamed_ms: int = 0) -> list[int]:
     """The ends of all waits that stand between the client and an answer."""
-    named = [t.failure.retry_at_ms for t in tried if t.failure.scope in ("quota", "throttle")]
+    last = {t.attempt.candidate.route.id: t.failure for t in tried if t.failure.scope in ("quota", "throttle")}
+    named = [failure.retry_at_ms or unnamed_ms for failure in last.values()]
     passed = [candidate.until_ms for candidate in candidates if candidate.passed_over in ("waiting", "quota_spent")]
     return [*named, *passed]
 

@@ -5,7 +5,7 @@ Rules
 - 401, 402, 403 and "credit balance is too low" condemn the credential, never the provider.
 - 429 is a quota signal when the provider says that a window or plan is spent or that the wait is long, else a throttle.
   A 429 about long context or extra usage concerns that request alone.
-- 408, 5xx and broken connections are the route's; 529 is the provider's, whatever the credential.
+- 408, 5xx, redirections and broken connections are the route's; 529 is the provider's, whatever the credential.
 - Vendor codes (Z.AI) come first: they tell more than the status that they are sent with.
 """
 
@@ -69,6 +69,7 @@ ERROR_TYPES: Mapping[str, tuple[FailureKind, FailureScope]] = {
     "api_error": ("server_error", "route"),
 }
 STATUSES: Mapping[int, tuple[FailureKind, FailureScope]] = {
+    304: ("bad_request", "request"),  # not modified: what a client with a cache asked to hear
     401: ("credential", "credential"),
     402: ("billing", "credential"),
     403: ("credential", "credential"),
@@ -102,6 +103,8 @@ def kind_and_scope(facts: Facts, now_ms: int) -> tuple[FailureKind, FailureScope
         return "model_missing", "model"
     if facts.status in STATUSES:
         return STATUSES[facts.status]
+    if facts.status < 400:
+        return "bad_answer", "route"
     return ("server_error", "route") if facts.status >= 500 else ("bad_request", "request")
 
 

@@ -1,7 +1,8 @@
 """Which model name a route is asked for.
 
 Rules, the first that fits:
-1. What the user set applies at once: the route's own map, then MODEL_FALLBACK_MAP.
+1. What the user set applies at once: the route's own map is final; MODEL_FALLBACK_MAP puts another name in place of the
+   one asked, which is then mapped like any other.
 2. A name of a family that the provider serves stays as it is.
 3. The provider's model map: names of another vendor, by pattern.
 4. Any other name stays as it is: the provider knows better.
@@ -23,7 +24,9 @@ def is_native(provider: Provider, model: str) -> bool:
 
 def map_model(route: Route, asked: str, policy: Policy) -> str:
     """The name to send to this route, as far as settings tell."""
-    chosen = route.model_map.get(asked) or policy.model_map.get(asked) or asked
+    if own := route.model_map.get(asked):
+        return own
+    chosen = policy.model_map.get(asked) or asked
     if is_native(route.provider, chosen):
         return chosen
     return first_match(route.provider.model_map, chosen) or chosen
@@ -32,7 +35,12 @@ def map_model(route: Route, asked: str, policy: Policy) -> str:
 def first_match(patterns: Mapping[str, str], model: str) -> str | None:
     """The target of the first pattern that fits, whatever the case."""
     name = model.lower()
-    return next((target for pattern, target in patterns.items() if fnmatchcase(name, pattern.lower())), None)
+    return next((target for pattern, target in patterns.items() if fnmatchcase(name, plain_but_stars(pattern))), None)
+
+
+def plain_but_stars(pattern: str) -> str:
+    """A pattern in which brackets mean themselves: names such as `glm-5.2[1m]` have them."""
+    return pattern.lower().replace("[", "[[]")
 
 
 def is_missing(ledger: RouteLedger, model: str, policy: Policy, now_ms: int) -> bool:

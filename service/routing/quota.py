@@ -67,7 +67,7 @@ def read_quota(ledger: RouteLedger, limit_tokens: int, policy: Policy, now_ms: i
 def read_waits(ledger: RouteLedger, policy: Policy, now_ms: int, reset_ms: int = 0) -> WaitReading | None:
     """The wait of a route that ends last, or None when it may be asked now."""
     holding = [
-        WaitReading(scope, until_ms, f"{wait.kind} {wait.status}".strip())
+        WaitReading(scope, until_ms, f"{wait.kind} {wait.status or ''}".strip())
         for scope, wait in ledger.waits.items()
         if wait.at_ms > reset_ms and (until_ms := wait_until_ms(scope, wait, policy)) > now_ms
     ]

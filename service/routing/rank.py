@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from service.ledger.events import Endpoint
 from service.routing.circuit import read_circuit
-from service.routing.models import choose_model, is_native
+from service.routing.models import choose_model, is_native, map_model
 from service.routing.quota import read_quota, read_waits
 from service.routing.view import View
 from service.settings import ClientCredentials, Policy, Route
@@ -88,7 +88,8 @@ def rank(ask: Ask, chain: Sequence[Route], view: View, policy: Policy, now_ms: i
     passed_over = [candidate for candidate in considered if not candidate.usable]
     if not usable:
         usable = last_resort(passed_over)
-    return usable + [candidate for candidate in passed_over if candidate not in usable]
+    taken = {candidate.route.id for candidate in usable}
+    return usable + [candidate for candidate in passed_over if candidate.route.id not in taken]
 
 
 def last_resort(passed_over: Sequence[Candidate]) -> list[Candidate]:
@@ -116,10 +117,10 @@ def consider(ask: Ask, route: Route, view: View, policy: Policy, now_ms: int) ->
 
 def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: int) -> Candidate:
     """One route, by its ledger. The pseudo-route of clients shares no state, so that nothing speaks against it."""
+    if route.auth == "client":
+        return Candidate(route, map_model(route, ask.model, policy) if ask.model else "")
     ledger = view.ledger(route.id)
     model = choose_model(route, ask.model, ledger, policy, now_ms) if ask.model else ""
-    if route.auth == "client":
-        return Candidate(route, model or ask.model)
     if model is None:
         return Candidate(route, passed_over="model_missing", reason=f"{route.title} lacks {ask.model}")
     quota = read_quota(ledger, view.control.limits.get(route.id, route.weekly_tokens), policy, now_ms)
