@@ -1,0 +1,163 @@
+"""Claude Code itself through the proxy: a task with a tool round trip completes, and no failed route is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from service import ClaudeCodeProxy, ProviderConfig, ProxyConfig
+from tests.claude_code.claude import run_claude
+from tests.e2e.processes import free_port
+from tests.fakes import FakeProvider, Reply, Usage, reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TASK = "Read the file note.txt and tell me what it says."
+CLIENTS_KEY = "sk-ant-api03-the-clients-own"
+START_S = 30.0
+
+ABSORBED: dict[str, Reply] = {
+    "529": reply.error(529),
+    "error first": reply.stream_error("start"),
+    "another error first": reply.stream_error("start", "api_error", "Internal server error"),
+    "401": reply.error(401),
+    "403": reply.error(403),
+    "404 model not found": reply.model_not_found("claude"),
+    "429 with a long wait": reply.error(429, retry_after_s=7200),
+    "reset": reply.reset("request"),
+    "HTML 200": reply.html(200),
+}
+
+
+@pytest.fixture
+def anthropic_fake() -> Iterator[FakeProvider]:
+    """The first route's provider."""
+    with FakeProvider("anthropic", keys={"owner", CLIENTS_KEY}) as provider:
+        yield provider
+
+
+@pytest.fixture
+def zai_fake() -> Iterator[FakeProvider]:
+    """The second route's provider."""
+    with FakeProvider("zai", keys={"zai-owner"}) as provider:
+        yield provider
+
+
+@pytest.fixture
+def note(tmp_path: Path) -> Path:
+    """The file that the task is about."""
+    path = tmp_path / "work" / "note.txt"
+    path.parent.mkdir()
+    path.write_text("the heron is blue\n", encoding="utf-8")
+    return path
+
+
+@contextmanager
+def serving(config: ProxyConfig) -> Iterator[ClaudeCodeProxy]:
+    """The proxy on a thread and loop of its own, while Claude Code runs."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="proxy", daemon=True)
+    thread.start()
+    try:
+        proxy = ClaudeCodeProxy(config)
+        asyncio.run_coroutine_threadsafe(proxy.start(), loop).result(START_S)
+        try:
+            yield proxy
+        finally:
+            asyncio.run_coroutine_threadsafe(proxy.stop(), loop).result(START_S)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(START_S)
+        loop.close()
+
+
+@pytest.fixture
+def proxy(anthropic_fake: FakeProvider, zai_fake: FakeProvider, tmp_path: Path) -> Iterator[ClaudeCodeProxy]:
+    """A proxy with both of the owner's routes."""
+    config = ProxyConfig(
+        port=free_port(),
+        anthropic=ProviderConfig(api_key="owner", base_url=anthropic_fake.base_url),
+        zai=ProviderConfig(api_key="zai-owner", base_url=zai_fake.base_url),
+        home=str(tmp_path / "home"),
+        log_level="silent",
+    )
+    with serving(config) as made:
+        yield made
+
+
+def the_task(note: Path) -> tuple[Reply, Reply]:
+    """First a call of Read; then, once its result has come back, the final text."""
+    return (
+        reply.tool_use("Read", {"file_path": str(note)}, text="I'll read it.", usage=Usage(input=10, output=3)),
+        reply.message("It says that the heron is blue.", usage=Usage(input=20, output=5)).when(
+            body="the heron is blue"
+        ),
+    )
+
+
+def check_completed(url: str, note: Path, served_by: FakeProvider, **env: str) -> None:
+    """The task is done, the client asked each turn once, as a stream, and noticed nothing."""
+    run = run_claude(url, TASK, note.parent, env=env)
+    assert run.succeeded, (run.stderr, run.events)
+    assert run.result_text == "It says that the heron is blue."
+    assert "the heron is blue" in str(run.tool_results)
+    assert run.api_retries == []
+    assert run.unread_lines == []
+    turns = served_by.requests_to("/v1/messages")
+    assert [turn.json.get("stream") for turn in turns] == [True, True]
+    assert served_by.scripted_left == 0
+    assert served_by.usage_served == Usage(input=30, output=8)
+
+
+def test_a_task_through_the_proxy(
+    proxy: ClaudeCodeProxy, anthropic_fake: FakeProvider, zai_fake: FakeProvider, note: Path
+) -> None:
+    """Through a proxy with a key of its own the task completes on the first route, as without a proxy."""
+    anthropic_fake.script(*the_task(note))
+    check_completed(proxy.url, note, anthropic_fake)
+    assert {request.credential for request in anthropic_fake.requests} == {"owner"}
+    assert zai_fake.requests == []
+
+
+@pytest.mark.parametrize("failure", ABSORBED)
+def test_a_failed_route_is_not_noticed(
+    proxy: ClaudeCodeProxy, anthropic_fake: FakeProvider, zai_fake: FakeProvider, note: Path, failure: str
+) -> None:
+    """Whatever the first route fails with before content, on every turn, the task completes on the second."""
+    anthropic_fake.script(ABSORBED[failure].forever())
+    zai_fake.script(*the_task(note))
+    check_completed(proxy.url, note, zai_fake)
+    assert 1 <= len(anthropic_fake.requests_to("/v1/messages")) <= 2
+
+
+def test_the_route_may_change_between_two_turns(
+    proxy: ClaudeCodeProxy, anthropic_fake: FakeProvider, zai_fake: FakeProvider, note: Path
+) -> None:
+    """A tool call that one vendor made is answered to the other, and the task completes."""
+    call, text = the_task(note)
+    anthropic_fake.script(reply.error(529), text)
+    zai_fake.script(call)
+    run = run_claude(proxy.url, TASK, note.parent)
+    assert run.succeeded, (run.stderr, run.events)
+    assert (run.result_text, run.api_retries) == ("It says that the heron is blue.", [])
+    assert (anthropic_fake.scripted_left, zai_fake.scripted_left) == (0, 0)
+
+
+def test_its_own_key_through_a_proxy_without_one(anthropic_fake: FakeProvider, note: Path, tmp_path: Path) -> None:
+    """Without a provider key in the proxy, Claude Code's own goes up, and the task completes."""
+    config = ProxyConfig(
+        port=free_port(),
+        anthropic=ProviderConfig(base_url=anthropic_fake.base_url),
+        home=str(tmp_path / "home"),
+        log_level="silent",
+    )
+    anthropic_fake.script(*the_task(note))
+    with serving(config) as proxy:
+        check_completed(proxy.url, note, anthropic_fake, ANTHROPIC_API_KEY=CLIENTS_KEY)
+    assert {request.credential for request in anthropic_fake.requests_to("/v1/messages")} == {CLIENTS_KEY}
