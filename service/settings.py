@@ -13,11 +13,11 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from service.errors import SettingsError
 from service.ledger.price import Price, PriceList
@@ -34,6 +34,7 @@ CLAUDE_CODE_CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
 """The public OAuth client id of Claude Code, in whose credentials file the subscription's tokens lie."""
 CLIENT_ROUTE_ID = "anthropic:client"
 DEFAULT_CREDENTIALS_PATH = "~/.claude/.credentials.json"
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 LOOPBACK_HOSTS = frozenset(("127.0.0.1", "localhost", "::1"))
 
 
@@ -78,6 +79,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("API_TIMEOUT_MS", "600000", "deadline of a request until its answer begins"),
     Variable("API_STREAMING_TIMEOUT_MS", "600000", "the same for streams"),
     Variable("API_STREAM_IDLE_TIMEOUT_MS", "300000", "longest silence within an answer"),
+    Variable(
+        "API_FIRST_BYTE_TIMEOUT_MS", "120000", "longest wait for a stream's first byte while other routes are left"
+    ),
     Variable("API_CONNECT_TIMEOUT_MS", "10000", "longest wait for a connection to a provider"),
     Variable(
         "API_MAX_RETRIES", "3", "most further attempts of a request beyond one for each route; never repeats a time-out"
@@ -316,7 +320,7 @@ class RouteFile(Struct, frozen=True, forbid_unknown_fields=True):
     api_key_env: str = ""
     auth: Literal["api_key", "oauth"] = "api_key"
     credentials_path: str = ""
-    weekly_tokens: int = 0
+    weekly_tokens: Annotated[int, Meta(ge=0)] = 0
     model_map: dict[str, str] = {}
 
 
@@ -471,11 +475,11 @@ def checked_url(place: str, text: str) -> str:
         parts = urlsplit(text)
         parts.port  # noqa: B018 - reading it is what checks it
     except ValueError:
-        raise SettingsError(f"{place}: {text!r} is not a URL") from None
+        raise SettingsError(f"{place}: not a URL; give one such as https://api.anthropic.com") from None
+    if "@" in text or parts.query or parts.fragment:
+        raise SettingsError(f"{place}: give the address alone, without credentials, query or fragment")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(f"{place}: {text!r} is not an http or https URL")
-    if parts.username or parts.query or parts.fragment:
-        raise SettingsError(f"{place}: give the address alone, without credentials, query or fragment")
     return text.rstrip("/")
 
 
@@ -500,8 +504,8 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         ),
         strip_thinking=read.choice("STRIP_SUBSCRIPTION_THINKING", "unsigned", ("unsigned", "all", "none")),  # type: ignore[arg-type]
         max_body_bytes=read.integer("MAX_BODY_BYTES", 33_554_432, least=1_024),
-        redis_url=read.text("REDIS_URL") or None,
-        rq_redis_url=read.text("RQ_REDIS_URL") or None,
+        redis_url=redis_url(read, "REDIS_URL"),
+        rq_redis_url=redis_url(read, "RQ_REDIS_URL"),
         database_url=database_url(read),
         database_connect_ms=read.integer("DB_CONNECTION_TIMEOUT_MS", 2_000, least=100),
         log_level=log_level(read),
@@ -524,14 +528,14 @@ def static_keys(text: str) -> tuple[StaticKey, ...]:
     """Client keys from `name:key,key`; a key without a name is called after its place in the list."""
     keys = []
     for number, part in enumerate((part.strip() for part in text.split(",") if part.strip()), start=1):
-        name, colon, key = part.partition(":")
+        name, colon, key = (piece.strip() for piece in part.partition(":"))
         if not colon:
-            name, key = f"key-{number}", part
+            name, key = "", part
         if len(key) < 16:
             raise SettingsError(
                 f"PROXY_API_KEYS: key {number} is shorter than 16 characters; make one: openssl rand -hex 24"
             )
-        keys.append(StaticKey(name, Secret(key)))
+        keys.append(StaticKey(name or f"key-{number}", Secret(key)))
     return tuple(keys)
 
 
@@ -574,7 +578,7 @@ def prices(file: File) -> PriceList:
 def status_codes(text: str) -> tuple[int, ...]:
     """HTTP statuses, comma-separated."""
     codes = tuple(part.strip() for part in text.strip("[] ").split(",") if part.strip())
-    if not all(code.isdigit() and 400 <= int(code) <= 599 for code in codes):
+    if not all(code.isdecimal() and 400 <= int(code) <= 599 for code in codes):
         raise SettingsError(f"FALLBACK_ON_CODES: {text!r} is no list of HTTP statuses from 400 to 599")
     return tuple(int(code) for code in codes)
 
@@ -605,6 +609,14 @@ def timeouts(read: Reader) -> Timeouts:
     )
 
 
+def redis_url(read: Reader, name: str) -> str | None:
+    """A Redis address; it may hold a password, so that no error repeats it."""
+    text = read.text(name)
+    if text and not text.startswith(REDIS_SCHEMES):
+        raise SettingsError(f"{name}: not a Redis address; give one such as redis://127.0.0.1:6379/0")
+    return text or None
+
+
 def database_url(read: Reader) -> str | None:
     """DATABASE_URL, or one made of DB_* where any of them is set."""
     if read.is_set("DATABASE_URL"):
@@ -625,6 +637,8 @@ def providers_of(file: File, origin: str) -> dict[str, Provider]:
         base = known.get(name)
         if base is None and not entry.base_url:
             raise SettingsError(f"{origin}: providers.{name}: base_url is missing")
+        if entry.families is not None:
+            given["families"] = tuple(family.lower() for family in entry.families)
         if entry.base_url:
             given["base_url"] = checked_url(f"{origin}: providers.{name}.base_url", entry.base_url)
         start: dict[str, Any] = {"id": name, "title": name} if base is None else msgspec.structs.asdict(base)
@@ -707,7 +721,8 @@ def is_route_id(text: str) -> bool:
 def file_route(entry: RouteFile, provider: Provider, read: Reader, place: str) -> Route:
     """One route of the file."""
     key = entry.api_key or (read.text(entry.api_key_env) if entry.api_key_env else "")
-    missing = f"no key; set {entry.api_key_env}" if entry.api_key_env else "no key; set api_key_env"
+    wanted = "credentials_path" if entry.auth == "oauth" else "api_key_env"
+    has_file = entry.auth == "oauth" and bool(entry.credentials_path)
     return Route(
         id=entry.id,
         title=entry.title or entry.id,
@@ -718,7 +733,7 @@ def file_route(entry: RouteFile, provider: Provider, read: Reader, place: str) -
         credentials_path=str(Path(entry.credentials_path).expanduser()) if entry.credentials_path else "",
         weekly_tokens=entry.weekly_tokens,
         model_map=entry.model_map,
-        off=None if key or entry.credentials_path else missing,
+        off=None if key or has_file else f"no key; set {entry.api_key_env or wanted}",
     )
 
 
@@ -739,9 +754,9 @@ def check(settings: Settings) -> None:
         raise SettingsError(
             f"PROXY_HOST: {settings.host} is open to others; set PROXY_API_KEYS, or listen on 127.0.0.1"
         )
-    for route in settings.routes:
-        parts = urlsplit(route.base_url)
-        if parts.hostname in {*LOOPBACK_HOSTS, settings.host, "0.0.0.0"} and port_of(route.base_url) == settings.port:  # noqa: S104
+    own_hosts = {*LOOPBACK_HOSTS, settings.host, "0.0.0.0", "::"}  # noqa: S104 - nothing listens on these here
+    for route in (*settings.routes, settings.client_route):
+        if urlsplit(route.base_url).hostname in own_hosts and port_of(route.base_url) == settings.port:
             raise SettingsError(
                 f"route {route.id!r}: {route.base_url} is this proxy itself, so requests would go round for ever. "
                 "If ANTHROPIC_BASE_URL was exported for Claude Code, start the proxy without it: "
