@@ -133,10 +133,10 @@ def check(config: Path | None, *, as_json: bool) -> None:
 def running(home: Path) -> dict[str, str]:
     """What a running `ccproxy up` has written down about itself: addresses with their passwords."""
     try:
-        found = msgspec.json.decode((home / "run.json").read_bytes())
+        found = msgspec.json.decode((home / "run.json").read_bytes(), type=dict[str, object])
     except (OSError, msgspec.DecodeError):
         return {}
-    return {str(name): value for name, value in found.items() if isinstance(value, str)}
+    return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
 if __name__ == "__main__":

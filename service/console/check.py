@@ -49,7 +49,7 @@ def check_home(home: Path) -> Finding:
     place = home
     while not place.exists() and place != place.parent:
         place = place.parent
-    if os.access(place, os.W_OK):
+    if place.is_dir() and os.access(place, os.W_OK):
         return Finding("home", True, f"{home} can be written to")
     return Finding("home", False, f"{place} can't be written to; set CCPROXY_HOME to another folder")
 
@@ -67,8 +67,11 @@ async def check_route(route: Route, settings: Settings) -> Finding:
 
 async def check_place(what: str, url: str) -> Finding:
     """Whether something listens there, with a certificate that can be trusted where TLS is spoken."""
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", port_at(url)
+    try:
+        parts, port = urlsplit(url), port_at(url)
+    except ValueError:
+        return Finding(what, False, "the address can't be read; see README for its form")
+    host = parts.hostname or ""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             tls = ssl.create_default_context() if parts.scheme in ("https", "rediss") else None
@@ -107,9 +110,9 @@ async def is_self(url: str, settings: Settings) -> bool:
 
 def is_local(family: socket.AddressFamily, address: str | int) -> bool:
     """Whether an address belongs to this machine: then a socket can be bound to it."""
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind((address, 0))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True

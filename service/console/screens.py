@@ -50,9 +50,9 @@ def row(reading: RouteReading) -> list[Text | str]:
 
 
 def short(count: int) -> str:
-    """A count in at most five characters: 999, 12.3k, 4.56M."""
-    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
+    """A count in at most five characters: 999, 12.3k, 4.56M. What rounds up to a thousand takes the next letter."""
+    for size, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= 0.9995 * size:
             return f"{count / size:.3g}{letter}"
     return str(count)
 

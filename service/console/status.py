@@ -3,6 +3,7 @@
 What `ccproxy status` shows. It needs no proxy, no worker and no Postgres to answer. Not here: history.
 """
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -116,7 +117,10 @@ def read_snapshot(redis: Redis, stream: str) -> Snapshot | None:
 
 def view_of(snapshots: dict[str, Snapshot]) -> View:
     """The ledgers of all snapshots."""
-    ledgers: dict[str, Ledger] = {name: decode_ledger(name, s.ledger) for name, s in snapshots.items()}
+    ledgers: dict[str, Ledger] = {}
+    for name, snapshot in snapshots.items():
+        with contextlib.suppress(msgspec.DecodeError):  # of another version: as if nothing was published yet
+            ledgers[name] = decode_ledger(name, snapshot.ledger)
     control = ledgers.get(CONTROL)
     return View(
         routes={name: ledger for name, ledger in ledgers.items() if isinstance(ledger, RouteLedger)},
