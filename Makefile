@@ -28,7 +28,7 @@ COMPILE = $(if $(UV),$(UV),$(BIN)/uv) pip compile --quiet --universal --python-v
   --no-header --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev build test lint format types bench test-claude-code lock clean stale
+.PHONY: help up dev build test lint format types bench test-claude-code lock docs clean stale
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -71,6 +71,9 @@ lock: $(DEVELOP) ## resolve requirements*.lock again after pyproject.toml change
 	@test -n "$(UV)" || $(INSTALL) uv
 	$(COMPILE) --group build pyproject.toml -o requirements.lock
 	$(COMPILE) --group dev --constraint requirements.lock pyproject.toml -o requirements-dev.lock
+
+docs: $(DEVELOP) ## write README's settings and .env.example anew, after service/settings.py changed
+	$(BIN)/python -m tests.docs.settings_pages
 
 clean: ## remove what these targets made; your data and logs stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -5,12 +5,14 @@ Loaded with `-p tests.no_skips`, by `make test` when CI is set. Expected failure
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -23,7 +25,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return refused((yield))
 
 
-def refused(report: Any) -> Any:
+def refused(report: Report) -> Report:
     """The report, or, where it is one of a skip, a failure that shows the reason."""
     if report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr

@@ -1,0 +1,92 @@
+"""The settings as README and `.env.example` show them, made from `service.settings.VARIABLES`.
+
+`python -m tests.docs.settings_pages` (`make docs`) writes both anew; a test sees to it that they are up to date.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from service.settings import VARIABLES, Variable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+ENV_EXAMPLE = ROOT / ".env.example"
+BEGIN, END = "<!-- settings: make docs writes this part -->", "<!-- end of settings -->"
+WIDTH = 118
+
+# A group begins with the variable named here, and goes on until the next one does.
+GROUPS = {
+    "PROXY_HOST": "The proxy and its clients",
+    "ANTHROPIC_API_KEY": "Route `anthropic`",
+    "CLAUDE_SUBSCRIPTION_ENABLED": "Route `subscription`",
+    "ZAI_API_KEY": "Route `zai`",
+    "QUOTA_WARNING_THRESHOLD": "Choosing routes and models",
+    "API_TIMEOUT_MS": "Waits and limits",
+    "CIRCUIT_BREAKER_ENABLED": "Circuits",
+    "CONTEXT_WINDOW_ENABLED": "Context window",
+    "REDIS_URL": "Redis and Postgres",
+    "LOG_LEVEL": "Log",
+    "CCPROXY_HOME": "Places",
+    "SSL_CERT_FILE": "Network (read from the environment alone)",
+}
+HEAD = """\
+# Every setting of Claude Code Proxy. Copy this file to .env, and uncomment what you want to change: .env is read from
+# the folder in which ccproxy is started, and what the environment says goes first. README explains more.
+"""
+
+
+def groups() -> Iterator[tuple[str, list[Variable]]]:
+    """The variables in their order, under their headings."""
+    rest = list(VARIABLES)
+    while rest:
+        title = GROUPS[rest[0].name]
+        group = [rest[0], *takewhile(lambda variable: variable.name not in GROUPS, rest[1:])]
+        rest = rest[len(group) :]
+        yield title, group
+
+
+def readme_part() -> str:
+    """The tables between the two marks in README."""
+    tables = []
+    for title, group in groups():
+        rows = [f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" for name, default, meaning in group]
+        tables.append("\n".join([f"**{title}**", "", "| variable | default | meaning |", "|---|---|---|", *rows]))
+    return "\n\n".join([BEGIN, *tables, END])
+
+
+def env_example() -> str:
+    """The file `.env.example`."""
+    parts = [HEAD]
+    for title, group in groups():
+        parts.append(f"# ---- {title.replace('`', '')}\n")
+        parts += [entry(variable) for variable in group]
+    return "\n".join(parts)
+
+
+def entry(variable: Variable) -> str:
+    """One variable: what it means, then the variable itself, with its default where that is a value."""
+    name, default, meaning = variable
+    value = "" if " " in default or default == "from DB_*" else default
+    words = f"{meaning} (default: {default})" if default and not value else meaning
+    comment = textwrap.fill(words, WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+    return f"{comment}\n#{name}={value}\n"
+
+
+def with_settings(readme: str) -> str:
+    """README with the part between the marks made anew."""
+    found = re.search(f"{re.escape(BEGIN)}.*{re.escape(END)}", readme, re.DOTALL)
+    assert found, f"README.md has lost its marks {BEGIN} and {END}"
+    return readme[: found.start()] + readme_part() + readme[found.end() :]
+
+
+if __name__ == "__main__":
+    README.write_text(with_settings(README.read_text(encoding="utf-8")), encoding="utf-8")
+    ENV_EXAMPLE.write_text(env_example(), encoding="utf-8")
