@@ -65,10 +65,14 @@ class RedisPort:
 
 
 class Kept(Struct):
-    """An event in memory. `done` is set when it may be relied upon: on the stream or on disk."""
+    """An event in memory. `done` is set when it may be relied upon: on the stream or on disk.
+
+    `to_disk`: the spool has it in hand; `on_disk`: it lies there.
+    """
 
     event: Event
     done: asyncio.Future[None] | None = None
+    to_disk: bool = False
     on_disk: bool = False
 
 
@@ -121,26 +125,24 @@ class Outbox:
 
     async def stop(self, limit_s: float = 3.0) -> None:
         """Send what is pending, within the limit; what does not get through stays on disk for the next process."""
-        self._stopping = True
+        if not self._tasks:
+            return
         self._wake.set()
-        if self._tasks:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(limit_s):
-                    while self.pending and not self.away:  # noqa: ASYNC110 - bounded by the limit above
-                        await asyncio.sleep(0.01)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        rest = [
-            Record(stream, kept.event)
-            for stream, lane in self.lanes.items()
-            for kept in lane.pending
-            if not kept.on_disk
-        ]
-        if self._port is not None and rest:
-            await asyncio.to_thread(self._spool.append, rest)
-        await asyncio.to_thread(self._spool.close)
-        for orphan in self._orphans:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self.pending and not self.away:  # noqa: ASYNC110 - bounded by the limit above
+                    await asyncio.sleep(0.01)
+        appending, spooling = self._tasks
+        appending.cancel()
+        await asyncio.gather(appending, return_exceptions=True)
+        self._spool_pending()
+        self._stopping = True
+        self._disk_wake.set()
+        await asyncio.wait({spooling}, timeout=limit_s)
+        if not spooling.cancel():  # else the disk hangs; the lock dies with the process
+            await asyncio.to_thread(self._spool.close)
+        orphans, self._orphans = self._orphans, []
+        for orphan in orphans:
             orphan.release()
 
     @property
@@ -210,7 +212,7 @@ class Outbox:
                     await self._send(batch)
                 if self._read_back:
                     await self._append_from_disk()
-                    self._read_back = False
+                    self._wake.set()  # for what has gathered meanwhile
                 tries = self._note_back(tries)
             except (RedisError, OSError) as error:
                 self._note_away(error)
@@ -229,8 +231,10 @@ class Outbox:
         for name, part in batch.items():
             lane = self.lanes[name]
             for kept in part:
-                lane.pending.popleft()
-                lane.sent.append(kept)
+                # Others may have come before it meanwhile (Redis changed), or it was let go of (it lies on disk).
+                if lane.pending and lane.pending[0] is kept:
+                    lane.pending.popleft()
+                    lane.sent.append(kept)
                 settle(kept)
         self._forget_oldest()
 
@@ -239,18 +243,23 @@ class Outbox:
         for stream, lane in self.lanes.items():
             for _ in range(len(lane.sent) - KEPT_EVENTS):
                 self._write_to_disk(stream, lane.sent.popleft())
-            while len(lane.pending) > KEPT_EVENTS and is_safe(lane.pending[0]):
+            while len(lane.pending) > KEPT_EVENTS and lane.pending[0].on_disk:
                 lane.pending.popleft()
                 self._read_back = True
 
     async def _append_from_disk(self) -> None:
         """Append what lies on disk: adopted spools, and what memory has let go of."""
+        self._read_back = False
         segments = [segment for orphan in self._orphans for segment in orphan.segments] + self._spool.segments
-        for segment in segments:
-            records = await asyncio.to_thread(list, read_segment(segment.path))
-            for at in range(0, len(records), BATCH_EVENTS):
-                await self._append_records(records[at : at + BATCH_EVENTS])
-            log.info("spool.read_back", extra={"events": len(records)})
+        try:
+            for segment in segments:
+                records = await asyncio.to_thread(list, read_segment(segment.path))
+                for at in range(0, len(records), BATCH_EVENTS):
+                    await self._append_records(records[at : at + BATCH_EVENTS])
+                log.info("spool.read_back", extra={"events": len(records)})
+        except BaseException:
+            self._read_back = True
+            raise
 
     async def _append_records(self, records: Sequence[Record]) -> None:
         """Append records as they are, each replica's apart, because an entry carries the events of one."""
@@ -271,37 +280,39 @@ class Outbox:
         if not self.away:
             self.away = True
             log.warning("redis.went_away", extra={"error": str(error) or type(error).__name__})
+        self._spool_pending()
+
+    def _spool_pending(self) -> None:
+        """Hand all that is not on the stream to the spool."""
         for stream, lane in self.lanes.items():
             for kept in lane.pending:
                 self._write_to_disk(stream, kept)
 
     def _write_to_disk(self, stream: str, kept: Kept) -> None:
         """Hand an event to the spool, once."""
-        if kept.on_disk:
+        if kept.to_disk:
             return
-        kept.on_disk = True
+        kept.to_disk = True
         self._to_disk.append((stream, kept))
         self._disk_wake.set()
 
     async def _spool_forever(self) -> None:
         """Write what has gathered, one fsync for all of it."""
-        while True:
+        while self._to_disk or not self._stopping:
             await self._disk_wake.wait()
             self._disk_wake.clear()
             batch, self._to_disk = self._to_disk, []
             records = [Record(stream, msgspec.structs.replace(kept.event, spooled=True)) for stream, kept in batch]
             try:
                 await asyncio.to_thread(self._spool.append, records)
+                written = True
             except OSError as error:
+                written = False
                 # The answer must not wait for a broken disk; the events stay in memory until Redis takes them.
                 log.error("spool.write_failed", extra={"error": str(error), "events": len(batch)})  # noqa: TRY400
             for _, kept in batch:
+                kept.to_disk = kept.on_disk = written
                 settle(kept)
-
-
-def is_safe(kept: Kept) -> bool:
-    """Whether the event lies on disk."""
-    return kept.on_disk and kept.done is not None and kept.done.done()
 
 
 def settle(kept: Kept) -> None:

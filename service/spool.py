@@ -5,11 +5,11 @@ A frame is `length, crc32` (big-endian, 4 bytes each) and `stream NUL event`. No
 back (that is the outbox's).
 """
 
-import contextlib
 import fcntl
 import os
 import shutil
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from zlib import crc32
@@ -48,50 +48,57 @@ class Segment(Struct):
         first, last = self.spans.get(key, (seq, seq))
         self.spans[key] = (min(first, seq), max(last, seq))
 
+    def write(self, frames: bytes) -> None:
+        """Append frames durably, all or none: a half frame would hide what is written behind it."""
+        with self.path.open("ab", buffering=0) as file:
+            start, rest = file.tell(), memoryview(frames)
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                self.size_bytes = SEGMENT_BYTES + 1  # no more into this one, should the next line fail too
+                file.truncate(start)
+                self.size_bytes = start
+                raise
+        self.size_bytes = start + len(frames)
+
 
 class Spool:
-    """This process's folder. Blocking: call it from a thread."""
+    """This process's folder. Blocking: call it from a thread, or from several."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.segments: list[Segment] = []
         self._lock: int | None = None
         self._number = 0
+        self._turn = threading.Lock()
 
     def append(self, records: Sequence[Record]) -> None:
         """Write records and make them durable; raises OSError when the disk does not take them."""
-        self._open()
-        segment = self._current()
-        frames = b"".join(frame(record) for record in records)
-        start = segment.path.stat().st_size if segment.path.exists() else 0
-        with segment.path.open("ab") as file:
-            try:
-                file.write(frames)
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.truncate(segment.path, start)
-                raise
-        segment.size_bytes = start + len(frames)
-        for record in records:
-            segment.note(record)
+        with self._turn:
+            self._open()
+            segment = self._current()
+            segment.write(b"".join(frame(record) for record in records))
+            for record in records:
+                segment.note(record)
 
     def drop_heard(self, heard: dict[str, dict[str, Heard]]) -> None:
         """Remove segments whose every event a snapshot has heard; `heard` is stream -> replica -> account."""
-        done = [segment for segment in self.segments if is_heard(segment, heard)]
-        for segment in done:
-            segment.path.unlink(missing_ok=True)
-            self.segments.remove(segment)
+        with self._turn:
+            for segment in [segment for segment in self.segments if is_heard(segment, heard)]:
+                segment.path.unlink(missing_ok=True)
+                self.segments.remove(segment)
 
     def close(self) -> None:
         """Let go of the folder; an empty one goes."""
-        if self._lock is None:
-            return
-        if not self.segments:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._lock)
-        self._lock = None
+        with self._turn:
+            if self._lock is None:
+                return
+            if not self.segments:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = None
 
     def _open(self) -> None:
         if self._lock is None:
