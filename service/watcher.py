@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
+import msgspec
 from msgspec.structs import asdict
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -22,7 +23,7 @@ from redis.exceptions import RedisError
 from service.clock import Clock
 from service.ledger.events import ControlEvent, Event
 from service.ledger.fold import advance
-from service.ledger.state import ControlLedger, Heard, RouteLedger
+from service.ledger.state import ControlLedger, Heard, Ledger, RouteLedger
 from service.ledger.wire import (
     CHANGES_CHANNEL,
     CONTROL,
@@ -76,6 +77,7 @@ class Watcher:
         self._run_id = ""
         self._sampled_s = 0.0
         self._control: list[tuple[bytes, ControlEvent]] = []
+        self._control_read = b"0-0"
         self._tasks: list[asyncio.Task[None]] = []
         self._started_ms = clock.now_ms()
         self._heard: dict[str, dict[str, Heard]] = {}
@@ -119,22 +121,25 @@ class Watcher:
         known = self.snapshots.get(snapshot.stream)
         if known and (snapshot.epoch, snapshot.position) <= (known.epoch, known.position):
             return
-        ledger = decode_ledger(snapshot.stream, snapshot.ledger)
+        try:
+            ledger = decode_ledger(snapshot.stream, snapshot.ledger)
+        except msgspec.DecodeError as error:
+            log.warning("snapshot.unreadable", extra={"stream": snapshot.stream, "error": str(error)})
+            return
         self.snapshots[snapshot.stream] = snapshot
         self._heard = self._heard | {snapshot.stream: ledger.heard}
         self._outbox.hear(self._heard)
         if isinstance(ledger, ControlLedger):
             self._take_control(ledger, snapshot)
         else:
-            overlay(ledger, self._outbox.unheard(snapshot.stream), self._outbox.replica)
+            overlay(ledger, self._outbox.unheard(snapshot.stream))
             self.view.routes[snapshot.stream] = ledger
 
     def _take_control(self, ledger: ControlLedger, snapshot: Snapshot) -> None:
         """Control events read from the stream itself are the overlay here."""
         folded = entry_order(snapshot.stream_id.encode())
         self._control = [(entry, event) for entry, event in self._control if entry_order(entry) > folded]
-        for _, event in self._control:
-            advance(ledger, event)
+        overlay(ledger, (event for _, event in self._control))
         self.view.control = ledger
 
     async def _listen_forever(self, redis: Redis) -> None:
@@ -189,6 +194,7 @@ class Watcher:
         if self._run_id and run_id != self._run_id:
             log.warning("redis.changed", extra={"run_id": run_id})
             self._outbox.redis_changed()
+            self._control_read = b"0-0"
         self._run_id = run_id
         if time.monotonic() - self._sampled_s > CLOCK_SAMPLE_S or not self._sampled_s:
             before_s = time.monotonic()
@@ -199,13 +205,15 @@ class Watcher:
     async def _read_control(self, redis: Redis) -> None:
         """Fold control events that lie behind the snapshot and were not read yet."""
         snapshot = self.snapshots.get(CONTROL)
-        after = self._control[-1][0] if self._control else (snapshot.stream_id.encode() if snapshot else b"0-0")
+        folded = snapshot.stream_id.encode() if snapshot else b"0-0"
+        after = max(folded, self._control_read, key=entry_order)
         entries: Any = await redis.xrange(events_key(CONTROL), min=b"(" + after, max="+", count=CONTROL_BATCH)
         for entry, fields in entries or ():
-            for event in decode_entry(fields[ENTRY_FIELD.encode()]):
-                if isinstance(event, ControlEvent):
-                    self._control.append((entry, event))
-                    advance(self.view.control, event)
+            self._control_read = entry
+            decoded = decode_entry(fields.get(ENTRY_FIELD.encode(), b""))
+            events = [event for event in decoded if isinstance(event, ControlEvent)]
+            self._control += [(entry, event) for event in events]
+            overlay(self.view.control, events)
 
     async def _beat(self, redis: Redis) -> None:
         """Say that this replica lives, and how it reads its routes, where that has changed."""
@@ -235,10 +243,10 @@ class Watcher:
         return [read_route(route, self.view, self._settings.policy, now_ms) for route in self._settings.routes]
 
 
-def overlay(ledger: RouteLedger, own: Iterable[Event], replica: str) -> None:
-    """Fold own events that the ledger has not heard into it, by number."""
-    for event in own:
-        account = ledger.heard.get(replica)
+def overlay(ledger: Ledger, events: Iterable[Event]) -> None:
+    """Fold the events that the ledger has not heard into it, by number."""
+    for event in events:
+        account = ledger.heard.get(event.replica)
         if account is None or not account.has(event.seq):
             advance(ledger, event)
 
