@@ -3,9 +3,11 @@
 Unknown fields, headers and beta values are nobody's business here: clients and provider agree on them.
 """
 
+import contextlib
 import re
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from litestar.types import Receive
@@ -18,8 +20,10 @@ from service.providers.encodings import decode_body
 from service.relay import Call
 from service.settings import Settings
 
-RESOURCE_ID = re.compile(r"[a-z]+_[A-Za-z0-9]{6,}")
+RESOURCE_ID = re.compile(r"[a-z]+_(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,128}")
+"""An id in a path: unlike a word such as count_tokens it has a digit."""
 FILE_ID = re.compile(rb'"file_id"\s*:\s*"([^"\\]{1,128})"')
+ID_CHARS = 128
 MOST_FILE_IDS = 16
 """Look-ups of a request's files; all of them live on one route, so that the first ones tell."""
 STAINLESS_LIMIT_S = 3_600
@@ -90,7 +94,7 @@ def read_fields(call: Call) -> None:
     """Take from the body what routing needs; an unreadable body is the provider's to refuse, in its own words."""
     try:
         fields = _fields_decoder.decode(call.plain)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     model, container = value_of(fields.model), value_of(fields.container)
     call.model = model if isinstance(model, str) else ""
@@ -102,14 +106,15 @@ def read_fields(call: Call) -> None:
     previous = thread.get("previous_message_id") if isinstance(thread, dict) else None
     named = [previous, container, container.get("id") if isinstance(container, dict) else None]
     files = FILE_ID.findall(call.plain)[:MOST_FILE_IDS] if b'"file_id"' in call.plain else []
-    call.resource_ids += tuple(text for text in named if isinstance(text, str)) + tuple(f.decode() for f in files)
+    ids = [text for text in named if isinstance(text, str) and 0 < len(text) <= ID_CHARS]
+    call.resource_ids += (*ids, *(file_id.decode("latin-1") for file_id in files))
 
 
 def value_of(raw: Raw) -> Any:
     """A field's value, None when it has none that can be read."""
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -117,14 +122,14 @@ def path_of(scope: Mapping[str, Any], base_path: str) -> str:
     """The path from /v1/ on, with its escapes. Raises NotFound for one that leads elsewhere."""
     raw = scope.get("raw_path") or scope["path"].encode()
     path = bytes(raw).split(b"?")[0].decode("latin-1").removeprefix(base_path)
-    if any(part in (".", "..") for part in path.replace("%2e", ".").replace("%2E", ".").split("/")):
+    if any(part in (".", "..") for part in unquote(path).replace("\\", "/").split("/")):
         raise NotFound("the path has dot segments")
     return path
 
 
 def endpoint_of(method: str, path: str) -> Endpoint:
-    """What kind of request a path is."""
-    path = path.rstrip("/")
+    """What kind of request a path is, however it is escaped."""
+    path = unquote(path).rstrip("/")
     if method == "POST" and path in ("/v1/messages", "/v1/messages/count_tokens"):
         return "messages" if path == "/v1/messages" else "count_tokens"
     for prefix, endpoint in PREFIXES.items():
@@ -144,9 +149,10 @@ def base_url_of(scope: Mapping[str, Any], named: Mapping[bytes, bytes], base_pat
 
 def deadline_ms(named: Mapping[bytes, bytes], settings: Settings, *, stream: bool) -> int:
     """How long the client waits: its SDK says so, else the settings."""
-    text = named.get(b"x-stainless-timeout", b"")
-    if text.isdigit() and 0 < int(text) <= STAINLESS_LIMIT_S:
-        return int(text) * 1000
+    with contextlib.suppress(ValueError):
+        limit_s = float(named.get(b"x-stainless-timeout", b""))  # SDKs send 600, and 20.0 for a limit of their user's
+        if 0 < limit_s <= STAINLESS_LIMIT_S:
+            return max(1, int(limit_s * 1000))
     return settings.timeouts.stream_ms if stream else settings.timeouts.request_ms
 
 

@@ -36,10 +36,10 @@ class Keyring:
 
     def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Client:
         """The caller of a request. Raises BadClientKey when it showed nothing and must."""
-        shown = {name: value for name, value in headers if name == KEY_HEADER or name in CREDENTIAL_HEADERS}
-        tokens = {name: token_of(name, value) for name, value in shown.items()}
-        found = {name: key_id for name, token in tokens.items() if (key_id := self._key_id(token))}
-        own = [tokens[name] for name in CREDENTIAL_HEADERS if tokens.get(name) and name not in found]
+        shown = [(name, value) for name, value in headers if name == KEY_HEADER or name in CREDENTIAL_HEADERS]
+        tokens = [(name, token) for name, value in shown if (token := token_of(name, value))]
+        found = {name: key_id for name, token in tokens if (key_id := self._key_id(token))}
+        own = [token for wanted in CREDENTIAL_HEADERS for name, token in tokens if name == wanted and name not in found]
         credential = own[0].decode("latin-1") if own else ""
         if not found and not self._open_to_all and not credential:
             raise BadClientKey(
