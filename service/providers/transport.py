@@ -101,15 +101,17 @@ class Wires:
         trace = Trace()
         connect_s, idle_s = self._timeouts.connect_ms / 1000, self._timeouts.idle_ms / 1000
         timeout: dict[str, float | None] = {"connect": connect_s, "read": None, "write": idle_s, "pool": connect_s}
-        request = httpx.Request(
-            method, url, headers=list(headers), content=content, extensions={"timeout": timeout, "trace": trace}
-        )
         try:
+            request = httpx.Request(
+                method, url, headers=list(headers), content=content, extensions={"timeout": timeout, "trace": trace}
+            )
             response = await self._transport(url).handle_async_request(request)
         except httpx.TransportError as error:
             raise UpstreamError(*failure_of(error, reused=not trace.connected)) from None
         except ssl.SSLError as error:
             raise UpstreamError("connect", str(error)) from None
+        except httpx.InvalidURL as error:
+            raise UpstreamError("bad_request", str(error)) from None
         # Until here the plan's deadline was the bound; from now on it is the silence between chunks. The transport
         # reads this dictionary again when it begins with the body.
         timeout["read"] = idle_s
@@ -126,7 +128,10 @@ class Wires:
             return self._given
         proxy = proxy_for(url, self._proxies)
         if proxy not in self._by_proxy:
-            self._by_proxy[proxy] = httpx.AsyncHTTPTransport(limits=LIMITS, retries=0, proxy=proxy or None)
+            try:
+                self._by_proxy[proxy] = httpx.AsyncHTTPTransport(limits=LIMITS, retries=0, proxy=proxy or None)
+            except (ValueError, ImportError):
+                raise UpstreamError("connect", "HTTPS_PROXY names no HTTP proxy, such as http://host:3128") from None
         return self._by_proxy[proxy]
 
 
@@ -146,7 +151,9 @@ def proxy_for(url: str, proxies: Mapping[str, str]) -> str:
     """The HTTP proxy that the environment names for a URL, "" for none."""
     parts = urlsplit(url)
     proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
-    return "" if not proxy or proxy_bypass(parts.hostname or "") else proxy
+    if not proxy or proxy_bypass(parts.hostname or ""):
+        return ""
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def failure_of(error: httpx.TransportError, *, reused: bool) -> tuple[FailureKind, str]:
@@ -157,5 +164,5 @@ def failure_of(error: httpx.TransportError, *, reused: bool) -> tuple[FailureKin
     if isinstance(error, httpx.TimeoutException):
         return "timeout", message
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
-        return "bad_request", message
+        return "bad_request", "the request can't be put on the wire"  # its own words quote headers, and so credentials
     return ("stale_socket" if reused else "reset"), message
