@@ -6,6 +6,7 @@ Not here: what is worth a line. No prompt, answer or secret is ever handed to a 
 
 import logging
 import os
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Literal, TextIO
@@ -19,6 +20,8 @@ OK = 25
 LEVELS: dict[LogLevel, int] = {"debug": 10, "info": 20, "warn": 30, "error": 40, "silent": 100}
 NAMES = {logging.DEBUG: "DEBUG", logging.INFO: "INFO", OK: "OK", logging.WARNING: "WARN", logging.ERROR: "ERROR"}
 COLOURS = {logging.DEBUG: 90, logging.INFO: 36, OK: 32, logging.WARNING: 33, logging.ERROR: 31}
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+"""What would end a line or drive a terminal; providers and clients word parts of what is logged."""
 PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -52,7 +55,7 @@ class Lines(logging.Formatter):
         fields.pop("route", None)
         line = f"[{time}] [{NAMES.get(record.levelno, record.levelname)}] "
         line += (f"[{request}] " if request else "") + record.getMessage()
-        line += "".join(f" {name}={value}" for name, value in fields.items())
+        line = CONTROLS.sub(" ", line + "".join(f" {name}={value}" for name, value in fields.items()))
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return f"\x1b[{COLOURS.get(record.levelno, 0)}m{line}\x1b[0m" if self._coloured else line
