@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from service.ledger import fold, wire
-from service.ledger.events import AttemptEnded, AttemptLost, Event
+from service.ledger.events import AttemptEnded, Event
 from service.ledger.state import Health, Ledger, RouteLedger, Usage
 from workers.consume import Record, StreamPort, read_batch
 from workers.store import Cell, Checkpoint, Rejected, Row, Store
@@ -191,10 +191,10 @@ def fold_records(ledger: Ledger, checkpoint: Checkpoint, records: list[Record]) 
                 hash=chained,
             )
         )
-        fold.advance(ledger, event)
-        if isinstance(event, AttemptEnded | AttemptLost):
-            cell = Cell(event.at_ms // fold.HOUR_MS, event.model_sent, event.client_key)
-            fold.add_attempt(folded.usage.setdefault(cell, Usage()), event)
+        for charge in fold.advance(ledger, event):
+            cell = Cell(charge.hour, charge.model, charge.client_key)
+            fold.add_usage(folded.usage.setdefault(cell, Usage()), charge.usage)
+        if isinstance(event, AttemptEnded):
             folded.replicas.add(event.replica)
     return folded._replace(hash=chained)
 
@@ -223,6 +223,5 @@ def sum_of(hour: dict[str, dict[str, Usage]]) -> Usage:
     total = Usage()
     for by_key in hour.values():
         for usage in by_key.values():
-            for field in Usage.__struct_fields__:
-                setattr(total, field, getattr(total, field) + getattr(usage, field))
+            fold.add_usage(total, usage)
     return total

@@ -78,14 +78,16 @@ ALTER TABLE ccproxy.events ATTACH PARTITION ccproxy.{name} FOR VALUES FROM ({fir
 
 -- name: add_usage
 INSERT INTO ccproxy.usage_hourly AS u (route, hour, model, client_key, position, attempts, failed, aborted, lost,
-    input, output, cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced)
+    input, output, cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items)
 SELECT %(route)s, to_timestamp(d.hour * 3600), d.model, d.client_key, %(position)s, d.attempts, d.failed, d.aborted,
-    d.lost, d.input, d.output, d.cache_read, d.cache_write_5m, d.cache_write_1h, d.cost_nusd, d.unpriced
+    d.lost, d.input, d.output, d.cache_read, d.cache_write_5m, d.cache_write_1h, d.cost_nusd, d.unpriced,
+    d.batch_items
 FROM unnest(%(hour)s::bigint[], %(model)s::text[], %(client_key)s::text[], %(attempts)s::bigint[], %(failed)s::bigint[],
     %(aborted)s::bigint[], %(lost)s::bigint[], %(input)s::bigint[], %(output)s::bigint[], %(cache_read)s::bigint[],
-    %(cache_write_5m)s::bigint[], %(cache_write_1h)s::bigint[], %(cost_nusd)s::bigint[], %(unpriced)s::bigint[])
+    %(cache_write_5m)s::bigint[], %(cache_write_1h)s::bigint[], %(cost_nusd)s::bigint[], %(unpriced)s::bigint[],
+    %(batch_items)s::bigint[])
     AS d (hour, model, client_key, attempts, failed, aborted, lost, input, output, cache_read, cache_write_5m,
-    cache_write_1h, cost_nusd, unpriced)
+    cache_write_1h, cost_nusd, unpriced, batch_items)
 ON CONFLICT (route, hour, model, client_key) DO UPDATE SET
     position = excluded.position,
     attempts = u.attempts + excluded.attempts,
@@ -98,11 +100,12 @@ ON CONFLICT (route, hour, model, client_key) DO UPDATE SET
     cache_write_5m = u.cache_write_5m + excluded.cache_write_5m,
     cache_write_1h = u.cache_write_1h + excluded.cache_write_1h,
     cost_nusd = u.cost_nusd + excluded.cost_nusd,
-    unpriced = u.unpriced + excluded.unpriced;
+    unpriced = u.unpriced + excluded.unpriced,
+    batch_items = u.batch_items + excluded.batch_items;
 
 -- name: usage_since
 SELECT (extract(epoch FROM hour) / 3600)::bigint, model, client_key, attempts, failed, aborted, lost, input, output,
-    cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced
+    cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items
 FROM ccproxy.usage_hourly
 WHERE route = %(route)s AND hour >= to_timestamp(%(oldest_hour)s * 3600) AND position > %(position)s;
 

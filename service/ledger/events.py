@@ -136,6 +136,22 @@ class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag=
     price_version: str = ""
 
 
+class BatchItemUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="batch_item_used"):
+    """What one item of a message batch used, told when its results passed through.
+
+    `event_id` is derived from the batch's and the item's ids, so that results read twice count once.
+    """
+
+    batch_id: str
+    custom_id: str
+    request_id: str = ""
+    model_sent: str = ""
+    client_key: str = ""
+    tokens: Tokens = Tokens()
+    cost_nusd: int | None = None
+    price_version: str = ""
+
+
 class ResourceCreated(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="resource_created"):
     """A batch, file, container or thread came into being on this route and lives only there."""
 
@@ -218,7 +234,7 @@ class RequestRefused(EventBase, frozen=True, kw_only=True, omit_defaults=True, t
     model_asked: str = ""
 
 
-RouteEvent = AttemptStarted | AttemptEnded | AttemptLost | ResourceCreated
+RouteEvent = AttemptStarted | AttemptEnded | AttemptLost | BatchItemUsed | ResourceCreated
 ControlEvent = (
     RouteDisabled
     | RouteEnabled

@@ -10,7 +10,7 @@ Rules
 - A wait is never shortened by a later, lesser one. A success that began after it ends it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -19,6 +19,7 @@ from service.ledger.events import (
     AttemptEnded,
     AttemptLost,
     AttemptStarted,
+    BatchItemUsed,
     CircuitReset,
     ClientKeyIssued,
     ClientKeyLimited,
@@ -34,6 +35,7 @@ from service.ledger.events import (
 )
 from service.ledger.state import (
     Bucket,
+    Charge,
     ClientKey,
     ControlLedger,
     Health,
@@ -58,6 +60,12 @@ KEPT_MISSING_MODELS = 64
 
 L = TypeVar("L", RouteLedger, ControlLedger)
 
+KEPT_LOST = 1_000
+"""Estimates that a late true end still takes back; more than this die in no crash of a sane fleet."""
+KEPT_ENDED_EARLY = 1_000
+"""Ends that came before their starts: a handful, when a spool is adopted."""
+
+V = TypeVar("V")
 CIRCUIT_SCOPES = frozenset(("route", "provider"))
 WAIT_SCOPES = frozenset(("throttle", "quota", "credential"))
 
@@ -83,29 +91,37 @@ def copy_of(ledger: L) -> L:
     return msgspec.convert(msgspec.to_builtins(ledger), type(ledger))
 
 
-def advance(ledger: Ledger, event: Event) -> None:
-    """Fold one event into a ledger in place; an event of the other kind of stream is no part of it."""
+def advance(ledger: Ledger, event: Event) -> Sequence[Charge]:
+    """Fold one event into a ledger in place; the changes to usage cells that it made.
+
+    An event of the other kind of stream is no part of the ledger.
+    """
     if isinstance(ledger, ControlLedger):
         if isinstance(event, ControlEvent):
             advance_control(ledger, event)
     elif isinstance(event, RouteEvent):
-        advance_route(ledger, event)
+        return advance_route(ledger, event)
+    return ()
 
 
-def advance_route(ledger: RouteLedger, event: RouteEvent) -> None:
-    """Fold one event into a route's ledger, in place."""
+def advance_route(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
+    """Fold one event into a route's ledger, in place; the changes to usage cells that it made."""
     hear(ledger.heard, event)
     ledger.newest_ms = max(ledger.newest_ms, event.at_ms)
+    charges = charges_of(ledger, event)
+    for charge in charges:
+        apply(ledger, charge)
     match event:
         case AttemptStarted():
             start(ledger, event)
         case AttemptEnded():
             end(ledger, event)
         case AttemptLost():
-            lose(ledger, event)
-        case ResourceCreated():
-            pass  # Redis holds the index of resources; the ledger only keeps the fact
+            lose(ledger, event, charges)
+        case BatchItemUsed() | ResourceCreated():
+            pass  # the one is usage alone; of the other Redis holds the index, and the ledger only keeps the fact
     prune(ledger)
+    return charges
 
 
 def hear(heard: dict[str, Heard], event: Event) -> None:
@@ -134,8 +150,77 @@ def without(gap: tuple[int, int], seq: int) -> list[tuple[int, int]]:
     return [part for part in ((first, seq - 1), (seq + 1, last)) if part[0] <= part[1]]
 
 
+def charges_of(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
+    """What an event changes in the usage cells. An estimate counts only while the attempt is open, and goes when the
+    true end comes."""
+    match event:
+        case AttemptEnded():
+            estimate = ledger.lost.get(event.attempt_id)
+            return (charge_of(event), taken_back(estimate)) if estimate else (charge_of(event),)
+        case AttemptLost():
+            return (charge_of(event),) if event.attempt_id in ledger.open else ()
+        case BatchItemUsed():
+            return (charge_of(event),)
+        case _:
+            return ()
+
+
+def charge_of(event: AttemptEnded | AttemptLost | BatchItemUsed) -> Charge:
+    """The usage that an event tells of, in the hour in which it was told."""
+    tokens = event.tokens
+    usage = Usage(
+        input=tokens.input,
+        output=tokens.output,
+        cache_read=tokens.cache_read,
+        cache_write_5m=tokens.cache_write_5m,
+        cache_write_1h=tokens.cache_write_1h,
+        cost_nusd=event.cost_nusd or 0,
+        unpriced=int(event.cost_nusd is None),
+    )
+    if isinstance(event, BatchItemUsed):
+        usage.batch_items = 1
+    else:
+        usage.attempts = 1
+        usage.lost = int(isinstance(event, AttemptLost))
+        if isinstance(event, AttemptEnded):
+            usage.failed = int(event.outcome == "failed")
+            usage.aborted = int(event.outcome == "aborted")
+    return Charge(event.at_ms // HOUR_MS, event.model_sent, event.client_key, usage)
+
+
+def taken_back(charge: Charge) -> Charge:
+    """The same with every count turned round."""
+    usage = Usage(**{name: -getattr(charge.usage, name) for name in Usage.__struct_fields__})
+    return Charge(charge.hour, charge.model, charge.client_key, usage)
+
+
+def apply(ledger: RouteLedger, charge: Charge) -> None:
+    """Add a change to its cell and to its hour's sum."""
+    by_key = ledger.usage.setdefault(charge.hour, {}).setdefault(charge.model, {})
+    add_usage(by_key.setdefault(charge.client_key, Usage()), charge.usage)
+    add_usage(ledger.hours.setdefault(charge.hour, Usage()), charge.usage)
+
+
+def add_usage(cell: Usage, more: Usage) -> None:
+    """Add one set of counts to another, in place."""
+    cell.attempts += more.attempts
+    cell.failed += more.failed
+    cell.aborted += more.aborted
+    cell.lost += more.lost
+    cell.input += more.input
+    cell.output += more.output
+    cell.cache_read += more.cache_read
+    cell.cache_write_5m += more.cache_write_5m
+    cell.cache_write_1h += more.cache_write_1h
+    cell.cost_nusd += more.cost_nusd
+    cell.unpriced += more.unpriced
+    cell.batch_items += more.batch_items
+
+
 def start(ledger: RouteLedger, event: AttemptStarted) -> None:
-    """An attempt is open from now on."""
+    """An attempt is open from now on, unless its end came first."""
+    if ledger.ended_early.pop(event.event_id, None) is not None:
+        return
     ledger.open[event.event_id] = OpenAttempt(
         request_id=event.request_id,
         at_ms=event.at_ms,
@@ -150,60 +235,34 @@ def start(ledger: RouteLedger, event: AttemptStarted) -> None:
 
 
 def end(ledger: RouteLedger, event: AttemptEnded) -> None:
-    """An attempt is over: its usage counts, and what it says of the route's health."""
-    ledger.open.pop(event.attempt_id, None)
-    count_usage(ledger, event)
+    """An attempt is over: what its end says of the route's health."""
+    was_open = ledger.open.pop(event.attempt_id, None)
+    was_lost = ledger.lost.pop(event.attempt_id, None)
+    if was_open is None and was_lost is None:
+        remember(ledger.ended_early, event.attempt_id, event.at_ms, KEPT_ENDED_EARLY)
     if event.windows:
         ledger.windows.update(event.windows)
-    if event.scope == "model" and event.model_sent and event.endpoint == "messages":
-        note_missing_model(ledger, event)
+    if event.scope == "model" and event.model_sent:
+        remember(ledger.missing_models, event.model_sent, event.at_ms, KEPT_MISSING_MODELS)
     if not event.spooled:
         note_wait(ledger, event)
         if event.endpoint == "messages":
             note_health(ledger, event)
 
 
-def lose(ledger: RouteLedger, event: AttemptLost) -> None:
-    """An attempt will never end by itself: its estimate counts."""
+def lose(ledger: RouteLedger, event: AttemptLost, charges: Sequence[Charge]) -> None:
+    """An open attempt will hardly end by itself any more: its estimate is remembered for as long as it may."""
     ledger.open.pop(event.attempt_id, None)
-    count_usage(ledger, event)
+    if charges:
+        remember(ledger.lost, event.attempt_id, charges[0], KEPT_LOST)
 
 
-def count_usage(ledger: RouteLedger, event: AttemptEnded | AttemptLost) -> None:
-    """Add the attempt to its hour's cell and to the hour's sum."""
-    hour = event.at_ms // HOUR_MS
-    by_key = ledger.usage.setdefault(hour, {}).setdefault(event.model_sent, {})
-    add_attempt(by_key.setdefault(event.client_key, Usage()), event)
-    add_attempt(ledger.hours.setdefault(hour, Usage()), event)
-
-
-def add_attempt(usage: Usage, event: AttemptEnded | AttemptLost) -> None:
-    """Add one attempt to one cell."""
-    usage.attempts += 1
-    if isinstance(event, AttemptLost):
-        usage.lost += 1
-    elif event.outcome == "failed":
-        usage.failed += 1
-    elif event.outcome == "aborted":
-        usage.aborted += 1
-    tokens = event.tokens
-    usage.input += tokens.input
-    usage.output += tokens.output
-    usage.cache_read += tokens.cache_read
-    usage.cache_write_5m += tokens.cache_write_5m
-    usage.cache_write_1h += tokens.cache_write_1h
-    if event.cost_nusd is None:
-        usage.unpriced += 1
-    else:
-        usage.cost_nusd += event.cost_nusd
-
-
-def note_missing_model(ledger: RouteLedger, event: AttemptEnded) -> None:
-    """Remember that the provider denied a model."""
-    ledger.missing_models.pop(event.model_sent, None)
-    if len(ledger.missing_models) >= KEPT_MISSING_MODELS:
-        del ledger.missing_models[next(iter(ledger.missing_models))]
-    ledger.missing_models[event.model_sent] = event.at_ms
+def remember(memory: dict[str, V], name: str, value: V, most: int) -> None:
+    """Set a value as the newest; the oldest goes when there are too many."""
+    memory.pop(name, None)
+    if len(memory) >= most:
+        del memory[next(iter(memory))]
+    memory[name] = value
 
 
 def note_wait(ledger: RouteLedger, event: AttemptEnded) -> None:

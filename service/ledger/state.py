@@ -22,7 +22,7 @@ class Heard(Struct, omit_defaults=True):
 
 
 class Usage(Struct, omit_defaults=True):
-    """Attempts and tokens of one cell; `unpriced` attempts had a model without a price."""
+    """Attempts and tokens of one cell, or a change to it. `unpriced`: attempts and batch items without a price."""
 
     attempts: int = 0
     failed: int = 0
@@ -35,6 +35,16 @@ class Usage(Struct, omit_defaults=True):
     cache_write_1h: int = 0
     cost_nusd: int = 0
     unpriced: int = 0
+    batch_items: int = 0
+
+
+class Charge(Struct):
+    """A change to one cell: hour (Unix time in units of 3600 s), model sent, client key, and what is added."""
+
+    hour: int
+    model: str
+    client_key: str
+    usage: Usage
 
 
 class Bucket(Struct, omit_defaults=True):
@@ -89,6 +99,8 @@ class RouteLedger(Struct, omit_defaults=True):
 
     `usage` is hour -> model sent -> client key -> cell, `hours` its sums; an hour is Unix time in units of 3600 s.
     `waits` are by scope (throttle, quota, credential); `missing_models` by name, when the provider last denied it.
+    `lost` holds the estimates of attempts given up for lost, until their true end comes; `ended_early` the attempts
+    whose end came before their start (by way of a spool), and when.
     """
 
     heard: dict[str, Heard] = {}
@@ -99,6 +111,8 @@ class RouteLedger(Struct, omit_defaults=True):
     windows: dict[str, Window] = {}
     missing_models: dict[str, int] = {}
     open: dict[str, OpenAttempt] = {}
+    lost: dict[str, Charge] = {}
+    ended_early: dict[str, int] = {}
     newest_ms: int = 0
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from service.ledger.fold import add_usage
 from service.ledger.state import Usage
 from service.routing.circuit import CircuitState, read_circuit
 from service.routing.quota import QuotaState, read_quota, read_waits
@@ -98,6 +99,5 @@ def total(cells: Iterable[Usage]) -> Usage:
     """The sum of cells."""
     whole = Usage()
     for cell in cells:
-        for name in Usage.__struct_fields__:
-            setattr(whole, name, getattr(whole, name) + getattr(cell, name))
+        add_usage(whole, cell)
     return whole
