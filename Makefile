@@ -82,11 +82,11 @@ clean: ## remove what these targets made; your data and logs stay
 $(VENV)/.place: $(STALE)
 	@python="$(PYTHON)"; \
 	for candidate in $${python:-python3 python3.13 python3.12 python3.11}; do \
-	  found="$$found $$($$candidate -c 'import sys; print(sys.executable, sys.version.split()[0], sep=" = ")' 2>/dev/null)"; \
+	  found="$$found$$($$candidate -c 'import sys; print("", sys.executable, "is", sys.version.split()[0])' 2>/dev/null)"; \
 	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then chosen=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$chosen" ]; then \
-	  echo "Python 3.11 or newer is needed; found:$${found:- none}." >&2; \
+	  echo "Python 3.11 or newer is needed; found:$${found:- none}" >&2; \
 	  echo "Install one, and name it if it is not python3: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; \
 	fi; \
 	echo "Making $(VENV) with $$($$chosen --version) ..."; \
