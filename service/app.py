@@ -70,6 +70,7 @@ class Parts:
 
     async def stop(self) -> None:
         """End it; what is still to be written down is written down."""
+        await self.relay.stop()
         await self.outbox.stop()
         await self.watcher.stop()
         await self.wires.close()

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Struct, field
 
 from service.clock import Clock
-from service.errors import AllThrottled, BadClientKey, NoRoute, Unreachable
+from service.errors import AllThrottled, BadClientKey, NoRoute, ProxyError, Unreachable
 from service.ledger.events import (
     AttemptEnded,
     AttemptStarted,
@@ -62,6 +62,8 @@ ERROR_BYTES = 1024 * 1024
 """An error answer is a page at most; more than this is no error answer."""
 HELD_BYTES = 1024 * 1024
 """What is held back before commit; a start without content is a few hundred bytes, so that this is never reached."""
+ERROR_READ_S = 5.0
+"""An error's words are worth no longer wait: its status says what matters."""
 DRAIN_S = 0.25
 """After `message_stop` the end of the body follows at once; a connection that dawdles is not worth keeping."""
 SHORT_WAIT_MS = 60_000
@@ -90,6 +92,7 @@ class Call(Struct, kw_only=True):
     body: bytes = b""
     plain: bytes = b""
     upload: AsyncIterator[bytes] | None = None
+    upload_taken: bool = False
     endpoint: Endpoint = "other"
     model: str = ""
     stream: bool = False
@@ -150,6 +153,7 @@ class Try(Struct, kw_only=True):
     first_content_ms: int | None = None
     started: bool = False
     accounted: bool = False
+    credential: str = ""
 
     @property
     def route(self) -> Route:
@@ -179,9 +183,24 @@ class Relay:
         self._watcher = watcher
         self._resources = resources
         self._routes = {route.id: route for route in (*settings.routes, settings.client_route)}
+        self._under_way = 0
 
     async def handle(self, call: Call, reply: Reply) -> None:
         """Answer one request. Raises ProxyError when no route's answer is worth showing."""
+        self._under_way += 1
+        try:
+            await self._handle(call, reply)
+        finally:
+            self._under_way -= 1
+
+    async def stop(self, limit_s: float = 2.0) -> None:
+        """Wait for requests that were cancelled to be accounted, within the limit."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self._under_way:  # noqa: ASYNC110 - bounded by the limit above
+                    await asyncio.sleep(0.01)
+
+    async def _handle(self, call: Call, reply: Reply) -> None:
         candidates = await self._candidates(call)
         plan = failover(candidates, self.settings.policy, call.model)
         usable = sum(candidate.usable for candidate in candidates)
@@ -192,7 +211,8 @@ class Relay:
             if attempt.wait_ms:
                 await asyncio.sleep(attempt.wait_ms / 1000)
             reply.route, reply.attempts = attempt.candidate.route.id, attempt.number
-            one = await self._try(call, attempt, reply, deadline, is_last=attempt.number >= usable)
+            routes = {attempt.candidate.route.id, *(one.route.id for one in tries)}
+            one = await self._try(call, attempt, reply, deadline, is_last=len(routes) >= usable)
             tries.append(one)
             over = reply.started or asyncio.get_running_loop().time() >= deadline
             attempt, verdict = advance(plan, Result(self.clock.now_ms(), one.failure, over))
@@ -259,6 +279,7 @@ class Relay:
             credential = "" if route.auth == "client" else await self._credentials.of(route, one.started_ms)
         except NoCredential as error:
             raise Fault(Failure("credential", "credential", message=str(error))) from None
+        one.credential = credential
         content, is_own = self._content(call, one)
         headers = upstream_headers(
             call.headers,
@@ -289,6 +310,9 @@ class Relay:
     def _content(self, call: Call, one: Try) -> tuple[bytes | AsyncIterator[bytes], bool]:
         """The body for this route, and whether it is the client's own, byte for byte."""
         if call.upload:
+            if call.upload_taken:
+                raise Fault(Failure("reset", "", message="an upload can't be sent twice"))
+            call.upload_taken = True
             return call.upload, True
         if call.endpoint not in ("messages", "count_tokens"):
             return call.body, True
@@ -306,12 +330,13 @@ class Relay:
         """Pass the answer on in the way that fits it. Raises Fault or UpstreamError."""
         if upstream.status >= 300:
             await self._read_error(one, upstream)
-        elif call.method == "HEAD":
+        elif call.method == "HEAD" or call.path.endswith("/content"):
+            limit.reschedule(None)
             await self._copy(call, one, upstream, reply)
         elif call.endpoint == "messages" and call.stream:
             await self._stream(call, one, upstream, reply, limit)
         elif call.endpoint in JSON_ENDPOINTS or upstream.content_type == "application/json":
-            await self._whole(call, one, upstream, reply)
+            await self._whole(call, one, upstream, reply, limit)
         else:
             limit.reschedule(None)
             await self._copy(call, one, upstream, reply)
@@ -319,18 +344,21 @@ class Relay:
     async def _read_error(self, one: Try, upstream: Upstream) -> None:
         """An error answer, kept for when it is the one to show."""
         upstream.decode()
-        one.body = await upstream.read(ERROR_BYTES)
+        with contextlib.suppress(TimeoutError, UpstreamError):
+            async with asyncio.timeout(ERROR_READ_S):
+                one.body = await upstream.read(ERROR_BYTES)
         one.decoded = upstream.decoded
         facts = answer_facts(upstream.status, upstream.headers, one.body, self.clock.now_ms())
         raise Fault(classify(plain_facts(facts, self.clock.now_ms()), self.clock.now_ms()))
 
-    async def _whole(self, call: Call, one: Try, upstream: Upstream, reply: Reply) -> None:
+    async def _whole(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: asyncio.Timeout) -> None:
         """An answer in one piece: checked, accounted, then passed on."""
         upstream.decode()
         body = await upstream.read(ANSWER_BYTES)
         answer = json_usage(body)
         if answer is None or (call.endpoint == "messages" and call.path == "/v1/messages" and not answer.is_message):
             raise Fault(self._bad_json(answer, one))
+        limit.reschedule(None)
         one.tokens = answer.tokens
         await self._note_resources(call, one, answer)
         if call.endpoint == "batches":
@@ -397,6 +425,7 @@ class Relay:
             held.next_chunk = asyncio.ensure_future(anext(chunks, b""))
             await asyncio.wait({held.next_chunk}, timeout=max(0, until - loop.time()))
             if not held.next_chunk.done():
+                one.first_content_ms = self.clock.now_ms() - one.started_ms  # and longer
                 return
             chunk = (await held.next_chunk) or b""
             held.next_chunk = None
@@ -427,6 +456,7 @@ class Relay:
                 if free:
                     await pinger.write(free)
                 if tap.complete or tap.error:
+                    pinger.stop()
                     await self._finish(call, one, tap, rest, reply)
                     await drain(chunks)
                     return
@@ -465,6 +495,7 @@ class Relay:
 
     async def _account(self, call: Call, one: Try, *, final: bool) -> None:
         """Put the attempt's end on the ledger, once."""
+        one.failure = without_secret(one.failure, one.credential)
         if one.accounted or not one.started:
             return
         one.accounted = True
@@ -545,6 +576,8 @@ class Relay:
         if verdict.kind == "relayed":
             one = tries[verdict.number - 1]
             reply.route = one.route.id
+            if not is_own_words(call, one):
+                raise in_our_words(one)
             await reply.start(one.status, [*self._head(one, decoded=one.decoded), length_of(one.body)])
             await reply.write(one.body)
             await reply.end()
@@ -587,8 +620,9 @@ class Held:
         return pending
 
     def drop(self) -> None:
-        """Nobody waits for the read under way any more."""
+        """Nobody waits for the read under way any more, nor for what it may have met."""
         if self.next_chunk:
+            self.next_chunk.add_done_callback(lambda read: read.cancelled() or read.exception())
             self.next_chunk.cancel()
 
 
@@ -615,8 +649,10 @@ class Pinger:
         self._last_s = self._loop.time()
 
     def stop(self) -> None:
-        """No more pings."""
+        """No more pings: neither within the last event, whose bytes are held back, nor behind it."""
         self._timer.cancel()
+        if self._task:
+            self._task.cancel()
 
     def _look(self) -> None:
         silent_s = self._loop.time() - self._last_s
@@ -695,6 +731,27 @@ def error_event(one: Try) -> bytes:
     message = f"{one.route.title}: {failure.message if failure else 'the stream broke'}"
     data = msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
     return b"\n\nevent: error\ndata: " + data + b"\n\n"
+
+
+def without_secret(failure: Failure | None, secret: str) -> Failure | None:
+    """The failure, should the provider have quoted the credential in its words."""
+    if failure is None or not secret or secret not in failure.message:
+        return failure
+    return msgspec.structs.replace(failure, message=failure.message.replace(secret, "***"))
+
+
+def is_own_words(call: Call, one: Try) -> bool:
+    """Whether an error answer can be shown as it is: the request's own fault always is."""
+    own_fault = one.failure is not None and one.failure.scope == "request"
+    return own_fault or call.method == "HEAD" or json_usage(one.body) is not None
+
+
+def in_our_words(one: Try) -> ProxyError:
+    """An error whose body is a page of some machine in between, or was cut off: its status, in Anthropic's shape."""
+    error = Unreachable(f"{one.route.title} answered with status {one.status} and no message")
+    error.status = one.status
+    error.type = "api_error" if one.status >= 500 else "invalid_request_error"
+    return error
 
 
 def reasons(tries: Sequence[Try], candidates: Sequence[Candidate]) -> str:
