@@ -242,7 +242,7 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> None:
         remember(ledger.ended_early, event.attempt_id, event.at_ms, KEPT_ENDED_EARLY)
     if event.windows:
         ledger.windows.update(event.windows)
-    if event.scope == "model" and event.model_sent:
+    if event.scope == "model" and event.model_sent and event.endpoint == "messages":
         remember(ledger.missing_models, event.model_sent, event.at_ms, KEPT_MISSING_MODELS)
     if not event.spooled:
         note_wait(ledger, event)
