@@ -1,0 +1,85 @@
+"""What the golden files hold. `python -m tests.ledger.golden_events` writes those that are not there yet."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from service.ledger import wire
+from service.ledger.events import Event, EventBase, Tokens, Window
+
+GOLDEN = Path(__file__).parent / "golden"
+NEWEST = "v1"
+TYPES: dict[str, type[EventBase]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Event)}
+VALUES: dict[str, Any] = {
+    "event_id": "0198f3c0-1234-7abc-8def-0123456789ab",
+    "at_ms": 1_756_382_400_000,
+    "replica": "r-7",
+    "seq": 42,
+    "spooled": True,
+    "request_id": "q-1",
+    "endpoint": "count_tokens",
+    "model_asked": "claude-opus-4-8",
+    "model_sent": "glm-5.2",
+    "client_key": "alice",
+    "session_id": "s-1",
+    "stream": True,
+    "estimated_tokens": 1_200,
+    "attempt_id": "0198f3c0-0000-7abc-8def-0123456789ab",
+    "started_at_ms": 1_756_382_390_000,
+    "outcome": "failed",
+    "kind": "quota",
+    "scope": "quota",
+    "status": 429,
+    "message": "spent · 使い切り",
+    "tokens": Tokens(1, 2, 3, 4, 5),
+    "first_byte_ms": 0,
+    "total_ms": 10_000,
+    "slow": True,
+    "retry_at_ms": 1_756_390_000_000,
+    "windows": {"5h": Window(used_ratio=1.0, resets_at_ms=1_756_390_000_000, status="rejected"), "7d": Window()},
+    "cost_nusd": 0,
+    "price_version": "2026-09",
+    "final": False,
+    "batch_id": "msgbatch_1",
+    "custom_id": "item-1",
+    "resource_id": "msgbatch_1",
+    "resource_kind": "batch",
+    "route": "zai",
+    "by": "op",
+    "reason": "why",
+    "weekly_tokens": 0,
+    "weekly_cost_nusd": 5,
+    "models": ("claude*",),
+    "routes": ("zai",),
+    "concurrency": 2,
+    "expires_at_ms": 1_766_382_400_000,
+    "key_id": "k1",
+    "name": "Alice",
+    "sha256": "ab" * 32,
+}
+"""What the fields of the newest version's files hold; a field that comes later is added here with its new files."""
+
+
+def made(tag: str, form: str) -> EventBase:
+    """The event that a file of the newest version holds."""
+    kind = TYPES[tag]
+    fields = [field for field in msgspec.structs.fields(kind) if form == "full" or field.required]
+    return kind(**{field.name: VALUES[field.name] for field in fields})
+
+
+def file_of(tag: str, form: str, version: str = NEWEST) -> Path:
+    """Where an event's bytes lie."""
+    return GOLDEN / f"{tag}.{version}.{form}.json"
+
+
+def write_missing() -> None:
+    """Write the files of the newest version that are not there; a file that is there is never changed."""
+    for tag in TYPES:
+        for form in ("full", "least"):
+            if not file_of(tag, form).exists():
+                file_of(tag, form).write_bytes(wire.encode_event(made(tag, form)))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    write_missing()

@@ -1,0 +1,447 @@
+"""(ledger, events) -> ledger: what follows from what happened, whatever the cut, and what never does."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.ledger import fold, wire
+from service.ledger.events import (
+    AttemptEnded,
+    AttemptLost,
+    AttemptStarted,
+    BatchItemUsed,
+    RouteEvent,
+    Tokens,
+    Window,
+)
+from service.ledger.fold import BUCKET_MS, HOUR_MS, KEPT_BUCKETS, KEPT_HOURS, KEPT_MISSING_MODELS, KEPT_REPLICAS
+from service.ledger.state import ControlLedger, RouteLedger, Usage, Wait
+from tests.ledger.making import (
+    MODEL,
+    NOW_MS,
+    SECOND_MS,
+    Log,
+    after,
+    batch_item,
+    distinct,
+    ended,
+    failed,
+    id_of,
+    logs,
+    lost,
+    plain,
+    started,
+)
+
+FEW = settings(max_examples=100, deadline=None)
+HOUR = NOW_MS // HOUR_MS
+
+
+def cell(ledger: RouteLedger, key: str = "alice", hour: int = HOUR) -> Usage:
+    """The usage of the model and a key in an hour."""
+    return ledger.usage[hour][MODEL][key]
+
+
+# -- the fold as a whole
+
+
+@FEW
+@given(logs(), st.data())
+def test_cutting_a_log_into_batches_changes_nothing(log: Log, data: st.DataObject) -> None:
+    """Batches, and ledgers that were written down and read again between them, come to what one fold comes to."""
+    log = distinct(log)
+    ledger, rest = RouteLedger(), log
+    while rest:
+        size = data.draw(st.integers(1, len(rest)))
+        ledger = fold.fold_route(ledger, rest[:size])
+        rest = rest[size:]
+        if data.draw(st.booleans()):
+            read = wire.decode_ledger("anthropic", wire.encode_ledger(ledger))
+            assert isinstance(read, RouteLedger)
+            ledger = read
+    assert plain(ledger) == plain(after(*log))
+
+
+@FEW
+@given(logs())
+def test_folding_again_comes_to_the_same_bytes(log: Log) -> None:
+    """A replay of the same events is the same ledger, to the byte."""
+    assert wire.encode_ledger(after(*log)) == wire.encode_ledger(after(*log))
+
+
+@FEW
+@given(logs(), st.integers(0, 20))
+def test_fold_leaves_its_argument_alone(log: Log, cut: int) -> None:
+    """The ledger that was given is what it was before, however deep the change."""
+    ledger = after(*log[:cut])
+    before = wire.encode_ledger(ledger)
+    fold.fold_route(ledger, log[cut:])
+    assert wire.encode_ledger(ledger) == before
+
+
+@FEW
+@given(logs())
+def test_what_was_heard_can_be_left_out(log: Log) -> None:
+    """A caller that asks `Heard.has` before each event folds each event once, whatever comes again."""
+    ledger = RouteLedger()
+    for event in log:
+        account = ledger.heard.get(event.replica)
+        if not event.replica or account is None or not account.has(event.seq):
+            fold.advance_route(ledger, event)
+    assert plain(ledger) == plain(after(*distinct([event for event in log if event.replica])))
+
+
+@FEW
+@given(logs())
+def test_advance_is_fold_in_place(log: Log) -> None:
+    """One event after another in place, and all of them at once, are the same."""
+    ledger = RouteLedger()
+    for event in log:
+        fold.advance(ledger, event)
+    assert plain(ledger) == plain(after(*log))
+
+
+def test_an_event_of_another_kind_of_stream_is_no_part() -> None:
+    """Control events leave a route's ledger alone, and a route's events the control ledger."""
+    control = ControlLedger()
+    fold.advance(control, ended())
+    assert control == ControlLedger()
+
+
+# -- usage
+
+
+@FEW
+@given(logs())
+def test_cells_add_up_to_their_hour(log: Log) -> None:
+    """The sum of all models and keys of an hour is the hour's own sum, field by field."""
+    ledger = after(*log)
+    assert ledger.usage.keys() == ledger.hours.keys()
+    for hour, by_model in ledger.usage.items():
+        cells = [usage for by_key in by_model.values() for usage in by_key.values()]
+        for name in Usage.__struct_fields__:
+            assert sum(getattr(usage, name) for usage in cells) == getattr(ledger.hours[hour], name)
+
+
+def told_last(log: Log) -> list[AttemptEnded | AttemptLost | BatchItemUsed]:
+    """What each attempt used: as its end says, else as it was estimated when it was given up while it was open."""
+    begun: set[str] = set()
+    told: dict[str, AttemptEnded | AttemptLost | BatchItemUsed] = {}
+    for event in log:
+        match event:
+            case AttemptStarted():
+                begun.add(event.event_id)
+            case AttemptLost() if event.attempt_id in begun:
+                told.setdefault(event.attempt_id, event)
+            case AttemptEnded():
+                told[event.attempt_id] = event
+            case BatchItemUsed():
+                told[event.event_id] = event
+    return list(told.values())
+
+
+@FEW
+@given(logs())
+def test_every_attempt_counts_once_by_its_true_end(log: Log) -> None:
+    """Whatever the order of start, estimate and end, an end counts and its estimate does not; only age drops any."""
+    log = distinct(log)
+    ledger = after(*log)
+    oldest = max((event.at_ms for event in log), default=0) // HOUR_MS - KEPT_HOURS
+    kept = [event for event in told_last(log) if event.at_ms // HOUR_MS >= oldest]
+    attempts = [event for event in kept if not isinstance(event, BatchItemUsed)]
+    assert sum(usage.attempts for usage in ledger.hours.values()) == len(attempts)
+    assert sum(usage.batch_items for usage in ledger.hours.values()) == len(kept) - len(attempts)
+    assert sum(usage.lost for usage in ledger.hours.values()) == sum(isinstance(e, AttemptLost) for e in kept)
+    for name in Tokens.__struct_fields__:
+        counted = sum(getattr(usage, name) for usage in ledger.hours.values())
+        assert counted == sum(getattr(event.tokens, name) for event in kept)
+
+
+@FEW
+@given(logs())
+def test_charges_are_what_changes_in_the_cells(log: Log) -> None:
+    """Workers write down what `advance` tells of each event: all of it together is what the ledger holds."""
+    ledger, written = RouteLedger(), RouteLedger()
+    for event in log:
+        for charge in fold.advance(ledger, event):
+            fold.apply(written, charge)
+    for hour, usage in ledger.usage.items():
+        assert written.usage[hour] == usage
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        pytest.param(
+            ended(tokens=Tokens(1, 2, 3, 4, 5)),
+            Usage(attempts=1, input=1, output=2, cache_read=3, cache_write_5m=4, cache_write_1h=5, cost_nusd=1_000),
+            id="token kinds stay apart",
+        ),
+        pytest.param(failed(), Usage(attempts=1, failed=1, cost_nusd=1_000), id="a failure"),
+        pytest.param(
+            ended(outcome="aborted"),
+            Usage(attempts=1, aborted=1, input=10, output=5, cost_nusd=1_000),
+            id="a client that went keeps what it consumed",
+        ),
+        pytest.param(
+            ended(cost_nusd=None), Usage(attempts=1, input=10, output=5, unpriced=1), id="a model without a price"
+        ),
+        pytest.param(batch_item(), Usage(batch_items=1, input=10, unpriced=1), id="an item of a batch is no attempt"),
+        pytest.param(
+            ended(spooled=True), Usage(attempts=1, input=10, output=5, cost_nusd=1_000), id="what waited on disk"
+        ),
+        pytest.param(
+            ended(endpoint="count_tokens"), Usage(attempts=1, input=10, output=5, cost_nusd=1_000), id="any endpoint"
+        ),
+    ],
+)
+def test_usage_counts_whatever_became_of_the_attempt(event: RouteEvent, expected: Usage) -> None:
+    """Each attempt is one, with its tokens by kind, its outcome and its cost."""
+    assert cell(after(event)) == expected
+
+
+def test_usage_is_apart_by_hour_model_and_key() -> None:
+    """The hour is the one of the event's end; the model is the one that was sent."""
+    ledger = after(
+        ended(1, model_asked="opus", model_sent="a", client_key=""),
+        ended(2, model_sent="a", client_key="bob"),
+        ended(3, model_sent="b", client_key="bob"),
+        ended(4, NOW_MS + HOUR_MS, model_sent="b", client_key="bob"),
+    )
+    cells = [
+        (hour, model, key) for hour in ledger.usage for model in ledger.usage[hour] for key in ledger.usage[hour][model]
+    ]
+    assert cells == [(HOUR, "a", ""), (HOUR, "a", "bob"), (HOUR, "b", "bob"), (HOUR + 1, "b", "bob")]
+
+
+def test_hours_go_by_the_newest_event_alone() -> None:
+    """An hour lasts until an event is `KEPT_HOURS` younger; one that comes later still is dropped as well."""
+    last = NOW_MS + KEPT_HOURS * HOUR_MS
+    assert list(after(ended(1), ended(2, last)).hours) == [HOUR, HOUR + KEPT_HOURS]
+    assert list(after(ended(1), ended(2, last + HOUR_MS)).hours) == [HOUR + KEPT_HOURS + 1]
+    assert list(after(ended(2, last + HOUR_MS), ended(1)).usage) == [HOUR + KEPT_HOURS + 1]
+
+
+# -- open attempts
+
+
+@pytest.mark.parametrize("close", [ended(), failed(), lost()], ids=["ended", "failed", "lost"])
+def test_an_attempt_is_open_until_its_end(close: RouteEvent) -> None:
+    """A start opens the attempt under its own id, with all that a lost one is charged by; any end closes it."""
+    begun = started(session_id="s", client_key="alice", estimated_tokens=77)
+    ledger = after(begun)
+    attempt = ledger.open[begun.event_id]
+    assert (attempt.session_id, attempt.client_key, attempt.estimated_tokens) == ("s", "alice", 77)
+    assert after(begun, close).open == {}
+
+
+def test_an_estimate_counts_until_the_true_end() -> None:
+    """An attempt that was given up counts as estimated; when its end comes after all, as it was, in that hour."""
+    given_up = after(started(), lost())
+    assert cell(given_up) == Usage(attempts=1, lost=1, input=10, unpriced=1)
+    late = msgspec.structs.replace(ended(), at_ms=NOW_MS + HOUR_MS)
+    ledger = fold.fold_route(given_up, [late])
+    assert (cell(ledger), cell(ledger, hour=HOUR + 1).input, ledger.lost) == (Usage(), 10, {})
+
+
+@pytest.mark.parametrize(
+    "log",
+    [[lost()], [started(), ended(), lost()], [ended(), started(), lost()]],
+    ids=["no start", "ended", "early end"],
+)
+def test_an_estimate_of_what_is_not_open_is_nothing(log: Log) -> None:
+    """A loss that is told too late, or of an attempt that nobody knows, charges nobody."""
+    assert after(*log).hours == after(*(event for event in log if not isinstance(event, AttemptLost))).hours
+
+
+def test_a_start_after_its_end_opens_nothing() -> None:
+    """By way of a spool the end can come first; the attempt is over all the same, and forgotten."""
+    ledger = after(ended(), started())
+    assert (ledger.open, ledger.ended_early) == ({}, {})
+
+
+def test_memories_of_strays_are_bounded() -> None:
+    """Estimates and early ends are remembered for a while, the oldest go first."""
+    ledger = after(*(ended(n) for n in range(1, fold.KEPT_ENDED_EARLY + 2)))
+    assert len(ledger.ended_early) == fold.KEPT_ENDED_EARLY
+    assert id_of(1) not in ledger.ended_early
+    for number in range(1, fold.KEPT_LOST + 2):
+        fold.advance_route(ledger, started(number + 10_000))
+        fold.advance_route(ledger, lost(number + 10_000))
+    assert len(ledger.lost) == fold.KEPT_LOST
+    assert id_of(10_001) not in ledger.lost
+
+
+def test_an_end_without_a_start_counts_all_the_same() -> None:
+    """The ledger does not rely on both being there."""
+    assert cell(after(ended())).attempts == 1
+
+
+# -- health
+
+
+@pytest.mark.parametrize(
+    "scope", ["request", "model", "credential", "quota", "throttle", ""], ids=lambda scope: scope or "none"
+)
+def test_only_faults_of_the_route_or_its_provider_move_health(scope: str) -> None:
+    """Client faults, missing models, bad credentials, quotas and throttles never count towards a circuit."""
+    assert after(failed(scope=scope)).health == {}
+
+
+@pytest.mark.parametrize("scope", ["route", "provider"])
+def test_faults_of_route_and_provider_count(scope: str) -> None:
+    """They count for the replica that met them, by bucket and in a row, with the last one's id and kind."""
+    event = failed(scope=scope, kind="overloaded", retry_at_ms=NOW_MS + 5)
+    health = after(event).health["r1"]
+    assert (health.failures_in_row, health.last_failure_ms, health.retry_at_ms) == (1, NOW_MS, NOW_MS + 5)
+    assert (health.last_failure_id, health.last_failure_kind) == (event.event_id, "overloaded")
+    assert health.buckets[NOW_MS // BUCKET_MS].failed == 1
+
+
+@pytest.mark.parametrize("fields", [{}, {"outcome": "failed", "scope": "route"}], ids=["answers", "failures"])
+@pytest.mark.parametrize("endpoint", ["count_tokens", "models", "batches", "files", "other"])
+def test_health_counts_messages_alone(endpoint: str, fields: dict[str, Any]) -> None:
+    """What becomes of any other endpoint says nothing about the route."""
+    assert after(ended(endpoint=endpoint, **fields)).health == {}
+
+
+@pytest.mark.parametrize("event", [ended(spooled=True), failed(spooled=True)], ids=["an answer", "a failure"])
+def test_what_waited_on_disk_moves_no_health_and_no_wait(event: AttemptEnded) -> None:
+    """An event that comes late counts for usage alone."""
+    before = after(failed(2, scope="throttle", kind="throttle"), failed(3))
+    ledger = fold.fold_route(before, [event])
+    assert (ledger.health, ledger.waits) == (before.health, before.waits)
+
+
+def test_an_aborted_attempt_says_nothing_about_the_route() -> None:
+    """The client went: neither a success nor a failure."""
+    before = after(failed(1))
+    assert fold.fold_route(before, [ended(2, outcome="aborted")]).health == before.health
+
+
+def test_a_success_ends_the_row_of_its_own_replica() -> None:
+    """Failures in a row and the wait that came with them are over for this replica and no other."""
+    ledger = after(
+        failed(1, retry_at_ms=NOW_MS + 5), failed(2), failed(3, replica="r2"), ended(4, NOW_MS + SECOND_MS, seq=3)
+    )
+    health = ledger.health["r1"]
+    assert (health.failures_in_row, health.retry_at_ms, health.last_success_ms) == (0, 0, NOW_MS + SECOND_MS)
+    assert ledger.health["r2"].failures_in_row == 1
+
+
+def test_no_attempt_is_bad_twice() -> None:
+    """A slow answer is noted among the good ones; a failure that was slow is one failure."""
+    [bucket] = after(ended(1, slow=True), failed(2, slow=True), ended(3)).health["r1"].buckets.values()
+    assert (bucket.ok, bucket.failed, bucket.slow) == (2, 1, 1)
+
+
+def test_buckets_are_few_and_the_newest() -> None:
+    """Ten seconds each, as many as readings need, by the events' own time."""
+    log = [failed(number, NOW_MS + number * BUCKET_MS) for number in range(1, 40)]
+    buckets = after(*log, failed(40, NOW_MS)).health["r1"].buckets
+    assert sorted(buckets) == [NOW_MS // BUCKET_MS + number for number in range(40 - KEPT_BUCKETS, 40)]
+
+
+def test_replicas_are_bounded_and_the_silent_go_first() -> None:
+    """A fleet that starts anew all day does not grow the ledger without end."""
+    log = [failed(n, NOW_MS + n, replica=f"r{n}", seq=1) for n in range(1, KEPT_REPLICAS + 1)]
+    ledger = after(*log, failed(1, NOW_MS + 1_000, replica="r1", seq=2), failed(999, NOW_MS + 1_001, replica="new"))
+    assert len(ledger.health) == len(ledger.heard) == KEPT_REPLICAS
+    assert {"r1", "new"} <= ledger.health.keys()
+    assert not {"r2"} & (ledger.health.keys() | ledger.heard.keys())
+
+
+# -- waits
+
+
+def waited(number: int, at_ms: int, until_ms: int = 0, scope: str = "throttle") -> AttemptEnded:
+    """An attempt that the provider answered with a wait; 0: it named no end."""
+    return failed(number, at_ms, kind=scope, scope=scope, status=429, retry_at_ms=until_ms, message=f"wait {number}")
+
+
+@given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 200)), min_size=1, max_size=8))
+def test_a_wait_is_never_shortened(waits: list[tuple[int, int]]) -> None:
+    """However the ends come in, the one that holds is the latest."""
+    log = [waited(n, NOW_MS + at, NOW_MS + at + length) for n, (at, length) in enumerate(waits, start=1)]
+    assert after(*log).waits["throttle"].until_ms == max(event.retry_at_ms for event in log)
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        pytest.param([waited(1, NOW_MS, NOW_MS + 50), waited(2, NOW_MS + 10, NOW_MS + 20)], 1, id="a lesser one"),
+        pytest.param([waited(1, NOW_MS, NOW_MS + 50), waited(2, NOW_MS + 10, NOW_MS + 60)], 2, id="a longer one"),
+        pytest.param([waited(1, NOW_MS, NOW_MS + 50), waited(2, NOW_MS + 10)], 1, id="one without an end, within it"),
+        pytest.param([waited(1, NOW_MS, NOW_MS + 50), waited(2, NOW_MS + 60)], 2, id="one without an end, after it"),
+        pytest.param([waited(1, NOW_MS), waited(2, NOW_MS + 10)], 2, id="both without an end"),
+        pytest.param([waited(2, NOW_MS + 10), waited(1, NOW_MS)], 2, id="both without an end, out of order"),
+        pytest.param([waited(1, NOW_MS), waited(2, NOW_MS + 10, NOW_MS + 20)], 2, id="the provider's word over none"),
+    ],
+)
+def test_the_wait_that_ends_last_holds(events: list[AttemptEnded], expected: int) -> None:
+    """Of two waits of one scope the later end holds; where none is named, the newer one, once the other is over."""
+    assert after(*events).waits["throttle"].message == f"wait {expected}"
+
+
+@pytest.mark.parametrize(
+    ("started_at_ms", "waits"),
+    [(NOW_MS - 1, ["quota"]), (NOW_MS, []), (NOW_MS + 1, [])],
+    ids=["began before it", "began with it", "began after it"],
+)
+def test_a_success_that_began_later_ends_a_wait(started_at_ms: int, waits: list[str]) -> None:
+    """An answer to a request from before the wait tells nothing about it; one from after does."""
+    success = ended(2, NOW_MS + 9, started_at_ms=started_at_ms)
+    assert list(after(waited(1, NOW_MS, NOW_MS + HOUR_MS, "quota"), success).waits) == waits
+
+
+def test_each_scope_waits_for_itself() -> None:
+    """A throttle, a quota and a bad credential are kept apart, with the reason that will be shown."""
+    ledger = after(*(waited(n, NOW_MS, NOW_MS + n, scope) for n, scope in enumerate(sorted(fold.WAIT_SCOPES), start=1)))
+    assert ledger.waits == {
+        scope: Wait(at_ms=NOW_MS, until_ms=NOW_MS + n, kind=scope, status=429, message=f"wait {n}")  # type: ignore[arg-type]
+        for n, scope in enumerate(("credential", "quota", "throttle"), start=1)
+    }
+
+
+@pytest.mark.parametrize("scope", ["request", "model", "route", "provider"])
+def test_no_other_failure_waits(scope: str) -> None:
+    """A retry-after of a 503 is the circuit's floor, not a wait."""
+    assert after(failed(scope=scope, retry_at_ms=NOW_MS + 9)).waits == {}
+
+
+# -- what providers say
+
+
+def test_windows_are_kept_as_the_provider_gave_them() -> None:
+    """The newest word on each window stands; an answer that names some leaves the others."""
+    first = {"5h": Window(used_ratio=0.1, status="allowed"), "7d": Window(used_ratio=0.2)}
+    ledger = after(ended(1, windows=first), ended(2, windows={"5h": Window(used_ratio=1.0, status="rejected")}))
+    assert ledger.windows == {"5h": Window(used_ratio=1.0, status="rejected"), "7d": Window(used_ratio=0.2)}
+
+
+def denied(number: int, model: str, **fields: Any) -> AttemptEnded:
+    """The provider does not know a model."""
+    return failed(number, NOW_MS + number, kind="model_missing", scope="model", model_sent=model, **fields)
+
+
+def test_a_denied_model_is_remembered() -> None:
+    """With the time of the last denial, under the name that was sent."""
+    ledger = after(denied(1, "m", model_asked="alias"), denied(2, "n"), denied(3, "m"))
+    assert ledger.missing_models == {"m": NOW_MS + 3, "n": NOW_MS + 2}
+
+
+def test_count_tokens_hides_no_model() -> None:
+    """A provider that does not count has the model all the same."""
+    assert after(denied(1, "m", endpoint="count_tokens")).missing_models == {}
+
+
+def test_denied_models_are_bounded() -> None:
+    """Names are the client's to invent: the one denied longest ago goes."""
+    log = [denied(n, f"m{n}") for n in range(KEPT_MISSING_MODELS)]
+    ledger = after(*log, denied(100, "m0"), denied(101, "new"))
+    assert len(ledger.missing_models) == KEPT_MISSING_MODELS
+    assert "m1" not in ledger.missing_models
+    assert {"m0", "m2", "new"} <= ledger.missing_models.keys()

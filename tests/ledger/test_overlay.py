@@ -1,0 +1,65 @@
+"""The law of the view: a snapshot with the own events laid over it is the ledger that will be, and nothing else."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.ledger import fold, wire
+from service.ledger.events import RouteEvent
+from service.ledger.state import RouteLedger
+from service.watcher import overlay
+from tests.ledger.making import Log, after, distinct, logs, plain
+
+FEW = settings(max_examples=100, deadline=None)
+OWN = "r1"
+
+
+def published(log: Log) -> RouteLedger:
+    """What a proxy reads when the workers have folded this log: each event once, written down and read again."""
+    ledger = wire.decode_ledger("anthropic", wire.encode_ledger(after(*distinct(log))))
+    assert isinstance(ledger, RouteLedger)
+    return ledger
+
+
+def own_events(log: Log) -> list[RouteEvent]:
+    """All events that this proxy has written, by number."""
+    return sorted((event for event in distinct(log) if event.replica == OWN), key=lambda event: event.seq)
+
+
+@FEW
+@given(logs(), st.data())
+def test_overlay_is_the_fold_of_what_the_snapshot_has_not_heard(log: Log, data: st.DataObject) -> None:
+    """For any cut, with duplicates and other replicas, own events count once: in the snapshot or on top of it.
+
+    The outbox may still keep some that the snapshot has heard; those are left out, told by their numbers alone.
+    """
+    cut = data.draw(st.integers(0, len(log)))
+    prefix = distinct(log[:cut])
+    folded = {event.event_id for event in prefix}
+    kept = [e for e in own_events(log) if e.event_id not in folded or data.draw(st.booleans())]
+    view = published(log[:cut])
+    overlay(view, kept)
+    assert plain(view) == plain(after(*prefix, *(event for event in kept if event.event_id not in folded)))
+
+
+@FEW
+@given(logs())
+def test_a_snapshot_that_has_heard_everything_is_the_view(log: Log) -> None:
+    """Nothing is laid over it twice, however often the events are offered."""
+    view = published(log)
+    for _ in range(2):
+        overlay(view, own_events(log))
+    assert plain(view) == plain(published(log))
+
+
+@FEW
+@given(logs(), st.data())
+def test_a_newer_snapshot_takes_the_place_of_what_was_laid_over(log: Log, data: st.DataObject) -> None:
+    """Whatever was published on the way, the view after the last snapshot depends on that snapshot alone."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(log)), min_size=1, max_size=4)))
+    for cut in cuts:
+        view = published(log[:cut])
+        overlay(view, own_events(log))
+    last = published(log[: cuts[-1]])
+    heard = last.heard.get(OWN)
+    rest = [event for event in own_events(log) if heard is None or not heard.has(event.seq)]
+    assert plain(view) == plain(fold.fold_route(last, rest))
