@@ -302,6 +302,8 @@ class Outbox:
             await self._disk_wake.wait()
             self._disk_wake.clear()
             batch, self._to_disk = self._to_disk, []
+            if not batch:
+                continue
             records = [Record(stream, msgspec.structs.replace(kept.event, spooled=True)) for stream, kept in batch]
             try:
                 await asyncio.to_thread(self._spool.append, records)
