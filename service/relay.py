@@ -27,6 +27,7 @@ from service.errors import AllThrottled, BadClientKey, NoRoute, ProxyError, Unre
 from service.ledger.events import (
     AttemptEnded,
     AttemptStarted,
+    BatchItemUsed,
     Endpoint,
     FailureScope,
     Outcome,
@@ -34,9 +35,10 @@ from service.ledger.events import (
     Tokens,
     Window,
 )
-from service.ledger.ids import ended_id
-from service.ledger.price import cost_nusd
+from service.ledger.ids import derived_id, ended_id, time_of_id_ms
+from service.ledger.price import PriceList, cost_nusd
 from service.outbox import Outbox
+from service.providers.batches import BatchItem, BatchTap
 from service.providers.bodies import clean_body
 from service.providers.credentials import Credentials, NoCredential
 from service.providers.facts import AnswerFacts, answer_facts, windows_of
@@ -44,7 +46,7 @@ from service.providers.headers import client_headers, upstream_headers
 from service.providers.sse import EventTooLarge
 from service.providers.tap import JsonAnswer, StreamTap, json_usage
 from service.providers.transport import Upstream, UpstreamError, Wires
-from service.resources import Resources
+from service.resources import Home, Resources
 from service.routing.failover import Attempt, Plan, Result, Verdict, failover
 from service.routing.failure import Facts, Failure, classify
 from service.routing.rank import Ask, Candidate, choose_chain, rank
@@ -236,8 +238,8 @@ class Relay:
     async def _bound_to(self, call: Call) -> str:
         """The route on which the request's resources live, "" when it names none that is known."""
         for resource_id in call.resource_ids:
-            if route_id := await self._resources.route_of(resource_id):
-                return route_id
+            if home := await self._resources.home_of(resource_id):
+                return home.route
         return ""
 
     # -- one attempt
@@ -288,7 +290,7 @@ class Relay:
             credential=credential,
             stream=call.stream,
             body_decoded=not is_own,
-            pass_accept_encoding=call.endpoint not in JSON_ENDPOINTS,
+            pass_accept_encoding=call.endpoint in ("files", "other"),
             withhold=call.withhold,
         )
         one.started = True
@@ -335,6 +337,9 @@ class Relay:
             await self._copy(call, one, upstream, reply)
         elif call.endpoint == "messages" and call.stream:
             await self._stream(call, one, upstream, reply, limit)
+        elif call.endpoint == "batches" and call.path.endswith("/results"):
+            limit.reschedule(None)
+            await self._results(call, one, upstream, reply)
         elif call.endpoint in JSON_ENDPOINTS or upstream.content_type == "application/json":
             await self._whole(call, one, upstream, reply, limit)
         else:
@@ -387,6 +392,24 @@ class Relay:
         await self._account(call, one, final=True)
         if held:
             await reply.write(held)
+        await reply.end()
+
+    async def _results(self, call: Call, one: Try, upstream: Upstream, reply: Reply) -> None:
+        """The results of a batch: lines as they come, each booked before it goes on."""
+        upstream.decode()
+        fresh = Home(one.route.id, self.clock.new_id())
+        batch = await self._resources.bind(call.resource_ids[0], fresh) if call.resource_ids else fresh
+        tap = BatchTap()
+        await reply.start(upstream.status, self._head(one, decoded=upstream.decoded))
+        held = b""
+        async for chunk in upstream.chunks():
+            await self._book(call, one, batch, tap.feed(chunk))
+            await reply.write(held)
+            held = chunk
+        await self._book(call, one, batch, tap.finish())
+        one.outcome = "ok"
+        await self._account(call, one, final=True)
+        await reply.write(held)
         await reply.end()
 
     # -- streams
@@ -553,7 +576,6 @@ class Relay:
         """Remember where a resource lives, for all replicas."""
         if not resource_id or resource_id in call.resource_ids:
             return
-        await self._resources.bind(resource_id, one.route.id)
         event = ResourceCreated(
             event_id=self.clock.new_id(),
             at_ms=self.clock.now_ms(),
@@ -561,7 +583,13 @@ class Relay:
             resource_kind=call.endpoint,
             request_id=call.request_id,
         )
+        await self._resources.bind(resource_id, Home(one.route.id, event.event_id))
         await self._outbox.append(one.route.id, event)
+
+    async def _book(self, call: Call, one: Try, batch: Home, items: Sequence[BatchItem]) -> None:
+        """Put what items of a batch used on the ledger, at the batch price; read again, they count no second time."""
+        events = [batch_item_event(call, item, batch, self.settings.prices) for item in items]
+        await asyncio.gather(*(self._outbox.append(one.route.id, event) for event in events))
 
     # -- the answer's head, and the end without an answer
 
@@ -722,6 +750,23 @@ def length_of(body: bytes) -> tuple[bytes, bytes]:
 def bounded(name: str) -> str:
     """A model name as it may stand in the ledger; clients can invent any."""
     return name[:NAME_CHARS].replace("\0", "")
+
+
+def batch_item_event(call: Call, item: BatchItem, batch: Home, prices: PriceList) -> BatchItemUsed:
+    """What an item of a batch used. All of it but who asked follows from the batch, so that it is one event for all."""
+    cost = cost_nusd(item.tokens, item.model, prices, batch=True)
+    return BatchItemUsed(
+        event_id=derived_id(batch.event_id, item.custom_id),
+        at_ms=time_of_id_ms(batch.event_id),
+        batch_id=call.resource_ids[0] if call.resource_ids else "",
+        custom_id=item.custom_id[:NAME_CHARS],
+        request_id=call.request_id,
+        model_sent=bounded(item.model),
+        client_key=call.client_key,
+        tokens=item.tokens,
+        cost_nusd=cost,
+        price_version=prices.version if cost is not None else "",
+    )
 
 
 def error_event(one: Try) -> bytes:

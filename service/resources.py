@@ -6,6 +6,7 @@ Redis holds the index for all replicas; this process remembers what it saw itsel
 import contextlib
 from collections import OrderedDict
 
+from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -17,39 +18,53 @@ TTL_S = 40 * 24 * 3600
 """Longer than Anthropic keeps batch results (29 days)."""
 
 
+class Home(Struct, frozen=True):
+    """Where a resource lives, and the id of the event by which this became known."""
+
+    route: str
+    event_id: str
+
+
 class Resources:
     """The index of resources."""
 
     def __init__(self, redis: Redis | None) -> None:
         self._redis = redis
-        self._known: OrderedDict[str, str] = OrderedDict()
+        self._known: OrderedDict[str, Home] = OrderedDict()
 
-    async def bind(self, resource_id: str, route_id: str) -> None:
-        """Note where a resource lives."""
-        self._remember(resource_id, route_id)
-        if self._redis is not None:
-            with contextlib.suppress(RedisError, OSError):
-                await self._redis.set(resource_key(resource_id), route_id, ex=TTL_S)
-
-    async def route_of(self, resource_id: str) -> str:
-        """The route on which a resource lives, "" when nobody knows."""
+    async def bind(self, resource_id: str, home: Home) -> Home:
+        """Note where a resource lives, for all replicas; whoever was first is right."""
         known = self._known.get(resource_id)
         if known:
             return known
-        if self._redis is None:
-            return ""
-        try:
-            found = await self._redis.get(resource_key(resource_id))
-        except (RedisError, OSError):
-            return ""
-        if not found:
-            return ""
-        route_id = found.decode() if isinstance(found, bytes) else str(found)
-        self._remember(resource_id, route_id)
-        return route_id
+        if self._redis is not None:
+            with contextlib.suppress(RedisError, OSError):
+                key, value = resource_key(resource_id), f"{home.route} {home.event_id}"
+                first = await self._redis.set(key, value, ex=TTL_S, nx=True, get=True)
+                home = home_of(first) or home
+        return self._remember(resource_id, home)
 
-    def _remember(self, resource_id: str, route_id: str) -> None:
-        self._known[resource_id] = route_id
+    async def home_of(self, resource_id: str) -> Home | None:
+        """Where a resource lives; None when nobody knows."""
+        known = self._known.get(resource_id)
+        if known or self._redis is None:
+            return known
+        try:
+            found = home_of(await self._redis.get(resource_key(resource_id)))
+        except (RedisError, OSError):
+            return None
+        return self._remember(resource_id, found) if found else None
+
+    def _remember(self, resource_id: str, home: Home) -> Home:
+        self._known[resource_id] = home
         self._known.move_to_end(resource_id)
         if len(self._known) > KEPT:
             self._known.popitem(last=False)
+        return home
+
+
+def home_of(value: object) -> Home | None:
+    """A home as it lies in Redis."""
+    text = value.decode() if isinstance(value, bytes) else str(value or "")
+    route, _, event_id = text.partition(" ")
+    return Home(route, event_id) if event_id else None

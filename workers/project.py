@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from service.ledger import fold, wire
-from service.ledger.events import AttemptEnded, Event
+from service.ledger.events import AttemptEnded, Event, is_same_fact
 from service.ledger.state import Health, Ledger, RouteLedger, Usage
 from workers.consume import Record, StreamPort, read_batch
 from workers.store import Cell, Checkpoint, Rejected, Row, Store
@@ -163,7 +163,7 @@ class Projector:
             known_stream, known = seen.setdefault(event.event_id, (stream, event))
             if known is event:
                 fresh.append(record)
-            elif known_stream != stream or not same_content(known, event):
+            elif known_stream != stream or isinstance(known, wire.Undecodable) or not is_same_fact(known, event):
                 reason = f"another event of {known_stream} has this id"
                 quarantined.append(Rejected(record.stream_id, wire.encode_event(event), reason, event.event_id))
         return Sorted(fresh, quarantined)
@@ -197,13 +197,6 @@ def fold_records(ledger: Ledger, checkpoint: Checkpoint, records: list[Record]) 
         if isinstance(event, AttemptEnded):
             folded.replicas.add(event.replica)
     return folded._replace(hash=chained)
-
-
-def same_content(known: Event | wire.Undecodable, event: Event) -> bool:
-    """Whether two events with one id are one; having waited on disk is no difference."""
-    if isinstance(known, wire.Undecodable):
-        return False
-    return msgspec.structs.replace(known, spooled=False) == msgspec.structs.replace(event, spooled=False)
 
 
 def state_of(ledger: Ledger) -> bytes:

@@ -9,6 +9,7 @@ A route's stream carries `RouteEvent`s, the stream `control` carries `ControlEve
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 Outcome = Literal["ok", "failed", "aborted"]
 """How a try ended: answered, failed, or given up because the client had gone."""
@@ -232,6 +233,21 @@ class RequestRefused(EventBase, frozen=True, kw_only=True, omit_defaults=True, t
     client_key: str
     reason: str
     model_asked: str = ""
+
+
+def is_same_fact(one: "Event", other: "Event") -> bool:
+    """Whether two events with one id tell the same.
+
+    Having waited on disk is no difference. An item of a batch may be told by several replicas, to several readers.
+    """
+    if isinstance(one, BatchItemUsed) and isinstance(other, BatchItemUsed):
+        return (one.batch_id, one.custom_id, one.model_sent, one.tokens) == (
+            other.batch_id,
+            other.custom_id,
+            other.model_sent,
+            other.tokens,
+        )
+    return replace(one, spooled=False) == replace(other, spooled=False)
 
 
 RouteEvent = AttemptStarted | AttemptEnded | AttemptLost | BatchItemUsed | ResourceCreated
