@@ -1,0 +1,46 @@
+"""The tap on batch results: what each item used, however the lines are cut."""
+
+import itertools
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.ledger.events import Tokens
+from service.providers import batches
+from service.providers.batches import BatchItem, BatchTap
+
+
+def line(custom_id: str, kind: str = "succeeded", **usage: int) -> bytes:
+    message = {"type": "message", "id": "msg_1", "model": "claude-opus-4-8", "usage": usage, "content": []}
+    result = {"type": kind, "message": message} if kind == "succeeded" else {"type": kind}
+    return msgspec.json.encode({"custom_id": custom_id, "result": result})
+
+
+RESULTS = b"\n".join(
+    [line("a", input_tokens=3, output_tokens=4), line("b", "errored"), b"no json", line("ü", input_tokens=5)]
+)
+ITEMS = [
+    BatchItem("a", "claude-opus-4-8", Tokens(input=3, output=4)),
+    BatchItem("ü", "claude-opus-4-8", Tokens(input=5)),
+]
+
+
+@given(st.lists(st.integers(min_value=0, max_value=len(RESULTS)), max_size=8), st.booleans())
+def test_any_cut_gives_the_same_items(cuts: list[int], ends_with_a_break: bool) -> None:  # noqa: FBT001
+    """However the results are cut into chunks, each item that used anything is told once, in order."""
+    whole = RESULTS + (b"\n" if ends_with_a_break else b"")
+    edges = sorted({0, *cuts, len(whole)})
+    tap = BatchTap()
+    found = [item for start, end in itertools.pairwise(edges) for item in tap.feed(whole[start:end])]
+    assert found + tap.finish() == ITEMS
+
+
+def test_a_line_over_the_limit_passes_uncounted_and_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded: a line that is too long is passed over, the next one counts."""
+    monkeypatch.setattr(batches, "LINE_BYTES", 300)
+    tap = BatchTap()
+    assert tap.feed(b"x" * 400) == []
+    assert tap.feed(b"y" * 400) == []
+    assert tap.feed(b"z\n" + line("a", input_tokens=3, output_tokens=4) + b"\n") == ITEMS[:1]
