@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -127,7 +127,7 @@ class Watcher:
             log.warning("snapshot.unreadable", extra={"stream": snapshot.stream, "error": str(error)})
             return
         self.snapshots[snapshot.stream] = snapshot
-        self._heard = self._heard | {snapshot.stream: ledger.heard}
+        self._heard = self._heard | {snapshot.stream: copied(ledger.heard)}
         self._outbox.hear(self._heard)
         if isinstance(ledger, ControlLedger):
             self._take_control(ledger, snapshot)
@@ -241,6 +241,11 @@ class Watcher:
         """How this process reads its routes now."""
         now_ms = self._clock.now_ms()
         return [read_route(route, self.view, self._settings.policy, now_ms) for route in self._settings.routes]
+
+
+def copied(heard: Mapping[str, Heard]) -> dict[str, Heard]:
+    """What a snapshot has heard, apart from its ledger, whose own account goes on with the overlay."""
+    return {replica: Heard(account.high, account.at_ms, account.gaps.copy()) for replica, account in heard.items()}
 
 
 def overlay(ledger: Ledger, events: Iterable[Event]) -> None:
