@@ -43,7 +43,7 @@ def settles_to(wanted: T, look: Callable[[], T], patience_s: float = PATIENCE_S)
     give_up_at_s = time.monotonic() + patience_s
     while (seen := look()) != wanted and time.monotonic() < give_up_at_s:
         time.sleep(POLL_S)
-    assert seen == wanted
+    assert seen == wanted, f"seen: {seen!r}\nwanted: {wanted!r}"
 
 
 def free_port() -> int:
