@@ -1,0 +1,93 @@
+"""What the monkey does, and when: made of a seed alone, so that a run can be had again. It touches nothing."""
+
+import random
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+Act: TypeAlias = Literal["kill", "end", "freeze", "backend"]
+"""`kill -9`; SIGTERM; SIGSTOP, and SIGCONT later; `kill -9` of one of Postgres' backends."""
+
+PROXIES = ("proxy-0", "proxy-1")
+WORKERS = ("worker-0", "worker-1")
+SERVERS = ("postgres", "valkey")
+PARTS = (*PROXIES, *WORKERS, *SERVERS)
+GANGS: Sequence[Sequence[str]] = (
+    WORKERS,
+    PROXIES,
+    ("valkey", "proxy-0"),
+    ("valkey", "proxy-1"),
+    ("valkey", "worker-0"),
+    ("postgres", "worker-1"),
+    ("postgres", "valkey"),
+    ("worker-0", "worker-1", "postgres"),
+    ("valkey", "postgres", "worker-0", "worker-1"),
+)
+"""What falls together now and then."""
+GANG_RATIO = 0.15
+FIRST_S = 1.0
+REST_S = 0.3
+"""A part that is back is left alone for so long; less than a start takes, so that starts are hit as well."""
+ACTS: dict[str, dict[Act, float]] = {
+    "proxy": {"kill": 4, "end": 3, "freeze": 3},
+    "worker": {"kill": 5, "end": 2, "freeze": 3},
+    "postgres": {"kill": 3, "end": 2, "freeze": 3, "backend": 3},
+    "valkey": {"kill": 4, "end": 2, "freeze": 4},
+}
+LONGEST_S: dict[str, dict[Act, float]] = {
+    "proxy": {"kill": 1.5, "end": 1.5, "freeze": 2.5},
+    "worker": {"kill": 2, "end": 2, "freeze": 6},
+    "postgres": {"kill": 3, "end": 3, "freeze": 4, "backend": 0.2},
+    "valkey": {"kill": 3, "end": 3, "freeze": 3.5},
+}
+"""How long a part is away at most. A frozen Valkey outlasts the proxies' 100 ms and their two-second time-out."""
+
+
+class Step(Struct, frozen=True):
+    """At `at_s` after the start, `act` on `part`, which comes back after `for_s`."""
+
+    at_s: float
+    part: str
+    act: Act
+    for_s: float
+
+    @property
+    def back_s(self) -> float:
+        """When it comes back."""
+        return self.at_s + self.for_s
+
+
+def plan(seed: int, actions: int, seconds: float) -> list[Step]:
+    """So many steps in about so many seconds; no part is hit before it is back from the last time."""
+    chance = random.Random(seed)  # noqa: S311 - chance that can be had again is what is wanted
+    steps: list[Step] = []
+    free_at = dict.fromkeys(PARTS, FIRST_S)
+    now_s = FIRST_S
+    while len(steps) < actions:
+        now_s = max(now_s, min(free_at.values()))
+        free = [part for part in PARTS if free_at[part] <= now_s]
+        hit = choose(chance, free)
+        for part in hit[: actions - len(steps)]:
+            step = act_on(chance, part, now_s)
+            free_at[part] = step.back_s + REST_S
+            steps.append(step)
+        now_s += chance.uniform(0, 2 * len(hit) * (seconds - FIRST_S) / actions)
+    return steps
+
+
+def choose(chance: random.Random, free: Sequence[str]) -> Sequence[str]:
+    """A part, or several that fall together."""
+    gangs = [gang for gang in GANGS if set(gang) <= set(free)]
+    if gangs and chance.random() < GANG_RATIO:
+        return chance.choice(gangs)
+    return [chance.choice(free)]
+
+
+def act_on(chance: random.Random, part: str, at_s: float) -> Step:
+    """What befalls a part. Short absences are as likely as long ones: what goes wrong, goes wrong at the borders."""
+    kind = part.partition("-")[0]
+    acts = ACTS[kind]
+    act = chance.choices([*acts], weights=[*acts.values()])[0]
+    longest_s = LONGEST_S[kind][act]
+    return Step(round(at_s, 3), part, act, round(longest_s * chance.random() ** 2, 3))
