@@ -36,7 +36,7 @@ from tests.ledger.making import (
     started,
 )
 
-FEW = settings(max_examples=100, deadline=None)
+FEW = settings(max_examples=60, deadline=None)
 HOUR = NOW_MS // HOUR_MS
 
 

@@ -9,7 +9,7 @@ from service.ledger.state import RouteLedger
 from service.watcher import overlay
 from tests.ledger.making import Log, after, distinct, logs, plain
 
-FEW = settings(max_examples=100, deadline=None)
+FEW = settings(max_examples=60, deadline=None)
 OWN = "r1"
 
 

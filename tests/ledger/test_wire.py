@@ -16,7 +16,7 @@ GOOD_BYTES = wire.encode_event(GOOD)
 EVENT_HEAD = b'{"type":"route_disabled","event_id":"x","at_ms":1'
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(logs())
 def test_what_is_written_is_read(log: Log) -> None:
     """Events come out of an entry as they went in, in order; one event alone likewise."""

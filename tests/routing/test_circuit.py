@@ -1,0 +1,228 @@
+"""The circuit: a reading of counts under the policy at a moment, the same in every process."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from service.ledger.fold import BUCKET_MS
+from service.ledger.state import Bucket, Health, RouteLedger
+from service.routing.circuit import JITTER_RATIO, RECENT_MS, CircuitReading, open_until_ms, read_circuit
+from service.settings import CircuitPolicy
+from tests.routing.making import ME, NOW_MS, tripped
+
+POLICY = CircuitPolicy()
+IDS = st.text(min_size=1, max_size=12)
+
+
+def read(
+    fleet: dict[str, Health] | None = None, now_ms: int = NOW_MS, *, replica: str = ME, reset_ms: int = 0
+) -> CircuitReading:
+    """The circuit as `replica` reads it."""
+    return read_circuit(RouteLedger(health=fleet or {}), POLICY, now_ms, replica=replica, reset_ms=reset_ms)
+
+
+def good(ago_ms: int = 1_000) -> Health:
+    """A replica that the route answered."""
+    return Health(last_success_ms=NOW_MS - ago_ms)
+
+
+# -- one replica
+
+
+@pytest.mark.parametrize(
+    ("failures", "state", "degraded"),
+    [
+        (0, "closed", False),
+        (POLICY.degraded_failures - 1, "closed", False),
+        (POLICY.degraded_failures, "closed", True),
+        (POLICY.trip_failures - 1, "closed", True),
+        (POLICY.trip_failures, "open", True),
+        (1_000_000, "open", True),
+    ],
+)
+def test_failures_in_a_row_degrade_then_trip(failures: int, state: str, degraded: bool) -> None:  # noqa: FBT001
+    """3 are shown, 5 open the circuit."""
+    reading = read({ME: tripped(failures)})
+    assert (reading.state, reading.degraded, reading.failures_in_row) == (state, degraded, failures)
+
+
+def test_nobody_knows_of_a_fault() -> None:
+    """A route that nobody used is closed."""
+    assert read() == CircuitReading()
+
+
+def test_a_circuit_can_be_turned_off() -> None:
+    """Then failures never close a route."""
+    reading = read_circuit(RouteLedger(health={ME: tripped()}), replace(POLICY, enabled=False), NOW_MS, replica=ME)
+    assert reading.state == "closed"
+
+
+def test_open_ends_in_half_open_and_a_success_closes() -> None:
+    """Until the end of its time it is open; from then on, however late, it may be probed; an answer clears it."""
+    health = tripped()
+    until_ms = open_until_ms(health, POLICY)
+    assert (read({ME: health}, until_ms - 1).state, read({ME: health}, until_ms - 1).until_ms) == ("open", until_ms)
+    assert read({ME: health}, until_ms).state == "half_open"
+    assert read({ME: health}, until_ms + 10**9).state == "half_open"
+    assert read({ME: replace(health, failures_in_row=0)}, until_ms).state == "closed"
+
+
+def test_the_reading_says_why() -> None:
+    """With the number of failures and the last one's kind."""
+    assert read({ME: tripped(7, last_failure_kind="overloaded")}).reason == "7 failures in a row, the last: overloaded"
+    assert read({ME: tripped(7)}).reason == "7 failures in a row, the last: failure"
+
+
+@given(st.integers(0, 5), IDS)
+def test_the_open_time_doubles(further: int, event_id: str) -> None:
+    """With each failure beyond the fifth, up to the cap; the jitter adds at most a tenth."""
+    health = tripped(POLICY.trip_failures + further, last_failure_id=event_id)
+    open_ms = open_until_ms(health, POLICY) - health.last_failure_ms
+    least = POLICY.open_ms * 2**further
+    assert min(least, POLICY.open_cap_ms) <= open_ms <= min(least * (1 + JITTER_RATIO), POLICY.open_cap_ms)
+
+
+@given(st.integers(5, 10**9), IDS, st.integers(0, 10**10))
+def test_the_open_time_never_exceeds_the_cap(failures: int, event_id: str, asked_ms: int) -> None:
+    """Whatever the failures and whatever the provider asks for: days of retry-after do not take a route away."""
+    health = tripped(failures, last_failure_id=event_id, retry_at_ms=NOW_MS + asked_ms)
+    assert POLICY.open_ms <= open_until_ms(health, POLICY) - health.last_failure_ms <= POLICY.open_cap_ms
+
+
+@given(IDS)
+def test_the_jitter_is_the_same_everywhere(event_id: str) -> None:
+    """It follows from the last failure's id alone, so that all processes read one end."""
+    one, other = (tripped(last_failure_id=event_id, buckets={1: Bucket(failed=n)}) for n in (1, 2))
+    assert open_until_ms(one, POLICY) == open_until_ms(other, POLICY)
+
+
+def test_the_jitter_differs_between_failures() -> None:
+    """Circuits that trip together do not end together."""
+    ends = {open_until_ms(tripped(last_failure_id=str(number)), POLICY) for number in range(100)}
+    assert len(ends) > 90
+
+
+@pytest.mark.parametrize(
+    ("asked_ms", "open_ms"),
+    [(0, 60_000), (30_000, 60_000), (200_000, 200_000), (10**9, 600_000)],
+    ids=["none", "a shorter one", "a longer one", "one beyond the cap"],
+)
+def test_retry_after_is_a_floor_up_to_the_cap(asked_ms: int, open_ms: int) -> None:
+    """A provider that asks for longer is given longer; never longer than the cap."""
+    health = tripped(ago_ms=0, last_failure_id="", retry_at_ms=NOW_MS + asked_ms)
+    assert open_until_ms(health, POLICY) == NOW_MS + open_ms
+
+
+# -- the window
+
+
+def windowed(*buckets: tuple[int, int, int], ago_ms: int = 0) -> Health:
+    """Buckets of (ok, failed, slow), the newest first, that of the last failure."""
+    number = (NOW_MS - ago_ms) // BUCKET_MS
+    return Health(
+        failures_in_row=1,
+        last_failure_ms=NOW_MS - ago_ms,
+        last_failure_id="an-id",
+        buckets={number - age: Bucket(ok, bad, slow) for age, (ok, bad, slow) in enumerate(buckets)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("health", "state"),
+    [
+        pytest.param(windowed((10, 10, 0)), "open", id="half of twenty failed"),
+        pytest.param(windowed((11, 10, 0)), "closed", id="less than half failed"),
+        pytest.param(windowed((9, 10, 0)), "closed", id="too few to tell"),
+        pytest.param(windowed((5, 5, 0), (5, 5, 0)), "open", id="over two buckets"),
+        pytest.param(windowed((15, 5, 5)), "open", id="slow ones are bad ones"),
+        pytest.param(windowed((1, 1, 0), (0, 0, 0), (0, 0, 0), (0, 50, 0)), "closed", id="what is older than 30 s"),
+    ],
+)
+def test_half_of_the_recent_attempts_trip(health: Health, state: str) -> None:
+    """Half of at least 20 within 30 s, failed or slow."""
+    assert read({ME: health}).state == state
+
+
+@pytest.mark.parametrize("ago_ms", [0, 20_000, 31_000, 59_000])
+def test_a_window_that_tripped_stays_open_for_its_time(ago_ms: int) -> None:
+    """Time alone heals nothing: the window is that of the last failure, not one that moves on."""
+    assert read({ME: windowed((10, 10, 0), ago_ms=ago_ms)}).state == "open"
+
+
+def test_a_window_that_tripped_ends_half_open() -> None:
+    """Like every other trip, after its open time."""
+    assert read({ME: windowed((10, 10, 0), ago_ms=67_000)}).state == "half_open"
+
+
+# -- operators
+
+
+def test_what_failed_before_a_reset_counts_no_more() -> None:
+    """Neither the row nor the window; what fails after it does."""
+    assert read({ME: tripped(ago_ms=10)}, reset_ms=NOW_MS - 10).state == "closed"
+    assert read({ME: tripped(ago_ms=10)}, reset_ms=NOW_MS - 10).degraded is False
+    assert read({ME: tripped(ago_ms=9)}, reset_ms=NOW_MS - 10).state == "open"
+    before = windowed((0, 0, 0), (10, 10, 0))
+    assert read({ME: before}, reset_ms=NOW_MS - 5).state == "closed"
+
+
+# -- the fleet
+
+
+@pytest.mark.parametrize(
+    ("fleet", "state"),
+    [
+        pytest.param({"b": tripped()}, "open", id="the only one that uses it"),
+        pytest.param({"b": tripped(), "c": good()}, "closed", id="one of two"),
+        pytest.param({"b": tripped(), "c": tripped()}, "open", id="two of two"),
+        pytest.param({"b": tripped(), "c": good(), "d": good()}, "closed", id="one of three"),
+        pytest.param({"b": tripped(), "c": tripped(), "d": good()}, "open", id="two of three"),
+        pytest.param({"b": tripped(), "c": tripped(), "d": good(), "e": good()}, "open", id="two of four"),
+        pytest.param({"b": tripped(), "c": tripped(), **{name: good() for name in "def"}}, "closed", id="two of five"),
+        pytest.param({"b": tripped(), "c": good(RECENT_MS)}, "open", id="the silent are not asked"),
+        pytest.param({"b": good(), "c": good()}, "closed", id="none"),
+    ],
+)
+def test_the_fleet_agrees(fleet: dict[str, Health], state: str) -> None:
+    """Open for all when half of those that used it lately are tripped, and two if there are two."""
+    assert read(fleet).state == state
+
+
+def test_one_replica_does_not_close_a_route_for_the_others() -> None:
+    """One with bad DNS avoids it alone."""
+    fleet = {ME: tripped(), "b": good(), "c": good()}
+    assert read(fleet).state == "open"
+    assert read(fleet, replica="b").state == "closed"
+
+
+def test_the_fleets_circuit_ends_with_the_last() -> None:
+    """All are open until the latest end."""
+    ends = [open_until_ms(tripped(number), POLICY) for number in (5, 6, 7)]
+    assert read({"b": tripped(5), "c": tripped(7), "d": tripped(6)}).until_ms == max(ends)
+
+
+@pytest.mark.parametrize("ago_ms", [1_000, RECENT_MS + 1, 59_000])
+def test_a_process_that_starts_anew_knows_of_an_open_circuit(ago_ms: int) -> None:
+    """The replica that tripped is gone, and the route is open for its successor until the end of its time."""
+    assert read({"old": tripped(ago_ms=ago_ms)}, replica="new").state == "open"
+
+
+def test_the_dead_do_not_degrade_a_route_for_ever() -> None:
+    """A replica that has not used the route lately says nothing about it, unless it is oneself."""
+    assert read({"old": tripped(4, ago_ms=RECENT_MS)}) == CircuitReading()
+    assert read({"old": tripped(50, ago_ms=10**7)}) == CircuitReading()
+    assert read({ME: tripped(4, ago_ms=RECENT_MS)}).degraded
+    assert read({"old": tripped(4, ago_ms=RECENT_MS - 1)}).degraded
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 12).map(tripped)), st.integers(0, 10**6))
+def test_a_reading_is_consistent(fleet: dict[str, Health], later_ms: int) -> None:
+    """Open means that the end lies ahead, half open that it has passed, closed that there is none."""
+    now_ms = NOW_MS + later_ms
+    reading = read(fleet, now_ms, replica="a")
+    if reading.state == "closed":
+        assert (reading.until_ms, reading.reason) == (0, "")
+    else:
+        assert (now_ms < reading.until_ms) == (reading.state == "open")
+        assert reading.degraded

@@ -1,0 +1,427 @@
+"""The failover plan: one request, from the first attempt to the verdict, without a clock and without waiting."""
+
+from collections.abc import Iterable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from service.ledger.events import FailureKind, FailureScope
+from service.routing.failover import SHORT_WAIT_MS, Attempt, Result, Verdict, failover
+from service.routing.failure import Failure
+from service.routing.rank import Candidate
+from service.settings import Policy
+from tests.routing.making import CLIENT, NOW_MS, POLICY, A, S, Z, route_of
+
+MODEL = "claude-sonnet-4-6"
+FIRST = Candidate(A, MODEL)
+SECOND = Candidate(S, MODEL)
+OTHER_VENDOR = Candidate(Z, "glm-5.2")
+OWN_KEY = Candidate(CLIENT, MODEL)
+CHAIN = (FIRST, SECOND, OTHER_VENDOR)
+
+
+def fault(kind: FailureKind, scope: FailureScope, status: int = 0, wait_ms: int = 0) -> Failure:
+    """A failure that asks for a wait from now on."""
+    return Failure(kind, scope, NOW_MS + wait_ms if wait_ms else 0, f"{kind} {status}", status)
+
+
+BAD_REQUEST = fault("bad_request", "request", 400)
+BROKEN = fault("server_error", "route", 500)
+REFUSED = fault("connect", "route")
+OVERLOADED = fault("overloaded", "provider", 529)
+STALE = fault("stale_socket", "")
+NO_MODEL = fault("model_missing", "model", 404)
+BAD_KEY = fault("credential", "credential", 401)
+CUT_STREAM = fault("bad_answer", "route", 200)
+OVERLOADED_STREAM = fault("overloaded", "provider", 200)
+
+
+def throttle(wait_ms: int = 0) -> Failure:
+    """A 429 of a short wait; 0: without an end."""
+    return fault("throttle", "throttle", 429, wait_ms)
+
+
+def quota(wait_ms: int = 0) -> Failure:
+    """A 429 that says that something is spent."""
+    return fault("quota", "quota", 429, wait_ms)
+
+
+def run(
+    candidates: Sequence[Candidate],
+    outcomes: Iterable[Failure | None],
+    policy: Policy = POLICY,
+    model: str = MODEL,
+    over: int = 0,
+) -> tuple[list[Attempt], Verdict]:
+    """Play a plan: the outcomes in order, the last again and again; after attempt `over` nothing more can be done."""
+    plan = failover(candidates, policy, model)
+    attempts: list[Attempt] = []
+    told = list(outcomes)
+    try:
+        attempt = next(plan)
+        while True:
+            attempts.append(attempt)
+            outcome = told.pop(0) if len(told) > 1 else told[0]
+            attempt = plan.send(Result(NOW_MS, outcome, over=attempt.number == over))
+    except StopIteration as end:
+        return attempts, end.value
+
+
+def tried(attempts: Sequence[Attempt]) -> list[str]:
+    """The routes that were tried, in order."""
+    return [attempt.candidate.route.id for attempt in attempts]
+
+
+# -- ends
+
+
+def test_an_answer_ends_the_plan() -> None:
+    """The first attempt that succeeds is the request's."""
+    attempts, verdict = run(CHAIN, [None])
+    assert (tried(attempts), verdict) == (["anthropic"], Verdict("answered", 1))
+
+
+@pytest.mark.parametrize("failure", [BROKEN, OVERLOADED, quota(), BAD_KEY, STALE, NO_MODEL], ids=lambda f: f.kind)
+def test_no_failover_once_it_is_over(failure: Failure) -> None:
+    """Bytes have gone out, the client has gone, or its deadline has passed: nothing is tried after that."""
+    attempts, verdict = run(CHAIN, [failure], over=1)
+    assert (len(attempts), verdict) == (1, Verdict("answered", 1, failure=failure))
+
+
+def test_nothing_to_try_is_no_route() -> None:
+    """No candidate, or none that may be tried."""
+    assert run((), [None]) == ([], Verdict("no_route"))
+    off = (Candidate(A, passed_over="off"), Candidate(S, passed_over="disabled"))
+    assert run(off, [None]) == ([], Verdict("no_route"))
+
+
+def test_only_waits_are_told_with_the_soonest_end() -> None:
+    """When every route waits, the client hears when the first one is free; a circuit's end is no promise."""
+    waits = (
+        Candidate(A, passed_over="waiting", until_ms=NOW_MS + 9),
+        Candidate(S, passed_over="quota_spent", until_ms=NOW_MS + 5),
+        Candidate(Z, passed_over="circuit_open", until_ms=NOW_MS + 1),
+    )
+    assert run(waits, [None]) == ([], Verdict("throttled", until_ms=NOW_MS + 5))
+
+
+# -- whose fault
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [BROKEN, REFUSED, OVERLOADED, throttle(), quota(), BAD_KEY, CUT_STREAM, OVERLOADED_STREAM],
+    ids=lambda failure: failure.message,
+)
+def test_what_is_not_the_requests_fault_changes_the_route(failure: Failure) -> None:
+    """At once: there is no wait between different routes."""
+    attempts, verdict = run(CHAIN, [failure, None])
+    assert (len(attempts), verdict) == (2, Verdict("answered", 2))
+    assert [attempt.wait_ms for attempt in attempts] == [0, 0]
+    assert attempts[0].candidate.route != attempts[1].candidate.route
+
+
+def test_a_request_fault_of_the_own_family_is_the_answer() -> None:
+    """No other route is tried, and the prompt goes to no third party."""
+    attempts, verdict = run(CHAIN, [BAD_REQUEST])
+    assert (tried(attempts), verdict) == (["anthropic"], Verdict("relayed", 1, failure=BAD_REQUEST))
+
+
+def test_a_request_fault_of_another_vendor_is_no_answer() -> None:
+    """It means that this route can't take the request: the earlier error is shown, never masked by a fallback's 400."""
+    attempts, verdict = run((FIRST, OTHER_VENDOR), [BROKEN, BAD_REQUEST])
+    assert (tried(attempts), verdict) == (["anthropic", "zai"], Verdict("relayed", 1, failure=BROKEN))
+    attempts, verdict = run((OTHER_VENDOR, FIRST), [BAD_REQUEST, None])
+    assert (tried(attempts), verdict.kind) == (["zai", "anthropic"], "answered")
+
+
+def test_a_wish_for_another_vendor_makes_its_word_final() -> None:
+    """Whoever asks for a GLM model hears what Z.AI says of the request."""
+    attempts, verdict = run((Candidate(Z, "glm-5.2"), FIRST), [BAD_REQUEST], model="glm-5.2")
+    assert (tried(attempts), verdict.kind) == (["zai"], "relayed")
+
+
+@pytest.mark.parametrize("model", ["", "gpt-4o"], ids=["no model", "a name that nobody maps"])
+def test_a_request_fault_is_final_where_the_name_is_the_clients(model: str) -> None:
+    """Without a model, or under the client's own name, every provider may judge the request."""
+    attempts, verdict = run((Candidate(Z, model), Candidate(A, model)), [BAD_REQUEST], model=model)
+    assert (tried(attempts), verdict.kind) == (["zai"], "relayed")
+
+
+# -- once more on the same route
+
+
+def test_a_stale_connection_is_tried_once_more() -> None:
+    """On the same route, without a wait; the second time it is a failure like any other."""
+    attempts, _ = run(CHAIN, [STALE, None])
+    assert tried(attempts) == ["anthropic", "anthropic"]
+    attempts, _ = run(CHAIN, [STALE, STALE, None])
+    assert tried(attempts) == ["anthropic", "anthropic", "subscription"]
+    attempts, _ = run(CHAIN, [STALE, BROKEN, STALE, None])
+    assert tried(attempts) == ["anthropic", "anthropic", "subscription", "subscription"]
+
+
+def test_a_missing_model_is_asked_for_under_its_other_name() -> None:
+    """On the same route first, then on the next one that has it."""
+    attempts, _ = run(CHAIN, [NO_MODEL, None])
+    assert [(a.candidate.route.id, a.candidate.model) for a in attempts] == [
+        ("anthropic", MODEL),
+        ("anthropic", "claude-sonnet-4-20250514"),
+    ]
+    attempts, verdict = run(CHAIN, [NO_MODEL, NO_MODEL, NO_MODEL, NO_MODEL, None])
+    assert tried(attempts) == ["anthropic", "anthropic", "subscription", "subscription", "zai"]
+    assert verdict.kind == "answered"
+
+
+def test_a_missing_model_without_another_name_goes_elsewhere() -> None:
+    """The provider's error is shown when nobody has it."""
+    gpt = (Candidate(A, "gpt-4o"), Candidate(Z, "gpt-4o"))
+    attempts, verdict = run(gpt, [NO_MODEL], model="gpt-4o")
+    assert (tried(attempts), verdict) == (["anthropic", "zai"], Verdict("relayed", 1, failure=NO_MODEL))
+
+
+def test_a_fallback_map_that_goes_round_ends() -> None:
+    """No name is tried twice on a route."""
+    provider = replace(A.provider, model_fallback={"a": "b", "b": "a"})
+    attempts, _ = run([Candidate(route_of("x", provider), "a")], [NO_MODEL], replace(POLICY, max_retries=9), "a")
+    assert [attempt.candidate.model for attempt in attempts] == ["a", "b"]
+
+
+def test_after_529_the_providers_other_credentials_come_last() -> None:
+    """The provider is busy: another vendor goes first, another address of the same one is not the same."""
+    attempts, _ = run(CHAIN, [OVERLOADED, BROKEN])
+    assert tried(attempts) == ["anthropic", "zai", "subscription"]
+    elsewhere = Candidate(route_of("eu", base_url="https://eu.example"), MODEL)
+    attempts, _ = run((FIRST, SECOND, elsewhere), [OVERLOADED, BROKEN])
+    assert tried(attempts) == ["anthropic", "eu", "subscription"]
+
+
+@pytest.mark.parametrize("failure", [BROKEN, REFUSED, throttle()], ids=lambda failure: failure.message)
+def test_the_order_stays_after_other_failures(failure: Failure) -> None:
+    """Only 529 says something about the provider's other credentials."""
+    attempts, _ = run(CHAIN, [failure, BROKEN, BROKEN])
+    assert tried(attempts) == ["anthropic", "subscription", "zai"]
+
+
+@pytest.mark.parametrize("kind", ["timeout", "server_error", "connect", "reset", "overloaded"])
+def test_no_paid_request_is_repeated_on_its_route(kind: FailureKind) -> None:
+    """A POST that timed out or failed may have been worked on: the route is not asked again."""
+    attempts, verdict = run([FIRST], [fault(kind, "route")])
+    assert (len(attempts), verdict.kind) == (1, "unreachable")
+
+
+# -- short waits
+
+
+def test_a_short_throttle_is_waited_for_when_nothing_else_is_left() -> None:
+    """At most two seconds; at least the delay of the settings."""
+    attempts, verdict = run([FIRST], [throttle(1_500), None])
+    assert ([attempt.wait_ms for attempt in attempts], verdict) == ([0, 1_500], Verdict("answered", 2))
+    attempts, _ = run([FIRST], [throttle(10), None])
+    assert [attempt.wait_ms for attempt in attempts] == [0, POLICY.retry_delay_ms]
+    attempts, _ = run([FIRST], [throttle(), None])
+    assert [attempt.wait_ms for attempt in attempts] == [0, POLICY.retry_delay_ms]
+
+
+def test_the_throttle_that_ends_first_is_waited_for() -> None:
+    """Of several routes."""
+    attempts, _ = run(CHAIN, [throttle(1_900), throttle(1_200), throttle(5_000), None])
+    assert (tried(attempts)[3], attempts[3].wait_ms) == ("subscription", 1_200)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "policy"),
+    [
+        ([throttle(SHORT_WAIT_MS + 1)], POLICY),
+        ([quota(1_000)], POLICY),
+        ([throttle(1_000), BROKEN, BROKEN], POLICY),
+        ([throttle(1_000)], replace(POLICY, retry_delay_ms=SHORT_WAIT_MS + 1)),
+        ([throttle(1_000)], replace(POLICY, max_retries=0)),
+    ],
+    ids=["a longer one", "a quota", "another failure", "a longer delay in the settings", "no retries in the settings"],
+)
+def test_nothing_else_is_waited_for(outcomes: list[Failure], policy: Policy) -> None:
+    """The client waits by itself, and knows its own patience."""
+    attempts, _ = run(CHAIN, outcomes, policy)
+    assert len(attempts) == len(CHAIN)
+
+
+def test_a_routes_newest_word_on_its_throttle_counts() -> None:
+    """A route that asks for longer the second time is not asked a third."""
+    attempts, verdict = run([FIRST], [throttle(1_000), throttle(50_000)])
+    assert (len(attempts), verdict.until_ms) == (2, NOW_MS + 50_000)
+
+
+def test_the_clients_own_throttle_is_the_clients_to_wait_for() -> None:
+    """It is relayed as it is."""
+    attempts, verdict = run([OWN_KEY], [throttle(1_000)])
+    assert (len(attempts), verdict.kind, verdict.number) == (1, "relayed", 1)
+
+
+# -- the most useful error
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "kind", "number"),
+    [
+        pytest.param([BROKEN, REFUSED, OVERLOADED], "relayed", 1, id="the first error answer"),
+        pytest.param([REFUSED, OVERLOADED, BROKEN], "relayed", 2, id="an answer over a broken connection"),
+        pytest.param([REFUSED], "unreachable", 0, id="no answer at all"),
+        pytest.param([BAD_KEY, BROKEN, REFUSED], "relayed", 2, id="never the route's own bad credential"),
+        pytest.param([BAD_KEY], "unreachable", 0, id="nothing but bad credentials"),
+        pytest.param([CUT_STREAM], "unreachable", 0, id="a broken 200 is no answer to show"),
+        pytest.param([OVERLOADED_STREAM, BROKEN, REFUSED], "relayed", 2, id="nor is an error inside a 200"),
+        pytest.param([quota(9_000), BROKEN, quota(5_000)], "relayed", 1, id="a 429 among other troubles"),
+    ],
+)
+def test_the_most_useful_error_is_shown(outcomes: list[Failure], kind: str, number: int) -> None:
+    """When all failed: an answer that a provider gave, and never one that only tells of the proxy's own key."""
+    _, verdict = run(CHAIN, outcomes)
+    assert (verdict.kind, verdict.number) == (kind, number)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "wait_ms"),
+    [
+        pytest.param([quota(9_000), quota(5_000), quota(7_000)], 5_000, id="the soonest of quotas"),
+        pytest.param([quota(9_000), BAD_KEY, BAD_KEY], 9_000, id="a quota and bad credentials"),
+        pytest.param([quota()], POLICY.wait_ms, id="without an end: the policy's"),
+        pytest.param([quota(9_000), quota(), quota(90_000)], 9_000, id="no end is not a sooner end"),
+        pytest.param([throttle(30_000), quota(), quota()], 30_000, id="a throttle among quotas"),
+    ],
+)
+def test_when_all_wait_the_soonest_true_wait_is_told(outcomes: list[Failure], wait_ms: int) -> None:
+    """So that a client asks again when it has a chance, and no sooner."""
+    _, verdict = run(CHAIN, outcomes)
+    assert (verdict.kind, verdict.until_ms) == ("throttled", NOW_MS + wait_ms)
+
+
+def test_waits_of_routes_that_were_passed_over_count_too() -> None:
+    """The soonest may be one that was not even tried."""
+    waiting = Candidate(Z, passed_over="waiting", until_ms=NOW_MS + 100)
+    _, verdict = run([FIRST, waiting], [quota(9_000)])
+    assert (verdict.kind, verdict.until_ms) == ("throttled", NOW_MS + 100)
+
+
+def test_an_own_fault_in_a_stream_is_final_but_cannot_be_relayed() -> None:
+    """There is no error answer to relay where the status was 200, or where there was none."""
+    for status in (200, 0):
+        attempts, verdict = run(CHAIN, [fault("bad_request", "request", status)])
+        assert (len(attempts), verdict.kind) == (1, "unreachable")
+
+
+# -- clients' own credentials
+
+
+@pytest.mark.parametrize("failure", [BAD_KEY, throttle(1_000), quota(1_000)], ids=lambda failure: failure.kind)
+def test_the_clients_own_credential_falls_over_to_the_owners(failure: Failure) -> None:
+    """Where the chain has any; when they fail as well, its own error is the client's."""
+    attempts, verdict = run([OWN_KEY, OTHER_VENDOR], [failure, None])
+    assert (tried(attempts), verdict.kind) == (["anthropic:client", "zai"], "answered")
+    _, verdict = run([OWN_KEY, OTHER_VENDOR], [failure, quota(9)])
+    assert verdict == Verdict("relayed", 1, failure=failure)
+
+
+def test_a_clients_own_broken_answer_is_not_relayed() -> None:
+    """A 200 that broke has no body that could be shown."""
+    _, verdict = run([OWN_KEY], [CUT_STREAM])
+    assert verdict.kind == "unreachable"
+
+
+# -- FALLBACK_ON_CODES
+
+CODES = replace(POLICY, fallback_on_codes=(429, 503))
+
+
+@pytest.mark.parametrize(
+    ("failure", "attempts"),
+    [
+        pytest.param(fault("server_error", "route", 503), 3, id="503 is in the list"),
+        pytest.param(quota(), 3, id="429 is in the list"),
+        pytest.param(BROKEN, 1, id="500 is not"),
+        pytest.param(OVERLOADED, 1, id="529 is not, as was warned at start"),
+        pytest.param(BAD_REQUEST, 1, id="400 is not"),
+        pytest.param(BAD_KEY, 3, id="the route's own credential is never the client's answer"),
+        pytest.param(REFUSED, 3, id="no status: the built-in rules"),
+        pytest.param(CUT_STREAM, 3, id="a broken 200: the built-in rules"),
+        pytest.param(OVERLOADED_STREAM, 3, id="an error inside a 200: the built-in rules"),
+    ],
+)
+def test_the_codes_of_the_settings_decide(failure: Failure, attempts: int) -> None:
+    """When they are set, the statuses in the list change the route, and no others."""
+    made, _ = run(CHAIN, [failure], CODES)
+    assert len(made) == attempts
+
+
+def test_a_listed_400_goes_elsewhere_and_is_shown_at_the_end() -> None:
+    """Whoever lists it wants other routes to try; the own family's word is still the most useful."""
+    attempts, verdict = run(CHAIN, [BAD_REQUEST, BROKEN], replace(POLICY, fallback_on_codes=(400, 500)))
+    assert (len(attempts), verdict) == (3, Verdict("relayed", 1, failure=BAD_REQUEST))
+
+
+# -- whatever happens
+
+FAILURES = st.sampled_from(
+    [
+        *(BAD_REQUEST, BROKEN, REFUSED, OVERLOADED, STALE, NO_MODEL, BAD_KEY, CUT_STREAM, OVERLOADED_STREAM),
+        *(throttle(), throttle(500), throttle(1_900), throttle(9_000), quota(), quota(10**9)),
+    ]
+)
+CANDIDATES = st.lists(
+    st.sampled_from(
+        [
+            *(FIRST, SECOND, OTHER_VENDOR, OWN_KEY, Candidate(A, "claude-sonnet"), Candidate(Z, "glm-4")),
+            Candidate(route_of("waits"), MODEL, "waiting", until_ms=NOW_MS + 7),
+            Candidate(route_of("open"), MODEL, "circuit_open", until_ms=NOW_MS + 8),
+        ]
+    ),
+    max_size=6,
+    unique_by=lambda candidate: candidate.route.id,
+)
+POLICIES = st.builds(
+    lambda retries, codes: replace(POLICY, max_retries=retries, fallback_on_codes=codes),
+    st.integers(0, 10),
+    st.sampled_from([(), (429,), (429, 500, 529), (400,)]),
+)
+
+
+@given(CANDIDATES, st.lists(FAILURES, min_size=1, max_size=20), POLICIES, st.integers(0, 9))
+def test_the_plan_always_ends(candidates: list[Candidate], outcomes: list[Failure], policy: Policy, over: int) -> None:
+    """Within one attempt for each route and `max_retries` more, on usable routes alone, and not after it was over."""
+    attempts, verdict = run(candidates, outcomes, policy, over=over)
+    usable = [candidate.route for candidate in candidates if candidate.usable]
+    assert len(attempts) <= len(usable) + policy.max_retries
+    assert [attempt.number for attempt in attempts] == list(range(1, len(attempts) + 1))
+    assert all(attempt.candidate.route in usable for attempt in attempts)
+    assert not over or len(attempts) <= over
+    assert all(attempt.wait_ms <= SHORT_WAIT_MS for attempt in attempts)
+    assert (verdict.kind == "answered") == (0 < over <= len(attempts))
+
+
+@given(CANDIDATES, st.lists(FAILURES, min_size=1, max_size=20), st.integers(0, 10))
+def test_a_verdict_names_what_there_is(candidates: list[Candidate], outcomes: list[Failure], retries: int) -> None:
+    """What is relayed is an error answer of an attempt, and not the owner's credential; a wait has its end."""
+    attempts, verdict = run(candidates, outcomes, replace(POLICY, max_retries=retries))
+    if verdict.kind == "relayed":
+        shown = attempts[verdict.number - 1]
+        assert verdict.failure is not None
+        assert verdict.failure.status >= 400
+        assert verdict.failure.scope != "credential" or shown.candidate.route.auth == "client"
+    elif verdict.kind == "throttled":
+        assert verdict.until_ms > NOW_MS
+    else:
+        assert verdict.number == 0
+        assert (verdict.kind == "no_route") == (not attempts)
+
+
+@given(CANDIDATES, st.lists(FAILURES, min_size=1, max_size=20), st.integers(0, 10))
+def test_nothing_is_tried_after_the_requests_own_fault(
+    candidates: list[Candidate], outcomes: list[Failure], retries: int
+) -> None:
+    """Told by a provider of the model's own family."""
+    attempts, _ = run(candidates, outcomes, replace(POLICY, max_retries=retries))
+    told = [*outcomes, *[outcomes[-1]] * len(attempts)]
+    for attempt, failure in zip(attempts[:-1], told, strict=False):
+        assert failure.scope != "request" or attempt.candidate.route.provider.id != "anthropic"

@@ -1,0 +1,253 @@
+"""Which routes a request may take, in which order, and why not the others."""
+
+import pytest
+from msgspec.structs import replace
+
+from service.ledger.state import ControlLedger, RouteLedger, Usage
+from service.routing.rank import Ask, Candidate, choose_chain, rank
+from service.routing.view import View
+from service.settings import ClientCredentials, Route
+from tests.routing.making import (
+    CHAIN,
+    CLIENT,
+    HOUR_MS,
+    NOW_MS,
+    OTHER,
+    POLICY,
+    A,
+    S,
+    Z,
+    names,
+    open_circuit,
+    reasons,
+    route_of,
+    tripped,
+    used,
+    view_of,
+    waiting,
+)
+
+CLAUDE = Ask(model="claude-opus-4-8")
+
+
+def ranked(ask: Ask = CLAUDE, chain: tuple[Route, ...] = CHAIN, view: View | None = None) -> list[Candidate]:
+    """The candidates at noon."""
+    return rank(ask, chain, view or view_of(), POLICY, NOW_MS)
+
+
+def limited(tokens: int) -> tuple[Route, ...]:
+    """The chain, its first route with a weekly limit of 1,000 tokens."""
+    return (route_of("anthropic", weekly_tokens=tokens), S, Z)
+
+
+# -- order
+
+
+@pytest.mark.parametrize(
+    ("model", "order"),
+    [
+        ("claude-opus-4-8", ["anthropic", "subscription", "zai"]),
+        ("CLAUDE-OPUS-4-8", ["anthropic", "subscription", "zai"]),
+        ("glm-5.2", ["zai", "anthropic", "subscription"]),
+        ("GLM-5.2", ["zai", "anthropic", "subscription"]),
+        ("gpt-4o", ["anthropic", "subscription", "zai"]),
+        ("", ["anthropic", "subscription", "zai"]),
+    ],
+)
+def test_the_order_is_the_settings_but_for_a_wish(model: str, order: list[str]) -> None:
+    """A name of another family than Claude asks for its vendor first; the others follow in their order."""
+    assert names(ranked(Ask(model=model))) == order
+
+
+def test_each_route_gets_its_own_name_for_the_model() -> None:
+    """As its provider calls it."""
+    assert [candidate.model for candidate in ranked()] == ["claude-opus-4-8", "claude-opus-4-8", "glm-5.2"]
+
+
+def test_above_the_threshold_a_route_comes_after_the_others() -> None:
+    """It is still there, for when the others fail."""
+    candidates = ranked(chain=limited(1_000), view=view_of(anthropic=used(950)))
+    assert names(candidates) == ["subscription", "zai", "anthropic"]
+    assert [candidate.warning for candidate in candidates] == [False, False, True]
+
+
+def test_half_open_routes_keep_their_place_as_probes() -> None:
+    """After its open time a route is asked again, and known to be on trial."""
+    candidates = ranked(view=view_of(anthropic=open_circuit(ago_ms=70_000)))
+    assert names(candidates) == ["anthropic", "subscription", "zai"]
+    assert [candidate.probe for candidate in candidates] == [True, False, False]
+
+
+# -- passed over
+
+
+@pytest.mark.parametrize(
+    ("chain", "view", "reason", "until_ms"),
+    [
+        pytest.param((route_of("anthropic", off="no key"), Z), view_of(), "off", 0, id="no credential"),
+        pytest.param(CHAIN, view_of(ControlLedger(disabled={"anthropic": ""})), "disabled", 0, id="disabled"),
+        pytest.param(CHAIN, view_of(anthropic=waiting()), "waiting", NOW_MS + 30_000, id="waiting"),
+        pytest.param(
+            limited(1_000), view_of(anthropic=used(1_000)), "quota_spent", NOW_MS + 108 * HOUR_MS, id="quota spent"
+        ),
+        pytest.param(
+            CHAIN,
+            view_of(anthropic=RouteLedger(missing_models={"claude-opus-4-8": NOW_MS})),
+            "model_missing",
+            0,
+            id="model not served",
+        ),
+    ],
+)
+def test_a_route_that_cannot_serve_is_passed_over(
+    chain: tuple[Route, ...], view: View, reason: str, until_ms: int
+) -> None:
+    """With the reason, for people to read, and the moment at which it ends where that is known."""
+    candidates = ranked(chain=chain, view=view)
+    assert names(candidates)[0] != "anthropic"
+    [first] = [candidate for candidate in candidates if candidate.route.id == "anthropic"]
+    assert (first.passed_over, first.until_ms) == (reason, until_ms)
+    assert first.reason
+
+
+def test_an_open_circuit_is_passed_over() -> None:
+    """Until its end, while others are there."""
+    candidates = ranked(view=view_of(anthropic=open_circuit()))
+    assert (names(candidates), reasons(candidates)) == (["subscription", "zai"], {"anthropic": "circuit_open"})
+
+
+def test_an_operators_limit_stands_over_the_settings() -> None:
+    """A smaller one spends the quota, 0 takes the limit away."""
+    view = view_of(ControlLedger(limits={"anthropic": 100}), anthropic=used(100))
+    assert reasons(ranked(view=view)) == {"anthropic": "quota_spent"}
+    view = view_of(ControlLedger(limits={"anthropic": 0}), anthropic=used(5_000))
+    assert reasons(ranked(chain=limited(1_000), view=view)) == {}
+
+
+def test_an_operators_reset_opens_the_way() -> None:
+    """What failed or waited before it counts no more; a spent quota is spent all the same."""
+    control = ControlLedger(resets={"anthropic": NOW_MS, "zai": NOW_MS})
+    ledger = RouteLedger(health=open_circuit().health, waits=waiting().waits)
+    assert reasons(ranked(view=view_of(control, anthropic=ledger))) == {}
+    assert reasons(ranked(chain=limited(9), view=view_of(control, anthropic=used(9)))) == {"anthropic": "quota_spent"}
+
+
+def test_a_disabled_route_says_who_knows_why() -> None:
+    """The operator's words, else that it was one."""
+    control = ControlLedger(disabled={"anthropic": "too dear", "zai": ""})
+    assert [candidate.reason for candidate in ranked(view=view_of(control)) if not candidate.usable] == [
+        "disabled: too dear",
+        "disabled: by an operator",
+    ]
+
+
+# -- last resorts
+
+
+def test_when_all_circuits_are_open_the_one_that_closes_first_is_tried() -> None:
+    """As a probe, once in the list, and no other one."""
+    view = view_of(anthropic=open_circuit(1_000), subscription=open_circuit(30_000), zai=open_circuit(2_000))
+    candidates = ranked(view=view)
+    assert names(candidates) == ["subscription"]
+    assert candidates[0].probe
+    assert [candidate.route.id for candidate in candidates] == ["subscription", "anthropic", "zai"]
+
+
+def test_a_spent_limit_is_never_a_last_resort() -> None:
+    """Nor a wait, nor what is disabled, whatever else is down: only an open circuit is tried all the same."""
+    chain = (route_of("anthropic", weekly_tokens=9), S, Z)
+    control = ControlLedger(disabled={"zai": "x"})
+    candidates = ranked(chain=chain, view=view_of(control, anthropic=used(9), subscription=waiting()))
+    assert names(candidates) == []
+    spent_and_open = RouteLedger(hours={NOW_MS // HOUR_MS: Usage(input=9)}, health={"me": tripped()})
+    candidates = ranked(chain=chain, view=view_of(control, anthropic=spent_and_open, subscription=waiting()))
+    assert names(candidates) == []
+
+
+def test_no_last_resort_while_another_route_is_left() -> None:
+    """One above its threshold is better than one that is open."""
+    view = view_of(anthropic=used(950), subscription=open_circuit(), zai=open_circuit())
+    assert names(ranked(chain=limited(1_000), view=view)) == ["anthropic"]
+
+
+# -- endpoints and resources
+
+
+@pytest.mark.parametrize(
+    ("ask", "expected"),
+    [
+        (Ask("messages", "claude-opus-4-8"), ["anthropic", "subscription", "zai", "other"]),
+        (Ask("models"), ["anthropic", "subscription", "zai", "other"]),
+        (Ask("count_tokens", "claude-opus-4-8"), ["anthropic", "subscription"]),
+        (Ask("count_tokens", "glm-5"), ["zai", "anthropic", "subscription"]),
+        (Ask("batches", "claude-opus-4-8"), ["anthropic", "subscription"]),
+        (Ask("files"), ["anthropic", "subscription"]),
+        (Ask("other"), ["anthropic", "subscription"]),
+    ],
+    ids=lambda value: value.endpoint if isinstance(value, Ask) else "",
+)
+def test_each_endpoint_goes_where_it_is_offered(ask: Ask, expected: list[str]) -> None:
+    """Another vendor is asked for messages and models, and counts its own models' tokens alone."""
+    assert names(ranked(ask, (*CHAIN, OTHER))) == expected
+
+
+def test_a_resource_is_asked_for_where_it_lives() -> None:
+    """On its route and no other, whether that one is first or not; of a route that is gone there is none."""
+    candidates = ranked(Ask("files", bound_to="subscription"))
+    assert (names(candidates), reasons(candidates)) == (
+        ["subscription"],
+        {"anthropic": "elsewhere", "zai": "elsewhere"},
+    )
+    assert names(ranked(Ask("files", bound_to="gone"))) == []
+
+
+# -- clients' own credentials
+
+
+def test_nothing_speaks_against_the_clients_own_route() -> None:
+    """It shares no state: neither circuit, nor wait, nor quota, nor a model that another client's key lacks."""
+    ledger = RouteLedger(
+        health=open_circuit().health,
+        waits=waiting().waits,
+        hours=used(10**9).hours,
+        missing_models={"claude-opus-4-8": NOW_MS},
+    )
+    candidates = ranked(chain=(CLIENT, Z), view=view_of(client=ledger))
+    assert [(candidate.route.id, candidate.model) for candidate in candidates] == [
+        ("anthropic:client", "claude-opus-4-8"),
+        ("zai", "glm-5.2"),
+    ]
+
+
+REAL = "sk-ant-api03-real"
+OFF = tuple(replace(route, off="no key") for route in CHAIN)
+ONLY_ZAI = (replace(A, off="no key"), replace(S, off="no key"), Z)
+
+
+@pytest.mark.parametrize(
+    ("routes", "credential", "mode", "goes_up"),
+    [
+        pytest.param(CHAIN, REAL, "auto", False, id="auto: the owner has Anthropic's key"),
+        pytest.param(ONLY_ZAI, REAL, "auto", True, id="auto: the owner has Z.AI's key alone"),
+        pytest.param(OFF, REAL, "auto", True, id="auto: the owner has none"),
+        pytest.param(CHAIN, REAL, "prefer", True, id="prefer: before the owner's"),
+        pytest.param(CHAIN, REAL, "never", False, id="never: not before the owner's"),
+        pytest.param(OFF, REAL, "never", False, id="never: not even alone"),
+        pytest.param(CHAIN, "", "prefer", False, id="none was shown"),
+        pytest.param(OFF, "", "auto", False, id="none was shown and the owner has none"),
+        pytest.param(CHAIN, "cc-proxy", "prefer", False, id="prefer: a placeholder is none"),
+        pytest.param(ONLY_ZAI, "cc-proxy", "auto", False, id="auto: a placeholder is none"),
+        pytest.param(CHAIN, "sk-or-another-vendors", "prefer", False, id="another vendor's key is none"),
+    ],
+)
+def test_the_clients_credential_goes_up_only_where_it_may(
+    routes: tuple[Route, ...],
+    credential: str,
+    mode: ClientCredentials,
+    goes_up: bool,  # noqa: FBT001
+) -> None:
+    """At the head of the chain, as a route of its own; the owner's follow where the client may use them."""
+    chain = choose_chain(routes, CLIENT, credential=credential, mode=mode, may_use_owners=True)
+    assert chain == ((CLIENT, *routes) if goes_up else routes)
+    alone = choose_chain(routes, CLIENT, credential=credential, mode=mode, may_use_owners=False)
+    assert alone == ((CLIENT,) if goes_up else ())

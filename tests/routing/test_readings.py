@@ -1,0 +1,140 @@
+"""A route as people see it: one state, why, and its week."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.ledger.events import AttemptEnded, AttemptStarted
+from service.ledger.fold import fold_route
+from service.ledger.state import ControlLedger, Health, RouteLedger, Usage
+from service.routing.rank import Ask, rank
+from service.routing.readings import RouteReading, read_route
+from service.routing.view import View
+from service.settings import Route
+from tests.routing.making import (
+    CLIENT,
+    HOUR_MS,
+    MONDAY_MS,
+    NOW_MS,
+    POLICY,
+    A,
+    open_circuit,
+    route_of,
+    tripped,
+    used,
+    view_of,
+    waiting,
+)
+
+LIMITED = route_of("anthropic", weekly_tokens=1_000)
+OFF = route_of("anthropic", off="no key; set ANTHROPIC_API_KEY")
+
+
+def read(view: View | None = None, route: Route = A) -> RouteReading:
+    """The route at noon."""
+    return read_route(route, view or view_of(), POLICY, NOW_MS)
+
+
+STATES = [
+    pytest.param(A, view_of(), "healthy", "", id="nobody used it"),
+    pytest.param(A, view_of(anthropic=RouteLedger(health={"me": tripped(3)})), "degraded", "", id="3 failures"),
+    pytest.param(OFF, view_of(), "off", "no key; set ANTHROPIC_API_KEY", id="no key"),
+    pytest.param(A, view_of(ControlLedger(disabled={"anthropic": "x"})), "disabled", "disabled: x", id="disabled"),
+    pytest.param(
+        A, view_of(anthropic=open_circuit()), "circuit_open", "5 failures in a row, the last: failure", id="open"
+    ),
+    pytest.param(
+        A,
+        view_of(anthropic=open_circuit(ago_ms=70_000)),
+        "degraded",
+        "5 failures in a row, the last: failure",
+        id="half open",
+    ),
+    pytest.param(A, view_of(anthropic=waiting()), "waiting", "throttle 429", id="waiting"),
+    pytest.param(LIMITED, view_of(anthropic=used(950)), "quota_warning", "", id="above the threshold"),
+    pytest.param(LIMITED, view_of(anthropic=used(1_000)), "quota_spent", "weekly limit spent", id="quota spent"),
+    pytest.param(
+        A,
+        view_of(ControlLedger(limits={"anthropic": 10}), anthropic=used(10)),
+        "quota_spent",
+        "weekly limit spent",
+        id="an operator's limit",
+    ),
+]
+
+
+@pytest.mark.parametrize(("route", "view", "state", "reason"), STATES)
+def test_a_route_has_one_state_and_its_reason(route: Route, view: View, state: str, reason: str) -> None:
+    """The first that speaks against it; a request would hear the same."""
+    reading = read(view, route)
+    assert (reading.state, reading.reason) == (state, reason)
+
+
+@pytest.mark.parametrize(("route", "view", "state", "reason"), STATES)
+def test_a_route_is_available_when_requests_may_take_it(route: Route, view: View, state: str, reason: str) -> None:
+    """What is shown is what `rank` does; an open circuit is a last resort, and shown as what it is."""
+    reading = read(view, route)
+    candidates = rank(Ask(model="claude-x"), [route], view, POLICY, NOW_MS)
+    assert reading.available == (candidates[0].usable and state != "circuit_open")
+    assert reading.reason == reason
+
+
+def test_the_week_is_counted_by_kind() -> None:
+    """Attempts and tokens of the running week; what counts against the limit and its share."""
+    hour = MONDAY_MS // HOUR_MS
+    week = Usage(
+        attempts=4, failed=1, aborted=1, lost=1, input=30, output=20, cache_read=5, cache_write_5m=6, cache_write_1h=7
+    )
+    ledger = RouteLedger(hours={hour - 1: Usage(attempts=99, input=99), hour: week, hour + 1: week})
+    reading = read(view_of(anthropic=ledger), LIMITED)
+    assert (reading.attempts, reading.failed, reading.aborted, reading.lost) == (8, 2, 2, 2)
+    assert (reading.input_tokens, reading.output_tokens, reading.cache_read_tokens) == (60, 40, 10)
+    assert (reading.cache_write_5m_tokens, reading.cache_write_1h_tokens) == (12, 14)
+    assert (reading.used_tokens, reading.limit_tokens, reading.used_percent) == (100, 1_000, 10.0)
+    assert (reading.week_start_ms, reading.resets_at_ms) == (MONDAY_MS, MONDAY_MS + 168 * HOUR_MS)
+
+
+def test_what_is_under_way_is_shown() -> None:
+    """Attempts that have begun and not ended."""
+    begun = AttemptStarted(event_id="0198f3c0-1234-7abc-8def-0123456789ab", at_ms=NOW_MS, request_id="q")
+    assert read(view_of(anthropic=fold_route(RouteLedger(), [begun]))).open_attempts == 1
+
+
+def test_an_outcome_moves_the_reading() -> None:
+    """From event to fold to reading: five failures in a row close the route, an answer opens it."""
+    ledger = RouteLedger()
+    for number in range(5):
+        ledger = fold_route(ledger, [failure(number)])
+    assert read(view_of(anthropic=ledger)).circuit == "open"
+    answer = AttemptEnded(
+        event_id="y", at_ms=NOW_MS, replica="me", attempt_id="y", request_id="q", started_at_ms=NOW_MS, outcome="ok"
+    )
+    assert read(view_of(anthropic=fold_route(ledger, [answer]))).state == "healthy"
+
+
+def failure(number: int) -> AttemptEnded:
+    """A 500 met by this replica."""
+    return AttemptEnded(
+        event_id=f"x{number}",
+        at_ms=NOW_MS - 1,
+        replica="me",
+        attempt_id=f"a{number}",
+        request_id="q",
+        started_at_ms=NOW_MS - 2,
+        outcome="failed",
+        kind="server_error",
+        scope="route",
+    )
+
+
+@given(st.integers(0, 20), st.integers(0, 2_000), st.integers(0, 10**6))
+def test_an_end_is_only_named_for_what_ends(failures: int, tokens: int, ago_ms: int) -> None:
+    """A route that may be taken has no end to wait for; one that may not by the clock has one ahead."""
+    health = Health(failures_in_row=failures, last_failure_ms=NOW_MS - ago_ms, last_failure_id="x")
+    reading = read(view_of(anthropic=RouteLedger(health={"me": health}, hours=used(tokens).hours)), LIMITED)
+    assert (reading.until_ms > NOW_MS) == (not reading.available)
+
+
+def test_the_clients_own_route_is_always_available() -> None:
+    """It shares no state."""
+    assert read(view_of(client=waiting()), CLIENT).available
