@@ -15,7 +15,7 @@ import pytest
 
 from service.cli import main
 from service.ledger import wire
-from service.settings import VARIABLES, load
+from service.settings import ANTHROPIC, VARIABLES, ZAI, Provider, load
 from tests.docs.settings_pages import ENV_EXAMPLE, README, ROOT, env_example, with_settings
 from tests.fakes import FakeProvider
 
@@ -95,6 +95,15 @@ def test_the_toml_example_loads(tmp_path: Path) -> None:
     assert [route.id for route in settings.routes] == ["work", "own", "subscription", "zai", "house"]
     assert [route.off for route in settings.routes] == [None] * 5
     assert settings.policy.warning_percent == 85
+    assert settings.prices.prices["house-large"].output == 8
+
+
+@pytest.mark.parametrize("provider", [ANTHROPIC, ZAI], ids=lambda provider: provider.id)
+def test_model_maps_are_told_as_they_are(provider: Provider) -> None:
+    """Each pattern of the built-in maps, and what it becomes."""
+    section = TEXT.partition("### Models")[2].partition("###")[0]
+    names = {*provider.model_map, *provider.model_map.values()}
+    assert {name for name in names if f"`{name}`" not in section} == set()
 
 
 def test_the_python_example_runs(tmp_path: Path) -> None:
