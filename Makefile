@@ -28,7 +28,7 @@ COMPILE = $(if $(UV),$(UV),$(BIN)/uv) pip compile --quiet --universal --python-v
   --no-header --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev build test lint format types bench test-claude-code lock docs clean stale
+.PHONY: help up dev build test lint format types bench chaos test-claude-code lock docs clean stale
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +63,10 @@ types: $(DEVELOP) ## mypy, strict
 
 bench: ## the measuring programs
 	@echo "There are none yet: this version comes without measuring programs."
+
+chaos: $(DEVELOP) ## kill, freeze and restart everything under load, then audit (SEED=n ACTIONS=200 SECONDS=150)
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(ACTIONS),--actions $(ACTIONS)) \
+	  $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 test-claude-code: $(DEVELOP) ## Claude Code itself against the proxy; installs it from npm first (needs Node and npm)
 	$(BIN)/python -m pytest tests/claude_code $(ARGS)

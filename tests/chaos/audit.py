@@ -74,7 +74,10 @@ class Books:
         with psycopg.connect(url, autocommit=True) as connection:
             query = """SELECT stream, position, body::text, hash FROM ccproxy.events
                 UNION ALL SELECT stream, position, body::text, hash FROM ccproxy.control_events ORDER BY 1, 2"""
-            self.rows = [Row(*row, _event(row[2])) for row in connection.execute(query)]
+            rows = connection.execute(query).fetchall()
+            self.rows = [
+                Row(stream, position, body, bytes(hash_), event_of(body)) for stream, position, body, hash_ in rows
+            ]
             query = "SELECT stream, position, hash, state::text FROM ccproxy.checkpoints"
             self.checkpoints: dict[str, tuple[int, bytes, str]] = {row[0]: row[1:] for row in connection.execute(query)}
             names = ", ".join((*COUNTS, *KINDS))
@@ -91,7 +94,7 @@ class Books:
         self.end_of = {event.attempt_id: event for _, event in self.ends}
 
 
-def _event(body: str) -> Event:
+def event_of(body: str) -> Event:
     event = wire.decode_event(body.encode())
     assert not isinstance(event, wire.Undecodable), body
     return event
@@ -151,7 +154,9 @@ def check_once(books: Books, tally: Tally) -> None:
 def check_usage(books: Books, tally: Tally) -> None:
     """The hourly usage is the sum over the events."""
     cells: dict[tuple[str, int, str, str], Counter[str]] = {}
-    for stream, event in [*books.ends, *((s, e) for s, e in books.lost if e.attempt_id not in books.end_of)]:
+    lost = [(stream, event) for stream, event in books.lost if event.attempt_id not in books.end_of]
+    counted: list[tuple[str, AttemptEnded | AttemptLost]] = [*books.ends, *lost]
+    for stream, event in counted:
         cell = cells.setdefault((stream, event.at_ms // 3_600_000, event.model_sent, event.client_key), Counter())
         outcome = event.outcome if isinstance(event, AttemptEnded) else "lost"
         cell.update({"attempts": 1, outcome: 1, **{kind: getattr(event.tokens, kind) for kind in KINDS}})
@@ -170,9 +175,7 @@ def check_attempts(books: Books, fakes: Mapping[str, FakeProvider], fates: Mappi
         answers = {one.index: one.usage for one in fake.served}
         for request in fake.requests:
             usage = answers.get(request.index, Usage())
-            served.setdefault(
-                Key(route, request.header("x-claude-code-session-id") or mark_of(request.body)), []
-            ).append(usage)
+            served.setdefault(Key(route, mark_of(request.body)), []).append(usage)
     tally.counts["attempts"] = len(books.started)
     tally.counts["requests at the providers"] = sum(len(usages) for usages in served.values())
     unsent = Counter[str]()

@@ -205,7 +205,8 @@ class Fleet:
         self.servers = [ServerPart("postgres", self.postgres), ServerPart("valkey", self.valkey)]
         self.proxies = [self._proxy(name) for name in PROXIES]
         self.workers = [self._worker(name) for name in PARTS if name.startswith("worker")]
-        self.parts: dict[str, Part] = {part.name: part for part in (*self.proxies, *self.workers, *self.servers)}
+        parts: list[Part] = [*self.proxies, *self.workers, *self.servers]
+        self.parts = {part.name: part for part in parts}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
