@@ -1,0 +1,118 @@
+"""Status and check as a person sees them."""
+
+import re
+from io import StringIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from service.console.check import Finding
+from service.console.screens import short, show_findings, show_status, why
+from service.console.status import ReplicaStatus, Status, StreamStatus
+from service.routing.readings import RouteReading
+
+NOW_MS = 1_789_000_000_000
+ZAI = RouteReading(
+    route="zai",
+    title="Z.AI",
+    state="quota_warning",
+    quota="warning",
+    used_tokens=950,
+    limit_tokens=1_000,
+    used_percent=95.0,
+    attempts=12,
+    failed=1,
+    input_tokens=12_345,
+    output_tokens=999_999,
+    cache_read_tokens=3,
+)
+WAITING = RouteReading(
+    route="anthropic", title="Anthropic", state="waiting", reason="quota 429", until_ms=NOW_MS + 5_000
+)
+
+
+def screen(status: Status) -> str:
+    """What 80 columns without colours show."""
+    return drawn(lambda console: show_status(status, console))
+
+
+def drawn(draw: object) -> str:
+    """What is printed on a plain screen."""
+    out = StringIO()
+    assert callable(draw)
+    draw(Console(file=out, width=80, color_system=None))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1_000, "1k"),
+        (12_345, "12.3k"),
+        (999_499, "999k"),
+        (999_500, "1M"),
+        (999_999, "1M"),
+        (4_560_000, "4.56M"),
+        (999_999_999, "1G"),
+        (1_234_567_890_123, "1.23T"),
+    ],
+)
+def test_counts_are_short(count: int, expected: str) -> None:
+    """Three digits and a letter."""
+    assert short(count) == expected
+
+
+@given(st.integers(0, 999 * 10**12))
+def test_counts_never_take_more_than_five_characters(count: int) -> None:
+    """And are never written with an exponent; what they say is right within half a percent."""
+    text = short(count)
+    assert re.fullmatch(r"\d{1,3}(\.\d{1,2})?[kMGT]?", text)
+    assert len(text) <= 5
+    sizes = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+    size = sizes.get(text[-1], 1)
+    assert abs(float(text.rstrip("kMGT")) * size - count) <= 0.0051 * count
+
+
+def test_a_reason_has_its_end_while_it_lies_ahead() -> None:
+    """The local time of day; a moment that has passed is not shown."""
+    assert re.fullmatch(r"quota 429, until \w{3} \d\d:\d\d:\d\d", why(WAITING, NOW_MS))
+    assert why(WAITING, NOW_MS + 5_000) == "quota 429"
+    assert why(ZAI, NOW_MS) == ""
+
+
+def test_status_fits_a_terminal() -> None:
+    """Routes in their order, then reasons, what waits for the workers, and who is alive; in 80 columns."""
+    shown = screen(
+        Status(
+            at_ms=NOW_MS,
+            routes=(WAITING, ZAI),
+            streams=(StreamStatus("zai", 1, 1_200, 3, 10), StreamStatus("control", 0, 0, 0, None)),
+            replicas=(ReplicaStatus("r1", 7, 400, 0),),
+        )
+    )
+    lines = shown.splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert lines[1].split()[:2] == ["anthropic", "waiting"]
+    assert "no limit" in lines[1]
+    assert lines[2].split() == ["zai", "quota", "warning", "████████", "95", "%", "12", "1", "12.3k", "1M", "3"]
+    assert "anthropic: quota 429, until" in shown
+    assert "1,200 events folded, entries waiting: zai 3" in shown
+    assert "r1 (seen 0 s ago)" in shown
+
+
+def test_an_empty_fleet_says_what_to_look_for() -> None:
+    """Nothing waits, nobody is alive."""
+    shown = screen(Status(at_ms=NOW_MS, routes=(), streams=(), replicas=()))
+    assert "entries waiting: none" in shown
+    assert "none alive; is a proxy running?" in shown
+
+
+def test_findings_are_marked() -> None:
+    """Good, bad, and neither."""
+    findings = [Finding("a", True, "fine"), Finding("b", False, "[bold]broken"), Finding("c", None, "off")]
+    shown = drawn(lambda console: show_findings(findings, console))
+    assert shown.splitlines() == ["✓ a fine", "✗ b [bold]broken", "· c off"]
