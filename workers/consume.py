@@ -9,15 +9,16 @@ from its first entry.
 """
 
 import re
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, TypeAlias, cast
 
+import msgspec
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from service.ledger import ids, wire
-from service.ledger.events import AttemptEnded, AttemptLost, ControlEvent, Event
-from workers.store import Rejected
+from service.ledger.events import AttemptEnded, AttemptLost, BatchItemUsed, ControlEvent, Event
+from workers.store import Aside, Rejected
 
 NO_ENTRY = "0-0"
 """The stream id before the first entry."""
@@ -31,6 +32,7 @@ LARGEST_COUNT = 1 << 40
 LARGEST_COST_NUSD = 1 << 50
 LONGEST_NAME = 256
 """Characters of a name that is part of a key; a row of an index has room for about 2,700 bytes."""
+UsageEvent: TypeAlias = AttemptEnded | AttemptLost | BatchItemUsed
 CANONICAL_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -173,11 +175,11 @@ def fault_of(stream: str, event: Event) -> str:
         return "seq out of range"
     if "\0" in getattr(event, "request_id", "") or not fits(event.replica):
         return "a name is too long or has a NUL"
-    return fault_of_usage(event) if isinstance(event, AttemptEnded | AttemptLost) else ""
+    return fault_of_usage(event) if isinstance(event, UsageEvent) else ""
 
 
-def fault_of_usage(event: AttemptEnded | AttemptLost) -> str:
-    """Why an attempt can't be counted."""
+def fault_of_usage(event: UsageEvent) -> str:
+    """Why an attempt, or an item of a batch, can't be counted."""
     tokens = event.tokens
     counts = (tokens.input, tokens.output, tokens.cache_read, tokens.cache_write_5m, tokens.cache_write_1h)
     if min(counts) < 0 or max(counts) > LARGEST_COUNT:
@@ -194,3 +196,28 @@ def fault_of_usage(event: AttemptEnded | AttemptLost) -> str:
 def fits(name: str) -> bool:
     """Whether a name can be part of a key in Postgres."""
     return len(name) <= LONGEST_NAME and "\0" not in name
+
+
+class Numbered(msgspec.Struct):
+    """What can be read of an event that is none."""
+
+    replica: str = ""
+    seq: int = 0
+    at_ms: int = 0
+
+
+_numbered_decoder = msgspec.json.Decoder(Numbered)
+
+
+def number_of(raw: bytes) -> Aside | None:
+    """The number of an event that is not folded, as far as it can be read.
+
+    Its replica is told that it was heard: it lies safe in Postgres, and there is nothing to wait for.
+    """
+    try:
+        told = _numbered_decoder.decode(raw)
+    except wire.UNREADABLE:
+        return None
+    if not (told.replica and fits(told.replica) and 0 < told.seq < LATEST_MS):
+        return None
+    return Aside(told.replica, told.seq, told.at_ms if 0 <= told.at_ms < LATEST_MS else 0)

@@ -9,16 +9,21 @@ did not find can't be added by anybody else meanwhile. An id of another stream t
 exception; it breaks the primary key, the transaction is tried again, and then the SELECT finds it.
 """
 
+from collections.abc import Callable
 from hashlib import sha256
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from service.ledger import fold, wire
-from service.ledger.events import AttemptEnded, Event, is_same_fact
+from service.ledger.events import AttemptEnded, Event, EventBase, is_same_fact
 from service.ledger.state import Health, Ledger, RouteLedger, Usage
-from workers.consume import Record, StreamPort, read_batch
-from workers.store import Cell, Checkpoint, Rejected, Row, Store
+from workers.consume import BATCH_EVENTS, Record, StreamPort, fault_of, number_of, read_batch
+from workers.store import Aside, Cell, Checkpoint, Rejected, Row, Store
+
+DEAD_LETTERS_PAGE = 1_000
+Step: TypeAlias = Callable[[Checkpoint, Ledger], tuple[Checkpoint, bool]]
+"""From a checkpoint and its ledger, in place, to the next checkpoint, and whether there is more."""
 
 
 class Projected(NamedTuple):
@@ -32,6 +37,8 @@ class Projected(NamedTuple):
     ledger: Ledger
     moved: bool
     full: bool
+    dead: int = 0
+    quarantined: int = 0
 
 
 class Kept(NamedTuple):
@@ -45,10 +52,11 @@ class Kept(NamedTuple):
 
 
 class Sorted(NamedTuple):
-    """The events of a batch, told apart."""
+    """The events of a batch, told apart. `repeated`: known facts, told again under another number."""
 
     fresh: list[Record]
     quarantined: list[Rejected]
+    repeated: list[Event]
 
 
 class Folded(NamedTuple):
@@ -71,23 +79,35 @@ class Projector:
 
     def project(self, stream: str) -> Projected | None:
         """Fold the stream's next batch; None when another worker has the stream."""
+        return self._in_turn(stream, self._advance)
+
+    def revive(self, stream: str) -> Projected | None:
+        """Fold dead letters that this version can read; None when another worker has the stream."""
+        return self._in_turn(stream, self._revive)
+
+    def recall(self, stream: str) -> Projected | None:
+        """The stream as of its checkpoint; None when another worker has it."""
+        return self._in_turn(stream, lambda checkpoint, _: (checkpoint, False))
+
+    def _in_turn(self, stream: str, step: Step) -> Projected | None:
+        """Do one step from a checkpoint to the next, in a transaction in which the stream is ours."""
         if stream not in self._opened:
             self.store.open_checkpoint(stream)
             self._opened.add(stream)
-        kept = self._kept.pop(
-            stream, None
-        )  # put back after the commit alone: a batch that failed leaves it half folded
+        # Put back after the commit alone: a step that failed leaves the ledger half folded.
+        kept = self._kept.pop(stream, None)
         with self.store.transaction():
             before = self.store.lock_checkpoint(stream)
             if before is not None:
                 ledger = self._recall(before, kept)
-                after, full = self._advance(before, ledger)
+                after, full = step(before, ledger)
         if before is None:
             self._keep(stream, kept)
             return None
         self._keep(stream, Kept(self.store.generation, after.epoch, after.position, after.hash, ledger))
         place = (after.epoch, after.position, after.stream_id, after.run_id)
-        return Projected(stream, *place, ledger, after is not before, full)
+        moved = after is not before
+        return Projected(stream, *place, ledger, moved, full, after.dead, after.quarantined)
 
     def _keep(self, stream: str, kept: Kept | None) -> None:
         if kept is not None:
@@ -106,7 +126,9 @@ class Projector:
 
     def _recall_usage(self, checkpoint: Checkpoint, ledger: RouteLedger, kept: Kept | None) -> None:
         since = -1
-        if kept is not None and isinstance(kept.ledger, RouteLedger) and kept.position <= checkpoint.position:
+        # In another epoch the cells may have been recounted, without regard to positions.
+        same_epoch = kept is not None and kept.epoch == checkpoint.epoch and kept.position <= checkpoint.position
+        if kept is not None and same_epoch and isinstance(kept.ledger, RouteLedger):
             since = kept.position
             ledger.usage, ledger.hours = kept.ledger.usage, kept.ledger.hours
         oldest_hour = max(0, ledger.newest_ms // fold.HOUR_MS - fold.KEPT_HOURS)
@@ -127,20 +149,56 @@ class Projector:
             after = after._replace(epoch=max(before.epoch, batch.epoch) + 1)
         if after == before:
             return before, False
-        fresh, quarantined = self._sort(before.stream, batch.records)
-        self.store.add_dead_letters(after.stream, after.epoch, batch.dead)
-        self.store.add_quarantined(after.stream, after.epoch, quarantined)
-        if fresh:
-            after = self._fold(after, ledger, fresh)
+        after = self._take(after, ledger, batch.records, batch.dead)
         self.store.save_checkpoint(after)
         return after, batch.full
 
+    def _revive(self, before: Checkpoint, ledger: Ledger) -> tuple[Checkpoint, bool]:
+        """Try the dead letters again in the open transaction. What can be read now counts for usage, but no more for
+        health, as if it had waited on disk."""
+        records: list[Record] = []
+        digests: list[bytes] = []
+        last, full = None, False
+        while not full and (page := self.store.dead_letters(before.stream, last, DEAD_LETTERS_PAGE)):
+            for letter in page:
+                event = wire.decode_event(letter.raw)
+                if not isinstance(event, wire.Undecodable) and not fault_of(before.stream, event):
+                    records.append(Record(letter.stream_id, msgspec.structs.replace(event, spooled=True)))
+                    digests.append(letter.digest)
+            last, full = page[-1], len(records) >= BATCH_EVENTS
+        if not records:
+            return before, False
+        dropped = self.store.drop_dead_letters(before.stream, digests)
+        after = self._take(before._replace(dead=before.dead - dropped), ledger, records, [])
+        self.store.save_checkpoint(after)
+        return after, full
+
+    def _take(self, checkpoint: Checkpoint, ledger: Ledger, records: list[Record], dead: list[Rejected]) -> Checkpoint:
+        """Fold what is new, put aside what can't be folded; the checkpoint after it."""
+        stream, epoch = checkpoint.stream, checkpoint.epoch
+        found = self._sort(checkpoint, records)
+        after = checkpoint._replace(
+            dead=checkpoint.dead + self.store.add_dead_letters(stream, epoch, dead),
+            quarantined=checkpoint.quarantined + self.store.add_quarantined(stream, epoch, found.quarantined),
+        )
+        if found.fresh:
+            after = self._fold(after, ledger, found.fresh)
+        heard = self._put_aside(after, ledger, numbers_of([*dead, *found.quarantined], found.repeated))
+        return after._replace(state=state_of(ledger)) if found.fresh or heard else after
+
+    def _put_aside(self, checkpoint: Checkpoint, ledger: Ledger, asides: list[Aside]) -> bool:
+        """Hear the numbers of events that are not folded; whether one of them was new."""
+        new = self.store.add_asides(checkpoint.stream, checkpoint.position, asides)
+        for aside in new:
+            hear_aside(ledger, aside)
+        return bool(new)
+
     def _fold(self, checkpoint: Checkpoint, ledger: Ledger, fresh: list[Record]) -> Checkpoint:
-        """Fold new events and save what follows from them; the checkpoint with their count, hash and state."""
+        """Fold new events and save what follows from them; the checkpoint with their count and hash."""
         stream = checkpoint.stream
         replicas = set(health_of(ledger))
         folded = fold_records(ledger, checkpoint, fresh)
-        after = checkpoint._replace(position=checkpoint.position + len(fresh), hash=folded.hash, state=state_of(ledger))
+        after = checkpoint._replace(position=checkpoint.position + len(fresh), hash=folded.hash)
         self.store.add_events(stream, folded.rows)
         if folded.usage:
             self.store.add_usage(stream, after.position, folded.usage)
@@ -149,24 +207,46 @@ class Projector:
         self.store.save_health(stream, changed, replicas - set(health))
         return after
 
-    def _sort(self, stream: str, records: list[Record]) -> Sorted:
+    def _sort(self, checkpoint: Checkpoint, records: list[Record]) -> Sorted:
         """Leave out what Postgres, or the batch itself, has already; set apart what contradicts it."""
+        found = Sorted([], [], [])
         if not records:
-            return Sorted([], [])
+            return found
+        stream = checkpoint.stream
         seen: dict[str, tuple[str, Event | wire.Undecodable]] = {
             known.event_id: (known.stream, wire.decode_event(known.body))
             for known in self.store.known_events(stream, [record.event.event_id for record in records])
         }
-        fresh, quarantined = [], []
         for record in records:
             event = record.event
+            if event.event_id < checkpoint.kept_from and event.event_id not in seen and stream != wire.CONTROL:
+                found.quarantined.append(rejected(record, "its week was dropped, and it may have been counted"))
+                continue
             known_stream, known = seen.setdefault(event.event_id, (stream, event))
             if known is event:
-                fresh.append(record)
+                found.fresh.append(record)
             elif known_stream != stream or isinstance(known, wire.Undecodable) or not is_same_fact(known, event):
-                reason = f"another event of {known_stream} has this id"
-                quarantined.append(Rejected(record.stream_id, wire.encode_event(event), reason, event.event_id))
-        return Sorted(fresh, quarantined)
+                found.quarantined.append(rejected(record, f"another event of {known_stream} has this id"))
+            elif (known.replica, known.seq) != (event.replica, event.seq):
+                found.repeated.append(event)
+        return found
+
+
+def rejected(record: Record, reason: str) -> Rejected:
+    """An event that goes to quarantine."""
+    return Rejected(record.stream_id, wire.encode_event(record.event), reason, record.event.event_id)
+
+
+def numbers_of(put_aside: list[Rejected], repeated: list[Event]) -> list[Aside]:
+    """The numbers of what is not folded, as far as they can be read, each once."""
+    asides = [number for one in put_aside if (number := number_of(one.raw))]
+    asides += [Aside(event.replica, event.seq, event.at_ms) for event in repeated if event.replica and event.seq]
+    return list({aside[:2]: aside for aside in asides}.values())
+
+
+def hear_aside(ledger: Ledger, aside: Aside) -> None:
+    """Note the number of an event that is not folded, so that its replica need not keep it."""
+    fold.hear(ledger.heard, EventBase(event_id="", at_ms=aside.at_ms, replica=aside.replica, seq=aside.seq))
 
 
 def fold_records(ledger: Ledger, checkpoint: Checkpoint, records: list[Record]) -> Folded:

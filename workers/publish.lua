@@ -1,7 +1,7 @@
 -- Publish a stream's snapshot, and trim the stream behind it; only forward.
 --
 -- KEYS: snapshot, route hash, events
--- ARGV: epoch, position, stream id, run id, snapshot, as_of_ms, kept entries, channel, change
+-- ARGV: epoch, position, stream id, run id, snapshot, as_of_ms, kept entries, channel, change, dead, quarantined
 -- Returns 0 when something as new stands there already, 1 when it was replaced, 2 when nothing stood there.
 
 local function parts(stream_id)
@@ -12,20 +12,25 @@ end
 local there = redis.call('HMGET', KEYS[2], 'epoch', 'position', 'stream_id')
 local stood = redis.call('EXISTS', KEYS[1]) == 1 and there[1] and there[2] and there[3]
 
-local function newer()
+-- Above 0 when ours is newer than what stands there, 0 when it is as new.
+local function ahead()
   local ms, seq = parts(ARGV[3])
   local there_ms, there_seq = parts(there[3])
   local ours = {tonumber(ARGV[1]), tonumber(ARGV[2]), ms, seq}
   local theirs = {tonumber(there[1]), tonumber(there[2]), there_ms, there_seq}
   for i = 1, 4 do
     if ours[i] ~= theirs[i] then
-      return ours[i] > theirs[i]
+      return ours[i] - theirs[i]
     end
   end
-  return false
+  return 0
 end
 
-if stood and not newer() then
+local lead = stood and ahead() or 1
+if lead >= 0 then
+  redis.call('HSET', KEYS[2], 'dead', ARGV[10], 'quarantined', ARGV[11])
+end
+if lead <= 0 then
   return 0
 end
 

@@ -81,6 +81,8 @@ class Publisher:
                 KEPT_ENTRIES,
                 wire.CHANGES_CHANNEL,
                 wire.encode_change(change),
+                projected.dead,
+                projected.quarantined,
             ],
         )
         self._last_s[stream] = self._clock()

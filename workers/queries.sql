@@ -33,18 +33,28 @@ SELECT set_config('statement_timeout', '30s', false),
 SELECT stream FROM ccproxy.checkpoints ORDER BY stream;
 
 -- name: open_checkpoint
-INSERT INTO ccproxy.checkpoints (stream, epoch, run_id, stream_id, position, hash, state)
-VALUES (%s, 0, '', '0-0', 0, %s, '{}')
+INSERT INTO ccproxy.checkpoints (stream, epoch, run_id, stream_id, position, hash, state, kept_from)
+SELECT %s::text, 0, '', '0-0', 0, %s::bytea, '{}',
+    coalesce(max(kept_from::text), '00000000-0000-0000-0000-000000000000')::uuid
+FROM ccproxy.checkpoints
 ON CONFLICT DO NOTHING;
 
 -- name: lock_checkpoint
-SELECT stream, epoch, run_id, stream_id, position, hash, state::text
+SELECT stream, epoch, run_id, stream_id, position, hash, dead, quarantined, kept_from::text, state::text
 FROM ccproxy.checkpoints WHERE stream = %s FOR UPDATE SKIP LOCKED;
+
+-- name: await_checkpoint
+SELECT stream, epoch, run_id, stream_id, position, hash, dead, quarantined, kept_from::text, state::text
+FROM ccproxy.checkpoints WHERE stream = %s FOR UPDATE;
+
+-- name: checkpoint
+SELECT stream, epoch, run_id, stream_id, position, hash, dead, quarantined, kept_from::text, state::text
+FROM ccproxy.checkpoints WHERE stream = %s;
 
 -- name: save_checkpoint
 UPDATE ccproxy.checkpoints
 SET epoch = %(epoch)s, run_id = %(run_id)s, stream_id = %(stream_id)s, position = %(position)s, hash = %(hash)s,
-    state = %(state)s, updated_at = now()
+    dead = %(dead)s, quarantined = %(quarantined)s, state = %(state)s, updated_at = now()
 WHERE stream = %(stream)s;
 
 -- The bounds let the planner leave out the weeks that no id falls into.
@@ -77,7 +87,7 @@ CREATE TABLE ccproxy.{name} (LIKE ccproxy.events INCLUDING ALL);
 ALTER TABLE ccproxy.events ATTACH PARTITION ccproxy.{name} FOR VALUES FROM ({first}) TO ({end});
 
 -- name: add_usage
-INSERT INTO ccproxy.usage_hourly AS u (route, hour, model, client_key, position, attempts, failed, aborted, lost,
+INSERT INTO {table} AS u (route, hour, model, client_key, position, attempts, failed, aborted, lost,
     input, output, cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items)
 SELECT %(route)s, to_timestamp(d.hour * 3600), d.model, d.client_key, %(position)s, d.attempts, d.failed, d.aborted,
     d.lost, d.input, d.output, d.cache_read, d.cache_write_5m, d.cache_write_1h, d.cost_nusd, d.unpriced,
@@ -125,10 +135,32 @@ ON CONFLICT (route, replica) DO UPDATE SET
 -- name: drop_health
 DELETE FROM ccproxy.route_health WHERE route = %s AND replica = ANY(%s);
 
--- name: add_dead_letter
+-- name: add_dead_letters
 INSERT INTO ccproxy.dead_letters (stream, digest, stream_id, epoch, raw, reason)
-VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING;
+SELECT %(stream)s, d.digest, d.stream_id, %(epoch)s, d.raw, d.reason
+FROM unnest(%(digest)s::bytea[], %(stream_id)s::text[], %(raw)s::bytea[], %(reason)s::text[])
+    AS d (digest, stream_id, raw, reason)
+ON CONFLICT DO NOTHING;
 
 -- name: add_quarantined
 INSERT INTO ccproxy.quarantine (stream, digest, event_id, stream_id, epoch, raw, reason)
-VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING;
+SELECT %(stream)s, d.digest, d.event_id, d.stream_id, %(epoch)s, d.raw, d.reason
+FROM unnest(%(digest)s::bytea[], %(event_id)s::uuid[], %(stream_id)s::text[], %(raw)s::bytea[], %(reason)s::text[])
+    AS d (digest, event_id, stream_id, raw, reason)
+ON CONFLICT DO NOTHING;
+
+-- name: add_asides
+INSERT INTO ccproxy.asides (stream, replica, seq, position, at_ms)
+SELECT %(stream)s, d.replica, d.seq, %(position)s, d.at_ms
+FROM unnest(%(replica)s::text[], %(seq)s::bigint[], %(at_ms)s::bigint[]) WITH ORDINALITY AS d (replica, seq, at_ms, place)
+ORDER BY d.place
+ON CONFLICT DO NOTHING
+RETURNING replica, seq, at_ms;
+
+-- name: dead_letters
+SELECT seen_at, digest, stream_id, raw FROM ccproxy.dead_letters
+WHERE stream = %(stream)s AND (seen_at, digest) > (%(seen_at)s, %(digest)s)
+ORDER BY seen_at, digest LIMIT %(limit)s;
+
+-- name: drop_dead_letters
+DELETE FROM ccproxy.dead_letters WHERE stream = %s AND digest = ANY(%s);

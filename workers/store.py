@@ -46,10 +46,18 @@ def read_queries() -> dict[str, bytes]:
 
 
 QUERIES = read_queries()
+ADD_USAGE = {
+    table: QUERIES["add_usage"].replace(b"{table}", table.encode())
+    for table in ("ccproxy.usage_hourly", "pg_temp.recount")
+}
+"""The live cells, and those that a recount makes."""
 
 
 class Checkpoint(NamedTuple):
-    """How far a stream is folded: the last entry, the count and hash of its events, and the folded state."""
+    """How far a stream is folded: the last entry, the count and hash of its events, and the folded state.
+
+    `dead` and `quarantined` count what was put aside; events with an id below `kept_from` were dropped by retention.
+    """
 
     stream: str
     epoch: int
@@ -57,6 +65,9 @@ class Checkpoint(NamedTuple):
     stream_id: str
     position: int
     hash: bytes
+    dead: int
+    quarantined: int
+    kept_from: str
     state: bytes
 
 
@@ -90,6 +101,23 @@ class Rejected(NamedTuple):
     raw: bytes
     reason: str
     event_id: str = ""
+
+
+class DeadLetter(NamedTuple):
+    """A row of the dead letters, in the order in which they are tried again."""
+
+    seen_at: datetime
+    digest: bytes
+    stream_id: str
+    raw: bytes
+
+
+class Aside(NamedTuple):
+    """The number of an event that was read and not folded."""
+
+    replica: str
+    seq: int
+    at_ms: int
 
 
 class Cell(NamedTuple):
@@ -152,11 +180,7 @@ class Store:
 
     def lock_checkpoint(self, stream: str) -> Checkpoint | None:
         """The stream's checkpoint, now ours until the transaction ends; None when another worker has it."""
-        row = self.connection.execute(QUERIES["lock_checkpoint"], (stream,)).fetchone()
-        if row is None:
-            return None
-        checkpoint = Checkpoint(*row)
-        return checkpoint._replace(state=row[-1].encode())
+        return checkpoint_of(self.connection.execute(QUERIES["lock_checkpoint"], (stream,)).fetchone())
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write down how far the stream is folded."""
@@ -200,11 +224,8 @@ class Store:
         self.connection.execute(attach.format(name=table, first=first, end=end))
 
     def add_usage(self, route: str, position: int, added: dict[Cell, Usage]) -> None:
-        """Add to the route's cells, in the order of their keys, so that no two workers deadlock."""
-        cells = sorted(added.items(), key=lambda item: item[0])
-        columns: dict[str, object] = {field: [getattr(usage, field) for _, usage in cells] for field in USAGE_FIELDS}
-        columns |= {field: [getattr(cell, field) for cell, _ in cells] for field in Cell._fields}
-        self.connection.execute(QUERIES["add_usage"], columns | {"route": route, "position": position})
+        """Add to the route's cells."""
+        add_usage(self.connection, "ccproxy.usage_hourly", route, position, added)
 
     def usage_since(self, route: str, position: int, oldest_hour: int) -> list[tuple[Cell, Usage]]:
         """The route's cells that were added to after `position`, from `oldest_hour` on."""
@@ -219,20 +240,53 @@ class Store:
         if names := sorted(gone):
             self.connection.execute(QUERIES["drop_health"], (route, names))
 
-    def add_dead_letters(self, stream: str, epoch: int, dead: Iterable[Rejected]) -> None:
-        """Keep what no event could be made of."""
-        rows = [(stream, sha256(one.raw).digest(), one.stream_id, epoch, one.raw, one.reason) for one in dead]
-        with self.connection.cursor() as cursor:
-            cursor.executemany(QUERIES["add_dead_letter"], rows)
+    def add_dead_letters(self, stream: str, epoch: int, dead: Sequence[Rejected]) -> int:
+        """Keep what no event could be made of; how many of them are new."""
+        return self._add_rejected("add_dead_letters", stream, epoch, dead)
 
-    def add_quarantined(self, stream: str, epoch: int, rejected: Iterable[Rejected]) -> None:
-        """Keep events that came under an id which stands for something else."""
-        rows = [
-            (stream, sha256(one.raw).digest(), one.event_id, one.stream_id, epoch, one.raw, one.reason)
-            for one in rejected
-        ]
-        with self.connection.cursor() as cursor:
-            cursor.executemany(QUERIES["add_quarantined"], rows)
+    def add_quarantined(self, stream: str, epoch: int, rejected: Sequence[Rejected]) -> int:
+        """Keep events that contradict the ledger; how many of them are new."""
+        return self._add_rejected("add_quarantined", stream, epoch, rejected)
+
+    def _add_rejected(self, query: str, stream: str, epoch: int, rejected: Sequence[Rejected]) -> int:
+        if not rejected:
+            return 0
+        columns: dict[str, object] = {"stream": stream, "epoch": epoch}
+        columns["digest"] = [sha256(one.raw).digest() for one in rejected]
+        columns |= {field: [getattr(one, field) for one in rejected] for field in Rejected._fields}
+        return self.connection.execute(QUERIES[query], columns).rowcount
+
+    def dead_letters(self, stream: str, after: DeadLetter | None, limit: int) -> list[DeadLetter]:
+        """The next dead letters of a stream."""
+        after = after or DeadLetter(datetime.min.replace(tzinfo=UTC), b"", "", b"")
+        parameters = {"stream": stream, "seen_at": after.seen_at, "digest": after.digest, "limit": limit}
+        rows = self.connection.execute(QUERIES["dead_letters"], parameters).fetchall()
+        return [DeadLetter(*row) for row in rows]
+
+    def drop_dead_letters(self, stream: str, digests: Sequence[bytes]) -> int:
+        """Forget dead letters that were read after all; how many there were."""
+        return self.connection.execute(QUERIES["drop_dead_letters"], (stream, list(digests))).rowcount
+
+    def add_asides(self, stream: str, position: int, asides: Sequence[Aside]) -> list[Aside]:
+        """Note the numbers of events that are not folded; those that were not noted before."""
+        if not asides:
+            return []
+        columns: dict[str, object] = {field: [getattr(one, field) for one in asides] for field in Aside._fields}
+        parameters = columns | {"stream": stream, "position": position}
+        return [Aside(*row) for row in self.connection.execute(QUERIES["add_asides"], parameters).fetchall()]
+
+
+def checkpoint_of(row: tuple[Any, ...] | None) -> Checkpoint | None:
+    """A checkpoint from its columns."""
+    return None if row is None else Checkpoint(*row[:-1], row[-1].encode())
+
+
+def add_usage(connection: psycopg.Connection, table: str, route: str, position: int, added: dict[Cell, Usage]) -> None:
+    """Add to a route's cells in a table, in the order of their keys, so that no two workers deadlock."""
+    cells = sorted(added.items(), key=lambda item: item[0])
+    columns: dict[str, object] = {field: [getattr(usage, field) for _, usage in cells] for field in USAGE_FIELDS}
+    columns |= {field: [getattr(cell, field) for cell, _ in cells] for field in Cell._fields}
+    connection.execute(ADD_USAGE[table], columns | {"route": route, "position": position})
 
 
 def health_row(route: str, replica: str, health: Health) -> tuple[object, ...]:

@@ -238,8 +238,11 @@ class RequestRefused(EventBase, frozen=True, kw_only=True, omit_defaults=True, t
 def is_same_fact(one: "Event", other: "Event") -> bool:
     """Whether two events with one id tell the same.
 
-    Having waited on disk is no difference. An item of a batch may be told by several replicas, to several readers.
+    Having waited on disk is no difference. An item of a batch may be told by several replicas, to several readers; an
+    attempt may be given up by several workers, each with an estimate of its own. The first to tell it stands.
     """
+    if isinstance(one, AttemptLost) and isinstance(other, AttemptLost):
+        return one.attempt_id == other.attempt_id
     if isinstance(one, BatchItemUsed) and isinstance(other, BatchItemUsed):
         return (one.batch_id, one.custom_id, one.model_sent, one.tokens) == (
             other.batch_id,

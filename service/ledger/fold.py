@@ -26,6 +26,7 @@ from service.ledger.events import (
     ClientKeyRevoked,
     ControlEvent,
     Event,
+    EventBase,
     QuotaLimitChanged,
     RequestRefused,
     ResourceCreated,
@@ -124,8 +125,8 @@ def advance_route(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
     return charges
 
 
-def hear(heard: dict[str, Heard], event: Event) -> None:
-    """Note the event's number in its replica's account."""
+def hear(heard: dict[str, Heard], event: EventBase) -> None:
+    """Note the event's number in its replica's account. Workers do so too for an event that they put aside."""
     if not event.replica:
         return
     account = heard.get(event.replica)

@@ -25,7 +25,10 @@ from workers.wake import Wake, open_queue
 
 PATIENCE_S = 30.0
 POLL_S = 0.02
-TABLES = "events, control_events, checkpoints, usage_hourly, route_health, dead_letters, quarantine"
+TABLES = (
+    "events, control_events, checkpoints, usage_hourly, route_health, dead_letters, quarantine, asides, "
+    "balances, usage_closed"
+)
 
 
 def eventually(happens: Callable[[], object]) -> None:
