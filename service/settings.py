@@ -11,6 +11,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Mapping
+from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -18,6 +19,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from service.errors import SettingsError
 from service.ledger.price import Price, PriceList
@@ -307,6 +309,23 @@ class Settings(Struct, frozen=True, kw_only=True):
     def loopback(self) -> bool:
         """Whether only this machine can reach the proxy."""
         return self.host in LOOPBACK_HOSTS
+
+    @property
+    def digest(self) -> str:
+        """Short, and the same on every proxy of a fleet that is set alike: routes, policy and prices; no secret."""
+        routes = [
+            (
+                route.id,
+                replace(route.provider, base_url=address_of(route.base_url)),
+                route.auth,
+                route.weekly_tokens,
+                route.model_map,
+                route.off is None,
+            )
+            for route in self.routes
+        ]
+        told = msgspec.json.encode((routes, self.policy, self.prices.version))
+        return sha256(told).hexdigest()[:12]
 
 
 class RouteFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -762,6 +781,12 @@ def check(settings: Settings) -> None:
                 "If ANTHROPIC_BASE_URL was exported for Claude Code, start the proxy without it: "
                 "env -u ANTHROPIC_BASE_URL ccproxy up"
             )
+
+
+def address_of(url: str) -> str:
+    """A URL without what may be secret in it: user, password and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{port_of(url)}{parts.path}"
 
 
 def port_of(url: str) -> int:

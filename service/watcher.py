@@ -69,6 +69,7 @@ class Watcher:
         self._outbox = outbox
         self._clock = clock
         self._settings = settings
+        self._settings_digest = settings.digest
         self._streams = [*(route.id for route in settings.routes), settings.client_route.id, CONTROL]
         self._told: dict[str, RouteReading] = {}
         self._told_s = 0.0
@@ -223,6 +224,7 @@ class Watcher:
             "at_ms": self._clock.now_ms(),
             "pending": self._outbox.pending,
             "routes": ",".join(route.id for route in self._settings.routes),
+            "settings": self._settings_digest,
         }
         pipe = redis.pipeline(transaction=False)
         pipe.hset(key, mapping=beat)

@@ -27,6 +27,9 @@ def show_status(status: Status, console: Console) -> None:
     console.print(f"\nledger    {events:,} events folded, entries waiting: {waiting}", highlight=False)
     names = ", ".join(f"{replica.replica} (seen {replica.seen_ms_ago / 1000:.0f} s ago)" for replica in status.replicas)
     console.print(f"replicas  {names or 'none alive; is a proxy running?'}", highlight=False, soft_wrap=True)
+    if len(status.settings) > 1:
+        groups = "; ".join(f"{digest} {', '.join(replicas)}" for digest, replicas in status.settings.items())
+        console.print(Text(f"settings  differ between replicas: {groups}", style="yellow"), soft_wrap=True)
 
 
 def routes_table(status: Status) -> Table:

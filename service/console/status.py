@@ -43,12 +43,16 @@ class StreamStatus(Struct, frozen=True):
 
 
 class ReplicaStatus(Struct, frozen=True):
-    """A proxy process that beats. `pending` events are not on their streams yet."""
+    """A proxy process that beats. `pending` events are not on their streams yet.
+
+    `settings` is a digest of what must be the same in a fleet, "" from a version that tells none.
+    """
 
     replica: str
     pid: int
     seen_ms_ago: int
     pending: int
+    settings: str = ""
 
 
 class Status(Struct, frozen=True):
@@ -58,6 +62,15 @@ class Status(Struct, frozen=True):
     routes: tuple[RouteReading, ...]
     streams: tuple[StreamStatus, ...]
     replicas: tuple[ReplicaStatus, ...]
+
+    @property
+    def settings(self) -> dict[str, list[str]]:
+        """The replicas by their settings; more than one entry means that they don't agree."""
+        found: dict[str, list[str]] = {}
+        for replica in self.replicas:
+            if replica.settings:
+                found.setdefault(replica.settings, []).append(replica.replica)
+        return found
 
     def fields(self) -> dict[str, Any]:
         """The same as plain values, for JSON."""
@@ -151,7 +164,8 @@ def read_replicas(redis: Redis, now_ms: int) -> tuple[tuple[ReplicaStatus, ...],
         if beat:
             age_ms = max(0, now_ms - int(beat.get("at_ms", now_ms)))
             replica = key.removeprefix(REPLICA_PREFIX)
-            found.append(ReplicaStatus(replica, int(beat.get("pid", 0)), age_ms, int(beat.get("pending", 0))))
+            pid, pending = int(beat.get("pid", 0)), int(beat.get("pending", 0))
+            found.append(ReplicaStatus(replica, pid, age_ms, pending, beat.get("settings", "")))
             routes[age_ms] = beat.get("routes", "")
     newest = routes[min(routes)] if routes else ""
     return tuple(found), [name for name in newest.split(",") if name]
