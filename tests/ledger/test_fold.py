@@ -223,6 +223,8 @@ def test_hours_go_by_the_newest_event_alone() -> None:
     assert list(after(ended(1), ended(2, last)).hours) == [HOUR, HOUR + KEPT_HOURS]
     assert list(after(ended(1), ended(2, last + HOUR_MS)).hours) == [HOUR + KEPT_HOURS + 1]
     assert list(after(ended(2, last + HOUR_MS), ended(1)).usage) == [HOUR + KEPT_HOURS + 1]
+    at_the_edge = after(ended(1, NOW_MS - HOUR_MS), ended(2), ended(3, last))
+    assert list(at_the_edge.hours) == list(at_the_edge.usage) == [HOUR, HOUR + KEPT_HOURS]
 
 
 # -- open attempts
@@ -330,6 +332,13 @@ def test_a_success_ends_the_row_of_its_own_replica() -> None:
     health = ledger.health["r1"]
     assert (health.failures_in_row, health.retry_at_ms, health.last_success_ms) == (0, 0, NOW_MS + SECOND_MS)
     assert ledger.health["r2"].failures_in_row == 1
+
+
+def test_health_takes_the_latest_whatever_the_order() -> None:
+    """Times of the last failure and success, and the longest wait that a failure asked for, never go back."""
+    log = [failed(1, retry_at_ms=NOW_MS + 9), failed(2, NOW_MS - 5, retry_at_ms=NOW_MS + 3)]
+    health = after(ended(3, NOW_MS + 7), ended(4, NOW_MS), *log).health["r1"]
+    assert (health.last_failure_ms, health.last_success_ms, health.retry_at_ms) == (NOW_MS, NOW_MS + 7, NOW_MS + 9)
 
 
 def test_no_attempt_is_bad_twice() -> None:
