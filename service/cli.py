@@ -40,10 +40,10 @@ def main() -> None:
     """Relay Claude Code and every Messages API client along a chain of routes, and keep an exact ledger of it."""
 
 
-def with_settings(path: Path | None) -> Settings:
+def with_settings(path: Path | None, *, to_serve: bool = False) -> Settings:
     """The settings; an error in them ends the command with its message."""
     try:
-        return load(path)
+        return load(path, to_serve=to_serve)
     except SettingsError as error:
         raise click.ClickException(error.message) from None
 
@@ -59,7 +59,7 @@ def up(config: Path | None) -> None:
     """Start everything on this machine: Postgres, Valkey, a worker and the proxy."""
     from service.embedded.up import run
 
-    settings = with_settings(config)
+    settings = with_settings(config, to_serve=True)
     # What the children must read as well: they inherit the environment alone.
     if config:
         os.environ["CCPROXY_CONFIG"] = str(config.absolute())
@@ -75,7 +75,7 @@ def serve(config: Path | None) -> None:
     """Serve the proxy alone; Redis is at REDIS_URL, workers run elsewhere."""
     from service.proxy import serve_forever
 
-    settings = with_settings(config)
+    settings = with_settings(config, to_serve=True)
     sys.exit(serve_forever(replace(settings, redis_url=settings.redis_url or DEFAULT_REDIS_URL)))
 
 

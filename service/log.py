@@ -27,17 +27,30 @@ PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime
 
 def set_up(level: LogLevel, form: Literal["text", "json"], stream: TextIO = sys.stdout) -> None:
     """Send this process's log to a stream."""
-    handler = logging.StreamHandler(stream)
-    coloured = stream.isatty() and not os.environ.get("NO_COLOR")
-    handler.setFormatter(JsonLines() if form == "json" else Lines(coloured=coloured))
-    logging.addLevelName(OK, "OK")
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [handler_of(form, stream)]
     root.setLevel(logging.WARNING)
     for name in ("ccproxy", "workers"):
         logging.getLogger(name).setLevel(LEVELS[level])
     if level == "silent":
         root.setLevel(LEVELS["silent"])
+
+
+def handler_of(form: Literal["text", "json"], stream: TextIO) -> logging.Handler:
+    """Writes to a stream, in colours where that is a terminal."""
+    handler = logging.StreamHandler(stream)
+    coloured = stream.isatty() and not os.environ.get("NO_COLOR")
+    handler.setFormatter(JsonLines() if form == "json" else Lines(coloured=coloured))
+    logging.addLevelName(OK, "OK")
+    return handler
+
+
+def show_in_program(level: LogLevel, form: Literal["text", "json"], stream: TextIO = sys.stdout) -> None:
+    """The same inside another program: its level holds, and a log that the program has set up itself is left alone."""
+    own = logging.getLogger("ccproxy")
+    own.setLevel(LEVELS[level])
+    if not own.hasHandlers():
+        own.addHandler(handler_of(form, stream))
 
 
 class Lines(logging.Formatter):

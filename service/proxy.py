@@ -17,15 +17,14 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import uvicorn
 from msgspec import Struct
 
 from service.app import create_app
 from service.errors import ProxyError, SettingsError
-from service.log import set_up
-from service.settings import LogLevel, Settings, load
+from service.log import set_up, show_in_program
+from service.settings import LogLevel, Settings, from_variables
 
 log = logging.getLogger("ccproxy.proxy")
 
@@ -106,7 +105,10 @@ class ClaudeCodeProxy:
     """
 
     def __init__(self, config: ProxyConfig | Settings | None = None) -> None:
-        self.settings = config if isinstance(config, Settings) else settings_of(config or ProxyConfig())
+        if not isinstance(config, Settings):
+            config = from_variables((config or ProxyConfig()).environment())
+            show_in_program(config.log_level, config.log_format)
+        self.settings = config
         self._server: QuietServer | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -150,12 +152,6 @@ class QuietServer(uvicorn.Server):
     def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN201 - as in the base class
         """Nothing to capture."""
         yield
-
-
-def settings_of(config: ProxyConfig) -> Settings:
-    """Checked settings. Raises SettingsError."""
-    path = Path(config.home) / "ccproxy.toml" if config.home else None
-    return load(path if path and path.exists() else None, config.environment())
 
 
 def server_config(settings: Settings) -> uvicorn.Config:

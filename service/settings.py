@@ -363,11 +363,11 @@ class File(Struct, frozen=True, forbid_unknown_fields=True):
     prices: dict[str, Price] = {}
 
 
-def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, to_serve: bool = True) -> Settings:
     """The settings from the environment (else `.env`, else the file's `[env]`) and the TOML file at `path`.
 
-    Without `path`, `CCPROXY_CONFIG` names it, else `ccproxy.toml` in CCPROXY_HOME is read where it exists.
-    Raises SettingsError.
+    Without `path`, `CCPROXY_CONFIG` names it, else `ccproxy.toml` in CCPROXY_HOME is read where it exists. `to_serve`
+    refuses what only a proxy that serves must not do: to be its own upstream. Raises SettingsError.
     """
     process = dict(os.environ if environ is None else environ)
     merged = read_dotenv(Path(".env")) | process if environ is None else process
@@ -375,7 +375,20 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     variables = {
         name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in file.env.items()
     }
-    return build(Reader(variables | merged), file, origin)
+    settings = build(Reader(variables | merged), file, origin)
+    if to_serve:
+        refuse_loops(settings)
+    return settings
+
+
+def from_variables(variables: Mapping[str, str]) -> Settings:
+    """The settings of a proxy that serves, from these variables alone: no environment, no file.
+
+    Raises SettingsError.
+    """
+    settings = build(Reader(variables), File(), "")
+    refuse_loops(settings)
+    return settings
 
 
 def read_dotenv(path: Path) -> dict[str, str]:
@@ -773,6 +786,10 @@ def check(settings: Settings) -> None:
         raise SettingsError(
             f"PROXY_HOST: {settings.host} is open to others; set PROXY_API_KEYS, or listen on 127.0.0.1"
         )
+
+
+def refuse_loops(settings: Settings) -> None:
+    """Refuse a proxy that is its own upstream."""
     own_hosts = {*LOOPBACK_HOSTS, settings.host, "0.0.0.0", "::"}  # noqa: S104 - nothing listens on these here
     for route in (*settings.routes, settings.client_route):
         if urlsplit(route.base_url).hostname in own_hosts and port_of(route.base_url) == settings.port:

@@ -37,7 +37,7 @@ class JsonLines(logging.Formatter):
 @click.command()
 def worker() -> None:
     """Fold events from Redis into Postgres until stopped."""
-    settings = load()
+    settings = load(to_serve=False)
     open_log(settings)
     redis_url = needed(settings.redis_url, "REDIS_URL")
     database_url = needed(settings.database_url, "DATABASE_URL")
@@ -48,7 +48,7 @@ def worker() -> None:
 @click.option("--check", is_flag=True, help="Only say what is missing; exit code 1 when something is.")
 def migrate(*, check: bool) -> None:
     """Bring the database's schema up to date."""
-    settings = load()
+    settings = load(to_serve=False)
     try:
         with connect(needed(settings.database_url, "DATABASE_URL")) as connection:
             steps = pending(connection) if check else apply_migrations(connection)

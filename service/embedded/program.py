@@ -94,8 +94,11 @@ class Program:
 
 
 def own_command(*arguments: str) -> list[str]:
-    """`ccproxy ARGUMENTS`, by the interpreter that runs us: no PATH, and the same packages."""
-    return [sys.executable, "-m", "service.cli", *arguments]
+    """`ccproxy ARGUMENTS`, by the interpreter that runs us: no PATH, and the same packages.
+
+    `-P`: a package `service` of the user's own, in the folder where `up` was started, is not ours.
+    """
+    return [sys.executable, "-P", "-m", "service.cli", *arguments]
 
 
 def answers_livez(host: str, port: int) -> bool:

@@ -36,8 +36,8 @@ class Valkey(Server):
 
     @property
     def url(self) -> str:
-        """`redis://:PASSWORD@127.0.0.1:PORT/0`."""
-        return f"redis://:{self._password()}@127.0.0.1:{self.port}/0"
+        """`redis://default:PASSWORD@127.0.0.1:PORT/0`; redis-cli 7.0 takes no URL without the user."""
+        return f"redis://default:{self._password()}@127.0.0.1:{self.port}/0"
 
     def is_ready(self) -> bool:
         """Whether our own process answers, and has read its data. A bare PONG could come from any server."""
