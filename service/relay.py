@@ -617,7 +617,9 @@ class Relay:
             raise no_route(call, candidates, words)
         timed_out = any(one.failure and one.failure.kind in ("timeout", "deadline") for one in tries)
         error = Unreachable(f"no route could answer: {words}")
-        if timed_out:
+        if any(one.failure and one.failure.kind == "overloaded" for one in tries):
+            error.status, error.type = 529, "overloaded_error"
+        elif timed_out:
             error.status, error.type = 504, "timeout_error"
         raise error
 

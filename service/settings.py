@@ -183,6 +183,7 @@ ANTHROPIC = Provider(
         "claude-opus-4-6": "claude-sonnet-4-20250514",
         "claude-sonnet-4-6": "claude-sonnet-4-20250514",
         "claude-haiku-4-5": "claude-haiku-4-5-20251001",
+        "claude-haiku-4-6": "claude-haiku-4-5-20251001",
     },
 )
 ZAI = Provider(
