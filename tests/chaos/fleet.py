@@ -5,6 +5,7 @@ Parts are started on the main thread, since the kernel ties children to their th
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from msgspec import Struct
-from redis import Redis
+from redis import Redis, RedisError
 
 from service.embedded import EmbeddedError
 from service.embedded.postgres import Postgres
 from service.embedded.server import Server
 from service.embedded.valkey import Valkey
-from tests.chaos.plan import PARTS, PROXIES, Act
+from service.ledger import wire
+from tests.chaos.plan import LOSSES, PARTS, PROXIES, Act
 from tests.e2e.house import ANTHROPIC_KEY, PATIENT, ZAI_KEY
 from tests.e2e.processes import Command, eventually, free_port, run
 from tests.fakes import FakeProvider
@@ -29,6 +31,8 @@ from tests.fakes import FakeProvider
 END_S = 14.0
 """A proxy may take ten seconds for its streams; what takes longer is killed, as a supervisor would."""
 END_SERVER_S = 8.0
+LOST_S = 1.0
+"""What a power cut takes of what was written each second."""
 
 
 class Outage(Struct):
@@ -71,6 +75,7 @@ class ServerPart:
         self.name = name
         self.server = server
         self._frozen: list[int] = []
+        self._sizes: list[tuple[float, dict[Path, int]]] = []
         self._act: Act | None = None
 
     @property
@@ -85,6 +90,11 @@ class ServerPart:
             self.server.kill()
         elif act == "end":
             self.server.ask_to_end()
+        elif act == "full":
+            self._limit_memory("1")
+        elif act in LOSSES:
+            self.server.kill()
+            self._lose(everything=act == "wipe")
         elif act == "freeze":
             self._frozen = [self.server.pid, *children(self.server.pid)]  # the first one first: it makes the others
             send(self._frozen, signal.SIGSTOP)
@@ -96,7 +106,9 @@ class ServerPart:
         act, self._act = self._act, None
         if act == "freeze":
             send(self._frozen, signal.SIGCONT)
-        elif act in ("kill", "end"):
+        elif act == "full":
+            self._limit_memory("0")
+        elif act in ("kill", "end", *LOSSES):
             self.server.stop(END_SERVER_S)
             try:
                 self.server.spawn()
@@ -104,6 +116,26 @@ class ServerPart:
                 self._act = act
                 return False
         return True
+
+    def look(self) -> None:
+        """Note how much lies on disk, so that the last of it can be lost."""
+        now_s = time.monotonic()
+        files = {path: path.stat().st_size for path in self.server.data.glob("appendonlydir/*.incr.aof")}
+        self._sizes = [(at_s, sizes) for at_s, sizes in self._sizes if at_s > now_s - LOST_S] + [(now_s, files)]
+
+    def _lose(self, *, everything: bool) -> None:
+        if everything:
+            shutil.rmtree(self.server.data)
+            return
+        _, sizes = self._sizes[0]
+        for path, size in sizes.items():
+            if path.exists() and path.stat().st_size > size:
+                os.truncate(path, size)
+
+    def _limit_memory(self, bytes_: str) -> None:
+        redis = Redis.from_url(self.server.url, socket_timeout=5, legacy_responses=False)
+        with contextlib.suppress(RedisError, OSError), redis:
+            redis.config_set("maxmemory", bytes_)
 
     def complaint(self) -> str:
         """What went wrong that nobody did to it."""
@@ -121,6 +153,7 @@ class CommandPart:
         self.commands: list[Command] = []
         self._start = start
         self._frozen = False
+        self._strangled = False
         self._ending_since_s = 0.0
 
     @property
@@ -151,7 +184,10 @@ class CommandPart:
             send([self.pid], signal.SIGSTOP)
             return
         self._note_outage()
-        if act == "end":
+        if act == "strangle":
+            self._strangled = True
+            send([self.pid], signal.SIGSTOP)
+        elif act == "end":
             self.fates[self.pid].ended = True
             self._ending_since_s = time.monotonic()
             self.command.process.ask_to_end()
@@ -164,10 +200,11 @@ class CommandPart:
             self._frozen = False
             send([self.pid], signal.SIGCONT)
             return True
-        if self.alive and time.monotonic() < self._ending_since_s + END_S:
+        if self.alive and not self._strangled and time.monotonic() < self._ending_since_s + END_S:
             return False
         if self.alive:
             self._kill()
+        self._strangled = False
         self.begin()
         return True
 
@@ -256,6 +293,22 @@ class Fleet:
     def spools(self) -> list[Path]:
         """Segments on disk."""
         return sorted((self.home / "spool").glob("*/*.spool"))
+
+    @property
+    def would_lose(self) -> bool:
+        """Whether what Valkey wrote last has events of a proxy that is no more: they would be nowhere else."""
+        living = tuple(f"-{proxy.pid}-" for proxy in self.proxies if proxy.alive)
+        try:
+            with self.redis() as redis:
+                for stream in redis.smembers(wire.STREAMS_KEY):
+                    folded = redis.hget(wire.route_key(stream), "stream_id") or "0-0"
+                    for _, fields in redis.xrange(wire.events_key(stream), min=f"({folded}"):
+                        for event in wire.decode_entry(fields[wire.ENTRY_FIELD].encode()):
+                            if isinstance(event, wire.Undecodable) or not any(pid in event.replica for pid in living):
+                                return True
+        except (RedisError, OSError):
+            return True
+        return False
 
     def redis(self) -> Redis:
         """A client for the audit."""

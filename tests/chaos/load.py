@@ -56,7 +56,7 @@ STREAMED = frozenset(("slow", "late error", "broken", "leaver"))
 BOUND_S = 30.0
 """No request may take longer: a proxy is frozen for 2.5 s at most, has 10 s to end, and answers are there in one."""
 PAUSE_S = 0.02
-AWAY_S = 0.1
+AWAY_S = 0.25
 STOP_S = BOUND_S + 15
 
 

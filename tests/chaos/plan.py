@@ -6,8 +6,16 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-Act: TypeAlias = Literal["kill", "end", "freeze", "backend"]
-"""`kill -9`; SIGTERM; SIGSTOP, and SIGCONT later; `kill -9` of one of Postgres' backends."""
+Act: TypeAlias = Literal[
+    "kill",  # kill -9
+    "end",  # SIGTERM
+    "freeze",  # SIGSTOP, and SIGCONT later
+    "strangle",  # SIGSTOP, and kill -9 later
+    "backend",  # kill -9 of one of Postgres' backends
+    "full",  # Valkey refuses to write, for want of memory
+    "forget",  # kill -9, and what Valkey wrote last is not on its disk: a power cut
+    "wipe",  # kill -9, and Valkey has lost everything
+]
 
 PROXIES = ("proxy-0", "proxy-1")
 WORKERS = ("worker-0", "worker-1")
@@ -29,19 +37,24 @@ GANG_RATIO = 0.15
 FIRST_S = 1.0
 REST_S = 0.3
 """A part that is back is left alone for so long; less than a start takes, so that starts are hit as well."""
+WEIGHTS = {"proxy": 2, "worker": 3, "postgres": 4, "valkey": 4}
 ACTS: dict[str, dict[Act, float]] = {
-    "proxy": {"kill": 4, "end": 3, "freeze": 3},
-    "worker": {"kill": 5, "end": 2, "freeze": 3},
+    "proxy": {"kill": 4, "end": 3, "freeze": 3, "strangle": 2},
+    "worker": {"kill": 5, "end": 2, "freeze": 3, "strangle": 2},
     "postgres": {"kill": 3, "end": 2, "freeze": 3, "backend": 3},
-    "valkey": {"kill": 4, "end": 2, "freeze": 4},
+    "valkey": {"kill": 3, "end": 2, "freeze": 4, "full": 2, "forget": 3, "wipe": 1},
 }
 LONGEST_S: dict[str, dict[Act, float]] = {
-    "proxy": {"kill": 1.5, "end": 1.5, "freeze": 2.5},
-    "worker": {"kill": 2, "end": 2, "freeze": 6},
+    "proxy": {"kill": 1.5, "end": 1.5, "freeze": 2.5, "strangle": 1.5},
+    "worker": {"kill": 2, "end": 2, "freeze": 12, "strangle": 4},
     "postgres": {"kill": 3, "end": 3, "freeze": 4, "backend": 0.2},
-    "valkey": {"kill": 3, "end": 3, "freeze": 3.5},
+    "valkey": {"kill": 3, "end": 3, "freeze": 6, "full": 3, "forget": 2, "wipe": 2},
 }
-"""How long a part is away at most. A frozen Valkey outlasts the proxies' 100 ms and their two-second time-out."""
+"""How long a part is away at most. A frozen Valkey outlasts the proxies' 100 ms and two seconds, and the workers' five;
+a frozen worker the ten seconds that Postgres lets a transaction idle."""
+LOSSES = ("forget", "wipe")
+HOLD_S = 1.0
+"""What Valkey has lost is in the proxies' memory alone, until they have noticed: for so long they are left alone."""
 
 
 class Step(Struct, frozen=True):
@@ -69,8 +82,10 @@ def plan(seed: int, actions: int, seconds: float) -> list[Step]:
         free = [part for part in PARTS if free_at[part] <= now_s]
         hit = choose(chance, free)
         for part in hit[: actions - len(steps)]:
-            step = act_on(chance, part, now_s)
+            step = act_on(chance, part, now_s, alone=len(hit) == 1 and set(PROXIES) <= set(free))
             free_at[part] = step.back_s + REST_S
+            if step.act in LOSSES:
+                free_at |= dict.fromkeys(PROXIES, now_s + HOLD_S)
             steps.append(step)
         now_s += chance.uniform(0, 2 * len(hit) * (seconds - FIRST_S) / actions)
     return steps
@@ -81,13 +96,21 @@ def choose(chance: random.Random, free: Sequence[str]) -> Sequence[str]:
     gangs = [gang for gang in GANGS if set(gang) <= set(free)]
     if gangs and chance.random() < GANG_RATIO:
         return chance.choice(gangs)
-    return [chance.choice(free)]
+    return chance.choices(free, weights=[WEIGHTS[kind_of(part)] for part in free])
 
 
-def act_on(chance: random.Random, part: str, at_s: float) -> Step:
-    """What befalls a part. Short absences are as likely as long ones: what goes wrong, goes wrong at the borders."""
-    kind = part.partition("-")[0]
-    acts = ACTS[kind]
+def kind_of(part: str) -> str:
+    """What a part is: proxy, worker, postgres or valkey."""
+    return part.partition("-")[0]
+
+
+def act_on(chance: random.Random, part: str, at_s: float, *, alone: bool) -> Step:
+    """What befalls a part. Short absences are as likely as long ones: what goes wrong, goes wrong at the borders.
+
+    Not `alone`, with a proxy away as well, nothing is lost that is nowhere else.
+    """
+    kind = kind_of(part)
+    acts = {act: weight for act, weight in ACTS[kind].items() if alone or act not in LOSSES}
     act = chance.choices([*acts], weights=[*acts.values()])[0]
     longest_s = LONGEST_S[kind][act]
     return Step(round(at_s, 3), part, act, round(longest_s * chance.random() ** 2, 3))

@@ -10,9 +10,9 @@ from redis import RedisError
 
 from service.ledger import wire
 from tests.chaos.audit import Tally, audit
-from tests.chaos.fleet import Fleet
+from tests.chaos.fleet import CommandPart, Fleet, ServerPart
 from tests.chaos.load import Load, count_by
-from tests.chaos.plan import PARTS, Step, plan
+from tests.chaos.plan import LOSSES, PARTS, Act, Step, kind_of, plan
 from tests.e2e.processes import run as run_command
 
 TICK_S = 0.02
@@ -54,11 +54,11 @@ def run(
 ) -> Report:
     """A whole run. `closes_lost`: wait until what killed proxies left open is closed, some 30 s."""
     steps = plan(seed, actions, seconds)
-    acts: dict[str, int] = {}
     with Fleet(folder) as fleet:
         urls = [f"http://127.0.0.1:{proxy.port}" for proxy in fleet.proxies]
         with Load(urls, fleet.fakes, seed=seed, clients=clients) as load:
-            complaints = Monkey(fleet, load, say).go(steps)
+            monkey = Monkey(fleet, load, say)
+            complaints = monkey.go(steps)
         say("healed; waiting until all is folded")
         tally = Tally()
         unquiet = wait_for_quiet(fleet, say, closes_lost=closes_lost)
@@ -67,10 +67,7 @@ def run(
             verify(fleet, tally)
         tally.find("never quiet", [unquiet] if unquiet else [])
         tally.find("a part ended by itself", complaints)
-        for step in steps:
-            name = f"{step.part.partition('-')[0]}: {step.act}"
-            acts[name] = acts.get(name, 0) + 1
-        return Report(seed, len(steps), dict(sorted(acts.items())), count_by(load.asked, "end"), tally)
+        return Report(seed, monkey.done, dict(sorted(monkey.acts.items())), count_by(load.asked, "end"), tally)
 
 
 class Monkey:
@@ -82,6 +79,7 @@ class Monkey:
         self.say = say
         self.away: dict[str, float] = {}
         self.done = 0
+        self.acts: dict[str, int] = {}
         self.complaints: list[str] = []
         self._began_s = time.monotonic()
         self._told_s = self._began_s
@@ -105,8 +103,11 @@ class Monkey:
         part = self.fleet.parts[step.part]
         if not part.alive:
             self._complain(step.part)
-        if step.act == "freeze" or part.alive:
-            part.hurt(step.act)
+        act: Act = "kill" if step.act in LOSSES and self.fleet.would_lose else step.act
+        if part.alive:
+            part.hurt(act)
+        name = f"{kind_of(step.part)}: {act}"
+        self.acts[name] = self.acts.get(name, 0) + 1
         self.away[step.part] = now_s + step.for_s
         self.done += 1
 
@@ -116,8 +117,9 @@ class Monkey:
                 del self.away[name]
 
     def _look(self) -> None:
-        for proxy in self.fleet.proxies:
-            proxy.look()
+        watched: list[CommandPart | ServerPart] = [*self.fleet.proxies, *self.fleet.servers]
+        for part in watched:
+            part.look()
         for name in PARTS:
             if name not in self.away and not self.fleet.parts[name].alive:
                 self._complain(name)
