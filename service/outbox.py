@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -40,6 +40,10 @@ KEPT_EVENTS = 50_000
 """Events of one stream kept in memory, about 50 MB; older ones lie on disk."""
 RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Waits between tries while Redis is away; the last one repeats."""
+
+
+END_AGAIN_S = 0.1
+"""A task that is cancelled ends within milliseconds."""
 
 
 class StreamPort(Protocol):
@@ -133,8 +137,7 @@ class Outbox:
                 while self.pending and not self.away:  # noqa: ASYNC110 - bounded by the limit above
                     await asyncio.sleep(0.01)
         appending, spooling = self._tasks
-        appending.cancel()
-        await asyncio.gather(appending, return_exceptions=True)
+        await end({appending})
         self._spool_pending()
         self._stopping = True
         self._disk_wake.set()
@@ -187,7 +190,8 @@ class Outbox:
                 lane.sent.popleft()
 
     async def tidy(self, heard: dict[str, dict[str, Heard]]) -> None:
-        """Remove from disk what snapshots have heard."""
+        """Let go of what snapshots have heard: in memory, where it may have been appended again since, and on disk."""
+        self.hear(heard)
         await asyncio.to_thread(self._spool.drop_heard, heard)
         for orphan in [orphan for orphan in self._orphans if orphan.is_heard(heard)]:
             self._orphans.remove(orphan)
@@ -315,6 +319,16 @@ class Outbox:
             for _, kept in batch:
                 kept.to_disk = kept.on_disk = written
                 settle(kept)
+
+
+async def end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end; again, if need be: before Python 3.12 `wait_for`, and with it redis-py, may
+    swallow a cancellation."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        ended, tasks = await asyncio.wait(tasks, timeout=END_AGAIN_S)
+        await asyncio.gather(*ended, return_exceptions=True)
 
 
 def settle(kept: Kept) -> None:

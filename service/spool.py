@@ -36,17 +36,23 @@ class Record(Struct, frozen=True):
 
 
 class Segment(Struct):
-    """A file of frames, and the span of each (stream, replica)'s numbers in it."""
+    """A file of frames, and the spans of each (stream, replica)'s numbers in it.
+
+    Spans, not one from first to last: a number between them that is lost for good must not keep the file for ever.
+    """
 
     path: Path
-    spans: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    spans: dict[tuple[str, str], list[tuple[int, int]]] = field(default_factory=dict)
     size_bytes: int = 0
 
     def note(self, record: Record) -> None:
-        """Widen the span that the record belongs to."""
-        key, seq = (record.stream, record.event.replica), record.event.seq
-        first, last = self.spans.get(key, (seq, seq))
-        self.spans[key] = (min(first, seq), max(last, seq))
+        """Widen the last span of the record's replica, or begin another."""
+        seq = record.event.seq
+        spans = self.spans.setdefault((record.stream, record.event.replica), [])
+        if spans and seq == spans[-1][1] + 1:
+            spans[-1] = (spans[-1][0], seq)
+        else:
+            spans.append((seq, seq))
 
     def write(self, frames: bytes) -> None:
         """Append frames durably, all or none: a half frame would hide what is written behind it."""
@@ -195,7 +201,9 @@ def load_segment(path: Path) -> Segment:
 def is_heard(segment: Segment, heard: dict[str, dict[str, Heard]]) -> bool:
     """Whether all numbers of the segment's spans were heard."""
     return all(
-        span_is_heard(heard.get(stream, {}).get(replica), span) for (stream, replica), span in segment.spans.items()
+        span_is_heard(heard.get(stream, {}).get(replica), span)
+        for (stream, replica), spans in segment.spans.items()
+        for span in spans
     )
 
 

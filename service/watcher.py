@@ -38,7 +38,7 @@ from service.ledger.wire import (
     route_key,
     snapshot_key,
 )
-from service.outbox import Outbox
+from service.outbox import Outbox, end
 from service.routing.readings import RouteReading, read_route
 from service.routing.view import View
 from service.settings import Settings
@@ -97,9 +97,7 @@ class Watcher:
 
     async def stop(self) -> None:
         """End, and take the heartbeat away."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         if self._redis is not None:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(1):
@@ -192,9 +190,10 @@ class Watcher:
     async def _check_server(self, redis: Redis) -> None:
         info = await redis.info("server")
         run_id = str(info["run_id"])
-        if self._run_id and run_id != self._run_id:
-            log.warning("redis.changed", extra={"run_id": run_id})
-            self._outbox.redis_changed()
+        if run_id != self._run_id:
+            if self._run_id:
+                log.warning("redis.changed", extra={"run_id": run_id})
+            self._outbox.redis_changed()  # the first time too: what was appended before this look may be lost already
             self._control_read = b"0-0"
         self._run_id = run_id
         if time.monotonic() - self._sampled_s > CLOCK_SAMPLE_S or not self._sampled_s:
