@@ -10,6 +10,7 @@ import anthropic
 import httpx
 import pytest
 
+from tests.e2e.asking import client_of
 from tests.e2e.books import Books
 from tests.e2e.house import House, Proxy
 from tests.e2e.processes import LOGS, tails
@@ -85,12 +86,19 @@ def books(house: House) -> Books:
 @pytest.fixture
 def http(proxy: Proxy) -> Iterator[httpx.Client]:
     """A client that sends what it is told to and no more."""
-    with httpx.Client(base_url=proxy.url, trust_env=False, timeout=30) as client:
+    with client_of(proxy.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def shared_sdk(shared_proxy: Proxy) -> Iterator[anthropic.Anthropic]:
+    """Anthropic's SDK, which asks once."""
+    key = "the-clients-own-placeholder"
+    with anthropic.Anthropic(base_url=shared_proxy.url, api_key=key, max_retries=0) as client:
         yield client
 
 
 @pytest.fixture
-def sdk(proxy: Proxy) -> Iterator[anthropic.Anthropic]:
-    """Anthropic's SDK, which asks once."""
-    with anthropic.Anthropic(base_url=proxy.url, api_key="the-clients-own-placeholder", max_retries=0) as client:
-        yield client
+def sdk(proxy: Proxy, shared_sdk: anthropic.Anthropic) -> anthropic.Anthropic:  # noqa: ARG001 - made ready first
+    """The same, in a house that is ready."""
+    return shared_sdk

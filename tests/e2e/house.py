@@ -6,10 +6,10 @@
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Self
 
-import httpx
 from redis import Redis
 
 from service.embedded.postgres import Postgres
@@ -47,10 +47,14 @@ class Proxy(Command):
 
     def answers(self, path: str = "/readyz") -> bool:
         """Whether it is there (and, with /readyz, has heard of the ledger)."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:
-            return httpx.get(self.url + path, trust_env=False, timeout=5).status_code == 200
-        except httpx.TransportError:
+            connection.request("GET", path)
+            return connection.getresponse().status == 200
+        except (OSError, HTTPException):
             return False
+        finally:
+            connection.close()
 
     def ready(self, path: str = "/readyz") -> Self:
         """Itself, once it serves."""

@@ -2,13 +2,14 @@
 
 import gzip
 import socket
+from collections.abc import Iterator
 from typing import Literal
 
 import httpx
 import pytest
 import zstandard
 
-from tests.e2e.asking import ASK, HEADERS, MODEL, STREAM, ask, deltas, error_of, way
+from tests.e2e.asking import ASK, HEADERS, MODEL, STREAM, ask, client_of, deltas, error_of, way
 from tests.e2e.house import House, Proxy
 from tests.fakes import FakeProvider, reply
 
@@ -106,15 +107,17 @@ def test_ten_megabytes_each_way(http: httpx.Client, anthropic_fake: FakeProvider
 
 
 @pytest.fixture(scope="module")
-def small_proxy(shared_house: House) -> Proxy:
+def small_proxy(shared_house: House) -> Iterator[Proxy]:
     """A proxy that takes 100,000 bytes."""
-    return shared_house.start_proxy({"MAX_BODY_BYTES": "100000"})
+    made = shared_house.start_proxy({"MAX_BODY_BYTES": "100000"})
+    yield made
+    made.stop()
 
 
 @pytest.fixture
 def small(house: House, small_proxy: Proxy) -> httpx.Client:  # noqa: ARG001 - the house is made ready first
     """Its address; each request on a connection of its own, since a refused body is not read to its end."""
-    return httpx.Client(base_url=small_proxy.url, trust_env=False, timeout=30)
+    return client_of(small_proxy.url)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["content-length", "chunked"])

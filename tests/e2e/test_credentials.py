@@ -1,13 +1,12 @@
 """Whose credential goes where: the client's own to Anthropic alone, a proxy's key nowhere, the owner's to its route."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import anthropic
 import httpx
 import pytest
 
-from tests.e2e.asking import ASK, HI, MODEL, STREAM, ask, error_of, way
+from tests.e2e.asking import ASK, HI, MODEL, STREAM, ask, client_of, error_of, way
 from tests.e2e.books import Books
 from tests.e2e.house import ANTHROPIC_KEY, ZAI_KEY, House, Proxy
 from tests.fakes import FakeProvider, reply
@@ -17,13 +16,6 @@ pytestmark = pytest.mark.e2e
 CLIENTS_KEY = "sk-ant-api03-the-clients-marked-own"
 PROXY_KEY = "proxy-key-marked-0123456789"
 VERSION = {"anthropic-version": "2023-06-01"}
-
-
-@contextmanager
-def client_of(proxy: Proxy) -> Iterator[httpx.Client]:
-    """A client that adds nothing."""
-    with httpx.Client(base_url=proxy.url, trust_env=False, timeout=30) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +30,7 @@ def open_proxy(shared_house: House) -> Iterator[Proxy]:
 def open_client(house: House, open_proxy: Proxy) -> Iterator[httpx.Client]:
     """A client of it, whose own credential Anthropic knows."""
     house.anthropic.keys = {CLIENTS_KEY}
-    with client_of(open_proxy) as client:
+    with client_of(open_proxy.url) as client:
         yield client
 
 
@@ -114,7 +106,7 @@ def test_the_clients_credential_never_reaches_another_vendor(
     """On the loopback a client with its own key falls over to the owner's Z.AI, which sees the owner's key alone."""
     house.anthropic.keys = {CLIENTS_KEY}
     house.anthropic.script(reply.error(529))
-    with client_of(zai_proxy) as client:
+    with client_of(zai_proxy.url) as client:
         answer = ask(client, body, {"x-api-key": CLIENTS_KEY, "authorization": f"Bearer {CLIENTS_KEY}"})
         assert way(answer) == (200, "zai", "2")
         assert way(ask(client, body, {"x-api-key": CLIENTS_KEY})) == (200, "anthropic:client", "1")
@@ -125,7 +117,7 @@ def test_the_clients_credential_never_reaches_another_vendor(
 
 def test_a_placeholder_is_no_credential(house: House, zai_proxy: Proxy) -> None:
     """What does not look like Anthropic's key is not sent there while the owner has a route."""
-    with client_of(zai_proxy) as client:
+    with client_of(zai_proxy.url) as client:
         assert way(ask(client, ASK, {"x-api-key": "dummy"})) == (200, "zai", "1")
     assert house.anthropic.requests == []
 
@@ -140,7 +132,7 @@ def test_a_proxy_key_opens_the_owners_routes(
 ) -> None:
     """A proxy key in any of the three headers is good, names the client in the ledger, and never leaves."""
     house.anthropic.script(reply.error(529))
-    with client_of(keyed_proxy) as client:
+    with client_of(keyed_proxy.url) as client:
         answer = client.post("/v1/messages", json=ASK, headers=VERSION | shown)
         assert way(answer) == (200, "zai", "2")
         assert client.get("/v1/models", headers=VERSION | shown).status_code == 200
@@ -159,7 +151,7 @@ def test_a_proxy_key_opens_the_owners_routes(
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens", "/v1/files"])
 def test_a_wrong_proxy_key_is_final(house: House, keyed_proxy: Proxy, shown: dict[str, str], path: str) -> None:
     """No key or a wrong one is 401 with x-should-retry false, on every path, and nobody upstream is asked."""
-    with client_of(keyed_proxy) as client:
+    with client_of(keyed_proxy.url) as client:
         answer = client.post(path, json=ASK, headers=VERSION | shown)
     assert (answer.status_code, answer.headers["x-should-retry"]) == (401, "false")
     assert error_of(answer)["type"] == "authentication_error"
@@ -168,7 +160,7 @@ def test_a_wrong_proxy_key_is_final(house: House, keyed_proxy: Proxy, shown: dic
 
 def test_a_stranger_with_a_real_key_gets_no_more_than_that(house: House, keyed_proxy: Proxy) -> None:
     """Without a proxy key, a client's own credential never opens the owner's routes."""
-    with client_of(keyed_proxy) as client:
+    with client_of(keyed_proxy.url) as client:
         answer = ask(client, ASK, {"x-api-key": CLIENTS_KEY})
     assert (answer.status_code, answer.headers["x-should-retry"]) == (401, "false")
     assert [*house.anthropic.requests, *house.zai.requests] == []
@@ -177,7 +169,7 @@ def test_a_stranger_with_a_real_key_gets_no_more_than_that(house: House, keyed_p
 def test_count_tokens_keeps_the_credential_in_the_family(house: House, zai_proxy: Proxy) -> None:
     """Counting with the client's own key asks Anthropic with that key, and Z.AI never."""
     house.anthropic.keys = {CLIENTS_KEY}
-    with client_of(zai_proxy) as client:
+    with client_of(zai_proxy.url) as client:
         answer = ask(client, ASK, {"x-api-key": CLIENTS_KEY}, path="/v1/messages/count_tokens")
         assert (answer.status_code, answer.json()["input_tokens"] > 0) == (200, True)
         refused = ask(client, ASK, {"x-api-key": "dummy"}, path="/v1/messages/count_tokens")
@@ -187,6 +179,6 @@ def test_count_tokens_keeps_the_credential_in_the_family(house: House, zai_proxy
 
 def test_each_fake_saw_its_own_key_alone(anthropic_fake: FakeProvider, proxy: Proxy) -> None:
     """With the owner's keys set, a client's real key does not go up."""
-    with client_of(proxy) as client:
+    with client_of(proxy.url) as client:
         assert way(ask(client, ASK, {"x-api-key": CLIENTS_KEY})) == (200, "anthropic", "1")
     assert {request.credential for request in anthropic_fake.requests} == {ANTHROPIC_KEY}

@@ -8,7 +8,21 @@ import anthropic
 import httpx
 import pytest
 
-from tests.e2e.asking import ASK, GLM, HEADERS, HI, MODEL, STREAM, TOOLS, ask, deltas, error_of, event_names, way
+from tests.e2e.asking import (
+    ASK,
+    GLM,
+    HEADERS,
+    HI,
+    MODEL,
+    STREAM,
+    TOOLS,
+    ask,
+    client_of,
+    deltas,
+    error_of,
+    event_names,
+    way,
+)
 from tests.e2e.books import Books
 from tests.e2e.house import ANTHROPIC_KEY, ZAI_KEY, House
 from tests.fakes import FakeProvider, Reply, Usage, reply
@@ -181,7 +195,7 @@ def test_a_routes_bad_credential_is_never_the_clients(house: House, body: dict[s
     house.anthropic.keys = {f"sk-ant-{name}" for name in names}
     proxy = house.start_proxy(house.own_routes(*routes, (f"zai-{suffix}", "zai", ZAI_KEY)))
     house.anthropic.script(*(fault.when(credential=f"sk-ant-{name}") for name, fault in faults.items()))
-    with httpx.Client(base_url=proxy.url, trust_env=False, timeout=30) as client:
+    with client_of(proxy.url) as client:
         assert way(ask(client, body)) == (200, f"zai-{suffix}", "4")
         house.zai.script(reply.zai_error(1001))
         answer = ask(client, body)
@@ -262,7 +276,7 @@ def all_fail_proxy(house: House, request: pytest.FixtureRequest) -> Iterator[htt
         url = house.start_proxy(variables).url
     else:
         url = request.getfixturevalue("proxy").url
-    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+    with client_of(url) as client:
         yield client
 
 
@@ -272,7 +286,7 @@ def test_a_wait_of_all_routes_is_told(house: House) -> None:
     proxy = house.start_proxy(variables)
     house.anthropic.script(reply.error(429, retry_after_s=20))
     house.zai.script(reply.error(429, retry_after_s=50))
-    with httpx.Client(base_url=proxy.url, trust_env=False, timeout=30) as client:
+    with client_of(proxy.url) as client:
         for _ in range(2):  # the second one is not even tried
             answer = ask(client)
             assert (answer.status_code, error_of(answer)["type"]) == (429, "rate_limit_error")
@@ -287,7 +301,7 @@ def test_a_long_wait_of_all_routes_is_final(house: House) -> None:
     proxy = house.start_proxy(variables)
     house.anthropic.script(reply.error(429, retry_after_s=7200))
     house.zai.script(reply.error(429, retry_after_s=9000))
-    with httpx.Client(base_url=proxy.url, trust_env=False, timeout=30) as client:
+    with client_of(proxy.url) as client:
         answer = ask(client)
     assert (answer.status_code, answer.headers["x-should-retry"]) == (429, "false")
     assert 7000 <= int(answer.headers["retry-after"]) <= 7200

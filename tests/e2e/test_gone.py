@@ -5,7 +5,7 @@ import threading
 import httpx
 import pytest
 
-from tests.e2e.asking import ASK, HEADERS, STREAM, ask, event_names
+from tests.e2e.asking import ASK, HEADERS, STREAM, ask, client_of, event_names
 from tests.e2e.books import Books
 from tests.e2e.house import House, Proxy
 from tests.fakes import Reply, Usage, reply
@@ -45,7 +45,7 @@ def test_a_client_that_leaves_before_the_answer(
     before = len(aborted(books))
     house.anthropic.script(silent)
     with (
-        httpx.Client(base_url=proxy.url, trust_env=False, timeout=0.3) as client,
+        client_of(proxy.url, timeout_s=0.3) as client,
         pytest.raises(httpx.ReadTimeout),
     ):
         ask(client, body)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.e2e.asking import ASK, GLM, STREAM, ask, way
+from tests.e2e.asking import ASK, GLM, STREAM, ask, client_of, way
 from tests.e2e.books import Books, Cell, Counted, added
 from tests.e2e.house import House, Proxy
 from tests.e2e.processes import settles_to
@@ -35,7 +35,7 @@ def keyed_proxy(shared_house: House) -> Iterator[Proxy]:
 @pytest.fixture
 def keyed(house: House, keyed_proxy: Proxy) -> Iterator[httpx.Client]:  # noqa: ARG001 - the house is made ready first
     """A client of it."""
-    with httpx.Client(base_url=keyed_proxy.url, trust_env=False, timeout=30) as client:
+    with client_of(keyed_proxy.url) as client:
         yield client
 
 
@@ -123,7 +123,7 @@ def test_each_attempt_starts_and_ends_once(http: httpx.Client, house: House, boo
 def test_the_answer_is_on_the_ledger_before_its_end(proxy: Proxy, house: House, books: Books) -> None:
     """Once a client holds the last byte, the attempt's end stands on the stream or on disk: a kill -9 loses nothing."""
     killed = house.start_proxy()
-    with httpx.Client(base_url=killed.url, trust_env=False, timeout=30) as client:
+    with client_of(killed.url) as client:
         ids = [ask(client, STREAM).headers["x-ccproxy-request-id"] for _ in range(5)]
         killed.kill()
     settles_to(5, lambda: len(books.ended(ids)))
@@ -133,7 +133,7 @@ def test_the_answer_is_on_the_ledger_before_its_end(proxy: Proxy, house: House, 
 def test_status_tells_the_same(proxy: Proxy, house: House, books: Books) -> None:
     """`ccproxy status --json` has the week's tokens of each route exactly, kind by kind, and how far it has read."""
     house.anthropic.script(reply.message(usage=ALL_KINDS), reply.error(529))
-    with httpx.Client(base_url=proxy.url, trust_env=False, timeout=30) as client:
+    with client_of(proxy.url) as client:
         for body in (ASK, STREAM, STREAM):
             assert ask(client, body).status_code == 200
     books.settle()

@@ -6,10 +6,9 @@ After each outage the whole ledger is held against what the fakes received, from
 import threading
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
-from tests.e2e.asking import ask
+from tests.e2e.asking import ask, client_of
 from tests.e2e.books import Books, doubled
 from tests.e2e.house import House, Proxy
 from tests.e2e.processes import eventually, settles_to
@@ -202,5 +201,5 @@ def test_a_proxy_is_killed_under_traffic(storm: House, urls: list[str]) -> None:
     settles_to(ids, lambda: {end["request_id"] for end in books.ended(list(ids))})
     assert doubled(end["request_id"] for end in books.ended(list(ids)) if end["outcome"] == "ok") == []
     heir.stop()
-    with httpx.Client(base_url=urls[0], trust_env=False, timeout=30) as client:
+    with client_of(urls[0]) as client:
         assert ask(client).status_code == 200

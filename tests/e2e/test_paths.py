@@ -4,7 +4,7 @@ import anthropic
 import httpx
 import pytest
 
-from tests.e2e.asking import ASK, HEADERS, HI, MODEL, ask, way
+from tests.e2e.asking import ASK, HEADERS, HI, MODEL, ask, client_of, way
 from tests.e2e.house import House, Proxy
 
 pytestmark = pytest.mark.e2e
@@ -58,7 +58,7 @@ def test_the_base_url_may_have_a_prefix(house: House) -> None:
     """Under PROXY_BASE_PATH all works as without, results of batches included."""
     proxy = house.start_proxy({"PROXY_BASE_PATH": "/anthropic/"})
     url = f"{proxy.url}/anthropic"
-    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+    with client_of(url) as client:
         assert way(client.post("/v1/messages?beta=true", json=ASK, headers=HEADERS)) == (200, "anthropic", "1")
         assert client.head("/api/hello").status_code == 200
         assert client.post("/api/event_logging/batch", json={}).status_code == 404
@@ -82,8 +82,7 @@ def test_health_shows_no_secret_and_asks_nobody(http: httpx.Client, house: House
 
 def test_many_requests_on_one_connection(proxy: Proxy, house: House) -> None:
     """A connection serves one request after another, good and bad, HEAD and GET."""
-    limits = httpx.Limits(max_connections=1)
-    with httpx.Client(base_url=proxy.url, trust_env=False, timeout=30, limits=limits) as client:
+    with client_of(proxy.url, connections=1) as client:
         for _ in range(5):
             assert client.head("/").status_code == 200
             assert ask(client).status_code == 200

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 
-from tests.e2e.asking import ASK, STREAM, ask
+from tests.e2e.asking import ASK, STREAM, ask, client_of
 from tests.e2e.books import Books
 from tests.e2e.house import ANTHROPIC_KEY, ZAI_KEY, House
 from tests.e2e.processes import LOGS
@@ -52,7 +51,7 @@ def request(url: str, house: House, body: dict[str, Any], headers: dict[str, str
         reply.empty(),
     )
     last = ""
-    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+    with client_of(url) as client:
         for _ in range(5):
             answer = ask(client, told, {"x-custom": "header-xyzzy", **headers}, path="/v1/messages?q=query-xyzzy")
             last = answer.headers["x-ccproxy-request-id"]

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from tests.e2e.asking import ASK, ask, way
+from tests.e2e.asking import ASK, ask, client_of, way
 from tests.e2e.books import Books
 from tests.e2e.house import ANTHROPIC_KEY, ZAI_KEY, House, Proxy
 from tests.e2e.processes import eventually
@@ -21,7 +21,7 @@ def route_of(proxy: Proxy) -> str | None:
 
 def once(proxy: Proxy) -> httpx.Response:
     """One request through a proxy."""
-    with httpx.Client(base_url=proxy.url, trust_env=False, timeout=30) as client:
+    with client_of(proxy.url) as client:
         return ask(client, ASK)
 
 

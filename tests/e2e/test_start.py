@@ -5,10 +5,9 @@ import signal
 import socket
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.e2e.asking import ask
+from tests.e2e.asking import ask, client_of
 from tests.e2e.house import House
 from tests.e2e.processes import free_port, run
 from tests.fakes import reply
@@ -88,7 +87,7 @@ def test_an_answer_in_flight_ends_before_the_proxy_does(house: House) -> None:
     proxy = house.start_proxy()
     house.anthropic.script(reply.slow(700, "content_block_delta"))
     body = {"model": "claude-opus-5-5", "max_tokens": 9, "messages": [], "stream": True}
-    with httpx.Client(base_url=proxy.url, trust_env=False, timeout=30) as client:
+    with client_of(proxy.url) as client:
         headers = {"anthropic-version": "2023-06-01"}
         with client.stream("POST", "/v1/messages", json=body, headers=headers) as answer:
             chunks = answer.iter_raw()
@@ -103,7 +102,7 @@ def test_without_redis_it_serves_all_the_same(house: House) -> None:
     """A proxy whose Redis is not there yet serves; what happened waits on disk."""
     port = free_port()
     proxy = house.launch({"REDIS_URL": f"redis://127.0.0.1:{port}/0"}).ready("/livez")
-    with httpx.Client(base_url=proxy.url, trust_env=False, timeout=30) as client:
+    with client_of(proxy.url) as client:
         assert [ask(client).status_code for _ in range(3)] == [200] * 3
     proxy.stop()
     assert list((proxy.home / "spool").glob("*/*.spool"))

@@ -8,7 +8,7 @@ from typing import Self
 import httpx
 from msgspec import Struct
 
-from tests.e2e.asking import ASK, HEADERS, STREAM, event_names
+from tests.e2e.asking import ASK, HEADERS, NO_TLS, STREAM, event_names
 from tests.e2e.processes import eventually
 
 CLIENTS = 4
@@ -74,7 +74,9 @@ class Traffic:
 
     async def _client(self, number: int) -> None:
         url = self._urls[number % len(self._urls)]
-        async with httpx.AsyncClient(base_url=url, headers=HEADERS, trust_env=False, timeout=ANSWER_S) as client:
+        async with httpx.AsyncClient(
+            base_url=url, headers=HEADERS, trust_env=False, timeout=ANSWER_S, verify=NO_TLS
+        ) as client:
             turn = number
             while not self._stopping.is_set():
                 turn += 1
