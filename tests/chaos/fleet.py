@@ -210,7 +210,9 @@ class CommandPart:
 
     def look(self) -> None:
         """An outage is over when the address is listened on again."""
-        if self.outages and self.outages[-1].ended_s == float("inf") and self.alive and not self._ending_since_s:
+        if self._strangled or self._ending_since_s or not self.alive:
+            return
+        if self.outages and self.outages[-1].ended_s == float("inf"):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=0.05):
                 self.outages[-1].ended_s = time.monotonic()
 

@@ -42,7 +42,7 @@ ACTS: dict[str, dict[Act, float]] = {
     "proxy": {"kill": 4, "end": 3, "freeze": 3, "strangle": 2},
     "worker": {"kill": 5, "end": 2, "freeze": 3, "strangle": 2},
     "postgres": {"kill": 3, "end": 2, "freeze": 3, "backend": 3},
-    "valkey": {"kill": 3, "end": 2, "freeze": 4, "full": 2, "forget": 3, "wipe": 1},
+    "valkey": {"kill": 3, "end": 2, "freeze": 4, "full": 2, "forget": 6, "wipe": 3},
 }
 LONGEST_S: dict[str, dict[Act, float]] = {
     "proxy": {"kill": 1.5, "end": 1.5, "freeze": 2.5, "strangle": 1.5},
