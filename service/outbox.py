@@ -245,8 +245,10 @@ class Outbox:
     def _forget_oldest(self) -> None:
         """Memory is bounded: the oldest events that no snapshot has heard go to disk, then out of memory."""
         for stream, lane in self.lanes.items():
-            for _ in range(len(lane.sent) - KEPT_EVENTS):
-                self._write_to_disk(stream, lane.sent.popleft())
+            for kept in islice(lane.sent, min(BATCH_EVENTS, max(0, len(lane.sent) - KEPT_EVENTS))):
+                self._write_to_disk(stream, kept)
+            while len(lane.sent) > KEPT_EVENTS and lane.sent[0].on_disk:
+                lane.sent.popleft()
             while len(lane.pending) > KEPT_EVENTS and lane.pending[0].on_disk:
                 lane.pending.popleft()
                 self._read_back = True
