@@ -5,7 +5,8 @@ Laws
 - One append is in flight at a time, in `seq` order within each stream; whatever has gathered meanwhile goes with the
   next. After a doubt it begins again at the oldest event that was not acknowledged; the ledger folds each event once.
 - An event is kept until a snapshot has heard it. When Redis turns out to be another one (its run id changed), all that
-  is kept is appended again. What memory does not hold any more lies on disk.
+  is kept is appended again. What memory does not hold any more lies on disk, and so does, once Redis is away, what it
+  took last: neither Redis nor this process may come back with it.
 
 Not here: what the events mean (`service.ledger`), and reading snapshots (`service.watcher`).
 """
@@ -38,6 +39,8 @@ BATCH_EVENTS = 256
 """Events of one stream in one entry: some 150 KB, well below what Redis takes without a pause."""
 KEPT_EVENTS = 50_000
 """Events of one stream kept in memory, about 50 MB; older ones lie on disk."""
+FRESH_MS = 5_000
+"""What Redis took longer ago than this lies on its disk: it writes each second, and holds writers up after two."""
 RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Waits between tries while Redis is away; the last one repeats."""
 
@@ -286,7 +289,16 @@ class Outbox:
         if not self.away:
             self.away = True
             log.warning("redis.went_away", extra={"error": str(error) or type(error).__name__})
+            self._spool_fresh()
         self._spool_pending()
+
+    def _spool_fresh(self) -> None:
+        """Hand what was sent last to the spool: Redis may come back without it, and this process die before that."""
+        oldest_ms = self._clock.now_ms() - FRESH_MS
+        for stream, lane in self.lanes.items():
+            for kept in lane.sent:
+                if kept.event.at_ms >= oldest_ms:
+                    self._write_to_disk(stream, kept)
 
     def _spool_pending(self) -> None:
         """Hand all that is not on the stream to the spool."""
@@ -321,6 +333,8 @@ class Outbox:
             for _, kept in batch:
                 kept.to_disk = kept.on_disk = written
                 settle(kept)
+            if written:
+                self._forget_oldest()
 
 
 async def end(tasks: Collection[asyncio.Task[None]]) -> None:
