@@ -1,6 +1,7 @@
 """The outbox with a real Valkey, as the proxy opens it."""
 
 import asyncio
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -13,8 +14,8 @@ from tests.outbox.making import STREAM, events_of, eventually, started
 
 async def seqs(redis: Redis, stream: str = STREAM) -> list[int]:
     """The numbers on a stream, in its order."""
-    entries = await redis.xrange(events_key(stream))
-    return [event.seq for _, fields in entries or () for event in events_of(fields[ENTRY_FIELD.encode()])]
+    entries: Any = await redis.xrange(events_key(stream))
+    return [event.seq for _, fields in entries for event in events_of(fields[ENTRY_FIELD.encode()])]
 
 
 async def test_events_stand_on_the_stream_and_the_stream_is_named(make: MakeOutbox, redis: Redis) -> None:

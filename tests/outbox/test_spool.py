@@ -135,7 +135,7 @@ def test_a_segment_goes_only_when_all_of_it_was_heard(folder: Path, monkeypatch:
 
 
 def test_what_was_not_heard_outlives_the_process(folder: Path) -> None:
-    """Closing keeps what no snapshot has heard, and its spans are known to who adopts it."""
+    """Closing keeps what no snapshot has heard, and its numbers are known to who adopts it."""
     mine = Spool(folder)
     mine.append([record(5), record(7)])
     mine.close()
@@ -169,7 +169,7 @@ def test_a_disk_that_does_not_even_truncate_hides_nothing(folder: Path, monkeypa
     """When a half frame can't be taken back, what comes later goes into a file of its own."""
     mine = Spool(folder)
     mine.append([record(1)])
-    monkeypatch.setattr(spool.Path, "open", lambda path, *_, **__: BadFile(path, "ab", buffering=0))
+    monkeypatch.setattr(Path, "open", lambda path, *_, **__: BadFile(path, "ab", buffering=0))
     with pytest.raises(OSError, match="broken"):
         mine.append([record(2), record(3)])
     monkeypatch.undo()
@@ -206,7 +206,7 @@ def test_nothing_is_dropped_under_a_write(folder: Path, monkeypatch: pytest.Monk
         dropping.join(0.1)  # it waits for its turn
         fsync(handle)
 
-    monkeypatch.setattr(spool.os, "fsync", meanwhile)
+    monkeypatch.setattr(os, "fsync", meanwhile)
     mine.append([record(2)])
     dropping.join()
     assert [each.event.seq for each in on_disk(folder)] == [1, 2]

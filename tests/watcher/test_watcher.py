@@ -1,0 +1,341 @@
+"""The view: the newest snapshot, own events over it, control events at once; and it outlives Redis."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from service import watcher as rooms
+from service.embedded.valkey import Valkey
+from service.ledger import wire
+from service.ledger.events import CircuitReset, ClientKeyIssued, RequestRefused, RouteDisabled, RouteEnabled
+from service.ledger.wire import CONTROL
+from service.watcher import Watcher
+from tests.outbox.making import clock, ended, eventually, started
+from tests.watcher.conftest import Post, control_ledger, route_ledger
+
+MakePost = Callable[..., Post]
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds are short, so that no test waits for one."""
+    monkeypatch.setattr(rooms, "TICK_S", 0.05)
+
+
+def disabled(seq: int = 1, *, replica: str = "op", route: str = "anthropic") -> RouteDisabled:
+    """An operator disables a route."""
+    return RouteDisabled(event_id=clock.new_id(), at_ms=clock.now_ms(), replica=replica, seq=seq, route=route)
+
+
+def enabled(seq: int = 2, *, replica: str = "op", route: str = "anthropic") -> RouteEnabled:
+    """And enables it again."""
+    return RouteEnabled(event_id=clock.new_id(), at_ms=clock.now_ms(), replica=replica, seq=seq, route=route)
+
+
+# -- snapshots
+
+
+async def test_a_published_snapshot_is_taken(post: Post) -> None:
+    """A snapshot is in the view soon after its notice, and all the same when the notice was missed."""
+    await post.publish(route_ledger(3), position=10)
+    await eventually(lambda: post.attempts() == 3)
+    await post.publish(route_ledger(4), position=11, tell=False)
+    await eventually(lambda: post.attempts() == 4)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "position", "taken"),
+    [(2, 11, True), (3, 1, True), (2, 10, False), (2, 9, False), (1, 99, False)],
+    ids=["later", "greater epoch", "the same again", "older", "older epoch though further"],
+)
+async def test_the_greater_epoch_and_position_wins(post: Post, epoch: int, position: int, *, taken: bool) -> None:
+    """A snapshot counts only if its (epoch, position) is greater than what is known."""
+    await post.publish(route_ledger(1), epoch=2, position=10)
+    await eventually(lambda: post.attempts() == 1)
+    await post.publish(route_ledger(2), epoch=epoch, position=position)
+    await post.publish(route_ledger(7), stream="zai", position=1)
+    await eventually(lambda: post.attempts("zai") == 7)
+    assert post.attempts() == (2 if taken else 1)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"version":1}', b"\xff\xfe", b"null"])
+async def test_an_unreadable_snapshot_leaves_the_last(post: Post, raw: bytes) -> None:
+    """Whatever lies under the key, the last good snapshot stands, and other streams are read."""
+    await post.publish(route_ledger(1), position=1)
+    await eventually(lambda: post.attempts() == 1)
+    await post.redis.set(wire.snapshot_key("anthropic"), raw)
+    await post.publish(route_ledger(5), stream="zai", position=1)
+    await eventually(lambda: post.attempts("zai") == 5)
+    assert post.attempts() == 1
+
+
+async def test_an_unreadable_ledger_leaves_the_last_and_ends_nothing(post: Post) -> None:
+    """A good snapshot around a ledger that is none leaves the last one, and the watcher goes on."""
+    await post.publish(route_ledger(1), position=1)
+    await eventually(lambda: post.attempts() == 1)
+    await post.redis.set(
+        wire.snapshot_key("anthropic"),
+        b'{"version":1,"stream":"anthropic","epoch":1,"position":2,"stream_id":"0-0","as_of_ms":0,"ledger":[1]}',
+    )
+    await post.publish(route_ledger(5), stream="zai", position=1)
+    await eventually(lambda: post.attempts("zai") == 5)
+    assert post.attempts() == 1
+    await post.publish(route_ledger(2), position=3)
+    await eventually(lambda: post.attempts() == 2)
+    assert all(not task.done() for task in post.watcher._tasks)
+
+
+async def test_an_unknown_version_leaves_the_last(post: Post) -> None:
+    """A snapshot of a newer version is passed over until one comes that this code knows."""
+    await post.publish(route_ledger(1), position=1)
+    await eventually(lambda: post.attempts() == 1)
+    await post.publish(route_ledger(9), position=2, version=wire.SNAPSHOT_VERSION + 1)
+    await post.publish(route_ledger(5), stream="zai", position=1)
+    await eventually(lambda: post.attempts("zai") == 5)
+    assert post.attempts() == 1
+
+
+async def test_a_missing_snapshot_leaves_the_last(post: Post) -> None:
+    """A key that is gone changes nothing of what is known."""
+    await post.publish(route_ledger(1), position=1)
+    await eventually(lambda: post.attempts() == 1)
+    await post.redis.delete(wire.snapshot_key("anthropic"))
+    await post.publish(route_ledger(5), stream="zai", position=1)
+    await eventually(lambda: post.attempts("zai") == 5)
+    assert post.attempts() == 1
+
+
+# -- own events
+
+
+async def test_own_events_are_in_the_view_at_once(post: Post) -> None:
+    """An own event counts before anything is acknowledged, and once."""
+    append = asyncio.create_task(post.outbox.append("anthropic", ended()))
+    await asyncio.sleep(0)
+    assert post.attempts() == 1
+    await append
+    assert post.attempts() == 1
+
+
+async def test_own_events_are_laid_over_a_snapshot_once(post: Post) -> None:
+    """Those that a snapshot has heard count in it, the others over it; none counts twice."""
+    for _ in range(4):
+        await post.outbox.append("anthropic", ended())
+    assert post.attempts() == 4
+    heard = {"r1": {"high": 4, "gaps": [[2, 2]]}, "r2": {"high": 50}}
+    await post.publish(route_ledger(100, heard=heard), position=10)
+    await eventually(lambda: "anthropic" in post.watcher.snapshots)
+    assert post.attempts() == 101
+    await post.publish(route_ledger(105, heard={"r1": {"high": 4}}), position=11)
+    await eventually(lambda: post.watcher.snapshots["anthropic"].position == 11)
+    assert post.attempts() == 105
+    assert list(post.outbox.unheard("anthropic")) == []
+
+
+async def test_an_open_attempt_shows_and_goes(post: Post) -> None:
+    """An attempt that began is open in the view until its end."""
+    attempt = started()
+    await post.outbox.append("anthropic", attempt)
+    assert list(post.watcher.view.ledger("anthropic").open) == [attempt.event_id]
+
+
+async def test_what_was_heard_goes_from_the_disk(post: Post, valkey: Valkey) -> None:
+    """Spooled events leave the disk once a snapshot has heard them."""
+    valkey.kill()
+    await post.outbox.append("anthropic", ended())
+    assert list(post.outbox._spool.folder.glob("*.spool"))
+    valkey.start()
+    await eventually(lambda: not post.outbox.pending)
+    await post.publish(route_ledger(1, heard={"r1": {"high": 1}}), position=1)
+    await eventually(lambda: not list(post.outbox._spool.folder.glob("*.spool")))
+
+
+# -- control events
+
+
+async def test_control_events_act_without_workers(post: Post) -> None:
+    """A disable on the control stream acts though nobody folds it; so does the enable after it."""
+    await post.control(disabled(1))
+    await eventually(lambda: "anthropic" in post.watcher.view.control.disabled)
+    await post.control(enabled(2))
+    await eventually(lambda: "anthropic" not in post.watcher.view.control.disabled)
+
+
+async def test_a_new_process_reads_the_control_events_from_before(post: Post, make_post: MakePost) -> None:
+    """What operators said before this process began holds for it too, snapshot or not."""
+    await post.control(disabled(1))
+    later = make_post("r2")
+    await later.start()
+    await eventually(later.watcher.ready.is_set)
+    assert "anthropic" in later.watcher.view.control.disabled
+
+
+async def test_control_events_behind_the_snapshot_are_laid_over_it(post: Post) -> None:
+    """A control snapshot that lags undoes nothing that came after it; one that caught up replaces it."""
+    first = await post.control(disabled(1))
+    await eventually(lambda: post.watcher.view.control.disabled)
+    last = await post.control(disabled(2, route="zai"))
+    await eventually(lambda: len(post.watcher.view.control.disabled) == 2)
+    heard = {"op": {"high": 1}}
+    await post.publish(
+        control_ledger(disabled={"anthropic": ""}, heard=heard), stream=CONTROL, position=1, stream_id=first
+    )
+    await eventually(lambda: CONTROL in post.watcher.snapshots)
+    assert set(post.watcher.view.control.disabled) == {"anthropic", "zai"}
+    await post.publish(control_ledger(heard={"op": {"high": 2}}), stream=CONTROL, position=2, stream_id=last)
+    await eventually(lambda: not post.watcher.view.control.disabled)
+
+
+async def test_a_control_event_that_comes_again_acts_once(post: Post) -> None:
+    """An entry that was appended twice, the second time behind a later one, does not undo the later one."""
+    first = disabled(1)
+    refused = RequestRefused(
+        event_id=clock.new_id(), at_ms=1, replica="op", seq=3, request_id="q", client_key="k", reason="cap"
+    )
+    await post.control(first)
+    await post.control(enabled(1, replica="op2"))
+    await post.control(first)
+    await post.control(refused)
+    await post.control(refused)
+    await post.control(disabled(2, replica="op2", route="zai"))
+    await eventually(lambda: "zai" in post.watcher.view.control.disabled)
+    assert "anthropic" not in post.watcher.view.control.disabled
+    assert post.watcher.view.control.refused == {"k": 1}
+
+
+async def test_foreign_control_entries_stop_nothing(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries without our field, or with bytes that are no events, are passed over, however many."""
+    monkeypatch.setattr(rooms, "CONTROL_BATCH", 2)
+    key = wire.events_key(CONTROL)
+    for fields in ({"x": "y"}, {wire.ENTRY_FIELD: "no json"}, {wire.ENTRY_FIELD: '[{"type":"of_tomorrow"}]'}):
+        for _ in range(2):
+            await post.redis.xadd(key, fields)  # type: ignore[arg-type]
+    await post.control(disabled(1))
+    await eventually(lambda: post.watcher.view.control.disabled)
+
+
+async def test_every_kind_of_control_event_is_in_the_view(post: Post) -> None:
+    """Resets and client keys act the same way."""
+    await post.control(
+        CircuitReset(event_id=clock.new_id(), at_ms=77, replica="op", seq=1, route="zai"),
+        ClientKeyIssued(event_id=clock.new_id(), at_ms=1, replica="op", seq=2, key_id="k1", name="ann", sha256="ab"),
+    )
+    await eventually(lambda: post.watcher.view.control.keys)
+    assert post.watcher.view.control.resets == {"zai": 77}
+    assert post.watcher.view.control.keys["k1"].name == "ann"
+
+
+# -- Redis itself
+
+
+async def test_another_redis_is_noticed_and_filled(post: Post) -> None:
+    """When the run id changes, all unheard events are appended again."""
+    for _ in range(3):
+        await post.outbox.append("anthropic", ended())
+    await eventually(lambda: post.watcher._run_id)
+    await post.redis.delete(wire.events_key("anthropic"))
+    post.watcher._run_id = "another one's"
+    for _ in range(400):
+        if await length(post.redis) == 3:
+            break
+        await asyncio.sleep(0.01)
+    assert await length(post.redis) == 3
+
+
+async def length(redis: Redis) -> int:
+    """Events on the stream."""
+    entries: Any = await redis.xrange(wire.events_key("anthropic"))
+    return sum(len(wire.decode_entry(fields[wire.ENTRY_FIELD.encode()])) for _, fields in entries)
+
+
+async def test_it_outlives_redis(post: Post, valkey: Valkey) -> None:
+    """While Redis is away the view stands and own events count; when it is back, snapshots and notices come again."""
+    await post.publish(route_ledger(1), position=1)
+    await eventually(lambda: post.attempts() == 1)
+    valkey.kill()
+    await post.outbox.append("anthropic", ended())
+    assert post.attempts() == 2
+    valkey.start()
+    await eventually(lambda: not post.outbox.pending)
+    await post.publish(route_ledger(10, heard={"r1": {"high": 1}}), position=5)
+    await eventually(lambda: post.attempts() == 10)
+    assert all(not task.done() for task in post.watcher._tasks)
+    key = wire.replica_key("r1")
+    for _ in range(400):
+        if await post.redis.exists(key):
+            break
+        await asyncio.sleep(0.01)
+    assert await post.redis.exists(key)
+
+
+async def test_redis_away_at_the_start_makes_ready_all_the_same(
+    make_post: MakePost, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without Redis a process becomes ready after a while, and takes the snapshot when Redis comes."""
+    valkey.kill()
+    post = make_post()
+    await post.start()
+    assert not post.watcher.ready.is_set()
+    post.watcher._started_ms -= 10_000
+    await eventually(post.watcher.ready.is_set)
+    valkey.start()
+    await asyncio.sleep(0)
+    monkeypatch.undo()
+    for _ in range(400):
+        try:
+            await post.publish(route_ledger(3), position=1)
+            break
+        except OSError:
+            await asyncio.sleep(0.01)
+    await eventually(lambda: post.attempts() == 3)
+
+
+async def test_a_heartbeat_and_the_readings_are_written(post: Post) -> None:
+    """Redis shows that this replica lives, with an expiry, and how it reads each route."""
+    await eventually(post.watcher.ready.is_set)
+    beat = await post.redis.hgetall(wire.replica_key("r1"))
+    assert {b"pid", b"at_ms", b"pending", b"routes"} <= set(beat)
+    assert beat[b"routes"] == b"anthropic,subscription,zai"
+    assert 0 < await post.redis.pttl(wire.replica_key("r1")) <= rooms.HEARTBEAT_TTL_MS
+    reading = await post.redis.hgetall(wire.route_key("anthropic"))
+    assert reading[b"state"] == b"healthy"
+    assert "sk-ant" not in str(reading)
+    await post.control(disabled(1))
+    for _ in range(400):
+        if await post.redis.hget(wire.route_key("anthropic"), "state") == b"disabled":
+            break
+        await asyncio.sleep(0.01)
+    assert await post.redis.hget(wire.route_key("anthropic"), "state") == b"disabled"
+
+
+async def test_the_heartbeat_goes_with_its_process(post: Post) -> None:
+    """A process that ends in order takes its heartbeat away."""
+    await eventually(post.watcher.ready.is_set)
+    await post.stop()
+    assert not await post.redis.exists(wire.replica_key("r1"))
+
+
+async def test_readings_lost_by_redis_are_told_again(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readings that did not change are told again after a while, in case Redis has lost them."""
+    await eventually(post.watcher.ready.is_set)
+    monkeypatch.setattr(rooms, "TELL_ALL_S", 0.0)
+    await post.redis.delete(wire.route_key("zai"))
+    for _ in range(400):
+        if await post.redis.exists(wire.route_key("zai")):
+            break
+        await asyncio.sleep(0.01)
+    assert await post.redis.exists(wire.route_key("zai"))
+
+
+async def test_without_redis_it_is_ready_at_once(post: Post) -> None:
+    """A proxy without Redis waits for nobody, and its own events count."""
+    post.outbox._port = None
+    alone = Watcher(None, post.outbox, post.clock, post.watcher._settings)
+    await alone.start()
+    assert alone.ready.is_set()
+    await post.outbox.append("anthropic", ended())
+    assert sum(usage.attempts for usage in alone.view.ledger("anthropic").hours.values()) == 1
+    await alone.stop()
