@@ -112,6 +112,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("DB_MAX_CONNECTIONS", "10", "accepted; a worker holds one connection"),
     Variable("DB_IDLE_TIMEOUT_MS", "30000", "accepted; a worker keeps its connection"),
     Variable("DB_CONNECTION_TIMEOUT_MS", "2000", "longest wait for a connection to Postgres"),
+    Variable("LEDGER_RETENTION_WEEKS", "0", "weeks after which events are dropped; their usage stays; 0 is never"),
     Variable("LOG_LEVEL", "info", "`debug`, `info`, `warn`, `error` or `silent`"),
     Variable("LOG_FORMAT", "text", "`text`, or `json` for one object a line"),
     Variable("NO_COLOR", "", "any value: no colours on a terminal"),
@@ -300,6 +301,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     rq_redis_url: str | None = None
     database_url: str | None = None
     database_connect_ms: int = 2_000
+    retention_weeks: int = 0
     log_level: LogLevel = "info"
     log_format: Literal["text", "json"] = "text"
     postgres_bin: str = ""
@@ -541,6 +543,7 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         rq_redis_url=redis_url(read, "RQ_REDIS_URL"),
         database_url=database_url(read),
         database_connect_ms=read.integer("DB_CONNECTION_TIMEOUT_MS", 2_000, least=100),
+        retention_weeks=read.integer("LEDGER_RETENTION_WEEKS", 0, most=5_000),
         log_level=log_level(read),
         log_format=read.choice("LOG_FORMAT", "text", ("text", "json")),  # type: ignore[arg-type]
         postgres_bin=read.text("CCPROXY_POSTGRES_BIN"),

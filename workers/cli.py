@@ -4,15 +4,35 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from threading import Event
 
 import click
+import msgspec
 import psycopg
+from redis import RedisError
+from rich.console import Console
 
 from service.settings import Settings, load
+from workers.archive import Archive, open_archive
+from workers.consume import Streams, open_redis
 from workers.migrate import SchemaError, pending
 from workers.migrate import migrate as apply_migrations
-from workers.run import Process
-from workers.store import connect
+from workers.project import Projected, Projector
+from workers.publish import Publisher
+from workers.rebuild import rebuild
+from workers.run import Process, check_schema
+from workers.screens import progress_of, show_put_aside, show_usage, show_verified, usage_csv, usage_json
+from workers.store import Store, connect
+from workers.usage import TIME_FORMS, dimensions_of, period_of, report
+from workers.verify import verify
+
+TURNS = 300
+TURN_S = 0.1
+"""A command waits for so many turns of workers, then says so."""
+NOT_TOLD = "; Redis could not be told: proxies take it when a worker starts, or with the next event"
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -41,7 +61,7 @@ def worker() -> None:
     open_log(settings)
     redis_url = needed(settings.redis_url, "REDIS_URL")
     database_url = needed(settings.database_url, "DATABASE_URL")
-    Process(redis_url, settings.rq_redis_url or redis_url, database_url).run()
+    Process(redis_url, settings.rq_redis_url or redis_url, database_url, settings.retention_weeks).run()
 
 
 @click.command()
@@ -60,6 +80,189 @@ def migrate(*, check: bool) -> None:
         click.echo("schema.current")
     if check and steps:
         raise click.exceptions.Exit(1)
+
+
+stream_option = click.option("--stream", metavar="S", help="This stream only: a route's id, or `control`.")
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
+
+
+@click.group()
+def ledger() -> None:
+    """Prove the ledger, mend its projections, see what was put aside."""
+
+
+@ledger.command("verify")
+@stream_option
+@json_option
+def verify_ledger(stream: str | None, *, as_json: bool) -> None:
+    """Recount every projection from the events and compare; exit code 1 when something differs.
+
+    Positions without a gap and the hash chain are checked too. It changes nothing, and may run under traffic.
+    """
+    screen = Console(stderr=True)
+    with archive_of(load()) as archive:
+        reports = []
+        for name in chosen(archive, stream):
+            checkpoint, balance = archive.checkpoint(name), archive.balance(name)
+            end = checkpoint.position if checkpoint else balance.position
+            with progress_of(screen, f"verify {name}", balance.position, end) as told:
+                reports.append(verify(archive, name, told))
+    ok = all(report.ok for report in reports)
+    if as_json:
+        click.echo(msgspec.json.encode({"ok": ok, "streams": reports}).decode())
+    else:
+        show_verified(reports, Console(soft_wrap=False))
+    if not ok:
+        raise click.exceptions.Exit(1)
+
+
+@ledger.command("rebuild")
+@stream_option
+@click.option("--force", is_flag=True, help="Go on from what is there, though rows are missing or changed.")
+def rebuild_ledger(stream: str | None, *, force: bool) -> None:
+    """Make the projections anew from the events, beside the live ones, and swap them in while traffic goes on."""
+    screen, settings = Console(stderr=True), load()
+    with archive_of(settings) as archive:
+        for name in chosen(archive, stream):
+            begin, end = archive.balance(name).position, archive.last_position(name)
+            with progress_of(screen, f"rebuild {name}", begin, end, lines=True) as told:
+                rebuilt = rebuild(archive, name, told, force=force)
+            if rebuilt.faults:
+                place, stands, _ = rebuilt.faults[0]
+                raise click.ClickException(
+                    f"{name}: the events are not what was folded ({place}: {stands}); nothing was changed. See "
+                    "`ccproxy ledger verify`; `--force` rebuilds from what is there"
+                )
+            told_proxies = tell_proxies(settings, name)
+            click.echo(f"{name}: {rebuilt.events:,} events, epoch {rebuilt.epoch}{'' if told_proxies else NOT_TOLD}")
+
+
+@ledger.group("dead", invoke_without_command=True)
+@stream_option
+@json_option
+@click.option("--limit", default=100, show_default=True, help="Most rows that are shown.")
+@click.pass_context
+def dead(context: click.Context, stream: str | None, limit: int, *, as_json: bool) -> None:
+    """Show what could not be read (dead letters) or contradicts the ledger (quarantine)."""
+    if context.invoked_subcommand:
+        return
+    with archive_of(load()) as archive:
+        rows = archive.put_aside(stream, limit)
+    if as_json:
+        click.echo(msgspec.json.encode(rows).decode())
+    else:
+        show_put_aside(rows, Console())
+
+
+@dead.command("replay")
+@stream_option
+def replay(stream: str | None) -> None:
+    """Fold the dead letters that this version can read. Workers do so by themselves when they start."""
+    settings = load()
+    with archive_of(settings) as archive:
+        for name in chosen(archive, stream):
+            before = archive.checkpoint(name)
+            revived = revive(settings, name)
+            if before and (before.dead or revived.dead):
+                click.echo(f"{name}: {before.dead - revived.dead:,} read, {revived.dead:,} still unreadable")
+
+
+@click.command()
+@click.option("--since", metavar="TIME", help=f"{TIME_FORMS}; default: seven days ago.")
+@click.option("--until", metavar="TIME", help="Likewise, not itself included; default: now.")
+@click.option(
+    "--by", multiple=True, metavar="WHAT", help="day, week, route, model, key; commas or again. Default: day."
+)
+@json_option
+@click.option("--csv", "as_csv", is_flag=True, help="CSV, for spreadsheets; costs in nano-dollars and dollars.")
+def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json: bool, as_csv: bool) -> None:
+    """Report tokens, costs and attempts by day, week, route, model or client key. All times are UTC."""
+    try:
+        period, dimensions = period_of(since, until, datetime.now(UTC)), dimensions_of(by)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    with archive_of(load()) as archive:
+        found = report(archive, period, dimensions)
+    if as_json:
+        click.echo(msgspec.json.encode(usage_json(found)).decode())
+    elif as_csv:
+        click.echo(usage_csv(found), nl=False)
+    else:
+        show_usage(found, Console())
+
+
+@contextmanager
+def archive_of(settings: Settings) -> Iterator[Archive]:
+    """The ledger of the settings, or of the `ccproxy up` that runs; what goes wrong with Postgres ends the command."""
+    url = needed(settings.database_url or running(settings, "database_url"), "DATABASE_URL")
+    try:
+        check_schema(url)
+        archive = open_archive(url)
+        try:
+            yield archive
+        finally:
+            archive.close()
+    except (SchemaError, psycopg.Error) as error:
+        raise click.ClickException(" ".join(str(error).split())) from None
+
+
+def running(settings: Settings, name: str) -> str | None:
+    """An address that a running `ccproxy up` has written down."""
+    try:
+        found = json.loads((settings.home / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    value = found.get(name) if isinstance(found, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def chosen(archive: Archive, stream: str | None) -> list[str]:
+    """The stream asked for, or all."""
+    streams = archive.streams()
+    if stream is None:
+        return streams
+    if stream not in streams:
+        raise click.ClickException(f"there is no stream {stream!r}; there are {', '.join(streams) or 'none yet'}")
+    return [stream]
+
+
+def revive(settings: Settings, stream: str) -> Projected:
+    """Fold a stream's dead letters, as a worker does, and tell the proxies."""
+    return in_turn(settings, stream, lambda projector: projector.revive(stream))
+
+
+def tell_proxies(settings: Settings, stream: str) -> bool:
+    """Publish a stream as it stands; whether Redis could be told."""
+    url = settings.redis_url or running(settings, "redis_url")
+    if not url:
+        return False
+    try:
+        in_turn(settings, stream, lambda projector: projector.recall(stream))
+    except click.ClickException:
+        return False
+    return True
+
+
+def in_turn(settings: Settings, stream: str, step: Callable[[Projector], Projected | None]) -> Projected:
+    """Do a step on a stream as soon as no worker has it, until nothing is left to do, and publish what comes of it."""
+    database_url = needed(settings.database_url or running(settings, "database_url"), "DATABASE_URL")
+    redis = open_redis(needed(settings.redis_url or running(settings, "redis_url"), "REDIS_URL"))
+    store = Store(database_url)
+    publisher, projector = Publisher(redis, Event()), Projector(store, Streams(redis))
+    try:
+        for _ in range(TURNS):
+            projected = step(projector)
+            if projected is None:
+                time.sleep(TURN_S)
+            elif not projected.full:
+                publisher.publish(projected)
+                return projected
+    except RedisError as error:
+        raise click.ClickException(f"Redis can't be told ({error}); start it, and try again") from None
+    finally:
+        store.close()
+        redis.close()
+    raise click.ClickException(f"{stream}: workers were never done with it; try again")
 
 
 def needed(value: str | None, name: str) -> str:

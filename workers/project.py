@@ -42,12 +42,16 @@ class Projected(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A ledger in memory, good for the checkpoint of this connection with the same epoch, position and hash."""
+    """A ledger in memory, good for the checkpoint of this connection with the same epoch, position, hash and state.
+
+    The state too: a batch of nothing but asides moves neither position nor hash, and what it heard is in the state.
+    """
 
     generation: int
     epoch: int
     position: int
     hash: bytes
+    state: bytes
     ledger: Ledger
 
 
@@ -104,7 +108,7 @@ class Projector:
         if before is None:
             self._keep(stream, kept)
             return None
-        self._keep(stream, Kept(self.store.generation, after.epoch, after.position, after.hash, ledger))
+        self._keep(stream, Kept(self.store.generation, after.epoch, after.position, after.hash, after.state, ledger))
         place = (after.epoch, after.position, after.stream_id, after.run_id)
         moved = after is not before
         return Projected(stream, *place, ledger, moved, full, after.dead, after.quarantined)
@@ -117,7 +121,7 @@ class Projector:
         """The ledger as of the checkpoint: the one in memory, brought up to date when other workers folded on."""
         if kept is not None and kept.generation != self.store.generation:
             kept = None  # the database went away: what came back may be another, or an older one
-        if kept is not None and kept[1:4] == (checkpoint.epoch, checkpoint.position, checkpoint.hash):
+        if kept is not None and kept[1:5] == (checkpoint.epoch, checkpoint.position, checkpoint.hash, checkpoint.state):
             return kept.ledger
         ledger = wire.decode_ledger(checkpoint.stream, checkpoint.state)
         if isinstance(ledger, RouteLedger):

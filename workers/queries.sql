@@ -164,3 +164,174 @@ ORDER BY seen_at, digest LIMIT %(limit)s;
 
 -- name: drop_dead_letters
 DELETE FROM ccproxy.dead_letters WHERE stream = %s AND digest = ANY(%s);
+
+-- name: reader_session
+SELECT set_config('statement_timeout', '10min', false),
+       set_config('lock_timeout', '5s', false),
+       set_config('idle_in_transaction_session_timeout', '60s', false),
+       set_config('timezone', 'UTC', false);
+
+-- name: one_snapshot
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;
+
+-- name: known_streams
+SELECT stream FROM ccproxy.checkpoints
+UNION SELECT DISTINCT route FROM ccproxy.usage_hourly
+UNION SELECT DISTINCT route FROM ccproxy.route_health
+ORDER BY 1;
+
+-- name: balance
+SELECT position, hash, aside, state::text FROM ccproxy.balances WHERE stream = %s;
+
+-- name: last_position
+SELECT coalesce(max(position), 0) FROM {table} WHERE stream = %s;
+
+-- name: rows_after
+SELECT position, event_id::text, type, at_ms, request_id, body::text, hash FROM {table}
+WHERE stream = %(stream)s AND position > %(after)s AND position <= %(upto)s
+ORDER BY position LIMIT %(limit)s;
+
+-- name: asides_after
+SELECT number, position, replica, seq, at_ms FROM ccproxy.asides
+WHERE stream = %(stream)s AND number > %(after)s AND position <= %(upto)s
+ORDER BY number;
+
+-- The projections made anew stand beside the live ones, in a table of this session.
+-- name: create_recount
+CREATE TEMPORARY TABLE IF NOT EXISTS recount (LIKE ccproxy.usage_hourly INCLUDING ALL);
+
+-- name: empty_recount
+DELETE FROM pg_temp.recount WHERE route = %s;
+
+-- name: begin_recount
+INSERT INTO pg_temp.recount SELECT * FROM ccproxy.usage_closed WHERE route = %s;
+
+-- name: usage_differences
+SELECT to_char(coalesce(s.hour, r.hour), 'YYYY-MM-DD"T"HH24:MI"Z"'), coalesce(s.model, r.model),
+    coalesce(s.client_key, r.client_key),
+    s.attempts, s.failed, s.aborted, s.lost, s.input, s.output, s.cache_read, s.cache_write_5m, s.cache_write_1h,
+    s.cost_nusd, s.unpriced, s.batch_items,
+    r.attempts, r.failed, r.aborted, r.lost, r.input, r.output, r.cache_read, r.cache_write_5m, r.cache_write_1h,
+    r.cost_nusd, r.unpriced, r.batch_items
+FROM (SELECT * FROM ccproxy.usage_hourly WHERE route = %(route)s) AS s
+FULL JOIN (SELECT * FROM pg_temp.recount WHERE route = %(route)s) AS r USING (hour, model, client_key)
+WHERE (s.attempts, s.failed, s.aborted, s.lost, s.input, s.output, s.cache_read, s.cache_write_5m, s.cache_write_1h,
+    s.cost_nusd, s.unpriced, s.batch_items)
+    IS DISTINCT FROM
+    (r.attempts, r.failed, r.aborted, r.lost, r.input, r.output, r.cache_read, r.cache_write_5m, r.cache_write_1h,
+    r.cost_nusd, r.unpriced, r.batch_items)
+ORDER BY hour, model, client_key LIMIT %(limit)s;
+
+-- name: health
+SELECT replica, failures_in_row, last_failure_ms, last_failure_id, last_failure_kind, last_success_ms, retry_at_ms,
+    buckets::text
+FROM ccproxy.route_health WHERE route = %s ORDER BY replica;
+
+-- name: put_aside_counts
+SELECT (SELECT count(*) FROM ccproxy.dead_letters WHERE stream = %(stream)s),
+    (SELECT count(*) FROM ccproxy.quarantine WHERE stream = %(stream)s);
+
+-- name: drop_other_cells
+DELETE FROM ccproxy.usage_hourly AS u WHERE u.route = %(route)s AND NOT EXISTS (
+    SELECT FROM pg_temp.recount AS r
+    WHERE (r.route, r.hour, r.model, r.client_key) = (u.route, u.hour, u.model, u.client_key)
+);
+
+-- name: swap_cells
+INSERT INTO ccproxy.usage_hourly AS u (route, hour, model, client_key, position, attempts, failed, aborted, lost,
+    input, output, cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items)
+SELECT route, hour, model, client_key, position, attempts, failed, aborted, lost,
+    input, output, cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items
+FROM pg_temp.recount WHERE route = %(route)s
+ON CONFLICT (route, hour, model, client_key) DO UPDATE SET
+    position = excluded.position,
+    attempts = excluded.attempts,
+    failed = excluded.failed,
+    aborted = excluded.aborted,
+    lost = excluded.lost,
+    input = excluded.input,
+    output = excluded.output,
+    cache_read = excluded.cache_read,
+    cache_write_5m = excluded.cache_write_5m,
+    cache_write_1h = excluded.cache_write_1h,
+    cost_nusd = excluded.cost_nusd,
+    unpriced = excluded.unpriced,
+    batch_items = excluded.batch_items
+WHERE (u.attempts, u.failed, u.aborted, u.lost, u.input, u.output, u.cache_read, u.cache_write_5m, u.cache_write_1h,
+    u.cost_nusd, u.unpriced, u.batch_items)
+    IS DISTINCT FROM
+    (excluded.attempts, excluded.failed, excluded.aborted, excluded.lost, excluded.input, excluded.output,
+    excluded.cache_read, excluded.cache_write_5m, excluded.cache_write_1h, excluded.cost_nusd, excluded.unpriced,
+    excluded.batch_items);
+
+-- name: drop_all_health
+DELETE FROM ccproxy.route_health WHERE route = %s;
+
+-- name: partitions
+SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+WHERE inhparent = 'ccproxy.events'::regclass ORDER BY relname;
+
+-- name: lock_retention
+SELECT pg_try_advisory_xact_lock(hashtext('ccproxy.retention'));
+
+-- Briefly: who waits for this lock keeps all others waiting. It is tried again later.
+-- name: haste
+SELECT set_config('lock_timeout', '2s', true);
+
+-- name: await_all_checkpoints
+SELECT stream FROM ccproxy.checkpoints ORDER BY stream FOR UPDATE;
+
+-- name: save_balance
+INSERT INTO ccproxy.balances (stream, position, hash, aside, state) VALUES (%s, %s, %s, %s, %s)
+ON CONFLICT (stream) DO UPDATE SET position = excluded.position, hash = excluded.hash, aside = excluded.aside,
+    state = excluded.state, closed_at = now();
+
+-- name: empty_closed_usage
+DELETE FROM ccproxy.usage_closed WHERE route = %s;
+
+-- name: close_usage
+INSERT INTO ccproxy.usage_closed SELECT * FROM pg_temp.recount WHERE route = %s;
+
+-- name: keep_from
+UPDATE ccproxy.checkpoints SET kept_from = greatest(kept_from, %s::uuid);
+
+-- name: drop_partition
+DROP TABLE ccproxy.{name};
+
+-- Usage by what is asked for; what is not asked for is blank.
+-- name: usage_report
+SELECT CASE WHEN %(day)s THEN to_char(hour, 'YYYY-MM-DD') ELSE '' END,
+    CASE WHEN %(week)s THEN to_char(date_trunc('week', hour), 'YYYY-MM-DD') ELSE '' END,
+    CASE WHEN %(route)s THEN route ELSE '' END,
+    CASE WHEN %(model)s THEN model ELSE '' END,
+    CASE WHEN %(key)s THEN client_key ELSE '' END,
+    sum(attempts)::bigint, sum(failed)::bigint, sum(aborted)::bigint, sum(lost)::bigint, sum(input)::bigint,
+    sum(output)::bigint, sum(cache_read)::bigint, sum(cache_write_5m)::bigint, sum(cache_write_1h)::bigint,
+    sum(cost_nusd)::bigint, sum(unpriced)::bigint, sum(batch_items)::bigint
+FROM ccproxy.usage_hourly
+WHERE hour >= to_timestamp(%(since)s) AND hour < to_timestamp(%(until)s)
+GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5;
+
+-- An attempt that has ended and says nothing else was the last of its request. The ids of events that ended in the time
+-- asked for begin at most a week before it; the bound leaves out older partitions.
+-- name: requests_report
+SELECT CASE WHEN %(day)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD') ELSE '' END,
+    CASE WHEN %(week)s THEN to_char(date_trunc('week', to_timestamp(at_ms / 1000)), 'YYYY-MM-DD') ELSE '' END,
+    CASE WHEN %(route)s THEN stream ELSE '' END,
+    CASE WHEN %(model)s THEN coalesce(body->>'model_sent', '') ELSE '' END,
+    CASE WHEN %(key)s THEN coalesce(body->>'client_key', '') ELSE '' END,
+    count(*)
+FROM ccproxy.events
+WHERE event_id >= %(first)s::uuid AND type = 'attempt_ended' AND at_ms >= %(since)s * 1000 AND at_ms < %(until)s * 1000
+    AND body->>'final' IS DISTINCT FROM 'false'
+GROUP BY 1, 2, 3, 4, 5;
+
+-- name: kept_from
+SELECT coalesce(max(kept_from::text), '00000000-0000-0000-0000-000000000000') FROM ccproxy.checkpoints;
+
+-- name: put_aside
+SELECT 'dead' AS kind, stream, seen_at, stream_id, reason, raw FROM ccproxy.dead_letters
+WHERE %(stream)s::text IS NULL OR stream = %(stream)s
+UNION ALL SELECT 'quarantined', stream, seen_at, stream_id, reason, raw FROM ccproxy.quarantine
+WHERE %(stream)s::text IS NULL OR stream = %(stream)s
+ORDER BY seen_at DESC, stream LIMIT %(limit)s;

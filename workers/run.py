@@ -7,7 +7,7 @@ RQ's worker gives up when Redis goes away at the wrong moment; it is begun again
 
 import logging
 import signal
-from threading import Event
+from threading import Event, Thread
 from types import FrameType
 from typing import Any
 
@@ -19,11 +19,13 @@ from rq.serializers import JSONSerializer
 from rq.worker import WorkerStatus
 
 from workers import jobs
+from workers.archive import open_archive
 from workers.consume import Streams, open_redis
 from workers.migrate import SchemaError, pending
 from workers.outage import Outage
 from workers.project import Projector
 from workers.publish import Publisher
+from workers.retention import Damaged, Retention
 from workers.shift import Shift
 from workers.store import Store, connect
 from workers.ticker import Ticker
@@ -34,6 +36,7 @@ log = logging.getLogger("ccproxy.worker")
 RETRY_S = 0.5
 SCHEMA_RETRY_S = 1.0
 TICKER_STOP_S = 1.5
+RETENTION_LOOK_S = 3_600.0
 WORKER_TTL_S = 20
 """RQ blocks on its queue for 15 s less than this, and shows itself alive as often."""
 
@@ -61,7 +64,7 @@ class FoldWorker(SimpleWorker):
 class Process:
     """The parts of one worker process, put together."""
 
-    def __init__(self, redis_url: str, rq_redis_url: str, database_url: str) -> None:
+    def __init__(self, redis_url: str, rq_redis_url: str, database_url: str, retention_weeks: int = 0) -> None:
         self.database_url = database_url
         self.stopping = Event()
         self.outage = Outage("redis")
@@ -73,6 +76,7 @@ class Process:
         publisher = Publisher(redis, self.stopping)
         self.shift = Shift(Projector(self.store, streams), publisher, streams, wake, self.stopping, self.outage)
         # The ticker's own client does not try again: it has to notice when Redis was away.
+        self.retention = Retention(lambda: open_archive(database_url), retention_weeks)
         self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.recall, self.outage)
 
     def recall(self) -> list[str]:
@@ -90,10 +94,22 @@ class Process:
         if wait_for_schema(self.database_url, self.stopping):
             jobs.begin(self.shift)
             self.ticker.start()
+            Thread(target=self.retain, name="retention", daemon=True).start()
             self.serve()
             self.ticker.stop(TICKER_STOP_S)
         self.store.close()
         log.info("worker.stopped")
+
+    def retain(self) -> None:
+        """Drop expired weeks, now and every hour. A process that ends meanwhile leaves the database to roll back."""
+        outage = Outage("retention")
+        while self.retention.keep_weeks and not self.stopping.is_set():
+            try:
+                self.retention.look()
+                outage.found()
+            except (psycopg.Error, Damaged) as error:
+                outage.lost(error)
+            self.stopping.wait(RETENTION_LOOK_S)
 
     def serve(self) -> None:
         """Do jobs; begin again when RQ gave up."""

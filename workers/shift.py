@@ -4,6 +4,8 @@ No wake-up is lost. Say job A reads the last entry, entry X arrives, and X's job
 returns: A looks at the stream once more *after* its transaction, sees X, and calls for another job. An entry that comes
 after that look has a job which finds no lock.
 
+What older versions could not read is tried again when a process first has the stream.
+
 A job never fails: what went wrong is said once, and the ticker calls again while the stream has unread entries.
 """
 
@@ -42,6 +44,7 @@ class Shift:
         self.redis_outage = redis_outage
         self.postgres_outage = Outage("postgres")
         self.faults: dict[str, Outage] = {}
+        self._revived: set[str] = set()
 
     def fold(self, stream: str) -> None:
         """Answer a wake-up, whatever comes."""
@@ -49,6 +52,8 @@ class Shift:
         try:
             self.wake.answer(stream)
             self.publisher.pause(stream)
+            if stream not in self._revived:
+                self.revive(stream)
             self.catch_up(stream)
         except RedisError as error:
             self.redis_outage.lost(error)
@@ -71,6 +76,15 @@ class Shift:
                 self.publisher.publish(projected)
             if last:
                 self.look_again(projected)
+                return
+
+    def revive(self, stream: str) -> None:
+        """Once in a process's life: this version may read what an older one could not."""
+        while (revived := self.projector.revive(stream)) is not None:
+            if revived.moved:
+                self.publisher.publish(revived)
+            if not revived.full:
+                self._revived.add(stream)
                 return
 
     def look_again(self, projected: Projected) -> None:

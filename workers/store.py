@@ -278,7 +278,7 @@ class Store:
 
 def checkpoint_of(row: tuple[Any, ...] | None) -> Checkpoint | None:
     """A checkpoint from its columns."""
-    return None if row is None else Checkpoint(*row[:-1], row[-1].encode())
+    return None if row is None else Checkpoint._make((*row[:-1], row[-1].encode()))
 
 
 def add_usage(connection: psycopg.Connection, table: str, route: str, position: int, added: dict[Cell, Usage]) -> None:
@@ -312,6 +312,12 @@ def week_of(event_id: str) -> int:
 def partition_name(week: int) -> str:
     """The partition of a week, named after its Monday."""
     return f"events_{EPOCH_MONDAY + timedelta(weeks=week):%Y%m%d}"
+
+
+def week_of_partition(name: str) -> int:
+    """The week of a partition."""
+    monday = datetime.strptime(name.removeprefix("events_"), "%Y%m%d").replace(tzinfo=UTC)
+    return (monday - EPOCH_MONDAY).days // 7
 
 
 def first_id(week: int) -> str:

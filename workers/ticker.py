@@ -7,6 +7,7 @@ one look a second.
 - News: a blocking read over all streams; whatever comes calls for a job at once.
 - The look: once a second, every stream that is not settled calls for a job: one whose job failed or whose worker was
   killed, one that is new, one whose snapshot is gone.
+- Attempts whose replica is gone are closed (`lost`), every few seconds.
 - At start, and whenever Redis was away, every stream is called for once, also those that only Postgres knows.
 """
 
@@ -20,6 +21,7 @@ from redis import Redis, RedisError
 
 from service.ledger import wire
 from workers.consume import NO_ENTRY
+from workers.lost import LostAttempts
 from workers.outage import Outage
 from workers.publish import INTERVAL_S, MARK_FIELDS, read_mark
 from workers.wake import Wake
@@ -33,11 +35,19 @@ RETRY_S = 0.5
 class Ticker:
     """Wakes the queue. `recall` names the streams that Postgres knows, and may fail while it is away."""
 
-    def __init__(self, redis: Redis, wake: Wake, recall: Callable[[], Iterable[str]], outage: Outage) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        wake: Wake,
+        recall: Callable[[], Iterable[str]],
+        outage: Outage,
+        lost: LostAttempts | None = None,
+    ) -> None:
         self.redis = redis
         self.wake = wake
         self.recall = recall
         self.outage = outage
+        self.lost = lost or LostAttempts(redis)
         self.seen: dict[str, str] = {}
         self._recalled = False
         self._looked_s = 0.0
@@ -68,12 +78,14 @@ class Ticker:
         self.seen = {}
         self._recalled = False
         self._looked_s = 0.0
+        self.lost.forget()
 
     def tick(self) -> None:
         """Wait for news for up to BLOCK_MS and call for what has some; look around when a second has passed."""
         if time.monotonic() >= self._looked_s + LOOK_S:
             self._looked_s = time.monotonic()
             self.look()
+            self.lost.look(self.seen)
             self.outage.found()
         news = self.wait()
         if news:

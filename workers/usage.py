@@ -1,0 +1,141 @@
+"""What was used: tokens, costs and attempts by day, week, route, model and client key, from the cells of Postgres.
+
+Cells are whole hours, so that the limits of the time asked for are whole hours too; all is UTC. A request counts where
+its last attempt ended; that stands in the events alone, and is unknown (None) for times of which events were dropped.
+Not here: showing it (`screens`).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from service.ledger import fold, ids
+from service.ledger.state import Usage
+from workers.archive import Archive
+from workers.store import QUERIES, first_id, week_of
+
+DIMENSIONS = ("day", "week", "route", "model", "key")
+BACK = re.compile(r"(\d{1,5})([hdw])")
+UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+HOUR = timedelta(hours=1)
+TIME_FORMS = "a date (2026-11-02), a time (2026-11-02T15:00), or a while ago (12h, 7d, 4w)"
+
+
+class Period(NamedTuple):
+    """Whole hours, from `since` to before `until`, UTC."""
+
+    since: datetime
+    until: datetime
+
+
+class UsageRow(NamedTuple):
+    """The usage of one group; `names` are what it was grouped by, in the order of `Report.by`."""
+
+    names: tuple[str, ...]
+    usage: Usage
+    requests: int | None
+
+
+class Report(NamedTuple):
+    """The rows of a report, and all of them together."""
+
+    period: Period
+    by: tuple[str, ...]
+    rows: list[UsageRow]
+    total: UsageRow
+
+
+def read_time(text: str, now: datetime) -> datetime:
+    """A moment as a person writes it. Raises ValueError, which says what is understood."""
+    if back := BACK.fullmatch(text):
+        return now - int(back[1]) * UNITS[back[2]]
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no time; write {TIME_FORMS}; all is UTC") from None
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def period_of(since: str | None, until: str | None, now: datetime) -> Period:
+    """Whole hours around the time asked for: by default the last seven days and today. Raises ValueError."""
+    begin = read_time(since, now) if since else (now - timedelta(days=7)).replace(hour=0)
+    end = read_time(until, now) if until else now
+    begin = begin.replace(minute=0, second=0, microsecond=0)
+    whole = end.replace(minute=0, second=0, microsecond=0)
+    end = whole if whole == end else whole + HOUR
+    if begin >= end:
+        raise ValueError(f"the time ends ({end:%Y-%m-%dT%H:%MZ}) before it begins ({begin:%Y-%m-%dT%H:%MZ})")
+    return Period(begin, end)
+
+
+def dimensions_of(asked: Iterable[str]) -> tuple[str, ...]:
+    """What to group by, from options that may be given several times or with commas. Raises ValueError."""
+    names = [name.strip() for option in asked for name in option.split(",") if name.strip()]
+    unknown = [name for name in names if name not in DIMENSIONS]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is nothing to group by; there are {', '.join(DIMENSIONS)}")
+    return tuple(dict.fromkeys(names)) or ("day",)
+
+
+def report(archive: Archive, period: Period, by: tuple[str, ...]) -> Report:
+    """What was used in a period. Raises psycopg.Error."""
+    parameters: dict[str, Any] = {name: name in by for name in DIMENSIONS}
+    parameters |= {"since": int(period.since.timestamp()), "until": int(period.until.timestamp())}
+    with archive.snapshot():
+        cells = archive.connection.execute(QUERIES["usage_report"], parameters).fetchall()
+        requests = read_requests(archive, parameters)
+    places = [DIMENSIONS.index(name) for name in by]
+    rows = []
+    for cell in cells:
+        count = None if requests is None else requests.get(cell[: len(DIMENSIONS)], 0)
+        rows.append(UsageRow(tuple(cell[place] for place in places), Usage(*cell[len(DIMENSIONS) :]), count))
+    rows.sort(key=lambda row: row.names)
+    return Report(period, by, rows, total_of(rows, known=requests is not None))
+
+
+def read_requests(archive: Archive, parameters: dict[str, Any]) -> dict[tuple[str, ...], int] | None:
+    """Requests by all dimensions; None when events of the period were dropped."""
+    week = week_of(ids.format_uuid(max(0, parameters["since"]) * 1000 << 80))
+    found = archive.connection.execute(QUERIES["kept_from"]).fetchone()
+    if found and ids.time_of_id_ms(found[0]) > parameters["since"] * 1000:
+        return None
+    rows = archive.connection.execute(QUERIES["requests_report"], parameters | {"first": first_id(week - 1)}).fetchall()
+    return {tuple(names): count for *names, count in rows}
+
+
+def total_of(rows: Sequence[UsageRow], *, known: bool) -> UsageRow:
+    """All rows together."""
+    total = Usage()
+    for row in rows:
+        fold.add_usage(total, row.usage)
+    return UsageRow((), total, sum(row.requests or 0 for row in rows) if known else None)
+
+
+def fields_of(row: UsageRow, by: Sequence[str]) -> dict[str, Any]:
+    """A row as plain values, for JSON and CSV. The cost is that of what has a price."""
+    usage = row.usage
+    return dict(zip(by, row.names, strict=False)) | {
+        "requests": row.requests,
+        "attempts": usage.attempts,
+        "failed": usage.failed,
+        "aborted": usage.aborted,
+        "lost": usage.lost,
+        "input_tokens": usage.input,
+        "output_tokens": usage.output,
+        "cache_read_tokens": usage.cache_read,
+        "cache_write_5m_tokens": usage.cache_write_5m,
+        "cache_write_1h_tokens": usage.cache_write_1h,
+        "batch_items": usage.batch_items,
+        "cost_nusd": usage.cost_nusd,
+        "cost_usd": dollars(usage.cost_nusd, 9),
+        "unpriced": usage.unpriced,
+    }
+
+
+def dollars(nusd: int, places: int) -> str:
+    """Nano-dollars as dollars, exact, rounded half up to so many places."""
+    unit = 10 ** (9 - places)
+    units = (abs(nusd) + unit // 2) // unit
+    whole, part = divmod(units, 10**places)
+    return f"{'-' if nusd < 0 else ''}{whole}.{part:0{places}d}"

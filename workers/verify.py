@@ -1,0 +1,147 @@
+"""Whether the projections are what the event rows say: everything is recounted and compared, and what differs is named.
+
+It reads one snapshot of the database for each stream, so that it is exact while traffic goes on, and changes nothing.
+Not here: mending (`rebuild`), and showing (`screens`).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from service.ledger import wire
+from service.ledger.state import Usage
+from workers.archive import Archive, CellDifference
+from workers.project import state_of
+from workers.recount import Progress, Recount
+from workers.store import USAGE_FIELDS, Checkpoint
+
+MOST_DIFFERENCES = 50
+"""Named for each stream and kind; the count says how many there are."""
+LONGEST = 200
+"""Characters of a value that are shown."""
+
+
+class Difference(Struct, frozen=True):
+    """Something that is not as its events make it. `what`: event, checkpoint, usage, health, state or count."""
+
+    what: str
+    name: str
+    stands: str
+    should: str
+
+
+class StreamReport(Struct, frozen=True):
+    """What was found of one stream. Events up to `from_position` are known by their closing balance alone."""
+
+    stream: str
+    from_position: int
+    position: int
+    events: int
+    differences: tuple[Difference, ...]
+    more: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is as it should be."""
+        return not self.differences
+
+
+def verify(archive: Archive, stream: str, progress: Progress = lambda _: None) -> StreamReport:
+    """Recount a stream and compare. Raises psycopg.Error."""
+    with archive.snapshot():
+        checkpoint = archive.checkpoint(stream)
+        recount = Recount(archive, stream)
+        last = max(archive.last_position(stream), checkpoint.position if checkpoint else 0)
+        recount.read(last, progress)
+        recount.expect(last)
+        found = list(differences_of(archive, recount, checkpoint))
+    faults = [Difference("event", *fault) for fault in recount.faults]
+    differences = (*faults[:MOST_DIFFERENCES], *found)
+    return StreamReport(
+        stream=stream,
+        from_position=recount.began_at,
+        position=recount.position,
+        events=recount.events,
+        differences=differences,
+        more=recount.fault_count - len(faults[:MOST_DIFFERENCES]),
+    )
+
+
+def differences_of(archive: Archive, recount: Recount, checkpoint: Checkpoint | None) -> Iterator[Difference]:
+    """What of the projections is not what was recounted."""
+    stream = recount.stream
+    if checkpoint is None:
+        yield Difference("checkpoint", stream, "missing", f"position {recount.position}")
+        return
+    if checkpoint.position < recount.position:
+        yield Difference("checkpoint", "position", str(checkpoint.position), str(recount.position))
+    elif checkpoint.position == recount.position and checkpoint.hash != recount.hash:
+        yield Difference("checkpoint", "hash", checkpoint.hash.hex(), recount.hash.hex())
+    for cell in archive.usage_differences(stream, MOST_DIFFERENCES):
+        yield usage_difference(cell)
+    yield from entries_that_differ("health", plain(archive.health(stream)), plain(recount.health))
+    yield from state_differences(stream, checkpoint.state, state_of(recount.ledger))
+    counts = zip(("dead", "quarantined"), checkpoint[6:8], archive.put_aside_counts(stream), strict=True)
+    for name, stands, should in counts:
+        if stands != should:
+            yield Difference("count", name, str(stands), str(should))
+
+
+def usage_difference(cell: CellDifference) -> Difference:
+    """The counts in which a cell differs."""
+    name = f"{cell.hour} {cell.model or '(no model)'} {cell.client_key or '(no key)'}"
+    if cell.stands is None or cell.should is None:
+        return Difference("usage", name, counts_of(cell.stands, USAGE_FIELDS), counts_of(cell.should, USAGE_FIELDS))
+    fields = [field for field in USAGE_FIELDS if getattr(cell.stands, field) != getattr(cell.should, field)]
+    return Difference("usage", name, counts_of(cell.stands, fields), counts_of(cell.should, fields))
+
+
+def counts_of(usage: Usage | None, fields: list[str] | tuple[str, ...]) -> str:
+    """Some counts of a cell; zeros are left out when all are asked for."""
+    if usage is None:
+        return "missing"
+    counts = [
+        f"{field}={getattr(usage, field)}" for field in fields if fields is not USAGE_FIELDS or getattr(usage, field)
+    ]
+    return " ".join(counts) or "all 0"
+
+
+def state_differences(stream: str, stands: bytes, should: bytes) -> Iterator[Difference]:
+    """Where the checkpoint's state is not what was recounted, part by part."""
+    try:
+        ledger = wire.decode_ledger(stream, stands)
+    except msgspec.DecodeError as error:
+        yield Difference("state", "whole", f"unreadable: {error}", "a ledger")
+        return
+    parts, others = plain(ledger), plain(wire.decode_ledger(stream, should))
+    for part in sorted(parts.keys() | others.keys()):
+        one, other = parts.get(part), others.get(part)
+        if isinstance(one, dict) or isinstance(other, dict):
+            yield from entries_that_differ("state", one or {}, other or {}, prefix=f"{part} ")
+        elif one != other:
+            yield Difference("state", part, shown(one), shown(other))
+
+
+def entries_that_differ(
+    what: str, stands: dict[str, Any], should: dict[str, Any], prefix: str = ""
+) -> Iterator[Difference]:
+    """The entries that two mappings do not share, the first few."""
+    names = [name for name in sorted(stands.keys() | should.keys()) if stands.get(name) != should.get(name)]
+    for name in names[:MOST_DIFFERENCES]:
+        yield Difference(what, f"{prefix}{name}", shown(stands.get(name)), shown(should.get(name)))
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A value as JSON would show it, so that it can be compared whatever its order."""
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return found
+
+
+def shown(value: Any) -> str:
+    """A value as a person reads it."""
+    if value is None:
+        return "missing"
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
