@@ -1,7 +1,8 @@
 """The newest snapshots, and own events that they have not heard: together the view that routing looks at.
 
 Laws
-- Per stream the greater (epoch, position) wins; an unknown version or an unreadable snapshot leaves the last good one.
+- Per stream the greater (epoch, position, stream id) wins: with no event more, a snapshot may have heard of more. An
+  unknown version or an unreadable snapshot leaves the last good one.
 - `view == fold(snapshot, own events not in heard, by number)`, at every moment.
 - Control events act within a second without workers: each process reads that stream itself.
 - Nothing here fails a request: while Redis is away the view is what was last known, and own events go on counting.
@@ -118,11 +119,12 @@ class Watcher:
     def take(self, snapshot: Snapshot) -> None:
         """Adopt a snapshot if it is newer than the one at hand, and lay the own events over it."""
         known = self.snapshots.get(snapshot.stream)
-        if known and (snapshot.epoch, snapshot.position) <= (known.epoch, known.position):
-            return
         try:
+            age = age_of(snapshot)
+            if known and age <= age_of(known):
+                return
             ledger = decode_ledger(snapshot.stream, snapshot.ledger)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, ValueError) as error:
             log.warning("snapshot.unreadable", extra={"stream": snapshot.stream, "error": str(error)})
             return
         self.snapshots[snapshot.stream] = snapshot
@@ -247,6 +249,11 @@ class Watcher:
 def copied(heard: Mapping[str, Heard]) -> dict[str, Heard]:
     """What a snapshot has heard, apart from its ledger, whose own account goes on with the overlay."""
     return {replica: Heard(account.high, account.at_ms, account.gaps.copy()) for replica, account in heard.items()}
+
+
+def age_of(snapshot: Snapshot) -> tuple[int, int, tuple[int, int]]:
+    """By what a snapshot is newer than another; `publish.lua` has the same order."""
+    return snapshot.epoch, snapshot.position, entry_order(snapshot.stream_id.encode())
 
 
 def overlay(ledger: Ledger, events: Iterable[Event]) -> None:
