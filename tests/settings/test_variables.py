@@ -76,6 +76,7 @@ EFFECTS: list[tuple[str, str, str, Any]] = [
     ("DB_USER", "u", "database_url", "postgresql://u:postgres@localhost:5432/claude_proxy"),
     ("DB_PASSWORD", "p@:/", "database_url", "postgresql://postgres:p%40%3A%2F@localhost:5432/claude_proxy"),
     ("DB_CONNECTION_TIMEOUT_MS", "100", "database_connect_ms", 100),
+    ("LEDGER_RETENTION_WEEKS", "8", "retention_weeks", 8),
     ("LOG_LEVEL", "DEBUG", "log_level", "debug"),
     ("LOG_FORMAT", "json", "log_format", "json"),
     ("CCPROXY_HOME", "/elsewhere", "home", Path("/elsewhere")),
