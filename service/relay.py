@@ -377,7 +377,8 @@ class Relay:
     def _bad_json(self, answer: JsonAnswer | None, one: Try) -> Failure:
         """What an answer with status 200 that is no answer means."""
         if answer and answer.error:
-            return classify(Facts(200, answer.error.type, message=answer.error.message), self.clock.now_ms())
+            facts = answer_facts(200, one.headers, answer.error.data, self.clock.now_ms())
+            return classify(plain_facts(facts, self.clock.now_ms()), self.clock.now_ms())
         return Failure("bad_answer", "route", message="the answer is no message", status=one.status)
 
     async def _copy(self, call: Call, one: Try, upstream: Upstream, reply: Reply) -> None:
