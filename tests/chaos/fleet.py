@@ -23,7 +23,8 @@ from service.embedded.postgres import Postgres
 from service.embedded.server import Server
 from service.embedded.valkey import Valkey
 from service.ledger import wire
-from tests.chaos.plan import LOSSES, PARTS, PROXIES, Act
+from tests.chaos.plan import LOSSES, PARTS, PROXIES, WIRES, Act
+from tests.chaos.wire import Wire
 from tests.e2e.house import ANTHROPIC_KEY, PATIENT, ZAI_KEY
 from tests.e2e.processes import Command, eventually, free_port, run
 from tests.fakes import FakeProvider
@@ -244,7 +245,8 @@ class Fleet:
         self.servers = [ServerPart("postgres", self.postgres), ServerPart("valkey", self.valkey)]
         self.proxies = [self._proxy(name) for name in PROXIES]
         self.workers = [self._worker(name) for name in PARTS if name.startswith("worker")]
-        parts: list[Part] = [*self.proxies, *self.workers, *self.servers]
+        self.wires = [Wire(name) for name in WIRES]
+        parts: list[Part] = [*self.proxies, *self.workers, *self.servers, *self.wires]
         self.parts = {part.name: part for part in parts}
         self._stack = ExitStack()
 
@@ -252,6 +254,9 @@ class Fleet:
         with ExitStack() as stack:
             for part in (self.postgres, self.valkey, self.anthropic, self.zai):
                 stack.enter_context(part)
+            for each in self.wires:
+                each.start(self.valkey.port)
+                stack.callback(each.stop)
             stack.callback(self._end_all)
             status, said = run("migrate", home=self.folder / "migrate", variables=self.addresses)
             assert status == 0, said
@@ -325,15 +330,21 @@ class Fleet:
         port = free_port()
 
         def start() -> Command:
-            variables = self.settings | {"PROXY_PORT": str(port)}
+            variables = self.settings | {"PROXY_PORT": str(port), "REDIS_URL": self._by_wire(PROXIES.index(name))}
             return Command("serve", home=self.folder / name, variables=variables)
 
         return CommandPart(name, start, port=port)
 
     def _worker(self, name: str) -> CommandPart:
-        return CommandPart(
-            name, lambda: Command("worker", home=self.folder / name, variables=self.addresses | {"LOG_LEVEL": "info"})
-        )
+        def start() -> Command:
+            variables = self.addresses | {"LOG_LEVEL": "info", "REDIS_URL": self._by_wire(-1)}
+            return Command("worker", home=self.folder / name, variables=variables)
+
+        return CommandPart(name, start)
+
+    def _by_wire(self, number: int) -> str:
+        """Valkey's address at the near end of a wire."""
+        return self.valkey.url.replace(f":{self.valkey.port}/", f":{self.wires[number].port}/")
 
     def _end_all(self) -> None:
         for part in (*self.proxies, *self.workers):

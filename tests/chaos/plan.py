@@ -15,12 +15,17 @@ Act: TypeAlias = Literal[
     "full",  # Valkey refuses to write, for want of memory
     "forget",  # kill -9, and what Valkey wrote last is not on its disk: a power cut
     "wipe",  # kill -9, and Valkey has lost everything
+    "cut",  # a wire breaks: connections are reset
+    "stall",  # a wire passes nothing on until it is mended
+    "deaf",  # a wire passes requests on, and no answers until it is mended
 ]
 
 PROXIES = ("proxy-0", "proxy-1")
 WORKERS = ("worker-0", "worker-1")
 SERVERS = ("postgres", "valkey")
-PARTS = (*PROXIES, *WORKERS, *SERVERS)
+WIRES = ("wire-0", "wire-1", "wire-2")
+"""Between Valkey and the first proxy, the second, and the workers."""
+PARTS = (*PROXIES, *WORKERS, *SERVERS, *WIRES)
 GANGS: Sequence[Sequence[str]] = (
     WORKERS,
     PROXIES,
@@ -29,6 +34,9 @@ GANGS: Sequence[Sequence[str]] = (
     ("valkey", "worker-0"),
     ("postgres", "worker-1"),
     ("postgres", "valkey"),
+    ("wire-0", "proxy-0"),
+    ("wire-1", "valkey"),
+    ("wire-2", "postgres"),
     ("worker-0", "worker-1", "postgres"),
     ("valkey", "postgres", "worker-0", "worker-1"),
 )
@@ -37,18 +45,20 @@ GANG_RATIO = 0.15
 FIRST_S = 1.0
 REST_S = 0.3
 """A part that is back is left alone for so long; less than a start takes, so that starts are hit as well."""
-WEIGHTS = {"proxy": 2, "worker": 3, "postgres": 4, "valkey": 4}
+WEIGHTS = {"proxy": 2, "worker": 3, "postgres": 4, "valkey": 4, "wire": 2}
 ACTS: dict[str, dict[Act, float]] = {
     "proxy": {"kill": 4, "end": 3, "freeze": 3, "strangle": 2},
     "worker": {"kill": 5, "end": 2, "freeze": 3, "strangle": 2},
     "postgres": {"kill": 3, "end": 2, "freeze": 3, "backend": 3},
     "valkey": {"kill": 3, "end": 2, "freeze": 4, "full": 2, "forget": 6, "wipe": 3},
+    "wire": {"cut": 2, "stall": 2, "deaf": 3},
 }
 LONGEST_S: dict[str, dict[Act, float]] = {
     "proxy": {"kill": 1.5, "end": 1.5, "freeze": 2.5, "strangle": 1.5},
     "worker": {"kill": 2, "end": 2, "freeze": 12, "strangle": 4},
     "postgres": {"kill": 3, "end": 3, "freeze": 4, "backend": 0.2},
     "valkey": {"kill": 3, "end": 3, "freeze": 6, "full": 3, "forget": 2, "wipe": 2},
+    "wire": {"cut": 2, "stall": 4, "deaf": 4},
 }
 """How long a part is away at most. A frozen Valkey outlasts the proxies' 100 ms and two seconds, and the workers' five;
 a frozen worker the ten seconds that Postgres lets a transaction idle."""
@@ -82,7 +92,7 @@ def plan(seed: int, actions: int, seconds: float) -> list[Step]:
         free = [part for part in PARTS if free_at[part] <= now_s]
         hit = choose(chance, free)
         for part in hit[: actions - len(steps)]:
-            step = act_on(chance, part, now_s, alone=len(hit) == 1 and set(PROXIES) <= set(free))
+            step = act_on(chance, part, now_s, alone=len(hit) == 1 and {*PROXIES, *WIRES} <= set(free))
             free_at[part] = step.back_s + REST_S
             if step.act in LOSSES:
                 free_at |= dict.fromkeys(PROXIES, now_s + HOLD_S)
@@ -100,14 +110,14 @@ def choose(chance: random.Random, free: Sequence[str]) -> Sequence[str]:
 
 
 def kind_of(part: str) -> str:
-    """What a part is: proxy, worker, postgres or valkey."""
+    """What a part is: proxy, worker, postgres, valkey or wire."""
     return part.partition("-")[0]
 
 
 def act_on(chance: random.Random, part: str, at_s: float, *, alone: bool) -> Step:
     """What befalls a part. Short absences are as likely as long ones: what goes wrong, goes wrong at the borders.
 
-    Not `alone`, with a proxy away as well, nothing is lost that is nowhere else.
+    Not `alone`, with a proxy or its wire away as well, nothing is lost that is nowhere else.
     """
     kind = kind_of(part)
     acts = {act: weight for act, weight in ACTS[kind].items() if alone or act not in LOSSES}
