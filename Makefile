@@ -28,7 +28,7 @@ COMPILE = $(if $(UV),$(UV),$(BIN)/uv) pip compile --quiet --universal --python-v
   --no-header --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev build test lint format types bench chaos test-claude-code lock docs clean stale
+.PHONY: help up dev build test simulate simulate-faults lint format types bench chaos test-claude-code lock docs clean stale
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +67,12 @@ bench: ## the measuring programs
 chaos: $(DEVELOP) ## kill, freeze and restart everything under load, then audit (SEED=n ACTIONS=200 SECONDS=150)
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(ACTIONS),--actions $(ACTIONS)) \
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+simulate: $(DEVELOP) ## simulated fleets under every fault, one for each of SEEDS (300), from FIRST (1) on, on all cores
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),300) --first $(or $(FIRST),1)
+
+simulate-faults: $(DEVELOP) ## plant each fault that the simulation has to notice, and count the seeds until it does
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation --fault all --seeds $(or $(SEEDS),1000)
 
 test-claude-code: $(DEVELOP) ## Claude Code itself against the proxy; installs it from npm first (needs Node and npm)
 	$(BIN)/python -m pytest tests/claude_code $(ARGS)

@@ -1,0 +1,122 @@
+"""The two houses that the contract is held in: the models, and a real Postgres with a real Valkey."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from service.embedded.postgres import Postgres
+from service.embedded.valkey import Valkey
+from tests.simulation.clients import PlainRedis
+from tests.simulation.fibers import Places
+from tests.simulation.postgres_model import Database, ModelStore
+from tests.simulation.redis_model import Data, Server
+from tests.simulation.virtual import Now
+from workers.consume import open_redis
+from workers.migrate import migrate
+from workers.store import Store, connect
+
+TABLES = "events, control_events, checkpoints, usage_hourly, route_health, dead_letters, quarantine, asides"
+
+
+class ModelHouse:
+    """The models."""
+
+    def __init__(self) -> None:
+        self.now = Now()
+        self.server = Server(self.now)
+        self.database = Database(self.now)
+
+    def redis(self) -> Any:
+        """A worker's client."""
+        return PlainRedis(self.server, Places())
+
+    def store(self) -> Store:
+        """A worker's store."""
+        return ModelStore(self.database, Places())
+
+    def empty_redis(self) -> None:
+        """Redis comes back with nothing, as another run."""
+        self.server.restart(Data(self.server.clock_ms))
+
+    def pass_ms(self, ms: int) -> None:
+        """Let time pass."""
+        self.now.s += ms / 1000
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class RealHouse:
+    """The servers."""
+
+    def __init__(self, postgres: Postgres, valkey: Valkey) -> None:
+        self.postgres = postgres
+        self.valkey = valkey
+        self.stores: list[Store] = []
+        self.clients: list[Any] = []
+
+    def redis(self) -> Any:
+        """A worker's client."""
+        self.clients.append(open_redis(self.valkey.url))
+        return self.clients[-1]
+
+    def store(self) -> Store:
+        """A worker's store."""
+        self.stores.append(Store(self.postgres.url))
+        return self.stores[-1]
+
+    def empty_redis(self) -> None:
+        """Redis comes back with nothing, as another run."""
+        self.redis().flushall()
+        self.valkey.stop()
+        self.valkey.start()
+
+    def pass_ms(self, ms: int) -> None:
+        """Let time pass: what is held for that long is gone sooner here."""
+        for key in self.redis().keys("*"):
+            if 0 < self.redis().pttl(key) <= ms:
+                self.redis().delete(key)
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        for each in (*self.stores, *self.clients):
+            each.close()
+
+
+House = ModelHouse | RealHouse
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Postgres, Valkey]]:
+    """A Postgres with the schema, and a Valkey, of this run."""
+    with Postgres(tmp_path_factory.mktemp("postgres")) as postgres, Valkey(tmp_path_factory.mktemp("valkey")) as valkey:
+        with connect(postgres.url) as connection:
+            migrate(connection)
+        yield postgres, valkey
+
+
+def real_house(servers: tuple[Postgres, Valkey]) -> RealHouse:
+    """The servers, empty."""
+    house = RealHouse(*servers)
+    house.redis().flushall()
+    with psycopg.connect(house.postgres.url, autocommit=True) as connection:
+        connection.execute(f"TRUNCATE {', '.join(f'ccproxy.{name}' for name in TABLES.split(', '))}".encode())
+    return house
+
+
+@pytest.fixture(params=["model", "real"])
+def house(request: pytest.FixtureRequest) -> Iterator[House]:
+    """Each of the two, empty."""
+    made: House = ModelHouse() if request.param == "model" else real_house(request.getfixturevalue("servers"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def both(request: pytest.FixtureRequest) -> Iterator[tuple[ModelHouse, RealHouse]]:
+    """Both at once, to be compared step by step."""
+    made = (ModelHouse(), real_house(request.getfixturevalue("servers")))
+    yield made
+    made[1].close()

@@ -1,0 +1,273 @@
+"""One proxy process of a simulated fleet: the real outbox, spool, watcher, clock and routing, and clients that ask it.
+
+Its event loop is its own. Killed, it is never run again; its files and their locks are left as a dead process leaves
+them.
+"""
+
+import asyncio
+import os
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from service.clock import Clock
+from service.ledger import ids
+from service.ledger.events import (
+    AttemptEnded,
+    AttemptStarted,
+    BatchItemUsed,
+    CircuitReset,
+    ClientKeyIssued,
+    ClientKeyRevoked,
+    ControlEvent,
+    Event,
+    QuotaLimitChanged,
+    RouteDisabled,
+    RouteEnabled,
+    Tokens,
+)
+from service.ledger.fold import advance
+from service.ledger.state import Ledger, RouteLedger
+from service.ledger.wire import CONTROL, Snapshot
+from service.outbox import Outbox, RedisPort
+from service.routing.quota import read_quota
+from service.routing.rank import Ask, rank
+from service.settings import Settings
+from service.spool import Record
+from service.watcher import Watcher
+from tests.simulation.clients import AsyncRedis, Weather
+from tests.simulation.oracle import Oracle
+from tests.simulation.redis_model import Server
+from tests.simulation.virtual import Died, Now, VirtualLoop
+
+MODELS = ("claude-sonnet-4-5", "claude-haiku-4-5")
+KEYS = ("", "alice")
+BATCHES = 3
+
+
+class SeededClock(Clock):
+    """The real clock, on a host whose own time is off; its ids come from the seed."""
+
+    def __init__(self, rng: Random) -> None:
+        super().__init__()
+        self._now_ms += rng.uniform(-800, 800)
+        self._rng = rng
+
+    def new_id(self) -> str:
+        bits = self.now_ms() << 80 | 7 << 76 | 2 << 62
+        return ids.format_uuid(bits | self._rng.getrandbits(12) << 64 | self._rng.getrandbits(62))
+
+
+class Disk:
+    """The disk under the spools. `cut`: the next write is torn, and its process is no more."""
+
+    def __init__(self) -> None:
+        self.broken = False
+        self.cut: float | None = None
+        self.durable_bytes = 0
+
+    def fsync(self, handle: int) -> None:
+        """What the spool calls when it has written; no real disk is asked."""
+        if self.cut is not None:
+            written = os.fstat(handle).st_size - self.durable_bytes
+            os.ftruncate(handle, self.durable_bytes + int(written * self.cut))
+            self.cut = None
+            raise Died
+        if self.broken:
+            raise OSError("no space left on the disk")
+
+
+class Replica:
+    """One run of one proxy process."""
+
+    def __init__(
+        self, name: str, *, now: Now, server: Server, weather: Weather, oracle: Oracle, spool_root: Path,
+        disk: Disk, settings: Settings, rng: Random,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.oracle = oracle
+        self.settings = settings
+        self.rng = rng
+        self.alive = True
+        self.frozen_until_s = 0.0
+        self.stopping = False
+        self.loop = VirtualLoop(now, lambda: rng.random() * 0.01)
+        self.clock = SeededClock(rng)
+        self.expected: dict[str, tuple[Snapshot | None, int, Ledger]] = {}
+        self.seen: dict[str, tuple[int, int]] = {}
+        self.clients: set[asyncio.Task[None]] = set()
+        redis: Any = AsyncRedis(server, weather, rng)
+        self.outbox = Outbox(RedisPort(redis), replica=self.name, clock=self.clock, spool_root=spool_root)
+        self.watcher = Watcher(redis, self.outbox, self.clock, self.settings)
+        note_own = self.outbox.on_event
+        write = self.outbox._spool.append
+
+        def on_event(stream: str, event: Event) -> None:
+            self.oracle.note_own(self.name, stream, event)
+            note_own(stream, event)
+
+        def append(records: Sequence[Record]) -> None:
+            segments = self.outbox._spool.segments
+            disk.durable_bytes = segments[-1].size_bytes if segments else 0
+            names = {record.event.event_id for record in records}
+            try:
+                write(records)
+            except OSError:
+                self.oracle.refused |= names
+                raise
+            self.oracle.on_disk |= names
+
+        self.outbox.on_event = on_event
+        self.outbox._spool.append = append  # type: ignore[method-assign]
+        self.run(self._start())
+
+    async def _start(self) -> None:
+        await self.outbox.start()
+        await self.watcher.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Let something happen in this process."""
+        task = self.loop.create_task(coroutine)
+        self.clients.add(task)
+        task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self.clients.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.loop.faults.append(task.exception() or BaseException())
+
+    async def _append(self, stream: str, event: Event) -> None:
+        await self.outbox.append(stream, event)
+        numbered = next(one for one in reversed(self.oracle.own[self.name, stream]) if one.event_id == event.event_id)
+        self.oracle.note_acknowledged(numbered)
+
+    async def ask(self) -> None:
+        """A client's request: the first route that routing names is tried, and the try is accounted."""
+        model = self.rng.choice(MODELS)
+        ranked = rank(
+            Ask(model=model), self.settings.routes, self.watcher.view, self.settings.policy, self.clock.now_ms()
+        )
+        usable = [candidate for candidate in ranked if candidate.usable]
+        if not usable:
+            return
+        route, key = self.rng.choice(usable[:2]).route.id, self.rng.choice(KEYS)
+        attempt_id, started_ms = self.clock.new_id(), self.clock.now_ms()
+        named: dict[str, Any] = {"request_id": f"q{attempt_id[-6:]}", "model_sent": model, "client_key": key}
+        await self._append(route, AttemptStarted(event_id=attempt_id, at_ms=started_ms, **named))
+        await asyncio.sleep(self.rng.choice((0.0, 0.05, 0.5, 5.0)) * self.rng.random())
+        await self._append(route, self._end(attempt_id, started_ms, named))
+
+    def _end(self, attempt_id: str, started_ms: int, named: dict[str, Any]) -> AttemptEnded:
+        rng, at_ms = self.rng, self.clock.now_ms()
+        how: dict[str, Any] = {"outcome": "ok", "status": 200}
+        if rng.random() < 0.2:
+            how = rng.choice((
+                {"outcome": "failed", "kind": "server_error", "scope": "route", "status": 500},
+                {"outcome": "failed", "kind": "throttle", "scope": "throttle", "retry_at_ms": at_ms + 900},
+                {"outcome": "aborted"},
+            ))  # fmt: skip
+        tokens = Tokens(rng.randrange(1000), rng.randrange(1000), rng.randrange(9), rng.randrange(9), rng.randrange(9))
+        return AttemptEnded(
+            event_id=ids.ended_id(attempt_id), at_ms=at_ms, attempt_id=attempt_id, started_at_ms=started_ms,
+            tokens=tokens, cost_nusd=rng.choice((None, 7)), **named, **how,
+        )  # fmt: skip
+
+    async def read_batch(self) -> None:
+        """The results of a message batch pass through: somebody may have read them before."""
+        number, at_ms = self.rng.randrange(BATCHES), self.clock.now_ms()
+        route = self.settings.routes[0].id
+        batch_id = ids.format_uuid(1_788_999_000_000 << 80 | 7 << 76 | 2 << 62 | number)
+        for item in range(2):
+            event = BatchItemUsed(
+                event_id=ids.derived_id(batch_id, str(item)), at_ms=at_ms, batch_id=f"b{number}", custom_id=str(item),
+                model_sent=MODELS[0], tokens=Tokens(input=10 + number, output=item),
+            )  # fmt: skip
+            await self._append(route, event)
+
+    async def command(self) -> None:
+        """An operator's word."""
+        rng, route = self.rng, self.settings.routes[self.rng.randrange(2)].id
+        key = f"k{rng.randrange(3)}"
+        base: dict[str, Any] = {"event_id": self.clock.new_id(), "at_ms": self.clock.now_ms()}
+        event: ControlEvent = rng.choice((
+            lambda: RouteDisabled(route=route, reason="rest", **base),
+            lambda: RouteEnabled(route=route, **base),
+            lambda: RouteEnabled(route=route, **base),
+            lambda: CircuitReset(route=route, **base),
+            lambda: QuotaLimitChanged(route=route, weekly_tokens=rng.choice((None, 10**9)), **base),
+            lambda: ClientKeyIssued(key_id=key, name=key, sha256=key, **base),
+            lambda: ClientKeyRevoked(key_id=key, **base),
+        ))()  # fmt: skip
+        await self._append(CONTROL, event)
+
+    async def stop(self) -> None:
+        """End in order."""
+        self.stopping = True
+        await self.outbox.stop()
+        await self.watcher.stop()
+
+    def kill(self) -> None:
+        """The process is no more; the system closes its files."""
+        self.alive = False
+        self.loop.died = True
+        spool = self.outbox._spool
+        if spool._lock is not None:
+            os.close(spool._lock)
+            spool._lock = None
+        for orphan in self.outbox._orphans:
+            orphan.release()
+        self.outbox._orphans = []
+
+    def check(self) -> None:
+        """The laws that hold in this process at every moment."""
+        for stream in {*self.watcher.snapshots, *self.outbox.lanes}:
+            self._check_snapshot(stream)
+            if stream != CONTROL:
+                self._check_view(stream)
+        for task in (*self.outbox._tasks, *self.watcher._tasks):
+            if task.done() and not self.stopping:
+                self.oracle.law(False, f"{self.name}: {task.get_name()} has ended: {task.exception()!r}")
+        for fault in self.loop.faults:
+            self.oracle.law(False, f"{self.name}: {fault!r}")
+
+    def _check_snapshot(self, stream: str) -> None:
+        snapshot = self.watcher.snapshots.get(stream)
+        if snapshot is not None:
+            mark = (snapshot.epoch, snapshot.position)
+            last = self.seen.get(stream, (0, 0))
+            self.oracle.law(last <= mark, f"{self.name}: {stream} went back from {last} to {mark}")
+            self.seen[stream] = mark
+
+    def _check_view(self, stream: str) -> None:
+        """The view is the snapshot's fold and the own events that it has not accounted for; no own token is missing."""
+        snapshot, own = self.watcher.snapshots.get(stream), self.oracle.own.get((self.name, stream), [])
+        known = self.expected.get(stream)
+        if known is not None and known[0] is snapshot and known[1] == len(own):
+            return
+        if known is not None and known[0] is snapshot:
+            ledger, rest = known[2], own[known[1] :]
+        else:
+            ledger, position = self.oracle.snapshot_ledger(snapshot, stream)
+            rest = [event for event in own if not self.oracle.accounts_for(ledger, stream, event, position)]
+        for event in rest:
+            advance(ledger, event)
+        self.expected[stream] = (snapshot, len(own), ledger)
+        view = self.watcher.view.ledger(stream)
+        self.oracle.law(view == ledger, f"{self.name}: the view of {stream} is not snapshot and own events")
+        self._check_quota(stream, view)
+
+    def _check_quota(self, stream: str, view: RouteLedger) -> None:
+        used = read_quota(view, 0, self.settings.policy, self.clock.now_ms()).used_tokens
+        own = self.oracle.acknowledged_tokens(self.name, stream)
+        self.oracle.law(used >= own, f"{self.name}: {stream} has used {own} tokens, the quota reads {used}")
+
+    def check_rest(self) -> None:
+        """At rest nothing waits, nothing lies on disk, and the view is the ledger."""
+        self.oracle.law(not self.outbox.pending, f"{self.name}: {self.outbox.pending} events are still pending")
+        for stream, lane in self.outbox.lanes.items():
+            self.oracle.law(not lane.sent, f"{self.name}: {len(lane.sent)} events of {stream} were never heard")
+        for stream in self.oracle.ledgers:
+            ledger = self.oracle.ledger(stream)
+            view = self.watcher.view.control if stream == CONTROL else self.watcher.view.ledger(stream)
+            self.oracle.law(view == ledger, f"{self.name}: at rest its view of {stream} is not the ledger")
