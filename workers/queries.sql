@@ -117,7 +117,7 @@ ON CONFLICT (route, hour, model, client_key) DO UPDATE SET
 SELECT (extract(epoch FROM hour) / 3600)::bigint, model, client_key, attempts, failed, aborted, lost, input, output,
     cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items
 FROM ccproxy.usage_hourly
-WHERE route = %(route)s AND hour >= to_timestamp(%(oldest_hour)s * 3600) AND position > %(position)s;
+WHERE route = %(route)s AND hour >= to_timestamp(%(oldest_hour)s::bigint * 3600) AND position > %(position)s;
 
 -- name: save_health
 INSERT INTO ccproxy.route_health (route, replica, failures_in_row, last_failure_ms, last_failure_id, last_failure_kind,
@@ -322,7 +322,7 @@ SELECT CASE WHEN %(day)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD') 
     CASE WHEN %(key)s THEN coalesce(body->>'client_key', '') ELSE '' END,
     count(*)
 FROM ccproxy.events
-WHERE event_id >= %(first)s::uuid AND type = 'attempt_ended' AND at_ms >= %(since)s * 1000 AND at_ms < %(until)s * 1000
+WHERE event_id >= %(first)s::uuid AND type = 'attempt_ended' AND at_ms >= %(since)s::bigint * 1000 AND at_ms < %(until)s::bigint * 1000
     AND body->>'final' IS DISTINCT FROM 'false'
 GROUP BY 1, 2, 3, 4, 5;
 

@@ -12,6 +12,8 @@ import logging
 import time
 from collections.abc import Callable
 
+import psycopg
+
 from service.ledger import wire
 from workers.archive import Archive
 from workers.recount import Recount
@@ -54,12 +56,10 @@ class Retention:
 def drop_week(archive: Archive, week: int, partition: str) -> bool:
     """Close the books on a week and drop it; False when another process is at it, or has done it."""
     table = f"ccproxy.{partition}"
-    recounts = {}
-    for stream in archive.streams():
-        # Nearly all is read before any lock is taken; what is read here never changes.
-        if stream != wire.CONTROL and archive.last_position(stream, table):
-            recounts[stream] = Recount(archive, stream)
-            recounts[stream].read(archive.last_position(stream, table))
+    try:
+        recounts = recount_streams(archive, table)
+    except psycopg.errors.UndefinedTable:
+        return False
     with archive.connection.transaction():
         if not archive.lock_retention() or partition not in archive.partitions():
             return False
@@ -70,6 +70,17 @@ def drop_week(archive: Archive, week: int, partition: str) -> bool:
         archive.drop_partition(partition, first_id(week + 1))
     log.info("retention.dropped partition=%s", partition)
     return True
+
+
+def recount_streams(archive: Archive, table: str) -> dict[str, Recount]:
+    """Recount what has rows in a partition, up to the last of them: nearly all is read before any lock is taken."""
+    recounts = {}
+    for stream in archive.streams():
+        last = archive.last_position(stream, table) if stream != wire.CONTROL else 0
+        if last:
+            recounts[stream] = Recount(archive, stream)
+            recounts[stream].read(last)
+    return recounts
 
 
 def close_stream(archive: Archive, recount: Recount, last: int) -> None:

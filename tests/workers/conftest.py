@@ -7,13 +7,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import click
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from service.embedded.postgres import Postgres
 from service.embedded.valkey import Valkey
 from service.ledger import wire
 from tests.workers.making import STREAM
+from workers.archive import Archive, open_archive
 from workers.consume import Streams, open_redis
 from workers.migrate import migrate
 from workers.outage import Outage
@@ -21,6 +24,7 @@ from workers.project import Projected, Projector
 from workers.publish import Publisher
 from workers.shift import Shift
 from workers.store import GENESIS_HASH, Store, connect
+from workers.verify import StreamReport, verify
 from workers.wake import Wake, open_queue
 
 PATIENCE_S = 30.0
@@ -48,6 +52,7 @@ class Bench:
         self.redis = open_redis(valkey.url)
         self.queue = open_queue(valkey.url)
         self.stores: list[Store] = []
+        self.archives: list[Archive] = []
         self.projector = self.new_projector()
 
     def new_projector(self, streams: Any = None) -> Projector:
@@ -55,6 +60,24 @@ class Bench:
         store = Store(self.postgres.url)
         self.stores.append(store)
         return Projector(store, streams or Streams(self.redis))
+
+    def new_archive(self) -> Archive:
+        """What the commands read the ledger with."""
+        self.archives.append(open_archive(self.postgres.url))
+        return self.archives[-1]
+
+    def verify(self, stream: str = STREAM) -> StreamReport:
+        """Recount a stream and compare."""
+        archive = open_archive(self.postgres.url)
+        try:
+            return verify(archive, stream)
+        finally:
+            archive.close()
+
+    def execute(self, statement: str, *parameters: object) -> None:
+        """Meddle with the database."""
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            connection.execute(statement.encode(), parameters)
 
     def new_publisher(self) -> Publisher:
         """A publisher that has published nothing yet."""
@@ -107,6 +130,8 @@ class Bench:
         """Let go of all connections."""
         for store in self.stores:
             store.close()
+        for archive in self.archives:
+            archive.close()
         self.redis.close()
         self.queue.connection.close()
 
@@ -144,6 +169,26 @@ def empty(postgres: Postgres) -> None:
     """Forget all rows."""
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f"TRUNCATE {', '.join(f'ccproxy.{name}' for name in TABLES.split(', '))}".encode())
+
+
+@pytest.fixture
+def command(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """Runs a command against both servers: its exit code, and what it prints."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in (
+        ("CCPROXY_HOME", str(tmp_path)),
+        ("DATABASE_URL", bench.postgres.url),
+        ("REDIS_URL", bench.valkey.url),
+        ("COLUMNS", "200"),
+        ("NO_COLOR", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+
+    def run(which: click.Command, *arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(which, arguments)
+        return result.exit_code, result.stdout + (result.stderr if result.exit_code else "")
+
+    return run
 
 
 @pytest.fixture

@@ -1,0 +1,271 @@
+"""The laws of proof: a sound ledger passes, whatever was changed is named, and a rebuild mends projections."""
+
+import json
+from collections.abc import Callable
+from threading import Thread
+from typing import Any
+
+import msgspec
+import pytest
+
+from service.ledger import wire
+from service.ledger.events import BatchItemUsed, ClientKeyIssued
+from service.ledger.state import RouteLedger
+from tests.workers.conftest import Bench
+from tests.workers.making import NOON_MS, STREAM, append, append_raw, ended, many, new_id, started
+from workers import archive as archives
+from workers import cli
+from workers.rebuild import rebuild
+from workers.recount import Recount
+
+Run = Callable[..., tuple[int, str]]
+
+
+def fill(bench: Bench, number: int = 6) -> None:
+    """Some events, folded."""
+    append(bench.redis, many(number))
+    bench.new_publisher().publish(bench.project())
+
+
+def found(bench: Bench, stream: str = STREAM) -> list[tuple[str, str]]:
+    """What differs, and where."""
+    return [(one.what, one.name) for one in bench.verify(stream).differences]
+
+
+def test_a_sound_ledger_has_no_differences(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that makes folding hard: open attempts, failures, waits, batches, garbage, contradictions, pages."""
+    monkeypatch.setattr(archives, "PAGE_ROWS", 3)
+    event = ended(1)
+    append(bench.redis, [event, started(2), ended(4, outcome="failed", kind="throttle", scope="throttle", status=429)])
+    append(bench.redis, [ended(5, outcome="failed", kind="server_error", scope="provider", replica="r2")])
+    bench.project()
+    append_raw(bench.redis, b'[{"type":"unheard_of","event_id":"x","at_ms":1,"replica":"r1","seq":3}]')
+    append(bench.redis, [msgspec.structs.replace(event, status=500, seq=6)])
+    append(bench.redis, [item(7), item(8)])
+    bench.project()
+    append(bench.redis, many(9, "r3"))
+    bench.project()
+    report = bench.verify()
+    assert report.differences == ()
+    assert (report.from_position, report.position, report.events) == (0, 14, 14)
+    assert (bench.count("dead_letters"), bench.count("quarantine"), bench.count("asides")) == (1, 1, 3)
+
+
+def item(seq: int) -> BatchItemUsed:
+    """An item of a batch, read under this number."""
+    return BatchItemUsed(
+        event_id="01a08a2e-0000-7000-8000-000000000001",
+        at_ms=NOON_MS,
+        replica="r1",
+        seq=seq,
+        batch_id="b",
+        custom_id="c",
+    )
+
+
+def test_control_is_proved_too(bench: Bench) -> None:
+    """Keys and limits stand in the checkpoint's state, and nowhere else."""
+    key = ClientKeyIssued(event_id=new_id(), at_ms=NOON_MS, key_id="k1", name="Alice", sha256="0" * 64)
+    append(bench.redis, [key], wire.CONTROL)
+    bench.project(wire.CONTROL)
+    assert bench.verify(wire.CONTROL).ok
+    bench.execute("UPDATE ccproxy.checkpoints SET state = replace(state::text, 'Alice', 'Mallory')::json")
+    assert found(bench, wire.CONTROL) == [("state", "keys k1")]
+
+
+MEDDLINGS = [
+    ("DELETE FROM ccproxy.events WHERE position = 3", ("event", "position 3")),
+    ("DELETE FROM ccproxy.events WHERE position IN (2, 3, 4)", ("event", "positions 2 to 4")),
+    ("DELETE FROM ccproxy.events WHERE position >= 5", ("event", "positions 5 to 6")),
+    (
+        "UPDATE ccproxy.events SET body = replace(body::text, 'alice', 'mallory')::json WHERE position = 4",
+        ("event", "position 4"),
+    ),
+    ("UPDATE ccproxy.events SET body = '{}' WHERE position = 4", ("event", "position 4")),
+    ("UPDATE ccproxy.events SET hash = 'x' WHERE position = 6", ("event", "position 6")),
+    ("UPDATE ccproxy.events SET at_ms = 1 WHERE position = 2", ("event", "position 2")),
+    ("UPDATE ccproxy.usage_hourly SET input = input + 1", ("usage", "2026-09-10T00:00Z claude-sonnet-4-5 alice")),
+    ("DELETE FROM ccproxy.usage_hourly", ("usage", "2026-09-10T00:00Z claude-sonnet-4-5 alice")),
+    (
+        "INSERT INTO ccproxy.usage_hourly VALUES ('anthropic', '2026-09-10', 'm', '', 0, 1,0,0,0, 0,0,0,0,0, 0,0)",
+        ("usage", "2026-09-10T00:00Z m (no key)"),
+    ),
+    ("UPDATE ccproxy.route_health SET failures_in_row = 9", ("health", "r1")),
+    ("DELETE FROM ccproxy.route_health", ("health", "r1")),
+    ("UPDATE ccproxy.checkpoints SET hash = 'x'", ("checkpoint", "hash")),
+    ("UPDATE ccproxy.checkpoints SET position = position - 1", ("checkpoint", "position")),
+    ("UPDATE ccproxy.checkpoints SET state = '{}'", ("state", "heard r1")),
+    ("UPDATE ccproxy.checkpoints SET state = '[]'", ("state", "whole")),
+    ("UPDATE ccproxy.checkpoints SET dead = 5", ("count", "dead")),
+    ("DELETE FROM ccproxy.checkpoints", ("checkpoint", STREAM)),
+]
+
+
+@pytest.mark.parametrize(("statement", "difference"), MEDDLINGS, ids=[statement for statement, _ in MEDDLINGS])
+def test_what_was_changed_is_named(bench: Bench, statement: str, difference: tuple[str, str]) -> None:
+    """Rows by position, cells by their key, the rest by its part; every fault of a row is named for that row alone."""
+    fill(bench)
+    bench.execute(statement)
+    differences = found(bench)
+    assert difference in differences
+    if difference[0] == "event":
+        assert {name for what, name in differences if what == "event"} == {difference[1]}
+    else:
+        assert {what for what, _ in differences} <= {difference[0], "state"}
+
+
+def test_a_whole_chain_made_anew_is_found(bench: Bench) -> None:
+    """Who rewrites all hashes behind a change can't rewrite the checkpoint's unnoticed."""
+    fill(bench)
+    bench.execute("UPDATE ccproxy.events SET body = replace(body::text, 'alice', 'mallory')::json WHERE position = 2")
+    bench.execute(
+        """WITH RECURSIVE chain AS (
+            SELECT 0::bigint AS position, decode(repeat('00', 32), 'hex') AS hash
+            UNION ALL
+            SELECT e.position, sha256(c.hash || convert_to(e.body::text, 'UTF8'))
+            FROM chain c JOIN ccproxy.events e ON e.position = c.position + 1
+        ) UPDATE ccproxy.events e SET hash = c.hash FROM chain c WHERE c.position = e.position"""
+    )
+    differences = found(bench)
+    assert ("checkpoint", "hash") in differences
+    assert [what for what, _ in differences if what == "event"] == []
+
+
+def test_many_faults_are_counted_and_few_are_named(bench: Bench) -> None:
+    """A table that was overwritten does not fill the screen, nor the memory."""
+    fill(bench, 200)
+    bench.execute("UPDATE ccproxy.events SET request_id = 'another'")
+    report = bench.verify()
+    assert (len(report.differences), report.more) == (50, 150)
+
+
+def test_the_command_says_what_differs_and_ends_with_1(bench: Bench, command: Run) -> None:
+    """0 and a sentence when all is well; a table or JSON when it is not."""
+    fill(bench)
+    assert command(cli.ledger, "verify")[0] == 0
+    status, output = command(cli.ledger, "verify", "--json", "--stream", STREAM)
+    assert (status, json.loads(output)["ok"]) == (0, True)
+    bench.execute("UPDATE ccproxy.usage_hourly SET output = 0")
+    status, output = command(cli.ledger, "verify")
+    assert status == 1
+    assert "output=0" in output
+    assert "output=30" in output
+    status, output = command(cli.ledger, "verify", "--json")
+    (difference,) = json.loads(output)["streams"][0]["differences"]
+    assert (status, difference["stands"], difference["should"]) == (1, "output=0", "output=30")
+
+
+def test_verify_is_exact_while_traffic_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is folded meanwhile is not seen, and makes no difference."""
+    monkeypatch.setattr(archives, "PAGE_ROWS", 2)
+    fill(bench)
+    original = Recount.read
+
+    def read(self: Recount, upto: int, *arguments: Any) -> None:
+        append(bench.redis, [ended(7)])
+        bench.project()
+        original(self, upto, *arguments)
+
+    monkeypatch.setattr(Recount, "read", read)
+    assert bench.verify().differences == ()
+    assert bench.attempts() == 7
+
+
+PROJECTIONS = [
+    "UPDATE ccproxy.usage_hourly SET input = 1, model = 'other'",
+    "DELETE FROM ccproxy.usage_hourly",
+    "DELETE FROM ccproxy.route_health",
+    "UPDATE ccproxy.route_health SET failures_in_row = 9, replica = 'r9'",
+    "UPDATE ccproxy.checkpoints SET state = '{}', dead = 4",
+    "UPDATE ccproxy.checkpoints SET state = '[]'",
+]
+
+
+@pytest.mark.parametrize("damage", PROJECTIONS)
+def test_a_rebuild_mends_every_projection(bench: Bench, command: Run, damage: str) -> None:
+    """And proxies take it, and workers that hold the damage in memory forget it."""
+    fill(bench)
+    before = bench.snapshot()
+    bench.execute(damage)
+    assert command(cli.ledger, "rebuild")[0] == 0
+    assert bench.verify().ok
+    after = bench.snapshot()
+    assert before is not None
+    assert after is not None
+    assert (after.epoch, after.position) == (before.epoch + 1, before.position)
+    assert wire.decode_ledger(STREAM, after.ledger) == wire.decode_ledger(STREAM, before.ledger)
+    append(bench.redis, [ended(7)])
+    assert bench.project().position == bench.attempts() == 7
+    assert bench.verify().ok
+
+
+def test_a_worker_forgets_what_it_held_of_cells_that_were_wrong(bench: Bench) -> None:
+    """Its next snapshot has the rebuilt cells, also those that lie below its own position."""
+    fill(bench)
+    bench.execute("UPDATE ccproxy.usage_hourly SET input = 1000")
+    worker = bench.new_projector()
+    damaged = worker.project(STREAM)
+    rebuild(bench.new_archive(), STREAM)
+    mended = worker.project(STREAM)
+    assert damaged is not None
+    assert mended is not None
+    assert [sum(usage.input for usage in hours_of(each.ledger)) for each in (damaged, mended)] == [1_000, 60]
+
+
+def hours_of(ledger: Any) -> list[Any]:
+    """The sums of hours."""
+    assert isinstance(ledger, RouteLedger)
+    return list(ledger.hours.values())
+
+
+def test_a_rebuild_goes_on_under_traffic(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is folded while it reads is caught up with; workers fold until the short moment of the swap."""
+    fill(bench)
+    bench.execute("DELETE FROM ccproxy.usage_hourly")
+    original = Recount.read
+    rounds = []
+
+    def read(self: Recount, upto: int, *arguments: Any) -> None:
+        original(self, upto, *arguments)
+        rounds.append(upto)
+        if len(rounds) == 1:
+            append(bench.redis, [ended(seq) for seq in range(7, 20)])
+            bench.project()
+
+    monkeypatch.setattr(Recount, "read", read)
+    rebuild(bench.new_archive(), STREAM)
+    assert rounds[-1] == 19
+    assert (bench.attempts(), bench.verify().ok) == (19, True)
+
+
+def test_a_rebuild_waits_for_the_worker_that_has_the_stream(bench: Bench) -> None:
+    """And the other way round: a worker that finds it rebuilt goes on from there."""
+    fill(bench)
+    store = bench.new_projector().store
+    thread = Thread(target=rebuild, args=(bench.new_archive(), STREAM))
+    with store.transaction():
+        assert store.lock_checkpoint(STREAM)
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+    thread.join()
+    assert bench.verify().ok
+
+
+def test_faulty_rows_are_not_rebuilt_from_unless_asked(bench: Bench, command: Run) -> None:
+    """They are evidence, and the projections may be the better witness."""
+    fill(bench)
+    bench.execute("DELETE FROM ccproxy.events WHERE position = 2")
+    status, _ = command(cli.ledger, "rebuild")
+    assert (status, bench.attempts()) == (1, 6)
+    status, _ = command(cli.ledger, "rebuild", "--force")
+    assert (status, bench.attempts()) == (0, 5)
+    append(bench.redis, [ended(7)])
+    assert bench.project().position == 7
+    assert {what for what, _ in found(bench)} == {"event"}
+
+
+def test_an_unknown_stream_is_named_beside_the_known(bench: Bench, command: Run) -> None:
+    """A typing mistake is not a clean ledger."""
+    fill(bench)
+    assert command(cli.ledger, "verify", "--stream", "antropic")[0] == 1
