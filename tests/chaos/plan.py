@@ -45,12 +45,12 @@ GANG_RATIO = 0.15
 FIRST_S = 1.0
 REST_S = 0.3
 """A part that is back is left alone for so long; less than a start takes, so that starts are hit as well."""
-WEIGHTS = {"proxy": 2, "worker": 3, "postgres": 4, "valkey": 4, "wire": 2}
+WEIGHTS = {"proxy": 2, "worker": 3, "postgres": 4, "valkey": 5, "wire": 1.5}
 ACTS: dict[str, dict[Act, float]] = {
     "proxy": {"kill": 4, "end": 3, "freeze": 3, "strangle": 2},
     "worker": {"kill": 5, "end": 2, "freeze": 3, "strangle": 2},
     "postgres": {"kill": 3, "end": 2, "freeze": 3, "backend": 3},
-    "valkey": {"kill": 3, "end": 2, "freeze": 4, "full": 2, "forget": 6, "wipe": 3},
+    "valkey": {"kill": 3, "end": 2, "freeze": 4, "full": 2, "forget": 12, "wipe": 6},
     "wire": {"cut": 2, "stall": 2, "deaf": 3},
 }
 LONGEST_S: dict[str, dict[Act, float]] = {
