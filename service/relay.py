@@ -314,8 +314,7 @@ class Relay:
         if call.upload:
             if call.upload_taken:
                 raise Fault(Failure("reset", "", message="an upload can't be sent twice"))
-            call.upload_taken = True
-            return call.upload, True
+            return taken(call, call.upload), True
         if call.endpoint not in ("messages", "count_tokens"):
             return call.body, True
         cleaned = clean_body(
@@ -699,6 +698,13 @@ def advance(plan: Plan, result: Result | None) -> tuple[Attempt | None, Verdict 
         return (next(plan) if result is None else plan.send(result)), None
     except StopIteration as stop:
         return None, stop.value
+
+
+async def taken(call: Call, upload: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The upload, of which it is noted when its first byte is taken."""
+    call.upload_taken = True
+    async for part in upload:
+        yield part
 
 
 async def drain(chunks: AsyncIterator[bytes]) -> None:
