@@ -79,7 +79,8 @@ class Watcher:
         self._run_id = ""
         self._sampled_s = 0.0
         self._control: list[tuple[bytes, ControlEvent]] = []
-        self._control_read = b"0-0"
+        self._control_read = b""
+        self._control_anew = False
         self._tasks: list[asyncio.Task[None]] = []
         self._started_ms = clock.now_ms()
         self._heard: dict[str, dict[str, Heard]] = {}
@@ -195,8 +196,8 @@ class Watcher:
         if run_id != self._run_id:
             if self._run_id:
                 log.warning("redis.changed", extra={"run_id": run_id})
+                self._control_anew = True
             self._outbox.redis_changed()  # the first time too: what was appended before this look may be lost already
-            self._control_read = b"0-0"
         self._run_id = run_id
         if time.monotonic() - self._sampled_s > CLOCK_SAMPLE_S or not self._sampled_s:
             before_s = time.monotonic()
@@ -205,11 +206,18 @@ class Watcher:
             self._clock.sample(seconds * 1000 + micros / 1000 + (self._sampled_s - before_s) * 500)
 
     async def _read_control(self, redis: Redis) -> None:
-        """Fold control events that lie behind the snapshot and were not read yet."""
+        """Fold control events that lie behind the snapshot and were not read yet.
+
+        Another Redis is read from its first entry. What stood on the one before and was never folded counts no more:
+        who made it appends it again, and when nobody does, it is lost for the whole fleet.
+        """
         snapshot = self.snapshots.get(CONTROL)
-        folded = snapshot.stream_id.encode() if snapshot else b"0-0"
-        after = max(folded, self._control_read, key=entry_order)
+        after = self._control_read or (snapshot.stream_id.encode() if snapshot else b"0-0")
+        after = b"0-0" if self._control_anew else after
         entries: Any = await redis.xrange(events_key(CONTROL), min=b"(" + after, max="+", count=CONTROL_BATCH)
+        if self._control_anew:
+            self._control_anew, self._control, self._control_read = False, [], b"0-0"
+            self.view.control = control_of(snapshot)
         for entry, fields in entries or ():
             self._control_read = entry
             decoded = decode_entry(fields.get(ENTRY_FIELD.encode(), b""))
@@ -249,6 +257,12 @@ class Watcher:
 def copied(heard: Mapping[str, Heard]) -> dict[str, Heard]:
     """What a snapshot has heard, apart from its ledger, whose own account goes on with the overlay."""
     return {replica: Heard(account.high, account.at_ms, account.gaps.copy()) for replica, account in heard.items()}
+
+
+def control_of(snapshot: Snapshot | None) -> ControlLedger:
+    """What a snapshot says of the operators' commands; nothing without one."""
+    ledger = decode_ledger(CONTROL, snapshot.ledger) if snapshot else None
+    return ledger if isinstance(ledger, ControlLedger) else ControlLedger()
 
 
 def age_of(snapshot: Snapshot) -> tuple[int, int, tuple[int, int]]:
