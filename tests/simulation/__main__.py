@@ -17,6 +17,8 @@ from tests.simulation.world import simulate
 
 CHUNK = 8
 """Seeds that a process does in one go."""
+TOLD = 400
+"""Seeds after which a line says how far it is."""
 
 
 def run(seeds: range, fault: str | None) -> str:
@@ -36,7 +38,8 @@ def failures(seeds: range, fault: str | None, jobs: int) -> Iterator[tuple[int, 
     """How many seeds are done, and what was broken, as it comes."""
     chunks = iter([seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)])
     done = 0
-    with ProcessPoolExecutor(jobs) as pool:
+    pool = ProcessPoolExecutor(jobs)
+    try:
         running: dict[Future[str], range] = {}
         while True:
             while len(running) < 2 * jobs and (chunk := next(chunks, None)) is not None:
@@ -46,6 +49,8 @@ def failures(seeds: range, fault: str | None, jobs: int) -> Iterator[tuple[int, 
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 done += len(running.pop(future))
                 yield done, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def simulate_all(seeds: range, jobs: int) -> int:
@@ -55,10 +60,10 @@ def simulate_all(seeds: range, jobs: int) -> int:
         if broken:
             seed = broken.split(":")[0].removeprefix("seed ")
             click.echo(f"{broken}\n\nAgain: make simulate SEEDS=1 FIRST={seed}", err=True)
-            os._exit(1)  # what else is running is of no use any more
-        if sys.stdout.isatty() or done == len(seeds):
+            return 1
+        if done == len(seeds) or done % TOLD == 0:
             took_s = time.monotonic() - began_s
-            click.echo(f"\r{done} of {len(seeds)} seeds, {done / took_s:.1f}/s", nl=done == len(seeds))
+            click.echo(f"{done} of {len(seeds)} seeds, {done / took_s:.1f}/s")
     return 0
 
 

@@ -35,6 +35,8 @@ class Oracle:
         self.made: dict[str, tuple[str, list[Event]]] = {}
         self.own: dict[tuple[str, str], list[Event]] = {}
         self.acknowledged: dict[str, Event] = {}
+        self.tokens: dict[tuple[str, str], int] = {}
+        """Of the ends that a replica was told to rely upon, stream by stream."""
         self.landed: set[str] = set()
         self.on_disk: set[str] = set()
         self.vanished: set[str] = set()
@@ -73,6 +75,9 @@ class Oracle:
     def note_acknowledged(self, event: Event) -> None:
         """Somebody was told that the event may be relied upon: it is on a stream or on disk, or both refused it."""
         self.acknowledged[event.event_id] = event
+        if isinstance(event, AttemptEnded):
+            account = (event.replica, self.made[event.event_id][0])
+            self.tokens[account] = self.tokens.get(account, 0) + event.tokens.input + event.tokens.output
         somewhere = event.event_id in self.landed or event.event_id in self.on_disk or event.event_id in self.refused
         self.law(somewhere, f"{event.event_id} was acknowledged and is nowhere")
 
@@ -182,14 +187,6 @@ class Oracle:
             account = ledger.heard.get(event.replica)
             return account is not None and account.has(event.seq)
         return self.folded_at.get(stream, {}).get(event.event_id, position + 1) <= position
-
-    def acknowledged_tokens(self, replica: str, stream: str) -> int:
-        """Tokens of the ends that a replica was told to rely upon."""
-        return sum(
-            event.tokens.input + event.tokens.output
-            for event in self.own.get((replica, stream), ())
-            if isinstance(event, AttemptEnded) and event.event_id in self.acknowledged
-        )
 
     def check_rest(self) -> None:
         """With all healed and at rest: nothing that was promised is missing, and all projections agree."""

@@ -259,7 +259,7 @@ class Replica:
 
     def _check_quota(self, stream: str, view: RouteLedger) -> None:
         used = read_quota(view, 0, self.settings.policy, self.clock.now_ms()).used_tokens
-        own = self.oracle.acknowledged_tokens(self.name, stream)
+        own = self.oracle.tokens.get((self.name, stream), 0)
         self.oracle.law(used >= own, f"{self.name}: {stream} has used {own} tokens, the quota reads {used}")
 
     def check_rest(self) -> None:

@@ -131,7 +131,7 @@ class World:
 
     def pause_s(self) -> float:
         """How long until the next step: mostly little, seldom long."""
-        longest = self.rng.choices((0.0, 0.02, 0.2, 1.5, 15.0), (10, 40, 35, 13, 2))[0]
+        longest = self.rng.choices((0.0, 0.02, 0.2, 1.0, 15.0), (10, 42, 37, 10, 1))[0]
         return longest * self.rng.random()
 
     def business(self) -> list[tuple[Callable[[], None], float]]:
@@ -316,7 +316,7 @@ class World:
                 with contextlib.suppress(Died):
                     worker.go_on()
         self.come_to_rest()
-        if self.rng.random() < 0.2:
+        if self.rng.random() < 0.1:
             for _ in range(LOOKS_FOR_LOST):
                 self.do_all_jobs()
                 self.pass_time(LOOK_S)
