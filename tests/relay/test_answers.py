@@ -1,4 +1,6 @@
-"""What the client is told: the provider's own words where they are about its request, ours where not; never a secret."""
+"""What the client is told: the provider's own words about its request, ours about all else; never a secret."""
+
+import gzip
 
 import msgspec
 import pytest
@@ -139,7 +141,7 @@ async def test_headers_on_the_wire_are_those_that_may_travel(
 
 async def test_the_body_goes_up_byte_for_byte(server: Server, anthropic: FakeProvider) -> None:
     """Blanks, key order, escapes and unknown fields reach Anthropic as they came."""
-    body = b'{ "stream" : false,\n\t"model":"claude-opus-5-5", "max_tokens":1,"new_field":{"b":1,"a":"\\u00e9"},"messages":[] }'
+    body = b'{ "stream" : false,\n\t"model":"claude-opus-5-5", "max_tokens":1,"x":{"b":1,"a":"\\u00e9"},"messages":[]}'
     served = await server.start(anthropic=anthropic)
     await served.http.post(
         "/v1/messages?beta=true&x=%20+%2F", content=body, headers={"content-type": "application/json"}
@@ -181,8 +183,6 @@ async def test_count_tokens_stays_with_the_models_family(
 
 async def test_compressed_requests_go_up_as_they_came(server: Server, anthropic: FakeProvider) -> None:
     """A body with a content encoding is read along, and goes to Anthropic with its own bytes and header."""
-    import gzip
-
     body = gzip.compress(ASK_BYTES)
     served = await server.start(anthropic=anthropic)
     answer = await served.http.post("/v1/messages", content=body, headers={"content-encoding": "gzip"})

@@ -11,7 +11,8 @@ from tests.relay.serving import ASK, STREAM, STREAM_BYTES, Server, connected, re
 START = (
     b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant",'
     b'"model":"m","content":[],"usage":{"input_tokens":7,"output_tokens":1}}}\n\n'
-    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}\n\n'
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,'
+    b'"content_block":{"type":"text","text":""}}\n\n'
     b'event: ping\ndata: {"type": "ping"}\n\n'
 )
 DELTA = (
@@ -19,7 +20,8 @@ DELTA = (
     b'"text":"na\xc3\xafve"}}\n\n'
 )
 END = (
-    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":9}}\n\n'
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},'
+    b'"usage":{"output_tokens":9}}\n\n'
     b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 )
 SSE = "text/event-stream; charset=utf-8"
@@ -116,8 +118,8 @@ async def test_nothing_is_sent_before_content(server: Server, anthropic: FakePro
 
 async def test_the_hold_has_a_limit(server: Server, anthropic: FakeProvider) -> None:
     """Held for long enough, what there is goes out, pings keep the client, and the answer counts as slow."""
-    served = await server.start(anthropic=anthropic, hold_ms=60, ping_ms=30, slow_ms=50)
-    anthropic.script(reply.raw(START + DELTA + END, content_type=SSE).pausing(300, "bytes", len(START)))
+    served = await server.start(anthropic=anthropic, hold_ms=100, ping_ms=50, slow_ms=50)
+    anthropic.script(reply.raw(START + DELTA + END, content_type=SSE).pausing(800, "bytes", len(START)))
     async with connected(served) as wire:
         await wire.send(request_bytes(STREAM_BYTES))
         got = await wire.until(b"message_start")
@@ -131,7 +133,7 @@ async def test_the_hold_has_a_limit(server: Server, anthropic: FakeProvider) -> 
 async def test_after_content_no_other_route_is_tried(
     server: Server, anthropic: FakeProvider, zai: FakeProvider
 ) -> None:
-    """A stream that breaks behind its first content is ended by an error event: nothing is spliced, nobody else asked."""
+    """A stream that breaks behind its first content ends with an error event: nothing is spliced, nobody asked."""
     served = await server.start(anthropic=anthropic, zai=zai)
     anthropic.script(reply.reset("content_block_delta"))
     answer = await served.ask()

@@ -1,0 +1,123 @@
+"""Who is calling: keys of the proxy in every header, alone and beside a client's own credential."""
+
+import pytest
+
+from service.edge import keys
+from service.edge.keys import Client, Keyring
+from service.errors import BadClientKey
+from service.settings import Secret, StaticKey
+from tests.fakes import FakeProvider, reply
+from tests.relay.serving import ANTHROPIC_KEY, Server
+
+ANN, BEN = "proxy-key-of-ann", "proxy-key-of-ben"
+OWN = "sk-ant-own-credential"
+KEYS = (StaticKey("ann", Secret(ANN)), StaticKey("ben", Secret(BEN)))
+Shown = list[tuple[bytes, bytes]]
+
+
+def ring(*, open_to_all: bool = False, keyed: bool = True) -> Keyring:
+    return Keyring(KEYS if keyed else (), open_to_all=open_to_all)
+
+
+def shown(**headers: str) -> Shown:
+    """Headers as ASGI has them."""
+    return [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+
+
+@pytest.mark.parametrize(
+    ("headers", "client"),
+    [
+        (shown(x_api_key=ANN), Client("ann", withhold=(b"x-api-key",))),
+        (shown(authorization=f"Bearer {BEN}"), Client("ben", withhold=(b"authorization",))),
+        (shown(authorization=f"bearer  {BEN} "), Client("ben", withhold=(b"authorization",))),
+        (shown(x_ccproxy_key=ANN), Client("ann", withhold=(b"x-ccproxy-key",))),
+        (shown(x_ccproxy_key=ANN, x_api_key=OWN), Client("ann", OWN, withhold=(b"x-ccproxy-key",))),
+        (shown(x_ccproxy_key=ANN, authorization=f"Bearer {OWN}"), Client("ann", OWN, withhold=(b"x-ccproxy-key",))),
+        (shown(x_api_key=ANN, authorization=f"Bearer {ANN}"), Client("ann", withhold=(b"x-api-key", b"authorization"))),
+        (shown(x_api_key=ANN, authorization=f"Bearer {OWN}"), Client("ann", OWN, withhold=(b"x-api-key",))),
+        (shown(x_api_key=OWN, authorization=f"Bearer {ANN}"), Client("ann", OWN, withhold=(b"authorization",))),
+        (shown(x_api_key=OWN), Client("", OWN, may_use_owners=False)),
+    ],
+)
+def test_a_key_is_known_in_every_header(headers: Shown, client: Client) -> None:
+    """Each header may hold a key; what holds one is withheld, what holds none is the client's own."""
+    assert ring().identify(headers) == client
+
+
+@pytest.mark.parametrize("headers", [[], shown(x_api_key=""), shown(authorization="Bearer "), shown(cookie=ANN)])
+def test_nothing_shown_is_refused(headers: Shown) -> None:
+    """With keys configured, a request that shows nothing is turned down; without, only beyond the loopback."""
+    with pytest.raises(BadClientKey):
+        ring().identify(headers)
+    with pytest.raises(BadClientKey):
+        ring(keyed=False).identify(headers)
+    assert ring(open_to_all=True, keyed=False).identify(headers) == Client()
+    with pytest.raises(BadClientKey):
+        ring(open_to_all=True).identify(headers)
+
+
+@pytest.mark.parametrize("near", [ANN[:-1], ANN + "x", ANN.upper(), "", " ", ANN + "\0"])
+def test_nearly_a_key_is_none(near: str) -> None:
+    """A part of a key, more than it, or another case of it is no key."""
+    client = ring().identify([(b"x-ccproxy-key", near.encode()), (b"x-api-key", b"sk-ant-x")])
+    assert (client.key_id, client.may_use_owners) == ("", False)
+
+
+@pytest.mark.parametrize("first", [ANN, OWN])
+def test_a_header_that_comes_twice_hides_no_key(first: str) -> None:
+    """Where one of two headers of a name holds a key, the name is withheld, so that neither goes up."""
+    second = OWN if first == ANN else ANN
+    client = ring().identify([(b"x-api-key", first.encode()), (b"x-api-key", second.encode())])
+    assert client == Client("ann", withhold=(b"x-api-key",))
+
+
+def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every known key is compared, by digest, whichever one fits."""
+    compared: list[tuple[bytes, bytes]] = []
+
+    def note(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr(keys, "compare_digest", note)
+    assert ring().identify(shown(x_api_key=ANN)).key_id == "ann"
+    assert len(compared) == len(KEYS)
+    assert all(len(one) == len(other) == 32 for one, other in compared)
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-api-key": "wrong"}, {"authorization": "Bearer wrong"}])
+async def test_a_wrong_key_is_final(server: Server, anthropic: FakeProvider, headers: dict[str, str]) -> None:
+    """Without a right key: 401 in Anthropic's shape, no use in trying again, and no request goes up."""
+    served = await server.start(anthropic=anthropic, variables={"PROXY_API_KEYS": f"ann:{ANN}"})
+    answer = await served.ask(headers=headers)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["type"] == "authentication_error"
+    assert answer.headers["x-should-retry"] == "false"
+    assert anthropic.requests == []
+    assert served.events == [], "nobody may grow the ledger without a key"
+
+
+@pytest.mark.parametrize("name", ["x-api-key", "authorization", "x-ccproxy-key"])
+async def test_a_right_key_is_served(server: Server, anthropic: FakeProvider, name: str) -> None:
+    """With a right key, in any of its headers, the owner's credential goes up and the key does not."""
+    served = await server.start(anthropic=anthropic, variables={"PROXY_API_KEYS": f"ann:{ANN},ben:{BEN}"})
+    answer = await served.ask(headers={name: f"Bearer {BEN}" if name == "authorization" else BEN})
+    assert answer.status_code == 200
+    assert anthropic.requests[0].header("x-api-key") == ANTHROPIC_KEY
+    assert BEN not in str(anthropic.requests[0].headers)
+    assert served.ends[0][1].client_key == "ben"
+
+
+async def test_a_clients_own_credential_goes_to_anthropic_alone(
+    server: Server, anthropic: FakeProvider, zai: FakeProvider
+) -> None:
+    """Without any owner's key the client's own goes up as it came, and its refusal comes back as it is."""
+    anthropic.keys = {OWN}
+    served = await server.start(variables={"ANTHROPIC_BASE_URL": anthropic.base_url, "ZAI_BASE_URL": zai.base_url})
+    good = await served.ask(headers={"authorization": f"Bearer {OWN}"})
+    assert (good.status_code, good.headers["x-ccproxy-route"]) == (200, "anthropic:client")
+    anthropic.script(reply.message())
+    bad = await served.ask(headers={"x-api-key": "sk-ant-of-nobody"})
+    assert bad.status_code == 401
+    assert zai.requests == []
+    assert anthropic.requests[0].header("authorization") == f"Bearer {OWN}"

@@ -1,0 +1,144 @@
+"""The log as it is read: lines for people, objects for programs, every line with its request, never a secret."""
+
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from service.log import OK, set_up
+from service.settings import LogLevel
+from tests.fakes import FakeProvider, reply
+from tests.relay.serving import ANTHROPIC_KEY, ZAI_KEY, server_of
+
+log = logging.getLogger("ccproxy.test")
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The loggers as they were."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    loggers = [logging.getLogger(name) for name in (None, "ccproxy", "workers")]
+    levels, handlers = [each.level for each in loggers], loggers[0].handlers
+    yield
+    loggers[0].handlers = handlers
+    for each, level in zip(loggers, levels, strict=True):
+        each.setLevel(level)
+
+
+def logged(
+    level: LogLevel = "debug", form: Literal["text", "json"] = "text", out: io.StringIO | None = None
+) -> io.StringIO:
+    """Where the log goes."""
+    stream = out or io.StringIO()
+    set_up(level, form, stream)
+    return stream
+
+
+def test_a_line_is_time_level_request_and_words() -> None:
+    """Piped, a line is plain: time, level, the request's id, the message and further fields."""
+    out = logged()
+    log.info("→ Anthropic POST /v1/messages", extra={"request": "0192ab", "route": "anthropic"})
+    log.warning("redis.went_away", extra={"error": "refused"})
+    first, second = out.getvalue().splitlines()
+    assert re.fullmatch(r"\[\d\d:\d\d:\d\d\] \[INFO\] \[0192ab\] → Anthropic POST /v1/messages", first)
+    assert re.fullmatch(r"\[\d\d:\d\d:\d\d\] \[WARN\] redis\.went_away error=refused", second)
+
+
+def test_a_terminal_gets_colours_unless_it_wants_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal each level has its colour; NO_COLOR takes them away."""
+    out = logged(out=Screen())
+    log.log(OK, "← Anthropic 200")
+    log.error("no")
+    assert [line[:5] for line in out.getvalue().splitlines()] == ["\x1b[32m", "\x1b[31m"]
+    assert all(line.endswith("\x1b[0m") for line in out.getvalue().splitlines())
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = logged(out=Screen())
+    log.error("no")
+    assert "\x1b" not in plain.getvalue()
+
+
+def test_json_lines_are_one_object_each() -> None:
+    """For programs each line is one object with time, level, logger, message and all fields, odd values as texts."""
+    out = logged(form="json")
+    log.log(OK, "  two\nlines", extra={"request": "q1", "tokens": 3, "path": Path("/x"), "at_all": None})
+    [line] = out.getvalue().splitlines()
+    found = json.loads(line)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", found.pop("at"))
+    wanted = {"level": "ok", "logger": "ccproxy.test", "message": "two\nlines"}
+    assert found == wanted | {"request": "q1", "tokens": 3, "path": "/x", "at_all": None}
+
+
+@pytest.mark.parametrize(
+    ("level", "seen"),
+    [("debug", "DIOWE"), ("info", "IOWE"), ("warn", "WE"), ("error", "E"), ("silent", "")],
+)
+def test_levels_say_what_is_heard(level: LogLevel, seen: str) -> None:
+    """Each level leaves out what lies below it; silent leaves out everything."""
+    out = logged(level)
+    for number, letter in ((10, "D"), (20, "I"), (OK, "O"), (30, "W"), (40, "E")):
+        log.log(number, "message-%s", letter)
+    assert "".join(re.findall(r"message-(.)", out.getvalue())) == seen
+    logging.getLogger("of.a.library").error("elsewhere")
+    assert ("elsewhere" in out.getvalue()) == (level != "silent")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_exception_is_told_with_its_place(form: Literal["text", "json"]) -> None:
+    """A fault of our own comes with its traceback, in JSON within the one line."""
+    out = logged(form=form)
+    try:
+        int("odd")
+    except ValueError:
+        log.exception("request.failed", extra={"request": "q1"})
+    assert "ValueError: invalid literal" in out.getvalue()
+    assert form == "text" or len(out.getvalue().splitlines()) == 1
+
+
+def test_words_of_others_make_no_lines_and_drive_no_terminal() -> None:
+    """Line breaks and escapes in a provider's message neither begin a line without an id nor colour the screen."""
+    out = logged()
+    log.warning("← Z.AI 500 | %s", "one\r\ntwo\x1b[2J\x07\x9b", extra={"request": "q1", "why": "a\nb"})
+    [line] = out.getvalue().splitlines()
+    assert line.endswith("one two [2J  why=a b")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+async def test_every_line_of_a_request_bears_its_id_and_none_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Literal["text", "json"]
+) -> None:
+    """From attempt to outcome, over a failover: the id on every line, no key, no prompt, no answer."""
+    with FakeProvider("anthropic", keys={ANTHROPIC_KEY}) as anthropic, FakeProvider("zai", keys={ZAI_KEY}) as zai:
+        async with server_of(tmp_path, monkeypatch) as server:
+            served = await server.start(anthropic=anthropic, zai=zai)
+            out = logged(form=form)
+            anthropic.script(reply.error(529, message="over\nloaded"))
+            zai.script(reply.message("the-answer-text"))
+            body = {"model": "claude-opus-5-5", "max_tokens": 5, "stream": True}
+            answer = await served.ask(body | {"messages": [{"role": "user", "content": "the-prompt-text"}]})
+            lines = out.getvalue().splitlines()
+    request_id = answer.headers["x-ccproxy-request-id"]
+    assert len(lines) >= 5
+    assert all(request_id in line for line in lines)
+    text = out.getvalue()
+    for words in (
+        "→ Anthropic POST /v1/messages",
+        "← Anthropic 529",
+        "→ Z.AI POST",
+        "← Z.AI 200",
+        "model remap: claude-opus-5-5",
+    ):
+        assert words in text
+    for secret in (ANTHROPIC_KEY, ZAI_KEY, "the-prompt-text", "the-answer-text"):
+        assert secret not in text

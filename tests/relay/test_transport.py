@@ -1,0 +1,250 @@
+"""The wire: what each broken connection is called, which proxy is taken, whose certificates are trusted."""
+
+import asyncio
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from service.providers import transport
+from service.providers.transport import Upstream, UpstreamError, Wires, proxy_for
+from service.settings import Timeouts
+from tests.fakes import FakeProvider, closed_port, reply
+from tests.relay.serving import STREAM_BYTES
+
+HEADERS = [(b"x-api-key", b"k"), (b"anthropic-version", b"2023-06-01"), (b"content-type", b"application/json")]
+LOCALHOST = "/CN=localhost"
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeProvider]:
+    with FakeProvider("anthropic") as made:
+        yield made
+
+
+@pytest.fixture
+async def wires(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wires]:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    made = Wires(Timeouts(connect_ms=2_000, idle_ms=200))
+    yield made
+    await made.close()
+
+
+async def ask(wires: Wires, url: str) -> Upstream:
+    """A request for a stream."""
+    return await wires.open("POST", f"{url}/v1/messages", HEADERS, STREAM_BYTES)
+
+
+async def failure(wires: Wires, url: str) -> UpstreamError:
+    """How a request fails, before its head or behind it."""
+    with pytest.raises(UpstreamError) as raised:
+        upstream = await ask(wires, url)
+        try:
+            await upstream.read(1 << 20)
+        finally:
+            await upstream.close()
+    return raised.value
+
+
+async def test_a_refused_connection_is_no_connection(wires: Wires) -> None:
+    """Refused: `connect`."""
+    with closed_port() as port:
+        assert (await failure(wires, f"http://127.0.0.1:{port}")).kind == "connect"
+
+
+async def test_an_unknown_host_is_no_connection(wires: Wires) -> None:
+    """No such host: `connect`."""
+    assert (await failure(wires, "http://no-such-host.invalid")).kind == "connect"
+
+
+async def test_a_failing_handshake_is_no_connection(wires: Wires, fake: FakeProvider) -> None:
+    """TLS that fails: `connect`."""
+    assert (await failure(wires, fake.failing_tls_url)).kind == "connect"
+
+
+@pytest.mark.parametrize("when", ["request", "headers", "content_block_delta"])
+@pytest.mark.parametrize("how", ["reset", "fin"])
+async def test_a_broken_connection_is_a_reset(wires: Wires, fake: FakeProvider, how: str, when: str) -> None:
+    """Broken before the head or behind it, on a fresh connection: `reset`."""
+    fake.script(reply.message().cut(how, when))  # type: ignore[arg-type]
+    assert (await failure(wires, fake.base_url)).kind == "reset"
+
+
+async def test_a_reused_connection_that_breaks_at_once_was_stale(wires: Wires, fake: FakeProvider) -> None:
+    """Broken before the head, on a connection that has served before: `stale_socket`; behind the head: `reset`."""
+    for when, kind in (("request", "stale_socket"), ("headers", "reset")):
+        upstream = await ask(wires, fake.base_url)
+        await upstream.read(1 << 20)
+        await upstream.close()
+        fake.script(reply.reset(when))  # type: ignore[arg-type]
+        assert (await failure(wires, fake.base_url)).kind == kind
+    assert len({request.connection for request in fake.requests}) == 2
+
+
+async def test_silence_in_an_answer_is_a_time_out(wires: Wires, fake: FakeProvider) -> None:
+    """Silent for longer than the idle limit, once the head has come: `timeout`; before it the plan counts."""
+    fake.script(reply.hang("message_start"))
+    assert (await failure(wires, fake.base_url)).kind == "timeout"
+    fake.script(reply.slow(400))
+    upstream = await ask(wires, fake.base_url)
+    assert b"message_stop" in await upstream.read(1 << 20)
+    await upstream.close()
+
+
+async def test_an_answer_over_the_limit_is_a_bad_answer(wires: Wires, fake: FakeProvider) -> None:
+    """More than is read whole: `bad_answer`, and the connection is dropped."""
+    fake.script(reply.large(1_000_000))
+    upstream = await ask(wires, fake.base_url)
+    with pytest.raises(UpstreamError) as raised:
+        await upstream.read(1_000)
+    assert raised.value.kind == "bad_answer"
+    await upstream.close()
+    await fake.wait_until_async(lambda: fake.requests[0].client_closed_s is not None)
+
+
+async def test_bytes_that_are_not_their_encoding_are_a_bad_answer(wires: Wires, fake: FakeProvider) -> None:
+    """What says gzip and is not: `bad_answer`."""
+    fake.script(reply.raw(b"plain", content_type="text/event-stream").with_headers({"content-encoding": "gzip"}))
+    upstream = await ask(wires, fake.base_url)
+    upstream.decode()
+    with pytest.raises(UpstreamError) as raised:
+        await upstream.read(1_000)
+    assert raised.value.kind == "bad_answer"
+    await upstream.close()
+
+
+async def test_a_header_that_no_wire_takes_is_not_quoted(wires: Wires, fake: FakeProvider) -> None:
+    """The transport's own words would quote the value, which may be a credential."""
+    with pytest.raises(UpstreamError) as raised:
+        await wires.open("POST", fake.base_url, [(b"x-api-key", b"sk-ant\nsecret")], b"")
+    assert raised.value.kind == "bad_request"
+    assert "secret" not in str(raised.value)
+
+
+async def test_a_url_that_is_none_is_a_bad_request(wires: Wires, fake: FakeProvider) -> None:
+    """A query beyond all measure: `bad_request`, no exception of the library's own."""
+    assert (await failure(wires, fake.base_url + "/v1/x?" + "a" * 70_000)).kind == "bad_request"
+
+
+async def test_a_cancelled_request_leaves_no_connection_in_use(wires: Wires, fake: FakeProvider) -> None:
+    """Cancelled while it waits for the head, a request closes its connection, and the next one is served."""
+    fake.script(reply.hang("request"))
+    task = asyncio.create_task(ask(wires, fake.base_url))
+    await fake.wait_until_async(lambda: bool(fake.requests))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await fake.wait_until_async(lambda: fake.requests[0].client_closed_s is not None)
+    upstream = await ask(wires, fake.base_url)
+    assert upstream.status == 200
+    await upstream.close()
+
+
+# -- proxies
+
+
+@pytest.mark.parametrize(
+    ("url", "proxies", "no_proxy", "wanted"),
+    [
+        ("https://api.anthropic.com/v1", {}, "", ""),
+        ("https://api.anthropic.com/v1", {"https": "http://proxy:3128"}, "", "http://proxy:3128"),
+        ("https://api.anthropic.com/v1", {"https": "proxy:3128"}, "", "http://proxy:3128"),
+        ("https://api.anthropic.com/v1", {"all": "http://proxy:1"}, "", "http://proxy:1"),
+        ("http://api.z.ai/v1", {"https": "http://proxy:3128"}, "", ""),
+        ("https://api.anthropic.com/v1", {"https": "http://proxy:3128"}, "anthropic.com", ""),
+        ("https://api.anthropic.com/v1", {"https": "http://proxy:3128"}, "z.ai, .anthropic.com", ""),
+        ("https://api.anthropic.com/v1", {"https": "http://proxy:3128"}, "z.ai", "http://proxy:3128"),
+        ("https://127.0.0.1:8443/v1", {"https": "http://proxy:3128"}, "127.0.0.1", ""),
+        ("https://api.anthropic.com/v1", {"https": "http://proxy:3128"}, "*", ""),
+    ],
+)
+def test_the_proxy_is_the_environments(
+    monkeypatch: pytest.MonkeyPatch, url: str, proxies: dict[str, str], no_proxy: str, wanted: str
+) -> None:
+    """HTTPS_PROXY, ALL_PROXY and NO_PROXY are honoured as everywhere."""
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    assert proxy_for(url, proxies) == wanted
+
+
+async def test_requests_go_through_the_proxy(fake: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that is named is asked for a tunnel to the provider, and to no one else."""
+    asked: list[bytes] = []
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(tunnel, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    monkeypatch.setattr(transport, "getproxies", lambda: {"https": f"http://127.0.0.1:{port}"})
+    monkeypatch.setattr(transport, "proxy_bypass", lambda _host: 0)
+    wires = Wires(Timeouts())
+    assert (await failure(wires, "https://api.anthropic.example")).kind == "connect"
+    assert asked == [b"CONNECT api.anthropic.example:443 HTTP/1.1\r\n"]
+    assert fake.requests == []
+    await wires.close()
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("proxy", ["ftp://proxy", "nonsense://"])
+async def test_a_proxy_that_is_none_is_no_connection(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """A proxy of an unknown kind: `connect`, with the mend."""
+    monkeypatch.setattr(transport, "getproxies", lambda: {"https": proxy})
+    monkeypatch.setattr(transport, "proxy_bypass", lambda _host: 0)
+    wires = Wires(Timeouts())
+    assert "HTTPS_PROXY" in str(await failure(wires, "https://api.anthropic.example"))
+    await wires.close()
+
+
+# -- certificates
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of our own for localhost, made by its own authority."""
+    folder = tmp_path_factory.mktemp("authority")
+    openssl = shutil.which("openssl")
+    assert openssl, "openssl is missing; install it with: apt-get install openssl"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", LOCALHOST, "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key.pem"),
+         "-out", str(folder / "cert.pem")],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def tls(authority: Path) -> Iterator[FakeProvider]:
+    """A provider behind TLS, with that certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
+    with FakeProvider("anthropic", ssl_context=context) as fake:
+        yield fake
+
+
+async def test_unknown_certificates_are_refused(wires: Wires, tls: FakeProvider) -> None:
+    """A certificate of an unknown authority: `connect`, and no request goes up."""
+    error = await failure(wires, tls.base_url)
+    assert error.kind == "connect"
+    assert "certificate" in str(error).lower()
+    assert tls.requests == []
+
+
+async def test_certificates_of_ssl_cert_file_are_trusted(
+    wires: Wires, tls: FakeProvider, authority: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With SSL_CERT_FILE naming the authority, the same provider is served."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority / "cert.pem"))
+    upstream = await ask(wires, tls.base_url)
+    assert b"message_stop" in await upstream.read(1 << 20)
+    await upstream.close()
+    assert len(tls.requests) == 1
