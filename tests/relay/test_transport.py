@@ -43,12 +43,17 @@ async def ask(wires: Wires, url: str) -> Upstream:
 async def failure(wires: Wires, url: str) -> UpstreamError:
     """How a request fails, before its head or behind it."""
     with pytest.raises(UpstreamError) as raised:
-        upstream = await ask(wires, url)
-        try:
-            await upstream.read(1 << 20)
-        finally:
-            await upstream.close()
+        await ask_and_read(wires, url)
     return raised.value
+
+
+async def ask_and_read(wires: Wires, url: str) -> None:
+    """A request whose answer is read to its end."""
+    upstream = await ask(wires, url)
+    try:
+        await upstream.read(1 << 20)
+    finally:
+        await upstream.close()
 
 
 async def test_a_refused_connection_is_no_connection(wires: Wires) -> None:
