@@ -251,7 +251,8 @@ class World:
             replica.run(replica.stop())
             self.start_replica()
             self.pass_time(10.0)
-            self.bury(replica, "stopped") if replica in self.replicas else None
+            if replica in self.replicas:
+                self.bury(replica, "stopped")
 
     def replica_freezes(self) -> None:
         if replica := self.some_replica():
