@@ -28,7 +28,7 @@ COMPILE = $(if $(UV),$(UV),$(BIN)/uv) pip compile --quiet --universal --python-v
   --no-header --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev build test simulate simulate-faults lint format types bench chaos test-claude-code lock docs clean stale
+.PHONY: help up dev build test simulate simulate-faults lint format types bench bench-ledger chaos test-claude-code lock docs clean stale
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +73,9 @@ simulate: $(DEVELOP) ## simulated fleets under every fault, one for each of SEED
 
 simulate-faults: $(DEVELOP) ## plant each fault that the simulation has to notice, and count the seeds until it does
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation --fault all --seeds $(or $(SEEDS),1000)
+
+bench-ledger: $(DEVELOP) ## what the ledger folds, lags, catches up and proves in a second; EVENTS= for another size
+	@PYTHONPATH=. $(BIN)/python -m bench.ledger
 
 test-claude-code: $(DEVELOP) ## Claude Code itself against the proxy; installs it from npm first (needs Node and npm)
 	$(BIN)/python -m pytest tests/claude_code $(ARGS)

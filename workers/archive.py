@@ -28,7 +28,6 @@ from workers.store import (
     health_row,
 )
 
-PAGE_ROWS = 5_000
 _buckets_decoder = msgspec.json.Decoder(dict[int, Bucket])
 
 
@@ -124,10 +123,10 @@ class Archive:
         row = self.connection.execute(query, (stream,)).fetchone()
         return int(row[0]) if row else 0
 
-    def rows_after(self, stream: str, after: int, upto: int) -> list[EventRow]:
-        """The next rows of a stream, at most PAGE_ROWS."""
-        query = templated("rows_after", events_table(stream))
-        parameters = {"stream": stream, "after": after, "upto": upto, "limit": PAGE_ROWS}
+    def rows_between(self, stream: str, after: int, upto: int) -> list[EventRow]:
+        """The rows of a stream behind a position, up to another."""
+        query = templated("rows_between", events_table(stream))
+        parameters = {"stream": stream, "after": after, "upto": upto}
         return [EventRow(*row) for row in self.connection.execute(query, parameters, binary=True).fetchall()]
 
     def asides_after(self, stream: str, after: int, upto: int) -> list[AsideRow]:

@@ -19,6 +19,7 @@ from workers.store import Cell
 
 Progress = Callable[[int], None]
 """Told of positions, as they are reached."""
+PAGE_ROWS = 5_000
 KEPT_FAULTS = 1_000
 """Faults that are remembered; a table that was overwritten has a million of them."""
 
@@ -47,6 +48,7 @@ class Recount:
         self.events = 0
         self.faults: list[Fault] = []
         self.fault_count = 0
+        self._read_to = balance.position
         self._asides: list[AsideRow] = []
 
     @property
@@ -61,14 +63,19 @@ class Recount:
 
     def read(self, upto: int, progress: Progress = lambda _: None) -> None:
         """Read on up to a position, itself included."""
-        while rows := self.archive.rows_after(self.stream, self.position, upto):
-            self._asides = self.archive.asides_after(self.stream, self.aside, rows[-1].position)[::-1]
+        while self._read_to < upto:
+            end = min(self._read_to + PAGE_ROWS, upto)
+            rows = self.archive.rows_between(self.stream, self._read_to, end)
+            self._asides = self.archive.asides_after(self.stream, self.aside, end)[::-1]
             usage: dict[Cell, Usage] = {}
             for row in rows:
                 self._hear_before(row.position)
                 self._take(row, usage)
             self.archive.recount(self.stream, self.position, usage)
-            progress(self.position)
+            self._hear_before(end + 1)
+            self._read_to = end
+            progress(end)
+        # What was put aside since at the last position that was read.
         self._asides = self.archive.asides_after(self.stream, self.aside, upto)[::-1]
         self._hear_before(upto + 1)
 

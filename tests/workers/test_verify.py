@@ -13,8 +13,7 @@ from service.ledger.events import BatchItemUsed, ClientKeyIssued
 from service.ledger.state import RouteLedger
 from tests.workers.conftest import Bench
 from tests.workers.making import NOON_MS, STREAM, append, append_raw, ended, many, new_id, started
-from workers import archive as archives
-from workers import cli
+from workers import cli, recount
 from workers.rebuild import rebuild
 from workers.recount import Recount
 
@@ -34,7 +33,7 @@ def found(bench: Bench, stream: str = STREAM) -> list[tuple[str, str]]:
 
 def test_a_sound_ledger_has_no_differences(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """With all that makes folding hard: open attempts, failures, waits, batches, garbage, contradictions, pages."""
-    monkeypatch.setattr(archives, "PAGE_ROWS", 3)
+    monkeypatch.setattr(recount, "PAGE_ROWS", 3)
     event = ended(1)
     append(bench.redis, [event, started(2), ended(4, outcome="failed", kind="throttle", scope="throttle", status=429)])
     append(bench.redis, [ended(5, outcome="failed", kind="server_error", scope="provider", replica="r2")])
@@ -157,7 +156,7 @@ def test_the_command_says_what_differs_and_ends_with_1(bench: Bench, command: Ru
 
 def test_verify_is_exact_while_traffic_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is folded meanwhile is not seen, and makes no difference."""
-    monkeypatch.setattr(archives, "PAGE_ROWS", 2)
+    monkeypatch.setattr(recount, "PAGE_ROWS", 2)
     fill(bench)
     original = Recount.read
 
