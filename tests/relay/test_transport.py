@@ -125,6 +125,7 @@ async def test_bytes_that_are_not_their_encoding_are_a_bad_answer(wires: Wires, 
 
 async def test_a_header_that_no_wire_takes_is_not_quoted(wires: Wires, fake: FakeProvider) -> None:
     """The transport's own words would quote the value, which may be a credential."""
+    await ask_and_read(wires, fake.base_url)
     with pytest.raises(UpstreamError) as raised:
         await wires.open("POST", fake.base_url, [(b"x-api-key", b"sk-ant\nsecret")], b"")
     assert raised.value.kind == "bad_request"
