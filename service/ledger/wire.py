@@ -39,11 +39,6 @@ def route_key(stream: str) -> str:
     return f"{PREFIX}:{{{stream}}}:route"
 
 
-def dead_letter_key(stream: str) -> str:
-    """The list of events that could not be decoded."""
-    return f"{PREFIX}:{{{stream}}}:dead"
-
-
 def wake_key(stream: str) -> str:
     """Held from the enqueueing of a wake-up until its job begins."""
     return f"{PREFIX}:{{{stream}}}:wake"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TEXT = README.read_text(encoding="utf-8")
-KEYS_OF_ROUTES = (wire.events_key, wire.snapshot_key, wire.route_key, wire.dead_letter_key)
+KEYS_OF_ROUTES = (wire.events_key, wire.snapshot_key, wire.route_key)
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 
 # Spelled in parts, so that this file does not find itself.

@@ -133,13 +133,11 @@ def test_the_names_in_redis_are_a_contract() -> None:
         wire.events_key("zai"): "events",
         wire.snapshot_key("zai"): "snapshot",
         wire.route_key("zai"): "readings",
-        wire.dead_letter_key("zai"): "undecodable",
         wire.wake_key("zai"): "wake-up",
     } == {
         "ccproxy:{zai}:events": "events",
         "ccproxy:{zai}:snapshot": "snapshot",
         "ccproxy:{zai}:route": "readings",
-        "ccproxy:{zai}:dead": "undecodable",
         "ccproxy:{zai}:wake": "wake-up",
     }
     assert wire.replica_key("r1") == "ccproxy:replica:r1"
