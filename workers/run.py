@@ -37,6 +37,7 @@ RETRY_S = 0.5
 SCHEMA_RETRY_S = 1.0
 TICKER_STOP_S = 1.5
 RETENTION_LOOK_S = 3_600.0
+RETENTION_RETRY_S = 60.0
 WORKER_TTL_S = 20
 """RQ blocks on its queue for 15 s less than this, and shows itself alive as often."""
 
@@ -104,12 +105,14 @@ class Process:
         """Drop expired weeks, now and every hour. A process that ends meanwhile leaves the database to roll back."""
         outage = Outage("retention")
         while self.retention.keep_weeks and not self.stopping.is_set():
+            pause_s = RETENTION_LOOK_S
             try:
                 self.retention.look()
                 outage.found()
-            except (psycopg.Error, Damaged) as error:
-                outage.lost(error)
-            self.stopping.wait(RETENTION_LOOK_S)
+            except Exception as error:  # noqa: BLE001 - folding goes on whatever this comes to; it is said, once
+                outage.lost(error, traceback=not isinstance(error, psycopg.Error | Damaged))
+                pause_s = RETENTION_RETRY_S
+            self.stopping.wait(pause_s)
 
     def serve(self) -> None:
         """Do jobs; begin again when RQ gave up."""
