@@ -45,6 +45,8 @@ RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Waits between tries while Redis is away; the last one repeats."""
 
 
+DISK_LIMIT_S = 10.0
+"""A disk that takes longer at the stop is given up."""
 END_AGAIN_S = 0.1
 """A task that is cancelled ends within milliseconds."""
 
@@ -144,9 +146,12 @@ class Outbox:
         self._spool_pending()
         self._stopping = True
         self._disk_wake.set()
-        await asyncio.wait({spooling}, timeout=limit_s)
+        await asyncio.wait({spooling}, timeout=DISK_LIMIT_S)
         if not spooling.cancel():  # else the disk hangs; the lock dies with the process
             await asyncio.to_thread(self._spool.close)
+        for lane in self.lanes.values():
+            for kept in lane.pending:
+                settle(kept)
         orphans, self._orphans = self._orphans, []
         for orphan in orphans:
             orphan.release()
