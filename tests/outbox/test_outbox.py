@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -468,3 +469,19 @@ async def test_one_stream_that_fails_holds_up_no_other_for_good(make: MakeOutbox
     await eventually(lambda: not outbox.pending)
     assert set(port.seqs()) == set(port.seqs("zai")) == {1, 2, 3, 4, 5}
     await outbox.stop()
+
+
+async def test_a_disk_that_hangs_at_the_stop_holds_up_nobody(make: MakeOutbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Redis away and a disk that never answers, the stop ends, and every caller has its answer."""
+    monkeypatch.setattr(rooms, "DISK_LIMIT_S", 0.05)
+    let_go = threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda _: let_go.wait(20))
+    port = ScriptedPort()
+    port.usual = "refuse"
+    outbox = make(port)
+    await outbox.start()
+    append = asyncio.create_task(outbox.append(STREAM, started()))
+    await eventually(lambda: outbox.away)
+    await outbox.stop()
+    await append
+    let_go.set()
