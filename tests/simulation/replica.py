@@ -44,6 +44,8 @@ from tests.simulation.virtual import Died, Now, VirtualLoop
 MODELS = ("claude-sonnet-4-5", "claude-haiku-4-5")
 KEYS = ("", "alice")
 BATCHES = 3
+Expected = tuple[Snapshot | None, int, Ledger]
+"""What a view must be: the snapshot under it, how many own events were looked at, and the ledger."""
 
 
 class SeededClock(Clock):
@@ -94,7 +96,7 @@ class Replica:
         self.stopping = False
         self.loop = VirtualLoop(now, lambda: rng.random() * 0.01)
         self.clock = SeededClock(rng)
-        self.expected: dict[str, tuple[Snapshot | None, int, Ledger]] = {}
+        self.expected: dict[str, Expected] = {}
         self.seen: dict[str, tuple[int, int]] = {}
         self.clients: set[asyncio.Task[None]] = set()
         redis: Any = AsyncRedis(server, weather, rng)

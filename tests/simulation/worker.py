@@ -21,7 +21,7 @@ from workers.shift import Shift
 from workers.ticker import Ticker
 from workers.wake import Wake
 
-LONGEST_JOB = 40
+LONGEST_JOB = 26
 """Places that a job comes by, about; faults are planned among them."""
 
 

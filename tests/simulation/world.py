@@ -192,7 +192,7 @@ class World:
                 worker.go_on()
             elif self.server.up and self.server.data.jobs:
                 storm = self.storm
-                plan = plan_of(self.rng, dies=0.02 * storm, fails=0.02 * storm, pauses=0.15)
+                plan = plan_of(self.rng, dies=0.02 * storm, fails=0.02 * storm, pauses=0.3)
                 worker.store.lingers = self.rng.random() < 0.2
                 self.begin(worker, plan)
         except Died:
