@@ -68,7 +68,7 @@ async def test_a_key_that_no_header_takes_is_not_shown(server: Server, anthropic
         variables={"ANTHROPIC_API_KEY": "sk-ant-broken\nsecret-half", "ANTHROPIC_BASE_URL": anthropic.base_url},
     )
     answer = await served.ask()
-    assert (await served.http.get(anthropic.root_url)).status_code == 200  # so that the fake has seen the connection
+    assert (await served.http.get(anthropic.root_url)).status_code == 404  # so that the fake has seen the connection
     assert "secret-half" not in answer.text + str(served.events)
     assert answer.json()["type"] == "error" or "message_stop" in answer.text
 
