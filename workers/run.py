@@ -176,4 +176,4 @@ def check_schema(database_url: str) -> None:
         missing = pending(connection)
     if missing:
         names = ", ".join(f"{migration.number:04} {migration.name}" for migration in missing)
-        raise SchemaError(f"the database lacks {names}; waiting until `ccproxy migrate` was run")
+        raise SchemaError(f"the database lacks {names}; `ccproxy migrate` brings it up to date")

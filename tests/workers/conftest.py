@@ -168,7 +168,8 @@ def bench(postgres: Postgres, valkey: Valkey) -> Iterator[Bench]:
 def empty(postgres: Postgres) -> None:
     """Forget all rows."""
     with psycopg.connect(postgres.url, autocommit=True) as connection:
-        connection.execute(f"TRUNCATE {', '.join(f'ccproxy.{name}' for name in TABLES.split(', '))}".encode())
+        # Quicker than TRUNCATE, which makes new files of all tables and indexes.
+        connection.execute(";".join(f"DELETE FROM ccproxy.{name}" for name in TABLES.split(", ")).encode())  # noqa: S608
 
 
 @pytest.fixture
