@@ -258,9 +258,7 @@ class Relay:
         except UpstreamError as error:
             one.failure = Failure(error.kind, scope_of(error), message=str(error), status=one.status)
         except TimeoutError:
-            one.failure = Failure(
-                "timeout", "route", message="the provider stayed silent for too long", status=one.status
-            )
+            one.failure = self._silence(one)
         except EventTooLarge as error:
             one.failure = Failure("bad_answer", "route", message=str(error), status=one.status)
         except BaseException:  # the client has gone, mostly; whatever it was, what was used is accounted
@@ -273,6 +271,13 @@ class Relay:
         if one.failure and reply.started:
             await self._break_off(call, one, reply)
         return one
+
+    def _silence(self, one: Try) -> Failure:
+        """A time-out is the route's fault only if the route had its time; some clients give it a second."""
+        waited_ms = self.clock.now_ms() - one.started_ms
+        if waited_ms < min(self.settings.policy.circuit.slow_ms, self.settings.timeouts.first_byte_ms):
+            return Failure("deadline", "", message="the client's own deadline has passed", status=one.status)
+        return Failure("timeout", "route", message="the provider stayed silent for too long", status=one.status)
 
     async def _open(self, call: Call, one: Try, limit: asyncio.Timeout, *, is_last: bool) -> Upstream:
         """Send the request; the head of the answer. The attempt is on the ledger before its first byte goes out."""
