@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from service import spool
 from service.clock import Clock
 from service.ledger import ids
 from service.ledger.events import (
@@ -110,8 +111,8 @@ class Replica:
             note_own(stream, event)
 
         def append(records: Sequence[Record]) -> None:
-            segments = self.outbox._spool.segments
-            disk.durable_bytes = segments[-1].size_bytes if segments else 0
+            last = self.outbox._spool.segments[-1:]
+            disk.durable_bytes = sum(one.size_bytes for one in last if one.size_bytes <= spool.SEGMENT_BYTES)
             names = {record.event.event_id for record in records}
             try:
                 write(records)
