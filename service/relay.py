@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Struct, field
 
 from service.clock import Clock
-from service.errors import AllThrottled, BadClientKey, NoRoute, ProxyError, Unreachable
+from service.errors import AllThrottled, BadClientKey, NoRoute, NotFound, ProxyError, Unreachable
 from service.ledger.events import (
     AttemptEnded,
     AttemptStarted,
@@ -616,6 +616,8 @@ class Relay:
             await reply.end()
             return
         words = reasons(tries, candidates)
+        if call.endpoint == "count_tokens" and not tries and call.may_use_owners:
+            raise NotFound(f"no route counts tokens for {call.model or 'this request'}; estimate them ({words})")
         if verdict.kind == "throttled":
             raise throttled(verdict.until_ms, self.clock.now_ms(), words)
         if verdict.kind == "no_route":

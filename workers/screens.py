@@ -23,13 +23,15 @@ COUNTS = {
     "lost": "lost",
     "input_tokens": "input",
     "output_tokens": "output",
-    "cache_read_tokens": "cache read",
-    "cache_write_5m_tokens": "write 5m",
-    "cache_write_1h_tokens": "write 1h",
+    "cached_tokens": "cached",
     "batch_items": "batch",
 }
 ALWAYS = ("requests", "attempts", "input_tokens", "output_tokens")
 """Shown though they be 0; the other columns only where one of them is not."""
+NAME_WIDTH = 10
+"""What a name's column has at least, so that numbers never crowd it out."""
+PIPE_WIDTH = 200
+"""Behind a pipe there is no edge to wrap at."""
 LINE_EVERY = 100_000
 """Rows after which a pipe is told of progress."""
 
@@ -96,25 +98,32 @@ def show_usage(report: Report, console: Console) -> None:
     if not report.rows:
         console.print("Nothing was used. `--since 30d` looks further back.", highlight=False)
         return
-    total = fields_of(report.total, ())
+    total = told(report.total, ())
     shown = [name for name in COUNTS if name in ALWAYS or total[name]]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_footer=True)
     for place, name in enumerate(report.by):
-        table.add_column(name, footer="total" if place == 0 else "", overflow="fold")
+        table.add_column(name, footer="total" if place == 0 else "", overflow="fold", min_width=NAME_WIDTH)
     for name in shown:
         table.add_column(COUNTS[name], footer=counted(total[name]), justify="right", no_wrap=True)
     table.add_column("cost", footer=cost_of(report.total), justify="right", no_wrap=True)
     for row in report.rows:
-        fields = fields_of(row, report.by)
+        fields = told(row, report.by)
         names = (Text(name or "-") for name in row.names)
         table.add_row(*names, *(counted(fields[name]) for name in shown), cost_of(row))
-    console.print(table)
+    console.print(table, width=None if console.is_terminal else PIPE_WIDTH, crop=False)
     if report.total.requests is None:
         console.print("Requests are not known: events of this time were dropped.", style="dim")
     if report.total.usage.unpriced:
         console.print(f"+ {report.total.usage.unpriced:,} attempts or batch items without a price", style="dim")
     if report.total.usage.lost:
         console.print("The tokens of lost attempts are estimates.", style="dim")
+
+
+def told(row: UsageRow, by: Sequence[str]) -> dict[str, Any]:
+    """A row's fields with the kinds of cached tokens together; JSON and CSV have them apart."""
+    fields = fields_of(row, by)
+    kinds = ("cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens")
+    return fields | {"cached_tokens": sum(fields[kind] for kind in kinds)}
 
 
 def counted(count: int | None) -> str:

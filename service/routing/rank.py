@@ -24,6 +24,8 @@ from service.settings import ClientCredentials, Policy, Route
 
 PassedOver = Literal["", "off", "disabled", "circuit_open", "waiting", "quota_spent", "model_missing", "elsewhere"]
 MODEL_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens"))
+FREE_ENDPOINTS: frozenset[Endpoint] = frozenset(("count_tokens", "models"))
+"""What uses no tokens goes on when the quota is spent."""
 CREDENTIAL_PREFIX = "sk-ant-"
 """How Anthropic's API keys and OAuth tokens begin; anything else is a placeholder, never worth sending."""
 
@@ -124,7 +126,7 @@ def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: i
     if model is None:
         return Candidate(route, passed_over="model_missing", reason=f"{route.title} lacks {ask.model}")
     quota = read_quota(ledger, view.control.limits.get(route.id, route.weekly_tokens), policy, now_ms)
-    if quota.state == "spent":
+    if quota.state == "spent" and ask.endpoint not in FREE_ENDPOINTS:
         return Candidate(route, model, "quota_spent", "weekly limit spent", quota.resets_at_ms)
     reset_ms = view.control.resets.get(route.id, 0)
     wait = read_waits(ledger, policy, now_ms, reset_ms)
