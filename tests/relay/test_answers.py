@@ -190,3 +190,11 @@ async def test_compressed_requests_go_up_as_they_came(server: Server, anthropic:
     assert answer.status_code == 200
     assert (anthropic.requests[0].body, anthropic.requests[0].header("content-encoding")) == (body, "gzip")
     assert served.ends[0][1].model_asked == msgspec.json.decode(ASK_BYTES)["model"]
+
+
+async def test_without_a_route_that_counts_the_client_estimates(server: Server, zai: FakeProvider) -> None:
+    """With other vendors' routes alone counting is a 404, so that the client estimates; nobody else is asked."""
+    served = await server.start(zai=zai)
+    answer = await served.http.post("/v1/messages/count_tokens", json=ASK)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found_error")
+    assert zai.requests == []

@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from service.ledger.events import Endpoint
 from service.ledger.state import ControlLedger, RouteLedger, Usage
 from service.routing.rank import Ask, Candidate, choose_chain, rank
 from service.routing.view import View
@@ -122,6 +123,13 @@ def test_an_operators_limit_stands_over_the_settings() -> None:
     assert reasons(ranked(view=view)) == {"anthropic": "quota_spent"}
     view = view_of(ControlLedger(limits={"anthropic": 0}), anthropic=used(5_000))
     assert reasons(ranked(chain=limited(1_000), view=view)) == {}
+
+
+@pytest.mark.parametrize("endpoint", ["count_tokens", "models"])
+def test_what_uses_no_tokens_goes_on_when_the_quota_is_spent(endpoint: Endpoint) -> None:
+    """A spent quota keeps messages off a route, not questions that are free."""
+    ask = Ask(endpoint, "claude-opus-4-8")
+    assert names(ranked(ask, limited(9), view_of(anthropic=used(9))))[0] == "anthropic"
 
 
 def test_an_operators_reset_opens_the_way() -> None:
