@@ -13,10 +13,8 @@ The rules for a stream:
 - Content begins with the first `content_block_delta`, or with a `content_block_start` that carries content: one whose
   text, thinking, data, content or input is not empty, or whose kind is not among those that come by deltas (results
   of server tools, redacted thinking and the like come whole). A `tool_use` with an empty input carries none yet.
-- A stream is complete with `message_stop`. Its bytes, and all behind them, are held back until the ledger has the end:
-  `feed` says how many bytes of a chunk may leave at once. An event that is cut over several chunks is known only with
-  its last byte, so of `message_stop` only the bytes in the chunk that completes it are held. That is enough: without
-  its empty line no client takes an event for one.
+- Only whole events leave: `feed` says how many bytes of a chunk belong to events that are complete. A stream is
+  complete with `message_stop`, which is held back, with all behind it, until the ledger has the end; so is an error.
 - An error is an event named `error`, or data of type `error`, or, without a name, an object with an `error` in it.
 - What is no stream of events at all is garbage: it begins like HTML or JSON, or 4 KB go by without a line of SSE.
   Garbage is not read any further.
@@ -144,9 +142,9 @@ class StreamTap:
         return self._usage.tokens
 
     @property
-    def at_boundary(self) -> bool:
-        """Whether the bytes so far end with a whole event, so that a ping may be inserted."""
-        return self._reader.at_boundary
+    def ended(self) -> bool:
+        """Whether the stream has come to its end, a good or a bad one."""
+        return self.complete or self.error is not None
 
     @property
     def garbage(self) -> bool:
@@ -154,20 +152,28 @@ class StreamTap:
         return self._garbage
 
     def feed(self, chunk: bytes) -> int:
-        """Read a chunk; how many of its leading bytes may leave now. Raises EventTooLarge."""
+        """Read a chunk; how many of its leading bytes end with a whole event, and so may leave with what was held of
+        earlier ones. Raises EventTooLarge.
+        """
         if self._head is not None:
             self._look_at_head(chunk)
         if self._garbage:
             return len(chunk)
-        free = 0 if self.complete else len(chunk)
+        if self.ended:
+            return 0
+        free = 0
         for event in self._reader.feed(chunk):
-            if self.has_content and event.block.startswith(UNREAD):
-                continue
-            complete_before = self.complete
-            self._read(event)
-            if self.complete and not complete_before:
-                free = event.start
+            if self._is_last(event):
+                return event.start
+            free = event.end
         return free
+
+    def _is_last(self, event: SseEvent) -> bool:
+        """Read an event; whether the stream ends with it."""
+        if self.has_content and event.block.startswith(UNREAD):
+            return False
+        self._read(event)
+        return self.ended
 
     def _look_at_head(self, chunk: bytes) -> None:
         """Decide whether this is a stream of events, as soon as that can be told."""

@@ -55,7 +55,7 @@ def tapped(*chunks: bytes) -> StreamTap:
 
 def facts(tap: StreamTap) -> tuple[Any, ...]:
     return (tap.tokens, tap.started, tap.has_content, tap.complete, tap.error, tap.message_id, tap.model,
-            tap.container_id, tap.stop_reason, tap.garbage, tap.at_boundary)  # fmt: skip
+            tap.container_id, tap.stop_reason, tap.garbage)  # fmt: skip
 
 
 def test_an_answer_is_read_along() -> None:
@@ -64,7 +64,6 @@ def test_an_answer_is_read_along() -> None:
     assert tap.tokens == Tokens(input=12, output=533, cache_read=4_000, cache_write_5m=100, cache_write_1h=400)
     assert (tap.started, tap.has_content, tap.complete, tap.error) == (True, True, True, None)
     assert (tap.message_id, tap.model, tap.container_id, tap.stop_reason) == ("msg_1", "m", "container_1", "end_turn")
-    assert tap.at_boundary
     assert not tap.garbage
 
 
@@ -187,7 +186,7 @@ def test_content_begins_with_the_first_thing_a_reader_could_see(stream: bytes, e
 def test_errors_in_a_stream_are_told_as_they_came(stream: bytes, error: tuple[str, str]) -> None:
     """An error's type, words and raw data are kept, before and after content."""
     data = stream.partition(b"data: ")[2].rstrip(b"\n")
-    assert tapped(stream).error == tapped(ANSWER, stream).error == StreamError(*error, data)
+    assert tapped(stream).error == tapped(ANSWER[: -len(STOP)], stream).error == StreamError(*error, data)
 
 
 def test_the_first_error_stays() -> None:
@@ -203,12 +202,21 @@ def test_an_empty_error_field_is_none() -> None:
     assert tapped(b'data: {"error": null}\n\n').error is None
 
 
-def test_all_bytes_may_leave_until_the_stop() -> None:
-    """Before `message_stop` nothing is held back, of its chunk only what precedes it may leave, afterwards nothing."""
+def test_whole_events_may_leave_until_the_stop() -> None:
+    """Up to the last whole event bytes may leave; `message_stop`, and what follows it, may not."""
     tap, before = StreamTap(), ANSWER[: -len(STOP)]
-    assert tap.feed(before[:100]) == 100
-    assert tap.feed(before[100:] + STOP + PING) == len(before) - 100
+    cut = len(before) - 3
+    assert tap.feed(before[:cut]) == before[:cut].rindex(b"\n\n") + 2
+    assert tap.feed(before[cut:] + STOP + PING) == 3
     assert tap.feed(PING) == 0
+
+
+def test_an_error_is_held_back() -> None:
+    """What precedes an error may leave, the error itself waits for the ledger."""
+    tap = StreamTap()
+    assert tap.feed(DELTA + event("error", error={"type": "overloaded_error", "message": "m"}) + PING) == len(DELTA)
+    assert tap.ended
+    assert not tap.complete
 
 
 @pytest.mark.parametrize("place", range(1, len(STOP)))

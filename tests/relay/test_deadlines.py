@@ -2,7 +2,7 @@
 
 import pytest
 
-from service import relay
+from service.relay import answers
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import ASK, STREAM, Server
 
@@ -74,7 +74,7 @@ async def test_the_words_of_an_error_hold_up_nothing(
     server: Server, anthropic: FakeProvider, zai: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error whose body never comes is known by its status, and the next route is asked."""
-    monkeypatch.setattr(relay, "ERROR_READ_S", 0.05)
+    monkeypatch.setattr(answers, "ERROR_READ_S", 0.05)
     served = await server.start(anthropic=anthropic, zai=zai)
     anthropic.script(reply.error(529).cut("hang", "headers"), reply.error(529).cut("reset", "headers"))
     for _ in range(2):

@@ -1,0 +1,147 @@
+"""Passes an answer on in the way that fits it: whole and checked, as it comes, or as a stream of events.
+
+Not here: choosing a route or asking it (`request`), what a failure means (`routing.failure`).
+"""
+
+import asyncio
+import contextlib
+
+from service.clock import Clock
+from service.ledger.events import Endpoint
+from service.providers.batches import BatchTap
+from service.providers.headers import client_headers
+from service.providers.tap import JsonAnswer, json_usage
+from service.providers.transport import Upstream, UpstreamError
+from service.relay.book import Book
+from service.relay.call import Call, Fault, Reply, Try, length_of
+from service.relay.judge import judge, judge_error
+from service.relay.streams import Stream
+from service.resources import Home, Resources
+from service.routing.failure import Failure
+from service.settings import Settings
+
+ANSWER_BYTES = 64 * 1024 * 1024
+"""The largest answer that is read whole before it is passed on: twice the largest request."""
+ERROR_BYTES = 1024 * 1024
+"""An error answer is a page at most; more than this is no error answer."""
+ERROR_READ_S = 5.0
+"""An error's words are worth no longer wait: its status says what matters."""
+JSON_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens", "models"))
+
+
+class Answers:
+    """Passes answers on. Raises Fault or UpstreamError for one that is none."""
+
+    def __init__(self, settings: Settings, *, book: Book, resources: Resources, clock: Clock) -> None:
+        self._settings = settings
+        self._book = book
+        self._resources = resources
+        self._clock = clock
+
+    async def answer(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: asyncio.Timeout) -> None:
+        """Pass the answer on in the way that fits it. Raises Fault or UpstreamError."""
+        if upstream.status >= 300:
+            await self._read_error(one, upstream)
+        elif call.method == "HEAD" or call.path.endswith("/content"):
+            limit.reschedule(None)
+            await self._copy(call, one, upstream, reply)
+        elif call.endpoint == "messages" and call.stream:
+            await self._stream(call, one, upstream, reply, limit)
+        elif call.endpoint == "batches" and call.path.endswith("/results"):
+            limit.reschedule(None)
+            await self._results(call, one, upstream, reply)
+        elif call.endpoint in JSON_ENDPOINTS or upstream.content_type == "application/json":
+            await self._whole(call, one, upstream, reply, limit)
+        else:
+            limit.reschedule(None)
+            await self._copy(call, one, upstream, reply)
+
+    async def _read_error(self, one: Try, upstream: Upstream) -> None:
+        """An error answer, kept for when it is the one to show."""
+        upstream.decode()
+        with contextlib.suppress(TimeoutError, UpstreamError):
+            async with asyncio.timeout(ERROR_READ_S):
+                one.body = await upstream.read(ERROR_BYTES)
+        one.decoded = upstream.decoded
+        raise Fault(judge(upstream.status, upstream.headers, one.body, self._clock.now_ms()))
+
+    async def _whole(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: asyncio.Timeout) -> None:
+        """An answer in one piece: checked, accounted, then passed on."""
+        upstream.decode()
+        body = await upstream.read(ANSWER_BYTES)
+        answer = json_usage(body)
+        if answer is None or (call.endpoint == "messages" and call.path == "/v1/messages" and not answer.is_message):
+            raise Fault(self._bad_json(answer, one))
+        limit.reschedule(None)
+        one.tokens = answer.tokens
+        await self._book.note_resources(call, one, answer)
+        if call.endpoint == "batches":
+            body = body.replace(one.route.base_url.encode() + b"/v1/", call.base_url.encode() + b"/v1/")
+        one.outcome = "ok"
+        await self._book.account(call, one, final=True)
+        await reply.start(upstream.status, [*self.head(one, decoded=upstream.decoded), length_of(body)])
+        await reply.write(body)
+        await reply.end()
+
+    def _bad_json(self, answer: JsonAnswer | None, one: Try) -> Failure:
+        """What an answer with status 200 that is no answer means."""
+        if answer and answer.error:
+            one.body = answer.error.data
+            return judge_error(answer.error, one.headers, self._clock.now_ms())
+        return Failure("bad_answer", "route", message="the answer is no message", status=one.status)
+
+    async def _copy(self, call: Call, one: Try, upstream: Upstream, reply: Reply) -> None:
+        """Bytes as they come (files, batch results); the last of them only once the ledger has the end."""
+        await reply.start(upstream.status, self.head(one, decoded=False))
+        held = b""
+        async for chunk in upstream.chunks():
+            if held:
+                await reply.write(held)
+            held = chunk
+        one.outcome = "ok"
+        await self._book.account(call, one, final=True)
+        if held:
+            await reply.write(held)
+        await reply.end()
+
+    async def _results(self, call: Call, one: Try, upstream: Upstream, reply: Reply) -> None:
+        """The results of a batch: lines as they come, each booked before it goes on."""
+        upstream.decode()
+        fresh = Home(one.route.id, self._clock.new_id())
+        batch = await self._resources.bind(call.resource_ids[0], fresh) if call.resource_ids else fresh
+        tap = BatchTap()
+        await reply.start(upstream.status, self.head(one, decoded=upstream.decoded))
+        held = b""
+        async for chunk in upstream.chunks():
+            await self._book.items(call, one, batch, tap.feed(chunk))
+            await reply.write(held)
+            held = chunk
+        await self._book.items(call, one, batch, tap.finish())
+        one.outcome = "ok"
+        await self._book.account(call, one, final=True)
+        await reply.write(held)
+        await reply.end()
+
+    async def _stream(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: asyncio.Timeout) -> None:
+        """A stream of events."""
+        if upstream.content_type != "text/event-stream":
+            raise Fault(await self._no_stream(one, upstream))
+        upstream.decode()
+
+        async def start() -> None:
+            limit.reschedule(None)
+            await reply.start(upstream.status, self.head(one, decoded=upstream.decoded))
+
+        stream = Stream(call, one, reply, book=self._book, clock=self._clock, timeouts=self._settings.timeouts)
+        await stream.relay(upstream, start)
+
+    async def _no_stream(self, one: Try, upstream: Upstream) -> Failure:
+        """What an answer that is no stream says, where a stream was asked for."""
+        upstream.decode()
+        answer = json_usage(await upstream.read(ERROR_BYTES))
+        return self._bad_json(answer if answer and answer.error else None, one)
+
+    def head(self, one: Try, *, decoded: bool) -> list[tuple[bytes, bytes]]:
+        """The headers that the client gets."""
+        shared = bool(self._settings.client_keys) and one.route.auth != "client"
+        return client_headers(one.headers, shared_credential=shared, body_decoded=decoded)

@@ -1,0 +1,185 @@
+"""Writes one request down: its attempts as events, the resources that answers created, and the lines of the log.
+
+Not here: how events reach Redis (`outbox`), what they add up to (`ledger`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import msgspec
+
+from service.clock import Clock
+from service.ledger.events import AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated, Tokens
+from service.ledger.ids import derived_id, ended_id, time_of_id_ms
+from service.ledger.price import PriceList, cost_nusd
+from service.outbox import Outbox
+from service.providers.batches import BatchItem
+from service.providers.tap import JsonAnswer, StreamTap
+from service.relay.call import NAME_CHARS, Call, Try, bounded
+from service.resources import Home, Resources
+from service.routing.failure import Failure
+from service.settings import Settings
+
+log = logging.getLogger("ccproxy.relay")
+
+OK = 25
+"""The log level between info and warn, for answers."""
+
+NO_TOKENS = Tokens()
+
+
+class Book:
+    """The ledger as a request sees it."""
+
+    def __init__(self, settings: Settings, *, outbox: Outbox, resources: Resources, clock: Clock) -> None:
+        self._settings = settings
+        self._outbox = outbox
+        self._resources = resources
+        self._clock = clock
+
+    async def begin(self, call: Call, one: Try) -> None:
+        """Put the attempt on the ledger, before its first byte goes up."""
+        one.started = True
+        await self._outbox.append(one.route.id, started_event(call, one))
+
+    async def account(self, call: Call, one: Try, *, final: bool) -> None:
+        """Put the attempt's end on the ledger, once."""
+        one.failure = without_secret(one.failure, one.credential)
+        if one.accounted or not one.started:
+            return
+        one.accounted = True
+        event = self._ended_event(call, one, final=final)
+        log_outcome(call, one, event)
+        await self._outbox.append(one.route.id, event)
+
+    def _ended_event(self, call: Call, one: Try, *, final: bool) -> AttemptEnded:
+        now_ms = self._clock.now_ms()
+        failure = one.failure if one.outcome == "failed" else None
+        slow_ms = self._settings.policy.circuit.slow_ms
+        cost = (
+            cost_nusd(one.tokens, one.attempt.candidate.model, self._settings.prices) if one.tokens != NO_TOKENS else 0
+        )
+        return AttemptEnded(
+            event_id=ended_id(one.attempt_id),
+            at_ms=now_ms,
+            attempt_id=one.attempt_id,
+            request_id=call.request_id,
+            started_at_ms=one.started_ms,
+            outcome=one.outcome,
+            endpoint=call.endpoint,
+            kind=failure.kind if failure else "",
+            scope=failure.scope if failure else "",
+            status=one.status,
+            message=failure.message[:300] if failure else "",
+            model_asked=bounded(call.model),
+            model_sent=bounded(one.attempt.candidate.model),
+            client_key=call.client_key,
+            session_id=call.session_id,
+            stream=call.stream,
+            tokens=one.tokens,
+            first_byte_ms=one.first_byte_ms,
+            total_ms=now_ms - one.started_ms,
+            slow=call.stream and (one.first_content_ms or 0) > slow_ms,
+            retry_at_ms=failure.retry_at_ms if failure else 0,
+            windows=one.windows,
+            cost_nusd=cost,
+            price_version=self._settings.prices.version if cost is not None else "",
+            final=final,
+        )
+
+    async def note_resources(self, call: Call, one: Try, answer: JsonAnswer) -> None:
+        """What a whole answer created lives on this route."""
+        created = answer.container_id
+        if call.threaded or (call.method == "POST" and call.endpoint in ("batches", "files")):
+            created = answer.id
+        await self._bind(call, one, created)
+
+    async def note_stream_resources(self, call: Call, one: Try, tap: StreamTap) -> None:
+        """What a stream created likewise."""
+        await self._bind(call, one, tap.message_id if call.threaded else "")
+        await self._bind(call, one, tap.container_id)
+
+    async def _bind(self, call: Call, one: Try, resource_id: str) -> None:
+        """Remember where a resource lives, for all replicas."""
+        if not resource_id or resource_id in call.resource_ids:
+            return
+        event = ResourceCreated(
+            event_id=self._clock.new_id(),
+            at_ms=self._clock.now_ms(),
+            resource_id=resource_id,
+            resource_kind=call.endpoint,
+            request_id=call.request_id,
+        )
+        await self._resources.bind(resource_id, Home(one.route.id, event.event_id))
+        await self._outbox.append(one.route.id, event)
+
+    async def items(self, call: Call, one: Try, batch: Home, items: Sequence[BatchItem]) -> None:
+        """Put what items of a batch used on the ledger, at the batch price; read again, they count no second time."""
+        events = [batch_item_event(call, item, batch, self._settings.prices) for item in items]
+        await asyncio.gather(*(self._outbox.append(one.route.id, event) for event in events))
+
+
+def started_event(call: Call, one: Try) -> AttemptStarted:
+    """The attempt, as it goes on the ledger before its first byte goes up."""
+    return AttemptStarted(
+        event_id=one.attempt_id,
+        at_ms=one.started_ms,
+        request_id=call.request_id,
+        endpoint=call.endpoint,
+        model_asked=bounded(call.model),
+        model_sent=bounded(one.attempt.candidate.model),
+        client_key=call.client_key,
+        session_id=call.session_id,
+        stream=call.stream,
+        estimated_tokens=call.max_tokens,
+    )
+
+
+def batch_item_event(call: Call, item: BatchItem, batch: Home, prices: PriceList) -> BatchItemUsed:
+    """What an item of a batch used. All of it but who asked follows from the batch, so that it is one event for all."""
+    cost = cost_nusd(item.tokens, item.model, prices, batch=True)
+    return BatchItemUsed(
+        event_id=derived_id(batch.event_id, item.custom_id),
+        at_ms=time_of_id_ms(batch.event_id),
+        batch_id=call.resource_ids[0] if call.resource_ids else "",
+        custom_id=item.custom_id[:NAME_CHARS],
+        request_id=call.request_id,
+        model_sent=bounded(item.model),
+        client_key=call.client_key,
+        tokens=item.tokens,
+        cost_nusd=cost,
+        price_version=prices.version if cost is not None else "",
+    )
+
+
+def without_secret(failure: Failure | None, secret: str) -> Failure | None:
+    """The failure, should the provider have quoted the credential in its words."""
+    if failure is None or not secret or secret not in failure.message:
+        return failure
+    return msgspec.structs.replace(failure, message=failure.message.replace(secret, "***"))
+
+
+def log_attempt(call: Call, one: Try) -> None:
+    """→ Anthropic POST /v1/messages"""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    route, model = one.route, one.attempt.candidate.model
+    if call.model and model != call.model:
+        log.info("  model remap: %s → %s", call.model, model, extra={"request": call.request_id, "route": route.id})
+    log.info("→ %s %s %s", route.title, call.method, call.path, extra={"request": call.request_id, "route": route.id})
+
+
+def log_outcome(call: Call, one: Try, event: AttemptEnded) -> None:
+    """← Z.AI 200 | 1,200→300 tokens | 1.24 s"""
+    extra = {"request": call.request_id, "route": one.route.id}
+    tokens = event.tokens
+    if one.outcome == "ok":
+        read = tokens.input + tokens.cache_read + tokens.cache_write_5m + tokens.cache_write_1h
+        spent = f"{read:,}→{tokens.output:,} tokens | " if read or tokens.output else ""
+        log.log(OK, "← %s %d | %s%.2f s", one.route.title, one.status, spent, event.total_ms / 1000, extra=extra)
+    elif one.outcome == "aborted":
+        log.info("← %s client gone | %.2f s", one.route.title, event.total_ms / 1000, extra=extra)
+    else:
+        words = f"{event.kind} | {event.message}" if event.message else event.kind
+        log.warning("← %s %s | %s", one.route.title, one.status or "no answer", words, extra=extra)

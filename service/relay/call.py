@@ -1,0 +1,125 @@
+"""What one request is made of while it is relayed: the client's call, the way back, and the tries at answering it.
+
+Not here: what is done with them (`request`, `answers`, `streams`).
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from msgspec import Struct, field
+
+from service.ledger.events import Endpoint, Outcome, Tokens, Window
+from service.routing.failover import Attempt
+from service.routing.failure import Failure
+from service.settings import Route
+
+NAME_CHARS = 256
+"""No model has a longer name; the ledger takes no longer one."""
+
+
+class Call(Struct, kw_only=True):
+    """A client's request, as the edge read it.
+
+    `body` is as it came, `plain` the same without content encoding; `upload` stands in place of both when the body is
+    passed through as it comes. `path` begins with /v1/ and keeps its escapes. `credential` is the client's own, "" when
+    it showed none but a key of this proxy; `withhold` names the headers that hold such a key. `base_url` is this proxy
+    as the client sees it.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    query: str = ""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    body: bytes = b""
+    plain: bytes = b""
+    upload: AsyncIterator[bytes] | None = None
+    upload_taken: bool = False
+    endpoint: Endpoint = "other"
+    model: str = ""
+    stream: bool = False
+    max_tokens: int = 0
+    threaded: bool = False
+    session_id: str = ""
+    resource_ids: tuple[str, ...] = ()
+    credential: str = ""
+    client_key: str = ""
+    may_use_owners: bool = True
+    withhold: tuple[bytes, ...] = ()
+    base_url: str = ""
+    arrived_ms: int = 0
+    deadline_ms: int = 600_000
+
+
+class Reply(Protocol):
+    """The way back to the client."""
+
+    started: bool
+    """Whether a byte has gone out: then the request is committed."""
+    route: str
+    attempts: int
+
+    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send the head."""
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the body; waits while the client is slow."""
+
+    async def end(self) -> None:
+        """Say that the body is complete."""
+
+
+class Fault(Exception):
+    """An attempt failed in a way that the code below it can't go on from."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Try(Struct, kw_only=True):
+    """An attempt under way: what becomes its `AttemptEnded`, and its error answer for when it is the one to show."""
+
+    attempt: Attempt
+    attempt_id: str
+    started_ms: int
+    outcome: Outcome = "failed"
+    failure: Failure | None = None
+    status: int = 0
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    body: bytes = b""
+    decoded: bool = False
+    tokens: Tokens = Tokens()
+    windows: dict[str, Window] = field(default_factory=dict)
+    first_byte_ms: int | None = None
+    first_content_ms: int | None = None
+    started: bool = False
+    accounted: bool = False
+    credential: str = ""
+
+    @property
+    def shown_status(self) -> int:
+        """The status of the error answer: that of its type, should it have come inside a 200."""
+        return self.failure.status if self.failure and self.status == 200 else self.status
+
+    @property
+    def route(self) -> Route:
+        """The route that is tried."""
+        return self.attempt.candidate.route
+
+
+async def taken(call: Call, upload: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The upload, of which it is noted when its first byte is taken."""
+    call.upload_taken = True
+    async for part in upload:
+        yield part
+
+
+def length_of(body: bytes) -> tuple[bytes, bytes]:
+    """The header that frames a whole body."""
+    return b"content-length", b"%d" % len(body)
+
+
+def bounded(name: str) -> str:
+    """A model name as it may stand in the ledger; clients can invent any."""
+    return name[:NAME_CHARS].replace("\0", "")

@@ -1,0 +1,261 @@
+"""One request, from plan to bytes to outcome. The page to read first.
+
+    rank -> failover yields an attempt -> AttemptStarted is acknowledged -> the request goes up
+         -> held back until content comes (commit) -> bytes pass unchanged, a tap reads along
+         -> AttemptEnded is acknowledged -> the last bytes go to the client -> the plan's verdict
+
+Laws
+- Before commit nothing goes to the client, so that every failure can be made good on another route.
+- After commit no other route is tried: a broken stream ends with a well-formed `event: error`.
+- Nobody ever holds a complete answer that the ledger does not.
+- When the client goes, its task is cancelled: the upstream is closed at once, and what was used is accounted.
+
+Not here: deciding (`routing`), reading what providers say (`providers`), facing the client (`edge`), passing an answer
+on (`answers`, `streams`), writing it down (`book`).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+from service.clock import Clock
+from service.errors import NotFound, Unreachable
+from service.ledger.events import FailureScope
+from service.outbox import Outbox
+from service.providers.bodies import clean_body
+from service.providers.credentials import Credentials, NoCredential
+from service.providers.facts import windows_of
+from service.providers.headers import upstream_headers
+from service.providers.sse import EventTooLarge
+from service.providers.transport import Upstream, UpstreamError, Wires
+from service.relay.answers import Answers
+from service.relay.book import Book, log_attempt
+from service.relay.call import Call, Fault, Reply, Try, length_of, taken
+from service.relay.words import error_event, in_our_words, is_own_words, no_route, reasons, throttled
+from service.resources import Resources
+from service.routing.failover import Attempt, Plan, Result, Verdict, failover
+from service.routing.failure import Failure
+from service.routing.rank import Ask, Candidate, choose_chain, rank
+from service.settings import Settings
+from service.watcher import Watcher
+
+
+class Relay:
+    """Relays requests. Holds what a request needs; keeps nothing of it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        wires: Wires,
+        credentials: Credentials,
+        outbox: Outbox,
+        watcher: Watcher,
+        resources: Resources,
+        clock: Clock,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._wires = wires
+        self._credentials = credentials
+        self._watcher = watcher
+        self._resources = resources
+        self._book = Book(settings, outbox=outbox, resources=resources, clock=clock)
+        self._answers = Answers(settings, book=self._book, resources=resources, clock=clock)
+        self._under_way = 0
+
+    async def handle(self, call: Call, reply: Reply) -> None:
+        """Answer one request. Raises ProxyError when no route's answer is worth showing."""
+        self._under_way += 1
+        try:
+            await self._handle(call, reply)
+        finally:
+            self._under_way -= 1
+
+    async def stop(self, limit_s: float = 2.0) -> None:
+        """Wait for requests that were cancelled to be accounted, within the limit."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self._under_way:  # noqa: ASYNC110 - bounded by the limit above
+                    await asyncio.sleep(0.01)
+
+    async def _handle(self, call: Call, reply: Reply) -> None:
+        candidates = await self._candidates(call)
+        plan = failover(candidates, self.settings.policy, call.model)
+        usable = sum(candidate.usable for candidate in candidates)
+        tries: list[Try] = []
+        deadline = asyncio.get_running_loop().time() + call.deadline_ms / 1000
+        attempt, verdict = advance(plan, None)
+        while attempt:
+            if attempt.wait_ms:
+                await asyncio.sleep(attempt.wait_ms / 1000)
+            reply.route, reply.attempts = attempt.candidate.route.id, attempt.number
+            routes = {attempt.candidate.route.id, *(one.route.id for one in tries)}
+            one = await self._try(call, attempt, reply, deadline, is_last=len(routes) >= usable)
+            tries.append(one)
+            over = reply.started or asyncio.get_running_loop().time() >= deadline
+            attempt, verdict = advance(plan, Result(self.clock.now_ms(), one.failure, over))
+            await self._book.account(call, one, final=attempt is None)
+        assert verdict is not None  # noqa: S101 - the plan ends with one
+        if not reply.started:
+            await self._show(call, reply, verdict, tries, candidates)
+
+    async def _candidates(self, call: Call) -> list[Candidate]:
+        """The routes for this request, those to try first."""
+        chain = choose_chain(
+            self.settings.routes,
+            self.settings.client_route,
+            credential=call.credential,
+            mode=self.settings.client_credentials,
+            may_use_owners=call.may_use_owners,
+        )
+        ask = Ask(call.endpoint, call.model, await self._bound_to(call))
+        return rank(ask, chain, self._watcher.view, self.settings.policy, self.clock.now_ms())
+
+    async def _bound_to(self, call: Call) -> str:
+        """The route on which the request's resources live, "" when it names none that is known."""
+        for resource_id in call.resource_ids:
+            if home := await self._resources.home_of(resource_id):
+                return home.route
+        return ""
+
+    # -- one attempt
+
+    async def _try(self, call: Call, attempt: Attempt, reply: Reply, deadline: float, *, is_last: bool) -> Try:
+        """One attempt, to its outcome. Before commit it never raises but for cancellation."""
+        one = Try(attempt=attempt, attempt_id=self.clock.new_id(), started_ms=self.clock.now_ms())
+        log_attempt(call, one)
+        upstream: Upstream | None = None
+        try:
+            async with asyncio.timeout_at(deadline) as limit:
+                upstream = await self._open(call, one, limit, is_last=is_last)
+                await self._answers.answer(call, one, upstream, reply, limit)
+        except Fault as fault:
+            one.failure = fault.failure
+        except UpstreamError as error:
+            one.failure = Failure(error.kind, scope_of(error), message=str(error), status=one.status)
+        except TimeoutError:
+            one.failure = self._silence(one)
+        except EventTooLarge as error:
+            one.failure = Failure("bad_answer", "route", message=str(error), status=one.status)
+        except BaseException:  # the client has gone, mostly; whatever it was, what was used is accounted
+            one.outcome = "aborted"
+            await asyncio.shield(self._book.account(call, one, final=True))
+            raise
+        finally:
+            if upstream:
+                await upstream.close()
+        if one.failure and reply.started:
+            await self._break_off(call, one, reply)
+        return one
+
+    def _silence(self, one: Try) -> Failure:
+        """A time-out is the route's fault only if the route had its time; some clients give it a second."""
+        waited_ms = self.clock.now_ms() - one.started_ms
+        if waited_ms < min(self.settings.policy.circuit.slow_ms, self.settings.timeouts.first_byte_ms):
+            return Failure("deadline", "", message="the client's own deadline has passed", status=one.status)
+        return Failure("timeout", "route", message="the provider stayed silent for too long", status=one.status)
+
+    async def _open(self, call: Call, one: Try, limit: asyncio.Timeout, *, is_last: bool) -> Upstream:
+        """Send the request; the head of the answer. The attempt is on the ledger before its first byte goes out."""
+        route = one.route
+        try:
+            credential = "" if route.auth == "client" else await self._credentials.of(route, one.started_ms)
+        except NoCredential as error:
+            raise Fault(Failure("credential", "credential", message=str(error))) from None
+        one.credential = credential
+        content, is_own = self._content(call, one)
+        headers = upstream_headers(
+            call.headers,
+            dialect=route.provider.dialect,
+            auth=route.auth,
+            credential=credential,
+            stream=call.stream,
+            body_decoded=not is_own,
+            pass_accept_encoding=call.endpoint in ("files", "other"),
+            withhold=call.withhold,
+        )
+        await self._book.begin(call, one)
+        url = f"{route.base_url}{call.path}{'?' + call.query if call.query else ''}"
+        async with asyncio.timeout(None if is_last else self._head_limit_s(call, limit)):
+            upstream = await self._wires.open(call.method, url, headers, content)
+        one.status, one.headers = upstream.status, upstream.headers
+        one.windows = windows_of(upstream.headers)
+        one.first_byte_ms = self.clock.now_ms() - one.started_ms
+        return upstream
+
+    def _head_limit_s(self, call: Call, limit: asyncio.Timeout) -> float:
+        """How long an answer may take to begin while other routes are left; whole answers may take minutes."""
+        if call.stream:
+            return self.settings.timeouts.first_byte_ms / 1000
+        return ((limit.when() or 0) - asyncio.get_running_loop().time()) / 2
+
+    def _content(self, call: Call, one: Try) -> tuple[bytes | AsyncIterator[bytes], bool]:
+        """The body for this route, and whether it is the client's own, byte for byte."""
+        if call.upload:
+            if call.upload_taken:
+                raise Fault(Failure("reset", "", message="an upload can't be sent twice"))
+            return taken(call, call.upload), True
+        if call.endpoint not in ("messages", "count_tokens"):
+            return call.body, True
+        cleaned = clean_body(
+            call.plain,
+            route=one.route,
+            model_asked=call.model,
+            model_sent=one.attempt.candidate.model,
+            strip_thinking=self.settings.strip_thinking,
+        )
+        is_own = cleaned is call.plain and one.route.provider.dialect == "anthropic"
+        return (call.body if is_own else cleaned), is_own
+
+    async def _break_off(self, call: Call, one: Try, reply: Reply) -> None:
+        """After commit the client learns the truth: the stream broke."""
+        if one.accounted:
+            return
+        await self._book.account(call, one, final=True)
+        if call.stream and call.endpoint == "messages":
+            await reply.write(error_event(one))
+            await reply.end()
+
+    async def _show(
+        self, call: Call, reply: Reply, verdict: Verdict, tries: Sequence[Try], candidates: Sequence[Candidate]
+    ) -> None:
+        """Tell the client how its request ended. Raises ProxyError for an end in our own words."""
+        if verdict.kind == "relayed":
+            one = tries[verdict.number - 1]
+            reply.route = one.route.id
+            if not is_own_words(call, one):
+                raise in_our_words(one)
+            await reply.start(one.shown_status, [*self._answers.head(one, decoded=one.decoded), length_of(one.body)])
+            await reply.write(one.body)
+            await reply.end()
+            return
+        words = reasons(tries, candidates)
+        if call.endpoint == "count_tokens" and not tries and call.may_use_owners:
+            raise NotFound(f"no route counts tokens for {call.model or 'this request'}; estimate them ({words})")
+        if verdict.kind == "throttled":
+            raise throttled(verdict.until_ms, self.clock.now_ms(), words)
+        if verdict.kind == "no_route":
+            raise no_route(call, candidates, words)
+        timed_out = any(one.failure and one.failure.kind in ("timeout", "deadline") for one in tries)
+        error = Unreachable(f"no route could answer: {words}")
+        if any(one.failure and one.failure.kind == "overloaded" for one in tries):
+            error.status, error.type = 529, "overloaded_error"
+        elif timed_out:
+            error.status, error.type = 504, "timeout_error"
+        raise error
+
+
+def advance(plan: Plan, result: Result | None) -> tuple[Attempt | None, Verdict | None]:
+    """The plan's next attempt, or its verdict."""
+    try:
+        return (next(plan) if result is None else plan.send(result)), None
+    except StopIteration as stop:
+        return None, stop.value
+
+
+def scope_of(error: UpstreamError) -> FailureScope:
+    """Whose fault a broken connection is: a reused one that had gone stale is nobody's."""
+    if error.kind == "stale_socket":
+        return ""
+    return "request" if error.kind == "bad_request" else "route"

@@ -1,0 +1,205 @@
+"""A stream of events on its way to the client: held back until content comes, then passed on as it comes.
+
+- Only whole events leave. A break in the middle of one costs the client that event, never its parser.
+- The last event waits until the ledger has the attempt's end.
+- After commit a break ends with a well-formed `event: error`; what was sent before it is never repeated or spliced.
+
+Not here: what the events mean (`providers.tap`).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from service.clock import Clock
+from service.providers.tap import StreamTap
+from service.providers.transport import Upstream, UpstreamError
+from service.relay.book import Book
+from service.relay.call import Call, Fault, Reply, Try
+from service.relay.judge import judge_error
+from service.routing.failure import Failure
+from service.settings import Timeouts
+
+HELD_BYTES = 1024 * 1024
+"""What is held back before commit; a start without content is a few hundred bytes, so that this is never reached."""
+DRAIN_S = 0.25
+"""After `message_stop` the end of the body follows at once; a connection that dawdles is not worth keeping."""
+PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+
+Start = Callable[[], Awaitable[None]]
+"""Sends the head of the answer: from then on the request is committed."""
+
+
+class Stream:
+    """One stream of events, from its first byte to its last."""
+
+    def __init__(self, call: Call, one: Try, reply: Reply, *, book: Book, clock: Clock, timeouts: Timeouts) -> None:
+        self._call = call
+        self._one = one
+        self._reply = reply
+        self._book = book
+        self._clock = clock
+        self._timeouts = timeouts
+        self._tap = StreamTap()
+        self._held = Held()
+
+    async def relay(self, upstream: Upstream, start: Start) -> None:
+        """Hold, commit, pass on. Raises Fault or UpstreamError for a stream without its end."""
+        chunks = aiter(upstream.chunks())
+        try:
+            await self._hold(chunks)
+            await start()
+            await self._pass_on(chunks)
+        finally:
+            self._held.drop()
+            self._one.tokens = self._tap.tokens
+        if not self._tap.ended:
+            raise Fault(Failure("bad_answer", "route", message="the stream ended before its end", status=200))
+
+    async def _hold(self, chunks: AsyncIterator[bytes]) -> None:
+        """Read until content begins, the stream is complete, or it has been held for long enough."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._timeouts.hold_ms / 1000
+        while True:
+            reading = self._held.next_chunk = asyncio.ensure_future(anext(chunks, b""))
+            await asyncio.wait({reading}, timeout=max(0, until - loop.time()))
+            if not reading.done():
+                break
+            self._held.next_chunk = None
+            chunk = reading.result()
+            if not chunk:
+                raise Fault(Failure("bad_answer", "route", message="the stream ended before any content", status=200))
+            self._held.add(chunk, self._tap.feed(chunk))
+            self._check_start()
+            if self._tap.has_content or self._tap.complete or self._held.size > HELD_BYTES:
+                break
+        self._one.first_content_ms = self._clock.now_ms() - self._one.started_ms
+
+    def _check_start(self) -> None:
+        """An error before content, and what is no stream at all, can still be made good."""
+        if self._tap.garbage:
+            raise Fault(Failure("bad_answer", "route", message="the answer is no stream of events", status=200))
+        if self._tap.error:
+            self._one.body = self._tap.error.data
+            raise Fault(judge_error(self._tap.error, self._one.headers, self._clock.now_ms()))
+
+    async def _pass_on(self, chunks: AsyncIterator[bytes]) -> None:
+        """Whole events to the client, unchanged."""
+        tap, held = self._tap, self._held
+        pinger = Pinger(self._reply, self._timeouts.ping_ms / 1000)
+        try:
+            while True:
+                if whole := held.release():
+                    await pinger.write(whole)
+                if tap.ended:
+                    pinger.stop()
+                    await self._finish()
+                    await drain(chunks)
+                    return
+                chunk = await (held.take() or anext(chunks, b""))
+                if not chunk:
+                    return
+                held.add(chunk, tap.feed(chunk))
+        finally:
+            pinger.stop()
+
+    async def _finish(self) -> None:
+        """The end of a stream: on the ledger first, then to the client."""
+        one, tap = self._one, self._tap
+        one.tokens = tap.tokens
+        if tap.error:
+            one.failure = judge_error(tap.error, one.headers, self._clock.now_ms())
+        else:
+            one.outcome = "ok"
+        await self._book.note_stream_resources(self._call, one, tap)
+        await self._book.account(self._call, one, final=True)
+        await self._reply.write(self._held.rest())
+        await self._reply.end()
+
+
+class Held:
+    """What was read and not yet passed on, and the read that was under way when the wait was over."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.next_chunk: asyncio.Future[bytes] | None = None
+        self._parts: list[bytes] = []
+        self._free = 0
+
+    def add(self, chunk: bytes, free: int) -> None:
+        """Hold a chunk; with its first `free` bytes, all that is held up to there may leave."""
+        self._parts.append(chunk)
+        if free:
+            self._free = self.size + free
+        self.size += len(chunk)
+
+    def release(self) -> bytes:
+        """What may leave now."""
+        free, self._free = self._free, 0
+        if not free:
+            return b""
+        held = self.rest()
+        if free < len(held):
+            self.add(held[free:], 0)
+            held = held[:free]
+        return held
+
+    def rest(self) -> bytes:
+        """All that is held."""
+        held = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts, self.size = [], 0
+        return held
+
+    def take(self) -> "asyncio.Future[bytes] | None":
+        """The read under way, once."""
+        pending, self.next_chunk = self.next_chunk, None
+        return pending
+
+    def drop(self) -> None:
+        """Nobody waits for the read under way any more, nor for what it may have met."""
+        if self.next_chunk:
+            self.next_chunk.add_done_callback(lambda read: read.cancelled() or read.exception())
+            self.next_chunk.cancel()
+
+
+class Pinger:
+    """Keeps a silent stream alive: after 15 s of silence the client gets a ping, which always stands between events."""
+
+    def __init__(self, reply: Reply, every_s: float) -> None:
+        self._reply = reply
+        self._every_s = every_s
+        self._loop = asyncio.get_running_loop()
+        self._last_s = self._loop.time()
+        self._writing = False
+        self._task: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(every_s, self._look)
+
+    async def write(self, data: bytes) -> None:
+        """Pass whole events on; a ping never comes into them."""
+        if self._task and not self._task.done():
+            await self._task
+        self._writing = True
+        await self._reply.write(data)
+        self._writing = False
+        self._last_s = self._loop.time()
+
+    def stop(self) -> None:
+        """No more pings."""
+        self._timer.cancel()
+        if self._task:
+            self._task.cancel()
+
+    def _look(self) -> None:
+        silent_s = self._loop.time() - self._last_s
+        if silent_s >= self._every_s and not self._writing:
+            self._task = self._loop.create_task(self._reply.write(PING))
+            self._last_s, silent_s = self._loop.time(), 0
+        self._timer = self._loop.call_later(max(0.01, self._every_s - silent_s), self._look)
+
+
+async def drain(chunks: AsyncIterator[bytes]) -> None:
+    """Read the end of the body, so that the connection can serve again; one that dawdles is dropped."""
+    with contextlib.suppress(TimeoutError, UpstreamError):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in chunks:
+                pass

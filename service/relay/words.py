@@ -1,0 +1,67 @@
+"""How a request ends without an answer, in words: which error the client gets, and why.
+
+Not here: deciding which attempt is shown (`routing.failover`), or sending it (`request`).
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from service.errors import AllThrottled, BadClientKey, NoRoute, ProxyError, Unreachable
+from service.providers.tap import json_usage
+from service.relay.call import Call, Try
+from service.routing.rank import Candidate
+
+SHORT_WAIT_MS = 60_000
+"""Claude Code obeys a retry-after of this length, and gives up at once on one of 90 s."""
+
+
+def error_event(one: Try) -> bytes:
+    """The end of a broken stream, in Anthropic's words."""
+    failure = one.failure
+    kind = "overloaded_error" if failure and failure.kind == "overloaded" else "api_error"
+    message = f"{one.route.title}: {failure.message if failure else 'the stream broke'}"
+    data = msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
+    return b"event: error\ndata: " + data + b"\n\n"
+
+
+def is_own_words(call: Call, one: Try) -> bool:
+    """Whether an error answer can be shown as it is: the request's own fault always is."""
+    own_fault = one.failure is not None and one.failure.scope == "request"
+    return own_fault or call.method == "HEAD" or json_usage(one.body) is not None
+
+
+def in_our_words(one: Try) -> ProxyError:
+    """An error whose body is a page of some machine in between, or was cut off: its status, in Anthropic's shape."""
+    error = Unreachable(f"{one.route.title} answered with status {one.shown_status} and no message")
+    error.status = one.shown_status
+    error.type = "api_error" if one.shown_status >= 500 else "invalid_request_error"
+    return error
+
+
+def reasons(tries: Sequence[Try], candidates: Sequence[Candidate]) -> str:
+    """Why each route did not answer, for a person."""
+    failed = [f"{one.route.id}: {one.failure.message or one.failure.kind}" for one in tries if one.failure]
+    passed = [f"{candidate.route.id}: {candidate.reason}" for candidate in candidates if candidate.passed_over]
+    return "; ".join([*failed, *passed])
+
+
+def throttled(until_ms: int, now_ms: int, words: str) -> AllThrottled:
+    """Every route waits: how long, and whether it is worth waiting."""
+    wait_ms = max(0, until_ms - now_ms)
+    error = AllThrottled(f"every route waits, the first for {wait_ms // 1000} s: {words}")
+    error.retry_after_s = -(-wait_ms // 1000)
+    error.should_retry = wait_ms <= SHORT_WAIT_MS
+    return error
+
+
+def no_route(call: Call, candidates: Sequence[Candidate], words: str) -> NoRoute | BadClientKey:
+    """No route was even tried."""
+    if not call.may_use_owners:
+        return BadClientKey("this key is not known to the proxy; ask whoever runs it for one")
+    if not call.credential and all(candidate.passed_over == "off" for candidate in candidates):
+        return BadClientKey(
+            "this proxy has no provider key, and the request brings none: set ANTHROPIC_API_KEY or ZAI_API_KEY for the "
+            "proxy, or log in with Claude Code"
+        )
+    return NoRoute(f"no route can take this request: {words}")
