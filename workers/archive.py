@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from service.ledger import wire
-from service.ledger.state import Bucket, Health, Usage
+from service.ledger.state import Health, Usage
 from workers.store import (
     GENESIS_HASH,
     QUERIES,
@@ -28,7 +28,7 @@ from workers.store import (
     health_row,
 )
 
-_buckets_decoder = msgspec.json.Decoder(dict[int, Bucket])
+_health_decoder = msgspec.json.Decoder(Health)
 
 
 class EventRow(NamedTuple):
@@ -156,7 +156,7 @@ class Archive:
     def health(self, stream: str) -> dict[str, Health]:
         """A route's health by replica, as it stands."""
         rows = self.connection.execute(QUERIES["health"], (stream,)).fetchall()
-        return {replica: Health(*[*counts, _buckets_decoder.decode(buckets)]) for replica, *counts, buckets in rows}
+        return {replica: _health_decoder.decode(account) for replica, account in rows}
 
     def put_aside_counts(self, stream: str) -> tuple[int, int]:
         """How many dead letters and quarantined events there are."""

@@ -120,17 +120,8 @@ FROM ccproxy.usage_hourly
 WHERE route = %(route)s AND hour >= to_timestamp(%(oldest_hour)s::bigint * 3600) AND position > %(position)s;
 
 -- name: save_health
-INSERT INTO ccproxy.route_health (route, replica, failures_in_row, last_failure_ms, last_failure_id, last_failure_kind,
-    last_success_ms, retry_at_ms, buckets)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
-ON CONFLICT (route, replica) DO UPDATE SET
-    failures_in_row = excluded.failures_in_row,
-    last_failure_ms = excluded.last_failure_ms,
-    last_failure_id = excluded.last_failure_id,
-    last_failure_kind = excluded.last_failure_kind,
-    last_success_ms = excluded.last_success_ms,
-    retry_at_ms = excluded.retry_at_ms,
-    buckets = excluded.buckets;
+INSERT INTO ccproxy.route_health (route, replica, account) VALUES (%s, %s, %s)
+ON CONFLICT (route, replica) DO UPDATE SET account = excluded.account;
 
 -- name: drop_health
 DELETE FROM ccproxy.route_health WHERE route = %s AND replica = ANY(%s);
@@ -224,9 +215,7 @@ WHERE (s.attempts, s.failed, s.aborted, s.lost, s.input, s.output, s.cache_read,
 ORDER BY hour, model, client_key LIMIT %(limit)s;
 
 -- name: health
-SELECT replica, failures_in_row, last_failure_ms, last_failure_id, last_failure_kind, last_success_ms, retry_at_ms,
-    buckets::text
-FROM ccproxy.route_health WHERE route = %s ORDER BY replica;
+SELECT replica, account::text FROM ccproxy.route_health WHERE route = %s ORDER BY replica;
 
 -- name: put_aside_counts
 SELECT (SELECT count(*) FROM ccproxy.dead_letters WHERE stream = %(stream)s),

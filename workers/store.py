@@ -291,17 +291,7 @@ def add_usage(connection: psycopg.Connection, table: str, route: str, position: 
 
 def health_row(route: str, replica: str, health: Health) -> tuple[object, ...]:
     """A replica's account in the order of its columns."""
-    return (
-        route,
-        replica,
-        health.failures_in_row,
-        health.last_failure_ms,
-        health.last_failure_id,
-        health.last_failure_kind,
-        health.last_success_ms,
-        health.retry_at_ms,
-        msgspec.json.encode(health.buckets).decode(),
-    )
+    return route, replica, msgspec.json.encode(health).decode()
 
 
 def week_of(event_id: str) -> int:

@@ -93,7 +93,8 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
 
     `status` is the upstream's HTTP status, 0 when there was none; `first_byte_ms` is None when no answer began.
     `retry_at_ms` is the provider's own end of the wait, 0 when it named none. `final`: no other route was tried
-    after this one. `slow`: the first content took longer than the policy's bound.
+    after this one. `slow`: the first content took longer than the policy's bound. `probe`: the attempt tried out a
+    route whose circuit had been open.
     """
 
     attempt_id: str
@@ -114,6 +115,7 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     first_byte_ms: int | None = None
     total_ms: int = 0
     slow: bool = False
+    probe: bool = False
     retry_at_ms: int = 0
     windows: dict[str, Window] = {}
     cost_nusd: int | None = None

@@ -299,18 +299,38 @@ def note_health(ledger: RouteLedger, event: AttemptEnded) -> None:
     if ok:
         bucket.ok += 1
         bucket.slow += event.slow
-        health.failures_in_row = 0
-        health.retry_at_ms = 0
-        health.last_success_ms = max(health.last_success_ms, event.at_ms)
+        succeed(health, event)
     else:
         bucket.failed += 1
-        health.failures_in_row += 1
-        health.last_failure_ms = max(health.last_failure_ms, event.at_ms)
-        health.last_failure_id = event.event_id
-        health.last_failure_kind = event.kind
-        health.retry_at_ms = max(health.retry_at_ms, event.retry_at_ms)
+        fail(health, event)
     for stale in sorted(health.buckets)[:-KEPT_BUCKETS]:
         del health.buckets[stale]
+
+
+def succeed(health: Health, event: AttemptEnded) -> None:
+    """A success ends the failures in a row, and what they led to if it began after the last of them."""
+    health.failures_in_row = 0
+    health.last_success_ms = max(health.last_success_ms, event.at_ms)
+    if event.slow:
+        health.last_slow_ms = max(health.last_slow_ms, event.at_ms)
+        return
+    if event.started_at_ms >= health.last_failure_ms:
+        health.worst_row = health.failed_probes = health.retry_at_ms = 0
+    if event.probe:
+        health.recovered_ms = max(health.recovered_ms, event.at_ms)
+
+
+def fail(health: Health, event: AttemptEnded) -> None:
+    """A failure of the route."""
+    health.failures_in_row += 1
+    health.worst_row = max(health.worst_row, health.failures_in_row)
+    health.failed_probes += event.probe
+    if event.started_at_ms >= health.opened_ms:
+        health.opened_ms = max(health.opened_ms, event.at_ms)
+    health.last_failure_ms = max(health.last_failure_ms, event.at_ms)
+    health.last_failure_id = event.event_id
+    health.last_failure_kind = event.kind
+    health.retry_at_ms = max(health.retry_at_ms, event.retry_at_ms)
 
 
 def health_of(ledger: RouteLedger, replica: str) -> Health:

@@ -56,13 +56,24 @@ class Bucket(Struct, omit_defaults=True):
 
 
 class Health(Struct, omit_defaults=True):
-    """What one replica met on one route. `buckets` by Unix time in units of ten seconds, the newest few only."""
+    """What one replica met on one route. `buckets` by Unix time in units of ten seconds, the newest few only.
+
+    `failures_in_row` is cleared by any success; `worst_row`, its greatest value, only by one that began after the last
+    failure, so that a stream from before a trip does not undo it. `opened_ms` is the last failure of an attempt that
+    began after the one before it: failures side by side count once. `failed_probes` since the last such success;
+    `recovered_ms` is when a probe last succeeded.
+    """
 
     failures_in_row: int = 0
+    worst_row: int = 0
+    failed_probes: int = 0
+    opened_ms: int = 0
     last_failure_ms: int = 0
     last_failure_id: str = ""
     last_failure_kind: FailureKind = ""
     last_success_ms: int = 0
+    last_slow_ms: int = 0
+    recovered_ms: int = 0
     retry_at_ms: int = 0
     buckets: dict[int, Bucket] = {}
 

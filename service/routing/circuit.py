@@ -1,14 +1,17 @@
 """The circuit of a route: a reading of folded counts under the policy at `now`. It keeps no state of its own.
 
 Rules
-- A replica is tripped by 5 failures in a row, or when half of at least 20 attempts within 30 s failed or were slow.
-- It stays tripped until its open time is over; that doubles with each further failure, up to a cap, with a jitter that
+- A replica is tripped by 5 failures in a row, by half of at least 20 attempts within 30 s that failed or were slow, and
+  by a failed probe.
+- It stays tripped until its open time is over; that doubles with each failed probe, up to a cap, with a jitter that
   is a hash of the last failure's id, so that all processes read the same. A provider's retry-after is a floor up to
   the cap.
 - A replica avoids a route on which it has tripped itself. For the fleet the route is open when at least half of the
   replicas that used it within 30 s, or wait out their open time, are tripped, and at least two if there are two. So a
   process that starts anew still knows of a circuit that opened before.
-- After the open time the route is half open: it may be probed. A success clears the count.
+- After the open time the route is half open: one probe at a time may go there, in the whole fleet. A probe's success
+  ends the trip of its own replica, and the fleet's; a replica that tripped itself makes its own probe.
+- After a probe's success the route takes a growing share of the requests, over ten seconds, while others are left.
 - What failed before an operator's reset counts no more.
 """
 
@@ -25,17 +28,26 @@ CircuitState = Literal["closed", "open", "half_open"]
 RECENT_MS = 30_000
 JITTER_RATIO = 0.1
 MAX_DOUBLINGS = 16
-"""Enough to reach any cap; keeps the power small when failures in a row grow without end."""
+"""Enough to reach any cap; keeps the power small when failed probes grow without end."""
+HALF_OPEN_MS = 600_000
+"""How long a trip counts whose replica is not heard of any more: it may have died, and the route with it."""
+RAMP_MS = 10_000
+RAMP_LEAST = 0.1
+"""The share of requests that a route gets at once when its circuit has closed."""
 
 
 class CircuitReading(Struct, frozen=True):
-    """The state, the end of the open time (0 when closed), failures in a row, and why."""
+    """The state, the end of the open time (0 when closed), failures in a row, and why.
+
+    `share` is the part of the requests that the route may take: less than 1 for a while after it has recovered.
+    """
 
     state: CircuitState = "closed"
     until_ms: int = 0
     failures_in_row: int = 0
     degraded: bool = False
     reason: str = ""
+    share: float = 1.0
 
 
 CLOSED = CircuitReading()
@@ -53,30 +65,56 @@ def read_circuit(
     tripped = fleet_trip(ledger, policy, now_ms, reset_ms)
     if tripped:
         return opened(max(tripped, key=lambda health: open_until_ms(health, policy)), policy, now_ms)
+    return closed(ledger, own, policy, now_ms, reset_ms)
+
+
+def closed(
+    ledger: RouteLedger, own: Health | None, policy: CircuitPolicy, now_ms: int, reset_ms: int
+) -> CircuitReading:
+    """The reading of a route that serves, perhaps not yet in full."""
     seen = [health for health in ledger.health.values() if health is own or is_recent(health, now_ms)]
     worst = max((health.failures_in_row for health in seen if health.last_failure_ms > reset_ms), default=0)
-    return CircuitReading(failures_in_row=worst, degraded=worst >= policy.degraded_failures)
+    since_ms = now_ms - max(health.recovered_ms for health in ledger.health.values())
+    return CircuitReading(
+        failures_in_row=worst,
+        degraded=worst >= policy.degraded_failures,
+        share=1.0 if since_ms >= RAMP_MS else max(RAMP_LEAST, since_ms / RAMP_MS),
+    )
 
 
 def opened(health: Health, policy: CircuitPolicy, now_ms: int) -> CircuitReading:
     """The reading of a tripped route: open, or half open once its time is over."""
     until_ms = open_until_ms(health, policy)
-    kind = health.last_failure_kind or "failure"
     return CircuitReading(
         state="open" if now_ms < until_ms else "half_open",
         until_ms=until_ms,
         failures_in_row=health.failures_in_row,
         degraded=True,
-        reason=f"{health.failures_in_row} failures in a row, the last: {kind}",
+        reason=reason_of(health, policy),
     )
 
 
+def reason_of(health: Health, policy: CircuitPolicy) -> str:
+    """Why the circuit opened, for a person."""
+    kind = health.last_failure_kind or ("failure" if health.last_failure_ms else "slow first bytes")
+    if health.failed_probes:
+        probes = "a probe" if health.failed_probes == 1 else f"{health.failed_probes} probes"
+        return f"{probes} failed, the last failure: {kind}"
+    if health.worst_row >= policy.trip_failures:
+        return f"{health.worst_row} failures in a row, the last: {kind}"
+    return f"half of the attempts failed or were slow, the last failure: {kind}"
+
+
 def fleet_trip(ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, reset_ms: int) -> list[Health]:
-    """The tripped replicas, when they are enough to open the route for all; else none."""
+    """The tripped replicas, when they are enough to open the route for all; else none.
+
+    A trip from before the last successful probe of any replica is that replica's own affair.
+    """
+    floor_ms = max(reset_ms, *(health.recovered_ms for health in ledger.health.values()))
     using, tripped = 0, []
     for health in ledger.health.values():
-        trips = is_tripped(health, policy, reset_ms)
-        if is_recent(health, now_ms) or (trips and now_ms < open_until_ms(health, policy)):
+        trips = is_tripped(health, policy, reset_ms) and opened_ms(health) > floor_ms
+        if is_recent(health, now_ms) or (trips and now_ms < open_until_ms(health, policy) + HALF_OPEN_MS):
             using += 1
             tripped += [health] * trips
     needed = max(min(2, using), (using + 1) // 2)
@@ -90,24 +128,33 @@ def is_recent(health: Health, now_ms: int) -> bool:
 
 def is_tripped(health: Health, policy: CircuitPolicy, reset_ms: int) -> bool:
     """Whether one replica's own counts trip: they do not change while nobody asks, so that time alone heals nothing."""
-    if health.last_failure_ms <= reset_ms or not health.failures_in_row:
+    floor_ms = max(reset_ms, health.recovered_ms)
+    if health.last_failure_ms > floor_ms and (health.worst_row >= policy.trip_failures or health.failed_probes):
+        return True
+    return was_failing(health, policy, floor_ms)
+
+
+def was_failing(health: Health, policy: CircuitPolicy, floor_ms: int) -> bool:
+    """Whether, at the last bad outcome, too large a share of the attempts just before it failed or was slow."""
+    last_ms = max(health.last_failure_ms, health.last_slow_ms)
+    if last_ms <= floor_ms:
         return False
-    return health.failures_in_row >= policy.trip_failures or was_failing(health, policy, reset_ms)
-
-
-def was_failing(health: Health, policy: CircuitPolicy, reset_ms: int) -> bool:
-    """Whether, at the last failure, too large a share of the attempts just before it failed or was slow."""
-    since = max(health.last_failure_ms - policy.window_ms, reset_ms) // BUCKET_MS
+    since = max(last_ms - policy.window_ms, floor_ms) // BUCKET_MS
     recent = [bucket for number, bucket in health.buckets.items() if number > since]
     attempts = sum(bucket.ok + bucket.failed for bucket in recent)
     bad = sum(bucket.failed + bucket.slow for bucket in recent)
     return attempts >= policy.window_attempts and bad >= attempts * policy.window_ratio
 
 
+def opened_ms(health: Health) -> int:
+    """When the replica's circuit opened, if it did."""
+    return max(health.opened_ms, health.last_slow_ms)
+
+
 def open_until_ms(health: Health, policy: CircuitPolicy) -> int:
     """When the open time of a tripped replica ends."""
-    doublings = min(max(0, health.failures_in_row - policy.trip_failures), MAX_DOUBLINGS)
+    doublings = min(health.failed_probes, MAX_DOUBLINGS)
     jitter = JITTER_RATIO * (crc32(health.last_failure_id.encode()) / 2**32)
     open_ms = min(policy.open_cap_ms, int(policy.open_ms * 2**doublings * (1 + jitter)))
-    asked_ms = min(policy.open_cap_ms, max(0, health.retry_at_ms - health.last_failure_ms))
-    return health.last_failure_ms + max(open_ms, asked_ms)
+    asked_ms = min(policy.open_cap_ms, max(0, health.retry_at_ms - opened_ms(health)))
+    return opened_ms(health) + max(open_ms, asked_ms)

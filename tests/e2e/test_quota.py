@@ -88,7 +88,7 @@ def test_an_open_circuit_is_avoided_by_the_fleet(house: House, books: Books) -> 
     again = house.start_proxy(variables, home=first.home)
     assert way(once(again)) == (200, "firm", "1")
     assert len(house.anthropic.requests) == 5
-    health = "SELECT failures_in_row FROM ccproxy.route_health WHERE route = 'frail'"
+    health = "SELECT (account->>'failures_in_row')::int FROM ccproxy.route_health WHERE route = 'frail'"
     assert max(row[0] for row in books.rows(health)) == 5
 
 

@@ -36,6 +36,7 @@ VALUES: dict[str, Any] = {
     "first_byte_ms": 0,
     "total_ms": 10_000,
     "slow": True,
+    "probe": True,
     "retry_at_ms": 1_756_390_000_000,
     "windows": {"5h": Window(used_ratio=1.0, resets_at_ms=1_756_390_000_000, status="rejected"), "7d": Window()},
     "cost_nusd": 0,

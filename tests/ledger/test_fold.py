@@ -334,6 +334,41 @@ def test_a_success_ends_the_row_of_its_own_replica() -> None:
     assert ledger.health["r2"].failures_in_row == 1
 
 
+def test_a_stream_from_before_a_trip_does_not_undo_it() -> None:
+    """A late success ends the failures in a row; only one that began after the last failure ends what they led to."""
+    late = ended(9, NOW_MS + 60 * SECOND_MS, started_at_ms=NOW_MS - SECOND_MS)
+    fresh = ended(10, NOW_MS + 60 * SECOND_MS, started_at_ms=NOW_MS + 50 * SECOND_MS)
+    before = fold.fold_route(RouteLedger(), [failed(number) for number in range(1, 6)])
+    [health] = fold.fold_route(before, [late]).health.values()
+    assert (health.failures_in_row, health.worst_row) == (0, 5)
+    [health] = fold.fold_route(before, [late, fresh]).health.values()
+    assert (health.failures_in_row, health.worst_row) == (0, 0)
+
+
+def test_failures_side_by_side_open_once() -> None:
+    """What began before the last failure and fails after it does not prolong the open time."""
+    first, beside = failed(1), failed(2, NOW_MS + 30 * SECOND_MS, started_at_ms=NOW_MS - SECOND_MS)
+    after = failed(3, NOW_MS + 40 * SECOND_MS, started_at_ms=NOW_MS + 35 * SECOND_MS)
+    assert fold.fold_route(RouteLedger(), [first, beside]).health["r1"].opened_ms == NOW_MS
+    assert fold.fold_route(RouteLedger(), [first, beside, after]).health["r1"].opened_ms == after.at_ms
+
+
+def test_probes_are_counted_until_one_succeeds() -> None:
+    """Failed ones prolong the open time, a good one says when the route was back."""
+    failures = [failed(number, probe=True) for number in (1, 2)]
+    good = ended(3, NOW_MS + 9 * SECOND_MS, probe=True)
+    assert fold.fold_route(RouteLedger(), failures).health["r1"].failed_probes == 2
+    health = fold.fold_route(RouteLedger(), [*failures, good]).health["r1"]
+    assert (health.failed_probes, health.recovered_ms) == (0, good.at_ms)
+
+
+def test_a_slow_success_is_noted_and_heals_nothing() -> None:
+    """It counts against the route, though it was an answer."""
+    slow = ended(9, NOW_MS + 9 * SECOND_MS, slow=True, started_at_ms=NOW_MS + SECOND_MS)
+    health = fold.fold_route(RouteLedger(), [failed(1), slow]).health["r1"]
+    assert (health.worst_row, health.last_slow_ms) == (1, slow.at_ms)
+
+
 def test_health_takes_the_latest_whatever_the_order() -> None:
     """Times of the last failure and success, and the longest wait that a failure asked for, never go back."""
     log = [failed(1, retry_at_ms=NOW_MS + 9), failed(2, NOW_MS - 5, retry_at_ms=NOW_MS + 3)]

@@ -41,6 +41,8 @@ def tripped(failures: int = 5, ago_ms: int = 1_000, **fields: Any) -> Health:
     """A replica's account with failures in a row."""
     values: dict[str, Any] = {
         "failures_in_row": failures,
+        "worst_row": failures,
+        "opened_ms": NOW_MS - ago_ms,
         "last_failure_ms": NOW_MS - ago_ms,
         "last_failure_id": "an-id",
     }

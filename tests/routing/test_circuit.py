@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from service.ledger.fold import BUCKET_MS
 from service.ledger.state import Bucket, Health, RouteLedger
-from service.routing.circuit import JITTER_RATIO, RECENT_MS, CircuitReading, open_until_ms, read_circuit
+from service.routing.circuit import JITTER_RATIO, RAMP_MS, RECENT_MS, CircuitReading, open_until_ms, read_circuit
 from service.settings import CircuitPolicy
 from tests.routing.making import ME, NOW_MS, tripped
 
@@ -65,7 +65,7 @@ def test_open_ends_in_half_open_and_a_success_closes() -> None:
     assert (read({ME: health}, until_ms - 1).state, read({ME: health}, until_ms - 1).until_ms) == ("open", until_ms)
     assert read({ME: health}, until_ms).state == "half_open"
     assert read({ME: health}, until_ms + 10**9).state == "half_open"
-    assert read({ME: replace(health, failures_in_row=0)}, until_ms).state == "closed"
+    assert read({ME: replace(health, failures_in_row=0, worst_row=0)}, until_ms).state == "closed"
 
 
 def test_the_reading_says_why() -> None:
@@ -76,17 +76,17 @@ def test_the_reading_says_why() -> None:
 
 @given(st.integers(0, 5), IDS)
 def test_the_open_time_doubles(further: int, event_id: str) -> None:
-    """With each failure beyond the fifth, up to the cap; the jitter adds at most a tenth."""
-    health = tripped(POLICY.trip_failures + further, last_failure_id=event_id)
+    """With each failed probe, up to the cap; the jitter adds at most a tenth."""
+    health = tripped(failed_probes=further, last_failure_id=event_id)
     open_ms = open_until_ms(health, POLICY) - health.last_failure_ms
     least = POLICY.open_ms * 2**further
     assert min(least, POLICY.open_cap_ms) <= open_ms <= min(least * (1 + JITTER_RATIO), POLICY.open_cap_ms)
 
 
-@given(st.integers(5, 10**9), IDS, st.integers(0, 10**10))
-def test_the_open_time_never_exceeds_the_cap(failures: int, event_id: str, asked_ms: int) -> None:
+@given(st.integers(0, 10**9), IDS, st.integers(0, 10**10))
+def test_the_open_time_never_exceeds_the_cap(probes: int, event_id: str, asked_ms: int) -> None:
     """Whatever the failures and whatever the provider asks for: days of retry-after do not take a route away."""
-    health = tripped(failures, last_failure_id=event_id, retry_at_ms=NOW_MS + asked_ms)
+    health = tripped(failed_probes=probes, last_failure_id=event_id, retry_at_ms=NOW_MS + asked_ms)
     assert POLICY.open_ms <= open_until_ms(health, POLICY) - health.last_failure_ms <= POLICY.open_cap_ms
 
 
@@ -122,6 +122,8 @@ def windowed(*buckets: tuple[int, int, int], ago_ms: int = 0) -> Health:
     number = (NOW_MS - ago_ms) // BUCKET_MS
     return Health(
         failures_in_row=1,
+        worst_row=1,
+        opened_ms=NOW_MS - ago_ms,
         last_failure_ms=NOW_MS - ago_ms,
         last_failure_id="an-id",
         buckets={number - age: Bucket(ok, bad, slow) for age, (ok, bad, slow) in enumerate(buckets)},
@@ -153,6 +155,43 @@ def test_a_window_that_tripped_stays_open_for_its_time(ago_ms: int) -> None:
 def test_a_window_that_tripped_ends_half_open() -> None:
     """Like every other trip, after its open time."""
     assert read({ME: windowed((10, 10, 0), ago_ms=67_000)}).state == "half_open"
+
+
+def test_slow_first_bytes_trip_alone() -> None:
+    """Without a single failure; a good probe ends it."""
+    health = Health(last_success_ms=NOW_MS, last_slow_ms=NOW_MS, buckets={NOW_MS // BUCKET_MS: Bucket(20, 0, 10)})
+    assert read({ME: health}).state == "open"
+    assert read({ME: health}).reason == "half of the attempts failed or were slow, the last failure: slow first bytes"
+    assert read({ME: replace(health, recovered_ms=NOW_MS)}).state == "closed"
+
+
+# -- probes
+
+
+def test_a_failed_probe_trips_whoever_made_it() -> None:
+    """A replica that had no failures of its own waits like the others once its probe has failed."""
+    probing = tripped(1, failed_probes=1)
+    assert read({ME: probing}).state == "open"
+    assert read({ME: probing}).reason == "a probe failed, the last failure: failure"
+
+
+def test_a_good_probe_ends_the_fleets_trip_and_its_makers() -> None:
+    """The others end their own, each with a probe."""
+    fleet = {"b": tripped(), "c": tripped(), ME: Health(last_success_ms=NOW_MS, recovered_ms=NOW_MS)}
+    assert read(fleet).state == "closed"
+    assert read(fleet, replica="b").state == "open"
+
+
+def test_a_trip_after_the_probe_is_news() -> None:
+    """What fails again after the route has recovered opens it again."""
+    fleet = {"b": tripped(ago_ms=0), "c": tripped(ago_ms=0), ME: Health(recovered_ms=NOW_MS - 1)}
+    assert read(fleet).state == "open"
+
+
+@pytest.mark.parametrize(("since_ms", "share"), [(0, 0.1), (2_500, 0.25), (RAMP_MS, 1.0), (10**9, 1.0)])
+def test_a_route_that_recovered_takes_a_growing_share(since_ms: int, share: float) -> None:
+    """Over ten seconds, for all replicas."""
+    assert read({"b": Health(recovered_ms=NOW_MS)}, NOW_MS + since_ms).share == share
 
 
 # -- operators
@@ -198,8 +237,9 @@ def test_one_replica_does_not_close_a_route_for_the_others() -> None:
 
 def test_the_fleets_circuit_ends_with_the_last() -> None:
     """All are open until the latest end."""
-    ends = [open_until_ms(tripped(number), POLICY) for number in (5, 6, 7)]
-    assert read({"b": tripped(5), "c": tripped(7), "d": tripped(6)}).until_ms == max(ends)
+    ends = [open_until_ms(tripped(failed_probes=number), POLICY) for number in range(3)]
+    fleet = {"b": tripped(), "c": tripped(failed_probes=2), "d": tripped(failed_probes=1)}
+    assert read(fleet).until_ms == max(ends)
 
 
 @pytest.mark.parametrize("ago_ms", [1_000, RECENT_MS + 1, 59_000])
@@ -212,6 +252,7 @@ def test_the_dead_do_not_degrade_a_route_for_ever() -> None:
     """A replica that has not used the route lately says nothing about it, unless it is oneself."""
     assert read({"old": tripped(4, ago_ms=RECENT_MS)}) == CircuitReading()
     assert read({"old": tripped(50, ago_ms=10**7)}) == CircuitReading()
+    assert read({"old": tripped(50, ago_ms=120_000)}).state == "half_open"
     assert read({ME: tripped(4, ago_ms=RECENT_MS)}).degraded
     assert read({"old": tripped(4, ago_ms=RECENT_MS - 1)}).degraded
 

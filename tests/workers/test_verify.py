@@ -89,7 +89,7 @@ MEDDLINGS = [
         "INSERT INTO ccproxy.usage_hourly VALUES ('anthropic', '2026-09-10', 'm', '', 0, 1,0,0,0, 0,0,0,0,0, 0,0)",
         ("usage", "2026-09-10T00:00Z m (no key)"),
     ),
-    ("UPDATE ccproxy.route_health SET failures_in_row = 9", ("health", "r1")),
+    ("UPDATE ccproxy.route_health SET account = '{\"failures_in_row\": 9}'", ("health", "r1")),
     ("DELETE FROM ccproxy.route_health", ("health", "r1")),
     ("UPDATE ccproxy.checkpoints SET hash = 'x'", ("checkpoint", "hash")),
     ("UPDATE ccproxy.checkpoints SET position = position - 1", ("checkpoint", "position")),
@@ -174,7 +174,7 @@ PROJECTIONS = [
     "UPDATE ccproxy.usage_hourly SET input = 1, model = 'other'",
     "DELETE FROM ccproxy.usage_hourly",
     "DELETE FROM ccproxy.route_health",
-    "UPDATE ccproxy.route_health SET failures_in_row = 9, replica = 'r9'",
+    "UPDATE ccproxy.route_health SET account = '{}', replica = 'r9'",
     "UPDATE ccproxy.checkpoints SET state = '{}', dead = 4",
     "UPDATE ccproxy.checkpoints SET state = '[]'",
 ]
