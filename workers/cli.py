@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from threading import Event
 
 import click
@@ -15,16 +17,28 @@ import psycopg
 from redis import RedisError
 from rich.console import Console
 
+from service.ledger import wire
 from service.settings import Settings, load
 from workers.archive import Archive, open_archive
+from workers.backup import BackupError, Manifest, back_up, expected_rows
 from workers.consume import Streams, open_redis
 from workers.migrate import SchemaError, pending
 from workers.migrate import migrate as apply_migrations
 from workers.project import Projected, Projector
 from workers.publish import Publisher
 from workers.rebuild import rebuild
+from workers.restore import Backup, Gap, NotEmpty, gaps_of, restore
 from workers.run import Process, check_schema
-from workers.screens import progress_of, show_put_aside, show_usage, show_verified, usage_csv, usage_json
+from workers.screens import (
+    progress_of,
+    show_backup,
+    show_gaps,
+    show_put_aside,
+    show_usage,
+    show_verified,
+    usage_csv,
+    usage_json,
+)
 from workers.store import Store, connect
 from workers.usage import TIME_FORMS, dimensions_of, period_of, report
 from workers.verify import verify
@@ -69,11 +83,8 @@ def worker() -> None:
 def migrate(*, check: bool) -> None:
     """Bring the database's schema up to date."""
     settings = load(to_serve=False)
-    try:
-        with connect(needed(settings.database_url, "DATABASE_URL")) as connection:
-            steps = pending(connection) if check else apply_migrations(connection)
-    except (SchemaError, psycopg.Error) as error:
-        raise click.ClickException(" ".join(str(error).split())) from None
+    with told_errors(), connect(needed(settings.database_url, "DATABASE_URL")) as connection:
+        steps = pending(connection) if check else apply_migrations(connection)
     for step in steps:
         click.echo(f"migration.{'missing' if check else 'applied'} number={step.number:04} name={step.name}")
     if not steps:
@@ -191,19 +202,96 @@ def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json:
         show_usage(found, Console())
 
 
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@json_option
+def backup(file: Path, *, as_json: bool) -> None:
+    """Write the whole ledger to FILE, as of one moment, while traffic goes on."""
+    with told_errors(), connect(database_url_of(load())) as connection:
+        expected = expected_rows(connection)
+        with progress_of(Console(stderr=True), f"backup {file.name}", 0, expected, lines=True) as told:
+            manifest = back_up(connection, file, told)
+    size = file.stat().st_size
+    if as_json:
+        click.echo(msgspec.json.encode({"file": str(file), "bytes": size, "manifest": manifest}).decode())
+    else:
+        show_backup(manifest, f"{file}: {size:,} bytes", Console())
+
+
+@click.command("restore")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--replace", is_flag=True, help="Put it in the place of a ledger that has events, which goes.")
+@json_option
+def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
+    """Put a backup back, fold what Redis has since, and prove the ledger; exit code 1 when something differs."""
+    settings, screen = load(), Console(stderr=True)
+    with told_errors(), Backup(file) as saved, connect(database_url_of(settings)) as connection:
+        manifest = saved.manifest
+        with progress_of(screen, f"restore {file.name}", 0, manifest.rows, lines=True) as told:
+            restore(connection, saved, told, replace=replace)
+    gaps = catch_up(settings, manifest)
+    with archive_of(settings) as archive:
+        reports = [verify(archive, stream) for stream in archive.streams()]
+    ok = all(report.ok for report in reports)
+    if as_json:
+        found = {"ok": ok, "manifest": manifest, "redis_told": gaps is not None, "gaps": gaps or [], "streams": reports}
+        click.echo(msgspec.json.encode(found).decode())
+    else:
+        show_backup(manifest, f"{file} is the ledger now{NOT_TOLD if gaps is None else ''}", Console())
+        show_gaps(gaps or [], Console())
+        show_verified(reports, Console(soft_wrap=False))
+    if not ok:
+        raise click.exceptions.Exit(1)
+
+
+def catch_up(settings: Settings, manifest: Manifest) -> list[Gap] | None:
+    """Fold what Redis has, whether workers run or not, and tell the proxies: what is missing; None without Redis."""
+    url = settings.redis_url or running(settings, "redis_url")
+    if not url:
+        return None
+    try:
+        with open_redis(url) as redis:
+            gaps = gaps_of(redis, manifest.streams)
+            streams = {name.decode() for name in redis.smembers(wire.STREAMS_KEY)}
+        for stream in sorted(streams.union(place.stream for place in manifest.streams)):
+            in_turn(settings, stream, partial(project_next, stream=stream))
+    except (RedisError, click.ClickException):
+        return None
+    return gaps
+
+
+def project_next(projector: Projector, stream: str) -> Projected | None:
+    """A step of `in_turn`: fold the stream's next batch."""
+    return projector.project(stream)
+
+
 @contextmanager
 def archive_of(settings: Settings) -> Iterator[Archive]:
     """The ledger of the settings, or of the `ccproxy up` that runs; what goes wrong with Postgres ends the command."""
-    url = needed(settings.database_url or running(settings, "database_url"), "DATABASE_URL")
-    try:
+    url = database_url_of(settings)
+    with told_errors():
         check_schema(url)
         archive = open_archive(url)
         try:
             yield archive
         finally:
             archive.close()
-    except (SchemaError, psycopg.Error) as error:
+
+
+@contextmanager
+def told_errors() -> Iterator[None]:
+    """What goes wrong with Postgres, or with a backup, ends the command with its message."""
+    try:
+        yield
+    except (SchemaError, BackupError, psycopg.Error) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
+    except NotEmpty as error:
+        raise click.ClickException(f"{error}; nothing was changed. `--replace` puts the backup in its place") from None
+
+
+def database_url_of(settings: Settings) -> str:
+    """Where the ledger is: as the settings say, or a running `ccproxy up`."""
+    return needed(settings.database_url or running(settings, "database_url"), "DATABASE_URL")
 
 
 def running(settings: Settings, name: str) -> str | None:
@@ -245,7 +333,7 @@ def tell_proxies(settings: Settings, stream: str) -> bool:
 
 def in_turn(settings: Settings, stream: str, step: Callable[[Projector], Projected | None]) -> Projected:
     """Do a step on a stream as soon as no worker has it, until nothing is left to do, and publish what comes of it."""
-    database_url = needed(settings.database_url or running(settings, "database_url"), "DATABASE_URL")
+    database_url = database_url_of(settings)
     redis = open_redis(needed(settings.redis_url or running(settings, "redis_url"), "REDIS_URL"))
     store = Store(database_url)
     publisher, projector = Publisher(redis, Event()), Projector(store, Streams(redis))

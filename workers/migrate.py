@@ -3,6 +3,7 @@
 Not here: going back, and anything that reads or writes the ledger.
 """
 
+from collections.abc import Sequence
 from hashlib import sha256
 from importlib.resources import files
 from typing import NamedTuple
@@ -25,6 +26,14 @@ class Migration(NamedTuple):
         return sha256(self.sql).hexdigest()
 
 
+class Applied(NamedTuple):
+    """A step that a database has, and the digest of what it was."""
+
+    number: int
+    name: str
+    digest: str
+
+
 class SchemaError(Exception):
     """The database's schema is not one that these workers can go on from. The message says why."""
 
@@ -42,7 +51,19 @@ def migrations() -> list[Migration]:
 def pending(connection: psycopg.Connection) -> list[Migration]:
     """The steps that the database lacks. Raises SchemaError when it has steps that differ from ours."""
     _, has_table = has_schema(connection)
-    applied = connection.execute(QUERIES["applied_migrations"]).fetchall() if has_table else []
+    applied = applied_migrations(connection) if has_table else []
+    check_known(applied)
+    done = {number for number, _, _ in applied}
+    return [migration for migration in migrations() if migration.number not in done]
+
+
+def applied_migrations(connection: psycopg.Connection) -> list[Applied]:
+    """The steps that the database has."""
+    return [Applied(*row) for row in connection.execute(QUERIES["applied_migrations"]).fetchall()]
+
+
+def check_known(applied: Sequence[Applied]) -> None:
+    """Raises SchemaError when one of these steps is not ours, or is not what ours is."""
     known = {migration.number: migration for migration in migrations()}
     for number, name, digest in applied:
         if number not in known:
@@ -51,12 +72,10 @@ def pending(connection: psycopg.Connection) -> list[Migration]:
             raise SchemaError(
                 f"migration {number:04} ({name}) was applied with another content; the release is damaged"
             )
-    done = {number for number, _, _ in applied}
-    return [migration for number, migration in sorted(known.items()) if number not in done]
 
 
-def migrate(connection: psycopg.Connection) -> list[Migration]:
-    """Apply what is missing, all or nothing; returns what was applied."""
+def migrate(connection: psycopg.Connection, upto: int | None = None) -> list[Migration]:
+    """Apply what is missing (up to a number), all or nothing; returns what was applied."""
     with connection.transaction():
         connection.execute(QUERIES["lock_migrations"])
         has_namespace, has_table = has_schema(connection)
@@ -64,7 +83,7 @@ def migrate(connection: psycopg.Connection) -> list[Migration]:
             connection.execute(QUERIES["create_schema"])
         if not has_table:
             connection.execute(QUERIES["create_migrations"])
-        missing = pending(connection)
+        missing = [step for step in pending(connection) if upto is None or step.number <= upto]
         for migration in missing:
             connection.execute(migration.sql)
             connection.execute(QUERIES["add_migration"], (migration.number, migration.name, migration.digest))

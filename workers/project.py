@@ -106,6 +106,7 @@ class Projector:
                 ledger = self._recall(before, kept)
                 after, full = step(before, ledger)
         if before is None:
+            self._opened.discard(stream)  # or nobody has it: the ledger was replaced by one without this stream
             self._keep(stream, kept)
             return None
         self._keep(stream, Kept(self.store.generation, after.epoch, after.position, after.hash, after.state, ledger))

@@ -325,3 +325,64 @@ WHERE %(stream)s::text IS NULL OR stream = %(stream)s
 UNION ALL SELECT 'quarantined', stream, seen_at, stream_id, reason, raw FROM ccproxy.quarantine
 WHERE %(stream)s::text IS NULL OR stream = %(stream)s
 ORDER BY seen_at DESC, stream LIMIT %(limit)s;
+
+-- A backup or a restore takes as long as it takes; what others hold is waited for only briefly.
+-- name: copying_session
+SELECT set_config('statement_timeout', '6h', false),
+       set_config('lock_timeout', '30s', false),
+       set_config('idle_in_transaction_session_timeout', '5min', false);
+
+-- With the lock first, no week that the snapshot shows can be dropped before it is copied.
+-- name: hold_ledger
+LOCK TABLE ccproxy.events, ccproxy.checkpoints IN ACCESS SHARE MODE;
+
+-- name: tables
+SELECT relname, array_agg(attname::text ORDER BY attnum)
+FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+WHERE relnamespace = 'ccproxy'::regnamespace AND relkind = 'r' AND relname <> 'migrations'
+    AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+GROUP BY relname ORDER BY relname;
+
+-- Event rows are most of a ledger: those folded, without those that were dropped.
+-- name: expected_rows
+SELECT coalesce((SELECT sum(position) FROM ccproxy.checkpoints), 0)
+    - coalesce((SELECT sum(position) FROM ccproxy.balances), 0);
+
+-- name: stream_places
+SELECT stream, epoch, position, stream_id, encode(hash, 'hex') FROM ccproxy.checkpoints ORDER BY stream;
+
+-- name: copy_out
+COPY {table} ({columns}) TO STDOUT;
+
+-- name: copy_in
+COPY {table} ({columns}) FROM STDIN;
+
+-- name: has_rows
+SELECT EXISTS (SELECT FROM {table});
+
+-- name: has_positions
+SELECT EXISTS (SELECT FROM ccproxy.checkpoints WHERE position > 0);
+
+-- name: highest_epoch
+SELECT coalesce(max(epoch), 0) FROM ccproxy.checkpoints;
+
+-- name: set_ledger_aside
+ALTER SCHEMA ccproxy RENAME TO ccproxy_replaced;
+
+-- Workers take a checkpoint before all else; in their order, nobody waits for each other.
+-- name: await_replaced
+LOCK TABLE ccproxy_replaced.checkpoints IN ACCESS EXCLUSIVE MODE;
+
+-- name: drop_replaced
+DROP SCHEMA IF EXISTS ccproxy_replaced CASCADE;
+
+-- name: numbered_columns
+SELECT relname, attname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid
+WHERE relnamespace = 'ccproxy'::regnamespace AND relkind = 'r' AND attidentity <> '' ORDER BY 1, 2;
+
+-- name: go_on_numbering
+SELECT setval(pg_get_serial_sequence({name}, {column}), coalesce(max({identifier}), 0) + 1, false) FROM {table};
+
+-- Without a run, a stream counts as never read: it is read from its first entry, under another epoch.
+-- name: forget_runs
+UPDATE ccproxy.checkpoints SET run_id = '', epoch = greatest(epoch, %s) + 1;

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from workers.backup import Manifest
 from workers.recount import Progress as Told
+from workers.restore import Gap
 from workers.usage import Report, UsageRow, dollars, fields_of
 from workers.verify import StreamReport
 
@@ -160,6 +163,27 @@ def usage_csv(report: Report) -> str:
     writer.writeheader()
     writer.writerows(fields_of(row, report.by) for row in report.rows)
     return text.getvalue()
+
+
+def show_backup(manifest: Manifest, title: str, console: Console) -> None:
+    """What a backup holds."""
+    made = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(manifest.made_at_ms / 1000))
+    events = sum(place.position for place in manifest.streams)
+    console.print(title, highlight=False, soft_wrap=True)
+    console.print(
+        f"{manifest.rows:,} rows, {events:,} events in {len(manifest.streams)} streams, schema {manifest.schema:04}, "
+        f"as of {made} UTC",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def show_gaps(gaps: Sequence[Gap], console: Console) -> None:
+    """What neither the backup nor Redis has."""
+    for gap in gaps:
+        begin, end = (time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1000)) for at in (gap.from_ms, gap.to_ms))
+        words = f"{gap.stream}: what happened between {begin} and {end} UTC is in no ledger"
+        console.print(words, style="yellow", highlight=False, soft_wrap=True)
 
 
 def show_put_aside(rows: Sequence[dict[str, Any]], console: Console) -> None:

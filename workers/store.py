@@ -213,15 +213,8 @@ class Store:
             name = partition_name(week)
             row = self.connection.execute(QUERIES["has_table"], (f"ccproxy.{name}",)).fetchone()
             if row is None or not row[0]:
-                self._create_partition(name, week)
+                create_partition(self.connection, week)
         self._weeks |= missing
-
-    def _create_partition(self, name: str, week: int) -> None:
-        table = sql.Identifier(name)
-        self.connection.execute(sql.SQL(QUERIES["create_partition"].decode()).format(name=table))
-        first, end = (sql.Literal(first_id(each)) for each in (week, week + 1))
-        attach = sql.SQL(QUERIES["attach_partition"].decode())
-        self.connection.execute(attach.format(name=table, first=first, end=end))
 
     def add_usage(self, route: str, position: int, added: dict[Cell, Usage]) -> None:
         """Add to the route's cells."""
@@ -279,6 +272,15 @@ class Store:
 def checkpoint_of(row: tuple[Any, ...] | None) -> Checkpoint | None:
     """A checkpoint from its columns."""
     return None if row is None else Checkpoint._make((*row[:-1], row[-1].encode()))
+
+
+def create_partition(connection: psycopg.Connection, week: int) -> None:
+    """Make the table of a week's events."""
+    table = sql.Identifier(partition_name(week))
+    connection.execute(sql.SQL(QUERIES["create_partition"].decode()).format(name=table))
+    first, end = (sql.Literal(first_id(each)) for each in (week, week + 1))
+    attach = sql.SQL(QUERIES["attach_partition"].decode())
+    connection.execute(attach.format(name=table, first=first, end=end))
 
 
 def add_usage(connection: psycopg.Connection, table: str, route: str, position: int, added: dict[Cell, Usage]) -> None:

@@ -49,9 +49,10 @@ class Postgres(Server):
         made_by = folder.read(self.data / "PG_VERSION")
         if made_by is not None and made_by != self._major():
             raise EmbeddedError(
-                f"The data in {self.data} were made by Postgres {made_by}, and the program is {self.version}. Set "
-                f"{binaries.POSTGRES_VARIABLE} to a Postgres {made_by} and dump them with `ccproxy backup`, or set "
-                "CCPROXY_HOME to another folder."
+                f"The data in {self.data} were made by Postgres {made_by}, and the program is {self.version}. To keep "
+                f"them: set {binaries.POSTGRES_VARIABLE} to a Postgres {made_by}, run `ccproxy up`, and in another "
+                f"terminal `ccproxy backup FILE`; then end it, move {self.place} away, and without that variable run "
+                "`ccproxy up` and `ccproxy restore FILE`. To begin anew: set CCPROXY_HOME to another folder."
             )
 
     def _program(self) -> Path:

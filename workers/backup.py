@@ -1,0 +1,190 @@
+"""The whole ledger as one file: every table as COPY writes it, as of one moment, and a manifest that proves each.
+
+The file is a zip archive, so that its parts can be looked at with what every machine has: `tables/NAME.copy` for each
+table of the schema `ccproxy`, and `manifest.json`, written last. A file that was cut off has no manifest, and is none.
+Traffic, workers and retention go on meanwhile. Not here: putting it back (`restore`).
+"""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Literal
+from zipfile import ZIP_DEFLATED, ZipFile
+
+import msgspec
+import psycopg
+from msgspec import Struct
+from psycopg import sql
+
+from workers.migrate import Applied, applied_migrations
+from workers.recount import Progress
+from workers.store import QUERIES
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION: Literal[1] = 1
+PIECE_BYTES = 1 << 18
+COMPRESSION = 4
+"""Of JSON text, the levels above gain little and cost twice the time."""
+
+
+class BackupError(Exception):
+    """A file can't be written, or is no backup that can be trusted. The message says why, and what mends it."""
+
+
+class TableCopy(Struct, frozen=True):
+    """A table in the file. `bytes` and `sha256` are of its text before it was compressed."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class StreamPlace(Struct, frozen=True):
+    """How far a stream was folded: its checkpoint without the state. `hash` is the chain's, in hex."""
+
+    stream: str
+    epoch: int
+    position: int
+    stream_id: str
+    hash: str
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """What the file holds, and which schema it was made of."""
+
+    format: Literal["ccproxy-backup"] = "ccproxy-backup"
+    version: int = FORMAT_VERSION
+    made_at_ms: int
+    made_by: str
+    postgres: str
+    migrations: tuple[Applied, ...]
+    streams: tuple[StreamPlace, ...]
+    tables: tuple[TableCopy, ...]
+
+    @property
+    def rows(self) -> int:
+        """The rows of all tables."""
+        return sum(table.rows for table in self.tables)
+
+    @property
+    def schema(self) -> int:
+        """The number of the schema's last step."""
+        return max((step.number for step in self.migrations), default=0)
+
+
+def back_up(connection: psycopg.Connection, path: Path, progress: Progress = lambda _: None) -> Manifest:
+    """Write the ledger to a new file, which stands there whole or not at all, for its owner's eyes only.
+
+    `progress` is told of rows. Raises BackupError, psycopg.Error.
+    """
+    if path.exists():
+        raise BackupError(f"{path} is there already; nothing was overwritten. Give another name")
+    connection.execute(QUERIES["copying_session"])
+    try:
+        with drafted(path) as file, ZipFile(file, "w", ZIP_DEFLATED, compresslevel=COMPRESSION) as archive:
+            return copy_ledger(connection, archive, progress)
+    except OSError as error:
+        raise BackupError(f"{path} can't be written: {error.strerror or error}") from error
+
+
+def expected_rows(connection: psycopg.Connection) -> int:
+    """About how many rows there are to copy. Raises psycopg.Error."""
+    row = connection.execute(QUERIES["expected_rows"]).fetchone()
+    return int(row[0]) if row else 0
+
+
+def copy_ledger(connection: psycopg.Connection, archive: ZipFile, progress: Progress) -> Manifest:
+    """Copy all tables as of one moment."""
+    with connection.transaction():
+        connection.execute(QUERIES["one_snapshot"])
+        connection.execute(QUERIES["hold_ledger"])
+        tables = connection.execute(QUERIES["tables"]).fetchall()
+        streams = connection.execute(QUERIES["stream_places"]).fetchall()
+        migrations = applied_migrations(connection)
+        count = RowCount(progress)
+        copied = []
+        for name, columns in tables:
+            with archive.open(member_of(name), "w", force_zip64=True) as member:
+                copied.append(copy_table(connection, name, tuple(columns), member, count))
+    manifest = Manifest(
+        made_at_ms=time.time_ns() // 1_000_000,
+        made_by=version("claude-code-proxy"),
+        postgres=str(connection.info.server_version),
+        migrations=tuple(migrations),
+        streams=tuple(StreamPlace(*row) for row in streams),
+        tables=tuple(copied),
+    )
+    archive.writestr(MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+    return manifest
+
+
+def member_of(table: str) -> str:
+    """Where a table lies in the file."""
+    return f"tables/{table}.copy"
+
+
+class RowCount:
+    """Rows of COPY's text, counted as they go by."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.rows = 0
+        self._progress = progress
+
+    def add(self, piece: bytes) -> None:
+        """Count the rows that end in this piece: a line feed ends each, and within a value it is escaped."""
+        self.rows += piece.count(b"\n")
+        self._progress(self.rows)
+
+
+def copy_table(
+    connection: psycopg.Connection, name: str, columns: tuple[str, ...], member: IO[bytes], count: RowCount
+) -> TableCopy:
+    """Copy one table's rows."""
+    digest, size, before = sha256(), 0, count.rows
+    with connection.cursor() as cursor, cursor.copy(copying("copy_out", name, columns)) as copy:
+        for piece in gathered(copy):
+            digest.update(piece)
+            member.write(piece)
+            count.add(piece)
+            size += len(piece)
+    return TableCopy(name, columns, count.rows - before, size, digest.hexdigest())
+
+
+def gathered(pieces: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
+    """The same bytes in larger pieces: Postgres sends each row by itself."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        if len(held) >= PIECE_BYTES:
+            yield bytes(held)
+            held.clear()
+    if held:
+        yield bytes(held)
+
+
+def copying(query: str, table: str, columns: Iterable[str]) -> sql.Composed:
+    """A statement that copies a table of the schema."""
+    return sql.SQL(QUERIES[query].decode()).format(
+        table=sql.Identifier("ccproxy", table), columns=sql.SQL(", ").join(map(sql.Identifier, columns))
+    )
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[IO[bytes]]:
+    """A file beside `path` that takes its place, on disk and whole, unless something goes wrong."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,192 @@
+"""A backup put back: checked, and then, in one transaction, made the ledger in the place of what stood there.
+
+The tables are made as they were when the backup was made, filled, and then brought up to date by the migrations that
+came since. Others see the old ledger until all of that is done. What Redis has is not asked: every checkpoint forgets
+which run of it was read, so that workers read each stream from its first entry. Events that the backup has are known
+by their ids and not folded again; those after it are; those that Redis has trimmed meanwhile are missing, and are told
+(`gaps_of`). The epoch rises, so that proxies take the snapshots that follow. Not here: that reading (`project`).
+"""
+
+import zlib
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+from zipfile import BadZipFile, ZipFile
+
+import msgspec
+import psycopg
+from msgspec import Struct
+from psycopg import sql
+from redis import Redis
+
+from service.ledger import wire
+from workers.archive import templated
+from workers.backup import (
+    FORMAT_VERSION,
+    MANIFEST,
+    PIECE_BYTES,
+    BackupError,
+    Manifest,
+    RowCount,
+    StreamPlace,
+    TableCopy,
+    copying,
+    member_of,
+)
+from workers.migrate import check_known, has_schema, migrate
+from workers.recount import Progress
+from workers.store import QUERIES, create_partition, week_of_partition
+
+PARTITION_PREFIX = "events_"
+MAX_MANIFEST_BYTES = 16 << 20
+
+
+class Backup:
+    """A backup file that is open for reading."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BackupError when it is none, and SchemaError when this version is too old for it."""
+        self.path = path
+        try:
+            self._archive = ZipFile(path)
+        except (OSError, BadZipFile) as error:
+            raise BackupError(f"{path} is no backup, or was cut off: {error}") from error
+        try:
+            self.manifest = self._read_manifest()
+            check_known(self.manifest.migrations)
+        except BaseException:
+            self._archive.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._archive.close()
+
+    def _read_manifest(self) -> Manifest:
+        try:
+            if self._archive.getinfo(MANIFEST).file_size > MAX_MANIFEST_BYTES:
+                raise BackupError(f"{self.path}: its manifest is too large to be one")
+            manifest = msgspec.json.decode(self._archive.read(MANIFEST), type=Manifest)
+        except (KeyError, BadZipFile, zlib.error, msgspec.DecodeError) as error:
+            raise BackupError(f"{self.path} is no backup of a ledger: {error}") from error
+        if manifest.version != FORMAT_VERSION:
+            raise BackupError(f"{self.path} has format {manifest.version}, and this version reads {FORMAT_VERSION}")
+        return manifest
+
+    def pieces(self, table: TableCopy) -> Iterator[bytes]:
+        """A table's text; raises BackupError, at its end at the latest, unless it is what was written."""
+        digest = sha256()
+        try:
+            with self._archive.open(member_of(table.name)) as member:
+                while piece := member.read(PIECE_BYTES):
+                    digest.update(piece)
+                    yield piece
+        except (KeyError, OSError, BadZipFile, EOFError, zlib.error) as error:
+            raise BackupError(f"{self.path} is damaged: {table.name} can't be read ({error})") from error
+        if digest.hexdigest() != table.sha256:
+            raise BackupError(f"{self.path} is damaged: {table.name} is not what was written")
+
+    def check(self) -> None:
+        """Read everything once. Raises BackupError."""
+        for table in self.manifest.tables:
+            for _ in self.pieces(table):
+                pass
+
+
+class Gap(Struct, frozen=True):
+    """A time of which nothing is left: the backup ends at `from_ms`, and the stream in Redis begins at `to_ms`."""
+
+    stream: str
+    from_ms: int
+    to_ms: int
+
+
+class NotEmpty(Exception):
+    """There is a ledger with something in it, and it was not said that it may go."""
+
+
+def restore(
+    connection: psycopg.Connection, backup: Backup, progress: Progress = lambda _: None, *, replace: bool = False
+) -> None:
+    """Make the backup the ledger, all or nothing. `progress` is told of rows.
+
+    Raises NotEmpty (with `replace`, what is there goes), BackupError, SchemaError, psycopg.Error.
+    """
+    backup.check()
+    connection.execute(QUERIES["copying_session"])
+    with connection.transaction():
+        connection.execute(QUERIES["lock_migrations"])
+        stood = has_schema(connection)[1]
+        epoch = set_aside(connection, replace=replace) if stood else 0
+        migrate(connection, backup.manifest.schema)
+        fill(connection, backup, progress)
+        migrate(connection)
+        connection.execute(QUERIES["forget_runs"], (epoch,))
+        if stood:
+            connection.execute(QUERIES["await_replaced"])
+            connection.execute(QUERIES["drop_replaced"])
+
+
+def set_aside(connection: psycopg.Connection, *, replace: bool) -> int:
+    """Rename the ledger that is there; its highest epoch. Raises NotEmpty."""
+    if not replace and not is_empty(connection):
+        raise NotEmpty("the database has a ledger with events in it")
+    (epoch,) = connection.execute(QUERIES["highest_epoch"]).fetchone() or (0,)
+    connection.execute(QUERIES["set_ledger_aside"])
+    return int(epoch)
+
+
+def is_empty(connection: psycopg.Connection) -> bool:
+    """Whether nothing was ever folded. Workers that wait for a first event have made checkpoints, at position 0."""
+    tables = [name for name, _ in connection.execute(QUERIES["tables"]).fetchall() if name != "checkpoints"]
+    queries = [QUERIES["has_positions"], *(templated("has_rows", f"ccproxy.{name}") for name in tables)]
+    return not any(connection.execute(query).fetchone() == (True,) for query in queries)
+
+
+def fill(connection: psycopg.Connection, backup: Backup, progress: Progress) -> None:
+    """Copy all rows into the empty tables."""
+    count = RowCount(progress)
+    for table in backup.manifest.tables:
+        if table.name.startswith(PARTITION_PREFIX):
+            create_partition(connection, week_of_partition(table.name))
+        copy_in(connection, backup, table, count)
+    for name, column in connection.execute(QUERIES["numbered_columns"]).fetchall():
+        go_on = sql.SQL(QUERIES["go_on_numbering"].decode()).format(
+            name=f"ccproxy.{name}",
+            column=column,
+            table=sql.Identifier("ccproxy", name),
+            identifier=sql.Identifier(column),
+        )
+        connection.execute(go_on)
+
+
+def copy_in(connection: psycopg.Connection, backup: Backup, table: TableCopy, count: RowCount) -> None:
+    """Copy one table's rows. Raises BackupError when their number is another."""
+    with connection.cursor() as cursor:
+        with cursor.copy(copying("copy_in", table.name, table.columns)) as copy:
+            for piece in backup.pieces(table):
+                copy.write(piece)
+                count.add(piece)
+        if cursor.rowcount != table.rows:
+            raise BackupError(f"{backup.path} is damaged: {table.name} has {cursor.rowcount} rows, not {table.rows}")
+
+
+def gaps_of(redis: Redis, streams: tuple[StreamPlace, ...]) -> list[Gap]:
+    """Where entries may be missing between a backup and what Redis has. Raises RedisError."""
+    found = []
+    for place in streams:
+        entries = cast("list[tuple[bytes, object]]", redis.xrange(wire.events_key(place.stream), count=1))
+        last = parts_of(place.stream_id)
+        if entries and (first := parts_of(entries[0][0].decode())) > last > (0, 0):
+            found.append(Gap(place.stream, last[0], first[0]))
+    return found
+
+
+def parts_of(stream_id: str) -> tuple[int, int]:
+    """The time in milliseconds and the count within it."""
+    at_ms, _, count = stream_id.partition("-")
+    return int(at_ms), int(count)
