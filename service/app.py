@@ -19,6 +19,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from service.clock import Clock
+from service.drain import Drain
+from service.edge.forwarded import behind
 from service.edge.health import HANDLERS, Health
 from service.edge.keys import Keyring
 from service.edge.messages import messages_app
@@ -42,6 +44,7 @@ class Parts:
     def __init__(self, settings: Settings) -> None:
         clock = Clock()
         self.settings = settings
+        self.drain = Drain()
         self.redis = open_redis(settings.redis_url) if settings.redis_url else None
         self.outbox = Outbox(
             RedisPort(self.redis) if self.redis else None,
@@ -49,7 +52,7 @@ class Parts:
             clock=clock,
             spool_root=settings.home / "spool",
         )
-        self.watcher = Watcher(self.redis, self.outbox, clock, settings)
+        self.watcher = Watcher(self.redis, self.outbox, clock, settings, self.drain)
         self.wires = Wires(settings.timeouts)
         self.relay = Relay(
             settings,
@@ -61,7 +64,7 @@ class Parts:
             clock=clock,
         )
         self.keyring = Keyring(settings.client_keys, open_to_all=settings.loopback)
-        self.health = Health(self.watcher, clock)
+        self.health = Health(self.watcher, self.outbox, clock, self.drain, settings)
 
     async def start(self) -> None:
         """Begin what runs beside the requests."""
@@ -78,9 +81,9 @@ class Parts:
             await self.redis.aclose()
 
 
-def create_app(settings: Settings) -> ASGIApp:
-    """The ASGI application of one proxy process."""
-    parts = Parts(settings)
+def create_app(parts: Parts) -> ASGIApp:
+    """The ASGI application of one proxy process, whose parts its lifespan starts and stops."""
+    settings = parts.settings
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -90,8 +93,8 @@ def create_app(settings: Settings) -> ASGIApp:
         finally:
             await parts.stop()
 
-    relay_handler = asgi("/v1", is_mount=True, copy_scope=False)(messages_app(parts.relay, parts.keyring))
-    app = Litestar(
+    relay_handler = asgi("/v1", is_mount=True, copy_scope=False)(messages_app(parts.relay, parts.keyring, parts.drain))
+    app: ASGIApp = Litestar(
         route_handlers=[relay_handler, *HANDLERS],
         lifespan=[lifespan],
         state=State({"health": parts.health}),
@@ -99,7 +102,26 @@ def create_app(settings: Settings) -> ASGIApp:
         openapi_config=None,
         logging_config=None,
     )
-    return without_prefix(app, settings.base_path) if settings.base_path else app
+    if settings.base_path:
+        app = without_prefix(app, settings.base_path)
+    if settings.trusted_proxies:
+        app = behind(app, settings.trusted_proxies)
+    return leaving(app, parts.drain)
+
+
+def leaving(app: ASGIApp, drain: Drain) -> ASGIApp:
+    """Answers that begin while this process drains close their connection, so that nobody sends another request on
+    it just when it is closed."""
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_last(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await app(scope, receive, send_last if drain.begun else send)
+
+    return handle
 
 
 def without_prefix(app: ASGIApp, prefix: str) -> ASGIApp:

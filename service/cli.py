@@ -71,12 +71,28 @@ def up(config: Path | None) -> None:
 
 @main.command()
 @config_option
-def serve(config: Path | None) -> None:
+@click.option("--listener", type=int, hidden=True, help="A descriptor that listens; how processes share an address.")
+@click.option("--started", type=int, hidden=True, help="A pipe to be told once requests are answered.")
+def serve(config: Path | None, listener: int | None, started: int | None) -> None:
     """Serve the proxy alone; Redis is at REDIS_URL, workers run elsewhere."""
-    from service.proxy import serve_forever
-
     settings = with_settings(config, to_serve=True)
-    sys.exit(serve_forever(replace(settings, redis_url=settings.redis_url or DEFAULT_REDIS_URL)))
+    settings = replace(settings, redis_url=settings.redis_url or DEFAULT_REDIS_URL)
+    if settings.processes > 1 and listener is None:
+        from service.siblings import serve_together
+
+        sys.exit(serve_together(settings, config))
+    from service.proxy import inherited, serve_forever
+
+    if listener is None or started is None:
+        sys.exit(serve_forever(settings))
+    told = started
+    sys.exit(serve_forever(settings, inherited(settings, listener), lambda: announce(told)))
+
+
+def announce(pipe: int) -> None:
+    """Tell the process that has started us that requests are answered."""
+    os.write(pipe, b"1")
+    os.close(pipe)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")

@@ -8,6 +8,7 @@
     |  |- MethodNotAllowed        405  invalid_request_error
     |  |- BodyTooLarge            413  request_too_large
     |  `- NotSupported            501  not_supported
+    |- Stopping                   503  api_error   (this process ends, and the answer is not at its end)
     `- NoRoute                    503  api_error   (no route could take the request)
        |- AllThrottled            429  rate_limit_error
        `- Unreachable             502  api_error   (every attempt failed before an answer)
@@ -80,6 +81,13 @@ class NotSupported(ClientError):
 
     status = 501
     type = "not_supported"
+
+
+class Stopping(ProxyError):
+    """This process has to end before the answer does."""
+
+    status = 503
+    should_retry = True
 
 
 class NoRoute(ProxyError):

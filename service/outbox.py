@@ -161,6 +161,17 @@ class Outbox:
         """Events not yet on their stream."""
         return sum(len(lane.pending) for lane in self.lanes.values())
 
+    @property
+    def unheard_count(self) -> int:
+        """Events in memory that no snapshot has heard."""
+        return sum(len(lane.sent) + len(lane.pending) for lane in self.lanes.values())
+
+    @property
+    def oldest_unheard_ms(self) -> int | None:
+        """When the oldest of them happened; None when there is none."""
+        firsts = (kept[0].event.at_ms for lane in self.lanes.values() for kept in (lane.sent, lane.pending) if kept)
+        return min(firsts, default=None)
+
     async def append(self, stream: str, event: Event) -> None:
         """Number the event and return when it is on its stream, or on disk."""
         lane = self.lanes.setdefault(stream, Lane())

@@ -21,15 +21,16 @@ from collections.abc import Callable
 import uvicorn
 from msgspec import Struct
 
-from service.app import create_app
-from service.errors import ProxyError, SettingsError
+from service import app
+from service.drain import Drain
+from service.errors import ProxyError
 from service.log import set_up, show_in_program
 from service.settings import LogLevel, Settings, from_variables
 
 log = logging.getLogger("ccproxy.proxy")
 
-DRAIN_S = 10
-"""How long answers in flight may take to end when the proxy is told to stop."""
+END_S = 5
+"""How long answers may take to be ended with an error once their time is over."""
 START_S = 15.0
 """Longer than any start takes; then something is wrong."""
 BACKLOG = 2048
@@ -110,6 +111,7 @@ class ClaudeCodeProxy:
             show_in_program(config.log_level, config.log_format)
         self.settings = config
         self._server: QuietServer | None = None
+        self._drain = Drain()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -117,10 +119,12 @@ class ClaudeCodeProxy:
         """Where it serves: what ANTHROPIC_BASE_URL is set to."""
         return f"http://{self.settings.host}:{self.settings.port}{self.settings.base_path}"
 
-    async def start(self) -> None:
-        """Listen, and return once requests are answered."""
-        listener = listen(self.settings)
-        self._server = QuietServer(server_config(self.settings))
+    async def start(self, listener: socket.socket | None = None) -> None:
+        """Listen (or take over a socket that listens), and return once requests are answered."""
+        listener = listener or listen(self.settings)
+        parts = app.Parts(self.settings)
+        self._drain = parts.drain
+        self._server = QuietServer(server_config(parts))
         self._task = asyncio.create_task(self._server.serve([listener]), name="proxy")
         async with asyncio.timeout(START_S):
             while not self._server.started:
@@ -131,13 +135,29 @@ class ClaudeCodeProxy:
         log.info("proxy.started", extra={"url": self.url})
 
     async def stop(self) -> None:
-        """Let answers in flight end, within 10 s; write down what is still to be written down."""
+        """Take leave: fail readiness at once, serve on for DRAIN_DELAY, let answers under way end within
+        DRAIN_TIMEOUT, and write down what is still to be written down."""
         if self._server is None or self._task is None:
             return
+        drain, times = self._drain, self.settings.drain
+        drain.begin()
+        log.info("proxy.draining", extra={"requests": len(self._server.server_state.tasks)})
+        await drain.wait(times.delay_ms / 1000)
         self._server.should_exit = True
+        limit = asyncio.ensure_future(drain.wait(times.limit_ms / 1000))
+        await asyncio.wait({self._task, limit}, return_when=asyncio.FIRST_COMPLETED)
+        limit.cancel()
+        drain.end()
+        await asyncio.wait({self._task}, timeout=END_S)
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()  # its client does not even read the error
         await self._task
         self._server, self._task = None, None
         log.info("proxy.stopped")
+
+    def hurry(self) -> None:
+        """End what is under way now; for a `stop` that has begun."""
+        self._drain.end()
 
     async def wait(self) -> None:
         """Wait until the proxy ends by itself."""
@@ -154,10 +174,10 @@ class QuietServer(uvicorn.Server):
         yield
 
 
-def server_config(settings: Settings) -> uvicorn.Config:
+def server_config(parts: app.Parts) -> uvicorn.Config:
     """How uvicorn serves: no log of its own, no headers that say what it is."""
     return uvicorn.Config(
-        create_app(settings),
+        app.create_app(parts),
         access_log=False,
         backlog=BACKLOG,
         date_header=False,
@@ -167,7 +187,7 @@ def server_config(settings: Settings) -> uvicorn.Config:
         loop="none",
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=DRAIN_S,
+        timeout_graceful_shutdown=parts.settings.drain.limit_ms // 1000 + END_S,
         timeout_keep_alive=KEEP_ALIVE_S,
         ws="none",
     )
@@ -178,8 +198,7 @@ def listen(settings: Settings) -> socket.socket:
 
     Made with IPPROTO_TCP, because asyncio switches Nagle's delay off on no other; it costs 40 ms an answer.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(family_of(settings), socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -194,30 +213,50 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def serve_forever(settings: Settings) -> int:
-    """Serve until SIGINT or SIGTERM. Returns the exit status."""
+def inherited(settings: Settings, descriptor: int) -> socket.socket:
+    """The listening socket that another process has made."""
+    return socket.socket(family_of(settings), socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor)
+
+
+def family_of(settings: Settings) -> socket.AddressFamily:
+    """IPv6 for an address with colons."""
+    return socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+
+
+def serve_forever(
+    settings: Settings, listener: socket.socket | None = None, started: Callable[[], None] = lambda: None
+) -> int:
+    """Serve until SIGINT or SIGTERM. Returns the exit status.
+
+    `listener`: a socket of the process that has started this one and said what the settings have to say; `started` is
+    called once requests are answered.
+    """
     set_up(settings.log_level, settings.log_format)
-    for notice in settings.notices:
+    for notice in () if listener else settings.notices:
         log.warning(notice)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
-            return runner.run(serve(settings))
-        except SettingsError as error:
+            return runner.run(serve(settings, listener, started))
+        except ProxyError as error:
             log.error(error.message)  # noqa: TRY400 - the message says it all
             return 1
-        except ProxyError as error:
-            log.error(error.message)  # noqa: TRY400 - likewise
-            return 1
 
 
-async def serve(settings: Settings) -> int:
-    """Start, wait for the end, stop."""
+async def serve(settings: Settings, listener: socket.socket | None, started: Callable[[], None]) -> int:
+    """Start, wait for the end, stop. A second signal hurries the stop."""
     proxy = ClaudeCodeProxy(settings)
     ending = asyncio.Event()
+
+    def note_signal() -> None:
+        if ending.is_set():
+            proxy.hurry()
+        ending.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ending.set)
-    await proxy.start()
+        loop.add_signal_handler(number, note_signal)
+    await proxy.start(listener)
+    started()
     ended = asyncio.ensure_future(proxy.wait())
     asked = asyncio.ensure_future(ending.wait())
     await asyncio.wait({ended, asked}, return_when=asyncio.FIRST_COMPLETED)

@@ -7,14 +7,16 @@ which README and `.env.example` are tested against. The TOML file says what vari
 provider, own providers, model maps); there, an unknown key is an error. An error names its place and its mend.
 """
 
+import ipaddress
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -32,11 +34,14 @@ ClientCredentials = Literal["auto", "prefer", "never"]
 Auth = Literal["api_key", "oauth", "client"]
 StripThinking = Literal["unsigned", "all", "none"]
 
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 CLAUDE_CODE_CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
 """The public OAuth client id of Claude Code, in whose credentials file the subscription's tokens lie."""
 CLIENT_ROUTE_ID = "anthropic:client"
 DEFAULT_CREDENTIALS_PATH = "~/.claude/.credentials.json"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|m|)")
 LOOPBACK_HOSTS = frozenset(("127.0.0.1", "localhost", "::1"))
 
 
@@ -52,6 +57,24 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("PROXY_HOST", "127.0.0.1", "address to listen on; any but the loopback needs `PROXY_API_KEYS`"),
     Variable("PROXY_PORT", "4181", "port to listen on"),
     Variable("PROXY_BASE_PATH", "", "path prefix under which the proxy is reached, such as `/anthropic`"),
+    Variable(
+        "PROXY_WORKERS", "1", "proxy processes of `ccproxy serve` that share the address; about one for each core"
+    ),
+    Variable(
+        "TRUSTED_PROXIES",
+        "",
+        "addresses or networks, comma-separated, whose `X-Forwarded-For`, `-Proto` and `-Host` are believed",
+    ),
+    Variable(
+        "DRAIN_DELAY",
+        "5s; 0 on the loopback",
+        "from the stop signal until nothing new is taken, in seconds or as `500ms`: time for a load balancer to notice",
+    ),
+    Variable(
+        "DRAIN_TIMEOUT",
+        "600s; 10s on the loopback",
+        "longest wait after that for answers under way; a second stop signal ends it",
+    ),
     Variable("PROXY_API_KEYS", "", "keys that clients must show, comma-separated `name:key` or `key`"),
     Variable("CLIENT_CREDENTIALS", "auto", "client's own credential to Anthropic: `auto`, `prefer` or `never`"),
     Variable("ANTHROPIC_API_KEY", "", "key of the route `anthropic`"),
@@ -276,6 +299,18 @@ class OAuth(Struct, frozen=True):
     skew_ms: int = 300_000
 
 
+class DrainTimes(Struct, frozen=True):
+    """How a process takes leave: for `delay_ms` all is served still, then what is under way has `limit_ms` to end."""
+
+    delay_ms: int = 0
+    limit_ms: int = 10_000
+
+    @property
+    def longest_s(self) -> float:
+        """From the stop signal to the end of the process at most, with what is written down at last."""
+        return (self.delay_ms + self.limit_ms) / 1000 + 20
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """Everything that can be set, checked.
 
@@ -287,6 +322,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 4181
     base_path: str = ""
+    processes: int = 1
+    trusted_proxies: tuple[Network, ...] = ()
+    drain: DrainTimes = DrainTimes()
     client_keys: tuple[StaticKey, ...] = ()
     client_credentials: ClientCredentials = "auto"
     routes: tuple[Route, ...] = ()
@@ -481,6 +519,17 @@ class Reader:
             raise SettingsError(f"{name}: {text} is not between {least:g} and {most:g}")
         return number
 
+    def duration_ms(self, name: str, default_ms: int) -> int:
+        """A time of at most a day: `5`, `5s` and `0.5m` with their units, a bare number is seconds; `500ms`."""
+        text = self.variables.get(name)
+        if text is None:
+            return default_ms
+        found = DURATION.fullmatch(text.strip().lower())
+        number_ms = float(found[1]) * {"ms": 1, "m": 60_000}.get(found[2], 1_000) if found else -1
+        if not 0 <= number_ms <= 86_400_000:
+            raise SettingsError(f"{name}: {text!r} is no time of up to a day, such as 5s or 500ms")
+        return round(number_ms)
+
     def flag(self, name: str, default: bool) -> bool:  # noqa: FBT001 - the default of a yes-or-no setting
         """True or false."""
         text = self.text(name).lower()
@@ -525,6 +574,9 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         host=read.text("PROXY_HOST", "127.0.0.1"),
         port=read.integer("PROXY_PORT", 4181, least=1, most=65_535),
         base_path=base_path(read.text("PROXY_BASE_PATH")),
+        processes=read.integer("PROXY_WORKERS", 1, least=1, most=256),
+        trusted_proxies=networks(read.text("TRUSTED_PROXIES")),
+        drain=drain(read),
         client_keys=static_keys(read.text("PROXY_API_KEYS")),
         client_credentials=read.choice("CLIENT_CREDENTIALS", "auto", ("auto", "prefer", "never")),  # type: ignore[arg-type]
         routes=file_routes(file, read, origin) if file.routes else usual_routes(read, providers_of(file, origin)),
@@ -558,6 +610,23 @@ def base_path(text: str) -> str:
     """A path prefix with a leading and without a trailing slash."""
     stripped = text.strip("/")
     return f"/{stripped}" if stripped else ""
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Addresses and networks, comma-separated."""
+    try:
+        return tuple(ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise SettingsError(f"TRUSTED_PROXIES: {error}; give addresses or networks such as 10.0.0.0/8") from None
+
+
+def drain(read: Reader) -> DrainTimes:
+    """How long to take leave: on the loopback nobody balances, and Ctrl-C should end soon."""
+    local = read.text("PROXY_HOST", "127.0.0.1") in LOOPBACK_HOSTS
+    return DrainTimes(
+        delay_ms=read.duration_ms("DRAIN_DELAY", 0 if local else 5_000),
+        limit_ms=read.duration_ms("DRAIN_TIMEOUT", 10_000 if local else 600_000),
+    )
 
 
 def static_keys(text: str) -> tuple[StaticKey, ...]:

@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.clock import Clock
+from service.drain import Drain
 from service.ledger.events import ControlEvent, Event
 from service.ledger.fold import advance
 from service.ledger.state import ControlLedger, Heard, Ledger, RouteLedger
@@ -46,6 +48,7 @@ from service.settings import Settings
 
 log = logging.getLogger("ccproxy.watcher")
 
+VERSION = version("claude-code-proxy")
 TICK_S = 1.0
 """Snapshots are re-read this often, in case a notice was missed."""
 COALESCE_S = 0.02
@@ -62,10 +65,14 @@ CONTROL_BATCH = 1_000
 class Watcher:
     """Keeps `view` up to date for this process."""
 
-    def __init__(self, redis: Redis | None, outbox: Outbox, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self, redis: Redis | None, outbox: Outbox, clock: Clock, settings: Settings, drain: Drain | None = None
+    ) -> None:
         self.view = View(replica=outbox.replica)
         self.snapshots: dict[str, Snapshot] = {}
         self.ready = asyncio.Event()
+        self.redis_up = False
+        self._drain = drain or Drain()
         self._redis = redis
         self._outbox = outbox
         self._clock = clock
@@ -175,7 +182,9 @@ class Watcher:
             started_s = time.monotonic()
             try:
                 await self._tick(redis)
+                self.redis_up = True
             except (RedisError, OSError) as error:
+                self.redis_up = False
                 log.debug("watcher.tick_failed", extra={"error": str(error)})
             if not self.ready.is_set() and self._clock.now_ms() - self._started_ms > 5_000:
                 self.ready.set()
@@ -229,7 +238,11 @@ class Watcher:
         """Say that this replica lives, and how it reads its routes, where that has changed."""
         key = replica_key(self._outbox.replica)
         beat: dict[Any, Any] = {
+            "version": VERSION,
+            "address": f"{self._settings.host}:{self._settings.port}",
             "pid": os.getpid(),
+            "started_at_ms": self._started_ms,
+            "draining": int(self._drain.begun),
             "at_ms": self._clock.now_ms(),
             "pending": self._outbox.pending,
             "routes": ",".join(route.id for route in self._settings.routes),

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.console.check import Finding
-from service.console.status import Status
+from service.console.status import ReplicaStatus, Status
 from service.routing.readings import RouteReading
 
 COLOURS = {"healthy": "green", "degraded": "yellow", "quota_warning": "yellow", "off": "dim"}
@@ -25,11 +25,37 @@ def show_status(status: Status, console: Console) -> None:
     waiting = ", ".join(f"{stream.stream} {stream.lag}" for stream in late) or "none"
     events = sum(stream.position for stream in status.streams)
     console.print(f"\nledger    {events:,} events folded, entries waiting: {waiting}", highlight=False)
-    names = ", ".join(f"{replica.replica} (seen {replica.seen_ms_ago / 1000:.0f} s ago)" for replica in status.replicas)
-    console.print(f"replicas  {names or 'none alive; is a proxy running?'}", highlight=False, soft_wrap=True)
+    show_replicas(status, console)
     if len(status.settings) > 1:
         groups = "; ".join(f"{digest} {', '.join(replicas)}" for digest, replicas in status.settings.items())
         console.print(Text(f"settings  differ between replicas: {groups}", style="yellow"), soft_wrap=True)
+
+
+def show_replicas(status: Status, console: Console) -> None:
+    """A line a replica."""
+    lines = [words_of(replica, status.at_ms) for replica in status.replicas] or ["none alive; is a proxy running?"]
+    for number, line in enumerate(lines):
+        console.print(f"{'' if number else 'replicas':10}{line}", highlight=False, soft_wrap=True)
+
+
+def words_of(replica: ReplicaStatus, now_ms: int) -> str:
+    """Who it is, what it runs, and whether it goes."""
+    facts = [f"seen {replica.seen_ms_ago / 1000:.0f} s ago"]
+    if replica.version:
+        facts = [replica.version, replica.address, f"up {span(now_ms - replica.started_at_ms)}", *facts]
+    if replica.pending:
+        facts.append(f"{replica.pending:,} events pending")
+    if replica.draining:
+        facts.append("draining")
+    return f"{replica.replica} ({', '.join(facts)})"
+
+
+def span(ms: int) -> str:
+    """A time in its greatest unit: 59 s, 3 min, 5 h, 12 d."""
+    for size_ms, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min")):
+        if ms >= size_ms:
+            return f"{ms // size_ms} {unit}"
+    return f"{max(0, ms) // 1_000} s"
 
 
 def routes_table(status: Status) -> Table:

@@ -4,6 +4,7 @@ What `ccproxy status` shows. It needs no proxy, no worker and no Postgres to ans
 """
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -45,7 +46,8 @@ class StreamStatus(Struct, frozen=True):
 class ReplicaStatus(Struct, frozen=True):
     """A proxy process that beats. `pending` events are not on their streams yet.
 
-    `settings` is a digest of what must be the same in a fleet, "" from a version that tells none.
+    `address` is what it listens on, `started_at_ms` when it was started (0 and "" from a version that does not tell),
+    `draining` whether it takes leave. `settings` is a digest of what must be the same in a fleet.
     """
 
     replica: str
@@ -53,6 +55,10 @@ class ReplicaStatus(Struct, frozen=True):
     seen_ms_ago: int
     pending: int
     settings: str = ""
+    version: str = ""
+    address: str = ""
+    started_at_ms: int = 0
+    draining: bool = False
 
 
 class Status(Struct, frozen=True):
@@ -162,10 +168,23 @@ def read_replicas(redis: Redis, now_ms: int) -> tuple[tuple[ReplicaStatus, ...],
         raw: Any = redis.hgetall(key)
         beat = {text(name): text(value) for name, value in raw.items()}
         if beat:
-            age_ms = max(0, now_ms - int(beat.get("at_ms", now_ms)))
-            replica = key.removeprefix(REPLICA_PREFIX)
-            pid, pending = int(beat.get("pid", 0)), int(beat.get("pending", 0))
-            found.append(ReplicaStatus(replica, pid, age_ms, pending, beat.get("settings", "")))
-            routes[age_ms] = beat.get("routes", "")
+            replica = read_replica(key.removeprefix(REPLICA_PREFIX), beat, now_ms)
+            found.append(replica)
+            routes[replica.seen_ms_ago] = beat.get("routes", "")
     newest = routes[min(routes)] if routes else ""
     return tuple(found), [name for name in newest.split(",") if name]
+
+
+def read_replica(replica: str, beat: Mapping[str, str], now_ms: int) -> ReplicaStatus:
+    """A proxy as its heartbeat tells."""
+    return ReplicaStatus(
+        replica=replica,
+        pid=int(beat.get("pid", 0)),
+        seen_ms_ago=max(0, now_ms - int(beat.get("at_ms", now_ms))),
+        pending=int(beat.get("pending", 0)),
+        settings=beat.get("settings", ""),
+        version=beat.get("version", ""),
+        address=beat.get("address", ""),
+        started_at_ms=int(beat.get("started_at_ms", 0)),
+        draining=beat.get("draining") == "1",
+    )

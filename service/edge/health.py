@@ -1,36 +1,66 @@
 """Answers about this process: does it live, is it ready, how do its routes stand.
 
-None reveals a secret, and none asks a provider.
+Readiness judges this process alone: a provider, Redis or Postgres that is away is told in its body, for a proxy without
+them still answers, and a balancer that took all proxies out would leave clients without even an error of their kind.
+None reveals a secret, and none asks anybody.
 """
 
 import time
 from datetime import UTC, datetime
-from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from litestar import HttpMethod, MediaType, Response, get, route
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
 from service.clock import Clock
+from service.drain import Drain
+from service.outbox import Outbox
 from service.routing.readings import RouteReading
-from service.watcher import Watcher
-
-VERSION = version("claude-code-proxy")
+from service.settings import Settings
+from service.watcher import VERSION, Watcher
 
 
 class Health:
     """What the health endpoints look at."""
 
-    def __init__(self, watcher: Watcher, clock: Clock) -> None:
+    def __init__(self, watcher: Watcher, outbox: Outbox, clock: Clock, drain: Drain, settings: Settings) -> None:
         self._watcher = watcher
+        self._outbox = outbox
+        self._drain = drain
+        self._settings = settings
         self._clock = clock
         self._started_s = time.monotonic()
 
     @property
-    def ready(self) -> bool:
-        """Whether this process may be given requests: its first snapshot came, or it has waited long enough."""
-        return self._watcher.ready.is_set()
+    def state(self) -> Literal["ready", "starting", "draining"]:
+        """Whether this process may be given requests: its first snapshot came, or it has waited long enough, and
+        nobody has told it to stop."""
+        if self._drain.begun:
+            return "draining"
+        return "ready" if self._watcher.ready.is_set() else "starting"
+
+    def readiness(self) -> dict[str, Any]:
+        """What this process knows, without asking, of itself and of those that it works with."""
+        return {
+            "status": self.state,
+            "replica": self._outbox.replica,
+            "version": VERSION,
+            "providers": {reading.route: told(reading) for reading in self._watcher.readings()},
+            "redis": self.redis(),
+            "postgres": self.lag(),
+        }
+
+    def redis(self) -> dict[str, Any]:
+        """Whether Redis answered when it was last asked, and how many events wait for it."""
+        used = self._settings.redis_url is not None
+        return {"used": used, "up": used and self._watcher.redis_up, "pending_events": self._outbox.pending}
+
+    def lag(self) -> dict[str, Any]:
+        """How far the ledger is behind this process: its events that no snapshot has heard, and since when."""
+        oldest_ms = self._outbox.oldest_unheard_ms
+        behind_ms = 0 if oldest_ms is None else max(0, self._clock.now_ms() - oldest_ms)
+        return {"behind_events": self._outbox.unheard_count, "behind_ms": behind_ms}
 
     def report(self) -> dict[str, Any]:
         """The original's /health, true this time: `best` is the route that the next Claude request would take."""
@@ -75,8 +105,8 @@ def livez() -> dict[str, str]:
 @get("/readyz", sync_to_thread=False)
 def readyz(state: State) -> Response[dict[str, Any]]:
     """This process may be given requests."""
-    ready = state.health.ready
-    return Response({"status": "ready" if ready else "starting"}, status_code=200 if ready else 503)
+    report = state.health.readiness()
+    return Response(report, status_code=200 if report["status"] == "ready" else 503)
 
 
 @get("/health", sync_to_thread=False)

@@ -1,26 +1,29 @@
 """`/v1/*`: a plain ASGI handler, because the framework's conveniences cost more than the relay itself.
 
 It reads a request, hands it to the relay, and turns what that raises into Anthropic's shape. A client that goes is
-noticed at once: its request's task is cancelled.
+noticed at once: its request's task is cancelled. So is what is still under way when this process has to end; that
+client is told.
 """
 
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
 from typing import Any
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from service.drain import Drain
 from service.edge.calls import Gone, read_call
 from service.edge.keys import Keyring
 from service.edge.replies import AsgiReply
-from service.errors import ProxyError
+from service.errors import ProxyError, Stopping
 from service.relay import Relay
 
 log = logging.getLogger("ccproxy.edge")
 
 
-def messages_app(relay: Relay, keyring: Keyring) -> ASGIApp:
+def messages_app(relay: Relay, keyring: Keyring, drain: Drain) -> ASGIApp:
     """The handler of everything under /v1."""
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
@@ -31,7 +34,8 @@ def messages_app(relay: Relay, keyring: Keyring) -> ASGIApp:
         except Gone:
             log.debug("client.left", extra={"request": request_id})
         except ProxyError as error:
-            log.warning("%s %s", error.status, error.message, extra={"request": request_id})
+            client = (scope.get("client") or ("",))[0]
+            log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
             await reply.fail(error)
         except Exception:
             log.exception("request.failed", extra={"request": request_id})
@@ -41,28 +45,33 @@ def messages_app(relay: Relay, keyring: Keyring) -> ASGIApp:
     async def answer(scope: Scope, receive: Receive, reply: AsgiReply, request_id: str) -> None:
         client = keyring.identify(scope["headers"])
         call = await read_call(scope, receive, relay.settings, client, request_id, relay.clock.now_ms())
-        if call.upload:
-            await relay.handle(call, reply)
-            return
-        await while_present(receive, reply, relay.handle(call, reply))
+        watch = None if call.upload else disconnect(receive)  # an upload reads on, and notices by itself
+        await while_wanted(relay.handle(call, reply), reply, watch, drain)
 
     return handle
 
 
-async def while_present(receive: Receive, reply: AsgiReply, work: Any) -> None:
-    """Do the work for as long as the client is there; when it goes, cancel the work and wait for its end."""
+async def while_wanted(
+    work: Coroutine[Any, Any, None], reply: AsgiReply, watch: Coroutine[Any, Any, None] | None, drain: Drain
+) -> None:
+    """Do the work for as long as the client is there (`watch` ends when it goes), and this process may go on; else
+    cancel it and wait for its end. Raises Stopping when the client still waits for an answer."""
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(disconnect(receive))
+    present = {asyncio.ensure_future(watch)} if watch else set()
     try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done() and not reply.ended:
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        with drain.holding(task):
+            await asyncio.wait({task, *present}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and not reply.ended:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
     finally:
-        watch.cancel()
+        for each in present:
+            each.cancel()
         if not task.done():
             task.cancel()
+    if task.cancelled() and drain.is_over:
+        raise Stopping("this proxy is being stopped; ask again")
 
 
 async def disconnect(receive: Receive) -> None:

@@ -9,6 +9,7 @@ from litestar.types import Send
 from service.errors import ProxyError
 
 JSON = (b"content-type", b"application/json")
+EVENT_STREAM = b"text/event-stream"
 
 
 class AsgiReply:
@@ -17,6 +18,7 @@ class AsgiReply:
     def __init__(self, send: Send, request_id: str) -> None:
         self.started = False
         self.ended = False
+        self.streams = False
         self.route = ""
         self.attempts = 0
         self._send: Any = send
@@ -25,6 +27,7 @@ class AsgiReply:
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send the head; `request-id` is the provider's, else our own."""
         self.started = True
+        self.streams = any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers)
         own = [(b"x-ccproxy-request-id", self._request_id.encode()), (b"x-ccproxy-attempts", b"%d" % self.attempts)]
         if self.route:
             own.append((b"x-ccproxy-route", self.route.encode()))
@@ -43,7 +46,13 @@ class AsgiReply:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def fail(self, error: ProxyError) -> None:
-        """An error of our own."""
+        """An error of our own. In the middle of a stream it is an event, after what may be half of one; any other
+        answer that has begun stays cut, which the client sees."""
+        if self.started:
+            if self.streams and not self.ended:
+                await self.write(b"\n\nevent: error\ndata: " + error_body(error, self._request_id) + b"\n\n")
+                await self.end()
+            return
         body = error_body(error, self._request_id)
         await self.start(error.status, [JSON, (b"content-length", b"%d" % len(body)), *error_headers(error)])
         await self.write(body)

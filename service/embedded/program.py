@@ -33,6 +33,7 @@ class Program:
         after: tuple[str, ...] = (),
         once: bool = False,
         stop_timeout_s: float = 5.0,
+        hasty_stop_timeout_s: float = 0.0,
     ) -> None:
         """Without `log` its output goes where ours does. `needs`, `after` and `once`: see `supervisor.Child`."""
         self.name = name
@@ -43,7 +44,7 @@ class Program:
         self.once = once
         self.start_timeout_s = 60.0
         self.stop_timeout_s = stop_timeout_s
-        self.hasty_stop_timeout_s = 0.0
+        self.hasty_stop_timeout_s = hasty_stop_timeout_s
         self.log_begins_at = 0
         self._command = command
         self._environ = environ

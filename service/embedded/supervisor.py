@@ -193,19 +193,31 @@ class Supervisor:
         waits_ms = [life.at_ms - now_ms for life in lives if life.phase is Phase.WAITING]
         return max(STARTING_PAUSE_S, min([IDLE_PAUSE_S, *(wait_ms / 1000 for wait_ms in waits_ms)]))
 
-    def stop(self, in_haste: Callable[[], bool]) -> None:
-        """End all children, the last one first. `in_haste` is asked again and again: whether to wait any longer."""
-        for child in reversed(self._children):
-            if self._lives[child.name].phase not in (Phase.STARTING, Phase.READY) or child.poll() is not None:
-                continue
+    def stop(self, in_haste: Callable[[], bool], *, together: bool = False) -> None:
+        """End all children: the last one first, or all `together`. `in_haste` is asked again and again: whether to
+        wait any longer. Whoever is still waited for then is asked once more."""
+        running = [
+            child
+            for child in reversed(self._children)
+            if self._lives[child.name].phase in (Phase.STARTING, Phase.READY) and child.poll() is None
+        ]
+        for group in [running] if together else [[child] for child in running]:
+            self._stop(group, in_haste)
+
+    def _stop(self, group: Sequence[Child], in_haste: Callable[[], bool]) -> None:
+        for child in group:
             child.ask_to_end()
-            asked_at_ms = self._now_ms()
-            while child.poll() is None:
-                limit_s = child.hasty_stop_timeout_s if in_haste() else child.stop_timeout_s
+        asked_at_ms, hurried = self._now_ms(), False
+        while left := [child for child in group if child.poll() is None]:
+            if in_haste() and not hurried:
+                hurried = True
+                for child in left:
+                    child.ask_to_end()
+            for child in left:
+                limit_s = child.hasty_stop_timeout_s if hurried else child.stop_timeout_s
                 if self._now_ms() - asked_at_ms >= limit_s * 1000:
                     child.kill()
-                    break
-                time.sleep(STOP_PAUSE_S)
+            time.sleep(STOP_PAUSE_S)
 
     def _may_start(self, child: Child) -> bool:
         needed = (self._lives[name].phase for name in child.needs)

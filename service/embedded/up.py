@@ -7,8 +7,6 @@ It runs on one thread, because the kernel ends children with the thread that sta
 
 import json
 import os
-import select
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +14,14 @@ from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from service.embedded import EmbeddedError, folder
 from service.embedded.postgres import Postgres
 from service.embedded.program import Program, answers_livez, own_command
 from service.embedded.screen import Screen, proxy_url
+from service.embedded.signals import Signals
 from service.embedded.supervisor import Child, Supervisor
 from service.embedded.valkey import Valkey
 
@@ -33,9 +31,8 @@ if TYPE_CHECKING:
 
 WORKER_READY = "worker.ready"
 """What `ccproxy worker` prints once it takes jobs."""
-PROXY_STOP_TIMEOUT_S = 12.0
-"""The proxy's own limit for answers in flight (10 s), and a little."""
-STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+PROXY_HASTY_STOP_S = 5.0
+"""Asked twice to end, the proxy breaks off its answers, and writes down what is to be written down."""
 
 
 class Household(NamedTuple):
@@ -106,7 +103,8 @@ def _programs(settings: "Settings", logs: Path, servers: tuple[str, ...], urls: 
         # It never opens Postgres; and once Valkey has been there, it is started again without it too, because it
         # serves on what it last knew.
         after=tuple(name for name in servers if name == Valkey.name),
-        stop_timeout_s=PROXY_STOP_TIMEOUT_S,
+        stop_timeout_s=settings.drain.longest_s,
+        hasty_stop_timeout_s=PROXY_HASTY_STOP_S,
     )
     return migrations, worker, proxy
 
@@ -133,7 +131,7 @@ def _check_address(settings: "Settings") -> None:
         )
 
 
-def _run_locked(settings: "Settings", screen: Screen, house: Household, signals: "Signals") -> int:
+def _run_locked(settings: "Settings", screen: Screen, house: Household, signals: Signals) -> int:
     for name, url in (("Redis", settings.redis_url), ("Postgres", settings.database_url)):
         if url is not None:
             screen.given(name, _without_secrets(url))
@@ -146,7 +144,7 @@ def _run_locked(settings: "Settings", screen: Screen, house: Household, signals:
         (settings.home / "run.json").unlink(missing_ok=True)
 
 
-def _watch(settings: "Settings", screen: Screen, house: Household, supervisor: Supervisor, signals: "Signals") -> int:
+def _watch(settings: "Settings", screen: Screen, house: Household, supervisor: Supervisor, signals: Signals) -> int:
     announced = False
     while not signals.count:
         supervisor.step()
@@ -199,43 +197,3 @@ def _write_run(settings: "Settings", house: Household) -> None:
 def _without_secrets(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
-
-
-class Signals:
-    """Counts the signals that ask us to end, and waits so that they, and a child's end, wake us at once."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._reader, self._writer = os.pipe()
-        self._previous: list[tuple[signal.Signals, Any]] = []
-
-    def __enter__(self) -> Self:
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        for name in STOP_SIGNALS:
-            # `nohup` means it; a shell that starts us in the background, and so ignores SIGINT for us, does not.
-            if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-                self._handle(name, self._note)
-        self._handle("SIGCHLD", lambda *_: None)  # no wake-up without a handler
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous:
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(-1)
-        os.close(self._reader)
-        os.close(self._writer)
-
-    def wait(self, timeout_s: float) -> None:
-        """Until a signal comes, or the time is up."""
-        select.select([self._reader], [], [], timeout_s)
-        with suppress(BlockingIOError):
-            os.read(self._reader, 4096)
-
-    def _handle(self, name: str, handler: Callable[[int, FrameType | None], None]) -> None:
-        number = signal.Signals[name]
-        self._previous.append((number, signal.signal(number, handler)))
-
-    def _note(self, _signal: int, _frame: FrameType | None) -> None:
-        self.count += 1

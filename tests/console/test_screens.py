@@ -104,6 +104,14 @@ def test_status_fits_a_terminal() -> None:
     assert "r1 (seen 0 s ago)" in shown
 
 
+def test_a_replica_says_what_it_is() -> None:
+    """Version, address, age, what it still has to write down, and whether it goes."""
+    replica = ReplicaStatus("r1", 7, 400, 3, "", "0.2.0", "0.0.0.0:4181", NOW_MS - 7_200_000, draining=True)
+    shown = screen(Status(at_ms=NOW_MS, routes=(), streams=(), replicas=(replica, replica)))
+    line = "r1 (0.2.0, 0.0.0.0:4181, up 2 h, seen 0 s ago, 3 events pending, draining)"
+    assert f"replicas  {line}\n          {line}\n" in shown
+
+
 def test_an_empty_fleet_says_what_to_look_for() -> None:
     """Nothing waits, nobody is alive."""
     shown = screen(Status(at_ms=NOW_MS, routes=(), streams=(), replicas=()))

@@ -136,14 +136,18 @@ def test_live_proxies_tell_how_they_read_their_routes(server: Valkey, redis: Red
     told = RouteReading(route="eu", title="Europe", state="degraded", used_percent=12.5, attempts=3)
     redis.hset(wire.route_key("eu"), mapping={name: str(value) for name, value in asdict(told).items()})
     beat(redis, "old", {"pid": 1, "at_ms": now_ms(redis) - 9_000, "pending": 0, "routes": "zai"})
-    beat(redis, "new", {"pid": 2, "at_ms": now_ms(redis), "pending": 4, "routes": "eu"})
+    more = {"version": "9", "address": "h:1", "started_at_ms": 7, "draining": 1}
+    beat(redis, "new", {"pid": 2, "at_ms": now_ms(redis), "pending": 4, "routes": "eu", **more})
     status = read_status(settings, server.url)
     assert status.routes == (told,)
     assert [(replica.replica, replica.pid, replica.pending) for replica in status.replicas] == [
         ("new", 2, 4),
         ("old", 1, 0),
     ]
-    assert status.replicas[1].seen_ms_ago >= 9_000
+    new, old = status.replicas
+    assert old.seen_ms_ago >= 9_000
+    assert (new.version, new.address, new.started_at_ms, new.draining) == ("9", "h:1", 7, True)
+    assert (old.version, old.draining) == ("", False), "of a version that does not tell"
 
 
 def test_a_reading_of_another_version_gives_way(server: Valkey, redis: Redis, settings: Settings) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service import outbox, proxy
+from service import outbox
 from tests.fakes import FakeProvider, reply
 from tests.outbox.making import ScriptedPort, eventually
 from tests.relay.serving import (
@@ -259,32 +259,3 @@ async def test_a_stale_connection_is_repeated_once_on_the_same_route(
     anthropic.script(reply.reset("request"), reply.reset("request"))
     answer = await served.ask()
     assert (answer.headers["x-ccproxy-route"], answer.headers["x-ccproxy-attempts"]) == ("zai", "3")
-
-
-async def test_what_the_stop_breaks_off_is_accounted(
-    server: Server, anthropic: FakeProvider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A stream still under way when the time to stop is over ends on the ledger as aborted, with its tokens."""
-    monkeypatch.setattr(proxy, "DRAIN_S", 0.05)
-    port = ScriptedPort()
-    served = await server.start(anthropic=anthropic, port=port)
-    anthropic.script(reply.raw(WHOLE, content_type=SSE).cut("hang", "bytes", len(START + DELTA)))
-    async with connected(served) as wire:
-        await wire.send(request_bytes(STREAM_BYTES))
-        await wire.until(b"content_block_delta")
-        await served.proxy.stop()
-    assert served.told == [("anthropic", "aborted", "")]
-    assert [event.seq for event in port.events()] == [1, 2]
-
-
-async def test_the_stop_lets_answers_end(server: Server, anthropic: FakeProvider) -> None:
-    """An answer under way when the stop is asked for still comes whole."""
-    served = await server.start(anthropic=anthropic)
-    anthropic.script(reply.raw(WHOLE, content_type=SSE).pausing(200, "bytes", len(START + DELTA)))
-    async with connected(served) as wire:
-        await wire.send(request_bytes(STREAM_BYTES, headers="connection: close\r\n"))
-        await wire.until(b"content_block_delta")
-        stop = asyncio.create_task(served.proxy.stop())
-        assert b"message_stop" in await wire.to_the_end()
-        await stop
-    assert served.told == [("anthropic", "ok", "")]

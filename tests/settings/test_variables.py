@@ -1,5 +1,6 @@
 """The environment: every variable has its effect, or is accepted and says so; a mistake names its place."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ def value(settings: Settings, path: str) -> Any:
 EFFECTS: list[tuple[str, str, str, Any]] = [
     ("PROXY_PORT", "5000", "port", 5000),
     ("PROXY_BASE_PATH", "anthropic/", "base_path", "/anthropic"),
+    ("PROXY_WORKERS", "4", "processes", 4),
+    ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", "trusted_proxies", (ip_network("10.0.0.0/8"), ip_network("::1"))),
+    ("DRAIN_DELAY", "1.5", "drain.delay_ms", 1_500),
+    ("DRAIN_DELAY", "250ms", "drain.delay_ms", 250),
+    ("DRAIN_TIMEOUT", "2m", "drain.limit_ms", 120_000),
     ("PROXY_API_KEYS", "alice:0123456789abcdef", "client_keys", (StaticKey("alice", Secret("0123456789abcdef")),)),
     ("CLIENT_CREDENTIALS", "Prefer", "client_credentials", "prefer"),
     ("ANTHROPIC_API_KEY", "sk-ant-2", "routes.anthropic.api_key", Secret("sk-ant-2")),
@@ -212,6 +218,19 @@ def test_nothing_is_told_without_a_reason() -> None:
     assert read(**KEYS, FALLBACK_ON_CODES="429,529", CONTEXT_WINDOW_ENABLED="false").notices == ()
 
 
+@pytest.mark.parametrize(
+    ("variables", "times"),
+    [
+        ({}, (0, 10_000)),
+        ({"PROXY_HOST": "0.0.0.0", "PROXY_API_KEYS": "0123456789abcdef"}, (5_000, 600_000)),  # noqa: S104
+    ],
+)
+def test_leave_takes_longer_where_others_can_come(variables: dict[str, str], times: tuple[int, int]) -> None:
+    """Nobody balances on the loopback, and Ctrl-C should end soon."""
+    drain = read(**variables).drain
+    assert (drain.delay_ms, drain.limit_ms) == times
+
+
 # -- forms
 
 
@@ -281,6 +300,13 @@ MISTAKES = [
     ("PROXY_PORT", "65536"),
     ("PROXY_PORT", "http"),
     ("PROXY_PORT", "1e3"),
+    ("PROXY_WORKERS", "0"),
+    ("TRUSTED_PROXIES", "10.0.0.0/33"),
+    ("TRUSTED_PROXIES", "balancer.example"),
+    ("DRAIN_DELAY", "-1"),
+    ("DRAIN_DELAY", "1h"),
+    ("DRAIN_TIMEOUT", "soon"),
+    ("DRAIN_TIMEOUT", "1441m"),
     ("PROXY_API_KEYS", "alice:short"),
     ("CLIENT_CREDENTIALS", "sometimes"),
     ("ANTHROPIC_BASE_URL", "api.anthropic.com"),

@@ -297,6 +297,9 @@ async def test_a_heartbeat_and_the_readings_are_written(post: Post) -> None:
     """Redis shows that this replica lives, with an expiry, and how it reads each route."""
     await eventually(post.watcher.ready.is_set)
     beat = await post.redis.hgetall(wire.replica_key("r1"))
+    assert beat[b"version"] == rooms.VERSION.encode()
+    assert (beat[b"address"], beat[b"draining"]) == (b"127.0.0.1:4181", b"0")
+    assert int(beat[b"started_at_ms"]) <= int(beat[b"at_ms"])
     assert {b"pid", b"at_ms", b"pending", b"routes"} <= set(beat)
     assert beat[b"routes"] == b"anthropic,subscription,zai"
     assert 0 < await post.redis.pttl(wire.replica_key("r1")) <= rooms.HEARTBEAT_TTL_MS

@@ -1,0 +1,79 @@
+"""Several processes on one address, as `ccproxy serve` runs them: what dies is replaced, all take leave together."""
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.house import ANTHROPIC_KEY, Proxy
+from tests.e2e.processes import Command, eventually, run
+from tests.fakes import FakeProvider, reply
+from tests.relay.serving import STREAM
+
+pytestmark = pytest.mark.e2e
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeProvider]:
+    with FakeProvider("anthropic", keys={ANTHROPIC_KEY}) as made:
+        yield made
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, fake: FakeProvider) -> Iterator[Proxy]:
+    variables = {
+        "PROXY_WORKERS": "2",
+        "REDIS_URL": NOWHERE,
+        "ANTHROPIC_API_KEY": ANTHROPIC_KEY,
+        "ANTHROPIC_BASE_URL": fake.base_url,
+    }
+    with Proxy(home=tmp_path / "home", variables=variables) as made:
+        made.wait_until(lambda: made.text.count("process.ready") == 2)
+        yield made
+
+
+def children(proxy: Command) -> list[int]:
+    """Every process that was started, in order."""
+    return [int(pid) for pid in re.findall(r"process\.started .*pid=(\d+)", proxy.text)]
+
+
+def test_one_that_dies_is_replaced(proxy: Proxy) -> None:
+    """The address is answered on all the while, and there are two again."""
+    first, second = children(proxy)
+    os.kill(first, signal.SIGKILL)
+    for _ in range(20):
+        assert httpx.get(proxy.url + "/livez", trust_env=False).status_code == 200
+    eventually(lambda: proxy.text.count("process.ready") == 3)
+    assert len({first, second, *children(proxy)}) == 3
+    assert {spool.name for spool in (proxy.home / "spool").glob("*")} == set(), "nothing was to be written down"
+
+
+def test_all_take_leave_together(proxy: Proxy, fake: FakeProvider) -> None:
+    """Streams under way come whole, no connection is left waiting, nobody is left behind."""
+    fake.default = reply.drip(60)
+    with httpx.Client(base_url=proxy.url, trust_env=False, timeout=30) as client:
+        streams = [
+            client.send(client.build_request("POST", "/v1/messages", json=STREAM), stream=True) for _ in range(4)
+        ]
+        proxy.process.ask_to_end()
+        assert all(b"event: message_stop" in stream.read() for stream in streams)
+    assert proxy.wait() == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children(proxy))
+
+
+def test_a_taken_address_is_said_once(tmp_path: Path) -> None:
+    """No child is started for it; the mend is named."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        variables = {"PROXY_WORKERS": "2", "PROXY_PORT": str(taken.getsockname()[1]), "REDIS_URL": NOWHERE}
+        status, said = run("serve", home=tmp_path, variables=variables)
+    assert status == 1
+    assert "PROXY_PORT" in said
+    assert "process.started" not in said
