@@ -18,14 +18,17 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from service.brake import Brake
 from service.clock import Clock
 from service.drain import Drain
+from service.edge.admit import Gate
 from service.edge.forwarded import behind
 from service.edge.health import HANDLERS, Health
 from service.edge.keys import Keyring
 from service.edge.messages import messages_app
 from service.edge.replies import error_body
 from service.errors import MethodNotAllowed, NotFound, ProxyError
+from service.ledger.state import ControlLedger
 from service.outbox import Outbox, RedisPort
 from service.providers.credentials import Credentials
 from service.providers.transport import Wires
@@ -63,8 +66,16 @@ class Parts:
             resources=Resources(self.redis),
             clock=clock,
         )
-        self.keyring = Keyring(settings.client_keys, open_to_all=settings.loopback)
+        self.keyring = Keyring(
+            settings.client_keys, open_to_all=settings.loopback and not settings.ledger_keys, control=self.control
+        )
+        self.brake = Brake()
+        self.gate = Gate(lambda: self.watcher.view, self.outbox, clock)
         self.health = Health(self.watcher, self.outbox, clock, self.drain, settings)
+
+    def control(self) -> ControlLedger | None:
+        """The operators' ledger, None as long as it was not read."""
+        return self.watcher.view.control if self.watcher.control_known else None
 
     async def start(self) -> None:
         """Begin what runs beside the requests."""
@@ -93,7 +104,9 @@ def create_app(parts: Parts) -> ASGIApp:
         finally:
             await parts.stop()
 
-    relay_handler = asgi("/v1", is_mount=True, copy_scope=False)(messages_app(parts.relay, parts.keyring, parts.drain))
+    relay_handler = asgi("/v1", is_mount=True, copy_scope=False)(
+        messages_app(parts.relay, parts.keyring, parts.gate, parts.brake, parts.drain)
+    )
     app: ASGIApp = Litestar(
         route_handlers=[relay_handler, *HANDLERS],
         lifespan=[lifespan],

@@ -10,11 +10,12 @@ import click
 import msgspec
 from msgspec.structs import asdict, replace
 
+from service.console.key_commands import keys
+from service.console.running import DEFAULT_REDIS_URL, place_of, redis_url_of, running
 from service.errors import SettingsError
 from service.settings import Settings, load
 
 GROUP = "ccproxy.commands"
-DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 
 class Commands(click.Group):
@@ -110,13 +111,12 @@ def status(config: Path | None, *, as_json: bool) -> None:
     from service.console.status import read_status
 
     settings = with_settings(config)
-    url = settings.redis_url or running(settings.home).get("redis_url") or DEFAULT_REDIS_URL
+    url = redis_url_of(settings)
     try:
         found = read_status(settings, url)
     except (RedisError, OSError) as error:
-        place = url.rpartition("@")[2].removeprefix("redis://")
         raise click.ClickException(
-            f"Redis at {place} can't be asked ({error}); start `ccproxy up`, or set REDIS_URL"
+            f"Redis at {place_of(url)} can't be asked ({error}); start `ccproxy up`, or set REDIS_URL"
         ) from None
     if as_json:
         click.echo(msgspec.json.encode(found.fields()).decode())
@@ -146,13 +146,7 @@ def check(config: Path | None, *, as_json: bool) -> None:
     sys.exit(any(finding.ok is False for finding in findings))
 
 
-def running(home: Path) -> dict[str, str]:
-    """What a running `ccproxy up` has written down about itself: addresses with their passwords."""
-    try:
-        found = msgspec.json.decode((home / "run.json").read_bytes(), type=dict[str, object])
-    except (OSError, msgspec.DecodeError):
-        return {}
-    return {name: value for name, value in found.items() if isinstance(value, str)}
+main.add_command(keys)
 
 
 if __name__ == "__main__":

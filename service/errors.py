@@ -4,12 +4,16 @@
     |- SettingsError                -  (start-up only; never reaches a client)
     |- ClientError                400  invalid_request_error
     |  |- BadClientKey            401  authentication_error
+    |  |- KeyForbids              400  policy_blocked
+    |  |- KeySpent                429  billing_error
+    |  |- KeyBusy                 429  rate_limit_error
     |  |- NotFound                404  not_found_error
     |  |- MethodNotAllowed        405  invalid_request_error
     |  |- BodyTooLarge            413  request_too_large
     |  `- NotSupported            501  not_supported
     |- Stopping                   503  api_error   (this process ends, and the answer is not at its end)
     `- NoRoute                    503  api_error   (no route could take the request)
+       |- KeysUnknown             503  api_error   (the keys on the ledger were not read yet)
        |- AllThrottled            429  rate_limit_error
        `- Unreachable             502  api_error   (every attempt failed before an answer)
 
@@ -56,6 +60,27 @@ class BadClientKey(ClientError):
     type = "authentication_error"
 
 
+class KeyForbids(ClientError):
+    """The client's key may not do that; Claude Code shows the message, and tries neither again nor another model."""
+
+    type = "policy_blocked"
+
+
+class KeySpent(ClientError):
+    """The client's key has used what it may use this week."""
+
+    status = 429
+    type = "billing_error"
+
+
+class KeyBusy(ClientError):
+    """The client's key has as many requests under way as it may have."""
+
+    status = 429
+    type = "rate_limit_error"
+    should_retry = True
+
+
 class NotFound(ClientError):
     """Nothing here answers to that path."""
 
@@ -94,6 +119,12 @@ class NoRoute(ProxyError):
     """No route could take the request."""
 
     status = 503
+
+
+class KeysUnknown(NoRoute):
+    """The keys on the ledger were not read yet, so that nobody can tell whether this is one of them."""
+
+    should_retry = True
 
 
 class AllThrottled(NoRoute):

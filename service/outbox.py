@@ -28,7 +28,15 @@ from redis.exceptions import RedisError
 from service.clock import Clock
 from service.ledger.events import Event
 from service.ledger.state import Heard
-from service.ledger.wire import ENTRY_FIELD, STREAMS_KEY, encode_entry, events_key
+from service.ledger.wire import (
+    CHANGES_CHANNEL,
+    CONTROL,
+    CONTROL_NEWS,
+    ENTRY_FIELD,
+    STREAMS_KEY,
+    encode_entry,
+    events_key,
+)
 from service.spool import Orphan, Record, Spool, adopt, read_segment
 
 log = logging.getLogger("ccproxy.outbox")
@@ -65,11 +73,14 @@ class RedisPort:
         self._redis = redis
 
     async def append(self, entries: Sequence[tuple[str, bytes]]) -> None:
-        """Append the entries in one round trip, and name the streams for the workers."""
+        """Append the entries in one round trip, and name the streams for the workers. Operators' events are told of at
+        once: a key that is revoked must stop everywhere within a second."""
         pipe = self._redis.pipeline(transaction=False)
         for stream, value in entries:
             pipe.xadd(events_key(stream), {ENTRY_FIELD: value})
         pipe.sadd(STREAMS_KEY, *(stream for stream, _ in entries))
+        if any(stream == CONTROL for stream, _ in entries):
+            pipe.publish(CHANGES_CHANNEL, CONTROL_NEWS)
         await pipe.execute()
 
 

@@ -42,6 +42,8 @@ CLIENT_ROUTE_ID = "anthropic:client"
 DEFAULT_CREDENTIALS_PATH = "~/.claude/.credentials.json"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|m|)")
+LEDGER_KEYS = "ledger"
+"""The word in PROXY_API_KEYS that says: keys are issued with `ccproxy keys`, and one must be shown."""
 LOOPBACK_HOSTS = frozenset(("127.0.0.1", "localhost", "::1"))
 
 
@@ -75,7 +77,11 @@ VARIABLES: tuple[Variable, ...] = (
         "600s; 10s on the loopback",
         "longest wait after that for answers under way; a second stop signal ends it",
     ),
-    Variable("PROXY_API_KEYS", "", "keys that clients must show, comma-separated `name:key` or `key`"),
+    Variable(
+        "PROXY_API_KEYS",
+        "",
+        "keys that clients must show, comma-separated `name:key` or `key`; `ledger`: those of `ccproxy keys`",
+    ),
     Variable("CLIENT_CREDENTIALS", "auto", "client's own credential to Anthropic: `auto`, `prefer` or `never`"),
     Variable("ANTHROPIC_API_KEY", "", "key of the route `anthropic`"),
     Variable("ANTHROPIC_BASE_URL", "https://api.anthropic.com", "where the route `anthropic` is"),
@@ -314,8 +320,8 @@ class DrainTimes(Struct, frozen=True):
 class Settings(Struct, frozen=True, kw_only=True):
     """Everything that can be set, checked.
 
-    `client_route` carries clients' own credentials, to Anthropic alone. `notices` are what the user should be told at
-    start.
+    `client_route` carries clients' own credentials, to Anthropic alone. `ledger_keys`: one of the keys on the
+    ledger (or of `client_keys`) must be shown. `notices` are what the user should be told at start.
     """
 
     home: Path
@@ -326,6 +332,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[Network, ...] = ()
     drain: DrainTimes = DrainTimes()
     client_keys: tuple[StaticKey, ...] = ()
+    ledger_keys: bool = False
     client_credentials: ClientCredentials = "auto"
     routes: tuple[Route, ...] = ()
     client_route: Route
@@ -345,6 +352,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     postgres_bin: str = ""
     redis_bin: str = ""
     notices: tuple[str, ...] = ()
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether every client must show a key (or a credential of its own)."""
+        return bool(self.client_keys) or self.ledger_keys
 
     @property
     def loopback(self) -> bool:
@@ -578,6 +590,7 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         trusted_proxies=networks(read.text("TRUSTED_PROXIES")),
         drain=drain(read),
         client_keys=static_keys(read.text("PROXY_API_KEYS")),
+        ledger_keys=LEDGER_KEYS in listed(read.text("PROXY_API_KEYS")),
         client_credentials=read.choice("CLIENT_CREDENTIALS", "auto", ("auto", "prefer", "never")),  # type: ignore[arg-type]
         routes=file_routes(file, read, origin) if file.routes else usual_routes(read, providers_of(file, origin)),
         client_route=client_route(read, providers_of(file, origin)["anthropic"]),
@@ -629,10 +642,15 @@ def drain(read: Reader) -> DrainTimes:
     )
 
 
+def listed(text: str) -> list[str]:
+    """The parts of a comma-separated list."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def static_keys(text: str) -> tuple[StaticKey, ...]:
     """Client keys from `name:key,key`; a key without a name is called after its place in the list."""
     keys = []
-    for number, part in enumerate((part.strip() for part in text.split(",") if part.strip()), start=1):
+    for number, part in enumerate((part for part in listed(text) if part != LEDGER_KEYS), start=1):
         name, colon, key = (piece.strip() for piece in part.partition(":"))
         if not colon:
             name, key = "", part
@@ -855,9 +873,10 @@ def notices(read: Reader) -> tuple[str, ...]:
 
 def check(settings: Settings) -> None:
     """Refuse what would hurt at run time."""
-    if not settings.loopback and not settings.client_keys:
+    if not settings.loopback and not settings.asks_for_keys:
         raise SettingsError(
-            f"PROXY_HOST: {settings.host} is open to others; set PROXY_API_KEYS, or listen on 127.0.0.1"
+            f"PROXY_HOST: {settings.host} is open to others; set PROXY_API_KEYS (`ledger` asks for the keys that "
+            "`ccproxy keys issue` makes), or listen on 127.0.0.1"
         )
 
 

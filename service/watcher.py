@@ -88,6 +88,8 @@ class Watcher:
         self._control: list[tuple[bytes, ControlEvent]] = []
         self._control_read = b""
         self._control_anew = False
+        self._control_lock = asyncio.Lock()
+        self.control_known = redis is None  # whether operators' events were read to their end once
         self._tasks: list[asyncio.Task[None]] = []
         self._started_ms = clock.now_ms()
         self._heard: dict[str, dict[str, Heard]] = {}
@@ -176,6 +178,8 @@ class Watcher:
             snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
             if snapshot:
                 self.take(snapshot)
+        if CONTROL in streams:
+            await self.read_control()
 
     async def _tick_forever(self, redis: Redis) -> None:
         while True:
@@ -194,7 +198,6 @@ class Watcher:
         """One round: is it the same Redis, what does it say, we are alive."""
         await self._check_server(redis)
         await self._read(redis, [*{*self._streams, *self.view.routes}])
-        await self._read_control(redis)
         await self._beat(redis)
         await self._outbox.tidy(self._heard)
         self.ready.set()
@@ -213,6 +216,12 @@ class Watcher:
             seconds, micros = await redis.time()
             self._sampled_s = time.monotonic()
             self._clock.sample(seconds * 1000 + micros / 1000 + (self._sampled_s - before_s) * 500)
+
+    async def read_control(self) -> None:
+        """Take note of operators' events now. Raises RedisError or OSError."""
+        if self._redis is not None:
+            async with self._control_lock:
+                await self._read_control(self._redis)
 
     async def _read_control(self, redis: Redis) -> None:
         """Fold control events that lie behind the snapshot and were not read yet.
@@ -233,6 +242,7 @@ class Watcher:
             events = [event for event in decoded if isinstance(event, ControlEvent)]
             self._control += [(entry, event) for event in events]
             overlay(self.view.control, events)
+        self.control_known = self.control_known or len(entries or ()) < CONTROL_BATCH
 
     async def _beat(self, redis: Redis) -> None:
         """Say that this replica lives, and how it reads its routes, where that has changed."""

@@ -2,43 +2,65 @@
 
 A proxy key may come as `x-ccproxy-key`, which leaves the other headers to the client, or in place of the credential, as
 `authorization: Bearer` or `x-api-key` (new SDKs send the former, older ones and Claude Code the latter, some both).
-Not here: what a known client may do (`routing`).
+Keys are of two kinds: those of the settings, and those on the ledger, which say their own id (`ledger.keys`).
+Not here: what a known client may do (`admit`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from hmac import compare_digest
 
 from msgspec import Struct
 
-from service.errors import BadClientKey
+from service.errors import BadClientKey, KeysUnknown
+from service.ledger.keys import id_in, is_issued
+from service.ledger.state import ClientKey, ControlLedger
 from service.settings import StaticKey
 
 KEY_HEADER = b"x-ccproxy-key"
 CREDENTIAL_HEADERS = (b"authorization", b"x-api-key")
+NO_SUCH_KEY = ClientKey(name="", sha256="0" * 64)
+"""What an unknown key is compared with, so that it takes as long as a known one."""
+UNREAD_RETRY_S = 1
 
 
 class Client(Struct, frozen=True):
-    """A caller. `credential` is its own, "" when it showed none; `withhold` names headers that hold a proxy key."""
+    """A caller. `credential` is its own, "" when it showed none; `withhold` names headers that hold a proxy key.
+
+    `key` has the limits of a key on the ledger; a key of the settings has none.
+    """
 
     key_id: str = ""
     credential: str = ""
     may_use_owners: bool = True
     withhold: tuple[bytes, ...] = ()
+    key: ClientKey | None = None
 
 
 class Keyring:
-    """The client keys of the settings, by hash."""
+    """The client keys: of the settings, by hash, and of the ledger, as `control` knows it (None: not read yet)."""
 
-    def __init__(self, keys: Sequence[StaticKey], *, open_to_all: bool) -> None:
+    def __init__(
+        self,
+        keys: Sequence[StaticKey],
+        *,
+        open_to_all: bool,
+        control: Callable[[], ControlLedger | None] = lambda: None,
+    ) -> None:
         self._keys = [(sha256(key.key.reveal().encode()).digest(), key.key_id) for key in keys]
         self._open_to_all = open_to_all and not keys
+        self._control = control
 
     def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Client:
-        """The caller of a request. Raises BadClientKey when it showed nothing and must."""
+        """The caller of a request.
+
+        Raises BadClientKey when it showed nothing and must, or a key that is none; KeysUnknown when nobody can tell.
+        """
         shown = [(name, value) for name, value in headers if name == KEY_HEADER or name in CREDENTIAL_HEADERS]
         tokens = [(name, token) for name, value in shown if (token := token_of(name, value))]
         found = {name: key_id for name, token in tokens if (key_id := self._key_id(token))}
+        key_id = next(iter(found.values()), "")
+        key = self._ledger_key(key_id)
         own = [token for wanted in CREDENTIAL_HEADERS for name, token in tokens if name == wanted and name not in found]
         credential = own[0].decode("latin-1") if own else ""
         if not found and not self._open_to_all and not credential:
@@ -46,16 +68,36 @@ class Keyring:
                 "this proxy asks for a key: send it as x-api-key, Authorization: Bearer or x-ccproxy-key"
             )
         return Client(
-            key_id=next(iter(found.values()), ""),
+            key_id=key_id,
             credential=credential,
             may_use_owners=bool(found) or self._open_to_all,
             withhold=tuple(found),
+            key=key,
         )
 
     def _key_id(self, token: bytes) -> str:
+        if is_issued(token):
+            return self._issued_id(token)
         digest = sha256(token).digest()
         matches = [key_id for known, key_id in self._keys if compare_digest(known, digest)]
         return matches[0] if matches else ""
+
+    def _issued_id(self, token: bytes) -> str:
+        """The id of a key on the ledger. One that looks like it and is none is never taken for a credential."""
+        control = self._control()
+        if control is None:
+            raise KeysUnknown(
+                "the proxy has not read its keys yet; it tries again each second", retry_after_s=UNREAD_RETRY_S
+            )
+        key_id = id_in(token)
+        known = control.keys.get(key_id, NO_SUCH_KEY)
+        if not compare_digest(known.sha256, sha256(token).hexdigest()):
+            raise BadClientKey("this key is not known to the proxy: it was revoked or mistyped; ask whoever runs it")
+        return key_id
+
+    def _ledger_key(self, key_id: str) -> ClientKey | None:
+        control = self._control()
+        return control.keys.get(key_id) if control else None
 
 
 def token_of(name: bytes, value: bytes) -> bytes:

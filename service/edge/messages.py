@@ -13,17 +13,19 @@ from typing import Any
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from service.brake import Brake
 from service.drain import Drain
+from service.edge.admit import Gate
 from service.edge.calls import Gone, read_call
 from service.edge.keys import Keyring
 from service.edge.replies import AsgiReply
-from service.errors import ProxyError, Stopping
+from service.errors import BadClientKey, ProxyError, Stopping
 from service.relay import Relay
 
 log = logging.getLogger("ccproxy.edge")
 
 
-def messages_app(relay: Relay, keyring: Keyring, drain: Drain) -> ASGIApp:
+def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain: Drain) -> ASGIApp:
     """The handler of everything under /v1."""
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,8 +36,10 @@ def messages_app(relay: Relay, keyring: Keyring, drain: Drain) -> ASGIApp:
         except Gone:
             log.debug("client.left", extra={"request": request_id})
         except ProxyError as error:
-            client = (scope.get("client") or ("",))[0]
+            client = address_of(scope)
             log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
+            if isinstance(error, BadClientKey):
+                await brake.slow(client)
             await reply.fail(error)
         except Exception:
             log.exception("request.failed", extra={"request": request_id})
@@ -45,10 +49,17 @@ def messages_app(relay: Relay, keyring: Keyring, drain: Drain) -> ASGIApp:
     async def answer(scope: Scope, receive: Receive, reply: AsgiReply, request_id: str) -> None:
         client = keyring.identify(scope["headers"])
         call = await read_call(scope, receive, relay.settings, client, request_id, relay.clock.now_ms())
-        watch = None if call.upload else disconnect(receive)  # an upload reads on, and notices by itself
-        await while_wanted(relay.handle(call, reply), reply, watch, drain)
+        async with gate.admitted(client, call):
+            watch = None if call.upload else disconnect(receive)  # an upload reads on, and notices by itself
+            await while_wanted(relay.handle(call, reply), reply, watch, drain)
 
     return handle
+
+
+def address_of(scope: Scope) -> str:
+    """Where a client is: as the connection says, or a trusted proxy before us."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 async def while_wanted(

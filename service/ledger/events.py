@@ -229,12 +229,17 @@ class ClientKeyRevoked(EventBase, frozen=True, kw_only=True, omit_defaults=True,
 
 
 class RequestRefused(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="request_refused"):
-    """The proxy itself turned down a request of a known key (its own cap, model or route list)."""
+    """The proxy itself turned down a request of a known key (its own cap, its models, its requests under way).
+
+    `count`: this request, and those turned down for the same reason since this replica last said so; the ledger grows
+    by time, not by what a client sends.
+    """
 
     request_id: str
     client_key: str
     reason: str
     model_asked: str = ""
+    count: int = 1
 
 
 def is_same_fact(one: "Event", other: "Event") -> bool:

@@ -376,7 +376,7 @@ def advance_control(ledger: ControlLedger, event: ControlEvent) -> None:
         case ClientKeyRevoked():
             ledger.keys.pop(event.key_id, None)
         case RequestRefused():
-            ledger.refused[event.client_key] = ledger.refused.get(event.client_key, 0) + 1
+            ledger.refused[event.client_key] = ledger.refused.get(event.client_key, 0) + event.count
 
 
 def set_key(ledger: ControlLedger, event: ClientKeyIssued | ClientKeyLimited) -> None:

@@ -17,7 +17,7 @@ PREFIX = "ccproxy"
 STREAMS_KEY = f"{PREFIX}:streams"
 """A set: the names of all streams that were ever written."""
 CHANGES_CHANNEL = f"{PREFIX}:changes"
-"""Pub/sub: a `Change` for every snapshot that is published."""
+"""Pub/sub: a `Change` for every snapshot that is published, and `CONTROL_NEWS`."""
 REPLICA_PREFIX = f"{PREFIX}:replica:"
 ENTRY_FIELD = "e"
 """The one field of a stream entry: a JSON array of events of one replica."""
@@ -167,6 +167,10 @@ def decode_snapshot(raw: bytes) -> Snapshot | None:
 def encode_change(change: Change) -> bytes:
     """A notice for `CHANGES_CHANNEL`."""
     return _encoder.encode(change)
+
+
+CONTROL_NEWS = encode_change(Change(CONTROL, 0, 0))
+"""Told on `CHANGES_CHANNEL` when an operator's event was appended: it counts before any snapshot has heard it."""
 
 
 def decode_change(raw: bytes) -> Change | None:

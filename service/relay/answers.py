@@ -143,5 +143,5 @@ class Answers:
 
     def head(self, one: Try, *, decoded: bool) -> list[tuple[bytes, bytes]]:
         """The headers that the client gets."""
-        shared = bool(self._settings.client_keys) and one.route.auth != "client"
+        shared = self._settings.asks_for_keys and one.route.auth != "client"
         return client_headers(one.headers, shared_credential=shared, body_decoded=decoded)

@@ -23,7 +23,7 @@ class Call(Struct, kw_only=True):
     `body` is as it came, `plain` the same without content encoding; `upload` stands in place of both when the body is
     passed through as it comes. `path` begins with /v1/ and keeps its escapes. `credential` is the client's own, "" when
     it showed none but a key of this proxy; `withhold` names the headers that hold such a key. `base_url` is this proxy
-    as the client sees it.
+    as the client sees it. `only_routes` are the owner's routes that the client's key may use, empty: all.
     """
 
     request_id: str
@@ -45,6 +45,7 @@ class Call(Struct, kw_only=True):
     credential: str = ""
     client_key: str = ""
     may_use_owners: bool = True
+    only_routes: tuple[str, ...] = ()
     withhold: tuple[bytes, ...] = ()
     base_url: str = ""
     arrived_ms: int = 0

@@ -109,6 +109,8 @@ class Relay:
             mode=self.settings.client_credentials,
             may_use_owners=call.may_use_owners,
         )
+        if call.only_routes:
+            chain = tuple(route for route in chain if route.auth == "client" or route.id in call.only_routes)
         ask = Ask(call.endpoint, call.model, await self._bound_to(call))
         return rank(ask, chain, self._watcher.view, self.settings.policy, self.clock.now_ms())
 

@@ -58,6 +58,7 @@ VALUES: dict[str, Any] = {
     "key_id": "k1",
     "name": "Alice",
     "sha256": "ab" * 32,
+    "count": 3,
 }
 """What the fields of the newest version's files hold; a field that comes later is added here with its new files."""
 

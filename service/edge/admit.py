@@ -1,0 +1,176 @@
+"""What a known key may do: turned down here, before any route is looked at, with words that its owner can use.
+
+A key's limits are those on the ledger (`ccproxy keys`); keys of the settings have none. A refusal is an event, so that
+operators see it, but one a minute for each key and reason: nobody makes the ledger grow by asking.
+Not here: whose key it is (`keys`), what a key has used (`routing.keys`).
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Protocol
+
+from msgspec import Struct
+
+from service.clock import Clock
+from service.edge.keys import Client
+from service.errors import BadClientKey, ClientError, KeyBusy, KeyForbids, KeySpent
+from service.ledger.events import Event, RequestRefused
+from service.ledger.state import ClientKey
+from service.ledger.wire import CONTROL
+from service.relay import Call
+from service.routing.keys import allows_model, read_key
+from service.routing.view import View
+
+TELL_MS = 60_000
+"""Refusals of one key for one reason are written down this often."""
+BUSY_RETRY_S = 2
+NAME_CHARS = 256
+FREE_ENDPOINTS = frozenset(("count_tokens", "models"))
+"""What uses no tokens goes on when a key is spent, as it does when a route's quota is."""
+
+
+class Slots(Protocol):
+    """Who counts a key's requests under way."""
+
+    def take(self, key_id: str, limit: int) -> bool:
+        """Take a slot; False when all are taken."""
+
+    def free(self, key_id: str) -> None:
+        """Give a slot back."""
+
+
+class OwnSlots:
+    """Requests under way in this process alone."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, int] = {}
+
+    def take(self, key_id: str, limit: int) -> bool:
+        """Take a slot; False when all are taken."""
+        if self.taken.get(key_id, 0) >= limit:
+            return False
+        self.taken[key_id] = self.taken.get(key_id, 0) + 1
+        return True
+
+    def free(self, key_id: str) -> None:
+        """Give a slot back."""
+        self.taken[key_id] -= 1
+        if not self.taken[key_id]:
+            del self.taken[key_id]
+
+
+class Ledgers(Protocol):
+    """What is needed of the outbox."""
+
+    async def append(self, stream: str, event: Event) -> None:
+        """Write an event down."""
+
+
+class Told(Struct):
+    """When a refusal was written down last, and how many came since."""
+
+    at_ms: int = 0
+    since: int = 0
+
+
+class Gate:
+    """Lets requests of known keys in, or turns them down."""
+
+    def __init__(
+        self,
+        view: Callable[[], View],
+        outbox: Ledgers,
+        clock: Clock,
+        *,
+        slots: Slots | None = None,
+        refused: Callable[[str], None] = lambda _reason: None,
+    ) -> None:
+        self.slots = slots or OwnSlots()
+        self._view = view
+        self._outbox = outbox
+        self._clock = clock
+        self._refused = refused
+        self._told: dict[tuple[str, str], Told] = {}
+
+    @asynccontextmanager
+    async def admitted(self, client: Client, call: Call) -> AsyncIterator[None]:
+        """For as long as the request is under way. Raises ClientError when the key may not do that."""
+        key = client.key
+        if key is None:
+            yield
+            return
+        reason, error = refusal(client.key_id, key, call, self._view(), self._clock.now_ms())
+        held = False
+        if error is None and key.concurrency is not None:
+            held = self.slots.take(client.key_id, key.concurrency)
+            if not held:
+                words = f"the key {key.name!r} has {key.concurrency} requests under way, as many as it may have"
+                reason, error = "key_concurrency", KeyBusy(words, retry_after_s=BUSY_RETRY_S)
+        if error is not None:
+            self._refused(reason)
+            await self._tell(client.key_id, reason, call)
+            raise error
+        call.only_routes = key.routes
+        try:
+            yield
+        finally:
+            if held:
+                self.slots.free(client.key_id)
+
+    async def _tell(self, key_id: str, reason: str, call: Call) -> None:
+        """Write a refusal down, unless one like it was within the last minute."""
+        now_ms = self._clock.now_ms()
+        told = self._told.setdefault((key_id, reason), Told())
+        told.since += 1
+        if told.at_ms and now_ms - told.at_ms < TELL_MS:
+            return
+        event = RequestRefused(
+            event_id=self._clock.new_id(),
+            at_ms=now_ms,
+            request_id=call.request_id,
+            client_key=key_id,
+            reason=reason,
+            model_asked=call.model[:NAME_CHARS].replace("\0", ""),
+            count=told.since,
+        )
+        told.at_ms, told.since = now_ms, 0
+        await self._outbox.append(CONTROL, event)
+
+
+def refusal(key_id: str, key: ClientKey, call: Call, view: View, now_ms: int) -> tuple[str, ClientError | None]:
+    """Why a key may not make this request, as a word for counting and an error for its owner; "" and None if it may."""
+    if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
+        return "key_expired", BadClientKey(f"the key {key.name!r} has expired on {day_of(key.expires_at_ms)}")
+    if words := forbidden(key, call):
+        return "key_model", KeyForbids(words)
+    if call.endpoint not in FREE_ENDPOINTS and call.method == "POST":
+        reading = read_key(key_id, key, view, now_ms)
+        if reading.state == "spent":
+            wait_s = -(-(reading.resets_at_ms - now_ms) // 1000)
+            words = (
+                f"the key {key.name!r} has used what it may use this week; it may go on {moment(reading.resets_at_ms)}"
+            )
+            return "key_spent", KeySpent(words, retry_after_s=max(1, wait_s))
+    return "", None
+
+
+def forbidden(key: ClientKey, call: Call) -> str:
+    """What a key with a list of models may not ask for, in words; "" when it may."""
+    if not key.models or call.method != "POST":
+        return ""
+    may = f"the key {key.name!r} may use {', '.join(key.models)}"
+    if call.endpoint in ("messages", "count_tokens"):
+        return "" if allows_model(key, call.model) else f"{may}, not {call.model or 'a request without a model'}"
+    # Bodies of other endpoints are not read; what a batch asks for could be any model.
+    return "" if call.endpoint == "files" else f"{may}, and in messages alone"
+
+
+def day_of(at_ms: int) -> str:
+    """A day, UTC."""
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d}"
+
+
+def moment(at_ms: int) -> str:
+    """A moment, UTC."""
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%a %Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,74 @@
+"""What a client key has used and what it may do: readings of the view under the key's limits at `now`.
+
+A key's week is that of the quotas. What ran on clients' own credentials is nobody's to limit, and does not count.
+Not here: whose key it is (`edge.keys`), and refusing (`edge.admit`).
+"""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from msgspec import Struct
+
+from service.ledger.fold import HOUR_MS, add_usage
+from service.ledger.state import ClientKey, Usage
+from service.routing.quota import WEEK_MS, counted_tokens, week_start_ms
+from service.routing.view import View
+from service.settings import CLIENT_ROUTE_ID
+
+KeyState = Literal["ok", "spent", "expired"]
+
+
+class KeyReading(Struct, frozen=True, kw_only=True):
+    """A key's week so far, over all routes. `used_percent` is of the limit that is nearer, 0 without a limit."""
+
+    state: KeyState
+    usage: Usage
+    used_tokens: int
+    used_percent: float
+    resets_at_ms: int
+
+
+def read_key(key_id: str, key: ClientKey, view: View, now_ms: int) -> KeyReading:
+    """How a key stands."""
+    start_ms = week_start_ms(now_ms)
+    usage = used_since(key_id, view, start_ms // HOUR_MS)
+    tokens = counted_tokens(usage)
+    percent = max(percent_of(tokens, key.weekly_tokens), percent_of(usage.cost_nusd, key.weekly_cost_nusd))
+    state: KeyState = "spent" if percent >= 100 else "ok"
+    if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
+        state = "expired"
+    return KeyReading(
+        state=state, usage=usage, used_tokens=tokens, used_percent=percent, resets_at_ms=start_ms + WEEK_MS
+    )
+
+
+def used_since(key_id: str, view: View, first_hour: int) -> Usage:
+    """What a key has used of the owner's routes from an hour on."""
+    total = Usage()
+    for route, ledger in view.routes.items():
+        if route == CLIENT_ROUTE_ID:
+            continue
+        for hour, by_model in ledger.usage.items():
+            if hour >= first_hour:
+                for by_key in by_model.values():
+                    if cell := by_key.get(key_id):
+                        add_usage(total, cell)
+    return total
+
+
+def percent_of(used: int, limit: int | None) -> float:
+    """Percent of a limit that is gone. A limit of 0 is gone from the beginning; without one, nothing ever is."""
+    if limit is None:
+        return 0.0
+    return 100.0 * used / limit if limit else 100.0
+
+
+def allows_model(key: ClientKey, model: str) -> bool:
+    """Whether a key may ask for a model."""
+    return not key.models or matches(key.models, model)
+
+
+def matches(patterns: Sequence[str], name: str) -> bool:
+    """Whether a name is one of these; `*` stands for anything."""
+    return any(fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)
