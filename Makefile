@@ -28,7 +28,7 @@ COMPILE = $(if $(UV),$(UV),$(BIN)/uv) pip compile --quiet --universal --python-v
   --no-header --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev build test simulate simulate-faults lint format types bench bench-ledger chaos test-claude-code lock docs clean stale
+.PHONY: help up dev build test simulate simulate-faults lint format types bench bench-ledger chaos test-claude-code test-scale lock docs clean stale
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -79,6 +79,9 @@ bench-ledger: $(DEVELOP) ## what the ledger folds, lags, catches up and proves i
 
 test-claude-code: $(DEVELOP) ## Claude Code itself against the proxy; installs it from npm first (needs Node and npm)
 	$(BIN)/python -m pytest tests/claude_code $(ARGS)
+
+test-scale: $(DEVELOP) ## proxies behind HAProxy and Redis 7, restarted in turn and killed under load (ROUNDS=5 CLIENTS=20)
+	SCALE_ROUNDS=$(or $(ROUNDS),5) SCALE_CLIENTS=$(or $(CLIENTS),20) $(BIN)/python -m pytest tests/scale $(ARGS)
 
 lock: $(DEVELOP) ## resolve requirements*.lock again after pyproject.toml changed; UPGRADE=1 takes the newest
 	@test -n "$(UV)" || $(INSTALL) uv

@@ -1,0 +1,85 @@
+"""A team's installation: three proxies behind HAProxy, two workers, Redis 7 and Postgres."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from tests.e2e.books import Books
+from tests.e2e.house import House, Proxy
+from tests.e2e.processes import Command, eventually, free_port, run
+from tests.scale.programs import Balancer, Redis7
+
+TERMS = {
+    # The balancer needs two failed checks, 0.1 s apart, and half of the machine's time may belong to others.
+    "DRAIN_DELAY": "1500ms",
+    "DRAIN_TIMEOUT": "60s",
+    "TRUSTED_PROXIES": "127.0.0.1",
+    "LOG_LEVEL": "info",
+}
+
+
+class Fleet:
+    """Its proxies and workers can be restarted and killed by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.house = House(folder / "house")
+        self.house.valkey = Redis7(folder / "redis")
+        self.books = Books(self.house)
+        self.ports = {f"proxy{number}": free_port() for number in (1, 2, 3)}
+        self.balancer = Balancer(folder, self.ports)
+        self.proxies: dict[str, Proxy] = {}
+        self.workers: dict[str, Command] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self.house)
+            assert self.house.worker is not None
+            self.workers = {"worker1": self.house.worker, "worker2": self.house.start_worker()}
+            stack.callback(self._end_workers)
+            for name in self.ports:
+                self.start(name, wait=False)
+            for proxy in self.proxies.values():
+                proxy.ready()
+            stack.enter_context(self.balancer)
+            self.wait_for_all()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(self, name: str, *, wait: bool = True) -> None:
+        """A proxy at its address; the third one is two processes."""
+        variables = TERMS | {"PROXY_PORT": str(self.ports[name]), "PROXY_WORKERS": "2" if name == "proxy3" else "1"}
+        proxy = self.proxies[name] = self.house.launch(variables, home=self.folder / name)
+        proxy.port = self.ports[name]
+        if wait:
+            proxy.ready()
+
+    def restart(self, name: str) -> None:
+        """End a proxy in order and start it again; once the balancer knows."""
+        self.proxies[name].process.ask_to_end()
+        assert self.proxies[name].wait() == 0, self.proxies[name].text
+        self.start(name)
+        self.wait_for_all()
+
+    def restart_worker(self, name: str) -> None:
+        """End a worker in order, and start it again."""
+        self.workers[name].stop()
+        self.workers[name] = self.house.start_worker()
+
+    def wait_for_all(self) -> None:
+        """Until the balancer sends requests to every proxy."""
+        eventually(lambda: self.balancer.up() == set(self.ports))
+
+    def verify(self) -> str:
+        """What `ledger verify` says; it must find nothing."""
+        status, said = run("ledger", "verify", home=self.folder / "verify", variables=self.house.addresses)
+        assert status == 0, said
+        return said
+
+    def _end_workers(self) -> None:
+        for worker in self.workers.values():
+            worker.stop()
