@@ -1,4 +1,8 @@
-"""The command `ccproxy`. Sub-commands of the workers join as entry points, so that neither house imports the other."""
+"""The command `ccproxy`: what starts things, and what asks how they stand.
+
+Other commands join as entry points: those of `service.commands`, and those of the workers, so that neither house
+imports the other.
+"""
 
 import asyncio
 import os
@@ -10,10 +14,9 @@ import click
 import msgspec
 from msgspec.structs import asdict, replace
 
+from service.commands import config_option, json_option, with_settings
 from service.console.key_commands import keys
 from service.console.running import DEFAULT_REDIS_URL, place_of, redis_url_of, running
-from service.errors import SettingsError
-from service.settings import Settings, load
 
 GROUP = "ccproxy.commands"
 
@@ -39,19 +42,6 @@ class Commands(click.Group):
 @click.version_option(version("claude-code-proxy"), prog_name="ccproxy")
 def main() -> None:
     """Relay Claude Code and every Messages API client along a chain of routes, and keep an exact ledger of it."""
-
-
-def with_settings(path: Path | None, *, to_serve: bool = False) -> Settings:
-    """The settings; an error in them ends the command with its message."""
-    try:
-        return load(path, to_serve=to_serve)
-    except SettingsError as error:
-        raise click.ClickException(error.message) from None
-
-
-config_option = click.option(
-    "--config", type=click.Path(path_type=Path), help="TOML file of settings, instead of CCPROXY_CONFIG."
-)
 
 
 @main.command()
@@ -94,9 +84,6 @@ def announce(pipe: int) -> None:
     """Tell the process that has started us that requests are answered."""
     os.write(pipe, b"1")
     os.close(pipe)
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 
 
 @main.command()

@@ -52,7 +52,7 @@ class Postgres(Server):
                 f"The data in {self.data} were made by Postgres {made_by}, and the program is {self.version}. To keep "
                 f"them: set {binaries.POSTGRES_VARIABLE} to a Postgres {made_by}, run `ccproxy up`, and in another "
                 f"terminal `ccproxy backup FILE`; then end it, move {self.place} away, and without that variable run "
-                "`ccproxy up` and `ccproxy restore FILE`. To begin anew: set CCPROXY_HOME to another folder."
+                "`ccproxy up` and `ccproxy restore --replace FILE`. To begin anew: set CCPROXY_HOME to another folder."
             )
 
     def _program(self) -> Path:

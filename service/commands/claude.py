@@ -1,0 +1,157 @@
+"""`ccproxy claude`: Claude Code pointed at the proxy, brought back, or started with it. Not here: its files."""
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from service.commands import with_settings
+from service.console.claude import (
+    BASE_URL,
+    ClaudeError,
+    bring_back,
+    env_of,
+    has_login,
+    home_of,
+    pristine_of,
+    project_settings,
+    read,
+    set_up,
+    user_settings,
+    variables,
+)
+from service.console.running import running
+from service.embedded.screen import proxy_url
+from service.settings import port_of
+
+PROBE_S = 2.0
+RESTORED = {
+    "nothing": "{path} was not set up; nothing to bring back.",
+    "pristine": "{path} is again what it was.",
+    "removed": "{path} is gone again: there was none before the set-up.",
+    "merged": "{path} has its own variables back. What else was changed since the set-up stays.",
+}
+Command = Callable[..., Any]
+
+
+@click.group()
+def claude() -> None:
+    """Point Claude Code at the proxy, bring its settings back, or start it."""
+
+
+def connection_options(command: Command) -> Command:
+    """The options of what points Claude Code somewhere."""
+    options = (
+        click.option("--url", metavar="URL", help="The proxy's address; default: the one of the settings."),
+        click.option(
+            "--key", metavar="KEY", prompt=True, prompt_required=False, hide_input=True,
+            help="A key of the proxy; without a value it is asked for.",
+        ),
+        click.option("--keep-login", is_flag=True, help="Show the key beside Claude Code's own login."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+project_option = click.option("--project", is_flag=True, help="Only for the project in this folder.")
+dry_option = click.option("--dry-run", is_flag=True, help="Only say what would change.")
+
+
+@claude.command("setup")
+@connection_options
+@project_option
+@dry_option
+def setup_claude(*, url: str | None, key: str | None, keep_login: bool, project: bool, dry_run: bool) -> None:
+    """Set the proxy's address in Claude Code's settings; all else in them stays."""
+    path = path_of(project=project)
+    with told_errors():
+        made = set_up(path, wanted(url, key, keep_login=keep_login), dry_run=dry_run)
+    for change in made:
+        click.echo(change.words)
+    if not made:
+        click.echo(f"{path} points there already.")
+    elif dry_run:
+        click.echo(f"{path} would be changed so.")
+    else:
+        click.echo(
+            f"{path} is changed; {pristine_of(path).name} keeps what it was. `ccproxy claude restore` undoes it."
+        )
+
+
+@claude.command("restore")
+@project_option
+@dry_option
+def restore_claude(*, project: bool, dry_run: bool) -> None:
+    """Bring Claude Code's settings back to what they were before the first set-up."""
+    path = path_of(project=project)
+    with told_errors():
+        how = bring_back(path, dry_run=dry_run)
+    click.echo(("Would be: " if dry_run and how != "nothing" else "") + RESTORED[how].format(path=path))
+
+
+@claude.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@connection_options
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run_claude(*, url: str | None, key: str | None, keep_login: bool, arguments: tuple[str, ...]) -> None:
+    """Start Claude Code, with ARGUMENTS, so that it uses the proxy: `ccproxy claude run -- -p "Hello"`."""
+    program = shutil.which("claude")
+    if program is None:
+        raise click.ClickException(
+            "there is no `claude` on the PATH; install Claude Code (`npm install -g @anthropic-ai/claude-code`)"
+        )
+    with told_errors():
+        env = wanted(url, key, keep_login=keep_login)
+        warn_of(env[BASE_URL])
+    try:
+        os.execve(program, [program, *arguments], {**os.environ, **env})  # noqa: S606 - it takes our place
+    except OSError as error:
+        raise click.ClickException(f"{program} can't be started ({error.strerror})") from None
+
+
+def wanted(url: str | None, key: str | None, *, keep_login: bool) -> dict[str, str]:
+    """The variables that Claude Code needs here."""
+    if keep_login and not key:
+        raise click.UsageError("--keep-login goes with --key")
+    home = home_of(os.environ)
+    logged_in = has_login(home, read(user_settings(home)).settings, os.environ)
+    return variables(url or usual_url(), key, logged_in=logged_in, keep_login=keep_login)
+
+
+def usual_url() -> str:
+    """Where the proxy is: a running `ccproxy up`, or as the settings say."""
+    settings = with_settings(None)
+    return running(settings.home).get("proxy_url") or proxy_url(settings)
+
+
+def warn_of(url: str) -> None:
+    """Say what would keep Claude Code from the proxy, and go on."""
+    home = home_of(os.environ)
+    for path in (user_settings(home), project_settings(Path.cwd())):
+        other = env_of(read(path).settings).get(BASE_URL)
+        if other not in (None, url):
+            click.echo(f"{path} sets {BASE_URL} to {other}, which stands above this command's.", err=True)
+    try:
+        socket.create_connection((urlsplit(url).hostname or "", port_of(url)), timeout=PROBE_S).close()
+    except OSError:
+        click.echo(f"Nothing answers at {url} yet; start the proxy with `ccproxy up`.", err=True)
+
+
+def path_of(*, project: bool) -> Path:
+    """The file of settings that is meant."""
+    return project_settings(Path.cwd()) if project else user_settings(home_of(os.environ))
+
+
+@contextmanager
+def told_errors() -> Iterator[None]:
+    """What is wrong with Claude Code's files ends the command with its message."""
+    try:
+        yield
+    except ClaudeError as error:
+        raise click.ClickException(str(error)) from None
