@@ -57,10 +57,11 @@ class Parts:
         )
         self.watcher = Watcher(self.redis, self.outbox, clock, settings, self.drain)
         self.wires = Wires(settings.timeouts)
+        self.credentials = Credentials(settings, self.redis, clock)
         self.relay = Relay(
             settings,
             wires=self.wires,
-            credentials=Credentials(),
+            credentials=self.credentials,
             outbox=self.outbox,
             watcher=self.watcher,
             resources=Resources(self.redis),
@@ -81,10 +82,12 @@ class Parts:
         """Begin what runs beside the requests."""
         await self.outbox.start()
         await self.watcher.start()
+        await self.credentials.start()
 
     async def stop(self) -> None:
         """End it; what is still to be written down is written down."""
         await self.relay.stop()
+        await self.credentials.stop()
         await self.outbox.stop()
         await self.watcher.stop()
         await self.wires.close()

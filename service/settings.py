@@ -38,6 +38,8 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 CLAUDE_CODE_CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
 """The public OAuth client id of Claude Code, in whose credentials file the subscription's tokens lie."""
+SHARE_KEY_CHARS = 32
+"""Too many to be guessed: what is sealed lies where others may read it."""
 CLIENT_ROUTE_ID = "anthropic:client"
 DEFAULT_CREDENTIALS_PATH = "~/.claude/.credentials.json"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
@@ -97,6 +99,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("CLAUDE_OAUTH_REFRESH_URL", "https://platform.claude.com/v1/oauth/token", "where tokens are refreshed"),
     Variable("CLAUDE_OAUTH_CLIENT_ID", CLAUDE_CODE_CLIENT_ID, "OAuth client that the tokens belong to"),
     Variable("CLAUDE_OAUTH_REFRESH_SKEW_MS", "300000", "a token is stale this long before it expires"),
+    Variable(
+        "CLAUDE_OAUTH_SHARE_KEY",
+        "",
+        "the same secret on every host: proxies share the access token, sealed with it, by way of Redis",
+    ),
     Variable("SUBSCRIPTION_WEEKLY_LIMIT", "0", "tokens a week for `subscription`; 0 is no limit"),
     Variable("STRIP_SUBSCRIPTION_THINKING", "unsigned", "thinking blocks left out: `unsigned`, `all` or `none`"),
     Variable("ZAI_API_KEY", "", "key of the route `zai`"),
@@ -298,11 +305,12 @@ class StaticKey(Struct, frozen=True):
 
 
 class OAuth(Struct, frozen=True):
-    """Where and how subscription tokens are refreshed."""
+    """Where and how subscription tokens are refreshed. Without a `share_key` they are not shared over hosts."""
 
     refresh_url: str = "https://platform.claude.com/v1/oauth/token"
     client_id: str = CLAUDE_CODE_CLIENT_ID
     skew_ms: int = 300_000
+    share_key: Secret = Secret("")
 
 
 class DrainTimes(Struct, frozen=True):
@@ -597,11 +605,7 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         policy=policy(read),
         prices=prices(file),
         timeouts=timeouts(read),
-        oauth=OAuth(
-            refresh_url=read.url("CLAUDE_OAUTH_REFRESH_URL", OAuth().refresh_url),
-            client_id=read.text("CLAUDE_OAUTH_CLIENT_ID", CLAUDE_CODE_CLIENT_ID),
-            skew_ms=read.integer("CLAUDE_OAUTH_REFRESH_SKEW_MS", 300_000),
-        ),
+        oauth=oauth(read),
         strip_thinking=read.choice("STRIP_SUBSCRIPTION_THINKING", "unsigned", ("unsigned", "all", "none")),  # type: ignore[arg-type]
         max_body_bytes=read.integer("MAX_BODY_BYTES", 33_554_432, least=1_024),
         redis_url=redis_url(read, "REDIS_URL"),
@@ -617,6 +621,21 @@ def build(read: Reader, file: File, origin: str) -> Settings:
     )
     check(settings)
     return settings
+
+
+def oauth(read: Reader) -> OAuth:
+    """How the subscription's tokens are refreshed and shared."""
+    share_key = read.text("CLAUDE_OAUTH_SHARE_KEY")
+    if share_key and len(share_key) < SHARE_KEY_CHARS:
+        raise SettingsError(
+            f"CLAUDE_OAUTH_SHARE_KEY: shorter than {SHARE_KEY_CHARS} characters; make one: openssl rand -hex 32"
+        )
+    return OAuth(
+        refresh_url=read.url("CLAUDE_OAUTH_REFRESH_URL", OAuth().refresh_url),
+        client_id=read.text("CLAUDE_OAUTH_CLIENT_ID", CLAUDE_CODE_CLIENT_ID),
+        skew_ms=read.integer("CLAUDE_OAUTH_REFRESH_SKEW_MS", 300_000),
+        share_key=Secret(share_key),
+    )
 
 
 def base_path(text: str) -> str:

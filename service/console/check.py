@@ -8,11 +8,13 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from service.providers.credentials_file import CredentialsFile, NoLogin, Unreadable
 from service.settings import Route, Settings, port_of
 
 TIMEOUT_S = 5.0
@@ -58,11 +60,37 @@ async def check_route(route: Route, settings: Settings) -> Finding:
     """Whether a route has a credential and an address that answers."""
     if route.off:
         return Finding(route.id, None, route.off)
-    if route.auth == "oauth" and not route.api_key and not os.access(route.credentials_path, os.R_OK):
-        return Finding(route.id, False, f"{route.credentials_path} can't be read; log in with Claude Code")
     if await is_self(route.base_url, settings):
         return Finding(route.id, False, f"{route.base_url} is this proxy itself; correct the address")
-    return await check_place(route.id, route.base_url)
+    place = await check_place(route.id, route.base_url)
+    if route.auth != "oauth":
+        return place
+    is_good, words = await asyncio.to_thread(look_at_login, route, settings)
+    return Finding(route.id, bool(place.ok and is_good), f"{place.words}; {words}")
+
+
+def look_at_login(route: Route, settings: Settings) -> tuple[bool, str]:
+    """Whether a subscription's token is good, or will be once the proxy runs; and how long, or what mends it."""
+    if route.api_key:
+        return True, "its token is a static one, which is never refreshed"
+    file = CredentialsFile(route.credentials_path)
+    shared = bool(settings.oauth.share_key and settings.redis_url)
+    try:
+        tokens = file.read()
+    except (NoLogin, Unreadable) as error:
+        words = f"{file.path}: {error}" if isinstance(error, Unreadable) else f"{file.path} {error}"
+        return shared, f"{words}; " + ("another host's token is used" if shared else "log in with Claude Code")
+    can_refresh = bool(tokens.refresh_token) and file.can_write()
+    left_s = tokens.expires_at_ms // 1000 - int(time.time())
+    state = f"its token is good for {left_s // 60} minutes" if left_s > 0 else "its token has expired"
+    if not tokens.expires_at_ms:
+        return True, "its token does not expire"
+    if can_refresh:
+        return True, f"{state}, and is refreshed by the proxy"
+    if shared:
+        return True, f"{state}, and is refreshed by another host"
+    why = "the file can't be written to" if tokens.refresh_token else "there is no refresh token"
+    return left_s > 0, f"{state}, and the proxy can't refresh it: {why}; log in with Claude Code again when it expires"
 
 
 async def check_place(what: str, url: str) -> Finding:

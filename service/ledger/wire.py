@@ -54,6 +54,21 @@ def resource_key(resource_id: str) -> str:
     return f"{PREFIX}:resource:{resource_id}"
 
 
+def oauth_token_key(route: str) -> str:
+    """A subscription's access token, sealed; it expires with the token."""
+    return f"{PREFIX}:{{{route}}}:oauth-token"
+
+
+def oauth_asked_key(route: str) -> str:
+    """Asks whoever can to refresh a subscription's token: names the one that is no use any more; expires."""
+    return f"{PREFIX}:{{{route}}}:oauth-asked"
+
+
+def oauth_lease_key(route: str) -> str:
+    """Held by the one proxy of the fleet that refreshes a subscription's token; expires."""
+    return f"{PREFIX}:{{{route}}}:oauth-lease"
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A stream's ledger as of a checkpoint.
 

@@ -1,68 +1,93 @@
-"""The credential of a route, as the provider wants to see it.
+"""The credential of a route, as the provider wants to see it: an API key, a subscription's static token, or one that is
+kept fresh beside the requests.
 
-A subscription's token comes from the settings, or from Claude Code's own credentials file, read anew when it changes.
-Not here: refreshing a token. A stale one is Claude Code's to refresh; until then the route is passed over.
+Not here: how a token is kept fresh (`subscription`), and clients' own credentials, which pass as they came.
 """
 
 import asyncio
-import os
-from pathlib import Path
+import contextlib
+import logging
 
-import msgspec
-from msgspec import Struct
+from redis.asyncio import Redis
 
-from service.settings import Route
+from service.clock import Clock
+from service.providers.credentials_file import CredentialsFile
+from service.providers.shared_token import SharedToken
+from service.providers.subscription import Subscription
+from service.providers.token_endpoint import TokenEndpoint
+from service.settings import OAuth, Route, Settings
+
+log = logging.getLogger("ccproxy.oauth")
+
+TICK_S = 1.0
 
 
 class NoCredential(Exception):
     """The route has no usable credential now; the message names the mend."""
 
 
-class OAuthTokens(Struct, rename="camel"):
-    """`claudeAiOauth` of the credentials file; `expires_at` is Unix time in milliseconds."""
-
-    access_token: str
-    expires_at: int = 0
-
-
-class CredentialsFile(Struct, rename="camel"):
-    """What is read of the file; other keys are others' business."""
-
-    claude_ai_oauth: OAuthTokens
-
-
 class Credentials:
-    """Looks up credentials; files are read in a thread and remembered until they change."""
+    """Looks up credentials, and keeps those fresh that can be refreshed."""
 
-    def __init__(self) -> None:
-        self._files: dict[str, tuple[tuple[int, int], OAuthTokens]] = {}
+    def __init__(self, settings: Settings, redis: Redis | None, clock: Clock) -> None:
+        self._subscriptions = {
+            route.id: subscription_of(route, settings.oauth, redis, clock)
+            for route in settings.routes
+            if route.auth == "oauth" and not route.api_key and not route.off
+        }
+        self._task: asyncio.Task[None] | None = None
 
-    async def of(self, route: Route, now_ms: int) -> str:
-        """The key or token of a route. Raises NoCredential."""
+    async def start(self) -> None:
+        """Begin to refresh ahead of expiry."""
+        if self._subscriptions:
+            self._task = asyncio.create_task(self._tick_forever(), name="credentials.tick")
+
+    async def stop(self) -> None:
+        """End, once refreshes under way are saved."""
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions.values()))
+
+    async def of(self, route: Route) -> str:
+        """The key or token of a route; waits, not for long, for one that is being refreshed. Raises NoCredential."""
         if route.api_key:
             return route.api_key.reveal()
-        if route.auth != "oauth":
+        subscription = self._subscriptions.get(route.id)
+        if subscription is None:
             raise NoCredential(route.off or "no key")
-        tokens = await asyncio.to_thread(self._read, route.credentials_path)
-        if tokens.expires_at and tokens.expires_at <= now_ms:
-            raise NoCredential(
-                f"the token in {route.credentials_path} has expired; start Claude Code once to refresh it"
-            )
-        return tokens.access_token
+        token = await subscription.token()
+        if not token:
+            raise NoCredential(subscription.trouble)
+        return token
 
-    def _read(self, path: str) -> OAuthTokens:
-        try:
-            stat = os.stat(path)
-            stamp = (stat.st_mtime_ns, stat.st_size)
-            known = self._files.get(path)
-            if known and known[0] == stamp:
-                return known[1]
-            tokens = msgspec.json.decode(Path(path).read_bytes(), type=CredentialsFile).claude_ai_oauth
-        except FileNotFoundError:
-            raise NoCredential(
-                f"{path} does not exist; log in with Claude Code, or set CLAUDE_CODE_OAUTH_TOKEN"
-            ) from None
-        except (OSError, msgspec.DecodeError) as error:
-            raise NoCredential(f"{path} can't be read: {type(error).__name__}") from None
-        self._files[path] = (stamp, tokens)
-        return tokens
+    async def refused(self, route: Route, token: str) -> bool:
+        """Whether another token is at hand now than this one, which the provider answered with 401.
+
+        A refresh is forced for it, once, unless the file or another host holds another one already. The attempt is
+        then worth repeating, once.
+        """
+        subscription = self._subscriptions.get(route.id)
+        return subscription is not None and await subscription.refused(token)
+
+    async def _tick_forever(self) -> None:
+        while True:
+            for name, subscription in self._subscriptions.items():
+                try:
+                    await subscription.tick()
+                except OSError as error:
+                    log.warning("oauth.tick_failed", extra={"route": name, "why": error.strerror})
+            await asyncio.sleep(TICK_S)
+
+
+def subscription_of(route: Route, oauth: OAuth, redis: Redis | None, clock: Clock) -> Subscription:
+    """A route's subscription, with what it is made of."""
+    return Subscription(
+        route.id,
+        CredentialsFile(route.credentials_path),
+        TokenEndpoint(oauth),
+        SharedToken(redis, oauth.share_key, route.id) if redis and oauth.share_key else None,
+        skew_ms=oauth.skew_ms,
+        now_ms=clock.now_ms,
+    )

@@ -162,7 +162,7 @@ class Relay:
         """Send the request; the head of the answer. The attempt is on the ledger before its first byte goes out."""
         route = one.route
         try:
-            credential = "" if route.auth == "client" else await self._credentials.of(route, one.started_ms)
+            credential = "" if route.auth == "client" else await self._credentials.of(route)
         except NoCredential as error:
             raise Fault(Failure("credential", "credential", message=str(error))) from None
         one.credential = credential

@@ -1,7 +1,9 @@
 """`ccproxy check`: would this work? Asked of real sockets on the loopback, and of nobody else."""
 
 import asyncio
+import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,8 +11,19 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from service.console.check import Finding, check_all, check_home, check_place, check_route, is_local, is_self, port_at
-from service.settings import Route, Secret, Settings, load
+from service.console.check import (
+    Finding,
+    check_all,
+    check_home,
+    check_place,
+    check_route,
+    is_local,
+    is_self,
+    look_at_login,
+    port_at,
+)
+from service.providers.credentials_file import CredentialsFile
+from service.settings import OAuth, Route, Secret, Settings, load
 
 
 @asynccontextmanager
@@ -104,16 +117,74 @@ async def test_a_route_with_a_key_and_an_address_is_good(settings: Settings) -> 
         assert (await check_route(route_at(settings, f"http://127.0.0.1:{port}"), settings)).ok
 
 
-async def test_a_subscription_needs_its_file(settings: Settings, tmp_path: Path) -> None:
-    """One that can be read, unless there is a token."""
+@pytest.fixture
+def login(settings: Settings, tmp_path: Path) -> Route:
+    """A subscription whose credentials file is where a test puts it."""
+    route = route_at(settings, "http://127.0.0.1:1")
+    return replace(route, auth="oauth", api_key=Secret(""), credentials_path=str(tmp_path / "c"))
+
+
+def write_login(route: Route, left_s: int, refresh: str = "r") -> None:
+    """A log-in whose token lives for so long."""
+    expires_at_ms = int(time.time() + left_s) * 1000
+    tokens = {"accessToken": "a-secret-token", "refreshToken": refresh, "expiresAt": expires_at_ms}
+    Path(route.credentials_path).write_text(json.dumps({"claudeAiOauth": tokens}))
+
+
+def test_a_subscription_needs_its_file(settings: Settings, login: Route) -> None:
+    """With a log-in in it, unless there is a static token, or other hosts that share theirs."""
+    assert look_at_login(login, settings) == (
+        False,
+        f"{login.credentials_path} does not exist; log in with Claude Code",
+    )
+    Path(login.credentials_path).write_text("{}")
+    assert look_at_login(login, settings)[0] is False
+    Path(login.credentials_path).write_text('{"claudeAi')
+    is_good, words = look_at_login(login, settings)
+    assert (is_good, "log in with Claude Code" in words) == (False, True)
+    assert look_at_login(replace(login, api_key=Secret("t")), settings)[0]
+    sharing = replace(settings, redis_url="redis://h", oauth=OAuth(share_key=Secret("k" * 32)))
+    assert look_at_login(login, sharing)[0]
+
+
+@pytest.mark.parametrize(
+    ("left_s", "refresh", "writable", "is_good", "words"),
+    [
+        (3630, "r", True, True, "good for 60 minutes, and is refreshed by the proxy"),
+        (-5, "r", True, True, "has expired, and is refreshed by the proxy"),
+        (3630, "", True, True, "can't refresh it: there is no refresh token"),
+        (-5, "", True, False, "can't refresh it: there is no refresh token"),
+        (3630, "r", False, True, "can't refresh it: the file can't be written to"),
+        (-5, "r", False, False, "can't refresh it: the file can't be written to"),
+    ],
+)
+def test_a_log_in_is_told_as_it_is(
+    settings: Settings,
+    login: Route,
+    monkeypatch: pytest.MonkeyPatch,
+    left_s: int,
+    refresh: str,
+    writable: bool,  # noqa: FBT001 - a column of the table above
+    is_good: bool,  # noqa: FBT001 - likewise
+    words: str,
+) -> None:
+    """How long its token lives, who refreshes it, and no word of the token."""
+    write_login(login, left_s, refresh)
+    monkeypatch.setattr(CredentialsFile, "can_write", lambda _: writable)
+    found = look_at_login(login, settings)
+    assert found[0] is is_good
+    assert words in found[1]
+    assert "a-secret-token" not in found[1]
+
+
+async def test_a_subscription_needs_its_address_as_well(settings: Settings, login: Route, free_port: int) -> None:
+    """Both are told."""
+    write_login(login, 3600)
     async with listening() as port:
-        url = f"http://127.0.0.1:{port}"
-        route = replace(route_at(settings, url), auth="oauth", api_key=Secret(""), credentials_path=str(tmp_path / "c"))
-        finding = await check_route(route, settings)
-        assert (finding.ok, "log in with Claude Code" in finding.words) == (False, True)
-        (tmp_path / "c").write_text("{}")
-        assert (await check_route(route, settings)).ok
-        assert (await check_route(replace(route, credentials_path="/none", api_key=Secret("t")), settings)).ok
+        finding = await check_route(replace(login, base_url=f"http://127.0.0.1:{port}"), settings)
+    assert finding.ok
+    assert finding.words.startswith(f"127.0.0.1:{port} answers; its token is good for")
+    assert not (await check_route(replace(login, base_url=f"http://127.0.0.1:{free_port}"), settings)).ok
 
 
 async def test_a_route_to_oneself_is_a_loop(settings: Settings) -> None:

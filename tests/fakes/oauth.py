@@ -19,13 +19,17 @@ USAGE_PATH = "/api/oauth/usage"
 
 
 class OAuth:
-    """The authority of one fake; what it issues becomes valid for the Messages API."""
+    """The authority of one fake; what it issues becomes valid for the Messages API.
+
+    `wait_ms`: how long an answer is on its way, though what it tells has happened already.
+    """
 
     def __init__(self, credentials: Credentials, refresh_tokens: set[str]) -> None:
         self._credentials = credentials
         self.refresh_tokens = refresh_tokens
         self.issued: list[tuple[str, str]] = []
         self.expires_in_s = EXPIRES_IN_S
+        self.wait_ms = 0
         self.utilization: dict[str, float] = {"five_hour": 12.0, "seven_day": 34.0, "seven_day_opus": 5.0}
 
     def token(self, request: Received) -> Reply:
@@ -39,7 +43,8 @@ class OAuth:
         if token not in self.refresh_tokens:
             return _refusal("invalid_grant", "Refresh token not found or invalid")
         self.refresh_tokens.discard(str(token))
-        return reply.json(self._issue())
+        answer = reply.json(self._issue())
+        return answer.pausing(self.wait_ms) if self.wait_ms else answer
 
     def _issue(self) -> dict[str, Any]:
         access = f"sk-ant-oat01-{secrets.token_hex(24)}"

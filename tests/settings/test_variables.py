@@ -51,6 +51,7 @@ EFFECTS: list[tuple[str, str, str, Any]] = [
     ("CLAUDE_OAUTH_REFRESH_URL", "http://o.example/token", "oauth.refresh_url", "http://o.example/token"),
     ("CLAUDE_OAUTH_CLIENT_ID", "me", "oauth.client_id", "me"),
     ("CLAUDE_OAUTH_REFRESH_SKEW_MS", "1", "oauth.skew_ms", 1),
+    ("CLAUDE_OAUTH_SHARE_KEY", "k" * 32, "oauth.share_key", Secret("k" * 32)),
     ("SUBSCRIPTION_WEEKLY_LIMIT", "7", "routes.subscription.weekly_tokens", 7),
     ("STRIP_SUBSCRIPTION_THINKING", "all", "strip_thinking", "all"),
     ("ZAI_API_KEY", "zai-2", "routes.zai.api_key", Secret("zai-2")),
@@ -308,6 +309,7 @@ MISTAKES = [
     ("DRAIN_TIMEOUT", "soon"),
     ("DRAIN_TIMEOUT", "1441m"),
     ("PROXY_API_KEYS", "alice:short"),
+    ("CLAUDE_OAUTH_SHARE_KEY", "short"),
     ("CLIENT_CREDENTIALS", "sometimes"),
     ("ANTHROPIC_BASE_URL", "api.anthropic.com"),
     ("ANTHROPIC_BASE_URL", "ftp://api.anthropic.com"),
@@ -363,6 +365,7 @@ def test_a_mistake_names_its_variable(name: str, text: str) -> None:
         ("REDIS_URL", "http://:hunter2@host"),
         ("PROXY_API_KEYS", "alice:hunter2"),
         ("PROXY_API_KEYS", "hunter2"),
+        ("CLAUDE_OAUTH_SHARE_KEY", "hunter2"),
     ],
 )
 def test_a_mistake_never_repeats_a_secret(name: str, text: str) -> None:

@@ -1,0 +1,107 @@
+"""The token endpoint of Anthropic's OAuth: a refresh token goes in, fresh tokens come out, and the old one is dead.
+
+Source: what public clients of it send and get, gathered from their sources; there is no official page.
+Not here: whether to ask (`subscription`), and keeping what comes (`credentials_file`).
+"""
+
+import asyncio
+import re
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from service.providers.credentials_file import Tokens
+from service.settings import OAuth
+
+TIMEOUT_S = 15.0
+"""For the whole request: whoever stops meanwhile waits for it, because its answer can't be had twice."""
+CONNECT_S = 5.0
+MAX_BYTES = 64 * 1024
+USUAL_LIFE_S = 28_800
+"""An access token lives for eight hours, should the answer not say."""
+ERROR_CODE = re.compile(r"[a-z_]{1,40}")
+"""Codes of RFC 6749; anything else that an answer says is not repeated, it may quote a token."""
+
+
+class Refused(Exception):
+    """`invalid_grant`: the refresh token is used up, revoked or expired. Only a new log-in helps."""
+
+
+class Later(Exception):
+    """No tokens this time. `after_s` is the wait that the endpoint asked for; the message holds no secret."""
+
+    def __init__(self, words: str, after_s: float = 0.0) -> None:
+        super().__init__(words)
+        self.after_s = after_s
+
+
+class Issued(Struct):
+    """A good answer."""
+
+    access_token: str
+    refresh_token: str = ""
+    expires_in: float = USUAL_LIFE_S
+
+
+class ErrorAnswer(Struct):
+    """A bad one, by RFC 6749; others have an object for `error`."""
+
+    error: object = ""
+
+
+class TokenEndpoint:
+    """Asks the endpoint that the settings name."""
+
+    def __init__(self, oauth: OAuth) -> None:
+        self._oauth = oauth
+
+    async def refresh(self, refresh_token: str, now_ms: int) -> Tokens:
+        """Fresh tokens for a refresh token. Raises Refused, Later."""
+        ask = {"grant_type": "refresh_token", "refresh_token": refresh_token, "client_id": self._oauth.client_id}
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                status, headers, content = await self._post(ask)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError, ValueError) as error:
+            raise Later(f"can't be reached ({type(error).__name__})") from None
+        if status != 200:
+            raise failure_of(status, headers, content)
+        try:
+            issued = msgspec.json.decode(content, type=Issued)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise Later("answered without a token") from None
+        if not issued.access_token:
+            raise Later("answered without a token")
+        return Tokens(
+            issued.access_token, issued.refresh_token or refresh_token, now_ms + int(issued.expires_in * 1000)
+        )
+
+    async def _post(self, ask: dict[str, str]) -> tuple[int, httpx.Headers, bytes]:
+        """Status, headers and the bounded body. A client of its own: it is needed once in hours."""
+        limits = httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)
+        client = await asyncio.to_thread(httpx.AsyncClient, timeout=limits)  # reading certificates takes a while
+        async with client, client.stream("POST", self._oauth.refresh_url, json=ask) as response:
+            content = b""
+            async for part in response.aiter_bytes():
+                content += part
+                if len(content) > MAX_BYTES:
+                    raise ValueError("no token is that long")
+            return response.status_code, response.headers, content
+
+
+def failure_of(status: int, headers: httpx.Headers, content: bytes) -> Refused | Later:
+    """What an answer other than 200 means."""
+    try:
+        code = msgspec.json.decode(content, type=ErrorAnswer).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        code = ""
+    if code == "invalid_grant":
+        return Refused()
+    named = code if isinstance(code, str) and ERROR_CODE.fullmatch(code) else ""
+    return Later(f"answered with status {status}{f' ({named})' if named else ''}", retry_after_s(headers))
+
+
+def retry_after_s(headers: httpx.Headers) -> float:
+    """The wait in seconds that the answer asks for, 0 when it names none."""
+    text = headers.get("retry-after", "").strip()
+    return float(text) if text.isdecimal() and len(text) < 9 else 0.0

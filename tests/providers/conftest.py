@@ -1,0 +1,80 @@
+"""A token endpoint, a real Valkey, and subscriptions before them, each as another process would have it."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from service.app import open_redis
+from service.embedded.valkey import Valkey
+from service.providers.credentials_file import CredentialsFile
+from service.providers.shared_token import SharedToken
+from service.providers.subscription import Subscription
+from service.providers.token_endpoint import TokenEndpoint
+from service.settings import OAuth, Secret
+from tests.fakes import FakeProvider
+from tests.providers.making import OLD_REFRESH, Time, log_in
+
+SHARE_KEY = "a-share-key-of-more-than-thirty-two-characters"
+MakeSubscription = Callable[..., Subscription]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeProvider]:
+    """The subscription's provider, which knows the old refresh token."""
+    with FakeProvider("subscription", keys=set(), refresh_tokens={OLD_REFRESH}) as made:
+        yield made
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A credentials file whose token has expired."""
+    return log_in(tmp_path / ".credentials.json")
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A Valkey of this run."""
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
+    """A client as the proxy has it, on an empty server."""
+    client = open_redis(valkey.url)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def time() -> Time:
+    """The time that the subscriptions go by."""
+    return Time()
+
+
+@pytest.fixture
+async def subscribe(fake: FakeProvider, path: Path, time: Time) -> AsyncIterator[MakeSubscription]:
+    """Makes subscriptions; all are ended."""
+    made: list[Subscription] = []
+
+    def make(redis: Redis | None = None, *, file: Path = path, url: str = "", key: str = SHARE_KEY) -> Subscription:
+        oauth = OAuth(refresh_url=url or fake.base_url + "/v1/oauth/token")
+        shared = SharedToken(redis, Secret(key), "subscription") if redis else None
+        made.append(
+            Subscription(
+                "subscription",
+                CredentialsFile(str(file)),
+                TokenEndpoint(oauth),
+                shared,
+                skew_ms=oauth.skew_ms,
+                now_ms=time.now_ms,
+            )
+        )
+        return made[-1]
+
+    yield make
+    for subscription in made:
+        await subscription.stop()
