@@ -69,6 +69,7 @@ KEPT_ENDED_EARLY = 1_000
 V = TypeVar("V")
 CIRCUIT_SCOPES = frozenset(("route", "provider"))
 WAIT_SCOPES = frozenset(("throttle", "quota", "credential"))
+CREDENTIAL_SCOPES = frozenset(("credential",))
 
 
 def fold_route(ledger: RouteLedger, events: Iterable[RouteEvent]) -> RouteLedger:
@@ -267,8 +268,13 @@ def remember(memory: dict[str, V], name: str, value: V, most: int) -> None:
 
 
 def note_wait(ledger: RouteLedger, event: AttemptEnded) -> None:
-    """Begin, prolong or end the waits that providers ask for."""
-    if event.scope in WAIT_SCOPES:
+    """Begin, prolong or end the waits that providers ask for.
+
+    Counting tokens has limits of its own: a credential that is refused there is refused for messages, too, but its
+    throttles are no messages' throttles, and neither is its success their end.
+    """
+    scopes = CREDENTIAL_SCOPES if event.endpoint == "count_tokens" else WAIT_SCOPES
+    if event.scope in scopes:
         known = ledger.waits.get(event.scope)
         if known is None or outlasts(event, known):
             ledger.waits[event.scope] = Wait(
@@ -279,7 +285,11 @@ def note_wait(ledger: RouteLedger, event: AttemptEnded) -> None:
                 message=event.message,
             )
     elif event.outcome == "ok" and ledger.waits:
-        ledger.waits = {scope: wait for scope, wait in ledger.waits.items() if wait.at_ms > event.started_at_ms}
+        ledger.waits = {
+            scope: wait
+            for scope, wait in ledger.waits.items()
+            if wait.at_ms > event.started_at_ms or scope not in scopes
+        }
 
 
 def outlasts(event: AttemptEnded, known: Wait) -> bool:

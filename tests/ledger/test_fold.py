@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.ledger import fold, wire
 from service.ledger.events import (
@@ -489,3 +490,13 @@ def test_denied_models_are_bounded() -> None:
     assert len(ledger.missing_models) == KEPT_MISSING_MODELS
     assert "m1" not in ledger.missing_models
     assert {"m0", "m2", "new"} <= ledger.missing_models.keys()
+
+
+@pytest.mark.parametrize(("scope", "waits"), [("throttle", []), ("quota", []), ("credential", ["credential"])])
+def test_counting_tokens_has_limits_of_its_own(scope: str, waits: list[str]) -> None:
+    """Its throttles hold up no message, and its success ends no message's wait; a bad credential is one for all."""
+    refused = replace(waited(1, NOW_MS, NOW_MS + HOUR_MS, scope), endpoint="count_tokens")
+    assert list(after(refused).waits) == waits
+    success = ended(2, NOW_MS + 9, started_at_ms=NOW_MS + 1, endpoint="count_tokens")
+    left = after(waited(1, NOW_MS, NOW_MS + HOUR_MS, scope), success).waits
+    assert list(left) == ([] if scope == "credential" else [scope])
