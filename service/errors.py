@@ -7,6 +7,7 @@
     |  |- KeyForbids              400  policy_blocked
     |  |- KeySpent                429  billing_error
     |  |- KeyBusy                 429  rate_limit_error
+    |  |- PromptTooLong           400  invalid_request_error
     |  |- NotFound                404  not_found_error
     |  |- MethodNotAllowed        405  invalid_request_error
     |  |- BodyTooLarge            413  request_too_large
@@ -79,6 +80,10 @@ class KeyBusy(ClientError):
     status = 429
     type = "rate_limit_error"
     should_retry = True
+
+
+class PromptTooLong(ClientError):
+    """The prompt is larger than any model holds that a route could send it to."""
 
 
 class NotFound(ClientError):

@@ -133,9 +133,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("CIRCUIT_BREAKER_DEGRADED_THRESHOLD", "3", "failures in a row from which a route is shown as degraded"),
     Variable("CIRCUIT_BREAKER_UNAVAILABLE_THRESHOLD", "5", "failures in a row that open the circuit"),
     Variable("CIRCUIT_BREAKER_HEALTH_CHECK_INTERVAL", "30000", "accepted; probes are real requests here, no timers"),
-    Variable("CONTEXT_WINDOW_ENABLED", "false", "accepted; truncation is not built yet, requests are never cut"),
-    Variable("CONTEXT_WINDOW_LIMIT", "200000", "accepted, as above"),
-    Variable("CONTEXT_WINDOW_TRUNCATION_THRESHOLD", "0.8", "accepted, as above"),
+    Variable("CONTEXT_WINDOW_ENABLED", "false", "`true`: too long a conversation loses its oldest messages"),
+    Variable("CONTEXT_WINDOW_LIMIT", "200000", "tokens of the context window that conversations are cut for"),
+    Variable("CONTEXT_WINDOW_TRUNCATION_THRESHOLD", "0.8", "part of that window which a conversation may fill"),
     Variable("REDIS_URL", "redis://127.0.0.1:6379/0", "the ledger's Redis; `up` brings its own when it is not set"),
     Variable("RQ_REDIS_URL", "as REDIS_URL", "Redis of the workers' queue, when the ledger lies on a Cluster"),
     Variable("DATABASE_URL", "from DB_*", "the workers' Postgres; `up` brings its own when neither is set"),
@@ -280,10 +280,22 @@ class Timeouts(Struct, frozen=True):
     ping_ms: int = 15_000
 
 
+class ModelLimits(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a model can hold and read; None is not known.
+
+    `context_tokens` is the largest prompt, `output_tokens` the most that `max_tokens` may ask for.
+    """
+
+    context_tokens: Annotated[int, Meta(ge=1)] | None = None
+    output_tokens: Annotated[int, Meta(ge=1)] | None = None
+    reads_images: bool | None = None
+
+
 class Policy(Struct, frozen=True):
-    """All that `service.routing` decides with."""
+    """All that `service.routing` decides with. `models` are patterns of names, in the order in which they are tried."""
 
     circuit: CircuitPolicy = CircuitPolicy()
+    models: tuple[tuple[str, ModelLimits], ...] = ()
     warning_percent: float = 90.0
     fallback_on_codes: tuple[int, ...] = ()
     model_map: dict[str, str] = {}
@@ -302,6 +314,19 @@ class StaticKey(Struct, frozen=True):
 
     key_id: str
     key: Secret
+
+
+class Truncation(Struct, frozen=True):
+    """Whether, and from how many tokens on, a conversation loses its oldest messages."""
+
+    enabled: bool = False
+    limit_tokens: int = 200_000
+    threshold: float = 0.8
+
+    @property
+    def most_tokens(self) -> int:
+        """What is left of a conversation fits into this."""
+        return int(self.limit_tokens * self.threshold)
 
 
 class OAuth(Struct, frozen=True):
@@ -349,6 +374,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     timeouts: Timeouts = Timeouts()
     oauth: OAuth = OAuth()
     strip_thinking: StripThinking = "unsigned"
+    truncation: Truncation = Truncation()
     max_body_bytes: int = 33_554_432
     redis_url: str | None = None
     rq_redis_url: str | None = None
@@ -422,6 +448,7 @@ class File(Struct, frozen=True, forbid_unknown_fields=True):
     providers: dict[str, ProviderFile] = field(default_factory=dict)
     routes: tuple[RouteFile, ...] = ()
     prices: dict[str, Price] = {}
+    models: dict[str, ModelLimits] = {}
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, to_serve: bool = True) -> Settings:
@@ -602,11 +629,12 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         client_credentials=read.choice("CLIENT_CREDENTIALS", "auto", ("auto", "prefer", "never")),  # type: ignore[arg-type]
         routes=file_routes(file, read, origin) if file.routes else usual_routes(read, providers_of(file, origin)),
         client_route=client_route(read, providers_of(file, origin)["anthropic"]),
-        policy=policy(read),
+        policy=policy(read, file),
         prices=prices(file),
         timeouts=timeouts(read),
         oauth=oauth(read),
         strip_thinking=read.choice("STRIP_SUBSCRIPTION_THINKING", "unsigned", ("unsigned", "all", "none")),  # type: ignore[arg-type]
+        truncation=truncation(read),
         max_body_bytes=read.integer("MAX_BODY_BYTES", 33_554_432, least=1_024),
         redis_url=redis_url(read, "REDIS_URL"),
         rq_redis_url=redis_url(read, "RQ_REDIS_URL"),
@@ -687,7 +715,7 @@ def log_level(read: Reader) -> LogLevel:
     return next((level for level in LOG_LEVELS if level == word), "info")
 
 
-def policy(read: Reader) -> Policy:
+def policy(read: Reader, file: File) -> Policy:
     """What routing decides with."""
     circuit = CircuitPolicy(
         enabled=read.flag("CIRCUIT_BREAKER_ENABLED", True),
@@ -698,6 +726,7 @@ def policy(read: Reader) -> Policy:
     )
     return Policy(
         circuit=circuit,
+        models=model_limits(file),
         warning_percent=read.number("QUOTA_WARNING_THRESHOLD", 90, least=1, most=100),
         fallback_on_codes=status_codes(read.text("FALLBACK_ON_CODES")),
         model_map=model_map(read.text("MODEL_FALLBACK_MAP")),
@@ -715,6 +744,22 @@ def prices(file: File) -> PriceList:
         {name: price for vendor in packaged.values() for name, price in vendor.items()}, dict[str, Price]
     )
     return PriceList(version + "+own" if file.prices else version, known | file.prices)
+
+
+def model_limits(file: File) -> tuple[tuple[str, ModelLimits], ...]:
+    """What models can hold and read: the file's own entries before the packaged ones."""
+    packaged = tomllib.loads(resources.files("service.routing").joinpath("models.toml").read_text(encoding="utf-8"))
+    known = {name: limits for vendor in packaged.values() for name, limits in vendor.items()}
+    return (*file.models.items(), *msgspec.convert(known, dict[str, ModelLimits]).items())
+
+
+def truncation(read: Reader) -> Truncation:
+    """Whether and from where on conversations are cut."""
+    return Truncation(
+        enabled=read.flag("CONTEXT_WINDOW_ENABLED", False),
+        limit_tokens=read.integer("CONTEXT_WINDOW_LIMIT", 200_000, least=1),
+        threshold=read.number("CONTEXT_WINDOW_TRUNCATION_THRESHOLD", 0.8, least=0.01, most=1),
+    )
 
 
 def status_codes(text: str) -> tuple[int, ...]:
@@ -885,8 +930,9 @@ def notices(read: Reader) -> tuple[str, ...]:
     codes = status_codes(read.text("FALLBACK_ON_CODES"))
     if codes and 529 not in codes:
         found.append("FALLBACK_ON_CODES leaves out 529, Anthropic's word for overloaded: such answers reach the client")
-    if read.flag("CONTEXT_WINDOW_ENABLED", False):
-        found.append("CONTEXT_WINDOW_ENABLED has no effect yet: requests are never truncated")
+    if (cut := truncation(read)).enabled:
+        most = f"{cut.most_tokens:,} tokens"
+        found.append(f"CONTEXT_WINDOW_ENABLED: conversations of more than {most} lose their oldest messages")
     return tuple(found)
 
 

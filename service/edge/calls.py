@@ -4,6 +4,7 @@ Unknown fields, headers and beta values are nobody's business here: clients and 
 """
 
 import contextlib
+import logging
 import re
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any
@@ -17,13 +18,18 @@ from service.edge.keys import Client
 from service.errors import BodyTooLarge, NotFound
 from service.ledger.events import Endpoint
 from service.providers.encodings import decode_body
+from service.providers.truncation import cut
 from service.relay import Call
-from service.settings import Settings
+from service.settings import Settings, Truncation
+
+log = logging.getLogger("ccproxy.edge")
 
 RESOURCE_ID = re.compile(r"[a-z]+_(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,128}")
 """An id in a path: unlike a word such as count_tokens it has a digit."""
 FILE_ID = re.compile(rb'"file_id"\s*:\s*"([^"\\]{1,128})"')
 ID_CHARS = 128
+TRIMMING = (b"clear_tool_uses", b"compact")
+"""Edits of `context_management` that shorten a conversation (Anthropic's documentation)."""
 MOST_FILE_IDS = 16
 """Look-ups of a request's files; all of them live on one route, so that the first ones tell."""
 STAINLESS_LIMIT_S = 3_600
@@ -48,6 +54,7 @@ class Fields(Struct):
     max_tokens: Raw = Raw(b"null")
     container: Raw = Raw(b"null")
     thread: Raw = Raw(b"null")
+    context_management: Raw = Raw(b"null")
 
 
 _fields_decoder = msgspec.json.Decoder(Fields)
@@ -86,6 +93,8 @@ async def read_call(
         )
         if endpoint in ("messages", "count_tokens"):
             read_fields(call)
+        if settings.truncation.enabled and endpoint == "messages":
+            shorten(call, settings.truncation)
     call.deadline_ms = deadline_ms(named, settings, stream=call.stream)
     return call
 
@@ -101,6 +110,7 @@ def read_fields(call: Call) -> None:
     call.stream = value_of(fields.stream) is True
     most = value_of(fields.max_tokens)
     call.max_tokens = most if isinstance(most, int) and most > 0 else 0
+    call.trimmed = any(edit in bytes(fields.context_management) for edit in TRIMMING)
     thread = value_of(fields.thread)
     call.threaded = isinstance(thread, dict)
     previous = thread.get("previous_message_id") if isinstance(thread, dict) else None
@@ -108,6 +118,27 @@ def read_fields(call: Call) -> None:
     files = FILE_ID.findall(call.plain)[:MOST_FILE_IDS] if b'"file_id"' in call.plain else []
     ids = [text for text in named if isinstance(text, str) and 0 < len(text) <= ID_CHARS]
     call.resource_ids += (*ids, *(file_id.decode("latin-1") for file_id in files))
+
+
+def shorten(call: Call, truncation: Truncation) -> None:
+    """Leave the oldest messages out of a conversation that is too long, and say so."""
+    shorter = cut(call.plain, truncation.most_tokens)
+    if shorter is None:
+        return
+    told = {"request": call.request_id}
+    if not shorter.dropped:
+        log.warning("truncation.skipped: %d tokens, and nothing can be cut", shorter.tokens_before, extra=told)
+        return
+    call.body = call.plain = shorter.body
+    call.headers = [header for header in call.headers if header[0] != b"content-encoding"]
+    call.dropped_messages = shorter.dropped
+    log.warning(
+        "Truncated: %d messages left out (%d → %d tokens)",
+        shorter.dropped,
+        shorter.tokens_before,
+        shorter.tokens_after,
+        extra=told,
+    )
 
 
 def value_of(raw: Raw) -> Any:

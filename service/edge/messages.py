@@ -49,6 +49,7 @@ def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain
     async def answer(scope: Scope, receive: Receive, reply: AsgiReply, request_id: str) -> None:
         client = keyring.identify(scope["headers"])
         call = await read_call(scope, receive, relay.settings, client, request_id, relay.clock.now_ms())
+        reply.dropped_messages = call.dropped_messages
         async with gate.admitted(client, call):
             watch = None if call.upload else disconnect(receive)  # an upload reads on, and notices by itself
             await while_wanted(relay.handle(call, reply), reply, watch, drain)

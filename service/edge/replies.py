@@ -21,6 +21,7 @@ class AsgiReply:
         self.streams = False
         self.route = ""
         self.attempts = 0
+        self.dropped_messages = 0
         self._send: Any = send
         self._request_id = request_id
 
@@ -29,6 +30,8 @@ class AsgiReply:
         self.started = True
         self.streams = any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers)
         own = [(b"x-ccproxy-request-id", self._request_id.encode()), (b"x-ccproxy-attempts", b"%d" % self.attempts)]
+        if self.dropped_messages:
+            own.append((b"x-ccproxy-truncated", b"%d messages" % self.dropped_messages))
         if self.route:
             own.append((b"x-ccproxy-route", self.route.encode()))
         if all(name != b"request-id" for name, _ in headers):

@@ -17,58 +17,38 @@ Towards Anthropic only what it is known to refuse is changed:
 - Thinking blocks without a signature. All of them when the conversation is of another vendor's model, whose signatures
   fail here; as the setting says on a subscription. An assistant message that is emptied by this is dropped.
 
-Towards others the lists are closed (`TOP_LEVEL`, `TOOL_FIELDS`), since they refuse what they
-don't know or, worse, misread it:
-
-- `metadata.user_id` stays out: it names the user's device and account, and is no business of another vendor.
-- The attribution block of Claude Code is out of `system`: there it is prompt text that differs and spoils the cache.
-- Messages of role `system` are folded into a user message, as text: the one before, else the one after (at its end,
-  since results of tools must come first), else one of their own. Claude Code does so itself when it is refused one.
-- Thinking blocks are out when the conversation is of another vendor's model: nobody else can read or check them.
-- `thinking` of type `adaptive` becomes `enabled` with half of `max_tokens` as its budget, or is left out where
-  `max_tokens` is too small for that.
-- Tools keep what a model needs. Tools of Anthropic's own (those with a `type`) are out, unless the request brings no
-  others: then it is about them, and an answer without them would pretend; the provider may refuse it.
-- `tool_reference`, which they do not know, becomes the name as text; `caller` is out of tool calls.
-- `cache_control` stays: Claude Code sends it to Z.AI directly as well, and nobody reports a refusal.
+What others get is the business of `bodies_for_others`.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
-from service.settings import Route, StripThinking
-
-Fields = dict[str, Raw]
-"""A JSON object whose values are undecoded."""
-BlockCleaner = Callable[[Fields], Fields | None]
-"""Gives the same object when nothing changes, None when the block goes."""
-
-TOP_LEVEL: Final = frozenset(
-    ("model", "messages", "max_tokens", "stop_sequences", "stream", "system", "temperature", "top_p", "top_k",
-     "metadata", "tools", "tool_choice", "thinking")
-)  # fmt: skip
-TOOL_FIELDS: Final = frozenset(("name", "description", "input_schema", "cache_control"))
-METADATA_LEFT_OUT: Final = frozenset(("user_id",))
-BLOCK_FIELDS_LEFT_OUT: Final = frozenset(("caller",))
-ATTRIBUTION: Final = "x-anthropic-billing-header"
-THINKING_BLOCKS: Final = frozenset(("thinking", "redacted_thinking"))
-BUDGET_LEAST_TOKENS: Final = 1_024
-BUDGET_MOST_TOKENS: Final = 32_000
+from service.providers.bodies_for_others import for_others
+from service.providers.parts import (
+    THINKING_BLOCKS,
+    UNREADABLE,
+    BlockCleaner,
+    Fields,
+    clean_messages,
+    encoded,
+    fields_of,
+    is_stripped,
+    text_of,
+    with_model,
+)
+from service.routing.context import limits_of
+from service.settings import Policy, Route, StripThinking
 
 # What Anthropic takes as an id (its refusals, seen in public issues), with what a new one begins with.
 ID_RULES: Final = {
     "tool_use": (re.compile(r"[a-zA-Z0-9_-]+"), re.compile(r"[^a-zA-Z0-9_-]"), "toolu_"),
     "server_tool_use": (re.compile(r"srvtoolu_[a-zA-Z0-9_]+"), re.compile(r"[^a-zA-Z0-9_]"), "srvtoolu_"),
 }
-
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-OBJECT = msgspec.json.Decoder(Fields)
-LIST = msgspec.json.Decoder(list[Raw])
 
 
 class BlockSurvey(Struct, gc=False):
@@ -95,12 +75,14 @@ class BodySurvey(Struct):
 SURVEY = msgspec.json.Decoder(BodySurvey)
 
 
-def clean_body(raw: bytes, *, route: Route, model_asked: str, model_sent: str, strip_thinking: StripThinking) -> bytes:
+def clean_body(
+    raw: bytes, *, route: Route, model_asked: str, model_sent: str, strip_thinking: StripThinking, policy: Policy
+) -> bytes:
     """The body for this route. `strip_thinking` is the setting for subscriptions."""
     strip = thinking_to_strip(route, model_asked, model_sent, strip_thinking)
     if route.provider.dialect == "anthropic":
         return for_anthropic(raw, model_asked, model_sent, strip)
-    return for_others(raw, model_sent, strip)
+    return for_others(raw, model_sent, strip, limits_of(model_sent, policy))
 
 
 def without_thinking(raw: bytes) -> bytes:
@@ -207,244 +189,3 @@ def thinking_remover(strip: StripThinking) -> BlockCleaner:
         return None if is_stripped(kind, signature, strip) else block
 
     return remove
-
-
-def is_stripped(kind: str, signature: str | None, strip: StripThinking) -> bool:
-    """Whether a block is a thinking block that must go."""
-    if strip == "all":
-        return kind in THINKING_BLOCKS
-    return strip == "unsigned" and kind == "thinking" and not signature
-
-
-def for_others(raw: bytes, model_sent: str, strip: StripThinking) -> bytes:
-    """The body as a provider takes it that copied the Messages API."""
-    fields = fields_of(raw)
-    if fields is None:
-        return raw
-    cleaned = {name: value for name, value in fields.items() if name in TOP_LEVEL}
-    cleaned = with_model(cleaned, model_sent)
-    cleaned = changed(cleaned, "metadata", clean_metadata)
-    cleaned = changed(cleaned, "system", clean_system)
-    cleaned = changed(cleaned, "thinking", lambda value: clean_thinking(value, cleaned.get("max_tokens")))
-    cleaned = clean_tools(cleaned)
-    cleaned = changed(cleaned, "messages", fold_system)
-    cleaned = clean_messages(cleaned, lambda block: clean_block(block, strip))
-    unchanged = len(cleaned) == len(fields) and all(cleaned[name] is value for name, value in fields.items())
-    return raw if unchanged else msgspec.json.encode(cleaned)
-
-
-def clean_metadata(value: Raw) -> Raw | None:
-    """Metadata without what names the user; None when nothing is left."""
-    metadata = fields_of(value)
-    if metadata is None or not METADATA_LEFT_OUT & metadata.keys():
-        return value
-    return encoded({name: kept for name, kept in metadata.items() if name not in METADATA_LEFT_OUT} or None)
-
-
-def clean_system(value: Raw) -> Raw | None:
-    """The system prompt without the attribution block; None when nothing is left."""
-    blocks = list_of(value)
-    if blocks is None:
-        text = text_of(value)
-        return encoded(text.partition("\n")[2] or None) if text.startswith(ATTRIBUTION) else value
-    kept = [block for block in blocks if not text_of((fields_of(block) or {}).get("text")).startswith(ATTRIBUTION)]
-    return value if len(kept) == len(blocks) else encoded(kept or None)
-
-
-def clean_thinking(value: Raw, max_tokens: Raw | None) -> Raw | None:
-    """The `thinking` parameter in the form that came first; None leaves it out."""
-    thinking = value_of(value)
-    if not isinstance(thinking, dict):
-        return None
-    kind = thinking.get("type")
-    if kind == "adaptive":
-        limit = value_of(max_tokens) if max_tokens is not None else None
-        if not isinstance(limit, int) or limit <= BUDGET_LEAST_TOKENS:
-            return None
-        budget = min(max(limit // 2, BUDGET_LEAST_TOKENS), BUDGET_MOST_TOKENS)
-        return encoded({"type": "enabled", "budget_tokens": budget})
-    if kind not in ("enabled", "disabled"):
-        return None
-    known = {name: part for name, part in thinking.items() if name in ("type", "budget_tokens")}
-    return value if known == thinking else encoded(known)
-
-
-def clean_tools(fields: Fields) -> Fields:
-    """Tools with known fields only, without Anthropic's own; a choice of a tool that is gone goes too."""
-    tools = objects_of(fields.get("tools"))
-    own = [tool for tool in tools if text_of(tool.get("type")) in ("", "custom")]
-    if not own:
-        return fields
-    kept = [{name: value for name, value in tool.items() if name in TOOL_FIELDS} for tool in own]
-    if kept == tools:
-        return fields
-    cleaned = fields | {"tools": encoded(kept)}
-    choice = fields_of(fields.get("tool_choice")) or {}
-    if "name" in choice and text_of(choice["name"]) not in {text_of(tool.get("name")) for tool in kept}:
-        del cleaned["tool_choice"]
-    return cleaned
-
-
-def fold_system(value: Raw) -> Raw:
-    """Messages without the role `system`."""
-    folded: list[Fields] = []
-    waiting: list[Raw] = []
-    messages = [(text_of(message.get("role")), message) for message in objects_of(value)]
-    if not any(role == "system" for role, _ in messages):
-        return value
-    for role, message in messages:
-        if role == "system" and folded and text_of(folded[-1].get("role")) == "user":
-            folded[-1] = extended(folded[-1], blocks_of(message))
-        elif role == "system":
-            waiting += blocks_of(message)
-        elif role == "user":
-            folded.append(extended(message, waiting) if waiting else message)
-            waiting = []
-        else:
-            folded += [user_message(waiting), message] if waiting else [message]
-            waiting = []
-    return encoded([*folded, user_message(waiting)] if waiting else folded)
-
-
-def extended(message: Fields, blocks: list[Raw]) -> Fields:
-    """The message with more blocks at its end."""
-    return message | {"content": encoded(blocks_of(message) + blocks)}
-
-
-def user_message(blocks: list[Raw]) -> Fields:
-    """A user message of these blocks."""
-    return {"role": encoded("user"), "content": encoded(blocks)}
-
-
-def blocks_of(message: Fields) -> list[Raw]:
-    """A message's content as blocks."""
-    content = message.get("content")
-    blocks = list_of(content)
-    if blocks is not None:
-        return blocks
-    if content is None or bytes(content)[:1] != b'"':
-        return []
-    return [encoded({"type": "text", "text": content})]
-
-
-def clean_block(block: Fields, strip: StripThinking) -> Fields | None:
-    """A content block with what others understand."""
-    if is_stripped(text_of(block.get("type")), text_of(block.get("signature")), strip):
-        return None
-    if BLOCK_FIELDS_LEFT_OUT & block.keys():
-        block = {name: value for name, value in block.items() if name not in BLOCK_FIELDS_LEFT_OUT}
-    if text_of(block.get("type")) == "tool_result":
-        block = changed(block, "content", clean_result)
-    return block
-
-
-def clean_result(value: Raw) -> Raw:
-    """A tool's result with references to tools as text."""
-    parts = list_of(value) or []
-    cleaned = [reference_as_text(part) for part in parts]
-    return value if all(new is old for new, old in zip(cleaned, parts, strict=True)) else encoded(cleaned)
-
-
-def reference_as_text(part: Raw) -> Raw:
-    """The name of a tool that is referred to, as text; everything else as it is."""
-    fields = fields_of(part) or {}
-    if text_of(fields.get("type")) != "tool_reference":
-        return part
-    return encoded({"type": "text", "text": text_of(fields.get("tool_name"))})
-
-
-def clean_messages(fields: Fields, clean: BlockCleaner) -> Fields:
-    """The body with every content block cleaned; an assistant message that is emptied by it is dropped."""
-    messages = list_of(fields.get("messages"))
-    if messages is None:
-        return fields
-    cleaned = [new for message in messages if (new := clean_message(message, clean)) is not None]
-    if len(cleaned) == len(messages) and all(new is old for new, old in zip(cleaned, messages, strict=True)):
-        return fields
-    return fields | {"messages": encoded(cleaned)}
-
-
-def clean_message(raw: Raw, clean: BlockCleaner) -> Raw | None:
-    """One message with its blocks cleaned; None when nothing of an assistant's is left."""
-    message = fields_of(raw)
-    blocks = list_of(message.get("content")) if message else None
-    if message is None or not blocks:
-        return raw
-    kept = []
-    for block in blocks:
-        fields = fields_of(block)
-        new = clean(fields) if fields is not None else None
-        if fields is None or new is fields:
-            kept.append(block)
-        elif new is not None:
-            kept.append(encoded(new))
-    if len(kept) == len(blocks) and all(new is old for new, old in zip(kept, blocks, strict=True)):
-        return raw
-    if not kept and text_of(message.get("role")) == "assistant":
-        return None
-    return encoded(message | {"content": encoded(kept)})
-
-
-def with_model(fields: Fields, model: str) -> Fields:
-    """The fields with this model, where they name another one."""
-    if "model" not in fields or text_of(fields["model"]) in ("", model):
-        return fields
-    return fields | {"model": encoded(model)}
-
-
-def changed(fields: Fields, name: str, change: Callable[[Raw], Raw | None]) -> Fields:
-    """The fields with one of them changed; None leaves it out, `null` as well."""
-    if name not in fields:
-        return fields
-    new = change(fields[name])
-    if new is fields[name]:
-        return fields
-    if new is None or bytes(new) == b"null":
-        return {other: value for other, value in fields.items() if other != name}
-    return fields | {name: new}
-
-
-def encoded(value: Any) -> Raw:
-    """A value as JSON."""
-    return Raw(msgspec.json.encode(value))
-
-
-def fields_of(raw: bytes | Raw | None) -> Fields | None:
-    """The fields of a JSON object; None for what is none."""
-    if raw is None:
-        return None
-    try:
-        return OBJECT.decode(raw)
-    except UNREADABLE:
-        return None
-
-
-def list_of(raw: Raw | None) -> list[Raw] | None:
-    """The parts of a JSON array; None for what is none."""
-    if raw is None:
-        return None
-    try:
-        return LIST.decode(raw)
-    except UNREADABLE:
-        return None
-
-
-def objects_of(raw: Raw | None) -> list[Fields]:
-    """The objects of a JSON array; none where it holds anything else."""
-    objects = [fields_of(part) for part in list_of(raw) or ()]
-    known = [fields for fields in objects if fields is not None]
-    return known if len(known) == len(objects) else []
-
-
-def value_of(raw: Raw) -> Any:
-    """The value itself; None for what is none."""
-    try:
-        return msgspec.json.decode(raw)
-    except UNREADABLE:
-        return None
-
-
-def text_of(raw: Raw | None) -> str:
-    """A text; empty for what is none."""
-    value = value_of(raw) if raw is not None else None
-    return value if isinstance(value, str) else ""

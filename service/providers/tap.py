@@ -236,7 +236,14 @@ class AnswerFields(Struct):
     error: Raw = Raw(b"null")
 
 
+class Count(Struct):
+    """An answer of `count_tokens`."""
+
+    input_tokens: int = 0
+
+
 ANSWER = msgspec.json.Decoder(AnswerFields)
+COUNT = msgspec.json.Decoder(Count)
 
 
 def json_usage(body: bytes) -> JsonAnswer | None:
@@ -259,6 +266,14 @@ def json_usage(body: bytes) -> JsonAnswer | None:
         has_content=bytes(fields.content) not in (b"null", b"[]", b'""'),
         error=stream_error({"error": value_of(fields.error)}, body) if failed else None,
     )
+
+
+def counted_tokens(body: bytes) -> int:
+    """What an answer of `count_tokens` counts; 0 when it counts nothing, which no prompt is."""
+    try:
+        return COUNT.decode(body).input_tokens
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return 0
 
 
 def carries_content(block: dict[str, Any]) -> bool:

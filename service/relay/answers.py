@@ -10,7 +10,7 @@ from service.clock import Clock
 from service.ledger.events import Endpoint
 from service.providers.batches import BatchTap
 from service.providers.headers import client_headers
-from service.providers.tap import JsonAnswer, json_usage
+from service.providers.tap import JsonAnswer, counted_tokens, json_usage
 from service.providers.transport import Upstream, UpstreamError
 from service.relay.book import Book
 from service.relay.call import Call, Fault, Reply, Try, length_of
@@ -72,6 +72,8 @@ class Answers:
         answer = json_usage(body)
         if answer is None or (call.endpoint == "messages" and call.path == "/v1/messages" and not answer.is_message):
             raise Fault(self._bad_json(answer, one))
+        if call.endpoint == "count_tokens" and not counted_tokens(body):
+            raise Fault(Failure("bad_answer", "route", message="the answer is no count", status=one.status))
         limit.reschedule(None)
         one.tokens = answer.tokens
         await self._book.note_resources(call, one, answer)

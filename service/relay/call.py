@@ -23,7 +23,8 @@ class Call(Struct, kw_only=True):
     `body` is as it came, `plain` the same without content encoding; `upload` stands in place of both when the body is
     passed through as it comes. `path` begins with /v1/ and keeps its escapes. `credential` is the client's own, "" when
     it showed none but a key of this proxy; `withhold` names the headers that hold such a key. `base_url` is this proxy
-    as the client sees it. `only_routes` are the owner's routes that the client's key may use, empty: all.
+    as the client sees it. `only_routes` are the owner's routes that the client's key may use, empty: all. `trimmed`:
+    the provider is asked to shorten the conversation; `dropped_messages` were left out of it here already.
     """
 
     request_id: str
@@ -40,6 +41,8 @@ class Call(Struct, kw_only=True):
     stream: bool = False
     max_tokens: int = 0
     threaded: bool = False
+    trimmed: bool = False
+    dropped_messages: int = 0
     session_id: str = ""
     resource_ids: tuple[str, ...] = ()
     credential: str = ""

@@ -22,17 +22,19 @@ from service.clock import Clock
 from service.errors import NotFound, Unreachable
 from service.ledger.events import FailureScope
 from service.outbox import Outbox
-from service.providers.bodies import clean_body
+from service.providers.bodies import clean_body, without_thinking
 from service.providers.credentials import Credentials, NoCredential
 from service.providers.facts import windows_of
 from service.providers.headers import upstream_headers
+from service.providers.prompt import least_tokens
 from service.providers.sse import EventTooLarge
 from service.providers.transport import Upstream, UpstreamError, Wires
 from service.relay.answers import Answers
 from service.relay.book import Book, log_attempt
 from service.relay.call import Call, Fault, Reply, Try, length_of, taken
-from service.relay.words import error_event, in_our_words, is_own_words, no_route, reasons, throttled
+from service.relay.words import error_event, in_our_words, is_own_words, no_route, prompt_too_long, reasons, throttled
 from service.resources import Resources
+from service.routing.context import smallest_context_tokens
 from service.routing.failover import Attempt, Plan, Result, Verdict, failover
 from service.routing.failure import Failure
 from service.routing.rank import Ask, Candidate, choose_chain, rank
@@ -62,6 +64,7 @@ class Relay:
         self._resources = resources
         self._book = Book(settings, outbox=outbox, resources=resources, clock=clock)
         self._answers = Answers(settings, book=self._book, resources=resources, clock=clock)
+        self._smallest_tokens = smallest_context_tokens(settings.policy)
         self._under_way = 0
 
     async def handle(self, call: Call, reply: Reply) -> None:
@@ -111,7 +114,14 @@ class Relay:
         )
         if call.only_routes:
             chain = tuple(route for route in chain if route.auth == "client" or route.id in call.only_routes)
-        ask = Ask(call.endpoint, call.model, await self._bound_to(call))
+        ask = Ask(
+            call.endpoint,
+            call.model,
+            await self._bound_to(call),
+            least_tokens=least_tokens(call.plain, self._smallest_tokens) if call.endpoint == "messages" else 0,
+            trimmed=call.trimmed,
+            threaded=call.threaded,
+        )
         return rank(ask, chain, self._watcher.view, self.settings.policy, self.clock.now_ms())
 
     async def _bound_to(self, call: Call) -> str:
@@ -206,7 +216,10 @@ class Relay:
             model_asked=call.model,
             model_sent=one.attempt.candidate.model,
             strip_thinking=self.settings.strip_thinking,
+            policy=self.settings.policy,
         )
+        if one.attempt.candidate.without_thinking:
+            cleaned = without_thinking(cleaned)
         is_own = cleaned is call.plain and one.route.provider.dialect == "anthropic"
         return (call.body if is_own else cleaned), is_own
 
@@ -233,8 +246,11 @@ class Relay:
             await reply.end()
             return
         words = reasons(tries, candidates)
-        if call.endpoint == "count_tokens" and not tries and call.may_use_owners:
+        uncounted = all(one.failure and one.failure.kind == "bad_answer" for one in tries)
+        if call.endpoint == "count_tokens" and uncounted and call.may_use_owners:
             raise NotFound(f"no route counts tokens for {call.model or 'this request'}; estimate them ({words})")
+        if verdict.kind == "too_large":
+            raise prompt_too_long(candidates)
         if verdict.kind == "throttled":
             raise throttled(verdict.until_ms, self.clock.now_ms(), words)
         if verdict.kind == "no_route":

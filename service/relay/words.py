@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from service.errors import AllThrottled, BadClientKey, NoRoute, ProxyError, Unreachable
+from service.errors import AllThrottled, BadClientKey, NoRoute, PromptTooLong, ProxyError, Unreachable
 from service.providers.tap import json_usage
 from service.relay.call import Call, Try
 from service.routing.rank import Candidate
@@ -53,6 +53,13 @@ def throttled(until_ms: int, now_ms: int, words: str) -> AllThrottled:
     error.retry_after_s = -(-wait_ms // 1000)
     error.should_retry = wait_ms <= SHORT_WAIT_MS
     return error
+
+
+def prompt_too_long(candidates: Sequence[Candidate]) -> PromptTooLong:
+    """No model holds the prompt. It begins with the token of Claude Code's gateway contract, and goes on in the words
+    by which clients know that they have to shorten a conversation."""
+    words = "; ".join(candidate.reason for candidate in candidates if candidate.passed_over == "context_too_small")
+    return PromptTooLong(f"capability_rejected: prompt_too_long: {words}")
 
 
 def no_route(call: Call, candidates: Sequence[Candidate], words: str) -> NoRoute | BadClientKey:

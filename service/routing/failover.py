@@ -8,6 +8,8 @@ Rules
 - The request's own fault, told by a provider of the model's own family, is the answer: no other route is tried. From
   another vendor it means only that this route can't take the request.
 - A model that the provider lacks is asked for under its fallback name on the same route, then elsewhere.
+- A refused signature of a thought is the conversation's past, not the request's fault: the same route is asked once
+  more without the thoughts.
 - A reused connection that was closed before any byte of an answer is tried once more on the same route.
 - After 529 the provider's other credentials come last: the provider is busy, not the route.
 - When nothing is left but a throttle of at most two seconds, that route is asked again.
@@ -22,7 +24,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from service.routing.failure import Failure
+from service.routing.failure import Failure, is_signature_refusal
 from service.routing.models import fallback_model, is_native
 from service.routing.rank import Candidate
 from service.settings import Policy
@@ -50,14 +52,15 @@ class Result(Struct, frozen=True):
     over: bool = False
 
 
-VerdictKind = Literal["answered", "relayed", "throttled", "unreachable", "no_route"]
+VerdictKind = Literal["answered", "relayed", "throttled", "too_large", "unreachable", "no_route"]
 
 
 class Verdict(Struct, frozen=True):
     """How the request ended.
 
     `answered`: by the last attempt. `relayed`: the error answer of attempt `number` is the client's. `throttled`: every
-    route waits, the first until `until_ms`. `unreachable`: no answer worth showing. `no_route`: none was tried.
+    route waits, the first until `until_ms`. `too_large`: no model holds the prompt. `unreachable`: no answer worth
+    showing. `no_route`: none was tried.
     """
 
     kind: VerdictKind
@@ -99,11 +102,18 @@ def failover(candidates: Sequence[Candidate], policy: Policy, model: str) -> Pla
 
 def is_final(candidate: Candidate, failure: Failure, policy: Policy, model: str) -> bool:
     """Whether this failure is the client's answer, whatever other routes there are."""
+    if is_curable(candidate, failure):
+        return False
     if candidate.route.auth == "client" and failure.scope in ("credential", "quota", "throttle"):
         return False
     if policy.fallback_on_codes and failure.status >= 400:
         return failure.status not in policy.fallback_on_codes and failure.scope not in ("credential", "model")
     return failure.scope == "request" and is_own_family(candidate, model)
+
+
+def is_curable(candidate: Candidate, failure: Failure) -> bool:
+    """Whether the same route may take the request without the thoughts in it."""
+    return is_signature_refusal(failure) and not candidate.without_thinking
 
 
 def is_own_family(candidate: Candidate, model: str) -> bool:
@@ -117,6 +127,8 @@ def next_queue(queue: list[Candidate], tried: Sequence[Tried]) -> list[Candidate
     candidate, failure = last.attempt.candidate, last.failure
     if failure.kind == "stale_socket" and sum(t.attempt.candidate == candidate for t in tried) == 1:
         return [candidate, *queue]
+    if is_curable(candidate, failure):
+        return [replace(candidate, without_thinking=True), *queue]
     if failure.scope == "model":
         other = fallback_model(candidate.route, candidate.model)
         if other and all(
@@ -181,4 +193,7 @@ def waits_of(candidates: Sequence[Candidate], tried: Sequence[Tried], unnamed_ms
 def verdict_untried(candidates: Sequence[Candidate]) -> Verdict:
     """The end of a request that no route was tried for."""
     waits = waits_of(candidates, ())
-    return Verdict("throttled", until_ms=min(waits)) if waits else Verdict("no_route")
+    if waits:
+        return Verdict("throttled", until_ms=min(waits))
+    too_large = any(candidate.passed_over == "context_too_small" for candidate in candidates)
+    return Verdict("too_large" if too_large else "no_route")

@@ -81,6 +81,10 @@ REQUEST_429_WORDS = ("long context", "extra usage")
 SPENT_CODES = frozenset(("enforced_spend_limit_reached",))
 
 
+SIGNATURE_WORDS = ("signature", "thinking")
+"""As in "messages.1.content.0: Invalid `signature` in `thinking` block" (public issues of several proxies)."""
+
+
 def classify(facts: Facts, now_ms: int) -> Failure:
     """The failure that an error answer means; an answer without a status is one inside a stream."""
     kind, scope = kind_and_scope(facts, now_ms)
@@ -116,3 +120,9 @@ def of_429(facts: Facts, words: str, now_ms: int) -> tuple[FailureKind, FailureS
         return "quota", "quota"
     long_wait = facts.retry_at_ms - now_ms > LONG_WAIT_MS
     return ("quota", "quota") if long_wait else ("throttle", "throttle")
+
+
+def is_signature_refusal(failure: Failure) -> bool:
+    """Whether the provider can't check the signature of a thought: without the thoughts it takes the request."""
+    words = failure.message.lower()
+    return failure.status == 400 and failure.scope == "request" and all(word in words for word in SIGNATURE_WORDS)

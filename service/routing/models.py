@@ -34,8 +34,12 @@ def map_model(route: Route, asked: str, policy: Policy) -> str:
 
 def first_match(patterns: Mapping[str, str], model: str) -> str | None:
     """The target of the first pattern that fits, whatever the case."""
-    name = model.lower()
-    return next((target for pattern, target in patterns.items() if fnmatchcase(name, plain_but_stars(pattern))), None)
+    return next((target for pattern, target in patterns.items() if matches(pattern, model)), None)
+
+
+def matches(pattern: str, model: str) -> bool:
+    """Whether a name fits a pattern, whatever the case."""
+    return fnmatchcase(model.lower(), plain_but_stars(pattern))
 
 
 def plain_but_stars(pattern: str) -> str:

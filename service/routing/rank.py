@@ -5,7 +5,9 @@ Rules
   serve it themselves go first. (Claude Code asks for Claude names whatever its user wants.)
 - A client's own credential goes to Anthropic alone, as a route of its own at the head of the chain; the owner's routes
   follow only where the client may use them.
-- Passed over: no credential, disabled, circuit open, waiting, quota spent, model not served, not the resource's route.
+- Passed over: no credential, disabled, circuit open, waiting, quota spent, model not served, model too small for the
+  prompt, not the resource's route.
+- A thread goes to Anthropic alone: another vendor would answer without what came before.
 - Above the warning threshold of its quota a route comes after the others.
 - When only open circuits are left, the one that closes first is tried all the same. A spent limit never is.
 """
@@ -17,12 +19,15 @@ from msgspec import Struct
 
 from service.ledger.events import Endpoint
 from service.routing.circuit import read_circuit
+from service.routing.context import too_large_for
 from service.routing.models import choose_model, is_native, map_model
 from service.routing.quota import read_quota, read_waits
 from service.routing.view import View
 from service.settings import ClientCredentials, Policy, Route
 
-PassedOver = Literal["", "off", "disabled", "circuit_open", "waiting", "quota_spent", "model_missing", "elsewhere"]
+PassedOver = Literal[
+    "", "off", "disabled", "circuit_open", "waiting", "quota_spent", "model_missing", "context_too_small", "elsewhere"
+]
 MODEL_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens"))
 FREE_ENDPOINTS: frozenset[Endpoint] = frozenset(("count_tokens", "models"))
 """What uses no tokens goes on when the quota is spent."""
@@ -31,15 +36,25 @@ CREDENTIAL_PREFIX = "sk-ant-"
 
 
 class Ask(Struct, frozen=True):
-    """What routing needs to know of a request. `bound_to` is the route on which its resources live."""
+    """What routing needs to know of a request.
+
+    `bound_to` is the route on which its resources live. `least_tokens` is what its prompt has at least, 0 when that is
+    too little to matter; `trimmed`: the provider is asked to shorten it. `threaded`: it continues or begins a thread.
+    """
 
     endpoint: Endpoint = "messages"
     model: str = ""
     bound_to: str = ""
+    least_tokens: int = 0
+    trimmed: bool = False
+    threaded: bool = False
 
 
 class Candidate(Struct, frozen=True):
-    """A route considered for a request; `passed_over` says why not, `until_ms` until when."""
+    """A route considered for a request; `passed_over` says why not, `until_ms` until when.
+
+    `without_thinking`: the provider refused a signature, so that the thoughts stay out.
+    """
 
     route: Route
     model: str = ""
@@ -48,6 +63,7 @@ class Candidate(Struct, frozen=True):
     until_ms: int = 0
     probe: bool = False
     warning: bool = False
+    without_thinking: bool = False
 
     @property
     def usable(self) -> bool:
@@ -109,6 +125,8 @@ def consider(ask: Ask, route: Route, view: View, policy: Policy, now_ms: int) ->
         return Candidate(route, passed_over="off", reason=route.off)
     if ask.bound_to and route.id != ask.bound_to:
         return Candidate(route, passed_over="elsewhere", reason=f"the resource lives on {ask.bound_to}")
+    if ask.threaded and route.provider.dialect != "anthropic":
+        return Candidate(route, passed_over="elsewhere", reason="threads are Anthropic's")
     if not serves(route, ask):
         return Candidate(route, passed_over="model_missing", reason=f"{route.title} does not offer {ask.endpoint}")
     if route.id in view.control.disabled:
@@ -125,6 +143,9 @@ def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: i
     model = choose_model(route, ask.model, ledger, policy, now_ms) if ask.model else ""
     if model is None:
         return Candidate(route, passed_over="model_missing", reason=f"{route.title} lacks {ask.model}")
+    too_large = too_large_for(route, ask.model, model, ask.least_tokens, policy, trimmed=ask.trimmed)
+    if too_large:
+        return Candidate(route, model, "context_too_small", too_large)
     quota = read_quota(ledger, view.control.limits.get(route.id, route.weekly_tokens), policy, now_ms)
     if quota.state == "spent" and ask.endpoint not in FREE_ENDPOINTS:
         return Candidate(route, model, "quota_spent", "weekly limit spent", quota.resets_at_ms)

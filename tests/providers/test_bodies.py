@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.providers.bodies import clean_body, without_thinking
-from service.settings import ANTHROPIC, ZAI, Provider, Route, StripThinking
+from service.settings import ANTHROPIC, ZAI, Policy, Provider, Route, StripThinking, from_variables
 
 ROUTES = {
     "anthropic": Route(id="anthropic", title="", provider=ANTHROPIC, base_url=""),
@@ -18,12 +18,13 @@ ROUTES = {
     "own": Route(id="own", title="", provider=Provider(id="own", title="", base_url=""), base_url=""),
 }
 CLAUDE, GLM = "claude-opus-4-8", "glm-5.2"
+POLICY: Policy = from_variables({"CCPROXY_HOME": "/nowhere"}).policy
 
 
 def clean(
     raw: bytes, route: str = "anthropic", asked: str = CLAUDE, sent: str = CLAUDE, strip: StripThinking = "unsigned"
 ) -> bytes:
-    return clean_body(raw, route=ROUTES[route], model_asked=asked, model_sent=sent, strip_thinking=strip)
+    return clean_body(raw, route=ROUTES[route], model_asked=asked, model_sent=sent, strip_thinking=strip, policy=POLICY)
 
 
 def cleaned(body: dict[str, Any], route: str = "anthropic", **options: Any) -> Any:

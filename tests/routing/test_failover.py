@@ -425,3 +425,52 @@ def test_nothing_is_tried_after_the_requests_own_fault(
     told = [*outcomes, *[outcomes[-1]] * len(attempts)]
     for attempt, failure in zip(attempts[:-1], told, strict=False):
         assert failure.scope != "request" or attempt.candidate.route.provider.id != "anthropic"
+
+
+# -- refused signatures
+
+SIGNATURE = Failure("bad_request", "request", 0, "messages.1.content.0: Invalid `signature` in `thinking` block", 400)
+
+
+def test_a_refused_signature_costs_one_more_try_without_the_thoughts() -> None:
+    """On the same route, before any other; a second refusal is the answer."""
+    attempts, verdict = run(CHAIN, [SIGNATURE, None])
+    assert tried(attempts) == ["anthropic", "anthropic"]
+    assert [attempt.candidate.without_thinking for attempt in attempts] == [False, True]
+    assert verdict.kind == "answered"
+    attempts, verdict = run(CHAIN, [SIGNATURE])
+    assert tried(attempts) == ["anthropic", "anthropic"]
+    assert (verdict.kind, verdict.number) == ("relayed", 1)
+
+
+def test_a_refused_signature_counts_within_the_bound() -> None:
+    """Without further attempts it is the answer at once."""
+    attempts, verdict = run([FIRST], [SIGNATURE], replace(POLICY, max_retries=0))
+    assert (len(attempts), verdict.kind) == (1, "relayed")
+
+
+def test_after_the_thoughts_are_out_other_failures_go_their_way() -> None:
+    """An overloaded provider is left for the others, whose thoughts stay in."""
+    attempts, verdict = run(CHAIN, [SIGNATURE, BROKEN, None])
+    assert tried(attempts) == ["anthropic", "anthropic", "subscription"]
+    assert not attempts[2].candidate.without_thinking
+    assert verdict.kind == "answered"
+
+
+# -- prompts that no model holds
+
+SMALL = Candidate(Z, "glm-4.5-air", "context_too_small", "prompt is too long")
+
+
+@pytest.mark.parametrize(
+    ("others", "kind"),
+    [
+        ([], "too_large"),
+        ([Candidate(A, passed_over="off")], "too_large"),
+        ([Candidate(A, passed_over="waiting", until_ms=NOW_MS + 5)], "throttled"),
+    ],
+)
+def test_a_prompt_that_no_model_holds_is_told_so(others: list[Candidate], kind: str) -> None:
+    """Unless waiting for another route would help."""
+    _, verdict = run([SMALL, *others], [None])
+    assert verdict.kind == kind

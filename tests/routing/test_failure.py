@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.ledger.events import FailureScope
 from service.ledger.fold import CIRCUIT_SCOPES
-from service.routing.failure import LONG_WAIT_MS, ZAI_CODES, Facts, Failure, classify
+from service.routing.failure import LONG_WAIT_MS, ZAI_CODES, Facts, Failure, classify, is_signature_refusal
 from tests.fakes.zai_codes import ZAI_CODES as RECORDED
 from tests.routing.making import NOW_MS
 
@@ -141,3 +142,21 @@ def test_no_4xx_of_anthropic_moves_a_circuit(status: int, error_type: str, messa
 def test_a_5xx_is_never_the_requests_fault(status: int, message: str) -> None:
     """Another route may do better."""
     assert read(status, "api_error", message)[1] in CIRCUIT_SCOPES
+
+
+@pytest.mark.parametrize(
+    ("message", "status", "scope", "refused"),
+    [
+        ("messages.1.content.0: Invalid `signature` in `thinking` block", 400, "request", True),
+        ("Invalid signature in thinking block", 400, "request", True),
+        ("messages.5.content.0.thinking.signature: Field required", 400, "request", True),
+        ("thinking.budget_tokens: Input should be greater than or equal to 1024", 400, "request", False),
+        ("invalid request signature", 400, "request", False),
+        ("Invalid signature in thinking block", 500, "route", False),
+    ],
+)
+def test_a_refused_signature_is_known_by_its_words(
+    message: str, status: int, scope: FailureScope, *, refused: bool
+) -> None:
+    """Only a 400 that names the signature of a thought: nothing else is cured by leaving the thoughts out."""
+    assert is_signature_refusal(Failure("bad_request", scope, message=message, status=status)) == refused

@@ -7,7 +7,7 @@ from service.ledger.events import Endpoint
 from service.ledger.state import ControlLedger, RouteLedger, Usage
 from service.routing.rank import Ask, Candidate, choose_chain, rank
 from service.routing.view import View
-from service.settings import ClientCredentials, Route
+from service.settings import ClientCredentials, Route, from_variables
 from tests.routing.making import (
     CHAIN,
     CLIENT,
@@ -259,3 +259,23 @@ def test_the_clients_credential_goes_up_only_where_it_may(
     assert chain == ((CLIENT, *routes) if goes_up else routes)
     alone = choose_chain(routes, CLIENT, credential=credential, mode=mode, may_use_owners=False)
     assert alone == ((CLIENT,) if goes_up else ())
+
+
+# -- what a provider can't take
+
+
+def test_a_model_that_cannot_hold_the_prompt_is_passed_over() -> None:
+    """Whatever else speaks against its route, or for it: an open circuit is no last resort for what can't fit."""
+    ask = Ask(model="claude-haiku-4-5", least_tokens=150_000)
+    policy = from_variables({"CCPROXY_HOME": "/nowhere"}).policy
+    candidates = rank(ask, (Z,), view_of(zai=open_circuit()), policy, NOW_MS)
+    assert reasons(candidates) == {"zai": "context_too_small"}
+    assert candidates[0].reason == "prompt is too long: at least 150000 tokens > 131072 maximum of glm-4.5-air"
+    assert names(rank(replace(ask, least_tokens=131_072), (A, Z), view_of(), policy, NOW_MS)) == ["anthropic", "zai"]
+
+
+def test_a_thread_goes_to_anthropic_alone() -> None:
+    """What came before is stored there: others would answer without it."""
+    candidates = ranked(replace(CLAUDE, threaded=True), (A, OTHER, Z))
+    assert names(candidates) == ["anthropic"]
+    assert reasons(candidates) == {"other": "elsewhere", "zai": "elsewhere"}

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from service.errors import SettingsError
 from service.ledger.price import Price
-from service.settings import ANTHROPIC, ZAI, Secret, Settings, load, read_dotenv, unquoted
+from service.routing.context import limits_of
+from service.settings import ANTHROPIC, ZAI, ModelLimits, Secret, Settings, load, read_dotenv, unquoted
 
 ROUTES = """
 [providers.corp]
@@ -118,9 +119,19 @@ def test_prices_of_the_file_stand_over_the_packaged(tmp_path: Path) -> None:
     assert read(tmp_path, "").prices == packaged
 
 
+def test_what_the_file_says_of_a_model_stands_before_the_packaged(tmp_path: Path) -> None:
+    """It counts first, by name or pattern; what it leaves out is still known."""
+    policy = read(tmp_path, '[models."glm-4.5-*"]\ncontext_tokens = 1000\n[models.house]\nreads_images = false').policy
+    assert limits_of("glm-4.5-air", policy) == ModelLimits(1_000, 98_304, reads_images=False)
+    assert limits_of("house", policy) == ModelLimits(reads_images=False)
+    assert limits_of("glm-4.6", policy) == limits_of("glm-4.6", read(tmp_path, "").policy)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        ("[models.x]\ncontext_tokens = 0", "context_tokens"),
+        ("[models.x]\nwindow = 1", "window"),
         ("colour = 1", "colour"),
         ('[[routes]]\nid = "x"\nprovider = "anthropic"\ncolour = 1', "colour"),
         ('[providers.x]\nbase_url = "https://x.example"\ncolour = 1', "colour"),

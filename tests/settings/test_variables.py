@@ -74,6 +74,9 @@ EFFECTS: list[tuple[str, str, str, Any]] = [
     ("CIRCUIT_BREAKER_COOLDOWN_MS", "9_000_000", "policy.circuit.open_cap_ms", 9_000_000),
     ("CIRCUIT_BREAKER_DEGRADED_THRESHOLD", "2", "policy.circuit.degraded_failures", 2),
     ("CIRCUIT_BREAKER_UNAVAILABLE_THRESHOLD", "9", "policy.circuit.trip_failures", 9),
+    ("CONTEXT_WINDOW_ENABLED", "true", "truncation.enabled", True),
+    ("CONTEXT_WINDOW_LIMIT", "1000", "truncation.most_tokens", 800),
+    ("CONTEXT_WINDOW_TRUNCATION_THRESHOLD", "0.5", "truncation.most_tokens", 100_000),
     ("REDIS_URL", "rediss://r.example:1/2", "redis_url", "rediss://r.example:1/2"),
     ("RQ_REDIS_URL", "redis://q.example", "rq_redis_url", "redis://q.example"),
     ("DATABASE_URL", "postgresql://d.example/x", "database_url", "postgresql://d.example/x"),
@@ -100,9 +103,6 @@ ELSEWHERE = {
 }
 ACCEPTED = {
     "CIRCUIT_BREAKER_HEALTH_CHECK_INTERVAL": "1",
-    "CONTEXT_WINDOW_ENABLED": "true",
-    "CONTEXT_WINDOW_LIMIT": "1",
-    "CONTEXT_WINDOW_TRUNCATION_THRESHOLD": "0.5",
     "DB_MAX_CONNECTIONS": "1",
     "DB_IDLE_TIMEOUT_MS": "1",
 }
@@ -205,7 +205,7 @@ def test_a_route_without_a_key_says_what_to_set(name: str, mend: str) -> None:
         ({"OPENROUTER_API_KEY": "x"}, "OPENROUTER_API_KEY means nothing"),
         ({"NODE_ENV": "production"}, "NODE_ENV means nothing"),
         ({"FALLBACK_ON_CODES": "429,503"}, "529"),
-        ({"CONTEXT_WINDOW_ENABLED": "true"}, "never truncated"),
+        ({"CONTEXT_WINDOW_ENABLED": "true"}, "more than 160,000 tokens lose their oldest"),
     ],
 )
 def test_what_is_accepted_is_told(variables: dict[str, str], words: str) -> None:

@@ -1,0 +1,45 @@
+"""Whether a model can hold a request, and what else is known of models. Pure; what is known lies in the policy.
+
+Not here: how large a request is (`service.providers.prompt`), or what becomes of one that is too large (`failover`).
+
+Rules
+- A model that nobody knows has no limit: no check is better than a wrong one.
+- A route is passed over only when the least that the request can have is more than its model can hold.
+- A provider of the model's own family is the better judge of its own model: it is passed over only from twice that on,
+  and never when it was asked to trim the conversation itself (`context_management`).
+"""
+
+from service.routing.models import is_native, matches
+from service.settings import ModelLimits, Policy, Route
+
+CERTAIN_FACTOR = 2
+"""Above its window by this factor, a provider need not be asked about its own model."""
+
+
+def limits_of(model: str, policy: Policy) -> ModelLimits:
+    """What is known of a model: of each thing, what the first entry that fits says."""
+    context_tokens = output_tokens = reads_images = None
+    for pattern, limits in policy.models:
+        if matches(pattern, model):
+            context_tokens = limits.context_tokens if context_tokens is None else context_tokens
+            output_tokens = limits.output_tokens if output_tokens is None else output_tokens
+            reads_images = limits.reads_images if reads_images is None else reads_images
+    return ModelLimits(context_tokens, output_tokens, reads_images)
+
+
+def smallest_context_tokens(policy: Policy) -> int:
+    """No request below this is too large for any model; 0: nothing is known of any."""
+    return min((limits.context_tokens for _, limits in policy.models if limits.context_tokens), default=0)
+
+
+def too_large_for(route: Route, asked: str, sent: str, least_tokens: int, policy: Policy, *, trimmed: bool) -> str:
+    """Why the model that this route is sent can't hold the request, in Anthropic's words for it; "" when it may."""
+    if not least_tokens:
+        return ""
+    most_tokens = limits_of(sent, policy).context_tokens
+    own_family = sent == asked or is_native(route.provider, asked)
+    if most_tokens is None or (own_family and trimmed):
+        return ""
+    if least_tokens <= most_tokens * (CERTAIN_FACTOR if own_family else 1):
+        return ""
+    return f"prompt is too long: at least {least_tokens} tokens > {most_tokens} maximum of {sent}"
