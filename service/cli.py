@@ -16,7 +16,7 @@ from msgspec.structs import asdict, replace
 
 from service.commands import config_option, json_option, with_settings
 from service.console.key_commands import keys
-from service.console.running import DEFAULT_REDIS_URL, place_of, redis_url_of, running
+from service.console.running import DEFAULT_REDIS_URL, running
 
 GROUP = "ccproxy.commands"
 
@@ -84,31 +84,6 @@ def announce(pipe: int) -> None:
     """Tell the process that has started us that requests are answered."""
     os.write(pipe, b"1")
     os.close(pipe)
-
-
-@main.command()
-@config_option
-@json_option
-def status(config: Path | None, *, as_json: bool) -> None:
-    """Show how routes, ledger and replicas stand, as Redis knows them."""
-    from redis.exceptions import RedisError
-    from rich.console import Console
-
-    from service.console.screens import show_status
-    from service.console.status import read_status
-
-    settings = with_settings(config)
-    url = redis_url_of(settings)
-    try:
-        found = read_status(settings, url)
-    except (RedisError, OSError) as error:
-        raise click.ClickException(
-            f"Redis at {place_of(url)} can't be asked ({error}); start `ccproxy up`, or set REDIS_URL"
-        ) from None
-    if as_json:
-        click.echo(msgspec.json.encode(found.fields()).decode())
-    else:
-        show_status(found, Console())
 
 
 @main.command()

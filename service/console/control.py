@@ -88,9 +88,11 @@ def read_control(redis: Redis) -> ControlLedger:
     """The operators' ledger: the newest snapshot, and what came behind it. Raises RedisError."""
     raw = redis.get(snapshot_key(CONTROL))
     snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
-    ledger = decode_ledger(CONTROL, snapshot.ledger) if snapshot else ControlLedger()
-    if not isinstance(ledger, ControlLedger):
-        ledger = ControlLedger()
+    ledger = ControlLedger()
+    if snapshot:
+        with suppress(msgspec.DecodeError):  # of another version
+            found = decode_ledger(CONTROL, snapshot.ledger)
+            ledger = found if isinstance(found, ControlLedger) else ledger
     after = snapshot.stream_id.encode() if snapshot else b"0-0"
     while True:
         entries: Any = redis.xrange(events_key(CONTROL), min=b"(" + after, max="+", count=PAGE)

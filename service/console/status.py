@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from redis import Redis
 
+from service.console.control import read_control
 from service.ledger.state import ControlLedger, Ledger, RouteLedger
 from service.ledger.wire import (
     CONTROL,
@@ -100,7 +101,7 @@ def read_status(settings: Settings, url: str) -> Status:
         names = sorted({text(name) for name in redis.smembers(STREAMS_KEY)} | {CONTROL})
         snapshots = {name: snapshot for name in names if (snapshot := read_snapshot(redis, name))}
         replicas, told = read_replicas(redis, now_ms)
-        view = view_of(snapshots)
+        view = view_of(snapshots, read_control(redis))
         routes = [reading for name in told if (reading := read_told(redis, name))]
         if not routes:
             routes = [read_route(route, view, settings.policy, now_ms) for route in settings.routes]
@@ -134,16 +135,15 @@ def read_snapshot(redis: Redis, stream: str) -> Snapshot | None:
     return decode_snapshot(raw) if isinstance(raw, bytes) else None
 
 
-def view_of(snapshots: dict[str, Snapshot]) -> View:
-    """The ledgers of all snapshots."""
+def view_of(snapshots: dict[str, Snapshot], control: ControlLedger) -> View:
+    """The ledgers of all snapshots, and the operators' as of now."""
     ledgers: dict[str, Ledger] = {}
     for name, snapshot in snapshots.items():
         with contextlib.suppress(msgspec.DecodeError):  # of another version: as if nothing was published yet
             ledgers[name] = decode_ledger(name, snapshot.ledger)
-    control = ledgers.get(CONTROL)
     return View(
         routes={name: ledger for name, ledger in ledgers.items() if isinstance(ledger, RouteLedger)},
-        control=control if isinstance(control, ControlLedger) else ControlLedger(),
+        control=control,
     )
 
 

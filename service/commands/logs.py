@@ -1,0 +1,108 @@
+"""`ccproxy logs`: what `ccproxy up` has its servers and its worker write down. Not here: the proxy's own log.
+
+Files only: nothing needs to run. With `--follow` a file that is put aside and begun anew is followed on.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Self
+
+import click
+
+from service.commands import config_option, with_settings
+
+POLL_S = 0.2
+MAX_LINE_BYTES = 1 << 20
+"""A longer line is shown in parts."""
+COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
+
+
+@click.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
+@click.option("-n", "--lines", default=20, show_default=True, type=click.IntRange(0, 100_000), help="Last lines shown.")
+@config_option
+def logs(names: tuple[str, ...], lines: int, config: Path | None, *, follow: bool) -> None:
+    """Show the logs of `ccproxy up`: worker, postgres, valkey, migrate; all, or those that are named."""
+    folder = with_settings(config).home / "logs"
+    with ExitStack() as stack, suppress(KeyboardInterrupt):
+        show([stack.enter_context(Followed(path)) for path in chosen(folder, names)], lines, follow=follow)
+
+
+def show(files: "list[Followed]", lines: int, *, follow: bool) -> None:
+    """The last lines of the files, and what comes."""
+    width = max(len(file.name) for file in files)
+    marks = {
+        file.name: click.style(f"{file.name:<{width}} ", fg=COLOURS[i % len(COLOURS)]) for i, file in enumerate(files)
+    }
+    for file in files:
+        for line in file.last(lines):
+            click.echo(f"{marks[file.name]}{line}")
+    while follow:
+        for file in files:
+            for line in file.news():
+                click.echo(f"{marks[file.name]}{line}")
+        time.sleep(POLL_S)
+
+
+def chosen(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """The files that are meant."""
+    there = {path.stem: path for path in sorted(folder.glob("*.log"))}
+    if not there:
+        raise click.ClickException(f"there are no logs in {folder}; `ccproxy up` writes them, or see CCPROXY_HOME")
+    for name in names:
+        if name == "proxy":
+            raise click.ClickException("the proxy's own log is on the terminal of `ccproxy up`, or of `ccproxy serve`")
+        if name not in there:
+            raise click.ClickException(f"there is no log {name!r}; there are {', '.join(there)}")
+    return [there[name] for name in names or there]
+
+
+class Followed:
+    """A log file, read from its end on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.stem
+        self._file = path.open("rb")
+        self._begun = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def last(self, number: int) -> list[str]:
+        """The last lines; what comes after them is news."""
+        return list(deque(self._lines(), maxlen=number))
+
+    def news(self) -> Iterator[str]:
+        """The lines since."""
+        yield from self._lines()
+        if self._is_another():
+            self._file.close()
+            self._file = self.path.open("rb")
+            yield from self._lines()
+
+    def _lines(self) -> Iterator[str]:
+        while piece := self._file.readline(MAX_LINE_BYTES):
+            self._begun += piece
+            if self._begun.endswith(b"\n") or len(self._begun) >= MAX_LINE_BYTES:
+                line, self._begun = self._begun, b""
+                yield line.decode(errors="replace").rstrip("\n")
+
+    def _is_another(self) -> bool:
+        """Whether the name stands for another file by now, or this one was emptied."""
+        try:
+            there = self.path.stat()
+        except FileNotFoundError:
+            return False  # put aside; its successor comes
+        here = os.fstat(self._file.fileno())
+        if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+            return True
+        return there.st_size < self._file.tell()

@@ -1,0 +1,108 @@
+"""`ccproxy routes`: take a route out of service and back, end its waits, change its limit.
+
+Needs Redis alone: a command is an event on the operators' stream, which every proxy reads itself, so that it acts
+within a second. Not here: what the events mean (`service.ledger`).
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from service.commands import config_option, with_settings
+from service.console.key_commands import at_ledger
+from service.ledger.events import CircuitReset, QuotaLimitChanged, RouteDisabled, RouteEnabled
+from service.ledger.wire import CONTROL, STREAMS_KEY
+from service.settings import Settings
+
+NUMBER = re.compile(r"(\d[\d_,]*(?:\.\d+)?)([kMG]?)")
+SIZES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+MOST_TOKENS = 2**53
+"""What every reader of JSON counts exactly."""
+AS_SET = "settings"
+
+
+@click.group()
+def routes() -> None:
+    """Disable, enable and reset routes, and change their weekly limits."""
+
+
+def complete_route(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """The routes of the settings, for the shell."""
+    try:
+        return [route.id for route in with_settings(None).routes if route.id.startswith(begun)]
+    except click.ClickException:
+        return []
+
+
+route_argument = click.argument("route", shell_complete=complete_route)
+
+
+@routes.command()
+@route_argument
+@click.option("--reason", default="", metavar="TEXT", help="Shown wherever the route is.")
+@config_option
+def disable(route: str, reason: str, config: Path | None) -> None:
+    """Take ROUTE out of service. Answers under way are finished."""
+    with at_ledger(config) as (desk, settings):
+        check_known([route], desk, settings)
+        desk.append([RouteDisabled(**desk.stamp(), route=route, reason=reason)])
+    click.echo(f"{route} is disabled{f': {reason}' if reason else ''}. `ccproxy routes enable {route}` takes it back.")
+
+
+@routes.command()
+@route_argument
+@config_option
+def enable(route: str, config: Path | None) -> None:
+    """Put ROUTE back into service."""
+    with at_ledger(config) as (desk, settings):
+        check_known([route], desk, settings)
+        desk.append([RouteEnabled(**desk.stamp(), route=route)])
+    click.echo(f"{route} is enabled.")
+
+
+@routes.command()
+@click.argument("names", metavar="[ROUTE]...", nargs=-1, shell_complete=complete_route)
+@config_option
+def reset(names: tuple[str, ...], config: Path | None) -> None:
+    """End open circuits and waits of ROUTE, or of all routes. What was used stays counted."""
+    with at_ledger(config) as (desk, settings):
+        chosen = list(names) or [route.id for route in settings.routes]
+        check_known(chosen, desk, settings)
+        desk.append([CircuitReset(**desk.stamp(), route=route) for route in chosen])
+    click.echo(f"{', '.join(chosen)}: circuits and waits are reset.")
+
+
+@routes.command()
+@route_argument
+@click.argument("tokens")
+@config_option
+def limit(route: str, tokens: str, config: Path | None) -> None:
+    """Change ROUTE's weekly limit to TOKENS: a number, such as 20M; 0 for none; `settings` for that of the settings."""
+    weekly_tokens = tokens_of(tokens)
+    with at_ledger(config) as (desk, settings):
+        check_known([route], desk, settings)
+        desk.append([QuotaLimitChanged(**desk.stamp(), route=route, weekly_tokens=weekly_tokens)])
+    words = "as in the settings" if weekly_tokens is None else f"{weekly_tokens:,} tokens" if weekly_tokens else "none"
+    click.echo(f"{route}: weekly limit {words}.")
+
+
+def check_known(chosen: list[str], desk: Any, settings: Settings) -> None:
+    """Routes of the settings, of this machine or of any proxy that has written events. Raises RedisError."""
+    streams = {name.decode() for name in desk.redis.smembers(STREAMS_KEY)} - {CONTROL}
+    known = streams | {route.id for route in settings.routes}
+    for name in chosen:
+        if name not in known:
+            raise click.ClickException(f"there is no route {name!r}; there are {', '.join(sorted(known))}")
+
+
+def tokens_of(text: str) -> int | None:
+    """A limit as people write it: 20M, 1.5M, 20_000_000; None for that of the settings."""
+    if text == AS_SET:
+        return None
+    found = NUMBER.fullmatch(text)
+    tokens = round(float(found[1].replace("_", "").replace(",", "")) * SIZES[found[2]]) if found else MOST_TOKENS + 1
+    if tokens > MOST_TOKENS:
+        raise click.UsageError(f"{text!r} is no number of tokens: write 20M, 500k, 20_000_000, 0 or `{AS_SET}`")
+    return tokens
