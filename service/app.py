@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from service.admission import Admission
 from service.brake import Brake
 from service.clock import Clock
 from service.drain import Drain
@@ -56,6 +57,14 @@ class Parts:
             spool_root=settings.home / "spool",
         )
         self.watcher = Watcher(self.redis, self.outbox, clock, settings, self.drain)
+        self.admission = Admission(
+            self.redis,
+            replica=self.outbox.replica,
+            clock=clock,
+            ledger_of=self.watcher.view.ledger,
+            is_away=lambda: self.outbox.away,
+            replicas=lambda: self.watcher.replicas,
+        )
         self.wires = Wires(settings.timeouts)
         self.credentials = Credentials(settings, self.redis, clock)
         self.relay = Relay(
@@ -65,6 +74,7 @@ class Parts:
             outbox=self.outbox,
             watcher=self.watcher,
             resources=Resources(self.redis),
+            admission=self.admission,
             clock=clock,
         )
         self.keyring = Keyring(
@@ -83,11 +93,13 @@ class Parts:
         await self.outbox.start()
         await self.watcher.start()
         await self.credentials.start()
+        await self.admission.start()
 
     async def stop(self) -> None:
         """End it; what is still to be written down is written down."""
         await self.relay.stop()
         await self.credentials.stop()
+        await self.admission.stop()
         await self.outbox.stop()
         await self.watcher.stop()
         await self.wires.close()

@@ -183,14 +183,14 @@ class Outbox:
         firsts = (kept[0].event.at_ms for lane in self.lanes.values() for kept in (lane.sent, lane.pending) if kept)
         return min(firsts, default=None)
 
-    async def append(self, stream: str, event: Event) -> None:
-        """Number the event and return when it is on its stream, or on disk."""
+    async def append(self, stream: str, event: Event) -> int:
+        """Number the event, and return the number when it is on its stream, or on disk."""
         lane = self.lanes.setdefault(stream, Lane())
         lane.seq += 1
         event = msgspec.structs.replace(event, replica=self.replica, seq=lane.seq, spooled=self.away)
         self.on_event(stream, event)
         if self._port is None:
-            return
+            return event.seq
         loop = asyncio.get_running_loop()
         kept = Kept(event, loop.create_future())
         lane.pending.append(kept)
@@ -204,6 +204,7 @@ class Outbox:
             timer = loop.call_later(ACKNOWLEDGE_S, self._write_to_disk, stream, kept)
             done.add_done_callback(lambda _: timer.cancel())
         await asyncio.shield(done)
+        return event.seq
 
     def unheard(self, stream: str) -> Iterable[Event]:
         """This process's events on a stream that no snapshot has heard yet, by number."""

@@ -10,6 +10,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from service.ledger.ids import time_of_id_ms
 from service.ledger.wire import resource_key
 
 KEPT = 10_000
@@ -44,6 +45,16 @@ class Resources:
                 home = home_of(first) or home
         return self._remember(resource_id, home)
 
+    async def move(self, resource_id: str, home: Home, ttl_s: int) -> None:
+        """Note where something lives from now on, for a while."""
+        known = self._known.get(resource_id)
+        if known and known.route == home.route and not is_old(known, home, ttl_s):
+            return
+        self._remember(resource_id, home)
+        if self._redis is not None:
+            with contextlib.suppress(RedisError, OSError):
+                await self._redis.set(resource_key(resource_id), f"{home.route} {home.event_id}", ex=ttl_s)
+
     async def home_of(self, resource_id: str) -> Home | None:
         """Where a resource lives; None when nobody knows."""
         known = self._known.get(resource_id)
@@ -61,6 +72,11 @@ class Resources:
         if len(self._known) > KEPT:
             self._known.popitem(last=False)
         return home
+
+
+def is_old(known: Home, home: Home, ttl_s: int) -> bool:
+    """Whether what is known of something that moves should be told again, before its time is over."""
+    return time_of_id_ms(home.event_id) - time_of_id_ms(known.event_id) > ttl_s * 250
 
 
 def home_of(value: object) -> Home | None:

@@ -88,6 +88,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("ANTHROPIC_API_KEY", "", "key of the route `anthropic`"),
     Variable("ANTHROPIC_BASE_URL", "https://api.anthropic.com", "where the route `anthropic` is"),
     Variable("ANTHROPIC_WEEKLY_LIMIT", "0", "tokens a week for `anthropic`; 0 is no limit"),
+    Variable("ANTHROPIC_CONCURRENCY", "0", "requests at once on `anthropic`, in the whole fleet; 0 is no limit"),
     Variable("CLAUDE_SUBSCRIPTION_ENABLED", "", "`true` turns the subscription on, `false` off (see Terms)"),
     Variable("CLAUDE_CODE_OAUTH_TOKEN", "", "a long-lived subscription token; setting it turns the subscription on"),
     Variable(
@@ -105,11 +106,14 @@ VARIABLES: tuple[Variable, ...] = (
         "the same secret on every host: proxies share the access token, sealed with it, by way of Redis",
     ),
     Variable("SUBSCRIPTION_WEEKLY_LIMIT", "0", "tokens a week for `subscription`; 0 is no limit"),
+    Variable("SUBSCRIPTION_CONCURRENCY", "0", "requests at once on `subscription`, in the whole fleet; 0 is no limit"),
     Variable("STRIP_SUBSCRIPTION_THINKING", "unsigned", "thinking blocks left out: `unsigned`, `all` or `none`"),
     Variable("ZAI_API_KEY", "", "key of the route `zai`"),
     Variable("ZAI_BASE_URL", "https://api.z.ai/api/anthropic", "where the route `zai` is"),
     Variable("ZAI_WEEKLY_LIMIT", "0", "tokens a week for `zai`; 0 is no limit"),
+    Variable("ZAI_CONCURRENCY", "0", "requests at once on `zai`, in the whole fleet; 0 is no limit"),
     Variable("QUOTA_WARNING_THRESHOLD", "90", "percent of a weekly limit from which other routes go first"),
+    Variable("SESSION_AFFINITY", "false", "`true`: a session stays on its route while that is healthy"),
     Variable("MODEL_FALLBACK_MAP", "", "JSON object or `from=to,from=to`; applied at once to every request"),
     Variable(
         "FALLBACK_ON_CODES", "", "HTTP statuses that change the route, comma-separated; empty: the built-in rules"
@@ -239,7 +243,8 @@ class Route(Struct, frozen=True):
 
     `auth` is whose credential is shown and how: an API key, an OAuth token (`credentials_path`, or `api_key` as the
     token), or the client's own as it came (a pseudo-route: no shared state of its own).
-    `model_map` is the user's own and applies at once; `weekly_tokens` 0 is no limit.
+    `model_map` is the user's own and applies at once; `weekly_tokens` and `concurrency` (attempts at once, in the whole
+    fleet) 0 is no limit.
     """
 
     id: str
@@ -250,6 +255,7 @@ class Route(Struct, frozen=True):
     api_key: Secret = Secret("")
     credentials_path: str = ""
     weekly_tokens: int = 0
+    concurrency: int = 0
     model_map: dict[str, str] = {}
     off: str | None = None
 
@@ -375,6 +381,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     oauth: OAuth = OAuth()
     strip_thinking: StripThinking = "unsigned"
     truncation: Truncation = Truncation()
+    session_affinity: bool = False
     max_body_bytes: int = 33_554_432
     redis_url: str | None = None
     rq_redis_url: str | None = None
@@ -427,6 +434,7 @@ class RouteFile(Struct, frozen=True, forbid_unknown_fields=True):
     auth: Literal["api_key", "oauth"] = "api_key"
     credentials_path: str = ""
     weekly_tokens: Annotated[int, Meta(ge=0)] = 0
+    concurrency: Annotated[int, Meta(ge=0)] = 0
     model_map: dict[str, str] = {}
 
 
@@ -635,6 +643,7 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         oauth=oauth(read),
         strip_thinking=read.choice("STRIP_SUBSCRIPTION_THINKING", "unsigned", ("unsigned", "all", "none")),  # type: ignore[arg-type]
         truncation=truncation(read),
+        session_affinity=read.flag("SESSION_AFFINITY", False),
         max_body_bytes=read.integer("MAX_BODY_BYTES", 33_554_432, least=1_024),
         redis_url=redis_url(read, "REDIS_URL"),
         rq_redis_url=redis_url(read, "RQ_REDIS_URL"),
@@ -852,6 +861,7 @@ def key_route(read: Reader, provider: Provider, prefix: str) -> Route:
         base_url=read.url(f"{prefix}_BASE_URL", provider.base_url),
         api_key=Secret(key),
         weekly_tokens=read.integer(f"{prefix}_WEEKLY_LIMIT", 0),
+        concurrency=read.integer(f"{prefix}_CONCURRENCY", 0, most=100_000),
         off=None if key else f"no key; set {prefix}_API_KEY",
     )
 
@@ -881,6 +891,7 @@ def subscription_route(read: Reader, provider: Provider) -> Route:
         api_key=Secret(read.text("CLAUDE_CODE_OAUTH_TOKEN")),
         credentials_path=str(path),
         weekly_tokens=read.integer("SUBSCRIPTION_WEEKLY_LIMIT", 0),
+        concurrency=read.integer("SUBSCRIPTION_CONCURRENCY", 0, most=100_000),
         off=None if on else "opt-in; set CLAUDE_SUBSCRIPTION_ENABLED=true",
     )
 
@@ -919,6 +930,7 @@ def file_route(entry: RouteFile, provider: Provider, read: Reader, place: str) -
         api_key=Secret(key),
         credentials_path=str(Path(entry.credentials_path).expanduser()) if entry.credentials_path else "",
         weekly_tokens=entry.weekly_tokens,
+        concurrency=entry.concurrency,
         model_map=entry.model_map,
         off=None if key or has_file else f"no key; set {entry.api_key_env or wanted}",
     )

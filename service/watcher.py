@@ -31,6 +31,7 @@ from service.ledger.wire import (
     CHANGES_CHANNEL,
     CONTROL,
     ENTRY_FIELD,
+    REPLICAS_KEY,
     Snapshot,
     decode_change,
     decode_entry,
@@ -73,6 +74,8 @@ class Watcher:
         self.ready = asyncio.Event()
         self.redis_up = False
         self._drain = drain or Drain()
+        self.replicas = 1
+        """Proxies alive, as last counted."""
         self._redis = redis
         self._outbox = outbox
         self._clock = clock
@@ -113,6 +116,7 @@ class Watcher:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(1):
                     await self._redis.delete(replica_key(self._outbox.replica))
+                    await self._redis.zrem(REPLICAS_KEY, self._outbox.replica)
 
     def note_own(self, stream: str, event: Event) -> None:
         """Fold an own event into the view at once."""
@@ -261,6 +265,9 @@ class Watcher:
         pipe = redis.pipeline(transaction=False)
         pipe.hset(key, mapping=beat)
         pipe.pexpire(key, HEARTBEAT_TTL_MS)
+        pipe.zadd(REPLICAS_KEY, {self._outbox.replica: beat["at_ms"]})
+        pipe.zremrangebyscore(REPLICAS_KEY, "-inf", beat["at_ms"] - HEARTBEAT_TTL_MS)
+        pipe.zcard(REPLICAS_KEY)
         readings = self.readings()
         if time.monotonic() - self._told_s > TELL_ALL_S:
             self._told, self._told_s = {}, time.monotonic()
@@ -268,7 +275,8 @@ class Watcher:
             if self._told.get(reading.route) != reading:
                 fields: dict[Any, Any] = {**asdict(reading), "read_at_ms": self._clock.now_ms()}
                 pipe.hset(route_key(reading.route), mapping=fields)
-        await pipe.execute()
+        answers = await pipe.execute()
+        self.replicas = max(1, int(answers[4]))
         self._told = {reading.route: reading for reading in readings}
 
     def readings(self) -> list[RouteReading]:

@@ -63,7 +63,7 @@ class OwnSlots:
 class Ledgers(Protocol):
     """What is needed of the outbox."""
 
-    async def append(self, stream: str, event: Event) -> None:
+    async def append(self, stream: str, event: Event) -> object:
         """Write an event down."""
 
 

@@ -18,6 +18,8 @@ STREAMS_KEY = f"{PREFIX}:streams"
 """A set: the names of all streams that were ever written."""
 CHANGES_CHANNEL = f"{PREFIX}:changes"
 """Pub/sub: a `Change` for every snapshot that is published, and `CONTROL_NEWS`."""
+REPLICAS_KEY = f"{PREFIX}:replicas"
+"""A sorted set: the replicas alive, by their last heartbeat."""
 REPLICA_PREFIX = f"{PREFIX}:replica:"
 ENTRY_FIELD = "e"
 """The one field of a stream entry: a JSON array of events of one replica."""
@@ -42,6 +44,21 @@ def route_key(stream: str) -> str:
 def wake_key(stream: str) -> str:
     """Held from the enqueueing of a wake-up until its job begins."""
     return f"{PREFIX}:{{{stream}}}:wake"
+
+
+def probe_key(stream: str) -> str:
+    """Held by the one attempt that tries out a route whose circuit is half open."""
+    return f"{PREFIX}:{{{stream}}}:probe"
+
+
+def slots_key(stream: str) -> str:
+    """A sorted set of a limited route's attempts under way, by when each runs out: fleet time."""
+    return f"{PREFIX}:{{{stream}}}:slots"
+
+
+def reserved_key(stream: str) -> str:
+    """A hash of what attempts have reserved of a route's quota: "tokens end replica seq at", seq 0 while under way."""
+    return f"{PREFIX}:{{{stream}}}:reserved"
 
 
 def replica_key(replica: str) -> str:

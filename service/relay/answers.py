@@ -6,6 +6,7 @@ Not here: choosing a route or asking it (`request`), what a failure means (`rout
 import asyncio
 import contextlib
 
+from service.admission import Admission
 from service.clock import Clock
 from service.ledger.events import Endpoint
 from service.providers.batches import BatchTap
@@ -32,8 +33,11 @@ JSON_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens", "mo
 class Answers:
     """Passes answers on. Raises Fault or UpstreamError for one that is none."""
 
-    def __init__(self, settings: Settings, *, book: Book, resources: Resources, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, *, admission: Admission, book: Book, resources: Resources, clock: Clock
+    ) -> None:
         self._settings = settings
+        self._admission = admission
         self._book = book
         self._resources = resources
         self._clock = clock
@@ -132,6 +136,7 @@ class Answers:
 
         async def start() -> None:
             limit.reschedule(None)
+            self._admission.content_came(one.grant)
             await reply.start(upstream.status, self.head(one, decoded=upstream.decoded))
 
         stream = Stream(call, one, reply, book=self._book, clock=self._clock, timeouts=self._settings.timeouts)

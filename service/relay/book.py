@@ -51,7 +51,7 @@ class Book:
         one.accounted = True
         event = self._ended_event(call, one, final=final)
         log_outcome(call, one, event)
-        await self._outbox.append(one.route.id, event)
+        one.ended_seq = await self._outbox.append(one.route.id, event)
 
     def _ended_event(self, call: Call, one: Try, *, final: bool) -> AttemptEnded:
         now_ms = self._clock.now_ms()
@@ -81,6 +81,7 @@ class Book:
             first_byte_ms=one.first_byte_ms,
             total_ms=now_ms - one.started_ms,
             slow=call.stream and (one.first_content_ms or 0) > slow_ms,
+            probe=one.probe,
             retry_at_ms=failure.retry_at_ms if failure else 0,
             windows=one.windows,
             cost_nusd=cost,

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
+from service.admission import Grant
 from service.ledger.events import Endpoint, Outcome, Tokens, Window
 from service.routing.failover import Attempt
 from service.routing.failure import Failure
@@ -99,7 +100,10 @@ class Try(Struct, kw_only=True):
     first_content_ms: int | None = None
     started: bool = False
     accounted: bool = False
+    ended_seq: int = 0
     credential: str = ""
+    grant: Grant = field(default_factory=Grant)
+    probe: bool = False
 
     @property
     def shown_status(self) -> int:

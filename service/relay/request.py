@@ -17,7 +17,9 @@ on (`answers`, `streams`), writing it down (`book`).
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from zlib import crc32
 
+from service.admission import Admission, Entry
 from service.clock import Clock
 from service.errors import NotFound, Unreachable
 from service.ledger.events import FailureScope
@@ -33,13 +35,18 @@ from service.relay.answers import Answers
 from service.relay.book import Book, log_attempt
 from service.relay.call import Call, Fault, Reply, Try, length_of, taken
 from service.relay.words import error_event, in_our_words, is_own_words, no_route, prompt_too_long, reasons, throttled
-from service.resources import Resources
+from service.resources import Home, Resources
+from service.routing.budget import Budget
 from service.routing.context import smallest_context_tokens
-from service.routing.failover import Attempt, Plan, Result, Verdict, failover
+from service.routing.failover import Attempt, Plan, Refusal, Result, Verdict, failover
 from service.routing.failure import Failure
+from service.routing.quota import counted_tokens
 from service.routing.rank import Ask, Candidate, choose_chain, rank
 from service.settings import Settings
 from service.watcher import Watcher
+
+SESSION_TTL_S = 3_600
+"""The longest life of a prompt cache."""
 
 
 class Relay:
@@ -54,6 +61,7 @@ class Relay:
         outbox: Outbox,
         watcher: Watcher,
         resources: Resources,
+        admission: Admission,
         clock: Clock,
     ) -> None:
         self.settings = settings
@@ -63,8 +71,10 @@ class Relay:
         self._watcher = watcher
         self._resources = resources
         self._book = Book(settings, outbox=outbox, resources=resources, clock=clock)
-        self._answers = Answers(settings, book=self._book, resources=resources, clock=clock)
         self._smallest_tokens = smallest_context_tokens(settings.policy)
+        self._admission = admission
+        self._answers = Answers(settings, admission=admission, book=self._book, resources=resources, clock=clock)
+        self._budget = Budget()
         self._under_way = 0
 
     async def handle(self, call: Call, reply: Reply) -> None:
@@ -83,25 +93,68 @@ class Relay:
                     await asyncio.sleep(0.01)
 
     async def _handle(self, call: Call, reply: Reply) -> None:
+        self._budget.earn()
         candidates = await self._candidates(call)
-        plan = failover(candidates, self.settings.policy, call.model)
+        plan = failover(candidates, self.settings.policy, call.model, self._budget.spend)
         usable = sum(candidate.usable for candidate in candidates)
         tries: list[Try] = []
+        refused: dict[str, str] = {}
         deadline = asyncio.get_running_loop().time() + call.deadline_ms / 1000
         attempt, verdict = advance(plan, None)
         while attempt:
             if attempt.wait_ms:
                 await asyncio.sleep(attempt.wait_ms / 1000)
             reply.route, reply.attempts = attempt.candidate.route.id, attempt.number
+            one = Try(attempt=attempt, attempt_id=self.clock.new_id(), started_ms=self.clock.now_ms())
+            refusal = await self._enter(call, one)
+            if refusal:
+                refused[one.route.id] = refusal.reason
+                attempt, verdict = advance(plan, Result(self.clock.now_ms(), refusal=refusal))
+                continue
             routes = {attempt.candidate.route.id, *(one.route.id for one in tries)}
-            one = await self._try(call, attempt, reply, deadline, is_last=len(routes) >= usable)
             tries.append(one)
-            over = reply.started or asyncio.get_running_loop().time() >= deadline
-            attempt, verdict = advance(plan, Result(self.clock.now_ms(), one.failure, over))
-            await self._book.account(call, one, final=attempt is None)
+            try:
+                await self._try(call, one, reply, deadline, is_last=len(routes) >= usable)
+                over = reply.started or asyncio.get_running_loop().time() >= deadline
+                renewed = not over and await self._is_renewed(one)
+                attempt, verdict = advance(plan, Result(self.clock.now_ms(), one.failure, over, renewed=renewed))
+                await self._book.account(call, one, final=attempt is None)
+                if one.outcome == "ok":
+                    await self._keep_session(call, one)
+            finally:
+                self._leave(one)
         assert verdict is not None  # noqa: S101 - the plan ends with one
         if not reply.started:
-            await self._show(call, reply, verdict, tries, candidates)
+            await self._show(call, reply, verdict, tries, candidates, reasons(tries, candidates, refused))
+
+    async def _enter(self, call: Call, one: Try) -> Refusal | None:
+        """Have the attempt admitted; why it is not."""
+        if call.endpoint != "messages":
+            return None
+        entry = Entry(
+            attempt_id=one.attempt_id,
+            candidate=one.attempt.candidate,
+            body_bytes=len(call.plain),
+            max_tokens=call.max_tokens,
+        )
+        grant = await self._admission.enter(entry)
+        if isinstance(grant, Refusal):
+            return grant
+        one.grant, one.probe = grant, grant.probe
+        return None
+
+    async def _is_renewed(self, one: Try) -> bool:
+        """Whether a refused token has a successor: then the route is worth another try at once."""
+        if one.failure is None or one.failure.scope != "credential" or one.status != 401:
+            return False
+        return await self._credentials.refused(one.route, one.credential)
+
+    def _leave(self, one: Try) -> None:
+        """Give back what the attempt held, and remember its size for those to come."""
+        used = counted_tokens(one.tokens)
+        if used:
+            self._admission.sizes.note(one.route.id, one.attempt.candidate.model, used)
+        self._admission.leave(one.grant, used, one.ended_seq)
 
     async def _candidates(self, call: Call) -> list[Candidate]:
         """The routes for this request, those to try first."""
@@ -117,10 +170,12 @@ class Relay:
         ask = Ask(
             call.endpoint,
             call.model,
-            await self._bound_to(call),
             least_tokens=least_tokens(call.plain, self._smallest_tokens) if call.endpoint == "messages" else 0,
             trimmed=call.trimmed,
             threaded=call.threaded,
+            bound_to=await self._bound_to(call),
+            session_route=await self._session_route(call),
+            draw=crc32(call.request_id.encode()) / 2**32,
         )
         return rank(ask, chain, self._watcher.view, self.settings.policy, self.clock.now_ms())
 
@@ -131,11 +186,22 @@ class Relay:
                 return home.route
         return ""
 
+    async def _session_route(self, call: Call) -> str:
+        """The route that served the session last, where sessions stay on their route."""
+        if not (self.settings.session_affinity and call.session_id):
+            return ""
+        home = await self._resources.home_of(session_id(call))
+        return home.route if home else ""
+
+    async def _keep_session(self, call: Call, one: Try) -> None:
+        """The session's caches are on this route now."""
+        if self.settings.session_affinity and call.session_id and call.endpoint == "messages":
+            await self._resources.move(session_id(call), Home(one.route.id, one.attempt_id), SESSION_TTL_S)
+
     # -- one attempt
 
-    async def _try(self, call: Call, attempt: Attempt, reply: Reply, deadline: float, *, is_last: bool) -> Try:
+    async def _try(self, call: Call, one: Try, reply: Reply, deadline: float, *, is_last: bool) -> None:
         """One attempt, to its outcome. Before commit it never raises but for cancellation."""
-        one = Try(attempt=attempt, attempt_id=self.clock.new_id(), started_ms=self.clock.now_ms())
         log_attempt(call, one)
         upstream: Upstream | None = None
         try:
@@ -159,7 +225,6 @@ class Relay:
                 await upstream.close()
         if one.failure and reply.started:
             await self._break_off(call, one, reply)
-        return one
 
     def _silence(self, one: Try) -> Failure:
         """A time-out is the route's fault only if the route had its time; some clients give it a second."""
@@ -233,7 +298,13 @@ class Relay:
             await reply.end()
 
     async def _show(
-        self, call: Call, reply: Reply, verdict: Verdict, tries: Sequence[Try], candidates: Sequence[Candidate]
+        self,
+        call: Call,
+        reply: Reply,
+        verdict: Verdict,
+        tries: Sequence[Try],
+        candidates: Sequence[Candidate],
+        words: str,
     ) -> None:
         """Tell the client how its request ended. Raises ProxyError for an end in our own words."""
         if verdict.kind == "relayed":
@@ -245,7 +316,6 @@ class Relay:
             await reply.write(one.body)
             await reply.end()
             return
-        words = reasons(tries, candidates)
         uncounted = all(one.failure and one.failure.kind == "bad_answer" for one in tries)
         if call.endpoint == "count_tokens" and uncounted and call.may_use_owners:
             raise NotFound(f"no route counts tokens for {call.model or 'this request'}; estimate them ({words})")
@@ -270,6 +340,11 @@ def advance(plan: Plan, result: Result | None) -> tuple[Attempt | None, Verdict 
         return (next(plan) if result is None else plan.send(result)), None
     except StopIteration as stop:
         return None, stop.value
+
+
+def session_id(call: Call) -> str:
+    """A client's session among the resources; another client's session of the same name is another one."""
+    return f"session:{call.client_key}:{call.session_id}"
 
 
 def scope_of(error: UpstreamError) -> FailureScope:

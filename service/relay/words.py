@@ -3,7 +3,7 @@
 Not here: deciding which attempt is shown (`routing.failover`), or sending it (`request`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -39,11 +39,11 @@ def in_our_words(one: Try) -> ProxyError:
     return error
 
 
-def reasons(tries: Sequence[Try], candidates: Sequence[Candidate]) -> str:
-    """Why each route did not answer, for a person."""
+def reasons(tries: Sequence[Try], candidates: Sequence[Candidate], refused: Mapping[str, str]) -> str:
+    """Why each route did not answer, for a person; `refused` are the routes that did not admit the request."""
     failed = [f"{one.route.id}: {one.failure.message or one.failure.kind}" for one in tries if one.failure]
     passed = [f"{candidate.route.id}: {candidate.reason}" for candidate in candidates if candidate.passed_over]
-    return "; ".join([*failed, *passed])
+    return "; ".join([*failed, *(f"{route}: {reason}" for route, reason in refused.items()), *passed])
 
 
 def throttled(until_ms: int, now_ms: int, words: str) -> AllThrottled:

@@ -10,18 +10,21 @@ Rules
 - A model that the provider lacks is asked for under its fallback name on the same route, then elsewhere.
 - A refused signature of a thought is the conversation's past, not the request's fault: the same route is asked once
   more without the thoughts.
-- A reused connection that was closed before any byte of an answer is tried once more on the same route.
+- A reused connection that was closed before any byte of an answer is tried once more on the same route; so is an
+  attempt whose credential has been renewed since.
 - After 529 the provider's other credentials come last: the provider is busy, not the route.
-- When nothing is left but a throttle of at most two seconds, that route is asked again.
+- A route that does not admit the request (its slots are taken, its quota is reserved, another process probes it) is
+  passed over. When nothing is left, a slot is waited for, briefly, and a route that is being probed is asked after all.
+- When nothing is left but a throttle of at most two seconds, that route is asked again, within the retry budget.
 - Attempts are bounded, one for each route and `max_retries` more: clients repeat a request ten times by themselves.
 - When all failed, the most useful error is shown: the request's own fault, the shortest true wait, the provider's
   trouble, and never the route's own credential.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from service.routing.failure import Failure, is_signature_refusal
@@ -31,6 +34,21 @@ from service.settings import Policy
 
 SHORT_WAIT_MS = 2_000
 """A throttle that ends this soon is worth waiting for, when no other route is left."""
+
+
+SLOT_WAITS_MS = (50, 100, 200, 400, 800)
+"""Waits for a free slot when no other route is left: a second and a half in all, then the client waits better."""
+RESERVED_WAIT_MS = 5_000
+"""What is reserved turns into what is used when an answer ends: worth asking again in a few seconds."""
+
+RefusalKind = Literal["probe", "slots", "quota"]
+
+
+class Refusal(Struct, frozen=True):
+    """Why a route did not admit an attempt: another process probes it, its slots are taken, its quota is reserved."""
+
+    kind: RefusalKind
+    reason: str
 
 
 class Attempt(Struct, frozen=True):
@@ -44,12 +62,15 @@ class Attempt(Struct, frozen=True):
 class Result(Struct, frozen=True):
     """What became of an attempt. `failure` is None for an answer; `over`: nothing more can be done for the client.
 
-    `over` holds once bytes have gone out, the client has gone, or the deadline has passed.
+    `over` holds once bytes have gone out, the client has gone, or the deadline has passed. `refusal`: it did not even
+    begin. `renewed`: the credential that was refused has a successor.
     """
 
     now_ms: int
     failure: Failure | None = None
     over: bool = False
+    refusal: Refusal | None = None
+    renewed: bool = False
 
 
 VerdictKind = Literal["answered", "relayed", "throttled", "too_large", "unreachable", "no_route"]
@@ -76,28 +97,69 @@ class Tried(Struct, frozen=True):
     failure: Failure
 
 
+class Course(Struct):
+    """How far a plan has come: what is left to try, what failed, and who did not admit the request."""
+
+    queue: list[Candidate]
+    tried: list[Tried] = field(default_factory=list)
+    refused: list[tuple[Candidate, Refusal]] = field(default_factory=list)
+    renewed: set[str] = field(default_factory=set)
+    slot_waits: int = 0
+    wait_ms: int = 0
+    now_ms: int = 0
+
+    def next_attempt(self) -> Attempt:
+        """The next candidate's turn."""
+        candidate = self.queue.pop(0)
+        wait_ms, self.wait_ms = self.wait_ms, 0
+        return Attempt(candidate, len(self.tried) + 1, wait_ms)
+
+
 Plan: TypeAlias = Generator[Attempt, Result, Verdict]
 
 
-def failover(candidates: Sequence[Candidate], policy: Policy, model: str) -> Plan:
-    """The plan for one request for `model`, over candidates as `rank` gave them."""
-    queue = [candidate for candidate in candidates if candidate.usable]
-    most = len(queue) + policy.max_retries
-    tried: list[Tried] = []
-    wait_ms = now_ms = 0
-    while queue and len(tried) < most:
-        attempt = Attempt(queue.pop(0), len(tried) + 1, wait_ms)
+def failover(
+    candidates: Sequence[Candidate], policy: Policy, model: str, may_repeat: Callable[[], bool] = lambda: True
+) -> Plan:
+    """The plan for one request for `model`, over candidates as `rank` gave them; `may_repeat` is the retry budget."""
+    course = Course([candidate for candidate in candidates if candidate.usable])
+    most = len(course.queue) + policy.max_retries
+    while course.queue and len(course.tried) < most:
+        attempt = course.next_attempt()
         result = yield attempt
-        if result.failure is None or result.over:
+        course.now_ms = result.now_ms
+        if result.refusal:
+            course.refused.append((attempt.candidate, result.refusal))
+        elif result.failure is None or result.over:
             return Verdict("answered", attempt.number, failure=result.failure)
-        now_ms = result.now_ms
-        tried.append(Tried(attempt, result.failure))
-        if is_final(attempt.candidate, result.failure, policy, model):
-            break
-        queue, wait_ms = next_queue(queue, tried), 0
-        if not queue:
-            queue, wait_ms = last_wait(tried, policy, now_ms)
-    return verdict(candidates, tried, model, now_ms + policy.wait_ms)
+        else:
+            course.tried.append(Tried(attempt, result.failure))
+            if is_final(attempt.candidate, result.failure, policy, model):
+                break
+            course.queue = next_queue(course.queue, course.tried)
+            if result.renewed and attempt.candidate.route.id not in course.renewed:
+                course.renewed.add(attempt.candidate.route.id)
+                course.queue.insert(0, attempt.candidate)
+        if not course.queue:
+            last_hope(course, policy, may_repeat)
+    return verdict(candidates, course, model, policy.wait_ms)
+
+
+def last_hope(course: Course, policy: Policy, may_repeat: Callable[[], bool]) -> None:
+    """What is left when every route was asked: one that is being probed, a slot that gets free, a short throttle."""
+    probed = [candidate for candidate, refusal in course.refused if refusal.kind == "probe"]
+    full = [candidate for candidate, refusal in course.refused if refusal.kind == "slots"]
+    if probed:
+        course.refused = [entry for entry in course.refused if entry[1].kind != "probe"]
+        course.queue = [replace(candidate, probe=False) for candidate in probed]
+    elif full and course.slot_waits < len(SLOT_WAITS_MS):
+        course.refused = [entry for entry in course.refused if entry[1].kind != "slots"]
+        course.queue, course.wait_ms = full, SLOT_WAITS_MS[course.slot_waits]
+        course.slot_waits += 1
+    else:
+        queue, wait_ms = last_wait(course.tried, policy, course.now_ms)
+        if queue and may_repeat():
+            course.queue, course.wait_ms = queue, wait_ms
 
 
 def is_final(candidate: Candidate, failure: Failure, policy: Policy, model: str) -> bool:
@@ -155,10 +217,12 @@ def last_wait(tried: Sequence[Tried], policy: Policy, now_ms: int) -> tuple[list
     return ([soonest.attempt.candidate], wait_ms) if wait_ms <= SHORT_WAIT_MS else ([], 0)
 
 
-def verdict(candidates: Sequence[Candidate], tried: Sequence[Tried], model: str, unnamed_ms: int) -> Verdict:
-    """The most useful end for a request that no route answered; waits without an end last until `unnamed_ms`."""
+def verdict(candidates: Sequence[Candidate], course: Course, model: str, unnamed_ms: int) -> Verdict:
+    """The most useful end for a request that no route answered; a wait without an end lasts `unnamed_ms`."""
+    tried = course.tried
+    waits = waits_of(candidates, course, course.now_ms + unnamed_ms)
     if not tried:
-        return verdict_untried(candidates)
+        return verdict_untried(candidates, waits)
     told = [t for t in tried if is_error_answer(t)]
     own_fault = next(
         (t for t in told if t.failure.scope == "request" and is_own_family(t.attempt.candidate, model)), None
@@ -168,7 +232,6 @@ def verdict(candidates: Sequence[Candidate], tried: Sequence[Tried], model: str,
     client = next((t for t in told if t.attempt.candidate.route.auth == "client"), None)
     if client:
         return Verdict("relayed", client.attempt.number, failure=client.failure)
-    waits = waits_of(candidates, tried, unnamed_ms)
     if waits and all(t.failure.scope in ("quota", "throttle", "credential") for t in tried):
         return Verdict("throttled", until_ms=min(waits), failure=tried[0].failure)
     shown = next((t for t in told if t.failure.scope != "credential"), None)
@@ -177,23 +240,23 @@ def verdict(candidates: Sequence[Candidate], tried: Sequence[Tried], model: str,
     return Verdict("unreachable", failure=tried[0].failure)
 
 
+def verdict_untried(candidates: Sequence[Candidate], waits: Sequence[int]) -> Verdict:
+    """The end of a request that no route was tried for."""
+    if waits:
+        return Verdict("throttled", until_ms=min(waits))
+    too_large = any(candidate.passed_over == "context_too_small" for candidate in candidates)
+    return Verdict("too_large" if too_large else "no_route")
+
+
 def is_error_answer(tried: Tried) -> bool:
     """Whether the provider answered with an error that can be relayed: not a broken connection, nor a broken 200."""
     return tried.failure.status >= 300
 
 
-def waits_of(candidates: Sequence[Candidate], tried: Sequence[Tried], unnamed_ms: int = 0) -> list[int]:
+def waits_of(candidates: Sequence[Candidate], course: Course, unnamed_ms: int) -> list[int]:
     """The ends of all waits that stand between the client and an answer."""
-    last = {t.attempt.candidate.route.id: t.failure for t in tried if t.failure.scope in ("quota", "throttle")}
+    last = {t.attempt.candidate.route.id: t.failure for t in course.tried if t.failure.scope in ("quota", "throttle")}
     named = [failure.retry_at_ms or unnamed_ms for failure in last.values()]
     passed = [candidate.until_ms for candidate in candidates if candidate.passed_over in ("waiting", "quota_spent")]
-    return [*named, *passed]
-
-
-def verdict_untried(candidates: Sequence[Candidate]) -> Verdict:
-    """The end of a request that no route was tried for."""
-    waits = waits_of(candidates, ())
-    if waits:
-        return Verdict("throttled", until_ms=min(waits))
-    too_large = any(candidate.passed_over == "context_too_small" for candidate in candidates)
-    return Verdict("too_large" if too_large else "no_route")
+    soon = [course.now_ms + (RESERVED_WAIT_MS if r.kind == "quota" else 1_000) for _, r in course.refused]
+    return [*named, *passed, *soon]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from service.ledger.events import Tokens
 from service.ledger.fold import HOUR_MS
 from service.ledger.state import RouteLedger, Usage, Wait
 from service.settings import Policy
@@ -46,7 +47,7 @@ def week_start_ms(now_ms: int) -> int:
     return now_ms - (now_ms - FIRST_MONDAY_MS) % WEEK_MS
 
 
-def counted_tokens(usage: Usage) -> int:
+def counted_tokens(usage: Usage | Tokens) -> int:
     """The tokens that count against a weekly limit."""
     return usage.input + usage.output
 

@@ -8,7 +8,9 @@ Rules
 - Passed over: no credential, disabled, circuit open, waiting, quota spent, model not served, model too small for the
   prompt, not the resource's route.
 - A thread goes to Anthropic alone: another vendor would answer without what came before.
-- Above the warning threshold of its quota a route comes after the others.
+- Above the warning threshold of its quota a route comes after the others; so it does, for a growing share of the
+  requests less, while it recovers.
+- With session affinity the route that served the session last goes first, unless it comes after the others.
 - When only open circuits are left, the one that closes first is tried all the same. A spent limit never is.
 """
 
@@ -21,7 +23,7 @@ from service.ledger.events import Endpoint
 from service.routing.circuit import read_circuit
 from service.routing.context import too_large_for
 from service.routing.models import choose_model, is_native, map_model
-from service.routing.quota import read_quota, read_waits
+from service.routing.quota import QuotaReading, read_quota, read_waits
 from service.routing.view import View
 from service.settings import ClientCredentials, Policy, Route
 
@@ -38,8 +40,10 @@ CREDENTIAL_PREFIX = "sk-ant-"
 class Ask(Struct, frozen=True):
     """What routing needs to know of a request.
 
-    `bound_to` is the route on which its resources live. `least_tokens` is what its prompt has at least, 0 when that is
-    too little to matter; `trimmed`: the provider is asked to shorten it. `threaded`: it continues or begins a thread.
+    `least_tokens` is what its prompt has at least, 0 when that is too little to matter; `trimmed`: the provider is
+    asked to shorten it. `threaded`: it continues or begins a thread.
+    `bound_to` is the route on which its resources live, `session_route` the one that served its session last. `draw`
+    is the request's lot, from 0 to 1: a route that has just recovered takes those below its share.
     """
 
     endpoint: Endpoint = "messages"
@@ -48,12 +52,16 @@ class Ask(Struct, frozen=True):
     least_tokens: int = 0
     trimmed: bool = False
     threaded: bool = False
+    session_route: str = ""
+    draw: float = 0.0
 
 
 class Candidate(Struct, frozen=True):
     """A route considered for a request; `passed_over` says why not, `until_ms` until when.
 
-    `without_thinking`: the provider refused a signature, so that the thoughts stay out.
+    `without_thinking`: the provider refused a signature, so that the thoughts stay out. `probe`: its circuit is half
+    open. `late`: the others go first, since its quota nears its end or it has only just recovered. `quota` is its week
+    where that has a limit, `open_attempts` what is under way there.
     """
 
     route: Route
@@ -62,8 +70,10 @@ class Candidate(Struct, frozen=True):
     reason: str = ""
     until_ms: int = 0
     probe: bool = False
-    warning: bool = False
     without_thinking: bool = False
+    late: bool = False
+    quota: QuotaReading | None = None
+    open_attempts: int = 0
 
     @property
     def usable(self) -> bool:
@@ -102,7 +112,7 @@ def rank(ask: Ask, chain: Sequence[Route], view: View, policy: Policy, now_ms: i
     if ask.endpoint in MODEL_ENDPOINTS and ask.model and not ask.model.lower().startswith("claude"):
         considered.sort(key=lambda candidate: not is_native(candidate.route.provider, ask.model))
     usable = [candidate for candidate in considered if candidate.usable]
-    usable.sort(key=lambda candidate: candidate.warning)
+    usable.sort(key=lambda candidate: (candidate.late, candidate.route.id != ask.session_route))
     passed_over = [candidate for candidate in considered if not candidate.usable]
     if not usable:
         usable = last_resort(passed_over)
@@ -116,7 +126,7 @@ def last_resort(passed_over: Sequence[Candidate]) -> list[Candidate]:
     if not opened:
         return []
     first = min(opened, key=lambda candidate: candidate.until_ms)
-    return [Candidate(first.route, first.model, probe=True)]
+    return [Candidate(first.route, first.model)]
 
 
 def consider(ask: Ask, route: Route, view: View, policy: Policy, now_ms: int) -> Candidate:
@@ -156,7 +166,15 @@ def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: i
     circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms)
     if circuit.state == "open":
         return Candidate(route, model, "circuit_open", circuit.reason, circuit.until_ms)
-    return Candidate(route, model, probe=circuit.state == "half_open", warning=quota.state == "warning")
+    return Candidate(
+        route,
+        model,
+        until_ms=circuit.until_ms,
+        probe=circuit.state == "half_open" and ask.endpoint == "messages",
+        late=quota.state == "warning" or ask.draw > circuit.share,
+        quota=quota if quota.limit_tokens else None,
+        open_attempts=len(ledger.open),
+    )
 
 
 def serves(route: Route, ask: Ask) -> bool:

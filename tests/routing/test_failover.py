@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.ledger.events import FailureKind, FailureScope
-from service.routing.failover import SHORT_WAIT_MS, Attempt, Result, Verdict, failover
+from service.routing.budget import Budget
+from service.routing.failover import (
+    RESERVED_WAIT_MS,
+    SHORT_WAIT_MS,
+    SLOT_WAITS_MS,
+    Attempt,
+    Refusal,
+    Result,
+    Verdict,
+    failover,
+)
 from service.routing.failure import Failure
 from service.routing.rank import Candidate
 from service.settings import Policy
@@ -474,3 +484,97 @@ def test_a_prompt_that_no_model_holds_is_told_so(others: list[Candidate], kind: 
     """Unless waiting for another route would help."""
     _, verdict = run([SMALL, *others], [None])
     assert verdict.kind == kind
+
+
+# -- admission
+
+
+PROBED, FULL, RESERVED = (Refusal(kind, kind) for kind in ("probe", "slots", "quota"))
+
+
+def play(candidates: Sequence[Candidate], *results: Result, budget: bool = True) -> tuple[list[Attempt], Verdict]:
+    """Play a plan against these results, one after the other."""
+    plan = failover(candidates, POLICY, MODEL, lambda: budget)
+    attempts = [next(plan)]
+    try:
+        for result in results:
+            attempt = plan.send(result)
+            attempts.append(attempt)
+    except StopIteration as end:
+        return attempts, end.value
+    raise AssertionError(f"the plan goes on: {attempts}")
+
+
+def refused(refusal: Refusal) -> Result:
+    return Result(NOW_MS, refusal=refusal)
+
+
+ANSWERED = Result(NOW_MS)
+FAILED = Result(NOW_MS, BROKEN)
+
+
+@pytest.mark.parametrize("refusal", [PROBED, FULL, RESERVED], ids=lambda r: r.kind)
+def test_a_route_that_does_not_admit_is_passed_over(refusal: Refusal) -> None:
+    """The next one is tried, and that was no attempt."""
+    attempts, verdict = play(CHAIN, refused(refusal), ANSWERED)
+    assert (tried(attempts), verdict) == (["anthropic", "subscription"], Verdict("answered", 1))
+
+
+def test_a_slot_is_waited_for_briefly_when_nothing_is_left() -> None:
+    """Five times, a second and a half in all; then the client waits better."""
+    attempts, verdict = play([FIRST], *[refused(FULL)] * 6)
+    assert [attempt.wait_ms for attempt in attempts] == [0, *SLOT_WAITS_MS]
+    assert verdict == Verdict("throttled", until_ms=NOW_MS + 1_000)
+    attempts, verdict = play([FIRST], refused(FULL), refused(FULL), ANSWERED)
+    assert verdict == Verdict("answered", 1)
+
+
+def test_a_probed_route_is_the_last_hope() -> None:
+    """When all others failed it is asked without the lease, once."""
+    probe = replace(FIRST, probe=True)
+    attempts, verdict = play([probe, SECOND], refused(PROBED), FAILED, FAILED)
+    assert [(attempt.candidate.route.id, attempt.candidate.probe) for attempt in attempts] == [
+        ("anthropic", True),
+        ("subscription", False),
+        ("anthropic", False),
+    ]
+    assert verdict.kind == "relayed"
+
+
+def test_a_reserved_quota_is_worth_a_few_seconds() -> None:
+    """What is under way may leave something: the client is told to come back."""
+    _, verdict = play([FIRST], refused(RESERVED))
+    assert verdict == Verdict("throttled", until_ms=NOW_MS + RESERVED_WAIT_MS)
+
+
+def test_a_renewed_credential_is_tried_once() -> None:
+    """On the same route; when that is refused as well, the next route's turn has come."""
+    renewed = Result(NOW_MS, BAD_KEY, renewed=True)
+    attempts, verdict = play(CHAIN, renewed, renewed, ANSWERED)
+    assert tried(attempts) == ["anthropic", "anthropic", "subscription"]
+    assert verdict == Verdict("answered", 3)
+
+
+# -- the budget
+
+
+def test_repeats_are_within_the_budget() -> None:
+    """A short throttle is waited for only while few requests need it."""
+    short = Result(NOW_MS, throttle(500))
+    attempts, _ = play([FIRST], short, ANSWERED)
+    assert tried(attempts) == ["anthropic", "anthropic"]
+    attempts, verdict = play([FIRST], short, budget=False)
+    assert tried(attempts) == ["anthropic"]
+    assert verdict.kind == "throttled"
+
+
+def test_the_budget_is_a_fifth_of_the_requests() -> None:
+    """Ten at once, then one for five requests."""
+    budget = Budget()
+    assert [budget.spend() for _ in range(11)] == [True] * 10 + [False]
+    for _ in range(5):
+        budget.earn()
+    assert [budget.spend(), budget.spend()] == [True, False]
+    for _ in range(1_000):
+        budget.earn()
+    assert [budget.spend() for _ in range(11)] == [True] * 10 + [False]

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from service.ledger.events import Endpoint
-from service.ledger.state import ControlLedger, RouteLedger, Usage
+from service.ledger.state import ControlLedger, Health, RouteLedger, Usage
 from service.routing.rank import Ask, Candidate, choose_chain, rank
 from service.routing.view import View
 from service.settings import ClientCredentials, Route, from_variables
@@ -69,7 +69,7 @@ def test_above_the_threshold_a_route_comes_after_the_others() -> None:
     """It is still there, for when the others fail."""
     candidates = ranked(chain=limited(1_000), view=view_of(anthropic=used(950)))
     assert names(candidates) == ["subscription", "zai", "anthropic"]
-    assert [candidate.warning for candidate in candidates] == [False, False, True]
+    assert [candidate.late for candidate in candidates] == [False, False, True]
 
 
 def test_half_open_routes_keep_their_place_as_probes() -> None:
@@ -157,7 +157,7 @@ def test_when_all_circuits_are_open_the_one_that_closes_first_is_tried() -> None
     view = view_of(anthropic=open_circuit(1_000), subscription=open_circuit(30_000), zai=open_circuit(2_000))
     candidates = ranked(view=view)
     assert names(candidates) == ["subscription"]
-    assert candidates[0].probe
+    assert not candidates[0].probe, "a probe takes the lease, and this one does not wait for it"
     assert [candidate.route.id for candidate in candidates] == ["subscription", "anthropic", "zai"]
 
 
@@ -279,3 +279,29 @@ def test_a_thread_goes_to_anthropic_alone() -> None:
     candidates = ranked(replace(CLAUDE, threaded=True), (A, OTHER, Z))
     assert names(candidates) == ["anthropic"]
     assert reasons(candidates) == {"other": "elsewhere", "zai": "elsewhere"}
+
+
+# -- while a route recovers, and where a session is at home
+
+
+def test_a_route_that_recovers_takes_its_share_first() -> None:
+    """Requests whose lot is above the share go to the others first, and to it all the same when they fail."""
+    recovering = RouteLedger(health={"b": Health(recovered_ms=NOW_MS - 2_500)})
+    view = view_of(anthropic=recovering)
+    low, high = (Ask(model="claude-opus-4-8", draw=draw) for draw in (0.2, 0.3))
+    assert names(rank(low, CHAIN, view, POLICY, NOW_MS)) == ["anthropic", "subscription", "zai"]
+    assert names(rank(high, CHAIN, view, POLICY, NOW_MS)) == ["subscription", "zai", "anthropic"]
+
+
+def test_a_session_stays_on_its_route() -> None:
+    """It goes first, while it is healthy."""
+    ask = Ask(model="claude-opus-4-8", session_route="zai")
+    assert names(rank(ask, CHAIN, view_of(), POLICY, NOW_MS)) == ["zai", "anthropic", "subscription"]
+    assert names(rank(ask, CHAIN, view_of(zai=open_circuit()), POLICY, NOW_MS)) == ["anthropic", "subscription"]
+
+
+def test_only_messages_probe() -> None:
+    """What counts for no circuit tells nothing about it."""
+    view = view_of(anthropic=open_circuit(ago_ms=100_000))
+    assert rank(Ask("messages", "claude-x"), CHAIN, view, POLICY, NOW_MS)[0].probe
+    assert not rank(Ask("count_tokens", "claude-x"), CHAIN, view, POLICY, NOW_MS)[0].probe

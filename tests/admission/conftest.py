@@ -1,0 +1,105 @@
+"""Admissions of a fleet on one real Valkey: each with a view and a ledger that the test sets."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from service.admission import Admission, Entry, Grant
+from service.app import open_redis
+from service.clock import Clock
+from service.embedded.valkey import Valkey
+from service.ledger.state import Heard, RouteLedger
+from service.routing.failover import Refusal
+from service.routing.quota import QuotaReading, QuotaState
+from service.routing.rank import Candidate
+from tests.routing.making import A, route_of
+
+
+class Replica:
+    """One process that admits. `ledger` is what its view says of the route."""
+
+    def __init__(self, redis: Redis | None, name: str) -> None:
+        self.name = name
+        self.away = False
+        self.replicas = 1
+        self.ledger = RouteLedger()
+        self.clock = Clock()
+        self.admission = Admission(
+            redis,
+            replica=name,
+            clock=self.clock,
+            ledger_of=lambda _: self.ledger,
+            is_away=lambda: self.away,
+            replicas=lambda: self.replicas,
+        )
+
+    async def enter(self, attempt: str, **fields: Any) -> Grant | Refusal:
+        """Ask for an attempt of 1,000 tokens at most."""
+        candidate = Candidate(A, "m", **fields)
+        return await self.admission.enter(
+            Entry(attempt_id=attempt, candidate=candidate, body_bytes=10**9, max_tokens=1_000)
+        )
+
+    async def slot(self, attempt: str, slots: int = 2) -> Grant | Refusal:
+        """Ask for one of so many slots."""
+        candidate = Candidate(route_of("anthropic", concurrency=slots), "m")
+        return await self.admission.enter(Entry(attempt_id=attempt, candidate=candidate, body_bytes=1, max_tokens=1))
+
+    async def reserve(
+        self, attempt: str, *, used: int = 0, limit: int = 1_000, open_attempts: int = 0, state: QuotaState = "warning"
+    ) -> Grant | Refusal:
+        """Ask to reserve 100 tokens, the size of every attempt before."""
+        for _ in range(20):
+            self.admission.sizes.note("anthropic", "m", 100)
+        quota = QuotaReading(state=state, used_tokens=used, limit_tokens=limit, week_start_ms=0, resets_at_ms=0)
+        return await self.enter(attempt, quota=quota, open_attempts=open_attempts)
+
+    def hears(self, **highest: int) -> None:
+        """The view has all events of these replicas up to a number."""
+        now_ms = self.clock.now_ms()
+        self.ledger.heard = {name: Heard(high=seq, at_ms=now_ms) for name, seq in highest.items()}
+
+    async def settled(self) -> None:
+        """All that is given back has been given back."""
+        while self.admission._later:
+            await next(iter(self.admission._later))
+
+
+NewReplica = Callable[[str], Replica]
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url
+
+
+@pytest.fixture
+async def redis(valkey: str) -> AsyncIterator[Redis]:
+    connection = open_redis(valkey)
+    await connection.flushall()
+    yield connection
+    await connection.aclose()
+
+
+@pytest.fixture
+async def new_replica(redis: Redis) -> AsyncIterator[NewReplica]:
+    made: list[Replica] = []
+
+    def make(name: str) -> Replica:
+        made.append(Replica(redis, name))
+        return made[-1]
+
+    yield make
+    for replica in made:
+        await replica.admission.stop()
+
+
+@pytest.fixture
+async def alone() -> AsyncIterator[Replica]:
+    """A process without any Redis."""
+    replica = Replica(None, "alone")
+    yield replica
+    await replica.admission.stop()

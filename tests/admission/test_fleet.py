@@ -1,0 +1,262 @@
+"""What the whole fleet has a say in: probes, slots and reservations, decided by one real Valkey."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from service import admission
+from service.admission import Grant
+from service.ledger.wire import probe_key, reserved_key, slots_key
+from service.routing.failover import Refusal
+from tests.admission.conftest import NewReplica, Replica
+
+QUOTA = Refusal("quota", admission.REASONS["quota"])
+
+
+async def test_what_needs_no_say_asks_nobody(new_replica: NewReplica, redis: Redis) -> None:
+    """A closed circuit, no limit: nothing is written anywhere."""
+    assert await new_replica("a").enter("1") == Grant()
+    assert await redis.keys() == []
+
+
+# -- probes
+
+
+async def test_one_probe_at_a_time(new_replica: NewReplica) -> None:
+    """In the whole fleet; the next may begin once content came, or the attempt is over."""
+    a, b = new_replica("a"), new_replica("b")
+    first = await a.enter("1", probe=True)
+    assert isinstance(first, Grant)
+    assert isinstance(await b.enter("2", probe=True), Refusal)
+    assert isinstance(await a.enter("3", probe=True), Refusal)
+    a.admission.content_came(first)
+    await a.settled()
+    second = await b.enter("4", probe=True)
+    assert isinstance(second, Grant)
+    b.admission.leave(second)
+    await b.settled()
+    assert isinstance(await a.enter("5", probe=True), Grant)
+
+
+async def test_a_lease_runs_out(new_replica: NewReplica, redis: Redis) -> None:
+    """A probe that died or hangs lets another one try."""
+    await new_replica("a").enter("1", probe=True)
+    assert 25_000 < await redis.pttl(probe_key("anthropic")) <= admission.PROBE_MS
+
+
+async def test_a_lease_that_is_anothers_by_now_stays(new_replica: NewReplica, redis: Redis) -> None:
+    """Who comes late with his verdict ends no other probe."""
+    a, b = new_replica("a"), new_replica("b")
+    late = await a.enter("1", probe=True)
+    await redis.delete(probe_key("anthropic"))
+    await b.enter("2", probe=True)
+    assert isinstance(late, Grant)
+    a.admission.leave(late)
+    await a.settled()
+    assert await redis.get(probe_key("anthropic")) == b"2"
+
+
+# -- slots
+
+
+async def test_slots_are_the_fleets(new_replica: NewReplica) -> None:
+    """Two for all; one that is given back is anybody's."""
+    a, b = new_replica("a"), new_replica("b")
+    held = await a.slot("1")
+    assert isinstance(held, Grant)
+    assert isinstance(await b.slot("2"), Grant)
+    assert await b.slot("3") == Refusal("slots", admission.REASONS["slots"])
+    a.admission.leave(held)
+    await a.settled()
+    assert isinstance(await b.slot("4"), Grant)
+
+
+async def test_slots_of_the_dead_run_out(new_replica: NewReplica, redis: Redis) -> None:
+    """What nobody renews is free again."""
+    a, b = new_replica("a"), new_replica("b")
+    for number in range(2):
+        await a.slot(f"{number}")
+    await redis.zadd(slots_key("anthropic"), {"0": 1, "1": 1})  # half a minute later
+    assert isinstance(await b.slot("2"), Grant)
+
+
+async def test_what_lives_is_renewed(new_replica: NewReplica, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots and reservations of an attempt under way never run out; what is gone is not brought back."""
+    monkeypatch.setattr(admission, "RENEW_S", 0.02)
+    a = new_replica("a")
+    await a.slot("1")
+    await a.reserve("2")
+    gone = await a.slot("3")
+    assert isinstance(gone, Grant)
+    await redis.zadd(slots_key("anthropic"), {"1": 5})
+    await redis.zrem(slots_key("anthropic"), "3")
+    await redis.hset(reserved_key("anthropic"), "2", "100 5 a 0 1")
+    await a.admission.start()
+    for _ in range(500):
+        score = await redis.zscore(slots_key("anthropic"), "1")
+        held = await redis.hget(reserved_key("anthropic"), "2")
+        if score and score > 5 and held != b"100 5 a 0 1":
+            break
+        await asyncio.sleep(0.01)
+    assert held is not None
+    tokens, until, owner, seq, _ = held.split()
+    assert (tokens, owner, seq) == (b"100", b"a", b"0")
+    assert int(until) > 10**12
+    assert await redis.zscore(slots_key("anthropic"), "3") is None
+
+
+async def test_client_keys_have_slots_too(new_replica: NewReplica) -> None:
+    """Of their own, whatever routes their requests take."""
+    a, b = new_replica("a"), new_replica("b")
+    held = await a.admission.enter_key("alice", 1, "r1")
+    assert isinstance(held, Grant)
+    assert isinstance(await b.admission.enter_key("alice", 1, "r2"), Refusal)
+    assert isinstance(await b.admission.enter_key("bob", 1, "r3"), Grant)
+    a.admission.leave(held)
+    await a.settled()
+    assert isinstance(await b.admission.enter_key("alice", 1, "r4"), Grant)
+
+
+# -- reservations
+
+
+async def test_no_more_is_admitted_than_the_limit_holds(new_replica: NewReplica) -> None:
+    """Nine hundred of a thousand are used: one attempt of a hundred fits, whoever asks."""
+    a, b = new_replica("a"), new_replica("b")
+    assert isinstance(await a.reserve("1", used=900), Grant)
+    assert await b.reserve("2", used=900) == QUOTA
+
+
+async def test_what_was_reserved_and_not_used_is_free_again(new_replica: NewReplica) -> None:
+    """The reservation becomes what was used, at once, for all."""
+    a, b = new_replica("a"), new_replica("b")
+    held = await a.reserve("1", used=800)
+    assert isinstance(held, Grant)
+    a.admission.leave(held, tokens=30, seq=7)
+    await a.settled()
+    b.hears(a=6)
+    assert isinstance(await b.reserve("2", used=800), Grant)  # 800 + 30 + 100
+    assert await b.reserve("3", used=800) == QUOTA  # 800 + 30 + 100 + 100
+
+
+async def test_nothing_is_counted_twice(new_replica: NewReplica) -> None:
+    """What a view has heard of is in its figure already: its own events at once, others' with the snapshot."""
+    a, b = new_replica("a"), new_replica("b")
+    held = await a.reserve("1", used=800)
+    assert isinstance(held, Grant)
+    a.admission.leave(held, tokens=100, seq=7)
+    await a.settled()
+    b.hears(a=6)
+    assert await b.reserve("2", used=850) == QUOTA  # 850 + 100 + 100
+    b.hears(a=7)
+    assert isinstance(await b.reserve("3", used=900), Grant)
+    assert await a.reserve("4", used=900) == QUOTA  # its own 100 are in the 900; b's are reserved
+
+
+async def test_nothing_is_reserved_of_an_attempt_without_an_end(new_replica: NewReplica) -> None:
+    """One that never went up gives everything back."""
+    a = new_replica("a")
+    held = await a.reserve("1", used=900)
+    assert isinstance(held, Grant)
+    a.admission.leave(held)
+    await a.settled()
+    assert isinstance(await a.reserve("2", used=900), Grant)
+
+
+async def test_reservations_of_the_dead_run_out(new_replica: NewReplica, redis: Redis) -> None:
+    """A crash blocks the quota for half a minute at most."""
+    a, b = new_replica("a"), new_replica("b")
+    await a.reserve("1", used=900)
+    assert await b.reserve("2", used=900) == QUOTA
+    await redis.hset(reserved_key("anthropic"), "1", "100 5 a 0 1")
+    assert isinstance(await b.reserve("3", used=900), Grant)
+
+
+async def test_what_began_unreserved_counts_with_its_mean(new_replica: NewReplica) -> None:
+    """Attempts that began when the limit was far away are under way all the same."""
+    a = new_replica("a")
+    assert await a.reserve("1", used=700, open_attempts=3) == QUOTA  # 700 + 3 * 100 + 100
+    assert isinstance(await a.reserve("2", used=700, open_attempts=2), Grant)
+
+
+async def test_old_entries_go_once_they_are_heard(new_replica: NewReplica, redis: Redis) -> None:
+    """The hash does not grow; what a view may still lack stays."""
+    a = new_replica("a")
+    a.hears(b=9)
+    now_ms = a.clock.now_ms()
+    entries: dict[Any, Any] = {
+        "old": f"1 {now_ms + 10**6} b 5 {now_ms - admission.KEPT_MS}",
+        "fresh": f"1 {now_ms + 10**6} b 6 {now_ms}",
+        "unheard": f"1 {now_ms + 10**6} b 10 {now_ms - admission.KEPT_MS}",
+    }
+    await redis.hset(reserved_key("anthropic"), mapping=entries)
+    assert isinstance(await a.reserve("mine"), Grant)
+    assert set(await redis.hkeys(reserved_key("anthropic"))) == {b"fresh", b"unheard", b"mine"}
+
+
+async def test_far_from_the_limit_nothing_is_reserved(new_replica: NewReplica, redis: Redis) -> None:
+    """Not even twice of what is under way could reach it."""
+    a = new_replica("a")
+    assert await a.reserve("1", used=100, state="ok", open_attempts=3) == Grant()
+    assert await redis.keys() == []
+    assert (await a.reserve("2", used=100, state="ok", open_attempts=4)) != Grant()
+
+
+# -- Redis away
+
+
+async def test_away_each_probes_for_itself_after_a_pause_of_its_own(new_replica: NewReplica) -> None:
+    """One probe for each process, not all at one moment."""
+    replicas = [new_replica(name) for name in "abcdef"]
+    for replica in replicas:
+        replica.away = True
+    now_ms = replicas[0].clock.now_ms()
+    at_once = [await replica.enter("1", probe=True, until_ms=now_ms) for replica in replicas]
+    later = [await replica.enter("2", probe=True, until_ms=now_ms - admission.AWAY_JITTER_MS) for replica in replicas]
+    assert sum(isinstance(answer, Grant) for answer in at_once) < len(replicas)
+    assert all(isinstance(answer, Grant) for answer in later[1:])
+    assert isinstance(await replicas[1].enter("3", probe=True, until_ms=0), Refusal)
+
+
+async def test_away_each_takes_its_share_of_the_slots(new_replica: NewReplica) -> None:
+    """The limit by the replicas last known; at least one."""
+    a = new_replica("a")
+    a.away, a.replicas = True, 2
+    assert isinstance(await a.slot("1", slots=4), Grant)
+    assert isinstance(await a.slot("2", slots=4), Grant)
+    assert isinstance(await a.slot("3", slots=4), Refusal)
+    a.replicas = 9
+    lone = new_replica("b")
+    lone.away, lone.replicas = True, 9
+    assert isinstance(await lone.slot("4", slots=4), Grant)
+
+
+async def test_away_a_quota_near_its_end_is_not_used(new_replica: NewReplica) -> None:
+    """Nobody knows what the others reserve."""
+    a = new_replica("a")
+    a.away = True
+    assert await a.reserve("1", used=900) == QUOTA
+    assert await a.reserve("2", used=100, state="ok") == Grant()
+
+
+async def test_a_redis_that_does_not_answer_is_away(new_replica: NewReplica, redis: Redis) -> None:
+    """The request waits a moment, then goes on by the rules for Redis away."""
+    a = new_replica("a")
+    await redis.client_pause(600)
+    assert await a.slot("1") == Grant("1", "anthropic", slot=True, shared=False)
+
+
+# -- without Redis
+
+
+async def test_a_process_alone_decides_alone(alone: Replica) -> None:
+    """Probe, slots and reservations are its own affair."""
+    assert isinstance(await alone.enter("1", probe=True, until_ms=alone.clock.now_ms()), Grant)
+    assert isinstance(await alone.enter("2", probe=True, until_ms=0), Refusal)
+    assert isinstance(await alone.slot("3"), Grant)
+    assert isinstance(await alone.slot("4"), Grant)
+    assert isinstance(await alone.slot("5"), Refusal)
+    assert isinstance(await alone.reserve("6", used=900), Grant)
+    assert await alone.reserve("7", used=900) == QUOTA

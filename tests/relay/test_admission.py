@@ -1,0 +1,83 @@
+"""What a route admits, as the client sees it: nothing of it, while another route or a slot is left."""
+
+import asyncio
+
+from tests.fakes import FakeProvider, reply
+from tests.relay.serving import ASK, Server
+
+LIMITED = {"ANTHROPIC_CONCURRENCY": "1"}
+
+
+async def under_way(fake: FakeProvider) -> None:
+    """The provider has a request that it does not answer."""
+    await fake.wait_until_async(lambda: bool(fake.requests))
+
+
+async def test_a_full_route_is_passed_over(server: Server, anthropic: FakeProvider, zai: FakeProvider) -> None:
+    """While its only slot is taken, the next request goes to the next route."""
+    served = await server.start(anthropic=anthropic, zai=zai, variables=LIMITED)
+    anthropic.script(reply.message().pausing(600))
+    first = asyncio.create_task(served.ask(ASK))
+    await under_way(anthropic)
+    second = await served.ask(ASK)
+    assert second.headers["x-ccproxy-route"] == "zai"
+    assert (await first).headers["x-ccproxy-route"] == "anthropic"
+    assert (await served.ask(ASK)).headers["x-ccproxy-route"] == "anthropic"
+
+
+async def test_a_slot_is_waited_for(server: Server, anthropic: FakeProvider) -> None:
+    """With no other route the second request takes the slot of the first."""
+    served = await server.start(anthropic=anthropic, variables=LIMITED)
+    anthropic.script(reply.message().pausing(300))
+    answers = await asyncio.gather(served.ask(ASK), served.ask(ASK))
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert {end.outcome for _, end in served.ends} == {"ok"}
+
+
+async def test_a_slot_that_stays_taken_is_a_429(server: Server, anthropic: FakeProvider) -> None:
+    """The client is told to come back in a second; no attempt was made, and none is on the ledger."""
+    served = await server.start(anthropic=anthropic, variables=LIMITED)
+    anthropic.script(reply.hang("request"))
+    first = asyncio.create_task(served.ask(ASK))
+    await under_way(anthropic)
+    second = await served.ask(ASK)
+    assert (second.status_code, second.headers["retry-after"], second.headers["x-should-retry"]) == (429, "1", "true")
+    assert "all slots taken" in second.json()["error"]["message"]
+    assert len(anthropic.requests) == 1
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_a_client_that_goes_frees_its_slot(server: Server, anthropic: FakeProvider) -> None:
+    """What an aborted attempt held is free for the next."""
+    served = await server.start(anthropic=anthropic, variables=LIMITED)
+    anthropic.script(reply.hang("request"), reply.message())
+    first = asyncio.create_task(served.ask(ASK))
+    await under_way(anthropic)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert (await served.ask(ASK)).status_code == 200
+
+
+async def test_a_session_stays_where_its_caches_are(server: Server, anthropic: FakeProvider, zai: FakeProvider) -> None:
+    """After a failover the session stays on the other route; another session begins on the first."""
+    served = await server.start(anthropic=anthropic, zai=zai, variables={"SESSION_AFFINITY": "true"})
+    anthropic.script(reply.error(500))
+    mine, other = ({"X-Claude-Code-Session-Id": name} for name in ("s1", "s2"))
+
+    async def route(headers: dict[str, str]) -> str:
+        answer = await served.ask(ASK, headers=headers)
+        return str(answer.headers["x-ccproxy-route"])
+
+    assert [await route(mine), await route(mine), await route(other)] == ["zai", "zai", "anthropic"]
+
+
+async def test_without_affinity_the_first_route_serves_again(
+    server: Server, anthropic: FakeProvider, zai: FakeProvider
+) -> None:
+    """The default: each request takes the first route that can."""
+    served = await server.start(anthropic=anthropic, zai=zai)
+    anthropic.script(reply.error(500))
+    headers = {"X-Claude-Code-Session-Id": "s1"}
+    routes = [(await served.ask(ASK, headers=headers)).headers["x-ccproxy-route"] for _ in range(2)]
+    assert routes == ["zai", "anthropic"]
