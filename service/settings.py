@@ -18,6 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import quote, urlsplit
+from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -25,11 +26,10 @@ from msgspec.structs import replace
 
 from service.errors import SettingsError
 from service.ledger.price import Price, PriceList
+from service.rules import Dialect, FailureRule, Rules, WindowRule, packaged_rules
 
 LogLevel = Literal["debug", "info", "warn", "error", "silent"]
 LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warn", "error", "silent")
-Dialect = Literal["anthropic", "zai", "compatible"]
-"""How a provider is spoken to: Anthropic itself (open lists), Z.AI, or another that speaks the Messages API."""
 ClientCredentials = Literal["auto", "prefer", "never"]
 Auth = Literal["api_key", "oauth", "client"]
 StripThinking = Literal["unsigned", "all", "none"]
@@ -46,6 +46,8 @@ REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|m|)")
 LEDGER_KEYS = "ledger"
 """The word in PROXY_API_KEYS that says: keys are issued with `ccproxy keys`, and one must be shown."""
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+MOST_WEIGHT = 1_000
 LOOPBACK_HOSTS = frozenset(("127.0.0.1", "localhost", "::1"))
 
 
@@ -114,6 +116,13 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("ZAI_CONCURRENCY", "0", "requests at once on `zai`, in the whole fleet; 0 is no limit"),
     Variable("QUOTA_WARNING_THRESHOLD", "90", "percent of a weekly limit from which other routes go first"),
     Variable("SESSION_AFFINITY", "false", "`true`: a session stays on its route while that is healthy"),
+    Variable("QUOTA_WEEK_START", "mon 00:00", "day and time at which the week of weekly limits begins"),
+    Variable("QUOTA_TIMEZONE", "UTC", "time zone of that day and time, such as `Europe/Berlin`"),
+    Variable(
+        "QUOTA_WEIGHTS",
+        "input=1,output=1",
+        "what a token of each kind counts: `input`, `output`, `cache_read`, `cache_write_5m`, `cache_write_1h`",
+    ),
     Variable("MODEL_FALLBACK_MAP", "", "JSON object or `from=to,from=to`; applied at once to every request"),
     Variable(
         "FALLBACK_ON_CODES", "", "HTTP statuses that change the route, comma-separated; empty: the built-in rules"
@@ -297,11 +306,31 @@ class ModelLimits(Struct, frozen=True, forbid_unknown_fields=True):
     reads_images: bool | None = None
 
 
+class QuotaWeights(Struct, frozen=True):
+    """What a token of each kind counts against a weekly limit. By default as the original proxy counted."""
+
+    input: float = 1.0
+    output: float = 1.0
+    cache_read: float = 0.0
+    cache_write_5m: float = 0.0
+    cache_write_1h: float = 0.0
+
+
+class QuotaPolicy(Struct, frozen=True):
+    """How weekly limits are counted. A week begins `week_start_minute` minutes after Monday 00:00 in `timezone`."""
+
+    weights: QuotaWeights = QuotaWeights()
+    week_start_minute: int = 0
+    timezone: str = "UTC"
+
+
 class Policy(Struct, frozen=True):
     """All that `service.routing` decides with. `models` are patterns of names, in the order in which they are tried."""
 
     circuit: CircuitPolicy = CircuitPolicy()
     models: tuple[tuple[str, ModelLimits], ...] = ()
+    quota: QuotaPolicy = QuotaPolicy()
+    rules: Rules = field(default_factory=packaged_rules)
     warning_percent: float = 90.0
     fallback_on_codes: tuple[int, ...] = ()
     model_map: dict[str, str] = {}
@@ -450,13 +479,18 @@ class ProviderFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class File(Struct, frozen=True, forbid_unknown_fields=True):
-    """The TOML file. `env` stands for variables that the environment leaves out; `routes` replaces the usual three."""
+    """The TOML file. `env` stands for variables that the environment leaves out; `routes` replaces the usual three.
+
+    `failures` and `windows` stand before the packaged rules.
+    """
 
     env: dict[str, str | int | float | bool] = {}
     providers: dict[str, ProviderFile] = field(default_factory=dict)
     routes: tuple[RouteFile, ...] = ()
     prices: dict[str, Price] = {}
     models: dict[str, ModelLimits] = {}
+    failures: tuple[FailureRule, ...] = ()
+    windows: tuple[WindowRule, ...] = ()
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, to_serve: bool = True) -> Settings:
@@ -736,6 +770,8 @@ def policy(read: Reader, file: File) -> Policy:
     return Policy(
         circuit=circuit,
         models=model_limits(file),
+        quota=quota_policy(read),
+        rules=packaged_rules().behind(file.failures, file.windows),
         warning_percent=read.number("QUOTA_WARNING_THRESHOLD", 90, least=1, most=100),
         fallback_on_codes=status_codes(read.text("FALLBACK_ON_CODES")),
         model_map=model_map(read.text("MODEL_FALLBACK_MAP")),
@@ -743,6 +779,51 @@ def policy(read: Reader, file: File) -> Policy:
         retry_delay_ms=read.integer("API_RETRY_DELAY_MS", 1_000, most=60_000),
         wait_ms=circuit.open_ms,
     )
+
+
+def quota_policy(read: Reader) -> QuotaPolicy:
+    """How weekly limits are counted."""
+    return QuotaPolicy(
+        weights=quota_weights(read.text("QUOTA_WEIGHTS")),
+        week_start_minute=minute_of_week(read.text("QUOTA_WEEK_START", "mon 00:00")),
+        timezone=time_zone(read.text("QUOTA_TIMEZONE", "UTC")),
+    )
+
+
+def quota_weights(text: str) -> QuotaWeights:
+    """Weights from `kind=number` pairs; a kind that is left out keeps its own."""
+    given: dict[str, float] = {}
+    for pair in (part for part in text.split(",") if part.strip()):
+        kind, _, number = (piece.strip() for piece in pair.partition("="))
+        try:
+            given[kind] = float(number)
+        except ValueError:
+            raise SettingsError(f"QUOTA_WEIGHTS: {pair.strip()!r} is no pair such as cache_read=0.1") from None
+        if kind not in QuotaWeights.__struct_fields__:
+            raise SettingsError(f"QUOTA_WEIGHTS: {kind!r} is none of {', '.join(QuotaWeights.__struct_fields__)}")
+        if not 0 <= given[kind] <= MOST_WEIGHT:
+            raise SettingsError(f"QUOTA_WEIGHTS: {kind}={number} is not between 0 and {MOST_WEIGHT}")
+    return QuotaWeights(**given)
+
+
+def minute_of_week(text: str) -> int:
+    """Minutes since Monday 00:00, of a text such as `fri 18:30`."""
+    day, _, clock = text.lower().partition(" ")
+    hour, _, minute = clock.strip().partition(":")
+    known = day[:3] in WEEKDAYS and hour.isdecimal() and minute.isdecimal() and len(minute) == 2
+    if not known or int(hour) > 23 or int(minute) > 59:
+        raise SettingsError(f"QUOTA_WEEK_START: {text!r} is no day and time such as mon 00:00")
+    return (WEEKDAYS.index(day[:3]) * 24 + int(hour)) * 60 + int(minute)
+
+
+def time_zone(name: str) -> str:
+    """The name of a time zone that is known here."""
+    try:
+        return ZoneInfo(name).key
+    except (KeyError, ValueError, OSError):  # unknown; no name at all; a folder of the database
+        raise SettingsError(
+            f"QUOTA_TIMEZONE: {name!r} is no time zone; give one such as UTC or Europe/Berlin"
+        ) from None
 
 
 def prices(file: File) -> PriceList:

@@ -18,7 +18,6 @@ from importlib.metadata import version
 from typing import Any
 
 import msgspec
-from msgspec.structs import asdict
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -43,7 +42,7 @@ from service.ledger.wire import (
     snapshot_key,
 )
 from service.outbox import Outbox, end
-from service.routing.readings import RouteReading, read_route
+from service.routing.readings import RouteReading, fields_of, read_route
 from service.routing.view import View
 from service.settings import Settings
 
@@ -273,7 +272,7 @@ class Watcher:
             self._told, self._told_s = {}, time.monotonic()
         for reading in readings:
             if self._told.get(reading.route) != reading:
-                fields: dict[Any, Any] = {**asdict(reading), "read_at_ms": self._clock.now_ms()}
+                fields: dict[Any, Any] = {**fields_of(reading), "read_at_ms": self._clock.now_ms()}
                 pipe.hset(route_key(reading.route), mapping=fields)
         answers = await pipe.execute()
         self.replicas = max(1, int(answers[4]))

@@ -1,6 +1,7 @@
 """Status and check as a person sees them on a terminal. Not here: finding the facts."""
 
 import time
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
@@ -8,6 +9,7 @@ from rich.text import Text
 
 from service.console.check import Finding
 from service.console.status import ReplicaStatus, Status
+from service.routing.quota import WindowReading
 from service.routing.readings import RouteReading
 
 COLOURS = {"healthy": "green", "degraded": "yellow", "quota_warning": "yellow", "off": "dim"}
@@ -19,7 +21,7 @@ def show_status(status: Status, console: Console) -> None:
     """Routes first: they are what one looks for."""
     console.print(routes_table(status))
     for reading in status.routes:
-        if words := why(reading, status.at_ms):
+        for words in notes(reading, status.at_ms):
             console.print(Text(f"{reading.route}: {words}", style="dim"), soft_wrap=True)
     late = [stream for stream in status.streams if stream.lag]
     waiting = ", ".join(f"{stream.stream} {stream.lag}" for stream in late) or "none"
@@ -95,12 +97,33 @@ def quota_bar(reading: RouteReading) -> Text:
     return Text("█" * filled + "░" * (BAR_WIDTH - filled), style=style) + Text(f" {reading.used_percent:.0f} %")
 
 
+def notes(reading: RouteReading, now_ms: int) -> Iterator[str]:
+    """What a row can't say: why, what waits for some models alone, the provider's windows, and the forecast."""
+    if words := why(reading, now_ms):
+        yield words
+    for wait in reading.waits:
+        if wait.holds:
+            yield f"{wait.holds}: {wait.reason}, until {clock(wait.until_ms)}"
+    if reading.windows:
+        yield "windows " + ", ".join(map(window_words, reading.windows))
+    if reading.exhausted_at_ms:
+        yield f"at this rate the weekly limit is spent {clock(reading.exhausted_at_ms)}"
+
+
 def why(reading: RouteReading, now_ms: int) -> str:
     """The reason, and for how long."""
-    if reading.until_ms <= now_ms:
-        return reading.reason
-    at = time.strftime("%a %H:%M:%S", time.localtime(reading.until_ms / 1000))
-    return f"{reading.reason}, until {at}"
+    return f"{reading.reason}, until {clock(reading.until_ms)}" if reading.until_ms > now_ms else reading.reason
+
+
+def window_words(window: WindowReading) -> str:
+    """`5h 93 % until Mon 12:00:00`."""
+    used = window.status if window.used_percent is None else f"{window.used_percent:.0f} %"
+    return f"{window.name} {used} until {clock(window.resets_at_ms)}"
+
+
+def clock(at_ms: int) -> str:
+    """A time within the next days, in this machine's time zone."""
+    return time.strftime("%a %H:%M:%S", time.localtime(at_ms / 1000))
 
 
 def show_findings(findings: list[Finding], console: Console) -> None:

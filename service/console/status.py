@@ -25,7 +25,7 @@ from service.ledger.wire import (
     route_key,
     snapshot_key,
 )
-from service.routing.readings import RouteReading, read_route
+from service.routing.readings import RouteReading, read_route, reading_of
 from service.routing.view import View
 from service.settings import Settings
 
@@ -83,7 +83,7 @@ class Status(Struct, frozen=True):
         """The same as plain values, for JSON."""
         return {
             "at_ms": self.at_ms,
-            "routes": [asdict(reading) for reading in self.routes],
+            "routes": [msgspec.to_builtins(reading) for reading in self.routes],
             "streams": [asdict(stream) for stream in self.streams],
             "replicas": [asdict(replica) for replica in self.replicas],
         }
@@ -119,8 +119,8 @@ def read_told(redis: Redis, route_id: str) -> RouteReading | None:
     """A route as a live proxy reads it."""
     fields: Any = redis.hgetall(route_key(route_id))
     try:
-        return msgspec.convert({text(name): text(value) for name, value in fields.items()}, RouteReading, strict=False)
-    except msgspec.ValidationError:
+        return reading_of({text(name): text(value) for name, value in fields.items()})
+    except msgspec.DecodeError:
         return None  # written by another version, or not yet
 
 

@@ -94,7 +94,8 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     `status` is the upstream's HTTP status, 0 when there was none; `first_byte_ms` is None when no answer began.
     `retry_at_ms` is the provider's own end of the wait, 0 when it named none. `final`: no other route was tried
     after this one. `slow`: the first content took longer than the policy's bound. `probe`: the attempt tried out a
-    route whose circuit had been open.
+    route whose circuit had been open. `holds`: a word in the names of the models that a quota's wait is about, "" for
+    all.
     """
 
     attempt_id: str
@@ -121,6 +122,7 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     cost_nusd: int | None = None
     price_version: str = ""
     final: bool = True
+    holds: str = ""
 
 
 class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_lost"):

@@ -7,7 +7,10 @@ Rules
 - An event is folded once: the caller leaves out what was folded before (`Heard.has`, or the event's id in Postgres).
 - Usage counts whatever became of the attempt; an estimate (`AttemptLost`) is taken back when the true end comes.
 - Health counts only answers to `messages`, only faults of the route or its provider, and nothing that waited on disk.
-- A wait is never shortened by a later, lesser one. A success that began after it ends it.
+- A wait is never shortened by a later, lesser one. A success that began after it, for a model that it holds, ends it.
+- Waits too begin and end with `messages` alone: other endpoints have limits and rights of their own. Only a 401 is about
+  the credential wherever it comes from.
+- What a provider says of its windows and models stands until it says something newer; a spool tells it late.
 """
 
 from collections.abc import Iterable, Sequence
@@ -46,6 +49,7 @@ from service.ledger.state import (
     RouteLedger,
     Usage,
     Wait,
+    WindowTold,
 )
 
 HOUR_MS = 3_600_000
@@ -61,6 +65,9 @@ KEPT_MISSING_MODELS = 64
 
 L = TypeVar("L", RouteLedger, ControlLedger)
 
+KEPT_WAITS = 32
+KEPT_WINDOWS = 32
+"""Providers name their windows, and models give waits their names; both are few."""
 KEPT_LOST = 1_000
 """Estimates that a late true end still takes back; more than this die in no crash of a sane fleet."""
 KEPT_ENDED_EARLY = 1_000
@@ -68,8 +75,8 @@ KEPT_ENDED_EARLY = 1_000
 
 V = TypeVar("V")
 CIRCUIT_SCOPES = frozenset(("route", "provider"))
+REFUSED_STATUS = 401
 WAIT_SCOPES = frozenset(("throttle", "quota", "credential"))
-CREDENTIAL_SCOPES = frozenset(("credential",))
 
 
 def fold_route(ledger: RouteLedger, events: Iterable[RouteEvent]) -> RouteLedger:
@@ -242,10 +249,10 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> None:
     was_lost = ledger.lost.pop(event.attempt_id, None)
     if was_open is None and was_lost is None:
         remember(ledger.ended_early, event.attempt_id, event.at_ms, KEPT_ENDED_EARLY)
-    if event.windows:
-        ledger.windows.update(event.windows)
+    note_windows(ledger, event)
     if event.scope == "model" and event.model_sent and event.endpoint == "messages":
-        remember(ledger.missing_models, event.model_sent, event.at_ms, KEPT_MISSING_MODELS)
+        denied_ms = max(event.at_ms, ledger.missing_models.get(event.model_sent, 0))
+        remember(ledger.missing_models, event.model_sent, denied_ms, KEPT_MISSING_MODELS)
     if not event.spooled:
         note_wait(ledger, event)
         if event.endpoint == "messages":
@@ -267,29 +274,52 @@ def remember(memory: dict[str, V], name: str, value: V, most: int) -> None:
     memory[name] = value
 
 
-def note_wait(ledger: RouteLedger, event: AttemptEnded) -> None:
-    """Begin, prolong or end the waits that providers ask for.
+def note_windows(ledger: RouteLedger, event: AttemptEnded) -> None:
+    """Take over what the provider said of its windows, unless something newer is known."""
+    answered = 200 <= event.status < 300
+    for name, window in event.windows.items():
+        known = ledger.windows.get(name)
+        if known is None or told_ms(event) >= known.at_ms:
+            told = WindowTold(window.used_ratio, window.resets_at_ms, window.status, told_ms(event), answered)
+            remember(ledger.windows, name, told, KEPT_WINDOWS)
 
-    Counting tokens has limits of its own: a credential that is refused there is refused for messages, too, but its
-    throttles are no messages' throttles, and neither is its success their end.
-    """
-    scopes = CREDENTIAL_SCOPES if event.endpoint == "count_tokens" else WAIT_SCOPES
-    if event.scope in scopes:
-        known = ledger.waits.get(event.scope)
+
+def told_ms(event: AttemptEnded) -> int:
+    """When the head of the answer came, which is long before the end of a stream."""
+    return event.at_ms if event.first_byte_ms is None else min(event.at_ms, event.started_at_ms + event.first_byte_ms)
+
+
+def note_wait(ledger: RouteLedger, event: AttemptEnded) -> None:
+    """Begin, prolong or end the waits that providers ask for."""
+    if begins_wait(event):
+        name = f"{event.scope}:{event.holds}" if event.holds else event.scope
+        known = ledger.waits.get(name)
         if known is None or outlasts(event, known):
-            ledger.waits[event.scope] = Wait(
+            wait = Wait(
                 at_ms=event.at_ms,
                 until_ms=event.retry_at_ms,
                 kind=event.kind,
                 status=event.status,
                 message=event.message,
+                holds=event.holds,
             )
+            remember(ledger.waits, name, wait, KEPT_WAITS)
     elif event.outcome == "ok" and ledger.waits:
-        ledger.waits = {
-            scope: wait
-            for scope, wait in ledger.waits.items()
-            if wait.at_ms > event.started_at_ms or scope not in scopes
-        }
+        ledger.waits = {name: wait for name, wait in ledger.waits.items() if not ends_wait(event, wait)}
+
+
+def begins_wait(event: AttemptEnded) -> bool:
+    """Whether an outcome holds later requests for messages."""
+    if event.endpoint != "messages":
+        return event.scope == "credential" and event.status == REFUSED_STATUS
+    return event.scope in WAIT_SCOPES
+
+
+def ends_wait(success: AttemptEnded, wait: Wait) -> bool:
+    """Whether a success shows that a wait is over: it began after it, and tells of the same."""
+    if success.endpoint != "messages":
+        return wait.at_ms <= success.started_at_ms and wait.status == REFUSED_STATUS
+    return wait.at_ms <= success.started_at_ms and wait.concerns(success.model_sent)
 
 
 def outlasts(event: AttemptEnded, known: Wait) -> bool:

@@ -82,6 +82,7 @@ class Wait(Struct, omit_defaults=True):
     """A throttle, quota or credential outcome that holds until it is over.
 
     `until_ms` is the provider's own end of the wait, 0 when it named none: then the policy's wait counts from `at_ms`.
+    `holds` is a word in the names of the models that wait, "" for all.
     """
 
     at_ms: int = 0
@@ -89,6 +90,18 @@ class Wait(Struct, omit_defaults=True):
     kind: FailureKind = ""
     status: int = 0
     message: str = ""
+    holds: str = ""
+
+    def concerns(self, model: str) -> bool:
+        """Whether the wait holds requests for this model; a request for none is held by what holds all."""
+        return not self.holds or self.holds in model.lower()
+
+
+class WindowTold(Window, frozen=True, omit_defaults=True):
+    """A provider's newest reading of one quota window, told at `at_ms` with an answer (`answered`) or an error."""
+
+    at_ms: int = 0
+    answered: bool = False
 
 
 class OpenAttempt(Struct, omit_defaults=True):
@@ -109,7 +122,8 @@ class RouteLedger(Struct, omit_defaults=True):
     """All that follows from the events of one route.
 
     `usage` is hour -> model sent -> client key -> cell, `hours` its sums; an hour is Unix time in units of 3600 s.
-    `waits` are by scope (throttle, quota, credential); `missing_models` by name, when the provider last denied it.
+    `waits` are by scope (throttle, quota, credential), those of some models as `quota:opus`; `windows` by the name that
+    the provider gives them; `missing_models` by name, when the provider last denied it.
     `lost` holds the estimates of attempts given up for lost, until their true end comes; `ended_early` the attempts
     whose end came before their start (by way of a spool), and when.
     """
@@ -119,7 +133,7 @@ class RouteLedger(Struct, omit_defaults=True):
     hours: dict[int, Usage] = {}
     health: dict[str, Health] = {}
     waits: dict[str, Wait] = {}
-    windows: dict[str, Window] = {}
+    windows: dict[str, WindowTold] = {}
     missing_models: dict[str, int] = {}
     open: dict[str, OpenAttempt] = {}
     lost: dict[str, Charge] = {}

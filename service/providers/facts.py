@@ -28,6 +28,8 @@ import msgspec
 from msgspec import Struct
 
 from service.ledger.events import Window
+from service.routing.failure import Facts
+from service.settings import Route
 
 MESSAGE_CHARS: Final = 300
 BODY_BYTES_READ: Final = 1_048_576
@@ -47,7 +49,9 @@ LIMIT_PREFIX = LIMIT.encode()
 ZAI_ZONE = timezone(timedelta(hours=8))
 ZAI_CODE_IN_MESSAGE = re.compile(r"\s*\[(\d{3,5})\]")
 RESET_IN_MESSAGE = re.compile(
-    r"\bresets? (?:at|on) (\d{4}-\d{2}-\d{2})[ T](\d{2}:\d{2}:\d{2})(?:\.\d+)?\s?(Z\b|UTC\b|GMT\b|[+-]\d{2}:?\d{2}\b)?",
+    # Z.AI: "will reset at 2026-09-12 00:35:41"; Anthropic's spend limits: "regain access on 2026-09-01 at 00:00 UTC".
+    r"\b(?:resets?|regain access) (?:at|on) (\d{4}-\d{2}-\d{2})(?:[ T]| at )(\d{2}:\d{2}(?::\d{2})?)(?:\.\d+)?"
+    r"\s?(Z\b|UTC\b|GMT\b|[+-]\d{2}:?\d{2}\b)?",
     re.IGNORECASE,
 )
 SECRETS = re.compile(
@@ -108,6 +112,25 @@ def answer_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) ->
         request_id=(known.get("request-id") or text(fields.get("request_id")))[:80],
         html=body.lstrip()[:1] == b"<",
         windows=windows_in(known),
+    )
+
+
+def facts_for(answer: AnswerFacts, route: Route, model: str, now_ms: int) -> Facts:
+    """The same in routing's terms, with the route that was asked and the model that was sent."""
+    after_ms = now_ms + answer.retry_after_ms if answer.retry_after_ms is not None else 0
+    return Facts(
+        status=answer.status,
+        error_type=answer.error_type,
+        error_code=answer.error_code,
+        message=answer.message,
+        retry_at_ms=after_ms,
+        reset_at_ms=answer.reset_at_ms or 0,
+        should_retry=answer.should_retry,
+        unified_status=answer.unified_status,
+        claim=answer.claim,
+        dialect=route.provider.dialect,
+        provider=route.provider.id,
+        model=model,
     )
 
 

@@ -22,7 +22,7 @@ The rules:
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
-from service.settings import Dialect
+from service.rules import Dialect
 
 Headers = Sequence[tuple[bytes, bytes]]
 HeaderList = list[tuple[bytes, bytes]]

@@ -15,7 +15,7 @@ from service.providers.tap import JsonAnswer, counted_tokens, json_usage
 from service.providers.transport import Upstream, UpstreamError
 from service.relay.book import Book
 from service.relay.call import Call, Fault, Reply, Try, length_of
-from service.relay.judge import judge, judge_error
+from service.relay.judge import Judge
 from service.relay.streams import Stream
 from service.resources import Home, Resources
 from service.routing.failure import Failure
@@ -38,6 +38,7 @@ class Answers:
     ) -> None:
         self._settings = settings
         self._admission = admission
+        self._judge = Judge(settings.policy.rules, clock)
         self._book = book
         self._resources = resources
         self._clock = clock
@@ -67,7 +68,7 @@ class Answers:
             async with asyncio.timeout(ERROR_READ_S):
                 one.body = await upstream.read(ERROR_BYTES)
         one.decoded = upstream.decoded
-        raise Fault(judge(upstream.status, upstream.headers, one.body, self._clock.now_ms()))
+        raise Fault(self._judge.answer(one))
 
     async def _whole(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: asyncio.Timeout) -> None:
         """An answer in one piece: checked, accounted, then passed on."""
@@ -93,7 +94,7 @@ class Answers:
         """What an answer with status 200 that is no answer means."""
         if answer and answer.error:
             one.body = answer.error.data
-            return judge_error(answer.error, one.headers, self._clock.now_ms())
+            return self._judge.error(one, answer.error)
         return Failure("bad_answer", "route", message="the answer is no message", status=one.status)
 
     async def _copy(self, call: Call, one: Try, upstream: Upstream, reply: Reply) -> None:
@@ -139,7 +140,9 @@ class Answers:
             self._admission.content_came(one.grant)
             await reply.start(upstream.status, self.head(one, decoded=upstream.decoded))
 
-        stream = Stream(call, one, reply, book=self._book, clock=self._clock, timeouts=self._settings.timeouts)
+        stream = Stream(
+            call, one, reply, book=self._book, judge=self._judge, clock=self._clock, timeouts=self._settings.timeouts
+        )
         await stream.relay(upstream, start)
 
     async def _no_stream(self, one: Try, upstream: Upstream) -> Failure:

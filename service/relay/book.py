@@ -83,10 +83,11 @@ class Book:
             slow=call.stream and (one.first_content_ms or 0) > slow_ms,
             probe=one.probe,
             retry_at_ms=failure.retry_at_ms if failure else 0,
-            windows=one.windows,
+            windows=one.windows | failure.windows if failure else one.windows,
             cost_nusd=cost,
             price_version=self._settings.prices.version if cost is not None else "",
             final=final,
+            holds=failure.holds if failure else "",
         )
 
     async def note_resources(self, call: Call, one: Try, answer: JsonAnswer) -> None:

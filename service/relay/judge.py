@@ -3,13 +3,14 @@
 Not here: reading the facts (`providers.facts`), or the table (`routing.failure`).
 """
 
-from collections.abc import Sequence
-
 from msgspec.structs import replace
 
-from service.providers.facts import AnswerFacts, answer_facts
+from service.clock import Clock
+from service.providers.facts import answer_facts, facts_for
 from service.providers.tap import StreamError
-from service.routing.failure import Facts, Failure, classify
+from service.relay.call import Try
+from service.routing.failure import Failure, FailureTable, classify
+from service.rules import Rules
 
 STATUS_OF_TYPE = {
     "invalid_request_error": 400,
@@ -25,24 +26,24 @@ STATUS_OF_TYPE = {
 """The HTTP status of each of Anthropic's error types (its documentation), for errors that came inside a 200."""
 
 
-def judge(status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, now_ms: int) -> Failure:
-    """The failure that an error answer means."""
-    return classify(plain_facts(answer_facts(status, headers, body, now_ms), now_ms), now_ms)
+class Judge:
+    """Tells failures from answers, by the rules of the settings."""
 
+    def __init__(self, rules: Rules, clock: Clock) -> None:
+        self._table = FailureTable(rules)
+        self._clock = clock
 
-def judge_error(error: StreamError, headers: Sequence[tuple[bytes, bytes]], now_ms: int) -> Failure:
-    """The failure that an error inside a 200 means, with the status that it would have had as an answer."""
-    return replace(judge(200, headers, error.data, now_ms), status=STATUS_OF_TYPE.get(error.type, 500))
+    def answer(self, one: Try) -> Failure:
+        """The failure that an error answer means."""
+        return self._failure(one, one.status, one.body)
 
+    def error(self, one: Try, error: StreamError) -> Failure:
+        """The failure that an error inside a 200 means, with the status that it would have had as an answer."""
+        return replace(self._failure(one, 200, error.data), status=STATUS_OF_TYPE.get(error.type, 500))
 
-def plain_facts(facts: AnswerFacts, now_ms: int) -> Facts:
-    """What the provider said, in routing's terms: one end of the wait, the later of the two that may be named."""
-    after_ms = now_ms + facts.retry_after_ms if facts.retry_after_ms is not None else 0
-    return Facts(
-        status=facts.status,
-        error_type=facts.error_type,
-        error_code=facts.error_code,
-        message=facts.message,
-        retry_at_ms=max(after_ms, facts.reset_at_ms or 0),
-        should_retry=facts.should_retry,
-    )
+    def _failure(self, one: Try, status: int, body: bytes) -> Failure:
+        now_ms = self._clock.now_ms()
+        facts = facts_for(
+            answer_facts(status, one.headers, body, now_ms), one.route, one.attempt.candidate.model, now_ms
+        )
+        return classify(facts, now_ms, self._table)

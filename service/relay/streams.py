@@ -16,7 +16,7 @@ from service.providers.tap import StreamTap
 from service.providers.transport import Upstream, UpstreamError
 from service.relay.book import Book
 from service.relay.call import Call, Fault, Reply, Try
-from service.relay.judge import judge_error
+from service.relay.judge import Judge
 from service.routing.failure import Failure
 from service.settings import Timeouts
 
@@ -33,11 +33,14 @@ Start = Callable[[], Awaitable[None]]
 class Stream:
     """One stream of events, from its first byte to its last."""
 
-    def __init__(self, call: Call, one: Try, reply: Reply, *, book: Book, clock: Clock, timeouts: Timeouts) -> None:
+    def __init__(
+        self, call: Call, one: Try, reply: Reply, *, book: Book, judge: Judge, clock: Clock, timeouts: Timeouts
+    ) -> None:
         self._call = call
         self._one = one
         self._reply = reply
         self._book = book
+        self._judge = judge
         self._clock = clock
         self._timeouts = timeouts
         self._tap = StreamTap()
@@ -81,7 +84,7 @@ class Stream:
             raise Fault(Failure("bad_answer", "route", message="the answer is no stream of events", status=200))
         if self._tap.error:
             self._one.body = self._tap.error.data
-            raise Fault(judge_error(self._tap.error, self._one.headers, self._clock.now_ms()))
+            raise Fault(self._judge.error(self._one, self._tap.error))
 
     async def _pass_on(self, chunks: AsyncIterator[bytes]) -> None:
         """Whole events to the client, unchanged."""
@@ -108,7 +111,7 @@ class Stream:
         one, tap = self._one, self._tap
         one.tokens = tap.tokens
         if tap.error:
-            one.failure = judge_error(tap.error, one.headers, self._clock.now_ms())
+            one.failure = self._judge.error(one, tap.error)
         else:
             one.outcome = "ok"
         await self._book.note_stream_resources(self._call, one, tap)

@@ -1,28 +1,37 @@
 """What a failed attempt means: kind and scope, from plain facts. What is done about it is `failover`'s.
 
+What means what is data: `failures.toml` beside this file, and before it the user's own rules. Here they are applied.
+
 Rules
-- 400, 409, 413, 422 and other 4xx are the request's own fault; a 404 that names the model is the model's.
-- 401, 402, 403 and "credit balance is too low" condemn the credential, never the provider.
-- 429 is a quota signal when the provider says that a window or plan is spent or that the wait is long, else a throttle.
-  A 429 about long context or extra usage concerns that request alone.
-- 408, 5xx, redirections and broken connections are the route's; 529 is the provider's, whatever the credential.
-- Vendor codes (Z.AI) come first: they tell more than the status that they are sent with.
+- Of the rules that fit, the first counts.
+- The end of a wait is what the provider names: for a quota the later of its wait and its reset; else its wait alone,
+  since the reset of a subscription's window, which comes with every answer, says nothing about a throttle.
+- A spent window that is about some models holds those alone; a claim that nobody knows holds the model that was sent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from msgspec import Struct
 
-from service.ledger.events import FailureKind, FailureScope
+from service.ledger.events import FailureKind, FailureScope, Window
+from service.routing.models import family_of
+from service.rules import Dialect, FailureRule, Rules
 
 LONG_WAIT_MS = 60_000
 """A 429 that asks for more than this says that something is spent."""
+WHOLE_CLAIM = "seven_day"
+"""Claims that begin with it and go on are about some models."""
+
+SIGNATURE_WORDS = ("signature", "thinking")
+"""As in "messages.1.content.0: Invalid `signature` in `thinking` block" (public issues of several proxies)."""
 
 
 class Facts(Struct, frozen=True):
     """What an upstream's answer says, already read: see `service.providers.facts`.
 
-    `status` 0: there was no answer. `retry_at_ms` is Unix time, 0 when no wait was named.
+    `status` 0: there was no answer, or it is an error inside a stream. `retry_at_ms` and `reset_at_ms` are Unix time, 0
+    when none was named: the end of the wait that was asked for, and of the limit that was named. `unified_status` and
+    `claim` are a subscription's; `model` is the one that was sent.
     """
 
     status: int = 0
@@ -30,96 +39,119 @@ class Facts(Struct, frozen=True):
     error_code: str = ""
     message: str = ""
     retry_at_ms: int = 0
+    reset_at_ms: int = 0
     should_retry: bool | None = None
+    unified_status: str = ""
+    claim: str = ""
+    dialect: Dialect = "anthropic"
+    provider: str = ""
+    model: str = ""
+
+    @property
+    def named_ms(self) -> int:
+        """The end of the wait, as far as it is about this answer; 0 when none was named."""
+        return self.retry_at_ms or (0 if self.unified_status else self.reset_at_ms)
 
 
 class Failure(Struct, frozen=True):
-    """Why an attempt failed and whose fault it is. `retry_at_ms` 0: no wait was named."""
+    """Why an attempt failed and whose fault it is. `retry_at_ms` 0: no wait was named.
+
+    `holds` is a word in the names of the models that wait, "" for all. `windows` are those that the error says are
+    spent, where headers say nothing.
+    """
 
     kind: FailureKind
     scope: FailureScope
     retry_at_ms: int = 0
     message: str = ""
     status: int = 0
+    holds: str = ""
+    windows: dict[str, Window] = {}
 
 
-ZAI_CODES: Mapping[str, tuple[FailureKind, FailureScope]] = {
-    # Z.AI's business codes, collected from its documentation and recorded answers.
-    **dict.fromkeys(("1000", "1001", "1002", "1003", "1004"), ("credential", "credential")),
-    **dict.fromkeys(("1110", "1111", "1112", "1113", "1120", "1121"), ("billing", "credential")),
-    **dict.fromkeys(("1210", "1213", "1214", "1261", "1300", "1301"), ("bad_request", "request")),
-    **dict.fromkeys(("1211", "1311"), ("model_missing", "model")),
-    **dict.fromkeys(("1220", "1309", "1313"), ("billing", "credential")),
-    "1234": ("server_error", "route"),
-    **dict.fromkeys(("1302", "1303"), ("throttle", "throttle")),
-    "1305": ("overloaded", "provider"),
-    **dict.fromkeys(("1308", "1310", "1316", "1317", "1318", "1319", "1320", "1321"), ("quota", "quota")),
-}
-ERROR_TYPES: Mapping[str, tuple[FailureKind, FailureScope]] = {
-    # Anthropic's error types as they come inside a stream, where there is no status.
-    "overloaded_error": ("overloaded", "provider"),
-    "rate_limit_error": ("throttle", "throttle"),
-    "authentication_error": ("credential", "credential"),
-    "permission_error": ("credential", "credential"),
-    "billing_error": ("billing", "credential"),
-    "invalid_request_error": ("bad_request", "request"),
-    "request_too_large": ("bad_request", "request"),
-    "not_found_error": ("bad_request", "request"),
-    "timeout_error": ("timeout", "route"),
-    "api_error": ("server_error", "route"),
-}
-STATUSES: Mapping[int, tuple[FailureKind, FailureScope]] = {
-    304: ("bad_request", "request"),  # not modified: what a client with a cache asked to hear
-    401: ("credential", "credential"),
-    402: ("billing", "credential"),
-    403: ("credential", "credential"),
-    408: ("timeout", "route"),
-    529: ("overloaded", "provider"),
-}
-BALANCE_WORDS = ("credit balance is too low", "insufficient balance")
-REQUEST_429_WORDS = ("long context", "extra usage")
-SPENT_CODES = frozenset(("enforced_spend_limit_reached",))
+class FailureTable:
+    """Rules, found by status and code. Made once; it remembers which rules a status and a code leave."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules.failures
+        self._codes = {code for rule in rules.failures for code in rule.codes}
+        self._found: dict[tuple[int, str], tuple[FailureRule, ...]] = {}
+        self.spent_words = frozenset(rules.spent_words)
+        self.held_by = {claim: window.holds for window in rules.windows for claim in window.claims}
+
+    def first(self, facts: Facts, now_ms: int) -> FailureRule:
+        """The rule that counts; the last of the packaged ones fits all."""
+        words = facts.message.lower()
+        return next(rule for rule in self._left(facts) if fits(rule, facts, words, self.spent_words, now_ms))
+
+    def _left(self, facts: Facts) -> Iterable[FailureRule]:
+        code = facts.error_code if facts.error_code in self._codes else ""
+        key = (facts.status, code)
+        found = self._found.get(key)
+        if found is None:
+            found = tuple(
+                rule for rule in self._rules if rule.covers(facts.status) and (not rule.codes or code in rule.codes)
+            )
+            self._found[key] = found
+        return found
 
 
-SIGNATURE_WORDS = ("signature", "thinking")
-"""As in "messages.1.content.0: Invalid `signature` in `thinking` block" (public issues of several proxies)."""
+def fits(rule: FailureRule, facts: Facts, words: str, spent_words: frozenset[str], now_ms: int) -> bool:
+    """Whether an answer whose status and code fit meets a rule's other conditions."""
+    return (
+        is_among(facts.dialect, rule.dialects)
+        and is_among(facts.provider, rule.providers)
+        and is_among(facts.error_type, rule.types)
+        and is_among(facts.claim, rule.claims)
+        and (not rule.words or any(word.lower() in words for word in rule.words))
+        and (rule.should_retry is None or rule.should_retry == facts.should_retry)
+        and (not rule.unified or rule.unified == unified_word(facts, spent_words))
+        and (not rule.wait or rule.wait == wait_word(facts, now_ms))
+    )
 
 
-def classify(facts: Facts, now_ms: int) -> Failure:
+def is_among(value: str, values: tuple[str, ...]) -> bool:
+    """Whether a value is one of those asked for; none asked for is all."""
+    return not values or value in values
+
+
+def unified_word(facts: Facts, spent_words: frozenset[str]) -> str:
+    """What a subscription says of its windows: spent, open, or nothing."""
+    if not facts.unified_status:
+        return ""
+    return "spent" if facts.unified_status in spent_words else "open"
+
+
+def wait_word(facts: Facts, now_ms: int) -> str:
+    """How long a wait is named."""
+    if not facts.named_ms:
+        return "none"
+    return "long" if facts.named_ms - now_ms > LONG_WAIT_MS else "short"
+
+
+def classify(facts: Facts, now_ms: int, table: FailureTable) -> Failure:
     """The failure that an error answer means; an answer without a status is one inside a stream."""
-    kind, scope = kind_and_scope(facts, now_ms)
-    return Failure(kind, scope, facts.retry_at_ms, facts.message, facts.status)
+    rule = table.first(facts, now_ms)
+    is_quota = rule.scope == "quota"
+    until_ms = max(facts.retry_at_ms, facts.reset_at_ms) if is_quota else facts.named_ms
+    return Failure(
+        rule.kind,
+        rule.scope,
+        until_ms,
+        facts.message,
+        facts.status,
+        held_models(facts, table) if is_quota else "",
+        {rule.window: Window(used_ratio=1.0, resets_at_ms=until_ms, status="rejected")} if rule.window else {},
+    )
 
 
-def kind_and_scope(facts: Facts, now_ms: int) -> tuple[FailureKind, FailureScope]:
-    """The table's answer."""
-    known = ZAI_CODES.get(facts.error_code)
-    if known:
-        return known
-    words = facts.message.lower()
-    if any(word in words for word in BALANCE_WORDS) and facts.status in (400, 402, 403, 429):
-        return "billing", "credential"
-    if facts.status in (0, 200):
-        return ERROR_TYPES.get(facts.error_type, ("stream_error", "route"))
-    if facts.status == 429:
-        return of_429(facts, words, now_ms)
-    if facts.status == 404 and facts.error_type == "not_found_error" and "model" in words:
-        return "model_missing", "model"
-    if facts.status in STATUSES:
-        return STATUSES[facts.status]
-    if facts.status < 400:
-        return "bad_answer", "route"
-    return ("server_error", "route") if facts.status >= 500 else ("bad_request", "request")
-
-
-def of_429(facts: Facts, words: str, now_ms: int) -> tuple[FailureKind, FailureScope]:
-    """Throttle, quota, or this request alone."""
-    if any(word in words for word in REQUEST_429_WORDS):
-        return "bad_request", "request"
-    if facts.error_code in SPENT_CODES or facts.error_type == "billing_error":
-        return "quota", "quota"
-    long_wait = facts.retry_at_ms - now_ms > LONG_WAIT_MS
-    return ("quota", "quota") if long_wait else ("throttle", "throttle")
+def held_models(facts: Facts, table: FailureTable) -> str:
+    """The models that a spent quota holds: those that its claim is about, but always the one that was refused."""
+    claim, model = facts.claim, facts.model.lower()
+    held = table.held_by.get(claim)
+    if held is None:
+        held = family_of(model) if claim.startswith(WHOLE_CLAIM) and claim != WHOLE_CLAIM else ""
+    return held if held in model else family_of(model)
 
 
 def is_signature_refusal(failure: Failure) -> bool:

@@ -16,6 +16,9 @@ from fnmatch import fnmatchcase
 from service.ledger.state import RouteLedger
 from service.settings import Policy, Provider, Route
 
+FAMILY_CHARS = 40
+"""Names are the client's to invent."""
+
 
 def is_native(provider: Provider, model: str) -> bool:
     """Whether a name belongs to a family that the provider serves itself."""
@@ -51,6 +54,12 @@ def is_missing(ledger: RouteLedger, model: str, policy: Policy, now_ms: int) -> 
     """Whether the provider denied this model lately."""
     denied_ms = ledger.missing_models.get(model)
     return denied_ms is not None and now_ms - denied_ms < policy.missing_model_ms
+
+
+def family_of(model: str) -> str:
+    """The word in a model's name that tells its family, such as "opus"; the whole name when there is none."""
+    words = model.lower().removeprefix("claude-").split("-")
+    return next((word for word in words if word.isalpha() and len(word) > 2), model.lower())[:FAMILY_CHARS]
 
 
 def fallback_model(route: Route, model: str) -> str | None:

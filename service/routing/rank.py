@@ -8,8 +8,8 @@ Rules
 - Passed over: no credential, disabled, circuit open, waiting, quota spent, model not served, model too small for the
   prompt, not the resource's route.
 - A thread goes to Anthropic alone: another vendor would answer without what came before.
-- Above the warning threshold of its quota a route comes after the others; so it does, for a growing share of the
-  requests less, while it recovers.
+- Above the warning threshold of its quota, or of a provider's window, a route comes after the others; so it does, for
+  a growing share of the requests less, while it recovers.
 - With session affinity the route that served the session last goes first, unless it comes after the others.
 - When only open circuits are left, the one that closes first is tried all the same. A spent limit never is.
 """
@@ -23,7 +23,7 @@ from service.ledger.events import Endpoint
 from service.routing.circuit import read_circuit
 from service.routing.context import too_large_for
 from service.routing.models import choose_model, is_native, map_model
-from service.routing.quota import QuotaReading, read_quota, read_waits
+from service.routing.quota import QuotaReading, is_warned, read_quota, read_waits, read_windows
 from service.routing.view import View
 from service.settings import ClientCredentials, Policy, Route
 
@@ -32,7 +32,7 @@ PassedOver = Literal[
 ]
 MODEL_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens"))
 FREE_ENDPOINTS: frozenset[Endpoint] = frozenset(("count_tokens", "models"))
-"""What uses no tokens goes on when the quota is spent."""
+"""What uses no tokens goes on when the quota is spent, and has limits of its own at the provider."""
 CREDENTIAL_PREFIX = "sk-ant-"
 """How Anthropic's API keys and OAuth tokens begin; anything else is a placeholder, never worth sending."""
 
@@ -157,21 +157,23 @@ def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: i
     if too_large:
         return Candidate(route, model, "context_too_small", too_large)
     quota = read_quota(ledger, view.control.limits.get(route.id, route.weekly_tokens), policy, now_ms)
-    if quota.state == "spent" and ask.endpoint not in FREE_ENDPOINTS:
+    free = ask.endpoint in FREE_ENDPOINTS
+    if quota.state == "spent" and not free:
         return Candidate(route, model, "quota_spent", "weekly limit spent", quota.resets_at_ms)
     reset_ms = view.control.resets.get(route.id, 0)
-    wait = read_waits(ledger, policy, now_ms, reset_ms)
+    wait = read_waits(ledger, policy, now_ms, reset_ms, model=model, free=free)
     if wait:
         return Candidate(route, model, "waiting", wait.reason, wait.until_ms)
     circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms)
     if circuit.state == "open":
         return Candidate(route, model, "circuit_open", circuit.reason, circuit.until_ms)
+    warned = quota.state == "warning" or is_warned(read_windows(ledger, policy, now_ms, reset_ms), model)
     return Candidate(
         route,
         model,
         until_ms=circuit.until_ms,
         probe=circuit.state == "half_open" and ask.endpoint == "messages",
-        late=quota.state == "warning" or ask.draw > circuit.share,
+        late=warned or ask.draw > circuit.share,
         quota=quota if quota.limit_tokens else None,
         open_attempts=len(ledger.open),
     )

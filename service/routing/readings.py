@@ -1,14 +1,28 @@
-"""A route as people want to see it: one state, why, and its week. Used by health, status and the operators' keys."""
+"""A route as people want to see it: one state and why, each wait and window with its clock, and its week.
 
-from collections.abc import Iterable
-from typing import Literal
+Used by health, status and the operators' keys; `fields_of` and `reading_of` are its form in a hash of Redis.
+"""
 
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from service.ledger.fold import add_usage
 from service.ledger.state import Usage
 from service.routing.circuit import CircuitState, read_circuit
-from service.routing.quota import QuotaState, read_quota, read_waits
+from service.routing.quota import (
+    QuotaState,
+    WaitReading,
+    WindowReading,
+    all_waits,
+    is_warned,
+    read_forecast,
+    read_quota,
+    read_windows,
+)
 from service.routing.rank import Ask, consider
 from service.routing.view import View
 from service.settings import Policy, Route
@@ -17,11 +31,16 @@ RouteState = Literal[
     "healthy", "degraded", "off", "disabled", "circuit_open", "waiting", "quota_spent", "quota_warning"
 ]
 
+LISTS = ("waits", "windows")
+
 
 class RouteReading(Struct, frozen=True, kw_only=True):
     """One route at one moment. `until_ms` is when `state` may change by itself, 0 when nobody knows.
 
-    Token counts are of the running week, Monday 00:00 UTC on; `used_tokens` is what counts against the limit.
+    Token counts are of the running week (`week_start_ms` to `resets_at_ms`); `used_tokens` is what counts against the
+    limit. `exhausted_at_ms`: when it will be spent, going by the mean of the last 24 hours' rate and the week's; 0 when
+    that is not within the week, or it is spent already. `waits` hold requests, all of them or those for some models:
+    their scope says whether it is a throttle, a quota or the credential. `windows` are the provider's own readings.
     """
 
     route: str
@@ -37,6 +56,9 @@ class RouteReading(Struct, frozen=True, kw_only=True):
     used_percent: float = 0.0
     week_start_ms: int = 0
     resets_at_ms: int = 0
+    exhausted_at_ms: int = 0
+    waits: tuple[WaitReading, ...] = ()
+    windows: tuple[WindowReading, ...] = ()
     attempts: int = 0
     failed: int = 0
     aborted: int = 0
@@ -61,18 +83,18 @@ def read_route(route: Route, view: View, policy: Policy, now_ms: int) -> RouteRe
     reset_ms = view.control.resets.get(route.id, 0)
     circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms)
     quota = read_quota(ledger, view.control.limits.get(route.id, route.weekly_tokens), policy, now_ms)
-    wait = read_waits(ledger, policy, now_ms, reset_ms)
+    windows = read_windows(ledger, policy, now_ms, reset_ms)
     week = total(usage for hour, usage in ledger.hours.items() if hour * 3_600_000 >= quota.week_start_ms)
     state: RouteState = "degraded" if circuit.degraded else "healthy"
     if candidate.passed_over in ("off", "disabled", "circuit_open", "waiting", "quota_spent"):
         state = candidate.passed_over
-    elif quota.state == "warning":
+    elif quota.state == "warning" or is_warned(windows, ""):
         state = "quota_warning"
     return RouteReading(
         route=route.id,
         title=route.title,
         state=state,
-        reason=candidate.reason or circuit.reason or (wait.reason if wait else ""),
+        reason=candidate.reason or circuit.reason or warned_by(windows),
         until_ms=candidate.until_ms,
         circuit=circuit.state,
         failures_in_row=circuit.failures_in_row,
@@ -82,6 +104,9 @@ def read_route(route: Route, view: View, policy: Policy, now_ms: int) -> RouteRe
         used_percent=round(quota.used_percent, 2),
         week_start_ms=quota.week_start_ms,
         resets_at_ms=quota.resets_at_ms,
+        exhausted_at_ms=read_forecast(ledger, quota, policy, now_ms),
+        waits=tuple(all_waits(ledger, policy, now_ms, reset_ms)),
+        windows=windows,
         attempts=week.attempts,
         failed=week.failed,
         aborted=week.aborted,
@@ -93,6 +118,28 @@ def read_route(route: Route, view: View, policy: Policy, now_ms: int) -> RouteRe
         cache_write_5m_tokens=week.cache_write_5m,
         cache_write_1h_tokens=week.cache_write_1h,
     )
+
+
+def warned_by(windows: Iterable[WindowReading]) -> str:
+    """The windows that are nearly spent, in words."""
+    return ", ".join(f"window {window.name} {shown(window)}" for window in windows if window.state != "ok")
+
+
+def shown(window: WindowReading) -> str:
+    """A window in a word or two."""
+    return window.status if window.used_percent is None else f"{window.used_percent:.0f} %"
+
+
+def fields_of(reading: RouteReading) -> dict[str, Any]:
+    """The reading as fields of a hash: numbers and texts; waits and windows as JSON."""
+    lists = {name: msgspec.json.encode(getattr(reading, name)).decode() for name in LISTS}
+    return asdict(reading) | lists
+
+
+def reading_of(fields: Mapping[str, str]) -> RouteReading:
+    """The reading of a hash's fields; raises msgspec.DecodeError for what is none."""
+    lists = {name: msgspec.json.decode(fields[name]) for name in LISTS if name in fields}
+    return msgspec.convert({**fields, **lists}, RouteReading, strict=False)
 
 
 def total(cells: Iterable[Usage]) -> Usage:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from service.console.check import Finding
-from service.console.screens import short, show_findings, show_status, why
+from service.console.screens import notes, short, show_findings, show_status, why
 from service.console.status import ReplicaStatus, Status, StreamStatus
+from service.routing.quota import WaitReading, WindowReading
 from service.routing.readings import RouteReading
 
 NOW_MS = 1_789_000_000_000
@@ -124,3 +125,27 @@ def test_findings_are_marked() -> None:
     findings = [Finding("a", True, "fine"), Finding("b", False, "[bold]broken"), Finding("c", None, "off")]
     shown = drawn(lambda console: show_findings(findings, console))
     assert shown.splitlines() == ["✓ a fine", "✗ b [bold]broken", "· c off"]
+
+
+def test_windows_waits_and_the_forecast_are_shown() -> None:
+    """A line each, with their clocks; nothing about what is not there."""
+    reading = RouteReading(
+        route="subscription",
+        title="Claude subscription",
+        state="quota_warning",
+        exhausted_at_ms=NOW_MS + 3_600_000,
+        waits=(WaitReading("quota", NOW_MS + 9_000, "quota 429", "opus"), WaitReading("quota", NOW_MS, "quota 429")),
+        windows=(
+            WindowReading("5h", "warning", 97.2, NOW_MS + 7_200_000, "allowed_warning"),
+            WindowReading("7d", "warning", None, NOW_MS + 7_200_000, "rejected"),
+        ),
+    )
+    lines = list(notes(reading, NOW_MS))
+    clock = r"\w{3} \d\d:\d\d:\d\d"
+    assert re.fullmatch(rf"opus: quota 429, until {clock}", lines[0])
+    assert re.fullmatch(rf"windows 5h 97 % until {clock}, 7d rejected until {clock}", lines[1])
+    assert re.fullmatch(rf"at this rate the weekly limit is spent {clock}", lines[2])
+    assert len(lines) == 3
+    assert list(notes(ZAI, NOW_MS)) == []
+    shown = screen(Status(at_ms=NOW_MS, routes=(reading,), streams=(), replicas=()))
+    assert "subscription: windows 5h 97 %" in shown

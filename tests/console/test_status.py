@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from msgspec.structs import asdict
 from redis import Redis
 
 from service.console.status import Status, read_status
@@ -15,7 +14,8 @@ from service.ledger import wire
 from service.ledger.events import AttemptEnded, Tokens
 from service.ledger.fold import fold_route
 from service.ledger.state import ControlLedger, RouteLedger
-from service.routing.readings import RouteReading
+from service.routing.quota import WindowReading
+from service.routing.readings import RouteReading, fields_of
 from service.settings import Settings, load
 
 
@@ -133,8 +133,9 @@ def test_operators_words_are_seen(server: Valkey, redis: Redis, settings: Settin
 
 def test_live_proxies_tell_how_they_read_their_routes(server: Valkey, redis: Redis, settings: Settings) -> None:
     """Under their own settings: the routes of the one heard last, in its order."""
-    told = RouteReading(route="eu", title="Europe", state="degraded", used_percent=12.5, attempts=3)
-    redis.hset(wire.route_key("eu"), mapping={name: str(value) for name, value in asdict(told).items()})
+    window = WindowReading("5h", "warning", 93.5, now_ms(redis) + 9_000, "allowed", told_at_ms=now_ms(redis))
+    told = RouteReading(route="eu", title="Europe", state="degraded", used_percent=12.5, attempts=3, windows=(window,))
+    redis.hset(wire.route_key("eu"), mapping={name: str(value) for name, value in fields_of(told).items()})
     beat(redis, "old", {"pid": 1, "at_ms": now_ms(redis) - 9_000, "pending": 0, "routes": "zai"})
     more = {"version": "9", "address": "h:1", "started_at_ms": 7, "draining": 1}
     beat(redis, "new", {"pid": 2, "at_ms": now_ms(redis), "pending": 4, "routes": "eu", **more})

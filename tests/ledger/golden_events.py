@@ -42,6 +42,7 @@ VALUES: dict[str, Any] = {
     "cost_nusd": 0,
     "price_version": "2026-09",
     "final": False,
+    "holds": "opus",
     "batch_id": "msgbatch_1",
     "custom_id": "item-1",
     "resource_id": "msgbatch_1",

@@ -19,7 +19,7 @@ from service.ledger.events import (
     Window,
 )
 from service.ledger.fold import BUCKET_MS, HOUR_MS, KEPT_BUCKETS, KEPT_HOURS, KEPT_MISSING_MODELS, KEPT_REPLICAS
-from service.ledger.state import ControlLedger, RouteLedger, Usage, Wait
+from service.ledger.state import ControlLedger, RouteLedger, Usage, Wait, WindowTold
 from tests.ledger.making import (
     MODEL,
     NOW_MS,
@@ -402,9 +402,10 @@ def test_replicas_are_bounded_and_the_silent_go_first() -> None:
 # -- waits
 
 
-def waited(number: int, at_ms: int, until_ms: int = 0, scope: str = "throttle") -> AttemptEnded:
+def waited(number: int, at_ms: int, until_ms: int = 0, scope: str = "throttle", **fields: Any) -> AttemptEnded:
     """An attempt that the provider answered with a wait; 0: it named no end."""
-    return failed(number, at_ms, kind=scope, scope=scope, status=429, retry_at_ms=until_ms, message=f"wait {number}")
+    values = {"kind": scope, "scope": scope, "status": 429, "retry_at_ms": until_ms, "message": f"wait {number}"}
+    return failed(number, at_ms, **(values | fields))
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(1, 200)), min_size=1, max_size=8))
@@ -451,6 +452,36 @@ def test_each_scope_waits_for_itself() -> None:
     }
 
 
+def test_a_quota_of_some_models_is_kept_apart() -> None:
+    """Under a name of its own, beside that of all."""
+    log = [waited(1, NOW_MS, scope="quota", holds="opus"), waited(2, NOW_MS, scope="quota")]
+    waits = after(*log).waits
+    assert {name: wait.holds for name, wait in waits.items()} == {"quota:opus": "opus", "quota": ""}
+
+
+@pytest.mark.parametrize(
+    ("model", "left"),
+    [("claude-opus-4-8", []), ("claude-haiku-4-6", ["quota:opus"])],
+)
+def test_a_success_ends_the_waits_of_its_model(model: str, left: list[str]) -> None:
+    """An answer of one model says nothing about the quota of others."""
+    log = [waited(1, NOW_MS, scope="quota", holds="opus"), waited(2, NOW_MS)]
+    success = ended(3, NOW_MS + 9, started_at_ms=NOW_MS + 1, model_sent=model)
+    assert list(after(*log, success).waits) == left
+
+
+@pytest.mark.parametrize("endpoint", ["count_tokens", "models", "batches", "files", "other"])
+def test_other_endpoints_hold_no_messages(endpoint: str) -> None:
+    """They have limits of their own, and rights: what they answer ends no wait but that for a 401, which is for all."""
+    success = ended(2, NOW_MS + 9, started_at_ms=NOW_MS + 1, endpoint=endpoint)
+    for scope in fold.WAIT_SCOPES:
+        assert after(waited(1, NOW_MS, NOW_MS + 9, scope, endpoint=endpoint)).waits == {}
+        assert list(after(waited(1, NOW_MS, NOW_MS + HOUR_MS, scope), success).waits) == [scope]
+    refused = waited(1, NOW_MS, scope="credential", status=401, endpoint=endpoint)
+    assert list(after(refused).waits) == ["credential"]
+    assert after(refused, success).waits == {}
+
+
 @pytest.mark.parametrize("scope", ["request", "model", "route", "provider"])
 def test_no_other_failure_waits(scope: str) -> None:
     """A retry-after of a 503 is the circuit's floor, not a wait."""
@@ -463,8 +494,42 @@ def test_no_other_failure_waits(scope: str) -> None:
 def test_windows_are_kept_as_the_provider_gave_them() -> None:
     """The newest word on each window stands; an answer that names some leaves the others."""
     first = {"5h": Window(used_ratio=0.1, status="allowed"), "7d": Window(used_ratio=0.2)}
-    ledger = after(ended(1, windows=first), ended(2, windows={"5h": Window(used_ratio=1.0, status="rejected")}))
-    assert ledger.windows == {"5h": Window(used_ratio=1.0, status="rejected"), "7d": Window(used_ratio=0.2)}
+    refused = failed(2, NOW_MS + 9, status=429, windows={"5h": Window(1.0, NOW_MS + HOUR_MS, "rejected")})
+    assert after(ended(1, status=200, windows=first), refused).windows == {
+        "5h": WindowTold(1.0, NOW_MS + HOUR_MS, "rejected", at_ms=NOW_MS + 9),
+        "7d": WindowTold(0.2, at_ms=NOW_MS, answered=True),
+    }
+
+
+def said(number: int, ratio: float, at_ms: int, **fields: Any) -> AttemptEnded:
+    """An answer that tells of a window."""
+    return ended(number, at_ms, windows={"5h": Window(used_ratio=ratio)}, **fields)
+
+
+@pytest.mark.parametrize(
+    ("events", "ratio"),
+    [
+        pytest.param([said(1, 0.1, NOW_MS), said(2, 0.2, NOW_MS + 1)], 0.2, id="in order"),
+        pytest.param([said(1, 0.2, NOW_MS + 1), said(2, 0.1, NOW_MS, spooled=True)], 0.2, id="a spool tells it late"),
+        pytest.param([said(1, 0.1, NOW_MS), said(2, 0.2, NOW_MS + 1, spooled=True)], 0.2, id="a spool's is newer"),
+        pytest.param(
+            [said(1, 0.2, NOW_MS + 5), said(2, 0.1, NOW_MS + 9, started_at_ms=NOW_MS, first_byte_ms=3)],
+            0.2,
+            id="a stream's head came before its end",
+        ),
+    ],
+)
+def test_newer_word_on_a_window_stands(events: list[AttemptEnded], ratio: float) -> None:
+    """It is as old as the head of the answer, however late its event comes."""
+    assert after(*events).windows["5h"].used_ratio == ratio
+
+
+def test_windows_and_waits_are_bounded() -> None:
+    """Their names are the provider's, and those of models."""
+    windows = [ended(n, windows={f"w{n}": Window()}) for n in range(fold.KEPT_WINDOWS + 5)]
+    waits = [waited(n, NOW_MS, scope="quota", holds=f"m{n}") for n in range(fold.KEPT_WAITS + 5)]
+    assert len(after(*windows).windows) == fold.KEPT_WINDOWS
+    assert len(after(*waits).waits) == fold.KEPT_WAITS
 
 
 def denied(number: int, model: str, **fields: Any) -> AttemptEnded:
@@ -476,6 +541,12 @@ def test_a_denied_model_is_remembered() -> None:
     """With the time of the last denial, under the name that was sent."""
     ledger = after(denied(1, "m", model_asked="alias"), denied(2, "n"), denied(3, "m"))
     assert ledger.missing_models == {"m": NOW_MS + 3, "n": NOW_MS + 2}
+
+
+def test_an_older_denial_does_not_stand_over_a_newer_one() -> None:
+    """As a spool may tell it."""
+    late = msgspec.structs.replace(denied(2, "m"), at_ms=NOW_MS - 5, spooled=True)
+    assert after(denied(1, "m"), late).missing_models == {"m": NOW_MS + 1}
 
 
 def test_count_tokens_hides_no_model() -> None:
@@ -490,13 +561,3 @@ def test_denied_models_are_bounded() -> None:
     assert len(ledger.missing_models) == KEPT_MISSING_MODELS
     assert "m1" not in ledger.missing_models
     assert {"m0", "m2", "new"} <= ledger.missing_models.keys()
-
-
-@pytest.mark.parametrize(("scope", "waits"), [("throttle", []), ("quota", []), ("credential", ["credential"])])
-def test_counting_tokens_has_limits_of_its_own(scope: str, waits: list[str]) -> None:
-    """Its throttles hold up no message, and its success ends no message's wait; a bad credential is one for all."""
-    refused = replace(waited(1, NOW_MS, NOW_MS + HOUR_MS, scope), endpoint="count_tokens")
-    assert list(after(refused).waits) == waits
-    success = ended(2, NOW_MS + 9, started_at_ms=NOW_MS + 1, endpoint="count_tokens")
-    left = after(waited(1, NOW_MS, NOW_MS + HOUR_MS, scope), success).waits
-    assert list(left) == ([] if scope == "credential" else [scope])

@@ -100,6 +100,7 @@ def test_every_code_of_zai_is_found_in_every_place(code: int, shape: str) -> Non
         ("reset at 2026-09-11T16:35:41Z", STAMP_MS),
         ("reset at 2026-09-11T16:35:41.250+00:00", STAMP_MS),
         ("reset at 2026-09-12 02:35:41+1000", STAMP_MS),
+        ("You will regain access on 2026-09-11 at 16:35 UTC.", STAMP_MS - 41_000),
         ("reset at 2026-13-45 99:99:99", None),
         ("reset at ${next_flush_time}", None),
         ("at 2026-09-12 00:35:41 something happened", None),

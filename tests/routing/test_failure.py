@@ -1,26 +1,49 @@
 """What a failed attempt means: every row of what is known about the providers."""
 
+import tomllib
+from importlib import resources
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.ledger.events import FailureScope
+from service.ledger.events import FailureScope, Window
 from service.ledger.fold import CIRCUIT_SCOPES
-from service.routing.failure import LONG_WAIT_MS, ZAI_CODES, Facts, Failure, classify, is_signature_refusal
+from service.routing.failure import LONG_WAIT_MS, Facts, Failure, FailureTable, classify, is_signature_refusal
+from service.rules import FailureRule, Rules, WindowRule, packaged_rules
 from tests.fakes.zai_codes import ZAI_CODES as RECORDED
 from tests.routing.making import NOW_MS
+
+TABLE = FailureTable(packaged_rules())
+ZAI_RULES = [rule for rule in packaged_rules().failures if "".join(rule.codes).isdigit()]
 
 
 def read(status: int = 0, error_type: str = "", message: str = "", **fields: Any) -> tuple[str, str]:
     """Kind and scope."""
-    failure = classify(Facts(status, error_type, message=message, **fields), NOW_MS)
+    failure = classify(Facts(status, error_type, message=message, **fields), NOW_MS, TABLE)
     return failure.kind, failure.scope
 
 
 ANTHROPIC = [
     (400, "invalid_request_error", "messages: roles must alternate", "bad_request", "request"),
+    (400, "invalid_request_error", "You have reached your specified API usage limits.", "quota", "quota"),
+    (400, "invalid_request_error", "You have reached your specified workspace API usage limits", "quota", "quota"),
+    (
+        400,
+        "invalid_request_error",
+        "This credential is only authorized for use with Claude Code",
+        "credential",
+        "credential",
+    ),
+    (
+        429,
+        "rate_limit_error",
+        "This credential is only authorized for use with Claude Code",
+        "credential",
+        "credential",
+    ),
+    (429, "rate_limit_error", "Usage credits are required for long context requests.", "bad_request", "request"),
     (400, "invalid_request_error", "Your credit balance is too low to access the API", "billing", "credential"),
     (401, "authentication_error", "invalid x-api-key", "credential", "credential"),
     (402, "billing_error", "", "billing", "credential"),
@@ -69,6 +92,16 @@ def test_a_status_has_a_meaning(status: int, error_type: str, message: str, kind
         pytest.param({"retry_at_ms": NOW_MS + 121_180_000}, "quota", id="a subscription's week"),
         pytest.param({"error_code": "enforced_spend_limit_reached"}, "quota", id="a spend limit"),
         pytest.param({"should_retry": True}, "throttle", id="no header but should-retry"),
+        pytest.param({"should_retry": False}, "throttle", id="no header, and should-retry: false"),
+        pytest.param({"reset_at_ms": NOW_MS + 9_000_000}, "quota", id="a reset in the message"),
+        *(
+            pytest.param({"unified_status": word}, "quota", id=f"a window is {word}")
+            for word in ("rejected", "rate_limited", "blocked", "queueing_hard", "payment_required")
+        ),
+        *(
+            pytest.param({"unified_status": word, "reset_at_ms": NOW_MS + 9_000_000}, "throttle", id=f"it is {word}")
+            for word in ("allowed", "allowed_warning", "queueing_soft")
+        ),
     ],
 )
 def test_429_is_a_throttle_or_a_quota(facts: dict[str, Any], expected: str) -> None:
@@ -99,7 +132,8 @@ def test_a_code_of_zai_tells_more_than_its_status(code: int) -> None:
 
 def test_every_code_in_the_table_was_met() -> None:
     """And the other way round: the two lists are one."""
-    assert {str(code) for code in RECORDED} == ZAI_CODES.keys()
+    codes = [code for rule in ZAI_RULES for code in rule.codes]
+    assert sorted(codes) == sorted(str(code) for code in RECORDED)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +162,7 @@ def test_an_error_inside_a_stream_goes_by_its_type(status: int, error_type: str,
 def test_what_the_provider_said_is_kept() -> None:
     """Its words, its status and the end of the wait go with the failure."""
     facts = Facts(429, "rate_limit_error", message="slow down", retry_at_ms=NOW_MS + 5)
-    assert classify(facts, NOW_MS) == Failure("throttle", "throttle", NOW_MS + 5, "slow down", 429)
+    assert classify(facts, NOW_MS, TABLE) == Failure("throttle", "throttle", NOW_MS + 5, "slow down", 429)
 
 
 @given(st.integers(400, 499), st.text(max_size=30), st.text(max_size=30))
@@ -160,3 +194,157 @@ def test_a_refused_signature_is_known_by_its_words(
 ) -> None:
     """Only a 400 that names the signature of a thought: nothing else is cured by leaving the thoughts out."""
     assert is_signature_refusal(Failure("bad_request", scope, message=message, status=status)) == refused
+
+
+# -- the end of a wait, and whom it holds
+
+RETRY_MS, RESET_MS = NOW_MS + 2_094_000, NOW_MS + 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("facts", "until_ms"),
+    [
+        pytest.param({"unified_status": "rejected"}, RESET_MS, id="a quota: the later of the two"),
+        pytest.param({"unified_status": "allowed"}, RETRY_MS, id="a throttle: the wait alone"),
+        pytest.param({"unified_status": "allowed", "retry_at_ms": 0}, 0, id="a throttle that names no wait"),
+        pytest.param({"retry_at_ms": 0}, RESET_MS, id="a reset in the message"),
+    ],
+)
+def test_a_reset_is_the_end_of_a_quota_and_of_no_throttle(facts: dict[str, Any], until_ms: int) -> None:
+    """A subscription names its windows' resets with every answer."""
+    named = Facts(429, "rate_limit_error", **{"retry_at_ms": RETRY_MS, "reset_at_ms": RESET_MS} | facts)
+    assert classify(named, NOW_MS, TABLE).retry_at_ms == until_ms
+
+
+@pytest.mark.parametrize(
+    ("claim", "model", "holds"),
+    [
+        ("five_hour", "claude-opus-4-8", ""),
+        ("seven_day", "claude-opus-4-8", ""),
+        ("", "claude-opus-4-8", ""),
+        ("seven_day_opus", "claude-opus-4-8", "opus"),
+        ("seven_day_opus", "claude-3-opus-20240229", "opus"),
+        ("seven_day_sonnet", "claude-sonnet-4-6", "sonnet"),
+        ("seven_day_overage_included", "claude-fable-5", "fable"),
+        ("seven_day_overage_included", "claude-opus-4-8", "opus"),  # whatever it is about, this model was refused
+        ("seven_day_new", "claude-haiku-4-6", "haiku"),
+        ("seven_day_new", "best", "best"),
+    ],
+)
+def test_a_claim_says_which_models_a_quota_holds(claim: str, model: str, holds: str) -> None:
+    """A window of some models holds those; the one that was refused is always among them."""
+    facts = Facts(429, "rate_limit_error", unified_status="rejected", claim=claim, model=model)
+    assert classify(facts, NOW_MS, TABLE).holds == holds
+
+
+def test_a_throttle_holds_all_models() -> None:
+    """The claim is about a window, which a throttle has nothing to do with."""
+    facts = Facts(429, unified_status="allowed", claim="seven_day_opus", model="claude-opus-4-8")
+    assert classify(facts, NOW_MS, TABLE).holds == ""
+
+
+@pytest.mark.parametrize(("code", "window"), [("1308", "5h"), ("1310", "7d"), ("1316", ""), ("1302", "")])
+def test_zai_tells_its_windows_in_its_codes(code: str, window: str) -> None:
+    """Spent until the stamp in the message."""
+    failure = classify(Facts(429, error_code=code, reset_at_ms=RESET_MS, dialect="zai"), NOW_MS, TABLE)
+    spent = {window: Window(used_ratio=1.0, resets_at_ms=RESET_MS, status="rejected")} if window else {}
+    assert failure.windows == spent
+
+
+# -- the rules themselves
+
+
+def test_every_rule_names_its_source() -> None:
+    """And what kind of source it is."""
+    rules = packaged_rules()
+    for source in [rule.source for rule in rules.failures] + [window.source for window in rules.windows]:
+        assert source.startswith(("[doc] ", "[issue] ", "[src] ", "[house] "))
+
+
+def example(rule: FailureRule) -> Facts:
+    """The plainest answer that meets a rule's conditions."""
+    first = rule.status[0] if rule.status else 999 if rule.codes else 100
+    return Facts(
+        status=int(str(first).partition("-")[0]),
+        error_type=rule.types[0] if rule.types else "",
+        error_code=rule.codes[0] if rule.codes else "",
+        message=rule.words[0] if rule.words else "",
+        retry_at_ms=NOW_MS + LONG_WAIT_MS + 1 if rule.wait == "long" else 0,
+        should_retry=rule.should_retry,
+        unified_status={"": "", "spent": "rejected", "open": "allowed"}[rule.unified],
+        dialect=rule.dialects[0] if rule.dialects else "anthropic",
+    )
+
+
+@pytest.mark.parametrize("rule", packaged_rules().failures, ids=lambda rule: f"{rule.source[:60]} {rule.types}")
+def test_no_rule_is_hidden_by_those_before_it(rule: FailureRule) -> None:
+    """Each has an answer that it is the first for."""
+    assert TABLE.first(example(rule), NOW_MS) is rule
+
+
+@given(
+    st.builds(
+        Facts,
+        status=st.integers(0, 999),
+        error_type=st.sampled_from(["", "rate_limit_error", "x"]),
+        error_code=st.sampled_from(["", "1308", "zz"]),
+        unified_status=st.sampled_from(["", "allowed", "rejected", "zz"]),
+        claim=st.sampled_from(["", "five_hour", "seven_day_x"]),
+        model=st.text(max_size=5),
+        dialect=st.sampled_from(["anthropic", "zai", "compatible"]),
+    )
+)
+def test_every_answer_means_something(facts: Facts) -> None:
+    """Whatever a provider sends."""
+    failure = classify(facts, NOW_MS, TABLE)
+    assert failure.kind
+    assert failure.scope
+
+
+def own(**fields: Any) -> FailureTable:
+    """The packaged rules behind one of the user's."""
+    rule = FailureRule(kind="throttle", scope="throttle", **fields)
+    return FailureTable(packaged_rules().behind((rule,), ()))
+
+
+@pytest.mark.parametrize(
+    ("fields", "fits"),
+    [
+        pytest.param({}, True, id="without a condition"),
+        pytest.param({"status": (500,)}, True, id="its status"),
+        pytest.param({"status": (501, "502-599")}, False, id="other statuses"),
+        pytest.param({"status": ("490-510",)}, True, id="a range"),
+        pytest.param({"types": ("api_error",)}, True, id="its type"),
+        pytest.param({"types": ("x",)}, False, id="another type"),
+        pytest.param({"codes": ("c7",)}, True, id="its code"),
+        pytest.param({"codes": ("c8",)}, False, id="another code"),
+        pytest.param({"words": ("nothing", "Try AGAIN")}, True, id="one of its words"),
+        pytest.param({"words": ("nothing",)}, False, id="other words"),
+        pytest.param({"providers": ("house",)}, True, id="its provider"),
+        pytest.param({"providers": ("anthropic",)}, False, id="another provider"),
+        pytest.param({"dialects": ("zai",)}, False, id="another dialect"),
+        pytest.param({"claims": ("five_hour",)}, False, id="no claim"),
+        pytest.param({"should_retry": True}, False, id="no word on retrying"),
+        pytest.param({"unified": "open"}, False, id="no subscription"),
+        pytest.param({"wait": "none"}, True, id="no wait"),
+    ],
+)
+def test_a_rule_of_ones_own_goes_first_where_it_fits(fields: dict[str, Any], *, fits: bool) -> None:
+    """All conditions that it has must be met."""
+    facts = Facts(500, "api_error", "c7", "please try again", dialect="compatible", provider="house")
+    assert (classify(facts, NOW_MS, own(**fields)).kind == "throttle") == fits
+
+
+def test_a_window_that_is_named_again_is_replaced() -> None:
+    """So that a wrong guess of ours is one line of the user's."""
+    mended = packaged_rules().behind((), (WindowRule("7d_oi", ("seven_day_overage_included",), "opus"),))
+    facts = Facts(429, unified_status="rejected", claim="seven_day_overage_included", model="claude-opus-4-8")
+    assert FailureTable(mended).held_by["seven_day_overage_included"] == "opus"
+    assert classify(facts, NOW_MS, FailureTable(mended)).holds == "opus"
+    assert len(mended.windows) == len(packaged_rules().windows)
+
+
+def test_the_packaged_file_has_nothing_but_rules() -> None:
+    """What it says is what is read."""
+    content = resources.files("service.routing").joinpath("failures.toml").read_text(encoding="utf-8")
+    assert set(tomllib.loads(content)) == set(Rules.__struct_fields__)

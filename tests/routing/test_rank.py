@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from service.ledger.events import Endpoint
-from service.ledger.state import ControlLedger, Health, RouteLedger, Usage
+from service.ledger.state import ControlLedger, Health, RouteLedger, Usage, Wait, WindowTold
 from service.routing.rank import Ask, Candidate, choose_chain, rank
 from service.routing.view import View
 from service.settings import ClientCredentials, Route, from_variables
@@ -305,3 +305,57 @@ def test_only_messages_probe() -> None:
     view = view_of(anthropic=open_circuit(ago_ms=100_000))
     assert rank(Ask("messages", "claude-x"), CHAIN, view, POLICY, NOW_MS)[0].probe
     assert not rank(Ask("count_tokens", "claude-x"), CHAIN, view, POLICY, NOW_MS)[0].probe
+
+
+# -- windows, and waits of some models
+
+
+def window(name: str, ratio: float, status: str = "allowed") -> RouteLedger:
+    """What a subscription said of a window."""
+    told = WindowTold(ratio, NOW_MS + HOUR_MS, status, at_ms=NOW_MS - 1, answered=status == "allowed")
+    return RouteLedger(windows={name: told})
+
+
+@pytest.mark.parametrize(
+    ("ledger", "model", "expected"),
+    [
+        pytest.param(window("5h", 0.89), "claude-opus-4-8", ["anthropic", "subscription"], id="below"),
+        pytest.param(
+            window("5h", 0.9), "claude-opus-4-8", ["subscription", "anthropic"], id="5 h window, nearly spent"
+        ),
+        pytest.param(
+            window("7d", 0.95), "claude-opus-4-8", ["subscription", "anthropic"], id="7 d window, nearly spent"
+        ),
+        pytest.param(window("7d_opus", 0.95), "claude-opus-4-8", ["subscription", "anthropic"], id="its own window"),
+        pytest.param(window("7d_opus", 0.95), "claude-sonnet-4-6", ["anthropic", "subscription"], id="another's"),
+        pytest.param(window("5h", 1.0, "rejected"), "claude-opus-4-8", ["subscription"], id="spent"),
+        pytest.param(window("7d_opus", 1.0, "rejected"), "claude-opus-4-8", ["subscription"], id="its own is spent"),
+        pytest.param(
+            window("7d_opus", 1.0, "rejected"),
+            "claude-haiku-4-6",
+            ["anthropic", "subscription"],
+            id="another's is spent",
+        ),
+    ],
+)
+def test_a_providers_window_counts_like_a_quota(ledger: RouteLedger, model: str, expected: list[str]) -> None:
+    """From the threshold on others go first; a spent one is waited for; one of some models is about those alone."""
+    assert names(rank(Ask(model=model), (A, S), view_of(anthropic=ledger), POLICY, NOW_MS)) == expected
+
+
+def test_a_quota_of_some_models_holds_those_alone() -> None:
+    """Until its reset; what the request is sent as counts, not what it asked for."""
+    wait = Wait(at_ms=NOW_MS - 1, until_ms=NOW_MS + 9, kind="quota", status=429, holds="opus")
+    view = view_of(anthropic=RouteLedger(waits={"quota:opus": wait}))
+    [held] = rank(Ask(model="claude-opus-4-8"), (A,), view, POLICY, NOW_MS)
+    assert (held.passed_over, held.until_ms) == ("waiting", NOW_MS + 9)
+    assert names(rank(Ask(model="claude-sonnet-4-6"), (A,), view, POLICY, NOW_MS)) == ["anthropic"]
+    assert reasons(rank(Ask(model="glm-5.2"), (A,), view, POLICY, NOW_MS)) == {"anthropic": "waiting"}
+
+
+@pytest.mark.parametrize("endpoint", ["count_tokens", "models"])
+@pytest.mark.parametrize(("scope", "free"), [("throttle", True), ("quota", True), ("credential", False)])
+def test_what_is_free_waits_for_no_throttle(endpoint: Endpoint, scope: str, *, free: bool) -> None:
+    """It has limits of its own; a refused credential is refused everywhere."""
+    ranked = rank(Ask(endpoint, "claude-opus-4-8"), (A,), view_of(anthropic=waiting(scope)), POLICY, NOW_MS)
+    assert (names(ranked) == ["anthropic"]) == free

@@ -1,14 +1,16 @@
 """A route as people see it: one state, why, and its week."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.ledger.events import AttemptEnded, AttemptStarted
 from service.ledger.fold import fold_route
-from service.ledger.state import ControlLedger, Health, RouteLedger, Usage
+from service.ledger.state import ControlLedger, Health, RouteLedger, Usage, Wait, WindowTold
+from service.routing.quota import WaitReading, WindowReading
 from service.routing.rank import Ask, rank
-from service.routing.readings import RouteReading, read_route
+from service.routing.readings import RouteReading, fields_of, read_route, reading_of
 from service.routing.view import View
 from service.settings import Route
 from tests.routing.making import (
@@ -18,6 +20,7 @@ from tests.routing.making import (
     NOW_MS,
     POLICY,
     A,
+    S,
     open_circuit,
     route_of,
     tripped,
@@ -28,6 +31,15 @@ from tests.routing.making import (
 
 LIMITED = route_of("anthropic", weekly_tokens=1_000)
 OFF = route_of("anthropic", off="no key; set ANTHROPIC_API_KEY")
+
+
+RESET_MS = NOW_MS + 5 * HOUR_MS
+
+
+def told(ratio: float, status: str = "allowed", name: str = "5h") -> RouteLedger:
+    """What a provider said of a window; spent, when it did so with an error."""
+    window = WindowTold(ratio, RESET_MS, status, at_ms=NOW_MS - 1, answered=status == "allowed")
+    return RouteLedger(windows={name: window})
 
 
 def read(view: View | None = None, route: Route = A) -> RouteReading:
@@ -53,6 +65,12 @@ STATES = [
     pytest.param(A, view_of(anthropic=waiting()), "waiting", "throttle 429", id="waiting"),
     pytest.param(LIMITED, view_of(anthropic=used(950)), "quota_warning", "", id="above the threshold"),
     pytest.param(LIMITED, view_of(anthropic=used(1_000)), "quota_spent", "weekly limit spent", id="quota spent"),
+    pytest.param(
+        S, view_of(subscription=told(0.93)), "quota_warning", "window 5h 93 %", id="a window above the threshold"
+    ),
+    pytest.param(
+        S, view_of(subscription=told(1.0, "rejected")), "waiting", "window 5h rejected", id="a window is spent"
+    ),
     pytest.param(
         A,
         view_of(ControlLedger(limits={"anthropic": 10}), anthropic=used(10)),
@@ -138,3 +156,46 @@ def test_an_end_is_only_named_for_what_ends(failures: int, tokens: int, ago_ms: 
 def test_the_clients_own_route_is_always_available() -> None:
     """It shares no state."""
     assert read(view_of(client=waiting()), CLIENT).available
+
+
+def full_view() -> View:
+    """A route that has something to say of everything."""
+    ledger = told(0.97, "allowed_warning")
+    ledger.windows["7d_opus"] = WindowTold(1.0, RESET_MS, "rejected", at_ms=NOW_MS - 1)
+    ledger.waits = {
+        "credential": Wait(at_ms=NOW_MS - 1, until_ms=NOW_MS + 9, kind="credential", status=401),
+        "throttle": Wait(at_ms=NOW_MS - 1, until_ms=NOW_MS - 1, kind="throttle", status=429),
+        "quota:haiku": Wait(at_ms=NOW_MS - 1, until_ms=NOW_MS + 7, kind="quota", status=429, holds="haiku"),
+    }
+    ledger.hours = {NOW_MS // HOUR_MS - ago: Usage(attempts=1, input=10) for ago in range(48)}
+    return view_of(anthropic=ledger)
+
+
+def test_every_wait_and_window_has_its_reason_and_clock() -> None:
+    """Those that hold some models too; none that is over."""
+    reading = read(full_view(), LIMITED)
+    assert reading.waits == (
+        WaitReading("credential", NOW_MS + 9, "credential 401"),
+        WaitReading("quota", NOW_MS + 7, "quota 429", "haiku"),
+        WaitReading("quota", RESET_MS, "window 7d_opus rejected", "opus"),
+    )
+    assert reading.windows == (
+        WindowReading("5h", "warning", 97.0, RESET_MS, "allowed_warning", "", NOW_MS - 1),
+        WindowReading("7d_opus", "spent", 100.0, RESET_MS, "rejected", "opus", NOW_MS - 1),
+    )
+    assert NOW_MS < reading.exhausted_at_ms < reading.resets_at_ms
+
+
+def test_a_reading_survives_its_hash() -> None:
+    """What is written for operators is read back as it was, also from a hash that lacks later fields."""
+    for reading in (read(full_view(), LIMITED), read()):
+        fields = {name: str(value) for name, value in fields_of(reading).items()}
+        assert reading_of(fields) == reading
+    assert reading_of({"route": "a", "title": "A", "state": "healthy"}).windows == ()
+
+
+@pytest.mark.parametrize("wrong", [{"windows": "[}"}, {"windows": "[7]"}, {"state": "fine"}])
+def test_another_versions_hash_is_none(wrong: dict[str, str]) -> None:
+    """It is told apart, whatever is in it."""
+    with pytest.raises(msgspec.DecodeError):
+        reading_of({"route": "a", "title": "A", "state": "healthy"} | wrong)

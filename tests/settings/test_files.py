@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from service.errors import SettingsError
 from service.ledger.price import Price
 from service.routing.context import limits_of
+from service.rules import FailureRule, WindowRule, packaged_rules
 from service.settings import ANTHROPIC, ZAI, ModelLimits, Secret, Settings, load, read_dotenv, unquoted
 
 ROUTES = """
@@ -260,3 +261,48 @@ def test_only_a_pair_of_quotes_goes(text: str, quote: str) -> None:
     assert unquoted(f"{quote}{text}{quote}") == text
     assert unquoted(text) == text
     assert unquoted(quote + text) == quote + text
+
+
+# -- rules of one's own
+
+OWN_RULE = """
+[[failures]]
+status = [418, "520-529"]
+words = ["short and stout"]
+kind = "throttle"
+scope = "throttle"
+"""
+
+
+def test_rules_of_ones_own_stand_before_the_packaged_ones(tmp_path: Path) -> None:
+    """A table of the file each; the packaged ones follow."""
+    window = '[[windows]]\nname = "30d"\nclaims = ["thirty_day"]\n'
+    rules = read(tmp_path, OWN_RULE + window).policy.rules
+    packaged = packaged_rules()
+    first = FailureRule("throttle", "throttle", status=(418, "520-529"), words=("short and stout",))
+    assert rules.failures == (first, *packaged.failures)
+    assert rules.windows == (WindowRule("30d", ("thirty_day",)), *packaged.windows)
+    assert read(tmp_path, "").policy.rules == packaged
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('kind = "throttle"', 'kind = "slow"'), "kind"),
+        (('kind = "throttle"', 'kind = "deadline"'), "an answer can't be of the kind 'deadline'"),
+        (('kind = "throttle"', ""), "kind"),
+        (('scope = "throttle"', 'scope = "me"'), "scope"),
+        (('scope = "throttle"', 'scope = ""'), "the scope is missing"),
+        (("418", "1000"), "status 1000 is not within"),
+        (("520-529", "529-520"), "the lesser first"),
+        (("520-529", "5xx"), "neither a number nor a range"),
+        (("words", "word"), "word"),
+    ],
+)
+def test_a_wrong_rule_is_an_error_that_names_its_place(tmp_path: Path, change: tuple[str, str], words: str) -> None:
+    """The file, the number of the table, and what is wrong with it."""
+    with pytest.raises(SettingsError) as caught:
+        read(tmp_path, OWN_RULE.replace(*change))
+    assert "settings.toml" in str(caught.value)
+    assert "$.failures[0]" in str(caught.value)
+    assert words in str(caught.value)

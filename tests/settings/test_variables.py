@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import SettingsError
-from service.settings import VARIABLES, Reader, Secret, Settings, StaticKey, load, model_map
+from service.settings import (
+    VARIABLES,
+    WEEKDAYS,
+    QuotaWeights,
+    Reader,
+    Secret,
+    Settings,
+    StaticKey,
+    load,
+    minute_of_week,
+    model_map,
+)
 
 HOME = "/nonexistent/ccproxy-home"
 KEYS = {"ANTHROPIC_API_KEY": "sk-ant-1", "ZAI_API_KEY": "zai-1"}
@@ -62,6 +73,9 @@ EFFECTS: list[tuple[str, str, str, Any]] = [
     ("ZAI_CONCURRENCY", "9", "routes.zai.concurrency", 9),
     ("QUOTA_WARNING_THRESHOLD", "80.5", "policy.warning_percent", 80.5),
     ("SESSION_AFFINITY", "true", "session_affinity", True),
+    ("QUOTA_WEEK_START", "Friday 18:30", "policy.quota.week_start_minute", (4 * 24 + 18) * 60 + 30),
+    ("QUOTA_TIMEZONE", "Asia/Kolkata", "policy.quota.timezone", "Asia/Kolkata"),
+    ("QUOTA_WEIGHTS", "cache_read=0.1, output=5", "policy.quota.weights", QuotaWeights(output=5, cache_read=0.1)),
     ("MODEL_FALLBACK_MAP", '{"a": "b"}', "policy.model_map", {"a": "b"}),
     ("FALLBACK_ON_CODES", "[429, 503, 529]", "policy.fallback_on_codes", (429, 503, 529)),
     ("API_TIMEOUT_MS", "1", "timeouts.request_ms", 1),
@@ -421,3 +435,35 @@ def test_a_loop_is_refused_with_its_mend(variables: dict[str, str]) -> None:
 def test_another_server_on_this_machine_is_no_loop(url: str) -> None:
     """Only the proxy's own address is."""
     assert read(ANTHROPIC_BASE_URL=url).routes[0].base_url == url
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("QUOTA_WEEK_START", "someday 00:00", "no day and time"),
+        ("QUOTA_WEEK_START", "mon", "no day and time"),
+        ("QUOTA_WEEK_START", "mon 24:00", "no day and time"),
+        ("QUOTA_WEEK_START", "mon 12:60", "no day and time"),
+        ("QUOTA_WEEK_START", "mon 12:5", "no day and time"),
+        ("QUOTA_TIMEZONE", "Mars/Olympus", "no time zone"),
+        ("QUOTA_TIMEZONE", "../etc/passwd", "no time zone"),
+        ("QUOTA_TIMEZONE", "Europe", "no time zone"),
+        ("QUOTA_WEIGHTS", "input", "no pair"),
+        ("QUOTA_WEIGHTS", "input=much", "no pair"),
+        ("QUOTA_WEIGHTS", "cache=1", "'cache' is none of input, output"),
+        ("QUOTA_WEIGHTS", "input=-1", "not between 0 and 1000"),
+        ("QUOTA_WEIGHTS", "input=nan", "not between 0 and 1000"),
+    ],
+)
+def test_a_wrong_quota_setting_names_its_mend(name: str, text: str, words: str) -> None:
+    """At start, not in the middle of a week."""
+    with pytest.raises(SettingsError, match=f"^{name}: ") as caught:
+        read(**{name: text})
+    assert words in str(caught.value)
+
+
+@given(st.integers(0, 6), st.integers(0, 23), st.integers(0, 59))
+def test_the_start_of_a_week_is_a_minute(day: int, hour: int, minute: int) -> None:
+    """Of the week, Monday 00:00 being the first."""
+    text = f"{WEEKDAYS[day].upper()} {hour}:{minute:02}"
+    assert minute_of_week(text) == (day * 24 + hour) * 60 + minute

@@ -12,6 +12,7 @@ from service.ledger import fold, wire
 from service.ledger.events import AttemptEnded, AttemptLost, BatchItemUsed, Event
 from service.ledger.state import Ledger, RouteLedger, Usage
 from service.routing.quota import counted_tokens
+from service.settings import QuotaWeights
 from tests.simulation.postgres_model import Database, Writes
 from tests.simulation.redis_model import Data, Server
 from workers.project import health_of, hear_aside
@@ -215,7 +216,7 @@ class Oracle:
     def _check_usage(self, stream: str) -> None:
         cells = {cell: counted.usage for cell, counted in self.database.usage.get(stream, {}).items()}
         self.law(cells == self.usage.get(stream, {}), f"{stream}: usage_hourly is not the fold of the rows")
-        total = sum(counted_tokens(usage) for usage in cells.values())
+        total = sum(counted_tokens(usage, QuotaWeights()) for usage in cells.values())
         ours = tokens_of(self.database.rows.get(stream, []))
         self.law(total == ours, f"{stream}: usage_hourly has {total} tokens, the rows {ours}")
 

@@ -305,6 +305,7 @@ async def test_a_heartbeat_and_the_readings_are_written(post: Post) -> None:
     assert 0 < await post.redis.pttl(wire.replica_key("r1")) <= rooms.HEARTBEAT_TTL_MS
     reading = await post.redis.hgetall(wire.route_key("anthropic"))
     assert reading[b"state"] == b"healthy"
+    assert reading[b"windows"] == reading[b"waits"] == b"[]"
     assert "sk-ant" not in str(reading)
     await post.control(disabled(1))
     for _ in range(400):
