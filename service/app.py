@@ -81,7 +81,7 @@ class Parts:
             settings.client_keys, open_to_all=settings.loopback and not settings.ledger_keys, control=self.control
         )
         self.brake = Brake()
-        self.gate = Gate(lambda: self.watcher.view, self.outbox, clock)
+        self.gate = Gate(lambda: self.watcher.view, self.outbox, clock, quota=settings.policy.quota)
         self.health = Health(self.watcher, self.outbox, clock, self.drain, settings)
 
     def control(self) -> ControlLedger | None:

@@ -95,9 +95,12 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
     from service.console.control import read_view
     from service.routing.keys import read_key
 
-    with at_ledger(config) as (desk, _):
-        view, now_ms = read_view(desk.redis), desk.now_ms()
-        rows = [(key_id, key, read_key(key_id, key, view, now_ms)) for key_id, key in sorted(view.control.keys.items())]
+    with at_ledger(config) as (desk, settings):
+        view, now_ms, quota = read_view(desk.redis), desk.now_ms(), settings.policy.quota
+        rows = [
+            (key_id, key, read_key(key_id, key, view, quota, now_ms))
+            for key_id, key in sorted(view.control.keys.items())
+        ]
     if as_json:
         fields = [{"key_id": key_id, **msgspec.to_builtins(key), "state": one.state, "used_tokens": one.used_tokens,
                    "used_cost_nusd": one.usage.cost_nusd} for key_id, key, one in rows]  # fmt: skip

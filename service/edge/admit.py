@@ -21,6 +21,7 @@ from service.ledger.wire import CONTROL
 from service.relay import Call
 from service.routing.keys import allows_model, read_key
 from service.routing.view import View
+from service.settings import QuotaPolicy
 
 TELL_MS = 60_000
 """Refusals of one key for one reason are written down this often."""
@@ -83,6 +84,7 @@ class Gate:
         outbox: Ledgers,
         clock: Clock,
         *,
+        quota: QuotaPolicy,
         slots: Slots | None = None,
         refused: Callable[[str], None] = lambda _reason: None,
     ) -> None:
@@ -90,6 +92,7 @@ class Gate:
         self._view = view
         self._outbox = outbox
         self._clock = clock
+        self._quota = quota
         self._refused = refused
         self._told: dict[tuple[str, str], Told] = {}
 
@@ -100,7 +103,7 @@ class Gate:
         if key is None:
             yield
             return
-        reason, error = refusal(client.key_id, key, call, self._view(), self._clock.now_ms())
+        reason, error = refusal(client.key_id, key, call, self._view(), self._quota, self._clock.now_ms())
         held = False
         if error is None and key.concurrency is not None:
             held = self.slots.take(client.key_id, key.concurrency)
@@ -138,14 +141,16 @@ class Gate:
         await self._outbox.append(CONTROL, event)
 
 
-def refusal(key_id: str, key: ClientKey, call: Call, view: View, now_ms: int) -> tuple[str, ClientError | None]:
+def refusal(
+    key_id: str, key: ClientKey, call: Call, view: View, quota: QuotaPolicy, now_ms: int
+) -> tuple[str, ClientError | None]:
     """Why a key may not make this request, as a word for counting and an error for its owner; "" and None if it may."""
     if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
         return "key_expired", BadClientKey(f"the key {key.name!r} has expired on {day_of(key.expires_at_ms)}")
     if words := forbidden(key, call):
         return "key_model", KeyForbids(words)
     if call.endpoint not in FREE_ENDPOINTS and call.method == "POST":
-        reading = read_key(key_id, key, view, now_ms)
+        reading = read_key(key_id, key, view, quota, now_ms)
         if reading.state == "spent":
             wait_s = -(-(reading.resets_at_ms - now_ms) // 1000)
             words = (

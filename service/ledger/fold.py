@@ -8,8 +8,8 @@ Rules
 - Usage counts whatever became of the attempt; an estimate (`AttemptLost`) is taken back when the true end comes.
 - Health counts only answers to `messages`, only faults of the route or its provider, and nothing that waited on disk.
 - A wait is never shortened by a later, lesser one. A success that began after it, for a model that it holds, ends it.
-- Waits too begin and end with `messages` alone: other endpoints have limits and rights of their own. Only a 401 is about
-  the credential wherever it comes from.
+- Waits too begin and end with `messages` alone: other endpoints have limits and rights of their own. Only a 401 is
+  about the credential wherever it comes from.
 - What a provider says of its windows and models stands until it says something newer; a spool tells it late.
 """
 

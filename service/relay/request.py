@@ -151,7 +151,7 @@ class Relay:
 
     def _leave(self, one: Try) -> None:
         """Give back what the attempt held, and remember its size for those to come."""
-        used = counted_tokens(one.tokens)
+        used = counted_tokens(one.tokens, self.settings.policy.quota.weights)
         if used:
             self._admission.sizes.note(one.route.id, one.attempt.candidate.model, used)
         self._admission.leave(one.grant, used, one.ended_seq)

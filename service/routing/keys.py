@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from service.ledger.fold import HOUR_MS, add_usage
 from service.ledger.state import ClientKey, Usage
-from service.routing.quota import WEEK_MS, counted_tokens, week_start_ms
+from service.routing.quota import counted_tokens, week_of
 from service.routing.view import View
-from service.settings import CLIENT_ROUTE_ID
+from service.settings import CLIENT_ROUTE_ID, QuotaPolicy
 
 KeyState = Literal["ok", "spent", "expired"]
 
@@ -29,18 +29,16 @@ class KeyReading(Struct, frozen=True, kw_only=True):
     resets_at_ms: int
 
 
-def read_key(key_id: str, key: ClientKey, view: View, now_ms: int) -> KeyReading:
+def read_key(key_id: str, key: ClientKey, view: View, policy: QuotaPolicy, now_ms: int) -> KeyReading:
     """How a key stands."""
-    start_ms = week_start_ms(now_ms)
+    start_ms, end_ms = week_of(now_ms, policy)
     usage = used_since(key_id, view, start_ms // HOUR_MS)
-    tokens = counted_tokens(usage)
+    tokens = counted_tokens(usage, policy.weights)
     percent = max(percent_of(tokens, key.weekly_tokens), percent_of(usage.cost_nusd, key.weekly_cost_nusd))
     state: KeyState = "spent" if percent >= 100 else "ok"
     if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
         state = "expired"
-    return KeyReading(
-        state=state, usage=usage, used_tokens=tokens, used_percent=percent, resets_at_ms=start_ms + WEEK_MS
-    )
+    return KeyReading(state=state, usage=usage, used_tokens=tokens, used_percent=percent, resets_at_ms=end_ms)
 
 
 def used_since(key_id: str, view: View, first_hour: int) -> Usage:
