@@ -123,12 +123,17 @@ MESSAGE = msgspec.json.Decoder(Message)
 SOURCE = msgspec.json.Decoder(Source)
 
 
+def is_short(raw: bytes, floor_tokens: int) -> bool:
+    """Whether a body's prompt is at most that large, going by its bytes alone. A floor of 0 is none: all are short."""
+    return not floor_tokens or len(raw) <= floor_tokens * LEAST_CHARS_PER_TOKEN
+
+
 def least_tokens(raw: bytes, floor_tokens: int) -> int:
     """The least that this body's prompt can have; 0 when that is at most `floor_tokens`, or when it can't be read.
 
-    Most bodies are so short that nothing is read of them: no token has less than one byte in six.
+    Most bodies are so short that nothing is read of them.
     """
-    if len(raw) <= floor_tokens * LEAST_CHARS_PER_TOKEN:
+    if is_short(raw, floor_tokens):
         return 0
     try:
         tally = tally_of(PROMPT.decode(raw))

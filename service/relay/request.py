@@ -28,7 +28,7 @@ from service.providers.bodies import clean_body, without_thinking
 from service.providers.credentials import Credentials, NoCredential
 from service.providers.facts import windows_of
 from service.providers.headers import upstream_headers
-from service.providers.prompt import least_tokens
+from service.providers.prompt import is_short, least_tokens
 from service.providers.sse import EventTooLarge
 from service.providers.transport import Upstream, UpstreamError, Wires
 from service.relay.answers import Answers
@@ -37,12 +37,12 @@ from service.relay.call import Call, Fault, Reply, Try, length_of, taken
 from service.relay.words import error_event, in_our_words, is_own_words, no_route, prompt_too_long, reasons, throttled
 from service.resources import Home, Resources
 from service.routing.budget import Budget
-from service.routing.context import smallest_context_tokens
+from service.routing.context import smallest_context_tokens, smallest_on
 from service.routing.failover import Attempt, Plan, Refusal, Result, Verdict, failover
 from service.routing.failure import Failure
 from service.routing.quota import counted_tokens
 from service.routing.rank import Ask, Candidate, choose_chain, rank
-from service.settings import Settings
+from service.settings import Route, Settings
 from service.watcher import Watcher
 
 SESSION_TTL_S = 3_600
@@ -170,7 +170,7 @@ class Relay:
         ask = Ask(
             call.endpoint,
             call.model,
-            least_tokens=least_tokens(call.plain, self._smallest_tokens) if call.endpoint == "messages" else 0,
+            least_tokens=self._least_tokens(call, chain),
             trimmed=call.trimmed,
             threaded=call.threaded,
             bound_to=await self._bound_to(call),
@@ -178,6 +178,12 @@ class Relay:
             draw=crc32(call.request_id.encode()) / 2**32,
         )
         return rank(ask, chain, self._watcher.view, self.settings.policy, self.clock.now_ms())
+
+    def _least_tokens(self, call: Call, chain: Sequence[Route]) -> int:
+        """What the prompt has at least; 0 when every model of the chain holds it, as nearly always at first sight."""
+        if call.endpoint != "messages" or is_short(call.plain, self._smallest_tokens):
+            return 0
+        return least_tokens(call.plain, smallest_on(chain, call.model, self.settings.policy))
 
     async def _bound_to(self, call: Call) -> str:
         """The route on which the request's resources live, "" when it names none that is known."""

@@ -9,7 +9,9 @@ Rules
   and never when it was asked to trim the conversation itself (`context_management`).
 """
 
-from service.routing.models import is_native, matches
+from collections.abc import Sequence
+
+from service.routing.models import is_native, map_model, matches
 from service.settings import ModelLimits, Policy, Route
 
 CERTAIN_FACTOR = 2
@@ -32,14 +34,32 @@ def smallest_context_tokens(policy: Policy) -> int:
     return min((limits.context_tokens for _, limits in policy.models if limits.context_tokens), default=0)
 
 
+def smallest_on(chain: Sequence[Route], asked: str, policy: Policy) -> int:
+    """No request below this is too large for the models that these routes would be asked for; 0: none is known."""
+    models = ((route, map_model(route, asked, policy)) for route in chain if not route.off)
+    known = (held_tokens(route, asked, sent, policy) for route, sent in models)
+    return min((most for most in known if most is not None), default=0)
+
+
+def held_tokens(route: Route, asked: str, sent: str, policy: Policy) -> int | None:
+    """From how many tokens on a route is passed over; None: never."""
+    most_tokens = limits_of(sent, policy).context_tokens
+    if most_tokens is None:
+        return None
+    return most_tokens * CERTAIN_FACTOR if is_own_family(route, asked, sent) else most_tokens
+
+
+def is_own_family(route: Route, asked: str, sent: str) -> bool:
+    """Whether the provider is asked for what the client asked for, or for another of its own models."""
+    return sent == asked or is_native(route.provider, asked)
+
+
 def too_large_for(route: Route, asked: str, sent: str, least_tokens: int, policy: Policy, *, trimmed: bool) -> str:
     """Why the model that this route is sent can't hold the request, in Anthropic's words for it; "" when it may."""
-    if not least_tokens:
+    if not least_tokens or (trimmed and is_own_family(route, asked, sent)):
         return ""
-    most_tokens = limits_of(sent, policy).context_tokens
-    own_family = sent == asked or is_native(route.provider, asked)
-    if most_tokens is None or (own_family and trimmed):
+    most_tokens = held_tokens(route, asked, sent, policy)
+    if most_tokens is None or least_tokens <= most_tokens:
         return ""
-    if least_tokens <= most_tokens * (CERTAIN_FACTOR if own_family else 1):
-        return ""
-    return f"prompt is too long: at least {least_tokens} tokens > {most_tokens} maximum of {sent}"
+    window_tokens = limits_of(sent, policy).context_tokens
+    return f"prompt is too long: at least {least_tokens} tokens > {window_tokens} maximum of {sent}"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.providers.prompt import least_tokens, repeats
+from service.providers.prompt import is_short, least_tokens, repeats
 
 
 def ask(content: Any, **fields: Any) -> bytes:
@@ -22,7 +22,9 @@ PROSE = "The quick brown foxes jumped over several extraordinarily lazy dogs, un
 
 def test_short_bodies_are_not_even_read() -> None:
     """Six bytes for each token of the smallest window can't exceed it, whatever they are."""
-    assert least_tokens(b"x" * 6_000, 1_000) == 0
+    assert is_short(b"x" * 6_000, 1_000)
+    assert not is_short(b"x" * 6_001, 1_000)
+    assert is_short(b"x" * 6_001, 0), "no limit is known"
     assert least_tokens(ask(PROSE), len(PROSE) // 6 + 100) == 0
 
 

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from service.routing.context import limits_of, smallest_context_tokens, too_large_for
+from service.routing.context import limits_of, smallest_context_tokens, smallest_on, too_large_for
 from service.settings import ModelLimits, Route, from_variables
 from tests.routing.making import OTHER, POLICY, A, Z
 
@@ -47,6 +47,22 @@ def test_each_thing_is_said_by_the_first_that_says_it() -> None:
     assert limits_of("b", policy) == ModelLimits(9, 9, reads_images=False)
     assert smallest_context_tokens(policy) == 9
     assert smallest_context_tokens(POLICY) == 0
+
+
+@pytest.mark.parametrize(
+    ("chain", "asked", "smallest"),
+    [
+        ((A, Z), "claude-haiku-4-5", 131_072),
+        ((A, Z), "claude-opus-5-5", 1_048_576),
+        ((A,), "claude-haiku-4-5", 400_000),
+        ((replace(Z, off="no key"), A), "claude-haiku-4-5", 400_000),
+        ((OTHER,), "gpt-4o", 0),
+        ((), "claude-opus-5-5", 0),
+    ],
+)
+def test_only_the_models_that_would_be_asked_count(chain: tuple[Route, ...], asked: str, smallest: int) -> None:
+    """A long conversation of a large model is not measured for the sake of a small one that nobody asks."""
+    assert smallest_on(chain, asked, KNOWN) == smallest
 
 
 @pytest.mark.parametrize(
