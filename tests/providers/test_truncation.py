@@ -74,6 +74,14 @@ def test_a_result_keeps_its_call() -> None:
     assert cut_of(talk, 60) == ([user("b"), said("done"), user("c")], 4)
 
 
+def test_a_servers_result_may_come_a_message_later() -> None:
+    """A turn that paused goes on in another message of the assistant's: no cut between them."""
+    paused = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": LONG}}
+    found = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}
+    asked = [user("a"), {"role": "assistant", "content": [paused]}, {"role": "assistant", "content": [found]}]
+    assert cut_of([*asked, said("done"), user("b")], 60) == ([user("a"), said("done"), user("b")], 2)
+
+
 def test_in_a_run_of_calls_the_users_latest_words_stay() -> None:
     """There is no other message to begin with: the cut is behind them."""
     run = [message for n in range(9) for message in (call(f"t{n}", 400), result(f"t{n}", 4))]

@@ -53,6 +53,19 @@ async def test_what_the_file_says_of_a_model_counts(server: Server, zai: FakePro
     assert (await served.ask(TOO_LONG)).headers["x-ccproxy-route"] == "zai"
 
 
+@pytest.mark.parametrize(("edit", "status"), [("clear_tool_uses_20250919", 200), ("clear_thinking_20251015", 400)])
+async def test_a_provider_that_trims_the_conversation_itself_is_asked(
+    server: Server, anthropic: FakeProvider, edit: str, status: int
+) -> None:
+    """However long it is: nobody else knows how much will be left. Cleared thoughts don't count as it is."""
+    path = server.home / "ccproxy.toml"
+    path.write_text('[models."claude-haiku-4-5"]\ncontext_tokens = 50_000')
+    served = await server.start(anthropic=anthropic, variables={"CCPROXY_CONFIG": str(path)})
+    body = TOO_LONG | {"context_management": {"edits": [{"type": edit}]}}
+    answer = await served.ask(body, headers={"anthropic-beta": "context-management-2025-06-27"})
+    assert answer.status_code == status
+
+
 @pytest.mark.parametrize("coding", ["", "gzip"])
 async def test_a_conversation_is_cut_where_the_settings_ask_for_it(
     server: Server, anthropic: FakeProvider, caplog: pytest.LogCaptureFixture, coding: str
@@ -108,6 +121,33 @@ async def test_a_refused_signature_is_not_seen_by_the_client(
     assert (first[0], second) == (THOUGHT, [{"type": "text", "text": "so"}])
     assert zai.requests == []
     assert served.told == [("anthropic", "failed", "bad_request"), ("anthropic", "ok", "")]
+
+
+async def test_what_another_vendor_cannot_read_crosses_as_words(
+    server: Server, anthropic: FakeProvider, zai: FakeProvider
+) -> None:
+    """On a failover, in the middle of a conversation with a search and a picture in it."""
+    search = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "q"}}
+    found = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}
+    picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
+    messages = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": [search, found, {"type": "text", "text": "so"}]},
+        {"role": "user", "content": [picture, {"type": "text", "text": "what is it?"}]},
+    ]
+    served = await server.start(anthropic=anthropic, zai=zai)
+    anthropic.script(reply.error(529))
+    assert (await served.ask(ASK | {"messages": messages})).headers["x-ccproxy-route"] == "zai"
+    _, assistant, user = msgspec.json.decode(zai.requests[0].body)["messages"]
+    assert [block["text"] for block in assistant["content"]] == [
+        '[web_search was called with {"query":"q"}]',
+        "[web_search gave:]\nnothing that can be shown",
+        "so",
+    ]
+    assert [block["text"] for block in user["content"]] == [
+        "[image left out: this model can't read images]",
+        "what is it?",
+    ]
 
 
 async def test_a_thread_is_no_business_of_another_vendor(
