@@ -56,10 +56,13 @@ def throttled(until_ms: int, now_ms: int, words: str) -> AllThrottled:
 
 
 def prompt_too_long(candidates: Sequence[Candidate]) -> PromptTooLong:
-    """No model holds the prompt. It begins with the token of Claude Code's gateway contract, and goes on in the words
-    by which clients know that they have to shorten a conversation."""
+    """No model holds the prompt.
+
+    It begins with the token of Claude Code's gateway contract (a colon behind it would make it another token), and goes
+    on in the words by which clients know that they have to shorten a conversation, and by how much.
+    """
     words = "; ".join(candidate.reason for candidate in candidates if candidate.passed_over == "context_too_small")
-    return PromptTooLong(f"capability_rejected: prompt_too_long: {words}")
+    return PromptTooLong(f"capability_rejected: prompt_too_long ({words})")
 
 
 def no_route(call: Call, candidates: Sequence[Candidate], words: str) -> NoRoute | BadClientKey:

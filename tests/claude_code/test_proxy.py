@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from service import ClaudeCodeProxy, ProviderConfig, ProxyConfig
+from service.settings import Settings, load
 from tests.claude_code.claude import run_claude
 from tests.e2e.processes import free_port
 from tests.fakes import FakeProvider, Reply, Usage, reply
@@ -59,7 +60,7 @@ def note(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def serving(config: ProxyConfig) -> Iterator[ClaudeCodeProxy]:
+def serving(config: ProxyConfig | Settings) -> Iterator[ClaudeCodeProxy]:
     """The proxy on a thread and loop of its own, while Claude Code runs."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="proxy", daemon=True)
@@ -161,3 +162,22 @@ def test_its_own_key_through_a_proxy_without_one(anthropic_fake: FakeProvider, n
     with serving(config) as proxy:
         check_completed(proxy.url, note, anthropic_fake, ANTHROPIC_API_KEY=CLIENTS_KEY)
     assert {request.credential for request in anthropic_fake.requests_to("/v1/messages")} == {CLIENTS_KEY}
+
+
+def test_a_prompt_that_no_model_holds_is_recognised(zai_fake: FakeProvider, note: Path, tmp_path: Path) -> None:
+    """Claude Code takes the proxy's refusal for what it is, by its token and its words, and repeats nothing."""
+    path = tmp_path / "ccproxy.toml"
+    path.write_text('[models."glm-*"]\ncontext_tokens = 1_000', encoding="utf-8")
+    variables = {
+        "CCPROXY_HOME": str(tmp_path / "home"),
+        "PROXY_PORT": str(free_port()),
+        "ZAI_API_KEY": "zai-owner",
+        "ZAI_BASE_URL": zai_fake.base_url,
+        "LOG_LEVEL": "silent",
+    }
+    with serving(load(path, variables)) as proxy:
+        run = run_claude(proxy.url, TASK, note.parent)
+    assert not run.succeeded
+    assert "prompt is too long" in run.result_text.lower()
+    assert run.api_retries == []
+    assert zai_fake.requests_to("/v1/messages") == []
