@@ -28,7 +28,7 @@ COMPILE = $(if $(UV),$(UV),$(BIN)/uv) pip compile --quiet --universal --python-v
   --no-header --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev build test simulate simulate-faults lint format types bench bench-ledger chaos test-claude-code test-scale lock docs clean stale
+.PHONY: help up dev build test simulate simulate-faults lint format types bench bench-failover bench-ledger chaos test-claude-code test-scale lock docs clean stale
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -76,6 +76,9 @@ simulate-faults: $(DEVELOP) ## plant each fault that the simulation has to notic
 
 bench-ledger: $(DEVELOP) ## what the ledger folds, lags, catches up and proves in a second; EVENTS= for another size
 	@PYTHONPATH=. $(BIN)/python -m bench.ledger
+
+bench-failover: $(DEVELOP) ## how soon a dead route is left, and how exactly a quota is used; ROUNDS= for more
+	@PYTHONPATH=. $(BIN)/python -m bench.failover
 
 test-claude-code: $(DEVELOP) ## Claude Code itself against the proxy; installs it from npm first (needs Node and npm)
 	$(BIN)/python -m pytest tests/claude_code $(ARGS)

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from redis import Redis
 
+from bench.tell import tell
 from service.embedded.postgres import Postgres
 from service.embedded.valkey import Valkey
 from service.ledger import ids, wire
@@ -292,12 +293,6 @@ def measure_verify(bench: Bench) -> None:
     bound_s = 60 * position / 1_000_000
     words = f"{seconds:.1f} s for {position:,} events, {position / seconds:,.0f} events/s"
     tell("verify", words, f"at most {bound_s:.0f} s", ok=seconds <= bound_s)
-
-
-def tell(what: str, figure: str, bound: str, *, ok: bool | None = None) -> None:
-    """One line of the report."""
-    verdict = "" if ok is None else "ok" if ok else "MISSED"
-    print(f"{what:34} {figure:46} {bound:18} {verdict}".rstrip(), flush=True)
 
 
 def main() -> None:
