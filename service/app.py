@@ -21,6 +21,9 @@ from redis.backoff import NoBackoff
 from service.admission import Admission
 from service.brake import Brake
 from service.clock import Clock
+from service.console.admin import admin_router
+from service.console.console import Console
+from service.console.schema import openapi_config
 from service.drain import Drain
 from service.edge.admit import Gate
 from service.edge.forwarded import behind
@@ -36,7 +39,7 @@ from service.providers.transport import Wires
 from service.relay import Relay
 from service.resources import Resources
 from service.settings import Settings
-from service.watcher import Watcher
+from service.watcher import VERSION, Watcher
 
 REDIS_TIMEOUT_S = 2.0
 """An answer that takes Redis longer than this is none; events have gone to disk long before (100 ms)."""
@@ -81,7 +84,20 @@ class Parts:
             settings.client_keys, open_to_all=settings.loopback and not settings.ledger_keys, control=self.control
         )
         self.brake = Brake()
-        self.gate = Gate(lambda: self.watcher.view, self.outbox, clock, quota=settings.policy.quota)
+        self.gate = Gate(
+            lambda: self.watcher.view, self.outbox, clock, quota=settings.policy.quota, admission=self.admission
+        )
+        self.console = Console(
+            settings,
+            redis=self.redis,
+            watcher=self.watcher,
+            outbox=self.outbox,
+            clock=clock,
+            brake=self.brake,
+            drain=self.drain,
+            version=VERSION,
+            under_way=lambda: self.gate.under_way,
+        )
         self.health = Health(self.watcher, self.outbox, clock, self.drain, settings)
 
     def control(self) -> ControlLedger | None:
@@ -94,9 +110,11 @@ class Parts:
         await self.watcher.start()
         await self.credentials.start()
         await self.admission.start()
+        await self.console.start()
 
     async def stop(self) -> None:
         """End it; what is still to be written down is written down."""
+        await self.console.stop()
         await self.relay.stop()
         await self.credentials.stop()
         await self.admission.stop()
@@ -123,11 +141,11 @@ def create_app(parts: Parts) -> ASGIApp:
         messages_app(parts.relay, parts.keyring, parts.gate, parts.brake, parts.drain)
     )
     app: ASGIApp = Litestar(
-        route_handlers=[relay_handler, *HANDLERS],
+        route_handlers=[relay_handler, *HANDLERS, admin_router()],
         lifespan=[lifespan],
-        state=State({"health": parts.health}),
+        state=State({"health": parts.health, "console": parts.console}),
         exception_handlers={HTTPException: answer_error},
-        openapi_config=None,
+        openapi_config=openapi_config(VERSION),
         logging_config=None,
     )
     if settings.base_path:

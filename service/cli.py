@@ -111,5 +111,23 @@ def check(config: Path | None, *, as_json: bool) -> None:
 main.add_command(keys)
 
 
+@main.group()
+def admin() -> None:
+    """Who may use the admin API and the dashboard."""
+
+
+@admin.command("token")
+@config_option
+def admin_token(config: Path | None) -> None:
+    """Show the admin's token: that of the settings, else the one kept in CCPROXY_HOME, made when there is none."""
+    from service.console.auth import kept_token
+
+    settings = with_settings(config)
+    try:
+        click.echo(settings.admin_token.reveal() or kept_token(settings.home))
+    except OSError as error:
+        raise click.ClickException(f"{settings.home}: {error.strerror}; set ADMIN_TOKEN or CCPROXY_HOME") from None
+
+
 if __name__ == "__main__":
     main()

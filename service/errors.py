@@ -8,11 +8,19 @@
     |  |- KeySpent                429  billing_error
     |  |- KeyBusy                 429  rate_limit_error
     |  |- PromptTooLong           400  invalid_request_error
+
+
+    |  |- NotLoggedIn             401  authentication_error   (the admin API)
+    |  |- BadReport               400  invalid_request_error
+    |  |- NotAllowed              403  permission_error
+    |  |- Taken                   409  conflict_error
+    |  |- AskedTooOften           429  rate_limit_error
     |  |- NotFound                404  not_found_error
     |  |- MethodNotAllowed        405  invalid_request_error
     |  |- BodyTooLarge            413  request_too_large
     |  `- NotSupported            501  not_supported
     |- Stopping                   503  api_error   (this process ends, and the answer is not at its end)
+    |- ReportAway                 503  api_error   (no worker answered)
     `- NoRoute                    503  api_error   (no route could take the request)
        |- KeysUnknown             503  api_error   (the keys on the ledger were not read yet)
        |- AllThrottled            429  rate_limit_error
@@ -86,6 +94,39 @@ class PromptTooLong(ClientError):
     """The prompt is larger than any model holds that a route could send it to."""
 
 
+class NotLoggedIn(ClientError):
+    """The admin API was asked without a token or session that is good."""
+
+    status = 401
+    type = "authentication_error"
+
+
+class BadReport(ClientError):
+    """History was asked for in a way that nobody understands."""
+
+
+class NotAllowed(ClientError):
+    """Who asked may look, and change nothing; or the change came without its CSRF token."""
+
+    status = 403
+    type = "permission_error"
+
+
+class Taken(ClientError):
+    """What should be made is there already."""
+
+    status = 409
+    type = "conflict_error"
+
+
+class AskedTooOften(ClientError):
+    """The admin API is asked more often than any page or script needs."""
+
+    status = 429
+    type = "rate_limit_error"
+    should_retry = True
+
+
 class NotFound(ClientError):
     """Nothing here answers to that path."""
 
@@ -118,6 +159,12 @@ class Stopping(ProxyError):
 
     status = 503
     should_retry = True
+
+
+class ReportAway(ProxyError):
+    """History is asked of the workers, and none answered."""
+
+    status = 503
 
 
 class NoRoute(ProxyError):

@@ -105,7 +105,7 @@ class Lane(Struct):
 
 
 class Outbox:
-    """Appends events for this process; `on_event` is told of each as soon as it is numbered."""
+    """Appends events for this process; `on_event`, and then `listeners`, are told of each as soon as it is numbered."""
 
     def __init__(
         self,
@@ -118,6 +118,7 @@ class Outbox:
     ) -> None:
         self.replica = replica
         self.on_event = on_event
+        self.listeners: list[Callable[[str, Event], None]] = []
         self.lanes: dict[str, Lane] = {}
         self.away = False
         self._port = port
@@ -189,6 +190,8 @@ class Outbox:
         lane.seq += 1
         event = msgspec.structs.replace(event, replica=self.replica, seq=lane.seq, spooled=self.away)
         self.on_event(stream, event)
+        for tell in self.listeners:
+            tell(stream, event)
         if self._port is None:
             return event.seq
         loop = asyncio.get_running_loop()

@@ -86,6 +86,9 @@ VARIABLES: tuple[Variable, ...] = (
         "",
         "keys that clients must show, comma-separated `name:key` or `key`; `ledger`: those of `ccproxy keys`",
     ),
+    Variable("ADMIN_TOKEN", "made at the first start", "token of the admin API and the dashboard; the same in a fleet"),
+    Variable("VIEWER_TOKEN", "", "a second token, which may look and change nothing"),
+    Variable("METRICS_TOKEN", "", "a token for `/metrics` alone; without one, the loopback may read them"),
     Variable("CLIENT_CREDENTIALS", "auto", "client's own credential to Anthropic: `auto`, `prefer` or `never`"),
     Variable("ANTHROPIC_API_KEY", "", "key of the route `anthropic`"),
     Variable("ANTHROPIC_BASE_URL", "https://api.anthropic.com", "where the route `anthropic` is"),
@@ -401,6 +404,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     drain: DrainTimes = DrainTimes()
     client_keys: tuple[StaticKey, ...] = ()
     ledger_keys: bool = False
+    admin_token: Secret = Secret("")
+    viewer_token: Secret = Secret("")
+    metrics_token: Secret = Secret("")
     client_credentials: ClientCredentials = "auto"
     routes: tuple[Route, ...] = ()
     client_route: Route
@@ -668,6 +674,9 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         drain=drain(read),
         client_keys=static_keys(read.text("PROXY_API_KEYS")),
         ledger_keys=LEDGER_KEYS in listed(read.text("PROXY_API_KEYS")),
+        admin_token=token(read, "ADMIN_TOKEN"),
+        viewer_token=token(read, "VIEWER_TOKEN"),
+        metrics_token=token(read, "METRICS_TOKEN"),
         client_credentials=read.choice("CLIENT_CREDENTIALS", "auto", ("auto", "prefer", "never")),  # type: ignore[arg-type]
         routes=file_routes(file, read, origin) if file.routes else usual_routes(read, providers_of(file, origin)),
         client_route=client_route(read, providers_of(file, origin)["anthropic"]),
@@ -730,6 +739,14 @@ def drain(read: Reader) -> DrainTimes:
         delay_ms=read.duration_ms("DRAIN_DELAY", 0 if local else 5_000),
         limit_ms=read.duration_ms("DRAIN_TIMEOUT", 10_000 if local else 600_000),
     )
+
+
+def token(read: Reader, name: str) -> Secret:
+    """A token that operators show, long enough not to be guessed."""
+    text = read.text(name)
+    if text and len(text) < 16:
+        raise SettingsError(f"{name}: shorter than 16 characters; make one: openssl rand -hex 24")
+    return Secret(text)
 
 
 def listed(text: str) -> list[str]:

@@ -118,9 +118,11 @@ class Watcher:
                     await self._redis.zrem(REPLICAS_KEY, self._outbox.replica)
 
     def note_own(self, stream: str, event: Event) -> None:
-        """Fold an own event into the view at once."""
+        """Fold an own event into the view at once; an operator's comes back with its stream, where there is one."""
         if stream != CONTROL:
             advance(self._route(stream), event)
+        elif self._redis is None:
+            advance(self.view.control, event)
 
     def heard(self) -> dict[str, dict[str, Heard]]:
         """What the newest snapshots have heard: stream -> replica -> account."""

@@ -5,13 +5,14 @@ operators see it, but one a minute for each key and reason: nobody makes the led
 Not here: whose key it is (`keys`), what a key has used (`routing.keys`).
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Protocol
 
 from msgspec import Struct
 
+from service.admission import Admission, Grant
 from service.clock import Clock
 from service.edge.keys import Client
 from service.errors import BadClientKey, ClientError, KeyBusy, KeyForbids, KeySpent
@@ -19,6 +20,7 @@ from service.ledger.events import Event, RequestRefused
 from service.ledger.state import ClientKey
 from service.ledger.wire import CONTROL
 from service.relay import Call
+from service.routing.failover import Refusal
 from service.routing.keys import allows_model, read_key
 from service.routing.view import View
 from service.settings import QuotaPolicy
@@ -29,36 +31,6 @@ BUSY_RETRY_S = 2
 NAME_CHARS = 256
 FREE_ENDPOINTS = frozenset(("count_tokens", "models"))
 """What uses no tokens goes on when a key is spent, as it does when a route's quota is."""
-
-
-class Slots(Protocol):
-    """Who counts a key's requests under way."""
-
-    def take(self, key_id: str, limit: int) -> bool:
-        """Take a slot; False when all are taken."""
-
-    def free(self, key_id: str) -> None:
-        """Give a slot back."""
-
-
-class OwnSlots:
-    """Requests under way in this process alone."""
-
-    def __init__(self) -> None:
-        self.taken: dict[str, int] = {}
-
-    def take(self, key_id: str, limit: int) -> bool:
-        """Take a slot; False when all are taken."""
-        if self.taken.get(key_id, 0) >= limit:
-            return False
-        self.taken[key_id] = self.taken.get(key_id, 0) + 1
-        return True
-
-    def free(self, key_id: str) -> None:
-        """Give a slot back."""
-        self.taken[key_id] -= 1
-        if not self.taken[key_id]:
-            del self.taken[key_id]
 
 
 class Ledgers(Protocol):
@@ -85,10 +57,11 @@ class Gate:
         clock: Clock,
         *,
         quota: QuotaPolicy,
-        slots: Slots | None = None,
+        admission: Admission,
         refused: Callable[[str], None] = lambda _reason: None,
     ) -> None:
-        self.slots = slots or OwnSlots()
+        self.under_way: dict[str, int] = {}
+        self._admission = admission
         self._view = view
         self._outbox = outbox
         self._clock = clock
@@ -104,10 +77,10 @@ class Gate:
             yield
             return
         reason, error = refusal(client.key_id, key, call, self._view(), self._quota, self._clock.now_ms())
-        held = False
+        grant: Grant | Refusal | None = None
         if error is None and key.concurrency is not None:
-            held = self.slots.take(client.key_id, key.concurrency)
-            if not held:
+            grant = await self._admission.enter_key(client.key_id, key.concurrency, call.request_id)
+            if isinstance(grant, Refusal):
                 words = f"the key {key.name!r} has {key.concurrency} requests under way, as many as it may have"
                 reason, error = "key_concurrency", KeyBusy(words, retry_after_s=BUSY_RETRY_S)
         if error is not None:
@@ -116,10 +89,22 @@ class Gate:
             raise error
         call.only_routes = key.routes
         try:
+            with self._counted(client.key_id):
+                yield
+        finally:
+            if isinstance(grant, Grant):
+                self._admission.leave(grant)
+
+    @contextmanager
+    def _counted(self, key_id: str) -> Iterator[None]:
+        """One more request of this key is under way in this process."""
+        self.under_way[key_id] = self.under_way.get(key_id, 0) + 1
+        try:
             yield
         finally:
-            if held:
-                self.slots.free(client.key_id)
+            self.under_way[key_id] -= 1
+            if not self.under_way[key_id]:
+                del self.under_way[key_id]
 
     async def _tell(self, key_id: str, reason: str, call: Call) -> None:
         """Write a refusal down, unless one like it was within the last minute."""

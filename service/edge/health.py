@@ -12,6 +12,7 @@ from typing import Any, Literal
 from litestar import HttpMethod, MediaType, Response, get, route
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
 
 from service.clock import Clock
 from service.drain import Drain
@@ -102,7 +103,11 @@ def livez() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@get("/readyz", sync_to_thread=False)
+@get(
+    "/readyz",
+    sync_to_thread=False,
+    responses={503: ResponseSpec(dict[str, Any], description="Not yet, or not any more", generate_examples=False)},
+)
 def readyz(state: State) -> Response[dict[str, Any]]:
     """This process may be given requests."""
     report = state.health.readiness()

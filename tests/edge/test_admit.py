@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.admission import Grant
 from service.brake import FREE_TRIES, LONGEST_WAIT_S, Brake
 from service.ledger.events import ClientKeyIssued, ClientKeyRevoked, RequestRefused
 from service.ledger.fold import advance
@@ -137,16 +138,16 @@ async def test_requests_under_way_have_a_limit(server: Server, anthropic: FakePr
     """One more than allowed is told to come again soon; a slot is free when its request is over, however it ended."""
     served = await server.start(anthropic=anthropic, variables=ASKS)
     key, key_id = issue(served, concurrency=1)
-    gate = served.parts.gate
-    assert gate.slots.take(key_id, 1)
+    held = await served.parts.admission.enter_key(key_id, 1, "another request")
+    assert isinstance(held, Grant)
     busy = await served.ask(headers=shown(key))
     assert (busy.status_code, busy.json()["error"]["type"]) == (429, "rate_limit_error")
     assert busy.headers["x-should-retry"] == "true"
-    gate.slots.free(key_id)
+    served.parts.admission.leave(held)
     anthropic.script(reply.error(400))
     assert (await served.ask(headers=shown(key))).status_code == 400
     assert (await served.ask(headers=shown(key))).status_code == 200
-    assert gate.slots.taken == {}  # type: ignore[attr-defined]
+    assert served.parts.gate.under_way == {}
 
 
 async def test_refusals_do_not_grow_the_ledger(server: Server, anthropic: FakeProvider) -> None:

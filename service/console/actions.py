@@ -1,0 +1,183 @@
+"""The admin API: what may be changed. Each change is an event that says who did it, and acts on every proxy.
+
+Not here: who may (`auth`: the guard `admin`), and what the events mean (`service.ledger`).
+"""
+
+import secrets
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, delete, post, put
+from litestar.params import JSONBody, PathParameter
+
+from service.console.api_types import (
+    Disable,
+    Done,
+    Drop,
+    Dropped,
+    IssuedKey,
+    KeyLimits,
+    KeyView,
+    NewKey,
+    Replayed,
+    RouteLimit,
+    Stream,
+)
+from service.console.auth import address_of, admin, viewer
+from service.console.console import Console, Desk
+from service.console.failing import documented
+from service.console.overview import key_of
+from service.errors import NotFound, Taken
+from service.ledger.events import (
+    CircuitReset,
+    ClientKeyIssued,
+    ClientKeyLimited,
+    ClientKeyRevoked,
+    ControlEvent,
+    QuotaLimitChanged,
+    RouteDisabled,
+    RouteEnabled,
+)
+from service.ledger.keys import SECRET_BYTES, make_key
+from service.ledger.state import ClientKey
+
+RouteId = Annotated[str, PathParameter(max_length=64)]
+KeyId = Annotated[str, PathParameter(max_length=64)]
+Asked = Request[Any, Any, Any]
+CHANGING = (400, 401, 403, 404, 429)
+
+
+class Routes(Controller):
+    """What an operator may do to a route."""
+
+    path = "/routes/{route:str}"
+    guards = [viewer, admin]  # noqa: RUF012 - Litestar's way
+    tags = ["actions"]  # noqa: RUF012
+
+    @post("/disable", status_code=200, responses=documented(*CHANGING), summary="Take a route out of service")
+    async def disable(self, request: Asked, console: Desk, route: RouteId, data: JSONBody[Disable]) -> Done:
+        """Requests go elsewhere from now on."""
+        console = known(console, route)
+        return await done(console, RouteDisabled(**stamp(console, request), route=route, reason=data.reason))
+
+    @post("/enable", status_code=200, responses=documented(*CHANGING), summary="Put a route back into service")
+    async def enable(self, request: Asked, console: Desk, route: RouteId) -> Done:
+        """What disabled it counts no more."""
+        console = known(console, route)
+        return await done(console, RouteEnabled(**stamp(console, request), route=route))
+
+    @post("/reset", status_code=200, responses=documented(*CHANGING), summary="End a circuit and its waits")
+    async def reset(self, request: Asked, console: Desk, route: RouteId) -> Done:
+        """What failed before counts no more."""
+        console = known(console, route)
+        return await done(console, CircuitReset(**stamp(console, request), route=route))
+
+    @put("/limit", responses=documented(*CHANGING), summary="Change a route's weekly limit")
+    async def limit(self, request: Asked, console: Desk, route: RouteId, data: JSONBody[RouteLimit]) -> Done:
+        """None takes the limit of the settings again."""
+        console = known(console, route)
+        event = QuotaLimitChanged(**stamp(console, request), route=route, weekly_tokens=data.weekly_tokens)
+        return await done(console, event)
+
+
+class Keys(Controller):
+    """What an operator may do to client keys."""
+
+    path = "/keys"
+    guards = [viewer, admin]  # noqa: RUF012 - Litestar's way
+    tags = ["actions"]  # noqa: RUF012
+
+    @post(responses=documented(400, 401, 403, 409, 429), summary="Issue a client key")
+    async def issue(self, request: Asked, console: Desk, data: JSONBody[NewKey]) -> IssuedKey:
+        """The key itself is shown this once."""
+        names = {key.name for key in console.view.control.keys.values()}
+        if data.name in names | {key.key_id for key in console.settings.client_keys}:
+            raise Taken(f"there is a key called {data.name!r} already")
+        made = make_key(data.name, secrets.token_bytes(SECRET_BYTES + 3))
+        event = ClientKeyIssued(
+            **stamp(console, request), key_id=made.key_id, name=data.name, sha256=made.sha256, **limits_of(data)
+        )
+        await console.command(event)
+        key = ClientKey(name=data.name, sha256="", issued_at_ms=event.at_ms, **limits_of(data))
+        return IssuedKey(
+            key=made.text, view=key_of(made.key_id, key, console.view, console.settings.policy.quota, console.now_ms())
+        )
+
+    @put("/{key_id:str}/limits", responses=documented(*CHANGING), summary="Replace a key's limits")
+    async def limit(self, request: Asked, console: Desk, key_id: KeyId, data: JSONBody[KeyLimits]) -> KeyView:
+        """All limits; one that is left out is none."""
+        key = key_named(console, key_id)
+        await console.command(ClientKeyLimited(**stamp(console, request), key_id=key_id, **limits_of(data)))
+        key = msgspec.structs.replace(key, **limits_of(data))
+        return key_of(key_id, key, console.view, console.settings.policy.quota, console.now_ms())
+
+    @delete("/{key_id:str}", responses=documented(*CHANGING), summary="Revoke a key")
+    async def revoke(self, request: Asked, console: Desk, key_id: KeyId) -> None:
+        """It is good for nothing, everywhere within a second."""
+        key_named(console, key_id)
+        await console.command(ClientKeyRevoked(**stamp(console, request), key_id=key_id))
+
+
+class DeadLetters(Controller):
+    """What an operator may do to what was put aside."""
+
+    path = "/dead-letters"
+    guards = [viewer, admin]  # noqa: RUF012 - Litestar's way
+    tags = ["actions"]  # noqa: RUF012
+
+    @post("/replay", status_code=200, responses=documented(400, 401, 403, 429, 503), summary="Read them again")
+    async def replay(self, console: Desk, data: JSONBody[Stream]) -> Replayed:
+        """Workers fold what their version can read."""
+        return msgspec.convert(await console.reports.ask("replay", stream=data.stream), Replayed)
+
+    @post("/drop", status_code=200, responses=documented(400, 401, 403, 429, 503), summary="Forget them for good")
+    async def drop(self, request: Asked, console: Desk, data: JSONBody[Drop]) -> Dropped:
+        """Rows are named by the ids that the list shows."""
+        found = await console.reports.ask("drop", ids=data.ids, by=who(request))
+        return msgspec.convert(found, Dropped)
+
+
+ACTIONS = (Routes, Keys, DeadLetters)
+
+
+def known(console: Console, route: str) -> Console:
+    """The console, if there is such a route. Raises NotFound."""
+    if route not in {one.id for one in console.settings.routes}:
+        raise NotFound(f"there is no route {route!r}")
+    return console
+
+
+def key_named(console: Console, key_id: str) -> ClientKey:
+    """A live key. Raises NotFound."""
+    key = console.view.control.keys.get(key_id)
+    if key is None:
+        raise NotFound(f"there is no key {key_id!r} on the ledger")
+    return key
+
+
+def who(request: Asked) -> str:
+    """Who changes something, for the audit."""
+    return f"{request.state.asker.role} at {address_of(request)}"
+
+
+def stamp(console: Console, request: Asked) -> dict[str, Any]:
+    """What every command has."""
+    return console.stamp(who(request))
+
+
+async def done(console: Console, event: ControlEvent) -> Done:
+    """Write a command down."""
+    await console.command(event)
+    return Done(event_id=event.event_id, at_ms=event.at_ms)
+
+
+def limits_of(given: KeyLimits) -> dict[str, Any]:
+    """A key's limits as events have them."""
+    return {
+        "weekly_tokens": given.weekly_tokens,
+        "weekly_cost_nusd": given.weekly_cost_nusd,
+        "models": tuple(given.models),
+        "routes": tuple(given.routes),
+        "concurrency": given.concurrency,
+        "expires_at_ms": given.expires_at_ms,
+    }

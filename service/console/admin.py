@@ -1,0 +1,268 @@
+"""The admin API: what may be looked at. `api_types` has the list of all endpoints. Changes are in `actions`.
+
+Not here: finding the facts (`overview`, `fleet`, `tail`, `reports`), and who may ask (`auth`).
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, Router, delete, get, post
+from litestar.datastructures import ResponseHeader, State
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import JSONBody, PathParameter, QueryParameter
+from litestar.response import Response, Stream
+from msgspec import Meta, Struct
+
+from service.console.actions import ACTIONS
+from service.console.api_types import (
+    EventPage,
+    EventView,
+    Fleet,
+    KeyView,
+    LatencyReport,
+    LiveAttempt,
+    Login,
+    Overview,
+    PutAsidePage,
+    RequestView,
+    RouteView,
+    Session,
+    SettingView,
+    UsageReport,
+)
+from service.console.auth import address_of, viewer
+from service.console.console import Console, Desk
+from service.console.failing import ERRORS, documented, fail
+from service.console.masked import settings_view
+from service.console.overview import attempts_of, keys_of, routes_of
+from service.console.requests import request_of
+from service.errors import NotFound, ProxyError
+from service.ledger.ids import format_uuid
+
+HISTORY = "h:"
+"""How the place of a page in Postgres begins; others are entries of streams."""
+FilterText = Annotated[str, Meta(max_length=256)]
+TimeText = Annotated[str, Meta(max_length=32)]
+"""A date, a time, or a while ago: `2026-11-02`, `2026-11-02T15:00`, `12h`, `7d`, `4w`."""
+ByText = Annotated[str, Meta(max_length=64)]
+LIVE = {200: ResponseSpec(str, media_type="text/event-stream", description="The live feed", generate_examples=False)}
+
+
+class Filters(Struct, frozen=True):
+    """What events are wanted; "" is any."""
+
+    stream: str
+    type: str
+    route: str
+    key: str
+    model: str
+    request: str
+    outcome: str
+    since: int
+    until: int
+
+    def wants(self, view: EventView) -> bool:
+        """Whether an event is one of these."""
+        pairs = (
+            (self.stream, view.stream),
+            (self.type, view.type),
+            (self.route, view.route),
+            (self.key, view.client_key),
+            (self.model, view.model),
+            (self.request, view.request_id),
+            (self.outcome, view.outcome),
+        )
+        if any(wanted and wanted != there for wanted, there in pairs):
+            return False
+        return self.since <= view.at_ms < (self.until or view.at_ms + 1)
+
+
+class Sessions(Controller):
+    """Sessions for browsers."""
+
+    path = "/session"
+    tags = ["session"]  # noqa: RUF012 - Litestar's way
+
+    @post(responses=documented(400, 401, 429), summary="Log in: a session for a token")
+    async def log_in(self, request: Request[Any, Any, Any], console: Desk, data: JSONBody[Login]) -> Response[Session]:
+        """The session, and its cookie, which no script can read."""
+        secure = request.url.scheme == "https"
+        session, cookie = await console.access.log_in(data.token, address_of(request), secure=secure)
+        return Response(session, status_code=201, cookies=[cookie])
+
+    @get(guards=[viewer], responses=documented(401, 429), summary="Who is logged in")
+    async def session(self, request: Request[Any, Any, Any], console: Desk) -> Session:
+        """The session that the request came with."""
+        return console.access.session_of(request.state.asker)
+
+    @delete(guards=[viewer], responses=documented(401, 403, 429), summary="Log out")
+    async def log_out(self, console: Desk) -> Response[None]:
+        """The cookie is gone."""
+        return Response(None, status_code=204, cookies=[console.access.log_out()])
+
+
+class Now(Controller):
+    """What is now."""
+
+    path = "/"
+    guards = [viewer]  # noqa: RUF012 - Litestar's way
+    tags = ["now"]  # noqa: RUF012
+
+    @get("/overview", responses=documented(401, 429), summary="All that one wants to see at a glance")
+    async def overview(self, console: Desk) -> Overview:
+        """Is anything wrong, which route serves and why, the quotas, what happened last."""
+        return await console.overview()
+
+    @get("/routes", responses=documented(401, 429), summary="The routes now", sync_to_thread=False)
+    def routes(self, console: Desk) -> list[RouteView]:
+        """The routes in the order of the chain."""
+        return routes_of(console.settings, console.view, console.now_ms())
+
+    @get("/attempts", responses=documented(401, 429), summary="Attempts under way in the fleet", sync_to_thread=False)
+    def attempts(self, console: Desk) -> list[LiveAttempt]:
+        """Oldest first, at most 500."""
+        return attempts_of(console.view)
+
+    @get("/fleet", responses=documented(401, 429), summary="Replicas, streams, lag, what waits")
+    async def fleet(self, console: Desk) -> Fleet:
+        """Who serves, and how far the ledger is."""
+        return await console.fleet.fleet(console.now_ms(), await console.reports.workers())
+
+    @get("/keys", responses=documented(401, 429), summary="Client keys", sync_to_thread=False)
+    def keys(self, console: Desk) -> list[KeyView]:
+        """All live keys with their limits and what they used this week."""
+        return keys_of(console.settings, console.view, console.under_way(), console.now_ms())
+
+    @get("/settings", responses=documented(401, 429), summary="Settings in force", sync_to_thread=False)
+    def settings(self, console: Desk) -> list[SettingView]:
+        """Secrets are masked."""
+        return settings_view(console.settings)
+
+    @get(
+        "/live",
+        responses=LIVE | documented(401, 429, 503),
+        summary="Server-sent events",
+        media_type="text/event-stream",
+    )
+    async def live(self, console: Desk) -> Stream:
+        """`overview` and `event`, as they happen."""
+        return Stream(await console.feed.watch(), media_type="text/event-stream")
+
+
+class Events(Controller):
+    """What happened."""
+
+    path = "/"
+    guards = [viewer]  # noqa: RUF012 - Litestar's way
+    tags = ["events"]  # noqa: RUF012
+
+    @get("/events", responses=documented(400, 401, 429, 503), summary="Events, newest first, filtered, in pages")
+    async def events(
+        self,
+        console: Desk,
+        stream: FilterText = "",
+        type_: Annotated[FilterText, QueryParameter(name="type")] = "",
+        route: FilterText = "",
+        key: FilterText = "",
+        model: FilterText = "",
+        request_id: Annotated[FilterText, QueryParameter(name="request")] = "",
+        outcome: FilterText = "",
+        since: Annotated[int, Meta(ge=0, le=2**53)] = 0,
+        until: Annotated[int, Meta(ge=0, le=2**53)] = 0,
+        before: Annotated[str, Meta(max_length=64, pattern=r"^(\d{1,19}-\d{1,19}|h:[0-9a-f-]{36})?$")] = "",
+        limit: Annotated[int, Meta(ge=1, le=500)] = 100,
+    ) -> EventPage:
+        """From the streams first, then, when those are read, from Postgres by way of the workers."""
+        filters = Filters(stream, type_, route, key, model, request_id, outcome, since, until)
+        if console.tail and not before.startswith(HISTORY):
+            page = await console.tail.page(
+                [stream] if stream else await console.tail.streams(), before, limit, filters.wants
+            )
+            following = page.next or (HISTORY + first_id_at(oldest_ms(page.events, until) or console.now_ms()))
+            return EventPage(events=page.events, next=following, source="stream")
+        asked = msgspec.structs.asdict(filters) | {"before": before.removeprefix(HISTORY), "limit": limit}
+        found = await console.reports.ask("events", **asked)
+        return msgspec.convert(found, EventPage)
+
+    @get("/requests/{request_id:str}", responses=documented(401, 404, 429, 503), summary="One request")
+    async def request(self, console: Desk, request_id: Annotated[str, PathParameter(max_length=64)]) -> RequestView:
+        """A request and its attempts, as a timeline."""
+        views: Sequence[EventView] = []
+        if console.tail:
+            views = await console.tail.of_request(request_id, await console.tail.streams())
+        if not views:
+            views = msgspec.convert(await console.reports.ask("request", request_id=request_id), list[EventView])
+        if not views:
+            raise NotFound(f"no request {request_id} is on the ledger")
+        return request_of(request_id, views)
+
+
+class History(Controller):
+    """What the workers read from Postgres."""
+
+    path = "/"
+    guards = [viewer]  # noqa: RUF012 - Litestar's way
+    tags = ["history"]  # noqa: RUF012
+
+    @get("/usage", responses=documented(400, 401, 429, 503), summary="Tokens and cost over time")
+    async def usage(
+        self,
+        console: Desk,
+        since: TimeText = "",
+        until: TimeText = "",
+        by: ByText = "day",
+        route: FilterText = "",
+        model: FilterText = "",
+        key: FilterText = "",
+    ) -> UsageReport:
+        """By any of hour, day, week, route, model, key."""
+        asked = {"since": since, "until": until, "by": by, "route": route, "model": model, "key": key}
+        return msgspec.convert(await console.reports.ask("usage", **asked), UsageReport)
+
+    @get("/latency", responses=documented(400, 401, 429, 503), summary="Percentiles of first byte and total")
+    async def latency(
+        self, console: Desk, since: TimeText = "24h", until: TimeText = "", by: ByText = "hour"
+    ) -> LatencyReport:
+        """By any of hour, day, route, model."""
+        return msgspec.convert(await console.reports.ask("latency", since=since, until=until, by=by), LatencyReport)
+
+    @get("/dead-letters", responses=documented(400, 401, 429, 503), summary="What was put aside")
+    async def dead_letters(
+        self, console: Desk, stream: FilterText = "", limit: Annotated[int, Meta(ge=1, le=500)] = 100
+    ) -> PutAsidePage:
+        """Dead letters and quarantine, newest first."""
+        return msgspec.convert(await console.reports.ask("put_aside", stream=stream, limit=limit), PutAsidePage)
+
+
+def console_of(state: State) -> Console:
+    """The console of this process."""
+    console: Console = state.console
+    return console
+
+
+def admin_router() -> Router:
+    """All of the admin API."""
+    return Router(
+        "/admin/api",
+        dependencies={"console": Provide(console_of, sync_to_thread=False)},
+        route_handlers=[Sessions, Now, Events, History, *ACTIONS],
+        exception_handlers={ProxyError: fail, HTTPException: fail, **ERRORS},
+        response_headers=[
+            ResponseHeader(name="cache-control", value="no-store", documentation_only=False),
+            ResponseHeader(name="x-content-type-options", value="nosniff", documentation_only=False),
+        ],
+        security=[{"bearer": []}, {"session": []}],
+    )
+
+
+def oldest_ms(events: Sequence[EventView], until: int) -> int:
+    """The time from which on the streams have told all."""
+    return min((view.at_ms for view in events), default=until)
+
+
+def first_id_at(at_ms: int) -> str:
+    """The least id of an event made later."""
+    return format_uuid((at_ms + 1) << 80)

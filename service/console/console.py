@@ -1,0 +1,158 @@
+"""The console of one proxy process, put together: what the admin API's handlers work with.
+
+Not here: the handlers (`admin`, `actions`, `legacy`).
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service.brake import Brake
+from service.clock import Clock
+from service.console.api_types import EventView, Notice, Overview
+from service.console.auth import Access
+from service.console.fleet import FleetReader
+from service.console.live import Feed
+from service.console.logs import Ring
+from service.console.overview import overview_of
+from service.console.reports import Reports
+from service.console.tail import Tail
+from service.console.words import is_notable
+from service.drain import Drain
+from service.ledger.events import ControlEvent
+from service.ledger.wire import CONTROL
+from service.outbox import Outbox
+from service.routing.view import View
+from service.settings import Settings
+from service.watcher import Watcher
+
+log = logging.getLogger("ccproxy.console")
+
+RECENT = 20
+
+
+class Console:
+    """What one process's console is made of."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        redis: Redis | None,
+        watcher: Watcher,
+        outbox: Outbox,
+        clock: Clock,
+        brake: Brake,
+        drain: Drain,
+        version: str,
+        under_way: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        self.settings = settings
+        self.access = Access(settings, brake)
+        self.brake = brake
+        self.version = version
+        self.tail = Tail(redis, [route.id for route in settings.routes]) if redis else None
+        self.fleet = FleetReader(settings, redis, watcher, outbox)
+        self.reports = Reports(settings.rq_redis_url or settings.redis_url)
+        self.feed = Feed(self.tail, self.overview, drain)
+        self.ring = Ring()
+        self._watcher = watcher
+        self._outbox = outbox
+        self._clock = clock
+        self._drain = drain
+        self._under_way = under_way
+
+    async def start(self) -> None:
+        """Take the kept token; the log is kept from now on."""
+        try:
+            self.access.open()
+        except OSError as error:
+            words = "the admin API answers nobody: set ADMIN_TOKEN, or mend CCPROXY_HOME"
+            log.warning("admin.no_token", extra={"error": str(error), "mend": words})
+        self.ring.attach()
+
+    async def stop(self) -> None:
+        """Let go of everything."""
+        self.ring.detach()
+        await self.feed.stop()
+        await self.fleet.stop()
+        self.reports.close()
+
+    @property
+    def view(self) -> View:
+        """The ledgers as this process knows them."""
+        return self._watcher.view
+
+    @property
+    def draining(self) -> bool:
+        """Whether this process takes leave."""
+        return self._drain.begun
+
+    def under_way(self) -> dict[str, int]:
+        """Keys' requests under way here."""
+        return dict(self._under_way())
+
+    def now_ms(self) -> int:
+        """Fleet time."""
+        return self._clock.now_ms()
+
+    def new_id(self) -> str:
+        """A fresh id for an event."""
+        return self._clock.new_id()
+
+    async def overview(self) -> Overview:
+        """All that one wants to see at a glance."""
+        standing = await self.fleet.standing()
+        return overview_of(
+            self.settings,
+            self.view,
+            standing,
+            await self.recent(),
+            now_ms=self.now_ms(),
+            version=self.version,
+            own_notices=self._own_notices(),
+        )
+
+    def _own_notices(self) -> list[Notice]:
+        found = []
+        if self._outbox.away:
+            words = f"this replica can't reach Redis; {self._outbox.pending:,} events wait on its disk"
+            found.append(Notice(level="problem", code="spooling", subject=self._outbox.replica, message=words))
+        if suspects := self.brake.suspects:
+            words = f"{suspects} addresses have shown wrong keys or tokens again and again"
+            found.append(Notice(level="warning", code="guessing", message=words))
+        return found
+
+    async def recent(self) -> list[EventView]:
+        """The last failovers, failures, refusals and commands."""
+        if self.tail is None:
+            return []
+        try:
+            page = await self.tail.page(await self.tail.streams(), "", RECENT, is_notable)
+        except (RedisError, OSError):
+            return []
+        return page.events[:RECENT]
+
+    def stamp(self, by: str) -> dict[str, Any]:
+        """What every command of an operator has."""
+        return {"event_id": self.new_id(), "at_ms": self.now_ms(), "by": by}
+
+    async def command(self, event: ControlEvent) -> None:
+        """Write an operator's command down, and take note of it here at once."""
+        log.warning(
+            "operator.%s", type(event).__name__, extra={"by": getattr(event, "by", ""), "event": event.event_id}
+        )
+        await self._outbox.append(CONTROL, event)
+        try:
+            await self._watcher.read_control()
+        except (RedisError, OSError):
+            log.warning("command.waits", extra={"event": event.event_id})
+
+
+Desk: TypeAlias = NamedDependency[SkipValidation[Console]]
+"""The console as the handlers are given it."""

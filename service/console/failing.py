@@ -1,0 +1,88 @@
+"""Errors of the admin API, in the shape of all our errors, and how the OpenAPI document tells of them."""
+
+import logging
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.exceptions import HTTPException
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.response import Response
+from msgspec import Struct
+from redis.exceptions import RedisError
+
+from service.errors import ProxyError
+
+log = logging.getLogger("ccproxy.console")
+
+
+class Told(Struct, frozen=True):
+    """What went wrong: a word for programs, and words for people."""
+
+    type: str
+    message: str
+
+
+class Problem(Struct, frozen=True):
+    """An error's body."""
+
+    type: str
+    error: Told
+    request_id: str
+
+
+WORDS = {
+    400: "What was asked for can't be understood",
+    401: "No token or session that is good",
+    403: "A viewer's token, or a change without the session's CSRF token",
+    404: "There is no such thing",
+    409: "It is there already",
+    429: "Asked too often",
+    503: "No worker, or Redis, answered",
+}
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+}
+RETRY_S = 5
+
+
+def documented(*statuses: int) -> dict[int, ResponseSpec]:
+    """What an endpoint may answer beside its own."""
+    return {status: ResponseSpec(Problem, description=WORDS[status], generate_examples=False) for status in statuses}
+
+
+def fail(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Any error as an answer. What a program must not see stays in the log."""
+    headers: dict[str, str] = {"cache-control": "no-store"}
+    if isinstance(error, ProxyError):
+        status, kind, message = error.status, error.type, error.message
+        if error.retry_after_s is not None:
+            headers["retry-after"] = str(error.retry_after_s)
+    elif isinstance(error, HTTPException):
+        status, kind = error.status_code, TYPES.get(error.status_code, "api_error")
+        message = in_words(error)
+        headers |= {"allow": error.headers["Allow"]} if error.headers and "Allow" in error.headers else {}
+    elif isinstance(error, RedisError | OSError | TimeoutError):
+        status, kind, message = 503, "api_error", "Redis can't be reached"
+        headers["retry-after"] = str(RETRY_S)
+    else:
+        log.error("console.failed", exc_info=error)
+        status, kind, message = 500, "api_error", "the proxy failed; its log has the reason"
+    body = msgspec.json.encode(Problem(type="error", error=Told(type=kind, message=message), request_id=""))
+    return Response(body, status_code=status, media_type="application/json", headers=headers)
+
+
+def in_words(error: HTTPException) -> str:
+    """What was wrong with a request, field by field."""
+    extra = error.extra if isinstance(error.extra, list) else []
+    faults = [f"{fault.get('key', '')}: {fault.get('message', '')}" for fault in extra if isinstance(fault, dict)]
+    return "; ".join(faults) or error.detail
+
+
+ERRORS: dict[Any, Any] = {RedisError: fail, OSError: fail, TimeoutError: fail, Exception: fail}

@@ -1,0 +1,86 @@
+"""The newest lines of this process's log in memory, and who follows them, as the original proxy showed them.
+
+Bounded: 500 lines, 8 followers, and so many lines waiting for each; who is too slow misses lines. Nothing here is more
+than what the log says anyway: no prompt, answer or secret.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from service.errors import NoRoute
+from service.log import CONTROLS, NAMES, extras
+
+KEPT_LINES = 500
+MOST_FOLLOWERS = 8
+QUEUED_LINES = 500
+LINE_CHARS = 2_000
+
+Line = dict[str, str]
+
+
+class TooManyFollow(NoRoute):
+    """As many follow already as one process serves."""
+
+
+class Ring(logging.Handler):
+    """Keeps the newest lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: deque[Line] = deque(maxlen=KEPT_LINES)
+        self._followers: set[asyncio.Queue[Line]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def attach(self) -> None:
+        """Keep lines from now on."""
+        self._loop = asyncio.get_running_loop()
+        logging.getLogger("ccproxy").addHandler(self)
+
+    def detach(self) -> None:
+        """Keep no more."""
+        logging.getLogger("ccproxy").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a line; from whatever thread."""
+        line = line_of(record)
+        self.lines.append(line)
+        if self._followers and self._loop:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody follows
+                self._loop.call_soon_threadsafe(self._tell, line)
+
+    def _tell(self, line: Line) -> None:
+        for queue in self._followers:
+            with contextlib.suppress(asyncio.QueueFull):
+                queue.put_nowait(line)
+
+    @contextlib.contextmanager
+    def followed(self) -> Iterator[asyncio.Queue[Line]]:
+        """What comes from now on. Raises TooManyFollow."""
+        if len(self._followers) >= MOST_FOLLOWERS:
+            raise TooManyFollow(f"{MOST_FOLLOWERS} follow the log already; close a page", retry_after_s=30)
+        queue: asyncio.Queue[Line] = asyncio.Queue(QUEUED_LINES)
+        self._followers.add(queue)
+        try:
+            yield queue
+        finally:
+            self._followers.discard(queue)
+
+
+def line_of(record: logging.LogRecord) -> Line:
+    """A record in the original's three fields."""
+    fields = extras(record)
+    request = fields.pop("request", "")
+    fields.pop("route", None)
+    message = f"[{request}] " * bool(request) + record.getMessage()
+    message += "".join(f" {name}={value}" for name, value in fields.items())
+    return {
+        "timestamp": datetime.fromtimestamp(record.created, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z"),
+        "level": NAMES.get(record.levelno, record.levelname).lower(),
+        "message": CONTROLS.sub(" ", message)[:LINE_CHARS],
+    }

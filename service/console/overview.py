@@ -1,0 +1,309 @@
+"""What one wants to see at a glance, made of the view and of what Redis said. Pure but for its arguments.
+
+Not here: asking (`fleet`, `tail`), showing.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from service.console.api_types import (
+    EventView,
+    Forecast,
+    KeyLimits,
+    KeyView,
+    Level,
+    LiveAttempt,
+    Notice,
+    Overview,
+    QuotaView,
+    RouteView,
+    WindowView,
+)
+from service.console.fleet import Standing
+from service.ledger.fold import HOUR_MS
+from service.ledger.state import ClientKey, RouteLedger, Usage
+from service.routing.keys import read_key
+from service.routing.quota import counted_since, counted_tokens
+from service.routing.rank import Ask, rank
+from service.routing.readings import RouteReading, read_route, total
+from service.routing.view import View
+from service.settings import Policy, QuotaPolicy, Route, Settings
+
+PACE_HOURS = 24
+BUCKET_MS = 10_000
+MINUTE_BUCKETS = 6
+LAG_WARNING = 100
+LAG_PROBLEM = 1_000
+MOST_ATTEMPTS = 500
+CLAUDE = "claude-sonnet-4-6"
+"""What is asked for when one wants to know where the next Claude request would go."""
+WORST: tuple[Level, ...] = ("ok", "warning", "problem")
+STATE_LEVELS: dict[str, Level] = {
+    "healthy": "ok",
+    "off": "ok",
+    "degraded": "warning",
+    "disabled": "warning",
+    "waiting": "warning",
+    "quota_warning": "warning",
+    "quota_spent": "warning",
+    "circuit_open": "warning",
+}
+
+
+def overview_of(
+    settings: Settings,
+    view: View,
+    standing: Standing | None,
+    recent: Sequence[EventView],
+    *,
+    now_ms: int,
+    version: str,
+    own_notices: Iterable[Notice] = (),
+) -> Overview:
+    """The whole at one moment."""
+    routes = routes_of(settings, view, now_ms)
+    notices = [*own_notices, *notices_of(settings, routes, standing)]
+    serving = next((route for route in routes if route.serves), None)
+    streams = standing.status.streams if standing else ()
+    return Overview(
+        at_ms=now_ms,
+        version=version,
+        level=max((notice.level for notice in notices), key=WORST.index, default="ok"),
+        notices=sorted(notices, key=lambda notice: -WORST.index(notice.level)),
+        serving=serving.route if serving else "",
+        serving_reason=serving_reason(routes, serving),
+        routes=routes,
+        recent=list(recent),
+        open_attempts=sum(route.open_attempts for route in routes),
+        requests_per_minute=float(sum(answered_lately(view.ledger(route.id), now_ms) for route in settings.routes)),
+        fleet_lag=sum(stream.lag for stream in streams),
+        replicas=len(standing.status.replicas) if standing else 1,
+    )
+
+
+def routes_of(settings: Settings, view: View, now_ms: int) -> list[RouteView]:
+    """All routes in the order of the settings, and that of clients' own credentials where it was used."""
+    candidates = rank(Ask(model=CLAUDE), settings.routes, view, settings.policy, now_ms)
+    first = next((candidate.route.id for candidate in candidates if candidate.usable), "")
+    routes = [*settings.routes]
+    if settings.client_route.id in view.routes:
+        routes.append(settings.client_route)
+    return [
+        route_of(number, route, settings, view, now_ms, serves=route.id == first)
+        for number, route in enumerate(routes, start=1)
+    ]
+
+
+def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: int, *, serves: bool) -> RouteView:
+    """One route."""
+    reading, ledger = read_route(route, view, settings.policy, now_ms), view.ledger(route.id)
+    first_hour = reading.week_start_ms // HOUR_MS
+    week = total(usage for hour, usage in ledger.hours.items() if hour >= first_hour)
+    health = list(ledger.health.values())
+    failed = max(health, key=lambda one: one.last_failure_ms, default=None)
+    return RouteView(
+        route=route.id,
+        title=route.title,
+        provider=route.provider.id,
+        priority=number,
+        serves=serves,
+        available=reading.available,
+        state=reading.state,
+        reason=reading.reason,
+        until_ms=reading.until_ms or None,
+        circuit=reading.circuit,
+        failures_in_row=reading.failures_in_row,
+        quota=quota_of(reading, ledger, settings.policy, now_ms),
+        windows=[
+            WindowView(
+                name=window.name,
+                used_percent=window.used_percent,
+                resets_at_ms=window.resets_at_ms or None,
+                status=window.status,
+            )
+            for window in reading.windows
+        ],
+        attempts=reading.attempts,
+        failed=reading.failed,
+        aborted=reading.aborted,
+        lost=reading.lost,
+        open_attempts=reading.open_attempts,
+        input_tokens=reading.input_tokens,
+        output_tokens=reading.output_tokens,
+        cache_read_tokens=reading.cache_read_tokens,
+        cache_write_5m_tokens=reading.cache_write_5m_tokens,
+        cache_write_1h_tokens=reading.cache_write_1h_tokens,
+        cache_hit_percent=cache_hit_percent(week),
+        cost_nusd=week.cost_nusd,
+        last_success_ms=max((one.last_success_ms for one in health), default=0) or None,
+        last_failure_ms=(failed.last_failure_ms or None) if failed else None,
+        last_failure_kind=failed.last_failure_kind if failed else "",
+    )
+
+
+def quota_of(reading: RouteReading, ledger: RouteLedger, policy: Policy, now_ms: int) -> QuotaView:
+    """A route's week with its line so far, and where it leads."""
+    first = reading.week_start_ms // HOUR_MS
+    hours = [
+        counted_tokens(ledger.hours[hour], policy.quota.weights) if hour in ledger.hours else 0
+        for hour in range(first, now_ms // HOUR_MS + 1)
+    ]
+    return QuotaView(
+        used_tokens=reading.used_tokens,
+        limit_tokens=reading.limit_tokens or None,
+        used_percent=reading.used_percent,
+        state=reading.quota,
+        week_start_ms=reading.week_start_ms,
+        resets_at_ms=reading.resets_at_ms,
+        hours=hours,
+        forecast=forecast_of(reading, ledger, policy, now_ms) if reading.limit_tokens else None,
+    )
+
+
+def forecast_of(reading: RouteReading, ledger: RouteLedger, policy: Policy, now_ms: int) -> Forecast:
+    """Where the week leads: the pace of the last day, and when the limit will be spent."""
+    since = now_ms // HOUR_MS - (PACE_HOURS - 1)
+    pace = counted_since(ledger, since, policy.quota.weights) / ((now_ms - since * HOUR_MS) / HOUR_MS)
+    left_ms = max(0, reading.resets_at_ms - now_ms)
+    at_reset = reading.used_tokens + pace * left_ms / HOUR_MS
+    return Forecast(
+        tokens_per_hour=round(pace),
+        percent_at_reset=round(100 * at_reset / reading.limit_tokens, 2),
+        spent_at_ms=reading.exhausted_at_ms or None,
+    )
+
+
+def cache_hit_percent(usage: Usage) -> float | None:
+    """How much of what was read came from a prompt cache; None when nothing was read."""
+    read = usage.input + usage.cache_read + usage.cache_write_5m + usage.cache_write_1h
+    return round(100 * usage.cache_read / read, 2) if read else None
+
+
+def answered_lately(ledger: RouteLedger, now_ms: int) -> int:
+    """Messages that were answered within the last minute."""
+    since = now_ms // BUCKET_MS - MINUTE_BUCKETS
+    return sum(
+        bucket.ok for health in ledger.health.values() for number, bucket in health.buckets.items() if number > since
+    )
+
+
+def serving_reason(routes: Sequence[RouteView], serving: RouteView | None) -> str:
+    """Why it is this route, in words."""
+    if serving is None:
+        return "no route can take a request: " + "; ".join(f"{route.route} {why(route)}" for route in routes)
+    before = [route for route in routes if route.priority < serving.priority]
+    if not before:
+        return "it is the first of the chain" if serving.available else "only open circuits are left; it closes first"
+    return "; ".join(f"{route.route} {why(route)}" for route in before)
+
+
+def why(route: RouteView) -> str:
+    """A route's state and its reason."""
+    state = route.state.replace("_", " ")
+    return f"is {state}: {route.reason}" if route.reason else f"is {state}"
+
+
+def notices_of(settings: Settings, routes: Sequence[RouteView], standing: Standing | None) -> list[Notice]:
+    """All that a person should know, from what is seen here."""
+    found: list[Notice] = []
+    if not any(route.available for route in routes):
+        found.append(Notice(level="problem", code="no_route", message="no route can take a request"))
+    for route in routes:
+        level = STATE_LEVELS.get(route.state, "warning")
+        if level != "ok":
+            found.append(
+                Notice(level=level, code=route.state, subject=route.route, message=f"{route.title} {why(route)}")
+            )
+    if settings.redis_url is None:
+        found.append(Notice(level="warning", code="no_redis", message="there is no ledger: REDIS_URL is not set"))
+    elif standing is None:
+        found.append(Notice(level="problem", code="redis_away", message="Redis can't be reached; events wait on disk"))
+    else:
+        found += fleet_notices(standing)
+    return found
+
+
+def fleet_notices(standing: Standing) -> list[Notice]:
+    """What is wrong with the ledger and the replicas."""
+    found: list[Notice] = []
+    for stream in standing.status.streams:
+        if stream.lag >= LAG_WARNING:
+            level: Level = "problem" if stream.lag >= LAG_PROBLEM else "warning"
+            words = f"{stream.lag:,} entries wait to be folded; is a worker running?"
+            found.append(Notice(level=level, code="lag", subject=stream.stream, message=words))
+        dead, quarantined = standing.aside.get(stream.stream, (0, 0))
+        if dead or quarantined:
+            words = f"{dead:,} dead letters, {quarantined:,} quarantined events"
+            found.append(Notice(level="warning", code="put_aside", subject=stream.stream, message=words))
+    if len(standing.status.settings) > 1:
+        words = f"replicas have {len(standing.status.settings)} different settings"
+        found.append(Notice(level="warning", code="settings_differ", message=words))
+    return found
+
+
+def attempts_of(view: View) -> list[LiveAttempt]:
+    """Attempts under way in the whole fleet, oldest first."""
+    found = [
+        LiveAttempt(
+            attempt_id=attempt_id,
+            request_id=attempt.request_id,
+            route=route,
+            replica=attempt.replica,
+            started_at_ms=attempt.at_ms,
+            endpoint=attempt.endpoint,
+            model_asked=attempt.model_asked,
+            model_sent=attempt.model_sent,
+            client_key=attempt.client_key,
+            session_id=attempt.session_id,
+        )
+        for route, ledger in view.routes.items()
+        for attempt_id, attempt in ledger.open.items()
+    ]
+    return sorted(found, key=lambda attempt: attempt.started_at_ms)[:MOST_ATTEMPTS]
+
+
+def keys_of(settings: Settings, view: View, under_way: dict[str, int], now_ms: int) -> list[KeyView]:
+    """All keys: those of the settings, then those on the ledger."""
+    fixed = {key.key_id: ClientKey(name=key.key_id, sha256="") for key in settings.client_keys}
+    return [
+        *(key_of(key_id, key, view, settings.policy.quota, now_ms, source="settings") for key_id, key in fixed.items()),
+        *(
+            key_of(key_id, key, view, settings.policy.quota, now_ms, under_way=under_way.get(key_id, 0))
+            for key_id, key in sorted(view.control.keys.items())
+        ),
+    ]
+
+
+def key_of(
+    key_id: str,
+    key: ClientKey,
+    view: View,
+    quota: QuotaPolicy,
+    now_ms: int,
+    *,
+    source: str = "ledger",
+    under_way: int = 0,
+) -> KeyView:
+    """One key, with what it used this week."""
+    reading = read_key(key_id, key, view, quota, now_ms)
+    return KeyView(
+        key_id=key_id,
+        name=key.name,
+        source="ledger" if source == "ledger" else "settings",
+        state=reading.state,
+        limits=KeyLimits(
+            weekly_tokens=key.weekly_tokens,
+            weekly_cost_nusd=key.weekly_cost_nusd,
+            models=list(key.models),
+            routes=list(key.routes),
+            concurrency=key.concurrency,
+            expires_at_ms=key.expires_at_ms,
+        ),
+        issued_at_ms=key.issued_at_ms or None,
+        used_tokens=reading.used_tokens,
+        used_cost_nusd=reading.usage.cost_nusd,
+        used_percent=round(reading.used_percent, 2),
+        attempts=reading.usage.attempts,
+        refused=view.control.refused.get(key_id, 0),
+        under_way=under_way,
+        resets_at_ms=reading.resets_at_ms,
+    )

@@ -1,0 +1,106 @@
+"""Asks the workers for what stands in Postgres alone: a report is a job with JSON in and out, on a queue of its own.
+
+Only reports fail when no worker answers. Not here: making reports (the workers'), and who asks for them (`admin`).
+"""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from rq import Queue, Worker
+from rq.results import Result
+from rq.serializers import JSONSerializer
+
+from service.errors import BadReport, ReportAway
+
+QUEUE_NAME = "ccproxy-reports"
+JOB = "workers.jobs.report"
+ANSWER_S = 10.0
+KEPT_S = 30
+MOST_AT_ONCE = 4
+WORKERS_FRESH_S = 5.0
+
+
+class Reports:
+    """The queue of reports, as one proxy process uses it; `url` None: there are no workers."""
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+        self._queue: Queue | None = None
+        self._free = asyncio.Semaphore(MOST_AT_ONCE)
+        # Threads of its own: those of the event loop write spools, and must never wait for a report.
+        self._threads = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="reports")
+        self._workers: int | None = None
+        self._counted_s = -WORKERS_FRESH_S
+
+    async def ask(self, name: str, **arguments: Any) -> Any:
+        """A report. Raises ReportAway when no worker answers in time, BadReport for what can't be asked."""
+        if self._url is None:
+            raise ReportAway("history needs Redis and a worker: REDIS_URL is not set")
+        try:
+            async with asyncio.timeout(ANSWER_S + 2), self._free:
+                found = await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, name, arguments)
+        except (TimeoutError, RedisError, OSError):
+            raise away() from None
+        if found is None:
+            raise away()
+        if "refused" in found:
+            raise BadReport(str(found["refused"]))
+        if "failed" in found:
+            raise ReportAway(f"the worker could not make this report: {found['failed']}", retry_after_s=5)
+        return found["report"]
+
+    def _ask(self, name: str, arguments: dict[str, Any]) -> Any:
+        queue = self._open()
+        if not self._count(queue):
+            return None
+        job = queue.enqueue_call(
+            JOB, args=(name, arguments), timeout=int(ANSWER_S), ttl=int(ANSWER_S), result_ttl=KEPT_S, failure_ttl=KEPT_S
+        )
+        result = job.latest_result(timeout=int(ANSWER_S))
+        if result is None:
+            job.delete()
+            return None
+        found = result.return_value if result.type == Result.Type.SUCCESSFUL else None
+        job.delete()
+        return found
+
+    async def workers(self) -> int | None:
+        """How many worker processes make reports; None when nobody knows."""
+        if self._url is None:
+            return None
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: self._count(self._open()))
+        except (RedisError, OSError):
+            return None
+
+    def _count(self, queue: Queue) -> int:
+        if time.monotonic() - self._counted_s >= WORKERS_FRESH_S or not self._workers:
+            self._workers = Worker.count(connection=queue.connection, queue=queue)
+            self._counted_s = time.monotonic()
+        return self._workers
+
+    def _open(self) -> Queue:
+        if self._queue is None:
+            retry = Retry(NoBackoff(), 1)
+            redis = Redis.from_url(str(self._url), socket_timeout=ANSWER_S + 1, socket_connect_timeout=2, retry=retry)
+            self._queue = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
+        return self._queue
+
+    def close(self) -> None:
+        """Let go of threads and connection."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._queue is not None:
+            self._queue.connection.close()
+
+
+def away() -> ReportAway:
+    """No worker answered."""
+    return ReportAway(
+        "history is read by the workers, and none answered; start one with `ccproxy worker`", retry_after_s=5
+    )

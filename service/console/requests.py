@@ -1,0 +1,79 @@
+"""One request from its events: its attempts in their order, and how it ended. Pure."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from service.console.api_types import AttemptView, EventView, RequestView, Tokens
+
+Verdict = Literal["ok", "failed", "aborted", "refused", "open"]
+
+
+def request_of(request_id: str, views: Sequence[EventView]) -> RequestView:
+    """A request as one looks at it. `views` are its events, in any order, at least one."""
+    ordered = sorted(views, key=lambda view: (view.at_ms, view.event_id))
+    attempts = attempts_of(ordered)
+    refused = next((view.kind for view in ordered if view.type == "request_refused"), "")
+    fields = next((view.fields for view in ordered if view.type.startswith("attempt_")), ordered[0].fields)
+    verdict = verdict_of(attempts, refused)
+    return RequestView(
+        request_id=request_id,
+        started_at_ms=min([*(attempt.started_at_ms for attempt in attempts), ordered[0].at_ms]),
+        ended_at_ms=None if verdict == "open" else ordered[-1].at_ms,
+        verdict=verdict,
+        model_asked=text(fields, "model_asked"),
+        client_key=ordered[0].client_key,
+        session_id=text(fields, "session_id"),
+        endpoint=text(fields, "endpoint") or "messages",
+        refused=refused,
+        attempts=attempts,
+        events=ordered,
+    )
+
+
+def attempts_of(ordered: Sequence[EventView]) -> list[AttemptView]:
+    """The tries, by their beginning. A true end stands over an estimate."""
+    found: dict[str, AttemptView] = {}
+    for view in ordered:
+        known = found.get(view.attempt_id)
+        if view.type == "attempt_started" and known is None:
+            found[view.attempt_id] = attempt_of(view, "open", started_at_ms=view.at_ms)
+        elif view.type == "attempt_lost" and (known is None or known.outcome == "open"):
+            found[view.attempt_id] = attempt_of(view, "lost")
+        elif view.type == "attempt_ended":
+            found[view.attempt_id] = attempt_of(view, view.outcome)
+    return sorted(found.values(), key=lambda attempt: (attempt.started_at_ms, attempt.attempt_id))
+
+
+def attempt_of(view: EventView, outcome: str, started_at_ms: int = 0) -> AttemptView:
+    """A try as its latest event tells."""
+    fields: dict[str, Any] = view.fields
+    given = {name: fields[name] for name in COPIED if name in fields}
+    return AttemptView(
+        attempt_id=view.attempt_id,
+        route=view.route,
+        replica=view.replica,
+        started_at_ms=started_at_ms or int(fields.get("started_at_ms", view.at_ms)),
+        outcome=outcome if outcome in ("ok", "failed", "aborted", "lost", "open") else "failed",  # type: ignore[arg-type]
+        tokens=msgspec.convert(fields.get("tokens", {}), Tokens),
+        **given,
+    )
+
+
+COPIED = ("kind", "scope", "status", "message", "model_sent", "stream", "first_byte_ms", "total_ms", "cost_nusd")
+
+
+def verdict_of(attempts: Sequence[AttemptView], refused: str) -> Verdict:
+    """How the request ended: as its last attempt did."""
+    if refused and not attempts:
+        return "refused"
+    if not attempts or any(attempt.outcome == "open" for attempt in attempts):
+        return "open"
+    last = attempts[-1].outcome
+    return "failed" if last == "lost" else last
+
+
+def text(fields: dict[str, Any], name: str) -> str:
+    """A field that is a text."""
+    return str(fields.get(name, ""))
