@@ -13,7 +13,7 @@ from typing import Self
 
 import click
 
-from service.commands import config_option, with_settings
+from service.commands import colour, config_option, with_settings
 
 POLL_S = 0.2
 MAX_LINE_BYTES = 1 << 20
@@ -41,11 +41,11 @@ def show(files: "list[Followed]", lines: int, *, follow: bool) -> None:
     }
     for file in files:
         for line in file.last(lines):
-            click.echo(f"{marks[file.name]}{line}")
+            click.echo(f"{marks[file.name]}{line}", color=colour())
     while follow:
         for file in files:
             for line in file.news():
-                click.echo(f"{marks[file.name]}{line}")
+                click.echo(f"{marks[file.name]}{line}", color=colour())
         time.sleep(POLL_S)
 
 

@@ -43,9 +43,14 @@ class Household(NamedTuple):
     database_url: Callable[[], str]
 
 
-def run(settings: "Settings", *, build: "Callable[[Settings], Household] | None" = None) -> int:
-    """Start everything, stay until told to end, and return the exit status. `build` is for tests: other children."""
-    screen = Screen()
+def run(
+    settings: "Settings",
+    *,
+    build: "Callable[[Settings], Household] | None" = None,
+    screen: Screen | None = None,
+) -> int:
+    """Start everything, stay until told to end, and return the exit status. `build` is for others: more children."""
+    screen = screen or Screen()
     if sys.platform == "win32":
         screen.fail("`ccproxy up` needs Linux or macOS. On Windows, run it in WSL2, or use Docker: see README.")
         return 1

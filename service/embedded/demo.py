@@ -1,0 +1,126 @@
+"""`ccproxy demo`: `up` in a folder that goes again, with providers that are not real and traffic that is made up.
+
+Nothing of the user's settings reaches it: no key, no `.env`, no address. So nothing can leave this machine. Not here:
+how the providers answer (`demo_provider`), and what is asked of them (`demo_traffic`).
+"""
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from service.embedded import folder
+from service.embedded.program import Program, answers_livez
+from service.embedded.screen import Screen, proxy_url
+from service.embedded.up import Household, household, run
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+KEPT = ("CCPROXY_POSTGRES_BIN", "CCPROXY_REDIS_BIN", "LOG_LEVEL", "LOG_FORMAT")
+"""Variables that hold in the demo too."""
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+CLIENTS = ("alice", "bob", "ci")
+TOKEN = "demo"  # noqa: S105 - that of the demo's dashboard, on the loopback, for as long as it runs
+ANTHROPIC_TOKENS = 80_000
+"""Spent within a minute of the demo's traffic, so that its quota swap can be watched."""
+HOST = "127.0.0.1"
+
+
+def run_demo(port: int | None = None) -> int:
+    """Run until told to end; the exit status. Its folder goes with it."""
+    with temporary_home() as home:
+        proxy_port = port or folder.choose_port(home.parent / "proxy-port")
+        provider_port = folder.choose_port(home.parent / "provider-port")
+        become(demo_environ(home, proxy_port, provider_port))
+        os.chdir(home.parent)  # away from a `.env` of the user's
+        from service.settings import load
+
+        return run(load(), build=lambda settings: demo_household(settings, provider_port), screen=DemoScreen())
+
+
+@contextmanager
+def temporary_home() -> Iterator[Path]:
+    """A folder for everything, removed at the end."""
+    place = Path(tempfile.mkdtemp(prefix="ccproxy-demo-"))
+    if os.geteuid() == 0:
+        place.chmod(0o711)  # root's servers run as another user, who must pass through
+    try:
+        yield place / "home"
+    finally:
+        os.chdir("/")
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def demo_environ(home: Path, proxy_port: int, provider_port: int) -> dict[str, str]:
+    """The settings of the demo, as variables."""
+    providers = f"http://{HOST}:{provider_port}"
+    return {
+        "CCPROXY_HOME": str(home),
+        "PROXY_HOST": HOST,
+        "PROXY_PORT": str(proxy_port),
+        "PROXY_API_KEYS": ",".join(f"{name}:{secrets.token_hex(16)}" for name in CLIENTS),
+        "ADMIN_TOKEN": TOKEN,
+        "ANTHROPIC_API_KEY": "demo-anthropic",
+        "ANTHROPIC_BASE_URL": f"{providers}/anthropic",
+        "ANTHROPIC_WEEKLY_LIMIT": str(ANTHROPIC_TOKENS),
+        "CLAUDE_CODE_OAUTH_TOKEN": "demo-subscription",
+        "CLAUDE_SUBSCRIPTION_BASE_URL": f"{providers}/subscription",
+        "SUBSCRIPTION_WEEKLY_LIMIT": str(10 * ANTHROPIC_TOKENS),
+        "ZAI_API_KEY": "demo-zai",
+        "ZAI_BASE_URL": f"{providers}/zai",
+        "CIRCUIT_BREAKER_COOLDOWN_MS": "8000",
+        "LOG_LEVEL": "warn",
+    }
+
+
+def become(environ: Mapping[str, str]) -> None:
+    """Take these variables in the place of all that the user has set for the proxy."""
+    from service.settings import VARIABLES
+
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    for name in (*(variable.name for variable in VARIABLES), *PROXIES, "CCPROXY_CONFIG"):
+        os.environ.pop(name, None)
+    os.environ.update({**environ, **kept})
+
+
+def demo_household(settings: "Settings", provider_port: int) -> Household:
+    """What `up` starts, between providers and traffic of our own."""
+    house = household(settings)
+    providers = Program(
+        "providers",
+        module_command("demo_provider", str(provider_port)),
+        title="fake providers",
+        is_ready=lambda _: answers_livez(HOST, provider_port),
+    )
+    traffic = Program(
+        "traffic", module_command("demo_traffic", proxy_url(settings)), title="made-up traffic", needs=("proxy",)
+    )
+    return house._replace(children=(providers, *house.children, traffic))
+
+
+def module_command(name: str, *arguments: str) -> list[str]:
+    """A module of the demo as a command, as `own_command`."""
+    return [sys.executable, "-P", "-m", f"service.embedded.{name}", *arguments]
+
+
+class DemoScreen(Screen):
+    """`up`'s, plainly marked."""
+
+    def banner(self, settings: "Settings", logs: Path) -> None:
+        """Where to look."""
+        url, home = proxy_url(settings), logs.parent
+        self.note("")
+        self._say(Text.assemble((" DEMO ", "black on yellow"), "  fake providers, made-up traffic: no key is used,"))
+        self._say(Text("        nothing leaves this machine, and all data go with it"))
+        self._say(Text.assemble("\n  dashboard  ", (f"{url}/dashboard", "bold green"), f"   token: {TOKEN}"))
+        self._say(Text(f"\nIn another terminal:\n\n  export CCPROXY_HOME={home}", style="bold"))
+        self._say(Text("  ccproxy status --watch\n  ccproxy routes disable zai\n", style="bold"))
+        self._say(Text("What happens is told below. Ctrl-C ends everything.\n", style="dim"))

@@ -1,0 +1,214 @@
+"""The demo's providers: three in one process, with answers that say nothing, and troubles by a script.
+
+`/anthropic`, `/subscription` and `/zai` each speak as much of the Messages API as the demo's traffic asks for. Not for
+tests, whose fakes can be made to fail in every way; here each trouble is one that a newcomer should see the proxy take.
+"""
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from itertools import accumulate, islice
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import uvicorn
+
+Trouble = Literal["", "overloaded", "throttled", "broken_start", "broken_off"]
+Message = dict[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+
+HOST = "127.0.0.1"
+MAX_BODY_BYTES = 1 << 20
+WORDS = ("This ", "is ", "an ", "answer ", "of ", "the ", "demo. ", "Nobody ", "has ", "thought ", "about ", "it. ")
+CHUNK_S = 0.03
+THROTTLE_S = 6
+BROKEN_AFTER: dict[Trouble, int] = {"broken_start": 1, "broken_off": 7}
+"""Events of a stream that come before its error."""
+
+
+class Phase(NamedTuple):
+    """Some seconds of the script: which route has which trouble, and what there is to see."""
+
+    seconds: float
+    words: str
+    troubles: Mapping[str, Trouble] = {}
+
+
+SCRIPT = (
+    Phase(12, "all providers answer; requests go to Anthropic, the first route"),
+    Phase(9, "Anthropic is overloaded (529): the subscription takes over", {"anthropic": "overloaded"}),
+    Phase(22, "Anthropic is well again, and its weekly quota runs low: other routes go first from 90 % on"),
+    Phase(9, "the subscription is throttled (429): Z.AI takes over", {"subscription": "throttled"}),
+    Phase(10, "the subscription is well again"),
+    Phase(9, "the subscription breaks off before it says anything", {"subscription": "broken_start"}),
+    Phase(12, "all is well again"),
+    Phase(6, "an answer breaks off in the middle: that can't be hidden", {"subscription": "broken_off"}),
+)
+ENDS = tuple(accumulate(phase.seconds for phase in SCRIPT))
+
+
+def phase_at(seconds: float) -> Phase:
+    """The phase so long after the start; the script begins anew when it is over."""
+    place = seconds % ENDS[-1]
+    return next(phase for phase, end in zip(SCRIPT, ENDS, strict=True) if place < end)
+
+
+class Providers:
+    """An ASGI application."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.asked = asyncio.Event()
+        """Set by the first request: then the script begins."""
+        self._clock = clock
+        self._began_s = 0.0
+        self._random = random.Random(7)  # noqa: S311 - made-up numbers
+        self._answers = 0
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            return
+        body = await read_body(receive)
+        _, _, rest = scope["path"].partition("/")
+        route, _, path = rest.partition("/")
+        if path == "v1/messages":
+            await self._answer(route, msgspec.json.decode(body), send)
+        elif path == "v1/messages/count_tokens":
+            await reply(send, 200, {"input_tokens": len(body) // 4})
+        elif scope["path"] == "/livez":
+            await reply(send, 200, {})
+        else:
+            await reply(send, 404, error("not_found_error", "the demo has no such thing"))
+
+    async def _answer(self, route: str, asked: Message, send: Send) -> None:
+        if not self.asked.is_set():
+            self.asked.set()
+            self._began_s = self._clock()
+        self._answers += 1
+        trouble = phase_at(self._clock() - self._began_s).troubles.get(route, "")
+        if trouble == "overloaded":
+            await reply(send, 529, error("overloaded_error", "Overloaded"))
+        elif trouble == "throttled":
+            body = error("rate_limit_error", "This request would exceed your rate limit")
+            await reply(send, 429, body, {"retry-after": str(THROTTLE_S)})
+        elif asked.get("stream"):
+            await self._stream(route, asked, trouble, send)
+        else:
+            usage = self._usage()
+            content = [{"type": "text", "text": "".join(WORDS)}]
+            body = self._message(asked) | {"content": content, "usage": usage, "stop_reason": "end_turn"}
+            await reply(send, 200, body, self._limits(route))
+
+    async def _stream(self, route: str, asked: Message, trouble: Trouble, send: Send) -> None:
+        headers = {"content-type": "text/event-stream"} | self._limits(route)
+        await send(head(200, headers))
+        for event in islice(self._events(asked), BROKEN_AFTER.get(trouble)):
+            await send(piece(sse(event)))
+            await asyncio.sleep(CHUNK_S)
+        if trouble in BROKEN_AFTER:
+            await send(piece(sse(error("api_error", "Internal server error"))))
+        await send(piece(b"", more=False))
+
+    def _events(self, asked: Message) -> Iterator[Message]:
+        usage = self._usage()
+        yield {"type": "message_start", "message": self._message(asked) | {"usage": usage | {"output_tokens": 1}}}
+        yield {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+        for word in WORDS * self._random.randint(1, 3):
+            yield {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}}
+        yield {"type": "content_block_stop", "index": 0}
+        stop = {"stop_reason": "end_turn", "stop_sequence": None}
+        yield {"type": "message_delta", "delta": stop, "usage": {"output_tokens": usage["output_tokens"]}}
+        yield {"type": "message_stop"}
+
+    def _message(self, asked: Message) -> Message:
+        name = f"msg_demo{self._answers:08}"
+        kind = {"id": name, "type": "message", "role": "assistant", "model": asked.get("model", "")}
+        return kind | {"content": [], "stop_reason": None, "stop_sequence": None}
+
+    def _usage(self) -> dict[str, int]:
+        draw = self._random.randint
+        return {
+            "input_tokens": draw(200, 1_500),
+            "cache_read_input_tokens": draw(5_000, 40_000),
+            "cache_creation_input_tokens": draw(0, 3_000),
+            "output_tokens": draw(80, 700),
+        }
+
+    def _limits(self, route: str) -> dict[str, str]:
+        """What the provider says of the subscription's windows: they fill slowly."""
+        if route != "subscription":
+            return {}
+        names = ("5h", 0.2, 3), ("7d", 0.35, 100)
+        found = {"anthropic-ratelimit-unified-status": "allowed"}
+        for name, used, hours in names:
+            start = f"anthropic-ratelimit-unified-{name}"
+            reset = int(time.time()) // 3600 * 3600 + hours * 3600
+            ratio = min(0.8, used + self._answers / 5_000)
+            found |= {
+                f"{start}-status": "allowed",
+                f"{start}-reset": str(reset),
+                f"{start}-utilization": f"{ratio:.3f}",
+            }
+        return found
+
+
+def sse(event: Message) -> bytes:
+    """An event of a stream."""
+    return f"event: {event['type']}\ndata: {msgspec.json.encode(event).decode()}\n\n".encode()
+
+
+async def read_body(receive: Receive) -> bytes:
+    """A request's body; one that is too large for the demo is cut."""
+    body, more = b"", True
+    while more and len(body) < MAX_BODY_BYTES:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
+
+
+async def reply(send: Send, status: int, body: Message, headers: Mapping[str, str] = {}) -> None:
+    """A whole answer in JSON."""
+    await send(head(status, {"content-type": "application/json"} | dict(headers)))
+    await send(piece(msgspec.json.encode(body), more=False))
+
+
+def head(status: int, headers: Mapping[str, str]) -> Message:
+    """The beginning of an answer."""
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": pairs}
+
+
+def piece(body: bytes, *, more: bool = True) -> Message:
+    """A part of an answer."""
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+def error(kind: str, message: str) -> Message:
+    """An error in Anthropic's shape."""
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+async def narrate(asked: asyncio.Event) -> None:
+    """Say what each phase shows, as it begins."""
+    await asked.wait()
+    while True:
+        for phase in SCRIPT:
+            sys.stdout.write(f"  demo  {phase.words}\n")
+            await asyncio.sleep(phase.seconds)
+
+
+async def serve(port: int) -> None:
+    """Serve until told to end."""
+    providers = Providers()
+    server = uvicorn.Server(uvicorn.Config(providers, host=HOST, port=port, log_level="error", lifespan="off"))
+    narrator = asyncio.create_task(narrate(providers.asked))
+    await server.serve()
+    narrator.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1])))
