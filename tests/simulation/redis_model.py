@@ -15,6 +15,7 @@ from tests.simulation.virtual import Now
 Id = tuple[int, int]
 Raw = str | bytes | int | float
 Members = set[bytes]
+Ranked = dict[bytes, float]
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -65,6 +66,7 @@ class Data:
         self.strings: dict[str, bytes] = {}
         self.hashes: dict[str, dict[bytes, bytes]] = {}
         self.sets: dict[str, Members] = {}
+        self.ranked: dict[str, Ranked] = {}
         self.streams: dict[str, Stream] = {}
         self.expires_ms: dict[str, float] = {}
         self.jobs: list[str] = []
@@ -75,6 +77,7 @@ class Data:
         made.strings, made.expires_ms, made.jobs = dict(self.strings), dict(self.expires_ms), list(self.jobs)
         made.hashes = {key: dict(value) for key, value in self.hashes.items()}
         made.sets = {key: value.copy() for key, value in self.sets.items()}
+        made.ranked = {key: value.copy() for key, value in self.ranked.items()}
         made.streams = {key: Stream(list(value.entries), value.last) for key, value in self.streams.items()}
         return made
 
@@ -84,7 +87,7 @@ class Data:
 
     def _drop(self, key: str) -> int:
         self.expires_ms.pop(key, None)
-        held: Iterable[dict[str, Any]] = (self.strings, self.hashes, self.sets, self.streams)
+        held: Iterable[dict[str, Any]] = (self.strings, self.hashes, self.sets, self.ranked, self.streams)
         return int(any(part.pop(key, None) is not None for part in held))
 
     def _between(self, name: Raw, low: Raw, high: Raw) -> list[Entry]:
@@ -151,7 +154,7 @@ class Data:
     def exists(self, *names: Raw) -> int:
         for name in names:
             self._expire(to_name(name))
-        held = (self.strings, self.hashes, self.sets, self.streams)
+        held = (self.strings, self.hashes, self.sets, self.ranked, self.streams)
         return sum(any(to_name(name) in part for part in held) for name in names)
 
     def pexpire(self, name: Raw, time: int) -> bool:
@@ -180,6 +183,23 @@ class Data:
 
     def smembers(self, name: Raw) -> Members:
         return self.sets.get(to_name(name), Members()).copy()
+
+    def zadd(self, name: Raw, mapping: Mapping[Any, float]) -> int:
+        found = self.ranked.setdefault(to_name(name), {})
+        before = len(found)
+        found.update({to_bytes(member): float(score) for member, score in mapping.items()})
+        return len(found) - before
+
+    def zcard(self, name: Raw) -> int:
+        return len(self.ranked.get(to_name(name), {}))
+
+    def zrem(self, name: Raw, *members: Raw) -> int:
+        found = self.ranked.get(to_name(name), {})
+        return sum(found.pop(to_bytes(member), None) is not None for member in members)
+
+    def zremrangebyscore(self, name: Raw, low: float | str, high: float | str) -> int:
+        scores = self.ranked.get(to_name(name), {})
+        return self.zrem(name, *[member for member, score in scores.items() if float(low) <= score <= float(high)])
 
 
 Said = Callable[[bytes], None]

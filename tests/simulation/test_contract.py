@@ -246,8 +246,16 @@ async def told(make: Callable[[], Any]) -> list[Any]:
     pipe = redis.pipeline(transaction=False)
     pipe.hset("h", mapping={"a": 1, "b": "x"})
     pipe.pexpire("h", 30_000)
+    pipe.zadd("z", {"r1": 5, "r2": 7, "r3": 9})
+    pipe.zadd("z", {"r1": 6})
+    pipe.zremrangebyscore("z", "-inf", 6)
+    pipe.zcard("z")
     said.append([int(reply) for reply in await pipe.execute()])
-    said += [await redis.smembers(wire.STREAMS_KEY), await redis.delete("h", "none")]
+    said += [
+        await redis.zrem("z", "r2", "none"),
+        await redis.smembers(wire.STREAMS_KEY),
+        await redis.delete("h", "z", "none"),
+    ]
     await redis.aclose()
     return said
 
