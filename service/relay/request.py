@@ -19,6 +19,8 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from zlib import crc32
 
+from msgspec.structs import replace
+
 from service.admission import Admission, Entry
 from service.clock import Clock
 from service.errors import NotFound, Unreachable
@@ -116,8 +118,10 @@ class Relay:
             try:
                 await self._try(call, one, reply, deadline, is_last=len(routes) >= usable)
                 over = reply.started or asyncio.get_running_loop().time() >= deadline
-                renewed = not over and await self._is_renewed(one)
+                renewed = not over and await self._is_renewed(call, one, deadline)
                 attempt, verdict = advance(plan, Result(self.clock.now_ms(), one.failure, over, renewed=renewed))
+                if renewed and one.failure:
+                    one.failure = replace(one.failure, scope="")  # the route need not rest: its credential is another
                 await self._book.account(call, one, final=attempt is None)
                 if one.outcome == "ok":
                     await self._keep_session(call, one)
@@ -143,11 +147,19 @@ class Relay:
         one.grant, one.probe = grant, grant.probe
         return None
 
-    async def _is_renewed(self, one: Try) -> bool:
+    async def _is_renewed(self, call: Call, one: Try, deadline: float) -> bool:
         """Whether a refused token has a successor: then the route is worth another try at once."""
         if one.failure is None or one.failure.scope != "credential" or one.status != 401:
             return False
-        return await self._credentials.refused(one.route, one.credential)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._credentials.refused(one.route, one.credential)
+        except TimeoutError:
+            return False
+        except BaseException:  # the client has gone; the attempt has ended, and its token may have a successor yet
+            one.failure = replace(one.failure, scope="")
+            await asyncio.shield(self._book.account(call, one, final=True))
+            raise
 
     def _leave(self, one: Try) -> None:
         """Give back what the attempt held, and remember its size for those to come."""

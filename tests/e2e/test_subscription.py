@@ -91,3 +91,16 @@ def test_one_host_has_the_file(house: House, subscription: FakeProvider, tmp_pat
     answers = ask_all(proxies, 12)
     assert [answer.status_code for answer in answers] == [200] * 12, answers[0].text
     assert_one_refresh(house, subscription, path, proxies)
+
+
+def test_a_refused_token_is_replaced_unnoticed(house: House, subscription: FakeProvider, tmp_path: Path) -> None:
+    """The provider refuses a token before its time: each request is sent once more, and the route does not rest."""
+    path = log_in(tmp_path / ".credentials.json", left_ms=3_600_000)
+    proxies = [launch(house, subscription, path) for _ in range(2)]
+    for proxy in proxies:
+        proxy.ready()
+    answers = [answer for _ in range(3) for answer in ask_all(proxies, 10)]
+    assert [answer.status_code for answer in answers] == [200] * 30, answers[0].text
+    assert refreshes(subscription) == 1
+    assert told(path)["refreshToken"] == subscription.oauth.issued[0][1]
+    assert {answer.headers["x-ccproxy-attempts"] for answer in answers} == {"1", "2"}

@@ -173,7 +173,10 @@ async def test_a_fresh_token_that_is_refused_is_not_refreshed_again(
     one = subscribe()
     await one.token()
     assert await one.refused(OLD_ACCESS)
-    assert not await one.refused(await one.token())
+    young = await one.token()
+    assert not await one.refused(young)
+    log_in(path, access="theirs", refresh=fake.oauth.issued[0][1], left_ms=HOUR_MS)
+    assert await one.refused(young), "the file has another one"
     assert refreshes(fake) == 1
     time.ahead_ms += page.FORCE_GAP_MS
     assert await one.refused(await one.token())
