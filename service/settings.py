@@ -150,7 +150,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("CIRCUIT_BREAKER_UNAVAILABLE_THRESHOLD", "5", "failures in a row that open the circuit"),
     Variable("CIRCUIT_BREAKER_HEALTH_CHECK_INTERVAL", "30000", "accepted; probes are real requests here, no timers"),
     Variable("CONTEXT_WINDOW_ENABLED", "false", "`true`: too long a conversation loses its oldest messages"),
-    Variable("CONTEXT_WINDOW_LIMIT", "200000", "tokens of the context window that conversations are cut for"),
+    Variable(
+        "CONTEXT_WINDOW_LIMIT", "200000", "tokens of the context window that conversations are cut for; 0 is no limit"
+    ),
     Variable("CONTEXT_WINDOW_TRUNCATION_THRESHOLD", "0.8", "part of that window which a conversation may fill"),
     Variable("REDIS_URL", "redis://127.0.0.1:6379/0", "the ledger's Redis; `up` brings its own when it is not set"),
     Variable("RQ_REDIS_URL", "as REDIS_URL", "Redis of the workers' queue, when the ledger lies on a Cluster"),
@@ -861,10 +863,11 @@ def model_limits(file: File) -> tuple[tuple[str, ModelLimits], ...]:
 
 
 def truncation(read: Reader) -> Truncation:
-    """Whether and from where on conversations are cut."""
+    """Whether and from where on conversations are cut; without a limit they aren't, as in the original."""
+    limit_tokens = read.integer("CONTEXT_WINDOW_LIMIT", 200_000)
     return Truncation(
-        enabled=read.flag("CONTEXT_WINDOW_ENABLED", False),
-        limit_tokens=read.integer("CONTEXT_WINDOW_LIMIT", 200_000, least=1),
+        enabled=read.flag("CONTEXT_WINDOW_ENABLED", False) and limit_tokens > 0,
+        limit_tokens=limit_tokens,
         threshold=read.number("CONTEXT_WINDOW_TRUNCATION_THRESHOLD", 0.8, least=0.01, most=1),
     )
 

@@ -268,7 +268,7 @@ def json_usage(body: bytes) -> JsonAnswer | None:
     )
 
 
-def counted_tokens(body: bytes) -> int:
+def count_in(body: bytes) -> int:
     """What an answer of `count_tokens` counts; 0 when it counts nothing, which no prompt is."""
     try:
         return COUNT.decode(body).input_tokens

@@ -11,7 +11,7 @@ from service.clock import Clock
 from service.ledger.events import Endpoint
 from service.providers.batches import BatchTap
 from service.providers.headers import client_headers
-from service.providers.tap import JsonAnswer, counted_tokens, json_usage
+from service.providers.tap import JsonAnswer, count_in, json_usage
 from service.providers.transport import Upstream, UpstreamError
 from service.relay.book import Book
 from service.relay.call import Call, Fault, Reply, Try, length_of
@@ -77,7 +77,7 @@ class Answers:
         answer = json_usage(body)
         if answer is None or (call.endpoint == "messages" and call.path == "/v1/messages" and not answer.is_message):
             raise Fault(self._bad_json(answer, one))
-        if call.endpoint == "count_tokens" and not counted_tokens(body):
+        if call.endpoint == "count_tokens" and not count_in(body):
             raise Fault(Failure("bad_answer", "route", message="the answer is no count", status=one.status))
         limit.reschedule(None)
         one.tokens = answer.tokens

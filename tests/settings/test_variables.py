@@ -236,6 +236,11 @@ def test_what_is_accepted_is_told(variables: dict[str, str], words: str) -> None
     assert words in notice
 
 
+def test_without_a_limit_nothing_is_cut() -> None:
+    """A window of 0 is none, as in the original."""
+    assert not read(CONTEXT_WINDOW_ENABLED="true", CONTEXT_WINDOW_LIMIT="0").truncation.enabled
+
+
 def test_nothing_is_told_without_a_reason() -> None:
     """An ordinary environment gives no notice."""
     assert read(**KEYS, FALLBACK_ON_CODES="429,529", CONTEXT_WINDOW_ENABLED="false").notices == ()
