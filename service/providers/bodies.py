@@ -15,13 +15,14 @@ Towards Anthropic only what it is known to refuse is changed:
 - Ids of tool calls that do not match its patterns (Z.AI makes `call_...`), and every reference to them. New ids depend
   on the old one alone, unless one is in use already, so that they stay the same as the conversation grows.
 - Thinking blocks without a signature. All of them when the conversation is of another vendor's model, whose signatures
-  fail here; as the setting says on a subscription. An assistant message that is emptied by this is dropped.
+  fail here; as the setting says on a subscription; those whose signature was refused before. An assistant message that
+  is emptied by this is dropped.
 
 What others get is the business of `bodies_for_others`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -76,12 +77,22 @@ SURVEY = msgspec.json.Decoder(BodySurvey)
 
 
 def clean_body(
-    raw: bytes, *, route: Route, model_asked: str, model_sent: str, strip_thinking: StripThinking, policy: Policy
+    raw: bytes,
+    *,
+    route: Route,
+    model_asked: str,
+    model_sent: str,
+    strip_thinking: StripThinking,
+    policy: Policy,
+    refused: Container[str] = (),
 ) -> bytes:
-    """The body for this route. `strip_thinking` is the setting for subscriptions."""
+    """The body for this route. `strip_thinking` is the setting for subscriptions.
+
+    `refused` are signatures that Anthropic is known not to take.
+    """
     strip = thinking_to_strip(route, model_asked, model_sent, strip_thinking)
     if route.provider.dialect == "anthropic":
-        return for_anthropic(raw, model_asked, model_sent, strip)
+        return for_anthropic(raw, model_asked, model_sent, strip, refused)
     return for_others(raw, model_sent, strip, limits_of(model_sent, policy))
 
 
@@ -105,11 +116,15 @@ def thinking_to_strip(route: Route, model_asked: str, model_sent: str, setting: 
     return setting if route.auth == "oauth" else "unsigned"
 
 
-def for_anthropic(raw: bytes, model_asked: str, model_sent: str, strip: StripThinking) -> bytes:
+def for_anthropic(
+    raw: bytes, model_asked: str, model_sent: str, strip: StripThinking, refused: Container[str]
+) -> bytes:
     """The body as Anthropic takes it."""
     blocks = survey(raw)
     new_ids = id_map(blocks)
-    strips = any(block.type in THINKING_BLOCKS and is_stripped(block.type, block.signature, strip) for block in blocks)
+    strips = any(
+        block.type in THINKING_BLOCKS and is_stripped(block.type, block.signature, strip, refused) for block in blocks
+    )
     if model_asked == model_sent and not new_ids and not strips:
         return raw
     fields = fields_of(raw)
@@ -117,7 +132,7 @@ def for_anthropic(raw: bytes, model_asked: str, model_sent: str, strip: StripThi
         return raw
     cleaned = with_model(fields, model_sent)
     if strips:
-        cleaned = clean_messages(cleaned, thinking_remover(strip))
+        cleaned = clean_messages(cleaned, thinking_remover(strip, refused))
     if new_ids:
         cleaned = clean_messages(cleaned, id_renamer(new_ids))
     return raw if cleaned is fields else msgspec.json.encode(cleaned)
@@ -181,11 +196,11 @@ def id_renamer(new_ids: dict[str, str]) -> BlockCleaner:
     return rename
 
 
-def thinking_remover(strip: StripThinking) -> BlockCleaner:
+def thinking_remover(strip: StripThinking, refused: Container[str] = ()) -> BlockCleaner:
     """Leaves thinking blocks out."""
 
     def remove(block: Fields) -> Fields | None:
         kind, signature = text_of(block.get("type")), text_of(block.get("signature"))
-        return None if is_stripped(kind, signature, strip) else block
+        return None if is_stripped(kind, signature, strip, refused) else block
 
     return remove

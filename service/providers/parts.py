@@ -3,7 +3,7 @@
 Not here: what is changed for whom (`bodies`, `bodies_for_others`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Final
 
 import msgspec
@@ -22,11 +22,13 @@ OBJECT = msgspec.json.Decoder(Fields)
 LIST = msgspec.json.Decoder(list[Raw])
 
 
-def is_stripped(kind: str, signature: str | None, strip: StripThinking) -> bool:
+def is_stripped(kind: str, signature: str | None, strip: StripThinking, refused: Container[str] = ()) -> bool:
     """Whether a block is a thinking block that must go."""
     if strip == "all":
         return kind in THINKING_BLOCKS
-    return strip == "unsigned" and kind == "thinking" and not signature
+    if kind != "thinking":
+        return False
+    return (strip == "unsigned" and not signature) or (bool(signature) and signature in refused)
 
 
 def clean_messages(fields: Fields, clean: BlockCleaner) -> Fields:

@@ -31,6 +31,7 @@ from service.providers.credentials import Credentials, NoCredential
 from service.providers.facts import windows_of
 from service.providers.headers import upstream_headers
 from service.providers.prompt import is_short, least_tokens
+from service.providers.signatures import RefusedSignatures
 from service.providers.sse import EventTooLarge
 from service.providers.transport import Upstream, UpstreamError, Wires
 from service.relay.answers import Answers
@@ -41,7 +42,7 @@ from service.resources import Home, Resources
 from service.routing.budget import Budget
 from service.routing.context import smallest_context_tokens, smallest_on
 from service.routing.failover import Attempt, Plan, Refusal, Result, Verdict, failover
-from service.routing.failure import Failure
+from service.routing.failure import Failure, is_signature_refusal
 from service.routing.quota import counted_tokens
 from service.routing.rank import Ask, Candidate, choose_chain, rank
 from service.settings import Route, Settings
@@ -52,7 +53,7 @@ SESSION_TTL_S = 3_600
 
 
 class Relay:
-    """Relays requests. Holds what a request needs; keeps nothing of it."""
+    """Relays requests. Holds what a request needs; keeps nothing of it but digests of signatures that were refused."""
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Relay:
         self._admission = admission
         self._answers = Answers(settings, admission=admission, book=self._book, resources=resources, clock=clock)
         self._budget = Budget()
+        self._refused_signatures = RefusedSignatures()
         self._under_way = 0
 
     async def handle(self, call: Call, reply: Reply) -> None:
@@ -117,6 +119,8 @@ class Relay:
             tries.append(one)
             try:
                 await self._try(call, one, reply, deadline, is_last=len(routes) >= usable)
+                if one.failure and is_signature_refusal(one.failure):
+                    self._refused_signatures.note(call.plain)
                 over = reply.started or asyncio.get_running_loop().time() >= deadline
                 renewed = not over and await self._is_renewed(call, one, deadline)
                 attempt, verdict = advance(plan, Result(self.clock.now_ms(), one.failure, over, renewed=renewed))
@@ -300,6 +304,7 @@ class Relay:
             model_sent=one.attempt.candidate.model,
             strip_thinking=self.settings.strip_thinking,
             policy=self.settings.policy,
+            refused=self._refused_signatures,
         )
         if one.attempt.candidate.without_thinking:
             cleaned = without_thinking(cleaned)

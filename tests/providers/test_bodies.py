@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.providers.bodies import clean_body, without_thinking
+from service.providers.signatures import RefusedSignatures
 from service.settings import ANTHROPIC, ZAI, Policy, Provider, Route, StripThinking, from_variables
 
 ROUTES = {
@@ -176,6 +177,30 @@ def test_a_refused_signature_can_be_taken_out() -> None:
     assert without_thinking(b"[") == b"["
     plain = msgspec.json.encode(talk(("user", "hi")))
     assert without_thinking(plain) is plain
+
+
+def test_thoughts_that_were_refused_stay_out() -> None:
+    """Those alone: what the model thought later has another signature, and others' bodies are not touched."""
+    refused = RefusedSignatures()
+    later = {**SIGNED, "signature": "t"}
+    raw = msgspec.json.encode(talk(("user", "hi"), ("assistant", [SIGNED, text("so")]), ("assistant", [later, CALL])))
+    options: dict[str, Any] = {"route": ROUTES["anthropic"], "model_asked": CLAUDE, "model_sent": CLAUDE}
+    options |= {"strip_thinking": "none", "policy": POLICY, "refused": refused}
+    assert clean_body(raw, **options) is raw
+    refused.note(msgspec.json.encode(talk(("assistant", [SIGNED, BARE]))))
+    messages = msgspec.json.decode(clean_body(raw, **options))["messages"]
+    assert [message["content"] for message in messages] == ["hi", [text("so")], [later, CALL]]
+    plain = msgspec.json.encode(talk(("assistant", [later])))
+    assert clean_body(plain, **options) is plain
+
+
+def test_the_memory_of_refusals_is_bounded() -> None:
+    """The oldest goes; a body that can't be read teaches nothing."""
+    refused = RefusedSignatures(most=2)
+    for signature in "abc":
+        refused.note(msgspec.json.encode(talk(("assistant", [{**SIGNED, "signature": signature}]))))
+    refused.note(b"{")
+    assert [signature in refused for signature in "abc"] == [False, True, True]
 
 
 def calls(*blocks: tuple[str, str]) -> dict[str, Any]:

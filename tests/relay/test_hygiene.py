@@ -121,6 +121,8 @@ async def test_a_refused_signature_is_not_seen_by_the_client(
     assert (first[0], second) == (THOUGHT, [{"type": "text", "text": "so"}])
     assert zai.requests == []
     assert served.told == [("anthropic", "failed", "bad_request"), ("anthropic", "ok", "")]
+    answer = await served.ask(body | THOUGHTFUL)
+    assert answer.headers["x-ccproxy-attempts"] == "1", "the thought stays out from now on"
 
 
 async def test_what_another_vendor_cannot_read_crosses_as_words(
