@@ -27,8 +27,13 @@ endif
 COMPILE = $(if $(UV),$(UV),$(BIN)/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-header --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
+# Compose reads .env.docker for itself as well, where there is one: versions, ports, names.
+CONTAINERS := $(shell command -v docker 2>/dev/null || command -v podman 2>/dev/null || echo docker)
+COMPOSE = $(CONTAINERS) compose $(shell test ! -f .env.docker || echo --env-file .env.docker)
+
 .DEFAULT_GOAL := help
 .PHONY: help up dev build test simulate simulate-faults lint format types bench bench-failover bench-ledger chaos test-claude-code test-scale lock docs clean stale
+.PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -86,6 +91,25 @@ test-claude-code: $(DEVELOP) ## Claude Code itself against the proxy; installs i
 test-scale: $(DEVELOP) ## proxies behind HAProxy and Redis 7, restarted in turn and killed under load (ROUNDS=5 CLIENTS=20)
 	SCALE_ROUNDS=$(or $(ROUNDS),5) SCALE_CLIENTS=$(or $(CLIENTS),20) $(BIN)/python -m pytest tests/scale $(ARGS)
 
+test-image: $(DEVELOP) ## what the Dockerfile installs and starts, in a plain folder, without Docker
+	$(BIN)/python -m tests.deploy.image
+
+docker-build: ## the image of the proxy and the workers (Docker, or Podman where there is no Docker)
+	$(COMPOSE) build cc-proxy
+
+docker-run: .env.docker ## start everything in containers, and show the client key of a first start
+	$(COMPOSE) up --detach
+	@$(COMPOSE) logs --no-log-prefix cc-migrate
+
+docker-stop: ## stop the containers; answers under way are finished, data stays
+	$(COMPOSE) down
+
+docker-logs: ## follow the log of the containers (ARGS="cc-proxy" for some)
+	$(COMPOSE) logs --follow $(ARGS)
+
+docker-clean: ## remove the containers, the image, and with SURE=yes their data: the ledger, too
+	$(COMPOSE) down --rmi local --remove-orphans $(if $(filter yes,$(SURE)),--volumes)
+
 lock: $(DEVELOP) ## resolve requirements*.lock again after pyproject.toml changed; UPGRADE=1 takes the newest
 	@test -n "$(UV)" || $(INSTALL) uv
 	$(COMPILE) --group build pyproject.toml -o requirements.lock
@@ -97,6 +121,9 @@ docs: $(DEVELOP) ## write README's settings and .env.example anew, after service
 clean: ## remove what these targets made; your data and logs stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find service workers tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.env.docker:
+	@deploy/setup-docker.sh
 
 $(VENV)/.place: $(STALE)
 	@python="$(PYTHON)"; \

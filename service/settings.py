@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -177,6 +177,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("SSL_CERT_FILE", "", "certificates to trust instead of the packaged ones"),
     Variable("HTTPS_PROXY", "", "HTTP proxy towards the providers; `NO_PROXY` is honoured"),
 )
+SECRETS = (
+    "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_OAUTH_SHARE_KEY", "DATABASE_URL", "DB_PASSWORD",
+    "PROXY_API_KEYS", "REDIS_URL", "RQ_REDIS_URL", "ZAI_API_KEY",
+)  # fmt: skip
+"""Variables that may lie in a file, as containers are given secrets: NAME_FILE is its path."""
 OBSOLETE_PREFIXES = ("OPENROUTER_", "NODE_ENV")
 """Variables of the original that mean nothing here: accepted, with a notice."""
 
@@ -513,10 +518,27 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, 
     variables = {
         name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in file.env.items()
     }
-    settings = build(Reader(variables | merged), file, origin)
+    keys = [route.api_key_env for route in file.routes if route.api_key_env]
+    settings = build(Reader(with_secret_files(variables | merged, [*SECRETS, *keys])), file, origin)
     if to_serve:
         refuse_loops(settings)
     return settings
+
+
+def with_secret_files(variables: dict[str, str], names: Iterable[str]) -> dict[str, str]:
+    """The variables, with those of `names` that are not set read from the file that NAME_FILE gives."""
+    asked = {name: variables.get(f"{name}_FILE", "").strip() for name in names if not variables.get(name, "").strip()}
+    return variables | {name: secret_in(f"{name}_FILE", Path(path)) for name, path in asked.items() if path}
+
+
+def secret_in(place: str, path: Path) -> str:
+    """The content of a file that holds a secret, without the line's end that editors leave."""
+    try:
+        return path.expanduser().read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise SettingsError(f"{place}: {path} is no text") from None
+    except OSError as error:
+        raise SettingsError(f"{place}: {path} can't be read ({error.strerror})") from None
 
 
 def from_variables(variables: Mapping[str, str]) -> Settings:

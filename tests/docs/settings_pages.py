@@ -1,6 +1,7 @@
-"""The settings as README and `.env.example` show them, made from `service.settings.VARIABLES`.
+"""The settings as README, `.env.example` and `.env.docker.example` show them, made from `service.settings.VARIABLES`.
 
-`python -m tests.docs.settings_pages` (`make docs`) writes both anew; a test sees to it that they are up to date.
+`python -m tests.docs.settings_pages` (`make docs`) writes them anew; a test sees to it that they are up to date. What
+Docker Compose itself reads stands in the first part of `.env.docker.example`, which is written by hand.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 ENV_EXAMPLE = ROOT / ".env.example"
+ENV_DOCKER_EXAMPLE = ROOT / ".env.docker.example"
+DOCKER_MARK = "# ==== Settings of the proxy and the workers: make docs writes all that follows\n"
 BEGIN, END = "<!-- settings: make docs writes this part -->", "<!-- end of settings -->"
 WIDTH = 118
 
@@ -37,6 +40,11 @@ GROUPS = {
     "CCPROXY_HOME": "Places",
     "SSL_CERT_FILE": "Network (read from the environment alone)",
 }
+# What the image and docker-compose.yml say, and what only `ccproxy up` reads, is not for .env.docker.
+FIXED_IN_CONTAINERS = frozenset((
+    "CCPROXY_CONFIG", "CCPROXY_HOME", "CCPROXY_POSTGRES_BIN", "CCPROXY_REDIS_BIN", "CLAUDE_CREDENTIALS_PATH",
+    "DB_HOST", "DB_NAME", "DB_PASSWORD", "DB_PORT", "DB_USER", "PROXY_HOST", "PROXY_PORT",
+))  # fmt: skip
 HEAD = """\
 # Every setting of Claude Code Proxy. Copy this file to .env, and uncomment what you want to change: .env is read from
 # the folder in which ccproxy is started, and what the environment says goes first. README explains more.
@@ -71,6 +79,28 @@ def env_example() -> str:
     return "\n".join(parts)
 
 
+def env_docker_example(by_hand: str) -> str:
+    """The file `.env.docker.example`, of its part written by hand and the variables that containers take."""
+    head, mark, _ = by_hand.partition(DOCKER_MARK)
+    assert mark, ".env.docker.example has lost its mark"
+    defaults = container_defaults()
+    parts = [head.rstrip("\n"), "", mark]
+    for title, group in groups():
+        found = [variable for variable in group if variable.name not in FIXED_IN_CONTAINERS]
+        if found:
+            parts.append(f"# ---- {title.replace('`', '')}\n")
+            parts += [
+                entry(variable._replace(default=defaults.get(variable.name, variable.default))) for variable in found
+            ]
+    return "\n".join(parts)
+
+
+def container_defaults() -> dict[str, str]:
+    """What containers are told before `.env.docker` is read."""
+    lines = (ROOT / "deploy" / "compose.env").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
 def entry(variable: Variable) -> str:
     """One variable: what it means, then the variable itself, with its default where that is a value."""
     name, default, meaning = variable
@@ -90,3 +120,4 @@ def with_settings(readme: str) -> str:
 if __name__ == "__main__":
     README.write_text(with_settings(README.read_text(encoding="utf-8")), encoding="utf-8")
     ENV_EXAMPLE.write_text(env_example(), encoding="utf-8")
+    ENV_DOCKER_EXAMPLE.write_text(env_docker_example(ENV_DOCKER_EXAMPLE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -16,7 +16,15 @@ import pytest
 from service.cli import main
 from service.ledger import wire
 from service.settings import ANTHROPIC, VARIABLES, ZAI, Provider, load
-from tests.docs.settings_pages import ENV_EXAMPLE, README, ROOT, env_example, with_settings
+from tests.docs.settings_pages import (
+    ENV_DOCKER_EXAMPLE,
+    ENV_EXAMPLE,
+    README,
+    ROOT,
+    env_docker_example,
+    env_example,
+    with_settings,
+)
 from tests.fakes import FakeProvider
 
 if TYPE_CHECKING:
@@ -42,6 +50,8 @@ def test_settings_are_those_of_the_code() -> None:
     """README's tables and .env.example are what `make docs` writes, so that every variable stands in both."""
     assert with_settings(TEXT) == TEXT, "run `make docs`"
     assert ENV_EXAMPLE.read_text(encoding="utf-8") == env_example(), "run `make docs`"
+    docker = ENV_DOCKER_EXAMPLE.read_text(encoding="utf-8")
+    assert docker == env_docker_example(docker), "run `make docs`"
 
 
 def test_env_example_has_every_variable_once() -> None:

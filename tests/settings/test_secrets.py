@@ -3,13 +3,15 @@
 import copy
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.settings import Secret, StaticKey, load
+from service.errors import SettingsError
+from service.settings import SECRETS, VARIABLES, Secret, StaticKey, load
 
 TEXT = "hunter2-very-secret"
 
@@ -63,3 +65,42 @@ def test_secrets_compare_by_their_text(one: str, other: str) -> None:
     assert hash(Secret(one)) == hash(Secret(one))
     assert bool(Secret(one)) == bool(one)
     assert Secret(one) != one
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_may_lie_in_a_file(name: str, tmp_path: Path) -> None:
+    """As containers are given them; the line's end that editors leave is no part of it."""
+    text = (
+        "redis://:a-password-of-more-than-32-characters@cache/0"
+        if "REDIS" in name
+        else "a-password-of-more-than-32-characters"
+    )
+    file = tmp_path / "secret"
+    file.write_text(text + "\n", encoding="utf-8")
+    home = {"CCPROXY_HOME": str(tmp_path)}
+    assert load(environ=home | {f"{name}_FILE": str(file)}) == load(environ=home | {name: text})
+    assert load(environ=home | {name: text, f"{name}_FILE": "/nonexistent"}) == load(environ=home | {name: text})
+
+
+def test_the_key_of_a_route_in_the_file_may_lie_in_a_file(tmp_path: Path) -> None:
+    """Whatever its variable is called."""
+    (tmp_path / "key").write_text(TEXT, encoding="utf-8")
+    config = tmp_path / "ccproxy.toml"
+    config.write_text('[[routes]]\nid = "work"\nprovider = "anthropic"\napi_key_env = "WORK_KEY"\n', encoding="utf-8")
+    settings = load(config, {"CCPROXY_HOME": str(tmp_path), "WORK_KEY_FILE": str(tmp_path / "key")})
+    assert settings.routes[0].api_key.reveal() == TEXT
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"], ids=["missing", "no text"])
+def test_a_secret_file_that_cannot_be_read_is_an_error_with_its_name(content: bytes | None, tmp_path: Path) -> None:
+    """It names the variable and the path."""
+    if content:
+        (tmp_path / "key").write_bytes(content)
+    with pytest.raises(SettingsError, match=r"ZAI_API_KEY_FILE: .*key"):
+        load(environ={"CCPROXY_HOME": str(tmp_path), "ZAI_API_KEY_FILE": str(tmp_path / "key")})
+
+
+def test_whatever_is_called_a_secret_may_lie_in_a_file() -> None:
+    """No variable is forgotten."""
+    endings = ("_KEY", "_KEYS", "_TOKEN", "_PASSWORD", "_SECRET")
+    assert {variable.name for variable in VARIABLES if variable.name.endswith(endings)} <= set(SECRETS)

@@ -1,0 +1,1 @@
+"""Containers: the files that make them, and the programs that judge these."""

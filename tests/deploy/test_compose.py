@@ -1,0 +1,176 @@
+"""docker-compose.yml and what it mounts: the published schema, the promises, and every variable, both ways."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from service.settings import SECRETS, VARIABLES, load
+from tests.deploy.image import ROOT, stages, variables
+from tests.deploy.judges import DEPLOY, judged, packaged
+from tests.docs.settings_pages import DOCKER_MARK, ENV_DOCKER_EXAMPLE, FIXED_IN_CONTAINERS, container_defaults
+from tests.scale.programs import program
+
+FILE = ROOT / "docker-compose.yml"
+TEXT = re.sub(r"^ *#.*", "", FILE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = ("cc-proxy", "cc-worker", "cc-migrate")
+KNOWN = {variable.name for variable in VARIABLES}
+IMAGE = variables(stages((DEPLOY / "Dockerfile").read_text(encoding="utf-8"))[-1])
+SOURCES = re.findall(r"source: (\S+)|- (\./[^:\s]+):", TEXT)
+
+
+def interpolated(text: str) -> set[str]:
+    """The variables that Compose itself replaces; `$$` is a dollar."""
+    return set(re.findall(r"\$\{([A-Z_]+)", text.replace("$$", "")))
+
+
+def with_defaults(text: str) -> str:
+    """A text as Compose makes it where no variable is set."""
+    text = text.replace("$$", "\0")
+    while (made := re.sub(r"\$\{[A-Z_]+(?::-([^${}]*))?\}", r"\1", text)) != text:
+        text = made
+    return text.replace("\0", "$")
+
+
+def test_the_published_schema_is_content() -> None:
+    """Compose's own, and that of what is left when the variables are replaced."""
+    judged(packaged("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", FILE)
+
+
+def test_services_go_by_the_names_that_users_know() -> None:
+    """Those of the original, and ours beside them."""
+    assert {"cc-proxy", "cc-db", "cc-adminer"} < set(SERVICES)
+    assert {"cc-balancer", "cc-worker", "cc-migrate", "cc-redis"} < set(SERVICES)
+    assert {name for name, service in SERVICES.items() if service.get("profiles") == ["monitoring"]} == {
+        "cc-prometheus",
+        "cc-grafana",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_ports_are_published_on_the_loopback(name: str) -> None:
+    """Until BIND_ADDRESS says otherwise."""
+    ports = [with_defaults(port) for port in SERVICES[name].get("ports", ())]
+    assert all(port.startswith("127.0.0.1:") for port in ports), ports
+    assert all("${BIND_ADDRESS:-" in port for port in SERVICES[name].get("ports", ()))
+
+
+def test_known_ports_and_versions_are_the_originals() -> None:
+    """4181, 5432, 8080, Postgres 15."""
+    found = {name: [with_defaults(port) for port in service.get("ports", ())] for name, service in SERVICES.items()}
+    assert found["cc-balancer"] == ["127.0.0.1:4181:4181"]
+    assert found["cc-db"] == ["127.0.0.1:5432:5432"]
+    assert found["cc-adminer"] == ["127.0.0.1:8080:8080"]
+    assert with_defaults(SERVICES["cc-db"]["image"]) == "postgres:15-alpine"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_nothing_stands_over_the_env_file(name: str) -> None:
+    """A setting that Compose interpolates under `environment` would silently be its default without --env-file."""
+    values = SERVICES[name]["environment"].values()
+    asked = {variable for value in values for variable in interpolated(str(value))}
+    assert asked & KNOWN <= {"PROXY_PORT"}, "PROXY_PORT is the published port, which only Compose knows"
+    assert [entry["path"] if isinstance(entry, dict) else entry for entry in SERVICES[name]["env_file"]] == [
+        "deploy/compose.env",
+        "${PROXY_ENV_FILE:-.env.docker}",
+    ]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_containers_can_do_little(name: str) -> None:
+    """No root, nothing to write on but what is mounted, no privilege."""
+    service = SERVICES[name]
+    assert with_defaults(service["user"]) == "10001:10001"
+    assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_only_what_is_scaled_has_no_name_of_its_own() -> None:
+    """A container's name is there once, so that Compose refuses to scale what has one."""
+    assert [name for name in ("cc-proxy", "cc-worker") if "container_name" in SERVICES[name]] == []
+    assert with_defaults(SERVICES["cc-db"]["container_name"]) == "cc-db"
+    assert with_defaults(SERVICES["cc-proxy"]["deploy"]["replicas"]) == "2"
+
+
+def test_redis_forgets_nothing_by_itself() -> None:
+    """Each second to disk, and an error where memory is full, never an eviction."""
+    command = " ".join(SERVICES["cc-redis"]["command"])
+    assert "--appendonly yes" in command
+    assert "--maxmemory-policy noeviction" in command
+    assert "ports" not in SERVICES["cc-redis"]
+
+
+def test_a_stopped_proxy_may_finish_its_answers(tmp_path: Any) -> None:
+    """Docker waits longer than the drain lasts."""
+    drain = load(environ=IMAGE | container_defaults() | {"CCPROXY_HOME": str(tmp_path)}).drain
+    minutes = int(SERVICES["cc-proxy"]["stop_grace_period"].removesuffix("m"))
+    assert minutes * 60_000 >= drain.delay_ms + drain.limit_ms + 30_000
+    assert SERVICES["cc-balancer"]["stop_grace_period"] == SERVICES["cc-proxy"]["stop_grace_period"]
+
+
+def test_what_is_mounted_is_there() -> None:
+    """Files of the project; where one is missing, Docker would make a folder of that name."""
+    paths = {with_defaults(next(filter(None, pair))) for pair in SOURCES}
+    assert len(paths) >= 6
+    assert [path for path in paths if path.startswith("./") and not (ROOT / path).exists()] == []
+
+
+def test_the_defaults_let_the_proxy_start(tmp_path: Any) -> None:
+    """Without any .env.docker: keys of the ledger, Redis next door, no route that the owner did not ask for."""
+    settings = load(environ=IMAGE | container_defaults() | {"CCPROXY_HOME": str(tmp_path)})
+    assert settings.ledger_keys
+    assert settings.redis_url == "redis://cc-redis:6379/0"
+    assert [route.id for route in settings.routes if route.off is None] == []
+
+
+def test_the_workers_find_the_database(tmp_path: Any) -> None:
+    """By its name, with the password from the file; DATABASE_URL in .env.docker goes first."""
+    (tmp_path / "db-password").write_text("pass word")
+    given = {name: with_defaults(str(value)) for name, value in SERVICES["cc-worker"]["environment"].items()}
+    assert given["DB_PASSWORD_FILE"] == "/run/ccproxy/db-password"
+    given |= {"DB_PASSWORD_FILE": str(tmp_path / "db-password"), "CCPROXY_HOME": str(tmp_path)}
+    # What the original's .env.docker says must not come between.
+    older = {"DB_PASSWORD": "postgres", "DB_HOST": "localhost"}
+    assert load(environ=older | given, to_serve=False).database_url == (
+        "postgresql://postgres:pass%20word@cc-db:5432/claude_proxy"
+    )
+    elsewhere = "postgresql://u:p@elsewhere/db"
+    assert load(environ=given | {"DATABASE_URL": elsewhere}, to_serve=False).database_url == elsewhere
+
+
+def test_every_variable_of_compose_is_explained_and_every_explained_one_is_read() -> None:
+    """The first part of .env.docker.example, with the defaults as they are."""
+    by_hand = ENV_DOCKER_EXAMPLE.read_text(encoding="utf-8").partition(DOCKER_MARK)[0]
+    explained = dict(re.findall(r"^#([A-Z_]+)=(.*)$", by_hand, re.MULTILINE))
+    assert set(explained) == interpolated(TEXT)
+    different = [name for name, value in explained.items() if f"${{{name}:-{value}}}" not in TEXT]
+    # These two name one port.
+    assert different == ["HOST_PROXY_PORT"]
+    assert "${HOST_PROXY_PORT:-${PROXY_PORT:-4181}}" in TEXT
+
+
+def test_every_setting_is_explained_and_every_explained_one_is_read() -> None:
+    """The second part, with but those that the image or docker-compose.yml say."""
+    settings = ENV_DOCKER_EXAMPLE.read_text(encoding="utf-8").partition(DOCKER_MARK)[2]
+    explained = re.findall(r"^#([A-Z][A-Z0-9_]*)=", settings, re.MULTILINE)
+    assert sorted(explained) == sorted(KNOWN - FIXED_IN_CONTAINERS)
+    said = IMAGE.keys() | SERVICES["cc-proxy"]["environment"].keys() | SERVICES["cc-worker"]["environment"].keys()
+    only_up = {"CCPROXY_POSTGRES_BIN", "CCPROXY_REDIS_BIN"}
+    mounted = {"CLAUDE_CREDENTIALS_PATH"}
+    assert said & KNOWN | only_up | mounted == FIXED_IN_CONTAINERS
+
+
+def test_the_containers_own_variables_are_settings() -> None:
+    """What deploy/compose.env says means something."""
+    assert set(container_defaults()) <= KNOWN
+    assert "DB_PASSWORD" in SECRETS
+
+
+def test_the_balancer_is_content_with_its_configuration() -> None:
+    """HAProxy itself says so."""
+    judged(program("haproxy", "haproxy"), "-c", "-q", "-f", DEPLOY / "haproxy" / "haproxy.cfg")
