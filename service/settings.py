@@ -178,7 +178,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("HTTPS_PROXY", "", "HTTP proxy towards the providers; `NO_PROXY` is honoured"),
 )
 SECRETS = (
-    "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_OAUTH_SHARE_KEY", "DATABASE_URL", "DB_PASSWORD",
+    "ADMIN_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_OAUTH_SHARE_KEY", "DATABASE_URL", "DB_PASSWORD",
     "PROXY_API_KEYS", "REDIS_URL", "RQ_REDIS_URL", "ZAI_API_KEY",
 )  # fmt: skip
 """Variables that may lie in a file, as containers are given secrets: NAME_FILE is its path."""
