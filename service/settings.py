@@ -178,8 +178,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("HTTPS_PROXY", "", "HTTP proxy towards the providers; `NO_PROXY` is honoured"),
 )
 SECRETS = (
-    "ADMIN_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_OAUTH_SHARE_KEY", "DATABASE_URL", "DB_PASSWORD",
-    "PROXY_API_KEYS", "REDIS_URL", "RQ_REDIS_URL", "ZAI_API_KEY",
+    "ADMIN_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_OAUTH_SHARE_KEY", "DATABASE_URL",
+    "DB_PASSWORD", "METRICS_TOKEN", "PROXY_API_KEYS", "REDIS_URL", "RQ_REDIS_URL", "VIEWER_TOKEN", "ZAI_API_KEY",
 )  # fmt: skip
 """Variables that may lie in a file, as containers are given secrets: NAME_FILE is its path."""
 OBSOLETE_PREFIXES = ("OPENROUTER_", "NODE_ENV")
