@@ -68,7 +68,7 @@ class Parts:
             is_away=lambda: self.outbox.away,
             replicas=lambda: self.watcher.replicas,
         )
-        self.wires = Wires(settings.timeouts)
+        self.wires = Wires(settings.timeouts, kind=settings.upstream_transport)
         self.credentials = Credentials(settings, self.redis, clock)
         self.relay = Relay(
             settings,

@@ -33,6 +33,7 @@ LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warn", "error", "silent")
 ClientCredentials = Literal["auto", "prefer", "never"]
 Auth = Literal["api_key", "oauth", "client"]
 StripThinking = Literal["unsigned", "all", "none"]
+UpstreamTransport = Literal["lean", "httpx"]
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -175,6 +176,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("CCPROXY_POSTGRES_BIN", "", "folder of Postgres programs to use instead of the packaged ones"),
     Variable("CCPROXY_REDIS_BIN", "", "redis-server or valkey-server to use instead of the packaged one"),
     Variable("SSL_CERT_FILE", "", "certificates to trust instead of the packaged ones"),
+    Variable("UPSTREAM_TRANSPORT", "lean", "`httpx`: requests go up through httpx's own transport; slower"),
     Variable("HTTPS_PROXY", "", "HTTP proxy towards the providers; `NO_PROXY` is honoured"),
 )
 SECRETS = (
@@ -424,6 +426,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     strip_thinking: StripThinking = "unsigned"
     truncation: Truncation = Truncation()
     session_affinity: bool = False
+    upstream_transport: UpstreamTransport = "lean"
     max_body_bytes: int = 33_554_432
     redis_url: str | None = None
     rq_redis_url: str | None = None
@@ -708,6 +711,7 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         prices=prices(file),
         timeouts=timeouts(read),
         oauth=oauth(read),
+        upstream_transport=read.choice("UPSTREAM_TRANSPORT", "lean", ("lean", "httpx")),  # type: ignore[arg-type]
         strip_thinking=read.choice("STRIP_SUBSCRIPTION_THINKING", "unsigned", ("unsigned", "all", "none")),  # type: ignore[arg-type]
         truncation=truncation(read),
         session_affinity=read.flag("SESSION_AFFINITY", False),

@@ -1,12 +1,13 @@
-"""The wire to the providers: one request, one answer, as bytes. Behind httpx's transport interface, so that another
-transport (or httpx's MockTransport in tests) can take its place; there is no client and no retry around it.
+"""The wire to the providers: one request, one answer, as bytes. The lean transport (`lean`) does it; where an HTTP
+proxy stands between, or the settings say so, httpx's own does; in tests it may be any behind httpx's interface. There
+is no client and no retry around it.
 
 Not here: what a failure means (`routing`), what the bytes mean (`tap`, `facts`).
 """
 
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -14,10 +15,15 @@ import httpx
 
 from service.ledger.events import FailureKind
 from service.providers.encodings import AnswerDecoder, BadEncoding, answer_decoder
-from service.settings import Timeouts
+from service.providers.lean import LeanTransport, Waits
+from service.providers.lean_connection import StaleSocket
+from service.settings import Timeouts, UpstreamTransport
 
 LIMITS = httpx.Limits(max_connections=1_000, max_keepalive_connections=100, keepalive_expiry=30)
-"""More streams than one process can serve well; idle connections go before a provider's balancer drops them."""
+"""Of httpx's transport; `lean_pool` has the lean one's, and the reasons."""
+
+Headers = Sequence[tuple[bytes, bytes]]
+Content = bytes | AsyncIterator[bytes]
 
 
 class UpstreamError(Exception):
@@ -28,16 +34,31 @@ class UpstreamError(Exception):
         self.kind = kind
 
 
+class Body(Protocol):
+    """An answer's body, from whichever transport. Both raise httpx.TransportError."""
+
+    joined: bool
+    """Parts that have come together may be given as one."""
+
+    def parts(self) -> AsyncIterator[bytes]:
+        """As it comes."""
+
+    async def close(self) -> None:
+        """Give the connection back, or drop it when the answer is not at its end."""
+
+
 class Upstream:
     """An answer whose head has come. `close` must be called; chunks come decoded when `decoded` says so."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        self.status = response.status_code
-        self.headers: Sequence[tuple[bytes, bytes]] = [(name.lower(), value) for name, value in response.headers.raw]
-        self._response = response
-        encoding = response.headers.get("content-encoding", "").strip()
-        self._decoder: AnswerDecoder | None = answer_decoder(encoding) if encoding else None
+    def __init__(self, status: int, headers: Headers, body: Body) -> None:
+        self.status = status
+        self.headers = headers
+        """Names in lower case."""
+        self._body = body
         self._decoding = False
+        encodings = [value.decode("latin-1") for name, value in headers if name == b"content-encoding"]
+        encoding = ", ".join(encodings).strip()
+        self._decoder: AnswerDecoder | None = answer_decoder(encoding) if encoding else None
 
     @property
     def content_type(self) -> str:
@@ -54,11 +75,15 @@ class Upstream:
         """From now on give chunks without their content encoding, where it is known."""
         self._decoding = self._decoder is not None
 
+    def join(self) -> None:
+        """From now on chunks that have come together may be given as one: it is cheaper to pass on."""
+        self._body.joined = True
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. Raises UpstreamError."""
         decoder = self._decoder if self._decoding else None
         try:
-            async for chunk in self._response.stream:  # type: ignore[union-attr]
+            async for chunk in self._body.parts():
                 data = decoder.feed(chunk) if decoder else chunk
                 if data:
                     yield data
@@ -67,10 +92,11 @@ class Upstream:
         except BadEncoding as error:
             raise UpstreamError("bad_answer", str(error)) from None
         except httpx.TransportError as error:
-            raise UpstreamError(*failure_of(error, reused=False)) from None
+            raise UpstreamError(*failure_of(error)) from None
 
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body; raises UpstreamError, also when it is over the limit."""
+        self.join()
         parts: list[bytes] = []
         size = 0
         async for chunk in self.chunks():
@@ -82,57 +108,91 @@ class Upstream:
 
     async def close(self) -> None:
         """Give the connection back, or drop it when the answer is not at its end."""
-        await self._response.aclose()
+        await self._body.close()
 
 
 class Wires:
-    """The transports of a process: one, or one for each proxy that the environment names."""
+    """The transports of a process: the lean one, and httpx's own for each proxy that the environment names."""
 
-    def __init__(self, timeouts: Timeouts, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._timeouts = timeouts
+    def __init__(
+        self, timeouts: Timeouts, transport: httpx.AsyncBaseTransport | None = None, *, kind: UpstreamTransport = "lean"
+    ) -> None:
+        connect_s, idle_s = timeouts.connect_ms / 1000, timeouts.idle_ms / 1000
+        # Until the head the plan's deadline is the bound, then the silence between chunks.
+        self._waits = Waits(connect_s=connect_s, pool_s=connect_s, write_s=idle_s, chunk_s=idle_s)
+        self._lean = LeanTransport() if kind == "lean" and transport is None else None
         self._given = transport
         self._by_proxy: dict[str, httpx.AsyncBaseTransport] = {}
         self._proxies = getproxies()
 
-    async def open(
-        self, method: str, url: str, headers: Sequence[tuple[bytes, bytes]], content: bytes | AsyncIterator[bytes]
-    ) -> Upstream:
+    async def open(self, method: str, url: str, headers: Headers, content: Content) -> Upstream:
         """Send a request and wait for the head of its answer. Raises UpstreamError."""
-        trace = Trace()
-        connect_s, idle_s = self._timeouts.connect_ms / 1000, self._timeouts.idle_ms / 1000
-        timeout: dict[str, float | None] = {"connect": connect_s, "read": None, "write": idle_s, "pool": connect_s}
+        proxy = proxy_for(url, self._proxies) if self._proxies and not self._given else ""
         try:
-            request = httpx.Request(
-                method, url, headers=list(headers), content=content, extensions={"timeout": timeout, "trace": trace}
-            )
-            response = await self._transport(url).handle_async_request(request)
+            if self._lean and not proxy:
+                return await self._open_lean(self._lean, method, url, headers, content)
+            return await self._open_httpx(proxy, method, url, headers, content)
         except httpx.TransportError as error:
-            raise UpstreamError(*failure_of(error, reused=not trace.connected)) from None
+            raise UpstreamError(*failure_of(error)) from None
         except ssl.SSLError as error:
             raise UpstreamError("connect", str(error)) from None
         except httpx.InvalidURL as error:
             raise UpstreamError("bad_request", str(error)) from None
-        # Until here the plan's deadline was the bound; from now on it is the silence between chunks. The transport
-        # reads this dictionary again when it begins with the body.
-        timeout["read"] = idle_s
-        return Upstream(response)
 
     async def close(self) -> None:
         """Close all connections."""
         for transport in self._by_proxy.values():
             await transport.aclose()
         self._by_proxy.clear()
+        if self._lean:
+            await self._lean.aclose()
 
-    def _transport(self, url: str) -> httpx.AsyncBaseTransport:
+    async def _open_lean(
+        self, lean: LeanTransport, method: str, url: str, headers: Headers, content: Content
+    ) -> Upstream:
+        answer = await lean.open(method, url, headers, content, self._waits)
+        return Upstream(answer.status, answer.headers, answer)
+
+    async def _open_httpx(self, proxy: str, method: str, url: str, headers: Headers, content: Content) -> Upstream:
+        waits, trace = self._waits, Trace()
+        timeout = {"connect": waits.connect_s, "read": waits.head_s, "write": waits.write_s, "pool": waits.pool_s}
+        request = httpx.Request(
+            method, url, headers=list(headers), content=content, extensions={"timeout": timeout, "trace": trace}
+        )
+        try:
+            response = await self._transport(proxy).handle_async_request(request)
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            raise error if trace.connected else StaleSocket(str(error)) from None
+        timeout["read"] = waits.chunk_s  # the transport reads this dictionary again when it begins with the body
+        lowered = [(name.lower(), value) for name, value in response.headers.raw]
+        return Upstream(response.status_code, lowered, HttpxBody(response))
+
+    def _transport(self, proxy: str) -> httpx.AsyncBaseTransport:
         if self._given:
             return self._given
-        proxy = proxy_for(url, self._proxies)
         if proxy not in self._by_proxy:
             try:
                 self._by_proxy[proxy] = httpx.AsyncHTTPTransport(limits=LIMITS, retries=0, proxy=proxy or None)
             except (ValueError, ImportError):
                 raise UpstreamError("connect", "HTTPS_PROXY names no HTTP proxy, such as http://host:3128") from None
         return self._by_proxy[proxy]
+
+
+class HttpxBody:
+    """A body from a transport behind httpx's interface."""
+
+    joined = False
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+
+    def parts(self) -> AsyncIterator[bytes]:
+        """As it comes."""
+        return aiter(self._response.stream)  # type: ignore[arg-type]
+
+    async def close(self) -> None:
+        """Give the connection back, or drop it when the answer is not at its end."""
+        await self._response.aclose()
 
 
 class Trace:
@@ -156,13 +216,15 @@ def proxy_for(url: str, proxies: Mapping[str, str]) -> str:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def failure_of(error: httpx.TransportError, *, reused: bool) -> tuple[FailureKind, str]:
-    """The one map of the transport's errors. `reused`: the connection had served another request before."""
+def failure_of(error: httpx.TransportError) -> tuple[FailureKind, str]:
+    """The one map of the transports' errors."""
     message = str(error) or type(error).__name__
+    if isinstance(error, StaleSocket):
+        return "stale_socket", message
     if isinstance(error, (httpx.ConnectTimeout, httpx.ConnectError, httpx.PoolTimeout, httpx.ProxyError)):
         return "connect", message
     if isinstance(error, httpx.TimeoutException):
         return "timeout", message
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
         return "bad_request", "the request can't be put on the wire"  # its own words quote headers, and so credentials
-    return ("stale_socket" if reused else "reset"), message
+    return "reset", message

@@ -52,6 +52,7 @@ class Stream:
         try:
             await self._hold(chunks)
             await start()
+            upstream.join()
             await self._pass_on(chunks)
         finally:
             self._held.drop()

@@ -25,12 +25,12 @@ def fake() -> Iterator[FakeProvider]:
         yield made
 
 
-@pytest.fixture
-async def wires(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wires]:
+@pytest.fixture(params=["lean", "httpx"])
+async def wires(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> AsyncIterator[Wires]:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    made = Wires(Timeouts(connect_ms=2_000, idle_ms=200))
+    made = Wires(Timeouts(connect_ms=2_000, idle_ms=200), kind=request.param)
     yield made
     await made.close()
 

@@ -111,6 +111,7 @@ EFFECTS: list[tuple[str, str, str, Any]] = [
     ("LEDGER_RETENTION_WEEKS", "8", "retention_weeks", 8),
     ("LOG_LEVEL", "DEBUG", "log_level", "debug"),
     ("LOG_FORMAT", "json", "log_format", "json"),
+    ("UPSTREAM_TRANSPORT", "httpx", "upstream_transport", "httpx"),
     ("CCPROXY_HOME", "/elsewhere", "home", Path("/elsewhere")),
     ("CCPROXY_POSTGRES_BIN", "/pg/bin", "postgres_bin", "/pg/bin"),
     ("CCPROXY_REDIS_BIN", "/redis", "redis_bin", "/redis"),

@@ -1,0 +1,214 @@
+"""Which connection takes a request: a kept one, a new one, or the next that is free.
+
+Rules
+- A connection serves one request at a time. The one that was used last is used first, so that the others can go.
+- So many connections stand at once, to one origin and to all: beyond, requests wait in line, first come, first served.
+- A kept connection goes after a while, before a provider's balancer drops it; one that closes is forgotten at once.
+- Room is counted from before a connection is made until it is gone or given up.
+
+Not here: bytes (`lean_connection`), sockets (`lean_dial`). Nothing here is repeated: the failover plan does that.
+"""
+
+import asyncio
+from collections import Counter, deque
+from contextlib import suppress
+
+import httpx
+from msgspec import Struct
+
+from service.providers.lean_connection import Connection
+from service.providers.lean_dial import Dialer
+from service.providers.lean_head import Origin
+
+CLOSE_S = 1.0
+"""Closed sockets are gone in the event loop's next round; nothing waits for longer."""
+
+
+class Limits(Struct, frozen=True):
+    """How many connections there may be: to all origins, to one (so that one that hangs leaves room), and idle ones."""
+
+    overall: int = 1_000
+    per_origin: int = 800
+    idle: int = 200
+    idle_s: float = 30.0
+
+
+class Turn(Struct, eq=False):
+    """A request in line. It is given a connection, or None: room for one."""
+
+    origin: Origin
+    given: "asyncio.Future[Connection | None]"
+
+
+class Pool:
+    """The connections of a process, on one event loop."""
+
+    def __init__(self, limits: Limits, dialer: Dialer) -> None:
+        self._limits = limits
+        self._dialer = dialer
+        self._standing: set[Connection] = set()
+        self._room_taken: Counter[Origin] = Counter()
+        self._idle: dict[Origin, dict[Connection, None]] = {}
+        self._idle_count = 0
+        self._line: deque[Turn] = deque()
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def acquire(self, origin: Origin, connect_s: float | None, wait_s: float | None) -> Connection:
+        """A connection for one request. Raises httpx.PoolTimeout, httpx.ConnectTimeout or httpx.ConnectError."""
+        connection = self._kept(origin)
+        if connection is None and not self._take_room(origin):
+            connection = await self._turn(origin, wait_s)
+        return connection or await self._new(origin, connect_s)
+
+    def release(self, connection: Connection) -> None:
+        """A request is over; its connection serves the next, or is gone."""
+        reusable = connection.finish()
+        if connection not in self._standing:
+            return
+        if not reusable:
+            self._forget(connection)
+            return
+        if not connection.idle_since:
+            self._dialer.note(connection)
+        self._hand_on(connection)
+
+    async def close(self) -> None:
+        """Close all of them; those that wait in line are told."""
+        for turn in self._line:
+            if not turn.given.done():
+                turn.given.set_exception(httpx.PoolTimeout("the proxy is stopping"))
+        standing = list(self._standing)
+        for connection in standing:
+            self._forget(connection)
+            connection.abort()
+        if self._sweeper:
+            self._sweeper.cancel()
+            self._sweeper = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                for connection in standing:
+                    await connection.gone()
+
+    # -- kept connections
+
+    def _kept(self, origin: Origin) -> Connection | None:
+        """The connection to an origin that was used last, None when there is none."""
+        kept = self._idle.get(origin)
+        while kept:
+            connection, _ = kept.popitem()
+            self._idle_count -= 1
+            if connection.usable:
+                return connection
+            self._forget(connection)
+        return None
+
+    def _hand_on(self, connection: Connection) -> None:
+        """To the next in line; kept where nobody wants it, or its room."""
+        waiting = [turn for turn in self._line if not turn.given.done()]
+        if turn := next((turn for turn in waiting if turn.origin == connection.origin), None):
+            turn.given.set_result(connection)
+        elif self._idle_count >= self._limits.idle or (waiting and self._is_full()):
+            self._drop(connection)
+        else:
+            self._keep(connection)
+
+    def _keep(self, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.setdefault(connection.origin, {})[connection] = None
+        self._idle_count += 1
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self._limits.idle_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what was idle for too long; look again when the next may be."""
+        self._sweeper = None
+        loop = asyncio.get_running_loop()
+        too_old = loop.time() - self._limits.idle_s
+        for connection in [each for kept in self._idle.values() for each in kept if each.idle_since <= too_old]:
+            self._drop(connection)
+        self._idle = {origin: kept for origin, kept in self._idle.items() if kept}
+        if self._idle:
+            oldest = min(next(iter(kept)).idle_since for kept in self._idle.values())
+            self._sweeper = loop.call_at(oldest + self._limits.idle_s, self._sweep)
+
+    # -- room
+
+    def _take_room(self, origin: Origin) -> bool:
+        """Take room for one more connection; one that idles elsewhere makes way."""
+        if self._room_taken[origin] >= self._limits.per_origin:
+            return False
+        if self._is_full():
+            self._give_up_one()  # its room may have gone to somebody in line
+            if self._is_full():
+                return False
+        self._room_taken[origin] += 1
+        return True
+
+    def _is_full(self) -> bool:
+        return self._room_taken.total() >= self._limits.overall
+
+    def _give_up_one(self) -> None:
+        idle = [next(iter(kept)) for kept in self._idle.values() if kept]
+        if idle:
+            self._drop(min(idle, key=lambda connection: connection.idle_since))
+
+    def _drop(self, connection: Connection) -> None:
+        connection.abort()
+        self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        """The connection is gone, or about to be: its room is free."""
+        if connection not in self._standing:
+            return
+        self._standing.discard(connection)
+        kept = self._idle.get(connection.origin, {})
+        if connection in kept:
+            del kept[connection]
+            self._idle_count -= 1
+        self._give_back_room(connection.origin)
+
+    def _give_back_room(self, origin: Origin) -> None:
+        self._room_taken[origin] -= 1
+        if not self._room_taken[origin]:
+            del self._room_taken[origin]
+        for turn in self._line:
+            if not turn.given.done() and self._take_room(turn.origin):
+                turn.given.set_result(None)
+                return
+
+    async def _new(self, origin: Origin, connect_s: float | None) -> Connection:
+        """Make a connection in the room that was taken."""
+        try:
+            connection = await self._dialer.dial(origin, connect_s, lambda: Connection(origin, self._forget))
+        except BaseException:
+            self._give_back_room(origin)
+            raise
+        self._standing.add(connection)
+        return connection
+
+    # -- the line
+
+    async def _turn(self, origin: Origin, wait_s: float | None) -> Connection | None:
+        """Wait in line; what came too late goes back. Raises httpx.PoolTimeout."""
+        turn = Turn(origin, asyncio.get_running_loop().create_future())
+        self._line.append(turn)
+        try:
+            async with asyncio.timeout(wait_s):
+                return await turn.given
+        except TimeoutError:
+            self._take_back(turn)
+            raise httpx.PoolTimeout("all connections are in use") from None
+        except asyncio.CancelledError:
+            self._take_back(turn)
+            raise
+        finally:
+            self._line.remove(turn)
+
+    def _take_back(self, turn: Turn) -> None:
+        if turn.given.cancelled() or turn.given.exception():
+            return
+        if connection := turn.given.result():
+            self._hand_on(connection)
+        else:
+            self._give_back_room(turn.origin)
