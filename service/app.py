@@ -10,6 +10,7 @@ from typing import Any
 
 from litestar import Litestar, Request, asgi
 from litestar.datastructures import State
+from litestar.di import Provide
 from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.response import Response
@@ -21,8 +22,9 @@ from redis.backoff import NoBackoff
 from service.admission import Admission
 from service.brake import Brake
 from service.clock import Clock
-from service.console.admin import admin_router
+from service.console.admin import admin_router, console_of
 from service.console.console import Console
+from service.console.metrics import Metrics, metrics
 from service.console.schema import openapi_config
 from service.drain import Drain
 from service.edge.admit import Gate
@@ -98,6 +100,8 @@ class Parts:
             version=VERSION,
             under_way=lambda: self.gate.under_way,
         )
+        self.metrics = Metrics(clock, self.watcher, self.outbox, VERSION, settings.digest)
+        self.outbox.listeners.append(self.metrics.note)
         self.health = Health(self.watcher, self.outbox, clock, self.drain, settings)
 
     def control(self) -> ControlLedger | None:
@@ -138,12 +142,13 @@ def create_app(parts: Parts) -> ASGIApp:
             await parts.stop()
 
     relay_handler = asgi("/v1", is_mount=True, copy_scope=False)(
-        messages_app(parts.relay, parts.keyring, parts.gate, parts.brake, parts.drain)
+        messages_app(parts.relay, parts.keyring, parts.gate, parts.brake, parts.drain, parts.metrics)
     )
     app: ASGIApp = Litestar(
-        route_handlers=[relay_handler, *HANDLERS, admin_router()],
+        route_handlers=[relay_handler, *HANDLERS, metrics, admin_router()],
         lifespan=[lifespan],
-        state=State({"health": parts.health, "console": parts.console}),
+        state=State({"health": parts.health, "console": parts.console, "metrics": parts.metrics}),
+        dependencies={"console": Provide(console_of, sync_to_thread=False)},
         exception_handlers={HTTPException: answer_error},
         openapi_config=openapi_config(VERSION),
         logging_config=None,

@@ -4,6 +4,7 @@
     |- SettingsError                -  (start-up only; never reaches a client)
     |- ClientError                400  invalid_request_error
     |  |- BadClientKey            401  authentication_error
+    |  |  `- KeyExpired
     |  |- KeyForbids              400  policy_blocked
     |  |- KeySpent                429  billing_error
     |  |- KeyBusy                 429  rate_limit_error
@@ -67,6 +68,10 @@ class BadClientKey(ClientError):
 
     status = 401
     type = "authentication_error"
+
+
+class KeyExpired(BadClientKey):
+    """The client's key was good until some day."""
 
 
 class KeyForbids(ClientError):

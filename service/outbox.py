@@ -174,6 +174,11 @@ class Outbox:
         return sum(len(lane.pending) for lane in self.lanes.values())
 
     @property
+    def spooled(self) -> int:
+        """Events in memory that lie on disk as well, because Redis did not take them in time."""
+        return sum(kept.on_disk for lane in self.lanes.values() for kept in (*lane.pending, *lane.sent))
+
+    @property
     def unheard_count(self) -> int:
         """Events in memory that no snapshot has heard."""
         return sum(len(lane.sent) + len(lane.pending) for lane in self.lanes.values())

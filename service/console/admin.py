@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Request, Router, delete, get, post
 from litestar.datastructures import ResponseHeader, State
-from litestar.di import Provide
 from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, PathParameter, QueryParameter
@@ -247,7 +246,6 @@ def admin_router() -> Router:
     """All of the admin API."""
     return Router(
         "/admin/api",
-        dependencies={"console": Provide(console_of, sync_to_thread=False)},
         route_handlers=[Sessions, Now, Events, History, *ACTIONS],
         exception_handlers={ProxyError: fail, HTTPException: fail, **ERRORS},
         response_headers=[

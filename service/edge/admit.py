@@ -15,7 +15,7 @@ from msgspec import Struct
 from service.admission import Admission, Grant
 from service.clock import Clock
 from service.edge.keys import Client
-from service.errors import BadClientKey, ClientError, KeyBusy, KeyForbids, KeySpent
+from service.errors import ClientError, KeyBusy, KeyExpired, KeyForbids, KeySpent
 from service.ledger.events import Event, RequestRefused
 from service.ledger.state import ClientKey
 from service.ledger.wire import CONTROL
@@ -58,7 +58,6 @@ class Gate:
         *,
         quota: QuotaPolicy,
         admission: Admission,
-        refused: Callable[[str], None] = lambda _reason: None,
     ) -> None:
         self.under_way: dict[str, int] = {}
         self._admission = admission
@@ -66,7 +65,6 @@ class Gate:
         self._outbox = outbox
         self._clock = clock
         self._quota = quota
-        self._refused = refused
         self._told: dict[tuple[str, str], Told] = {}
 
     @asynccontextmanager
@@ -84,7 +82,6 @@ class Gate:
                 words = f"the key {key.name!r} has {key.concurrency} requests under way, as many as it may have"
                 reason, error = "key_concurrency", KeyBusy(words, retry_after_s=BUSY_RETRY_S)
         if error is not None:
-            self._refused(reason)
             await self._tell(client.key_id, reason, call)
             raise error
         call.only_routes = key.routes
@@ -131,7 +128,7 @@ def refusal(
 ) -> tuple[str, ClientError | None]:
     """Why a key may not make this request, as a word for counting and an error for its owner; "" and None if it may."""
     if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
-        return "key_expired", BadClientKey(f"the key {key.name!r} has expired on {day_of(key.expires_at_ms)}")
+        return "key_expired", KeyExpired(f"the key {key.name!r} has expired on {day_of(key.expires_at_ms)}")
     if words := forbidden(key, call):
         return "key_model", KeyForbids(words)
     if call.endpoint not in FREE_ENDPOINTS and call.method == "POST":

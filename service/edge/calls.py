@@ -158,6 +158,14 @@ def path_of(scope: Mapping[str, Any], base_path: str) -> str:
     return path
 
 
+def asked_for(scope: Mapping[str, Any], base_path: str) -> Endpoint:
+    """What kind of request it is, for counting; a path that leads elsewhere is another."""
+    try:
+        return endpoint_of(scope["method"], path_of(scope, base_path))
+    except NotFound:
+        return "other"
+
+
 def endpoint_of(method: str, path: str) -> Endpoint:
     """What kind of request a path is, however it is escaped."""
     path = unquote(path).rstrip("/")

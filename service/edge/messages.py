@@ -16,26 +16,30 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from service.brake import Brake
 from service.drain import Drain
 from service.edge.admit import Gate
-from service.edge.calls import Gone, read_call
+from service.edge.calls import Gone, asked_for, read_call
 from service.edge.keys import Keyring
 from service.edge.replies import AsgiReply
+from service.edge.traffic import Traffic, verdict_of
 from service.errors import BadClientKey, ProxyError, Stopping
 from service.relay import Relay
 
 log = logging.getLogger("ccproxy.edge")
 
 
-def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain: Drain) -> ASGIApp:
+def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain: Drain, traffic: Traffic) -> ASGIApp:
     """The handler of everything under /v1."""
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         request_id = relay.clock.new_request_id()
         reply = AsgiReply(send, request_id)
+        shown: ProxyError | None = None
+        traffic.begin()
         try:
             await answer(scope, receive, reply, request_id)
         except Gone:
             log.debug("client.left", extra={"request": request_id})
         except ProxyError as error:
+            shown = error
             client = address_of(scope)
             log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
             if isinstance(error, BadClientKey):
@@ -45,6 +49,8 @@ def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain
             log.exception("request.failed", extra={"request": request_id})
             if not reply.started:
                 await reply.fail(ProxyError("the proxy failed; its log has the reason under this request's id"))
+        finally:
+            traffic.end(asked_for(scope, relay.settings.base_path), *verdict_of(reply, shown))
 
     async def answer(scope: Scope, receive: Receive, reply: AsgiReply, request_id: str) -> None:
         client = keyring.identify(scope["headers"])

@@ -18,6 +18,7 @@ class AsgiReply:
     def __init__(self, send: Send, request_id: str) -> None:
         self.started = False
         self.ended = False
+        self.status = 0
         self.streams = False
         self.route = ""
         self.attempts = 0
@@ -28,6 +29,7 @@ class AsgiReply:
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send the head; `request-id` is the provider's, else our own."""
         self.started = True
+        self.status = status
         self.streams = any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers)
         own = [(b"x-ccproxy-request-id", self._request_id.encode()), (b"x-ccproxy-attempts", b"%d" % self.attempts)]
         if self.dropped_messages:

@@ -1,0 +1,233 @@
+"""`/metrics` for Prometheus: what this process has counted, and what it knows of the fleet.
+
+Counters come from this process's own events and from the edge; gauges are read when they are asked for. Labels are
+bounded: model names, which clients may invent, up to 64, then `other`. No secret, prompt or client's text is a label.
+Open to the loopback; to others with METRICS_TOKEN, or a token of the admin API.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from hmac import compare_digest
+from typing import Any
+
+from litestar import Request, get
+from litestar.response import Response
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.clock import Clock
+from service.console.auth import address_of
+from service.console.console import Console, Desk
+from service.console.failing import documented, fail
+from service.console.fleet import Standing
+from service.errors import NotLoggedIn, ProxyError
+from service.ledger.events import AttemptEnded, AttemptStarted, Endpoint, Event
+from service.outbox import Outbox
+from service.routing.readings import RouteReading
+from service.settings import LOOPBACK_HOSTS
+from service.watcher import Watcher
+
+MOST_MODELS = 64
+MOST_REQUESTS = 2_000
+"""Requests of which it is remembered where they failed last."""
+NUSD = 1e-9
+TIME_IN_ID_DIGITS = 11
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
+ADDED_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5)
+CIRCUITS = {"closed": 0, "half_open": 1, "open": 2}
+TOKEN_KINDS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+FORWARDED_HEADERS = ("x-forwarded-for", "forwarded", "x-real-ip")
+
+
+class Metrics:
+    """Counts, in a registry of its own, so that several proxies in one program do not mix."""
+
+    def __init__(self, clock: Clock, watcher: Watcher, outbox: Outbox, version: str, settings_digest: str) -> None:
+        self.registry = CollectorRegistry()
+        self._clock = clock
+        self._models: set[str] = set()
+        self._failed_on: OrderedDict[str, str] = OrderedDict()
+        self._now = Now(watcher, outbox)
+        self.registry.register(self._now)
+        self.requests = self._counter("ccproxy_requests", "Requests by how they ended", "endpoint", "verdict")
+        self.refusals = self._counter("ccproxy_request_refusals", "Requests that the proxy itself refused", "reason")
+        self.attempts = self._counter("ccproxy_attempts", "Tries of routes", "route", "outcome", "kind")
+        self.failovers = self._counter("ccproxy_failovers", "Requests that went on elsewhere", "from_route", "to_route")
+        self.tokens = self._counter("ccproxy_tokens", "Tokens by kind", "route", "model", "type")
+        self.cost = self._counter("ccproxy_cost_usd", "Cost of what has a price", "route", "model")
+        self.first_byte = self._histogram(
+            "gen_ai_server_time_to_first_token_seconds", "First byte of streams", SECONDS, "route"
+        )
+        self.duration = self._histogram("gen_ai_server_request_duration_seconds", "Whole attempts", SECONDS, "route")
+        self.added = self._histogram(
+            "ccproxy_added_latency_seconds", "From arrival until the first attempt goes up", ADDED_SECONDS
+        )
+        self.in_flight = Gauge("ccproxy_requests_in_flight", "Requests under way", registry=self.registry)
+        info = Gauge("ccproxy_info", "Version, and digest of settings", ("version", "settings"), registry=self.registry)
+        info.labels(version, settings_digest).set(1)
+
+    def _counter(self, name: str, words: str, *labels: str) -> Counter:
+        return Counter(name, words, labels, registry=self.registry)
+
+    def _histogram(self, name: str, words: str, buckets: Iterable[float], *labels: str) -> Histogram:
+        return Histogram(name, words, labels, buckets=tuple(buckets), registry=self.registry)
+
+    # -- what is told
+
+    def begin(self) -> None:
+        """A request has come."""
+        self.in_flight.inc()
+
+    def end(self, endpoint: Endpoint, verdict: str, reason: str) -> None:
+        """It is over."""
+        self.in_flight.dec()
+        self.requests.labels(endpoint, verdict).inc()
+        if reason:
+            self.refusals.labels(reason).inc()
+
+    def note(self, stream: str, event: Event) -> None:
+        """An event of this process was numbered."""
+        if isinstance(event, AttemptStarted):
+            self._note_start(stream, event)
+        elif isinstance(event, AttemptEnded):
+            self._note_end(stream, event)
+
+    def _note_start(self, route: str, event: AttemptStarted) -> None:
+        failed_on = self._failed_on.pop(event.request_id, None)
+        if failed_on is None:
+            self.added.observe(max(0, self._clock.now_ms() - arrived_ms(event)) / 1000)
+        elif failed_on != route:
+            self.failovers.labels(failed_on, route).inc()
+
+    def _note_end(self, route: str, event: AttemptEnded) -> None:
+        self.attempts.labels(route, event.outcome, event.kind).inc()
+        self.duration.labels(route).observe(event.total_ms / 1000)
+        if event.stream and event.first_byte_ms is not None:
+            self.first_byte.labels(route).observe(event.first_byte_ms / 1000)
+        model = self._model(event.model_sent)
+        for kind in TOKEN_KINDS:
+            if count := getattr(event.tokens, kind):
+                self.tokens.labels(route, model, kind).inc(count)
+        if event.cost_nusd:
+            self.cost.labels(route, model).inc(event.cost_nusd * NUSD)
+        if event.outcome == "failed" and not event.final:
+            while len(self._failed_on) >= MOST_REQUESTS:
+                self._failed_on.popitem(last=False)
+            self._failed_on[event.request_id] = route
+
+    def _model(self, name: str) -> str:
+        """A model's name as a label."""
+        if name not in self._models and len(self._models) >= MOST_MODELS:
+            return "other"
+        self._models.add(name)
+        return name
+
+    def text(self, standing: Standing | None) -> bytes:
+        """All of it, as Prometheus reads it."""
+        self._now.standing = standing
+        return generate_latest(self.registry)
+
+
+class Now(Collector):
+    """Gauges: what is read at the moment of asking."""
+
+    def __init__(self, watcher: Watcher, outbox: Outbox) -> None:
+        self.standing: Standing | None = None
+        self._watcher = watcher
+        self._outbox = outbox
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing is promised before it is asked for."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All gauges."""
+        yield from route_gauges(self._watcher.readings())
+        yield one("ccproxy_outbox_pending_events", "Events that are not yet on their streams", self._outbox.pending)
+        yield one("ccproxy_spool_events", "Events that wait on this process's disk", self._outbox.spooled)
+        yield one("ccproxy_redis_up", "Whether Redis answered last", int(self._watcher.redis_up))
+        if self.standing is not None:
+            yield from fleet_gauges(self.standing)
+
+
+def route_gauges(readings: Iterable[RouteReading]) -> Iterator[Metric]:
+    """How routes stand, as this process reads them."""
+    made = {
+        name: GaugeMetricFamily(f"ccproxy_{name}", words, labels=["route"])
+        for name, words in (
+            ("circuit_state", "0 closed, 1 half open, 2 open"),
+            ("route_available", "Whether requests may take it"),
+            ("quota_used_tokens", "What counts of this week, of the whole fleet"),
+            ("quota_limit_tokens", "The weekly limit; 0 is none"),
+            ("quota_overshoot_tokens", "What is over the limit"),
+        )
+    }
+    for reading in readings:
+        over = max(0, reading.used_tokens - reading.limit_tokens) if reading.limit_tokens else 0
+        values = (CIRCUITS[reading.circuit], reading.available, reading.used_tokens, reading.limit_tokens, over)
+        for family, value in zip(made.values(), values, strict=True):
+            family.add_metric([reading.route], value)
+    yield from made.values()
+
+
+def fleet_gauges(standing: Standing) -> Iterator[Metric]:
+    """How far the ledger is, and who lives."""
+    lag = GaugeMetricFamily("ccproxy_stream_lag_entries", "Entries not folded yet", labels=["stream"])
+    age = GaugeMetricFamily("ccproxy_snapshot_age_seconds", "Since the last snapshot", labels=["stream"])
+    dead = GaugeMetricFamily("ccproxy_dead_letters", "Events that can't be read", labels=["stream"])
+    quarantined = GaugeMetricFamily(
+        "ccproxy_quarantined_events", "Events that contradict the ledger", labels=["stream"]
+    )
+    for stream in standing.status.streams:
+        lag.add_metric([stream.stream], stream.lag)
+        if stream.snapshot_age_ms is not None:
+            age.add_metric([stream.stream], stream.snapshot_age_ms / 1000)
+        counts = standing.aside.get(stream.stream, (0, 0))
+        dead.add_metric([stream.stream], counts[0])
+        quarantined.add_metric([stream.stream], counts[1])
+    yield from (lag, age, dead, quarantined)
+    yield one("ccproxy_replicas", "Proxies that beat", len(standing.status.replicas))
+
+
+def one(name: str, words: str, value: float) -> GaugeMetricFamily:
+    """A gauge without labels."""
+    return GaugeMetricFamily(name, words, value=value)
+
+
+def arrived_ms(event: AttemptStarted) -> int:
+    """When its request came: a request's id begins with it."""
+    try:
+        return int(event.request_id[:TIME_IN_ID_DIGITS], 16)
+    except ValueError:
+        return event.at_ms
+
+
+@get(
+    "/metrics",
+    media_type=CONTENT_TYPE,
+    exception_handlers={ProxyError: fail},
+    responses=documented(401),
+    summary="Metrics for Prometheus",
+    tags=["metrics"],
+)
+async def metrics(request: Request[Any, Any, Any], console: Desk) -> Response[bytes]:
+    """What this process has counted, and what it knows of the fleet."""
+    await let_in(request, console)
+    counted: Metrics = request.app.state.metrics
+    return Response(counted.text(await console.fleet.standing()), media_type=CONTENT_TYPE)
+
+
+async def let_in(request: Request[Any, Any, Any], console: Console) -> None:
+    """Raises NotLoggedIn for whoever may not read."""
+    wanted = console.settings.metrics_token.reveal()
+    scheme, _, shown = request.headers.get("authorization", "").partition(" ")
+    if wanted and scheme.lower() == "bearer" and compare_digest(shown.strip().encode(), wanted.encode()):
+        return
+    forwarded = any(name in request.headers for name in FORWARDED_HEADERS)
+    if not wanted and not shown and address_of(request) in LOOPBACK_HOSTS and not forwarded:
+        return
+    if not shown:
+        raise NotLoggedIn("metrics are open to the loopback; others show METRICS_TOKEN as Authorization: Bearer")
+    await console.access.asker(request)

@@ -1,0 +1,57 @@
+"""How requests ended, in words that can be counted. Who counts is the console's business (`Traffic`)."""
+
+from typing import Protocol
+
+from service.edge.replies import AsgiReply
+from service.errors import (
+    AllThrottled,
+    BadClientKey,
+    BodyTooLarge,
+    ClientError,
+    KeyBusy,
+    KeyExpired,
+    KeyForbids,
+    KeySpent,
+    KeysUnknown,
+    ProxyError,
+    Stopping,
+)
+from service.ledger.events import Endpoint
+
+REASONS: tuple[tuple[type[ProxyError], str], ...] = (
+    (KeySpent, "key_spent"),
+    (KeyForbids, "key_model"),
+    (KeyBusy, "key_concurrency"),
+    (KeyExpired, "key_expired"),
+    (BadClientKey, "unknown_key"),
+    (KeysUnknown, "unknown_key"),
+    (BodyTooLarge, "body_too_large"),
+    (Stopping, "draining"),
+)
+
+
+class Traffic(Protocol):
+    """Who counts requests."""
+
+    def begin(self) -> None:
+        """A request has come."""
+
+    def end(self, endpoint: Endpoint, verdict: str, reason: str) -> None:
+        """It is over; `reason` says why it was refused, "" when it was not."""
+
+
+def verdict_of(reply: AsgiReply, error: ProxyError | None) -> tuple[str, str]:
+    """How a request ended: verdict, and the reason when we refused it ourselves."""
+    if error is not None:
+        if reason := next((word for kind, word in REASONS if isinstance(error, kind)), ""):
+            return "refused", reason
+        if isinstance(error, AllThrottled):
+            return "throttled", ""
+        return ("client_error" if isinstance(error, ClientError) else "provider_error"), ""
+    if not reply.ended:
+        return "aborted", ""
+    if reply.status == 429:
+        return "throttled", ""
+    if reply.status >= 500:
+        return "provider_error", ""
+    return ("client_error" if reply.status >= 400 else "ok"), ""

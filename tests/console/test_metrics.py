@@ -1,0 +1,112 @@
+"""`/metrics` through the real server: the agreed names, what they count, and who may read them."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.fakes import FakeProvider, reply
+from tests.relay.serving import ANTHROPIC_KEY, ZAI_KEY, Server, Serving, server_of
+
+NAMES = {
+    "ccproxy_requests", "ccproxy_request_refusals", "ccproxy_attempts", "ccproxy_failovers", "ccproxy_circuit_state",
+    "ccproxy_route_available", "ccproxy_quota_used_tokens", "ccproxy_quota_limit_tokens",
+    "ccproxy_quota_overshoot_tokens", "ccproxy_tokens", "ccproxy_cost_usd",
+    "gen_ai_server_time_to_first_token_seconds", "gen_ai_server_request_duration_seconds",
+    "ccproxy_added_latency_seconds", "ccproxy_requests_in_flight", "ccproxy_outbox_pending_events",
+    "ccproxy_spool_events", "ccproxy_redis_up", "ccproxy_info",
+}  # fmt: skip
+"""Dashboards and alerts use these; those of the fleet need Redis."""
+TOKEN = "metrics-token-marked-0123456789"
+
+
+@pytest.fixture
+def anthropic() -> Iterator[FakeProvider]:
+    with FakeProvider("anthropic", keys={ANTHROPIC_KEY}) as fake:
+        yield fake
+
+
+@pytest.fixture
+def zai() -> Iterator[FakeProvider]:
+    with FakeProvider("zai", keys={ZAI_KEY}) as fake:
+        yield fake
+
+
+@pytest.fixture
+async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    async with server_of(tmp_path, monkeypatch) as made:
+        yield made
+
+
+async def read(served: Serving) -> dict[str, dict[tuple[str, ...], float]]:
+    """Sample name -> label values, by the labels' names -> value."""
+    answer = await served.http.get("/metrics")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(answer.text):
+        found.setdefault(family.name, {})
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+    return found
+
+
+async def test_a_failover_is_counted_once(server: Server, anthropic: FakeProvider, zai: FakeProvider) -> None:
+    """One request, two attempts, one failover; the tokens are those of the answer."""
+    served = await server.start(anthropic=anthropic, zai=zai)
+    anthropic.script(reply.error(529))
+    assert (await served.ask()).status_code == 200
+    found = await read(served)
+    assert found.keys() >= NAMES
+    assert found["ccproxy_requests_total"] == {("messages", "ok"): 1}
+    assert found["ccproxy_attempts_total"] == {
+        ("overloaded", "failed", "anthropic"): 1,
+        ("", "ok", "zai"): 1,
+    }
+    assert found["ccproxy_failovers_total"] == {("anthropic", "zai"): 1}
+    event = served.ends[-1][1]
+    assert found["ccproxy_tokens_total"][event.model_sent, "zai", "output"] == event.tokens.output
+    assert found["ccproxy_quota_used_tokens"][("zai",)] == event.tokens.input + event.tokens.output
+    assert found["ccproxy_added_latency_seconds_count"] == {(): 1}
+    assert found["ccproxy_requests_in_flight"] == {(): 0}
+
+
+async def test_how_requests_end_is_told_apart(server: Server, anthropic: FakeProvider) -> None:
+    """Refused, the client's fault, the provider's fault, throttled."""
+    served = await server.start(
+        anthropic=anthropic, variables={"PROXY_API_KEYS": "ann:key-of-ann-0123456789", "API_MAX_RETRIES": "0"}
+    )
+    key = {"x-api-key": "key-of-ann-0123456789"}
+    anthropic.script(reply.error(400), reply.error(500))
+    assert (await served.ask()).status_code == 401
+    assert (await served.ask(headers=key)).status_code == 400
+    assert (await served.ask(headers=key)).status_code == 500
+    found = await read(served)
+    assert found["ccproxy_requests_total"] == {
+        ("messages", "refused"): 1,
+        ("messages", "client_error"): 1,
+        ("messages", "provider_error"): 1,
+    }
+    assert found["ccproxy_request_refusals_total"] == {("unknown_key",): 1}
+
+
+async def test_model_names_are_bounded(server: Server, anthropic: FakeProvider) -> None:
+    """Clients invent model names; labels are bounded."""
+    served = await server.start(anthropic=anthropic)
+    for number in range(100):
+        served.parts.metrics._model(f"made-up-{number}")
+    assert served.parts.metrics._model("made-up-3") == "made-up-3"
+    assert served.parts.metrics._model("one more") == "other"
+
+
+async def test_who_may_read(server: Server, anthropic: FakeProvider) -> None:
+    """The loopback, unless it forwards for others; with a token set, whoever shows it."""
+    served = await server.start(anthropic=anthropic)
+    assert (await served.http.get("/metrics")).status_code == 200
+    assert (await served.http.get("/metrics", headers={"x-forwarded-for": "10.0.0.9"})).status_code == 401
+    guarded = await server.start(anthropic=anthropic, variables={"METRICS_TOKEN": TOKEN})
+    assert (await guarded.http.get("/metrics")).status_code == 401
+    assert (await guarded.http.get("/metrics", headers={"authorization": "Bearer wrong"})).status_code == 401
+    answer = await guarded.http.get("/metrics", headers={"authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code == 200
+    assert TOKEN not in answer.text
