@@ -28,7 +28,6 @@ KEPT = ("CCPROXY_POSTGRES_BIN", "CCPROXY_REDIS_BIN", "LOG_LEVEL", "LOG_FORMAT")
 """Variables that hold in the demo too."""
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 CLIENTS = ("alice", "bob", "ci")
-TOKEN = "demo"  # noqa: S105 - that of the demo's dashboard, on the loopback, for as long as it runs
 ANTHROPIC_TOKENS = 80_000
 """Spent within a minute of the demo's traffic, so that its quota swap can be watched."""
 HOST = "127.0.0.1"
@@ -67,7 +66,7 @@ def demo_environ(home: Path, proxy_port: int, provider_port: int) -> dict[str, s
         "PROXY_HOST": HOST,
         "PROXY_PORT": str(proxy_port),
         "PROXY_API_KEYS": ",".join(f"{name}:{secrets.token_hex(16)}" for name in CLIENTS),
-        "ADMIN_TOKEN": TOKEN,
+        "ADMIN_TOKEN": secrets.token_hex(12),
         "ANTHROPIC_API_KEY": "demo-anthropic",
         "ANTHROPIC_BASE_URL": f"{providers}/anthropic",
         "ANTHROPIC_WEEKLY_LIMIT": str(ANTHROPIC_TOKENS),
@@ -120,7 +119,8 @@ class DemoScreen(Screen):
         self.note("")
         self._say(Text.assemble((" DEMO ", "black on yellow"), "  fake providers, made-up traffic: no key is used,"))
         self._say(Text("        nothing leaves this machine, and all data go with it"))
-        self._say(Text.assemble("\n  dashboard  ", (f"{url}/dashboard", "bold green"), f"   token: {TOKEN}"))
+        self._say(Text.assemble("\n  dashboard  ", (f"{url}/dashboard", "bold green")))
+        self._say(Text(f"  its token  {settings.admin_token.reveal()}"))
         self._say(Text(f"\nIn another terminal:\n\n  export CCPROXY_HOME={home}", style="bold"))
         self._say(Text("  ccproxy status --watch\n  ccproxy routes disable zai\n", style="bold"))
         self._say(Text("What happens is told below. Ctrl-C ends everything.\n", style="dim"))

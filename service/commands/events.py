@@ -1,0 +1,175 @@
+"""`ccproxy events`: what happened last, from the tails of the streams, and what happens from now on.
+
+Needs Redis alone. Not here: finding and wording events (`console.tail`, `console.words`), and what is older than the
+tails (`ccproxy usage`, and the ledger in Postgres).
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from service.commands import config_option, json_option, with_settings
+from service.commands.routes import complete_route
+from service.console.api_types import EventView
+from service.console.running import place_of, redis_url_of
+from service.console.tail import Tail, order
+
+POLL_S = 0.25
+RETRY_S = 1.0
+TIMEOUT_S = 5.0
+USUAL, MOST_SHOWN = 20, 10_000
+STYLES = {"warning": "yellow", "problem": "red"}
+ROUTE_WIDTH = 12
+STARTED = "attempt_started"
+AGO = re.compile(r"(\d{1,5})([smhd])")
+SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+class Wanted(NamedTuple):
+    """Which events are shown; what is empty, None or 0 says nothing."""
+
+    routes: tuple[str, ...] = ()
+    outcome: str | None = None
+    key: str = ""
+    model: str = ""
+    request: str = ""
+    types: tuple[str, ...] = ()
+    since_ms: int = 0
+    starts: bool = False
+
+    def __call__(self, view: EventView) -> bool:
+        """Whether an event is shown. The start of an attempt is so when it is asked for, or the request is."""
+        if view.type == STARTED and not (self.starts or self.request or STARTED in self.types):
+            return False
+        return all(
+            (
+                not self.routes or view.route in self.routes,
+                not self.outcome or view.outcome == self.outcome,
+                not self.key or view.client_key == self.key,
+                not self.model or fnmatchcase(view.model, self.model),
+                not self.request or view.request_id == self.request,
+                not self.types or view.type in self.types,
+                view.at_ms >= self.since_ms,
+            )
+        )
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens from now on.")
+@click.option("-n", "--limit", type=click.IntRange(0, MOST_SHOWN), help="Most events shown of the past; default: 20.")
+@click.option("--route", "routes", multiple=True, metavar="R", shell_complete=complete_route, help="Only these routes.")
+@click.option("--outcome", type=click.Choice(["ok", "failed", "aborted"]), help="Only attempts so ended.")
+@click.option("--key", default="", metavar="K", help="Only those of this client key.")
+@click.option("--model", default="", metavar="M", help="Only those of this model; `claude-haiku-*` is a pattern.")
+@click.option("--request", default="", metavar="ID", help="Only those of this request, its attempts' starts too.")
+@click.option("--type", "types", multiple=True, metavar="T", help="Only events of these types, such as attempt_lost.")
+@click.option("--since", metavar="TIME", help="Only since then: 30s, 10m, 2h, 1d, or 2026-11-02T15:00 (UTC).")
+@click.option("--starts", is_flag=True, help="Show the starts of attempts as well.")
+@config_option
+@json_option
+def events(
+    config: Path | None, limit: int | None, since: str | None, *, follow: bool, as_json: bool, **chosen: Any
+) -> None:
+    """Show what happened last: attempts and how they ended, failovers, refusals, operators' commands."""
+    wanted = Wanted(**chosen, since_ms=since_ms(since))
+    usual = MOST_SHOWN if since or wanted.request else USUAL
+    url = redis_url_of(with_settings(config))
+    show = shower(Console(), as_json=as_json)
+    try:
+        with suppress(KeyboardInterrupt):
+            asyncio.run(look(url, wanted, usual if limit is None else limit, show, follow=follow))
+    except (RedisError, OSError) as error:
+        raise click.ClickException(
+            f"Redis at {place_of(url)} can't be asked ({error}); start `ccproxy up`, or set REDIS_URL"
+        ) from None
+
+
+def since_ms(text: str | None) -> int:
+    """A time as people write it; 0 when none was."""
+    if text is None:
+        return 0
+    if ago := AGO.fullmatch(text):
+        return int((time.time() - int(ago[1]) * SECONDS[ago[2]]) * 1000)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.UsageError(f"--since: {text!r} is no time; write 10m, 2h, 1d, or 2026-11-02T15:00 (UTC)") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+Show = Callable[[Iterable[EventView]], None]
+
+
+async def look(url: str, wanted: Wanted, most: int, show: Show, *, follow: bool) -> None:
+    """Show the past, and then the news. Raises RedisError or OSError unless it has begun to follow."""
+    redis = Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
+    async with redis:
+        tail = Tail(redis, ())
+        streams = await tail.streams()
+        ends = await tail.ends(streams)
+        if most:
+            past = await tail.page(streams, "", most, lambda view: wanted(view) and is_past(view, ends))
+            show(reversed(past.events[:most]))
+        while follow:
+            try:
+                ends |= dict.fromkeys(set(await tail.streams()) - ends.keys(), "0-0")
+                show(view for view in await tail.news(ends) if wanted(view))
+                await asyncio.sleep(POLL_S)
+            except (RedisError, OSError) as error:
+                click.echo(f"Redis at {place_of(url)} can't be asked ({error}); waiting for it", err=True)
+                await asyncio.sleep(RETRY_S)
+
+
+def is_past(view: EventView, ends: dict[str, str]) -> bool:
+    """Whether an event is no news for who follows from these ends."""
+    return order(view.entry) <= order(ends[view.stream])
+
+
+def shower(console: Console, *, as_json: bool) -> Show:
+    """How events are shown: a line of JSON each, or one for people."""
+
+    def show(views: Iterable[EventView]) -> None:
+        for view in views:
+            if as_json:
+                click.echo(msgspec.json.encode(view).decode())
+            elif console.is_terminal:
+                console.print(row(view))
+            else:
+                click.echo(" ".join(cells(view)))
+
+    return show
+
+
+def cells(view: EventView) -> tuple[str, str, str, str]:
+    """When, which request, where, and what, with whose key it was."""
+    at = time.strftime("%H:%M:%S", time.localtime(view.at_ms / 1000))
+    whose = view.by or view.client_key
+    return at, f"{view.request_id:<18}", f"{view.route:<{ROUTE_WIDTH}}", view.words + (f" ({whose})" if whose else "")
+
+
+def row(view: EventView) -> Table:
+    """The same for a terminal: what is long goes on below its own column."""
+    at, request, route, words = cells(view)
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for width in (len(at), len(request), ROUTE_WIDTH):
+        table.add_column(width=width, overflow="fold")
+    table.add_column(overflow="fold", ratio=1)
+    style = STYLES.get(view.level, "dim" if view.type == STARTED else "")
+    table.add_row(
+        Text(at, style="dim"), Text(request.strip(), style="dim"), Text(route.strip()), Text(words, style=style)
+    )
+    return table
