@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.deploy.metrics import METRICS
 from tests.deploy.test_compose import SERVICES, with_defaults
 from tests.e2e.asking import ask, client_of
 from tests.e2e.house import House
@@ -62,3 +63,21 @@ def test_the_first_start_issues_a_key_that_opens_the_proxy(tmp_path: Path) -> No
         with client_of(proxy.url) as client:
             assert ask(client, headers={"x-api-key": found[2]}).status_code == 200
             assert ask(client, headers={"x-api-key": found[2][:-1] + "#"}).status_code == 401
+            told = client.get("/metrics")
+        assert told.status_code == 200
+        check_metrics(told.text)
+
+
+def check_metrics(text: str) -> None:
+    """The metrics of a real proxy are those that rules and board are written for, label for label."""
+    types = dict(re.findall(r"^# TYPE (\S+) (\w+)$", text, re.MULTILINE))
+    named = {f"{name}_bucket" if kind == "histogram" else name for name, kind in types.items() if is_ours(name)}
+    assert named == set(METRICS)
+    for name, labels in re.findall(r"^(\w+)\{([^}]*)\} ", text, re.MULTILINE):
+        if name in METRICS:
+            assert set(re.findall(r'(\w+)="', labels)) == METRICS[name], name
+
+
+def is_ours(name: str) -> bool:
+    """Not the time at which a counter began, nor what the library says of Python."""
+    return name.startswith(("ccproxy_", "gen_ai_")) and not name.endswith("_created")
