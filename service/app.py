@@ -41,6 +41,7 @@ from service.providers.transport import Wires
 from service.relay import Relay
 from service.resources import Resources
 from service.settings import Settings
+from service.topology import open_async
 from service.watcher import VERSION, Watcher
 
 REDIS_TIMEOUT_S = 2.0
@@ -199,7 +200,7 @@ def answer_error(request: Request[Any, Any, Any], error: HTTPException) -> Respo
 
 def open_redis(url: str) -> Redis:
     """A connection pool on which nothing waits for long and nothing is sent twice behind our back."""
-    return Redis.from_url(
+    return open_async(
         url,
         legacy_responses=False,
         retry=Retry(NoBackoff(), 0),

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from service.errors import SettingsError
 from service.ledger.price import Price, PriceList
+from service.redis_address import place_of
 from service.rules import Dialect, FailureRule, Rules, WindowRule, packaged_rules
 
 LogLevel = Literal["debug", "info", "warn", "error", "silent"]
@@ -43,7 +44,6 @@ SHARE_KEY_CHARS = 32
 """Too many to be guessed: what is sealed lies where others may read it."""
 CLIENT_ROUTE_ID = "anthropic:client"
 DEFAULT_CREDENTIALS_PATH = "~/.claude/.credentials.json"
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|m|)")
 LEDGER_KEYS = "ledger"
 """The word in PROXY_API_KEYS that says: keys are issued with `ccproxy keys`, and one must be shown."""
@@ -155,7 +155,11 @@ VARIABLES: tuple[Variable, ...] = (
         "CONTEXT_WINDOW_LIMIT", "200000", "tokens of the context window that conversations are cut for; 0 is no limit"
     ),
     Variable("CONTEXT_WINDOW_TRUNCATION_THRESHOLD", "0.8", "part of that window which a conversation may fill"),
-    Variable("REDIS_URL", "redis://127.0.0.1:6379/0", "the ledger's Redis; `up` brings its own when it is not set"),
+    Variable(
+        "REDIS_URL",
+        "redis://127.0.0.1:6379/0",
+        "the ledger's Redis (also TLS, Sentinel, Cluster: see README); `up` brings its own when it is not set",
+    ),
     Variable("RQ_REDIS_URL", "as REDIS_URL", "Redis of the workers' queue, when the ledger lies on a Cluster"),
     Variable("DATABASE_URL", "from DB_*", "the workers' Postgres; `up` brings its own when neither is set"),
     Variable("DB_HOST", "localhost", "part of the database's address, when DATABASE_URL is not set"),
@@ -935,8 +939,12 @@ def timeouts(read: Reader) -> Timeouts:
 def redis_url(read: Reader, name: str) -> str | None:
     """A Redis address; it may hold a password, so that no error repeats it."""
     text = read.text(name)
-    if text and not text.startswith(REDIS_SCHEMES):
-        raise SettingsError(f"{name}: not a Redis address; give one such as redis://127.0.0.1:6379/0")
+    try:
+        place = place_of(text) if text else None
+    except ValueError as error:
+        raise SettingsError(f"{name}: {error}") from None
+    if place and place.kind == "cluster" and name == "RQ_REDIS_URL":
+        raise SettingsError(f"{name}: the queue can't lie on a Cluster; name a plain Redis, or one behind Sentinel")
     return text or None
 
 

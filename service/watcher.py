@@ -45,6 +45,7 @@ from service.outbox import Outbox, end
 from service.routing.readings import RouteReading, fields_of, read_route
 from service.routing.view import View
 from service.settings import Settings
+from service.topology import run_of_all
 
 log = logging.getLogger("ccproxy.watcher")
 
@@ -208,8 +209,7 @@ class Watcher:
         self.ready.set()
 
     async def _check_server(self, redis: Redis) -> None:
-        info = await redis.info("server")
-        run_id = str(info["run_id"])
+        run_id = await run_of_all(redis)
         if run_id != self._run_id:
             if self._run_id:
                 log.warning("redis.changed", extra={"run_id": run_id})

@@ -18,6 +18,7 @@ from redis import RedisError
 from rich.console import Console
 
 from service.ledger import wire
+from service.redis_address import place_of
 from service.settings import Settings, load
 from workers.archive import Archive, open_archive
 from workers.backup import BackupError, Manifest, back_up, expected_rows
@@ -75,6 +76,8 @@ def worker() -> None:
     open_log(settings)
     redis_url = needed(settings.redis_url, "REDIS_URL")
     database_url = needed(settings.database_url, "DATABASE_URL")
+    if place_of(redis_url).kind == "cluster":
+        needed(settings.rq_redis_url, "RQ_REDIS_URL, a plain Redis for the queue beside the Cluster,")
     Process(redis_url, settings.rq_redis_url or redis_url, database_url, settings.retention_weeks).run()
 
 

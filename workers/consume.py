@@ -18,6 +18,7 @@ from redis.retry import Retry
 
 from service.ledger import ids, wire
 from service.ledger.events import AttemptEnded, AttemptLost, BatchItemUsed, ControlEvent, Event
+from service.topology import execute_with_runs, open_sync
 from workers.store import Aside, Rejected
 
 NO_ENTRY = "0-0"
@@ -84,7 +85,7 @@ class StreamPort(Protocol):
 
 def open_redis(url: str, *, retries: int = 1) -> Redis:
     """A client that answers or fails within seconds, with the replies' shapes the same on every server."""
-    return Redis.from_url(
+    return open_sync(
         url,
         socket_timeout=5,
         socket_connect_timeout=2,
@@ -103,16 +104,15 @@ class Streams:
     def page(self, stream: str, first_id: str) -> Page:
         """Up to PAGE_ENTRIES entries from `first_id` on, itself included, and the run of the server.
 
-        Both are asked on one connection, the run last: a server that changed in between is found out.
+        The run is asked last: a server that changed in between is found out.
         """
         pipeline = self.redis.pipeline(transaction=False)
         pipeline.xrange(wire.events_key(stream), min=first_id, count=PAGE_ENTRIES)
         pipeline.hget(wire.route_key(stream), "epoch")
-        pipeline.info("server")
-        found, epoch, info = pipeline.execute()
+        (found, epoch), [run_id] = execute_with_runs(self.redis, pipeline, [wire.events_key(stream)])
         field = wire.ENTRY_FIELD.encode()
         entries = [Entry(entry_id.decode(), fields.get(field)) for entry_id, fields in found]
-        return Page(info["run_id"], int(epoch or 0), entries)
+        return Page(run_id, int(epoch or 0), entries)
 
     def last_id(self, stream: str) -> str:
         """The id of the stream's last entry, NO_ENTRY when it has none."""

@@ -19,6 +19,7 @@ from redis import Redis
 from service.ledger import fold, ids, wire
 from service.ledger.events import AttemptLost, RouteEvent, Tokens
 from service.ledger.state import OpenAttempt, RouteLedger, Usage
+from service.topology import execute_with_runs
 from workers.publish import MARK_FIELDS
 
 AWAY_S = 30.0
@@ -146,15 +147,16 @@ class LostAttempts:
 
     def _ask(self, routes: Sequence[str]) -> int:
         """Ask Redis who it is, for the time, and for snapshots that moved; the time in ms."""
+        seconds, micros = self.redis.time()
         pipeline = self.redis.pipeline(transaction=False)
-        pipeline.info("server")
-        pipeline.time()
         for stream in routes:
             pipeline.hmget(wire.route_key(stream), MARK_FIELDS)
-        info, (seconds, micros), *marks = pipeline.execute()
-        if info["run_id"] != self._run_id:
+        keys = [wire.route_key(stream) for stream in routes] or [wire.STREAMS_KEY]
+        marks, runs = execute_with_runs(self.redis, pipeline, keys)
+        run_id = "+".join(sorted({*runs}))
+        if run_id != self._run_id:
             self.forget()
-            self._run_id = info["run_id"]
+            self._run_id = run_id
             self._up_since_s = self._looked_s = self._clock()
         for stream, fields in zip(routes, marks, strict=True):
             mark = tuple(fields)

@@ -20,6 +20,7 @@ import psycopg
 from redis import Redis, RedisError
 
 from service.ledger import wire
+from service.topology import execute_with_runs, is_cluster
 from workers.consume import NO_ENTRY
 from workers.lost import LostAttempts
 from workers.outage import Outage
@@ -28,6 +29,8 @@ from workers.wake import Wake
 
 BLOCK_MS = 1_000
 """Well below redis-py's socket time-out, which would send the read again; a stop is heeded within this time."""
+POLL_S = 0.05
+"""Between two looks at a Cluster's streams: some twenty small commands a second where nothing goes on."""
 LOOK_S = 1.0
 RETRY_S = 0.5
 
@@ -119,25 +122,44 @@ class Ticker:
     def settled(self, streams: list[str]) -> dict[str, bool]:
         """Whether each stream's snapshot is this run's and stands at the last entry. Sets `seen` to last entries."""
         pipeline = self.redis.pipeline(transaction=False)
-        pipeline.info("server")
         for stream in streams:
             pipeline.xrevrange(wire.events_key(stream), count=1)
             pipeline.exists(wire.snapshot_key(stream))
             pipeline.hmget(wire.route_key(stream), MARK_FIELDS)
-        info, *replies = pipeline.execute()
+        replies, runs = execute_with_runs(self.redis, pipeline, [wire.events_key(stream) for stream in streams])
         verdicts = {}
-        for stream, last, exists, fields in zip(streams, replies[::3], replies[1::3], replies[2::3], strict=True):
+        for stream, run_id, last, exists, fields in zip(
+            streams, runs, replies[::3], replies[1::3], replies[2::3], strict=True
+        ):
             self.seen[stream] = last[0][0].decode() if last else NO_ENTRY
             mark = read_mark(exists, fields)
-            verdicts[stream] = mark is not None and mark[2:] == (self.seen[stream], info["run_id"])
+            verdicts[stream] = mark is not None and mark[2:] == (self.seen[stream], run_id)
         return verdicts
 
     def wait(self) -> list[str]:
         """The streams that have entries behind those seen; returns empty-handed after BLOCK_MS."""
         keys = {wire.events_key(stream): stream for stream in self.seen}
         positions: dict[Any, Any] = {key: self.seen[stream] for key, stream in keys.items()}
-        reply: dict[bytes, Any] = self.redis.xread(positions, count=1, block=BLOCK_MS) or {}  # type: ignore[assignment]
+        if is_cluster(self.redis):
+            reply = self._poll(positions)
+        else:
+            reply = self.redis.xread(positions, count=1, block=BLOCK_MS) or {}  # type: ignore[assignment]
         return [keys[key.decode()] for key in reply]
+
+    def _poll(self, positions: dict[Any, Any]) -> dict[bytes, Any]:
+        """The same on a Cluster, where one read can't wait for several slots."""
+        give_up_s = time.monotonic() + BLOCK_MS / 1000
+        while not self._stopping.is_set() and time.monotonic() < give_up_s:
+            pipeline = self.redis.pipeline(transaction=False)
+            for key, position in positions.items():
+                pipeline.xread({key: position}, count=1)
+            reply: dict[bytes, Any] = {}
+            for each in pipeline.execute():
+                reply |= each or {}
+            if reply:
+                return reply
+            self._stopping.wait(POLL_S)
+        return {}
 
     def note(self, news: list[str]) -> None:
         """Call for these streams. What is seen is read before the call: the job that it calls for reads no less."""

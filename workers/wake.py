@@ -13,6 +13,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from service.ledger import wire
+from service.topology import open_sync
 
 QUEUE_NAME = "ccproxy"
 FOLD_JOB = "workers.jobs.fold"
@@ -24,7 +25,7 @@ JOB_TTL_S = 60
 
 def open_queue(url: str) -> Queue:
     """The queue of wake-ups on a plain Redis (RQ knows no cluster). JSON, never pickle."""
-    redis = Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2, retry=Retry(NoBackoff(), 1))
+    redis = open_sync(url, socket_timeout=5, socket_connect_timeout=2, retry=Retry(NoBackoff(), 1))
     return Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
 
 

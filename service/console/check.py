@@ -10,11 +10,12 @@ import socket
 import ssl
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from msgspec import Struct
 
 from service.providers.credentials_file import CredentialsFile, NoLogin, Unreadable
+from service.redis_address import place_of
 from service.settings import Route, Settings, port_of
 
 TIMEOUT_S = 5.0
@@ -30,7 +31,8 @@ class Finding(Struct, frozen=True):
 
 async def check_all(settings: Settings, redis_url: str | None, database_url: str | None) -> list[Finding]:
     """All findings, in the order in which one would mend them."""
-    places = [check_place(name, url) for name, url in (("redis", redis_url), ("postgres", database_url)) if url]
+    places = [check_redis(redis_url)] if redis_url else []
+    places += [check_place("postgres", database_url)] if database_url else []
     routes = [check_route(route, settings) for route in settings.routes]
     found = await asyncio.gather(*routes, *places)
     missing = [
@@ -99,10 +101,29 @@ async def check_place(what: str, url: str) -> Finding:
         parts, port = urlsplit(url), port_at(url)
     except ValueError:
         return Finding(what, False, "the address can't be read; see README for its form")
-    host = parts.hostname or ""
+    tls = ssl.create_default_context() if parts.scheme == "https" else None
+    return await look(what, parts.hostname or "", port, tls)
+
+
+async def check_redis(url: str) -> Finding:
+    """Whether Redis listens there: the one, or any of the Sentinels or of the Cluster's nodes that are named."""
+    place = place_of(url)
+    if not place.nodes[0][1]:
+        path = place.nodes[0][0]
+        return Finding("redis", os.access(path, os.W_OK), f"the socket {path}")
+    trusted = parse_qs(urlsplit(url).query).get("ssl_ca_certs", [""])[0] or None
+    try:
+        tls = ssl.create_default_context(cafile=trusted) if place.tls else None
+    except OSError as error:
+        return Finding("redis", False, f"{trusted} can't be read ({error.strerror or error})")
+    found = [await look("redis", host, port, tls) for host, port in place.nodes]
+    return next((finding for finding in found if finding.ok), found[0])
+
+
+async def look(what: str, host: str, port: int, tls: ssl.SSLContext | None) -> Finding:
+    """Whether a connection can be made."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            tls = ssl.create_default_context() if parts.scheme in ("https", "rediss") else None
             _, writer = await asyncio.open_connection(host, port, ssl=tls)
     except ssl.SSLError as error:
         return Finding(
@@ -119,7 +140,7 @@ async def check_place(what: str, url: str) -> Finding:
 def port_at(url: str) -> int:
     """The port that a URL of any of our kinds means."""
     parts = urlsplit(url)
-    usual = {"redis": 6379, "rediss": 6379, "postgres": 5432, "postgresql": 5432}
+    usual = {"postgres": 5432, "postgresql": 5432}
     return parts.port or usual.get(parts.scheme) or port_of(url)
 
 

@@ -32,6 +32,7 @@ from service.ledger.wire import (
     snapshot_key,
 )
 from service.routing.view import View
+from service.topology import open_sync
 from service.watcher import overlay
 
 TIMEOUT_S = 5.0
@@ -79,7 +80,7 @@ class Operator:
 @contextmanager
 def operator(url: str) -> Iterator[Operator]:
     """An operator at the ledger's Redis."""
-    redis = Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
+    redis = open_sync(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
     with redis:
         yield Operator(redis)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import msgspec
 
+from service import redis_address
 from service.settings import Settings
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
@@ -24,5 +25,5 @@ def redis_url_of(settings: Settings) -> str:
 
 
 def place_of(url: str) -> str:
-    """An address without user and password, for messages."""
-    return url.rpartition("@")[2].removeprefix("redis://")
+    """Redis's address without user and password, for messages."""
+    return redis_address.place_of(url).shown

@@ -28,6 +28,7 @@ from service.ledger.wire import (
 from service.routing.readings import RouteReading, read_route, reading_of
 from service.routing.view import View
 from service.settings import Settings
+from service.topology import open_sync
 
 LAG_LIMIT = 1_000
 """Entries counted at most; beyond it the lag is as bad as it gets."""
@@ -94,7 +95,7 @@ def read_status(settings: Settings, url: str) -> Status:
 
     Live proxies say how they read their routes, under their own settings; without one, this process's settings count.
     """
-    redis = Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
+    redis = open_sync(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
     with redis:
         seconds, micros = redis.time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000

@@ -24,6 +24,7 @@ from service.embedded.screen import Screen, proxy_url
 from service.embedded.signals import Signals
 from service.embedded.supervisor import Child, Supervisor
 from service.embedded.valkey import Valkey
+from service.redis_address import REDIS_SCHEMES, place_of
 
 if TYPE_CHECKING:
     from service.embedded.server import Server
@@ -200,5 +201,7 @@ def _write_run(settings: "Settings", house: Household) -> None:
 
 
 def _without_secrets(url: str) -> str:
+    if url.startswith(REDIS_SCHEMES):
+        return place_of(url).shown
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"

@@ -90,8 +90,6 @@ async def test_an_address_that_is_none_is_a_finding(url: str) -> None:
         ("http://h", 80),
         ("https://h", 443),
         ("https://h:8443", 8443),
-        ("redis://h", 6379),
-        ("rediss://h", 6379),
         ("postgresql://h/db", 5432),
         ("postgres://u:p@h:5433/db", 5433),
     ],

@@ -374,6 +374,7 @@ MISTAKES = [
     ("REDIS_URL", "http://r.example"),
     ("REDIS_URL", "localhost:6379"),
     ("RQ_REDIS_URL", "valkey"),
+    ("RQ_REDIS_URL", "redis+cluster://h:1"),
 ]
 
 
