@@ -10,7 +10,8 @@ Rules
 - A wait is never shortened by a later, lesser one. A success that began after it, for a model that it holds, ends it.
 - Waits too begin and end with `messages` alone: other endpoints have limits and rights of their own. Only a 401 is
   about the credential wherever it comes from.
-- What a provider says of its windows and models stands until it says something newer; a spool tells it late.
+- What a provider says of its windows and models, to `messages` too, stands until it says something newer; a spool tells
+  it late.
 """
 
 from collections.abc import Iterable, Sequence
@@ -275,7 +276,9 @@ def remember(memory: dict[str, V], name: str, value: V, most: int) -> None:
 
 
 def note_windows(ledger: RouteLedger, event: AttemptEnded) -> None:
-    """Take over what the provider said of its windows, unless something newer is known."""
+    """Take over what the provider said of its windows with an answer to `messages`, unless something newer is known."""
+    if event.endpoint != "messages":
+        return
     answered = 200 <= event.status < 300
     for name, window in event.windows.items():
         known = ledger.windows.get(name)

@@ -1,4 +1,7 @@
-"""The metrics that the proxy has, with their labels: what rules and board may ask for."""
+"""The metrics that the proxy has, with their labels: what rules and board may ask for.
+
+`test_first_start` asks a real proxy whether that is so.
+"""
 
 HISTOGRAMS = {
     "gen_ai_server_time_to_first_token_seconds": {"route"},

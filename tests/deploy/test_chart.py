@@ -31,7 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
         "migrate": {"enabled": False},
     },
     "everything": {
-        "secrets": NEEDED | {"ANTHROPIC_API_KEY": "sk-ant-x"},
+        "secrets": NEEDED | {"ANTHROPIC_API_KEY": "sk-ant-x", "METRICS_TOKEN": "x" * 48},
         "settings": {"ANTHROPIC_WEEKLY_LIMIT": 20_000_000, "LOG_FORMAT": "json"},
         "config": '[[routes]]\nid = "work"\nprovider = "anthropic"\napi_key_env = "WORK_KEY"\n',
         "image": {"pullSecrets": [{"name": "registry"}], "tag": "1.2.3"},
@@ -97,8 +97,9 @@ def test_kubernetes_would_take_it(case: str, version: str) -> None:
         ({"secrets": NEEDED, "settings": {"DRAIN_DELAY": "9s"}}, "DRAIN_DELAY"),
         ({"secrets": NEEDED, "settings": {"log_level": "info"}}, "log_level"),
         ({"secrets": NEEDED, "ingress": {"enabled": True}}, "ingress.host"),
+        ({"secrets": NEEDED, "monitoring": {"serviceMonitor": True}}, "METRICS_TOKEN"),
     ],
-    ids=["no redis", "unknown name", "no number", "what the chart sets", "no variable", "no host"],
+    ids=["no redis", "unknown name", "no number", "what the chart sets", "no variable", "no host", "no token"],
 )
 def test_a_mistake_is_an_error_that_names_its_place(values: dict[str, Any], place: str) -> None:
     """The values have a schema, and what is needed is asked for."""

@@ -132,7 +132,7 @@ def test_the_workers_find_the_database(tmp_path: Any) -> None:
     """By its name, with the password from the file; DATABASE_URL in .env.docker goes first."""
     (tmp_path / "db-password").write_text("pass word")
     given = {name: with_defaults(str(value)) for name, value in SERVICES["cc-worker"]["environment"].items()}
-    assert given["DB_PASSWORD_FILE"] == "/run/ccproxy/db-password"
+    assert given["DB_PASSWORD_FILE"] == "/run/ccproxy/database/password"
     given |= {"DB_PASSWORD_FILE": str(tmp_path / "db-password"), "CCPROXY_HOME": str(tmp_path)}
     # What the original's .env.docker says must not come between.
     older = {"DB_PASSWORD": "postgres", "DB_HOST": "localhost"}

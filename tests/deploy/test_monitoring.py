@@ -17,6 +17,7 @@ from tests.deploy.metrics import METRICS
 if TYPE_CHECKING:
     from pathlib import Path
 
+TOKEN = "/run/ccproxy/metrics/token"
 ALERTS = DEPLOY / "chart" / "files" / "alerts.yml"
 BOARD: dict[str, Any] = json.loads((DEPLOY / "chart" / "files" / "board.json").read_text(encoding="utf-8"))
 RULES: list[dict[str, Any]] = [
@@ -30,8 +31,11 @@ ASKED = {f"alert {rule['alert']}": rule["expr"] for rule in RULES} | {
 
 def test_prometheus_would_start(tmp_path: Path) -> None:
     """Its configuration, with the rules beside it, as docker-compose.yml mounts them."""
-    for file in (DEPLOY / "prometheus" / "prometheus.yml", ALERTS):
-        shutil.copy(file, tmp_path)
+    text = (DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+    (tmp_path / "token").write_text("a token", encoding="utf-8")
+    assert TOKEN in text
+    (tmp_path / "prometheus.yml").write_text(text.replace(TOKEN, str(tmp_path / "token")), encoding="utf-8")
+    shutil.copy(ALERTS, tmp_path)
     said = judged(promtool(), "check", "config", tmp_path / "prometheus.yml")
     assert f"{len(RULES)} rules found" in said
 

@@ -43,7 +43,7 @@ GROUPS = {
 # What the image and docker-compose.yml say, and what only `ccproxy up` reads, is not for .env.docker.
 FIXED_IN_CONTAINERS = frozenset((
     "CCPROXY_CONFIG", "CCPROXY_HOME", "CCPROXY_POSTGRES_BIN", "CCPROXY_REDIS_BIN", "CLAUDE_CREDENTIALS_PATH",
-    "DB_HOST", "DB_NAME", "DB_PASSWORD", "DB_PORT", "DB_USER", "PROXY_HOST", "PROXY_PORT",
+    "DB_HOST", "DB_NAME", "DB_PASSWORD", "DB_PORT", "DB_USER", "METRICS_TOKEN", "PROXY_HOST", "PROXY_PORT",
 ))  # fmt: skip
 HEAD = """\
 # Every setting of Claude Code Proxy. Copy this file to .env, and uncomment what you want to change: .env is read from

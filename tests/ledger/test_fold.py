@@ -523,6 +523,14 @@ def test_newer_word_on_a_window_stands(events: list[AttemptEnded], ratio: float)
     assert after(*events).windows["5h"].used_ratio == ratio
 
 
+@pytest.mark.parametrize("status", [200, 429])
+def test_other_endpoints_tell_of_other_windows(status: int) -> None:
+    """Their limits are not those of messages, and that they are answered does not mean that messages would be."""
+    refused = failed(1, status=429, windows={"5h": Window(1.0, status="rejected")})
+    counted = said(2, 0.1, NOW_MS + 9, status=status, endpoint="count_tokens")
+    assert after(refused, counted).windows == after(refused).windows
+
+
 def test_windows_and_waits_are_bounded() -> None:
     """Their names are the provider's, and those of models."""
     windows = [ended(n, windows={f"w{n}": Window()}) for n in range(fold.KEPT_WINDOWS + 5)]
