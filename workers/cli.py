@@ -41,11 +41,12 @@ from workers.screens import (
     usage_json,
 )
 from workers.store import Store, connect
+from workers.turn import NeverDone
+from workers.turn import in_turn as turns
 from workers.usage import TIME_FORMS, dimensions_of, period_of, report
 from workers.verify import verify
 
 TURNS = 300
-TURN_S = 0.1
 """A command waits for so many turns of workers, then says so."""
 NOT_TOLD = "; Redis could not be told: proxies take it when a worker starts, or with the next event"
 
@@ -339,21 +340,15 @@ def in_turn(settings: Settings, stream: str, step: Callable[[Projector], Project
     database_url = database_url_of(settings)
     redis = open_redis(needed(settings.redis_url or running(settings, "redis_url"), "REDIS_URL"))
     store = Store(database_url)
-    publisher, projector = Publisher(redis, Event()), Projector(store, Streams(redis))
     try:
-        for _ in range(TURNS):
-            projected = step(projector)
-            if projected is None:
-                time.sleep(TURN_S)
-            elif not projected.full:
-                publisher.publish(projected)
-                return projected
+        return turns(Projector(store, Streams(redis)), Publisher(redis, Event()), step, TURNS)
     except RedisError as error:
         raise click.ClickException(f"Redis can't be told ({error}); start it, and try again") from None
+    except NeverDone:
+        raise click.ClickException(f"{stream}: workers were never done with it; try again") from None
     finally:
         store.close()
         redis.close()
-    raise click.ClickException(f"{stream}: workers were never done with it; try again")
 
 
 def needed(value: str | None, name: str) -> str:

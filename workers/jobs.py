@@ -1,16 +1,28 @@
-"""What RQ calls by dotted path. Jobs run in the worker's own process, one after the other; the work is `shift`'s."""
+"""What RQ calls by dotted path. Jobs run in the worker's own process, one after the other; the work is `shift`'s, and
+reports are the `desk`'s, in a thread of its own."""
 
+from typing import Any
+
+from workers.desk import Desk
 from workers.shift import Shift
 
 on_duty: list[Shift] = []
 """The one shift of this process: RQ hands a job nothing but JSON."""
+at_the_desk: list[Desk] = []
+"""Who makes reports."""
 
 
-def begin(shift: Shift) -> None:
-    """From now on this process's jobs are done by `shift`."""
+def begin(shift: Shift, desk: Desk | None = None) -> None:
+    """From now on this process's jobs are done by these."""
     on_duty[:] = [shift]
+    at_the_desk[:] = [desk] if desk else []
 
 
 def fold(stream: str) -> None:
     """Fold what the stream has."""
     on_duty[0].fold(stream)
+
+
+def report(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A report for a proxy."""
+    return at_the_desk[0].answer(name, arguments)

@@ -156,6 +156,9 @@ ORDER BY seen_at, digest LIMIT %(limit)s;
 -- name: drop_dead_letters
 DELETE FROM ccproxy.dead_letters WHERE stream = %s AND digest = ANY(%s);
 
+-- name: drop_quarantined
+DELETE FROM ccproxy.quarantine WHERE stream = %s AND digest = ANY(%s);
+
 -- name: reader_session
 SELECT set_config('statement_timeout', '10min', false),
        set_config('lock_timeout', '5s', false),
@@ -295,12 +298,14 @@ SELECT CASE WHEN %(day)s THEN to_char(hour, 'YYYY-MM-DD') ELSE '' END,
     CASE WHEN %(route)s THEN route ELSE '' END,
     CASE WHEN %(model)s THEN model ELSE '' END,
     CASE WHEN %(key)s THEN client_key ELSE '' END,
+    CASE WHEN %(hour)s THEN to_char(hour, 'YYYY-MM-DD"T"HH24:MI"Z"') ELSE '' END,
     sum(attempts)::bigint, sum(failed)::bigint, sum(aborted)::bigint, sum(lost)::bigint, sum(input)::bigint,
     sum(output)::bigint, sum(cache_read)::bigint, sum(cache_write_5m)::bigint, sum(cache_write_1h)::bigint,
     sum(cost_nusd)::bigint, sum(unpriced)::bigint, sum(batch_items)::bigint
 FROM ccproxy.usage_hourly
 WHERE hour >= to_timestamp(%(since)s) AND hour < to_timestamp(%(until)s)
-GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5;
+    AND %(only_route)s IN ('', route) AND %(only_model)s IN ('', model) AND %(only_key)s IN ('', client_key)
+GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6;
 
 -- An attempt that has ended and says nothing else was the last of its request. The ids of events that ended in the time
 -- asked for begin at most a week before it; the bound leaves out older partitions.
@@ -310,14 +315,24 @@ SELECT CASE WHEN %(day)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD') 
     CASE WHEN %(route)s THEN stream ELSE '' END,
     CASE WHEN %(model)s THEN coalesce(body->>'model_sent', '') ELSE '' END,
     CASE WHEN %(key)s THEN coalesce(body->>'client_key', '') ELSE '' END,
+    CASE WHEN %(hour)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD"T"HH24:00"Z"') ELSE '' END,
     count(*)
 FROM ccproxy.events
 WHERE event_id >= %(first)s::uuid AND type = 'attempt_ended' AND at_ms >= %(since)s::bigint * 1000 AND at_ms < %(until)s::bigint * 1000
-    AND body->>'final' IS DISTINCT FROM 'false'
-GROUP BY 1, 2, 3, 4, 5;
+    AND body->>'final' IS DISTINCT FROM 'false' AND %(only_route)s IN ('', stream)
+    AND %(only_model)s IN ('', coalesce(body->>'model_sent', ''))
+    AND %(only_key)s IN ('', coalesce(body->>'client_key', ''))
+GROUP BY 1, 2, 3, 4, 5, 6;
 
 -- name: kept_from
 SELECT coalesce(max(kept_from::text), '00000000-0000-0000-0000-000000000000') FROM ccproxy.checkpoints;
+
+-- name: put_aside_page
+SELECT 'dead' AS kind, stream, seen_at, stream_id, reason, raw, digest FROM ccproxy.dead_letters
+WHERE %(stream)s::text IS NULL OR stream = %(stream)s
+UNION ALL SELECT 'quarantined', stream, seen_at, stream_id, reason, raw, digest FROM ccproxy.quarantine
+WHERE %(stream)s::text IS NULL OR stream = %(stream)s
+ORDER BY seen_at DESC, stream LIMIT %(limit)s;
 
 -- name: put_aside
 SELECT 'dead' AS kind, stream, seen_at, stream_id, reason, raw FROM ccproxy.dead_letters
@@ -386,3 +401,48 @@ SELECT setval(pg_get_serial_sequence({name}, {column}), coalesce(max({identifier
 -- Without a run, a stream counts as never read: it is read from its first entry, under another epoch.
 -- name: forget_runs
 UPDATE ccproxy.checkpoints SET run_id = '', epoch = greatest(epoch, %s) + 1;
+
+-- name: events_page
+SELECT event_id, stream, position, body FROM (
+    (SELECT event_id::text, stream, position, body::text FROM ccproxy.events
+    WHERE event_id < %(before)s::uuid AND event_id >= %(first)s::uuid AND %(route)s IN ('', stream)
+    AND %(stream)s IN ('', stream) AND %(type)s IN ('', type) AND %(request)s IN ('', request_id)
+    AND at_ms >= %(since)s::bigint AND at_ms < %(until)s::bigint
+    AND %(outcome)s IN ('', coalesce(body->>'outcome', ''))
+    AND %(key)s IN ('', coalesce(body->>'client_key', ''), coalesce(body->>'key_id', ''))
+    AND %(model)s IN ('', coalesce(body->>'model_sent', ''), coalesce(body->>'model_asked', ''))
+    ORDER BY events.event_id DESC LIMIT %(limit)s)
+    UNION ALL
+    (SELECT event_id::text, stream, position, body::text FROM ccproxy.control_events
+    WHERE event_id < %(before)s::uuid AND event_id >= %(first)s::uuid
+    AND %(route)s IN ('', coalesce(body->>'route', ''))
+    AND %(stream)s IN ('', stream) AND %(type)s IN ('', type) AND %(request)s IN ('', request_id)
+    AND at_ms >= %(since)s::bigint AND at_ms < %(until)s::bigint
+    AND %(outcome)s IN ('', coalesce(body->>'outcome', ''))
+    AND %(key)s IN ('', coalesce(body->>'client_key', ''), coalesce(body->>'key_id', ''))
+    AND %(model)s IN ('', coalesce(body->>'model_sent', ''), coalesce(body->>'model_asked', ''))
+    ORDER BY control_events.event_id DESC LIMIT %(limit)s)
+) AS found ORDER BY event_id DESC LIMIT %(limit)s;
+
+-- A request's id says when it came, which leaves out all other weeks.
+-- name: events_of_request
+SELECT event_id::text, stream, position, body::text FROM ccproxy.events
+WHERE request_id = %(request)s AND event_id >= %(first)s::uuid AND event_id < %(last)s::uuid
+UNION ALL SELECT event_id::text, stream, position, body::text FROM ccproxy.control_events
+WHERE request_id = %(request)s AND event_id >= %(first)s::uuid AND event_id < %(last)s::uuid
+LIMIT 1000;
+
+-- name: latency_report
+SELECT CASE WHEN %(hour)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD"T"HH24:00"Z"') ELSE '' END,
+    CASE WHEN %(day)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD') ELSE '' END,
+    CASE WHEN %(route)s THEN stream ELSE '' END,
+    CASE WHEN %(model)s THEN coalesce(body->>'model_sent', '') ELSE '' END,
+    count(*),
+    percentile_disc(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY (body->>'first_byte_ms')::integer)
+        FILTER (WHERE body->>'stream' = 'true' AND body->>'first_byte_ms' IS NOT NULL),
+    percentile_disc(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY coalesce((body->>'total_ms')::integer, 0))
+FROM ccproxy.events
+WHERE event_id >= %(first)s::uuid AND event_id < %(last)s::uuid AND type = 'attempt_ended'
+    AND at_ms >= %(since)s AND at_ms < %(until)s
+    AND body->>'outcome' = 'ok' AND coalesce(body->>'endpoint', 'messages') = 'messages'
+GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4 LIMIT %(limit)s;

@@ -8,19 +8,18 @@ RQ's worker gives up when Redis goes away at the wrong moment; it is begun again
 import logging
 import signal
 from threading import Event, Thread
-from types import FrameType
 from typing import Any
 
 import psycopg
 from redis import RedisError
-from rq import Queue, SimpleWorker
+from rq import Queue
 from rq.exceptions import StopRequested
 from rq.serializers import JSONSerializer
-from rq.worker import WorkerStatus
 
 from workers import jobs
 from workers.archive import open_archive
 from workers.consume import Streams, open_redis
+from workers.desk import Desk
 from workers.migrate import SchemaError, pending
 from workers.outage import Outage
 from workers.project import Projector
@@ -30,6 +29,7 @@ from workers.shift import Shift
 from workers.store import Store, connect
 from workers.ticker import Ticker
 from workers.wake import Wake, open_queue
+from workers.worker import FoldWorker
 
 log = logging.getLogger("ccproxy.worker")
 
@@ -40,26 +40,6 @@ RETENTION_LOOK_S = 3_600.0
 RETENTION_RETRY_S = 60.0
 WORKER_TTL_S = 20
 """RQ blocks on its queue for 15 s less than this, and shows itself alive as often."""
-
-
-class FoldWorker(SimpleWorker):
-    """RQ's worker that does not fork, made to stop as a whole process and to keep quiet about an absent Redis."""
-
-    max_connection_wait_time = 1.0
-    stopping: Event
-
-    def subscribe(self) -> None:
-        """Commands over pub/sub are not served: the process is stopped by signal, its jobs are short."""
-
-    def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - RQ's signature
-        """Stop after the job in hand. Unlike RQ's own, it does not speak to Redis from within a signal handler, and
-        a second signal does no harm."""
-        if self.stopping.is_set():
-            return
-        self.stopping.set()
-        self._stop_requested = True
-        if self.get_state() != WorkerStatus.BUSY:
-            raise StopRequested
 
 
 class Process:
@@ -77,6 +57,7 @@ class Process:
         publisher = Publisher(redis, self.stopping)
         self.shift = Shift(Projector(self.store, streams), publisher, streams, wake, self.stopping, self.outage)
         # The ticker's own client does not try again: it has to notice when Redis was away.
+        self.desk = Desk(database_url, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
         self.retention = Retention(lambda: open_archive(database_url), retention_weeks)
         self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.recall, self.outage)
 
@@ -93,10 +74,12 @@ class Process:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: self.stopping.set())
         if wait_for_schema(self.database_url, self.stopping):
-            jobs.begin(self.shift)
+            jobs.begin(self.shift, self.desk)
             self.ticker.start()
+            self.desk.start()
             Thread(target=self.retain, name="retention", daemon=True).start()
             self.serve()
+            self.desk.stop()
             self.ticker.stop(TICKER_STOP_S)
         self.store.close()
         log.info("worker.stopped")

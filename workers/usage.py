@@ -15,7 +15,7 @@ from service.ledger.state import Usage
 from workers.archive import Archive
 from workers.store import QUERIES, first_id, week_of
 
-DIMENSIONS = ("day", "week", "route", "model", "key")
+DIMENSIONS = ("day", "week", "route", "model", "key", "hour")
 BACK = re.compile(r"(\d{1,5})([hdw])")
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 HOUR = timedelta(hours=1)
@@ -69,18 +69,21 @@ def period_of(since: str | None, until: str | None, now: datetime) -> Period:
     return Period(begin, end)
 
 
-def dimensions_of(asked: Iterable[str]) -> tuple[str, ...]:
+def dimensions_of(asked: Iterable[str], known: tuple[str, ...] = DIMENSIONS) -> tuple[str, ...]:
     """What to group by, from options that may be given several times or with commas. Raises ValueError."""
     names = [name.strip() for option in asked for name in option.split(",") if name.strip()]
-    unknown = [name for name in names if name not in DIMENSIONS]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is nothing to group by; there are {', '.join(DIMENSIONS)}")
+        raise ValueError(f"{unknown[0]!r} is nothing to group by; there are {', '.join(known)}")
     return tuple(dict.fromkeys(names)) or ("day",)
 
 
-def report(archive: Archive, period: Period, by: tuple[str, ...]) -> Report:
-    """What was used in a period. Raises psycopg.Error."""
+def report(
+    archive: Archive, period: Period, by: tuple[str, ...], *, route: str = "", model: str = "", key: str = ""
+) -> Report:
+    """What was used in a period, of one route, model or key, or of all (""). Raises psycopg.Error."""
     parameters: dict[str, Any] = {name: name in by for name in DIMENSIONS}
+    parameters |= {"only_route": route, "only_model": model, "only_key": key}
     parameters |= {"since": int(period.since.timestamp()), "until": int(period.until.timestamp())}
     with archive.snapshot():
         cells = archive.connection.execute(QUERIES["usage_report"], parameters).fetchall()

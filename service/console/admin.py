@@ -38,8 +38,10 @@ from service.console.failing import ERRORS, documented, fail
 from service.console.masked import settings_view
 from service.console.overview import attempts_of, keys_of, routes_of
 from service.console.requests import request_of
+from service.console.words import view_of
 from service.errors import NotFound, ProxyError
 from service.ledger.ids import format_uuid
+from service.ledger.wire import decode_event
 
 HISTORY = "h:"
 """How the place of a page in Postgres begins; others are entries of streams."""
@@ -184,7 +186,9 @@ class Events(Controller):
             return EventPage(events=page.events, next=following, source="stream")
         asked = msgspec.structs.asdict(filters) | {"before": before.removeprefix(HISTORY), "limit": limit}
         found = await console.reports.ask("events", **asked)
-        return msgspec.convert(found, EventPage)
+        return EventPage(
+            events=views_of_rows(found["rows"]), next=HISTORY + found["next"] if found["next"] else "", source="history"
+        )
 
     @get("/requests/{request_id:str}", responses=documented(401, 404, 429, 503), summary="One request")
     async def request(self, console: Desk, request_id: Annotated[str, PathParameter(max_length=64)]) -> RequestView:
@@ -193,7 +197,7 @@ class Events(Controller):
         if console.tail:
             views = await console.tail.of_request(request_id, await console.tail.streams())
         if not views:
-            views = msgspec.convert(await console.reports.ask("request", request_id=request_id), list[EventView])
+            views = views_of_rows(await console.reports.ask("request", request_id=request_id))
         if not views:
             raise NotFound(f"no request {request_id} is on the ledger")
         return request_of(request_id, views)
@@ -264,3 +268,9 @@ def oldest_ms(events: Sequence[EventView], until: int) -> int:
 def first_id_at(at_ms: int) -> str:
     """The least id of an event made later."""
     return format_uuid((at_ms + 1) << 80)
+
+
+def views_of_rows(rows: Sequence[dict[str, Any]]) -> list[EventView]:
+    """Events of Postgres for people."""
+    views = [view_of(row["stream"], decode_event(row["body"].encode()), position=row["position"]) for row in rows]
+    return [view for view in views if view]

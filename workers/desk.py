@@ -1,0 +1,119 @@
+"""Makes reports for proxies, in a thread of its own beside the fold: an RQ worker of the queue of reports.
+
+Reports never fail a job: what went wrong is the answer. A connection to Postgres is opened when a report is asked for,
+and closed when none was for a while. Not here: the reports themselves (`reports`).
+"""
+
+import logging
+from collections.abc import Callable
+from threading import Event, Thread
+from typing import Any
+
+import psycopg
+from redis import Redis, RedisError
+from rq import Queue
+from rq.serializers import JSONSerializer
+from rq.timeouts import TimerDeathPenalty
+
+from workers.archive import Archive, open_archive
+from workers.outage import Outage
+from workers.reports import Refused, Reports
+from workers.worker import FoldWorker
+
+log = logging.getLogger("ccproxy.worker")
+
+QUEUE_NAME = "ccproxy-reports"
+RETRY_S = 0.5
+STATEMENT_MS = 9_000
+"""Whoever asked waits for ten seconds."""
+
+
+class ReportWorker(FoldWorker):
+    """An RQ worker in a thread: signals are the main thread's, and so is the alarm clock."""
+
+    death_penalty_class = TimerDeathPenalty
+
+    def _install_signal_handlers(self) -> None:
+        """None; the thread ends with its process."""
+
+
+class Desk:
+    """Answers what proxies ask."""
+
+    def __init__(self, database_url: str, redis: Redis, queue: Queue, stopping: Event) -> None:
+        self._database_url = database_url
+        self._redis = redis
+        self._queue = Queue(QUEUE_NAME, connection=queue.connection, serializer=JSONSerializer)
+        self._stopping = stopping
+        self._archive: Archive | None = None
+        self._worker: ReportWorker | None = None
+        self._outage = Outage("reports")
+
+    def start(self) -> None:
+        """Begin to answer."""
+        Thread(target=self._serve, name="reports", daemon=True).start()
+
+    def stop(self) -> None:
+        """Say that nobody answers here any more; the thread ends with its process."""
+        if self._worker is not None:
+            try:
+                self._worker.register_death()  # type: ignore[no-untyped-call]
+            except RedisError as error:
+                log.debug("reports.not_taken_back error=%s", error)
+
+    def _serve(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._worker = open_report_worker(self._queue, self._stopping)
+                self._worker.work(logging_level="CRITICAL")
+            except Exception as error:  # noqa: BLE001 - reports come back when Redis does; it is said, once
+                self._outage.lost(error, traceback=not isinstance(error, RedisError))
+            else:
+                self._outage.found()
+            self._stopping.wait(RETRY_S)
+
+    def answer(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """A report, or why there is none: plain values, whatever happens."""
+        try:
+            return {"report": self._made(lambda reports: reports.make(name, arguments))}
+        except Refused as refused:
+            return {"refused": str(refused)}
+        except TypeError as error:
+            log.warning("report.not_understood name=%s error=%s", name, error)
+            return {"refused": f"these workers know no such report {name!r}; bring them up to date"}
+        except (psycopg.Error, RedisError) as error:
+            log.warning("report.failed name=%s error=%s", name, " ".join(str(error).split()))
+            return {"failed": "it takes too long" if is_slow(error) else "Postgres or Redis did not answer"}
+        finally:
+            if name in ("drop", "replay"):
+                log.warning("report.%s by=%s", name, arguments.get("by", ""))
+
+    def _made(self, make: Callable[[Reports], Any]) -> Any:
+        archive = self._archive or open_archive(self._database_url)
+        self._archive = None
+        archive.connection.execute(f"SET statement_timeout = {STATEMENT_MS}".encode())
+        try:
+            made = make(Reports(archive, self._database_url, self._redis))
+        except BaseException:
+            archive.close()
+            raise
+        self._archive = archive
+        return made
+
+
+def is_slow(error: Exception) -> bool:
+    """Whether a statement was broken off because of its time."""
+    return isinstance(error, psycopg.errors.QueryCanceled)
+
+
+def open_report_worker(queue: Queue, stopping: Event) -> ReportWorker:
+    """An RQ worker for reports. Raises RedisError while Redis is away."""
+    worker = ReportWorker(
+        [queue],
+        connection=queue.connection,
+        serializer=JSONSerializer,
+        worker_ttl=20,
+        log_job_description=False,
+    )
+    worker.stopping = stopping
+    return worker

@@ -1,0 +1,253 @@
+"""What proxies ask for that stands in Postgres alone: reports, by name, with plain values in and out.
+
+The shapes are those of the admin API. A report that can't be asked for raises Refused with words for who asked.
+Not here: the queue (`desk`), and what the fold does.
+"""
+
+import re
+from datetime import UTC, datetime
+from threading import Event
+from typing import Any
+
+from redis import Redis
+
+from service.ledger import ids, wire
+from workers.archive import Archive
+from workers.consume import Streams
+from workers.project import Projector
+from workers.publish import Publisher
+from workers.store import QUERIES, Store
+from workers.turn import NeverDone, in_turn
+from workers.usage import DIMENSIONS, Period, Report, UsageRow, dimensions_of, fields_of, period_of, report
+
+LATENCY_DIMENSIONS = ("hour", "day", "route", "model")
+LATENCY_HOURS = 8 * 24
+MOST_ROWS = 5_000
+TURNS = 60
+TIME_IN_ID_DIGITS = 11
+REQUEST_ID = re.compile(r"[0-9a-f]{18}")
+BEFORE_MS, AFTER_MS = 60_000, 7_200_000
+FILTERS = ("stream", "type", "route", "key", "model", "request", "outcome")
+LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+KINDS = {"dead": "dead letter", "quarantined": "quarantine"}
+
+
+class Refused(Exception):
+    """The report can't be made as asked; the message says why."""
+
+
+class Reports:
+    """Makes reports from one archive. `redis` is the ledger's, for telling proxies of what was replayed."""
+
+    def __init__(self, archive: Archive, database_url: str, redis: Redis) -> None:
+        self._archive = archive
+        self._database_url = database_url
+        self._redis = redis
+        self._made: dict[str, Any] = {
+            "usage": self.usage,
+            "latency": self.latency,
+            "events": self.events,
+            "request": self.request,
+            "put_aside": self.put_aside,
+            "replay": self.replay,
+            "drop": self.drop,
+        }
+
+    def make(self, name: str, arguments: dict[str, Any]) -> Any:
+        """A report by name. Raises Refused, psycopg.Error, RedisError."""
+        if name not in self._made:
+            raise Refused(f"these workers know no report {name!r}; bring them up to date")
+        return self._made[name](**arguments)
+
+    def usage(self, *, since: str, until: str, by: str, route: str, model: str, key: str) -> dict[str, Any]:
+        """Usage in whole hours, by any of the dimensions."""
+        period = period_asked(since, until)
+        dimensions = asked_for(by, DIMENSIONS)
+        found = report(self._archive, period, dimensions, route=route, model=model, key=key)
+        if len(found.rows) > MOST_ROWS:
+            raise Refused(f"more than {MOST_ROWS:,} rows; ask for a shorter time, or by less")
+        return usage_fields(found)
+
+    def latency(self, *, since: str, until: str, by: str) -> dict[str, Any]:
+        """Percentiles of what was answered."""
+        period = period_asked(since, until)
+        if (period.until - period.since).total_seconds() > LATENCY_HOURS * 3600:
+            raise Refused(f"latency is told of at most {LATENCY_HOURS // 24} days")
+        dimensions = asked_for(by, LATENCY_DIMENSIONS)
+        parameters: dict[str, Any] = {name: name in dimensions for name in LATENCY_DIMENSIONS}
+        parameters |= {"since": ms_of(period.since), "until": ms_of(period.until), "limit": MOST_ROWS}
+        parameters |= {"first": id_at(ms_of(period.since) - AFTER_MS), "last": id_at(ms_of(period.until))}
+        rows = self._archive.connection.execute(QUERIES["latency_report"], parameters).fetchall()
+        return {**told(period), "by": list(dimensions), "rows": [latency_fields(row, dimensions) for row in rows]}
+
+    def events(self, *, before: str, limit: int, since: int, until: int, **filters: str) -> dict[str, Any]:
+        """Events before an id, newest first, as they stand; the page's end, "" when there is no more."""
+        parameters: dict[str, Any] = {name: filters.get(name, "") for name in FILTERS}
+        parameters |= {
+            "before": before or LAST_ID,
+            "first": id_at(max(0, since - AFTER_MS)),
+            "since": since,
+            "until": until or 2**62,
+            "limit": limit,
+        }
+        rows = self._archive.connection.execute(QUERIES["events_page"], parameters).fetchall()
+        return {"rows": [event_fields(row) for row in rows], "next": rows[-1][0] if len(rows) == limit else ""}
+
+    def request(self, *, request_id: str) -> list[dict[str, Any]]:
+        """All events of a request; its id says when it came."""
+        if not REQUEST_ID.fullmatch(request_id):
+            return []
+        at_ms = int(request_id[:TIME_IN_ID_DIGITS], 16)
+        parameters = {
+            "request": request_id,
+            "first": id_at(max(0, at_ms - BEFORE_MS)),
+            "last": id_at(at_ms + AFTER_MS),
+        }
+        rows = self._archive.connection.execute(QUERIES["events_of_request"], parameters).fetchall()
+        return [event_fields(row) for row in rows]
+
+    def put_aside(self, *, stream: str, limit: int) -> dict[str, Any]:
+        """Dead letters and quarantine, newest first, and how many there are."""
+        parameters = {"stream": stream or None, "limit": limit}
+        rows = self._archive.connection.execute(QUERIES["put_aside_page"], parameters).fetchall()
+        counts = [self._archive.put_aside_counts(name) for name in self._streams(stream)]
+        return {
+            "rows": [aside_fields(row) for row in rows],
+            "dead_letters": sum(dead for dead, _ in counts),
+            "quarantined": sum(quarantined for _, quarantined in counts),
+        }
+
+    def replay(self, *, stream: str) -> dict[str, int]:
+        """Fold what this version can read of the dead letters."""
+        read = left = 0
+        for name in self._streams(stream):
+            before, _ = self._archive.put_aside_counts(name)
+            if before:
+                self._in_turn(name)
+                after, _ = self._archive.put_aside_counts(name)
+                read, left = read + max(0, before - after), left + after
+        return {"read": read, "left": left}
+
+    def drop(self, *, ids: list[str], by: str) -> dict[str, int]:  # noqa: ARG002 - told in the desk's log
+        """Forget rows for good; their numbers stay heard."""
+        wanted: dict[str, list[bytes]] = {}
+        for row_id in ids:
+            stream, _, digest = row_id.rpartition("/")
+            try:
+                wanted.setdefault(stream, []).append(bytes.fromhex(digest))
+            except ValueError:
+                raise Refused(f"{row_id!r} is no id of a row that was put aside") from None
+        dropped = 0
+        for stream, digests in sorted(wanted.items()):
+            dropped += self._drop(stream, digests)
+        return {"dropped": dropped}
+
+    def _drop(self, stream: str, digests: list[bytes]) -> int:
+        connection = self._archive.connection
+        with connection.transaction():
+            checkpoint = self._archive.await_checkpoint(stream)
+            if checkpoint is None:
+                return 0
+            dead = connection.execute(QUERIES["drop_dead_letters"], (stream, digests)).rowcount
+            quarantined = connection.execute(QUERIES["drop_quarantined"], (stream, digests)).rowcount
+            left = checkpoint._replace(dead=checkpoint.dead - dead, quarantined=checkpoint.quarantined - quarantined)
+            self._archive.save_checkpoint(left)
+        # Nothing was folded, so that no snapshot is newer: operators' counts are told by themselves.
+        self._redis.hset(wire.route_key(stream), mapping={"dead": left.dead, "quarantined": left.quarantined})
+        return dead + quarantined
+
+    def _in_turn(self, stream: str) -> None:
+        """Fold what can be read, and tell the proxies how the stream stands."""
+        store = Store(self._database_url)
+        try:
+            projector = Projector(store, Streams(self._redis))
+            in_turn(projector, Publisher(self._redis, Event()), lambda one: one.revive(stream), TURNS)
+        except NeverDone:
+            raise Refused(f"{stream}: workers were never done with it; try again") from None
+        finally:
+            store.close()
+
+    def _streams(self, stream: str) -> list[str]:
+        known = self._archive.streams()
+        return [name for name in known if stream in ("", name)]
+
+
+def period_asked(since: str, until: str) -> Period:
+    """Whole hours. Raises Refused."""
+    try:
+        return period_of(since or None, until or None, datetime.now(UTC))
+    except (ValueError, OverflowError) as error:
+        raise Refused(str(error)) from None
+
+
+def asked_for(by: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """What to group by. Raises Refused."""
+    try:
+        return dimensions_of([by], known)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+
+
+def told(period: Period) -> dict[str, str]:
+    """A period as text."""
+    return {"since": f"{period.since:%Y-%m-%dT%H:%MZ}", "until": f"{period.until:%Y-%m-%dT%H:%MZ}"}
+
+
+def usage_fields(found: Report) -> dict[str, Any]:
+    """A report in the admin API's shape."""
+    return {
+        **told(found.period),
+        "by": list(found.by),
+        "rows": [row_fields(row, found.by) for row in found.rows],
+        "total": row_fields(found.total, ()),
+    }
+
+
+def row_fields(row: UsageRow, by: tuple[str, ...]) -> dict[str, Any]:
+    """A row with its share of cached tokens."""
+    fields = fields_of(row, by)
+    del fields["cost_usd"]
+    usage = row.usage
+    read = usage.input + usage.cache_read + usage.cache_write_5m + usage.cache_write_1h
+    return fields | {"cache_hit_percent": round(100 * usage.cache_read / read, 2) if read else None}
+
+
+def latency_fields(row: tuple[Any, ...], by: tuple[str, ...]) -> dict[str, Any]:
+    """A group's percentiles."""
+    names = dict(zip(LATENCY_DIMENSIONS, row, strict=False))
+    count, first_byte, total = row[len(LATENCY_DIMENSIONS) :]
+    fields: dict[str, Any] = {name: names[name] for name in by} | {"attempts": count}
+    for label, values in (("first_byte", first_byte), ("total", total)):
+        for percent, value in zip((50, 95, 99), values or (None,) * 3, strict=True):
+            fields[f"{label}_p{percent}_ms"] = value
+    return fields
+
+
+def event_fields(row: tuple[Any, ...]) -> dict[str, Any]:
+    """An event's stream, place and body."""
+    _, stream, position, body = row
+    return {"stream": stream, "position": position, "body": body}
+
+
+def aside_fields(row: tuple[Any, ...]) -> dict[str, Any]:
+    """A row that was put aside."""
+    kind, stream, seen_at, entry, reason, raw, digest = row
+    return {
+        "id": f"{stream}/{digest.hex()}",
+        "kind": KINDS[kind],
+        "stream": stream,
+        "seen_at_ms": ms_of(seen_at),
+        "entry": entry,
+        "reason": reason,
+        "raw": raw.decode(errors="replace")[:4_000],
+    }
+
+
+def ms_of(moment: datetime) -> int:
+    """Unix milliseconds."""
+    return int(moment.timestamp() * 1000)
+
+
+def id_at(at_ms: int) -> str:
+    """The least id of a millisecond."""
+    return ids.format_uuid(max(0, at_ms) << 80)
