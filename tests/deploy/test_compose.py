@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from typing import Any
+import subprocess
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -13,6 +15,9 @@ from tests.deploy.image import ROOT, stages, variables
 from tests.deploy.judges import DEPLOY, judged, packaged
 from tests.docs.settings_pages import DOCKER_MARK, ENV_DOCKER_EXAMPLE, FIXED_IN_CONTAINERS, container_defaults
 from tests.scale.programs import program
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FILE = ROOT / "docker-compose.yml"
 TEXT = re.sub(r"^ *#.*", "", FILE.read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -35,6 +40,53 @@ def with_defaults(text: str) -> str:
     while (made := re.sub(r"\$\{[A-Z_]+(?::-([^${}]*))?\}", r"\1", text)) != text:
         text = made
     return text.replace("\0", "$")
+
+
+def composed(folder: Path, environ: dict[str, str]) -> dict[str, Any]:
+    """What a real Compose makes of the file in this environment. It asks Podman for its version, and no more."""
+    podman = folder / "podman"
+    podman.write_text("#!/bin/sh\necho podman version 5.0.0\n", encoding="utf-8")
+    podman.chmod(0o755)
+    environ = environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    command = [packaged("podman-compose"), "--file", FILE, "config"]
+    done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    services: dict[str, Any] = yaml.safe_load(done.stdout)["services"]
+    return services
+
+
+def explained() -> dict[str, str]:
+    """The variables of the first part of .env.docker.example, with what they are said to be by default."""
+    by_hand = ENV_DOCKER_EXAMPLE.read_text(encoding="utf-8").partition(DOCKER_MARK)[0]
+    return dict(re.findall(r"^#([A-Z_]+)=(.*)$", by_hand, re.MULTILINE))
+
+
+def test_the_defaults_are_those_that_are_explained(tmp_path: Path) -> None:
+    """With every variable set as the example says, Compose makes the same of it as with none."""
+    assert composed(tmp_path, explained()) == composed(tmp_path, {})
+
+
+def test_variables_do_what_they_are_for(tmp_path: Path) -> None:
+    """Ports, the address they are published on, numbers, versions, names, and the file on the host."""
+    found = composed(
+        tmp_path,
+        {
+            "BIND_ADDRESS": "192.0.2.1",
+            "HOST_PROXY_PORT": "5001",
+            "PROXY_PORT": "5002",
+            "ADMINER_PORT": "5003",
+            "PROXY_REPLICAS": "7",
+            "POSTGRES_VERSION": "17",
+            "DB_CONTAINER_NAME": "ours",
+            "CLAUDE_CREDENTIALS_FILE": "/a folder/x.json",
+        },
+    )
+    assert found["cc-balancer"]["ports"] == ["192.0.2.1:5001:4181"]
+    assert found["cc-migrate"]["environment"]["PUBLISHED_PORT"] == "5001"
+    assert found["cc-adminer"]["ports"] == ["192.0.2.1:5003:8080"]
+    assert int(found["cc-proxy"]["deploy"]["replicas"]) == 7
+    assert (found["cc-db"]["image"], found["cc-db"]["container_name"]) == ("postgres:17-alpine", "ours")
+    assert "/a folder/x.json" in [volume["source"] for volume in found["cc-proxy"]["volumes"] if "source" in volume]
+    assert composed(tmp_path, {"PROXY_PORT": "5002"})["cc-balancer"]["ports"] == ["127.0.0.1:5002:4181"]
 
 
 def test_the_published_schema_is_content() -> None:
@@ -105,7 +157,7 @@ def test_redis_forgets_nothing_by_itself() -> None:
     assert "ports" not in SERVICES["cc-redis"]
 
 
-def test_a_stopped_proxy_may_finish_its_answers(tmp_path: Any) -> None:
+def test_a_stopped_proxy_may_finish_its_answers(tmp_path: Path) -> None:
     """Docker waits longer than the drain lasts."""
     drain = load(environ=IMAGE | container_defaults() | {"CCPROXY_HOME": str(tmp_path)}).drain
     minutes = int(SERVICES["cc-proxy"]["stop_grace_period"].removesuffix("m"))
@@ -120,7 +172,7 @@ def test_what_is_mounted_is_there() -> None:
     assert [path for path in paths if path.startswith("./") and not (ROOT / path).exists()] == []
 
 
-def test_the_defaults_let_the_proxy_start(tmp_path: Any) -> None:
+def test_the_defaults_let_the_proxy_start(tmp_path: Path) -> None:
     """Without any .env.docker: keys of the ledger, Redis next door, no route that the owner did not ask for."""
     settings = load(environ=IMAGE | container_defaults() | {"CCPROXY_HOME": str(tmp_path)})
     assert settings.ledger_keys
@@ -128,7 +180,7 @@ def test_the_defaults_let_the_proxy_start(tmp_path: Any) -> None:
     assert [route.id for route in settings.routes if route.off is None] == []
 
 
-def test_the_workers_find_the_database(tmp_path: Any) -> None:
+def test_the_workers_find_the_database(tmp_path: Path) -> None:
     """By its name, with the password from the file; DATABASE_URL in .env.docker goes first."""
     (tmp_path / "db-password").write_text("pass word")
     given = {name: with_defaults(str(value)) for name, value in SERVICES["cc-worker"]["environment"].items()}
@@ -144,25 +196,18 @@ def test_the_workers_find_the_database(tmp_path: Any) -> None:
 
 
 def test_every_variable_of_compose_is_explained_and_every_explained_one_is_read() -> None:
-    """The first part of .env.docker.example, with the defaults as they are."""
-    by_hand = ENV_DOCKER_EXAMPLE.read_text(encoding="utf-8").partition(DOCKER_MARK)[0]
-    explained = dict(re.findall(r"^#([A-Z_]+)=(.*)$", by_hand, re.MULTILINE))
-    assert set(explained) == interpolated(TEXT)
-    different = [name for name, value in explained.items() if f"${{{name}:-{value}}}" not in TEXT]
-    # These two name one port.
-    assert different == ["HOST_PROXY_PORT"]
-    assert "${HOST_PROXY_PORT:-${PROXY_PORT:-4181}}" in TEXT
+    """The first part of .env.docker.example."""
+    assert set(explained()) == interpolated(TEXT)
 
 
 def test_every_setting_is_explained_and_every_explained_one_is_read() -> None:
     """The second part, with but those that the image or docker-compose.yml say."""
     settings = ENV_DOCKER_EXAMPLE.read_text(encoding="utf-8").partition(DOCKER_MARK)[2]
-    explained = re.findall(r"^#([A-Z][A-Z0-9_]*)=", settings, re.MULTILINE)
-    assert sorted(explained) == sorted(KNOWN - FIXED_IN_CONTAINERS)
+    shown = re.findall(r"^#([A-Z][A-Z0-9_]*)=", settings, re.MULTILINE)
+    assert sorted(shown) == sorted(KNOWN - FIXED_IN_CONTAINERS)
     said = IMAGE.keys() | SERVICES["cc-proxy"]["environment"].keys() | SERVICES["cc-worker"]["environment"].keys()
     only_up = {"CCPROXY_POSTGRES_BIN", "CCPROXY_REDIS_BIN"}
-    mounted = {"CLAUDE_CREDENTIALS_PATH"}
-    assert said & KNOWN | only_up | mounted == FIXED_IN_CONTAINERS
+    assert said & KNOWN | only_up == FIXED_IN_CONTAINERS
 
 
 def test_the_containers_own_variables_are_settings() -> None:
