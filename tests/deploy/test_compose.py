@@ -48,7 +48,7 @@ def composed(folder: Path, environ: dict[str, str]) -> dict[str, Any]:
     podman.write_text("#!/bin/sh\necho podman version 5.0.0\n", encoding="utf-8")
     podman.chmod(0o755)
     environ = environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
-    command = [packaged("podman-compose"), "--file", FILE, "config"]
+    command = [str(packaged("podman-compose")), "--file", str(FILE), "config"]
     done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     services: dict[str, Any] = yaml.safe_load(done.stdout)["services"]
     return services
