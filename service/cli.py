@@ -19,6 +19,7 @@ from service.console.key_commands import keys
 from service.console.running import DEFAULT_REDIS_URL, running
 
 GROUP = "ccproxy.commands"
+LONGEST_SENTENCE = 200
 
 
 class Commands(click.Group):
@@ -36,6 +37,13 @@ class Commands(click.Group):
         found = next(iter(entry_points(group=GROUP, name=cmd_name)), None)
         command = found.load() if found else None
         return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """All commands, each with its first sentence, whole: click itself would cut it off at the line's end."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(LONGEST_SENTENCE)) for name, command in commands if command]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -87,7 +87,7 @@ def worker() -> None:
 def migrate(*, check: bool) -> None:
     """Bring the database's schema up to date."""
     settings = load(to_serve=False)
-    with told_errors(), connect(needed(settings.database_url, "DATABASE_URL")) as connection:
+    with told_errors(), connect(database_url_of(settings)) as connection:
         steps = pending(connection) if check else apply_migrations(connection)
     for step in steps:
         click.echo(f"migration.{'missing' if check else 'applied'} number={step.number:04} name={step.name}")

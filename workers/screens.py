@@ -31,8 +31,8 @@ COUNTS = {
 }
 ALWAYS = ("requests", "attempts", "input_tokens", "output_tokens")
 """Shown though they be 0; the other columns only where one of them is not."""
-NAME_WIDTH = 10
-"""What a name's column has at least, so that numbers never crowd it out."""
+NAME_WIDTH = 12
+"""What a column of names so long has at least, so that numbers never crowd it out."""
 PIPE_WIDTH = 200
 """Behind a pipe there is no edge to wrap at."""
 LINE_EVERY = 100_000
@@ -105,7 +105,9 @@ def show_usage(report: Report, console: Console) -> None:
     shown = [name for name in COUNTS if name in ALWAYS or total[name]]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_footer=True)
     for place, name in enumerate(report.by):
-        table.add_column(name, footer="total" if place == 0 else "", overflow="fold", min_width=NAME_WIDTH)
+        longest = max(len(text) for text in (name, "total", *(row.names[place] for row in report.rows)))
+        width = min(NAME_WIDTH, longest)
+        table.add_column(name, footer="total" if place == 0 else "", overflow="fold", min_width=width)
     for name in shown:
         table.add_column(COUNTS[name], footer=counted(total[name]), justify="right", no_wrap=True)
     table.add_column("cost", footer=cost_of(report.total), justify="right", no_wrap=True)

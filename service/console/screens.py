@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from textwrap import wrap
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +14,7 @@ from service.routing.quota import WindowReading
 from service.routing.readings import RouteReading
 
 COLOURS = {"healthy": "green", "degraded": "yellow", "quota_warning": "yellow", "off": "dim"}
+REPLICAS = "replicas  "
 BAR_WIDTH = 8
 """Wide enough to see a change, narrow enough for the whole table to fit 80 columns."""
 
@@ -34,10 +36,12 @@ def show_status(status: Status, console: Console) -> None:
 
 
 def show_replicas(status: Status, console: Console) -> None:
-    """A line a replica."""
+    """A line a replica; on a terminal, what is too long for one goes on below itself."""
     lines = [words_of(replica, status.at_ms) for replica in status.replicas] or ["none alive; is a proxy running?"]
-    for number, line in enumerate(lines):
-        console.print(f"{'' if number else 'replicas':10}{line}", highlight=False, soft_wrap=True)
+    room = console.width - len(REPLICAS)
+    shown = [part for line in lines for part in (wrap(line, room) if console.is_terminal else [line])]
+    for number, line in enumerate(shown):
+        console.print(f"{'' if number else REPLICAS:{len(REPLICAS)}}{line}", highlight=False, soft_wrap=True)
 
 
 def words_of(replica: ReplicaStatus, now_ms: int) -> str:

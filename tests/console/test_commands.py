@@ -210,6 +210,14 @@ def test_a_log_that_is_not_there_is_told(
     assert words in result.output
 
 
+def test_help_says_what_each_command_does(terminal: Terminal) -> None:
+    """In a whole sentence, within 80 columns."""
+    shown = terminal.ok("--help")
+    assert "..." not in shown
+    assert "Put a backup back, fold what Redis has since, and prove the ledger" in " ".join(shown.split())
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_are_given_what_they_complete_with(terminal: Terminal, shell: str) -> None:
     """A script that asks this program; commands, options and routes are completed."""

@@ -111,6 +111,11 @@ def test_a_replica_says_what_it_is() -> None:
     shown = screen(Status(at_ms=NOW_MS, routes=(), streams=(), replicas=(replica, replica)))
     line = "r1 (0.2.0, 0.0.0.0:4181, up 2 h, seen 0 s ago, 3 events pending, draining)"
     assert f"replicas  {line}\n          {line}\n" in shown
+    page = StringIO()
+    terminal = Console(file=page, width=80, color_system=None, force_terminal=True)
+    show_status(Status(at_ms=NOW_MS, routes=(), streams=(), replicas=(replica,)), terminal)
+    assert max(len(shown_line) for shown_line in page.getvalue().splitlines()) <= 80
+    assert "\n          draining)\n" in page.getvalue()
 
 
 def test_an_empty_fleet_says_what_to_look_for() -> None:

@@ -152,6 +152,7 @@ def test_a_running_up_is_found(bench: Bench, command: Run, monkeypatch: pytest.M
     monkeypatch.delenv("DATABASE_URL")
     (tmp_path / "run.json").write_text(json.dumps({"database_url": bench.postgres.url}), encoding="utf-8")
     assert command(cli.usage)[0] == 0
+    assert command(cli.migrate, "--check") == (0, "schema.current\n")
 
 
 @pytest.mark.parametrize(
