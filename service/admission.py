@@ -32,6 +32,7 @@ from service.outbox import end
 from service.routing.failover import Refusal
 from service.routing.quota import QuotaReading
 from service.routing.rank import Candidate
+from service.settings import QuotaWeights
 
 log = logging.getLogger("ccproxy.admission")
 
@@ -96,12 +97,11 @@ class Sizes:
         if len(self._known) > KINDS:
             self._known.popitem(last=False)
 
-    def large(self, route: str, model: str, body_bytes: int, max_tokens: int) -> int:
-        """What an attempt hardly exceeds: the recent p99, at most what its body and `max_tokens` allow."""
-        most = body_bytes // CHARS_PER_TOKEN + max_tokens
+    def large(self, route: str, model: str, most: int, guess: int) -> int:
+        """What an attempt hardly exceeds: the recent p99, and a guess while that is not known; never above `most`."""
         known = sorted(self._known.get((route, model), ()))
         if len(known) < SIZES_NEEDED:
-            return max(1, min(most, body_bytes // CHARS_PER_TOKEN + OUTPUT_GUESS_TOKENS))
+            return max(1, min(most, guess))
         return max(1, min(most, known[min(len(known) - 1, len(known) * 99 // 100)]))
 
     def mean(self, route: str, model: str, otherwise: int) -> int:
@@ -149,6 +149,7 @@ class Admission:
         *,
         replica: str,
         clock: Clock,
+        weights: QuotaWeights,
         ledger_of: Callable[[str], RouteLedger],
         is_away: Callable[[], bool],
         replicas: Callable[[], int],
@@ -160,6 +161,7 @@ class Admission:
         self._renew = redis.register_script(RENEW) if redis is not None else None
         self._replica = replica
         self._clock = clock
+        self._weights = weights
         self._ledger_of = ledger_of
         self._is_away = is_away
         self._replicas = replicas
@@ -234,7 +236,12 @@ class Admission:
         candidate, quota = entry.candidate, entry.candidate.quota
         if quota is None:
             return 0
-        size = self.sizes.large(entry.route_id, candidate.model, entry.body_bytes, entry.max_tokens)
+        weights = self._weights
+        read = int(
+            entry.body_bytes // CHARS_PER_TOKEN * max(weights.input, weights.cache_write_5m, weights.cache_write_1h)
+        )
+        most, guess = (read + int(tokens * weights.output) for tokens in (entry.max_tokens, OUTPUT_GUESS_TOKENS))
+        size = self.sizes.large(entry.route_id, candidate.model, most, guess)
         under_way = 2 * (candidate.open_attempts + 1) * size
         is_near = quota.state != "ok" or quota.used_tokens + under_way >= quota.limit_tokens
         return size if is_near else 0

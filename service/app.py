@@ -67,6 +67,7 @@ class Parts:
             self.redis,
             replica=self.outbox.replica,
             clock=clock,
+            weights=settings.policy.quota.weights,
             ledger_of=self.watcher.view.ledger,
             is_away=lambda: self.outbox.away,
             replicas=lambda: self.watcher.replicas,

@@ -24,6 +24,7 @@
     |- ReportAway                 503  api_error   (no worker answered)
     `- NoRoute                    503  api_error   (no route could take the request)
        |- KeysUnknown             503  api_error   (the keys on the ledger were not read yet)
+       |- HomeUnknown             503  api_error   (the index of resources is away)
        |- AllThrottled            429  rate_limit_error
        `- Unreachable             502  api_error   (every attempt failed before an answer)
 
@@ -180,6 +181,12 @@ class NoRoute(ProxyError):
 
 class KeysUnknown(NoRoute):
     """The keys on the ledger were not read yet, so that nobody can tell whether this is one of them."""
+
+    should_retry = True
+
+
+class HomeUnknown(NoRoute):
+    """The index of resources is away, so that nobody can tell on which route the request has to be made."""
 
     should_retry = True
 

@@ -26,6 +26,10 @@ class Home(Struct, frozen=True):
     event_id: str
 
 
+class IndexAway(Exception):
+    """The index can't be read now, and this process has not seen the resource itself."""
+
+
 class Resources:
     """The index of resources."""
 
@@ -56,14 +60,14 @@ class Resources:
                 await self._redis.set(resource_key(resource_id), f"{home.route} {home.event_id}", ex=ttl_s)
 
     async def home_of(self, resource_id: str) -> Home | None:
-        """Where a resource lives; None when nobody knows."""
+        """Where a resource lives; None when nobody knows. Raises IndexAway when nobody can tell."""
         known = self._known.get(resource_id)
         if known or self._redis is None:
             return known
         try:
             found = home_of(await self._redis.get(resource_key(resource_id)))
         except (RedisError, OSError):
-            return None
+            raise IndexAway from None
         return self._remember(resource_id, found) if found else None
 
     def _remember(self, resource_id: str, home: Home) -> Home:

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from service.admission import Admission, Entry
 from service.clock import Clock
-from service.errors import NotFound, Unreachable
+from service.errors import HomeUnknown, NotFound, Unreachable
 from service.ledger.events import FailureScope
 from service.outbox import Outbox
 from service.providers.bodies import clean_body, without_thinking
@@ -38,7 +38,7 @@ from service.relay.answers import Answers
 from service.relay.book import Book, log_attempt
 from service.relay.call import Call, Fault, Reply, Try, length_of, taken
 from service.relay.words import error_event, in_our_words, is_own_words, no_route, prompt_too_long, reasons, throttled
-from service.resources import Home, Resources
+from service.resources import Home, IndexAway, Resources
 from service.routing.budget import Budget
 from service.routing.context import smallest_context_tokens, smallest_on
 from service.routing.failover import Attempt, Plan, Refusal, Result, Verdict, failover
@@ -50,6 +50,7 @@ from service.watcher import Watcher
 
 SESSION_TTL_S = 3_600
 """The longest life of a prompt cache."""
+READS = frozenset(("GET", "HEAD"))
 
 
 class Relay:
@@ -98,8 +99,10 @@ class Relay:
 
     async def _handle(self, call: Call, reply: Reply) -> None:
         self._budget.earn()
-        candidates = await self._candidates(call)
-        plan = failover(candidates, self.settings.policy, call.model, self._budget.spend)
+        home = await self._home_of(call)
+        candidates = await self._candidates(call, home)
+        searching = not home and bool(call.resource_ids) and call.method in READS
+        plan = failover(candidates, self.settings.policy, call.model, self._budget.spend, searching=searching)
         usable = sum(candidate.usable for candidate in candidates)
         tries: list[Try] = []
         refused: dict[str, str] = {}
@@ -172,8 +175,8 @@ class Relay:
             self._admission.sizes.note(one.route.id, one.attempt.candidate.model, used)
         self._admission.leave(one.grant, used, one.ended_seq)
 
-    async def _candidates(self, call: Call) -> list[Candidate]:
-        """The routes for this request, those to try first."""
+    async def _candidates(self, call: Call, home: str) -> list[Candidate]:
+        """The routes for this request, those to try first; `home` is the one that its resources bind it to."""
         chain = choose_chain(
             self.settings.routes,
             self.settings.client_route,
@@ -189,7 +192,7 @@ class Relay:
             least_tokens=self._least_tokens(call, chain),
             trimmed=call.trimmed,
             threaded=call.threaded,
-            bound_to=await self._bound_to(call),
+            bound_to=home,
             session_route=await self._session_route(call),
             draw=crc32(call.request_id.encode()) / 2**32,
         )
@@ -201,19 +204,30 @@ class Relay:
             return 0
         return least_tokens(call.plain, smallest_on(chain, call.model, self.settings.policy))
 
-    async def _bound_to(self, call: Call) -> str:
-        """The route on which the request's resources live, "" when it names none that is known."""
-        for resource_id in call.resource_ids:
-            if home := await self._resources.home_of(resource_id):
-                return home.route
+    async def _home_of(self, call: Call) -> str:
+        """The route on which the request's resources live, "" when it names none that is known.
+
+        Raises NoRoute when that can't be told and guessing might write elsewhere; what is read is looked for.
+        """
+        try:
+            for resource_id in call.resource_ids:
+                if home := await self._resources.home_of(resource_id):
+                    return home.route
+        except IndexAway:
+            if call.method not in READS:
+                raise HomeUnknown(
+                    f"nobody can tell on which route {resource_id} lives while Redis is away; ask again later"
+                ) from None
         return ""
 
     async def _session_route(self, call: Call) -> str:
         """The route that served the session last, where sessions stay on their route."""
         if not (self.settings.session_affinity and call.session_id):
             return ""
-        home = await self._resources.home_of(session_id(call))
-        return home.route if home else ""
+        with contextlib.suppress(IndexAway):
+            home = await self._resources.home_of(session_id(call))
+            return home.route if home else ""
+        return ""
 
     async def _keep_session(self, call: Call, one: Try) -> None:
         """The session's caches are on this route now."""

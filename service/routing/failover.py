@@ -41,6 +41,8 @@ SLOT_WAITS_MS = (50, 100, 200, 400, 800)
 RESERVED_WAIT_MS = 5_000
 """What is reserved turns into what is used when an answer ends: worth asking again in a few seconds."""
 
+NOT_FOUND = 404
+
 RefusalKind = Literal["probe", "slots", "quota"]
 
 
@@ -119,9 +121,18 @@ Plan: TypeAlias = Generator[Attempt, Result, Verdict]
 
 
 def failover(
-    candidates: Sequence[Candidate], policy: Policy, model: str, may_repeat: Callable[[], bool] = lambda: True
+    candidates: Sequence[Candidate],
+    policy: Policy,
+    model: str,
+    may_repeat: Callable[[], bool] = lambda: True,
+    *,
+    searching: bool = False,
 ) -> Plan:
-    """The plan for one request for `model`, over candidates as `rank` gave them; `may_repeat` is the retry budget."""
+    """The plan for one request for `model`, over candidates as `rank` gave them.
+
+    `may_repeat` is the retry budget. `searching`: something is read of which nobody knows where it lives, so that a
+    404 means no more than that it is not here.
+    """
     course = Course([candidate for candidate in candidates if candidate.usable])
     most = len(course.queue) + policy.max_retries
     while course.queue and len(course.tried) < most:
@@ -134,7 +145,8 @@ def failover(
             return Verdict("answered", attempt.number, failure=result.failure)
         else:
             course.tried.append(Tried(attempt, result.failure))
-            if is_final(attempt.candidate, result.failure, policy, model):
+            is_elsewhere = searching and result.failure.status == NOT_FOUND
+            if not is_elsewhere and is_final(attempt.candidate, result.failure, policy, model):
                 break
             course.queue = next_queue(course.queue, course.tried)
             if result.renewed and attempt.candidate.route.id not in course.renewed:

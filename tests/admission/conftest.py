@@ -14,6 +14,7 @@ from service.ledger.state import Heard, RouteLedger
 from service.routing.failover import Refusal
 from service.routing.quota import QuotaReading, QuotaState
 from service.routing.rank import Candidate
+from service.settings import QuotaWeights
 from tests.routing.making import A, route_of
 
 
@@ -30,6 +31,7 @@ class Replica:
             redis,
             replica=name,
             clock=self.clock,
+            weights=QuotaWeights(),
             ledger_of=lambda _: self.ledger,
             is_away=lambda: self.away,
             replicas=lambda: self.replicas,

@@ -1,6 +1,6 @@
 """How large the next attempt may be, from those before."""
 
-from service.admission import KINDS, OUTPUT_GUESS_TOKENS, SIZES_NEEDED, Sizes
+from service.admission import KINDS, SIZES_NEEDED, Sizes
 
 
 def test_the_largest_of_a_hundred() -> None:
@@ -8,7 +8,7 @@ def test_the_largest_of_a_hundred() -> None:
     sizes = Sizes()
     for tokens in range(1, 101):
         sizes.note("zai", "m", tokens)
-    assert sizes.large("zai", "m", 10**9, 10**9) == 100
+    assert sizes.large("zai", "m", most=10**9, guess=7) == 100
     assert sizes.mean("zai", "m", 7) == 50
     assert sizes.mean("zai", "other", 7) == 7
 
@@ -18,17 +18,17 @@ def test_no_larger_than_body_and_limit_allow() -> None:
     sizes = Sizes()
     for _ in range(SIZES_NEEDED):
         sizes.note("zai", "m", 10**6)
-    assert sizes.large("zai", "m", 300, 50) == 150
-    assert sizes.large("zai", "m", 0, 0) == 1
+    assert sizes.large("zai", "m", most=150, guess=7) == 150
+    assert sizes.large("zai", "m", most=0, guess=7) == 1
 
 
 def test_a_guess_while_little_is_known() -> None:
-    """The body, and an answer of usual length: a client's max_tokens is often its model's."""
+    """A client's max_tokens is often its model's: no measure of its answers."""
     sizes = Sizes()
     for _ in range(SIZES_NEEDED - 1):
         sizes.note("zai", "m", 5)
-    assert sizes.large("zai", "m", 3_000, 128_000) == 1_000 + OUTPUT_GUESS_TOKENS
-    assert sizes.large("zai", "m", 3_000, 64) == 1_064
+    assert sizes.large("zai", "m", most=129_000, guess=9_000) == 9_000
+    assert sizes.large("zai", "m", most=64, guess=9_000) == 64
 
 
 def test_memory_is_bounded() -> None:

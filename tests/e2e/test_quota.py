@@ -34,12 +34,12 @@ def used_tokens(books: Books) -> int:
 
 def test_a_spent_week_moves_traffic_on(house: House, books: Books) -> None:
     """At ANTHROPIC_WEEKLY_LIMIT the next request goes to Z.AI: in this process, in others, and after a restart."""
-    variables = {"ANTHROPIC_WEEKLY_LIMIT": str(used_tokens(books) + 1000), "QUOTA_WARNING_THRESHOLD": "100"}
+    variables = {"ANTHROPIC_WEEKLY_LIMIT": str(used_tokens(books) + 2000), "QUOTA_WARNING_THRESHOLD": "100"}
     first, second = house.start_proxy(variables), house.start_proxy(variables)
     house.anthropic.script(reply.message(usage=Usage(input=500, output=499, cache_read=10_000)).repeated(1))
     assert route_of(first) == "anthropic"
-    house.anthropic.default = reply.message(usage=Usage(input=900, output=100))
-    assert route_of(first) == "anthropic", "one token was left; what was read from a cache does not count"
+    house.anthropic.default = reply.message(usage=Usage(input=900, output=101))
+    assert route_of(first) == "anthropic", "half was left; what was read from a cache does not count"
     assert route_of(first) == "zai"
     eventually(lambda: route_of(second) == "zai")
     spent = len(house.anthropic.requests)
@@ -93,13 +93,13 @@ def test_an_open_circuit_is_avoided_by_the_fleet(house: House, books: Books) -> 
 
 
 def test_a_circuit_closes_after_a_probe(house: House) -> None:
-    """When the open time is over, a success brings the route back."""
+    """When the open time is over, a success brings the route back: for a growing share, then for all."""
     routes = house.own_routes(("brittle", "anthropic", ANTHROPIC_KEY), ("solid", "zai", ZAI_KEY))
     proxy = house.start_proxy(routes | {"CIRCUIT_BREAKER_ENABLED": "true", "CIRCUIT_BREAKER_COOLDOWN_MS": "1500"})
     house.anthropic.script(reply.error(500).repeated(5))
     assert [route_of(proxy) for _ in range(6)] == ["solid"] * 6
     eventually(lambda: route_of(proxy) == "brittle")
-    assert [route_of(proxy) for _ in range(3)] == ["brittle"] * 3
+    eventually(lambda: [route_of(proxy) for _ in range(12)] == ["brittle"] * 12)
 
 
 def test_the_clients_own_faults_open_no_circuit(house: House) -> None:

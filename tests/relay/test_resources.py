@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
+from redis.exceptions import RedisError
 
 from service.ledger.events import ResourceCreated
 from tests.fakes import FakeProvider, reply
@@ -72,6 +73,35 @@ async def test_a_resource_of_a_route_that_fails_is_not_looked_for_elsewhere(
     answer = await served.http.get(f"/v1/messages/batches/{batch}")
     assert answer.status_code == 500
     assert second.requests == []
+
+
+class Away:
+    """A Redis that does not answer."""
+
+    async def get(self, _: str) -> bytes:
+        raise RedisError("away")
+
+
+async def test_what_nobody_knows_is_looked_for(served: Serving, anthropic: FakeProvider, second: FakeProvider) -> None:
+    """With Redis away reads try the routes until one has it; a route without it is not to blame."""
+    anthropic.script(reply.error(529).when("/v1/messages/batches"))
+    batch = (await served.http.post("/v1/messages/batches", json=BATCH)).json()["id"]
+    served.parts.relay._resources._known.clear()
+    served.parts.relay._resources._redis = Away()  # type: ignore[assignment]
+    seen = await served.http.get(f"/v1/messages/batches/{batch}")
+    assert (seen.status_code, seen.headers["x-ccproxy-route"]) == (200, "second")
+    gone = await served.http.get("/v1/messages/batches/msgbatch_01nowhere0")
+    assert gone.status_code == 404
+    assert [request.method for request in (*anthropic.requests, *second.requests)].count("GET") == 4
+
+
+async def test_what_nobody_knows_is_not_written_to(served: Serving, anthropic: FakeProvider) -> None:
+    """With Redis away a write to a resource that this process has not seen is a 503, not a guess."""
+    served.parts.relay._resources._redis = Away()  # type: ignore[assignment]
+    ended = await served.http.post("/v1/messages/batches/msgbatch_01nowhere0/cancel")
+    assert (ended.status_code, ended.headers["x-should-retry"]) == (503, "true")
+    assert "while Redis is away" in ended.json()["error"]["message"]
+    assert anthropic.requests == []
 
 
 async def test_a_file_goes_where_it_is_used(served: Serving, anthropic: FakeProvider) -> None:
