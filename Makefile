@@ -27,9 +27,10 @@ endif
 COMPILE = $(if $(UV),$(UV),$(BIN)/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --no-header --no-annotate --no-emit-index-url $(if $(UPGRADE),--upgrade)
 
-# Compose reads .env.docker for itself as well, where there is one: versions, ports, names.
-CONTAINERS := $(shell command -v docker 2>/dev/null || command -v podman 2>/dev/null || echo docker)
-COMPOSE = $(CONTAINERS) compose $(shell test ! -f .env.docker || echo --env-file .env.docker)
+# Docker's Compose, or another where there is none. It reads .env.docker for itself as well: versions, ports, names.
+COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-compose podman-compose; do \
+  $$tool version >/dev/null 2>&1 && echo $$tool && break; done),docker compose) \
+  $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
 .PHONY: help up dev build test simulate simulate-faults lint format types bench bench-failover bench-ledger chaos test-claude-code test-scale lock docs clean stale

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WAIT_S = 30
+CLAIMS = ("For", "Host", "Proto")
+"""What a client may claim in X-Forwarded headers."""
 
 
 class Proxy(ThreadingHTTPServer):
@@ -40,7 +42,7 @@ class Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer."""
         fine = self.path != "/readyz" or self.server.ready
-        body = f"{self.server.name} {self.headers.get('X-Forwarded-For')}".encode()
+        body = f"{self.server.name} {[self.headers.get(f'X-Forwarded-{what}') for what in CLAIMS]}".encode()
         self.send_response(200 if fine else 503)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -76,7 +78,7 @@ def asked(port: int) -> tuple[int, str]:
     """The status and the answer of one request on a connection of its own."""
     client = HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
     try:
-        client.request("GET", "/v1/models", headers={"X-Forwarded-For": "6.6.6.6"})
+        client.request("GET", "/v1/models", headers={f"X-Forwarded-{what}": "6.6.6.6" for what in CLAIMS})
         answer = client.getresponse()
         return answer.status, answer.read().decode()
     except ConnectionError:
@@ -109,7 +111,7 @@ def test_the_client_cannot_say_where_it_comes_from(tmp_path: Path) -> None:
     """The balancer's word replaces the client's."""
     with balanced(tmp_path, Proxy("one")) as port:
         settles_to({"one"}, lambda: answering(port))
-        assert asked(port) == (200, "one 127.0.0.1")
+        assert asked(port) == (200, "one ['127.0.0.1', None, None]")
 
 
 def test_a_proxy_that_has_died_costs_no_request(tmp_path: Path) -> None:
