@@ -33,7 +33,7 @@ COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-comp
   $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev build test simulate simulate-faults lint format types bench bench-failover bench-ledger chaos test-claude-code test-scale lock docs clean stale
+.PHONY: help up dev build test simulate simulate-faults lint format types bench soak bench-failover bench-ledger chaos test-claude-code test-scale lock docs clean stale
 .PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
@@ -67,8 +67,11 @@ format: $(DEVELOP) ## put the code into ruff's format, and mend what it can mend
 types: $(DEVELOP) ## mypy, strict
 	$(BIN)/mypy
 
-bench: ## the measuring programs
-	@echo "There are none yet: this version comes without measuring programs."
+bench: $(DEVELOP) ## the proxy beside nginx, LiteLLM and others: processor time, latency, memory (ARGS=--quick)
+	@PYTHONPATH=. $(BIN)/python -m bench $(ARGS)
+
+soak: $(DEVELOP) ## 300,000 requests or 30 minutes: does memory grow, is a descriptor leaked? (ARGS="--minutes 5")
+	@PYTHONPATH=. $(BIN)/python -m bench.soak $(ARGS)
 
 chaos: $(DEVELOP) ## kill, freeze and restart everything under load, then audit (SEED=n ACTIONS=200 SECONDS=150)
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(ACTIONS),--actions $(ACTIONS)) \

@@ -11,19 +11,17 @@ import contextlib
 import json
 import os
 import platform
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from bench.load import Figures, Job
+from bench.hall import Loader, free_port, say, stand_in
 from bench.report import Sample, chart, tables
 from bench.scenarios import ALL, MAIN, QUICK, STEADY_RATE, Scenario
 from bench.targets import ROOT, TARGETS, Missing, Place, Target, cache_folder
@@ -31,31 +29,6 @@ from bench.targets import ROOT, TARGETS, Missing, Place, Target, cache_folder
 SETTLE_S = 0.7
 """After a load: what a target does behind an answer (its ledger, its logs) counts as well."""
 WARM_UP_S = 1.0
-
-
-class Loader:
-    """The process that makes the load."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True
-        )
-
-    def run(self, job: Job) -> Figures:
-        """Carry out one job."""
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(msgspec.json.encode(job).decode() + "\n")
-        self._process.stdin.flush()
-        if (line := self._process.stdout.readline()).endswith("\n"):
-            return msgspec.json.decode(line, type=Figures)
-        raise RuntimeError(f"the load's process ended with {self._process.wait()}")
-
-    def stop(self) -> None:
-        """End it."""
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait(10)
 
 
 class Options(Struct, frozen=True):
@@ -104,22 +77,6 @@ def read_options() -> Options:
         given.seconds or (1.5 if given.quick else 4.0),
         given.out,
     )
-
-
-@contextlib.contextmanager
-def stand_in() -> Iterator[int]:
-    """The provider's stand-in; its port."""
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.standin", str(port)], stdout=subprocess.PIPE, cwd=ROOT, text=True
-    )
-    try:
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n"
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def started(
@@ -216,18 +173,6 @@ def machine() -> str:
         platform.machine(),
     )
     return f"{cores} cores of {model}, Python {platform.python_version()}"
-
-
-def free_port() -> int:
-    """A port that was free just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-def say(line: str) -> None:
-    """Progress, apart from the results."""
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,10 @@ MOST_OPEN = 512
 
 
 class Job(Struct, kw_only=True):
-    """What to do. `rate` 0 is a closed loop of `open_at_once`; `most` 0 is as many as there is time for."""
+    """What to do. `rate` 0 is a closed loop of `open_at_once`; `most` 0 is as many as there is time for.
+
+    Each `leave_every`-th client goes away at the first byte of its answer, 0 is none.
+    """
 
     port: int
     path: str
@@ -36,6 +39,7 @@ class Job(Struct, kw_only=True):
     rate: float = 0
     seconds: float = 4.0
     most: int = 0
+    leave_every: int = 0
 
 
 class Figures(Struct, kw_only=True):
@@ -43,6 +47,7 @@ class Figures(Struct, kw_only=True):
 
     seconds: float
     done: int
+    left: int
     errors: int
     error: str
     first_p50: float | None
@@ -56,6 +61,7 @@ class Tally(Struct):
     """What is counted meanwhile."""
 
     done: int = 0
+    left: int = 0
     errors: int = 0
     error: str = ""
     first_byte_ms: list[float] = field(default_factory=list)
@@ -66,6 +72,7 @@ class Tally(Struct):
         return Figures(
             seconds=seconds,
             done=self.done,
+            left=self.left,
             errors=self.errors,
             error=self.error,
             first_p50=part(self.first_byte_ms, 0.5),
@@ -87,20 +94,24 @@ class Connection(asyncio.Protocol):
         self._tally = tally
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[bool] | None = None
+        self._leaves = False
         self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It stands."""
         self._transport = cast("asyncio.Transport", transport)
 
-    async def ask(self, data: bytes, due_ns: int) -> None:
+    async def ask(self, data: bytes, due_ns: int, *, leaves: bool) -> None:
         """One request, from when it was due."""
+        self._leaves = leaves
         self._parser = httptools.HttpResponseParser(self)
         self._tail, self._seen, self._first_ns = b"", False, 0
         self._done = self._loop.create_future()
         self._transport.write(data)
         good = await self._done
-        if good:
+        if self._leaves and self._first_ns:
+            self._tally.left += 1
+        elif good:
             self._tally.done += 1
             self._tally.first_byte_ms.append((self._first_ns - due_ns) / 1e6)
         else:
@@ -116,6 +127,10 @@ class Connection(asyncio.Protocol):
         """Bytes of an answer."""
         now_ns = time.monotonic_ns()
         self._first_ns = self._first_ns or now_ns
+        if self._leaves:
+            self.abort()
+            self._end("")
+            return
         for stamp in STAMPED.findall(data):
             self._tally.chunk_ms.append((now_ns - int(stamp)) / 1e6)
         try:
@@ -172,7 +187,6 @@ class Load:
 
     async def _one_after_another(self, until: float) -> None:
         while time.monotonic() < until and (not self._job.most or self._begun < self._job.most):
-            self._begun += 1
             await self._ask(time.monotonic_ns())
 
     async def _open_loop(self, start: float, until: float) -> None:
@@ -191,12 +205,14 @@ class Load:
             await asyncio.wait(tasks, timeout=PATIENCE_S)
 
     async def _ask(self, due_ns: int) -> None:
+        self._begun += 1
+        leaves = bool(self._job.leave_every) and self._begun % self._job.leave_every == 0
         connection = self._idle.pop() if self._idle else None
         try:
             if connection is None or connection.closed:
                 connection = await self._connect()
             async with asyncio.timeout(PATIENCE_S):
-                await connection.ask(self._data, due_ns)
+                await connection.ask(self._data, due_ns, leaves=leaves)
         except (OSError, TimeoutError) as error:
             self._tally.errors += 1
             self._tally.error = self._tally.error or repr(error)

@@ -21,8 +21,8 @@ class Sample(Struct, frozen=True, kw_only=True):
     target: str
     per_second: float
     errors: int
-    cpu_ms: float
-    own_cpu_ms: float
+    cpu_ms: float | None
+    own_cpu_ms: float | None
     first_p50: float | None
     first_p99: float | None
     chunk_p50: float | None
@@ -49,8 +49,8 @@ class Sample(Struct, frozen=True, kw_only=True):
             target=target,
             per_second=figures.done / figures.seconds if figures.seconds else 0.0,
             errors=figures.errors,
-            cpu_ms=cpu_ms,
-            own_cpu_ms=own_cpu_ms,
+            cpu_ms=cpu_ms if figures.done else None,
+            own_cpu_ms=own_cpu_ms if figures.done else None,
             first_p50=figures.first_p50,
             first_p99=figures.first_p99,
             chunk_p50=figures.chunk_p50,
@@ -65,7 +65,8 @@ class Sample(Struct, frozen=True, kw_only=True):
         """For the progress."""
         broken = f"  {self.errors} errors: {self.error[:80]}" if self.errors else ""
         first = f"{self.first_p50:.2f}" if self.first_p50 is not None else "-"
-        return f"{self.per_second:8.0f}/s  {self.cpu_ms:7.3f} ms cpu  first byte {first} ms{broken}"
+        used = f"{self.cpu_ms:.3f}" if self.cpu_ms is not None else "-"
+        return f"{self.per_second:8.0f}/s  {used:>7} ms cpu  first byte {first} ms{broken}"
 
 
 Pick = Callable[[Sample], float | None]

@@ -54,9 +54,12 @@ class Target(Struct):
 
     def own_usage(self) -> processes.Usage:
         """Of the process that relays alone."""
-        if not self.process or not self.own:
-            return self.usage()
-        return processes.usage(pid for pid in processes.tree(self.process.pid) if self.own in processes.command_of(pid))
+        return processes.usage(self.own_pids())
+
+    def own_pids(self) -> list[int]:
+        """The process that relays, or all of them."""
+        family = processes.tree(self.process.pid) if self.process else []
+        return [pid for pid in family if not self.own or self.own in processes.command_of(pid)]
 
     def stop(self) -> None:
         """End it."""

@@ -37,23 +37,26 @@ def body(size: int, kind: Kind) -> bytes:
         "max_tokens": 32_000,
         "system": [{"type": "text", "text": PROSE * 3, "cache_control": {"type": "ephemeral"}}],
         "tools": tools,
-        "messages": [],
         "metadata": {"user_id": "user_bench"},
         "stream": kind != "json",
     }
-    last = PACED if kind == "paced" else "and now?"
-    turns: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": last}]}]
-    while True:
-        told["messages"] = turns
-        data = json.dumps(told, separators=(",", ":")).encode()
-        room = size - len(data)
-        if room < 120:
-            return data
-        text = (PROSE * 22)[: min(room - 90, 2_000)]
-        role = "assistant" if turns[0]["role"] == "user" else "user"
-        turns = [{"role": role, "content": [{"type": "text", "text": text}]}, *turns]
-        if room < 2_200 and role == "assistant":
-            turns = [{"role": "user", "content": "go on"}, *turns]
+    turns: list[dict[str, Any]] = [turn("user", PACED if kind == "paced" else "and now?")]
+    while (room := size - len(encoded(told | {"messages": turns}))) > 200:
+        asked = turns[0]["role"] == "user"
+        turns.insert(0, turn("assistant" if asked else "user", (PROSE * 22)[: min(room - 100, 2_000)]))
+    if turns[0]["role"] == "assistant":
+        turns.insert(0, turn("user", "hi"))
+    return encoded(told | {"messages": turns})
+
+
+def turn(role: str, words: str) -> dict[str, Any]:
+    """One message of the talk."""
+    return {"role": role, "content": [{"type": "text", "text": words}]}
+
+
+def encoded(told: dict[str, Any]) -> bytes:
+    """As Claude Code writes JSON: without spaces."""
+    return json.dumps(told, separators=(",", ":")).encode()
 
 
 def request(authority: str, path: str, headers: dict[str, str], data: bytes) -> bytes:
