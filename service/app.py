@@ -24,6 +24,7 @@ from service.brake import Brake
 from service.clock import Clock
 from service.console.admin import admin_router, console_of
 from service.console.console import Console
+from service.console.legacy import legacy_router
 from service.console.metrics import Metrics, metrics
 from service.console.schema import openapi_config
 from service.drain import Drain
@@ -147,7 +148,7 @@ def create_app(parts: Parts) -> ASGIApp:
         messages_app(parts.relay, parts.keyring, parts.gate, parts.brake, parts.drain, parts.metrics)
     )
     app: ASGIApp = Litestar(
-        route_handlers=[relay_handler, *HANDLERS, metrics, admin_router()],
+        route_handlers=[relay_handler, *HANDLERS, metrics, legacy_router(), admin_router()],
         lifespan=[lifespan],
         state=State({"health": parts.health, "console": parts.console, "metrics": parts.metrics}),
         dependencies={"console": Provide(console_of, sync_to_thread=False)},

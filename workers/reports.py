@@ -24,6 +24,8 @@ LATENCY_DIMENSIONS = ("hour", "day", "route", "model")
 LATENCY_HOURS = 8 * 24
 MOST_ROWS = 5_000
 TURNS = 60
+LAST_MS = 2**48 - 1
+"""No id can tell of a later time."""
 TIME_IN_ID_DIGITS = 11
 REQUEST_ID = re.compile(r"[0-9a-f]{18}")
 BEFORE_MS, AFTER_MS = 60_000, 7_200_000
@@ -250,4 +252,4 @@ def ms_of(moment: datetime) -> int:
 
 def id_at(at_ms: int) -> str:
     """The least id of a millisecond."""
-    return ids.format_uuid(max(0, at_ms) << 80)
+    return ids.format_uuid(min(max(0, at_ms), LAST_MS) << 80)

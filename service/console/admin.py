@@ -13,7 +13,7 @@ from litestar.exceptions import HTTPException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, PathParameter, QueryParameter
 from litestar.response import Response, Stream
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from service.console.actions import ACTIONS
 from service.console.api_types import (
@@ -45,10 +45,11 @@ from service.ledger.wire import decode_event
 
 HISTORY = "h:"
 """How the place of a page in Postgres begins; others are entries of streams."""
-FilterText = Annotated[str, Meta(max_length=256)]
-TimeText = Annotated[str, Meta(max_length=32)]
+FilterText = Annotated[str, QueryParameter(max_length=256)]
+TimeText = Annotated[str, QueryParameter(max_length=32)]
 """A date, a time, or a while ago: `2026-11-02`, `2026-11-02T15:00`, `12h`, `7d`, `4w`."""
-ByText = Annotated[str, Meta(max_length=64)]
+ByText = Annotated[str, QueryParameter(max_length=64)]
+GONE = {204: ResponseSpec(None, description="The session is over", generate_examples=False)}
 LIVE = {200: ResponseSpec(str, media_type="text/event-stream", description="The live feed", generate_examples=False)}
 
 
@@ -99,7 +100,7 @@ class Sessions(Controller):
         """The session that the request came with."""
         return console.access.session_of(request.state.asker)
 
-    @delete(guards=[viewer], responses=documented(401, 403, 429), summary="Log out")
+    @delete(guards=[viewer], responses=GONE | documented(401, 403, 429), summary="Log out")
     async def log_out(self, console: Desk) -> Response[None]:
         """The cookie is gone."""
         return Response(None, status_code=204, cookies=[console.access.log_out()])
@@ -165,16 +166,16 @@ class Events(Controller):
         self,
         console: Desk,
         stream: FilterText = "",
-        type_: Annotated[FilterText, QueryParameter(name="type")] = "",
+        type_: Annotated[str, QueryParameter(name="type", max_length=256)] = "",
         route: FilterText = "",
         key: FilterText = "",
         model: FilterText = "",
-        request_id: Annotated[FilterText, QueryParameter(name="request")] = "",
+        request_id: Annotated[str, QueryParameter(name="request", max_length=256)] = "",
         outcome: FilterText = "",
-        since: Annotated[int, Meta(ge=0, le=2**53)] = 0,
-        until: Annotated[int, Meta(ge=0, le=2**53)] = 0,
-        before: Annotated[str, Meta(max_length=64, pattern=r"^(\d{1,19}-\d{1,19}|h:[0-9a-f-]{36})?$")] = "",
-        limit: Annotated[int, Meta(ge=1, le=500)] = 100,
+        since: Annotated[int, QueryParameter(ge=0, le=2**53)] = 0,
+        until: Annotated[int, QueryParameter(ge=0, le=2**53)] = 0,
+        before: Annotated[str, QueryParameter(max_length=64, pattern=r"^(\d{1,19}-\d{1,19}|h:[0-9a-f-]{36})?$")] = "",
+        limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
     ) -> EventPage:
         """From the streams first, then, when those are read, from Postgres by way of the workers."""
         filters = Filters(stream, type_, route, key, model, request_id, outcome, since, until)
@@ -234,7 +235,7 @@ class History(Controller):
 
     @get("/dead-letters", responses=documented(400, 401, 429, 503), summary="What was put aside")
     async def dead_letters(
-        self, console: Desk, stream: FilterText = "", limit: Annotated[int, Meta(ge=1, le=500)] = 100
+        self, console: Desk, stream: FilterText = "", limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100
     ) -> PutAsidePage:
         """Dead letters and quarantine, newest first."""
         return msgspec.convert(await console.reports.ask("put_aside", stream=stream, limit=limit), PutAsidePage)
