@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 IMAGE_PATHS = re.compile(r"(?<![\w.])/(opt|src|var/lib/ccproxy|srv/ccproxy)\b")
 BUILD_S, START_S = 300, 60
+COMMANDS = ("worker", "migrate", "keys", "status", "backup")
+"""What containers run besides the proxy: each loads what it needs, and the image lacks what only `up` needs."""
 
 
 class Line(NamedTuple):
@@ -119,6 +121,11 @@ class Rehearsal:
         command = self.found(exec_form(self.image, "HEALTHCHECK"), environ)
         return subprocess.run(command, env=environ, capture_output=True, check=False, timeout=START_S).returncode == 0
 
+    def run(self, *command: str) -> None:
+        """A command in the image's environment, to its end."""
+        environ = self.run_environment({})
+        subprocess.run(self.found([*command], environ), env=environ, check=True, capture_output=True, timeout=START_S)
+
     @staticmethod
     def found(command: list[str], environ: Mapping[str, str]) -> list[str]:
         """The command with its program as the image's PATH finds it."""
@@ -148,6 +155,8 @@ def main() -> None:
         rehearsal = Rehearsal(Path(folder))
         rehearsal.run_build_stage()
         given = {"PROXY_HOST": "127.0.0.1", "PROXY_PORT": str(free_port()), "PROXY_API_KEYS": "0123456789abcdef"}
+        for command in COMMANDS:
+            rehearsal.run("ccproxy", command, "--help")
         assert not rehearsal.healthy(given), "healthy before it was started"
         with rehearsal.started(given) as program:
             end = time.monotonic() + START_S

@@ -205,7 +205,8 @@ def parsed() -> Node:
 
 
 def test_the_twin_is_powershell() -> None:
-    """Its syntax has no error."""
+    """Its syntax has no error; Windows' own PowerShell would read other characters wrongly."""
+    assert TWIN.read_bytes().isascii()
     wrong = [(node.type, node.start_point) for node in nodes(parsed()) if node.is_error or node.is_missing]
     assert wrong == []
 
