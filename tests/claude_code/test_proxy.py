@@ -27,12 +27,27 @@ ABSORBED: dict[str, Reply] = {
     "529": reply.error(529),
     "error first": reply.stream_error("start"),
     "another error first": reply.stream_error("start", "api_error", "Internal server error"),
-    "401": reply.error(401),
+    "error after message_start": reply.stream_error("message_start", "rate_limit_error", "no"),
+    "401": reply.error(401, headers={"x-should-retry": "false"}),
+    "402": reply.error(402),
     "403": reply.error(403),
     "404 model not found": reply.model_not_found("claude"),
     "429 with a long wait": reply.error(429, retry_after_s=7200),
+    "429 of a subscription, not to be retried": reply.unified_limit(),
+    "500 not to be retried": reply.error(500, headers={"x-should-retry": "false"}),
+    "502 with HTML": reply.html(),
+    "503": reply.error(503),
+    "504": reply.error(504),
+    "408": reply.error(408),
     "reset": reply.reset("request"),
+    "reset behind message_start": reply.reset("message_start"),
+    "clean end behind message_start": reply.message().cut("end", "message_start"),
+    "empty 200": reply.empty(),
     "HTML 200": reply.html(200),
+    "JSON 200": reply.json_for_stream(),
+    "garbage 200": reply.garbage(),
+    "silence": reply.hang("request"),
+    "silence behind message_start": reply.hang("message_start"),
 }
 
 
@@ -81,14 +96,18 @@ def serving(config: ProxyConfig | Settings) -> Iterator[ClaudeCodeProxy]:
 @pytest.fixture
 def proxy(anthropic_fake: FakeProvider, zai_fake: FakeProvider, tmp_path: Path) -> Iterator[ClaudeCodeProxy]:
     """A proxy with both of the owner's routes."""
-    config = ProxyConfig(
-        port=free_port(),
-        anthropic=ProviderConfig(api_key="owner", base_url=anthropic_fake.base_url),
-        zai=ProviderConfig(api_key="zai-owner", base_url=zai_fake.base_url),
-        home=str(tmp_path / "home"),
-        log_level="silent",
-    )
-    with serving(config) as made:
+    variables = {
+        "CCPROXY_HOME": str(tmp_path / "home"),
+        "PROXY_PORT": str(free_port()),
+        "ANTHROPIC_API_KEY": "owner",
+        "ANTHROPIC_BASE_URL": anthropic_fake.base_url,
+        "ZAI_API_KEY": "zai-owner",
+        "ZAI_BASE_URL": zai_fake.base_url,
+        "API_FIRST_BYTE_TIMEOUT_MS": "1500",
+        "API_STREAM_IDLE_TIMEOUT_MS": "5000",
+        "LOG_LEVEL": "silent",
+    }
+    with serving(load(None, variables)) as made:
         yield made
 
 
