@@ -33,7 +33,7 @@ COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-comp
   $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev build test simulate simulate-faults lint format types bench soak bench-failover bench-ledger chaos test-claude-code test-scale lock docs clean stale
+.PHONY: help up demo dev build test simulate simulate-faults lint format types bench soak bench-failover bench-ledger chaos test-claude-code test-scale lock docs clean stale
 .PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
@@ -41,6 +41,9 @@ help: ## list these targets
 
 up: $(RUN) ## start everything: Postgres, Valkey, a worker, the proxy
 	@exec $(BIN)/ccproxy up $(ARGS)
+
+demo: $(RUN) ## see it at work without any key: fake providers, made-up traffic
+	@exec $(BIN)/ccproxy demo $(ARGS)
 
 dev: $(DEVELOP) ## the same, started again whenever a file in service/ or workers/ changes
 	@exec $(BIN)/watchfiles --sigint-timeout 20 '$(BIN)/ccproxy up' service workers

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from anthropic import Anthropic
+from click.testing import CliRunner
 
+from service.cli import main
 from service.console.status import Status, read_status
 from service.embedded import demo, folder
 from service.embedded.demo_provider import SCRIPT, phase_at
@@ -103,6 +105,10 @@ def test_the_demo_shows_traffic_and_leaves_nothing(tmp_path: Path) -> None:
         first = status_of(home).routes[0]
         assert (first.route, first.limit_tokens) == ("anthropic", 80_000)
         assert eventually(lambda: sum(stream.position for stream in status_of(home).streams) >= 6)
+        disabled = CliRunner().invoke(main, ["routes", "disable", "anthropic"], env={"CCPROXY_HOME": str(home)})
+        assert disabled.exit_code == 0, disabled.output
+        assert eventually(lambda: status_of(home).routes[0].state == "disabled"), "as the proxy itself tells it"
+        assert eventually(lambda: status_of(home).routes[1].attempts > 0)
     finally:
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=PATIENCE_S)

@@ -285,6 +285,26 @@ def test_a_backup_waits_for_nobody_and_keeps_nobody_waiting(bench: Bench, tmp_pa
         assert back_up(connection, tmp_path / "b.zip").rows > 0
 
 
+def test_no_week_is_dropped_under_a_backup(bench: Bench, tmp_path: Path) -> None:
+    """Retention tries again later; what the snapshot shows is copied."""
+    append(bench.redis, [ended(1, at_ms=NOON_MS - 3 * WEEK_MS)])
+    bench.project()
+    retention = Retention(bench.new_archive, 1, lambda: (NOON_MS + WEEK_MS) / 1000)
+    tries: list[Exception] = []
+
+    def look(_: int) -> None:
+        if not tries:
+            with pytest.raises(psycopg.errors.LockNotAvailable) as error:
+                retention.look()
+            tries.append(error.value)
+
+    with connect(bench.postgres.url) as connection:
+        manifest = back_up(connection, tmp_path / "b.zip", look)
+    assert tries
+    assert sum(table.rows for table in manifest.tables if table.name.startswith("events_")) == 1
+    assert retention.look()
+
+
 def test_a_backup_that_breaks_off_leaves_nothing(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a file nor a draft."""
     append(bench.redis, many(2))
