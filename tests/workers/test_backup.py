@@ -75,10 +75,12 @@ def test_backup_drop_restore_verify_equal(bench: Bench, command: Run, tmp_path: 
     assert {report["stream"]: report["position"] for report in told["streams"]} == {STREAM: 22, wire.CONTROL: 1}
     assert contents(bench) == before
     assert [path.name for path in tmp_path.glob("*ledger.zip*")] == ["ledger.zip"]
-    append_raw(bench.redis, b"more garbage")
+    append_raw(bench.redis, b'[{"type":"unheard_of","event_id":"x","at_ms":1,"replica":"r9","seq":1}]')
     append(bench.redis, [ended(9)])
     assert bench.new_projector().project(STREAM)
     assert bench.verify().ok
+    numbers = bench.rows("SELECT number FROM ccproxy.asides")
+    assert len(set(numbers)) == len(numbers) == len(before["asides"]) + 1, "numbering goes on behind what was put back"
 
 
 def test_a_backup_under_traffic_is_of_one_moment(bench: Bench, command: Run, tmp_path: Path) -> None:
