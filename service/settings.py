@@ -162,6 +162,11 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("RQ_REDIS_URL", "as REDIS_URL", "Redis of the workers' queue, when the ledger lies on a Cluster"),
     Variable("DATABASE_URL", "from DB_*", "the workers' Postgres; `up` brings its own when neither is set"),
+    Variable(
+        "DATABASE_DIRECT_URL",
+        "as DATABASE_URL",
+        "Postgres itself, when DATABASE_URL is a pooler: for what needs a session (migrate, ledger, backup, reports)",
+    ),
     Variable("DB_HOST", "localhost", "part of the database's address, when DATABASE_URL is not set"),
     Variable("DB_PORT", "5432", "likewise"),
     Variable("DB_NAME", "claude_proxy", "likewise"),
@@ -184,8 +189,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("HTTPS_PROXY", "", "HTTP proxy towards the providers; `NO_PROXY` is honoured"),
 )
 SECRETS = (
-    "ADMIN_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_OAUTH_SHARE_KEY", "DATABASE_URL",
-    "DB_PASSWORD", "METRICS_TOKEN", "PROXY_API_KEYS", "REDIS_URL", "RQ_REDIS_URL", "VIEWER_TOKEN", "ZAI_API_KEY",
+    "ADMIN_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_OAUTH_SHARE_KEY", "DATABASE_DIRECT_URL",
+    "DATABASE_URL", "DB_PASSWORD", "METRICS_TOKEN", "PROXY_API_KEYS", "REDIS_URL", "RQ_REDIS_URL", "VIEWER_TOKEN",
+    "ZAI_API_KEY",
 )  # fmt: skip
 """Variables that may lie in a file, as containers are given secrets: NAME_FILE is its path."""
 OBSOLETE_PREFIXES = ("OPENROUTER_", "NODE_ENV")
@@ -435,6 +441,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     redis_url: str | None = None
     rq_redis_url: str | None = None
     database_url: str | None = None
+    database_direct_url: str | None = None
     database_connect_ms: int = 2_000
     retention_weeks: int = 0
     log_level: LogLevel = "info"
@@ -723,6 +730,7 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         redis_url=redis_url(read, "REDIS_URL"),
         rq_redis_url=redis_url(read, "RQ_REDIS_URL"),
         database_url=database_url(read),
+        database_direct_url=read.text("DATABASE_DIRECT_URL") or None,
         database_connect_ms=read.integer("DB_CONNECTION_TIMEOUT_MS", 2_000, least=100),
         retention_weeks=read.integer("LEDGER_RETENTION_WEEKS", 0, most=5_000),
         log_level=log_level(read),

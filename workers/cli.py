@@ -79,7 +79,8 @@ def worker() -> None:
     database_url = needed(settings.database_url, "DATABASE_URL")
     if place_of(redis_url).kind == "cluster":
         needed(settings.rq_redis_url, "RQ_REDIS_URL, a plain Redis for the queue beside the Cluster,")
-    Process(redis_url, settings.rq_redis_url or redis_url, database_url, settings.retention_weeks).run()
+    direct_url = settings.database_direct_url or database_url
+    Process(redis_url, settings.rq_redis_url or redis_url, database_url, direct_url, settings.retention_weeks).run()
 
 
 @click.command()
@@ -295,7 +296,9 @@ def told_errors() -> Iterator[None]:
 
 def database_url_of(settings: Settings) -> str:
     """Where the ledger is: as the settings say, or a running `ccproxy up`."""
-    return needed(settings.database_url or running(settings, "database_url"), "DATABASE_URL")
+    return needed(
+        settings.database_direct_url or settings.database_url or running(settings, "database_url"), "DATABASE_URL"
+    )
 
 
 def running(settings: Settings, name: str) -> str | None:

@@ -29,6 +29,13 @@ SELECT set_config('statement_timeout', '30s', false),
        set_config('idle_in_transaction_session_timeout', '10s', false),
        set_config('timezone', 'UTC', false);
 
+-- Behind a transaction pooler nothing of a session lasts until the next transaction.
+-- name: bounds
+SELECT set_config('statement_timeout', '30s', true),
+       set_config('lock_timeout', '5s', true),
+       set_config('idle_in_transaction_session_timeout', '10s', true),
+       set_config('timezone', 'UTC', true);
+
 -- name: streams
 SELECT stream FROM ccproxy.checkpoints ORDER BY stream;
 

@@ -43,9 +43,11 @@ WORKER_TTL_S = 20
 
 
 class Process:
-    """The parts of one worker process, put together."""
+    """The parts of one worker process, put together. `direct_url` is Postgres itself, for what needs a session."""
 
-    def __init__(self, redis_url: str, rq_redis_url: str, database_url: str, retention_weeks: int = 0) -> None:
+    def __init__(
+        self, redis_url: str, rq_redis_url: str, database_url: str, direct_url: str, retention_weeks: int = 0
+    ) -> None:
         self.database_url = database_url
         self.stopping = Event()
         self.outage = Outage("redis")
@@ -57,8 +59,8 @@ class Process:
         publisher = Publisher(redis, self.stopping)
         self.shift = Shift(Projector(self.store, streams), publisher, streams, wake, self.stopping, self.outage)
         # The ticker's own client does not try again: it has to notice when Redis was away.
-        self.desk = Desk(database_url, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
-        self.retention = Retention(lambda: open_archive(database_url), retention_weeks)
+        self.desk = Desk(direct_url, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
+        self.retention = Retention(lambda: open_archive(direct_url), retention_weeks)
         self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.recall, self.outage)
 
     def recall(self) -> list[str]:

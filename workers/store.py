@@ -129,7 +129,7 @@ class Cell(NamedTuple):
 
 
 def connect(url: str) -> psycopg.Connection:
-    """A connection whose session can neither hang nor hold a lock for long."""
+    """A connection whose session can neither hang nor hold a lock for long; it prepares nothing, for poolers."""
     connection = psycopg.connect(url, autocommit=True, prepare_threshold=None, **CONNECT_PARAMETERS)
     connection.execute(QUERIES["session"])
     return connection
@@ -164,6 +164,7 @@ class Store:
         """All or nothing of what is done within."""
         try:
             with self.connection.transaction():
+                self.connection.execute(QUERIES["bounds"])
                 yield
         except BaseException:
             self.close()

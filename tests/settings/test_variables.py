@@ -101,6 +101,7 @@ EFFECTS: list[tuple[str, str, str, Any]] = [
     ("CONTEXT_WINDOW_TRUNCATION_THRESHOLD", "0.5", "truncation.most_tokens", 100_000),
     ("REDIS_URL", "rediss://r.example:1/2", "redis_url", "rediss://r.example:1/2"),
     ("RQ_REDIS_URL", "redis://q.example", "rq_redis_url", "redis://q.example"),
+    ("DATABASE_DIRECT_URL", "postgresql://d.example/x", "database_direct_url", "postgresql://d.example/x"),
     ("DATABASE_URL", "postgresql://d.example/x", "database_url", "postgresql://d.example/x"),
     ("DB_HOST", "h", "database_url", "postgresql://postgres:postgres@h:5432/claude_proxy"),
     ("DB_PORT", "1", "database_url", "postgresql://postgres:postgres@localhost:1/claude_proxy"),
