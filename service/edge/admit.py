@@ -131,7 +131,8 @@ def refusal(
         return "key_expired", KeyExpired(f"the key {key.name!r} has expired on {day_of(key.expires_at_ms)}")
     if words := forbidden(key, call):
         return "key_model", KeyForbids(words)
-    if call.endpoint not in FREE_ENDPOINTS and call.method == "POST":
+    is_limited = key.weekly_tokens is not None or key.weekly_cost_nusd is not None
+    if is_limited and call.endpoint not in FREE_ENDPOINTS and call.method == "POST":
         reading = read_key(key_id, key, view, quota, now_ms)
         if reading.state == "spent":
             wait_s = -(-(reading.resets_at_ms - now_ms) // 1000)
