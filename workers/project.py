@@ -181,7 +181,7 @@ class Projector:
     def _take(self, checkpoint: Checkpoint, ledger: Ledger, records: list[Record], dead: list[Rejected]) -> Checkpoint:
         """Fold what is new, put aside what can't be folded; the checkpoint after it."""
         stream, epoch = checkpoint.stream, checkpoint.epoch
-        found = self._sort(checkpoint, records)
+        found = self._sort(checkpoint, ledger, records)
         after = checkpoint._replace(
             dead=checkpoint.dead + self.store.add_dead_letters(stream, epoch, dead),
             quarantined=checkpoint.quarantined + self.store.add_quarantined(stream, epoch, found.quarantined),
@@ -212,7 +212,7 @@ class Projector:
         self.store.save_health(stream, changed, replicas - set(health))
         return after
 
-    def _sort(self, checkpoint: Checkpoint, records: list[Record]) -> Sorted:
+    def _sort(self, checkpoint: Checkpoint, ledger: Ledger, records: list[Record]) -> Sorted:
         """Leave out what Postgres, or the batch itself, has already; set apart what contradicts it."""
         found = Sorted([], [], [])
         if not records:
@@ -225,7 +225,8 @@ class Projector:
         for record in records:
             event = record.event
             if event.event_id < checkpoint.kept_from and event.event_id not in seen and stream != wire.CONTROL:
-                found.quarantined.append(rejected(record, "its week was dropped, and it may have been counted"))
+                if not has_heard(ledger, event):
+                    found.quarantined.append(rejected(record, "its week was dropped, and it may have been counted"))
                 continue
             known_stream, known = seen.setdefault(event.event_id, (stream, event))
             if known is event:
@@ -235,6 +236,12 @@ class Projector:
             elif (known.replica, known.seq) != (event.replica, event.seq):
                 found.repeated.append(event)
         return found
+
+
+def has_heard(ledger: Ledger, event: Event) -> bool:
+    """Whether an event was read before: a stream that is read again brings also those whose week was dropped."""
+    account = ledger.heard.get(event.replica)
+    return bool(event.seq) and account is not None and account.has(event.seq)
 
 
 def rejected(record: Record, reason: str) -> Rejected:

@@ -61,6 +61,7 @@ def drop(bench: Bench) -> None:
 
 def test_backup_drop_restore_verify_equal(bench: Bench, command: Run, tmp_path: Path) -> None:
     """Every row of every table is there again, the ledger is proved, and the file was for its owner alone."""
+    bench.execute("ALTER TABLE ccproxy.asides ALTER COLUMN number RESTART WITH 1000")
     fill(bench)
     before = contents(bench)
     assert all(before[name] for name in TABLES.split(", "))
@@ -79,8 +80,9 @@ def test_backup_drop_restore_verify_equal(bench: Bench, command: Run, tmp_path: 
     append(bench.redis, [ended(9)])
     assert bench.new_projector().project(STREAM)
     assert bench.verify().ok
-    numbers = bench.rows("SELECT number FROM ccproxy.asides")
-    assert len(set(numbers)) == len(numbers) == len(before["asides"]) + 1, "numbering goes on behind what was put back"
+    numbers = sorted(number for (number,) in bench.rows("SELECT number FROM ccproxy.asides"))
+    assert numbers[0] >= 1_000
+    assert len(numbers) == len(before["asides"]) + 1, "numbering goes on behind what was put back"
 
 
 def test_a_backup_under_traffic_is_of_one_moment(bench: Bench, command: Run, tmp_path: Path) -> None:
