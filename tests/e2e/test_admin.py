@@ -126,3 +126,23 @@ def test_the_live_feed_shows_what_happens(house: House, proxy: Proxy, api: httpx
             if request_id in line and '"outcome":"failed"' in line:
                 break
             assert time.monotonic() < give_up_s
+
+
+def test_a_key_that_was_spent_on_one_proxy_is_spent_on_all(house: House, proxy: Proxy, api: httpx.Client) -> None:
+    """As soon as another proxy's view shows it, that proxy admits nothing, though it has served none of it."""
+    other = house.start_proxy({"ADMIN_TOKEN": ADMIN})
+    issued = api.post(f"{API}/keys", json={"name": "spends here", "weekly_tokens": 1}).json()
+    key_id, headers = issued["view"]["key_id"], {"x-ccproxy-key": issued["key"]}
+    body = {"model": "claude-sonnet-4-6", "max_tokens": 16, "messages": [{"role": "user", "content": "hi"}]}
+    assert httpx.post(f"{proxy.url}/v1/messages", json=body, headers=headers, trust_env=False).status_code == 200
+
+    def is_spent_there() -> bool:
+        answer = api.get(f"{other.url}{API}/keys")
+        views = msgspec.json.decode(answer.content, type=list[api_types.KeyView])
+        return any(view.key_id == key_id and view.state == "spent" for view in views)
+
+    eventually(is_spent_there)
+    before = len(house.anthropic.requests)
+    refused = httpx.post(f"{other.url}/v1/messages", json=body, headers=headers, trust_env=False)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "billing_error")
+    assert len(house.anthropic.requests) == before
