@@ -1,7 +1,7 @@
 """Makes reports for proxies, in a thread of its own beside the fold: an RQ worker of the queue of reports.
 
-Reports never fail a job: what went wrong is the answer. A connection to Postgres is opened when a report is asked for,
-and closed when none was for a while. Not here: the reports themselves (`reports`).
+Reports never fail a job: what went wrong is the answer. A connection to Postgres is opened for the first report,
+and anew after a failure. Not here: the reports themselves (`reports`).
 """
 
 import logging
@@ -93,8 +93,8 @@ class Desk:
     def _made(self, make: Callable[[Reports], Any]) -> Any:
         archive = self._archive or open_archive(self._database_url)
         self._archive = None
-        archive.connection.execute(f"SET statement_timeout = {STATEMENT_MS}".encode())
         try:
+            archive.connection.execute(f"SET statement_timeout = {STATEMENT_MS}".encode())
             made = make(Reports(archive, self._database_url, self._redis))
         except BaseException:
             archive.close()
