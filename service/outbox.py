@@ -179,6 +179,12 @@ class Outbox:
         return sum(kept.on_disk for lane in self.lanes.values() for kept in (*lane.pending, *lane.sent))
 
     @property
+    def streams(self) -> set[str]:
+        """The streams with events of ours, or of adopted spools, that a snapshot has to hear: also those of routes
+        that are not in the settings any more."""
+        return {*self.lanes}.union(*(orphan.streams for orphan in self._orphans))
+
+    @property
     def unheard_count(self) -> int:
         """Events in memory that no snapshot has heard."""
         return sum(len(lane.sent) + len(lane.pending) for lane in self.lanes.values())

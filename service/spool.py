@@ -18,7 +18,7 @@ from msgspec import Struct, field
 
 from service.ledger.events import Event
 from service.ledger.state import Heard
-from service.ledger.wire import Undecodable, decode_event, encode_event
+from service.ledger.wire import Decoded, Undecodable, decode_event, encode_event
 
 HEAD = struct.Struct(">II")
 SEGMENT_BYTES = 8 * 1024 * 1024
@@ -26,6 +26,8 @@ SEGMENT_BYTES = 8 * 1024 * 1024
 FRAME_LIMIT_BYTES = 1024 * 1024
 """No event comes near; a longer frame is a torn or foreign file."""
 LOCK_NAME = "lock"
+MAKING = "making-"
+"""How the name of a folder begins that is not locked yet: nobody adopts it."""
 
 
 class Record(Struct, frozen=True):
@@ -39,9 +41,11 @@ class Segment(Struct):
     """A file of frames, and the spans of each (stream, replica)'s numbers in it.
 
     Spans, not one from first to last: a number between them that is lost for good must not keep the file for ever.
+    `unread`: it has events that this version does not know; the file stays for one that does.
     """
 
     path: Path
+    unread: bool = False
     spans: dict[tuple[str, str], list[tuple[int, int]]] = field(default_factory=dict)
     size_bytes: int = 0
 
@@ -62,6 +66,9 @@ class Segment(Struct):
                 while rest:
                     rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
+                if start == 0:  # a file whose name a power cut takes is gone
+                    sync_folder(self.path.parent)
+                    sync_folder(self.path.parent.parent)
             except OSError:
                 self.size_bytes = SEGMENT_BYTES + 1  # no more into this one, should the next line fail too
                 file.truncate(start)
@@ -107,11 +114,20 @@ class Spool:
             self._lock = None
 
     def _open(self) -> None:
-        if self._lock is None:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = try_lock(self.folder)
-            if self._lock is None:
-                raise OSError(f"{self.folder} is another process's spool")
+        """Make the folder under a name that nobody adopts, lock it, and only then give it its own."""
+        if self._lock is not None:
+            return
+        making = self.folder.with_name(MAKING + self.folder.name)
+        making.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = try_lock(making)
+        if lock is None:
+            raise OSError(f"{self.folder} is another process's spool")
+        try:
+            making.rename(self.folder)
+        except OSError:
+            os.close(lock)
+            raise
+        self._lock = lock
 
     def _current(self) -> Segment:
         if not self.segments or self.segments[-1].size_bytes > SEGMENT_BYTES:
@@ -137,6 +153,11 @@ class Orphan:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.release()
 
+    @property
+    def streams(self) -> set[str]:
+        """The streams of its events."""
+        return {stream for segment in self.segments for stream, _ in segment.spans}
+
     def release(self) -> None:
         """Let another process adopt it."""
         os.close(self._lock)
@@ -146,7 +167,7 @@ def adopt(root: Path, own: Path) -> list[Orphan]:
     """The spools of this host whose processes are gone."""
     orphans = []
     for folder in sorted(root.glob("*")) if root.is_dir() else []:
-        if folder == own or not folder.is_dir():
+        if folder == own or not folder.is_dir() or folder.name.startswith(MAKING):
             continue
         lock = try_lock(folder)
         if lock is not None:
@@ -171,8 +192,22 @@ def frame(record: Record) -> bytes:
     return HEAD.pack(len(body), crc32(body)) + body
 
 
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def read_segment(path: Path) -> Iterator[Record]:
-    """The whole records of a file; it ends at the first frame that is torn."""
+    """The records of a file, but those that this version does not know."""
+    return (Record(stream, event) for stream, event in read_frames(path) if not isinstance(event, Undecodable))
+
+
+def read_frames(path: Path) -> Iterator[tuple[str, Decoded]]:
+    """The whole frames of a file, with their streams; it ends at the first one that is torn."""
     try:
         content = memoryview(path.read_bytes())
     except FileNotFoundError:
@@ -184,23 +219,24 @@ def read_segment(path: Path) -> Iterator[Record]:
         if length > FRAME_LIMIT_BYTES or len(body) < length or crc32(body) != checksum:
             return
         stream, _, raw = body.partition(b"\0")
-        event = decode_event(raw)
-        if not isinstance(event, Undecodable):
-            yield Record(stream.decode(), event)
+        yield stream.decode(), decode_event(raw)
         at += HEAD.size + length
 
 
 def load_segment(path: Path) -> Segment:
     """A segment with its spans read from the file."""
     segment = Segment(path)
-    for record in read_segment(path):
-        segment.note(record)
+    for stream, event in read_frames(path):
+        if isinstance(event, Undecodable):
+            segment.unread = True
+        else:
+            segment.note(Record(stream, event))
     return segment
 
 
 def is_heard(segment: Segment, heard: dict[str, dict[str, Heard]]) -> bool:
-    """Whether all numbers of the segment's spans were heard."""
-    return all(
+    """Whether all numbers of the segment's spans were heard, and it has nothing else."""
+    return not segment.unread and all(
         span_is_heard(heard.get(stream, {}).get(replica), span)
         for (stream, replica), spans in segment.spans.items()
         for span in spans

@@ -203,7 +203,7 @@ class Watcher:
     async def _tick(self, redis: Redis) -> None:
         """One round: is it the same Redis, what does it say, we are alive."""
         await self._check_server(redis)
-        await self._read(redis, [*{*self._streams, *self.view.routes}])
+        await self._read(redis, [*{*self._streams, *self.view.routes, *self._outbox.streams}])
         await self._beat(redis)
         await self._outbox.tidy(self._heard)
         self.ready.set()

@@ -236,6 +236,7 @@ async def test_an_adopted_spool_goes_up_once_and_goes_when_heard(make: MakeOutbo
     port = ScriptedPort()
     outbox = make(port, "next")
     await outbox.start()
+    assert outbox.streams == {STREAM}, "its snapshot is to be read, whatever routes there are"
     await eventually(lambda: len(port.seqs()) >= 3)
     await outbox.append(STREAM, started())
     assert [(event.replica, event.seq, event.spooled) for event in port.events()] == [

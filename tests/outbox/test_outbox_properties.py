@@ -63,7 +63,7 @@ class Bench:
 
     def known(self) -> set[int]:
         """The numbers that are somewhere safe: heard, on the stream, or on disk."""
-        on_disk = {record.event.seq for path in self.folder.rglob("*.spool") for record in read_segment(path)}
+        on_disk = {record.event.seq for path in self.folder.glob("r1/*.spool") for record in read_segment(path)}
         account = self.heard.get("r1", Heard())
         return on_disk | set(self.port.seqs()) | {seq for seq in range(1, account.high + 1) if account.has(seq)}
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -242,3 +243,27 @@ def test_locking_twice_in_one_process_fails(folder: Path) -> None:
     assert first is not None
     assert try_lock(folder) is None
     os.close(first)
+
+
+def test_events_of_a_newer_version_stay(folder: Path) -> None:
+    """What this version can't read is no reason to let go of the file: one that can will adopt it."""
+    mine = Spool(folder)
+    mine.append([record(1)])
+    body = b"anthropic\0" + b'{"type":"not_invented_yet"}'
+    with (folder / "00000001.spool").open("ab") as file:
+        file.write(spool.HEAD.pack(len(body), crc32(body)) + body)
+    mine.close()
+    [orphan] = adopt(folder.parent, folder.parent / "other")
+    assert orphan.streams == {"anthropic"}
+    assert not orphan.is_heard(heard(9))
+    orphan.release()
+
+
+def test_a_folder_in_the_making_is_nobodys(folder: Path) -> None:
+    """Until it is locked it has a name that nobody adopts; then it has its own, and no other is left."""
+    (folder.parent / "making-r2").mkdir(parents=True)
+    assert adopt(folder.parent, folder) == []
+    mine = Spool(folder)
+    mine.append([record(1)])
+    assert {path.name for path in folder.parent.iterdir()} == {"making-r2", "r1"}
+    mine.close()
