@@ -30,7 +30,7 @@ from service.ledger.state import RouteLedger
 from service.ledger.wire import probe_key, reserved_key, slots_key
 from service.outbox import end
 from service.routing.failover import Refusal
-from service.routing.quota import QuotaReading
+from service.routing.quota import QuotaReading, counted_tokens
 from service.routing.rank import Candidate
 from service.settings import QuotaWeights
 
@@ -45,8 +45,8 @@ ENDED_MS = 3_600_000
 """What an ended attempt used stays reserved until all views have its end, at most this long: a spool may hold it."""
 KEPT_MS = 10_000
 """For this long after its end a reservation stays, though the caller's view has the end: another's view may lag."""
-HEARD_MS = 600_000
-"""Replicas silent for longer hold no reservation that counts."""
+HEARD_MS = ENDED_MS + 60_000
+"""Replicas silent for longer hold no reservation: what they ended has run out."""
 ANSWER_S = 0.25
 """An answer that takes Redis longer is none: the request goes on by the rules for Redis away."""
 AWAY_JITTER_MS = 5_000
@@ -57,6 +57,10 @@ KINDS = 256
 """Routes and models whose sizes are remembered; model names are the client's to invent."""
 SIZES_NEEDED = 20
 """Fewer tell nothing about the largest of a hundred."""
+ON_LEDGER_NEEDED = 5
+"""Answers of a route and model on the ledger from which a process that is new takes its guess."""
+SPREAD = 10
+"""No attempt is guessed to be larger than the ledger's mean by more than this: bytes tell nothing of what is cached."""
 CHARS_PER_TOKEN = 3
 """Of a request's bytes, when nothing better is known: on the safe side for English, code and JSON."""
 OUTPUT_GUESS_TOKENS = 8_000
@@ -65,12 +69,14 @@ OUTPUT_GUESS_TOKENS = 8_000
 SCRIPT = files("service").joinpath("admission.lua").read_text(encoding="utf-8")
 RELEASE = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
 RENEW = """
+local time = redis.call('TIME')
+local ends = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[1]))
 for i = 2, #ARGV do
-  redis.call('ZADD', KEYS[1], 'XX', ARGV[1], ARGV[i])
+  redis.call('ZADD', KEYS[1], 'XX', ends, ARGV[i])
   local value = redis.call('HGET', KEYS[2], ARGV[i])
   local tokens, owner, at = string.match(value or '', '^(%d+) %d+ (%S+) 0 (%d+)$')
   if tokens then
-    redis.call('HSET', KEYS[2], ARGV[i], table.concat({tokens, ARGV[1], owner, '0', at}, ' '))
+    redis.call('HSET', KEYS[2], ARGV[i], table.concat({tokens, ends, owner, '0', at}, ' '))
   end
 end
 """
@@ -97,11 +103,15 @@ class Sizes:
         if len(self._known) > KINDS:
             self._known.popitem(last=False)
 
+    def knows(self, route: str, model: str) -> bool:
+        """Whether enough attempts ended here to judge by them."""
+        return len(self._known.get((route, model), ())) >= SIZES_NEEDED
+
     def large(self, route: str, model: str, most: int, guess: int) -> int:
         """What an attempt hardly exceeds: the recent p99, and a guess while that is not known; never above `most`."""
-        known = sorted(self._known.get((route, model), ()))
-        if len(known) < SIZES_NEEDED:
+        if not self.knows(route, model):
             return max(1, min(most, guess))
+        known = sorted(self._known[route, model])
         return max(1, min(most, known[min(len(known) - 1, len(known) * 99 // 100)]))
 
     def mean(self, route: str, model: str, otherwise: int) -> int:
@@ -125,7 +135,10 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 
 class Grant(Struct):
-    """What an attempt holds until it ends: nothing, mostly. `stream` is its route, or `key:` and a client key's id."""
+    """What an attempt holds until it ends: nothing, mostly. `stream` is its route, or `key:` and a client key's id.
+
+    `shared`: Redis holds it as well, or may: it was asked, and did not answer in time.
+    """
 
     attempt_id: str = ""
     stream: str = ""
@@ -191,7 +204,6 @@ class Admission:
             return Grant()
         grant = Grant(entry.attempt_id, entry.route_id, candidate.probe, bool(slots), size)
         refused = await self._ask_fleet(grant, slots, self._quota_args(entry, size))
-        grant.shared = refused != "away"
         if refused == "away":
             refused = self._ask_self(grant, candidate)
         return self._hold(grant, refused)
@@ -200,7 +212,6 @@ class Admission:
         """Admit a request of a client key that may have so many at once."""
         grant = Grant(request_id, f"key:{key_id}", slot=True)
         refused = await self._ask_fleet(grant, slots, [0, 0, 0, 0])
-        grant.shared = refused != "away"
         if refused == "away":
             refused = "" if self._has_slot(grant.stream, slots) else "slots"
         return self._hold(grant, refused)
@@ -208,6 +219,7 @@ class Admission:
     def _hold(self, grant: Grant, refused: str) -> Grant | Refusal:
         """The grant, from now on renewed; or the refusal."""
         if refused:
+            self._take_back(grant)
             return Refusal(refused, REASONS[refused])  # type: ignore[arg-type]
         if grant.probe:
             self._probing[grant.stream] = grant.attempt_id
@@ -241,10 +253,25 @@ class Admission:
             entry.body_bytes // CHARS_PER_TOKEN * max(weights.input, weights.cache_write_5m, weights.cache_write_1h)
         )
         most, guess = (read + int(tokens * weights.output) for tokens in (entry.max_tokens, OUTPUT_GUESS_TOKENS))
+        if not self.sizes.knows(entry.route_id, candidate.model):
+            guess = min(guess, self._most_by_ledger(entry.route_id, candidate.model) or guess)
         size = self.sizes.large(entry.route_id, candidate.model, most, guess)
         under_way = 2 * (candidate.open_attempts + 1) * size
         is_near = quota.state != "ok" or quota.used_tokens + under_way >= quota.limit_tokens
         return size if is_near else 0
+
+    def _most_by_ledger(self, route: str, model: str) -> int:
+        """What an attempt hardly exceeds, by what the whole fleet used in the last two weeks; 0: too little is known.
+
+        Without it, a process that starts near the limit would guess too high for any room there is, and never learn.
+        """
+        cells = [
+            cell for by_model in self._ledger_of(route).usage.values() for cell in by_model.get(model, {}).values()
+        ]
+        answered = sum(cell.attempts - cell.failed for cell in cells)
+        if answered < ON_LEDGER_NEEDED:
+            return 0
+        return SPREAD * sum(counted_tokens(cell, self._weights) for cell in cells) // answered
 
     def _quota_args(self, entry: Entry, size: int) -> list[Any]:
         """What the script needs to judge a reservation: limit, used, open attempts, their mean, and what is heard."""
@@ -255,9 +282,10 @@ class Admission:
         return [quota.limit_tokens, quota.used_tokens, candidate.open_attempts, mean, *self._heard(entry.route_id)]
 
     async def _ask_fleet(self, grant: Grant, slots: int, quota: list[Any]) -> str:
-        """Redis's word: "" to admit, why not, or "away"."""
+        """Redis's word: "" to admit, why not, or "away". Unless it says no, it may hold the grant from now on."""
         if self._script is None or self._is_away():
             return "away"
+        grant.shared = True
         keys = [probe_key(grant.stream), slots_key(grant.stream), reserved_key(grant.stream)]
         args: list[Any] = [grant.attempt_id, self._replica, int(grant.probe), PROBE_MS, HOLD_MS, KEPT_MS, slots]
         args += [grant.tokens, *quota]
@@ -267,8 +295,12 @@ class Admission:
         except MISSED as error:
             log.debug("admission.away", extra={"error": type(error).__name__})
             return "away"
+        except BaseException:  # the client has gone
+            self._take_back(grant)
+            raise
         text = word.decode() if isinstance(word, bytes) else str(word)
-        return "" if text == "ok" else text
+        grant.shared = text == "ok"
+        return "" if grant.shared else text
 
     def _heard(self, route: str) -> list[Any]:
         """Which events of the living replicas this process's view has."""
@@ -302,6 +334,13 @@ class Admission:
             return False
         reserved = sum(other.tokens for other in self._held.values() if other.stream == grant.stream)
         return quota.used_tokens + reserved + grant.tokens <= quota.limit_tokens
+
+    def _take_back(self, grant: Grant) -> None:
+        """The attempt does not begin: what Redis may hold for it is free."""
+        if grant.shared and grant.probe:
+            self._soon(self._release_probe(grant))
+        if grant.shared and grant.holds:
+            self._soon(self._give_back(grant, tokens=0, seq=0))
 
     def _soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Do it beside the request: the client does not wait for what is given back."""
@@ -338,4 +377,4 @@ class Admission:
                 held = [grant.attempt_id for grant in self._held.values() if grant.stream == stream and grant.shared]
                 with contextlib.suppress(*MISSED):
                     keys = [slots_key(stream), reserved_key(stream)]
-                    await self._renew(keys=keys, args=[self._clock.now_ms() + HOLD_MS, *held])
+                    await self._renew(keys=keys, args=[HOLD_MS, *held])

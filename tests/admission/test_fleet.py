@@ -8,8 +8,10 @@ from redis.asyncio import Redis
 
 from service import admission
 from service.admission import Grant
+from service.ledger.state import Heard, Usage
 from service.ledger.wire import probe_key, reserved_key, slots_key
 from service.routing.failover import Refusal
+from service.routing.quota import QuotaReading
 from tests.admission.conftest import NewReplica, Replica
 
 QUOTA = Refusal("quota", admission.REASONS["quota"])
@@ -174,6 +176,48 @@ async def test_reservations_of_the_dead_run_out(new_replica: NewReplica, redis: 
     assert isinstance(await b.reserve("3", used=900), Grant)
 
 
+async def test_a_replica_that_has_fallen_silent_is_counted_once(new_replica: NewReplica) -> None:
+    """It ended its attempts a quarter of an hour ago: they are in every view's figure, and reserved no more."""
+    a, b = new_replica("a"), new_replica("b")
+    held = await a.reserve("1", used=800)
+    assert isinstance(held, Grant)
+    a.admission.leave(held, tokens=100, seq=7)
+    await a.settled()
+    b.ledger.heard = {"a": Heard(high=7, at_ms=b.clock.now_ms() - 900_000)}
+    assert isinstance(await b.reserve("2", used=900), Grant)
+
+
+async def test_a_clock_that_is_ahead_holds_nothing_longer(
+    new_replica: NewReplica, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lives is renewed by Redis's clock: a host's own may be wrong by hours, and the dead go in time."""
+    monkeypatch.setattr("service.admission.RENEW_S", 0.01)
+    a = new_replica("a")
+    a.clock._now_ms += 3_600_000
+    assert isinstance(await a.slot("1"), Grant)
+    await redis.zadd(slots_key("anthropic"), {"1": 1.0})
+    await a.admission.start()
+    for _ in range(500):
+        ends_ms = await redis.zscore(slots_key("anthropic"), "1") or 0
+        if ends_ms > 1:
+            break
+        await asyncio.sleep(0.01)
+    seconds, _ = await redis.time()
+    assert seconds < ends_ms / 1000 < seconds + 60
+
+
+async def test_a_process_that_starts_near_the_limit_learns_from_the_ledger(new_replica: NewReplica) -> None:
+    """A large body that is cached mostly: by its bytes alone no room would ever do, and nothing would be learned."""
+    a = new_replica("a")
+    quota = QuotaReading(state="warning", used_tokens=900, limit_tokens=1_000, week_start_ms=0, resets_at_ms=0)
+    assert await a.enter("1", quota=quota) == QUOTA
+    cells = {"alice": Usage(attempts=80, failed=10, input=400), "bob": Usage(attempts=20, output=500)}
+    a.ledger.usage = {1: {"m": cells, "other": {"alice": Usage(attempts=90, input=90_000)}}}
+    held = await a.enter("2", quota=quota)
+    assert isinstance(held, Grant)
+    assert held.tokens == 100  # ten times the mean of ninety answers
+
+
 async def test_what_began_unreserved_counts_with_its_mean(new_replica: NewReplica) -> None:
     """Attempts that began when the limit was far away are under way all the same."""
     a = new_replica("a")
@@ -242,10 +286,41 @@ async def test_away_a_quota_near_its_end_is_not_used(new_replica: NewReplica) ->
 
 
 async def test_a_redis_that_does_not_answer_is_away(new_replica: NewReplica, redis: Redis) -> None:
-    """The request waits a moment, then goes on by the rules for Redis away."""
+    """The request waits a moment, then goes on by the rules for Redis away; what Redis may hold is given back."""
     a = new_replica("a")
     await redis.client_pause(600)
-    assert await a.slot("1") == Grant("1", "anthropic", slot=True, shared=False)
+    held = await a.slot("1")
+    assert held == Grant("1", "anthropic", slot=True, shared=True)
+    await redis.zadd(slots_key("anthropic"), {"1": 10**14})  # as if it had come to it after all
+    a.admission.leave(held)
+    await a.settled()
+    assert await redis.zcard(slots_key("anthropic")) == 0
+
+
+async def test_a_client_that_goes_while_redis_is_asked_leaves_nothing(new_replica: NewReplica, redis: Redis) -> None:
+    """What the script took for an attempt that never begins is free again at once, not when it runs out."""
+    a = new_replica("a")
+    real = a.admission._script
+    taken = asyncio.Semaphore(0)
+
+    async def late(**told: Any) -> object:
+        assert real is not None
+        await real(**told)
+        taken.release()
+        return await asyncio.Event().wait()
+
+    a.admission._script = late  # type: ignore[assignment]
+    asking = [asyncio.create_task(a.slot("1")), asyncio.create_task(a.enter("2", probe=True))]
+    for _ in asking:
+        await taken.acquire()
+    assert await redis.zcard(slots_key("anthropic"))
+    assert await redis.exists(probe_key("anthropic"))
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    await a.settled()
+    assert await redis.zcard(slots_key("anthropic")) == 0
+    assert not await redis.exists(probe_key("anthropic"))
 
 
 # -- without Redis
