@@ -495,6 +495,10 @@ async def test_a_refusal_before_the_request_is_sent_ends_it(lean: LeanTransport,
     async with scripted(script) as server:
         opened = await ask(lean, server.url, content=content())
         assert opened.status == 413
+        (connection,) = lean._pool._standing
+        sender = connection._sender
+        assert sender is not None
+        await until(sender.done)
         assert await rest(opened) == b"too large"
 
 
@@ -519,6 +523,35 @@ async def test_a_good_answer_before_the_request_is_sent_does_not_end_it(lean: Le
         opened = await ask(lean, server.url, content=upload())
         more.set()
         assert await rest(opened) == b"ok"
+
+
+async def test_a_whole_answer_before_the_request_is_sent_closes_the_connection(lean: LeanTransport) -> None:
+    """What is left of the request must not become the next one's beginning."""
+
+    async def upload() -> AsyncIterator[bytes]:
+        yield b"abc"
+        await asyncio.Event().wait()
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(answer(b"x"))
+        await peer.closed()
+
+    async with scripted(script) as server:
+        assert await whole(lean, server.url, content=upload()) == b"x"
+        await server.peers[0].gone.wait()
+
+
+async def test_an_upload_without_end_ends_with_its_connection(lean: LeanTransport) -> None:
+    """A source that never waits must not hold the event loop."""
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        peer.reset()
+
+    async with scripted(script) as server:
+        with pytest.raises(httpx.TransportError):
+            await ask(lean, server.url, content=endless())
 
 
 async def test_an_upload_that_fails_fails_the_request(lean: LeanTransport) -> None:

@@ -90,6 +90,17 @@ def test_a_body_without_framing_lasts_until_the_connection_closes() -> None:
     assert read([OK + b"\r\n", b"ab", b"c"], eof=True) == (200, [], b"abc", True, False)
 
 
+def test_a_long_stream_of_small_chunks_is_read() -> None:
+    """The bound is on what comes in a row without a body, not on the framing of all of it."""
+    parser = AnswerParser()
+    parser.feed(CHUNKED)
+    for _ in range(OVERHEAD_BYTES // 5 + 10):
+        for piece in (b"1\r\n", b"a", b"\r\n"):
+            parser.feed(piece)
+    parser.feed(b"0\r\n\r\n")
+    assert parser.complete
+
+
 def test_an_answer_to_head_has_no_body() -> None:
     """Whatever length it tells; a body that comes all the same spoils the connection."""
     data = OK + b"content-length: 3\r\n\r\n"
