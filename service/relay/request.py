@@ -44,13 +44,15 @@ from service.routing.context import smallest_context_tokens, smallest_on
 from service.routing.failover import Attempt, Plan, Refusal, Result, Verdict, failover
 from service.routing.failure import Failure, is_signature_refusal
 from service.routing.quota import counted_tokens
-from service.routing.rank import Ask, Candidate, choose_chain, rank
+from service.routing.rank import Ask, Candidate, choose_chain, look_again, rank
 from service.settings import Route, Settings
 from service.watcher import Watcher
 
 SESSION_TTL_S = 3_600
 """The longest life of a prompt cache."""
 READS = frozenset(("GET", "HEAD"))
+WAITING = frozenset(("waiting", "quota_spent"))
+"""Why a route is passed over when waiting helps."""
 
 
 class Relay:
@@ -100,7 +102,7 @@ class Relay:
     async def _handle(self, call: Call, reply: Reply) -> None:
         self._budget.earn()
         home = await self._home_of(call)
-        candidates = await self._candidates(call, home)
+        ask, candidates = await self._candidates(call, home)
         searching = not home and bool(call.resource_ids) and call.method in READS
         plan = failover(candidates, self.settings.policy, call.model, self._budget.spend, searching=searching)
         usable = sum(candidate.usable for candidate in candidates)
@@ -113,15 +115,17 @@ class Relay:
                 await asyncio.sleep(attempt.wait_ms / 1000)
             reply.route, reply.attempts = attempt.candidate.route.id, attempt.number
             one = Try(attempt=attempt, attempt_id=self.clock.new_id(), started_ms=self.clock.now_ms())
-            refusal = await self._enter(call, one)
+            known = {tried.route.id for tried in tries}
+            is_late = bool(tries or refused) and one.route.id not in known
+            refusal = (self._look_again(ask, one, tries) if is_late else None) or await self._enter(call, one)
             if refusal:
                 refused[one.route.id] = refusal.reason
                 attempt, verdict = advance(plan, Result(self.clock.now_ms(), refusal=refusal))
                 continue
-            routes = {attempt.candidate.route.id, *(one.route.id for one in tries)}
             tries.append(one)
             try:
-                await self._try(call, one, reply, deadline, is_last=len(routes) >= usable)
+                is_last = len({one.route.id, *known, *refused}) >= usable
+                await self._try(call, one, reply, deadline, is_last=is_last)
                 if one.failure and is_signature_refusal(one.failure):
                     self._refused_signatures.note(call.plain)
                 over = reply.started or asyncio.get_running_loop().time() >= deadline
@@ -137,6 +141,16 @@ class Relay:
         assert verdict is not None  # noqa: S101 - the plan ends with one
         if not reply.started:
             await self._show(call, reply, verdict, tries, candidates, reasons(tries, candidates, refused))
+
+    def _look_again(self, ask: Ask, one: Try, tries: Sequence[Try]) -> Refusal | None:
+        """Whether the route may still be tried: while others were, its circuit may have opened, or its week ended."""
+        now = look_again(one.attempt.candidate, ask, self._watcher.view, self.settings.policy, self.clock.now_ms())
+        if now.usable:
+            one.attempt = replace(one.attempt, candidate=now)
+            return None
+        if now.passed_over == "circuit_open" and not tries:
+            return None  # nothing was tried yet: an open circuit may be all that is left
+        return Refusal("passed_over", now.reason, now.until_ms if now.passed_over in WAITING else 0)
 
     async def _enter(self, call: Call, one: Try) -> Refusal | None:
         """Have the attempt admitted; why it is not."""
@@ -175,8 +189,8 @@ class Relay:
             self._admission.sizes.note(one.route.id, one.attempt.candidate.model, used)
         self._admission.leave(one.grant, used, one.ended_seq)
 
-    async def _candidates(self, call: Call, home: str) -> list[Candidate]:
-        """The routes for this request, those to try first; `home` is the one that its resources bind it to."""
+    async def _candidates(self, call: Call, home: str) -> tuple[Ask, list[Candidate]]:
+        """What routing is asked, and the routes, those to try first; `home`: where the request's resources live."""
         chain = choose_chain(
             self.settings.routes,
             self.settings.client_route,
@@ -196,7 +210,7 @@ class Relay:
             session_route=await self._session_route(call),
             draw=crc32(call.request_id.encode()) / 2**32,
         )
-        return rank(ask, chain, self._watcher.view, self.settings.policy, self.clock.now_ms())
+        return ask, rank(ask, chain, self._watcher.view, self.settings.policy, self.clock.now_ms())
 
     def _least_tokens(self, call: Call, chain: Sequence[Route]) -> int:
         """What the prompt has at least; 0 when every model of the chain holds it, as nearly always at first sight."""

@@ -13,8 +13,9 @@ Rules
 - A reused connection that was closed before any byte of an answer is tried once more on the same route; so is an
   attempt whose credential has been renewed since.
 - After 529 the provider's other credentials come last: the provider is busy, not the route.
-- A route that does not admit the request (its slots are taken, its quota is reserved, another process probes it) is
-  passed over. When nothing is left, a slot is waited for, briefly, and a route that is being probed is asked after all.
+- A route that does not admit the request (its slots are taken, its quota is reserved, another process probes it, or it
+  has to be passed over by the time its turn comes) is left out. When nothing is left, a slot is waited for, briefly,
+  and a route that is being probed is asked after all.
 - When nothing is left but a throttle of at most two seconds, that route is asked again, within the retry budget.
 - Attempts are bounded, one for each route and `max_retries` more: clients repeat a request ten times by themselves.
 - When all failed, the most useful error is shown: the request's own fault, the shortest true wait, the provider's
@@ -43,14 +44,18 @@ RESERVED_WAIT_MS = 5_000
 
 NOT_FOUND = 404
 
-RefusalKind = Literal["probe", "slots", "quota"]
+RefusalKind = Literal["probe", "slots", "quota", "passed_over"]
 
 
 class Refusal(Struct, frozen=True):
-    """Why a route did not admit an attempt: another process probes it, its slots are taken, its quota is reserved."""
+    """Why a route did not admit an attempt: another process probes it, its slots are taken, its quota is reserved.
+
+    Or it is passed over by now, while others were tried; `until_ms`: until when it waits, 0 when that is not why.
+    """
 
     kind: RefusalKind
     reason: str
+    until_ms: int = 0
 
 
 class Attempt(Struct, frozen=True):
@@ -270,5 +275,12 @@ def waits_of(candidates: Sequence[Candidate], course: Course, unnamed_ms: int) -
     last = {t.attempt.candidate.route.id: t.failure for t in course.tried if t.failure.scope in ("quota", "throttle")}
     named = [failure.retry_at_ms or unnamed_ms for failure in last.values()]
     passed = [candidate.until_ms for candidate in candidates if candidate.passed_over in ("waiting", "quota_spent")]
-    soon = [course.now_ms + (RESERVED_WAIT_MS if r.kind == "quota" else 1_000) for _, r in course.refused]
-    return [*named, *passed, *soon]
+    refused = [until_ms for _, refusal in course.refused if (until_ms := wait_for(refusal, course.now_ms))]
+    return [*named, *passed, *refused]
+
+
+def wait_for(refusal: Refusal, now_ms: int) -> int:
+    """Until when a refused client had better wait; 0: waiting is not what helps."""
+    if refusal.kind == "passed_over":
+        return refusal.until_ms
+    return now_ms + (RESERVED_WAIT_MS if refusal.kind == "quota" else 1_000)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from service.ledger.events import Endpoint
 from service.routing.circuit import read_circuit
@@ -126,7 +127,13 @@ def last_resort(passed_over: Sequence[Candidate]) -> list[Candidate]:
     if not opened:
         return []
     first = min(opened, key=lambda candidate: candidate.until_ms)
-    return [Candidate(first.route, first.model)]
+    return [replace(first, passed_over="", reason="", until_ms=0)]
+
+
+def look_again(candidate: Candidate, ask: Ask, view: View, policy: Policy, now_ms: int) -> Candidate:
+    """A candidate whose turn comes later, as its route stands by now: passed over, or with newer figures."""
+    now = consider(ask, candidate.route, view, policy, now_ms)
+    return replace(candidate, quota=now.quota, open_attempts=now.open_attempts) if now.usable else now
 
 
 def consider(ask: Ask, route: Route, view: View, policy: Policy, now_ms: int) -> Candidate:
@@ -165,8 +172,17 @@ def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: i
     if wait:
         return Candidate(route, model, "waiting", wait.reason, wait.until_ms)
     circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms)
+    week = quota if quota.limit_tokens else None
     if circuit.state == "open":
-        return Candidate(route, model, "circuit_open", circuit.reason, circuit.until_ms)
+        return Candidate(
+            route,
+            model,
+            "circuit_open",
+            circuit.reason,
+            circuit.until_ms,
+            quota=week,
+            open_attempts=len(ledger.open),
+        )
     warned = quota.state == "warning" or is_warned(read_windows(ledger, policy, now_ms, reset_ms), model)
     return Candidate(
         route,
@@ -174,7 +190,7 @@ def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: i
         until_ms=circuit.until_ms,
         probe=circuit.state == "half_open" and ask.endpoint == "messages",
         late=warned or ask.draw > circuit.share,
-        quota=quota if quota.limit_tokens else None,
+        quota=week,
         open_attempts=len(ledger.open),
     )
 

@@ -1,7 +1,11 @@
 """What a route admits, as the client sees it: nothing of it, while another route or a slot is left."""
 
 import asyncio
+import time
 
+import pytest
+
+from service.ledger.state import Health, RouteLedger, Usage
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import ASK, Server
 
@@ -81,3 +85,51 @@ async def test_without_affinity_the_first_route_serves_again(
     headers = {"X-Claude-Code-Session-Id": "s1"}
     routes = [(await served.ask(ASK, headers=headers)).headers["x-ccproxy-route"] for _ in range(2)]
     assert routes == ["zai", "anthropic"]
+
+
+async def test_a_route_that_did_not_admit_leaves_the_other_its_time(
+    server: Server, anthropic: FakeProvider, zai: FakeProvider
+) -> None:
+    """With the first one full, the second is the last: its head is waited for as long as the client waits."""
+    served = await server.start(anthropic=anthropic, zai=zai, variables=LIMITED, first_byte_ms=300)
+    anthropic.script(reply.message().pausing(1_500))
+    zai.script(reply.slow(600))
+    first = asyncio.create_task(served.ask(ASK))
+    await under_way(anthropic)
+    second = await served.ask()
+    assert (second.status_code, second.headers["x-ccproxy-route"]) == (200, "zai")
+    assert (await first).status_code == 200
+
+
+HOUR = int(time.time() // 3600)
+NOW_MS = int(time.time() * 1000)
+CHANGED = {
+    "spent": RouteLedger(hours={HOUR: Usage(attempts=1, input=2_000)}),
+    "tripped": RouteLedger(
+        health={"other": Health(5, 5, opened_ms=NOW_MS, last_failure_ms=NOW_MS, last_failure_id="x")}
+    ),
+}
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+async def test_what_happens_while_a_route_is_tried_counts_for_the_next(
+    server: Server, anthropic: FakeProvider, zai: FakeProvider, changed: str
+) -> None:
+    """The second route was good when the request came. It is spent, or open for the fleet, when its turn comes."""
+    served = await server.start(
+        anthropic=anthropic,
+        zai=zai,
+        variables={
+            "ZAI_WEEKLY_LIMIT": "1000",
+            "CIRCUIT_BREAKER_ENABLED": "true",
+            "CIRCUIT_BREAKER_COOLDOWN_MS": "60000",
+        },
+        first_byte_ms=500,
+    )
+    anthropic.script(reply.hang("request"))
+    asked = asyncio.create_task(served.ask())
+    await under_way(anthropic)
+    served.parts.watcher.view.routes["zai"] = CHANGED[changed]
+    answer = await asked
+    assert answer.status_code >= 400
+    assert zai.requests == []

@@ -547,6 +547,17 @@ def test_a_reserved_quota_is_worth_a_few_seconds() -> None:
     assert verdict == Verdict("throttled", until_ms=NOW_MS + RESERVED_WAIT_MS)
 
 
+def test_a_route_that_has_to_be_passed_over_by_now_is_left_out() -> None:
+    """Its wait counts where waiting helps; what opened or was disabled meanwhile promises nothing."""
+    spent = Refusal("passed_over", "weekly limit spent", until_ms=NOW_MS + 9_000)
+    opened = Refusal("passed_over", "5 failures in a row")
+    attempts, verdict = play([FIRST, SECOND], refused(FULL), refused(opened), refused(spent))
+    assert [attempt.wait_ms for attempt in attempts] == [0, 0, SLOT_WAITS_MS[0]]
+    assert verdict == Verdict("throttled", until_ms=NOW_MS + 9_000)
+    _, verdict = play([FIRST], refused(opened))
+    assert verdict == Verdict("no_route")
+
+
 def test_a_renewed_credential_is_tried_once() -> None:
     """On the same route; when that is refused as well, the next route's turn has come."""
     renewed = Result(NOW_MS, BAD_KEY, renewed=True)

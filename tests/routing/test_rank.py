@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from service.ledger.events import Endpoint
 from service.ledger.state import ControlLedger, Health, RouteLedger, Usage, Wait, WindowTold
-from service.routing.rank import Ask, Candidate, choose_chain, rank
+from service.routing.rank import Ask, Candidate, choose_chain, look_again, rank
 from service.routing.view import View
 from service.settings import ClientCredentials, Route, from_variables
 from tests.routing.making import (
@@ -170,6 +170,26 @@ def test_a_spent_limit_is_never_a_last_resort() -> None:
     spent_and_open = RouteLedger(hours={NOW_MS // HOUR_MS: Usage(input=9)}, health={"me": tripped()})
     candidates = ranked(chain=chain, view=view_of(control, anthropic=spent_and_open, subscription=waiting()))
     assert names(candidates) == []
+
+
+def test_a_last_resort_keeps_within_its_limit() -> None:
+    """It is tried all the same, but not beyond what is left of its week."""
+    near = RouteLedger(hours={NOW_MS // HOUR_MS: Usage(input=950)}, health={"me": tripped()})
+    [candidate, *_] = ranked(chain=limited(1_000)[:1], view=view_of(anthropic=near))
+    assert candidate.usable
+    assert candidate.quota is not None
+    assert (candidate.quota.used_tokens, candidate.quota.state) == (950, "warning")
+
+
+def test_a_candidate_is_looked_at_again() -> None:
+    """What was decided about it stays; what its route used since, and what speaks against it now, is new."""
+    [first, *_] = ranked(chain=limited(1_000))
+    first = replace(first, without_thinking=True)
+    now = look_again(first, CLAUDE, view_of(anthropic=used(600)), POLICY, NOW_MS)
+    assert now.quota is not None
+    assert (now.quota.used_tokens, now.without_thinking, now.usable) == (600, True, True)
+    assert look_again(first, CLAUDE, view_of(anthropic=used(1_000)), POLICY, NOW_MS).passed_over == "quota_spent"
+    assert look_again(first, CLAUDE, view_of(anthropic=open_circuit()), POLICY, NOW_MS).passed_over == "circuit_open"
 
 
 def test_no_last_resort_while_another_route_is_left() -> None:
