@@ -18,8 +18,8 @@ Rules
   and a route that is being probed is asked after all.
 - When nothing is left but a throttle of at most two seconds, that route is asked again, within the retry budget.
 - Attempts are bounded, one for each route and `max_retries` more: clients repeat a request ten times by themselves.
-- When all failed, the most useful error is shown: the request's own fault, the shortest true wait, the provider's
-  trouble, and never the route's own credential.
+- When all failed, the most useful error is shown: the request's own fault, a provider's trouble, the shortest true
+  wait; a route that can't take the request at all hides none of these. Never the route's own credential.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -42,7 +42,11 @@ SLOT_WAITS_MS = (50, 100, 200, 400, 800)
 RESERVED_WAIT_MS = 5_000
 """What is reserved turns into what is used when an answer ends: worth asking again in a few seconds."""
 
+BAD_REQUEST = 400
 NOT_FOUND = 404
+
+PASSING_SCOPES = frozenset(("quota", "throttle", "credential"))
+"""What is over by itself, or is the owner's business: a wait tells of it, never the provider's own answer."""
 
 RefusalKind = Literal["probe", "slots", "quota", "passed_over"]
 
@@ -249,12 +253,32 @@ def verdict(candidates: Sequence[Candidate], course: Course, model: str, unnamed
     client = next((t for t in told if t.attempt.candidate.route.auth == "client"), None)
     if client:
         return Verdict("relayed", client.attempt.number, failure=client.failure)
-    if waits and all(t.failure.scope in ("quota", "throttle", "credential") for t in tried):
+    decisive = [t for t in tried if not means_elsewhere(t, model)]
+    trouble = [t for t in decisive if t.failure.scope not in PASSING_SCOPES]
+    if trouble:
+        return verdict_of_trouble(trouble)
+    if waits and decisive:
         return Verdict("throttled", until_ms=min(waits), failure=tried[0].failure)
-    shown = next((t for t in told if t.failure.scope != "credential"), None)
+    shown = next((t for t in told if t.failure.scope not in PASSING_SCOPES), None)
     if shown:
         return Verdict("relayed", shown.attempt.number, failure=shown.failure)
     return Verdict("unreachable", failure=tried[0].failure)
+
+
+def verdict_of_trouble(trouble: Sequence[Tried]) -> Verdict:
+    """The end when a provider was in trouble: its error, of several the one with the shortest wait. Another route's
+    limit is not told: clients give up on a long one, while the provider may be back in a moment."""
+    answers = [t for t in trouble if t.failure.status >= BAD_REQUEST]
+    if not answers:
+        return Verdict("unreachable", failure=trouble[0].failure)
+    shown = min(answers, key=lambda t: t.failure.retry_at_ms)
+    return Verdict("relayed", shown.attempt.number, failure=shown.failure)
+
+
+def means_elsewhere(tried: Tried, model: str) -> bool:
+    """Whether a failure says no more than that this route can't take the request: others' failures tell more."""
+    is_strangers = tried.failure.scope == "request" and not is_own_family(tried.attempt.candidate, model)
+    return is_strangers or tried.failure.scope == "model"
 
 
 def verdict_untried(candidates: Sequence[Candidate], waits: Sequence[int]) -> Verdict:

@@ -45,6 +45,8 @@ STALE = fault("stale_socket", "")
 NO_MODEL = fault("model_missing", "model", 404)
 BAD_KEY = fault("credential", "credential", 401)
 CUT_STREAM = fault("bad_answer", "route", 200)
+LONG_BROKEN = fault("server_error", "route", 503, 7_200_000)
+REDIRECTED = fault("bad_answer", "route", 302)
 OVERLOADED_STREAM = fault("overloaded", "provider", 200)
 
 
@@ -283,7 +285,14 @@ def test_the_clients_own_throttle_is_the_clients_to_wait_for() -> None:
         pytest.param([BAD_KEY], "unreachable", 0, id="nothing but bad credentials"),
         pytest.param([CUT_STREAM], "unreachable", 0, id="a broken 200 is no answer to show"),
         pytest.param([OVERLOADED_STREAM, BROKEN, REFUSED], "relayed", 2, id="nor is an error inside a 200"),
-        pytest.param([quota(9_000), BROKEN, quota(5_000)], "relayed", 1, id="a 429 among other troubles"),
+        pytest.param([quota(9_000), BROKEN, quota(5_000)], "relayed", 2, id="a trouble that may be over before a wait"),
+        pytest.param([quota(9_000), REFUSED, REFUSED], "unreachable", 0, id="a trouble without an answer likewise"),
+        pytest.param([LONG_BROKEN, BROKEN, LONG_BROKEN], "relayed", 2, id="of troubles the shortest"),
+        pytest.param([BROKEN, BROKEN, BAD_REQUEST], "relayed", 1, id="no other vendor's 400 over a trouble"),
+        pytest.param([REFUSED, REFUSED, BAD_REQUEST], "unreachable", 0, id="nor over one without an answer"),
+        pytest.param([NO_MODEL, BROKEN, REFUSED], "relayed", 2, id="a missing model tells less than a trouble"),
+        pytest.param([BAD_KEY, BAD_KEY, BAD_REQUEST], "relayed", 3, id="so does another vendor's 400"),
+        pytest.param([REDIRECTED], "unreachable", 0, id="a redirection leads nobody anywhere"),
     ],
 )
 def test_the_most_useful_error_is_shown(outcomes: list[Failure], kind: str, number: int) -> None:
@@ -300,6 +309,8 @@ def test_the_most_useful_error_is_shown(outcomes: list[Failure], kind: str, numb
         pytest.param([quota()], POLICY.wait_ms, id="without an end: the policy's"),
         pytest.param([quota(9_000), quota(), quota(90_000)], 9_000, id="no end is not a sooner end"),
         pytest.param([throttle(30_000), quota(), quota()], 30_000, id="a throttle among quotas"),
+        pytest.param([quota(9_000), BAD_KEY, BAD_REQUEST], 9_000, id="others can't take it at all"),
+        pytest.param([NO_MODEL, NO_MODEL, quota(9_000)], 9_000, id="the only one that has the model"),
     ],
 )
 def test_when_all_wait_the_soonest_true_wait_is_told(outcomes: list[Failure], wait_ms: int) -> None:
