@@ -26,6 +26,7 @@ from service.console.admin import admin_router, console_of
 from service.console.console import Console
 from service.console.legacy import legacy_router
 from service.console.metrics import Metrics, metrics
+from service.console.pages import PAGES
 from service.console.schema import openapi_config
 from service.drain import Drain
 from service.edge.admit import Gate
@@ -148,7 +149,7 @@ def create_app(parts: Parts) -> ASGIApp:
         messages_app(parts.relay, parts.keyring, parts.gate, parts.brake, parts.drain, parts.metrics)
     )
     app: ASGIApp = Litestar(
-        route_handlers=[relay_handler, *HANDLERS, metrics, legacy_router(), admin_router()],
+        route_handlers=[relay_handler, *HANDLERS, metrics, legacy_router(), admin_router(), *PAGES],
         lifespan=[lifespan],
         state=State({"health": parts.health, "console": parts.console, "metrics": parts.metrics}),
         dependencies={"console": Provide(console_of, sync_to_thread=False)},

@@ -1,0 +1,98 @@
+"""The dashboard's page and its assets, as they lie in `dashboard/`: read once, at the start, and sent as they are.
+
+The page knows nothing: what it shows, it asks the admin API for, with the session of whoever looks. Nothing of it comes
+from another host, and nothing in it is a script but its own files: the policy that goes with it lets the browser see
+to that. Not here: the answers (`admin`).
+"""
+
+from hashlib import sha256
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from litestar import Request, get
+from litestar.response import Response
+from msgspec import Struct
+
+from service.errors import NotFound
+
+PAGE = "index.html"
+DIGEST = "{digest}"
+"""Stands in the page for the name of these very assets."""
+DIGEST_CHARS = 12
+TYPES = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+    "txt": "text/plain; charset=utf-8",
+}
+FOR_EVER = "public, max-age=31536000, immutable"
+HEADERS = {"x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types"
+)
+PAGE_HEADERS = HEADERS | {
+    "content-security-policy": POLICY,
+    "cache-control": "no-cache",
+    "cross-origin-opener-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+}
+
+
+class Asset(Struct, frozen=True):
+    """A file and its type."""
+
+    body: bytes
+    media_type: str
+
+
+def read_assets(folder: Traversable, prefix: str = "") -> dict[str, Asset]:
+    """All files below a folder whose type is known, by their paths."""
+    found: dict[str, Asset] = {}
+    for child in sorted(folder.iterdir(), key=lambda one: one.name):
+        name = prefix + child.name
+        if child.is_dir():
+            found |= read_assets(child, f"{name}/")
+        elif media_type := TYPES.get(name.rpartition(".")[2]):
+            found[name] = Asset(child.read_bytes(), media_type)
+    return found
+
+
+def digest_of(assets: dict[str, Asset]) -> str:
+    """A name for these very assets."""
+    total = sha256()
+    for name, asset in sorted(assets.items()):
+        total.update(f"{name} {len(asset.body)}\n".encode() + asset.body)
+    return total.hexdigest()[:DIGEST_CHARS]
+
+
+ASSETS = read_assets(files("service.console") / "dashboard")
+CURRENT = digest_of(ASSETS)
+PAGE_BODY = ASSETS.pop(PAGE).body.replace(DIGEST.encode(), CURRENT.encode())
+ETAG = f'"{CURRENT}"'
+
+
+@get("/dashboard", include_in_schema=False, sync_to_thread=False)
+def page(request: Request[Any, Any, Any]) -> Response[bytes]:
+    """The page; its assets' addresses are relative to it, so that it works behind any prefix."""
+    if request.scope["raw_path"].endswith(b"/"):
+        return Response(b"", status_code=308, headers={"location": "../dashboard"})
+    if request.headers.get("if-none-match") == ETAG:
+        return Response(b"", status_code=304, headers=PAGE_HEADERS | {"etag": ETAG})
+    return Response(PAGE_BODY, media_type=TYPES["html"], headers=PAGE_HEADERS | {"etag": ETAG})
+
+
+@get("/dashboard/{digest:str}/{name:path}", include_in_schema=False, sync_to_thread=False)
+def asset(digest: str, name: str) -> Response[bytes]:
+    """An asset. While a fleet changes versions, another replica's page may ask: it gets what is here, for this once."""
+    found = ASSETS.get(name.removeprefix("/"))
+    if found is None:
+        raise NotFound("the dashboard has no such file; load it anew")
+    caching = FOR_EVER if digest == CURRENT else "no-store"
+    return Response(found.body, media_type=found.media_type, headers=HEADERS | {"cache-control": caching})
+
+
+PAGES = (page, asset)
