@@ -49,6 +49,15 @@ STATE_LEVELS: dict[str, Level] = {
 }
 
 
+STATE_WORDS = {
+    "quota_warning": "has little left of its week",
+    "quota_spent": "has spent its week",
+    "circuit_open": "has an open circuit",
+    "waiting": "has to wait",
+}
+"""Others read well after `is`."""
+
+
 def overview_of(
     settings: Settings,
     view: View,
@@ -189,17 +198,17 @@ def answered_lately(ledger: RouteLedger, now_ms: int) -> int:
 def serving_reason(routes: Sequence[RouteView], serving: RouteView | None) -> str:
     """Why it is this route, in words."""
     if serving is None:
-        return "no route can take a request: " + "; ".join(f"{route.route} {why(route)}" for route in routes)
+        return "no route can take a request: " + "; ".join(f"{route.title} {why(route)}" for route in routes)
     before = [route for route in routes if route.priority < serving.priority]
     if not before:
         return "it is the first of the chain" if serving.available else "only open circuits are left; it closes first"
-    return "; ".join(f"{route.route} {why(route)}" for route in before)
+    return "; ".join(f"{route.title} {why(route)}" for route in before)
 
 
 def why(route: RouteView) -> str:
     """A route's state and its reason."""
-    state = route.state.replace("_", " ")
-    return f"is {state}: {route.reason}" if route.reason else f"is {state}"
+    state = STATE_WORDS.get(route.state) or f"is {route.state}"
+    return f"{state} ({route.reason})" if route.reason else state
 
 
 def notices_of(settings: Settings, routes: Sequence[RouteView], standing: Standing | None) -> list[Notice]:

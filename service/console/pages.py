@@ -11,21 +11,21 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from litestar import Request, get
+from litestar.exceptions import NotFoundException
+from litestar.params import FromPath
 from litestar.response import Response
 from msgspec import Struct
-
-from service.errors import NotFound
 
 PAGE = "index.html"
 DIGEST = "{digest}"
 """Stands in the page for the name of these very assets."""
 DIGEST_CHARS = 12
 TYPES = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
+    "html": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
     "svg": "image/svg+xml",
-    "txt": "text/plain; charset=utf-8",
+    "txt": "text/plain",
 }
 FOR_EVER = "public, max-age=31536000, immutable"
 HEADERS = {"x-content-type-options": "nosniff", "cross-origin-resource-policy": "same-origin"}
@@ -86,11 +86,11 @@ def page(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 
 @get("/dashboard/{digest:str}/{name:path}", include_in_schema=False, sync_to_thread=False)
-def asset(digest: str, name: str) -> Response[bytes]:
+def asset(digest: FromPath[str], name: FromPath[str]) -> Response[bytes]:
     """An asset. While a fleet changes versions, another replica's page may ask: it gets what is here, for this once."""
     found = ASSETS.get(name.removeprefix("/"))
     if found is None:
-        raise NotFound("the dashboard has no such file; load it anew")
+        raise NotFoundException
     caching = FOR_EVER if digest == CURRENT else "no-store"
     return Response(found.body, media_type=found.media_type, headers=HEADERS | {"cache-control": caching})
 

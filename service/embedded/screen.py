@@ -72,7 +72,8 @@ class Screen:
             self._say(_route_line(number, route))
         if all(route.off for route in settings.routes):
             self._say(Text(_without_routes(settings)))
-        self._say(Text(f"\n  data  {settings.home}\n  logs  {logs}\n\nPoint Claude Code here:\n"))
+        self._say(Text(f"\n  look  {proxy_url(settings)}/dashboard   (`ccproxy admin token` shows its token)"))
+        self._say(Text(f"  data  {settings.home}\n  logs  {logs}\n\nPoint Claude Code here:\n"))
         self._say(Text(f"  export ANTHROPIC_BASE_URL={proxy_url(settings)}\n  claude\n", style="bold"))
         self._say(Text("Ctrl-C ends everything.", style="dim"))
 
