@@ -59,10 +59,11 @@ class Lines(logging.Formatter):
     def __init__(self, *, coloured: bool) -> None:
         super().__init__()
         self._coloured = coloured
+        self._second = (0, "")
 
     def format(self, record: logging.LogRecord) -> str:
         """Time, level, the request's id, the message and what else was said."""
-        time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S")
+        time = self._time_of(int(record.created))
         fields = extras(record)
         request = fields.pop("request", "")
         fields.pop("route", None)
@@ -72,6 +73,12 @@ class Lines(logging.Formatter):
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return f"\x1b[{COLOURS.get(record.levelno, 0)}m{line}\x1b[0m" if self._coloured else line
+
+    def _time_of(self, second: int) -> str:
+        """The local time, worked out once for all lines of a second."""
+        if self._second[0] != second:
+            self._second = second, datetime.fromtimestamp(second, UTC).astimezone().strftime("%H:%M:%S")
+        return self._second[1]
 
 
 class JsonLines(logging.Formatter):

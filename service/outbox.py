@@ -71,29 +71,38 @@ class RedisPort:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._named: set[str] = set()
+        """Streams that the workers were told of. Should Redis lose their names, the next heartbeat tells them again."""
 
     async def append(self, entries: Sequence[tuple[str, bytes]]) -> None:
         """Append the entries in one round trip, and name the streams for the workers. Operators' events are told of at
         once: a key that is revoked must stop everywhere within a second."""
+        streams = {stream for stream, _ in entries}
+        if len(entries) == 1 and streams <= self._named and CONTROL not in streams:
+            [(stream, value)] = entries
+            await self._redis.xadd(events_key(stream), {ENTRY_FIELD: value})
+            return
         pipe = self._redis.pipeline(transaction=False)
         for stream, value in entries:
             pipe.xadd(events_key(stream), {ENTRY_FIELD: value})
-        pipe.sadd(STREAMS_KEY, *(stream for stream, _ in entries))
-        if any(stream == CONTROL for stream, _ in entries):
+        pipe.sadd(STREAMS_KEY, *streams)
+        if CONTROL in streams:
             pipe.publish(CHANGES_CHANNEL, CONTROL_NEWS)
         await pipe.execute()
+        self._named |= streams
 
 
 class Kept(Struct):
     """An event in memory. `done` is set when it may be relied upon: on the stream or on disk.
 
-    `to_disk`: the spool has it in hand; `on_disk`: it lies there.
+    `to_disk`: the spool has it in hand; `on_disk`: it lies there. `round` is when it came, in looks at what is late.
     """
 
     event: Event
     done: asyncio.Future[None] | None = None
     to_disk: bool = False
     on_disk: bool = False
+    round: int = 0
 
 
 class Lane(Struct):
@@ -130,6 +139,8 @@ class Outbox:
         self._to_disk: list[tuple[str, Kept]] = []
         self._disk_wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._round = 0
         self._read_back = False
         self._stopping = False
 
@@ -153,6 +164,8 @@ class Outbox:
             async with asyncio.timeout(limit_s):
                 while self.pending and not self.away:  # noqa: ASYNC110 - bounded by the limit above
                     await asyncio.sleep(0.01)
+        if self._timer:
+            self._timer.cancel()
         appending, spooling = self._tasks
         await end({appending})
         self._spool_pending()
@@ -205,20 +218,34 @@ class Outbox:
             tell(stream, event)
         if self._port is None:
             return event.seq
-        loop = asyncio.get_running_loop()
-        kept = Kept(event, loop.create_future())
+        done = asyncio.get_running_loop().create_future()
+        kept = Kept(event, done, round=self._round)
         lane.pending.append(kept)
-        done = kept.done
-        assert done is not None  # noqa: S101 - made in the line before
         if self.away:
             self._write_to_disk(stream, kept)
             self._forget_oldest()
         else:
             self._wake.set()
-            timer = loop.call_later(ACKNOWLEDGE_S, self._write_to_disk, stream, kept)
-            done.add_done_callback(lambda _: timer.cancel())
-        await asyncio.shield(done)
+            self._watch_pending()
+        await done
         return event.seq
+
+    def _watch_pending(self) -> None:
+        """Look again when what is pending now has waited for long enough; one timer serves all."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(ACKNOWLEDGE_S / 2, self._spool_late)
+
+    def _spool_late(self) -> None:
+        """Hand what was pending at the last look already to the spool: looks come twice within the limit."""
+        self._timer = None
+        late, self._round = self._round, self._round + 1
+        for stream, lane in self.lanes.items():
+            for kept in lane.pending:
+                if kept.round >= late:
+                    break
+                self._write_to_disk(stream, kept)
+        if self.pending:
+            self._watch_pending()
 
     def unheard(self, stream: str) -> Iterable[Event]:
         """This process's events on a stream that no snapshot has heard yet, by number."""

@@ -31,6 +31,7 @@ from service.ledger.wire import (
     CONTROL,
     ENTRY_FIELD,
     REPLICAS_KEY,
+    STREAMS_KEY,
     Snapshot,
     decode_change,
     decode_entry,
@@ -269,6 +270,8 @@ class Watcher:
         pipe.zadd(REPLICAS_KEY, {self._outbox.replica: beat["at_ms"]})
         pipe.zremrangebyscore(REPLICAS_KEY, "-inf", beat["at_ms"] - HEARTBEAT_TTL_MS)
         pipe.zcard(REPLICAS_KEY)
+        if self._outbox.lanes:
+            pipe.sadd(STREAMS_KEY, *self._outbox.lanes)
         readings = self.readings()
         if time.monotonic() - self._told_s > TELL_ALL_S:
             self._told, self._told_s = {}, time.monotonic()

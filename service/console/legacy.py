@@ -121,7 +121,7 @@ async def usage(
 )
 def logs(console: Desk, limit: Annotated[int, QueryParameter(ge=1)] = 200) -> dict[str, Any]:
     """Of this process, oldest first, at most 500."""
-    lines = list(console.ring.lines)[-min(limit, MOST_LOGS) :]
+    lines = console.ring.lines[-min(limit, MOST_LOGS) :]
     return {"logs": lines, "count": len(lines), "generated_at": iso(datetime.now(UTC))}
 
 
@@ -162,7 +162,7 @@ def legacy_router() -> Router:
 async def followed(ring: Ring, is_over: Any) -> AsyncIterator[bytes]:
     """Lines as server-sent events, until the client goes or this process drains."""
     with ring.followed() as queue:
-        for line in list(ring.lines)[-REPLAYED_LINES:]:
+        for line in ring.lines[-REPLAYED_LINES:]:
             yield frame(line)
         silent_s = 0.0
         while not is_over():

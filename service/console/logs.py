@@ -31,7 +31,7 @@ class Ring(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lines: deque[Line] = deque(maxlen=KEPT_LINES)
+        self._records: deque[logging.LogRecord] = deque(maxlen=KEPT_LINES)
         self._followers: set[asyncio.Queue[Line]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -46,11 +46,15 @@ class Ring(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a line; from whatever thread."""
-        line = line_of(record)
-        self.lines.append(line)
+        self._records.append(record)
         if self._followers and self._loop:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody follows
-                self._loop.call_soon_threadsafe(self._tell, line)
+                self._loop.call_soon_threadsafe(self._tell, line_of(record))
+
+    @property
+    def lines(self) -> list[Line]:
+        """The newest lines, oldest first; worded when they are asked for, which is seldom."""
+        return [line_of(record) for record in self._records]
 
     def _tell(self, line: Line) -> None:
         for queue in self._followers:

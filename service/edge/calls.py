@@ -55,6 +55,7 @@ class Fields(Struct):
     container: Raw = Raw(b"null")
     thread: Raw = Raw(b"null")
     context_management: Raw = Raw(b"null")
+    messages: Raw = Raw(b"null")
 
 
 _fields_decoder = msgspec.json.Decoder(Fields)
@@ -105,6 +106,7 @@ def read_fields(call: Call) -> None:
         fields = _fields_decoder.decode(call.plain)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
+    call.messages = fields.messages
     model, container = value_of(fields.model), value_of(fields.container)
     call.model = model if isinstance(model, str) else ""
     call.stream = value_of(fields.stream) is True
@@ -130,6 +132,7 @@ def shorten(call: Call, truncation: Truncation) -> None:
         log.warning("truncation.skipped: %d tokens, and nothing can be cut", shorter.tokens_before, extra=told)
         return
     call.body = call.plain = shorter.body
+    call.messages = None
     call.headers = [header for header in call.headers if header[0] != b"content-encoding"]
     call.dropped_messages = shorter.dropped
     log.warning(

@@ -6,7 +6,6 @@ client is told.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any
@@ -74,22 +73,43 @@ async def while_wanted(
 ) -> None:
     """Do the work for as long as the client is there (`watch` ends when it goes), and this process may go on; else
     cancel it and wait for its end. Raises Stopping when the client still waits for an answer."""
-    task = asyncio.ensure_future(work)
-    present = {asyncio.ensure_future(watch)} if watch else set()
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a request runs in one
+    leave = Leave(task, reply)
+    watching = asyncio.ensure_future(watch) if watch else None
+    if watching:
+        watching.add_done_callback(leave)
     try:
         with drain.holding(task):
-            await asyncio.wait({task, *present}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done() and not reply.ended:
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await work
+    except asyncio.CancelledError:
+        if not leave.taken and not drain.is_over:
+            raise  # somebody else's doing
+        task.uncancel()
+        if not leave.taken:
+            raise Stopping("this proxy is being stopped; ask again") from None
     finally:
-        for each in present:
-            each.cancel()
-        if not task.done():
-            task.cancel()
-    if task.cancelled() and drain.is_over:
-        raise Stopping("this proxy is being stopped; ask again")
+        leave.over = True
+        if watching:
+            watching.cancel()
+
+
+class Leave:
+    """Cancels a request's task when its client goes before the answer is at its end."""
+
+    __slots__ = ("_reply", "_task", "over", "taken")
+
+    def __init__(self, task: asyncio.Task[Any], reply: AsgiReply) -> None:
+        self._task = task
+        self._reply = reply
+        self.over = False
+        self.taken = False
+
+    def __call__(self, _: asyncio.Future[None]) -> None:
+        """The client has gone."""
+        if not self.over and not self._reply.ended:
+            self.taken = True
+            self._task.cancel()
 
 
 async def disconnect(receive: Receive) -> None:

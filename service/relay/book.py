@@ -163,13 +163,16 @@ def without_secret(failure: Failure | None, secret: str) -> Failure | None:
 
 
 def log_attempt(call: Call, one: Try) -> None:
-    """→ Anthropic POST /v1/messages"""
-    if not log.isEnabledFor(logging.INFO):
-        return
+    """→ Anthropic POST /v1/messages. Said of what is not the usual way alone: each answer has a line of its own."""
     route, model = one.route, one.attempt.candidate.model
-    if call.model and model != call.model:
-        log.info("  model remap: %s → %s", call.model, model, extra={"request": call.request_id, "route": route.id})
-    log.info("→ %s %s %s", route.title, call.method, call.path, extra={"request": call.request_id, "route": route.id})
+    is_mapped = bool(call.model) and model != call.model
+    level = logging.INFO if is_mapped or one.attempt.number > 1 else logging.DEBUG
+    if not log.isEnabledFor(level):
+        return
+    extra = {"request": call.request_id, "route": route.id}
+    if is_mapped:
+        log.info("  model remap: %s → %s", call.model, model, extra=extra)
+    log.log(level, "→ %s %s %s", route.title, call.method, call.path, extra=extra)
 
 
 def log_outcome(call: Call, one: Try, event: AttemptEnded) -> None:

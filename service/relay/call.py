@@ -6,7 +6,7 @@ Not here: what is done with them (`request`, `answers`, `streams`).
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from msgspec import Struct, field
+from msgspec import Raw, Struct, field
 
 from service.admission import Grant
 from service.ledger.events import Endpoint, Outcome, Tokens, Window
@@ -21,8 +21,9 @@ NAME_CHARS = 256
 class Call(Struct, kw_only=True):
     """A client's request, as the edge read it.
 
-    `body` is as it came, `plain` the same without content encoding; `upload` stands in place of both when the body is
-    passed through as it comes. `path` begins with /v1/ and keeps its escapes. `credential` is the client's own, "" when
+    `body` is as it came, `plain` the same without content encoding, `messages` that field of it, undecoded; `upload`
+    stands in place of them when the body is passed through as it comes. `path` begins with /v1/ and keeps its escapes.
+    `credential` is the client's own, "" when
     it showed none but a key of this proxy; `withhold` names the headers that hold such a key. `base_url` is this proxy
     as the client sees it. `only_routes` are the owner's routes that the client's key may use, empty: all. `trimmed`:
     the provider is asked to shorten the conversation; `dropped_messages` were left out of it here already.
@@ -35,6 +36,7 @@ class Call(Struct, kw_only=True):
     headers: Sequence[tuple[bytes, bytes]] = ()
     body: bytes = b""
     plain: bytes = b""
+    messages: Raw | None = None
     upload: AsyncIterator[bytes] | None = None
     upload_taken: bool = False
     endpoint: Endpoint = "other"

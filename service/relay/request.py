@@ -304,18 +304,22 @@ class Relay:
         )
         await self._book.begin(call, one)
         url = f"{route.base_url}{call.path}{'?' + call.query if call.query else ''}"
-        async with asyncio.timeout(None if is_last else self._head_limit_s(call, limit)):
-            upstream = await self._wires.open(call.method, url, headers, content)
+        deadline = limit.when()
+        if not is_last and deadline is not None:
+            limit.reschedule(self._head_limit(call, deadline))
+        upstream = await self._wires.open(call.method, url, headers, content)
+        limit.reschedule(deadline)
         one.status, one.headers = upstream.status, upstream.headers
         one.windows = windows_of(upstream.headers)
         one.first_byte_ms = self.clock.now_ms() - one.started_ms
         return upstream
 
-    def _head_limit_s(self, call: Call, limit: asyncio.Timeout) -> float:
-        """How long an answer may take to begin while other routes are left; whole answers may take minutes."""
+    def _head_limit(self, call: Call, deadline: float) -> float:
+        """Until when an answer may take to begin while other routes are left; whole answers may take minutes."""
+        now = asyncio.get_running_loop().time()
         if call.stream:
-            return self.settings.timeouts.first_byte_ms / 1000
-        return ((limit.when() or 0) - asyncio.get_running_loop().time()) / 2
+            return min(deadline, now + self.settings.timeouts.first_byte_ms / 1000)
+        return (now + deadline) / 2
 
     def _content(self, call: Call, one: Try) -> tuple[bytes | AsyncIterator[bytes], bool]:
         """The body for this route, and whether it is the client's own, byte for byte."""
@@ -333,6 +337,7 @@ class Relay:
             strip_thinking=self.settings.strip_thinking,
             policy=self.settings.policy,
             refused=self._refused_signatures,
+            messages=call.messages,
         )
         if one.attempt.candidate.without_thinking:
             cleaned = without_thinking(cleaned)
