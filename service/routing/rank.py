@@ -163,16 +163,16 @@ def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: i
     too_large = too_large_for(route, ask.model, model, ask.least_tokens, policy, trimmed=ask.trimmed)
     if too_large:
         return Candidate(route, model, "context_too_small", too_large)
-    quota = read_quota(ledger, view.control.limits.get(route.id, route.weekly_tokens), policy, now_ms)
+    limit_tokens = view.control.limits.get(route.id, route.weekly_tokens)
+    quota = read_quota(ledger, limit_tokens, policy, now_ms) if limit_tokens else None
     free = ask.endpoint in FREE_ENDPOINTS
-    if quota.state == "spent" and not free:
+    if quota and quota.state == "spent" and not free:
         return Candidate(route, model, "quota_spent", "weekly limit spent", quota.resets_at_ms)
     reset_ms = view.control.resets.get(route.id, 0)
     wait = read_waits(ledger, policy, now_ms, reset_ms, model=model, free=free)
     if wait:
         return Candidate(route, model, "waiting", wait.reason, wait.until_ms)
     circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms)
-    week = quota if quota.limit_tokens else None
     if circuit.state == "open":
         return Candidate(
             route,
@@ -180,17 +180,19 @@ def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: i
             "circuit_open",
             circuit.reason,
             circuit.until_ms,
-            quota=week,
+            quota=quota,
             open_attempts=len(ledger.open),
         )
-    warned = quota.state == "warning" or is_warned(read_windows(ledger, policy, now_ms, reset_ms), model)
+    warned = (quota is not None and quota.state == "warning") or is_warned(
+        read_windows(ledger, policy, now_ms, reset_ms), model
+    )
     return Candidate(
         route,
         model,
         until_ms=circuit.until_ms,
         probe=circuit.state == "half_open" and ask.endpoint == "messages",
         late=warned or ask.draw > circuit.share,
-        quota=week,
+        quota=quota,
         open_attempts=len(ledger.open),
     )
 
