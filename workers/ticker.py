@@ -4,7 +4,8 @@ Not here: folding, or knowing how far anything is folded. What Redis shows suffi
 snapshot was made of this run of the server and stands at its last entry. Between news there is one blocking read and
 one look a second.
 
-- News: a blocking read over all streams; whatever comes calls for a job at once.
+- News: a blocking read over all streams; whatever comes calls for a job at once. A stream that a job stays with, or
+  that one is on its way to, is left out for a while.
 - The look: once a second, every stream that is not settled calls for a job: one whose job failed or whose worker was
   killed, one that is new, one whose snapshot is gone.
 - Attempts whose replica is gone are closed (`lost`), every few seconds.
@@ -31,6 +32,7 @@ BLOCK_MS = 1_000
 """Well below redis-py's socket time-out, which would send the read again; a stop is heeded within this time."""
 POLL_S = 0.05
 """Between two looks at a Cluster's streams: some twenty small commands a second where nothing goes on."""
+LEFT_OUT_S = 0.1
 LOOK_S = 1.0
 RETRY_S = 0.5
 
@@ -52,6 +54,7 @@ class Ticker:
         self.outage = outage
         self.lost = lost or LostAttempts(redis)
         self.seen: dict[str, str] = {}
+        self._left_out: dict[str, float] = {}
         self._recalled = False
         self._looked_s = 0.0
         self._stopping = Event()
@@ -79,6 +82,7 @@ class Ticker:
     def forget(self) -> None:
         """Begin anew: all streams are to be called for."""
         self.seen = {}
+        self._left_out = {}
         self._recalled = False
         self._looked_s = 0.0
         self.lost.forget()
@@ -137,18 +141,25 @@ class Ticker:
         return verdicts
 
     def wait(self) -> list[str]:
-        """The streams that have entries behind those seen; returns empty-handed after BLOCK_MS."""
-        keys = {wire.events_key(stream): stream for stream in self.seen}
+        """The streams that have entries behind those seen; returns empty-handed after BLOCK_MS, or sooner when a
+        stream is left out, and is to be asked for again."""
+        now_s = time.monotonic()
+        self._left_out = {stream: until_s for stream, until_s in self._left_out.items() if until_s > now_s}
+        block_ms = int(LEFT_OUT_S * 1000) if self._left_out else BLOCK_MS
+        keys = {wire.events_key(stream): stream for stream in self.seen if stream not in self._left_out}
         positions: dict[Any, Any] = {key: self.seen[stream] for key, stream in keys.items()}
+        if not positions:
+            self._stopping.wait(block_ms / 1000)
+            return []
         if is_cluster(self.redis):
-            reply = self._poll(positions)
+            reply = self._poll(positions, block_ms)
         else:
-            reply = self.redis.xread(positions, count=1, block=BLOCK_MS) or {}  # type: ignore[assignment]
+            reply = self.redis.xread(positions, count=1, block=block_ms) or {}  # type: ignore[assignment]
         return [keys[key.decode()] for key in reply]
 
-    def _poll(self, positions: dict[Any, Any]) -> dict[bytes, Any]:
+    def _poll(self, positions: dict[Any, Any], block_ms: int) -> dict[bytes, Any]:
         """The same on a Cluster, where one read can't wait for several slots."""
-        give_up_s = time.monotonic() + BLOCK_MS / 1000
+        give_up_s = time.monotonic() + block_ms / 1000
         while not self._stopping.is_set() and time.monotonic() < give_up_s:
             pipeline = self.redis.pipeline(transaction=False)
             for key, position in positions.items():
@@ -163,6 +174,6 @@ class Ticker:
 
     def note(self, news: list[str]) -> None:
         """Call for these streams. What is seen is read before the call: the job that it calls for reads no less."""
-        self.settled(news)
-        for stream in news:
-            self.wake.call(stream)
+        for stream, settled in self.settled(news).items():
+            if not settled and not self.wake.call(stream):
+                self._left_out[stream] = time.monotonic() + LEFT_OUT_S

@@ -2,7 +2,7 @@
 
 The guard is a key that expires: set when the job is enqueued, deleted as the job's first act. Whoever finds it set
 knows that a job has yet to begin, which will read what is there by then; if that job has died, the key is gone in
-WAKE_MS.
+WAKE_MS. A job that stays with its stream sets it again, and looks at the stream once more after it has deleted it.
 Uniqueness by RQ's job ids is not used: the job of a worker that was killed keeps its id for minutes.
 """
 
@@ -19,6 +19,8 @@ QUEUE_NAME = "ccproxy"
 FOLD_JOB = "workers.jobs.fold"
 WAKE_MS = 3_000
 """A worker that died with a wake-up in hand is replaced after this time at the latest."""
+STAY_MS = 1_000
+"""A worker that died while it stayed with a stream is replaced after this time; longer than most batches take."""
 JOB_TTL_S = 60
 """Wake-ups that waited for longer than this are stale: younger ones stand behind them."""
 
@@ -46,5 +48,13 @@ class Wake:
         return True
 
     def answer(self, stream: str) -> None:
-        """The job has begun: from now on news need another."""
+        """The job has begun, or leaves the stream: from now on news need another."""
         self.redis.delete(wire.wake_key(stream))
+
+    def attend(self, stream: str) -> None:
+        """The job stays with the stream: for now, news need no other."""
+        self.redis.set(wire.wake_key(stream), b"1", px=STAY_MS)
+
+    def others_wait(self) -> bool:
+        """Whether a job waits for a worker."""
+        return not self.queue.is_empty()

@@ -30,7 +30,7 @@ def checkpoint_outside(projector: Projector, stream: str, step: Any) -> Projecte
 in_turn = Projector._in_turn
 
 
-def everything_is_fresh(_projector: Projector, _checkpoint: Checkpoint, records: list[Any]) -> Sorted:
+def everything_is_fresh(_projector: Projector, _checkpoint: Checkpoint, _ledger: Ledger, records: list[Any]) -> Sorted:
     """No event was ever seen before."""
     return Sorted(records, [], [])
 

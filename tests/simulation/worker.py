@@ -43,6 +43,10 @@ class Queue:
         """Add a job."""
         self.server.data.jobs.append(args[0])
 
+    def is_empty(self) -> bool:
+        """Whether no job waits."""
+        return not self.server.data.jobs
+
 
 class Fault(Outage):
     """A job that failed for a reason that no outage explains."""
@@ -70,7 +74,9 @@ class Worker:
         wake = Wake(redis, queue)
         publisher = Publisher(redis, Unstopped(), clock=now.monotonic)
         streams = Streams(redis)
-        self.shift = Shift(Projector(self.store, streams), publisher, streams, wake, Unstopped(), Outage("redis"))
+        self.shift = Shift(
+            Projector(self.store, streams), publisher, streams, wake, Unstopped(), Outage("redis"), now.monotonic
+        )
         ticking: Any = PlainRedis(server, Places())
         lost = LostAttempts(ticking, clock=now.monotonic)
         self.ticker = Ticker(ticking, Wake(ticking, queue), lambda: sorted(database.checkpoints), Outage("redis"), lost)

@@ -135,6 +135,17 @@ def test_publishing_keeps_its_interval(bench: Bench) -> None:
     assert publisher.wait_s(STREAM) == 0
 
 
+@pytest.mark.parametrize(("events", "interval_s"), [(1, 0.021), (30, 0.05), (500, 0.1)])
+def test_the_interval_grows_with_what_comes(bench: Bench, events: int, interval_s: float) -> None:
+    """A busy stream is published more rarely, with more events each time; within a bound."""
+    publisher = Publisher(bench.redis, threading.Event(), clock=lambda: 100.0)
+    append(bench.redis, [ended(1)])
+    publisher.publish(bench.project())
+    append(bench.redis, [ended(seq) for seq in range(2, 2 + events)])
+    publisher.publish(bench.project())
+    assert publisher.wait_s(STREAM) == pytest.approx(interval_s)
+
+
 def test_what_was_read_is_known_by_its_last_id(bench: Bench) -> None:
     """A stream that does not exist ends before its first entry."""
     assert Streams(bench.redis).last_id("nowhere") == "0-0"

@@ -57,8 +57,8 @@ def test_jobs_are_json(bench: Bench) -> None:
     assert bench.queue.serializer.loads(job.data) == ["workers.jobs.fold", None, [STREAM], {}]
 
 
-def test_an_entry_that_comes_as_a_job_ends_is_folded(bench: Bench) -> None:
-    """A has read the last entry; X comes; X's job finds the lock and returns; A looks again and calls for a third."""
+def test_an_entry_whose_job_finds_the_lock_is_folded(bench: Bench) -> None:
+    """A has read the last entry; X comes; X's job finds the lock and returns; A looks again and goes on."""
     other = bench.new_shift(bench.new_projector())
     late: list[str] = []
 
@@ -74,11 +74,77 @@ def test_an_entry_that_comes_as_a_job_ends_is_folded(bench: Bench) -> None:
 
     append(bench.redis, [ended(1)])
     bench.new_shift(bench.new_projector(Meanwhile(bench.redis))).fold(STREAM)
-    assert bench.attempts() == 1
-    assert take_job(bench) == STREAM
-    other.fold(STREAM)
     assert bench.attempts() == 2
     assert jobs_waiting(bench) == []
+
+
+class Late(Streams):
+    """Does something just after each look at the stream's end."""
+
+    def __init__(self, bench: Bench, then: Callable[[], None]) -> None:
+        super().__init__(bench.redis)
+        self.then = then
+
+    def last_id(self, stream: str) -> str:
+        """What was there, before something else was."""
+        found = super().last_id(stream)
+        self.then()
+        return found
+
+
+def test_an_entry_that_comes_as_a_job_leaves_is_called_for(bench: Bench) -> None:
+    """A stays, and sees no news; X comes, and the guard says that nobody need be called; A leaves, and looks again."""
+    called: list[bool] = []
+
+    def come() -> None:
+        if not called:
+            append(bench.redis, [ended(2)])
+            called.append(Wake(bench.redis, bench.queue).call(STREAM))
+
+    append(bench.redis, [ended(1)])
+    shift = bench.new_shift(bench.projector)
+    shift.streams = Late(bench, come)
+    shift.fold(STREAM)
+    assert called == [False]
+    assert jobs_waiting(bench) == [STREAM]
+
+
+def test_a_job_stays_while_there_is_more(bench: Bench) -> None:
+    """One job folds what comes after it has read all, again and again; it gives the guard up when nothing comes."""
+    coming = [[ended(seq)] for seq in (4, 3, 2)]
+    append(bench.redis, [ended(1)])
+    shift = bench.new_shift(bench.projector)
+    pause = shift.publisher.pause
+
+    def come(stream: str) -> None:
+        pause(stream)
+        if bench.attempts() and coming:
+            append(bench.redis, coming.pop())
+
+    shift.publisher.pause = come  # type: ignore[method-assign]
+    shift.fold(STREAM)
+    assert bench.attempts() == 4
+    assert jobs_waiting(bench) == []
+    assert not bench.redis.exists(wire.wake_key(STREAM))
+
+
+def test_a_job_that_stays_gives_way(bench: Bench) -> None:
+    """While another stream's job waits, a job ends after what there was, and calls for what came since."""
+    wake = Wake(bench.redis, bench.queue)
+
+    class Meanwhile(Streams):
+        """After each read, lets more come, and a job for another stream."""
+
+        def page(self, stream: str, first_id: str) -> Page:
+            page = super().page(stream, first_id)
+            append(bench.redis, [ended(2)])
+            wake.call("zai")
+            return page
+
+    append(bench.redis, [ended(1)])
+    bench.new_shift(bench.new_projector(Meanwhile(bench.redis))).fold(STREAM)
+    assert bench.attempts() == 1
+    assert jobs_waiting(bench) == ["zai", STREAM]
 
 
 def test_a_job_publishes_what_it_folded(bench: Bench) -> None:
@@ -136,6 +202,33 @@ def test_the_ticker_calls_for_news(bench: Bench) -> None:
     assert ticker.wait() == [STREAM]
     ticker.note([STREAM])
     assert jobs_waiting(bench) == [STREAM]
+
+
+def test_the_ticker_leaves_out_who_is_attended(bench: Bench) -> None:
+    """News of a stream with which a job stays are not asked for again at once, and others' are."""
+    ticker = ticker_of(bench)
+    bench.redis.sadd(wire.STREAMS_KEY, STREAM, "zai")
+    ticker.look()
+    settle(bench)
+    ticker.wake.attend(STREAM)
+    append(bench.redis, [ended(1)])
+    ticker.note(ticker.wait())
+    append(bench.redis, [ended(2)])
+    append(bench.redis, [ended(3)], "zai")
+    assert ticker.wait() == ["zai"]
+    assert jobs_waiting(bench) == []
+
+
+def test_news_that_were_folded_call_for_nobody(bench: Bench) -> None:
+    """What a ticker hears of late may have been folded by the job that stayed."""
+    ticker = ticker_of(bench)
+    bench.redis.sadd(wire.STREAMS_KEY, STREAM)
+    ticker.look()
+    settle(bench)
+    append(bench.redis, [ended(1)])
+    bench.new_shift(bench.projector).fold(STREAM)
+    ticker.note(ticker.wait())
+    assert jobs_waiting(bench) == []
 
 
 def settle(bench: Bench) -> None:
