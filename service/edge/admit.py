@@ -20,6 +20,7 @@ from service.ledger.events import Event, RequestRefused
 from service.ledger.state import ClientKey
 from service.ledger.wire import CONTROL
 from service.relay import Call
+from service.relay.words import moment
 from service.routing.failover import Refusal
 from service.routing.keys import allows_model, read_key
 from service.routing.view import View
@@ -157,8 +158,3 @@ def forbidden(key: ClientKey, call: Call) -> str:
 def day_of(at_ms: int) -> str:
     """A day, UTC."""
     return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d}"
-
-
-def moment(at_ms: int) -> str:
-    """A moment, UTC."""
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%a %Y-%m-%d %H:%M} UTC"

@@ -27,6 +27,7 @@ ERROR_BYTES = 1024 * 1024
 """An error answer is a page at most; more than this is no error answer."""
 ERROR_READ_S = 5.0
 """An error's words are worth no longer wait: its status says what matters."""
+JSON = (b"content-type", b"application/json")
 JSON_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens", "models"))
 
 
@@ -155,3 +156,10 @@ class Answers:
         """The headers that the client gets."""
         shared = self._settings.asks_for_keys and one.route.auth != "client"
         return client_headers(one.headers, shared_credential=shared, body_decoded=decoded)
+
+    def error_head(self, one: Try) -> list[tuple[bytes, bytes]]:
+        """The headers of an error; one that came inside a stream is an answer of its own now."""
+        head = self.head(one, decoded=one.decoded)
+        if one.shown_status == one.status:
+            return head
+        return [*((name, value) for name, value in head if name != b"content-type"), JSON]

@@ -37,7 +37,16 @@ from service.providers.transport import Upstream, UpstreamError, Wires
 from service.relay.answers import Answers
 from service.relay.book import Book, log_attempt
 from service.relay.call import Call, Fault, Reply, Try, length_of, taken
-from service.relay.words import error_event, in_our_words, is_own_words, no_route, prompt_too_long, reasons, throttled
+from service.relay.words import (
+    error_event,
+    in_our_words,
+    is_own_words,
+    no_route,
+    prompt_too_long,
+    reasons,
+    throttled,
+    without,
+)
 from service.resources import Home, IndexAway, Resources
 from service.routing.budget import Budget
 from service.routing.context import smallest_context_tokens, smallest_on
@@ -368,8 +377,9 @@ class Relay:
             reply.route = one.route.id
             if not is_own_words(call, one):
                 raise in_our_words(one)
-            await reply.start(one.shown_status, [*self._answers.head(one, decoded=one.decoded), length_of(one.body)])
-            await reply.write(one.body)
+            body = without(one.body, one.credential)
+            await reply.start(one.shown_status, [*self._answers.error_head(one), length_of(body)])
+            await reply.write(body)
             await reply.end()
             return
         uncounted = all(one.failure and one.failure.kind == "bad_answer" for one in tries)

@@ -17,6 +17,7 @@ from service.providers.transport import Upstream, UpstreamError
 from service.relay.book import Book
 from service.relay.call import Call, Fault, Reply, Try
 from service.relay.judge import Judge
+from service.relay.words import without
 from service.routing.failure import Failure
 from service.settings import Timeouts
 
@@ -117,7 +118,8 @@ class Stream:
             one.outcome = "ok"
         await self._book.note_stream_resources(self._call, one, tap)
         await self._book.account(self._call, one, final=True)
-        await self._reply.write(self._held.rest())
+        rest = self._held.rest()
+        await self._reply.write(without(rest, one.credential) if tap.error else rest)
         await self._reply.end()
 
 

@@ -4,16 +4,20 @@ Not here: deciding which attempt is shown (`routing.failover`), or sending it (`
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
 from service.errors import AllThrottled, BadClientKey, NoRoute, PromptTooLong, ProxyError, Unreachable
 from service.providers.tap import json_usage
 from service.relay.call import Call, Try
+from service.relay.judge import STATUS_OF_TYPE
 from service.routing.rank import Candidate
 
 SHORT_WAIT_MS = 60_000
 """Claude Code obeys a retry-after of this length, and gives up at once on one of 90 s."""
+
+TYPE_OF_STATUS = {status: error_type for error_type, status in STATUS_OF_TYPE.items()}
 
 
 def error_event(one: Try) -> bytes:
@@ -28,15 +32,28 @@ def error_event(one: Try) -> bytes:
 def is_own_words(call: Call, one: Try) -> bool:
     """Whether an error answer can be shown as it is: the request's own fault always is."""
     own_fault = one.failure is not None and one.failure.scope == "request"
-    return own_fault or call.method == "HEAD" or json_usage(one.body) is not None
+    return own_fault or call.method == "HEAD" or is_in_shape(one.body)
+
+
+def is_in_shape(body: bytes) -> bool:
+    """Whether an error answer has Anthropic's shape, with a word for its type (Z.AI has numbers, or another shape)."""
+    answer = json_usage(body)
+    told = answer.error if answer and answer.type == "error" else None
+    return told is not None and not told.type.isdigit()
 
 
 def in_our_words(one: Try) -> ProxyError:
-    """An error whose body is a page of some machine in between, or was cut off: its status, in Anthropic's shape."""
-    error = Unreachable(f"{one.route.title} answered with status {one.shown_status} and no message")
+    """An error in another shape, a page of some machine, or one cut off: its status and words, in Anthropic's shape."""
+    told = one.failure.message if one.failure else ""
+    error = Unreachable(f"{one.route.title} answered with status {one.shown_status}: {told or 'no message'}")
     error.status = one.shown_status
-    error.type = "api_error" if one.shown_status >= 500 else "invalid_request_error"
+    error.type = TYPE_OF_STATUS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
     return error
+
+
+def without(body: bytes, secret: str) -> bytes:
+    """The body, should the provider have quoted the credential in it."""
+    return body.replace(secret.encode(), b"***") if secret else body
 
 
 def reasons(tries: Sequence[Try], candidates: Sequence[Candidate], refused: Mapping[str, str]) -> str:
@@ -49,10 +66,17 @@ def reasons(tries: Sequence[Try], candidates: Sequence[Candidate], refused: Mapp
 def throttled(until_ms: int, now_ms: int, words: str) -> AllThrottled:
     """Every route waits: how long, and whether it is worth waiting."""
     wait_ms = max(0, until_ms - now_ms)
-    error = AllThrottled(f"every route waits, the first for {wait_ms // 1000} s: {words}")
+    is_short = wait_ms <= SHORT_WAIT_MS
+    wait = f"for {wait_ms // 1000} s" if is_short else f"until {moment(until_ms)}"
+    error = AllThrottled(f"every route waits, the first {wait}: {words}")
     error.retry_after_s = -(-wait_ms // 1000)
-    error.should_retry = wait_ms <= SHORT_WAIT_MS
+    error.should_retry = is_short
     return error
+
+
+def moment(at_ms: int) -> str:
+    """A moment, UTC."""
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%a %Y-%m-%d %H:%M} UTC"
 
 
 def prompt_too_long(candidates: Sequence[Candidate]) -> PromptTooLong:

@@ -1,6 +1,8 @@
 """What the client is told: the provider's own words about its request, ours about all else; never a secret."""
 
 import gzip
+import re
+from typing import Literal
 
 import msgspec
 import pytest
@@ -61,6 +63,55 @@ async def test_an_error_never_shows_a_credential(
     assert "invalid x-api-key" in answer.text
 
 
+@pytest.mark.parametrize("quoting", ["own fault", "trouble", "first event", "late event"])
+async def test_an_error_that_is_relayed_shows_no_credential(
+    server: Server, anthropic: FakeProvider, quoting: str
+) -> None:
+    """An answer that goes to the client as it came goes without the owner's key, should it be quoted there."""
+    served = await server.start(anthropic=anthropic)
+    words = f"what was sent: {ANTHROPIC_KEY}"
+    anthropic.script(
+        {
+            "own fault": reply.error(400, message=words),
+            "trouble": reply.error(500, message=words),
+            "first event": reply.stream_error("start", text=words),
+            "late event": reply.stream_error("content", text=words),
+        }[quoting]
+    )
+    answer = await served.ask()
+    assert "what was sent: ***" in answer.text
+    assert ANTHROPIC_KEY not in answer.text
+
+
+async def test_an_error_inside_a_200_becomes_an_answer(server: Server, anthropic: FakeProvider) -> None:
+    """It came as an event of a stream; the client gets JSON that says so, with the status that belongs to it."""
+    served = await server.start(anthropic=anthropic)
+    anthropic.script(reply.stream_error("start"))
+    answer = await served.ask()
+    assert (answer.status_code, answer.json()["error"]["type"]) == (529, "overloaded_error")
+    assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("shape", ["anthropic", "bare", "typed", "message"])
+async def test_an_error_of_another_shape_is_told_in_the_apis(
+    server: Server, zai: FakeProvider, shape: Literal["anthropic", "bare", "typed", "message"]
+) -> None:
+    """Z.AI's errors have several; clients look for one, and for types that are words."""
+    served = await server.start(zai=zai)
+    zai.script(reply.zai_error(1234, shape=shape))
+    answer = await served.ask()
+    told = answer.json()
+    assert (answer.status_code, told["type"], told["error"]["type"]) == (500, "error", "api_error")
+    assert "Network error" in told["error"]["message"]
+
+
+async def test_a_redirection_is_not_passed_on(server: Server, anthropic: FakeProvider) -> None:
+    """Clients would follow it, with their credential; without its place it means nothing to them."""
+    served = await server.start(anthropic=anthropic)
+    anthropic.script(reply.error(307, headers={"location": "https://elsewhere.example"}))
+    assert (await served.ask()).status_code == 502
+
+
 async def test_a_key_that_no_header_takes_is_not_shown(server: Server, anthropic: FakeProvider) -> None:
     """A key with a line break in it can't be sent; the error says so without the key."""
     served = await server.start(
@@ -94,6 +145,7 @@ async def test_a_spent_route_tells_the_true_wait(server: Server, anthropic: Fake
     assert answer.status_code == 429
     assert 7100 <= int(answer.headers["retry-after"]) <= 7200
     assert answer.headers["x-should-retry"] == "false"
+    assert re.search(r"until \w{3} \d{4}-\d{2}-\d{2} \d{2}:\d{2} UTC", answer.json()["error"]["message"])
     again = await served.ask()
     assert again.status_code == 429
     assert len(anthropic.requests) == 1
