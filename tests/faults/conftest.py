@@ -1,18 +1,13 @@
 """The proxy in this process, before two fakes, asked by the real SDK."""
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from tests.fakes import FakeProvider
-from tests.relay.serving import Server, server_of
+from tests.relay.fixtures import server
 
-
-@pytest.fixture
-async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    async with server_of(tmp_path, monkeypatch) as made:
-        yield made
+__all__ = ["anthropic", "both", "server", "zai"]
 
 
 @pytest.fixture(scope="module")

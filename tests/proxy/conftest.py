@@ -1,21 +1,5 @@
-"""A server before one fake provider."""
+"""A fake provider, and a server before it."""
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from tests.relay.fixtures import anthropic, server
 
-import pytest
-
-from tests.fakes import FakeProvider
-from tests.relay.serving import ANTHROPIC_KEY, Server, server_of
-
-
-@pytest.fixture
-def anthropic() -> Iterator[FakeProvider]:
-    with FakeProvider("anthropic", keys={ANTHROPIC_KEY}) as fake:
-        yield fake
-
-
-@pytest.fixture
-async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    async with server_of(tmp_path, monkeypatch) as made:
-        yield made
+__all__ = ["anthropic", "server"]
