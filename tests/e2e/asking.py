@@ -1,6 +1,7 @@
 """What the tests ask, and how they read the answers."""
 
 import ssl
+from itertools import count
 from typing import Any
 
 import anthropic
@@ -23,10 +24,19 @@ OWN_HEADERS = ("x-ccproxy-request-id", "x-ccproxy-attempts", "request-id")
 """On every answer under /v1, whatever it is; those of an attempt bear `x-ccproxy-route` as well."""
 
 
+STRANGERS = count(1)
+
+
 def client_of(url: str, timeout_s: float = 30.0, connections: int = 10) -> httpx.Client:
     """A client that sends what it is told to, and no more."""
     limits = httpx.Limits(max_connections=connections)
     return httpx.Client(base_url=url, trust_env=False, timeout=timeout_s, limits=limits, verify=NO_TLS)
+
+
+def stranger_to(url: str) -> httpx.Client:
+    """A client at an address of its own, so that nobody else's wrong keys slow it down."""
+    address = f"127.0.{next(STRANGERS)}.1"
+    return httpx.Client(base_url=url, timeout=30, transport=httpx.HTTPTransport(local_address=address, verify=NO_TLS))
 
 
 def ask(

@@ -6,7 +6,7 @@ import anthropic
 import httpx
 import pytest
 
-from tests.e2e.asking import ASK, HI, MODEL, STREAM, ask, client_of, error_of, way
+from tests.e2e.asking import ASK, HI, MODEL, STREAM, ask, client_of, error_of, stranger_to, way
 from tests.e2e.books import Books
 from tests.e2e.house import ANTHROPIC_KEY, ZAI_KEY, House, Proxy
 from tests.fakes import FakeProvider, reply
@@ -151,7 +151,7 @@ def test_a_proxy_key_opens_the_owners_routes(
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens", "/v1/files"])
 def test_a_wrong_proxy_key_is_final(house: House, keyed_proxy: Proxy, shown: dict[str, str], path: str) -> None:
     """No key or a wrong one is 401 with x-should-retry false, on every path, and nobody upstream is asked."""
-    with client_of(keyed_proxy.url) as client:
+    with stranger_to(keyed_proxy.url) as client:
         answer = client.post(path, json=ASK, headers=VERSION | shown)
     assert (answer.status_code, answer.headers["x-should-retry"]) == (401, "false")
     assert error_of(answer)["type"] == "authentication_error"
@@ -160,7 +160,7 @@ def test_a_wrong_proxy_key_is_final(house: House, keyed_proxy: Proxy, shown: dic
 
 def test_a_stranger_with_a_real_key_gets_no_more_than_that(house: House, keyed_proxy: Proxy) -> None:
     """Without a proxy key, a client's own credential never opens the owner's routes."""
-    with client_of(keyed_proxy.url) as client:
+    with stranger_to(keyed_proxy.url) as client:
         answer = ask(client, ASK, {"x-api-key": CLIENTS_KEY})
     assert (answer.status_code, answer.headers["x-should-retry"]) == (401, "false")
     assert [*house.anthropic.requests, *house.zai.requests] == []
