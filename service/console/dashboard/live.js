@@ -65,6 +65,7 @@ function live() {
 function broken() {
   source?.close();
   source = null;
+  state.feed = { ...state.feed, how: "starting" };
   const wait = RETRY_MS[Math.min(failures, RETRY_MS.length - 1)];
   failures += 1;
   clearTimeout(retrier);

@@ -141,7 +141,14 @@ function end() {
   forget();
 }
 
+// Its address is a place on this page, and addresses here are pages.
+function skip(event) {
+  event.preventDefault();
+  document.getElementById("main")?.focus();
+}
+
 async function start() {
+  document.querySelector(".skip").addEventListener("click", skip);
   onChange(() => {
     if (state.session === null && shown) end(); // the session is over
     paint();
