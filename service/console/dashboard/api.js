@@ -63,7 +63,9 @@ const note = {
 };
 
 function search(query) {
-  const given = Object.entries(query ?? {}).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  const given = Object.entries(query ?? {}).filter(
+    ([, value]) => value !== "" && value !== null && value !== undefined,
+  );
   return given.length ? `?${new URLSearchParams(given)}` : "";
 }
 
@@ -74,8 +76,12 @@ async function ask(method, path, body) {
   let answer;
   try {
     answer = await fetch(base + path, {
-      method, headers, body: body === undefined ? undefined : JSON.stringify(body),
-      credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(20_000),
+      method,
+      headers,
+      body: body === undefined ? undefined : JSON.stringify(body),
+      credentials: "same-origin",
+      cache: "no-store",
+      signal: AbortSignal.timeout(20_000),
     });
   } catch {
     throw new Refused(0, "The proxy does not answer. Is it running? `ccproxy up` starts it.");

@@ -19,7 +19,10 @@ export const seriesColor = (index) => PALETTE[index] ?? OTHERS;
 // `top` fix the axes.
 export function chart(spec) {
   return h("div", {
-    class: `chart ${spec.small ? "small" : ""}`, role: "img", "aria-label": spec.label, key: spec.key,
+    class: `chart ${spec.small ? "small" : ""}`,
+    role: "img",
+    "aria-label": spec.label,
+    key: spec.key,
     style: { height: `${spec.height}px` },
     mounted: (element) => mount(element, spec),
     updated: (element) => update(element, spec),
@@ -28,8 +31,13 @@ export function chart(spec) {
 }
 
 export function legend(series) {
-  return h("ul", { class: "legend" }, series.map((one) =>
-    h("li", {}, h("span", { class: "swatch", style: { background: `var(${one.color})` } }), one.label)));
+  return h(
+    "ul",
+    { class: "legend" },
+    series.map((one) =>
+      h("li", {}, h("span", { class: "swatch", style: { background: `var(${one.color})` } }), one.label),
+    ),
+  );
 }
 
 // Colours are drawn, not styled: when they change, so must the drawing.
@@ -62,8 +70,10 @@ function update(element, spec) {
 const shapeOf = (spec) => JSON.stringify([spec.height, spec.bars, spec.series.map((one) => [one.label, one.color])]);
 
 function sameData(one, other) {
-  return JSON.stringify([one.times, one.series.map((each) => each.values)])
-    === JSON.stringify([other.times, other.series.map((each) => each.values)]);
+  return (
+    JSON.stringify([one.times, one.series.map((each) => each.values)]) ===
+    JSON.stringify([other.times, other.series.map((each) => each.values)])
+  );
 }
 
 function resize(element) {
@@ -97,7 +107,10 @@ function optionsOf(element) {
     padding: spec.small ? [6, 14, 0, 14] : [10, 8, 0, 0],
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, points: { show: !spec.bars } },
-    scales: { x: { range: spec.range && (() => element.spec.range) }, y: { range: (_, __, most) => [0, 1.06 * (element.spec.top ?? most ?? 0) || 1] } },
+    scales: {
+      x: { range: spec.range && (() => element.spec.range) },
+      y: { range: (_, __, most) => [0, 1.06 * (element.spec.top ?? most ?? 0) || 1] },
+    },
     series: [{}, ...drawn.map((one) => seriesOf(one, spec))],
     axes: axesOf(spec),
     hooks: { setCursor: [(plot) => point(plot, element)] },
@@ -106,11 +119,19 @@ function optionsOf(element) {
 
 function seriesOf(one, spec) {
   const color = resolved(one.color);
-  const common = { label: one.label, stroke: color, width: spec.bars ? 0 : one.width ?? 1.75, points: { show: false } };
+  const common = {
+    label: one.label,
+    stroke: color,
+    width: spec.bars ? 0 : (one.width ?? 1.75),
+    points: { show: false },
+  };
   if (spec.bars) return { ...common, fill: color, paths: uPlot.paths.bars({ size: [0.82, 48], gap: 0, radius: 0.08 }) };
   const lonely = spec.times.length < 2 || one.values.filter((value) => value !== null).length === 1;
   return {
-    ...common, dash: one.dash, spanGaps: false, fill: one.fill && faded(color),
+    ...common,
+    dash: one.dash,
+    spanGaps: false,
+    fill: one.fill && faded(color),
     points: { show: lonely && !one.dash, size: 5, fill: color },
   };
 }
@@ -120,7 +141,14 @@ function axesOf(spec) {
   const grid = { stroke: resolved("--line"), width: 1 };
   const common = { stroke, font: AXIS_FONT, ticks: { show: false } };
   return [
-    { ...common, grid: { show: false }, size: 22, gap: 4, space: spec.small ? 44 : 64, values: (_, splits, __, ___, step) => splits.map((at) => timeLabel(at, step, spec.small)) },
+    {
+      ...common,
+      grid: { show: false },
+      size: 22,
+      gap: 4,
+      space: spec.small ? 44 : 64,
+      values: (_, splits, __, ___, step) => splits.map((at) => timeLabel(at, step, spec.small)),
+    },
     { ...common, grid, show: !spec.small, size: 58, gap: 6, space: 36, values: (_, splits) => splits.map(spec.show) },
   ];
 }
@@ -129,7 +157,10 @@ function timeLabel(atS, stepS, small) {
   const at = new Date(atS * 1000);
   if (small) return at.toLocaleDateString("en-GB", { weekday: "short" });
   if (stepS >= DAY_S || (at.getHours() === 0 && at.getMinutes() === 0)) {
-    return at.toLocaleDateString("en-GB", stepS > 2 * DAY_S ? { day: "numeric", month: "short" } : { weekday: "short", day: "numeric" });
+    return at.toLocaleDateString(
+      "en-GB",
+      stepS > 2 * DAY_S ? { day: "numeric", month: "short" } : { weekday: "short", day: "numeric" },
+    );
   }
   return format.clock(at);
 }
@@ -143,10 +174,16 @@ function point(plot, element) {
   tip.hidden = index === null || index === undefined || plot.cursor.left < 0;
   if (tip.hidden) return;
   const rows = spec.series.filter((one) => one.values[index] !== null && one.values[index] !== undefined);
-  tip.replaceChildren(line("b", spec.named?.(index) ?? format.dateAndTime(spec.times[index] * 1000)), ...rows.map((one) => row(one, spec.show(one.values[index]))));
+  tip.replaceChildren(
+    line("b", spec.named?.(index) ?? format.dateAndTime(spec.times[index] * 1000)),
+    ...rows.map((one) => row(one, spec.show(one.values[index]))),
+  );
   const onRight = plot.cursor.left > element.clientWidth / 2;
   tip.style.setProperty("left", onRight ? "auto" : `${plot.cursor.left + plot.bbox.left / devicePixelRatio + 12}px`);
-  tip.style.setProperty("right", onRight ? `${element.clientWidth - plot.cursor.left - plot.bbox.left / devicePixelRatio + 12}px` : "auto");
+  tip.style.setProperty(
+    "right",
+    onRight ? `${element.clientWidth - plot.cursor.left - plot.bbox.left / devicePixelRatio + 12}px` : "auto",
+  );
 }
 
 function row(one, value) {

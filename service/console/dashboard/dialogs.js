@@ -36,14 +36,25 @@ export function ask({ title, words, fields, confirm, danger, act }) {
     }
   }
 
-  const form = () => h("form", { onsubmit: submit },
-    h("h2", { id: "dialog-title" }, title),
-    words && h("p", {}, words),
-    fields?.(),
-    error && h("p", { class: "error", role: "alert" }, error),
-    h("div", { class: "buttons" },
-      h("button", { type: "button", class: "quiet", onclick: close }, "Cancel"),
-      h("button", { type: "submit", class: danger ? "danger" : "main", disabled: busy }, busy ? "One moment …" : confirm)));
+  const form = () =>
+    h(
+      "form",
+      { onsubmit: submit },
+      h("h2", { id: "dialog-title" }, title),
+      words && h("p", {}, words),
+      fields?.(),
+      error && h("p", { class: "error", role: "alert" }, error),
+      h(
+        "div",
+        { class: "buttons" },
+        h("button", { type: "button", class: "quiet", onclick: close }, "Cancel"),
+        h(
+          "button",
+          { type: "submit", class: danger ? "danger" : "main", disabled: busy },
+          busy ? "One moment …" : confirm,
+        ),
+      ),
+    );
 
   paint();
   dialog.showModal();
@@ -54,16 +65,39 @@ export function show({ title, content, close: closeWords }) {
   const dialog = document.body.appendChild(document.createElement("dialog"));
   dialog.setAttribute("aria-labelledby", "dialog-title");
   dialog.addEventListener("close", () => dialog.remove());
-  draw(dialog, h("div", { class: "form" }, h("h2", { id: "dialog-title" }, title), content,
-    h("div", { class: "buttons" }, h("button", { type: "button", class: "main", onclick: () => dialog.close() }, closeWords))));
+  draw(
+    dialog,
+    h(
+      "div",
+      { class: "form" },
+      h("h2", { id: "dialog-title" }, title),
+      content,
+      h(
+        "div",
+        { class: "buttons" },
+        h("button", { type: "button", class: "main", onclick: () => dialog.close() }, closeWords),
+      ),
+    ),
+  );
   dialog.showModal();
 }
 
 export function field({ name, label, hint, ...attributes }) {
   const id = `field-${name}`;
-  return h("div", { class: "field" }, h("label", { for: id }, label),
-    h("input", { id, name, autocomplete: "off", spellcheck: "false", "aria-describedby": hint ? `${id}-hint` : undefined, ...attributes }),
-    hint && h("p", { class: "hint", id: `${id}-hint` }, hint));
+  return h(
+    "div",
+    { class: "field" },
+    h("label", { for: id }, label),
+    h("input", {
+      id,
+      name,
+      autocomplete: "off",
+      spellcheck: "false",
+      "aria-describedby": hint ? `${id}-hint` : undefined,
+      ...attributes,
+    }),
+    hint && h("p", { class: "hint", id: `${id}-hint` }, hint),
+  );
 }
 
 export function toast(words, level = "ok") {

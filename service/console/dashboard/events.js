@@ -12,11 +12,26 @@ const PAGE_SIZE = 100;
 const MOST_FOLLOWED = 400;
 const FILTERS = ["type", "route", "outcome", "model", "key", "request", "past"];
 const TYPES = [
-  "attempt_started", "attempt_ended", "attempt_lost", "request_refused", "route_disabled", "route_enabled", "circuit_reset",
-  "quota_limit_changed", "client_key_issued", "client_key_limited", "client_key_revoked", "resource_created", "batch_item_used",
+  "attempt_started",
+  "attempt_ended",
+  "attempt_lost",
+  "request_refused",
+  "route_disabled",
+  "route_enabled",
+  "circuit_reset",
+  "quota_limit_changed",
+  "client_key_issued",
+  "client_key_limited",
+  "client_key_revoked",
+  "resource_created",
+  "batch_item_used",
 ];
 const OUTCOMES = { failed: "failed", ok: "answered", aborted: "client gone" };
-const PAST = { "1h": ["the last hour", 3_600_000], "24h": ["the last 24 hours", 86_400_000], "7d": ["the last 7 days", 604_800_000] };
+const PAST = {
+  "1h": ["the last hour", 3_600_000],
+  "24h": ["the last 24 hours", 86_400_000],
+  "7d": ["the last 7 days", 604_800_000],
+};
 
 let filters = {};
 let events = [];
@@ -70,7 +85,14 @@ function take(fresh) {
 }
 
 function fits(event) {
-  const pairs = [[filters.type, event.type], [filters.route, event.route], [filters.outcome, event.outcome], [filters.model, event.model], [filters.key, event.client_key], [filters.request, event.request_id]];
+  const pairs = [
+    [filters.type, event.type],
+    [filters.route, event.route],
+    [filters.outcome, event.outcome],
+    [filters.model, event.model],
+    [filters.key, event.client_key],
+    [filters.request, event.request_id],
+  ];
   return pairs.every(([wanted, there]) => !wanted || wanted === there);
 }
 
@@ -84,49 +106,157 @@ export function view() {
 }
 
 function form() {
-  const select = (name, label, options) => h("div", { class: "field" }, h("label", { for: `filter-${name}` }, label),
-    h("select", { id: `filter-${name}`, value: filters[name], onchange: (event) => go({ [name]: event.target.value }) },
-      h("option", { value: "" }, "any"), options.map(([value, words]) => h("option", { value }, words))));
-  const input = (name, label) => h("div", { class: "field" }, h("label", { for: `filter-${name}` }, label),
-    h("input", { id: `filter-${name}`, type: "search", value: filters[name], placeholder: "any", autocomplete: "off", spellcheck: "false", onchange: (event) => go({ [name]: event.target.value.trim() }) }));
+  const select = (name, label, options) =>
+    h(
+      "div",
+      { class: "field" },
+      h("label", { for: `filter-${name}` }, label),
+      h(
+        "select",
+        { id: `filter-${name}`, value: filters[name], onchange: (event) => go({ [name]: event.target.value }) },
+        h("option", { value: "" }, "any"),
+        options.map(([value, words]) => h("option", { value }, words)),
+      ),
+    );
+  const input = (name, label) =>
+    h(
+      "div",
+      { class: "field" },
+      h("label", { for: `filter-${name}` }, label),
+      h("input", {
+        id: `filter-${name}`,
+        type: "search",
+        value: filters[name],
+        placeholder: "any",
+        autocomplete: "off",
+        spellcheck: "false",
+        onchange: (event) => go({ [name]: event.target.value.trim() }),
+      }),
+    );
   const any = FILTERS.some((name) => filters[name]);
-  return h("form", { class: "filters", role: "search", "aria-label": "Filter the events", onsubmit: (event) => { event.preventDefault(); document.activeElement.blur(); } },
-    select("type", "What", TYPES.map((type) => [type, format.words(type)])),
-    select("route", "Route", (state.overview?.routes ?? []).map((one) => [one.route, one.title])),
+  return h(
+    "form",
+    {
+      class: "filters",
+      role: "search",
+      "aria-label": "Filter the events",
+      onsubmit: (event) => {
+        event.preventDefault();
+        document.activeElement.blur();
+      },
+    },
+    select(
+      "type",
+      "What",
+      TYPES.map((type) => [type, format.words(type)]),
+    ),
+    select(
+      "route",
+      "Route",
+      (state.overview?.routes ?? []).map((one) => [one.route, one.title]),
+    ),
     select("outcome", "Outcome", Object.entries(OUTCOMES)),
-    select("past", "When", Object.entries(PAST).map(([value, [words]]) => [value, words])),
-    input("model", "Model"), input("key", "Key"), input("request", "Request"),
-    h("div", { class: "field buttons" },
-      h("label", { class: "check" }, h("input", { type: "checkbox", checked: follow, onchange: (event) => { follow = event.target.checked; } }), "Follow"),
-      any && h("a", { class: "button", href: "#/events" }, "Clear")));
+    select(
+      "past",
+      "When",
+      Object.entries(PAST).map(([value, [words]]) => [value, words]),
+    ),
+    input("model", "Model"),
+    input("key", "Key"),
+    input("request", "Request"),
+    h(
+      "div",
+      { class: "field buttons" },
+      h(
+        "label",
+        { class: "check" },
+        h("input", {
+          type: "checkbox",
+          checked: follow,
+          onchange: (event) => {
+            follow = event.target.checked;
+          },
+        }),
+        "Follow",
+      ),
+      any && h("a", { class: "button", href: "#/events" }, "Clear"),
+    ),
+  );
 }
 
 function list() {
   if (page.error) return trouble(page.error, load);
   if (!page.data) return h("p", { class: "boot" }, "Asking for events …");
-  if (!events.length && !next) return empty("No event is like that", h("a", { href: "#/events" }, "Show all events"), ", or choose a longer time.");
-  return h("section", { class: "panel events", "aria-labelledby": "events" },
-    h("header", {}, h("h2", { id: "events" }, format.plural(events.length, "event"), " shown"),
-      h("div", { class: "aside" }, source === "history" ? "with those from Postgres" : "newest first")),
+  if (!events.length && !next)
+    return empty(
+      "No event is like that",
+      h("a", { href: "#/events" }, "Show all events"),
+      ", or choose a longer time.",
+    );
+  return h(
+    "section",
+    { class: "panel events", "aria-labelledby": "events" },
+    h(
+      "header",
+      {},
+      h("h2", { id: "events" }, format.plural(events.length, "event"), " shown"),
+      h("div", { class: "aside" }, source === "history" ? "with those from Postgres" : "newest first"),
+    ),
     h("ol", { class: "log" }, events.map(entry)),
     older.error && trouble(older.error, loadOlder),
-    next ? h("p", { class: "more" }, h("button", { type: "button", disabled: older.busy, onclick: loadOlder }, older.busy ? "One moment …" : "Show older events"))
-      : h("p", { class: "more muted" }, "These are all."));
+    next
+      ? h(
+          "p",
+          { class: "more" },
+          h(
+            "button",
+            { type: "button", disabled: older.busy, onclick: loadOlder },
+            older.busy ? "One moment …" : "Show older events",
+          ),
+        )
+      : h("p", { class: "more muted" }, "These are all."),
+  );
 }
 
 function entry(event) {
-  return h("li", { key: event.event_id, class: isStart(event) ? "start" : "" },
-    h("details", {},
-      h("summary", {},
-        h("span", { class: "when" }, ago(event.at_ms)), isStart(event) ? mark("begun", "began") : mark(event.level),
+  return h(
+    "li",
+    { key: event.event_id, class: isStart(event) ? "start" : "" },
+    h(
+      "details",
+      {},
+      h(
+        "summary",
+        {},
+        h("span", { class: "when" }, ago(event.at_ms)),
+        isStart(event) ? mark("begun", "began") : mark(event.level),
         h("span", { class: "where" }, event.route ? route(event.route) : event.stream),
-        h("span", { class: "what" }, !event.type.startsWith("attempt_") && h("strong", {}, format.words(event.type), " "), event.words),
-        h("span", { class: "who" }, [event.model, event.client_key].filter(Boolean).join(" · "))),
-      h("div", { class: "more" },
-        h("p", {}, format.exact(event.at_ms), " · replica ", event.replica, event.by && ` · by ${event.by}`, event.position !== null && ` · position ${event.position}`,
-          event.request_id && [" · ", requestLink(event.request_id, "its request")]),
+        h(
+          "span",
+          { class: "what" },
+          !event.type.startsWith("attempt_") && h("strong", {}, format.words(event.type), " "),
+          event.words,
+        ),
+        h("span", { class: "who" }, [event.model, event.client_key].filter(Boolean).join(" · ")),
+      ),
+      h(
+        "div",
+        { class: "more" },
+        h(
+          "p",
+          {},
+          format.exact(event.at_ms),
+          " · replica ",
+          event.replica,
+          event.by && ` · by ${event.by}`,
+          event.position !== null && ` · position ${event.position}`,
+          event.request_id && [" · ", requestLink(event.request_id, "its request")],
+        ),
         h("p", { class: "narrow" }, narrowing(event)),
-        h("pre", {}, JSON.stringify(event.fields, null, 2)))));
+        h("pre", {}, JSON.stringify(event.fields, null, 2)),
+      ),
+    ),
+  );
 }
 
 // A start says little, its end tells the same again: starts stay in the background.
@@ -134,7 +264,18 @@ const isStart = (event) => event.type === "attempt_started";
 
 // From an event to others like it.
 function narrowing(event) {
-  const ways = [["type", event.type, format.words(event.type)], ["route", event.route, event.route && routeTitle(event.route)], ["model", event.model, event.model], ["key", event.client_key, event.client_key]];
-  return ["Only ", ways.filter(([name, value]) => value && filters[name] !== value).map(([name, value, words]) =>
-    h("button", { type: "button", class: "quiet", onclick: () => go({ [name]: value }) }, words))];
+  const ways = [
+    ["type", event.type, format.words(event.type)],
+    ["route", event.route, event.route && routeTitle(event.route)],
+    ["model", event.model, event.model],
+    ["key", event.client_key, event.client_key],
+  ];
+  return [
+    "Only ",
+    ways
+      .filter(([name, value]) => value && filters[name] !== value)
+      .map(([name, value, words]) =>
+        h("button", { type: "button", class: "quiet", onclick: () => go({ [name]: value }) }, words),
+      ),
+  ];
 }

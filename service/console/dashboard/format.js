@@ -10,12 +10,23 @@ const NUSD_PER_USD = 1e9;
 const whole = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const moment = new Intl.DateTimeFormat("en-GB", {
-  weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit",
+  weekday: "short",
+  day: "numeric",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
 });
 const clockTime = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const fullTime = new Intl.DateTimeFormat("en-GB", {
-  weekday: "short", day: "numeric", month: "short", year: "numeric",
-  hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, timeZoneName: "short",
+  weekday: "short",
+  day: "numeric",
+  month: "short",
+  year: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  fractionalSecondDigits: 3,
+  timeZoneName: "short",
 });
 
 export const count = (value) => whole.format(value);
@@ -63,10 +74,13 @@ export function relative(atMs, nowMs) {
   const far = Math.abs(ahead);
   if (far < 1_500) return "now";
   const words =
-    far < MINUTE ? `${Math.round(far / SECOND)} s`
-    : far < HOUR ? `${Math.round(far / MINUTE)} min`
-    : far < DAY ? `${Math.round(far / HOUR)} h`
-    : `${Math.round(far / DAY)} d`;
+    far < MINUTE
+      ? `${Math.round(far / SECOND)} s`
+      : far < HOUR
+        ? `${Math.round(far / MINUTE)} min`
+        : far < DAY
+          ? `${Math.round(far / HOUR)} h`
+          : `${Math.round(far / DAY)} d`;
   return ahead > 0 ? `in ${words}` : `${words} ago`;
 }
 
@@ -77,4 +91,4 @@ export const dateAndTime = (atMs) => moment.format(atMs);
 // `quota_spent` -> `quota spent`.
 export const words = (name) => name.replaceAll("_", " ");
 export const sentence = (name) => words(name).replace(/^./, (first) => first.toUpperCase());
-export const plural = (number, one, many) => `${count(number)} ${number === 1 ? one : many ?? `${one}s`}`;
+export const plural = (number, one, many) => `${count(number)} ${number === 1 ? one : (many ?? `${one}s`)}`;

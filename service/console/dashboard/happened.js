@@ -8,25 +8,46 @@ import { h } from "./view.js";
 
 const MOST_LINES = 12;
 const TURNS = {
-  circuit_open: ["problem", "circuit opened"], healthy: ["ok", "is healthy again"], degraded: ["warning", "is degraded"],
-  waiting: ["warning", "waits"], quota_warning: ["warning", "quota runs low"], quota_spent: ["problem", "quota is spent"],
+  circuit_open: ["problem", "circuit opened"],
+  healthy: ["ok", "is healthy again"],
+  degraded: ["warning", "is degraded"],
+  waiting: ["warning", "waits"],
+  quota_warning: ["warning", "quota runs low"],
+  quota_spent: ["problem", "quota is spent"],
 };
 
 export function happenings() {
   const lines = bursts([...notable().map(lineOf), ...state.turns.map(turnLine)].filter(Boolean).sort(newestFirst));
   if (!lines.length) return empty("Nothing to tell", "Failovers, refusals and what operators do will stand here.");
-  return h("ol", { class: "happened" }, lines.slice(0, MOST_LINES).map((line) =>
-    h("li", { key: line.event_id },
-      mark(line.level), h("span", { class: "what" }, h("strong", {}, line.title), line.more && [" ", h("span", {}, line.more)],
-        line.times > 1 && h("span", { class: "times" }, `${line.times} times`)),
-      h("span", { class: "when" }, line.request && [requestLink(line.request, "request"), " · "], ago(line.at_ms)))));
+  return h(
+    "ol",
+    { class: "happened" },
+    lines
+      .slice(0, MOST_LINES)
+      .map((line) =>
+        h(
+          "li",
+          { key: line.event_id },
+          mark(line.level),
+          h(
+            "span",
+            { class: "what" },
+            h("strong", {}, line.title),
+            line.more && [" ", h("span", {}, line.more)],
+            line.times > 1 && h("span", { class: "times" }, `${line.times} times`),
+          ),
+          h("span", { class: "when" }, line.request && [requestLink(line.request, "request"), " · "], ago(line.at_ms)),
+        ),
+      ),
+  );
 }
 
 // The overview remembers more than the feed, the feed knows what is newest.
 function notable() {
   const found = new Map();
   for (const event of [...(state.overview?.recent ?? []), ...state.events]) {
-    if (event.stream === "control" || event.outcome === "failed" || event.type === "attempt_lost") found.set(event.event_id, event);
+    if (event.stream === "control" || event.outcome === "failed" || event.type === "attempt_lost")
+      found.set(event.event_id, event);
   }
   return [...found.values()];
 }
@@ -39,10 +60,21 @@ function lineOf(event) {
     return { ...common, title: `Failover${way}`, more: reason(event), alike: `${way} ${event.kind}` };
   }
   if (event.type === "attempt_ended") {
-    return { ...common, title: `${routeTitle(event.route)} failed`, more: reason(event), alike: `failed ${event.route} ${event.kind}` };
+    return {
+      ...common,
+      title: `${routeTitle(event.route)} failed`,
+      more: reason(event),
+      alike: `failed ${event.route} ${event.kind}`,
+    };
   }
   if (event.type === "request_refused") {
-    return { ...common, title: `Refused: ${event.client_key || "a client"}`, more: format.words(event.kind), alike: `refused ${event.client_key} ${event.kind}`, times: event.fields.count };
+    return {
+      ...common,
+      title: `Refused: ${event.client_key || "a client"}`,
+      more: format.words(event.kind),
+      alike: `refused ${event.client_key} ${event.kind}`,
+      times: event.fields.count,
+    };
   }
   return { ...common, title: format.sentence(event.words), more: event.by && `by ${event.by}`, alike: event.event_id };
 }
@@ -51,8 +83,13 @@ const reason = (event) => event.words.replace(/; went on elsewhere$/, "");
 
 // The route that took the request after this one, as far as the feed has it.
 function wentTo(event) {
-  const later = state.events.filter((one) => one.request_id === event.request_id && one.type === "attempt_started"
-    && one.at_ms >= event.at_ms && one.route !== event.route);
+  const later = state.events.filter(
+    (one) =>
+      one.request_id === event.request_id &&
+      one.type === "attempt_started" &&
+      one.at_ms >= event.at_ms &&
+      one.route !== event.route,
+  );
   return later.sort(newestFirst).at(-1)?.route;
 }
 
@@ -60,7 +97,14 @@ function turnLine(turn) {
   const known = TURNS[turn.is];
   if (!known) return null; // disabling is an event of its own
   const id = `${turn.route} ${turn.at_ms} ${turn.is}`;
-  return { event_id: id, alike: id, at_ms: turn.at_ms, level: known[0], title: `${routeTitle(turn.route)}: ${known[1]}`, more: turn.reason };
+  return {
+    event_id: id,
+    alike: id,
+    at_ms: turn.at_ms,
+    level: known[0],
+    title: `${routeTitle(turn.route)}: ${known[1]}`,
+    more: turn.reason,
+  };
 }
 
 function bursts(lines) {

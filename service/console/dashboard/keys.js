@@ -19,10 +19,15 @@ export function enter() {
 }
 
 export function view() {
-  return panel("Client keys", {
-    id: "keys", aside: mayChange() && h("button", { type: "button", class: "main", onclick: issue }, "Issue a key"),
-    intro: "A key lets a client use the proxy. It is shown once, when it is issued; only its hash is kept.",
-  }, body());
+  return panel(
+    "Client keys",
+    {
+      id: "keys",
+      aside: mayChange() && h("button", { type: "button", class: "main", onclick: issue }, "Issue a key"),
+      intro: "A key lets a client use the proxy. It is shown once, when it is issued; only its hash is kept.",
+    },
+    body(),
+  );
 }
 
 function body() {
@@ -31,10 +36,31 @@ function body() {
   return [
     keys.error && h("p", { class: "stale" }, keys.error),
     table({
-      kind: "stacks", caption: "Client keys and their use of this week", rows: keys.data, keyOf: (key) => key.key_id,
-      empty: empty("There are no keys", "The proxy serves whoever reaches it, on this machine alone. Issue one for each person or program before it listens on other addresses."),
+      kind: "stacks",
+      caption: "Client keys and their use of this week",
+      rows: keys.data,
+      keyOf: (key) => key.key_id,
+      empty: empty(
+        "There are no keys",
+        "The proxy serves whoever reaches it, on this machine alone. Issue one for each person or program before it listens on other addresses.",
+      ),
       columns: [
-        { head: "Key", cell: (key) => h("span", { class: "stacked" }, h("strong", {}, key.name), key.source === "settings" ? h("small", { title: "To change it, change PROXY_API_KEYS, and start the proxy again" }, "from the settings") : h("small", {}, key.key_id, ", issued ", ago(key.issued_at_ms))) },
+        {
+          head: "Key",
+          cell: (key) =>
+            h(
+              "span",
+              { class: "stacked" },
+              h("strong", {}, key.name),
+              key.source === "settings"
+                ? h(
+                    "small",
+                    { title: "To change it, change PROXY_API_KEYS, and start the proxy again" },
+                    "from the settings",
+                  )
+                : h("small", {}, key.key_id, ", issued ", ago(key.issued_at_ms)),
+            ),
+        },
         { head: "State", cell: (key) => badge(...STATES[key.state]) },
         { head: "This week", class: "wide", cell: used },
         { head: "Cost", class: "number", cell: (key) => cost(key.used_cost_nusd) },
@@ -50,18 +76,31 @@ function body() {
 
 function used(key) {
   const { weekly_tokens: most, weekly_cost_nusd: mostCost } = key.limits;
-  const words = most ? [tokens(key.used_tokens), " of ", tokens(most), " tokens"] : [tokens(key.used_tokens), " tokens"];
+  const words = most
+    ? [tokens(key.used_tokens), " of ", tokens(most), " tokens"]
+    : [tokens(key.used_tokens), " tokens"];
   const limited = Boolean(most || mostCost);
-  return h("span", { class: "stacked" }, h("span", {}, words, limited && ` · ${format.percent(key.used_percent)}`),
-    limited && meter({ label: `Weekly limit of ${key.name}`, percent: key.used_percent, level: key.state === "spent" ? "problem" : key.used_percent >= 90 ? "warning" : "ok" }),
-    limited && h("small", {}, "resets ", ago(key.resets_at_ms)));
+  return h(
+    "span",
+    { class: "stacked" },
+    h("span", {}, words, limited && ` · ${format.percent(key.used_percent)}`),
+    limited &&
+      meter({
+        label: `Weekly limit of ${key.name}`,
+        percent: key.used_percent,
+        level: key.state === "spent" ? "problem" : key.used_percent >= 90 ? "warning" : "ok",
+      }),
+    limited && h("small", {}, "resets ", ago(key.resets_at_ms)),
+  );
 }
 
 function limitWords(limits) {
   const found = [
-    limits.models.length && limits.models.join(", "), limits.routes.length && `routes ${limits.routes.join(", ")}`,
+    limits.models.length && limits.models.join(", "),
+    limits.routes.length && `routes ${limits.routes.join(", ")}`,
     limits.weekly_cost_nusd !== null && `${format.dollars(limits.weekly_cost_nusd)} a week`,
-    limits.concurrency && `${limits.concurrency} at a time`, limits.expires_at_ms && ["until ", ago(limits.expires_at_ms)],
+    limits.concurrency && `${limits.concurrency} at a time`,
+    limits.expires_at_ms && ["until ", ago(limits.expires_at_ms)],
   ].filter(Boolean);
   return found.length ? found.map((words) => h("small", {}, words)) : [h("small", {}, "everything")];
 }
@@ -70,7 +109,11 @@ function actions(key) {
   if (key.source === "settings") return null;
   return [
     h("button", { type: "button", "aria-label": `Limits of ${key.name}`, onclick: () => limit(key) }, "Limits"),
-    h("button", { type: "button", class: "danger-quiet", "aria-label": `Revoke ${key.name}`, onclick: () => revoke(key) }, "Revoke"),
+    h(
+      "button",
+      { type: "button", class: "danger-quiet", "aria-label": `Revoke ${key.name}`, onclick: () => revoke(key) },
+      "Revoke",
+    ),
   ];
 }
 
@@ -79,12 +122,51 @@ function actions(key) {
 function limitFields(limits = {}) {
   const listed = (values) => (values ?? []).join(", ");
   return [
-    field({ name: "weekly_tokens", label: "Tokens a week", type: "number", min: 0, step: 1, inputmode: "numeric", value: limits.weekly_tokens ?? "" }),
-    field({ name: "weekly_usd", label: "Dollars a week", type: "number", min: 0, step: "any", inputmode: "decimal", value: limits.weekly_cost_nusd ? limits.weekly_cost_nusd / NUSD_PER_USD : "" }),
-    field({ name: "models", label: "Models", value: listed(limits.models), hint: "With commas between; * stands for anything: claude-haiku-*" }),
-    field({ name: "routes", label: "Routes", value: listed(limits.routes), hint: `Of ${(state.overview?.routes ?? []).map((one) => one.route).join(", ")}` }),
-    field({ name: "concurrency", label: "Requests at a time", type: "number", min: 1, step: 1, inputmode: "numeric", value: limits.concurrency ?? "" }),
-    field({ name: "expires", label: "Good until", type: "datetime-local", value: limits.expires_at_ms ? localTime(limits.expires_at_ms) : "" }),
+    field({
+      name: "weekly_tokens",
+      label: "Tokens a week",
+      type: "number",
+      min: 0,
+      step: 1,
+      inputmode: "numeric",
+      value: limits.weekly_tokens ?? "",
+    }),
+    field({
+      name: "weekly_usd",
+      label: "Dollars a week",
+      type: "number",
+      min: 0,
+      step: "any",
+      inputmode: "decimal",
+      value: limits.weekly_cost_nusd ? limits.weekly_cost_nusd / NUSD_PER_USD : "",
+    }),
+    field({
+      name: "models",
+      label: "Models",
+      value: listed(limits.models),
+      hint: "With commas between; * stands for anything: claude-haiku-*",
+    }),
+    field({
+      name: "routes",
+      label: "Routes",
+      value: listed(limits.routes),
+      hint: `Of ${(state.overview?.routes ?? []).map((one) => one.route).join(", ")}`,
+    }),
+    field({
+      name: "concurrency",
+      label: "Requests at a time",
+      type: "number",
+      min: 1,
+      step: 1,
+      inputmode: "numeric",
+      value: limits.concurrency ?? "",
+    }),
+    field({
+      name: "expires",
+      label: "Good until",
+      type: "datetime-local",
+      value: limits.expires_at_ms ? localTime(limits.expires_at_ms) : "",
+    }),
     h("p", { class: "hint" }, "An empty field is no limit."),
   ];
 }
@@ -93,36 +175,59 @@ const localTime = (atMs) => new Date(atMs - new Date(atMs).getTimezoneOffset() *
 
 function limitsFrom(values) {
   const number = (text) => (text === "" ? null : Number(text));
-  const list = (text) => text.split(",").map((each) => each.trim()).filter(Boolean);
+  const list = (text) =>
+    text
+      .split(",")
+      .map((each) => each.trim())
+      .filter(Boolean);
   return {
     weekly_tokens: number(values.weekly_tokens),
     weekly_cost_nusd: values.weekly_usd === "" ? null : Math.round(Number(values.weekly_usd) * NUSD_PER_USD),
-    models: list(values.models), routes: list(values.routes), concurrency: number(values.concurrency),
+    models: list(values.models),
+    routes: list(values.routes),
+    concurrency: number(values.concurrency),
     expires_at_ms: values.expires === "" ? null : new Date(values.expires).getTime(),
   };
 }
 
 function issue() {
   ask({
-    title: "Issue a key", confirm: "Issue",
+    title: "Issue a key",
+    confirm: "Issue",
     fields: () => [
-      field({ name: "name", label: "For whom", required: true, maxlength: 64, pattern: "[A-Za-z0-9][A-Za-z0-9 ._@\\-]*", hint: "A person or a program: alice, ci. It stands in every event." }),
+      field({
+        name: "name",
+        label: "For whom",
+        required: true,
+        maxlength: 64,
+        pattern: "[A-Za-z0-9][A-Za-z0-9 ._@\\-]*",
+        hint: "A person or a program: alice, ci. It stands in every event.",
+      }),
       h("details", { class: "limits" }, h("summary", {}, "Limits"), limitFields()),
     ],
     act: async (values) => {
       const issued = await api.post("/keys", { name: values.name.trim(), ...limitsFrom(values) });
       await keys.load();
-      setTimeout(() => show({
-        title: `The key of ${issued.view.name}`, close: "I have it",
-        content: [h("p", {}, "It is shown this once, and stored nowhere. Copy it now."), h("pre", { class: "secret", tabindex: 0 }, issued.key), copyButton(issued.key, "Copy the key")],
-      }));
+      setTimeout(() =>
+        show({
+          title: `The key of ${issued.view.name}`,
+          close: "I have it",
+          content: [
+            h("p", {}, "It is shown this once, and stored nowhere. Copy it now."),
+            h("pre", { class: "secret", tabindex: 0 }, issued.key),
+            copyButton(issued.key, "Copy the key"),
+          ],
+        }),
+      );
     },
   });
 }
 
 function limit(key) {
   ask({
-    title: `Limits of ${key.name}`, confirm: "Set the limits", words: "They replace all limits that the key has, everywhere within a second.",
+    title: `Limits of ${key.name}`,
+    confirm: "Set the limits",
+    words: "They replace all limits that the key has, everywhere within a second.",
     fields: () => limitFields(key.limits),
     act: async (values) => {
       await api.put(`/keys/${encodeURIComponent(key.key_id)}/limits`, limitsFrom(values));
@@ -134,7 +239,9 @@ function limit(key) {
 
 function revoke(key) {
   ask({
-    title: `Revoke the key of ${key.name}?`, confirm: "Revoke", danger: true,
+    title: `Revoke the key of ${key.name}?`,
+    confirm: "Revoke",
+    danger: true,
     words: "It is good for nothing within a second, everywhere, and can't be brought back.",
     act: async () => {
       await api.remove(`/keys/${encodeURIComponent(key.key_id)}`);

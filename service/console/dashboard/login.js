@@ -25,18 +25,40 @@ export function loginPage(entered) {
     }
   }
   const told = error || (state.feed.how === "away" ? state.feed.error : "");
-  return h("main", { class: "login", id: "main" },
-    h("form", { onsubmit: submit },
-      h("svg", { viewBox: "0 0 32 32", class: "logo", "aria-hidden": "true" },
-        h("rect", { width: 32, height: 32, rx: 8 }), h("path", { d: "M7 16h6m0 0 6-7h6m-12 7h12m-12 0 6 7h6" })),
+  return h(
+    "main",
+    { class: "login", id: "main" },
+    h(
+      "form",
+      { onsubmit: submit },
+      h(
+        "svg",
+        { viewBox: "0 0 32 32", class: "logo", "aria-hidden": "true" },
+        h("rect", { width: 32, height: 32, rx: 8 }),
+        h("path", { d: "M7 16h6m0 0 6-7h6m-12 7h12m-12 0 6 7h6" }),
+      ),
       h("h1", {}, "Claude Code Proxy"),
       h("label", { for: "token" }, "Token of the dashboard"),
       h("input", {
-        id: "token", name: "token", type: "password", autocomplete: "current-password", required: true, autofocus: true,
-        "aria-describedby": "token-hint", "aria-invalid": told ? "true" : undefined, mounted: (element) => element.focus(),
+        id: "token",
+        name: "token",
+        type: "password",
+        autocomplete: "current-password",
+        required: true,
+        autofocus: true,
+        "aria-describedby": "token-hint",
+        "aria-invalid": told ? "true" : undefined,
+        mounted: (element) => element.focus(),
       }),
       told && h("p", { class: "error", role: "alert" }, told),
       h("button", { type: "submit", class: "main", disabled: busy }, busy ? "One moment …" : "Log in"),
-      h("p", { class: "hint", id: "token-hint" }, "On the proxy's machine, ", h("code", {}, "ccproxy admin token"),
-        " shows it. A viewer's token may look, and change nothing.")));
+      h(
+        "p",
+        { class: "hint", id: "token-hint" },
+        "On the proxy's machine, ",
+        h("code", {}, "ccproxy admin token"),
+        " shows it. A viewer's token may look, and change nothing.",
+      ),
+    ),
+  );
 }

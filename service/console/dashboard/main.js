@@ -48,15 +48,25 @@ function enter() {
     const first = shown === "";
     shown = place;
     leave = PAGES[state.page.name].page.enter(state.page) ?? null;
-    if (!first) requestAnimationFrame(() => { scrollTo(0, 0); document.getElementById("main")?.focus({ preventScroll: true }); });
+    if (!first)
+      requestAnimationFrame(() => {
+        scrollTo(0, 0);
+        document.getElementById("main")?.focus({ preventScroll: true });
+      });
   } else PAGES[state.page.name].page.moved?.(state.page);
   changed();
 }
 
 function paint() {
   document.title = titleOf();
-  draw(document.getElementById("app"), state.session === undefined ? h("p", { class: "boot" }, "Loading the dashboard …")
-    : state.session ? frame() : loginPage(begin));
+  draw(
+    document.getElementById("app"),
+    state.session === undefined
+      ? h("p", { class: "boot" }, "Loading the dashboard …")
+      : state.session
+        ? frame()
+        : loginPage(begin),
+  );
 }
 
 function titleOf() {
@@ -66,25 +76,47 @@ function titleOf() {
 }
 
 function frame() {
-  return h("div", { class: "frame" },
-    h("header", { class: "top" },
+  return h(
+    "div",
+    { class: "frame" },
+    h(
+      "header",
+      { class: "top" },
       h("a", { class: "brand", href: "#/" }, logo(), h("span", {}, "Claude Code Proxy")),
-      h("nav", { "aria-label": "Pages" }, Object.entries(PAGES).filter(([, one]) => !one.hidden).map(tab)),
-      h("div", { class: "tools" }, feedState(), themeChoice(), account())),
-    h("main", { id: "main", tabindex: "-1" },
+      h(
+        "nav",
+        { "aria-label": "Pages" },
+        Object.entries(PAGES)
+          .filter(([, one]) => !one.hidden)
+          .map(tab),
+      ),
+      h("div", { class: "tools" }, feedState(), themeChoice(), account()),
+    ),
+    h(
+      "main",
+      { id: "main", tabindex: "-1" },
       h("h1", { class: "unseen" }, PAGES[state.page.name].title),
-      PAGES[state.page.name].page.view(state.page)));
+      PAGES[state.page.name].page.view(state.page),
+    ),
+  );
 }
 
 function tab([name, one]) {
   const here = state.page.name === name || (name === "events" && state.page.name === "requests");
-  return h("a", { href: name === "overview" ? "#/" : `#/${name}`, "aria-current": here ? "page" : undefined }, one.title);
+  return h(
+    "a",
+    { href: name === "overview" ? "#/" : `#/${name}`, "aria-current": here ? "page" : undefined },
+    one.title,
+  );
 }
 
 function logo() {
-  return h("svg", { viewBox: "0 0 32 32", class: "logo", "aria-hidden": "true" },
+  return h(
+    "svg",
+    { viewBox: "0 0 32 32", class: "logo", "aria-hidden": "true" },
     h("rect", { width: 32, height: 32, rx: 8 }),
-    h("path", { d: "M7 16h6m0 0 6-7h6m-12 7h12m-12 0 6 7h6" }));
+    h("path", { d: "M7 16h6m0 0 6-7h6m-12 7h12m-12 0 6 7h6" }),
+  );
 }
 
 function feedState() {
@@ -96,14 +128,26 @@ function feedState() {
     starting: ["off", "Connecting", "The live feed is on its way"],
   }[how];
   const since = how === "away" && heardMs ? `, last heard ${format.span(Date.now() - heardMs)} ago` : "";
-  return h("span", { class: `feed ${how}`, title: more, role: "status" }, h("span", { class: `dot ${level}`, "aria-hidden": "true" }), words + since);
+  return h(
+    "span",
+    { class: `feed ${how}`, title: more, role: "status" },
+    h("span", { class: `dot ${level}`, "aria-hidden": "true" }),
+    words + since,
+  );
 }
 
 function themeChoice() {
   const chosen = document.documentElement.dataset.theme ?? "";
-  return h("label", { class: "theme" }, h("span", { class: "unseen" }, "Colours"),
-    h("select", { value: chosen, onchange: (event) => setTheme(event.target.value) },
-      Object.entries(THEMES).map(([value, words]) => h("option", { value }, words))));
+  return h(
+    "label",
+    { class: "theme" },
+    h("span", { class: "unseen" }, "Colours"),
+    h(
+      "select",
+      { value: chosen, onchange: (event) => setTheme(event.target.value) },
+      Object.entries(THEMES).map(([value, words]) => h("option", { value }, words)),
+    ),
+  );
 }
 
 function setTheme(theme) {
@@ -120,7 +164,11 @@ function setTheme(theme) {
 }
 
 function account() {
-  return h("button", { type: "button", class: "quiet", title: `Logged in as ${state.session.role}`, onclick: logOut }, "Log out");
+  return h(
+    "button",
+    { type: "button", class: "quiet", title: `Logged in as ${state.session.role}`, onclick: logOut },
+    "Log out",
+  );
 }
 
 async function logOut() {

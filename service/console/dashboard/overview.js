@@ -26,51 +26,93 @@ export function view() {
   return [
     banner(overview),
     isNew(overview) && firstSteps(),
-    h("section", { "aria-labelledby": "routes" },
-      h("div", { class: "section-head" }, h("h2", { id: "routes" }, "Routes"), h("p", {}, "in the order in which they are tried")),
-      h("div", { class: "cards" }, overview.routes.map(routeCard))),
-    h("div", { class: "columns" },
+    h(
+      "section",
+      { "aria-labelledby": "routes" },
+      h(
+        "div",
+        { class: "section-head" },
+        h("h2", { id: "routes" }, "Routes"),
+        h("p", {}, "in the order in which they are tried"),
+      ),
+      h("div", { class: "cards" }, overview.routes.map(routeCard)),
+    ),
+    h(
+      "div",
+      { class: "columns" },
       panel("What happened last", { id: "last", aside: h("a", { href: "#/events" }, "All events") }, happenings()),
-      h("div", { class: "stack" },
+      h(
+        "div",
+        { class: "stack" },
         panel("Under way", { id: "under-way", aside: format.plural(overview.open_attempts, "attempt") }, underWay()),
-        panel("Tokens of this week by hour", { id: "hours", aside: "as the quotas count them" }, hours(overview)))),
+        panel("Tokens of this week by hour", { id: "hours", aside: "as the quotas count them" }, hours(overview)),
+      ),
+    ),
   ];
 }
 
 function banner(overview) {
   const title = routeTitle(overview.serving);
-  return h("section", { class: `banner ${overview.level}`, "aria-label": "How things stand" },
-    h("div", { class: "verdict" },
+  return h(
+    "section",
+    { class: `banner ${overview.level}`, "aria-label": "How things stand" },
+    h(
+      "div",
+      { class: "verdict" },
       mark(overview.level),
-      h("div", {},
+      h(
+        "div",
+        {},
         h("p", { class: "headline", role: "status" }, HEADLINES[overview.level]),
-        h("p", { class: "serving" }, overview.serving
-          ? ["The next request goes to ", h("strong", {}, title), ": ", overview.serving_reason, "."]
-          : h("strong", {}, `${format.sentence(overview.serving_reason)}.`)))),
-    h("dl", { class: "stats" },
+        h(
+          "p",
+          { class: "serving" },
+          overview.serving
+            ? ["The next request goes to ", h("strong", {}, title), ": ", overview.serving_reason, "."]
+            : h("strong", {}, `${format.sentence(overview.serving_reason)}.`),
+        ),
+      ),
+    ),
+    h(
+      "dl",
+      { class: "stats" },
       stat("Answered", format.count(overview.requests_per_minute), "in the last minute"),
       stat("Under way", format.count(overview.open_attempts), "attempts"),
       stat("Replicas", format.count(overview.replicas), "serving"),
-      stat("Lag", format.count(overview.fleet_lag), "entries to fold")),
-    overview.notices.length > 0 && h("ul", { class: "notices" }, overview.notices.map((notice) =>
-      h("li", { key: `${notice.code} ${notice.subject}` }, mark(notice.level), h("span", {}, `${notice.message}.`)))));
+      stat("Lag", format.count(overview.fleet_lag), "entries to fold"),
+    ),
+    overview.notices.length > 0 &&
+      h(
+        "ul",
+        { class: "notices" },
+        overview.notices.map((notice) =>
+          h("li", { key: `${notice.code} ${notice.subject}` }, mark(notice.level), h("span", {}, `${notice.message}.`)),
+        ),
+      ),
+  );
 }
 
 function stat(name, value, unit) {
   return h("div", {}, h("dt", {}, name), h("dd", {}, value, h("small", {}, unit)));
 }
 
-const isNew = (overview) => overview.routes.every((one) => one.attempts === 0 && one.open_attempts === 0)
-  && overview.recent.length === 0 && state.events.length === 0;
+const isNew = (overview) =>
+  overview.routes.every((one) => one.attempts === 0 && one.open_attempts === 0) &&
+  overview.recent.length === 0 &&
+  state.events.length === 0;
 
 function firstSteps() {
   const url = location.origin + address("").replace(/\/admin\/api$/, "");
   const command = `export ANTHROPIC_BASE_URL=${url}`;
-  return h("section", { class: "panel first", "aria-labelledby": "first" },
+  return h(
+    "section",
+    { class: "panel first", "aria-labelledby": "first" },
     h("h2", { id: "first" }, "No request has come yet"),
     h("p", {}, "Point Claude Code here, and ask it something; this page will show it at once."),
-    h("pre", {}, `${command}\nclaude`), copyButton(`${command}\nclaude`, "Copy"),
-    h("p", { class: "hint" }, h("code", {}, "ccproxy claude setup"), " writes the same into Claude Code's settings."));
+    h("pre", {}, `${command}\nclaude`),
+    copyButton(`${command}\nclaude`, "Copy"),
+    h("p", { class: "hint" }, h("code", {}, "ccproxy claude setup"), " writes the same into Claude Code's settings."),
+  );
 }
 
 function underWay() {
@@ -78,17 +120,24 @@ function underWay() {
   const rows = (attempts.data ?? []).slice(0, 12);
   return [
     table({
-      caption: "Attempts under way in the fleet", rows, keyOf: (one) => one.attempt_id,
+      caption: "Attempts under way in the fleet",
+      rows,
+      keyOf: (one) => one.attempt_id,
       empty: empty("Nothing is under way"),
       columns: [
-        { head: "For", class: "number", cell: (one) => h("span", { title: format.exact(one.started_at_ms) }, format.span(now() - one.started_at_ms)) },
+        {
+          head: "For",
+          class: "number",
+          cell: (one) => h("span", { title: format.exact(one.started_at_ms) }, format.span(now() - one.started_at_ms)),
+        },
         { head: "Route", cell: (one) => route(one.route) },
         { head: "Model", cell: (one) => one.model_sent || one.endpoint },
         { head: "Key", cell: (one) => one.client_key || "–" },
         { head: "Request", cell: (one) => requestLink(one.request_id) },
       ],
     }),
-    (attempts.data?.length ?? 0) > rows.length && h("p", { class: "hint" }, `and ${attempts.data.length - rows.length} more`),
+    (attempts.data?.length ?? 0) > rows.length &&
+      h("p", { class: "hint" }, `and ${attempts.data.length - rows.length} more`),
   ];
 }
 
@@ -96,12 +145,22 @@ function hours(overview) {
   const routes = overview.routes.filter((one) => one.quota.hours.some((value) => value > 0));
   if (!routes.length) return empty("No tokens were used this week");
   const start = Math.min(...routes.map((one) => one.quota.week_start_ms)) / 1000;
-  const length = Math.max(...routes.map((one) => one.quota.hours.length + (one.quota.week_start_ms / 1000 - start) / HOUR_S));
-  const series = routes.map((one, index) => ({ label: one.title, color: seriesColor(index), values: shifted(one.quota, start, length) }));
+  const length = Math.max(
+    ...routes.map((one) => one.quota.hours.length + (one.quota.week_start_ms / 1000 - start) / HOUR_S),
+  );
+  const series = routes.map((one, index) => ({
+    label: one.title,
+    color: seriesColor(index),
+    values: shifted(one.quota, start, length),
+  }));
   return [
     legend(series),
     chart({
-      key: "hours", bars: true, height: 150, series, show: format.compact,
+      key: "hours",
+      bars: true,
+      height: 150,
+      series,
+      show: format.compact,
       times: Array.from({ length }, (_, index) => start + index * HOUR_S),
       label: `Tokens by hour of this week: ${routes.map((one) => `${one.title} ${format.compact(one.quota.used_tokens)}`).join(", ")}`,
     }),
@@ -113,4 +172,3 @@ function shifted(quota, startS, length) {
   const before = Math.round((quota.week_start_ms / 1000 - startS) / HOUR_S);
   return Array.from({ length }, (_, index) => quota.hours[index - before] ?? 0);
 }
-

@@ -13,15 +13,23 @@ const SHAPES = {
 };
 const LEVEL_WORDS = { ok: "fine", warning: "warning", problem: "problem", off: "off" };
 const STATES = {
-  healthy: ["ok", "healthy"], degraded: ["warning", "degraded"], quota_warning: ["warning", "quota low"],
-  quota_spent: ["problem", "quota spent"], circuit_open: ["problem", "circuit open"], waiting: ["warning", "waiting"],
-  disabled: ["off", "disabled"], off: ["off", "off"],
+  healthy: ["ok", "healthy"],
+  degraded: ["warning", "degraded"],
+  quota_warning: ["warning", "quota low"],
+  quota_spent: ["problem", "quota spent"],
+  circuit_open: ["problem", "circuit open"],
+  waiting: ["warning", "waiting"],
+  disabled: ["off", "disabled"],
+  off: ["off", "off"],
 };
 
 // Colour is never alone: each level has a shape, and words for those who see neither.
 export function mark(level, words) {
-  return h("svg", { class: `mark ${level}`, viewBox: "0 0 16 16", role: "img", "aria-label": words ?? LEVEL_WORDS[level] },
-    h("path", { d: SHAPES[level] ?? SHAPES.ok, "fill-rule": "evenodd" }));
+  return h(
+    "svg",
+    { class: `mark ${level}`, viewBox: "0 0 16 16", role: "img", "aria-label": words ?? LEVEL_WORDS[level] },
+    h("path", { d: SHAPES[level] ?? SHAPES.ok, "fill-rule": "evenodd" }),
+  );
 }
 
 export function badge(level, words) {
@@ -30,8 +38,16 @@ export function badge(level, words) {
 
 export function routeState(state) {
   const [level, words] = STATES[state] ?? ["warning", format.words(state)];
-  return h("span", { class: `badge ${level}` }, h("svg", { class: "mark", viewBox: "0 0 16 16", "aria-hidden": "true" },
-    h("path", { d: SHAPES[level], "fill-rule": "evenodd" })), words);
+  return h(
+    "span",
+    { class: `badge ${level}` },
+    h(
+      "svg",
+      { class: "mark", viewBox: "0 0 16 16", "aria-hidden": "true" },
+      h("path", { d: SHAPES[level], "fill-rule": "evenodd" }),
+    ),
+    words,
+  );
 }
 
 export function ago(atMs) {
@@ -51,26 +67,62 @@ export const facts = (...children) => h("dl", { class: "facts" }, children);
 // How much of something is gone. `ahead` is where it is going to stand, `warnAt` where it begins to matter.
 export function meter({ label, percent, ahead, warnAt, level }) {
   const width = (value) => `${Math.min(100, Math.max(0, value))}%`;
-  return h("div", {
-    class: `meter ${level}`, role: "meter", "aria-label": label, "aria-valuemin": 0, "aria-valuemax": 100,
-    "aria-valuenow": Math.min(100, Math.round(percent)), "aria-valuetext": format.percent(percent),
-  },
+  return h(
+    "div",
+    {
+      class: `meter ${level}`,
+      role: "meter",
+      "aria-label": label,
+      "aria-valuemin": 0,
+      "aria-valuemax": 100,
+      "aria-valuenow": Math.min(100, Math.round(percent)),
+      "aria-valuetext": format.percent(percent),
+    },
     ahead > percent && h("span", { class: "ahead", style: { width: width(ahead) } }),
     h("span", { class: "gone", style: { width: width(percent) } }),
-    warnAt && h("span", { class: "warn-at", style: { left: width(warnAt) } }));
+    warnAt && h("span", { class: "warn-at", style: { left: width(warnAt) } }),
+  );
 }
 
 // A table: `columns` are {head, cell(row), class}; `caption` is for those who hear it. `kind`: `stacks` is a list on
 // phones, `long` scrolls by itself.
 export function table({ caption, columns, rows, keyOf, empty, rowClass, kind }) {
   if (!rows.length) return empty;
-  return h("div", { class: `scroll ${kind ?? ""}`, tabindex: 0, role: "region", "aria-label": caption },
-    h("table", {},
+  return h(
+    "div",
+    { class: `scroll ${kind ?? ""}`, tabindex: 0, role: "region", "aria-label": caption },
+    h(
+      "table",
+      {},
       h("caption", { class: "unseen" }, caption),
-      h("thead", {}, h("tr", {}, columns.map((one) => h("th", { scope: "col", class: one.class }, one.head)))),
-      h("tbody", {}, rows.map((row) =>
-        h("tr", { key: keyOf(row), class: rowClass?.(row) }, columns.map((one) =>
-          h("td", { class: one.class, "data-head": typeof one.head === "string" ? one.head : undefined }, h("div", {}, one.cell(row)))))))));
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          columns.map((one) => h("th", { scope: "col", class: one.class }, one.head)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map((row) =>
+          h(
+            "tr",
+            { key: keyOf(row), class: rowClass?.(row) },
+            columns.map((one) =>
+              h(
+                "td",
+                { class: one.class, "data-head": typeof one.head === "string" ? one.head : undefined },
+                h("div", {}, one.cell(row)),
+              ),
+            ),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 // There is nothing, and what to do about it.
@@ -79,20 +131,38 @@ export function empty(title, ...more) {
 }
 
 export function trouble(error, again) {
-  return h("div", { class: "trouble", role: "alert" }, mark("problem"), h("p", {}, error),
-    again && h("button", { type: "button", onclick: again }, "Try again"));
+  return h(
+    "div",
+    { class: "trouble", role: "alert" },
+    mark("problem"),
+    h("p", {}, error),
+    again && h("button", { type: "button", onclick: again }, "Try again"),
+  );
 }
 
 export function panel(title, { id, aside, intro, wide } = {}, ...children) {
-  return h("section", { class: `panel ${wide ? "wide" : ""}`, "aria-labelledby": id },
+  return h(
+    "section",
+    { class: `panel ${wide ? "wide" : ""}`, "aria-labelledby": id },
     h("header", {}, h("h2", { id }, title), aside && h("div", { class: "aside" }, aside)),
-    intro && h("p", { class: "intro" }, intro), children);
+    intro && h("p", { class: "intro" }, intro),
+    children,
+  );
 }
 
 // One of a few, as buttons side by side.
 export function choice({ label, options, chosen, choose }) {
-  return h("div", { class: "choice", role: "group", "aria-label": label }, options.map(([value, words]) =>
-    h("button", { type: "button", "aria-pressed": value === chosen ? "true" : "false", onclick: () => choose(value) }, words)));
+  return h(
+    "div",
+    { class: "choice", role: "group", "aria-label": label },
+    options.map(([value, words]) =>
+      h(
+        "button",
+        { type: "button", "aria-pressed": value === chosen ? "true" : "false", onclick: () => choose(value) },
+        words,
+      ),
+    ),
+  );
 }
 
 export function requestLink(id, words) {
@@ -106,10 +176,23 @@ export function route(id) {
 }
 
 export function copyButton(textToCopy, label) {
-  return h("button", { type: "button", class: "quiet", onclick: async (event) => {
-    const button = event.currentTarget;
-    const done = await navigator.clipboard?.writeText(textToCopy).then(() => true, () => false);
-    button.textContent = done ? "Copied" : "Select and copy it by hand";
-    setTimeout(() => { button.textContent = label; }, 2_000);
-  } }, label);
+  return h(
+    "button",
+    {
+      type: "button",
+      class: "quiet",
+      onclick: async (event) => {
+        const button = event.currentTarget;
+        const done = await navigator.clipboard?.writeText(textToCopy).then(
+          () => true,
+          () => false,
+        );
+        button.textContent = done ? "Copied" : "Select and copy it by hand";
+        setTimeout(() => {
+          button.textContent = label;
+        }, 2_000);
+      },
+    },
+    label,
+  );
 }

@@ -9,9 +9,19 @@ import { now, routeTitle, state } from "./state.js";
 import { h } from "./view.js";
 
 const VERDICTS = {
-  ok: ["ok", "answered"], failed: ["problem", "failed"], aborted: ["off", "client gone"], refused: ["warning", "refused"], open: ["serving", "under way"],
+  ok: ["ok", "answered"],
+  failed: ["problem", "failed"],
+  aborted: ["off", "client gone"],
+  refused: ["warning", "refused"],
+  open: ["serving", "under way"],
 };
-const OUTCOMES = { ok: ["ok", "answered"], failed: ["problem", "failed"], aborted: ["off", "client gone"], lost: ["warning", "lost"], open: ["serving", "under way"] };
+const OUTCOMES = {
+  ok: ["ok", "answered"],
+  failed: ["problem", "failed"],
+  aborted: ["off", "client gone"],
+  lost: ["warning", "lost"],
+  open: ["serving", "under way"],
+};
 const MARKS = 4;
 
 const found = new Loaded(() => get(`/requests/${encodeURIComponent(state.page.argument)}`));
@@ -25,35 +35,70 @@ export function enter(page) {
 export function view(page) {
   const back = h("p", { class: "back" }, h("a", { href: "#/events" }, "← Events"));
   if (found.error) {
-    return [back, panel(`Request ${page.argument}`, { id: "request" }, trouble(found.error, () => found.load()),
-      h("p", { class: "hint" }, "An id is in the header ", h("code", {}, "x-ccproxy-request-id"), " of every answer."))];
+    return [
+      back,
+      panel(
+        `Request ${page.argument}`,
+        { id: "request" },
+        trouble(found.error, () => found.load()),
+        h(
+          "p",
+          { class: "hint" },
+          "An id is in the header ",
+          h("code", {}, "x-ccproxy-request-id"),
+          " of every answer.",
+        ),
+      ),
+    ];
   }
   if (!found.data) return [back, h("p", { class: "boot" }, "Asking for the request …")];
   const request = found.data;
-  return [back, heading(request), panel("Attempts", { id: "attempts", aside: scaleWords() }, timeline(request)),
-    panel("Its events", { id: "events" }, events(request))];
+  return [
+    back,
+    heading(request),
+    panel("Attempts", { id: "attempts", aside: scaleWords() }, timeline(request)),
+    panel("Its events", { id: "events" }, events(request)),
+  ];
 }
 
-const scaleWords = () => h("span", { class: "legend" },
-  h("span", {}, h("span", { class: "swatch waits" }), "waits for the first byte"), h("span", {}, h("span", { class: "swatch flows" }), "answer flows"));
+const scaleWords = () =>
+  h(
+    "span",
+    { class: "legend" },
+    h("span", {}, h("span", { class: "swatch waits" }), "waits for the first byte"),
+    h("span", {}, h("span", { class: "swatch flows" }), "answer flows"),
+  );
 
 function heading(request) {
   const [level, words] = VERDICTS[request.verdict];
   const total = sumOf(request.attempts);
-  return h("section", { class: "panel request", "aria-labelledby": "request" },
-    h("header", {}, h("h2", { id: "request" }, "Request ", h("code", {}, request.request_id)), badge(level, words),
-      h("div", { class: "aside" }, copyButton(request.request_id, "Copy id"))),
-    request.refused && h("p", { class: "reason" }, "The proxy turned it down: ", h("strong", {}, format.words(request.refused))),
+  return h(
+    "section",
+    { class: "panel request", "aria-labelledby": "request" },
+    h(
+      "header",
+      {},
+      h("h2", { id: "request" }, "Request ", h("code", {}, request.request_id)),
+      badge(level, words),
+      h("div", { class: "aside" }, copyButton(request.request_id, "Copy id")),
+    ),
+    request.refused &&
+      h("p", { class: "reason" }, "The proxy turned it down: ", h("strong", {}, format.words(request.refused))),
     facts(
       fact("Came", ago(request.started_at_ms), format.exact(request.started_at_ms)),
-      fact("Took", request.ended_at_ms ? format.milliseconds(request.ended_at_ms - request.started_at_ms) : "still under way"),
+      fact(
+        "Took",
+        request.ended_at_ms ? format.milliseconds(request.ended_at_ms - request.started_at_ms) : "still under way",
+      ),
       fact("Model", request.model_asked || "–"),
       fact("Key", request.client_key || "none"),
       fact("Session", request.session_id ? h("code", {}, request.session_id) : "–"),
       fact("Endpoint", format.words(request.endpoint)),
       fact("Read", tokens(total.read), total.read ? `${format.percent((100 * total.cached) / total.read)} cached` : ""),
       fact("Written", tokens(total.output)),
-      fact("Cost", cost(total.cost))));
+      fact("Cost", cost(total.cost)),
+    ),
+  );
 }
 
 function sumOf(attempts) {
@@ -68,12 +113,23 @@ function sumOf(attempts) {
 }
 
 function timeline(request) {
-  if (!request.attempts.length) return empty("No route was asked", request.refused ? "The proxy refused the request itself." : "");
+  if (!request.attempts.length)
+    return empty("No route was asked", request.refused ? "The proxy refused the request itself." : "");
   const from = request.started_at_ms;
   const lasts = Math.max(1, ...request.attempts.map((one) => one.started_at_ms - from + lengthOf(one)));
   return [
-    h("ol", { class: "timeline" }, request.attempts.map((one, index) => h("li", { key: one.attempt_id }, bar(one, from, lasts), details(one, request.attempts[index + 1])))),
-    h("div", { class: "scale", "aria-hidden": "true" }, Array.from({ length: MARKS + 1 }, (_, index) => h("span", {}, format.milliseconds((lasts * index) / MARKS)))),
+    h(
+      "ol",
+      { class: "timeline" },
+      request.attempts.map((one, index) =>
+        h("li", { key: one.attempt_id }, bar(one, from, lasts), details(one, request.attempts[index + 1])),
+      ),
+    ),
+    h(
+      "div",
+      { class: "scale", "aria-hidden": "true" },
+      Array.from({ length: MARKS + 1 }, (_, index) => h("span", {}, format.milliseconds((lasts * index) / MARKS))),
+    ),
   ];
 }
 
@@ -85,29 +141,75 @@ function bar(one, from, lasts) {
   const length = lengthOf(one);
   const first = Math.min(one.first_byte_ms ?? length, length);
   const words = `${routeTitle(one.route)}: began ${format.milliseconds(start)} after the request, ${OUTCOMES[one.outcome][1]} after ${format.milliseconds(length)}`;
-  return h("div", { class: `bar ${one.outcome}`, role: "img", "aria-label": words, title: words },
+  return h(
+    "div",
+    { class: `bar ${one.outcome}`, role: "img", "aria-label": words, title: words },
     h("span", { class: "waits", style: { left: share(start), width: share(first) } }),
-    h("span", { class: "flows", style: { left: share(start + first), width: share(length - first) } }));
+    h("span", { class: "flows", style: { left: share(start + first), width: share(length - first) } }),
+  );
 }
 
 function details(one, next) {
   const [level, words] = OUTCOMES[one.outcome];
-  const why = [one.kind && format.words(one.kind), one.status ? `status ${one.status}` : "", one.scope && `the ${one.scope}'s fault`].filter(Boolean).join(", ");
+  const why = [
+    one.kind && format.words(one.kind),
+    one.status ? `status ${one.status}` : "",
+    one.scope && `the ${one.scope}'s fault`,
+  ]
+    .filter(Boolean)
+    .join(", ");
   const used = one.tokens;
   const read = used.input + used.cache_read + used.cache_write_5m + used.cache_write_1h;
-  return h("div", { class: "attempt" },
-    h("p", {}, h("strong", {}, route(one.route)), " ", badge(level, words), " ", h("span", { class: "muted" }, one.model_sent)),
+  return h(
+    "div",
+    { class: "attempt" },
+    h(
+      "p",
+      {},
+      h("strong", {}, route(one.route)),
+      " ",
+      badge(level, words),
+      " ",
+      h("span", { class: "muted" }, one.model_sent),
+    ),
     one.outcome === "failed" && h("p", { class: "why" }, format.sentence(why), one.message && `: ${one.message}`),
     next && one.outcome === "failed" && h("p", { class: "why" }, "→ went on to ", h("strong", {}, route(next.route))),
-    h("p", { class: "muted numbers" },
+    h(
+      "p",
+      { class: "muted numbers" },
       `first byte ${format.milliseconds(one.first_byte_ms)} · total ${format.milliseconds(lengthOf(one))}`,
-      read + used.output > 0 && ` · ${format.count(read)} read (${format.count(used.cache_read)} cached), ${format.count(used.output)} written · ${format.dollars(one.cost_nusd)}`,
-      ` · replica ${one.replica}`));
+      read + used.output > 0 &&
+        ` · ${format.count(read)} read (${format.count(used.cache_read)} cached), ${format.count(used.output)} written · ${format.dollars(one.cost_nusd)}`,
+      ` · replica ${one.replica}`,
+    ),
+  );
 }
 
 function events(request) {
-  return h("ol", { class: "log" }, request.events.map((event) => h("li", { key: event.event_id },
-    h("details", {}, h("summary", {}, h("span", { class: "number muted" }, `+${format.milliseconds(event.at_ms - request.started_at_ms)}`), " ",
-      h("strong", {}, format.sentence(event.type)), " ", route(event.route), " ", h("span", { class: "muted" }, event.words)),
-      h("pre", {}, JSON.stringify(event.fields, null, 2))))));
+  return h(
+    "ol",
+    { class: "log" },
+    request.events.map((event) =>
+      h(
+        "li",
+        { key: event.event_id },
+        h(
+          "details",
+          {},
+          h(
+            "summary",
+            {},
+            h("span", { class: "number muted" }, `+${format.milliseconds(event.at_ms - request.started_at_ms)}`),
+            " ",
+            h("strong", {}, format.sentence(event.type)),
+            " ",
+            route(event.route),
+            " ",
+            h("span", { class: "muted" }, event.words),
+          ),
+          h("pre", {}, JSON.stringify(event.fields, null, 2)),
+        ),
+      ),
+    ),
+  );
 }

@@ -15,23 +15,44 @@ const CHART_PX = 96;
 
 export function routeCard(one) {
   const unused = one.state === "off" && one.attempts === 0;
-  return h("article", { class: `card ${one.serves ? "serves" : ""} ${one.available ? "" : "away"}`, key: one.route, "aria-labelledby": `route-${one.route}` },
-    h("header", {},
+  return h(
+    "article",
+    {
+      class: `card ${one.serves ? "serves" : ""} ${one.available ? "" : "away"}`,
+      key: one.route,
+      "aria-labelledby": `route-${one.route}`,
+    },
+    h(
+      "header",
+      {},
       h("span", { class: "order", "aria-hidden": "true" }, one.priority),
       h("h3", { id: `route-${one.route}`, title: one.route }, one.title),
-      one.serves && badge("serving", "serves now"), routeState(one.state)),
+      one.serves && badge("serving", "serves now"),
+      routeState(one.state),
+    ),
     h("p", { class: "reason" }, reasonOf(one)),
     !unused && week(one),
     !unused && counts(one),
     one.windows.length > 0 && windows(one),
-    mayChange() && actions(one));
+    mayChange() && actions(one),
+  );
 }
 
 function reasonOf(one) {
-  const until = one.until_ms && one.until_ms > now()
-    ? h("span", { class: "until", title: format.exact(one.until_ms) }, ` until ${format.clock(one.until_ms)}, ${format.relative(one.until_ms, now())}`) : null;
+  const until =
+    one.until_ms && one.until_ms > now()
+      ? h(
+          "span",
+          { class: "until", title: format.exact(one.until_ms) },
+          ` until ${format.clock(one.until_ms)}, ${format.relative(one.until_ms, now())}`,
+        )
+      : null;
   if (one.reason) return [format.sentence(one.reason), until];
-  return one.serves ? "Takes requests now" : one.available ? "Ready, and waits for its turn" : [format.sentence(one.state), until];
+  return one.serves
+    ? "Takes requests now"
+    : one.available
+      ? "Ready, and waits for its turn"
+      : [format.sentence(one.state), until];
 }
 
 // -- the week
@@ -39,24 +60,49 @@ function reasonOf(one) {
 function week(one) {
   const { quota } = one;
   if (!quota.limit_tokens) {
-    return h("div", { class: "week" }, h("p", { class: "used" }, h("strong", {}, tokens(quota.used_tokens)), " tokens this week, no limit"),
-      weekChart(one));
+    return h(
+      "div",
+      { class: "week" },
+      h("p", { class: "used" }, h("strong", {}, tokens(quota.used_tokens)), " tokens this week, no limit"),
+      weekChart(one),
+    );
   }
   const level = quota.state === "spent" ? "problem" : quota.state === "warning" ? "warning" : "ok";
-  return h("div", { class: "week" },
-    h("p", { class: "used" }, h("strong", {}, format.percent(quota.used_percent)), " of the week's ",
-      tokens(quota.limit_tokens), " tokens", h("span", { class: "resets" }, "resets ", ago(quota.resets_at_ms))),
-    meter({ label: `Weekly quota of ${one.title}`, percent: quota.used_percent, ahead: quota.forecast?.percent_at_reset ?? 0, warnAt: WARN_PERCENT, level }),
+  return h(
+    "div",
+    { class: "week" },
+    h(
+      "p",
+      { class: "used" },
+      h("strong", {}, format.percent(quota.used_percent)),
+      " of the week's ",
+      tokens(quota.limit_tokens),
+      " tokens",
+      h("span", { class: "resets" }, "resets ", ago(quota.resets_at_ms)),
+    ),
+    meter({
+      label: `Weekly quota of ${one.title}`,
+      percent: quota.used_percent,
+      ahead: quota.forecast?.percent_at_reset ?? 0,
+      warnAt: WARN_PERCENT,
+      level,
+    }),
     h("p", { class: "forecast" }, forecastWords(quota)),
-    weekChart(one));
+    weekChart(one),
+  );
 }
 
 function forecastWords(quota) {
   const { forecast } = quota;
-  if (quota.state === "spent") return [h("strong", {}, "Spent"), ": requests go elsewhere until ", ago(quota.resets_at_ms)];
+  if (quota.state === "spent")
+    return [h("strong", {}, "Spent"), ": requests go elsewhere until ", ago(quota.resets_at_ms)];
   if (!forecast || forecast.tokens_per_hour === 0) return "No use in the last day; nothing to foresee";
   if (forecast.spent_at_ms) {
-    return ["At this pace ", h("strong", {}, "it runs out ", ago(forecast.spent_at_ms)), `, ${format.dateAndTime(forecast.spent_at_ms)}`];
+    return [
+      "At this pace ",
+      h("strong", {}, "it runs out ", ago(forecast.spent_at_ms)),
+      `, ${format.dateAndTime(forecast.spent_at_ms)}`,
+    ];
   }
   return `At this pace ${format.percent(forecast.percent_at_reset)} at the reset`;
 }
@@ -69,7 +115,10 @@ function weekChart(one) {
   quota.hours.reduce((sum, value, index) => (sums[index] = sum + value), 0);
   const from = quota.week_start_ms / 1000;
   const nowS = Math.max(from + 1, now() / 1000);
-  const hourly = sums.slice(0, -1).map((_, index) => from + ((index + 1) * HOUR_MS) / 1000).filter((at) => at < nowS);
+  const hourly = sums
+    .slice(0, -1)
+    .map((_, index) => from + ((index + 1) * HOUR_MS) / 1000)
+    .filter((at) => at < nowS);
   const times = [from, ...hourly, quantized(nowS), quota.resets_at_ms / 1000];
   const used = [0, ...sums.slice(0, hourly.length), quota.used_tokens, null];
   const series = [{ label: "used", color: "--accent", values: used, fill: true }];
@@ -77,8 +126,15 @@ function weekChart(one) {
     const end = quota.forecast ? (quota.forecast.percent_at_reset * quota.limit_tokens) / 100 : null;
     const most = Math.min(end ?? 0, quota.limit_tokens * 1.3);
     const blank = times.slice(0, -2).map(() => null);
-    if (end !== null && end > quota.used_tokens) series.push({ label: "forecast", color: "--accent", dash: [4, 4], values: [...blank, quota.used_tokens, end] });
-    series.push({ label: "limit", color: "--problem", dash: [2, 4], width: 1.25, values: times.map(() => quota.limit_tokens) });
+    if (end !== null && end > quota.used_tokens)
+      series.push({ label: "forecast", color: "--accent", dash: [4, 4], values: [...blank, quota.used_tokens, end] });
+    series.push({
+      label: "limit",
+      color: "--problem",
+      dash: [2, 4],
+      width: 1.25,
+      values: times.map(() => quota.limit_tokens),
+    });
     return draw(one, times, series, most);
   }
   return draw(one, times, series, 0);
@@ -90,7 +146,13 @@ const quantized = (seconds) => Math.floor(seconds / 60) * 60 + 59;
 function draw(one, times, series, most) {
   const { quota } = one;
   return chart({
-    key: "week", small: true, height: CHART_PX, times, series, show: format.compact, range: [times[0], times.at(-1)],
+    key: "week",
+    small: true,
+    height: CHART_PX,
+    times,
+    series,
+    show: format.compact,
+    range: [times[0], times.at(-1)],
     top: Math.max(most, quota.limit_tokens ?? 0, quota.used_tokens),
     label: `${one.title}, tokens of this week: ${format.count(quota.used_tokens)} used${quota.limit_tokens ? ` of ${format.count(quota.limit_tokens)}` : ""}`,
   });
@@ -107,24 +169,44 @@ function counts(one) {
     fact("Read", tokens(read), one.cache_hit_percent === null ? "" : `${format.percent(one.cache_hit_percent)} cached`),
     fact("Written", tokens(one.output_tokens)),
     fact("Cost", cost(one.cost_nusd)),
-    fact("Last failure", ago(one.last_failure_ms), one.last_failure_kind && format.words(one.last_failure_kind)));
+    fact("Last failure", ago(one.last_failure_ms), one.last_failure_kind && format.words(one.last_failure_kind)),
+  );
 }
 
 function windows(one) {
-  return h("div", { class: "windows" }, h("p", {}, "As the provider says"), one.windows.map((each) =>
-    h("div", { key: each.name }, h("span", {}, each.name),
-      meter({ label: `${one.title}, window ${each.name}`, percent: each.used_percent ?? 0, level: each.status === "rejected" ? "problem" : (each.used_percent ?? 0) >= WARN_PERCENT ? "warning" : "ok" }),
-      h("span", { class: "number" }, format.percent(each.used_percent)), h("span", { class: "muted" }, each.resets_at_ms ? ["resets ", ago(each.resets_at_ms)] : ""))));
+  return h(
+    "div",
+    { class: "windows" },
+    h("p", {}, "As the provider says"),
+    one.windows.map((each) =>
+      h(
+        "div",
+        { key: each.name },
+        h("span", {}, each.name),
+        meter({
+          label: `${one.title}, window ${each.name}`,
+          percent: each.used_percent ?? 0,
+          level: each.status === "rejected" ? "problem" : (each.used_percent ?? 0) >= WARN_PERCENT ? "warning" : "ok",
+        }),
+        h("span", { class: "number" }, format.percent(each.used_percent)),
+        h("span", { class: "muted" }, each.resets_at_ms ? ["resets ", ago(each.resets_at_ms)] : ""),
+      ),
+    ),
+  );
 }
 
 // -- actions
 
 function actions(one) {
-  const act = (words, run) => h("button", { type: "button", onclick: run, "aria-label": `${words}: ${one.title}` }, words);
-  return h("footer", {},
+  const act = (words, run) =>
+    h("button", { type: "button", onclick: run, "aria-label": `${words}: ${one.title}` }, words);
+  return h(
+    "footer",
+    {},
     one.state === "disabled" ? act("Enable", () => enable(one)) : act("Disable", () => disable(one)),
     act("Reset", () => reset(one)),
-    act("Limit", () => limit(one)));
+    act("Limit", () => limit(one)),
+  );
 }
 
 const path = (one, action) => `/routes/${encodeURIComponent(one.route)}/${action}`;
@@ -136,9 +218,12 @@ async function changedTo(words) {
 
 function disable(one) {
   ask({
-    title: `Disable ${one.title}?`, confirm: "Disable", danger: true,
+    title: `Disable ${one.title}?`,
+    confirm: "Disable",
+    danger: true,
     words: "No replica sends it another request until it is enabled again. What is under way is finished.",
-    fields: () => field({ name: "reason", label: "Reason", hint: "Shown to everybody who looks. May stay empty.", maxlength: 200 }),
+    fields: () =>
+      field({ name: "reason", label: "Reason", hint: "Shown to everybody who looks. May stay empty.", maxlength: 200 }),
     act: async ({ reason }) => {
       await api.post(path(one, "disable"), { reason });
       return changedTo(`${one.title} is disabled`);
@@ -148,7 +233,9 @@ function disable(one) {
 
 function enable(one) {
   ask({
-    title: `Enable ${one.title}?`, confirm: "Enable", words: "Requests may take it again, everywhere within a second.",
+    title: `Enable ${one.title}?`,
+    confirm: "Enable",
+    words: "Requests may take it again, everywhere within a second.",
     act: async () => {
       await api.post(path(one, "enable"));
       return changedTo(`${one.title} is enabled`);
@@ -158,7 +245,8 @@ function enable(one) {
 
 function reset(one) {
   ask({
-    title: `Reset ${one.title}?`, confirm: "Reset",
+    title: `Reset ${one.title}?`,
+    confirm: "Reset",
     words: "Its circuit closes and its waits end: what failed before counts no more. The next request tries it.",
     act: async () => {
       await api.post(path(one, "reset"));
@@ -169,12 +257,20 @@ function reset(one) {
 
 function limit(one) {
   ask({
-    title: `Weekly limit of ${one.title}`, confirm: "Set the limit",
+    title: `Weekly limit of ${one.title}`,
+    confirm: "Set the limit",
     words: "What was used stays counted. From 90 % on other routes go first; at 100 % it takes no more requests.",
-    fields: () => field({
-      name: "tokens", label: "Tokens a week", type: "number", min: 0, step: 1, value: one.quota.limit_tokens ?? "", inputmode: "numeric",
-      hint: "0 is no limit. Empty takes the limit of the settings again.",
-    }),
+    fields: () =>
+      field({
+        name: "tokens",
+        label: "Tokens a week",
+        type: "number",
+        min: 0,
+        step: 1,
+        value: one.quota.limit_tokens ?? "",
+        inputmode: "numeric",
+        hint: "0 is no limit. Empty takes the limit of the settings again.",
+      }),
     act: async ({ tokens: given }) => {
       await api.put(path(one, "limit"), { weekly_tokens: given === "" ? null : Number(given) });
       return changedTo(`The limit of ${one.title} is changed`);

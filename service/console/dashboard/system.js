@@ -32,37 +32,87 @@ export function view() {
 
 function standing() {
   const { data } = fleet;
-  if (!data) return panel("Fleet", { id: "fleet" }, fleet.error ? trouble(fleet.error, () => fleet.load()) : h("p", { class: "boot" }, "Asking Redis …"));
+  if (!data)
+    return panel(
+      "Fleet",
+      { id: "fleet" },
+      fleet.error ? trouble(fleet.error, () => fleet.load()) : h("p", { class: "boot" }, "Asking Redis …"),
+    );
   return [
-    panel("Fleet", { id: "fleet" },
+    panel(
+      "Fleet",
+      { id: "fleet" },
       fleet.error && h("p", { class: "stale" }, fleet.error),
       facts(
-        fact("Redis", data.redis_up ? badge("ok", "answers") : badge("problem", "does not answer"), data.redis_up ? "" : "events wait on disk, and are not lost"),
+        fact(
+          "Redis",
+          data.redis_up ? badge("ok", "answers") : badge("problem", "does not answer"),
+          data.redis_up ? "" : "events wait on disk, and are not lost",
+        ),
         fact("Workers", workers(data.workers)),
         fact("Replicas", format.count(data.replicas.length)),
-        fact("Waiting here", format.count(data.pending_events), data.spooling ? "spooled to disk" : "events in the outbox"),
-        fact("Version", state.overview?.version ?? "–"))),
-    panel("Replicas", { id: "replicas" }, table({
-      caption: "Replicas", rows: data.replicas, keyOf: (one) => one.replica, empty: empty("No replica is known", "Redis tells of them; it does not answer."),
-      columns: [
-        { head: "Replica", cell: (one) => [h("code", {}, one.replica), one.here && [" ", badge("serving", "this one")]] },
-        { head: "Process", class: "number", cell: (one) => one.pid },
-        { head: "Heard of", class: "number", cell: (one) => `${format.milliseconds(one.seen_ms_ago)} ago` },
-        { head: "Events waiting", class: "number", cell: (one) => format.count(one.pending) },
-        { head: "Settings", cell: (one) => (one.agrees ? h("code", {}, one.settings) : [h("code", {}, one.settings), " ", badge("warning", "differ")]) },
-      ],
-    })),
-    panel("Streams", { id: "streams", intro: "Lag is how many entries the workers have still to fold; a gap is an event that was announced and has not come." }, table({
-      caption: "Streams", rows: data.streams, keyOf: (one) => one.stream, empty: empty("No stream yet", "The first request makes one."),
-      columns: [
-        { head: "Stream", cell: (one) => one.stream },
-        { head: "Lag", class: "number", cell: (one) => (one.lag >= LAG_WARNING ? badge("warning", format.count(one.lag)) : format.count(one.lag)) },
-        { head: "Position", class: "number", cell: (one) => format.count(one.position) },
-        { head: "Snapshot", class: "number", cell: (one) => (one.snapshot_age_ms === null ? "none" : `${format.span(one.snapshot_age_ms)} old`) },
-        { head: "Gaps", class: "number", cell: (one) => (one.gaps ? badge("warning", format.count(one.gaps)) : "0") },
-        { head: "Epoch", class: "number", cell: (one) => one.epoch },
-      ],
-    })),
+        fact(
+          "Waiting here",
+          format.count(data.pending_events),
+          data.spooling ? "spooled to disk" : "events in the outbox",
+        ),
+        fact("Version", state.overview?.version ?? "–"),
+      ),
+    ),
+    panel(
+      "Replicas",
+      { id: "replicas" },
+      table({
+        caption: "Replicas",
+        rows: data.replicas,
+        keyOf: (one) => one.replica,
+        empty: empty("No replica is known", "Redis tells of them; it does not answer."),
+        columns: [
+          {
+            head: "Replica",
+            cell: (one) => [h("code", {}, one.replica), one.here && [" ", badge("serving", "this one")]],
+          },
+          { head: "Process", class: "number", cell: (one) => one.pid },
+          { head: "Heard of", class: "number", cell: (one) => `${format.milliseconds(one.seen_ms_ago)} ago` },
+          { head: "Events waiting", class: "number", cell: (one) => format.count(one.pending) },
+          {
+            head: "Settings",
+            cell: (one) =>
+              one.agrees ? h("code", {}, one.settings) : [h("code", {}, one.settings), " ", badge("warning", "differ")],
+          },
+        ],
+      }),
+    ),
+    panel(
+      "Streams",
+      {
+        id: "streams",
+        intro:
+          "Lag is how many entries the workers have still to fold; a gap is an event that was announced and has not come.",
+      },
+      table({
+        caption: "Streams",
+        rows: data.streams,
+        keyOf: (one) => one.stream,
+        empty: empty("No stream yet", "The first request makes one."),
+        columns: [
+          { head: "Stream", cell: (one) => one.stream },
+          {
+            head: "Lag",
+            class: "number",
+            cell: (one) => (one.lag >= LAG_WARNING ? badge("warning", format.count(one.lag)) : format.count(one.lag)),
+          },
+          { head: "Position", class: "number", cell: (one) => format.count(one.position) },
+          {
+            head: "Snapshot",
+            class: "number",
+            cell: (one) => (one.snapshot_age_ms === null ? "none" : `${format.span(one.snapshot_age_ms)} old`),
+          },
+          { head: "Gaps", class: "number", cell: (one) => (one.gaps ? badge("warning", format.count(one.gaps)) : "0") },
+          { head: "Epoch", class: "number", cell: (one) => one.epoch },
+        ],
+      }),
+    ),
   ];
 }
 
@@ -76,21 +126,36 @@ function workers(number) {
 function putAside() {
   const { data } = aside;
   const many = data && data.dead_letters + data.quarantined;
-  return panel("Dead letters and quarantine", {
-    id: "aside", intro: "Entries that this version can't read, and events that contradict the ledger. Nothing else waits for them.",
-    aside: Boolean(many) && mayChange() && [
-      h("button", { type: "button", onclick: replay }, "Read them again"),
-      h("button", { type: "button", class: "danger-quiet", disabled: marked.size === 0, onclick: drop }, marked.size ? `Drop ${marked.size}` : "Drop"),
-    ],
-  }, asideBody(data));
+  return panel(
+    "Dead letters and quarantine",
+    {
+      id: "aside",
+      intro:
+        "Entries that this version can't read, and events that contradict the ledger. Nothing else waits for them.",
+      aside: Boolean(many) &&
+        mayChange() && [
+          h("button", { type: "button", onclick: replay }, "Read them again"),
+          h(
+            "button",
+            { type: "button", class: "danger-quiet", disabled: marked.size === 0, onclick: drop },
+            marked.size ? `Drop ${marked.size}` : "Drop",
+          ),
+        ],
+    },
+    asideBody(data),
+  );
 }
 
 function asideBody(data) {
-  if (!data) return aside.error ? trouble(aside.error, () => aside.load()) : h("p", { class: "boot" }, "Asking the workers …");
+  if (!data)
+    return aside.error ? trouble(aside.error, () => aside.load()) : h("p", { class: "boot" }, "Asking the workers …");
   return [
     aside.error && h("p", { class: "stale" }, aside.error),
     table({
-      caption: "What was put aside", rows: data.rows, keyOf: (one) => one.id, empty: empty("Nothing was put aside"),
+      caption: "What was put aside",
+      rows: data.rows,
+      keyOf: (one) => one.id,
+      empty: empty("Nothing was put aside"),
       columns: [
         ...(mayChange() ? [{ head: h("span", { class: "unseen" }, "Choose"), cell: checkbox }] : []),
         { head: "Seen", cell: (one) => ago(one.seen_at_ms) },
@@ -104,16 +169,23 @@ function asideBody(data) {
 }
 
 function checkbox(one) {
-  return h("input", { type: "checkbox", checked: marked.has(one.id), "aria-label": `Choose ${one.kind} ${one.entry}`, onchange: (event) => {
-    if (event.target.checked) marked.add(one.id);
-    else marked.delete(one.id);
-    changed();
-  } });
+  return h("input", {
+    type: "checkbox",
+    checked: marked.has(one.id),
+    "aria-label": `Choose ${one.kind} ${one.entry}`,
+    onchange: (event) => {
+      if (event.target.checked) marked.add(one.id);
+      else marked.delete(one.id);
+      changed();
+    },
+  });
 }
 
 function replay() {
   ask({
-    title: "Read the dead letters again?", confirm: "Read them again", words: "What this version of the workers can read is folded; the rest stays.",
+    title: "Read the dead letters again?",
+    confirm: "Read them again",
+    words: "What this version of the workers can read is folded; the rest stays.",
     act: async () => {
       const told = await api.post("/dead-letters/replay", { stream: "" });
       await aside.load();
@@ -125,7 +197,10 @@ function replay() {
 function drop() {
   const ids = [...marked];
   ask({
-    title: `Drop ${format.plural(ids.length, "row")} for good?`, confirm: "Drop", danger: true, words: "What they say is lost. The ledger stays whole without them.",
+    title: `Drop ${format.plural(ids.length, "row")} for good?`,
+    confirm: "Drop",
+    danger: true,
+    words: "What they say is lost. The ledger stays whole without them.",
     act: async () => {
       const told = await api.post("/dead-letters/drop", { ids });
       marked.clear();
@@ -138,12 +213,46 @@ function drop() {
 // -- settings
 
 function inForce() {
-  const rows = (settings.data ?? []).filter((one) => one.name.toLowerCase().includes(wanted) || one.value.toLowerCase().includes(wanted));
-  return panel("Settings in force", {
-    id: "settings", intro: "Of the replica that answers here. Secrets are masked. README tells what each means.",
-    aside: h("label", {}, h("span", { class: "unseen" }, "Find a setting"), h("input", { type: "search", placeholder: "Find a setting", value: "", oninput: (event) => { wanted = event.target.value.toLowerCase(); changed(); } })),
-  }, settings.error ? trouble(settings.error, () => settings.load()) : settings.data ? table({
-    kind: "long", caption: "Settings in force", rows, keyOf: (one) => one.name, empty: empty("No setting is called that"),
-    columns: [{ head: "Setting", cell: (one) => h("code", {}, one.name) }, { head: "Value", cell: (one) => (one.value === "" ? h("span", { class: "muted" }, "not set") : h("code", {}, one.value)) }],
-  }) : h("p", { class: "boot" }, "Asking for the settings …"));
+  const rows = (settings.data ?? []).filter(
+    (one) => one.name.toLowerCase().includes(wanted) || one.value.toLowerCase().includes(wanted),
+  );
+  return panel(
+    "Settings in force",
+    {
+      id: "settings",
+      intro: "Of the replica that answers here. Secrets are masked. README tells what each means.",
+      aside: h(
+        "label",
+        {},
+        h("span", { class: "unseen" }, "Find a setting"),
+        h("input", {
+          type: "search",
+          placeholder: "Find a setting",
+          value: "",
+          oninput: (event) => {
+            wanted = event.target.value.toLowerCase();
+            changed();
+          },
+        }),
+      ),
+    },
+    settings.error
+      ? trouble(settings.error, () => settings.load())
+      : settings.data
+        ? table({
+            kind: "long",
+            caption: "Settings in force",
+            rows,
+            keyOf: (one) => one.name,
+            empty: empty("No setting is called that"),
+            columns: [
+              { head: "Setting", cell: (one) => h("code", {}, one.name) },
+              {
+                head: "Value",
+                cell: (one) => (one.value === "" ? h("span", { class: "muted" }, "not set") : h("code", {}, one.value)),
+              },
+            ],
+          })
+        : h("p", { class: "boot" }, "Asking for the settings …"),
+  );
 }

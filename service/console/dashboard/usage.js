@@ -17,18 +17,29 @@ const MEASURES = {
   tokens: ["Tokens", (row) => readTokens(row) + row.output_tokens, format.compact],
   cost: ["Cost", (row) => row.cost_nusd, format.dollars],
   attempts: ["Attempts", (row) => row.attempts, format.compact],
-  cache: ["Cache hits", (row) => (readTokens(row) ? (100 * row.cache_read_tokens) / readTokens(row) : null), format.percent],
+  cache: [
+    "Cache hits",
+    (row) => (readTokens(row) ? (100 * row.cache_read_tokens) / readTokens(row) : null),
+    format.percent,
+  ],
 };
-const PERCENTILES = [["p50", "half of all"], ["p95", "95 of 100"], ["p99", "99 of 100"]];
+const PERCENTILES = [
+  ["p50", "half of all"],
+  ["p95", "95 of 100"],
+  ["p99", "99 of 100"],
+];
 const MOST_SERIES = 6;
 
 const chosen = { period: "24h", by: "route", measure: "tokens", latency: "first_byte" };
-const usage = new Loaded(() => get("/usage", { since: chosen.period, by: `${PERIODS[chosen.period][1]},${chosen.by}` }));
+const usage = new Loaded(() =>
+  get("/usage", { since: chosen.period, by: `${PERIODS[chosen.period][1]},${chosen.by}` }),
+);
 const latency = new Loaded(() => get("/latency", { since: LATENCY_PERIODS[chosen.period], by: "hour" }));
 const latencyByRoute = new Loaded(() => get("/latency", { since: LATENCY_PERIODS[chosen.period], by: "route" }));
 const ALL = [usage, latency, latencyByRoute];
 
-const readTokens = (row) => row.input_tokens + row.cache_read_tokens + row.cache_write_5m_tokens + row.cache_write_1h_tokens;
+const readTokens = (row) =>
+  row.input_tokens + row.cache_read_tokens + row.cache_write_5m_tokens + row.cache_write_1h_tokens;
 
 export function enter() {
   return every(AGAIN_MS, load);
@@ -40,27 +51,73 @@ function choose(name, value) {
   chosen[name] = value;
   if (name === "period") ALL.forEach((one) => one.clear());
   if (name === "period") load();
-  else if (name === "by") { usage.clear(); usage.load(); }
+  else if (name === "by") {
+    usage.clear();
+    usage.load();
+  }
   changed();
 }
 
 export function view() {
   return [
-    h("div", { class: "controls" },
-      choice({ label: "Time", options: Object.entries(PERIODS).map(([value, [words]]) => [value, words]), chosen: chosen.period, choose: (value) => choose("period", value) }),
-      choice({ label: "By", options: Object.entries(GROUPS), chosen: chosen.by, choose: (value) => choose("by", value) }),
-      choice({ label: "What", options: Object.entries(MEASURES).map(([value, [words]]) => [value, words]), chosen: chosen.measure, choose: (value) => choose("measure", value) })),
-    panel(`${MEASURES[chosen.measure][0]} by ${chosen.by}`, { id: "usage", aside: usage.data && totals(usage.data.total) }, usageBody()),
-    panel("Latency", {
-      id: "latency",
-      aside: choice({ label: "What of latency", options: [["first_byte", "First byte"], ["total", "Whole answer"]], chosen: chosen.latency, choose: (value) => choose("latency", value) }),
-      intro: chosen.period === "30d" ? "Of the last 7 days: latency is told of at most 8." : null,
-    }, latencyBody()),
+    h(
+      "div",
+      { class: "controls" },
+      choice({
+        label: "Time",
+        options: Object.entries(PERIODS).map(([value, [words]]) => [value, words]),
+        chosen: chosen.period,
+        choose: (value) => choose("period", value),
+      }),
+      choice({
+        label: "By",
+        options: Object.entries(GROUPS),
+        chosen: chosen.by,
+        choose: (value) => choose("by", value),
+      }),
+      choice({
+        label: "What",
+        options: Object.entries(MEASURES).map(([value, [words]]) => [value, words]),
+        chosen: chosen.measure,
+        choose: (value) => choose("measure", value),
+      }),
+    ),
+    panel(
+      `${MEASURES[chosen.measure][0]} by ${chosen.by}`,
+      { id: "usage", aside: usage.data && totals(usage.data.total) },
+      usageBody(),
+    ),
+    panel(
+      "Latency",
+      {
+        id: "latency",
+        aside: choice({
+          label: "What of latency",
+          options: [
+            ["first_byte", "First byte"],
+            ["total", "Whole answer"],
+          ],
+          chosen: chosen.latency,
+          choose: (value) => choose("latency", value),
+        }),
+        intro: chosen.period === "30d" ? "Of the last 7 days: latency is told of at most 8." : null,
+      },
+      latencyBody(),
+    ),
   ];
 }
 
-const totals = (total) => h("span", {}, tokens(readTokens(total) + total.output_tokens), " tokens · ", cost(total.cost_nusd), " · ",
-  format.plural(total.attempts, "attempt"), total.cache_hit_percent === null ? "" : ` · ${format.percent(total.cache_hit_percent)} cached`);
+const totals = (total) =>
+  h(
+    "span",
+    {},
+    tokens(readTokens(total) + total.output_tokens),
+    " tokens · ",
+    cost(total.cost_nusd),
+    " · ",
+    format.plural(total.attempts, "attempt"),
+    total.cache_hit_percent === null ? "" : ` · ${format.percent(total.cache_hit_percent)} cached`,
+  );
 
 function waiting(loaded) {
   if (loaded.error && !loaded.data) return trouble(loaded.error, () => loaded.load());
@@ -82,12 +139,21 @@ function usageBody() {
   return [
     usage.error && h("p", { class: "stale" }, usage.error),
     legend(series),
-    chart({ key: `${chosen.measure} ${chosen.by} ${chosen.period}`, bars, height: 260, times, series, show, label: `${MEASURES[chosen.measure][0]} by ${chosen.by} over ${PERIODS[chosen.period][0]}; the table below has the sums` }),
+    chart({
+      key: `${chosen.measure} ${chosen.by} ${chosen.period}`,
+      bars,
+      height: 260,
+      times,
+      series,
+      show,
+      label: `${MEASURES[chosen.measure][0]} by ${chosen.by} over ${PERIODS[chosen.period][0]}; the table below has the sums`,
+    }),
     sums(groups, usage.data.total),
   ];
 }
 
-const nameOf = (row) => (chosen.by === "route" ? routeTitle(row.route) : row[chosen.by] || (chosen.by === "key" ? "no key" : "–"));
+const nameOf = (row) =>
+  chosen.by === "route" ? routeTitle(row.route) : row[chosen.by] || (chosen.by === "key" ? "no key" : "–");
 
 // The rows of each group and their sum, the largest first.
 function grouped(rows) {
@@ -97,9 +163,12 @@ function grouped(rows) {
     if (!found.has(name)) found.set(name, { name, rows: [], sum: {} });
     const group = found.get(name);
     group.rows.push(row);
-    for (const [field, number] of Object.entries(row)) if (typeof number === "number") group.sum[field] = (group.sum[field] ?? 0) + number;
+    for (const [field, number] of Object.entries(row))
+      if (typeof number === "number") group.sum[field] = (group.sum[field] ?? 0) + number;
   }
-  return [...found.values()].sort(chosen.by === "route" ? byChain : (one, other) => readTokens(other.sum) - readTokens(one.sum));
+  return [...found.values()].sort(
+    chosen.by === "route" ? byChain : (one, other) => readTokens(other.sum) - readTokens(one.sum),
+  );
 }
 
 // Routes keep their order, and with it their colours, on every page.
@@ -121,8 +190,22 @@ function timesOf(report) {
 function seriesOf(groups, times, value, bars) {
   const shown = groups.slice(0, MOST_SERIES);
   const rest = groups.slice(MOST_SERIES);
-  const made = shown.map((group, index) => ({ label: group.name, color: seriesColor(index), values: valuesAt(group.rows, times, value, bars) }));
-  if (rest.length && bars) made.push({ label: `${rest.length} more`, color: seriesColor(MOST_SERIES), values: valuesAt(rest.flatMap((group) => group.rows), times, value, bars) });
+  const made = shown.map((group, index) => ({
+    label: group.name,
+    color: seriesColor(index),
+    values: valuesAt(group.rows, times, value, bars),
+  }));
+  if (rest.length && bars)
+    made.push({
+      label: `${rest.length} more`,
+      color: seriesColor(MOST_SERIES),
+      values: valuesAt(
+        rest.flatMap((group) => group.rows),
+        times,
+        value,
+        bars,
+      ),
+    });
   return made;
 }
 
@@ -138,8 +221,11 @@ function valuesAt(rows, times, value, summed) {
 function sums(groups, total) {
   const number = (head, cell) => ({ head, class: "number", cell });
   return table({
-    caption: `Sums by ${chosen.by}`, rows: [...groups, { name: "All", sum: total, all: true }], keyOf: (one) => one.name,
-    rowClass: (one) => (one.all ? "total" : ""), empty: null,
+    caption: `Sums by ${chosen.by}`,
+    rows: [...groups, { name: "All", sum: total, all: true }],
+    keyOf: (one) => one.name,
+    rowClass: (one) => (one.all ? "total" : ""),
+    empty: null,
     columns: [
       { head: GROUPS[chosen.by], cell: (one) => one.name },
       number("Attempts", (one) => format.count(one.sum.attempts)),
@@ -166,11 +252,20 @@ function latencyBody() {
   const to = Math.max(...byTime.keys());
   const times = Array.from({ length: (to - from) / HOUR_S + 1 }, (_, index) => from + index * HOUR_S);
   const series = PERCENTILES.map(([name, words], index) => ({
-    label: `${name}: ${words}`, color: seriesColor(index), values: times.map((at) => byTime.get(at)?.[`${chosen.latency}_${name}_ms`] ?? null),
+    label: `${name}: ${words}`,
+    color: seriesColor(index),
+    values: times.map((at) => byTime.get(at)?.[`${chosen.latency}_${name}_ms`] ?? null),
   }));
   return [
     legend(series),
-    chart({ key: `latency ${chosen.latency} ${chosen.period}`, height: 200, times, series, show: format.milliseconds, label: `Latency by hour, ${format.words(chosen.latency)}; the table below has it by route` }),
+    chart({
+      key: `latency ${chosen.latency} ${chosen.period}`,
+      height: 200,
+      times,
+      series,
+      show: format.milliseconds,
+      label: `Latency by hour, ${format.words(chosen.latency)}; the table below has it by route`,
+    }),
     latencyByRoute.data && percentiles(latencyByRoute.data.rows),
   ];
 }
@@ -178,12 +273,19 @@ function latencyBody() {
 function percentiles(rows) {
   const number = (head, field) => ({ head, class: "number", cell: (row) => format.milliseconds(row[field]) });
   return table({
-    caption: "Latency by route", rows, keyOf: (row) => row.route, empty: null,
+    caption: "Latency by route",
+    rows,
+    keyOf: (row) => row.route,
+    empty: null,
     columns: [
       { head: "Route", cell: (row) => routeTitle(row.route) },
       { head: "Answered", class: "number", cell: (row) => format.count(row.attempts) },
-      number("First byte p50", "first_byte_p50_ms"), number("p95", "first_byte_p95_ms"), number("p99", "first_byte_p99_ms"),
-      number("Whole p50", "total_p50_ms"), number("p95", "total_p95_ms"), number("p99", "total_p99_ms"),
+      number("First byte p50", "first_byte_p50_ms"),
+      number("p95", "first_byte_p95_ms"),
+      number("p99", "first_byte_p99_ms"),
+      number("Whole p50", "total_p50_ms"),
+      number("p95", "total_p95_ms"),
+      number("p99", "total_p99_ms"),
     ],
   });
 }
