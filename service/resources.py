@@ -3,6 +3,7 @@
 Redis holds the index for all replicas; this process remembers what it saw itself, for when Redis is away.
 """
 
+import asyncio
 import contextlib
 from collections import OrderedDict
 
@@ -17,6 +18,10 @@ KEPT = 10_000
 """Resources remembered in memory, about 2 MB."""
 TTL_S = 40 * 24 * 3600
 """Longer than Anthropic keeps batch results (29 days)."""
+
+
+ANSWER_S = 0.25
+"""What moves is asked for with each request; one that Redis keeps waiting for longer goes by what is known here."""
 
 
 class Home(Struct, frozen=True):
@@ -58,6 +63,20 @@ class Resources:
         if self._redis is not None:
             with contextlib.suppress(RedisError, OSError):
                 await self._redis.set(resource_key(resource_id), f"{home.route} {home.event_id}", ex=ttl_s)
+
+    async def moved_to(self, resource_id: str, since_ms: int) -> Home | None:
+        """Where something that moves is by now, if that was told after a moment: another replica may have moved it.
+
+        With Redis away it is where this process saw it last.
+        """
+        if self._redis is not None:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(ANSWER_S):
+                    found = home_of(await self._redis.get(resource_key(resource_id)))
+                self._known.pop(resource_id, None)
+                return self._remember(resource_id, found) if found else None
+        known = self._known.get(resource_id)
+        return known if known and time_of_id_ms(known.event_id) >= since_ms else None
 
     async def home_of(self, resource_id: str) -> Home | None:
         """Where a resource lives; None when nobody knows. Raises IndexAway when nobody can tell."""

@@ -247,10 +247,9 @@ class Relay:
         """The route that served the session last, where sessions stay on their route."""
         if not (self.settings.session_affinity and call.session_id):
             return ""
-        with contextlib.suppress(IndexAway):
-            home = await self._resources.home_of(session_id(call))
-            return home.route if home else ""
-        return ""
+        since_ms = self.clock.now_ms() - SESSION_TTL_S * 1000
+        home = await self._resources.moved_to(session_id(call), since_ms)
+        return home.route if home else ""
 
     async def _keep_session(self, call: Call, one: Try) -> None:
         """The session's caches are on this route now."""

@@ -1,0 +1,36 @@
+"""Where a session is, as several replicas on one real Valkey know it."""
+
+from redis.asyncio import Redis
+
+from service.clock import Clock
+from service.ledger.wire import resource_key
+from service.resources import Home, Resources
+
+TTL_S = 3_600
+
+
+async def route(resources: Resources, since_ms: int = 0) -> str:
+    home = await resources.moved_to("session:k:s", since_ms)
+    return home.route if home else ""
+
+
+async def test_a_session_that_another_replica_moved_has_moved(redis: Redis) -> None:
+    """Its caches are where the last answer came from, whichever replica passed that on."""
+    clock, one, other = Clock(), Resources(redis), Resources(redis)
+    await one.move("session:k:s", Home("anthropic", clock.new_id()), TTL_S)
+    assert await route(one) == await route(other) == "anthropic"
+    await other.move("session:k:s", Home("zai", clock.new_id()), TTL_S)
+    assert await route(one) == "zai"
+
+
+async def test_a_session_ends(redis: Redis) -> None:
+    """With the key in Redis; where there is none, or it does not answer, when it was told too long ago."""
+    clock, shared, alone = Clock(), Resources(redis), Resources(None)
+    for resources in (shared, alone):
+        await resources.move("session:k:s", Home("zai", clock.new_id()), TTL_S)
+    later_ms = clock.now_ms() + 1
+    assert (await route(alone), await route(alone, later_ms)) == ("zai", "")
+    await redis.client_pause(600)
+    assert (await route(shared), await route(shared, later_ms)) == ("zai", "")
+    await redis.delete(resource_key("session:k:s"))
+    assert await route(shared) == ""
