@@ -10,11 +10,14 @@ from collections import OrderedDict
 
 from msgspec import Struct
 
+from service.errors import AskedTooOften, ClientError
+
 FREE_TRIES = 5
 """A mistyped key, tried again by its client, costs nothing."""
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 4.0
 FORGET_S = 300.0
+LATER_S = 5
 ADDRESSES = 4_096
 """The address that was wrong longest ago is forgotten first."""
 WAITING = 64
@@ -56,16 +59,16 @@ class Brake:
         steps = min(8, wrong.tries - FREE_TRIES)
         return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (steps - 1)) if steps > 0 else 0.0
 
-    async def slow(self, address: str) -> bool:
-        """Note a wrong try and keep its answer back; False when too many are waiting already."""
+    async def slow(self, address: str, error: ClientError) -> ClientError:
+        """Note a wrong try and keep its answer back: `error`, or another one when too many are waiting already."""
         wait_s = self.wait_s(address)
         if not wait_s:
-            return True
+            return error
         if self._waiting >= WAITING:
-            return False
+            return AskedTooOften("too many wrong keys come at once; ask again later", retry_after_s=LATER_S)
         self._waiting += 1
         try:
             await asyncio.sleep(wait_s)
         finally:
             self._waiting -= 1
-        return True
+        return error

@@ -126,7 +126,7 @@ class Taken(ClientError):
 
 
 class AskedTooOften(ClientError):
-    """The admin API is asked more often than any page or script needs."""
+    """The admin API is asked more often than any page or script needs, or too many wrong secrets come at once."""
 
     status = 429
     type = "rate_limit_error"

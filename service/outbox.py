@@ -86,10 +86,12 @@ class RedisPort:
         for stream, value in entries:
             pipe.xadd(events_key(stream), {ENTRY_FIELD: value})
         pipe.sadd(STREAMS_KEY, *streams)
-        if CONTROL in streams:
-            pipe.publish(CHANGES_CHANNEL, CONTROL_NEWS)
         await pipe.execute()
         self._named |= streams
+        if CONTROL in streams:
+            with contextlib.suppress(RedisError, OSError):  # proxies look each second as well
+                # Apart: a Cluster takes none in a pipeline.
+                await self._redis.publish(CHANGES_CHANNEL, CONTROL_NEWS)
 
 
 class Kept(Struct):

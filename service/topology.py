@@ -30,10 +30,12 @@ def open_async(url: str, **options: Any) -> "AsyncRedis":
         return Redis.from_url(url, **options)
     options |= options_of(place)
     if place.kind == "sentinel":
+        from service.sentinels import BehindSentinels
+
         sentinel_options, options = sentinels_own(options)
         sentinel_options["retry"] = Retry(NoBackoff(), 0)  # the next one is asked instead
         sentinels = Sentinel(list(place.nodes), sentinel_kwargs=sentinel_options, **options)  # type: ignore[no-untyped-call]
-        return cast("AsyncRedis", sentinels.master_for(place.primary))
+        return cast("AsyncRedis", sentinels.master_for(place.primary, redis_class=BehindSentinels))
     from service.clusters import AsyncCluster
 
     return cast("AsyncRedis", AsyncCluster(startup_nodes=[ClusterNode(*node) for node in place.nodes], **options))

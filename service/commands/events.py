@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import click
 import msgspec
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +26,7 @@ from service.commands.routes import complete_route
 from service.console.api_types import EventView
 from service.console.running import place_of, redis_url_of
 from service.console.tail import Tail, order
+from service.topology import open_async
 
 POLL_S = 0.25
 RETRY_S = 1.0
@@ -116,7 +116,7 @@ Show = Callable[[Iterable[EventView]], None]
 
 async def look(url: str, wanted: Wanted, most: int, show: Show, *, follow: bool) -> None:
     """Show the past, and then the news. Raises RedisError or OSError unless it has begun to follow."""
-    redis = Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
+    redis = open_async(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
     async with redis:
         tail = Tail(redis, ())
         streams = await tail.streams()

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from service.brake import Brake
 from service.console.api_types import Role, Session
-from service.errors import AskedTooOften, NotAllowed, NotLoggedIn
+from service.errors import AskedTooOften, ClientError, NotAllowed, NotLoggedIn
 from service.settings import Settings
 
 COOKIE = "ccproxy_session"
@@ -107,10 +107,10 @@ class Access:
         self._count()
         return asker
 
-    async def wrong(self, address: str) -> NotLoggedIn:
+    async def wrong(self, address: str) -> ClientError:
         """The error for a wrong token, when the brake lets go of it."""
-        await self._brake.slow(address)
-        return NotLoggedIn("this is no token of this proxy; `ccproxy admin token` shows it")
+        error = NotLoggedIn("this is no token of this proxy; `ccproxy admin token` shows it")
+        return await self._brake.slow(address, error)
 
     def session_of(self, asker: Asker) -> Session:
         """An asker's session as they see it; a bearer needs no CSRF token and ends with its token."""

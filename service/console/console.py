@@ -20,7 +20,7 @@ from service.console.fleet import FleetReader
 from service.console.live import Feed
 from service.console.logs import Ring
 from service.console.overview import overview_of
-from service.console.reports import Reports
+from service.console.reports import Reports, queue_url
 from service.console.tail import Tail
 from service.console.words import is_notable
 from service.drain import Drain
@@ -58,7 +58,7 @@ class Console:
         self.version = version
         self.tail = Tail(redis, [route.id for route in settings.routes]) if redis else None
         self.fleet = FleetReader(settings, redis, watcher, outbox)
-        self.reports = Reports(settings.rq_redis_url or settings.redis_url)
+        self.reports = Reports(queue_url(settings))
         self.feed = Feed(self.tail, self.overview, drain)
         self.ring = Ring()
         self._watcher = watcher

@@ -69,8 +69,8 @@ class Operator:
         pipe = self.redis.pipeline(transaction=False)
         pipe.xadd(events_key(CONTROL), {ENTRY_FIELD: encode_entry(numbered)})
         pipe.sadd(STREAMS_KEY, CONTROL)
-        pipe.publish(CHANGES_CHANNEL, CONTROL_NEWS)
         pipe.execute()
+        self.redis.publish(CHANGES_CHANNEL, CONTROL_NEWS)  # apart: a Cluster takes none in a pipeline
 
     def control(self) -> ControlLedger:
         """The operators' ledger as of now. Raises RedisError."""

@@ -11,7 +11,7 @@ from litestar.response import Response
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from service.errors import ProxyError
+from service.errors import AskedTooOften, ProxyError
 
 log = logging.getLogger("ccproxy.console")
 
@@ -57,8 +57,10 @@ def documented(*statuses: int) -> dict[int, ResponseSpec]:
     return {status: ResponseSpec(Problem, description=WORDS[status], generate_examples=False) for status in statuses}
 
 
-def fail(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+def fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Any error as an answer. What a program must not see stays in the log."""
+    if isinstance(error, AskedTooOften):
+        request.app.state.metrics.refuse("rate_limited")
     headers: dict[str, str] = {"cache-control": "no-store"}
     if isinstance(error, ProxyError):
         status, kind, message = error.status, error.type, error.message

@@ -93,7 +93,11 @@ class Metrics:
         self.in_flight.dec()
         self._one(self.requests, endpoint, verdict).inc()
         if reason:
-            self._one(self.refusals, reason).inc()
+            self.refuse(reason)
+
+    def refuse(self, reason: str) -> None:
+        """The proxy itself turned somebody down, here or at the admin API."""
+        self._one(self.refusals, reason).inc()
 
     def note(self, stream: str, event: Event) -> None:
         """An event of this process was numbered."""

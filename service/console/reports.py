@@ -8,7 +8,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
@@ -17,6 +16,9 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from service.errors import BadReport, ReportAway
+from service.redis_address import place_of
+from service.settings import Settings
+from service.topology import open_sync
 
 QUEUE_NAME = "ccproxy-reports"
 JOB = "workers.jobs.report"
@@ -27,7 +29,7 @@ WORKERS_FRESH_S = 5.0
 
 
 class Reports:
-    """The queue of reports, as one proxy process uses it; `url` None: there are no workers."""
+    """The queue of reports, as one proxy process uses it; `url` None: there is none, and so no history."""
 
     def __init__(self, url: str | None) -> None:
         self._url = url
@@ -41,7 +43,7 @@ class Reports:
     async def ask(self, name: str, **arguments: Any) -> Any:
         """A report. Raises ReportAway when no worker answers in time, BadReport for what can't be asked."""
         if self._url is None:
-            raise ReportAway("history needs Redis and a worker: REDIS_URL is not set")
+            raise ReportAway("history needs a worker and its queue: set REDIS_URL, or RQ_REDIS_URL beside a Cluster")
         try:
             async with asyncio.timeout(ANSWER_S + 2), self._free:
                 found = await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, name, arguments)
@@ -88,7 +90,7 @@ class Reports:
     def _open(self) -> Queue:
         if self._queue is None:
             retry = Retry(NoBackoff(), 1)
-            redis = Redis.from_url(str(self._url), socket_timeout=ANSWER_S + 1, socket_connect_timeout=2, retry=retry)
+            redis = open_sync(str(self._url), socket_timeout=ANSWER_S + 1, socket_connect_timeout=2, retry=retry)
             self._queue = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
         return self._queue
 
@@ -97,6 +99,12 @@ class Reports:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._queue is not None:
             self._queue.connection.close()
+
+
+def queue_url(settings: Settings) -> str | None:
+    """Where the workers' queue is; None when the settings name no Redis that can hold one."""
+    url = settings.rq_redis_url or settings.redis_url
+    return url if url and place_of(url).kind != "cluster" else None
 
 
 def away() -> ReportAway:

@@ -38,12 +38,10 @@ def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain
         except Gone:
             log.debug("client.left", extra={"request": request_id})
         except ProxyError as error:
-            shown = error
             client = address_of(scope)
             log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
-            if isinstance(error, BadClientKey):
-                await brake.slow(client)
-            await reply.fail(error)
+            shown = await brake.slow(client, error) if isinstance(error, BadClientKey) else error
+            await reply.fail(shown)
         except Exception:
             log.exception("request.failed", extra={"request": request_id})
             if not reply.started:

@@ -18,6 +18,7 @@ class AsgiReply:
     def __init__(self, send: Send, request_id: str) -> None:
         self.started = False
         self.ended = False
+        self.broken = False
         self.status = 0
         self.streams = False
         self.route = ""

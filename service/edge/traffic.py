@@ -5,6 +5,7 @@ from typing import Protocol
 from service.edge.replies import AsgiReply
 from service.errors import (
     AllThrottled,
+    AskedTooOften,
     BadClientKey,
     BodyTooLarge,
     ClientError,
@@ -25,6 +26,7 @@ REASONS: tuple[tuple[type[ProxyError], str], ...] = (
     (KeyExpired, "key_expired"),
     (BadClientKey, "unknown_key"),
     (KeysUnknown, "unknown_key"),
+    (AskedTooOften, "rate_limited"),
     (BodyTooLarge, "body_too_large"),
     (Stopping, "draining"),
 )
@@ -48,6 +50,8 @@ def verdict_of(reply: AsgiReply, error: ProxyError | None) -> tuple[str, str]:
         if isinstance(error, AllThrottled):
             return "throttled", ""
         return ("client_error" if isinstance(error, ClientError) else "provider_error"), ""
+    if reply.broken:
+        return "provider_error", ""
     if not reply.ended:
         return "aborted", ""
     if reply.status == 429:

@@ -63,6 +63,8 @@ class Reply(Protocol):
 
     started: bool
     """Whether a byte has gone out: then the request is committed."""
+    broken: bool
+    """Whether the provider's answer broke after that."""
     route: str
     attempts: int
 

@@ -354,6 +354,7 @@ class Relay:
 
     async def _break_off(self, call: Call, one: Try, reply: Reply) -> None:
         """After commit the client learns the truth: the stream broke."""
+        reply.broken = True
         if one.accounted:
             return
         await self._book.account(call, one, final=True)

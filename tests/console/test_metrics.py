@@ -1,13 +1,15 @@
 """`/metrics` through the real server: the agreed names, what they count, and who may read them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import brake
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import ANTHROPIC_KEY, ZAI_KEY, Server, Serving, server_of
+from tests.relay.serving import ANTHROPIC_KEY, STREAM, ZAI_KEY, Server, Serving, server_of
 
 NAMES = {
     "ccproxy_requests", "ccproxy_request_refusals", "ccproxy_attempts", "ccproxy_failovers", "ccproxy_circuit_state",
@@ -88,6 +90,44 @@ async def test_how_requests_end_is_told_apart(server: Server, anthropic: FakePro
         ("messages", "provider_error"): 1,
     }
     assert found["ccproxy_request_refusals_total"] == {("unknown_key",): 1}
+
+
+async def test_a_stream_that_breaks_is_no_answer(server: Server, anthropic: FakeProvider) -> None:
+    """After commit the head said 200; what became of it counts: told as an error, cut, or left by the client."""
+    served = await server.start(anthropic=anthropic)
+    anthropic.script(reply.truncated(), reply.stream_error(after="content"), reply.hang("content_block_delta"))
+    for _ in range(2):
+        assert b"event: error" in (await served.ask()).content
+    async with served.http.stream("POST", "/v1/messages", json=STREAM) as answer:
+        await anext(answer.aiter_bytes())
+    while (await read(served))["ccproxy_requests_in_flight"] != {(): 0}:  # noqa: ASYNC110 - bounded by the test's time
+        await asyncio.sleep(0.01)
+    assert (await read(served))["ccproxy_requests_total"] == {
+        ("messages", "provider_error"): 2,
+        ("messages", "aborted"): 1,
+    }
+
+
+async def test_whoever_asks_too_often_is_counted(
+    server: Server, anthropic: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong keys beyond those that are kept waiting, and the admin API."""
+    monkeypatch.setattr(brake, "WAITING", 0)
+    served = await server.start(anthropic=anthropic, variables={"PROXY_API_KEYS": "ann:key-of-ann-0123456789"})
+    served.parts.brake.wait_s("127.0.0.1")
+    for _ in range(brake.FREE_TRIES - 1):
+        assert (await served.ask()).status_code == 401
+    answer = await served.ask()
+    assert (answer.status_code, answer.json()["error"]["type"]) == (429, "rate_limit_error")
+    access = served.parts.console.access
+    access.use("admin-token-0123456789")
+    access._left = -1e9
+    answer = await served.http.get("/admin/api/routes", headers={"authorization": "Bearer admin-token-0123456789"})
+    assert answer.status_code == 429
+    assert (await read(served))["ccproxy_request_refusals_total"] == {
+        ("unknown_key",): brake.FREE_TRIES - 1,
+        ("rate_limited",): 2,
+    }
 
 
 async def test_model_names_are_bounded(server: Server, anthropic: FakeProvider) -> None:

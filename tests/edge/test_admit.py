@@ -8,6 +8,7 @@ import pytest
 
 from service.admission import Grant
 from service.brake import FREE_TRIES, LONGEST_WAIT_S, Brake
+from service.errors import AskedTooOften, BadClientKey
 from service.ledger.events import ClientKeyIssued, ClientKeyRevoked, RequestRefused
 from service.ledger.fold import advance
 from service.ledger.keys import make_key
@@ -16,6 +17,7 @@ from tests.fakes import FakeProvider, reply
 from tests.relay.serving import ASK, Server, Serving
 
 ASKS = {"PROXY_API_KEYS": "ledger"}
+WRONG = BadClientKey("no key of this proxy")
 
 
 def issue(served: Serving, name: str = "ann", **limits: Any) -> tuple[str, str]:
@@ -181,9 +183,9 @@ async def test_too_many_guesses_are_not_kept_waiting() -> None:
     brake = Brake()
     for _ in range(FREE_TRIES):
         brake.wait_s("a")
-    waiting = [asyncio.ensure_future(brake.slow("a")) for _ in range(64)]
+    waiting = [asyncio.ensure_future(brake.slow("a", WRONG)) for _ in range(64)]
     await asyncio.sleep(0)
-    assert await brake.slow("a") is False
+    assert isinstance(await brake.slow("a", WRONG), AskedTooOften)
     for task in waiting:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)

@@ -1,0 +1,58 @@
+"""The console and the operators' commands reach Redis wherever it is: a Cluster, behind Sentinel, over TLS."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.commands.events import Wanted, look
+from service.console.control import operator, read_view
+from service.console.reports import Reports
+from service.console.status import read_status
+from service.ledger.events import RouteDisabled, RouteEnabled
+from service.ledger.wire import CONTROL, encode_entry
+from service.outbox import RedisPort
+from service.settings import from_variables
+from service.topology import open_async
+from tests.scale.topologies import Cluster, Secured, Sentinel
+
+TOPOLOGIES: list[type[Cluster | Sentinel | Secured]] = [Cluster, Sentinel, Secured]
+
+
+@pytest.mark.parametrize("kind", TOPOLOGIES, ids=lambda kind: kind.__name__.lower())
+def test_operators_reach(kind: type[Cluster | Sentinel | Secured], tmp_path: Path) -> None:
+    """Commands are put there and read back, by the view, the status and the events; so is the workers' queue."""
+    with kind(tmp_path) as topology:
+        with operator(topology.url) as desk:
+            desk.append([RouteDisabled(**desk.stamp(), route="zai"), RouteEnabled(**desk.stamp(), route="anthropic")])
+            desk.append([RouteDisabled(**desk.stamp(), route="anthropic", reason="why")])
+            assert read_view(desk.redis).control.disabled == {"zai": "", "anthropic": "why"}
+        shown: list[Any] = []
+        asyncio.run(look(topology.url, Wanted(), 10, shown.extend, follow=False))
+        assert [(view.type, view.route) for view in shown] == [
+            ("route_disabled", "zai"),
+            ("route_enabled", "anthropic"),
+            ("route_disabled", "anthropic"),
+        ]
+        asyncio.run(append_as_a_proxy(topology.url))
+        status = read_status(from_variables({"REDIS_URL": topology.url}), topology.url)
+        assert [(stream.stream, stream.lag) for stream in status.streams] == [("control", 3)]
+        if not isinstance(topology, Cluster):
+            assert asyncio.run(workers_by(topology.url)) == 0
+
+
+async def append_as_a_proxy(url: str) -> None:
+    """A proxy's own command: the console's, or a refusal."""
+    async with open_async(url, legacy_responses=False) as redis:
+        event = RouteEnabled(event_id="of a proxy", at_ms=1, replica="r", seq=1, route="zai")
+        await RedisPort(redis).append([(CONTROL, encode_entry([event]))])
+
+
+async def workers_by(url: str) -> int | None:
+    """How many workers are at the queue that lies there."""
+    reports = Reports(url)
+    try:
+        return await reports.workers()
+    finally:
+        reports.close()
