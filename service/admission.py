@@ -179,7 +179,7 @@ class Admission:
         self._is_away = is_away
         self._replicas = replicas
         self._held: dict[str, Grant] = {}
-        self._probing: dict[str, str] = {}
+        self._probing: dict[str, tuple[str, int]] = {}
         self._later: set[asyncio.Task[None]] = set()
         self._renewing: asyncio.Task[None] | None = None
 
@@ -222,7 +222,7 @@ class Admission:
             self._take_back(grant)
             return Refusal(refused, REASONS[refused])  # type: ignore[arg-type]
         if grant.probe:
-            self._probing[grant.stream] = grant.attempt_id
+            self._probing[grant.stream] = grant.attempt_id, self._clock.now_ms()
         if grant.holds:
             self._held[grant.attempt_id] = grant
         return grant
@@ -232,7 +232,7 @@ class Admission:
         if not grant.probe:
             return
         grant.probe = False
-        if self._probing.get(grant.stream) == grant.attempt_id:
+        if self._probing.get(grant.stream, ("", 0))[0] == grant.attempt_id:
             del self._probing[grant.stream]
         if grant.shared:
             self._soon(self._release_probe(grant))
@@ -321,7 +321,9 @@ class Admission:
     def _may_probe(self, stream: str, open_until_ms: int) -> bool:
         """One probe for each process; those of a fleet come one after the other."""
         pause_ms = crc32(f"{self._replica} {stream}".encode()) % AWAY_JITTER_MS if self._redis is not None else 0
-        return stream not in self._probing and self._clock.now_ms() >= open_until_ms + pause_ms
+        now_ms = self._clock.now_ms()
+        _, since_ms = self._probing.get(stream, ("", 0))
+        return now_ms >= since_ms + PROBE_MS and now_ms >= open_until_ms + pause_ms
 
     def _has_slot(self, stream: str, slots: int) -> bool:
         """Whether this process's share of the slots is taken."""
@@ -360,9 +362,10 @@ class Admission:
         pipe = self._redis.pipeline(transaction=False)
         if grant.slot:
             pipe.zrem(slots_key(grant.stream), grant.attempt_id)
-        if grant.tokens and seq:
+        if grant.tokens and (seq or tokens):
             now_ms = self._clock.now_ms()
-            used = f"{tokens} {now_ms + ENDED_MS} {self._replica} {seq} {now_ms}"
+            stays_ms = ENDED_MS if seq else HOLD_MS  # its event is on its way, though nobody heard its number
+            used = f"{tokens} {now_ms + stays_ms} {self._replica} {seq} {now_ms}"
             pipe.hset(reserved_key(grant.stream), grant.attempt_id, used)
         elif grant.tokens:
             pipe.hdel(reserved_key(grant.stream), grant.attempt_id)

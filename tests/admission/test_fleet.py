@@ -167,6 +167,19 @@ async def test_nothing_is_reserved_of_an_attempt_without_an_end(new_replica: New
     assert isinstance(await a.reserve("2", used=900), Grant)
 
 
+async def test_what_a_client_used_that_left_at_the_end_stays_reserved(new_replica: NewReplica, redis: Redis) -> None:
+    """Nobody waited for its event's number; others' views get it within seconds, and until then it counts here."""
+    a, b = new_replica("a"), new_replica("b")
+    held = await a.reserve("1", used=900)
+    assert isinstance(held, Grant)
+    a.admission.leave(held, tokens=80, seq=0)
+    await a.settled()
+    assert await b.reserve("2", used=900) == QUOTA
+    entry = await redis.hget(reserved_key("anthropic"), "1")
+    assert entry is not None
+    assert int(entry.split()[1]) <= a.clock.now_ms() + admission.HOLD_MS
+
+
 async def test_reservations_of_the_dead_run_out(new_replica: NewReplica, redis: Redis) -> None:
     """A crash blocks the quota for half a minute at most."""
     a, b = new_replica("a"), new_replica("b")
@@ -262,6 +275,16 @@ async def test_away_each_probes_for_itself_after_a_pause_of_its_own(new_replica:
     assert sum(isinstance(answer, Grant) for answer in at_once) < len(replicas)
     assert all(isinstance(answer, Grant) for answer in later[1:])
     assert isinstance(await replicas[1].enter("3", probe=True, until_ms=0), Refusal)
+
+
+async def test_away_a_probe_that_hangs_lets_another_one_try(new_replica: NewReplica) -> None:
+    """As the lease in Redis would, after half a minute."""
+    a = new_replica("a")
+    a.away = True
+    assert isinstance(await a.enter("1", probe=True), Grant)
+    assert isinstance(await a.enter("2", probe=True), Refusal)
+    a.clock._now_ms += admission.PROBE_MS
+    assert isinstance(await a.enter("3", probe=True), Grant)
 
 
 async def test_away_each_takes_its_share_of_the_slots(new_replica: NewReplica) -> None:
