@@ -91,7 +91,7 @@ class Stream:
     async def _pass_on(self, chunks: AsyncIterator[bytes]) -> None:
         """Whole events to the client, unchanged."""
         tap, held = self._tap, self._held
-        pinger = Pinger(self._reply, self._timeouts.ping_ms / 1000)
+        pinger = Pinger(self._reply, self._timeouts.ping_ms / 1000, self._timeouts.idle_ms / 1000)
         try:
             while True:
                 if whole := held.release():
@@ -169,11 +169,16 @@ class Held:
 
 
 class Pinger:
-    """Keeps a silent stream alive: after 15 s of silence the client gets a ping, which always stands between events."""
+    """Keeps a silent stream alive: after 15 s of silence the client gets a ping, which always stands between events.
 
-    def __init__(self, reply: Reply, every_s: float) -> None:
+    A client that reads nothing for the idle limit (it was suspended, say) counts as gone: its stream is cancelled.
+    """
+
+    def __init__(self, reply: Reply, every_s: float, idle_s: float) -> None:
         self._reply = reply
         self._every_s = every_s
+        self._idle_s = idle_s
+        self._stream = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         self._last_s = self._loop.time()
         self._writing = False
@@ -197,10 +202,15 @@ class Pinger:
 
     def _look(self) -> None:
         silent_s = self._loop.time() - self._last_s
-        if silent_s >= self._every_s and not self._writing:
+        is_writing = self._writing or (self._task is not None and not self._task.done())
+        if is_writing and silent_s >= self._idle_s and self._stream:
+            self._stream.cancel()
+            return
+        if silent_s >= self._every_s and not is_writing:
             self._task = self._loop.create_task(self._reply.write(PING))
-            self._last_s, silent_s = self._loop.time(), 0
-        self._timer = self._loop.call_later(max(0.01, self._every_s - silent_s), self._look)
+            self._last_s = self._loop.time()
+        wait_s = self._every_s if is_writing else self._every_s + self._last_s - self._loop.time()
+        self._timer = self._loop.call_later(max(0.01, wait_s), self._look)
 
 
 async def drain(chunks: AsyncIterator[bytes]) -> None:

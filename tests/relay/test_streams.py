@@ -226,6 +226,17 @@ async def test_a_slow_client_holds_up_the_provider_and_no_memory(server: Server,
     assert served.told == [("anthropic", "ok", "")]
 
 
+async def test_a_client_that_reads_nothing_counts_as_gone(server: Server, anthropic: FakeProvider) -> None:
+    """It was suspended, say: after the idle limit its stream ends, and what it held on the route is free."""
+    served = await server.start(anthropic=anthropic, ping_ms=50, idle_ms=1_500)
+    anthropic.script(reply.large(40_000_000))
+    async with connected(served) as wire:
+        await wire.send(request_bytes(STREAM_BYTES))
+        await wire.until(b"content_block_delta")
+        await anthropic.wait_until_async(lambda: anthropic.requests[0].client_closed_s is not None)
+    await eventually(lambda: served.told == [("anthropic", "aborted", "")])
+
+
 async def test_large_answers_arrive_whole(server: Server, anthropic: FakeProvider) -> None:
     """Ten megabytes, in one piece and as a stream."""
     served = await server.start(anthropic=anthropic)
