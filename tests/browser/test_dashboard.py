@@ -32,16 +32,27 @@ def test_nobody_enters_without_a_token(visit: Open, complaints: Complaints) -> N
     """A wrong one is told so, with the mend; the right one enters, stays after loading anew, and leaves for good."""
     complaints.expected = ("401",)
     page = visit(token="")
-    page.get_by_label("Token").fill("wrong")
+    page.get_by_label("Token of the dashboard").fill("wrong")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("ccproxy admin token")
     log_in(page, VIEWER)
     page.reload()
     expect(page.get_by_role("heading", name="Routes")).to_be_visible()
     page.get_by_role("button", name="Log out").click()
-    expect(page.get_by_label("Token")).to_be_visible()
+    expect(page.get_by_label("Token of the dashboard")).to_be_visible()
     page.reload()
-    expect(page.get_by_label("Token")).to_be_visible()
+    expect(page.get_by_label("Token of the dashboard")).to_be_visible()
+
+
+def test_who_is_logged_out_elsewhere_is_asked_again(visit: Open, complaints: Complaints) -> None:
+    """A session that is over is no error to read, but a door to go through."""
+    complaints.expected = ("401",)
+    page = visit()
+    settle(page)
+    page.context.clear_cookies()
+    expect(page.get_by_label("Token of the dashboard")).to_be_visible()
+    log_in(page, VIEWER)
+    settle(page)
 
 
 def test_every_page_loads_without_a_complaint(visit: Open, http: httpx.Client, house: House) -> None:

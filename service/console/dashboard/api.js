@@ -2,6 +2,8 @@
 
 const base = new URL("admin/api", new URL(location.pathname, location.origin)).pathname;
 
+export const SESSION_OVER = "ccproxy-session-over";
+
 export class Refused extends Error {
   constructor(status, message) {
     super(message);
@@ -86,6 +88,7 @@ async function ask(method, path, body) {
   } catch {
     throw new Refused(0, "The proxy does not answer. Is it running? `ccproxy up` starts it.");
   }
+  if (answer.status === 401 && path !== "/session") dispatchEvent(new Event(SESSION_OVER));
   if (answer.status === 204) return null;
   const found = await answer.json().catch(() => null);
   if (!answer.ok) throw new Refused(answer.status, told(answer.status, found));

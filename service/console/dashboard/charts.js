@@ -104,17 +104,24 @@ function optionsOf(element) {
   return {
     width: Math.max(element.clientWidth, 50),
     height: spec.height,
-    padding: spec.small ? [6, 14, 0, 14] : [10, 8, 0, 0],
+    padding: spec.small ? [6, 14, 0, 14] : [10, 18, 0, 0],
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, points: { show: !spec.bars } },
     scales: {
-      x: { range: spec.range && (() => element.spec.range) },
+      x: { range: (_, first, last) => rangeOf(element.spec, first, last) },
       y: { range: (_, __, most) => [0, 1.06 * (element.spec.top ?? most ?? 0) || 1] },
     },
     series: [{}, ...drawn.map((one) => seriesOf(one, spec))],
     axes: axesOf(spec),
     hooks: { setCursor: [(plot) => point(plot, element)] },
   };
+}
+
+// The first and the last bar need half a bar's room beside them.
+function rangeOf(spec, first, last) {
+  if (spec.range) return spec.range;
+  const half = spec.times.length > 1 ? (spec.times[1] - spec.times[0]) / 2 : DAY_S / 48;
+  return spec.bars || first === last ? [first - half, last + half] : [first, last];
 }
 
 function seriesOf(one, spec) {

@@ -49,7 +49,7 @@ export const exactDollars = (nusd) => `$${((nusd ?? 0) / NUSD_PER_USD).toFixed(6
 
 export function milliseconds(ms) {
   if (ms === null || ms === undefined) return "–";
-  if (ms < SECOND) return `${Math.round(ms)} ms`;
+  if (ms < SECOND) return `${Number.isInteger(ms) || ms >= 10 ? Math.round(ms) : ms.toFixed(1)} ms`;
   if (ms < 10 * SECOND) return `${(ms / SECOND).toFixed(2)} s`;
   return ms < MINUTE ? `${(ms / SECOND).toFixed(1)} s` : span(ms);
 }

@@ -1,8 +1,8 @@
 // Keeps the page alive: the feed of server-sent events; while that fails, asking every few seconds, and the feed again
 // after a while. A page that nobody looks at lets go of its feed: a browser has few connections for one address.
 
-import { Refused, address, get } from "./api.js";
-import { changed, forget, state, takeEvents, takeOverview } from "./state.js";
+import { address, get } from "./api.js";
+import { changed, state, takeEvents, takeOverview } from "./state.js";
 
 const POLL_MS = 2_000;
 const RETRY_MS = [1_000, 2_000, 5_000, 10_000, 30_000];
@@ -83,10 +83,7 @@ export async function poll() {
     takeOverview(overview);
     if (page) tell(page.events);
   } catch (error) {
-    if (error instanceof Refused && error.status === 401) {
-      stop();
-      forget();
-    } else if (state.feed.how !== "live") {
+    if (state.feed.how !== "live") {
       state.feed = { how: "away", heardMs: state.feed.heardMs, error: error.message };
       changed();
     }

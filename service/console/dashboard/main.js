@@ -197,10 +197,8 @@ function skip(event) {
 
 async function start() {
   document.querySelector(".skip").addEventListener("click", skip);
-  onChange(() => {
-    if (state.session === null && shown) end(); // the session is over
-    paint();
-  });
+  onChange(paint);
+  addEventListener(api.SESSION_OVER, end);
   addEventListener("hashchange", readAddress);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolor);
   setInterval(() => document.hidden || changed(), TICK_MS); // relative times move

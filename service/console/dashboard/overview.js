@@ -110,7 +110,7 @@ function firstSteps() {
     h("h2", { id: "first" }, "No request has come yet"),
     h("p", {}, "Point Claude Code here, and ask it something; this page will show it at once."),
     h("pre", {}, `${command}\nclaude`),
-    copyButton(`${command}\nclaude`, "Copy"),
+    h("p", {}, copyButton(`${command}\nclaude`, "Copy")),
     h("p", { class: "hint" }, h("code", {}, "ccproxy claude setup"), " writes the same into Claude Code's settings."),
   );
 }

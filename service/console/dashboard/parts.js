@@ -180,7 +180,6 @@ export function copyButton(textToCopy, label) {
     "button",
     {
       type: "button",
-      class: "quiet",
       onclick: async (event) => {
         const button = event.currentTarget;
         const done = await navigator.clipboard?.writeText(textToCopy).then(

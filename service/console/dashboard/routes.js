@@ -44,10 +44,11 @@ function reasonOf(one) {
       ? h(
           "span",
           { class: "until", title: format.exact(one.until_ms) },
-          ` until ${format.clock(one.until_ms)}, ${format.relative(one.until_ms, now())}`,
+          ` · until ${format.clock(one.until_ms)}, ${format.relative(one.until_ms, now())}`,
         )
       : null;
   if (one.reason) return [format.sentence(one.reason), until];
+  if (one.state === "quota_warning") return "Little is left of its week: other routes go first";
   return one.serves
     ? "Takes requests now"
     : one.available
