@@ -34,7 +34,9 @@ from service.ledger.events import (
     ClientKeyLimited,
     ClientKeyRevoked,
     ControlEvent,
+    DropAsked,
     QuotaLimitChanged,
+    ReplayAsked,
     RouteDisabled,
     RouteEnabled,
 )
@@ -126,13 +128,15 @@ class DeadLetters(Controller):
     tags = ["actions"]  # noqa: RUF012
 
     @post("/replay", status_code=200, responses=documented(400, 401, 403, 429, 503), summary="Read them again")
-    async def replay(self, console: Desk, data: JSONBody[Stream]) -> Replayed:
+    async def replay(self, request: Asked, console: Desk, data: JSONBody[Stream]) -> Replayed:
         """Workers fold what their version can read."""
+        await console.command(ReplayAsked(**stamp(console, request), of=data.stream))
         return msgspec.convert(await console.reports.ask("replay", stream=data.stream), Replayed)
 
     @post("/drop", status_code=200, responses=documented(400, 401, 403, 429, 503), summary="Forget them for good")
     async def drop(self, request: Asked, console: Desk, data: JSONBody[Drop]) -> Dropped:
         """Rows are named by the ids that the list shows."""
+        await console.command(DropAsked(**stamp(console, request), rows=tuple(data.ids)))
         found = await console.reports.ask("drop", ids=data.ids, by=who(request))
         return msgspec.convert(found, Dropped)
 

@@ -14,8 +14,10 @@ from service.ledger.events import (
     ClientKeyIssued,
     ClientKeyLimited,
     ClientKeyRevoked,
+    DropAsked,
     Event,
     QuotaLimitChanged,
+    ReplayAsked,
     RequestRefused,
     ResourceCreated,
     RouteDisabled,
@@ -112,6 +114,11 @@ def told_command(event: Event) -> tuple[Level, str]:
             return "ok", f"key {event.key_id}: limits replaced"
         case ClientKeyRevoked():
             return "ok", f"key {event.key_id} revoked"
+        case ReplayAsked():
+            return "ok", f"dead letters of {event.of or 'all streams'} to be read again"
+        case DropAsked():
+            rows = f"{len(event.rows)} rows" if len(event.rows) > 1 else "a row"
+            return "warning", f"{rows} of what was put aside to be dropped: {', '.join(event.rows)}"
     return "ok", str(event.__struct_config__.tag).replace("_", " ")
 
 

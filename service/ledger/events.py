@@ -244,6 +244,22 @@ class RequestRefused(EventBase, frozen=True, kw_only=True, omit_defaults=True, t
     count: int = 1
 
 
+class ReplayAsked(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="replay_asked"):
+    """An operator told the workers to read the dead letters again; `of` names a stream, "" all. Written down before
+    the workers hear of it, so that nothing is done unheard; what came of it shows in the streams."""
+
+    of: str = ""
+    by: str = ""
+
+
+class DropAsked(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="drop_asked"):
+    """An operator told the workers to forget rows that were put aside; `rows` are their ids. Written down before the
+    workers hear of it."""
+
+    rows: tuple[str, ...]
+    by: str = ""
+
+
 def is_same_fact(one: "Event", other: "Event") -> bool:
     """Whether two events with one id tell the same.
 
@@ -272,5 +288,7 @@ ControlEvent = (
     | ClientKeyLimited
     | ClientKeyRevoked
     | RequestRefused
+    | ReplayAsked
+    | DropAsked
 )
 Event = RouteEvent | ControlEvent

@@ -113,6 +113,13 @@ def test_a_dead_letter_is_shown_and_dropped(house: House, api: httpx.Client) -> 
     assert get(api, "/dead-letters", api_types.PutAsidePage).dead_letters == 0
     with house.redis() as redis:
         eventually(lambda: redis.hget(wire.route_key("zai"), "dead") == b"0")
+    asked = get(api, "/events?stream=control", api_types.EventPage).events
+    assert [(event.type, event.by) for event in asked[:3]] == [
+        ("drop_asked", "admin at 127.0.0.1"),
+        ("drop_asked", "admin at 127.0.0.1"),
+        ("replay_asked", "admin at 127.0.0.1"),
+    ]
+    assert row.id in asked[0].words
 
 
 def test_the_live_feed_shows_what_happens(house: House, proxy: Proxy, api: httpx.Client) -> None:

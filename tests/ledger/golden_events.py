@@ -60,6 +60,8 @@ VALUES: dict[str, Any] = {
     "name": "Alice",
     "sha256": "ab" * 32,
     "count": 3,
+    "of": "zai",
+    "rows": ("zai/ab12", "control/cd34"),
 }
 """What the fields of the newest version's files hold; a field that comes later is added here with its new files."""
 

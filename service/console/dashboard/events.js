@@ -23,6 +23,8 @@ const TYPES = [
   "client_key_issued",
   "client_key_limited",
   "client_key_revoked",
+  "replay_asked",
+  "drop_asked",
   "resource_created",
   "batch_item_used",
 ];
