@@ -60,7 +60,7 @@ class Parts:
         self.redis = open_redis(settings.redis_url) if settings.redis_url else None
         self.outbox = Outbox(
             RedisPort(self.redis) if self.redis else None,
-            replica=new_replica(clock),
+            replica=new_replica(),
             clock=clock,
             spool_root=settings.home / "spool",
         )
@@ -213,6 +213,6 @@ def open_redis(url: str) -> Redis:
     )
 
 
-def new_replica(clock: Clock) -> str:
-    """A name for this run of this process, never used before."""
-    return f"{socket.gethostname()[:40]}-{os.getpid()}-{clock.new_request_id()}"
+def new_replica() -> str:
+    """A name for this run of this process, never used before; by a clock of its own, as fleet time is not known yet."""
+    return f"{socket.gethostname()[:40]}-{os.getpid()}-{Clock().new_request_id()}"

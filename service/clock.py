@@ -1,7 +1,13 @@
 """Fleet time and fresh ids. The one place of the service that reads a clock for events.
 
-Fleet time is Redis TIME, sampled at connect and each minute, carried on by the local monotonic clock. Corrections are
-slewed, so that it never goes back; until the first sample it is the local time.
+Fleet time is Redis TIME, sampled at connect and each minute, carried on by the local monotonic clock; until the first
+sample it is the local time.
+
+Rules
+- The first sample is taken as it is, back as well, as long as no id was made: nothing bears the wrong time yet.
+- From then on time never goes back. Who is behind is set forward at once, or slewed where that is a little.
+- Who is ahead is slewed; who is far ahead runs at half the speed, so that waits end all the same (a day takes two to
+  make good; a restart takes the right time at once).
 """
 
 import os
@@ -13,6 +19,8 @@ SLEW_RATIO = 0.1
 """A correction may make fleet time run at most a tenth faster or slower."""
 STEP_MS = 1_000
 """A clock that is behind by more than this is set forward at once: waits and circuits need the right minute."""
+LEAD_RATIO = 0.5
+"""One that is ahead by more than STEP_MS loses this part of its speed."""
 
 
 class Clock:
@@ -23,13 +31,20 @@ class Clock:
         self._now_ms = time.time() * 1000
         self._behind_ms = 0.0
         self._sampled = False
+        self._made_ids = False
+
+    @property
+    def ahead_ms(self) -> float:
+        """How far fleet time here is ahead of Redis, as last sampled and not yet made good."""
+        return max(0.0, -self._behind_ms)
 
     def now_ms(self) -> int:
         """Fleet time."""
         monotonic_ms = _monotonic_ms()
         elapsed_ms = monotonic_ms - self._last_monotonic_ms
         self._last_monotonic_ms = monotonic_ms
-        slew_ms = max(-SLEW_RATIO * elapsed_ms, min(SLEW_RATIO * elapsed_ms, self._behind_ms))
+        slower = LEAD_RATIO if self.ahead_ms > STEP_MS else SLEW_RATIO
+        slew_ms = max(-slower * elapsed_ms, min(SLEW_RATIO * elapsed_ms, self._behind_ms))
         self._behind_ms -= slew_ms
         self._now_ms += elapsed_ms + slew_ms
         return int(self._now_ms)
@@ -37,20 +52,22 @@ class Clock:
     def sample(self, fleet_ms: float) -> None:
         """Take note of Redis TIME, already corrected by half of the round trip."""
         behind_ms = fleet_ms - self.now_ms()
-        if behind_ms > STEP_MS or not self._sampled:
-            self._now_ms += max(0.0, behind_ms)
-            behind_ms = min(0.0, behind_ms)
+        is_first, self._sampled = not self._sampled, True
+        if behind_ms > STEP_MS or (is_first and (behind_ms > 0 or not self._made_ids)):
+            self._now_ms += behind_ms
+            behind_ms = 0.0
         self._behind_ms = behind_ms
-        self._sampled = True
 
     def new_id(self) -> str:
         """A fresh UUIDv7."""
+        self._made_ids = True
         random = int.from_bytes(os.urandom(10), "big")
         bits = self.now_ms() << 80 | 0x7 << 76 | (random >> 62 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1
         return format_uuid(bits)
 
     def new_request_id(self) -> str:
         """A fresh id of a client's request, short enough for a log line: time and chance, 18 hexadecimal digits."""
+        self._made_ids = True
         return f"{self.now_ms():011x}{int.from_bytes(os.urandom(4), 'big') >> 4:07x}"
 
 

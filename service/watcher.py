@@ -21,7 +21,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service.clock import Clock
+from service.clock import STEP_MS, Clock
 from service.drain import Drain
 from service.ledger.events import ControlEvent, Event
 from service.ledger.fold import advance
@@ -222,6 +222,12 @@ class Watcher:
             seconds, micros = await redis.time()
             self._sampled_s = time.monotonic()
             self._clock.sample(seconds * 1000 + micros / 1000 + (self._sampled_s - before_s) * 500)
+            self._started_ms = min(self._started_ms, self._clock.now_ms())  # it may have been set back
+            if self._clock.ahead_ms > STEP_MS:
+                words = (
+                    "time runs at half the speed until Redis has caught up; mend the clocks, then restart this process"
+                )
+                log.warning("clock.ahead", extra={"ahead_ms": int(self._clock.ahead_ms), "mend": words})
 
     async def read_control(self) -> None:
         """Take note of operators' events now. Raises RedisError or OSError."""

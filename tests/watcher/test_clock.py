@@ -1,4 +1,6 @@
-"""Fleet time never goes back, follows Redis slowly, and makes ids that sort by it."""
+"""Fleet time never goes back once something bears it, follows Redis slowly, and makes ids that sort by it."""
+
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -28,11 +30,12 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
 
 @given(st.lists(st.tuples(st.floats(0, 10_000), st.none() | st.floats(0, 4e12))))
 def test_it_never_goes_back(steps: list[tuple[float, float | None]]) -> None:
-    """Whatever Redis says and however often, no reading is less than the one before."""
+    """Once an id was made, whatever Redis says and however often, no reading is less than the one before."""
     hands = Hands()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rooms, "_monotonic_ms", hands)
         clock = Clock()
+        clock.new_id()
         last = clock.now_ms()
         for elapsed_ms, sampled_ms in steps:
             hands.ms += elapsed_ms
@@ -69,14 +72,44 @@ def test_small_corrections_are_slewed(hands: Hands, off_ms: int) -> None:
     assert abs(clock.now_ms() - (start + 101_000 + off_ms)) <= 1
 
 
-def test_a_clock_that_is_ahead_waits(hands: Hands) -> None:
-    """Ahead at the first sample, it runs slower and never stands still or turns back."""
+DAY_MS = 86_400_000
+
+
+def test_a_clock_that_starts_ahead_is_set_back(hands: Hands) -> None:
+    """As long as nothing bears its time, a clock that is a day ahead takes Redis's at once."""
+    clock = Clock()
+    there = clock.now_ms() - DAY_MS
+    clock.sample(there)
+    assert (clock.now_ms(), clock.ahead_ms) == (there, 0)
+    hands.ms += 10
+    assert clock.now_ms() == there + 10
+
+
+@pytest.mark.parametrize("make", [Clock.new_id, Clock.new_request_id], ids=["an event", "a request"])
+def test_a_clock_that_has_made_ids_never_goes_back(hands: Hands, make: Callable[[Clock], str]) -> None:
+    """Once something bears its time, a clock that is far ahead runs at half the speed until Redis has caught up."""
+    clock = Clock()
+    make(clock)
+    start = clock.now_ms()
+    clock.sample(start - DAY_MS)
+    assert (clock.now_ms(), round(clock.ahead_ms)) == (start, DAY_MS)
+    hands.ms += DAY_MS
+    assert abs(clock.now_ms() - (start + DAY_MS / 2)) <= 1
+    hands.ms += DAY_MS
+    assert abs(clock.now_ms() - (start + DAY_MS)) <= 1
+    assert clock.ahead_ms <= 1
+    hands.ms += 1_000
+    assert abs(clock.now_ms() - (start + DAY_MS + 1_000)) <= 2
+
+
+def test_a_later_sample_far_behind_sets_nothing_back(hands: Hands) -> None:
+    """A Redis that goes back by a day, after a first sample that was taken, is followed at half the speed."""
     clock = Clock()
     start = clock.now_ms()
-    clock.sample(start - 60_000)
-    assert clock.now_ms() == start
+    clock.sample(start)
+    clock.sample(start - DAY_MS)
     hands.ms += 1_000
-    assert abs(clock.now_ms() - (start + 900)) <= 1
+    assert abs(clock.now_ms() - (start + 500)) <= 1
 
 
 def test_ids_are_uuids_of_version_7_in_fleet_time(hands: Hands) -> None:

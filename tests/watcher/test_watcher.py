@@ -1,6 +1,7 @@
 """The view: the newest snapshot, own events over it, control events at once; and it outlives Redis."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -56,8 +57,7 @@ async def test_the_greater_epoch_and_position_wins(post: Post, epoch: int, posit
     await post.publish(route_ledger(1), epoch=2, position=10)
     await eventually(lambda: post.attempts() == 1)
     await post.publish(route_ledger(2), epoch=epoch, position=position)
-    await post.publish(route_ledger(7), stream="zai", position=1)
-    await eventually(lambda: post.attempts("zai") == 7)
+    await post.watcher._read(post.redis, ["anthropic"])
     assert post.attempts() == (2 if taken else 1)
 
 
@@ -313,6 +313,27 @@ async def test_a_heartbeat_and_the_readings_are_written(post: Post) -> None:
             break
         await asyncio.sleep(0.01)
     assert await post.redis.hget(wire.route_key("anthropic"), "state") == b"disabled"
+
+
+async def test_a_host_a_day_ahead_takes_the_fleets_time(make_post: MakePost) -> None:
+    """Its clock is set back before it is ready, and its heartbeat says no time to come."""
+    post = make_post()
+    post.clock._now_ms += 86_400_000
+    post.watcher._started_ms = post.clock.now_ms()
+    await post.start()
+    await eventually(post.watcher.ready.is_set)
+    beat = await post.redis.hgetall(wire.replica_key("r1"))
+    assert abs(int(beat[b"at_ms"]) - time.time() * 1000) < 3_600_000
+    assert int(beat[b"started_at_ms"]) <= int(beat[b"at_ms"])
+
+
+async def test_a_clock_that_stays_ahead_is_told(post: Post, caplog: pytest.LogCaptureFixture) -> None:
+    """Once events bear its time it can't be set back: the log says so, with the mend."""
+    await eventually(post.watcher.ready.is_set)
+    post.clock.new_id()
+    post.clock._now_ms += 86_400_000
+    post.watcher._sampled_s = 0.0
+    await eventually(lambda: any(record.message == "clock.ahead" for record in caplog.records))
 
 
 async def test_the_heartbeat_goes_with_its_process(post: Post) -> None:
