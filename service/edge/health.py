@@ -21,6 +21,22 @@ from service.routing.readings import RouteReading
 from service.settings import Settings
 from service.watcher import VERSION, Watcher
 
+ENDPOINTS = {
+    "health": "/health",
+    "config": "/config",
+    "providers": "/providers",
+    "usage": "/usage",
+    "proxy": "/v1/messages",
+    "logs": "/logs",
+    "logsStream": "/logs/stream",
+    "logsUi": "/logs/ui",
+}
+"""As the original listed them."""
+NAMES = {"anthropic": "Anthropic API"}
+"""The original's name of a route, where ours is another."""
+FALLBACKS = 3
+"""The original had so many, and called those that were off disabled."""
+
 
 class Health:
     """What the health endpoints look at."""
@@ -72,10 +88,26 @@ class Health:
             "version": VERSION,
             "uptime": round(time.monotonic() - self._started_s, 2),
             "timestamp": datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC).isoformat(timespec="milliseconds"),
+            "endpoints": ENDPOINTS,
+            "config": self.config(),
             "providers": {
                 "best": next((reading.route for reading in readings if reading.available), None),
                 **{reading.route: told(reading) for reading in readings},
             },
+        }
+
+    def config(self) -> dict[str, Any]:
+        """The chain by name, as the original told it."""
+        names = [
+            NAMES.get(route.id, route.title) if route.off is None else "disabled" for route in self._settings.routes
+        ]
+        names += ["disabled"] * (1 + FALLBACKS - len(names))
+        return {
+            "primary": names[0],
+            **{f"fallback{number}": name for number, name in enumerate(names[1:], start=1)},
+            "port": self._settings.port,
+            "models": len(self._settings.policy.model_map),
+            "tracking": self._settings.redis_url is not None,
         }
 
 
