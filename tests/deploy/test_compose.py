@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
+from service.edge.forwarded import is_in
 from service.settings import SECRETS, VARIABLES, load
 from tests.deploy.image import ROOT, stages, variables
 from tests.deploy.judges import DEPLOY, judged, packaged
@@ -163,6 +165,15 @@ def test_a_stopped_proxy_may_finish_its_answers(tmp_path: Path) -> None:
     minutes = int(SERVICES["cc-proxy"]["stop_grace_period"].removesuffix("m"))
     assert minutes * 60_000 >= drain.delay_ms + drain.limit_ms + 30_000
     assert SERVICES["cc-balancer"]["stop_grace_period"] == SERVICES["cc-proxy"]["stop_grace_period"]
+
+
+@pytest.mark.parametrize("address", ["172.17.0.1", "192.168.96.3", "10.0.1.4", "fd4d:6169::2"])
+def test_the_balancer_is_believed(address: str, tmp_path: Path) -> None:
+    """It says where a request came from, out of whichever network Docker gives to it; nobody else reaches a proxy."""
+    trusted = load(environ=IMAGE | container_defaults() | {"CCPROXY_HOME": str(tmp_path)}).trusted_proxies
+    assert is_in(ip_address(address), trusted)
+    assert not is_in(ip_address("203.0.113.7"), trusted)
+    assert "ports" not in SERVICES["cc-proxy"]
 
 
 def test_what_is_mounted_is_there() -> None:

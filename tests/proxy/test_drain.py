@@ -1,6 +1,7 @@
 """A proxy that is told to stop takes leave: readiness first, then the listener, then what is under way."""
 
 import asyncio
+import logging
 
 import httpx
 import pytest
@@ -10,6 +11,7 @@ from tests.outbox.making import ScriptedPort, eventually
 from tests.relay.serving import ASK_BYTES, STREAM_BYTES, Server, chunked, connected, request_bytes
 from tests.relay.test_commit import DELTA, END, SSE, START
 
+ADMIN = "admin-token-of-this-test-0123456789"
 WHOLE = START + DELTA * 3 + END
 HANGS = reply.raw(WHOLE, content_type=SSE).cut("hang", "bytes", len(START + DELTA))
 PAUSES = reply.raw(WHOLE, content_type=SSE).pausing(300, "bytes", len(START + DELTA))
@@ -104,3 +106,21 @@ async def test_an_upload_is_broken_off_too(server: Server, anthropic: FakeProvid
         await eventually(lambda: bool(served.proxy._server and served.proxy._server.server_state.tasks))
         await served.proxy.stop()
         assert (await wire.to_the_end()).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("path", ["/logs/stream", "/admin/api/live"])
+async def test_a_stream_without_an_end_ends_with_the_process(
+    server: Server, anthropic: FakeProvider, path: str
+) -> None:
+    """Who follows the log or the live feed holds no stop: it ends by itself, whole, long before DRAIN_TIMEOUT."""
+    variables = {"ADMIN_TOKEN": ADMIN, "DRAIN_TIMEOUT": "60m"}
+    served = await server.start(anthropic=anthropic, variables=variables)
+    logging.getLogger("ccproxy").warning("a line to begin with")
+    async with served.http.stream("GET", path, headers={"authorization": f"Bearer {ADMIN}"}) as answer:
+        lines = answer.aiter_lines()
+        await anext(lines)
+        async with asyncio.timeout(30):
+            await served.proxy.stop()
+            async for _ in lines:
+                pass
+    assert answer.status_code == 200

@@ -1,8 +1,16 @@
 """A Redis URL says what Redis is and where; a mistake in it repeats nothing of it."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+import service
+import workers
 from service.redis_address import place_of
+
+CLIENT = re.compile(r"\bfrom_url\(|\b(?:Strict|Async)?Redis(?:Cluster)?\(|\bSentinel\(")
+"""How redis-py's clients are made."""
 
 
 @pytest.mark.parametrize(
@@ -43,3 +51,10 @@ def test_a_mistake_repeats_nothing(url: str) -> None:
     with pytest.raises(ValueError, match=r".") as error:
         place_of(url)
     assert "hun" not in str(error.value)
+
+
+def test_redis_is_opened_by_one_page_alone() -> None:
+    """Nobody but `topology` makes a client, so that TLS, Sentinel and Cluster work wherever Redis is asked."""
+    pages = [page for house in (service, workers) for page in Path(house.__path__[0]).rglob("*.py")]
+    found = {page.stem for page in pages if CLIENT.search(page.read_text("utf-8"))}
+    assert found == {"topology"}
