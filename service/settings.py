@@ -133,7 +133,9 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable("API_TIMEOUT_MS", "600000", "deadline of a request until its answer begins"),
     Variable("API_STREAMING_TIMEOUT_MS", "600000", "the same for streams"),
-    Variable("API_STREAM_IDLE_TIMEOUT_MS", "300000", "longest silence within an answer"),
+    Variable(
+        "API_STREAM_IDLE_TIMEOUT_MS", "300000", "longest silence within an answer, also of a client that does not read"
+    ),
     Variable(
         "API_FIRST_BYTE_TIMEOUT_MS", "120000", "longest wait for a stream's first byte while other routes are left"
     ),
