@@ -137,6 +137,7 @@ def test_events_are_filtered_and_followed(visit: Open, http: httpx.Client, house
     expect(page).not_to_have_url(re.compile("request="))
     second = fail_over(house, http)
     expect(rows.filter(has=link_to(page, second))).to_have_count(1)
+    expect(rows.filter(has_text="Z.AI")).to_have_count(0)
     rows.filter(has=link_to(page, second)).locator("summary").click()
     link_to(page, second).click()
     expect(page.get_by_role("heading", name=f"Request {second}")).to_be_visible()
