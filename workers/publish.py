@@ -22,6 +22,11 @@ INTERVAL_PER_EVENT_S = 0.001
 """How much longer for each event of the snapshot before: what a batch costs is shared by more events when many come.
 At 500 events/s it comes to 40 ms; from 800 on, LONGEST_INTERVAL_S holds."""
 LONGEST_INTERVAL_S = 0.1
+SNAPSHOT_BYTES_PER_S = 20_000_000
+"""A large snapshot (many client keys) comes seldomer: to encode it here and decode it in every proxy takes a few
+percent of a core at this rate."""
+LARGEST_INTERVAL_S = 1.0
+"""Proxies look again each second anyway."""
 KEPT_ENTRIES = 1_000
 """Entries behind the checkpoint that stay on the stream, for the console's tail."""
 NOTHING_STOOD = 2
@@ -76,11 +81,12 @@ class Publisher:
             return False
         change = wire.Change(stream, projected.epoch, projected.position)
         as_of_ms = time.time_ns() // 1_000_000
+        encoded = wire.encode_snapshot(snapshot_of(projected, as_of_ms))
         outcome = self._script(
             keys=[wire.snapshot_key(stream), wire.route_key(stream), wire.events_key(stream)],
             args=[
                 *mark_of(projected),
-                wire.encode_snapshot(snapshot_of(projected, as_of_ms)),
+                encoded,
                 as_of_ms,
                 KEPT_ENTRIES,
                 wire.CHANGES_CHANNEL,
@@ -89,17 +95,19 @@ class Publisher:
                 projected.quarantined,
             ],
         )
-        self._note(projected)
+        self._note(projected, len(encoded))
         if outcome == NOTHING_STOOD:
             self.redis.sadd(wire.STREAMS_KEY, stream)  # on a Redis that came back empty, the set is gone as well
         return bool(outcome)
 
-    def _note(self, projected: Projected) -> None:
+    def _note(self, projected: Projected, snapshot_bytes: int) -> None:
         """Remember when the stream may be published again."""
         stream, position = projected.stream, projected.position
         events = max(0, position - self._position.get(stream, position))
         self._position[stream] = position
-        self._due_s[stream] = self._clock() + min(INTERVAL_S + events * INTERVAL_PER_EVENT_S, LONGEST_INTERVAL_S)
+        for_events_s = min(INTERVAL_S + events * INTERVAL_PER_EVENT_S, LONGEST_INTERVAL_S)
+        for_size_s = min(snapshot_bytes / SNAPSHOT_BYTES_PER_S, LARGEST_INTERVAL_S)
+        self._due_s[stream] = self._clock() + max(for_events_s, for_size_s)
 
     def mark(self, stream: str) -> Mark | None:
         """What stands in Redis for the stream."""

@@ -149,3 +149,12 @@ def test_the_interval_grows_with_what_comes(bench: Bench, events: int, interval_
 def test_what_was_read_is_known_by_its_last_id(bench: Bench) -> None:
     """A stream that does not exist ends before its first entry."""
     assert Streams(bench.redis).last_id("nowhere") == "0-0"
+
+
+@pytest.mark.parametrize(("size_bytes", "interval_s"), [(1_000, 0.02), (4_000_000, 0.2), (10**9, 1.0)])
+def test_a_large_snapshot_comes_seldomer(bench: Bench, size_bytes: int, interval_s: float) -> None:
+    """Each proxy decodes it: what it costs stays a few percent of a core, and no proxy waits for more than a second."""
+    publisher = Publisher(bench.redis, threading.Event(), clock=lambda: 0.0)
+    append(bench.redis, [ended(1)])
+    publisher._note(bench.project(), size_bytes)
+    assert publisher.wait_s(STREAM) == pytest.approx(interval_s)
