@@ -119,9 +119,11 @@ class Parts:
         await self.credentials.start()
         await self.admission.start()
         await self.console.start()
+        await self.metrics.start()
 
     async def stop(self) -> None:
         """End it; what is still to be written down is written down."""
+        await self.metrics.stop()
         await self.console.stop()
         await self.relay.stop()
         await self.credentials.stop()

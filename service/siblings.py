@@ -7,9 +7,13 @@ meanwhile wait for the others, or in the socket's queue. A stop signal makes all
 
 import logging
 import os
+import shutil
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from prometheus_client.multiprocess import mark_process_dead
 
 from service.embedded.leash import Leash
 from service.embedded.program import own_command
@@ -25,6 +29,8 @@ log = logging.getLogger("ccproxy.siblings")
 START_S = 60.0
 HASTY_STOP_S = 10.0
 """A second signal ends what is under way; writing it down takes up to a few seconds more."""
+COUNTS = "PROMETHEUS_MULTIPROC_DIR"
+"""Where the processes keep what they count, so that whichever Prometheus reaches tells of all (`console.metrics`)."""
 STARTED = b"1"
 """What a child writes into its pipe once it serves."""
 
@@ -39,11 +45,14 @@ class Sibling:
     hasty_stop_timeout_s = HASTY_STOP_S
     log: Path | None = None
 
-    def __init__(self, number: int, listener: socket.socket, settings: Settings, config: Path | None) -> None:
+    def __init__(
+        self, number: int, listener: socket.socket, settings: Settings, config: Path | None, counts: Path
+    ) -> None:
         self.name = f"proxy process {number}"
         self.title = self.name
         self.stop_timeout_s = settings.drain.longest_s
         self._listener = listener
+        self._counts = counts
         self._options = ["--config", str(config.absolute())] if config else []
         self._process: Leash | None = None
         self._started: int | None = None
@@ -51,12 +60,16 @@ class Sibling:
     def spawn(self) -> None:
         """Start it; it inherits the socket, and the end of a pipe by which it says that it serves."""
         self._close_pipe()
+        if self._process is not None:
+            mark_process_dead(self._process.pid, str(self._counts))  # type: ignore[no-untyped-call]
         self._started, told = os.pipe()
         os.set_blocking(self._started, False)
         try:
             descriptors = ["--listener", str(self._listener.fileno()), "--started", str(told)]
             self._process = Leash(
-                own_command("serve", *self._options, *descriptors), inherit=(self._listener.fileno(), told)
+                own_command("serve", *self._options, *descriptors),
+                environ={**os.environ, COUNTS: str(self._counts)},
+                inherit=(self._listener.fileno(), told),
             )
         finally:
             os.close(told)
@@ -104,6 +117,18 @@ class Log:
         log.error("process.given_up", extra={"child": child.name, "how": how, "starts": starts})
 
 
+@contextmanager
+def shared_counts(settings: Settings) -> Iterator[Path]:
+    """A folder for what the processes count; nobody else on this host has our port."""
+    folder = settings.home / f"metrics-{socket.gethostname()[:40]}-{settings.port}"
+    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def serve_together(settings: Settings, config: Path | None) -> int:
     """Run the processes until SIGINT or SIGTERM. Returns the exit status: 1 when one could not be started."""
     set_up(settings.log_level, settings.log_format)
@@ -114,9 +139,9 @@ def serve_together(settings: Settings, config: Path | None) -> int:
     except ProxyError as error:
         log.error(error.message)  # noqa: TRY400 - the message says it all
         return 1
-    with listener, Signals() as signals:
+    with listener, Signals() as signals, shared_counts(settings) as counts:
         listener.listen(BACKLOG)
-        siblings = [Sibling(number + 1, listener, settings, config) for number in range(settings.processes)]
+        siblings = [Sibling(number + 1, listener, settings, config, counts) for number in range(settings.processes)]
         supervisor = Supervisor(siblings, Log())
         try:
             while not signals.count and not supervisor.has_given_up:

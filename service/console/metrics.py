@@ -1,10 +1,14 @@
 """`/metrics` for Prometheus: what this process has counted, and what it knows of the fleet.
 
-Counters come from this process's own events and from the edge; gauges are read when they are asked for. Labels are
-bounded: model names, which clients may invent, up to 64, then `other`. No secret, prompt or client's text is a label.
+Counters come from this process's own events and from the edge; gauges are read when they are asked for. Processes that
+share an address (`siblings`) count into files that all of them read, so that whichever is asked tells of all; those of
+one that died are kept. Labels are bounded: model names, which clients may invent, up to 64 in a process, then `other`.
+No secret, prompt or client's text is a label.
 Open to the loopback; to others with METRICS_TOKEN, or a token of the admin API.
 """
 
+import asyncio
+import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from hmac import compare_digest
@@ -14,6 +18,7 @@ from litestar import Request, get
 from litestar.response import Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from service.clock import Clock
@@ -32,6 +37,9 @@ MOST_MODELS = 64
 MOST_REQUESTS = 2_000
 """Requests of which it is remembered where they failed last."""
 NUSD = 1e-9
+LOOK_S = 1.0
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+"""By this prometheus_client knows that it counts into files, and where; `siblings` sets it."""
 TIME_IN_ID_DIGITS = 11
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 ADDED_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5)
@@ -50,7 +58,9 @@ class Metrics:
         self._series: dict[tuple[Any, ...], Any] = {}
         self._models: set[str] = set()
         self._failed_on: OrderedDict[str, str] = OrderedDict()
-        self._now = Now(watcher, outbox)
+        self._outbox = outbox
+        self._looking: asyncio.Task[None] | None = None
+        self._now = Now(watcher, version, settings_digest)
         self.registry.register(self._now)
         self.requests = self._counter("ccproxy_requests", "Requests by how they ended", "endpoint", "verdict")
         self.refusals = self._counter("ccproxy_request_refusals", "Requests that the proxy itself refused", "reason")
@@ -65,9 +75,9 @@ class Metrics:
         self.added = self._histogram(
             "ccproxy_added_latency_seconds", "From arrival until the first attempt goes up", ADDED_SECONDS
         )
-        self.in_flight = Gauge("ccproxy_requests_in_flight", "Requests under way", registry=self.registry)
-        info = Gauge("ccproxy_info", "Version, and digest of settings", ("version", "settings"), registry=self.registry)
-        info.labels(version, settings_digest).set(1)
+        self.in_flight = self._gauge("ccproxy_requests_in_flight", "Requests under way")
+        self.pending = self._gauge("ccproxy_outbox_pending_events", "Events that are not yet on their streams")
+        self.spooled = self._gauge("ccproxy_spool_events", "Events that wait on this host's disk")
 
     def _one(self, metric: Any, *labels: str) -> Any:
         """The series of these labels; the library's own look-up takes a lock, and a third of the counting's time."""
@@ -79,8 +89,31 @@ class Metrics:
     def _counter(self, name: str, words: str, *labels: str) -> Counter:
         return Counter(name, words, labels, registry=self.registry)
 
+    def _gauge(self, name: str, words: str) -> Gauge:
+        return Gauge(name, words, registry=self.registry, multiprocess_mode="livesum")
+
     def _histogram(self, name: str, words: str, buckets: Iterable[float], *labels: str) -> Histogram:
         return Histogram(name, words, labels, buckets=tuple(buckets), registry=self.registry)
+
+    async def start(self) -> None:
+        """Look at what waits, for a sibling that may be asked in this process's place."""
+        if SHARED in os.environ:
+            self._looking = asyncio.create_task(self._look_on(), name="metrics.look")
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._looking:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
+
+    async def _look_on(self) -> None:
+        while True:
+            self._look()
+            await asyncio.sleep(LOOK_S)
+
+    def _look(self) -> None:
+        self.pending.set(self._outbox.pending)
+        self.spooled.set(self._outbox.spooled)
 
     # -- what is told
 
@@ -139,16 +172,22 @@ class Metrics:
     def text(self, standing: Standing | None) -> bytes:
         """All of it, as Prometheus reads it."""
         self._now.standing = standing
-        return generate_latest(self.registry)
+        self._look()
+        if SHARED not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(self._now)
+        return generate_latest(registry)
 
 
 class Now(Collector):
     """Gauges: what is read at the moment of asking."""
 
-    def __init__(self, watcher: Watcher, outbox: Outbox) -> None:
+    def __init__(self, watcher: Watcher, version: str, settings_digest: str) -> None:
         self.standing: Standing | None = None
         self._watcher = watcher
-        self._outbox = outbox
+        self._info = {"version": version, "settings": settings_digest}
 
     def describe(self) -> Iterable[Metric]:
         """Nothing is promised before it is asked for."""
@@ -157,8 +196,9 @@ class Now(Collector):
     def collect(self) -> Iterator[Metric]:
         """All gauges."""
         yield from route_gauges(self._watcher.readings())
-        yield one("ccproxy_outbox_pending_events", "Events that are not yet on their streams", self._outbox.pending)
-        yield one("ccproxy_spool_events", "Events that wait on this process's disk", self._outbox.spooled)
+        info = GaugeMetricFamily("ccproxy_info", "Version, and digest of settings", labels=[*self._info])
+        info.add_metric([*self._info.values()], 1)
+        yield info
         yield one("ccproxy_redis_up", "Whether Redis answered last", int(self._watcher.redis_up))
         if self.standing is not None:
             yield from fleet_gauges(self.standing)

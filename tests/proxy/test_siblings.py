@@ -54,6 +54,29 @@ def test_one_that_dies_is_replaced(proxy: Proxy) -> None:
     assert {spool.name for spool in (proxy.home / "spool").glob("*")} == set(), "nothing was to be written down"
 
 
+def test_whichever_process_is_asked_tells_of_all(proxy: Proxy) -> None:
+    """What was counted in any of them, and in one that has died since."""
+    for number in range(12):  # a connection each, so that both have some
+        answer = httpx.post(proxy.url + "/v1/messages", json=STREAM, trust_env=False, timeout=30)
+        assert answer.status_code == 200, number
+    eventually(lambda: counted(proxy) == (12.0, 0.0))
+    assert [counted(proxy) for _ in range(6)] == [(12.0, 0.0)] * 6
+    os.kill(children(proxy)[0], signal.SIGKILL)
+    eventually(lambda: proxy.text.count("process.ready") == 3)
+    assert [counted(proxy) for _ in range(6)] == [(12.0, 0.0)] * 6
+    proxy.stop()
+    assert not list(proxy.home.glob("metrics-*"))
+
+
+def counted(proxy: Proxy) -> tuple[float, float]:
+    """Requests answered, and under way, as one of the processes tells."""
+    text = httpx.get(proxy.url + "/metrics", trust_env=False).text
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert "ccproxy_outbox_pending_events" in values
+    done = values['ccproxy_requests_total{endpoint="messages",verdict="ok"}']
+    return float(done), float(values["ccproxy_requests_in_flight"])
+
+
 def test_all_take_leave_together(proxy: Proxy, fake: FakeProvider) -> None:
     """Streams under way come whole, no connection is left waiting, nobody is left behind."""
     fake.default = reply.drip(60)
