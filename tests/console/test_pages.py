@@ -4,10 +4,12 @@ import re
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from service.console.pages import ASSETS, CURRENT, PAGE_BODY, read_assets
+from service.ledger.events import Event
 from tests.relay.serving import Server, Serving, server_of
 
 VENDORED = {
@@ -84,6 +86,14 @@ async def test_assets_are_kept_for_ever_under_the_name_of_their_content(served: 
     assert (older.status_code, older.headers["cache-control"]) == (200, "no-store")
     for lost in ("nothing.js", "../pages.py", "%2e%2e/pages.py", "vendor"):
         assert (await served.http.get(f"/dashboard/{CURRENT}/{lost}")).status_code == 404, lost
+
+
+def test_every_event_can_be_filtered_for() -> None:
+    """The page's list is the ledger's."""
+    tags = {str(kind.__struct_config__.tag) for kind in get_args(Event)}
+    listed = re.search(r"const TYPES = \[(.*?)\];", OWN["events.js"], re.DOTALL)
+    assert listed
+    assert set(re.findall(r'"(\w+)"', listed[1])) == tags
 
 
 def test_only_known_types_are_sent(tmp_path: Path) -> None:
