@@ -176,11 +176,13 @@ def replay(stream: str | None) -> None:
     """Fold the dead letters that this version can read. Workers do so by themselves when they start."""
     settings = load()
     with archive_of(settings) as archive:
-        for name in chosen(archive, stream):
-            before = archive.checkpoint(name)
-            revived = revive(settings, name)
-            if before and (before.dead or revived.dead):
-                click.echo(f"{name}: {before.dead - revived.dead:,} read, {revived.dead:,} still unreadable")
+        dead_before = {name: before.dead for name in chosen(archive, stream) if (before := archive.checkpoint(name))}
+    for name, dead in dead_before.items():
+        if dead:
+            left = revive(settings, name).dead
+            click.echo(f"{name}: {dead - left:,} read, {left:,} still unreadable")
+    if not any(dead_before.values()):
+        click.echo("There are no dead letters.")
 
 
 @click.command()

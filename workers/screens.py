@@ -99,7 +99,7 @@ def show_usage(report: Report, console: Console) -> None:
     since, until = report.period
     console.print(f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}, UTC", highlight=False)
     if not report.rows:
-        console.print("Nothing was used. `--since 30d` looks further back.", highlight=False)
+        console.print("Nothing was used then; `--since` and `--until` choose another time.", highlight=False)
         return
     total = told(report.total, ())
     shown = [name for name in COUNTS if name in ALWAYS or total[name]]

@@ -101,9 +101,10 @@ class Sessions(Controller):
         return console.access.session_of(request.state.asker)
 
     @delete(guards=[viewer], responses=GONE | documented(401, 403, 429), summary="Log out")
-    async def log_out(self, console: Desk) -> Response[None]:
-        """The cookie is gone."""
-        return Response(None, status_code=204, cookies=[console.access.log_out()])
+    async def log_out(self, request: Request[Any, Any, Any], console: Desk) -> Response[None]:
+        """The session is over on every proxy, and its cookie is gone."""
+        cookie = await console.access.log_out(request.state.asker)
+        return Response(None, status_code=204, cookies=[cookie])
 
 
 class Now(Controller):

@@ -3,7 +3,7 @@
 - Tokens: `ADMIN_TOKEN`, else one made at the first start and kept in CCPROXY_HOME, for its owner alone to read;
   `VIEWER_TOKEN` may look. Scripts send one as `Authorization: Bearer`.
 - Sessions: a cookie that says role and end, signed with a key made of the tokens, so that every proxy of a fleet which
-  has the same tokens knows it, and nothing is kept. A new token ends all sessions.
+  has the same tokens knows it, and nothing is kept but those that were logged out. A new token ends all sessions.
 - A change with a cookie must show the session's CSRF token in a header, which no other site can do.
 
 Not here: what may be asked (`admin`).
@@ -25,6 +25,7 @@ from msgspec import Struct
 
 from service.brake import Brake
 from service.console.api_types import Role, Session
+from service.console.ended import EndedSessions
 from service.errors import AskedTooOften, ClientError, NotAllowed, NotLoggedIn
 from service.settings import Settings
 
@@ -49,8 +50,9 @@ class Asker(Struct, frozen=True):
 class Access:
     """Knows the tokens and the sessions made of them."""
 
-    def __init__(self, settings: Settings, brake: Brake) -> None:
+    def __init__(self, settings: Settings, brake: Brake, ended: EndedSessions) -> None:
         self._brake = brake
+        self._ended = ended
         self._tokens: list[tuple[bytes, Role]] = []
         self._secure_path = settings.base_path or "/"
         self._settings = settings
@@ -89,8 +91,11 @@ class Access:
         value = f"{said}.{self._sign(said)}"
         return self._told(role, value), self._cookie(value, SESSION_S, secure=secure)
 
-    def log_out(self) -> Cookie:
-        """What takes the cookie away."""
+    async def log_out(self, asker: Asker) -> Cookie:
+        """End the session, whoever has its cookie; and what takes the cookie away."""
+        if asker.session:
+            _, expires, chance = said_by(asker.session)
+            await self._ended.add(chance, int(expires))
         return self._cookie("", 0, secure=False)
 
     async def asker(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Asker:
@@ -103,7 +108,7 @@ class Access:
                 raise await self.wrong(address)
             asker = Asker(role)
         else:
-            asker = self._of_session(connection.cookies.get(COOKIE, ""))
+            asker = await self._of_session(connection.cookies.get(COOKIE, ""))
         self._count()
         return asker
 
@@ -125,12 +130,12 @@ class Access:
         if asker.session and not compare_digest(self._csrf(asker.session).encode(), shown.encode()):
             raise NotAllowed(f"a change needs the session's csrf in the header {CSRF_HEADER}")
 
-    def _of_session(self, value: str) -> Asker:
+    async def _of_session(self, value: str) -> Asker:
         said, _, signature = value.rpartition(".")
         if not said or not compare_digest(self._sign(said).encode(), signature.encode()):
             raise NotLoggedIn("log in first: a token as Authorization: Bearer, or a session")
-        role, expires, _ = said.split(".")
-        if int(expires) <= time.time():
+        role, expires, chance = said_by(value)
+        if int(expires) <= time.time() or await self._ended.has(chance):
             raise NotLoggedIn("this session is over; log in again")
         return Asker("admin" if role == "admin" else "viewer", value)
 
@@ -162,6 +167,11 @@ class Access:
         if self._left < 1:
             raise AskedTooOften("the admin API is asked too often", retry_after_s=1)
         self._left -= 1
+
+
+def said_by(session: str) -> list[str]:
+    """Role, end (Unix seconds) and chance of a session's value, without its signature."""
+    return session.split(".")[:3]
 
 
 async def viewer(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:

@@ -16,6 +16,7 @@ from service.brake import Brake
 from service.clock import Clock
 from service.console.api_types import EventView, Notice, Overview
 from service.console.auth import Access
+from service.console.ended import EndedSessions
 from service.console.fleet import FleetReader
 from service.console.live import Feed
 from service.console.logs import Ring
@@ -53,7 +54,7 @@ class Console:
         under_way: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self.settings = settings
-        self.access = Access(settings, brake)
+        self.access = Access(settings, brake, EndedSessions(redis))
         self.brake = brake
         self.version = version
         self.tail = Tail(redis, [route.id for route in settings.routes]) if redis else None

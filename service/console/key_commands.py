@@ -82,7 +82,7 @@ def ensure(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> N
     """Make a key for NAME if there is no key at all; for containers, whose first start needs one."""
     with at_ledger(config) as (desk, _):
         if there := desk.control().keys:
-            click.echo(f"there are {len(there)} keys; none was made", err=True)
+            click.echo(f"keys issued before: {len(there)}; none was made", err=True)
             return
         show_new(*hand_out(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
 

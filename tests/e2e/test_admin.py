@@ -135,6 +135,18 @@ def test_the_live_feed_shows_what_happens(house: House, proxy: Proxy, api: httpx
             assert time.monotonic() < give_up_s
 
 
+def test_a_session_that_was_logged_out_is_over_on_all_proxies(house: House, proxy: Proxy) -> None:
+    """Who has kept the cookie can't use it any more, wherever it is shown."""
+    other = house.start_proxy({"ADMIN_TOKEN": ADMIN})
+    answer = httpx.post(f"{proxy.url}{API}/session", json={"token": ADMIN}, trust_env=False)
+    kept = {"cookie": f"ccproxy_session={answer.cookies['ccproxy_session']}"}
+    urls = [f"{one.url}{API}/session" for one in (proxy, other)]
+    assert [httpx.get(url, headers=kept, trust_env=False).status_code for url in urls] == [200, 200]
+    headers = kept | {"x-ccproxy-csrf": answer.json()["csrf"]}
+    assert httpx.delete(urls[0], headers=headers, trust_env=False).status_code == 204
+    assert [httpx.get(url, headers=kept, trust_env=False).status_code for url in urls] == [401, 401]
+
+
 def test_a_key_that_was_spent_on_one_proxy_is_spent_on_all(house: House, proxy: Proxy, api: httpx.Client) -> None:
     """As soon as another proxy's view shows it, that proxy admits nothing, though it has served none of it."""
     other = house.start_proxy({"ADMIN_TOKEN": ADMIN})

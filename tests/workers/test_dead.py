@@ -166,6 +166,7 @@ def test_a_dead_letter_that_came_again_is_counted_once(bench: Bench) -> None:
 def test_the_command_shows_and_replays(bench: Bench, command: Run) -> None:
     """A table, JSON, and a sentence for each stream."""
     assert "Nothing was put aside" in command(cli.ledger, "dead")[1]
+    assert command(cli.ledger, "dead", "replay") == (0, "There are no dead letters.\n")
     append_raw(bench.redis, b"garbage")
     old_version_folds(bench, [ended(1, replica="new")])
     status, output = command(cli.ledger, "dead")
