@@ -28,6 +28,7 @@ from service.console.legacy import legacy_router
 from service.console.metrics import Metrics, metrics
 from service.console.pages import PAGES
 from service.console.schema import openapi_config
+from service.console.traces import open_traces
 from service.drain import Drain
 from service.edge.admit import Gate
 from service.edge.forwarded import behind
@@ -106,6 +107,9 @@ class Parts:
         )
         self.metrics = Metrics(clock, self.watcher, self.outbox, VERSION, settings.digest)
         self.outbox.listeners.append(self.metrics.note)
+        self.traces = open_traces(settings, VERSION)
+        if self.traces:
+            self.outbox.listeners.append(self.traces.note)
         self.health = Health(self.watcher, self.outbox, clock, self.drain, settings)
 
     def control(self) -> ControlLedger | None:
@@ -129,6 +133,8 @@ class Parts:
         await self.credentials.stop()
         await self.admission.stop()
         await self.outbox.stop()
+        if self.traces:
+            await self.traces.stop()
         await self.watcher.stop()
         await self.wires.close()
         if self.redis is not None:

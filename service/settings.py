@@ -181,6 +181,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("LEDGER_RETENTION_WEEKS", "0", "weeks after which events are dropped; their usage stays; 0 is never"),
     Variable("LOG_LEVEL", "info", "`debug`, `info`, `warn`, `error` or `silent`"),
     Variable("LOG_FORMAT", "text", "`text`, or `json` for one object a line"),
+    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "", "where traces go, by OTLP over HTTP; needs the extra `otlp`"),
     Variable("NO_COLOR", "", "any value: no colours on a terminal"),
     Variable("CCPROXY_HOME", "the user's state folder", "data, logs and spool"),
     Variable("CCPROXY_CONFIG", "ccproxy.toml in CCPROXY_HOME", "the TOML file"),
@@ -448,6 +449,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     retention_weeks: int = 0
     log_level: LogLevel = "info"
     log_format: Literal["text", "json"] = "text"
+    otlp_endpoint: str = ""
     postgres_bin: str = ""
     redis_bin: str = ""
     notices: tuple[str, ...] = ()
@@ -737,6 +739,7 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         retention_weeks=read.integer("LEDGER_RETENTION_WEEKS", 0, most=5_000),
         log_level=log_level(read),
         log_format=read.choice("LOG_FORMAT", "text", ("text", "json")),  # type: ignore[arg-type]
+        otlp_endpoint=read.url("OTEL_EXPORTER_OTLP_ENDPOINT", "") if read.is_set("OTEL_EXPORTER_OTLP_ENDPOINT") else "",
         postgres_bin=read.text("CCPROXY_POSTGRES_BIN"),
         redis_bin=read.text("CCPROXY_REDIS_BIN"),
         notices=notices(read),

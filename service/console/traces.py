@@ -1,0 +1,143 @@
+"""Traces by OTLP: a span for each request, and below it one for each attempt, with OpenTelemetry's names for generative
+AI (github.com/open-telemetry/semantic-conventions, `gen-ai`). No text of a prompt or an answer, and no client's key.
+
+They are made of the events of this process, when attempts end, and sent by a thread of OpenTelemetry's SDK from a
+bounded queue; what does not fit is dropped. Off, and without any cost, unless OTEL_EXPORTER_OTLP_ENDPOINT is set and
+the extra `otlp` is installed. Not here: what is counted (`metrics`).
+"""
+
+import asyncio
+import logging
+import os
+from hashlib import sha256
+from typing import Any
+
+from service.ledger.events import AttemptEnded, Event
+from service.settings import Settings
+
+log = logging.getLogger("ccproxy.traces")
+
+PATH = "/v1/traces"
+EXPORT_S = 2.0
+"""What is not taken within this time is given up, also at the stop."""
+SERVICE = "claude-code-proxy"
+TIME_IN_ID_DIGITS = 11
+NS = 1_000_000
+
+
+class Traces:
+    """Makes spans of attempts' ends."""
+
+    def __init__(self, settings: Settings, version: str) -> None:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import ReadableSpan
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+        named = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": SERVICE}
+        exporter = OTLPSpanExporter(settings.otlp_endpoint.rstrip("/") + PATH, timeout=EXPORT_S)
+        self._providers = {route.id: route.provider.id for route in (*settings.routes, settings.client_route)}
+        self._processor = BatchSpanProcessor(exporter)
+        self._span: Any = ReadableSpan
+        self._own = {
+            "resource": Resource.create({**named, "service.version": version}),
+            "instrumentation_scope": InstrumentationScope(SERVICE, version),
+        }
+
+    def note(self, route: str, event: Event) -> None:
+        """An event of this process was numbered."""
+        if not isinstance(event, AttemptEnded):
+            return
+        self._tell(event, self._attempt(route, event), own=event.attempt_id, parent=event.request_id)
+        if event.final:
+            self._tell(event, request_of(event), own=event.request_id, parent="")
+
+    def _attempt(self, route: str, event: AttemptEnded) -> dict[str, Any]:
+        from opentelemetry.trace import SpanKind
+
+        chats = event.endpoint == "messages"
+        attributes = {"ccproxy.route": route, "gen_ai.provider.name": self._providers.get(route, "")}
+        attributes |= usage_of(event) if chats else {}
+        return {
+            "name": f"chat {event.model_sent}" if chats else event.endpoint,
+            "kind": SpanKind.CLIENT,
+            "start_time": event.started_at_ms * NS,
+            "attributes": told(event) | attributes,
+        }
+
+    def _tell(self, event: AttemptEnded, fields: dict[str, Any], *, own: str, parent: str) -> None:
+        from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
+
+        def context(name: str) -> SpanContext:
+            """Ids that follow from ours, so that a span knows its parent before that has ended."""
+            trace, span = number(f"trace {event.request_id}", 16), number(f"span {name}", 8)
+            return SpanContext(trace, span, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+
+        span = self._span(
+            **fields,
+            **self._own,
+            context=context(own),
+            parent=context(parent) if parent else None,
+            end_time=event.at_ms * NS,
+            status=Status(StatusCode.ERROR if event.outcome == "failed" else StatusCode.UNSET),
+        )
+        self._processor.on_end(span)
+
+    async def stop(self) -> None:
+        """Send what waits, within the bounds of the exporter."""
+        await asyncio.to_thread(self._processor.shutdown)
+
+
+def open_traces(settings: Settings, version: str) -> Traces | None:
+    """Traces, where the settings ask for them."""
+    if not settings.otlp_endpoint:
+        return None
+    try:
+        return Traces(settings, version)
+    except ImportError:
+        log.warning("traces.off", extra={"mend": "pip install claude-code-proxy[otlp]"})
+        return None
+
+
+def request_of(event: AttemptEnded) -> dict[str, Any]:
+    """A request's span, as its last attempt tells; its id begins with when it came."""
+    from opentelemetry.trace import SpanKind
+
+    arrived_ms = min(int(event.request_id[:TIME_IN_ID_DIGITS], 16), event.started_at_ms)
+    return {
+        "name": f"request {event.endpoint}",
+        "kind": SpanKind.SERVER,
+        "start_time": arrived_ms * NS,
+        "attributes": told(event),
+    }
+
+
+def told(event: AttemptEnded) -> dict[str, Any]:
+    """What both kinds of span tell."""
+    found: dict[str, Any] = {"ccproxy.request_id": event.request_id, "ccproxy.outcome": event.outcome}
+    if event.endpoint == "messages":
+        found |= {"gen_ai.operation.name": "chat", "gen_ai.request.model": event.model_asked}
+    if event.status:
+        found["http.response.status_code"] = event.status
+    if event.kind:
+        found["error.type"] = event.kind
+    return found
+
+
+def usage_of(event: AttemptEnded) -> dict[str, Any]:
+    """What the model was, and what it used; cached input counts as input there, as the conventions ask."""
+    tokens = event.tokens
+    written = tokens.cache_write_5m + tokens.cache_write_1h
+    return {
+        "gen_ai.response.model": event.model_sent,
+        "gen_ai.usage.input_tokens": tokens.input + tokens.cache_read + written,
+        "gen_ai.usage.output_tokens": tokens.output,
+        "gen_ai.usage.cache_read.input_tokens": tokens.cache_read,
+        "gen_ai.usage.cache_creation.input_tokens": written,
+    }
+
+
+def number(name: str, size_bytes: int) -> int:
+    """A name as an id of OpenTelemetry's."""
+    return int.from_bytes(sha256(name.encode()).digest()[:size_bytes], "big")
