@@ -189,7 +189,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("CCPROXY_REDIS_BIN", "", "redis-server or valkey-server to use instead of the packaged one"),
     Variable("SSL_CERT_FILE", "", "certificates to trust instead of the packaged ones"),
     Variable("UPSTREAM_TRANSPORT", "lean", "`httpx`: requests go up through httpx's own transport; slower"),
-    Variable("HTTPS_PROXY", "", "HTTP proxy towards the providers; `NO_PROXY` is honoured"),
+    Variable("HTTPS_PROXY", "", "HTTP proxy towards the providers; `NO_PROXY` excepts names, addresses and networks"),
 )
 SECRETS = (
     "ADMIN_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_OAUTH_SHARE_KEY", "DATABASE_DIRECT_URL",

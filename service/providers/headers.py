@@ -1,7 +1,7 @@
 """Which headers travel: the request's to a provider, the answer's to the client. Lists of what may pass, never of what
 may not, so that a cookie, a tracing header or a client's key never leaves by oversight.
 
-Not here: `host` and `content-length` (whoever writes the request knows them), and headers of the proxy's own answers.
+Not here: `host` (whoever writes the request knows it), and headers of the proxy's own answers.
 
 The rules:
 
@@ -13,6 +13,7 @@ The rules:
 - Towards others the list is closed: what they need to read the body, and who asks (`user-agent`; some plans are for
   coding tools alone). No beta names (their body fields are left out as well), no session, no client's machine. They
   copied the version of 2023-06-01, so that is what they are told, whatever newer one the client speaks.
+- `content-length` is the business of whoever writes a body; `length_said` has it for one that goes on unread.
 - The client's credential is replaced by the route's: an API key as `x-api-key`, at Z.AI as a bearer (it takes both;
   the original proxy and Z.AI's own guide use the bearer); an OAuth token as a bearer together with its beta.
   Or the client's own is passed on as it came, to Anthropic alone.
@@ -39,6 +40,7 @@ HOP_BY_HOP = frozenset(
 LISTS = frozenset((b"accept", b"accept-encoding", b"accept-language", b"anthropic-beta", b"cache-control"))
 """Headers whose value is a comma-separated list, so that several of them may be joined."""
 
+FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 CREDENTIALS = frozenset((b"authorization", b"x-api-key"))
 
 ANTHROPIC_NAMES = frozenset(
@@ -137,6 +139,13 @@ def client_headers(upstream: Headers, *, shared_credential: bool = False, body_d
     if shared_credential:
         return [(name, value) for name, value in found.items() if not name.startswith(ACCOUNT_PREFIXES)]
     return list(found.items())
+
+
+def length_said(headers: Headers) -> HeaderList:
+    """`content-length`, where a body has one: whoever gets it sees how much is to come. For bodies that go on as they
+    came; names may be in any case."""
+    framing = [(name, value) for name, value in lowered(headers) if name in FRAMING]
+    return framing if len(framing) == 1 and framing[0][1].isdigit() else []
 
 
 def passing(

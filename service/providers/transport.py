@@ -17,10 +17,13 @@ from service.ledger.events import FailureKind
 from service.providers.encodings import AnswerDecoder, BadEncoding, answer_decoder
 from service.providers.lean import LeanTransport, Waits
 from service.providers.lean_connection import StaleSocket
+from service.providers.no_proxy import is_direct
 from service.settings import Timeouts, UpstreamTransport
 
 LIMITS = httpx.Limits(max_connections=1_000, max_keepalive_connections=100, keepalive_expiry=30)
 """Of httpx's transport; `lean_pool` has the lean one's, and the reasons."""
+
+USUAL_PORTS = {"http": 80, "https": 443}
 
 Headers = Sequence[tuple[bytes, bytes]]
 Content = bytes | AsyncIterator[bytes]
@@ -208,10 +211,11 @@ class Trace:
 
 
 def proxy_for(url: str, proxies: Mapping[str, str]) -> str:
-    """The HTTP proxy that the environment names for a URL, "" for none."""
+    """The HTTP proxy that the environment names for a URL, "" for none; `proxies` as `getproxies` gives them."""
     parts = urlsplit(url)
     proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
-    if not proxy or proxy_bypass(parts.hostname or ""):
+    host, port = parts.hostname or "", parts.port or USUAL_PORTS.get(parts.scheme, 0)
+    if not proxy or is_direct(host, port, proxies.get("no", "")) or proxy_bypass(host):
         return ""
     return proxy if "://" in proxy else f"http://{proxy}"
 

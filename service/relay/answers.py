@@ -10,7 +10,7 @@ from service.admission import Admission
 from service.clock import Clock
 from service.ledger.events import Endpoint
 from service.providers.batches import BatchTap
-from service.providers.headers import client_headers
+from service.providers.headers import client_headers, length_said
 from service.providers.tap import JsonAnswer, count_in, json_usage
 from service.providers.transport import Upstream, UpstreamError
 from service.relay.book import Book
@@ -100,7 +100,7 @@ class Answers:
 
     async def _copy(self, call: Call, one: Try, upstream: Upstream, reply: Reply) -> None:
         """Bytes as they come (files, batch results); the last of them only once the ledger has the end."""
-        await reply.start(upstream.status, self.head(one, decoded=False))
+        await reply.start(upstream.status, [*self.head(one, decoded=False), *length_said(upstream.headers)])
         held = b""
         async for chunk in upstream.chunks():
             if held:
@@ -118,7 +118,8 @@ class Answers:
         fresh = Home(one.route.id, self._clock.new_id())
         batch = await self._resources.bind(call.resource_ids[0], fresh) if call.resource_ids else fresh
         tap = BatchTap()
-        await reply.start(upstream.status, self.head(one, decoded=upstream.decoded))
+        length = [] if upstream.decoded else length_said(upstream.headers)
+        await reply.start(upstream.status, [*self.head(one, decoded=upstream.decoded), *length])
         held = b""
         async for chunk in upstream.chunks():
             await self._book.items(call, one, batch, tap.feed(chunk))

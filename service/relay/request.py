@@ -29,7 +29,7 @@ from service.outbox import Outbox
 from service.providers.bodies import clean_body, without_thinking
 from service.providers.credentials import Credentials, NoCredential
 from service.providers.facts import windows_of
-from service.providers.headers import upstream_headers
+from service.providers.headers import length_said, upstream_headers
 from service.providers.prompt import is_short, least_tokens
 from service.providers.signatures import RefusedSignatures
 from service.providers.sse import EventTooLarge
@@ -310,6 +310,8 @@ class Relay:
             pass_accept_encoding=call.endpoint in ("files", "other"),
             withhold=call.withhold,
         )
+        if call.upload:
+            headers += length_said(call.headers)
         await self._book.begin(call, one)
         url = f"{route.base_url}{call.path}{'?' + call.query if call.query else ''}"
         deadline = limit.when()

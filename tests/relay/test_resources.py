@@ -1,7 +1,7 @@
 """What lives on one route is asked for there; uploads stream through; downloads are nobody's to judge."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import httpx
 import pytest
@@ -26,6 +26,8 @@ provider = "anthropic"
 base_url = "{second}"
 api_key = "sk-ant-api03-second-marked-cccccccccc"
 """
+CONTENT = "/v1/files/file_011CNha8iCJcU1wXNR6q4V8w/content"
+RESULTS = "/v1/messages/batches/msgbatch_013Zva2CMHLNnXjNJJKqJ2EF/results"
 BATCH = {"requests": [{"custom_id": "one", "params": ASK}]}
 
 
@@ -143,6 +145,12 @@ async def test_an_upload_streams_through(server: Server, anthropic: FakeProvider
     [(_, stored)] = anthropic.resources.files.values()
     assert stored == content
     assert served.told == [("anthropic", "ok", "")]
+    assert framing_of(anthropic.requests[0].headers) == {"content-length": made.request.headers["content-length"]}
+
+
+def framing_of(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """How a body's end is told."""
+    return {name.lower(): value for name, value in headers if name.lower() in ("content-length", "transfer-encoding")}
 
 
 async def test_an_upload_goes_up_once(served: Serving, anthropic: FakeProvider, second: FakeProvider) -> None:
@@ -181,6 +189,7 @@ async def test_uploads_of_unknown_length_go_too(server: Server, anthropic: FakeP
     assert made.status_code == 200
     [(_, stored)] = anthropic.resources.files.values()
     assert stored == b"hello " * 5
+    assert framing_of(anthropic.requests[0].headers) == {"transfer-encoding": "chunked"}
 
 
 @pytest.mark.parametrize(
@@ -193,6 +202,35 @@ async def test_a_download_is_passed_as_it_is(server: Server, anthropic: FakeProv
     got = await served.http.get(f"/v1/files/{made.json()['id']}/content")
     assert (got.status_code, got.content) == (200, content)
     assert got.headers["content-type"] == "application/json"
+    assert framing_of(got.headers.items()) == {"content-length": str(len(content))}
+
+
+async def test_a_download_in_pieces_goes_on_in_pieces(server: Server, anthropic: FakeProvider) -> None:
+    """Where the provider does not say how long it is, nobody does."""
+    served = await server.start(anthropic=anthropic)
+    anthropic.script(reply.raw(b"x" * 100, content_type="text/plain").framed("chunked").when(CONTENT))
+    got = await served.http.get(CONTENT)
+    assert (got.content, framing_of(got.headers.items())) == (b"x" * 100, {"transfer-encoding": "chunked"})
+
+
+async def test_a_download_that_breaks_is_no_whole_one(server: Server, anthropic: FakeProvider) -> None:
+    """The client sees that bytes are missing, and the attempt has failed."""
+    served = await server.start(anthropic=anthropic)
+    anthropic.script(
+        reply.raw(b"x" * 100, content_type="text/plain").framed("length").cut("fin", "bytes", 50).when(CONTENT)
+    )
+    with pytest.raises(httpx.RemoteProtocolError):
+        await served.http.get(CONTENT)
+    assert [outcome for _, outcome, _ in served.told] == ["failed"]
+
+
+async def test_results_of_a_batch_keep_their_length(server: Server, anthropic: FakeProvider) -> None:
+    """They are read along, and go on as they came."""
+    served = await server.start(anthropic=anthropic)
+    body = b'{"custom_id":"one","result":{"type":"expired"}}' + b"\n"
+    anthropic.script(reply.raw(body, content_type="application/x-jsonl").framed("length").when(RESULTS))
+    got = await served.http.get(RESULTS)
+    assert (got.content, framing_of(got.headers.items())) == (body, {"content-length": str(len(body))})
 
 
 async def test_models_can_be_asked_for_by_head(server: Server, anthropic: FakeProvider) -> None:
@@ -200,5 +238,6 @@ async def test_models_can_be_asked_for_by_head(server: Server, anthropic: FakePr
     served = await server.start(anthropic=anthropic)
     head = await served.http.head("/v1/models")
     assert (head.status_code, head.content) == (200, b"")
+    assert int(head.headers["content-length"]) > 0
     assert (await served.http.get("/v1/models?limit=2")).json()["data"]
     assert served.told == [("anthropic", "ok", "")] * 2

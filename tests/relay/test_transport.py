@@ -6,6 +6,7 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from urllib.request import getproxies
 
 import pytest
 
@@ -167,6 +168,9 @@ async def test_a_cancelled_request_leaves_no_connection_in_use(wires: Wires, fak
         ("https://api.anthropic.com/v1", {"https": "http://proxy:3128"}, "z.ai", "http://proxy:3128"),
         ("https://127.0.0.1:8443/v1", {"https": "http://proxy:3128"}, "127.0.0.1", ""),
         ("https://api.anthropic.com/v1", {"https": "http://proxy:3128"}, "*", ""),
+        ("https://gateway.corp:8443/v1", {"https": "http://proxy:3128"}, "corp:8443", ""),
+        ("https://gateway.corp/v1", {"https": "http://proxy:3128"}, "corp:443", ""),
+        ("https://gateway.corp:8443/v1", {"https": "http://proxy:3128"}, "corp:443", "http://proxy:3128"),
     ],
 )
 def test_the_proxy_is_the_environments(
@@ -175,7 +179,7 @@ def test_the_proxy_is_the_environments(
     """HTTPS_PROXY, ALL_PROXY and NO_PROXY are honoured as everywhere."""
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setenv("NO_PROXY", no_proxy)
-    assert proxy_for(url, proxies) == wanted
+    assert proxy_for(url, {**getproxies(), **proxies}) == wanted
 
 
 async def test_requests_go_through_the_proxy(fake: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> None:
