@@ -2,13 +2,16 @@
 
 Not here: deciding what is written (that is `project`'s), and the schema (`migrate`).
 
+Each round trip wakes both sides, which costs more than most statements. So what nobody has to wait for is sent
+together: the beginning with its bounds, and the projections and the checkpoint with the commit.
+
 A store is used by one thread. Whatever goes wrong within a transaction closes the connection: the server then rolls
 back and frees the locks, and the next transaction begins on a fresh one, with nothing remembered.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from importlib.resources import files
@@ -36,6 +39,9 @@ CONNECT_PARAMETERS: dict[str, Any] = {
     "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
+
+
+Parameters = Sequence[object] | dict[str, object]
 
 
 def read_queries() -> dict[str, bytes]:
@@ -143,6 +149,7 @@ class Store:
         self.generation = 0
         self._connection: psycopg.Connection | None = None
         self._weeks: set[int] = set()
+        self._later: list[tuple[bytes, Parameters]] = []
 
     @property
     def connection(self) -> psycopg.Connection:
@@ -156,6 +163,7 @@ class Store:
         """Let go of the connection, and with it of locks and of what was not committed."""
         connection, self._connection = self._connection, None
         self._weeks.clear()
+        self._later.clear()
         if connection is not None:
             connection.close()
 
@@ -163,12 +171,23 @@ class Store:
     def transaction(self) -> Iterator[None]:
         """All or nothing of what is done within."""
         try:
-            with self.connection.transaction():
-                self.connection.execute(QUERIES["bounds"])
+            with ExitStack() as stack:
+                with self.connection.pipeline():
+                    stack.enter_context(psycopg.Transaction(self.connection))
+                    self.connection.execute(QUERIES["bounds"])
                 yield
+                with self.connection.pipeline():
+                    self._write()
+                    stack.close()
         except BaseException:
             self.close()
             raise
+
+    def _write(self) -> None:
+        """Send what was put off: all of it goes with the commit, or before something that has to see it is read."""
+        for statement, parameters in self._later:
+            self.connection.execute(statement, parameters)
+        self._later.clear()
 
     def streams(self) -> list[str]:
         """The streams that have a checkpoint."""
@@ -186,12 +205,13 @@ class Store:
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write down how far the stream is folded."""
         parameters = checkpoint._asdict() | {"state": checkpoint.state.decode()}
-        self.connection.execute(QUERIES["save_checkpoint"], parameters)
+        self._later.append((QUERIES["save_checkpoint"], parameters))
 
     def known_events(self, stream: str, event_ids: Sequence[str]) -> list[Known]:
         """Which of these events Postgres has, in any stream of the kind."""
         query = QUERIES["known_control_events" if stream == wire.CONTROL else "known_events"]
-        parameters = {"ids": list(event_ids), "first": min(event_ids), "last": max(event_ids)}
+        # An array's text, at once: ids need no quotes.
+        parameters = {"ids": "{" + ",".join(event_ids) + "}", "first": min(event_ids), "last": max(event_ids)}
         rows = self.connection.execute(query, parameters).fetchall()
         return [Known(event_id, stream, body.encode()) for event_id, stream, body in rows]
 
@@ -219,20 +239,20 @@ class Store:
 
     def add_usage(self, route: str, position: int, added: dict[Cell, Usage]) -> None:
         """Add to the route's cells."""
-        add_usage(self.connection, "ccproxy.usage_hourly", route, position, added)
+        self._later.append((ADD_USAGE["ccproxy.usage_hourly"], usage_parameters(route, position, added)))
 
     def usage_since(self, route: str, position: int, oldest_hour: int) -> list[tuple[Cell, Usage]]:
         """The route's cells that were added to after `position`, from `oldest_hour` on."""
+        self._write()
         parameters = {"route": route, "position": position, "oldest_hour": oldest_hour}
         rows = self.connection.execute(QUERIES["usage_since"], parameters).fetchall()
         return [(Cell(*row[:3]), Usage(*row[3:])) for row in rows]
 
     def save_health(self, route: str, health: dict[str, Health], gone: Iterable[str]) -> None:
         """Write down these replicas' accounts, and forget those of the replicas that are gone."""
-        with self.connection.cursor() as cursor:
-            cursor.executemany(QUERIES["save_health"], [health_row(route, *item) for item in sorted(health.items())])
+        self._later += [(QUERIES["save_health"], health_row(route, *item)) for item in sorted(health.items())]
         if names := sorted(gone):
-            self.connection.execute(QUERIES["drop_health"], (route, names))
+            self._later.append((QUERIES["drop_health"], (route, names)))
 
     def add_dead_letters(self, stream: str, epoch: int, dead: Sequence[Rejected]) -> int:
         """Keep what no event could be made of; how many of them are new."""
@@ -285,11 +305,16 @@ def create_partition(connection: psycopg.Connection, week: int) -> None:
 
 
 def add_usage(connection: psycopg.Connection, table: str, route: str, position: int, added: dict[Cell, Usage]) -> None:
-    """Add to a route's cells in a table, in the order of their keys, so that no two workers deadlock."""
+    """Add to a route's cells in a table."""
+    connection.execute(ADD_USAGE[table], usage_parameters(route, position, added))
+
+
+def usage_parameters(route: str, position: int, added: dict[Cell, Usage]) -> dict[str, object]:
+    """What is added to a route's cells, in the order of their keys, so that no two workers deadlock."""
     cells = sorted(added.items(), key=lambda item: item[0])
     columns: dict[str, object] = {field: [getattr(usage, field) for _, usage in cells] for field in USAGE_FIELDS}
     columns |= {field: [getattr(cell, field) for cell, _ in cells] for field in Cell._fields}
-    connection.execute(ADD_USAGE[table], columns | {"route": route, "position": position})
+    return columns | {"route": route, "position": position}
 
 
 def health_row(route: str, replica: str, health: Health) -> tuple[object, ...]:

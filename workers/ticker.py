@@ -5,7 +5,7 @@ snapshot was made of this run of the server and stands at its last entry. Betwee
 one look a second.
 
 - News: a blocking read over all streams; whatever comes calls for a job at once. A stream that a job stays with, or
-  that one is on its way to, is left out for a while.
+  that one is on its way to, is left out for a while; for as long as it stays, when it is one of this process.
 - The look: once a second, every stream that is not settled calls for a job: one whose job failed or whose worker was
   killed, one that is new, one whose snapshot is gone.
 - Attempts whose replica is gone are closed (`lost`), every few seconds.
@@ -145,8 +145,9 @@ class Ticker:
         stream is left out, and is to be asked for again."""
         now_s = time.monotonic()
         self._left_out = {stream: until_s for stream, until_s in self._left_out.items() if until_s > now_s}
-        block_ms = int(LEFT_OUT_S * 1000) if self._left_out else BLOCK_MS
-        keys = {wire.events_key(stream): stream for stream in self.seen if stream not in self._left_out}
+        left_out = self._left_out.keys() | self.wake.attended
+        block_ms = int(LEFT_OUT_S * 1000) if left_out else BLOCK_MS
+        keys = {wire.events_key(stream): stream for stream in self.seen if stream not in left_out}
         positions: dict[Any, Any] = {key: self.seen[stream] for key, stream in keys.items()}
         if not positions:
             self._stopping.wait(block_ms / 1000)

@@ -37,6 +37,8 @@ class Wake:
     def __init__(self, redis: Redis, queue: Queue) -> None:
         self.redis = redis
         self.queue = queue
+        self.attended: set[str] = set()
+        """Streams with which a job of this process stays."""
 
     def call(self, stream: str) -> bool:
         """Enqueue a job for the stream unless one is waiting; whether one was enqueued."""
@@ -49,11 +51,13 @@ class Wake:
 
     def answer(self, stream: str) -> None:
         """The job has begun, or leaves the stream: from now on news need another."""
+        self.attended.discard(stream)
         self.redis.delete(wire.wake_key(stream))
 
     def attend(self, stream: str) -> None:
         """The job stays with the stream: for now, news need no other."""
         self.redis.set(wire.wake_key(stream), b"1", px=STAY_MS)
+        self.attended.add(stream)
 
     def others_wait(self) -> bool:
         """Whether a job waits for a worker."""

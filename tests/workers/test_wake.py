@@ -204,13 +204,15 @@ def test_the_ticker_calls_for_news(bench: Bench) -> None:
     assert jobs_waiting(bench) == [STREAM]
 
 
-def test_the_ticker_leaves_out_who_is_attended(bench: Bench) -> None:
+@pytest.mark.parametrize("by", ["a job of its own process", "another process"])
+def test_the_ticker_leaves_out_who_is_attended(bench: Bench, by: str) -> None:
     """News of a stream with which a job stays are not asked for again at once, and others' are."""
     ticker = ticker_of(bench)
     bench.redis.sadd(wire.STREAMS_KEY, STREAM, "zai")
     ticker.look()
     settle(bench)
-    ticker.wake.attend(STREAM)
+    wake = Wake(bench.redis, bench.queue) if by == "another process" else ticker.wake
+    wake.attend(STREAM)
     append(bench.redis, [ended(1)])
     ticker.note(ticker.wait())
     append(bench.redis, [ended(2)])
