@@ -46,23 +46,21 @@ class AsgiReply:
         if data:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def end(self) -> None:
-        """The body is complete."""
+    async def end(self, data: bytes = b"") -> None:
+        """The body is complete with its last part; both go in one piece."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
         self.ended = True
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def fail(self, error: ProxyError) -> None:
         """An error of our own. In the middle of a stream it is an event, after what may be half of one; any other
         answer that has begun stays cut, which the client sees."""
         if self.started:
             if self.streams and not self.ended:
-                await self.write(b"\n\nevent: error\ndata: " + error_body(error, self._request_id) + b"\n\n")
-                await self.end()
+                await self.end(b"\n\nevent: error\ndata: " + error_body(error, self._request_id) + b"\n\n")
             return
         body = error_body(error, self._request_id)
         await self.start(error.status, [JSON, (b"content-length", b"%d" % len(body)), *error_headers(error)])
-        await self.write(body)
-        await self.end()
+        await self.end(body)
 
 
 def error_headers(error: ProxyError) -> list[tuple[bytes, bytes]]:

@@ -88,8 +88,7 @@ class Answers:
         one.outcome = "ok"
         await self._book.account(call, one, final=True)
         await reply.start(upstream.status, [*self.head(one, decoded=upstream.decoded), length_of(body)])
-        await reply.write(body)
-        await reply.end()
+        await reply.end(body)
 
     def _bad_json(self, answer: JsonAnswer | None, one: Try) -> Failure:
         """What an answer with status 200 that is no answer means."""
@@ -108,9 +107,7 @@ class Answers:
             held = chunk
         one.outcome = "ok"
         await self._book.account(call, one, final=True)
-        if held:
-            await reply.write(held)
-        await reply.end()
+        await reply.end(held)
 
     async def _results(self, call: Call, one: Try, upstream: Upstream, reply: Reply) -> None:
         """The results of a batch: lines as they come, each booked before it goes on."""
@@ -128,8 +125,7 @@ class Answers:
         await self._book.items(call, one, batch, tap.finish())
         one.outcome = "ok"
         await self._book.account(call, one, final=True)
-        await reply.write(held)
-        await reply.end()
+        await reply.end(held)
 
     async def _stream(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: asyncio.Timeout) -> None:
         """A stream of events."""

@@ -74,8 +74,8 @@ class Reply(Protocol):
     async def write(self, data: bytes) -> None:
         """Send a part of the body; waits while the client is slow."""
 
-    async def end(self) -> None:
-        """Say that the body is complete."""
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last part of the body, and say that it is complete."""
 
 
 class Fault(Exception):

@@ -361,8 +361,7 @@ class Relay:
             return
         await self._book.account(call, one, final=True)
         if call.stream and call.endpoint == "messages":
-            await reply.write(error_event(one))
-            await reply.end()
+            await reply.end(error_event(one))
 
     async def _show(
         self,
@@ -381,8 +380,7 @@ class Relay:
                 raise in_our_words(one)
             body = without(one.body, one.credential)
             await reply.start(one.shown_status, [*self._answers.error_head(one), length_of(body)])
-            await reply.write(body)
-            await reply.end()
+            await reply.end(body)
             return
         uncounted = all(one.failure and one.failure.kind == "bad_answer" for one in tries)
         if call.endpoint == "count_tokens" and uncounted and call.may_use_owners:

@@ -46,39 +46,54 @@ class Stream:
         self._timeouts = timeouts
         self._tap = StreamTap()
         self._held = Held()
+        self._late: asyncio.Task[None] | None = None
+        """The commit of a stream that was held for long enough, while its next chunk is waited for."""
 
     async def relay(self, upstream: Upstream, start: Start) -> None:
         """Hold, commit, pass on. Raises Fault or UpstreamError for a stream without its end."""
         chunks = aiter(upstream.chunks())
-        try:
-            await self._hold(chunks)
+        pinger = Pinger(self._reply, self._timeouts.ping_ms / 1000, self._timeouts.idle_ms / 1000)
+        loop = asyncio.get_running_loop()
+
+        async def commit() -> None:
+            self._one.first_content_ms = self._clock.now_ms() - self._one.started_ms
             await start()
             upstream.join()
-            await self._pass_on(chunks)
+            pinger.begin()
+            await self._release(pinger)
+
+        def commit_late() -> None:
+            self._late = loop.create_task(commit())
+
+        timer = loop.call_later(self._timeouts.hold_ms / 1000, commit_late)
+        try:
+            await self._hold(chunks)
+            timer.cancel()
+            await (self._late or commit())
+            await self._pass_on(chunks, pinger)
+        except Exception:
+            if self._late:
+                await self._late  # the head goes before what is said of the failure
+            raise
         finally:
-            self._held.drop()
+            timer.cancel()
+            if self._late:
+                self._late.cancel()
+            pinger.stop()
             self._one.tokens = self._tap.tokens
         if not self._tap.ended:
             raise Fault(Failure("bad_answer", "route", message="the stream ended before its end", status=200))
 
     async def _hold(self, chunks: AsyncIterator[bytes]) -> None:
-        """Read until content begins, the stream is complete, or it has been held for long enough."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._timeouts.hold_ms / 1000
-        while True:
-            reading = self._held.next_chunk = asyncio.ensure_future(anext(chunks, b""))
-            await asyncio.wait({reading}, timeout=max(0, until - loop.time()))
-            if not reading.done():
-                break
-            self._held.next_chunk = None
-            chunk = reading.result()
-            if not chunk:
+        """Read until content begins, the stream is complete, or it was held for long enough."""
+        while not (self._tap.has_content or self._tap.complete or self._held.size > HELD_BYTES):
+            chunk = await anext(chunks, b"")
+            if not chunk and not self._late:
                 raise Fault(Failure("bad_answer", "route", message="the stream ended before any content", status=200))
             self._held.add(chunk, self._tap.feed(chunk))
+            if self._late:
+                return
             self._check_start()
-            if self._tap.has_content or self._tap.complete or self._held.size > HELD_BYTES:
-                break
-        self._one.first_content_ms = self._clock.now_ms() - self._one.started_ms
 
     def _check_start(self) -> None:
         """An error before content, and what is no stream at all, can still be made good."""
@@ -88,25 +103,25 @@ class Stream:
             self._one.body = self._tap.error.data
             raise Fault(self._judge.error(self._one, self._tap.error))
 
-    async def _pass_on(self, chunks: AsyncIterator[bytes]) -> None:
+    async def _pass_on(self, chunks: AsyncIterator[bytes], pinger: "Pinger") -> None:
         """Whole events to the client, unchanged."""
         tap, held = self._tap, self._held
-        pinger = Pinger(self._reply, self._timeouts.ping_ms / 1000, self._timeouts.idle_ms / 1000)
-        try:
-            while True:
-                if whole := held.release():
-                    await pinger.write(whole)
-                if tap.ended:
-                    pinger.stop()
-                    await self._finish()
-                    await drain(chunks)
-                    return
-                chunk = await (held.take() or anext(chunks, b""))
-                if not chunk:
-                    return
-                held.add(chunk, tap.feed(chunk))
-        finally:
-            pinger.stop()
+        while True:
+            await self._release(pinger)
+            if tap.ended:
+                pinger.stop()
+                await self._finish()
+                await drain(chunks)
+                return
+            chunk = await anext(chunks, b"")
+            if not chunk:
+                return
+            held.add(chunk, tap.feed(chunk))
+
+    async def _release(self, pinger: "Pinger") -> None:
+        """Pass on what may leave."""
+        if whole := self._held.release():
+            await pinger.write(whole)
 
     async def _finish(self) -> None:
         """The end of a stream: on the ledger first, then to the client."""
@@ -119,16 +134,14 @@ class Stream:
         await self._book.note_stream_resources(self._call, one, tap)
         await self._book.account(self._call, one, final=True)
         rest = self._held.rest()
-        await self._reply.write(without(rest, one.credential) if tap.error else rest)
-        await self._reply.end()
+        await self._reply.end(without(rest, one.credential) if tap.error else rest)
 
 
 class Held:
-    """What was read and not yet passed on, and the read that was under way when the wait was over."""
+    """What was read and not yet passed on."""
 
     def __init__(self) -> None:
         self.size = 0
-        self.next_chunk: asyncio.Future[bytes] | None = None
         self._parts: list[bytes] = []
         self._free = 0
 
@@ -156,17 +169,6 @@ class Held:
         self._parts, self.size = [], 0
         return held
 
-    def take(self) -> "asyncio.Future[bytes] | None":
-        """The read under way, once."""
-        pending, self.next_chunk = self.next_chunk, None
-        return pending
-
-    def drop(self) -> None:
-        """Nobody waits for the read under way any more, nor for what it may have met."""
-        if self.next_chunk:
-            self.next_chunk.add_done_callback(lambda read: read.cancelled() or read.exception())
-            self.next_chunk.cancel()
-
 
 class Pinger:
     """Keeps a silent stream alive: after 15 s of silence the client gets a ping, which always stands between events.
@@ -180,10 +182,15 @@ class Pinger:
         self._idle_s = idle_s
         self._stream = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
-        self._last_s = self._loop.time()
+        self._last_s = 0.0
         self._writing = False
         self._task: asyncio.Task[None] | None = None
-        self._timer = self._loop.call_later(every_s, self._look)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """From now on the client waits for events."""
+        self._last_s = self._loop.time()
+        self._timer = self._loop.call_later(self._every_s, self._look)
 
     async def write(self, data: bytes) -> None:
         """Pass whole events on; a ping never comes into them."""
@@ -196,7 +203,8 @@ class Pinger:
 
     def stop(self) -> None:
         """No more pings."""
-        self._timer.cancel()
+        if self._timer:
+            self._timer.cancel()
         if self._task:
             self._task.cancel()
 

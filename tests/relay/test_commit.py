@@ -130,6 +130,21 @@ async def test_the_hold_has_a_limit(server: Server, anthropic: FakeProvider) -> 
     assert (served.ends[0][1].tokens.output, served.ends[0][1].slow) == (9, True)
 
 
+@pytest.mark.parametrize("rest", [b"", b"event: content_blo", b'event: error\ndata: {"type":"error"}\n\n'])
+async def test_what_fails_after_the_hold_is_told_in_the_stream(
+    server: Server, anthropic: FakeProvider, zai: FakeProvider, rest: bytes
+) -> None:
+    """The head has gone without content: no other route is tried, and the error comes behind what was held."""
+    served = await server.start(anthropic=anthropic, zai=zai, hold_ms=100)
+    anthropic.script(reply.raw(START + b": more\n\n" + rest, content_type=SSE).pausing(500, "bytes", len(START)))
+    answer = await served.ask()
+    assert answer.status_code == 200
+    assert answer.text.startswith(START.decode())
+    assert answer.text.strip().split("\n\n")[-1].startswith("event: error\ndata: ")
+    assert zai.requests == []
+    assert [outcome for _, outcome, _ in served.told] == ["failed"]
+
+
 async def test_after_content_no_other_route_is_tried(
     server: Server, anthropic: FakeProvider, zai: FakeProvider
 ) -> None:
