@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from service import app
 from service.drain import Drain
+from service.edge.one_piece import OnePieceProtocol
 from service.errors import ProxyError
 from service.log import set_up, show_in_program
 from service.settings import LogLevel, Settings, from_variables
@@ -184,7 +185,7 @@ def server_config(parts: app.Parts) -> uvicorn.Config:
         access_log=False,
         backlog=BACKLOG,
         date_header=False,
-        http="httptools",
+        http=OnePieceProtocol,
         lifespan="on",
         log_config=None,
         loop="none",
