@@ -10,7 +10,8 @@ import pytest
 def untouched_log() -> Iterator[None]:
     """A proxy inside a test's own process sets the level of the log; the next test must not notice."""
     logger = logging.getLogger("ccproxy")
-    level, handlers = logger.level, list(logger.handlers)
+    level, handlers, source = logger.level, list(logger.handlers), logging._srcfile
     yield
     logger.setLevel(level)
     logger.handlers = handlers
+    logging._srcfile = source

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -101,19 +102,20 @@ async def test_a_route_that_did_not_admit_leaves_the_other_its_time(
     assert (await first).status_code == 200
 
 
-HOUR = int(time.time() // 3600)
-NOW_MS = int(time.time() * 1000)
-CHANGED = {
-    "spent": RouteLedger(hours={HOUR: Usage(attempts=1, input=2_000)}),
-    "tripped": RouteLedger(
-        health={"other": Health(5, 5, opened_ms=NOW_MS, last_failure_ms=NOW_MS, last_failure_id="x")}
-    ),
-}
+def spent() -> RouteLedger:
+    """A ledger whose week is used up."""
+    return RouteLedger(hours={int(time.time() // 3600): Usage(attempts=1, input=2_000)})
 
 
-@pytest.mark.parametrize("changed", CHANGED)
+def just_tripped() -> RouteLedger:
+    """A ledger by which another replica's circuit has opened now."""
+    now_ms = int(time.time() * 1000)
+    return RouteLedger(health={"other": Health(5, 5, opened_ms=now_ms, last_failure_ms=now_ms, last_failure_id="x")})
+
+
+@pytest.mark.parametrize("changed", [spent, just_tripped])
 async def test_what_happens_while_a_route_is_tried_counts_for_the_next(
-    server: Server, anthropic: FakeProvider, zai: FakeProvider, changed: str
+    server: Server, anthropic: FakeProvider, zai: FakeProvider, changed: Callable[[], RouteLedger]
 ) -> None:
     """The second route was good when the request came. It is spent, or open for the fleet, when its turn comes."""
     served = await server.start(
@@ -129,7 +131,7 @@ async def test_what_happens_while_a_route_is_tried_counts_for_the_next(
     anthropic.script(reply.hang("request"))
     asked = asyncio.create_task(served.ask())
     await under_way(anthropic)
-    served.parts.watcher.view.routes["zai"] = CHANGED[changed]
+    served.parts.watcher.view.routes["zai"] = changed()
     answer = await asked
     assert answer.status_code >= 400
     assert zai.requests == []
