@@ -122,7 +122,7 @@ lock: $(DEVELOP) ## resolve requirements*.lock again after pyproject.toml change
 	$(COMPILE) --group build pyproject.toml -o requirements.lock
 	$(COMPILE) --group dev --constraint requirements.lock pyproject.toml -o requirements-dev.lock
 
-docs: $(DEVELOP) ## write README's settings and .env.example anew, after service/settings.py changed
+docs: $(DEVELOP) ## write README's settings and .env.example anew, after service/settings/variables.py changed
 	$(BIN)/python -m tests.docs.settings_pages
 
 clean: ## remove what these targets made; your data and logs stay

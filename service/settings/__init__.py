@@ -1,0 +1,75 @@
+"""Settings: frozen records, read once from the environment, `.env` and a TOML file, then trusted.
+
+Not here: deciding anything with them (that is `service.routing`), or reading them again while running.
+
+The environment variables are those of the original proxy, by name and meaning; `VARIABLES` is the one list of them,
+which README and `.env.example` are tested against. The TOML file says what variables can't (several routes of one
+provider, own providers, model maps); there, an unknown key is an error. An error names its place and its mend.
+"""
+
+from service.settings.files import read_dotenv, unquoted
+from service.settings.loading import from_variables, load
+from service.settings.reader import Reader, port_of
+from service.settings.shapes import (
+    ANTHROPIC,
+    CLIENT_ROUTE_ID,
+    LOOPBACK_HOSTS,
+    ZAI,
+    CircuitPolicy,
+    ClientCredentials,
+    LogLevel,
+    ModelLimits,
+    Network,
+    OAuth,
+    Policy,
+    Provider,
+    QuotaPolicy,
+    QuotaWeights,
+    Route,
+    Secret,
+    Settings,
+    StaticKey,
+    StripThinking,
+    Timeouts,
+    Truncation,
+    UpstreamTransport,
+)
+from service.settings.values import WEEKDAYS, minute_of_week, model_map
+from service.settings.variables import SECRETS, VARIABLES, Variable
+
+__all__ = [
+    "ANTHROPIC",
+    "CLIENT_ROUTE_ID",
+    "LOOPBACK_HOSTS",
+    "SECRETS",
+    "VARIABLES",
+    "WEEKDAYS",
+    "ZAI",
+    "CircuitPolicy",
+    "ClientCredentials",
+    "LogLevel",
+    "ModelLimits",
+    "Network",
+    "OAuth",
+    "Policy",
+    "Provider",
+    "QuotaPolicy",
+    "QuotaWeights",
+    "Reader",
+    "Route",
+    "Secret",
+    "Settings",
+    "StaticKey",
+    "StripThinking",
+    "Timeouts",
+    "Truncation",
+    "UpstreamTransport",
+    "Variable",
+    "from_variables",
+    "load",
+    "minute_of_week",
+    "model_map",
+    "port_of",
+    "read_dotenv",
+    "unquoted",
+]

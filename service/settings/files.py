@@ -1,0 +1,120 @@
+"""Reads what settings come from: `.env`, the TOML file, and files that hold a secret. Not here: what they mean."""
+
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from service.errors import SettingsError
+from service.ledger.price import Price
+from service.rules import Dialect, FailureRule, WindowRule
+from service.settings.shapes import ModelLimits
+
+
+class RouteFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """A `[[routes]]` table of the TOML file."""
+
+    id: str
+    provider: str
+    title: str = ""
+    base_url: str = ""
+    api_key: str = ""
+    api_key_env: str = ""
+    auth: Literal["api_key", "oauth"] = "api_key"
+    credentials_path: str = ""
+    weekly_tokens: Annotated[int, Meta(ge=0)] = 0
+    concurrency: Annotated[int, Meta(ge=0)] = 0
+    model_map: dict[str, str] = {}
+
+
+class ProviderFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """A `[providers.NAME]` table of the TOML file; what it leaves out of a known provider stays as it is."""
+
+    base_url: str = ""
+    title: str = ""
+    dialect: Dialect | None = None
+    families: tuple[str, ...] | None = None
+    model_map: dict[str, str] | None = None
+    model_fallback: dict[str, str] | None = None
+
+
+class File(Struct, frozen=True, forbid_unknown_fields=True):
+    """The TOML file. `env` stands for variables that the environment leaves out; `routes` replaces the usual three.
+
+    `failures` and `windows` stand before the packaged rules.
+    """
+
+    env: dict[str, str | int | float | bool] = {}
+    providers: dict[str, ProviderFile] = field(default_factory=dict)
+    routes: tuple[RouteFile, ...] = ()
+    prices: dict[str, Price] = {}
+    models: dict[str, ModelLimits] = {}
+    failures: tuple[FailureRule, ...] = ()
+    windows: tuple[WindowRule, ...] = ()
+
+
+def with_secret_files(variables: dict[str, str], names: Iterable[str]) -> dict[str, str]:
+    """The variables, with those of `names` that are not set read from the file that NAME_FILE gives."""
+    asked = {name: variables.get(f"{name}_FILE", "").strip() for name in names if not variables.get(name, "").strip()}
+    return variables | {name: secret_in(f"{name}_FILE", Path(path)) for name, path in asked.items() if path}
+
+
+def secret_in(place: str, path: Path) -> str:
+    """The content of a file that holds a secret, without the line's end that editors leave."""
+    try:
+        return path.expanduser().read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise SettingsError(f"{place}: {path} is no text") from None
+    except OSError as error:
+        raise SettingsError(f"{place}: {path} can't be read ({error.strerror})") from None
+
+
+def read_dotenv(path: Path) -> dict[str, str]:
+    """`KEY=VALUE` lines of a `.env` file: `#` begins a comment line, outer quotes and a leading `export` go."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: can't be read ({error}); mend or remove it") from None
+    pairs = (line.strip().removeprefix("export ").partition("=") for line in lines if not line.lstrip().startswith("#"))
+    return {name.strip(): unquoted(value.strip()) for name, equals, value in pairs if equals and name.strip()}
+
+
+def unquoted(text: str) -> str:
+    """A value without the quotes around it."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    return text
+
+
+def read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[File, str]:
+    """The TOML file and its name for errors; an empty one where none is asked for and none lies in the home."""
+    asked = path or (Path(environ["CCPROXY_CONFIG"]).expanduser() if environ.get("CCPROXY_CONFIG") else None)
+    found = asked or home_of(environ) / "ccproxy.toml"
+    try:
+        content = found.read_bytes()
+    except FileNotFoundError:
+        if asked:
+            raise SettingsError(f"{found}: no such file; correct CCPROXY_CONFIG or --config") from None
+        return File(), str(found)
+    except OSError as error:
+        raise SettingsError(f"{found}: can't be read ({error.strerror})") from None
+    try:
+        return msgspec.convert(tomllib.loads(content.decode()), File), str(found)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise SettingsError(f"{found}: {error}") from None
+
+
+def home_of(environ: Mapping[str, str]) -> Path:
+    """The folder for data, logs and spool: CCPROXY_HOME, else the platform's folder for a user's state."""
+    if environ.get("CCPROXY_HOME"):
+        return Path(environ["CCPROXY_HOME"]).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path("~/Library/Application Support/ccproxy").expanduser()
+    state = environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "ccproxy"
