@@ -33,7 +33,7 @@ COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-comp
   $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo dev build test simulate simulate-faults lint format types bench soak bench-failover bench-ledger chaos test-claude-code test-scale lock docs clean stale
+.PHONY: help up demo dev build test simulate simulate-faults lint format types bench soak bench-failover bench-ledger bench-sizing chaos test-claude-code test-scale lock docs clean stale
 .PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
@@ -88,6 +88,9 @@ simulate-faults: $(DEVELOP) ## plant each fault that the simulation has to notic
 
 bench-ledger: $(DEVELOP) ## what the ledger folds, lags, catches up and proves in a second; EVENTS= for another size
 	@PYTHONPATH=. $(BIN)/python -m bench.ledger
+
+bench-sizing: $(DEVELOP) ## what README's sizing table says: speed and memory of the parts, growth; REQUESTS= for more
+	@PYTHONPATH=. $(BIN)/python -m bench.sizing
 
 bench-failover: $(DEVELOP) ## how soon a dead route is left, and how exactly a quota is used; ROUNDS= for more
 	@PYTHONPATH=. $(BIN)/python -m bench.failover
