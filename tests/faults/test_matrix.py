@@ -1,5 +1,5 @@
-"""Every fault, with and without a stream, of the first route and of all: what the client got through the real SDK,
-which routes were tried, what the ledger counted, and which circuit or wait moved.
+"""Every fault, with and without a stream, of the first route and of all, over both transports: what the client got
+through the real SDK, which routes were tried, what the ledger counted, and which circuit or wait moved.
 """
 
 import ssl
@@ -25,6 +25,9 @@ that of the last route."""
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Reading certificates that nobody needs would be most of a test's time."""
 SILENT = {"slow headers", "slow first byte", "silent mid-stream"}
+
+
+TRANSPORTS = pytest.mark.parametrize("transport", ["lean", "httpx"])
 
 
 async def ask(served: Serving, *, stream: bool, model: str = MODEL, silent: bool = False) -> str | tuple[int, str]:
@@ -75,6 +78,7 @@ def expected_moves(fault: Fault, *, failed: bool) -> set[str]:
     return {fault.moved} if failed and fault.moved else set()
 
 
+@TRANSPORTS
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("name", FAULTS)
 async def test_the_first_route_fails(
@@ -83,10 +87,11 @@ async def test_the_first_route_fails(
     zai: FakeProvider,
     name: str,
     stream: bool,  # noqa: FBT001
+    transport: str,
 ) -> None:
     """Before content the client notices nothing; after it, it learns the truth; its own fault it is told at once."""
     fault = FAULTS[name]
-    served = await start(server, fault, anthropic, zai)
+    served = await start(server, fault, anthropic, zai, transport)
     zai.default = reply.message("from the other route")
     anthropic.default = fault.reply
     answer = await ask(served, stream=stream, silent=name in SILENT)
@@ -108,6 +113,7 @@ async def test_the_first_route_fails(
     check_ledger(served, {"anthropic": anthropic, "zai": zai})
 
 
+@TRANSPORTS
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("name", FAULTS)
 async def test_all_routes_fail(
@@ -116,10 +122,11 @@ async def test_all_routes_fail(
     zai: FakeProvider,
     name: str,
     stream: bool,  # noqa: FBT001
+    transport: str,
 ) -> None:
     """The client gets the most useful error, in Anthropic's shape, and never a route's own 401 or 403."""
     fault = FAULTS[name]
-    served = await start(server, fault, anthropic, zai, all_bad=True)
+    served = await start(server, fault, anthropic, zai, transport, all_bad=True)
     anthropic.default = zai.default = fault.reply
     answer = await ask(served, stream=stream, silent=name in SILENT)
     shown = fault.stream if stream else fault.whole
@@ -138,13 +145,14 @@ async def test_all_routes_fail(
 
 
 async def start(
-    server: Server, fault: Fault, anthropic: FakeProvider, zai: FakeProvider, *, all_bad: bool = False
+    server: Server, fault: Fault, anthropic: FakeProvider, zai: FakeProvider, transport: str, *, all_bad: bool = False
 ) -> Serving:
-    """A proxy before both, or before places where nobody answers well."""
+    """A proxy before both, over this transport, or before places where nobody answers well."""
     places = [
         fault.place(fake) if fault.place and is_bad else fake for fake, is_bad in ((anthropic, True), (zai, all_bad))
     ]
-    return await server.start(anthropic=places[0], zai=places[1], variables=REAL_CIRCUITS, **SHORT)
+    variables = REAL_CIRCUITS | {"UPSTREAM_TRANSPORT": transport}
+    return await server.start(anthropic=places[0], zai=places[1], variables=variables, **SHORT)
 
 
 # -- Z.AI's own codes
