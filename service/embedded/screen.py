@@ -5,6 +5,7 @@ to the terminal. A terminal that has gone away must not keep `up` from ending it
 """
 
 import io
+import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -72,9 +73,12 @@ class Screen:
             self._say(_route_line(number, route))
         if all(route.off for route in settings.routes):
             self._say(Text(_without_routes(settings)))
-        self._say(Text(f"\n  look  {proxy_url(settings)}/dashboard   (`ccproxy admin token` shows its token)"))
+        self._say(Text(f"\n  look  {proxy_url(settings)}/dashboard   (`{_command()} admin token` shows its token)"))
         self._say(Text(f"  data  {settings.home}\n  logs  {logs}\n\nPoint Claude Code here:\n"))
-        self._say(Text(f"  export ANTHROPIC_BASE_URL={proxy_url(settings)}\n  claude\n", style="bold"))
+        self._say(Text(f"  export ANTHROPIC_BASE_URL={proxy_url(settings)}", style="bold"))
+        if settings.asks_for_keys:
+            self._say(Text.assemble(("  export ANTHROPIC_AUTH_TOKEN=...", "bold"), f"   {_whence_a_key(settings)}"))
+        self._say(Text("  claude\n", style="bold"))
         self._say(Text("Ctrl-C ends everything.", style="dim"))
 
     def _say(self, text: Text, *, error: bool = False) -> None:
@@ -99,6 +103,17 @@ def _without_routes(settings: "Settings") -> str:
     if settings.client_credentials == "never":
         return "  No route has a credential, and CLIENT_CREDENTIALS=never: every request will be refused."
     return "  No route has a credential: each client's own is passed through, to Anthropic alone."
+
+
+def _whence_a_key(settings: "Settings") -> str:
+    if settings.ledger_keys:
+        return f"(a key of the proxy: `{_command()} keys issue NAME`)"
+    return "(a key of PROXY_API_KEYS)"
+
+
+def _command() -> str:
+    """As the user can type it: from a checkout, `ccproxy` is not on the PATH."""
+    return "ccproxy" if shutil.which("ccproxy") else sys.argv[0]
 
 
 def _tail(log: Path) -> str:

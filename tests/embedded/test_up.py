@@ -258,6 +258,18 @@ def test_the_banner_tells_the_state_of_each_route(
     assert "sk-ant" not in said
 
 
+def test_the_banner_says_where_a_key_comes_from_in_words_that_can_be_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [".venv/bin/ccproxy", "up"])
+    settings = load(environ={"PROXY_API_KEYS": "ledger", "CCPROXY_HOME": str(tmp_path)})
+    Screen().banner(settings, tmp_path / "logs")
+    shown = capsys.readouterr().out
+    assert "export ANTHROPIC_AUTH_TOKEN=...   (a key of the proxy: `.venv/bin/ccproxy keys issue NAME`)" in shown
+    assert "(`.venv/bin/ccproxy admin token` shows its token)" in shown
+
+
 def test_no_password_of_a_given_server_is_shown() -> None:
     """What the terminal shows of a URL holds no user and no password."""
     assert up._without_secrets("postgresql://u:secret@db:5432/x?sslpassword=s") == "postgresql://db:5432/x"
