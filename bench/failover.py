@@ -77,6 +77,12 @@ def events_of(house: House, route: str) -> list[Event]:
     return sorted((event for event in told if not isinstance(event, wire.Undecodable)), key=lambda event: event.at_ms)
 
 
+def serving(house: House, since_ms: int) -> int:
+    """How many replicas have an answer of the first route that was no probe, since then."""
+    ended = [event for event in events_of(house, "anthropic") if isinstance(event, AttemptEnded)]
+    return len({e.replica for e in ended if e.started_at_ms > since_ms and e.outcome == "ok" and not e.probe})
+
+
 def fleet_trip_ms(events: Sequence[Event], since_ms: int) -> int | None:
     """When the second of three replicas had five failures in a row: then the fleet's circuit is open."""
     in_row: dict[str, int] = defaultdict(int)
@@ -106,34 +112,36 @@ async def until(true: Any, what: str) -> None:
 async def measure_trips(house: House) -> None:
     """The first route dies and comes back, ROUNDS times."""
     proxies = [house.start_proxy(BREAKING) for _ in range(3)]
-    marks: list[int] = []
+    rounds: list[tuple[int, list[Event]]] = []
     house.zai.default = reply.message()
     async with clients(proxies, CLIENTS, pause_s=0.02, stream=True) as statuses:
         for _ in range(ROUNDS):
             house.anthropic.default = reply.message()
+            back_ms = time.time_ns() // 1_000_000
+            await until(lambda back_ms=back_ms: serving(house, back_ms) >= len(proxies), "all serve by it again")
             before = len(house.anthropic.requests)
             await until(lambda before=before: len(house.anthropic.requests) > before + 300, "the route serves again")
-            marks.append(time.time_ns() // 1_000_000)
+            mark_ms = time.time_ns() // 1_000_000
             house.anthropic.default = reply.error(500)
             await asyncio.sleep(3 * OPEN_MS / 1000)
-    await asyncio.sleep(1)
-    events = events_of(house, "anthropic")
+            told = events_of(house, "anthropic")  # now: of what is folded the stream keeps but a tail
+            rounds.append((mark_ms, [event for event in told if event.at_ms >= mark_ms]))
     late: list[int] = []
-    for mark, end in zip(marks, [*marks[1:], 2**60], strict=True):
-        round_ = [event for event in events if mark <= event.at_ms < end]
-        trip_ms = fleet_trip_ms(round_, mark)
-        probes = {event.attempt_id for event in round_ if isinstance(event, AttemptEnded) and event.probe}
-        back_ms = next((e.at_ms for e in round_ if isinstance(e, AttemptEnded) and e.probe and e.outcome == "ok"), end)
+    spans: list[tuple[int, int]] = []
+    for mark_ms, told in rounds:
+        trip_ms = fleet_trip_ms(told, mark_ms)
         if trip_ms is None:
             raise SystemExit("the circuit did not open")
+        probes = [event for event in told if isinstance(event, AttemptEnded) and event.probe]
+        spans += [(probe.started_at_ms, probe.at_ms) for probe in probes]
+        known = {probe.attempt_id for probe in probes}
         late += [
             event.at_ms - trip_ms
-            for event in round_
+            for event in told
             if isinstance(event, AttemptStarted)
-            and trip_ms < event.at_ms < min(back_ms, trip_ms + OPEN_MS)
-            and event.event_id not in probes
+            and trip_ms < event.at_ms < trip_ms + OPEN_MS
+            and event.event_id not in known
         ]
-    spans = [(e.started_at_ms, e.at_ms) for e in events if isinstance(e, AttemptEnded) and e.probe]
     late.sort()
     p99 = late[len(late) * 99 // 100] if late else 0
     tell(

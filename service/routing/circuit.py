@@ -10,7 +10,7 @@ Rules
   replicas that used it within 30 s, or wait out their open time, are tripped, and at least two if there are two. So a
   process that starts anew still knows of a circuit that opened before.
 - After the open time the route is half open: one probe at a time may go there, in the whole fleet. A probe's success
-  ends the trip of its own replica, and the fleet's; a replica that tripped itself makes its own probe.
+  ends the trip of its own replica, and the fleet's; a replica that tripped itself makes its own probe, from then on.
 - After a probe's success the route takes a growing share of the requests, over ten seconds, while others are left.
 - What failed before an operator's reset counts no more.
 """
@@ -61,7 +61,7 @@ def read_circuit(
         return CLOSED
     own = ledger.health.get(replica)
     if own and is_tripped(own, policy, reset_ms):
-        return opened(own, policy, now_ms)
+        return opened(own, policy, now_ms, recovered_ms=max(health.recovered_ms for health in ledger.health.values()))
     tripped = fleet_trip(ledger, policy, now_ms, reset_ms)
     if tripped:
         return opened(max(tripped, key=lambda health: open_until_ms(health, policy)), policy, now_ms)
@@ -82,9 +82,13 @@ def closed(
     )
 
 
-def opened(health: Health, policy: CircuitPolicy, now_ms: int) -> CircuitReading:
-    """The reading of a tripped route: open, or half open once its time is over."""
+def opened(health: Health, policy: CircuitPolicy, now_ms: int, *, recovered_ms: int = 0) -> CircuitReading:
+    """The reading of a tripped route: open, or half open once its time is over, or another replica's probe since, at
+    `recovered_ms`, has found it well.
+    """
     until_ms = open_until_ms(health, policy)
+    if recovered_ms > opened_ms(health):
+        until_ms = min(until_ms, recovered_ms)
     return CircuitReading(
         state="open" if now_ms < until_ms else "half_open",
         until_ms=until_ms,

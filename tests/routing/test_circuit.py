@@ -176,10 +176,12 @@ def test_a_failed_probe_trips_whoever_made_it() -> None:
 
 
 def test_a_good_probe_ends_the_fleets_trip_and_its_makers() -> None:
-    """The others end their own, each with a probe."""
-    fleet = {"b": tripped(), "c": tripped(), ME: Health(last_success_ms=NOW_MS, recovered_ms=NOW_MS)}
+    """The others end their own, each with a probe that they need not wait for any more, unless theirs failed since."""
+    well = Health(last_success_ms=NOW_MS, recovered_ms=NOW_MS)
+    since = tripped(ago_ms=-10, failed_probes=1)
+    fleet = {"b": tripped(), "c": tripped(failed_probes=5), "d": since, ME: well}
     assert read(fleet).state == "closed"
-    assert read(fleet, replica="b").state == "open"
+    assert [read(fleet, replica=name).state for name in "bcd"] == ["half_open", "half_open", "open"]
 
 
 def test_a_trip_after_the_probe_is_news() -> None:
