@@ -52,12 +52,13 @@ build: $(RUN) ## wheel and source archive, into dist/
 	@rm -rf dist
 	$(BIN)/hatchling build -d dist
 
-test: $(DEVELOP) ## every check: format, lint, types, import contract, tests (ARGS are pytest's)
+# Tests of real processes mostly wait, so that three at once go well on two cores; JOBS=0 runs all of them in turn.
+test: $(DEVELOP) ## every check: format, lint, types, import contract, tests (ARGS are pytest's, JOBS=3 at once)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(if $(CI),-p tests.no_skips) $(ARGS)
+	$(BIN)/python -m pytest -n $(or $(JOBS),3) --dist loadfile $(if $(CI),-p tests.no_skips) $(ARGS)
 
 lint: $(DEVELOP) ## ruff's rules and the import contract
 	$(BIN)/ruff check .
