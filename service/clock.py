@@ -43,11 +43,17 @@ class Clock:
         monotonic_ms = _monotonic_ms()
         elapsed_ms = monotonic_ms - self._last_monotonic_ms
         self._last_monotonic_ms = monotonic_ms
+        self._now_ms += elapsed_ms
+        if self._behind_ms:
+            self._slew(elapsed_ms)
+        return int(self._now_ms)
+
+    def _slew(self, elapsed_ms: float) -> None:
+        """Make good a part of what is still wrong."""
         slower = LEAD_RATIO if self.ahead_ms > STEP_MS else SLEW_RATIO
         slew_ms = max(-slower * elapsed_ms, min(SLEW_RATIO * elapsed_ms, self._behind_ms))
         self._behind_ms -= slew_ms
-        self._now_ms += elapsed_ms + slew_ms
-        return int(self._now_ms)
+        self._now_ms += slew_ms
 
     def sample(self, fleet_ms: float) -> None:
         """Take note of Redis TIME, already corrected by half of the round trip."""

@@ -16,6 +16,7 @@ from service.providers.transport import Upstream, UpstreamError
 from service.relay.book import Book
 from service.relay.call import Call, Fault, Reply, Try, length_of
 from service.relay.judge import Judge
+from service.relay.limit import Limit
 from service.relay.streams import Stream
 from service.resources import Home, Resources
 from service.routing.failure import Failure
@@ -44,22 +45,22 @@ class Answers:
         self._resources = resources
         self._clock = clock
 
-    async def answer(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: asyncio.Timeout) -> None:
+    async def answer(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: Limit) -> None:
         """Pass the answer on in the way that fits it. Raises Fault or UpstreamError."""
         if upstream.status >= 300:
             await self._read_error(one, upstream)
         elif call.method == "HEAD" or call.path.endswith("/content"):
-            limit.reschedule(None)
+            limit.move(None)
             await self._copy(call, one, upstream, reply)
         elif call.endpoint == "messages" and call.stream:
             await self._stream(call, one, upstream, reply, limit)
         elif call.endpoint == "batches" and call.path.endswith("/results"):
-            limit.reschedule(None)
+            limit.move(None)
             await self._results(call, one, upstream, reply)
         elif call.endpoint in JSON_ENDPOINTS or upstream.content_type == "application/json":
             await self._whole(call, one, upstream, reply, limit)
         else:
-            limit.reschedule(None)
+            limit.move(None)
             await self._copy(call, one, upstream, reply)
 
     async def _read_error(self, one: Try, upstream: Upstream) -> None:
@@ -71,7 +72,7 @@ class Answers:
         one.decoded = upstream.decoded
         raise Fault(self._judge.answer(one))
 
-    async def _whole(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: asyncio.Timeout) -> None:
+    async def _whole(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: Limit) -> None:
         """An answer in one piece: checked, accounted, then passed on."""
         upstream.decode()
         body = await upstream.read(ANSWER_BYTES)
@@ -80,7 +81,7 @@ class Answers:
             raise Fault(self._bad_json(answer, one))
         if call.endpoint == "count_tokens" and not count_in(body):
             raise Fault(Failure("bad_answer", "route", message="the answer is no count", status=one.status))
-        limit.reschedule(None)
+        limit.move(None)
         one.tokens = answer.tokens
         await self._book.note_resources(call, one, answer)
         if call.endpoint == "batches":
@@ -127,14 +128,14 @@ class Answers:
         await self._book.account(call, one, final=True)
         await reply.end(held)
 
-    async def _stream(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: asyncio.Timeout) -> None:
+    async def _stream(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: Limit) -> None:
         """A stream of events."""
         if upstream.content_type != "text/event-stream":
             raise Fault(await self._no_stream(one, upstream))
         upstream.decode()
 
         async def start() -> None:
-            limit.reschedule(None)
+            limit.move(None)
             self._admission.content_came(one.grant)
             await reply.start(upstream.status, self.head(one, decoded=upstream.decoded))
 

@@ -37,6 +37,7 @@ from service.providers.transport import Upstream, UpstreamError, Wires
 from service.relay.answers import Answers
 from service.relay.book import Book, log_attempt
 from service.relay.call import Call, Fault, Reply, Try, length_of, taken
+from service.relay.limit import Limit
 from service.relay.words import (
     error_event,
     in_our_words,
@@ -110,8 +111,9 @@ class Relay:
 
     async def _handle(self, call: Call, reply: Reply) -> None:
         self._budget.earn()
-        home = await self._home_of(call)
-        ask, candidates = await self._candidates(call, home)
+        home = await self._home_of(call) if call.resource_ids else ""
+        session_route = await self._session_route(call) if self.settings.session_affinity else ""
+        ask, candidates = self._candidates(call, home, session_route)
         searching = not home and bool(call.resource_ids) and call.method in READS
         plan = failover(candidates, self.settings.policy, call.model, self._budget.spend, searching=searching)
         usable = sum(candidate.usable for candidate in candidates)
@@ -142,8 +144,9 @@ class Relay:
                 attempt, verdict = advance(plan, Result(self.clock.now_ms(), one.failure, over, renewed=renewed))
                 if renewed and one.failure:
                     one.failure = replace(one.failure, scope="")  # the route need not rest: its credential is another
-                await self._book.account(call, one, final=attempt is None)
-                if one.outcome == "ok":
+                if one.failure or not one.accounted:
+                    await self._book.account(call, one, final=attempt is None)
+                if self.settings.session_affinity and one.outcome == "ok":
                     await self._keep_session(call, one)
             finally:
                 self._leave(one)
@@ -198,8 +201,9 @@ class Relay:
             self._admission.sizes.note(one.route.id, one.attempt.candidate.model, used)
         self._admission.leave(one.grant, used, one.ended_seq)
 
-    async def _candidates(self, call: Call, home: str) -> tuple[Ask, list[Candidate]]:
-        """What routing is asked, and the routes, those to try first; `home`: where the request's resources live."""
+    def _candidates(self, call: Call, home: str, session_route: str) -> tuple[Ask, list[Candidate]]:
+        """What routing is asked, and the routes, those to try first; `home`: where the request's resources live,
+        `session_route`: which route served its session last."""
         chain = choose_chain(
             self.settings.routes,
             self.settings.client_route,
@@ -216,7 +220,7 @@ class Relay:
             trimmed=call.trimmed,
             threaded=call.threaded,
             bound_to=home,
-            session_route=await self._session_route(call),
+            session_route=session_route,
             draw=crc32(call.request_id.encode()) / 2**32,
         )
         return ask, rank(ask, chain, self._watcher.view, self.settings.policy, self.clock.now_ms())
@@ -244,8 +248,8 @@ class Relay:
         return ""
 
     async def _session_route(self, call: Call) -> str:
-        """The route that served the session last, where sessions stay on their route."""
-        if not (self.settings.session_affinity and call.session_id):
+        """The route that served the session last."""
+        if not call.session_id:
             return ""
         since_ms = self.clock.now_ms() - SESSION_TTL_S * 1000
         home = await self._resources.moved_to(session_id(call), since_ms)
@@ -253,7 +257,7 @@ class Relay:
 
     async def _keep_session(self, call: Call, one: Try) -> None:
         """The session's caches are on this route now."""
-        if self.settings.session_affinity and call.session_id and call.endpoint == "messages":
+        if call.session_id and call.endpoint == "messages":
             await self._resources.move(session_id(call), Home(one.route.id, one.attempt_id), SESSION_TTL_S)
 
     # -- one attempt
@@ -263,7 +267,7 @@ class Relay:
         log_attempt(call, one)
         upstream: Upstream | None = None
         try:
-            async with asyncio.timeout_at(deadline) as limit:
+            with Limit(deadline) as limit:
                 upstream = await self._open(call, one, limit, is_last=is_last)
                 await self._answers.answer(call, one, upstream, reply, limit)
         except Fault as fault:
@@ -291,7 +295,7 @@ class Relay:
             return Failure("deadline", "", message="the client's own deadline has passed", status=one.status)
         return Failure("timeout", "route", message="the provider stayed silent for too long", status=one.status)
 
-    async def _open(self, call: Call, one: Try, limit: asyncio.Timeout, *, is_last: bool) -> Upstream:
+    async def _open(self, call: Call, one: Try, limit: Limit, *, is_last: bool) -> Upstream:
         """Send the request; the head of the answer. The attempt is on the ledger before its first byte goes out."""
         route = one.route
         try:
@@ -314,11 +318,11 @@ class Relay:
             headers += length_said(call.headers)
         await self._book.begin(call, one)
         url = f"{route.base_url}{call.path}{'?' + call.query if call.query else ''}"
-        deadline = limit.when()
+        deadline = limit.when
         if not is_last and deadline is not None:
-            limit.reschedule(self._head_limit(call, deadline))
+            limit.move(self._head_limit(call, deadline))
         upstream = await self._wires.open(call.method, url, headers, content)
-        limit.reschedule(deadline)
+        limit.move(deadline)
         one.status, one.headers = upstream.status, upstream.headers
         one.windows = windows_of(upstream.headers)
         one.first_byte_ms = self.clock.now_ms() - one.started_ms
