@@ -117,21 +117,28 @@ def advance(ledger: Ledger, event: Event) -> Sequence[Charge]:
 def advance_route(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
     """Fold one event into a route's ledger, in place; the changes to usage cells that it made."""
     hear(ledger.heard, event)
-    ledger.newest_ms = max(ledger.newest_ms, event.at_ms)
-    charges = charges_of(ledger, event)
-    for charge in charges:
-        apply(ledger, charge)
+    if event.at_ms > ledger.newest_ms:
+        advance_time(ledger, event.at_ms)
     match event:
         case AttemptStarted():
             start(ledger, event)
         case AttemptEnded():
-            end(ledger, event)
+            return end(ledger, event)
         case AttemptLost():
-            lose(ledger, event, charges)
-        case BatchItemUsed() | ResourceCreated():
-            pass  # the one is usage alone; of the other Redis holds the index, and the ledger only keeps the fact
-    prune(ledger)
-    return charges
+            return lose(ledger, event)
+        case BatchItemUsed():
+            return charged(ledger, charge_of(event))
+        case ResourceCreated():
+            pass  # Redis holds the index; the ledger only keeps the fact
+    return ()
+
+
+def advance_time(ledger: RouteLedger, at_ms: int) -> None:
+    """Note the newest event's time; with a new hour, old ones go."""
+    is_new_hour = at_ms // HOUR_MS > ledger.newest_ms // HOUR_MS
+    ledger.newest_ms = at_ms
+    if is_new_hour:
+        prune(ledger)
 
 
 def hear(heard: dict[str, Heard], event: EventBase) -> None:
@@ -143,7 +150,8 @@ def hear(heard: dict[str, Heard], event: EventBase) -> None:
         if len(heard) >= KEPT_REPLICAS:
             del heard[min(heard, key=lambda name: heard[name].at_ms)]
         account = heard[event.replica] = Heard()
-    account.at_ms = max(account.at_ms, event.at_ms)
+    if event.at_ms > account.at_ms:
+        account.at_ms = event.at_ms
     if event.seq > account.high:
         if event.seq > account.high + 1:
             account.gaps.append((account.high + 1, event.seq - 1))
@@ -160,41 +168,26 @@ def without(gap: tuple[int, int], seq: int) -> list[tuple[int, int]]:
     return [part for part in ((first, seq - 1), (seq + 1, last)) if part[0] <= part[1]]
 
 
-def charges_of(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
-    """What an event changes in the usage cells. An estimate counts only while the attempt is open, and goes when the
-    true end comes."""
-    match event:
-        case AttemptEnded():
-            estimate = ledger.lost.get(event.attempt_id)
-            return (charge_of(event), taken_back(estimate)) if estimate else (charge_of(event),)
-        case AttemptLost():
-            return (charge_of(event),) if event.attempt_id in ledger.open else ()
-        case BatchItemUsed():
-            return (charge_of(event),)
-        case _:
-            return ()
-
-
 def charge_of(event: AttemptEnded | AttemptLost | BatchItemUsed) -> Charge:
     """The usage that an event tells of, in the hour in which it was told."""
-    tokens = event.tokens
+    tokens, cost = event.tokens, event.cost_nusd
     usage = Usage(
         input=tokens.input,
         output=tokens.output,
         cache_read=tokens.cache_read,
         cache_write_5m=tokens.cache_write_5m,
         cache_write_1h=tokens.cache_write_1h,
-        cost_nusd=event.cost_nusd or 0,
-        unpriced=int(event.cost_nusd is None),
+        cost_nusd=cost or 0,
+        unpriced=int(cost is None),
     )
-    if isinstance(event, BatchItemUsed):
-        usage.batch_items = 1
-    else:
+    if isinstance(event, AttemptEnded):
         usage.attempts = 1
-        usage.lost = int(isinstance(event, AttemptLost))
-        if isinstance(event, AttemptEnded):
-            usage.failed = int(event.outcome == "failed")
-            usage.aborted = int(event.outcome == "aborted")
+        usage.failed = int(event.outcome == "failed")
+        usage.aborted = int(event.outcome == "aborted")
+    elif isinstance(event, AttemptLost):
+        usage.attempts = usage.lost = 1
+    else:
+        usage.batch_items = 1
     return Charge(event.at_ms // HOUR_MS, event.model_sent, event.client_key, usage)
 
 
@@ -204,11 +197,25 @@ def taken_back(charge: Charge) -> Charge:
     return Charge(charge.hour, charge.model, charge.client_key, usage)
 
 
+def charged(ledger: RouteLedger, *charges: Charge) -> Sequence[Charge]:
+    """The changes, once they are added; hours that no reading looks at any more are left out of the ledger."""
+    oldest = oldest_hour(ledger)
+    for charge in charges:
+        if charge.hour >= oldest:
+            apply(ledger, charge)
+    return charges
+
+
 def apply(ledger: RouteLedger, charge: Charge) -> None:
     """Add a change to its cell and to its hour's sum."""
-    by_key = ledger.usage.setdefault(charge.hour, {}).setdefault(charge.model, {})
-    add_usage(by_key.setdefault(charge.client_key, Usage()), charge.usage)
-    add_usage(ledger.hours.setdefault(charge.hour, Usage()), charge.usage)
+    try:
+        cell, hour = ledger.usage[charge.hour][charge.model][charge.client_key], ledger.hours[charge.hour]
+    except KeyError:
+        by_key = ledger.usage.setdefault(charge.hour, {}).setdefault(charge.model, {})
+        cell = by_key.setdefault(charge.client_key, Usage())
+        hour = ledger.hours.setdefault(charge.hour, Usage())
+    add_usage(cell, charge.usage)
+    add_usage(hour, charge.usage)
 
 
 def add_usage(cell: Usage, more: Usage) -> None:
@@ -244,13 +251,15 @@ def start(ledger: RouteLedger, event: AttemptStarted) -> None:
     )
 
 
-def end(ledger: RouteLedger, event: AttemptEnded) -> None:
-    """An attempt is over: what its end says of the route's health."""
+def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
+    """An attempt is over: what it used, in place of its estimate if it was given up for lost, and what its end says of
+    the route's health."""
     was_open = ledger.open.pop(event.attempt_id, None)
-    was_lost = ledger.lost.pop(event.attempt_id, None)
-    if was_open is None and was_lost is None:
+    estimate = ledger.lost.pop(event.attempt_id, None)
+    if was_open is None and estimate is None:
         remember(ledger.ended_early, event.attempt_id, event.at_ms, KEPT_ENDED_EARLY)
-    note_windows(ledger, event)
+    if event.windows and event.endpoint == "messages":
+        note_windows(ledger, event)
     if event.scope == "model" and event.model_sent and event.endpoint == "messages":
         denied_ms = max(event.at_ms, ledger.missing_models.get(event.model_sent, 0))
         remember(ledger.missing_models, event.model_sent, denied_ms, KEPT_MISSING_MODELS)
@@ -258,13 +267,18 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> None:
         note_wait(ledger, event)
         if event.endpoint == "messages":
             note_health(ledger, event)
+    charge = charge_of(event)
+    return charged(ledger, charge, taken_back(estimate)) if estimate else charged(ledger, charge)
 
 
-def lose(ledger: RouteLedger, event: AttemptLost, charges: Sequence[Charge]) -> None:
-    """An open attempt will hardly end by itself any more: its estimate is remembered for as long as it may."""
-    ledger.open.pop(event.attempt_id, None)
-    if charges:
-        remember(ledger.lost, event.attempt_id, charges[0], KEPT_LOST)
+def lose(ledger: RouteLedger, event: AttemptLost) -> Sequence[Charge]:
+    """An open attempt will hardly end by itself any more: its estimate counts, and is remembered for as long as the
+    true end may come."""
+    if ledger.open.pop(event.attempt_id, None) is None:
+        return ()
+    estimate = charge_of(event)
+    remember(ledger.lost, event.attempt_id, estimate, KEPT_LOST)
+    return charged(ledger, estimate)
 
 
 def remember(memory: dict[str, V], name: str, value: V, most: int) -> None:
@@ -277,13 +291,12 @@ def remember(memory: dict[str, V], name: str, value: V, most: int) -> None:
 
 def note_windows(ledger: RouteLedger, event: AttemptEnded) -> None:
     """Take over what the provider said of its windows with an answer to `messages`, unless something newer is known."""
-    if event.endpoint != "messages":
-        return
     answered = 200 <= event.status < 300
+    at_ms = told_ms(event)
     for name, window in event.windows.items():
         known = ledger.windows.get(name)
-        if known is None or told_ms(event) >= known.at_ms:
-            told = WindowTold(window.used_ratio, window.resets_at_ms, window.status, told_ms(event), answered)
+        if known is None or at_ms >= known.at_ms:
+            told = WindowTold(window.used_ratio, window.resets_at_ms, window.status, at_ms, answered)
             remember(ledger.windows, name, told, KEPT_WINDOWS)
 
 
@@ -338,7 +351,7 @@ def note_health(ledger: RouteLedger, event: AttemptEnded) -> None:
     if not ok and event.scope not in CIRCUIT_SCOPES:
         return
     health = health_of(ledger, event.replica)
-    bucket = health.buckets.setdefault(event.at_ms // BUCKET_MS, Bucket())
+    bucket = bucket_of(health, event.at_ms // BUCKET_MS)
     if ok:
         bucket.ok += 1
         bucket.slow += event.slow
@@ -346,8 +359,16 @@ def note_health(ledger: RouteLedger, event: AttemptEnded) -> None:
     else:
         bucket.failed += 1
         fail(health, event)
-    for stale in sorted(health.buckets)[:-KEPT_BUCKETS]:
-        del health.buckets[stale]
+
+
+def bucket_of(health: Health, number: int) -> Bucket:
+    """The ten seconds of this number, opened when they are new; those that are too old go, or count for nothing."""
+    bucket = health.buckets.get(number)
+    if bucket is None:
+        bucket = health.buckets[number] = Bucket()
+        for stale in sorted(health.buckets)[:-KEPT_BUCKETS]:
+            del health.buckets[stale]
+    return bucket
 
 
 def succeed(health: Health, event: AttemptEnded) -> None:
@@ -391,9 +412,14 @@ def last_seen_ms(health: Health) -> int:
     return max(health.last_failure_ms, health.last_success_ms)
 
 
+def oldest_hour(ledger: RouteLedger) -> int:
+    """The oldest hour that a reading looks at. Depends on the newest event alone, so that every replay agrees."""
+    return ledger.newest_ms // HOUR_MS - KEPT_HOURS
+
+
 def prune(ledger: RouteLedger) -> None:
-    """Drop the hours that no reading looks at. Depends on the newest event alone, so that every replay agrees."""
-    oldest = ledger.newest_ms // HOUR_MS - KEPT_HOURS
+    """Drop the hours that no reading looks at."""
+    oldest = oldest_hour(ledger)
     if ledger.hours and min(ledger.hours) < oldest:
         ledger.hours = {hour: usage for hour, usage in ledger.hours.items() if hour >= oldest}
         ledger.usage = {hour: usage for hour, usage in ledger.usage.items() if hour >= oldest}

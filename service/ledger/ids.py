@@ -2,19 +2,15 @@
 
 from hashlib import sha256
 
-RANDOM_A_MASK = 0x0FFF << 64
-RANDOM_B_MASK = (1 << 62) - 1
-
 
 def derived_id(event_id: str, suffix: str) -> str:
     """The UUIDv7 that belongs to `event_id` and `suffix`: same time, the random bits a hash of both.
 
     Made twice it is the same id, so that an attempt's end, whoever writes it down and however often, counts once.
     """
-    bits = int(event_id.replace("-", ""), 16)
-    digest = int.from_bytes(sha256(f"{event_id}/{suffix}".encode()).digest()[:16], "big")
-    mask = RANDOM_A_MASK | RANDOM_B_MASK
-    return format_uuid((bits & ~mask) | (digest & mask))
+    drawn = sha256(f"{event_id}/{suffix}".encode()).hexdigest()
+    variant = int(event_id[19], 16) & 0b1100 | int(drawn[16], 16) & 0b0011
+    return f"{event_id[:15]}{drawn[13:16]}-{variant:x}{drawn[17:20]}-{drawn[20:32]}"
 
 
 def ended_id(attempt_id: str) -> str:
