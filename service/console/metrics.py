@@ -2,7 +2,8 @@
 
 Counters come from this process's own events and from the edge; gauges are read when they are asked for. Processes that
 share an address (`siblings`) count into files that all of them read, so that whichever is asked tells of all; those of
-one that died are kept. Labels are bounded: model names, which clients may invent, up to 64 in a process, then `other`.
+one that died are kept, but for what it counted last (HAND_OVER_S). Labels are bounded: model names, which clients may
+invent, up to 64 in a process, then `other`.
 No secret, prompt or client's text is a label.
 Open to the loopback; to others with METRICS_TOKEN, or a token of the admin API.
 """
@@ -10,13 +11,14 @@ Open to the loopback; to others with METRICS_TOKEN, or a token of the admin API.
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hmac import compare_digest
 from typing import Any
 
 from litestar import Request, get
 from litestar.response import Response
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from msgspec.structs import astuple
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -26,8 +28,9 @@ from service.console.auth import address_of
 from service.console.console import Console, Desk
 from service.console.failing import documented, fail
 from service.console.fleet import Standing
+from service.console.tallies import Spread, Tally
 from service.errors import NotLoggedIn, ProxyError
-from service.ledger.events import AttemptEnded, AttemptStarted, Endpoint, Event
+from service.ledger.events import AttemptEnded, AttemptStarted, Endpoint, Event, Tokens
 from service.outbox import Outbox
 from service.routing.readings import RouteReading
 from service.settings import LOOPBACK_HOSTS
@@ -38,13 +41,15 @@ MOST_REQUESTS = 2_000
 """Requests of which it is remembered where they failed last."""
 NUSD = 1e-9
 LOOK_S = 1.0
+HAND_OVER_S = 0.1
+"""What was counted reaches the files that siblings read within this time."""
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 """By this prometheus_client knows that it counts into files, and where; `siblings` sets it."""
 TIME_IN_ID_DIGITS = 11
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 ADDED_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5)
 CIRCUITS = {"closed": 0, "half_open": 1, "open": 2}
-TOKEN_KINDS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
+TOKEN_KINDS = Tokens.__struct_fields__
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORWARDED_HEADERS = ("x-forwarded-for", "forwarded", "x-real-ip")
 
@@ -55,7 +60,9 @@ class Metrics:
     def __init__(self, clock: Clock, watcher: Watcher, outbox: Outbox, version: str, settings_digest: str) -> None:
         self.registry = CollectorRegistry()
         self._clock = clock
-        self._series: dict[tuple[Any, ...], Any] = {}
+        self._tallies: list[Tally | Spread] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._under_way = 0
         self._models: set[str] = set()
         self._failed_on: OrderedDict[str, str] = OrderedDict()
         self._outbox = outbox
@@ -79,21 +86,18 @@ class Metrics:
         self.pending = self._gauge("ccproxy_outbox_pending_events", "Events that are not yet on their streams")
         self.spooled = self._gauge("ccproxy_spool_events", "Events that wait on this host's disk")
 
-    def _one(self, metric: Any, *labels: str) -> Any:
-        """The series of these labels; the library's own look-up takes a lock, and a third of the counting's time."""
-        found = self._series.get((metric, *labels))
-        if found is None:
-            found = self._series[metric, *labels] = metric.labels(*labels)
-        return found
+    def _counter(self, name: str, words: str, *labels: str) -> Tally:
+        made = Tally(name, words, labels, self.registry)
+        self._tallies.append(made)
+        return made
 
-    def _counter(self, name: str, words: str, *labels: str) -> Counter:
-        return Counter(name, words, labels, registry=self.registry)
+    def _histogram(self, name: str, words: str, bounds: Sequence[float], *labels: str) -> Spread:
+        made = Spread(name, words, labels, bounds, self.registry)
+        self._tallies.append(made)
+        return made
 
     def _gauge(self, name: str, words: str) -> Gauge:
         return Gauge(name, words, registry=self.registry, multiprocess_mode="livesum")
-
-    def _histogram(self, name: str, words: str, buckets: Iterable[float], *labels: str) -> Histogram:
-        return Histogram(name, words, labels, buckets=tuple(buckets), registry=self.registry)
 
     async def start(self) -> None:
         """Look at what waits, for a sibling that may be asked in this process's place."""
@@ -101,7 +105,8 @@ class Metrics:
             self._looking = asyncio.create_task(self._look_on(), name="metrics.look")
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Look no more, once all is handed over."""
+        self._hand_over()
         if self._looking:
             self._looking.cancel()
             await asyncio.wait({self._looking})
@@ -114,23 +119,40 @@ class Metrics:
     def _look(self) -> None:
         self.pending.set(self._outbox.pending)
         self.spooled.set(self._outbox.spooled)
+        self._hand_over()
+
+    def _hand_over_soon(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(HAND_OVER_S, self._hand_over)
+
+    def _hand_over(self) -> None:
+        """Put what was counted where it is read."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.in_flight.set(self._under_way)
+        for tally in self._tallies:
+            tally.hand_over()
 
     # -- what is told
 
     def begin(self) -> None:
         """A request has come."""
-        self.in_flight.inc()
+        self._under_way += 1
+        self._hand_over_soon()
 
     def end(self, endpoint: Endpoint, verdict: str, reason: str) -> None:
         """It is over."""
-        self.in_flight.dec()
-        self._one(self.requests, endpoint, verdict).inc()
+        self._under_way -= 1
+        self.requests.add((endpoint, verdict))
+        self._hand_over_soon()
         if reason:
             self.refuse(reason)
 
     def refuse(self, reason: str) -> None:
         """The proxy itself turned somebody down, here or at the admin API."""
-        self._one(self.refusals, reason).inc()
+        self.refusals.add((reason,))
+        self._hand_over_soon()
 
     def note(self, stream: str, event: Event) -> None:
         """An event of this process was numbered."""
@@ -138,25 +160,26 @@ class Metrics:
             self._note_start(stream, event)
         elif isinstance(event, AttemptEnded):
             self._note_end(stream, event)
+        self._hand_over_soon()
 
     def _note_start(self, route: str, event: AttemptStarted) -> None:
         failed_on = self._failed_on.pop(event.request_id, None)
         if failed_on is None:
-            self.added.observe(max(0, self._clock.now_ms() - arrived_ms(event)) / 1000)
+            self.added.add((), max(0, self._clock.now_ms() - arrived_ms(event)) / 1000)
         elif failed_on != route:
-            self._one(self.failovers, failed_on, route).inc()
+            self.failovers.add((failed_on, route))
 
     def _note_end(self, route: str, event: AttemptEnded) -> None:
-        self._one(self.attempts, route, event.outcome, event.kind).inc()
-        self._one(self.duration, route).observe(event.total_ms / 1000)
+        self.attempts.add((route, event.outcome, event.kind))
+        self.duration.add((route,), event.total_ms / 1000)
         if event.stream and event.first_byte_ms is not None:
-            self._one(self.first_byte, route).observe(event.first_byte_ms / 1000)
+            self.first_byte.add((route,), event.first_byte_ms / 1000)
         model = self._model(event.model_sent)
-        for kind in TOKEN_KINDS:
-            if count := getattr(event.tokens, kind):
-                self._one(self.tokens, route, model, kind).inc(count)
+        for kind, count in zip(TOKEN_KINDS, astuple(event.tokens), strict=True):
+            if count:
+                self.tokens.add((route, model, kind), count)
         if event.cost_nusd:
-            self._one(self.cost, route, model).inc(event.cost_nusd * NUSD)
+            self.cost.add((route, model), event.cost_nusd * NUSD)
         if event.outcome == "failed" and not event.final:
             while len(self._failed_on) >= MOST_REQUESTS:
                 self._failed_on.popitem(last=False)
