@@ -253,11 +253,13 @@ class Admission:
             entry.body_bytes // CHARS_PER_TOKEN * max(weights.input, weights.cache_write_5m, weights.cache_write_1h)
         )
         most, guess = (read + int(tokens * weights.output) for tokens in (entry.max_tokens, OUTPUT_GUESS_TOKENS))
+        rounds = 2 * (candidate.open_attempts + 1)
+        if quota.state == "ok" and quota.used_tokens + rounds * max(1, most) < quota.limit_tokens:
+            return 0  # as mostly: however large the attempts under way, they have room
         if not self.sizes.knows(entry.route_id, candidate.model):
             guess = min(guess, self._most_by_ledger(entry.route_id, candidate.model) or guess)
         size = self.sizes.large(entry.route_id, candidate.model, most, guess)
-        under_way = 2 * (candidate.open_attempts + 1) * size
-        is_near = quota.state != "ok" or quota.used_tokens + under_way >= quota.limit_tokens
+        is_near = quota.state != "ok" or quota.used_tokens + rounds * size >= quota.limit_tokens
         return size if is_near else 0
 
     def _most_by_ledger(self, route: str, model: str) -> int:

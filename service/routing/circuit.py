@@ -57,7 +57,7 @@ def read_circuit(
     ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, *, replica: str, reset_ms: int = 0
 ) -> CircuitReading:
     """The circuit of a route as `replica` should take it; `reset_ms` is the operators' last reset."""
-    if not policy.enabled or not ledger.health:
+    if not policy.enabled or is_sound(ledger, policy, now_ms, replica):
         return CLOSED
     own = ledger.health.get(replica)
     if own and is_tripped(own, policy, reset_ms):
@@ -66,6 +66,29 @@ def read_circuit(
     if tripped:
         return opened(max(tripped, key=lambda health: open_until_ms(health, policy)), policy, now_ms)
     return closed(ledger, own, policy, now_ms, reset_ms)
+
+
+def is_sound(ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, replica: str) -> bool:
+    """Whether nothing bad is left to read of any replica: so it mostly is, and nothing more is looked at then."""
+    for name, health in ledger.health.items():
+        if not is_well(health, now_ms) and (name == replica or not is_gone(health, policy, now_ms)):
+            return False
+    return True
+
+
+def is_well(health: Health, now_ms: int) -> bool:
+    """Whether a replica has neither failures in a row nor a bad outcome in a bucket that is kept, nor has it recovered
+    just now.
+    """
+    if health.worst_row or health.failed_probes or now_ms - health.recovered_ms < RAMP_MS:
+        return False
+    return max(health.last_failure_ms, health.last_slow_ms) // BUCKET_MS not in health.buckets
+
+
+def is_gone(health: Health, policy: CircuitPolicy, now_ms: int) -> bool:
+    """Whether another replica has been silent for so long that whatever it met counts no more."""
+    last_ms = max(last_seen_ms(health), opened_ms(health), health.recovered_ms)
+    return now_ms - last_ms >= policy.open_cap_ms + HALF_OPEN_MS
 
 
 def closed(

@@ -10,8 +10,10 @@ Then, when the provider denied that name within the last hour, its fallback map 
 does not serve the model.
 """
 
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Callable, Mapping
+from fnmatch import translate
+from functools import lru_cache
 
 from service.ledger.state import RouteLedger
 from service.settings import Policy, Provider, Route
@@ -37,12 +39,22 @@ def map_model(route: Route, asked: str, policy: Policy) -> str:
 
 def first_match(patterns: Mapping[str, str], model: str) -> str | None:
     """The target of the first pattern that fits, whatever the case."""
-    return next((target for pattern, target in patterns.items() if matches(pattern, model)), None)
+    name = model.lower()
+    for pattern, target in patterns.items():
+        if matcher(pattern)(name):
+            return target
+    return None
 
 
 def matches(pattern: str, model: str) -> bool:
     """Whether a name fits a pattern, whatever the case."""
-    return fnmatchcase(model.lower(), plain_but_stars(pattern))
+    return matcher(pattern)(model.lower()) is not None
+
+
+@lru_cache(maxsize=1024)
+def matcher(pattern: str) -> Callable[[str], object]:
+    """Tells whether a name in small letters fits a pattern. Patterns are the settings': few, and asked often."""
+    return re.compile(translate(plain_but_stars(pattern))).match
 
 
 def plain_but_stars(pattern: str) -> str:
@@ -71,6 +83,8 @@ def fallback_model(route: Route, model: str) -> str | None:
 def choose_model(route: Route, asked: str, ledger: RouteLedger, policy: Policy, now_ms: int) -> str | None:
     """The name to send to this route, or None when it lacks the model and every stand-in."""
     model: str | None = map_model(route, asked, policy)
+    if not ledger.missing_models:
+        return model
     for _ in range(len(route.provider.model_fallback) + 1):  # a map that goes round ends here
         if model is None or not is_missing(ledger, model, policy, now_ms):
             return model

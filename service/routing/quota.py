@@ -112,7 +112,13 @@ def _week_of_hour(hour: int, policy: QuotaPolicy) -> tuple[int, int]:
 
 def counted_tokens(usage: Usage | Tokens, weights: QuotaWeights) -> int:
     """The tokens that count against a weekly limit."""
-    return int(sum(getattr(usage, kind) * weight for kind, weight in kinds_that_count(weights)))
+    return int(
+        usage.input * weights.input
+        + usage.output * weights.output
+        + usage.cache_read * weights.cache_read
+        + usage.cache_write_5m * weights.cache_write_5m
+        + usage.cache_write_1h * weights.cache_write_1h
+    )
 
 
 @lru_cache(maxsize=8)
@@ -168,8 +174,6 @@ def read_waits(
 
     What is free of charge is held by a refused credential alone: its limits are others.
     """
-    if not ledger.waits and not ledger.windows:
-        return None
     holding = (
         wait
         for wait in all_waits(ledger, policy, now_ms, reset_ms)
@@ -230,7 +234,17 @@ def window_state(told: WindowTold, policy: Policy, *, contradicted: bool) -> Win
     """Whether a window is spent, or nearly; `contradicted`: an answer or an operator's reset came after it was told."""
     if told.status in policy.rules.spent_words:
         return "warning" if told.answered or contradicted else "spent"
-    return "warning" if (told.used_ratio or 0) * 100 >= policy.warning_percent else "ok"
+    return "warning" if is_near(told, policy) else "ok"
+
+
+def is_near(told: WindowTold, policy: Policy) -> bool:
+    """Whether a window is nearly spent, by its figure."""
+    return told.used_ratio is not None and told.used_ratio * 100 >= policy.warning_percent
+
+
+def is_pressed(ledger: RouteLedger, policy: Policy) -> bool:
+    """Whether any window may be spent, or nearly: mostly none is, and none need be read for a request."""
+    return any(told.status in policy.rules.spent_words or is_near(told, policy) for told in ledger.windows.values())
 
 
 def is_warned(windows: Iterable[WindowReading], model: str) -> bool:

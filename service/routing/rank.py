@@ -24,7 +24,7 @@ from service.ledger.events import Endpoint
 from service.routing.circuit import read_circuit
 from service.routing.context import too_large_for
 from service.routing.models import choose_model, is_native, map_model
-from service.routing.quota import QuotaReading, is_warned, read_quota, read_waits, read_windows
+from service.routing.quota import QuotaReading, is_pressed, is_warned, read_quota, read_waits, read_windows
 from service.routing.view import View
 from service.settings import ClientCredentials, Policy, Route
 
@@ -112,13 +112,16 @@ def rank(ask: Ask, chain: Sequence[Route], view: View, policy: Policy, now_ms: i
     considered = [consider(ask, route, view, policy, now_ms) for route in chain]
     if ask.endpoint in MODEL_ENDPOINTS and ask.model and not ask.model.lower().startswith("claude"):
         considered.sort(key=lambda candidate: not is_native(candidate.route.provider, ask.model))
-    usable = [candidate for candidate in considered if candidate.usable]
-    usable.sort(key=lambda candidate: (candidate.late, candidate.route.id != ask.session_route))
-    passed_over = [candidate for candidate in considered if not candidate.usable]
+    usable: list[Candidate] = []
+    passed_over: list[Candidate] = []
+    for candidate in considered:
+        (passed_over if candidate.passed_over else usable).append(candidate)
     if not usable:
         usable = last_resort(passed_over)
-    taken = {candidate.route.id for candidate in usable}
-    return usable + [candidate for candidate in passed_over if candidate.route.id not in taken]
+        taken = {candidate.route.id for candidate in usable}
+        passed_over = [candidate for candidate in passed_over if candidate.route.id not in taken]
+    usable.sort(key=lambda candidate: (candidate.late, candidate.route.id != ask.session_route))
+    return usable + passed_over
 
 
 def last_resort(passed_over: Sequence[Candidate]) -> list[Candidate]:
@@ -169,7 +172,8 @@ def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: i
     if quota and quota.state == "spent" and not free:
         return Candidate(route, model, "quota_spent", "weekly limit spent", quota.resets_at_ms)
     reset_ms = view.control.resets.get(route.id, 0)
-    wait = read_waits(ledger, policy, now_ms, reset_ms, model=model, free=free)
+    pressed = is_pressed(ledger, policy)
+    wait = read_waits(ledger, policy, now_ms, reset_ms, model=model, free=free) if pressed or ledger.waits else None
     if wait:
         return Candidate(route, model, "waiting", wait.reason, wait.until_ms)
     circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms)
@@ -183,8 +187,8 @@ def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: i
             quota=quota,
             open_attempts=len(ledger.open),
         )
-    warned = (quota is not None and quota.state == "warning") or is_warned(
-        read_windows(ledger, policy, now_ms, reset_ms), model
+    warned = (quota is not None and quota.state == "warning") or (
+        pressed and is_warned(read_windows(ledger, policy, now_ms, reset_ms), model)
     )
     return Candidate(
         route,

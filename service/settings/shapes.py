@@ -166,7 +166,7 @@ class QuotaWeights(Struct, frozen=True):
     cache_write_1h: float = 0.0
 
 
-class QuotaPolicy(Struct, frozen=True):
+class QuotaPolicy(Struct, frozen=True, cache_hash=True):
     """How weekly limits are counted. A week begins `week_start_minute` minutes after Monday 00:00 in `timezone`."""
 
     weights: QuotaWeights = QuotaWeights()

@@ -1,14 +1,19 @@
 """The circuit: a reading of counts under the policy at a moment, the same in every process."""
 
+from typing import Any
+from unittest.mock import patch
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.ledger.fold import BUCKET_MS
+from service.ledger.fold import BUCKET_MS, fold_route
 from service.ledger.state import Bucket, Health, RouteLedger
+from service.routing import circuit
 from service.routing.circuit import JITTER_RATIO, RAMP_MS, RECENT_MS, CircuitReading, open_until_ms, read_circuit
 from service.settings import CircuitPolicy
+from tests.ledger.making import Log, ended, failed
 from tests.routing.making import ME, NOW_MS, tripped
 
 POLICY = CircuitPolicy()
@@ -269,3 +274,48 @@ def test_a_reading_is_consistent(fleet: dict[str, Health], later_ms: int) -> Non
     else:
         assert (now_ms < reading.until_ms) == (reading.state == "open")
         assert reading.degraded
+
+
+# -- the short way
+
+
+OUTCOMES = st.tuples(
+    st.sampled_from((ME, "b", "c")),
+    st.sampled_from((0, 1_000, 9_000, 31_000, 700_000)),
+    st.sampled_from(("ok", "ok", "ok", "slow", "probe", "failed", "failed probe")),
+    st.sampled_from((1, 5, 20)),
+)
+
+
+def folded(outcomes: list[tuple[str, int, str, int]]) -> tuple[RouteLedger, int]:
+    """A ledger of outcomes, each some time after the one before and so many times over; and when the last one was."""
+    at_ms = NOW_MS
+    events: Log = []
+    for replica, later_ms, kind, times in outcomes:
+        at_ms += later_ms
+        make = failed if kind.startswith("failed") else ended
+        fields: dict[str, Any] = {"replica": replica, "slow": kind == "slow", "probe": kind.endswith("probe")}
+        events += [make(len(events) + number, at_ms, **fields) for number in range(1, times + 1)]
+    return fold_route(RouteLedger(), events), at_ms
+
+
+@given(st.lists(OUTCOMES, max_size=16), st.sampled_from((0, 5_000, 61_000, 1_300_000)), st.integers(-1, 20_000))
+def test_a_sound_route_reads_the_same_the_long_way(
+    outcomes: list[tuple[str, int, str, int]], later_ms: int, reset_ago_ms: int
+) -> None:
+    """Where nothing bad seems left to read, reading all of it tells nothing else."""
+    ledger, last_ms = folded(outcomes)
+    reset_ms = last_ms - reset_ago_ms if reset_ago_ms >= 0 else 0
+    for replica in (ME, "new"):
+        short = read_circuit(ledger, POLICY, last_ms + later_ms, replica=replica, reset_ms=reset_ms)
+        with patch.object(circuit, "is_sound", lambda ledger, *_: not ledger.health):
+            long = read_circuit(ledger, POLICY, last_ms + later_ms, replica=replica, reset_ms=reset_ms)
+        assert short == long
+
+
+def test_a_sound_route_is_read_the_short_way() -> None:
+    """Also with failures that lie behind it, and replicas that are gone."""
+    outcomes = [("gone", 0, "failed", 9), (ME, 600_000, "failed", 2), *[(ME, 10_000, "ok", 1)] * 70]
+    ledger, last_ms = folded(outcomes)
+    assert circuit.is_sound(ledger, POLICY, last_ms, ME)
+    assert not circuit.is_sound(ledger, POLICY, last_ms, "gone")
