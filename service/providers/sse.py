@@ -17,6 +17,8 @@ next chunk begins with LF, that LF is one more empty line between events, or the
 """
 
 import re
+from collections.abc import Iterable
+from itertools import repeat
 from typing import NamedTuple
 
 EVENT_BYTES_LIMIT = 16 * 1024 * 1024
@@ -49,18 +51,31 @@ class SseEvent(NamedTuple):
     @property
     def name(self) -> bytes:
         """The value of its last `event` line, empty when it has none."""
-        return (values_of(self.block, b"event") or [b""])[-1]
+        return self.fields[0]
 
     @property
     def data(self) -> bytes:
         """The values of its `data` lines, joined with LF."""
-        return b"\n".join(values_of(self.block, b"data"))
+        return self.fields[1]
+
+    @property
+    def fields(self) -> tuple[bytes, bytes]:
+        """Its name and its data."""
+        name, data = b"", []
+        lines = LINE_END.split(self.block) if b"\r" in self.block else self.block.split(b"\n")
+        for line in lines:
+            field, _, value = line.partition(b":")
+            if field == b"data":
+                data.append(value.removeprefix(b" "))
+            elif field == b"event":
+                name = value.removeprefix(b" ")
+        return name, b"\n".join(data)
 
 
 class SseReader:
     """Feed it chunks; it gives the events that they complete."""
 
-    __slots__ = ("_limit", "_other_line_ends", "_rest", "_searched", "_started")
+    __slots__ = ("_limit", "_other_line_ends", "_rest", "_searched", "_started", "free")
 
     def __init__(self, limit_bytes: int = EVENT_BYTES_LIMIT) -> None:
         self._limit = limit_bytes
@@ -68,46 +83,62 @@ class SseReader:
         self._searched = 0
         self._other_line_ends = False
         self._started = False
+        self.free = 0
+        """How many of the last chunk's leading bytes end with a whole event."""
 
     @property
     def at_boundary(self) -> bool:
         """Whether all bytes so far belong to whole events, so that another one may be inserted here."""
         return not self._rest
 
-    def feed(self, chunk: bytes) -> list[SseEvent]:
-        """The events that `chunk` completes. Raises EventTooLarge."""
+    def feed(self, chunk: bytes, passed: tuple[bytes, ...] = ()) -> list[SseEvent]:
+        """The events that `chunk` completes, but those that begin like one of `passed`, which nobody looks into.
+
+        Raises EventTooLarge.
+        """
         if not self._other_line_ends and b"\r" in chunk:
             self._other_line_ends = True
+        self.free = 0
         if not self._rest:
-            return self._cut(chunk, 0, 0)
+            return self._cut(chunk, 0, passed)
         carried = len(self._rest)
         self._rest += chunk
         search_from, self._searched = self._searched, max(0, len(self._rest) - OVERLAP_BYTES)
-        if self._empty_line(self._rest, search_from) is None:
+        if not self._has_empty_line(search_from):
             if len(self._rest) > self._limit:
                 raise self._too_large()
             return []
         buffer = bytes(self._rest)
         self._rest.clear()
-        return self._cut(buffer, carried, search_from)
+        return self._cut(buffer, carried, passed)
 
-    def _cut(self, buffer: bytes, carried: int, search_from: int) -> list[SseEvent]:
+    def _cut(self, buffer: bytes, carried: int, passed: tuple[bytes, ...]) -> list[SseEvent]:
         """Cut whole events off `buffer`, whose first `carried` bytes came before this chunk, and keep the rest."""
         events: list[SseEvent] = []
-        begin, limit = 0, self._limit
-        while (found := self._empty_line(buffer, search_from)) is not None:
-            last, end = found
-            if last - begin > limit:
+        blocks, empty_lines = self._blocks(buffer)
+        rest = blocks.pop()
+        limit, end = self._limit, -carried
+        for block, empty_line in zip(blocks, empty_lines, strict=False):
+            start, end = end, end + len(block) + empty_line
+            if len(block) > limit:
                 raise self._too_large()
-            block = buffer[begin:last]
+            if self._started and block.startswith(passed):
+                self.free = end
+                continue
             if not self._started or block[:1] in LINE_END_STARTS:
-                block = self._first_lines(block)
+                block = self._first_lines(block)  # noqa: PLW2901 - what is left of it
             if block:
-                events.append(SseEvent(block, begin - carried if begin > carried else 0, end - carried))
-            begin = search_from = end
-        if begin < len(buffer):
-            self._keep(buffer[begin:])
+                events.append(SseEvent(block, max(0, start), end))
+                self.free = end
+        if rest:
+            self._keep(rest)
         return events
+
+    def _blocks(self, buffer: bytes) -> tuple[list[bytes], Iterable[int]]:
+        """What stands between empty lines, and how long each of these is."""
+        if self._other_line_ends:
+            return EMPTY_LINE.split(buffer), map(len, EMPTY_LINE.findall(buffer))
+        return buffer.split(b"\n\n"), repeat(2)
 
     def _first_lines(self, block: bytes) -> bytes:
         """The lines of an event without empty ones before it; the first of a stream loses its byte order mark."""
@@ -117,13 +148,11 @@ class SseReader:
         self._started = True
         return block.removeprefix(BOM).lstrip(b"\r\n")
 
-    def _empty_line(self, buffer: bytes | bytearray, search_from: int) -> tuple[int, int] | None:
-        """Where the next event's last line ends, and where its empty line does."""
-        if not self._other_line_ends:
-            found = buffer.find(b"\n\n", search_from)
-            return None if found < 0 else (found, found + 2)
-        match = EMPTY_LINE.search(buffer, search_from)
-        return match and match.span()
+    def _has_empty_line(self, search_from: int) -> bool:
+        """Whether an event ends in what is kept."""
+        if self._other_line_ends:
+            return EMPTY_LINE.search(self._rest, search_from) is not None
+        return self._rest.find(b"\n\n", search_from) >= 0
 
     def _keep(self, rest: bytes) -> None:
         """Keep what belongs to no whole event yet; empty lines belong to none."""
@@ -134,14 +163,3 @@ class SseReader:
 
     def _too_large(self) -> EventTooLarge:
         return EventTooLarge(f"an event of the stream is larger than {self._limit} bytes")
-
-
-def values_of(block: bytes, field: bytes) -> list[bytes]:
-    """The values of all lines of this field, in order."""
-    lines = LINE_END.split(block) if b"\r" in block else block.split(b"\n")
-    values = []
-    for line in lines:
-        name, _, value = line.partition(b":")
-        if name == field:
-            values.append(value.removeprefix(b" "))
-    return values

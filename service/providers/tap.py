@@ -91,7 +91,7 @@ class Usage:
         creation = usage.get("cache_creation")
         split = creation if isinstance(creation, dict) else {}
         for name, value in (*usage.items(), *split.items()):
-            if isinstance(value, int) and not isinstance(value, bool) and 0 < value < FIGURE_LIMIT:
+            if type(value) is int and 0 < value < FIGURE_LIMIT:  # a bool is none
                 self._figures[name] = value
         if isinstance(iterations := usage.get("iterations"), list):
             self._iterations = iterations
@@ -161,12 +161,10 @@ class StreamTap:
             return len(chunk)
         if self.ended:
             return 0
-        free = 0
-        for event in self._reader.feed(chunk):
+        for event in self._reader.feed(chunk, UNREAD if self.has_content else ()):
             if self._is_last(event):
                 return event.start
-            free = event.end
-        return free
+        return self._reader.free
 
     def _is_last(self, event: SseEvent) -> bool:
         """Read an event; whether the stream ends with it."""
@@ -185,7 +183,7 @@ class StreamTap:
             self._head, self._garbage = None, True
 
     def _read(self, event: SseEvent) -> None:
-        name, data = event.name, event.data
+        name, data = event.fields
         if name == b"content_block_delta":
             self.has_content = True
         elif name == b"message_stop":
@@ -201,10 +199,11 @@ class StreamTap:
         elif kind == "message_start":
             self._start(inner(fields, "message"))
         elif kind == "message_delta":
+            delta = inner(fields, "delta")
             self._usage.merge(fields.get("usage"))
             self._note_container(fields)
-            self._note_container(inner(fields, "delta"))
-            self.stop_reason = text(inner(fields, "delta").get("stop_reason")) or self.stop_reason
+            self._note_container(delta)
+            self.stop_reason = text(delta.get("stop_reason")) or self.stop_reason
         elif kind == "content_block_start":
             self.has_content = self.has_content or carries_content(inner(fields, "content_block"))
         elif kind == "content_block_delta":
