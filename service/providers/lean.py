@@ -52,15 +52,25 @@ class Answer:
         self._pool = pool
         self._chunk_s = waits.chunk_s
 
+    @property
+    def at_end(self) -> bool:
+        """Whether all of the body was read, so that the connection has gone back."""
+        return self._connection is None
+
+    async def chunk(self) -> bytes:
+        """The next part of the body as it comes, b"" at its end. Raises an httpx.TransportError."""
+        connection = self._connection
+        if connection is None:
+            return b""
+        data = await connection.chunk(self._chunk_s, joined=self.joined)
+        if connection.at_end:
+            self._release()
+        return data
+
     async def parts(self) -> AsyncIterator[bytes]:
         """The body as it comes. Raises an httpx.TransportError."""
-        connection = self._connection
-        while connection and connection is self._connection:
-            data = await connection.chunk(self._chunk_s, joined=self.joined)
-            if connection.at_end:
-                self._release()
-            if data:
-                yield data
+        while data := await self.chunk():
+            yield data
 
     async def close(self) -> None:
         """Give the connection back, or close it when the answer is not at its end."""

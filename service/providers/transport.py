@@ -43,25 +43,29 @@ class Body(Protocol):
     joined: bool
     """Parts that have come together may be given as one."""
 
-    def parts(self) -> AsyncIterator[bytes]:
-        """As it comes."""
+    @property
+    def at_end(self) -> bool:
+        """Whether all of it is known to be read."""
+
+    async def chunk(self) -> bytes:
+        """The next part as it comes, b"" at the end."""
 
     async def close(self) -> None:
         """Give the connection back, or drop it when the answer is not at its end."""
 
 
 class Upstream:
-    """An answer whose head has come. `close` must be called; chunks come decoded when `decoded` says so."""
+    """An answer whose head has come. `close` must be called; chunks come decoded when `decoded` says so.
+
+    Its body is asked for chunk by chunk, without a generator: each of these costs an event loop more than a chunk does.
+    """
 
     def __init__(self, status: int, headers: Headers, body: Body) -> None:
         self.status = status
         self.headers = headers
         """Names in lower case."""
         self._body = body
-        self._decoding = False
-        encodings = [value.decode("latin-1") for name, value in headers if name == b"content-encoding"]
-        encoding = ", ".join(encodings).strip()
-        self._decoder: AnswerDecoder | None = answer_decoder(encoding) if encoding else None
+        self._decoder: AnswerDecoder | None = None
 
     @property
     def content_type(self) -> str:
@@ -72,26 +76,26 @@ class Upstream:
     @property
     def decoded(self) -> bool:
         """Whether the content encoding is taken off."""
-        return self._decoding
+        return self._decoder is not None
+
+    @property
+    def at_end(self) -> bool:
+        """Whether all of the body is known to be read."""
+        return self._body.at_end
 
     def decode(self) -> None:
         """From now on give chunks without their content encoding, where it is known."""
-        self._decoding = self._decoder is not None
+        if encodings := [value for name, value in self.headers if name == b"content-encoding"]:
+            self._decoder = answer_decoder(b", ".join(encodings).decode("latin-1"))
 
     def join(self) -> None:
         """From now on chunks that have come together may be given as one: it is cheaper to pass on."""
         self._body.joined = True
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises UpstreamError."""
-        decoder = self._decoder if self._decoding else None
+    async def chunk(self) -> bytes:
+        """The next part of the body as it comes, b"" at its end. Raises UpstreamError."""
         try:
-            async for chunk in self._body.parts():
-                data = decoder.feed(chunk) if decoder else chunk
-                if data:
-                    yield data
-            if decoder and (rest := decoder.finish()):
-                yield rest
+            return await (self._decoded(self._decoder) if self._decoder else self._body.chunk())
         except BadEncoding as error:
             raise UpstreamError("bad_answer", str(error)) from None
         except httpx.TransportError as error:
@@ -102,7 +106,7 @@ class Upstream:
         self.join()
         parts: list[bytes] = []
         size = 0
-        async for chunk in self.chunks():
+        while chunk := await self.chunk():
             size += len(chunk)
             if size > limit_bytes:
                 raise UpstreamError("bad_answer", f"the answer is larger than {limit_bytes} bytes")
@@ -112,6 +116,13 @@ class Upstream:
     async def close(self) -> None:
         """Give the connection back, or drop it when the answer is not at its end."""
         await self._body.close()
+
+    async def _decoded(self, decoder: AnswerDecoder) -> bytes:
+        """The next part without its encoding; several of the body's may be needed for one."""
+        while part := await self._body.chunk():
+            if data := decoder.feed(part):
+                return data
+        return decoder.finish()
 
 
 class Wires:
@@ -133,7 +144,8 @@ class Wires:
         proxy = proxy_for(url, self._proxies) if self._proxies and not self._given else ""
         try:
             if self._lean and not proxy:
-                return await self._open_lean(self._lean, method, url, headers, content)
+                answer = await self._lean.open(method, url, headers, content, self._waits)
+                return Upstream(answer.status, answer.headers, answer)
             return await self._open_httpx(proxy, method, url, headers, content)
         except httpx.TransportError as error:
             raise UpstreamError(*failure_of(error)) from None
@@ -149,12 +161,6 @@ class Wires:
         self._by_proxy.clear()
         if self._lean:
             await self._lean.aclose()
-
-    async def _open_lean(
-        self, lean: LeanTransport, method: str, url: str, headers: Headers, content: Content
-    ) -> Upstream:
-        answer = await lean.open(method, url, headers, content, self._waits)
-        return Upstream(answer.status, answer.headers, answer)
 
     async def _open_httpx(self, proxy: str, method: str, url: str, headers: Headers, content: Content) -> Upstream:
         waits, trace = self._waits, Trace()
@@ -185,13 +191,18 @@ class HttpxBody:
     """A body from a transport behind httpx's interface."""
 
     joined = False
+    at_end = False
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
+        self._parts: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]
 
-    def parts(self) -> AsyncIterator[bytes]:
-        """As it comes."""
-        return aiter(self._response.stream)  # type: ignore[arg-type]
+    async def chunk(self) -> bytes:
+        """The next part, b"" at the end."""
+        async for part in self._parts:
+            if part:
+                return part
+        return b""
 
     async def close(self) -> None:
         """Give the connection back, or drop it when the answer is not at its end."""

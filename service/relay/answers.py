@@ -102,7 +102,7 @@ class Answers:
         """Bytes as they come (files, batch results); the last of them only once the ledger has the end."""
         await reply.start(upstream.status, [*self.head(one, decoded=False), *length_said(upstream.headers)])
         held = b""
-        async for chunk in upstream.chunks():
+        while chunk := await upstream.chunk():
             if held:
                 await reply.write(held)
             held = chunk
@@ -119,7 +119,7 @@ class Answers:
         length = [] if upstream.decoded else length_said(upstream.headers)
         await reply.start(upstream.status, [*self.head(one, decoded=upstream.decoded), *length])
         held = b""
-        async for chunk in upstream.chunks():
+        while chunk := await upstream.chunk():
             await self._book.items(call, one, batch, tap.feed(chunk))
             await reply.write(held)
             held = chunk

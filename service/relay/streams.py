@@ -9,7 +9,7 @@ Not here: what the events mean (`providers.tap`).
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 from service.clock import Clock
 from service.providers.tap import StreamTap
@@ -51,7 +51,6 @@ class Stream:
 
     async def relay(self, upstream: Upstream, start: Start) -> None:
         """Hold, commit, pass on. Raises Fault or UpstreamError for a stream without its end."""
-        chunks = aiter(upstream.chunks())
         pinger = Pinger(self._reply, self._timeouts.ping_ms / 1000, self._timeouts.idle_ms / 1000)
         loop = asyncio.get_running_loop()
 
@@ -67,10 +66,10 @@ class Stream:
 
         timer = loop.call_later(self._timeouts.hold_ms / 1000, commit_late)
         try:
-            await self._hold(chunks)
+            await self._hold(upstream)
             timer.cancel()
             await (self._late or commit())
-            await self._pass_on(chunks, pinger)
+            await self._pass_on(upstream, pinger)
         except Exception:
             if self._late:
                 await self._late  # the head goes before what is said of the failure
@@ -84,10 +83,10 @@ class Stream:
         if not self._tap.ended:
             raise Fault(Failure("bad_answer", "route", message="the stream ended before its end", status=200))
 
-    async def _hold(self, chunks: AsyncIterator[bytes]) -> None:
+    async def _hold(self, upstream: Upstream) -> None:
         """Read until content begins, the stream is complete, or it was held for long enough."""
         while not (self._tap.has_content or self._tap.complete or self._held.size > HELD_BYTES):
-            chunk = await anext(chunks, b"")
+            chunk = await upstream.chunk()
             if not chunk and not self._late:
                 raise Fault(Failure("bad_answer", "route", message="the stream ended before any content", status=200))
             self._held.add(chunk, self._tap.feed(chunk))
@@ -103,20 +102,19 @@ class Stream:
             self._one.body = self._tap.error.data
             raise Fault(self._judge.error(self._one, self._tap.error))
 
-    async def _pass_on(self, chunks: AsyncIterator[bytes], pinger: "Pinger") -> None:
-        """Whole events to the client, unchanged."""
+    async def _pass_on(self, upstream: Upstream, pinger: "Pinger") -> None:
+        """Whole events to the client, unchanged; what comes together with the end goes with it, in one piece."""
         tap, held = self._tap, self._held
-        while True:
+        while not tap.ended:
             await self._release(pinger)
-            if tap.ended:
-                pinger.stop()
-                await self._finish()
-                await drain(chunks)
-                return
-            chunk = await anext(chunks, b"")
+            chunk = await upstream.chunk()
             if not chunk:
                 return
             held.add(chunk, tap.feed(chunk))
+        pinger.stop()
+        await self._finish()
+        if not upstream.at_end:
+            await drain(upstream)
 
     async def _release(self, pinger: "Pinger") -> None:
         """Pass on what may leave."""
@@ -221,9 +219,9 @@ class Pinger:
         self._timer = self._loop.call_later(max(0.01, wait_s), self._look)
 
 
-async def drain(chunks: AsyncIterator[bytes]) -> None:
+async def drain(upstream: Upstream) -> None:
     """Read the end of the body, so that the connection can serve again; one that dawdles is dropped."""
     with contextlib.suppress(TimeoutError, UpstreamError):
         async with asyncio.timeout(DRAIN_S):
-            async for _ in chunks:
+            while await upstream.chunk():
                 pass
