@@ -28,11 +28,11 @@ from redis.exceptions import RedisError
 from service.clock import Clock
 from service.ledger.state import RouteLedger
 from service.ledger.wire import probe_key, reserved_key, slots_key
-from service.outbox import end
 from service.routing.failover import Refusal
 from service.routing.quota import QuotaReading, counted_tokens
 from service.routing.rank import Candidate
 from service.settings import QuotaWeights
+from service.tasks import end
 
 log = logging.getLogger("ccproxy.admission")
 

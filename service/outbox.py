@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
@@ -38,6 +38,7 @@ from service.ledger.wire import (
     events_key,
 )
 from service.spool import Orphan, Record, Spool, adopt, read_segment
+from service.tasks import end
 
 log = logging.getLogger("ccproxy.outbox")
 
@@ -55,8 +56,6 @@ RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 DISK_LIMIT_S = 10.0
 """A disk that takes longer at the stop is given up."""
-END_AGAIN_S = 0.1
-"""A task that is cancelled ends within milliseconds."""
 
 
 class StreamPort(Protocol):
@@ -406,16 +405,6 @@ class Outbox:
                 settle(kept)
             if written:
                 self._forget_oldest()
-
-
-async def end(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait for their end; again, if need be: before Python 3.12 `wait_for`, and with it redis-py, may
-    swallow a cancellation."""
-    while tasks:
-        for task in tasks:
-            task.cancel()
-        ended, tasks = await asyncio.wait(tasks, timeout=END_AGAIN_S)
-        await asyncio.gather(*ended, return_exceptions=True)
 
 
 def settle(kept: Kept) -> None:

@@ -42,10 +42,11 @@ from service.ledger.wire import (
     route_key,
     snapshot_key,
 )
-from service.outbox import Outbox, end
+from service.outbox import Outbox
 from service.routing.readings import RouteReading, fields_of, read_route
 from service.routing.view import View
 from service.settings import Settings
+from service.tasks import end
 from service.topology import run_of_all
 
 log = logging.getLogger("ccproxy.watcher")

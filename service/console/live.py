@@ -16,6 +16,7 @@ from service.console.api_types import EventView, Overview
 from service.console.tail import Tail
 from service.drain import Drain
 from service.errors import NoRoute
+from service.tasks import end
 
 MOST_WATCHERS = 32
 QUEUED = 1_000
@@ -138,8 +139,7 @@ class Feed:
         """Nobody watches any more."""
         self._watchers.clear()
         if self._task:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            await end({self._task})
 
 
 def sse(name: str, data: object) -> bytes:

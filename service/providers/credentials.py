@@ -5,7 +5,6 @@ Not here: how a token is kept fresh (`subscription`), and clients' own credentia
 """
 
 import asyncio
-import contextlib
 import logging
 
 from redis.asyncio import Redis
@@ -16,6 +15,7 @@ from service.providers.shared_token import SharedToken
 from service.providers.subscription import Subscription
 from service.providers.token_endpoint import TokenEndpoint
 from service.settings import OAuth, Route, Settings
+from service.tasks import end
 
 log = logging.getLogger("ccproxy.oauth")
 
@@ -45,9 +45,7 @@ class Credentials:
     async def stop(self) -> None:
         """End, once refreshes under way are saved."""
         if self._task:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end({self._task})
         await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions.values()))
 
     async def of(self, route: Route) -> str:

@@ -24,6 +24,7 @@ from typing import NamedTuple, TypeVar
 from service.providers.credentials_file import CredentialsFile, FileLock, NoLogin, Tokens, Unreadable
 from service.providers.shared_token import SharedToken, fingerprint
 from service.providers.token_endpoint import TIMEOUT_S, Later, Refused, TokenEndpoint
+from service.tasks import end
 
 log = logging.getLogger("ccproxy.oauth")
 
@@ -136,8 +137,7 @@ class Subscription:
         self._stopping = True
         if self._flight and not self._flight.done():
             await asyncio.wait({self._flight}, timeout=TIMEOUT_S + SETTLE_S)
-            self._flight.cancel()
-            await asyncio.wait({self._flight})
+            await end({self._flight})
 
     async def _serve_others(self, shared: SharedToken, own: Tokens) -> None:
         """Share the file's token, and refresh it where another host found it to be of no use."""

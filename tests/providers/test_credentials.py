@@ -1,5 +1,6 @@
 """The credential of a route: a key, a static token that is never refreshed, or one that is kept fresh."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from service.clock import Clock
 from service.providers import credentials as page
 from service.providers.credentials import Credentials, NoCredential
+from service.providers.subscription import Subscription
 from service.settings import Route, Settings, load
 from tests.fakes import FakeProvider
 from tests.providers.making import OLD_ACCESS, log_in, refreshes, told
@@ -81,3 +83,27 @@ async def test_without_a_token_the_reason_is_told(tmp_path: Path, fake: FakeProv
     async with credentials_of(settings_of(tmp_path, fake, variables)) as (credentials, routes):
         with pytest.raises(NoCredential, match="does not exist; log in with Claude Code, or set"):
             await credentials.of(routes["subscription"])
+
+
+async def test_a_stop_does_not_hang_on_a_swallowed_cancellation(
+    tmp_path: Path, fake: FakeProvider, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Python 3.12 `wait_for`, which redis-py uses, may lose one that comes just as its work is done."""
+    swallowed = asyncio.Event()
+
+    async def tick(_: Subscription) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if swallowed.is_set():
+                raise
+            swallowed.set()
+
+    monkeypatch.setattr(Subscription, "tick", tick)
+    made = Credentials(settings_of(tmp_path, fake, {"CLAUDE_CREDENTIALS_PATH": str(path)}), None, Clock())
+    await made.start()
+    await asyncio.sleep(0.01)
+    stopping = asyncio.create_task(made.stop())
+    _, late = await asyncio.wait({stopping}, timeout=20)
+    assert swallowed.is_set()
+    assert not late
