@@ -175,6 +175,7 @@ class Admission:
         self._replica = replica
         self._clock = clock
         self._weights = weights
+        self._read_weight = max(weights.input, weights.cache_write_5m, weights.cache_write_1h)
         self._ledger_of = ledger_of
         self._is_away = is_away
         self._replicas = replicas
@@ -248,14 +249,12 @@ class Admission:
         candidate, quota = entry.candidate, entry.candidate.quota
         if quota is None:
             return 0
-        weights = self._weights
-        read = int(
-            entry.body_bytes // CHARS_PER_TOKEN * max(weights.input, weights.cache_write_5m, weights.cache_write_1h)
-        )
-        most, guess = (read + int(tokens * weights.output) for tokens in (entry.max_tokens, OUTPUT_GUESS_TOKENS))
+        read = int(entry.body_bytes // CHARS_PER_TOKEN * self._read_weight)
+        most = read + int(entry.max_tokens * self._weights.output)
         rounds = 2 * (candidate.open_attempts + 1)
         if quota.state == "ok" and quota.used_tokens + rounds * max(1, most) < quota.limit_tokens:
             return 0  # as mostly: however large the attempts under way, they have room
+        guess = read + int(OUTPUT_GUESS_TOKENS * self._weights.output)
         if not self.sizes.knows(entry.route_id, candidate.model):
             guess = min(guess, self._most_by_ledger(entry.route_id, candidate.model) or guess)
         size = self.sizes.large(entry.route_id, candidate.model, most, guess)

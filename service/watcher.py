@@ -25,7 +25,7 @@ from service.clock import STEP_MS, Clock
 from service.drain import Drain
 from service.ledger.events import ControlEvent, Event
 from service.ledger.fold import advance
-from service.ledger.state import ControlLedger, Heard, Ledger, RouteLedger
+from service.ledger.state import ControlLedger, Heard, Ledger
 from service.ledger.wire import (
     CHANGES_CHANNEL,
     CONTROL,
@@ -123,16 +123,13 @@ class Watcher:
     def note_own(self, stream: str, event: Event) -> None:
         """Fold an own event into the view at once; an operator's comes back with its stream, where there is one."""
         if stream != CONTROL:
-            advance(self._route(stream), event)
+            self.view.note(stream, event)
         elif self._redis is None:
             advance(self.view.control, event)
 
     def heard(self) -> dict[str, dict[str, Heard]]:
         """What the newest snapshots have heard: stream -> replica -> account."""
         return self._heard
-
-    def _route(self, stream: str) -> RouteLedger:
-        return self.view.routes.setdefault(stream, RouteLedger())
 
     def take(self, snapshot: Snapshot) -> None:
         """Adopt a snapshot if it is newer than the one at hand, and lay the own events over it."""

@@ -24,8 +24,8 @@ from service.ledger.state import ClientKey, RouteLedger, Usage
 from service.routing.keys import read_key
 from service.routing.quota import counted_since, counted_tokens
 from service.routing.rank import Ask, rank
-from service.routing.readings import RouteReading, read_route, total
-from service.routing.view import View
+from service.routing.readings import RouteReading, read_route
+from service.routing.view import View, usage_since
 from service.settings import Policy, QuotaPolicy, Route, Settings
 
 PACE_HOURS = 24
@@ -106,7 +106,7 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
     """One route."""
     reading, ledger = read_route(route, view, settings.policy, now_ms), view.ledger(route.id)
     first_hour = reading.week_start_ms // HOUR_MS
-    week = total(usage for hour, usage in ledger.hours.items() if hour >= first_hour)
+    week = usage_since(ledger.hours, first_hour)
     health = list(ledger.health.values())
     failed = max(health, key=lambda one: one.last_failure_ms, default=None)
     return RouteView(

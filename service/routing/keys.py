@@ -44,14 +44,9 @@ def read_key(key_id: str, key: ClientKey, view: View, policy: QuotaPolicy, now_m
 def used_since(key_id: str, view: View, first_hour: int) -> Usage:
     """What a key has used of the owner's routes from an hour on."""
     total = Usage()
-    for route, ledger in view.routes.items():
-        if route == CLIENT_ROUTE_ID:
-            continue
-        for hour, by_model in ledger.usage.items():
-            if hour >= first_hour:
-                for by_key in by_model.values():
-                    if cell := by_key.get(key_id):
-                        add_usage(total, cell)
+    for route in view.routes:
+        if route != CLIENT_ROUTE_ID:
+            add_usage(total, view.used_by_key(key_id, route, first_hour))
     return total
 
 

@@ -16,16 +16,15 @@ Rules
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from operator import attrgetter
 from typing import Literal
 from zoneinfo import ZoneInfo
 
 from msgspec import Struct
-from msgspec.structs import asdict
 
 from service.ledger.events import Tokens
 from service.ledger.fold import HOUR_MS
 from service.ledger.state import RouteLedger, Usage, Wait, WindowTold
+from service.routing.view import usage_since
 from service.rules import Rules, WindowRule
 from service.settings import Policy, QuotaPolicy, QuotaWeights
 
@@ -121,28 +120,26 @@ def counted_tokens(usage: Usage | Tokens, weights: QuotaWeights) -> int:
     )
 
 
-@lru_cache(maxsize=8)
-def kinds_that_count(weights: QuotaWeights) -> tuple[tuple[str, float], ...]:
-    """The kinds of tokens that have a weight."""
-    return tuple((kind, weight) for kind, weight in asdict(weights).items() if weight)
-
-
 def counted_since(ledger: RouteLedger, first_hour: int, weights: QuotaWeights) -> int:
-    """The tokens that count, from an hour on. Asked for each request and route, so that it adds what counts alone."""
-    hours = [usage for hour, usage in ledger.hours.items() if hour >= first_hour]
-    return int(sum(weight * sum(map(attrgetter(kind), hours)) for kind, weight in kinds_that_count(weights)))
+    """The tokens that count, from an hour on."""
+    return counted_tokens(usage_since(ledger.hours, first_hour), weights)
 
 
 def read_quota(ledger: RouteLedger, limit_tokens: int, policy: Policy, now_ms: int) -> QuotaReading:
     """How much of the week's limit is gone."""
-    start_ms, end_ms = week_of(now_ms, policy.quota)
-    used = counted_since(ledger, start_ms // HOUR_MS, policy.quota.weights)
+    week = week_of(now_ms, policy.quota)
+    return quota_of(usage_since(ledger.hours, week[0] // HOUR_MS), limit_tokens, policy, week)
+
+
+def quota_of(usage: Usage, limit_tokens: int, policy: Policy, week: tuple[int, int]) -> QuotaReading:
+    """How much of the limit that usage is, in a week from its start to that of the next."""
+    used = counted_tokens(usage, policy.quota.weights)
     state: QuotaState = "ok"
     if limit_tokens and used >= limit_tokens:
         state = "spent"
     elif limit_tokens and used * 100 >= limit_tokens * policy.warning_percent:
         state = "warning"
-    return QuotaReading(state, used, limit_tokens, start_ms, end_ms)
+    return QuotaReading(state, used, limit_tokens, *week)
 
 
 def read_forecast(ledger: RouteLedger, quota: QuotaReading, policy: Policy, now_ms: int) -> int:

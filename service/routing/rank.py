@@ -21,10 +21,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from service.ledger.events import Endpoint
+from service.ledger.fold import HOUR_MS
 from service.routing.circuit import read_circuit
 from service.routing.context import too_large_for
 from service.routing.models import choose_model, is_native, map_model
-from service.routing.quota import QuotaReading, is_pressed, is_warned, read_quota, read_waits, read_windows
+from service.routing.quota import QuotaReading, is_pressed, is_warned, quota_of, read_waits, read_windows, week_of
 from service.routing.view import View
 from service.settings import ClientCredentials, Policy, Route
 
@@ -167,7 +168,7 @@ def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: i
     if too_large:
         return Candidate(route, model, "context_too_small", too_large)
     limit_tokens = view.control.limits.get(route.id, route.weekly_tokens)
-    quota = read_quota(ledger, limit_tokens, policy, now_ms) if limit_tokens else None
+    quota = read_week(route, view, limit_tokens, policy, now_ms) if limit_tokens else None
     free = ask.endpoint in FREE_ENDPOINTS
     if quota and quota.state == "spent" and not free:
         return Candidate(route, model, "quota_spent", "weekly limit spent", quota.resets_at_ms)
@@ -199,6 +200,12 @@ def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: i
         quota=quota,
         open_attempts=len(ledger.open),
     )
+
+
+def read_week(route: Route, view: View, limit_tokens: int, policy: Policy, now_ms: int) -> QuotaReading:
+    """How much of the week's limit is gone."""
+    week = week_of(now_ms, policy.quota)
+    return quota_of(view.used(route.id, week[0] // HOUR_MS), limit_tokens, policy, week)
 
 
 def serves(route: Route, ask: Ask) -> bool:

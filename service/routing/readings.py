@@ -10,8 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from service.ledger.fold import add_usage
-from service.ledger.state import Usage
+from service.ledger.fold import HOUR_MS
 from service.routing.circuit import CircuitState, read_circuit
 from service.routing.quota import (
     QuotaState,
@@ -24,7 +23,7 @@ from service.routing.quota import (
     read_windows,
 )
 from service.routing.rank import Ask, consider
-from service.routing.view import View
+from service.routing.view import View, usage_since
 from service.settings import Policy, Route
 
 RouteState = Literal[
@@ -84,7 +83,7 @@ def read_route(route: Route, view: View, policy: Policy, now_ms: int) -> RouteRe
     circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms)
     quota = read_quota(ledger, view.control.limits.get(route.id, route.weekly_tokens), policy, now_ms)
     windows = read_windows(ledger, policy, now_ms, reset_ms)
-    week = total(usage for hour, usage in ledger.hours.items() if hour * 3_600_000 >= quota.week_start_ms)
+    week = usage_since(ledger.hours, quota.week_start_ms // HOUR_MS)
     state: RouteState = "degraded" if circuit.degraded else "healthy"
     if candidate.passed_over in ("off", "disabled", "circuit_open", "waiting", "quota_spent"):
         state = candidate.passed_over
@@ -140,11 +139,3 @@ def reading_of(fields: Mapping[str, str]) -> RouteReading:
     """The reading of a hash's fields; raises msgspec.DecodeError for what is none."""
     lists = {name: msgspec.json.decode(fields[name]) for name in LISTS if name in fields}
     return msgspec.convert({**fields, **lists}, RouteReading, strict=False)
-
-
-def total(cells: Iterable[Usage]) -> Usage:
-    """The sum of cells."""
-    whole = Usage()
-    for cell in cells:
-        add_usage(whole, cell)
-    return whole

@@ -1,11 +1,37 @@
-"""What routing looks at: the ledgers as this process knows them. The watcher makes it; nothing here changes it."""
+"""What routing looks at: the ledgers as this process knows them. The watcher makes it and tells it what happens; nobody
+else changes it.
+
+What a week's use comes to is asked for with each request, so that it is added up once for each snapshot, and kept up
+with the own events after it.
+"""
 
 from msgspec import Struct, field
 
-from service.ledger.state import ControlLedger, RouteLedger
+from service.ledger.events import Event
+from service.ledger.fold import add_usage, advance
+from service.ledger.state import Charge, ControlLedger, RouteLedger, Usage
 
 NO_LEDGER = RouteLedger()
 """What is known of a route that nobody used yet. Never changed."""
+
+
+class Sums(Struct):
+    """What a ledger's `hours` and cells come to from `first_hour` on: in all, and for the client keys that were asked
+    for. Another ledger has other hours: its sums are made anew.
+    """
+
+    hours: dict[int, Usage]
+    first_hour: int
+    usage: Usage
+    by_key: dict[str, Usage] = field(default_factory=dict)
+
+    def add(self, charge: Charge) -> None:
+        """The ledger has taken up one more charge."""
+        if charge.hour < self.first_hour or charge.hour not in self.hours:
+            return
+        add_usage(self.usage, charge.usage)
+        if charge.client_key in self.by_key:
+            add_usage(self.by_key[charge.client_key], charge.usage)
 
 
 class View(Struct):
@@ -14,7 +40,55 @@ class View(Struct):
     replica: str = ""
     routes: dict[str, RouteLedger] = field(default_factory=dict)
     control: ControlLedger = field(default_factory=ControlLedger)
+    sums: dict[str, Sums] = field(default_factory=dict)
 
     def ledger(self, route_id: str) -> RouteLedger:
         """The ledger of a route, an empty one when nothing happened there."""
         return self.routes.get(route_id, NO_LEDGER)
+
+    def note(self, route_id: str, event: Event) -> None:
+        """Fold an own event into the ledger of a route."""
+        ledger = self.routes.get(route_id)
+        if ledger is None:
+            ledger = self.routes[route_id] = RouteLedger()
+        charges, sums = advance(ledger, event), self.sums.get(route_id)
+        if sums is not None:
+            for charge in charges:
+                sums.add(charge)
+
+    def used(self, route_id: str, first_hour: int) -> Usage:
+        """What a route has used from an hour on."""
+        return self._sums_of(route_id, first_hour).usage
+
+    def used_by_key(self, key_id: str, route_id: str, first_hour: int) -> Usage:
+        """What a client key has used of a route from an hour on."""
+        by_key = self._sums_of(route_id, first_hour).by_key
+        if key_id not in by_key:
+            by_key[key_id] = key_usage_since(self.ledger(route_id), first_hour, key_id)
+        return by_key[key_id]
+
+    def _sums_of(self, route_id: str, first_hour: int) -> Sums:
+        hours, sums = self.ledger(route_id).hours, self.sums.get(route_id)
+        if sums is None or sums.hours is not hours or sums.first_hour != first_hour:
+            sums = self.sums[route_id] = Sums(hours, first_hour, usage_since(hours, first_hour))
+        return sums
+
+
+def usage_since(hours: dict[int, Usage], first_hour: int) -> Usage:
+    """The sum of a ledger's hours from one on."""
+    total = Usage()
+    for hour, usage in hours.items():
+        if hour >= first_hour:
+            add_usage(total, usage)
+    return total
+
+
+def key_usage_since(ledger: RouteLedger, first_hour: int, key_id: str) -> Usage:
+    """The sum of a client key's cells from an hour on."""
+    total = Usage()
+    for hour, by_model in ledger.usage.items():
+        if hour >= first_hour:
+            for by_key in by_model.values():
+                if cell := by_key.get(key_id):
+                    add_usage(total, cell)
+    return total

@@ -28,12 +28,13 @@ from service.ledger.events import (
     RouteEnabled,
     Tokens,
 )
-from service.ledger.fold import advance
+from service.ledger.fold import HOUR_MS, advance
 from service.ledger.state import Ledger
 from service.ledger.wire import CONTROL, Snapshot
 from service.outbox import Outbox, RedisPort
-from service.routing.quota import read_quota
+from service.routing.quota import read_quota, week_of
 from service.routing.rank import Ask, rank
+from service.routing.view import usage_since
 from service.settings import Settings
 from service.spool import Record
 from service.watcher import Watcher
@@ -257,7 +258,11 @@ class Replica:
             advance(ledger, event)
         self.expected[stream] = (snapshot, len(own), ledger)
         view = self.watcher.view.ledger(stream)
-        used = read_quota(view, 0, self.settings.policy, self.clock.now_ms()).used_tokens
+        now_ms = self.clock.now_ms()
+        used = read_quota(view, 0, self.settings.policy, now_ms).used_tokens
+        week_hour = week_of(now_ms, self.settings.policy.quota)[0] // HOUR_MS
+        kept = self.watcher.view.used(stream, week_hour) == usage_since(view.hours, week_hour)
+        self.oracle.law(kept, f"{self.name}: what it keeps of the week on {stream} is not the sum of the hours")
         own_tokens = self.oracle.tokens.get((self.name, stream), 0)
         if (view != ledger or used < own_tokens) and not self._has_forgotten(stream):
             self.oracle.law(False, f"{self.name}: the view of {stream} is not snapshot and own events")
