@@ -21,8 +21,9 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from html import unescape
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -44,7 +45,6 @@ UNIFIED = "anthropic-ratelimit-unified-"
 UNIFIED_WINDOW = re.compile(r"(5h|7d(?:_[a-z0-9]+)?)-(status|reset|utilization)")
 LIMIT = "anthropic-ratelimit-"
 LIMIT_WINDOW = re.compile(r"(requests|tokens|input-tokens|output-tokens)-(limit|remaining|reset)")
-LIMIT_PREFIX = LIMIT.encode()
 
 ZAI_ZONE = timezone(timedelta(hours=8))
 ZAI_CODE_IN_MESSAGE = re.compile(r"\s*\[(\d{3,5})\]")
@@ -111,7 +111,7 @@ def answer_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) ->
         claim=known.get(UNIFIED + "representative-claim", "")[:40],
         request_id=(known.get("request-id") or text(fields.get("request_id")))[:80],
         html=body.lstrip()[:1] == b"<",
-        windows=windows_in(known),
+        windows=windows_of(headers),
     )
 
 
@@ -135,31 +135,49 @@ def facts_for(answer: AnswerFacts, route: Route, model: str, now_ms: int) -> Fac
 
 
 def windows_of(headers: HeaderItems) -> dict[str, Window]:
-    """The quota windows that an answer's headers tell of."""
-    found = [item for item in headers if item[0][:20].lower() == LIMIT_PREFIX]
-    return windows_in(by_name(found)) if found else {}
-
-
-def windows_in(known: dict[str, str]) -> dict[str, Window]:
-    """Both kinds of windows: a subscription's (`5h`, `7d`, `7d_..`) and an API key's (`requests`, `tokens`, ..)."""
-    windows = {}
-    for name, facts in parts_of(known, UNIFIED, UNIFIED_WINDOW).items():
-        ratio = number(facts.get("utilization", ""))
-        resets_at_ms = moment_ms(facts.get("reset", "")) or 0
-        windows[name] = Window(used_ratio=ratio, resets_at_ms=resets_at_ms, status=facts.get("status", "")[:40])
-    for name, facts in parts_of(known, LIMIT, LIMIT_WINDOW).items():
-        ratio = used_ratio(number(facts.get("limit", "")), number(facts.get("remaining", "")))
-        windows[name] = Window(used_ratio=ratio, resets_at_ms=moment_ms(facts.get("reset", "")) or 0)
+    """The quota windows that an answer's headers tell of: a subscription's (`5h`, `7d`, `7d_..`), then an API key's
+    (`requests`, `tokens`, ..)."""
+    unified: dict[str, dict[str, str]] = {}
+    limits: dict[str, dict[str, str]] = {}
+    for name, value in headers:
+        if place := place_of(name):
+            found = unified if place.is_unified else limits
+            found.setdefault(place.window, {})[place.part] = value.decode("latin-1").strip()
+    windows = {name: unified_window(parts) for name, parts in unified.items()}
+    windows.update((name, limit_window(parts)) for name, parts in limits.items())
     return windows
 
 
-def parts_of(known: dict[str, str], prefix: str, pattern: re.Pattern[str]) -> dict[str, dict[str, str]]:
-    """Headers such as `<prefix><window>-<part>`, by window and part."""
-    found: dict[str, dict[str, str]] = {}
-    for name, value in known.items():
-        if name.startswith(prefix) and (match := pattern.fullmatch(name, len(prefix))):
-            found.setdefault(match[1], {})[match[2]] = value
-    return found
+def unified_window(parts: dict[str, str]) -> Window:
+    """A subscription's window."""
+    resets_at_ms = moment_ms(parts.get("reset", "")) or 0
+    ratio = number(parts.get("utilization", ""))
+    return Window(used_ratio=ratio, resets_at_ms=resets_at_ms, status=parts.get("status", "")[:40])
+
+
+def limit_window(parts: dict[str, str]) -> Window:
+    """An API key's."""
+    ratio = used_ratio(number(parts.get("limit", "")), number(parts.get("remaining", "")))
+    return Window(used_ratio=ratio, resets_at_ms=moment_ms(parts.get("reset", "")) or 0)
+
+
+class Place(NamedTuple):
+    """What a header tells, and of which window."""
+
+    is_unified: bool
+    window: str
+    part: str
+
+
+@lru_cache(maxsize=256)
+def place_of(name: bytes) -> Place | None:
+    """What a header such as `<prefix><window>-<part>` tells."""
+    known = name.decode("latin-1").lower()
+    if known.startswith(UNIFIED) and (match := UNIFIED_WINDOW.fullmatch(known, len(UNIFIED))):
+        return Place(is_unified=True, window=match[1], part=match[2])
+    if known.startswith(LIMIT) and (match := LIMIT_WINDOW.fullmatch(known, len(LIMIT))):
+        return Place(is_unified=False, window=match[1], part=match[2])
+    return None
 
 
 def used_ratio(limit: float | None, remaining: float | None) -> float | None:
@@ -190,8 +208,9 @@ def date_ms(value: str) -> int | None:
         return None
 
 
+@lru_cache(maxsize=256)
 def moment_ms(value: str) -> int | None:
-    """A time in epoch seconds (or, if it is that large, milliseconds) or RFC 3339."""
+    """A time in epoch seconds (or, if it is that large, milliseconds) or RFC 3339; many answers tell the same one."""
     seconds = number(value)
     if seconds is not None:
         moment = int(seconds if seconds > LATEST_MS / 1000 else seconds * 1000)

@@ -7,7 +7,8 @@ The rules:
 
 - Names come in lower case, as in ASGI. None leaves twice: values of headers that are lists are joined, of others the
   first one counts.
-- Headers of one hop (RFC 9110, section 7.6.1), and those that `connection` names, end here, both ways.
+- Headers of one hop (RFC 9110, section 7.6.1) end here, both ways: no list has one, and those that `connection` names
+  are taken out.
 - Towards Anthropic the lists are open by prefix, since beta headers, body fields and clients grow together (Claude
   Code's gateway contract). `anthropic-version` goes as it came, else as 2023-06-01.
 - Towards others the list is closed: what they need to read the body, and who asks (`user-agent`; some plans are for
@@ -20,7 +21,7 @@ The rules:
 - Nothing is added that would make a client look like Claude Code.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from service.rules import Dialect
@@ -33,10 +34,6 @@ DEFAULT_VERSION = b"2023-06-01"
 OAUTH_BETA = b"oauth-2025-04-20"
 """Without it Anthropic refuses OAuth tokens (published client sources)."""
 
-HOP_BY_HOP = frozenset(
-    (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te",
-     b"trailer", b"transfer-encoding", b"upgrade")
-)  # fmt: skip
 LISTS = frozenset((b"accept", b"accept-encoding", b"accept-language", b"anthropic-beta", b"cache-control"))
 """Headers whose value is a comma-separated list, so that several of them may be joined."""
 
@@ -80,7 +77,7 @@ def upstream_headers(
     if dialect != "anthropic":
         if auth == "client":
             raise ValueError("a client's own credential goes to Anthropic alone")
-        found = passing(client, OTHERS_NAMES, ())
+        found = passing(client, OTHERS_NAMES)
         found[b"anthropic-version"] = DEFAULT_VERSION
     else:
         found = passing(client, ANTHROPIC_NAMES, ANTHROPIC_PREFIXES)
@@ -105,7 +102,7 @@ def show_credential(
 ) -> None:
     """Put the credential where this provider looks for it."""
     if auth == "client":
-        own = passing(client, CREDENTIALS, ())
+        own = passing(client, CREDENTIALS)
         found.update((name, value) for name, value in own.items() if name not in withhold)
     elif auth == "oauth" or dialect == "zai":
         found[b"authorization"] = b"Bearer " + credential.encode()
@@ -124,7 +121,7 @@ def with_beta(betas: bytes, beta: bytes) -> bytes:
 
 def accepted(client: Headers) -> bytes:
     """The encodings that the client accepts."""
-    return passing(client, {b"accept-encoding"}, ()).get(b"accept-encoding", b"identity")
+    return passing(client, {b"accept-encoding"}).get(b"accept-encoding", b"identity")
 
 
 def client_headers(upstream: Headers, *, shared_credential: bool = False, body_decoded: bool = False) -> HeaderList:
@@ -148,27 +145,21 @@ def length_said(headers: Headers) -> HeaderList:
     return framing if len(framing) == 1 and framing[0][1].isdigit() else []
 
 
-def passing(
-    headers: Iterable[tuple[bytes, bytes]], names: Collection[bytes], prefixes: tuple[bytes, ...]
-) -> dict[bytes, bytes]:
-    """The headers with these names or prefixes that are not of one hop, each once, in order."""
-    headers = tuple(headers)
-    ends_here = HOP_BY_HOP | named_by_connection(headers)
+def passing(headers: Headers, names: Collection[bytes], prefixes: tuple[bytes, ...] = ()) -> dict[bytes, bytes]:
+    """The headers with these names or prefixes, each once, in order, but those that `connection` names."""
     found: dict[bytes, bytes] = {}
+    of_one_hop: list[bytes] = []
     for name, value in headers:
-        if name in ends_here or not (name in names or name.startswith(prefixes)):
-            continue
-        if name not in found:
-            found[name] = value
-        elif name in LISTS:
-            found[name] += b", " + value
+        if name in names or name.startswith(prefixes):
+            if name not in found:
+                found[name] = value
+            elif name in LISTS:
+                found[name] += b", " + value
+        elif name == b"connection":
+            of_one_hop += value.split(b",")
+    for name in of_one_hop:
+        found.pop(name.strip().lower(), None)
     return found
-
-
-def named_by_connection(headers: Headers) -> frozenset[bytes]:
-    """The names that `connection` declares to be of one hop."""
-    values = [value for name, value in headers if name == b"connection"]
-    return frozenset(part.strip().lower() for value in values for part in value.split(b",")) if values else frozenset()
 
 
 def lowered(headers: Headers) -> HeaderList:

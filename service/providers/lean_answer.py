@@ -19,14 +19,15 @@ import httpx
 OVERHEAD_BYTES = 65_536
 """Longer than any head that is meant: httpx takes 100 KB, nginx 8, and Anthropic's are about 1.5."""
 MOST_HEADERS = 256
+FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class AnswerParser:
-    """Feed it bytes; it fills `status`, `headers` (names in lower case) and the body's parts."""
+    """Feed it bytes; it fills `status`, `headers` (names in lower case) and `parts`, those of the body."""
 
     __slots__ = (
-        "_http", "_is_head", "_overhead", "_parts", "_till_close", "complete", "has_head", "headers", "keep_alive",
-        "size", "status",
+        "_http", "_is_head", "_overhead", "_till_close", "complete", "has_head", "headers", "keep_alive", "on_body",
+        "parts", "size", "status",
     )  # fmt: skip
 
     def __init__(self, *, is_head: bool = False) -> None:
@@ -35,17 +36,20 @@ class AnswerParser:
         self.has_head = False
         self.complete = False
         self.keep_alive = False
+        self.parts: deque[bytes] = deque()
+        """What has come of the body and was not taken."""
         self.size = 0
-        """Bytes of the body that have come and were not taken."""
+        """How much that is at most: the bytes that it came with count as well."""
         self._is_head = is_head
-        self._parts: deque[bytes] = deque()
         self._overhead = 0
         self._till_close = False
+        # A part is taken as it is, without a function of ours in between: streams have one for each event.
+        self.on_body = self.parts.append
         self._http: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
         """Read on. Raises httpx.RemoteProtocolError; what came before the fault can still be taken."""
-        before = self.size
+        before = len(self.parts)
         if self._http is None:
             self.keep_alive = False
             return
@@ -56,15 +60,18 @@ class AnswerParser:
             if not self.complete:
                 self._drop()
                 raise httpx.RemoteProtocolError(reason(error)) from None
+        if len(self.parts) == before:
+            self._overhead += len(data)
+        elif self._is_head:
+            self._refuse_body()
+        else:
+            self._overhead = 0
+            self.size += len(data)
         if self.complete:
             self._drop()
-        elif self.size != before:
-            self._overhead = 0
-        else:
-            self._overhead += len(data)
-            if self._overhead > OVERHEAD_BYTES:
-                self._drop()
-                raise httpx.RemoteProtocolError(f"the answer has more than {OVERHEAD_BYTES} bytes of headers")
+        elif self._overhead > OVERHEAD_BYTES:
+            self._drop()
+            raise httpx.RemoteProtocolError(f"the answer has more than {OVERHEAD_BYTES} bytes of headers")
 
     def feed_eof(self) -> None:
         """The connection is closed. Raises httpx.RemoteProtocolError when the answer was not at its end."""
@@ -79,7 +86,7 @@ class AnswerParser:
 
     def take(self) -> bytes:
         """All of the body that has come since, in one piece."""
-        parts = self._parts
+        parts = self.parts
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         self.size = 0
@@ -87,8 +94,8 @@ class AnswerParser:
 
     def take_part(self) -> bytes:
         """The next part of the body that has come: one chunk, or what came of it at once."""
-        data = self._parts.popleft()
-        self.size -= len(data)
+        data = self.parts.popleft()
+        self.size = self.size - len(data) if self.parts else 0
         return data
 
     def _drop(self) -> None:
@@ -98,9 +105,9 @@ class AnswerParser:
     # -- httptools' side
 
     def on_message_begin(self) -> None:
-        """Another answer begins; behind the end of ours that is one too many."""
+        """Another answer begins; behind the end of ours that is one too many, and not read."""
         if self.complete:
-            self.keep_alive = False
+            raise Refused("an answer follows that nobody asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer."""
@@ -127,21 +134,19 @@ class AnswerParser:
 
     def _frame(self) -> None:
         """How the body ends."""
-        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        framing = [(name, value) for name, value in self.headers if name in FRAMING]
+        codings = [value.strip().lower() for name, value in framing if name == b"transfer-encoding"]
         if codings and codings != [b"chunked"]:
             raise Refused("the answer has a transfer encoding that was not asked for")
         if self._is_head:
             self.complete = True
-        elif self.status not in (204, 304) and not codings:
-            self._till_close = all(name != b"content-length" for name, _ in self.headers)
+        elif self.status not in (204, 304):
+            self._till_close = not framing
 
-    def on_body(self, body: bytes) -> None:
-        """A part of the body; one that HEAD's answer has all the same is no body of ours."""
-        if self.complete:
-            self.keep_alive = False
-            return
-        self._parts.append(body)
-        self.size += len(body)
+    def _refuse_body(self) -> None:
+        """A body that HEAD's answer has all the same is none of ours."""
+        self.parts.clear()
+        self.keep_alive = False
 
     def on_message_complete(self) -> None:
         """An answer is at its end; ours, if it was not an informational one."""

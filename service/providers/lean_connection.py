@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
         """The next part of the body, or all that has come; b"" at its end. Raises an httpx.TransportError."""
         answer = self._answer
         assert answer is not None  # noqa: S101 - a request was sent
-        while not answer.size:
+        while not answer.parts:
             if answer.complete:
                 return b""
             if self._error:
@@ -158,7 +158,7 @@ class Connection(asyncio.Protocol):
     @property
     def at_end(self) -> bool:
         """Whether all of the answer was taken."""
-        return self._answer is not None and self._answer.complete and not self._answer.size
+        return self._answer is not None and self._answer.complete and not self._answer.parts
 
     def finish(self) -> bool:
         """The request is over; whether another can follow. If not, the connection is closed."""
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
         self._answer, self._sender = None, None
         if sender:
             sender.cancel()
-        if sent and answer and answer.complete and answer.keep_alive and not answer.size and self._is_clear():
+        if sent and answer and answer.complete and answer.keep_alive and not answer.parts and self._is_clear():
             return True
         self.abort()
         return False

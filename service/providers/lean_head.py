@@ -26,6 +26,7 @@ TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 TARGET = re.compile(r"[\x21-\x7e]*")
 TARGET_SAFE = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 FRAMING = frozenset((b"content-length", b"transfer-encoding", b"expect", b"connection"))
+HOST = b"host: "
 METHODS_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
 
 
@@ -44,6 +45,7 @@ class Origin(NamedTuple):
         return name.encode("ascii") if self.port == usual else f"{name}:{self.port}".encode("ascii")
 
 
+@lru_cache(maxsize=64)
 def split_url(url: str) -> tuple[Origin, bytes]:
     """A URL's origin and the request's target. Raises httpx.InvalidURL or httpx.UnsupportedProtocol."""
     scheme, _, rest = url.partition("://")
@@ -83,6 +85,17 @@ def is_token(name: bytes) -> bool:
     return TOKEN.fullmatch(name) is not None
 
 
+@lru_cache(maxsize=256)
+def line_of(name: bytes) -> bytes:
+    """How a header's line begins, b"" for one that is not sent. Raises httpx.LocalProtocolError."""
+    if not is_token(name):
+        raise httpx.LocalProtocolError("a header's name is none")
+    lowered = name.lower()
+    if lowered == b"host":
+        return HOST
+    return b"" if lowered in FRAMING else name + b": "
+
+
 def upload_bytes(headers: HeaderPairs) -> int | None:
     """How long an upload is, where its headers say so. Raises httpx.LocalProtocolError."""
     value = next((value for name, value in headers if name.lower() == b"content-length"), None)
@@ -95,17 +108,13 @@ def upload_bytes(headers: HeaderPairs) -> int | None:
 
 def request_head(method: bytes, origin: Origin, target: bytes, headers: HeaderPairs, body_bytes: int | None) -> bytes:
     """The head of a request; a body of unknown length (None) is chunked. Raises httpx.LocalProtocolError."""
-    lines = [b"%b %b HTTP/1.1" % (method, target)]
-    host = origin.authority
+    lines = [b"%b %b HTTP/1.1" % (method, target), HOST + origin.authority]
     for name, value in headers:
-        lowered = name.lower()
-        if lowered == b"host":
-            host = value
-        elif not is_token(name):
-            raise httpx.LocalProtocolError("a header's name is none")
-        elif lowered not in FRAMING:
-            lines.append(b"%b: %b" % (name, value))
-    lines.insert(1, b"host: " + host)
+        begin = line_of(name)
+        if begin == HOST:
+            lines[1] = HOST + value
+        elif begin:
+            lines.append(begin + value)
     if body_bytes is None:
         lines.append(b"transfer-encoding: chunked")
     elif body_bytes or method in METHODS_WITH_BODY:
