@@ -77,7 +77,10 @@ class Lines(logging.Formatter):
         fields.pop("route", None)
         line = f"[{time}] [{NAMES.get(record.levelno, record.levelname)}] "
         line += (f"[{request}] " if request else "") + record.getMessage()
-        line = CONTROLS.sub(" ", line + "".join(f" {name}={value}" for name, value in fields.items()))
+        if fields:
+            line += "".join(f" {name}={value}" for name, value in fields.items())
+        if not line.isprintable():
+            line = CONTROLS.sub(" ", line)
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return f"\x1b[{COLOURS.get(record.levelno, 0)}m{line}\x1b[0m" if self._coloured else line
