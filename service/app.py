@@ -38,12 +38,13 @@ from service.edge.messages import messages_app
 from service.edge.replies import error_body
 from service.errors import MethodNotAllowed, NotFound, ProxyError
 from service.ledger.state import ControlLedger
-from service.outbox import Outbox, RedisPort
+from service.outbox import Outbox
 from service.providers.credentials import Credentials
 from service.providers.transport import Wires
 from service.relay import Relay
 from service.resources import Resources
 from service.settings import Settings
+from service.stream_ports import port_to
 from service.topology import open_async
 from service.watcher import VERSION, Watcher
 
@@ -60,7 +61,7 @@ class Parts:
         self.drain = Drain()
         self.redis = open_redis(settings.redis_url) if settings.redis_url else None
         self.outbox = Outbox(
-            RedisPort(self.redis) if self.redis else None,
+            port_to(self.redis, REDIS_TIMEOUT_S) if self.redis else None,
             replica=new_replica(),
             clock=clock,
             spool_root=settings.home / "spool",

@@ -22,20 +22,13 @@ from typing import Protocol
 
 import msgspec
 from msgspec import Struct, field
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.clock import Clock
 from service.ledger.events import Event
 from service.ledger.state import Heard
 from service.ledger.wire import (
-    CHANGES_CHANNEL,
-    CONTROL,
-    CONTROL_NEWS,
-    ENTRY_FIELD,
-    STREAMS_KEY,
     encode_entry,
-    events_key,
 )
 from service.spool import Orphan, Record, Spool, adopt, read_segment
 from service.tasks import end
@@ -63,34 +56,6 @@ class StreamPort(Protocol):
 
     async def append(self, entries: Sequence[tuple[str, bytes]]) -> None:
         """Append one entry to each of these streams; raises RedisError or OSError."""
-
-
-class RedisPort:
-    """The streams in Redis."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._named: set[str] = set()
-        """Streams that the workers were told of. Should Redis lose their names, the next heartbeat tells them again."""
-
-    async def append(self, entries: Sequence[tuple[str, bytes]]) -> None:
-        """Append the entries in one round trip, and name the streams for the workers. Operators' events are told of at
-        once: a key that is revoked must stop everywhere within a second."""
-        streams = {stream for stream, _ in entries}
-        if len(entries) == 1 and streams <= self._named and CONTROL not in streams:
-            [(stream, value)] = entries
-            await self._redis.xadd(events_key(stream), {ENTRY_FIELD: value})
-            return
-        pipe = self._redis.pipeline(transaction=False)
-        for stream, value in entries:
-            pipe.xadd(events_key(stream), {ENTRY_FIELD: value})
-        pipe.sadd(STREAMS_KEY, *streams)
-        await pipe.execute()
-        self._named |= streams
-        if CONTROL in streams:
-            with contextlib.suppress(RedisError, OSError):  # proxies look each second as well
-                # Apart: a Cluster takes none in a pipeline.
-                await self._redis.publish(CHANGES_CHANNEL, CONTROL_NEWS)
 
 
 class Kept(Struct):

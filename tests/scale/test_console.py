@@ -12,8 +12,8 @@ from service.console.reports import Reports
 from service.console.status import read_status
 from service.ledger.events import RouteDisabled, RouteEnabled
 from service.ledger.wire import CONTROL, encode_entry
-from service.outbox import RedisPort
 from service.settings import from_variables
+from service.stream_ports import RedisPort
 from service.topology import open_async
 from tests.scale.topologies import Cluster, Secured, Sentinel
 

@@ -31,12 +31,13 @@ from service.ledger.events import (
 from service.ledger.fold import HOUR_MS, advance
 from service.ledger.state import Ledger
 from service.ledger.wire import CONTROL, Snapshot
-from service.outbox import Outbox, RedisPort
+from service.outbox import Outbox
 from service.routing.quota import read_quota, week_of
 from service.routing.rank import Ask, rank
 from service.routing.view import usage_since
 from service.settings import Settings
 from service.spool import Record
+from service.stream_ports import RedisPort
 from service.watcher import Watcher
 from tests.simulation.clients import AsyncRedis, Weather
 from tests.simulation.oracle import Oracle

@@ -14,7 +14,7 @@ from service.app import open_redis as open_async
 from service.ledger import wire
 from service.ledger.events import AttemptEnded, Event
 from service.ledger.state import Health, Usage
-from service.outbox import RedisPort
+from service.stream_ports import RedisPort
 from tests.simulation.clients import AsyncRedis, Weather
 from tests.simulation.conftest import House, ModelHouse, RealHouse
 from tests.workers.making import NOON_MS, STREAM, ended, spooled, started

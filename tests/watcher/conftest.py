@@ -14,8 +14,9 @@ from service.embedded.valkey import Valkey
 from service.ledger import wire
 from service.ledger.events import ControlEvent
 from service.ledger.state import ControlLedger, Ledger, RouteLedger
-from service.outbox import Outbox, RedisPort
+from service.outbox import Outbox
 from service.settings import Settings, load
+from service.stream_ports import RedisPort
 from service.watcher import Watcher
 
 VARIABLES = {"ANTHROPIC_API_KEY": "sk-ant-test-key", "ZAI_API_KEY": "zai-test-key"}
