@@ -31,6 +31,7 @@ from service.console.schema import openapi_config
 from service.console.traces import open_traces
 from service.drain import Drain
 from service.edge.admit import Gate
+from service.edge.connection import Shortcut
 from service.edge.forwarded import behind
 from service.edge.health import HANDLERS, Health
 from service.edge.keys import Keyring
@@ -111,6 +112,7 @@ class Parts:
         self.traces = open_traces(settings, VERSION)
         if self.traces:
             self.outbox.listeners.append(self.traces.note)
+        self.messages = messages_app(self.relay, self.keyring, self.gate, self.brake, self.drain, self.metrics)
         self.health = Health(self.watcher, self.outbox, clock, self.drain, settings)
 
     def control(self) -> ControlLedger | None:
@@ -154,11 +156,15 @@ def create_app(parts: Parts) -> ASGIApp:
         finally:
             await parts.stop()
 
-    relay_handler = asgi("/v1", is_mount=True, copy_scope=False)(
-        messages_app(parts.relay, parts.keyring, parts.gate, parts.brake, parts.drain, parts.metrics)
-    )
     app: ASGIApp = Litestar(
-        route_handlers=[relay_handler, *HANDLERS, metrics, legacy_router(), admin_router(), *PAGES],
+        route_handlers=[
+            asgi("/v1", is_mount=True, copy_scope=False)(parts.messages),
+            *HANDLERS,
+            metrics,
+            legacy_router(),
+            admin_router(),
+            *PAGES,
+        ],
         lifespan=[lifespan],
         state=State({"health": parts.health, "console": parts.console, "metrics": parts.metrics}),
         dependencies={"console": Provide(console_of, sync_to_thread=False)},
@@ -171,6 +177,13 @@ def create_app(parts: Parts) -> ASGIApp:
     if settings.trusted_proxies:
         app = behind(app, settings.trusted_proxies)
     return leaving(app, parts.drain)
+
+
+def shortcut(parts: Parts) -> Shortcut:
+    """The way past the framework for what comes most often."""
+    settings = parts.settings
+    handler = behind(parts.messages, settings.trusted_proxies) if settings.trusted_proxies else parts.messages
+    return Shortcut(handler, settings.base_path, parts.drain)
 
 
 def leaving(app: ASGIApp, drain: Drain) -> ASGIApp:

@@ -7,7 +7,6 @@ times (`settings`), and who acts (`proxy` tells, `edge` asks).
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 
@@ -35,14 +34,13 @@ class Drain:
         for work in self._under_way:
             work.cancel()
 
-    @contextlib.contextmanager
-    def holding(self, work: asyncio.Future[Any]) -> Iterator[None]:
-        """This work is under way, until the block is left."""
+    def hold(self, work: asyncio.Future[Any]) -> None:
+        """This work is under way, until it is let go."""
         self._under_way.add(work)
-        try:
-            yield
-        finally:
-            self._under_way.discard(work)
+
+    def let_go(self, work: asyncio.Future[Any]) -> None:
+        """It is at its end."""
+        self._under_way.discard(work)
 
     async def wait(self, limit_s: float) -> None:
         """Let the time pass, unless it is over before."""

@@ -18,13 +18,14 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import uvicorn
 from msgspec import Struct
 
 from service import app
 from service.drain import Drain
-from service.edge.one_piece import OnePieceProtocol
+from service.edge.connection import Connection
 from service.errors import ProxyError
 from service.log import set_up, show_in_program
 from service.settings import LogLevel, Settings, from_variables
@@ -185,7 +186,7 @@ def server_config(parts: app.Parts) -> uvicorn.Config:
         access_log=False,
         backlog=BACKLOG,
         date_header=False,
-        http=OnePieceProtocol,
+        http=partial(Connection, shortcut=app.shortcut(parts)),  # type: ignore[arg-type] # as good as a class
         lifespan="on",
         log_config=None,
         loop="none",

@@ -69,12 +69,8 @@ class Gate:
         self._told: dict[tuple[str, str], Told] = {}
 
     @asynccontextmanager
-    async def admitted(self, client: Client, call: Call) -> AsyncIterator[None]:
+    async def admitted(self, client: Client, key: ClientKey, call: Call) -> AsyncIterator[None]:
         """For as long as the request is under way. Raises ClientError when the key may not do that."""
-        key = client.key
-        if key is None:
-            yield
-            return
         reason, error = refusal(client.key_id, key, call, self._view(), self._quota, self._clock.now_ms())
         grant: Grant | Refusal | None = None
         if error is None and key.concurrency is not None:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping, MutableMapping
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -21,6 +21,8 @@ from service.providers.encodings import decode_body
 from service.providers.truncation import cut
 from service.relay import Call
 from service.settings import Settings, Truncation
+
+T = TypeVar("T")
 
 log = logging.getLogger("ccproxy.edge")
 
@@ -36,55 +38,103 @@ STAINLESS_LIMIT_S = 3_600
 """A client may shorten or lengthen its deadline up to an hour."""
 
 
+MESSAGES: tuple[Endpoint, ...] = ("messages", "count_tokens")
+"""Their bodies are read; their paths name no resource."""
+POSTS: dict[str, Endpoint] = {"/v1/messages": "messages", "/v1/messages/count_tokens": "count_tokens"}
+PREFIXES: dict[str, Endpoint] = {"/v1/messages/batches": "batches", "/v1/models": "models", "/v1/files": "files"}
+DOTS = frozenset((".", ".."))
+
+
+class Place(NamedTuple):
+    """What is asked for: the path from /v1/ on, with its escapes ("" when it leads elsewhere), and what kind it is."""
+
+    path: str
+    endpoint: Endpoint
+
+
+NOWHERE = Place("", "other")
+
+
 class Gone(Exception):
     """The client has gone before its request was read."""
+
+
+ABSENT = Raw()
 
 
 class Thread(Struct):
     """What ties a request to earlier ones."""
 
-    previous_message_id: str = ""
+    previous_message_id: str | None = None
+
+
+class Container(Struct):
+    """Where code of an earlier request ran."""
+
+    id: str | None = None
 
 
 class Fields(Struct):
-    """What routing needs of a body; each is left undecoded, so that a strange one spoils nothing."""
+    """What routing needs of a body."""
 
-    model: Raw = Raw(b"null")
-    stream: Raw = Raw(b"null")
-    max_tokens: Raw = Raw(b"null")
-    container: Raw = Raw(b"null")
-    thread: Raw = Raw(b"null")
-    context_management: Raw = Raw(b"null")
-    messages: Raw = Raw(b"null")
+    model: str | None = None
+    stream: bool | None = None
+    max_tokens: int | None = None
+    container: str | Container | None = None
+    thread: Thread | None = None
+    context_management: Raw = ABSENT
+    messages: Raw = ABSENT
 
 
+class RawFields(Struct):
+    """The same of a body in which something is strange: each is left undecoded, so that it spoils no other."""
+
+    model: Raw = ABSENT
+    stream: Raw = ABSENT
+    max_tokens: Raw = ABSENT
+    container: Raw = ABSENT
+    thread: Raw = ABSENT
+    context_management: Raw = ABSENT
+    messages: Raw = ABSENT
+
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _fields_decoder = msgspec.json.Decoder(Fields)
+_raw_fields_decoder = msgspec.json.Decoder(RawFields)
 
 
 async def read_call(
-    scope: Mapping[str, Any], receive: Receive, settings: Settings, client: Client, request_id: str, now_ms: int
+    scope: Mapping[str, Any],
+    receive: Receive,
+    settings: Settings,
+    client: Client,
+    place: Place,
+    request_id: str,
+    now_ms: int,
 ) -> Call:
     """The request as the relay wants it. Raises ClientError; Gone when the client has left."""
-    headers = [(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]]
+    if not place.path:
+        raise NotFound("the path has dot segments")
+    headers = scope["headers"]
     named = dict(headers)
-    path = path_of(scope, settings.base_path)
-    endpoint = endpoint_of(scope["method"], path)
+    endpoint = place.endpoint
     call = Call(
         request_id=request_id,
         method=scope["method"],
-        path=path,
-        query=bytes(scope.get("query_string", b"")).decode("latin-1"),
+        path=place.path,
+        query=scope["query_string"].decode("latin-1"),
         headers=headers,
         endpoint=endpoint,
         session_id=named.get(b"x-claude-code-session-id", b"").decode("latin-1")[:64],
-        resource_ids=tuple(part for part in path.split("/") if RESOURCE_ID.fullmatch(part)),
         credential=client.credential,
         client_key=client.key_id,
         may_use_owners=client.may_use_owners,
         withhold=client.withhold,
-        base_url=base_url_of(scope, named, settings.base_path),
         arrived_ms=now_ms,
     )
+    if endpoint not in MESSAGES:
+        call.resource_ids = tuple(part for part in place.path.split("/") if RESOURCE_ID.fullmatch(part))
+        call.base_url = base_url_of(scope, named, settings.base_path)
     if endpoint == "files" and call.method == "POST":
         call.upload = upload_of(receive)
     else:
@@ -92,7 +142,7 @@ async def read_call(
         call.plain = decode_body(
             call.body, named.get(b"content-encoding", b"").decode("latin-1"), settings.max_body_bytes
         )
-        if endpoint in ("messages", "count_tokens"):
+        if endpoint in MESSAGES:
             read_fields(call)
         if settings.truncation.enabled and endpoint == "messages":
             shorten(call, settings.truncation)
@@ -102,24 +152,45 @@ async def read_call(
 
 def read_fields(call: Call) -> None:
     """Take from the body what routing needs; an unreadable body is the provider's to refuse, in its own words."""
-    try:
-        fields = _fields_decoder.decode(call.plain)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    fields = fields_of(call.plain)
+    if fields is None:
         return
-    call.messages = fields.messages
-    model, container = value_of(fields.model), value_of(fields.container)
-    call.model = model if isinstance(model, str) else ""
-    call.stream = value_of(fields.stream) is True
-    most = value_of(fields.max_tokens)
-    call.max_tokens = most if isinstance(most, int) and most > 0 else 0
-    call.trimmed = any(edit in bytes(fields.context_management) for edit in TRIMMING)
-    thread = value_of(fields.thread)
-    call.threaded = isinstance(thread, dict)
-    previous = thread.get("previous_message_id") if isinstance(thread, dict) else None
-    named = [previous, container, container.get("id") if isinstance(container, dict) else None]
-    files = FILE_ID.findall(call.plain)[:MOST_FILE_IDS] if b'"file_id"' in call.plain else []
-    ids = [text for text in named if isinstance(text, str) and 0 < len(text) <= ID_CHARS]
-    call.resource_ids += (*ids, *(file_id.decode("latin-1") for file_id in files))
+    call.messages = fields.messages or None
+    call.model = fields.model or ""
+    call.stream = fields.stream is True
+    call.max_tokens = max(0, fields.max_tokens or 0)
+    call.threaded = fields.thread is not None
+    if fields.context_management:
+        call.trimmed = any(edit in bytes(fields.context_management) for edit in TRIMMING)
+    previous = fields.thread.previous_message_id if fields.thread else None
+    container = fields.container.id if isinstance(fields.container, Container) else fields.container
+    if previous or container:
+        call.resource_ids += tuple(text for text in (previous, container) if text and len(text) <= ID_CHARS)
+    messages = bytes(fields.messages)
+    if b'"file_id"' in messages:
+        files = FILE_ID.findall(messages)[:MOST_FILE_IDS]
+        call.resource_ids += tuple(file_id.decode("latin-1") for file_id in files)
+
+
+def fields_of(plain: bytes) -> Fields | None:
+    """The fields of a body, as far as they can be read; None when it can't."""
+    try:
+        return _fields_decoder.decode(plain)
+    except UNREADABLE:
+        pass
+    try:
+        raw = _raw_fields_decoder.decode(plain)
+    except UNREADABLE:
+        return None
+    return Fields(
+        model=value_of(raw.model, str),
+        stream=value_of(raw.stream, bool),
+        max_tokens=value_of(raw.max_tokens, int),
+        container=value_of(raw.container, str) or value_of(raw.container, Container),
+        thread=value_of(raw.thread, Thread) or (Thread() if value_of(raw.thread, dict) is not None else None),
+        context_management=raw.context_management,
+        messages=raw.messages,
+    )
 
 
 def shorten(call: Call, truncation: Truncation) -> None:
@@ -144,43 +215,33 @@ def shorten(call: Call, truncation: Truncation) -> None:
     )
 
 
-def value_of(raw: Raw) -> Any:
-    """A field's value, None when it has none that can be read."""
+def value_of(raw: Raw, kind: type[T]) -> T | None:
+    """A field's value, None when it has none of this kind."""
     try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return msgspec.json.decode(raw, type=kind)
+    except UNREADABLE:
         return None
 
 
-def path_of(scope: Mapping[str, Any], base_path: str) -> str:
-    """The path from /v1/ on, with its escapes. Raises NotFound for one that leads elsewhere."""
+def place_of(scope: Mapping[str, Any], base_path: str) -> Place:
+    """What is asked for."""
     raw = scope.get("raw_path") or scope["path"].encode()
-    path = bytes(raw).split(b"?")[0].decode("latin-1").removeprefix(base_path)
-    if any(part in (".", "..") for part in unquote(path).replace("\\", "/").split("/")):
-        raise NotFound("the path has dot segments")
-    return path
-
-
-def asked_for(scope: Mapping[str, Any], base_path: str) -> Endpoint:
-    """What kind of request it is, for counting; a path that leads elsewhere is another."""
-    try:
-        return endpoint_of(scope["method"], path_of(scope, base_path))
-    except NotFound:
-        return "other"
+    path = raw.partition(b"?")[0].decode("latin-1").removeprefix(base_path)
+    plain = unquote(path)
+    if "." in plain and not DOTS.isdisjoint(plain.replace("\\", "/").split("/")):
+        return NOWHERE
+    return Place(path, endpoint_of(scope["method"], path))
 
 
 def endpoint_of(method: str, path: str) -> Endpoint:
     """What kind of request a path is, however it is escaped."""
     path = unquote(path).rstrip("/")
-    if method == "POST" and path in ("/v1/messages", "/v1/messages/count_tokens"):
-        return "messages" if path == "/v1/messages" else "count_tokens"
+    if method == "POST" and path in POSTS:
+        return POSTS[path]
     for prefix, endpoint in PREFIXES.items():
         if path == prefix or path.startswith(prefix + "/"):
             return endpoint
     return "other"
-
-
-PREFIXES: dict[str, Endpoint] = {"/v1/messages/batches": "batches", "/v1/models": "models", "/v1/files": "files"}
 
 
 def base_url_of(scope: Mapping[str, Any], named: Mapping[bytes, bytes], base_path: str) -> str:
@@ -191,10 +252,11 @@ def base_url_of(scope: Mapping[str, Any], named: Mapping[bytes, bytes], base_pat
 
 def deadline_ms(named: Mapping[bytes, bytes], settings: Settings, *, stream: bool) -> int:
     """How long the client waits: its SDK says so, else the settings."""
-    with contextlib.suppress(ValueError):
-        limit_s = float(named.get(b"x-stainless-timeout", b""))  # SDKs send 600, and 20.0 for a limit of their user's
-        if 0 < limit_s <= STAINLESS_LIMIT_S:
-            return max(1, int(limit_s * 1000))
+    if told := named.get(b"x-stainless-timeout"):  # SDKs send 600, and 20.0 for a limit of their user's
+        with contextlib.suppress(ValueError):
+            limit_s = float(told)
+            if 0 < limit_s <= STAINLESS_LIMIT_S:
+                return max(1, int(limit_s * 1000))
     return settings.timeouts.stream_ms if stream else settings.timeouts.request_ms
 
 

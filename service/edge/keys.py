@@ -6,7 +6,7 @@ Keys are of two kinds: those of the settings, and those on the ledger, which say
 Not here: what a known client may do (`admit`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from hashlib import sha256
 from hmac import compare_digest
 
@@ -19,6 +19,7 @@ from service.settings import StaticKey
 
 KEY_HEADER = b"x-ccproxy-key"
 CREDENTIAL_HEADERS = (b"authorization", b"x-api-key")
+SHOWN = frozenset((KEY_HEADER, *CREDENTIAL_HEADERS))
 NO_SUCH_KEY = ClientKey(name="", sha256="0" * 64)
 """What an unknown key is compared with, so that it takes as long as a known one."""
 UNREAD_RETRY_S = 1
@@ -56,13 +57,10 @@ class Keyring:
 
         Raises BadClientKey when it showed nothing and must, or a key that is none; KeysUnknown when nobody can tell.
         """
-        shown = [(name, value) for name, value in headers if name == KEY_HEADER or name in CREDENTIAL_HEADERS]
-        tokens = [(name, token) for name, value in shown if (token := token_of(name, value))]
+        tokens = [(name, token) for name, value in headers if name in SHOWN and (token := token_of(name, value))]
         found = {name: key_id for name, token in tokens if (key_id := self._key_id(token))}
         key_id = next(iter(found.values()), "")
-        key = self._ledger_key(key_id)
-        own = [token for wanted in CREDENTIAL_HEADERS for name, token in tokens if name == wanted and name not in found]
-        credential = own[0].decode("latin-1") if own else ""
+        credential = "" if len(found) == len(tokens) else own_credential(tokens, found)
         if not found and not self._open_to_all and not credential:
             raise BadClientKey(
                 "this proxy asks for a key: send it as x-api-key, Authorization: Bearer or x-ccproxy-key"
@@ -72,7 +70,7 @@ class Keyring:
             credential=credential,
             may_use_owners=bool(found) or self._open_to_all,
             withhold=tuple(found),
-            key=key,
+            key=self._ledger_key(key_id) if key_id else None,
         )
 
     def _key_id(self, token: bytes) -> str:
@@ -98,6 +96,12 @@ class Keyring:
     def _ledger_key(self, key_id: str) -> ClientKey | None:
         control = self._control()
         return control.keys.get(key_id) if control else None
+
+
+def own_credential(tokens: Sequence[tuple[bytes, bytes]], keys: Container[bytes]) -> str:
+    """The client's own credential, "" when it showed none: the first one in a header that holds no key of the proxy."""
+    own = (token for wanted in CREDENTIAL_HEADERS for name, token in tokens if name == wanted and name not in keys)
+    return next(own, b"").decode("latin-1")
 
 
 def token_of(name: bytes, value: bytes) -> bytes:

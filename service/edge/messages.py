@@ -15,26 +15,29 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from service.brake import Brake
 from service.drain import Drain
 from service.edge.admit import Gate
-from service.edge.calls import Gone, asked_for, read_call
+from service.edge.calls import Gone, Place, place_of, read_call
+from service.edge.exchange import LEAVING
 from service.edge.keys import Keyring
 from service.edge.replies import AsgiReply
 from service.edge.traffic import Traffic, verdict_of
 from service.errors import BadClientKey, ProxyError, Stopping
-from service.relay import Relay
+from service.relay import Call, Relay
 
 log = logging.getLogger("ccproxy.edge")
 
 
 def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain: Drain, traffic: Traffic) -> ASGIApp:
     """The handler of everything under /v1."""
+    settings, clock = relay.settings, relay.clock
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = relay.clock.new_request_id()
+        request_id = clock.new_request_id()
         reply = AsgiReply(send, request_id)
+        place = place_of(scope, settings.base_path)
         shown: ProxyError | None = None
         traffic.begin()
         try:
-            await answer(scope, receive, reply, request_id)
+            await answer(scope, receive, reply, place, request_id)
         except Gone:
             log.debug("client.left", extra={"request": request_id})
         except ProxyError as error:
@@ -47,15 +50,23 @@ def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain
             if not reply.started:
                 await reply.fail(ProxyError("the proxy failed; its log has the reason under this request's id"))
         finally:
-            traffic.end(asked_for(scope, relay.settings.base_path), *verdict_of(reply, shown))
+            traffic.end(place.endpoint, *verdict_of(reply, shown))
 
-    async def answer(scope: Scope, receive: Receive, reply: AsgiReply, request_id: str) -> None:
+    async def answer(scope: Scope, receive: Receive, reply: AsgiReply, place: Place, request_id: str) -> None:
         client = keyring.identify(scope["headers"])
-        call = await read_call(scope, receive, relay.settings, client, request_id, relay.clock.now_ms())
+        call = await read_call(scope, receive, settings, client, place, request_id, clock.now_ms())
         reply.dropped_messages = call.dropped_messages
-        async with gate.admitted(client, call):
-            watch = None if call.upload else disconnect(receive)  # an upload reads on, and notices by itself
-            await while_wanted(relay.handle(call, reply), reply, watch, drain)
+        if client.key is None:
+            await serve(scope, receive, reply, call)
+            return
+        async with gate.admitted(client, client.key, call):
+            await serve(scope, receive, reply, call)
+
+    async def serve(scope: Scope, receive: Receive, reply: AsgiReply, call: Call) -> None:
+        leave = Leave(reply)
+        if not call.upload:  # which reads on, and notices by itself
+            leave.watch(scope, receive)
+        await while_wanted(relay.handle(call, reply), leave, drain)
 
     return handle
 
@@ -66,48 +77,57 @@ def address_of(scope: Scope) -> str:
     return str(client[0]) if client else ""
 
 
-async def while_wanted(
-    work: Coroutine[Any, Any, None], reply: AsgiReply, watch: Coroutine[Any, Any, None] | None, drain: Drain
-) -> None:
-    """Do the work for as long as the client is there (`watch` ends when it goes), and this process may go on; else
-    cancel it and wait for its end. Raises Stopping when the client still waits for an answer."""
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - a request runs in one
-    leave = Leave(task, reply)
-    watching = asyncio.ensure_future(watch) if watch else None
-    if watching:
-        watching.add_done_callback(leave)
+async def while_wanted(work: Coroutine[Any, Any, None], leave: "Leave", drain: Drain) -> None:
+    """Do the work for as long as the client is there, and this process may go on; else cancel it and wait for its end.
+    Raises Stopping when the client still waits for an answer."""
+    drain.hold(leave.task)
     try:
-        with drain.holding(task):
-            await work
+        await work
     except asyncio.CancelledError:
         if not leave.taken and not drain.is_over:
             raise  # somebody else's doing
-        task.uncancel()
+        leave.task.uncancel()
         if not leave.taken:
             raise Stopping("this proxy is being stopped; ask again") from None
     finally:
-        leave.over = True
-        if watching:
-            watching.cancel()
+        leave.forget()
+        drain.let_go(leave.task)
 
 
 class Leave:
     """Cancels a request's task when its client goes before the answer is at its end."""
 
-    __slots__ = ("_reply", "_task", "over", "taken")
+    __slots__ = ("_over", "_reply", "_watching", "taken", "task")
 
-    def __init__(self, task: asyncio.Task[Any], reply: AsgiReply) -> None:
-        self._task = task
-        self._reply = reply
-        self.over = False
+    def __init__(self, reply: AsgiReply) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a request runs in one
+        self.task = task
         self.taken = False
+        self._reply = reply
+        self._over = False
+        self._watching: asyncio.Task[None] | None = None
 
-    def __call__(self, _: asyncio.Future[None]) -> None:
+    def watch(self, scope: Scope, receive: Receive) -> None:
+        """From now on: the server calls back where it can; else a task asks it."""
+        extensions: Any = scope.get("extensions") or {}
+        if LEAVING in extensions:
+            extensions[LEAVING](self._take)
+        else:
+            self._watching = asyncio.create_task(disconnect(receive))
+            self._watching.add_done_callback(lambda _: self._take())
+
+    def forget(self) -> None:
+        """It is over; a client may go."""
+        self._over = True
+        if self._watching:
+            self._watching.cancel()
+
+    def _take(self) -> None:
         """The client has gone."""
-        if not self.over and not self._reply.ended:
+        if not self._over and not self._reply.ended:
             self.taken = True
-            self._task.cancel()
+            self.task.cancel()
 
 
 async def disconnect(receive: Receive) -> None:

@@ -29,17 +29,19 @@ class AsgiReply:
 
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send the head; `request-id` is the provider's, else our own."""
-        self.started = True
-        self.status = status
-        self.streams = any(name == b"content-type" and value.startswith(EVENT_STREAM) for name, value in headers)
-        own = [(b"x-ccproxy-request-id", self._request_id.encode()), (b"x-ccproxy-attempts", b"%d" % self.attempts)]
+        named = dict(headers)
+        request_id = self._request_id.encode()
+        own = [(b"x-ccproxy-request-id", request_id), (b"x-ccproxy-attempts", b"%d" % self.attempts)]
         if self.dropped_messages:
             own.append((b"x-ccproxy-truncated", b"%d messages" % self.dropped_messages))
         if self.route:
             own.append((b"x-ccproxy-route", self.route.encode()))
-        if all(name != b"request-id" for name, _ in headers):
-            own.append((b"request-id", self._request_id.encode()))
+        if b"request-id" not in named:
+            own.append((b"request-id", request_id))
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *own]})
+        self.started = True
+        self.status = status
+        self.streams = named.get(b"content-type", b"").startswith(EVENT_STREAM)
 
     async def write(self, data: bytes) -> None:
         """Send a part of the body."""

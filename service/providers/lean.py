@@ -62,8 +62,7 @@ class Answer:
         connection = self._connection
         if connection is None:
             return b""
-        while (data := connection.take(joined=self.joined)) is None:
-            await connection.more(self._chunk_s)
+        data = await connection.chunk(self._chunk_s, joined=self.joined)
         if connection.at_end:
             self._release()
         return data

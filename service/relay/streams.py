@@ -105,17 +105,12 @@ class Stream:
     async def _pass_on(self, upstream: Upstream, pinger: "Pinger") -> None:
         """Whole events to the client, unchanged; what comes together with the end goes with it, in one piece."""
         tap, held = self._tap, self._held
-        await self._release(pinger)
-        ended = tap.ended
-        while not ended:
+        while not tap.ended:
+            await self._release(pinger)
             chunk = await upstream.chunk()
             if not chunk:
                 return
-            free, ended = tap.feed(chunk), tap.ended
-            if ended:
-                held.add(chunk, 0)
-            elif whole := held.through(chunk, free):
-                await pinger.write(whole)
+            held.add(chunk, tap.feed(chunk))
         pinger.stop()
         await self._finish()
         if not upstream.at_end:
@@ -154,13 +149,6 @@ class Held:
         if free:
             self._free = self.size + free
         self.size += len(chunk)
-
-    def through(self, chunk: bytes, free: int) -> bytes:
-        """What may leave once this chunk has come: mostly just that."""
-        if free == len(chunk) and not self._parts:
-            return chunk
-        self.add(chunk, free)
-        return self.release()
 
     def release(self) -> bytes:
         """What may leave now."""

@@ -1,0 +1,217 @@
+"""One request on a connection and its answer, as ASGI has them: uvicorn's cycle made lean for what comes most often.
+
+- `receive` gives the body in one piece where it is there, uncopied.
+- The head of an answer leaves with what follows it, in one call of the operating system; it waits for that no longer
+  than until the event loop comes round.
+- Whoever handles a request may be called back when its client goes (the extension `LEAVING`), and needs no task that
+  waits for it.
+
+Not here: bytes of requests, and when their handling begins (`connection`).
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from litestar.types import ASGIApp
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+LEAVING = "ccproxy.leaving"
+"""A function in an ASGI scope's extensions: what it is given is called when the client goes before its answer's end."""
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+STATUS = {status: line.removesuffix(b"\r\n") for status, line in STATUS_LINE.items()}
+BODILESS = (204, 304)
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Line(Protocol):
+    """What is needed of the connection."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    flow: FlowControl
+
+    @property
+    def closing(self) -> bool:
+        """Whether this process takes leave: the answer is the connection's last."""
+
+    def on_response_complete(self) -> None:
+        """An answer is at its end."""
+
+    def let_go(self, exchange: "Exchange") -> None:
+        """Nothing more is done for this request."""
+
+
+class Exchange:
+    """A request as far as it has come, and its answer as far as it went."""
+
+    __slots__ = (
+        "_chunked", "_gone", "_head", "_left", "_line", "_parts", "_read", "_waiter", "disconnected", "expects", "held",
+        "keep_alive", "response_complete", "response_started", "scope", "waits", "whole",
+    )  # fmt: skip
+
+    def __init__(self, line: Line, scope: Any, *, keep_alive: bool, expects: bool) -> None:
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.expects = expects
+        """Whether the client sends its body only when it is told to."""
+        self.waits = False
+        """Whether its handling waits for more of the body."""
+        self.held = 0
+        """Bytes of the body that were not asked for yet."""
+        self.whole = False
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self._line = line
+        self._parts: list[bytes] = []
+        self._read = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._gone: Callable[[], None] | None = None
+        self._head = b""
+        self._chunked = False
+        self._left = 0
+        scope["extensions"] = {LEAVING: self.tell_leaving}
+
+    async def run_asgi(self, app: ASGIApp) -> None:
+        """Have the request handled. An answer that is left without its end is cut, which the client sees."""
+        try:
+            await app(self.scope, self.receive, self.send)  # type: ignore[arg-type]
+        finally:
+            self._line.let_go(self)
+            if not self.response_complete and not self.disconnected:
+                self._flush()
+                self._line.transport.close()
+
+    # -- what the connection tells
+
+    def take(self, part: bytes) -> None:
+        """A part of the body has come."""
+        if not self.response_complete:
+            self._parts.append(part)
+            self.held += len(part)
+            self._wake()
+
+    def end(self) -> None:
+        """The body is whole."""
+        self.whole = True
+        self._wake()
+
+    def lose(self) -> None:
+        """The client has gone."""
+        self.disconnected = True
+        self._wake()
+        if self._gone and not self.response_complete:
+            self._gone()
+
+    # -- what the handler asks for
+
+    def tell_leaving(self, gone: Callable[[], None]) -> None:
+        """Call this when the client goes before its answer's end."""
+        self._gone = gone
+        if self.disconnected:
+            gone()
+
+    async def receive(self) -> dict[str, Any]:
+        """What has come of the body, or comes next; later, that the exchange is over."""
+        if self.expects and not self._line.transport.is_closing():
+            self.expects = False
+            self._line.transport.write(CONTINUE)
+        while not (self._parts or (self.whole and not self._read) or self.disconnected or self.response_complete):
+            await self._come()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts, self.held, self._read = [], 0, self.whole
+        return {"type": "http.request", "body": body, "more_body": not self.whole}
+
+    async def send(self, message: Any) -> None:
+        """A part of the answer; waits while the client is slow."""
+        line = self._line
+        if line.flow.write_paused and not self.disconnected:
+            await line.flow.drain()
+        if self.disconnected:
+            return
+        if message["type"] == "http.response.start":
+            self._begin(message["status"], message["headers"])
+        else:
+            self._write(message.get("body", b""), last=not message.get("more_body", False))
+
+    # -- how it goes on the wire
+
+    def _begin(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """The head, and from it how the body is framed. Raises ValueError for one that would be several."""
+        if self.response_started:
+            raise RuntimeError("the answer has begun already")
+        self.keep_alive = self.keep_alive and not self._line.closing
+        named = dict(headers)
+        lines = [STATUS[status], *map(b": ".join, headers)]
+        if not self.keep_alive:
+            lines.append(b"connection: close")
+        if b"content-length" in named:
+            self._left = int(named[b"content-length"])
+        elif status not in BODILESS and self.scope["method"] != "HEAD":
+            self._chunked = True
+            lines.append(b"transfer-encoding: chunked")
+        lines += (b"", b"")
+        head = b"\r\n".join(lines)
+        if not head.count(b"\n") == head.count(b"\r") == len(lines) - 1:
+            raise ValueError("a header has a line break in it")
+        self.response_started = True
+        self.expects = False
+        self._head = head
+        self._line.loop.call_soon(self._flush)
+
+    def _write(self, data: bytes, *, last: bool) -> None:
+        """A part of the body, behind the head that waits. Raises RuntimeError when it is not as long as was said."""
+        if not self.response_started or self.response_complete:
+            raise RuntimeError("there is no answer to go on with")
+        if self._chunked:
+            wire = b"".join((self._head, *chunk_of(data), LAST_CHUNK if last else b""))
+        elif self.scope["method"] == "HEAD":
+            wire, self._left = self._head, 0
+        elif len(data) > self._left:
+            raise RuntimeError("the answer is longer than its head says")
+        else:
+            wire = self._head + data
+            self._left -= len(data)
+        self._head = b""
+        if wire:
+            self._line.transport.write(wire)
+        if last:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._left:
+            raise RuntimeError("the answer is shorter than its head says")
+        self.response_complete = True
+        self._parts, self.held = [], 0
+        self._wake()
+        if not self.keep_alive:
+            self._line.transport.close()
+        self._line.on_response_complete()
+
+    def _flush(self) -> None:
+        if self._head and not self.disconnected:
+            head, self._head = self._head, b""
+            self._line.transport.write(head)
+
+    # -- waiting for the body
+
+    async def _come(self) -> None:
+        self._line.flow.resume_reading()
+        self._waiter = self._line.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def chunk_of(data: bytes) -> tuple[bytes, ...]:
+    """A chunk of a body that is framed by chunks; an empty one would be its end."""
+    return (b"%x\r\n" % len(data), data, b"\r\n") if data else ()
