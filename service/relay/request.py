@@ -119,6 +119,7 @@ class Relay:
         usable = sum(candidate.usable for candidate in candidates)
         tries: list[Try] = []
         refused: dict[str, str] = {}
+        asked: set[str] = set()
         deadline = asyncio.get_running_loop().time() + call.deadline_ms / 1000
         attempt, verdict = advance(plan, None)
         while attempt:
@@ -126,8 +127,8 @@ class Relay:
                 await asyncio.sleep(attempt.wait_ms / 1000)
             reply.route, reply.attempts = attempt.candidate.route.id, attempt.number
             one = Try(attempt=attempt, attempt_id=self.clock.new_id(), started_ms=self.clock.now_ms())
-            known = {tried.route.id for tried in tries}
-            is_late = bool(tries or refused) and one.route.id not in known
+            is_late = bool(asked) and all(tried.route.id != one.route.id for tried in tries)
+            asked.add(one.route.id)
             refusal = (self._look_again(ask, one, tries) if is_late else None) or await self._enter(call, one)
             if refusal:
                 refused[one.route.id] = refusal.reason
@@ -135,8 +136,7 @@ class Relay:
                 continue
             tries.append(one)
             try:
-                is_last = len({one.route.id, *known, *refused}) >= usable
-                await self._try(call, one, reply, deadline, is_last=is_last)
+                await self._try(call, one, reply, deadline, is_last=len(asked) >= usable)
                 if one.failure and is_signature_refusal(one.failure):
                     self._refused_signatures.note(call.plain)
                 over = reply.started or asyncio.get_running_loop().time() >= deadline
