@@ -17,6 +17,7 @@ from msgspec import Raw, Struct
 from service.edge.keys import Client
 from service.errors import BodyTooLarge, NotFound
 from service.ledger.events import Endpoint
+from service.providers.bodies import MessageSurvey, blocks_of
 from service.providers.encodings import decode_body
 from service.providers.truncation import cut
 from service.relay import Call
@@ -75,7 +76,7 @@ class Container(Struct):
 
 
 class Fields(Struct):
-    """What routing needs of a body."""
+    """What routing needs of a body, and what its messages are looked through for: a large body is read once."""
 
     model: str | None = None
     stream: bool | None = None
@@ -83,7 +84,7 @@ class Fields(Struct):
     container: str | Container | None = None
     thread: Thread | None = None
     context_management: Raw = ABSENT
-    messages: Raw = ABSENT
+    messages: list[MessageSurvey] | None = None
 
 
 class RawFields(Struct):
@@ -95,7 +96,6 @@ class RawFields(Struct):
     container: Raw = ABSENT
     thread: Raw = ABSENT
     context_management: Raw = ABSENT
-    messages: Raw = ABSENT
 
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -155,7 +155,8 @@ def read_fields(call: Call) -> None:
     fields = fields_of(call.plain)
     if fields is None:
         return
-    call.messages = fields.messages or None
+    if fields.messages is not None:
+        call.blocks = blocks_of(fields.messages)
     call.model = fields.model or ""
     call.stream = fields.stream is True
     call.max_tokens = max(0, fields.max_tokens or 0)
@@ -166,10 +167,8 @@ def read_fields(call: Call) -> None:
     container = fields.container.id if isinstance(fields.container, Container) else fields.container
     if previous or container:
         call.resource_ids += tuple(text for text in (previous, container) if text and len(text) <= ID_CHARS)
-    messages = bytes(fields.messages)
-    if b'"file_id"' in messages:
-        files = FILE_ID.findall(messages)[:MOST_FILE_IDS]
-        call.resource_ids += tuple(file_id.decode("latin-1") for file_id in files)
+    if files := FILE_ID.findall(call.plain):
+        call.resource_ids += tuple(file_id.decode("latin-1") for file_id in files[:MOST_FILE_IDS])
 
 
 def fields_of(plain: bytes) -> Fields | None:
@@ -189,7 +188,6 @@ def fields_of(plain: bytes) -> Fields | None:
         container=value_of(raw.container, str) or value_of(raw.container, Container),
         thread=value_of(raw.thread, Thread) or (Thread() if value_of(raw.thread, dict) is not None else None),
         context_management=raw.context_management,
-        messages=raw.messages,
     )
 
 
@@ -203,7 +201,7 @@ def shorten(call: Call, truncation: Truncation) -> None:
         log.warning("truncation.skipped: %d tokens, and nothing can be cut", shorter.tokens_before, extra=told)
         return
     call.body = call.plain = shorter.body
-    call.messages = None
+    call.blocks = None
     call.headers = [header for header in call.headers if header[0] != b"content-encoding"]
     call.dropped_messages = shorter.dropped
     log.warning(

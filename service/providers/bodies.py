@@ -27,7 +27,7 @@ from hashlib import sha256
 from typing import Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from service.providers.bodies_for_others import for_others
 from service.providers.parts import (
@@ -74,7 +74,6 @@ class BodySurvey(Struct):
 
 
 SURVEY = msgspec.json.Decoder(BodySurvey)
-SURVEY_MESSAGES = msgspec.json.Decoder(list[MessageSurvey])
 
 
 def clean_body(
@@ -86,16 +85,16 @@ def clean_body(
     strip_thinking: StripThinking,
     policy: Policy,
     refused: Container[str] = (),
-    messages: Raw | None = None,
+    blocks: Sequence[BlockSurvey] | None = None,
 ) -> bytes:
     """The body for this route. `strip_thinking` is the setting for subscriptions.
 
-    `refused` are signatures that Anthropic is known not to take. `messages` is that field of the body, where somebody
-    has found it already: most of a body is tools and system, which need not be looked through.
+    `refused` are signatures that Anthropic is known not to take. `blocks` are those of its messages, where somebody has
+    read them already: a body need not be looked through twice.
     """
     strip = thinking_to_strip(route, model_asked, model_sent, strip_thinking)
     if route.provider.dialect == "anthropic":
-        return for_anthropic(raw, survey(raw, messages), model_asked, model_sent, strip, refused)
+        return for_anthropic(raw, survey(raw) if blocks is None else blocks, model_asked, model_sent, strip, refused)
     return for_others(raw, model_sent, strip, limits_of(model_sent, policy))
 
 
@@ -145,16 +144,20 @@ def for_anthropic(
     return raw if cleaned is fields else msgspec.json.encode(cleaned)
 
 
-def survey(raw: bytes, messages: Raw | None = None) -> list[BlockSurvey]:
+def survey(raw: bytes) -> list[BlockSurvey]:
     """The content blocks of all messages; none where the body is not of the expected shape.
 
     One pass over the bytes: looking for a few of them by `in` takes as long (30 microseconds for 60 KB).
     """
     try:
-        found = SURVEY.decode(raw).messages if messages is None else SURVEY_MESSAGES.decode(messages)
+        return blocks_of(SURVEY.decode(raw).messages)
     except UNREADABLE:
         return []
-    return [block for message in found if isinstance(message.content, list) for block in message.content]
+
+
+def blocks_of(messages: list[MessageSurvey]) -> list[BlockSurvey]:
+    """The content blocks of messages; a text in place of blocks is none."""
+    return [block for message in messages if isinstance(message.content, list) for block in message.content]
 
 
 def id_map(blocks: Sequence[BlockSurvey]) -> dict[str, str]:

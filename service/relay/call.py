@@ -6,10 +6,11 @@ Not here: what is done with them (`request`, `answers`, `streams`).
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from msgspec import Raw, Struct, field
+from msgspec import Struct, field
 
 from service.admission import Grant
 from service.ledger.events import Endpoint, Outcome, Tokens, Window
+from service.providers.bodies import BlockSurvey
 from service.routing.failover import Attempt
 from service.routing.failure import Failure
 from service.settings import Route
@@ -21,12 +22,12 @@ NAME_CHARS = 256
 class Call(Struct, kw_only=True):
     """A client's request, as the edge read it.
 
-    `body` is as it came, `plain` the same without content encoding, `messages` that field of it, undecoded; `upload`
-    stands in place of them when the body is passed through as it comes. `path` begins with /v1/ and keeps its escapes.
-    `credential` is the client's own, "" when
-    it showed none but a key of this proxy; `withhold` names the headers that hold such a key. `base_url` is this proxy
-    as the client sees it. `only_routes` are the owner's routes that the client's key may use, empty: all. `trimmed`:
-    the provider is asked to shorten the conversation; `dropped_messages` were left out of it here already.
+    `body` is as it came, `plain` the same without content encoding, `blocks` those of its messages, None where nobody
+    has read them; `upload` stands in place of all three when the body is passed through as it comes. `path` begins
+    with /v1/ and keeps its escapes. `credential` is the client's own, "" when it showed none but a key of this proxy;
+    `withhold` names the headers that hold such a key. `base_url` is this proxy as the client sees it. `only_routes`
+    are the owner's routes that the client's key may use, empty: all. `trimmed`: the provider is asked to shorten the
+    conversation; `dropped_messages` were left out of it here already.
     """
 
     request_id: str
@@ -36,7 +37,7 @@ class Call(Struct, kw_only=True):
     headers: Sequence[tuple[bytes, bytes]] = ()
     body: bytes = b""
     plain: bytes = b""
-    messages: Raw | None = None
+    blocks: Sequence[BlockSurvey] | None = None
     upload: AsyncIterator[bytes] | None = None
     upload_taken: bool = False
     endpoint: Endpoint = "other"

@@ -351,7 +351,7 @@ class Relay:
             strip_thinking=self.settings.strip_thinking,
             policy=self.settings.policy,
             refused=self._refused_signatures,
-            messages=call.messages,
+            blocks=call.blocks,
         )
         if one.attempt.candidate.without_thinking:
             cleaned = without_thinking(cleaned)
