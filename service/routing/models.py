@@ -46,11 +46,6 @@ def first_match(patterns: Mapping[str, str], model: str) -> str | None:
     return None
 
 
-def matches(pattern: str, model: str) -> bool:
-    """Whether a name fits a pattern, whatever the case."""
-    return matcher(pattern)(model.lower()) is not None
-
-
 @lru_cache(maxsize=1024)
 def matcher(pattern: str) -> Callable[[str], object]:
     """Tells whether a name in small letters fits a pattern. Patterns are the settings': few, and asked often."""
