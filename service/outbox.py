@@ -176,7 +176,9 @@ class Outbox:
 
     async def append(self, stream: str, event: Event) -> int:
         """Number the event, and return the number when it is on its stream, or on disk."""
-        lane = self.lanes.setdefault(stream, Lane())
+        lane = self.lanes.get(stream)
+        if lane is None:
+            lane = self.lanes[stream] = Lane()
         lane.seq += 1
         event = msgspec.structs.replace(event, replica=self.replica, seq=lane.seq, spooled=self.away)
         self.on_event(stream, event)

@@ -264,31 +264,33 @@ def hear_aside(ledger: Ledger, aside: Aside) -> None:
 def fold_records(ledger: Ledger, checkpoint: Checkpoint, records: list[Record]) -> Folded:
     """Fold new events into the ledger in place, in stream order, and make their rows."""
     folded = Folded([], {}, set(), checkpoint.hash)
-    position, chained = checkpoint.position, checkpoint.hash
-    for stream_id, event in records:
-        position += 1
+    chained = checkpoint.hash
+    for position, (stream_id, event) in enumerate(records, checkpoint.position + 1):
         body = wire.encode_event(event)
         chained = sha256(chained + body).digest()
-        folded.rows.append(
-            Row(
-                event_id=event.event_id,
-                stream=checkpoint.stream,
-                position=position,
-                type=str(event.__struct_config__.tag),
-                at_ms=event.at_ms,
-                stream_id=stream_id,
-                epoch=checkpoint.epoch,
-                request_id=getattr(event, "request_id", ""),
-                body=body.decode(),
-                hash=chained,
-            )
-        )
+        folded.rows.append(row_of(event, checkpoint, position, stream_id, body, chained))
         for charge in fold.advance(ledger, event):
             cell = Cell(charge.hour, charge.model, charge.client_key)
             fold.add_usage(folded.usage.setdefault(cell, Usage()), charge.usage)
         if isinstance(event, AttemptEnded):
             folded.replicas.add(event.replica)
     return folded._replace(hash=chained)
+
+
+def row_of(event: Event, checkpoint: Checkpoint, position: int, stream_id: str, body: bytes, chained: bytes) -> Row:
+    """An event's row at its position in the checkpoint's stream and epoch."""
+    return Row(
+        event.event_id,
+        checkpoint.stream,
+        position,
+        str(event.__struct_config__.tag),
+        event.at_ms,
+        stream_id,
+        checkpoint.epoch,
+        getattr(event, "request_id", ""),
+        body.decode(),
+        chained,
+    )
 
 
 def state_of(ledger: Ledger) -> bytes:

@@ -20,8 +20,8 @@ INTERVAL_S = 0.02
 """At most one snapshot of a stream within this time from one worker."""
 INTERVAL_PER_EVENT_S = 0.001
 """How much longer for each event of the snapshot before: what a batch costs is shared by more events when many come.
-At 500 events/s it comes to 40 ms; from 800 on, LONGEST_INTERVAL_S holds."""
-LONGEST_INTERVAL_S = 0.1
+At 500 events/s it comes to 40 ms; from 900 on, LONGEST_INTERVAL_S holds."""
+LONGEST_INTERVAL_S = 0.2
 SNAPSHOT_BYTES_PER_S = 20_000_000
 """A large snapshot (many client keys) comes seldomer: to encode it here and decode it in every proxy takes a few
 percent of a core at this rate."""

@@ -210,15 +210,14 @@ class Store:
     def known_events(self, stream: str, event_ids: Sequence[str]) -> list[Known]:
         """Which of these events Postgres has, in any stream of the kind."""
         query = QUERIES["known_control_events" if stream == wire.CONTROL else "known_events"]
-        # An array's text, at once: ids need no quotes.
-        parameters = {"ids": "{" + ",".join(event_ids) + "}", "first": min(event_ids), "last": max(event_ids)}
+        parameters = {"ids": array_of(event_ids), "first": min(event_ids), "last": max(event_ids)}
         rows = self.connection.execute(query, parameters).fetchall()
         return [Known(event_id, stream, body.encode()) for event_id, stream, body in rows]
 
     def add_events(self, stream: str, rows: Sequence[Row]) -> None:
         """Add new events of one stream."""
         if stream != wire.CONTROL:
-            self._open_weeks({week_of(row.event_id) for row in rows})
+            self._open_weeks(weeks_of([row.event_id for row in rows]))
         query = QUERIES["copy_control_events" if stream == wire.CONTROL else "copy_events"]
         with self.connection.cursor() as cursor, cursor.copy(query) as copy:
             for row in rows:
@@ -312,9 +311,17 @@ def add_usage(connection: psycopg.Connection, table: str, route: str, position: 
 def usage_parameters(route: str, position: int, added: dict[Cell, Usage]) -> dict[str, object]:
     """What is added to a route's cells, in the order of their keys, so that no two workers deadlock."""
     cells = sorted(added.items(), key=lambda item: item[0])
-    columns: dict[str, object] = {field: [getattr(usage, field) for _, usage in cells] for field in USAGE_FIELDS}
-    columns |= {field: [getattr(cell, field) for cell, _ in cells] for field in Cell._fields}
+    columns: dict[str, object] = {
+        field: array_of(getattr(usage, field) for _, usage in cells) for field in USAGE_FIELDS
+    }
+    columns["hour"] = array_of(cell.hour for cell, _ in cells)
+    columns |= {field: [getattr(cell, field) for cell, _ in cells] for field in ("model", "client_key")}
     return columns | {"route": route, "position": position}
+
+
+def array_of(values: Iterable[object]) -> str:
+    """An array's text, for values that need no quotes."""
+    return "{" + ",".join(map(str, values)) + "}"
 
 
 def health_row(route: str, replica: str, health: Health) -> tuple[object, ...]:
@@ -325,6 +332,12 @@ def health_row(route: str, replica: str, health: Health) -> tuple[object, ...]:
 def week_of(event_id: str) -> int:
     """The week of an event's id, counted from the first Monday of 1970."""
     return (ids.time_of_id_ms(event_id) - EPOCH_MONDAY_MS) // WEEK_MS
+
+
+def weeks_of(event_ids: Sequence[str]) -> set[int]:
+    """The weeks of some ids, which nearly always is one."""
+    first, last = week_of(min(event_ids)), week_of(max(event_ids))
+    return {first} if first == last else {week_of(event_id) for event_id in event_ids}
 
 
 def partition_name(week: int) -> str:

@@ -6,7 +6,7 @@ Every field that comes later must have a default: bytes of a released version de
 A route's stream carries `RouteEvent`s, the stream `control` carries `ControlEvent`s.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -292,3 +292,5 @@ ControlEvent = (
     | DropAsked
 )
 Event = RouteEvent | ControlEvent
+CONTROL_KINDS: frozenset[type[EventBase]] = frozenset(get_args(ControlEvent))
+"""The classes of ControlEvent: to look one up is faster than to ask for each of them."""
