@@ -62,7 +62,8 @@ class Answer:
         connection = self._connection
         if connection is None:
             return b""
-        data = await connection.chunk(self._chunk_s, joined=self.joined)
+        while (data := connection.take(joined=self.joined)) is None:
+            await connection.more(self._chunk_s)
         if connection.at_end:
             self._release()
         return data

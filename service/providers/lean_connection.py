@@ -133,27 +133,40 @@ class Connection(asyncio.Protocol):
         while not answer.has_head and not answer.complete:
             if self._error:
                 raise self._told(self._error)
-            await self._wait(limit_s)
+            await self.more(limit_s)
         if self._sender and answer.status >= 400:
             self._sender.cancel()  # it is refused; what is left of it nobody wants
         return answer
 
-    async def chunk(self, limit_s: float | None, *, joined: bool) -> bytes:
-        """The next part of the body, or all that has come; b"" at its end. Raises an httpx.TransportError."""
+    def take(self, *, joined: bool) -> bytes | None:
+        """The next part of the body, or all that has come; b"" at its end, None while there is none.
+
+        Raises an httpx.TransportError.
+        """
         answer = self._answer
         assert answer is not None  # noqa: S101 - a request was sent
-        while not answer.parts:
+        if not answer.parts:
             if answer.complete:
                 return b""
             if self._error:
                 raise self._error
-            await self._wait(limit_s)
+            return None
         data = answer.take() if joined else answer.take_part()
         if not self._reading and answer.size <= READ_AHEAD_BYTES:
             self._reading = True
             if not self._transport.is_closing():
                 self._transport.resume_reading()
         return data
+
+    def more(self, limit_s: float | None) -> asyncio.Future[None]:
+        """Done when something has come, or it is too late."""
+        self._waiter = waiter = self._loop.create_future()
+        self._due = None
+        if limit_s is not None:
+            self._due = self._loop.time() + limit_s
+            if self._timer is None or self._timer_at > self._due:
+                self._look_at(self._due)
+        return waiter
 
     @property
     def at_end(self) -> bool:
@@ -164,7 +177,7 @@ class Connection(asyncio.Protocol):
         """The request is over; whether another can follow. If not, the connection is closed."""
         answer, sender = self._answer, self._sender
         sent = not sender or (sender.done() and not sender.cancelled())
-        self._answer, self._sender = None, None
+        self._answer, self._sender, self._due = None, None, None
         if sender:
             sender.cancel()
         if sent and answer and answer.complete and answer.keep_alive and not answer.parts and self._is_clear():
@@ -242,18 +255,6 @@ class Connection(asyncio.Protocol):
         stale = self._served > 1 and not self._heard and isinstance(error, httpx.NetworkError | httpx.ProtocolError)
         return StaleSocket(str(error)) if stale else error
 
-    async def _wait(self, limit_s: float | None) -> None:
-        """Until something has come, or it is too late."""
-        self._waiter = self._loop.create_future()
-        if limit_s is not None:
-            self._due = self._loop.time() + limit_s
-            if self._timer is None or self._timer_at > self._due:
-                self._look_at(self._due)
-        try:
-            await self._waiter
-        finally:
-            self._waiter = self._due = None
-
     def _look_at(self, moment: float) -> None:
         if self._timer:
             self._timer.cancel()
@@ -270,8 +271,9 @@ class Connection(asyncio.Protocol):
             self._fail(httpx.ReadTimeout("the provider stayed silent for too long"))
 
     def _wake(self) -> None:
-        if self._waiter and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter, self._due = self._waiter, None, None
+        if waiter and not waiter.done():
+            waiter.set_result(None)
 
     def _wake_writer(self) -> None:
         if self._writable and not self._writable.done():

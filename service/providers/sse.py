@@ -100,6 +100,9 @@ class SseReader:
             self._other_line_ends = True
         self.free = 0
         if not self._rest:
+            if chunk.startswith(passed) and self._is_one(chunk):
+                self.free = len(chunk)
+                return []
             return self._cut(chunk, 0, passed)
         carried = len(self._rest)
         self._rest += chunk
@@ -111,6 +114,11 @@ class SseReader:
         buffer = bytes(self._rest)
         self._rest.clear()
         return self._cut(buffer, carried, passed)
+
+    def _is_one(self, chunk: bytes) -> bool:
+        """Whether a chunk is one event, as it is in most streams."""
+        size = len(chunk) - 2
+        return chunk.find(b"\n\n") == size <= self._limit and self._started and not self._other_line_ends
 
     def _cut(self, buffer: bytes, carried: int, passed: tuple[bytes, ...]) -> list[SseEvent]:
         """Cut whole events off `buffer`, whose first `carried` bytes came before this chunk, and keep the rest."""

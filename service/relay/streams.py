@@ -105,12 +105,17 @@ class Stream:
     async def _pass_on(self, upstream: Upstream, pinger: "Pinger") -> None:
         """Whole events to the client, unchanged; what comes together with the end goes with it, in one piece."""
         tap, held = self._tap, self._held
-        while not tap.ended:
-            await self._release(pinger)
+        await self._release(pinger)
+        ended = tap.ended
+        while not ended:
             chunk = await upstream.chunk()
             if not chunk:
                 return
-            held.add(chunk, tap.feed(chunk))
+            free, ended = tap.feed(chunk), tap.ended
+            if ended:
+                held.add(chunk, 0)
+            elif whole := held.through(chunk, free):
+                await pinger.write(whole)
         pinger.stop()
         await self._finish()
         if not upstream.at_end:
@@ -149,6 +154,13 @@ class Held:
         if free:
             self._free = self.size + free
         self.size += len(chunk)
+
+    def through(self, chunk: bytes, free: int) -> bytes:
+        """What may leave once this chunk has come: mostly just that."""
+        if free == len(chunk) and not self._parts:
+            return chunk
+        self.add(chunk, free)
+        return self.release()
 
     def release(self) -> bytes:
         """What may leave now."""
