@@ -128,9 +128,8 @@ def for_anthropic(
 ) -> bytes:
     """The body as Anthropic takes it; `blocks` are those of its messages."""
     new_ids = id_map(blocks)
-    strips = any(
-        block.type in THINKING_BLOCKS and is_stripped(block.type, block.signature, strip, refused) for block in blocks
-    )
+    thoughts = [block for block in blocks if block.type in THINKING_BLOCKS]
+    strips = any(is_stripped(block.type, block.signature, strip, refused) for block in thoughts)
     if model_asked == model_sent and not new_ids and not strips:
         return raw
     fields = fields_of(raw)

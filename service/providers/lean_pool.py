@@ -105,8 +105,9 @@ class Pool:
     def _hand_on(self, connection: Connection) -> None:
         """To the next in line; kept where nobody wants it, or its room."""
         waiting = [turn for turn in self._line if not turn.given.done()]
-        if turn := next((turn for turn in waiting if turn.origin == connection.origin), None):
-            turn.given.set_result(connection)
+        alike = [turn for turn in waiting if turn.origin == connection.origin]
+        if alike:
+            alike[0].given.set_result(connection)
         elif self._idle_count >= self._limits.idle or (waiting and self._is_full()):
             self._drop(connection)
         else:

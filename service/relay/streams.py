@@ -79,7 +79,8 @@ class Stream:
             if self._late:
                 self._late.cancel()
             pinger.stop()
-            self._one.tokens = self._tap.tokens
+            if not self._one.accounted:
+                self._one.tokens = self._tap.tokens
         if not self._tap.ended:
             raise Fault(Failure("bad_answer", "route", message="the stream ended before its end", status=200))
 
