@@ -7,6 +7,7 @@ import contextlib
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping, MutableMapping
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ from litestar.types import Receive
 from msgspec import Raw, Struct
 
 from service.edge.keys import Client
+from service.edge.named_files import Block, file_ids
 from service.errors import BodyTooLarge, NotFound
 from service.ledger.events import Endpoint
 from service.providers.bodies import MessageSurvey, blocks_of
@@ -30,6 +32,7 @@ log = logging.getLogger("ccproxy.edge")
 RESOURCE_ID = re.compile(r"[a-z]+_(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,128}")
 """An id in a path: unlike a word such as count_tokens it has a digit."""
 FILE_ID = re.compile(rb'"file_id"\s*:\s*"([^"\\]{1,128})"')
+"""How a file is named in a body whose blocks can't be read; looking for it takes as long as reading them."""
 ID_CHARS = 128
 TRIMMING = (b"clear_tool_uses", b"compact")
 """Edits of `context_management` that shorten a conversation (Anthropic's documentation)."""
@@ -84,7 +87,7 @@ class Fields(Struct):
     container: str | Container | None = None
     thread: Thread | None = None
     context_management: Raw = ABSENT
-    messages: list[MessageSurvey] | None = None
+    messages: list[MessageSurvey[Block]] | None = None
 
 
 class RawFields(Struct):
@@ -156,7 +159,10 @@ def read_fields(call: Call) -> None:
     if fields is None:
         return
     if fields.messages is not None:
-        call.blocks = blocks_of(fields.messages)
+        call.blocks = blocks = blocks_of(fields.messages)
+        files = [file_id for file_id in islice(file_ids(blocks), MOST_FILE_IDS) if len(file_id) <= ID_CHARS]
+    else:
+        files = [file_id.decode("latin-1") for file_id in FILE_ID.findall(call.plain)[:MOST_FILE_IDS]]
     call.model = fields.model or ""
     call.stream = fields.stream is True
     call.max_tokens = max(0, fields.max_tokens or 0)
@@ -167,8 +173,8 @@ def read_fields(call: Call) -> None:
     container = fields.container.id if isinstance(fields.container, Container) else fields.container
     if previous or container:
         call.resource_ids += tuple(text for text in (previous, container) if text and len(text) <= ID_CHARS)
-    if files := FILE_ID.findall(call.plain):
-        call.resource_ids += tuple(file_id.decode("latin-1") for file_id in files[:MOST_FILE_IDS])
+    if files:
+        call.resource_ids += tuple(files)
 
 
 def fields_of(plain: bytes) -> Fields | None:

@@ -24,7 +24,7 @@ What others get is the business of `bodies_for_others`.
 import re
 from collections.abc import Container, Sequence
 from hashlib import sha256
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -61,16 +61,19 @@ class BlockSurvey(Struct, gc=False):
     signature: str | None = None
 
 
-class MessageSurvey(Struct):
+Block = TypeVar("Block", bound=BlockSurvey)
+
+
+class MessageSurvey(Struct, Generic[Block]):
     """Likewise of a message."""
 
-    content: str | list[BlockSurvey] = ""
+    content: str | list[Block] = ""
 
 
 class BodySurvey(Struct):
     """Likewise of a body."""
 
-    messages: list[MessageSurvey] = []
+    messages: list[MessageSurvey[BlockSurvey]] = []
 
 
 SURVEY = msgspec.json.Decoder(BodySurvey)
@@ -154,7 +157,7 @@ def survey(raw: bytes) -> list[BlockSurvey]:
         return []
 
 
-def blocks_of(messages: list[MessageSurvey]) -> list[BlockSurvey]:
+def blocks_of(messages: Sequence[MessageSurvey[Block]]) -> list[Block]:
     """The content blocks of messages; a text in place of blocks is none."""
     return [block for message in messages if isinstance(message.content, list) for block in message.content]
 

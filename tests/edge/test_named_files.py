@@ -1,0 +1,69 @@
+"""Which files a request names: wherever Anthropic's documentation lets them stand, and in bodies that are strange."""
+
+import json
+from typing import Any
+
+import pytest
+
+from service.edge.calls import ID_CHARS, MOST_FILE_IDS, read_fields
+from service.relay import Call
+
+
+def named_in(*content: Any) -> tuple[str, ...]:
+    """What is looked up for a request with these content blocks."""
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": list(content)}]}).encode()
+    call = Call(request_id="q", method="POST", path="/v1/messages", plain=body, body=body)
+    read_fields(call)
+    assert call.model == "m"
+    return call.resource_ids
+
+
+def source(file_id: Any) -> dict[str, Any]:
+    return {"type": "document", "source": {"type": "file", "file_id": file_id}}
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        source("file_1"),
+        {"type": "container_upload", "file_id": "file_1"},
+        {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "see"}, source("file_1")]},
+        {
+            "type": "bash_code_execution_tool_result",
+            "tool_use_id": "t",
+            "content": {"type": "bash_code_execution_result", "content": [{"type": "x", "file_id": "file_1"}]},
+        },
+    ],
+)
+def test_a_file_is_found_where_it_may_stand(block: dict[str, Any]) -> None:
+    """A request goes where its files live."""
+    assert named_in({"type": "text", "text": "Read it."}, block) == ("file_1",)
+
+
+def test_all_files_are_named_in_their_order() -> None:
+    """The first ones tell, should there be many."""
+    names = [f"file_{number}" for number in range(MOST_FILE_IDS + 4)]
+    assert named_in(*map(source, names)) == tuple(names[:MOST_FILE_IDS])
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}},
+        {"type": "search_result", "source": "https://example.org/file_1", "content": [{"type": "text", "text": "a"}]},
+        {"type": "tool_use", "id": "toolu_1", "name": "read", "input": {"file_id": "file_1"}},
+        {"type": "text", "text": '"file_id": "file_1"'},
+        {"type": "tool_result", "tool_use_id": "t", "content": "text"},
+        {"type": "tool_result", "tool_use_id": "t", "content": None},
+        source("f" * (ID_CHARS + 1)),
+    ],
+)
+def test_what_is_no_file_of_the_api_is_none(block: dict[str, Any]) -> None:
+    """Words, the input of a tool of the client's own, and ids beyond measure."""
+    assert named_in(block) == ()
+
+
+@pytest.mark.parametrize("strange", [{"type": 7}, {"source": []}, {"content": 5}, {"content": [[]]}, "text", None])
+def test_a_strange_block_hides_no_file(strange: Any) -> None:
+    """The body is looked through all the same."""
+    assert named_in(strange, source("file_1")) == ("file_1",)
