@@ -40,6 +40,8 @@ class Peer:
             return await self.reader.readexactly(size)
 
     async def send(self, data: bytes) -> None:
+        if self.writer.is_closing():  # the client has gone; uvloop calls a write all the same a RuntimeError
+            raise ConnectionResetError
         self.writer.write(data)
         await self.writer.drain()
 
