@@ -8,8 +8,11 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
-from typing import Literal, TextIO
+from time import time
+from typing import Any, Literal, NamedTuple, TextIO
 
 import msgspec
 
@@ -22,6 +25,8 @@ NAMES = {logging.DEBUG: "DEBUG", logging.INFO: "INFO", OK: "OK", logging.WARNING
 COLOURS = {logging.DEBUG: 90, logging.INFO: 36, OK: 32, logging.WARNING: 33, logging.ERROR: 31}
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 """What would end a line or drive a terminal; providers and clients word parts of what is logged."""
+ABOUT_THE_REQUEST = ("request", "route")
+"""Said elsewhere in the line."""
 PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -44,13 +49,11 @@ def leave_out_what_nobody_reads() -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
-def handler_of(form: Literal["text", "json"], stream: TextIO) -> logging.Handler:
+def handler_of(form: Literal["text", "json"], stream: TextIO) -> "LineHandler":
     """Writes to a stream, in colours where that is a terminal."""
-    handler = logging.StreamHandler(stream)
     coloured = stream.isatty() and not os.environ.get("NO_COLOR")
-    handler.setFormatter(JsonLines() if form == "json" else Lines(coloured=coloured))
     logging.addLevelName(OK, "OK")
-    return handler
+    return LineHandler(JsonLines() if form == "json" else Lines(coloured=coloured), stream)
 
 
 def show_in_program(level: LogLevel, form: Literal["text", "json"], stream: TextIO = sys.stdout) -> None:
@@ -61,7 +64,91 @@ def show_in_program(level: LogLevel, form: Literal["text", "json"], stream: Text
         own.addHandler(handler_of(form, stream))
 
 
-class Lines(logging.Formatter):
+def logger_of_lines(name: str) -> logging.Logger:
+    """The logger of this name, for a line with each request. To be asked for first by whoever has most to say."""
+    usual = logging.getLoggerClass()
+    logging.setLoggerClass(LineLogger)
+    try:
+        return logging.getLogger(name)
+    finally:
+        logging.setLoggerClass(usual)
+
+
+class Said(NamedTuple):
+    """What a line tells."""
+
+    level: int
+    at_s: float
+    logger: str
+    message: str
+    fields: Mapping[str, object]
+    exception: str = ""
+
+
+class LineFormatter(logging.Formatter):
+    """Makes lines, of records as well."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record's line."""
+        exception = self.formatException(record.exc_info) if record.exc_info else ""
+        said = (record.levelno, record.created, record.name, record.getMessage(), extras(record), exception)
+        return self.line(Said(*said))
+
+    def line(self, said: Said) -> str:
+        """A line, without its end."""
+        raise NotImplementedError
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes lines to a stream."""
+
+    def __init__(self, lines: LineFormatter, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.setFormatter(lines)
+        self._lines = lines
+
+    def say(self, level: int, logger: str, words: str, args: Any, fields: Mapping[str, object]) -> None:
+        """Write a line. Words that do not fit, or a log that can't be written, fail nobody."""
+        with self.lock or nullcontext():
+            try:
+                message = words % args if args else words
+                self.stream.write(self._lines.line(Said(level, time(), logger, message, fields)) + self.terminator)
+                self.stream.flush()
+            except Exception:  # noqa: BLE001 - as in logging's own handlers
+                self.handleError(logging.makeLogRecord({"msg": words, "args": args}))
+
+
+class LineLogger(logging.Logger):
+    """Where the log is ours alone, its lines are written as they are: a record of each, which nobody looks at, costs
+    twice as much as the line."""
+
+    def _log(
+        self,
+        level: int,
+        msg: object,
+        args: Any,
+        exc_info: Any = None,
+        extra: Mapping[str, object] | None = None,
+        stack_info: bool = False,  # noqa: FBT001 - as in the base class
+        stacklevel: int = 1,
+    ) -> None:
+        handler = self._only_handler()
+        if handler is None or exc_info or stack_info:
+            super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
+        else:
+            named = len(args) == 1 and isinstance(args[0], Mapping)
+            handler.say(level, self.name, str(msg), args[0] if named else args, extra or {})
+
+    def _only_handler(self) -> LineHandler | None:
+        """The process's own, when nobody else hears what is said here."""
+        above = self.parent
+        if self.handlers or above is None or above.handlers or above.parent is not self.root:
+            return None
+        handlers = self.root.handlers
+        return handlers[0] if len(handlers) == 1 and isinstance(handlers[0], LineHandler) else None
+
+
+class Lines(LineFormatter):
     """Lines for people."""
 
     def __init__(self, *, coloured: bool) -> None:
@@ -69,21 +156,20 @@ class Lines(logging.Formatter):
         self._coloured = coloured
         self._second = (0, "")
 
-    def format(self, record: logging.LogRecord) -> str:
+    def line(self, said: Said) -> str:
         """Time, level, the request's id, the message and what else was said."""
-        time = self._time_of(int(record.created))
-        fields = extras(record)
-        request = fields.pop("request", "")
-        fields.pop("route", None)
-        line = f"[{time}] [{NAMES.get(record.levelno, record.levelname)}] "
-        line += (f"[{request}] " if request else "") + record.getMessage()
-        if fields:
-            line += "".join(f" {name}={value}" for name, value in fields.items())
+        level, at_s, _, message, fields, exception = said
+        request = fields.get("request")
+        line = f"[{self._time_of(int(at_s))}] [{NAMES.get(level) or logging.getLevelName(level)}] "
+        line += f"[{request}] {message}" if request else message
+        for name, value in fields.items():
+            if name not in ABOUT_THE_REQUEST:
+                line += f" {name}={value}"
         if not line.isprintable():
             line = CONTROLS.sub(" ", line)
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return f"\x1b[{COLOURS.get(record.levelno, 0)}m{line}\x1b[0m" if self._coloured else line
+        if exception:
+            line += "\n" + exception
+        return f"\x1b[{COLOURS.get(level, 0)}m{line}\x1b[0m" if self._coloured else line
 
     def _time_of(self, second: int) -> str:
         """The local time, worked out once for all lines of a second."""
@@ -92,20 +178,20 @@ class Lines(logging.Formatter):
         return self._second[1]
 
 
-class JsonLines(logging.Formatter):
+class JsonLines(LineFormatter):
     """Lines for programs."""
 
-    def format(self, record: logging.LogRecord) -> str:
+    def line(self, said: Said) -> str:
         """One JSON object."""
         fields = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": NAMES.get(record.levelno, record.levelname).lower(),
-            "logger": record.name,
-            "message": record.getMessage().strip(),
-            **extras(record),
+            "at": datetime.fromtimestamp(said.at_s, UTC).isoformat(timespec="milliseconds"),
+            "level": (NAMES.get(said.level) or logging.getLevelName(said.level)).lower(),
+            "logger": said.logger,
+            "message": said.message.strip(),
+            **said.fields,
         }
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
+        if said.exception:
+            fields["exception"] = said.exception
         return msgspec.json.encode(fields, enc_hook=str).decode()
 
 

@@ -13,6 +13,7 @@ from service.clock import Clock
 from service.ledger.events import AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated, Tokens
 from service.ledger.ids import derived_id, ended_id, time_of_id_ms
 from service.ledger.price import PriceList, cost_nusd
+from service.log import logger_of_lines
 from service.outbox import Outbox
 from service.providers.batches import BatchItem
 from service.providers.tap import JsonAnswer, StreamTap
@@ -21,7 +22,7 @@ from service.resources import Home, Resources
 from service.routing.failure import Failure
 from service.settings import Settings
 
-log = logging.getLogger("ccproxy.relay")
+log = logger_of_lines("ccproxy.relay")
 
 OK = 25
 """The log level between info and warn, for answers."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from service.log import OK, set_up
+from service.log import OK, LineLogger, logger_of_lines, set_up
 from service.settings import LogLevel
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import ANTHROPIC_KEY, ZAI_KEY, server_of
@@ -112,6 +112,58 @@ def test_words_of_others_make_no_lines_and_drive_no_terminal() -> None:
     log.warning("← Z.AI 500 | %s", "one\r\ntwo\x1b[2J\x07\x9b", extra={"request": "q1", "why": "a\nb"})
     [line] = out.getvalue().splitlines()
     assert line.endswith("one two [2J  why=a b")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("screen", [io.StringIO, Screen])
+def test_a_logger_of_lines_says_the_same(form: Literal["text", "json"], screen: type[io.StringIO]) -> None:
+    """What is said without a record reads as if there had been one."""
+    out = logged(form=form, out=screen(), level="info")
+    lines = logger_of_lines("ccproxy.lines")
+    assert isinstance(lines, LineLogger)
+    assert lines._only_handler() is logging.getLogger().handlers[0]
+    for logger in (log, lines):
+        logger.debug("not heard")
+        logger.log(OK, "← %s %d | %.2f s", "Anthropic", 200, 1.239, extra={"request": "q1", "route": "anthropic"})
+        logger.info("100 % plain", extra={"why": "a\nb", "path": Path("/x")})
+        logger.warning("%(a)s", {"a": "by name"})
+        logger.info(Path("/an/object"))
+    said = [re.sub(r"\d\d:\d\d:\d\d(\.\d+)?", "TIME", line) for line in out.getvalue().splitlines()]
+    assert len(said) == 8
+    assert said[4:] == [line.replace("ccproxy.test", "ccproxy.lines") for line in said[:4]]
+
+
+def test_who_else_listens_gets_records_with_their_place(caplog: pytest.LogCaptureFixture) -> None:
+    """A program that has a log of its own hears all of it, from where it was said; so does a traceback's line."""
+    out = logged()
+    lines = logger_of_lines("ccproxy.lines")
+    try:
+        int("odd")
+    except ValueError:
+        lines.exception("failed")
+    assert "ValueError" in out.getvalue()
+    logging._srcfile = logging.__dict__["_srcfile"] or source_of_logging()
+    logging.getLogger().addHandler(caplog.handler)
+    lines.info("heard by %d", 2)
+    assert [(one.getMessage(), one.filename) for one in caplog.records] == [("heard by 2", "test_log.py")]
+    assert "heard by 2" in out.getvalue()
+
+
+def source_of_logging() -> str:
+    """What logging takes for its own place, until `set_up` leaves places out."""
+    return logging.addLevelName.__code__.co_filename
+
+
+def test_a_log_that_can_not_be_written_fails_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    """A full disk or a reader that has gone is told on stderr, as logging does."""
+    out = logged()
+    out.close()
+    logger_of_lines("ccproxy.lines").info("nowhere")
+    assert "nowhere" in capsys.readouterr().err
+    out = logged()
+    logger_of_lines("ccproxy.lines").info("%d words", "no")
+    assert "%d words" in capsys.readouterr().err
+    assert out.getvalue() == ""
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
