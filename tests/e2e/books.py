@@ -57,9 +57,11 @@ class Books:
         return int(self.rows(query, *parameters)[0][0])
 
     def ended(self, request_ids: Sequence[str]) -> list[dict[str, Any]]:
-        """The ends of these requests' attempts, in the order in which they were made."""
+        """The ends of these requests' attempts, in the order in which they were made, however soon one came after the
+        other: within a millisecond, the final one is the last.
+        """
         query = """SELECT stream, body FROM ccproxy.events WHERE type = 'attempt_ended' AND request_id = ANY(%s)
-            ORDER BY (body->>'started_at_ms')::bigint, event_id"""
+            ORDER BY (body->>'started_at_ms')::bigint, at_ms, coalesce((body->>'final')::boolean, true), event_id"""
         return [{"route": stream, **body} for stream, body in self.rows(query, list(request_ids))]
 
     def wait_for_ends(self, request_id: str, number: int = 1) -> list[dict[str, Any]]:
