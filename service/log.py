@@ -4,6 +4,7 @@ piped, or one JSON object a line.
 Not here: what is worth a line. No prompt, answer or secret is ever handed to a logger.
 """
 
+import asyncio
 import logging
 import os
 import re
@@ -100,22 +101,59 @@ class LineFormatter(logging.Formatter):
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
-    """Writes lines to a stream."""
+    """Writes what one round of the event loop has said at once: a write for each line costs more than the line.
+
+    Warnings, and what is said outside of an event loop, are written right away, behind what waits. At the exit
+    `logging` itself flushes.
+    """
 
     def __init__(self, lines: LineFormatter, stream: TextIO) -> None:
         super().__init__(stream)
         self.setFormatter(lines)
         self._lines = lines
+        self._waiting: list[str] = []
+        self._due_on: asyncio.AbstractEventLoop | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record's line. A log that can't be written fails nobody."""
+        try:
+            self._take(record.levelno, self.format(record))
+        except Exception:  # noqa: BLE001 - as in logging's own handlers
+            self.handleError(record)
 
     def say(self, level: int, logger: str, words: str, args: Any, fields: Mapping[str, object]) -> None:
-        """Write a line. Words that do not fit, or a log that can't be written, fail nobody."""
+        """Take a line. Words that do not fit, or a log that can't be written, fail nobody."""
+        try:
+            message = words % args if args else words
+            self._take(level, self._lines.line(Said(level, time(), logger, message, fields)))
+        except Exception:  # noqa: BLE001 - as in logging's own handlers
+            self.handleError(logging.makeLogRecord({"msg": words, "args": args}))
+
+    def flush(self) -> None:
+        """Write what waits."""
         with self.lock or nullcontext():
-            try:
-                message = words % args if args else words
-                self.stream.write(self._lines.line(Said(level, time(), logger, message, fields)) + self.terminator)
-                self.stream.flush()
-            except Exception:  # noqa: BLE001 - as in logging's own handlers
-                self.handleError(logging.makeLogRecord({"msg": words, "args": args}))
+            waiting, self._waiting, self._due_on = self._waiting, [], None
+            if waiting:
+                self.stream.write("\n".join((*waiting, "")))
+            super().flush()
+
+    def _take(self, level: int, line: str) -> None:
+        with self.lock or nullcontext():
+            self._waiting.append(line)
+            loop = running_loop()
+            if loop is None or level >= logging.WARNING:
+                self.flush()
+            elif self._due_on is not loop:
+                self._due_on = loop
+                loop.call_soon(self.flush)
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs here, None outside of one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 class LineLogger(logging.Logger):

@@ -1,9 +1,12 @@
 """The log as it is read: lines for people, objects for programs, every line with its request, never a secret."""
 
+import asyncio
 import io
 import json
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -194,3 +197,69 @@ async def test_every_line_of_a_request_bears_its_id_and_none_a_secret(
         assert words in text
     for secret in (ANTHROPIC_KEY, ZAI_KEY, "the-prompt-text", "the-answer-text"):
         assert secret not in text
+
+
+class Written(io.StringIO):
+    """Remembers each write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def write(self, text: str, /) -> int:
+        self.writes.append(text)
+        return super().write(text)
+
+
+async def test_lines_of_one_round_of_the_loop_are_one_write() -> None:
+    """In their order, and no later than the next round."""
+    out = Written()
+    logged(out=out)
+    for number in range(3):
+        log.info("line %d", number)
+    assert out.writes == []
+    await asyncio.sleep(0)
+    [text] = out.writes
+    assert [line[-6:] for line in text.splitlines()] == ["line 0", "line 1", "line 2"]
+    log.info("another round")
+    await asyncio.sleep(0)
+    assert len(out.writes) == 2
+
+
+async def test_a_warning_waits_for_nothing_and_overtakes_nothing() -> None:
+    """It is written at once, behind what was said before; so is what another thread says."""
+    out = Written()
+    logged(out=out)
+    log.info("first")
+    log.warning("second")
+    assert [line[-6:].strip() for line in out.getvalue().splitlines()] == ["first", "second"]
+    log.info("third")
+    await asyncio.to_thread(log.info, "fourth")
+    assert [line.split()[-1] for line in out.getvalue().splitlines()] == ["first", "second", "third", "fourth"]
+
+
+def test_a_loop_that_ends_takes_no_line_with_it() -> None:
+    """What was said last is written with what comes next, or at the exit."""
+    out = Written()
+    logged(out=out)
+    for number in range(3):
+        loop = asyncio.new_event_loop()
+        loop.call_soon(loop.stop)
+        loop.call_soon(log.info, f"loop {number}")
+        loop.run_forever()
+        loop.close()
+    log.info("end")
+    assert [line.split("] ")[-1] for line in out.getvalue().splitlines()] == ["loop 0", "loop 1", "loop 2", "end"]
+
+
+def test_nothing_is_lost_at_the_exit() -> None:
+    """The last words of a process are read."""
+    program = (
+        "import asyncio, logging\n"
+        "from service.log import set_up\n"
+        "set_up('info', 'text')\n"
+        "async def main(): logging.getLogger('ccproxy.test').info('last words'); raise SystemExit(0)\n"
+        "asyncio.run(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.endswith("last words\n")
