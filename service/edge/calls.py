@@ -3,7 +3,6 @@
 Unknown fields, headers and beta values are nobody's business here: clients and provider agree on them.
 """
 
-import contextlib
 import logging
 import re
 from collections.abc import AsyncIterator, Mapping, MutableMapping
@@ -257,10 +256,12 @@ def base_url_of(scope: Mapping[str, Any], named: Mapping[bytes, bytes], base_pat
 def deadline_ms(named: Mapping[bytes, bytes], settings: Settings, *, stream: bool) -> int:
     """How long the client waits: its SDK says so, else the settings."""
     if told := named.get(b"x-stainless-timeout"):  # SDKs send 600, and 20.0 for a limit of their user's
-        with contextlib.suppress(ValueError):
+        try:
             limit_s = float(told)
-            if 0 < limit_s <= STAINLESS_LIMIT_S:
-                return max(1, int(limit_s * 1000))
+        except ValueError:
+            limit_s = 0.0
+        if 0 < limit_s <= STAINLESS_LIMIT_S:
+            return max(1, int(limit_s * 1000))
     return settings.timeouts.stream_ms if stream else settings.timeouts.request_ms
 
 

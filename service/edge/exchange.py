@@ -79,6 +79,7 @@ class Exchange:
         try:
             await app(self.scope, self.receive, self.send)  # type: ignore[arg-type]
         finally:
+            self.scope = self._gone = None  # both lead back here: nothing is left to the collector
             self._line.let_go(self)
             if not self.response_complete and not self.disconnected:
                 self._flush()

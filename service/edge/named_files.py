@@ -30,9 +30,7 @@ def file_ids(blocks: Sequence[Block]) -> Iterator[str]:
     for block in blocks:
         if block.file_id:
             yield block.file_id
-        if isinstance(block.source, Source) and block.source.file_id:
+        if block.source and isinstance(block.source, Source) and block.source.file_id:
             yield block.source.file_id
-        if isinstance(block.content, list):
-            yield from file_ids(block.content)
-        elif isinstance(block.content, Block):
-            yield from file_ids((block.content,))
+        if block.content and not isinstance(block.content, str):
+            yield from file_ids(block.content if isinstance(block.content, list) else (block.content,))

@@ -1,6 +1,7 @@
 """The straight way of requests under /v1/ answers what uvicorn's own does, byte for byte; and what is its own."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,7 +14,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.drain import Drain
 from service.edge.connection import KEPT_BYTES, Connection, Shortcut
 from service.edge.exchange import LEAVING
-from tests.relay.serving import Wire
+from tests.fakes import FakeProvider
+from tests.relay.serving import ASK, STREAM, Server, Wire
 
 Handler = Callable[[Any, Any, Any], Awaitable[None]]
 JSON = b"content-type: application/json\r\n"
@@ -344,3 +346,25 @@ async def test_a_slow_reader_holds_the_handler_back() -> None:
         await until(lambda: any(connection.flow.write_paused for connection in served.state.connections))
         assert sent < 100
         assert (await wire.to_the_end()).endswith(b"end\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("body", [ASK, STREAM], ids=["json", "stream"])
+async def test_a_request_leaves_nothing_to_the_collector(
+    server: Server, anthropic: FakeProvider, body: dict[str, Any]
+) -> None:
+    """All that it made goes by itself when it ends: no circle of references, which would wait for a collection."""
+    served = await server.start(anthropic=anthropic)
+    assert (await served.ask(body)).status_code == 200
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(3):
+            assert (await served.ask(body)).status_code == 200
+        gc.collect()
+        left = [type(thing) for thing in gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not [kind for kind in left if kind.__module__.startswith("service.")]
