@@ -63,6 +63,7 @@ class Metrics:
         self._tallies: list[Tally | Spread] = []
         self._timer: asyncio.TimerHandle | None = None
         self._under_way = 0
+        self._noted: list[tuple[int, str, AttemptStarted | AttemptEnded]] = []
         self._models: set[str] = set()
         self._failed_on: OrderedDict[str, str] = OrderedDict()
         self._outbox = outbox
@@ -130,6 +131,7 @@ class Metrics:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._count_noted()
         self.in_flight.set(self._under_way)
         for tally in self._tallies:
             tally.hand_over()
@@ -155,21 +157,27 @@ class Metrics:
         self._hand_over_soon()
 
     def note(self, stream: str, event: Event) -> None:
-        """An event of this process was numbered."""
-        if isinstance(event, AttemptStarted):
-            self._note_start(stream, event)
-        elif isinstance(event, AttemptEnded):
-            self._note_end(stream, event)
-        self._hand_over_soon()
+        """An event of this process was numbered. It is counted with others later, which costs half."""
+        if isinstance(event, AttemptStarted | AttemptEnded):
+            self._noted.append((self._clock.now_ms(), stream, event))
+            self._hand_over_soon()
 
-    def _note_start(self, route: str, event: AttemptStarted) -> None:
+    def _count_noted(self) -> None:
+        noted, self._noted = self._noted, []
+        for now_ms, route, event in noted:
+            if isinstance(event, AttemptStarted):
+                self._count_start(now_ms, route, event)
+            else:
+                self._count_end(route, event)
+
+    def _count_start(self, now_ms: int, route: str, event: AttemptStarted) -> None:
         failed_on = self._failed_on.pop(event.request_id, None)
         if failed_on is None:
-            self.added.add((), max(0, self._clock.now_ms() - arrived_ms(event)) / 1000)
+            self.added.add((), max(0, now_ms - arrived_ms(event)) / 1000)
         elif failed_on != route:
             self.failovers.add((failed_on, route))
 
-    def _note_end(self, route: str, event: AttemptEnded) -> None:
+    def _count_end(self, route: str, event: AttemptEnded) -> None:
         self.attempts.add((route, event.outcome, event.kind))
         self.duration.add((route,), event.total_ms / 1000)
         if event.stream and event.first_byte_ms is not None:

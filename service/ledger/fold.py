@@ -264,7 +264,8 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
         denied_ms = max(event.at_ms, ledger.missing_models.get(event.model_sent, 0))
         remember(ledger.missing_models, event.model_sent, denied_ms, KEPT_MISSING_MODELS)
     if not event.spooled:
-        note_wait(ledger, event)
+        if event.scope or ledger.waits:
+            note_wait(ledger, event)
         if event.endpoint == "messages":
             note_health(ledger, event)
     charge = charge_of(event)
