@@ -10,7 +10,7 @@ import pytest
 from anthropic import APIError, APIStatusError, AsyncAnthropic
 
 from service.ledger.state import RouteLedger
-from tests.fakes import FakeProvider, reply
+from tests.fakes import FakeProvider, Usage, reply
 from tests.faults.faults import FAULTS, ZAI, Fault, ZaiMeaning
 from tests.relay.serving import Server, Serving
 
@@ -68,10 +68,16 @@ def check_ledger(served: Serving, fakes: dict[str, FakeProvider]) -> None:
         assert sum(cell.attempts for cell in usage) == len(ended)
         assert sum(cell.failed for cell in usage) == sum(end.outcome == "failed" for end in ended)
         assert len(fake.requests) <= len(ended)
-        whole = [answer.usage for answer in fake.served if answer.complete]
         good = [end.tokens for end in ended if end.outcome == "ok"]
+        whole = wholly_served(fake, len(good))
         assert sorted((u.input, u.output) for u in whole)[: len(good)] == sorted((t.input, t.output) for t in good)
         assert not ledger.open
+
+
+def wholly_served(fake: FakeProvider, least: int) -> list[Usage]:
+    """The usage of the answers that went out whole; the fake notes that a moment after the client has its last byte."""
+    fake.wait_until(lambda: sum(answer.complete for answer in fake.served) >= least)
+    return [answer.usage for answer in fake.served if answer.complete]
 
 
 def expected_moves(fault: Fault, *, failed: bool) -> set[str]:
