@@ -222,7 +222,7 @@ async def test_a_slow_client_holds_up_the_provider_and_no_memory(server: Server,
         tail = b""
         while b"0\r\n\r\n" not in tail:
             tail = tail[-10:] + await wire.reader.read(1 << 20)
-    assert anthropic.served[0].complete
+    await anthropic.wait_until_async(lambda: anthropic.served[0].complete)
     assert served.told == [("anthropic", "ok", "")]
 
 
