@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from time import time
@@ -26,6 +26,7 @@ NAMES = {logging.DEBUG: "DEBUG", logging.INFO: "INFO", OK: "OK", logging.WARNING
 COLOURS = {logging.DEBUG: 90, logging.INFO: 36, OK: 32, logging.WARNING: 33, logging.ERROR: 31}
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 """What would end a line or drive a terminal; providers and clients word parts of what is logged."""
+PLAIN = logging.Formatter()
 ABOUT_THE_REQUEST = ("request", "route")
 """Said elsewhere in the line."""
 PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -54,7 +55,7 @@ def handler_of(form: Literal["text", "json"], stream: TextIO) -> "LineHandler":
     """Writes to a stream, in colours where that is a terminal."""
     coloured = stream.isatty() and not os.environ.get("NO_COLOR")
     logging.addLevelName(OK, "OK")
-    return LineHandler(JsonLines() if form == "json" else Lines(coloured=coloured), stream)
+    return LineHandler(json_line if form == "json" else Lines(coloured=coloured), stream)
 
 
 def show_in_program(level: LogLevel, form: Literal["text", "json"], stream: TextIO = sys.stdout) -> None:
@@ -86,48 +87,59 @@ class Said(NamedTuple):
     exception: str = ""
 
 
-class LineFormatter(logging.Formatter):
-    """Makes lines, of records as well."""
+class Listener(logging.Handler):
+    """A handler that needs no record of what is said."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """A record's line."""
-        exception = self.formatException(record.exc_info) if record.exc_info else ""
-        said = (record.levelno, record.created, record.name, record.getMessage(), extras(record), exception)
-        return self.line(Said(*said))
-
-    def line(self, said: Said) -> str:
-        """A line, without its end."""
+    def hear(self, said: Said) -> None:
+        """Take note of it; may fail."""
         raise NotImplementedError
 
+    def take(self, said: Said) -> None:
+        """The same, but it fails nobody: a fault is told on stderr, as by logging's own handlers."""
+        try:
+            self.hear(said)
+        except Exception:  # noqa: BLE001 - whatever it is
+            self.handleError(logging.makeLogRecord({"msg": said.message}))
 
-class LineHandler(logging.StreamHandler[TextIO]):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record."""
+        try:
+            self.hear(said_in(record))
+        except Exception:  # noqa: BLE001 - whatever it is
+            self.handleError(record)
+
+
+def said_in(record: logging.LogRecord) -> Said:
+    """What a record tells."""
+    exception = PLAIN.formatException(record.exc_info) if record.exc_info else ""
+    return Said(record.levelno, record.created, record.name, record.getMessage(), extras(record), exception)
+
+
+class LineHandler(Listener):
     """Writes what one round of the event loop has said at once: a write for each line costs more than the line.
 
     Warnings, and what is said outside of an event loop, are written right away, behind what waits. At the exit
     `logging` itself flushes.
     """
 
-    def __init__(self, lines: LineFormatter, stream: TextIO) -> None:
-        super().__init__(stream)
-        self.setFormatter(lines)
-        self._lines = lines
+    def __init__(self, line_of: Callable[[Said], str], stream: TextIO) -> None:
+        super().__init__()
+        self.stream = stream
+        self._line_of = line_of
         self._waiting: list[str] = []
         self._due_on: asyncio.AbstractEventLoop | None = None
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take a record's line. A log that can't be written fails nobody."""
-        try:
-            self._take(record.levelno, self.format(record))
-        except Exception:  # noqa: BLE001 - as in logging's own handlers
-            self.handleError(record)
-
-    def say(self, level: int, logger: str, words: str, args: Any, fields: Mapping[str, object]) -> None:
-        """Take a line. Words that do not fit, or a log that can't be written, fail nobody."""
-        try:
-            message = words % args if args else words
-            self._take(level, self._lines.line(Said(level, time(), logger, message, fields)))
-        except Exception:  # noqa: BLE001 - as in logging's own handlers
-            self.handleError(logging.makeLogRecord({"msg": words, "args": args}))
+    def hear(self, said: Said) -> None:
+        """Take a line."""
+        line = self._line_of(said)
+        with self.lock or nullcontext():
+            self._waiting.append(line)
+            loop = running_loop()
+            if loop is None or said.level >= logging.WARNING:
+                self.flush()
+            elif self._due_on is not loop:
+                self._due_on = loop
+                loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write what waits."""
@@ -135,17 +147,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
             waiting, self._waiting, self._due_on = self._waiting, [], None
             if waiting:
                 self.stream.write("\n".join((*waiting, "")))
-            super().flush()
-
-    def _take(self, level: int, line: str) -> None:
-        with self.lock or nullcontext():
-            self._waiting.append(line)
-            loop = running_loop()
-            if loop is None or level >= logging.WARNING:
-                self.flush()
-            elif self._due_on is not loop:
-                self._due_on = loop
-                loop.call_soon(self.flush)
+                self.stream.flush()
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -157,8 +159,8 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 class LineLogger(logging.Logger):
-    """Where the log is ours alone, its lines are written as they are: a record of each, which nobody looks at, costs
-    twice as much as the line."""
+    """Where all who listen are ours, they are told as it is: a record, which nobody looks at, costs twice as much as
+    the line."""
 
     def _log(
         self,
@@ -170,44 +172,49 @@ class LineLogger(logging.Logger):
         stack_info: bool = False,  # noqa: FBT001 - as in the base class
         stacklevel: int = 1,
     ) -> None:
-        handler = self._only_handler()
-        if handler is None or exc_info or stack_info:
+        listeners = listeners_to(self)
+        if not listeners or exc_info or stack_info:
             super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
-        else:
-            named = len(args) == 1 and isinstance(args[0], Mapping)
-            handler.say(level, self.name, str(msg), args[0] if named else args, extra or {})
-
-    def _only_handler(self) -> LineHandler | None:
-        """The process's own, when nobody else hears what is said here."""
-        above = self.parent
-        if self.handlers or above is None or above.handlers or above.parent is not self.root:
-            return None
-        handlers = self.root.handlers
-        return handlers[0] if len(handlers) == 1 and isinstance(handlers[0], LineHandler) else None
+            return
+        said = Said(level, time(), self.name, worded(msg, args), extra or {})
+        for listener in listeners:
+            listener.take(said)
 
 
-class Lines(LineFormatter):
+def listeners_to(logger: logging.Logger) -> list[Listener]:
+    """All who hear what a logger says; none if one of them is not ours."""
+    found: list[Listener] = []
+    above: logging.Logger | None = logger
+    while above is not None:
+        for handler in above.handlers:
+            if not isinstance(handler, Listener):
+                return []
+            found.append(handler)
+        above = above.parent if above.propagate else None
+    return found
+
+
+def worded(msg: object, args: Any) -> str:
+    """The words with what belongs in them; by logging's rules, but that words which do not fit are said as they are."""
+    try:
+        return str(msg) % (args[0] if len(args) == 1 and isinstance(args[0], Mapping) else args) if args else str(msg)
+    except (TypeError, ValueError, KeyError):
+        return f"{msg} {args}"
+
+
+class Lines:
     """Lines for people."""
 
     def __init__(self, *, coloured: bool) -> None:
-        super().__init__()
         self._coloured = coloured
         self._second = (0, "")
 
-    def line(self, said: Said) -> str:
+    def __call__(self, said: Said) -> str:
         """Time, level, the request's id, the message and what else was said."""
-        level, at_s, _, message, fields, exception = said
-        request = fields.get("request")
-        line = f"[{self._time_of(int(at_s))}] [{NAMES.get(level) or logging.getLevelName(level)}] "
-        line += f"[{request}] {message}" if request else message
-        for name, value in fields.items():
-            if name not in ABOUT_THE_REQUEST:
-                line += f" {name}={value}"
-        if not line.isprintable():
-            line = CONTROLS.sub(" ", line)
-        if exception:
-            line += "\n" + exception
-        return f"\x1b[{COLOURS.get(level, 0)}m{line}\x1b[0m" if self._coloured else line
+        line = f"[{self._time_of(int(said.at_s))}] [{level_name(said.level)}] {told(said)}"
+        if said.exception:
+            line += "\n" + said.exception
+        return f"\x1b[{COLOURS.get(said.level, 0)}m{line}\x1b[0m" if self._coloured else line
 
     def _time_of(self, second: int) -> str:
         """The local time, worked out once for all lines of a second."""
@@ -216,21 +223,33 @@ class Lines(LineFormatter):
         return self._second[1]
 
 
-class JsonLines(LineFormatter):
-    """Lines for programs."""
+def told(said: Said) -> str:
+    """The request's id, the message and what else was said, in one line that drives no terminal."""
+    request = said.fields.get("request")
+    line = f"[{request}] {said.message}" if request else said.message
+    for name, value in said.fields.items():
+        if name not in ABOUT_THE_REQUEST:
+            line += f" {name}={value}"
+    return line if line.isprintable() else CONTROLS.sub(" ", line)
 
-    def line(self, said: Said) -> str:
-        """One JSON object."""
-        fields = {
-            "at": datetime.fromtimestamp(said.at_s, UTC).isoformat(timespec="milliseconds"),
-            "level": (NAMES.get(said.level) or logging.getLevelName(said.level)).lower(),
-            "logger": said.logger,
-            "message": said.message.strip(),
-            **said.fields,
-        }
-        if said.exception:
-            fields["exception"] = said.exception
-        return msgspec.json.encode(fields, enc_hook=str).decode()
+
+def json_line(said: Said) -> str:
+    """Lines for programs: one JSON object."""
+    fields = {
+        "at": datetime.fromtimestamp(said.at_s, UTC).isoformat(timespec="milliseconds"),
+        "level": level_name(said.level).lower(),
+        "logger": said.logger,
+        "message": said.message.strip(),
+        **said.fields,
+    }
+    if said.exception:
+        fields["exception"] = said.exception
+    return msgspec.json.encode(fields, enc_hook=str).decode()
+
+
+def level_name(level: int) -> str:
+    """A level as it is shown."""
+    return NAMES.get(level) or logging.getLevelName(level)
 
 
 def extras(record: logging.LogRecord) -> dict[str, object]:

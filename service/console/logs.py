@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from service.errors import NoRoute
-from service.log import CONTROLS, NAMES, extras
+from service.log import Listener, Said, level_name, told
 
 KEPT_LINES = 500
 MOST_FOLLOWERS = 8
@@ -26,12 +26,12 @@ class TooManyFollow(NoRoute):
     """As many follow already as one process serves."""
 
 
-class Ring(logging.Handler):
+class Ring(Listener):
     """Keeps the newest lines."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._records: deque[logging.LogRecord] = deque(maxlen=KEPT_LINES)
+        self._said: deque[Said] = deque(maxlen=KEPT_LINES)
         self._followers: set[asyncio.Queue[Line]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -44,17 +44,17 @@ class Ring(logging.Handler):
         """Keep no more."""
         logging.getLogger("ccproxy").removeHandler(self)
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def hear(self, said: Said) -> None:
         """Take a line; from whatever thread."""
-        self._records.append(record)
+        self._said.append(said)
         if self._followers and self._loop:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody follows
-                self._loop.call_soon_threadsafe(self._tell, line_of(record))
+                self._loop.call_soon_threadsafe(self._tell, line_of(said))
 
     @property
     def lines(self) -> list[Line]:
         """The newest lines, oldest first; worded when they are asked for, which is seldom."""
-        return [line_of(record) for record in self._records]
+        return [line_of(said) for said in self._said]
 
     def _tell(self, line: Line) -> None:
         for queue in self._followers:
@@ -74,17 +74,10 @@ class Ring(logging.Handler):
             self._followers.discard(queue)
 
 
-def line_of(record: logging.LogRecord) -> Line:
-    """A record in the original's three fields."""
-    fields = extras(record)
-    request = fields.pop("request", "")
-    fields.pop("route", None)
-    message = f"[{request}] " * bool(request) + record.getMessage()
-    message += "".join(f" {name}={value}" for name, value in fields.items())
+def line_of(said: Said) -> Line:
+    """What was said in the original's three fields."""
     return {
-        "timestamp": datetime.fromtimestamp(record.created, UTC)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z"),
-        "level": NAMES.get(record.levelno, record.levelname).lower(),
-        "message": CONTROLS.sub(" ", message)[:LINE_CHARS],
+        "timestamp": datetime.fromtimestamp(said.at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": level_name(said.level).lower(),
+        "message": told(said)[:LINE_CHARS],
     }
