@@ -17,7 +17,7 @@ next chunk begins with LF, that LF is one more empty line between events, or the
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import repeat
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ class SseEvent(NamedTuple):
 class SseReader:
     """Feed it chunks; it gives the events that they complete."""
 
-    __slots__ = ("_limit", "_other_line_ends", "_rest", "_searched", "_started", "free")
+    __slots__ = ("_limit", "_other_line_ends", "_rest", "_searched", "_started", "free", "passed")
 
     def __init__(self, limit_bytes: int = EVENT_BYTES_LIMIT) -> None:
         self._limit = limit_bytes
@@ -83,6 +83,8 @@ class SseReader:
         self._searched = 0
         self._other_line_ends = False
         self._started = False
+        self.passed: tuple[bytes, ...] = ()
+        """Events that begin like one of these are not handed out: nobody looks into them."""
         self.free = 0
         """How many of the last chunk's leading bytes end with a whole event."""
 
@@ -91,38 +93,26 @@ class SseReader:
         """Whether all bytes so far belong to whole events, so that another one may be inserted here."""
         return not self._rest
 
-    def feed(self, chunk: bytes, passed: tuple[bytes, ...] = ()) -> list[SseEvent]:
-        """The events that `chunk` completes, but those that begin like one of `passed`, which nobody looks into.
+    def is_passed(self, chunk: bytes) -> bool:
+        """Whether a chunk is one event that is not handed out, so that it need not be fed: most chunks are."""
+        size = len(chunk) - 2
+        return (
+            chunk.startswith(self.passed)
+            and chunk.find(b"\n\n") == size <= self._limit
+            and not (self._rest or self._other_line_ends or b"\r" in chunk)
+            and self._started
+        )
 
-        Raises EventTooLarge.
-        """
+    def feed(self, chunk: bytes) -> list[SseEvent]:
+        """The events that `chunk` completes. Raises EventTooLarge."""
+        return list(self.events(chunk))
+
+    def events(self, chunk: bytes) -> Iterator[SseEvent]:
+        """The same, cut one after the other; those behind one that is not asked for are lost. Raises EventTooLarge."""
         if not self._other_line_ends and b"\r" in chunk:
             self._other_line_ends = True
         self.free = 0
-        if not self._rest:
-            if chunk.startswith(passed) and self._is_one(chunk):
-                self.free = len(chunk)
-                return []
-            return self._cut(chunk, 0, passed)
-        carried = len(self._rest)
-        self._rest += chunk
-        search_from, self._searched = self._searched, max(0, len(self._rest) - OVERLAP_BYTES)
-        if not self._has_empty_line(search_from):
-            if len(self._rest) > self._limit:
-                raise self._too_large()
-            return []
-        buffer = bytes(self._rest)
-        self._rest.clear()
-        return self._cut(buffer, carried, passed)
-
-    def _is_one(self, chunk: bytes) -> bool:
-        """Whether a chunk is one event, as it is in most streams."""
-        size = len(chunk) - 2
-        return chunk.find(b"\n\n") == size <= self._limit and self._started and not self._other_line_ends
-
-    def _cut(self, buffer: bytes, carried: int, passed: tuple[bytes, ...]) -> list[SseEvent]:
-        """Cut whole events off `buffer`, whose first `carried` bytes came before this chunk, and keep the rest."""
-        events: list[SseEvent] = []
+        buffer, carried = self._with_rest(chunk)
         blocks, empty_lines = self._blocks(buffer)
         rest = blocks.pop()
         limit, end = self._limit, -carried
@@ -130,17 +120,31 @@ class SseReader:
             start, end = end, end + len(block) + empty_line
             if len(block) > limit:
                 raise self._too_large()
-            if self._started and block.startswith(passed):
+            if self._started and block.startswith(self.passed):
                 self.free = end
                 continue
             if not self._started or block[:1] in LINE_END_STARTS:
                 block = self._first_lines(block)  # noqa: PLW2901 - what is left of it
             if block:
-                events.append(SseEvent(block, max(0, start), end))
                 self.free = end
+                yield SseEvent(block, max(0, start), end)
         if rest:
             self._keep(rest)
-        return events
+
+    def _with_rest(self, chunk: bytes) -> tuple[bytes, int]:
+        """What can be cut now, and how much of it came before this chunk; nothing while no event is whole."""
+        if not self._rest:
+            return chunk, 0
+        carried = len(self._rest)
+        self._rest += chunk
+        search_from, self._searched = self._searched, max(0, len(self._rest) - OVERLAP_BYTES)
+        if not self._has_empty_line(search_from):
+            if len(self._rest) > self._limit:
+                raise self._too_large()
+            return b"", 0
+        buffer = bytes(self._rest)
+        self._rest.clear()
+        return buffer, carried
 
     def _blocks(self, buffer: bytes) -> tuple[list[bytes], Iterable[int]]:
         """What stands between empty lines, and how long each of these is."""

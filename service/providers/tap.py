@@ -161,10 +161,15 @@ class StreamTap:
             return len(chunk)
         if self.ended:
             return 0
-        for event in self._reader.feed(chunk, UNREAD if self.has_content else ()):
+        reader = self._reader
+        if reader.is_passed(chunk):
+            return len(chunk)
+        for event in reader.events(chunk):
             if self._is_last(event):
                 return event.start
-        return self._reader.free
+            if self.has_content:
+                reader.passed = UNREAD
+        return reader.free
 
     def _is_last(self, event: SseEvent) -> bool:
         """Read an event; whether the stream ends with it."""

@@ -57,7 +57,6 @@ class Stream:
         async def commit() -> None:
             self._one.first_content_ms = self._clock.now_ms() - self._one.started_ms
             await start()
-            upstream.join()
             pinger.begin()
             await self._release(pinger)
 
@@ -65,6 +64,7 @@ class Stream:
             self._late = loop.create_task(commit())
 
         timer = loop.call_later(self._timeouts.hold_ms / 1000, commit_late)
+        upstream.join()
         try:
             await self._hold(upstream)
             timer.cancel()
@@ -96,10 +96,11 @@ class Stream:
             self._check_start()
 
     def _check_start(self) -> None:
-        """An error before content, and what is no stream at all, can still be made good."""
+        """An error before content, and what is no stream at all, can still be made good. One behind content can't,
+        even if both came at once: how a stream is cut must not decide what becomes of it."""
         if self._tap.garbage:
             raise Fault(Failure("bad_answer", "route", message="the answer is no stream of events", status=200))
-        if self._tap.error:
+        if self._tap.error and not self._tap.has_content:
             self._one.body = self._tap.error.data
             raise Fault(self._judge.error(self._one, self._tap.error))
 
