@@ -197,6 +197,8 @@ def answer_decoder(encoding: str) -> AnswerDecoder | None:
 
 def decode_body(raw: bytes, encoding: str, limit_bytes: int) -> bytes:
     """A request's body without its codings. Raises BodyTooLarge, or ClientError, both with `details.error_code`."""
+    if not encoding:
+        return raw
     stages = stages_of(encoding)
     if stages is None:
         raise ClientError(

@@ -73,6 +73,19 @@ async def test_a_failure_before_content_is_invisible(
         assert [event.final for _, event in served.ends] == [False, True], fault
 
 
+@pytest.mark.parametrize("chunk_bytes", [0, 7])
+async def test_an_error_behind_content_is_told_however_the_stream_is_cut(
+    server: Server, anthropic: FakeProvider, zai: FakeProvider, chunk_bytes: int
+) -> None:
+    """Content commits to a route, even if the error behind it came at once: what becomes of a stream is no chance."""
+    served = await server.start(anthropic=anthropic, zai=zai)
+    error = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"too much"}}\n\n'
+    anthropic.script(reply.raw(START + DELTA + error, content_type=SSE).in_chunks(chunk_bytes))
+    answer = await served.ask()
+    assert answer.content == START + DELTA + error
+    assert served.told == [("anthropic", "failed", "overloaded")]
+
+
 JSON_FAULTS = {
     "a reset in the middle": (reply.reset("message_start"), "reset"),
     "cut JSON": (reply.truncated(), "bad_answer"),
