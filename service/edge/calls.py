@@ -141,9 +141,9 @@ async def read_call(
         call.upload = upload_of(receive)
     else:
         call.body = await read_body(receive, named, settings.max_body_bytes)
-        call.plain = decode_body(
-            call.body, named.get(b"content-encoding", b"").decode("latin-1"), settings.max_body_bytes
-        )
+        call.plain = call.body
+        if encoding := named.get(b"content-encoding"):
+            call.plain = decode_body(call.body, encoding.decode("latin-1"), settings.max_body_bytes)
         if endpoint in MESSAGES:
             read_fields(call)
         if settings.truncation.enabled and endpoint == "messages":

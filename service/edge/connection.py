@@ -68,7 +68,8 @@ class Connection(HttpToolsProtocol):
         scope, version = self.scope, self.parser.get_http_version()
         scope["method"] = self.parser.get_method().decode("ascii")
         scope["http_version"] = version
-        scope["path"] = unquote(target[1].decode("ascii"))
+        path = target[1].decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
         scope["raw_path"] = target[1]
         scope["query_string"] = target[2] or b""
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
@@ -132,7 +133,9 @@ class Connection(HttpToolsProtocol):
     def _begin(self, exchange: Exchange) -> None:
         if exchange.waits:
             exchange.waits = False
-            self._start_asgi_task(exchange, self._shortcut.handler)  # type: ignore[arg-type]
+            task = self.loop.create_task(exchange.run_asgi(self._shortcut.handler))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
 
 
 def targets_under(base_path: str) -> re.Pattern[bytes]:
