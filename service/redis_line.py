@@ -33,7 +33,7 @@ class Line(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._answered: asyncio.Future[None] | None = None
         self._left = 0
-        self._lots = 0
+        self._asked_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._data = b""
         self.is_lost = False
@@ -41,16 +41,16 @@ class Line(asyncio.Protocol):
 
     def ask(self, commands: bytes, number: int) -> asyncio.Future[None]:
         """Send so many commands; done once each has been answered. Fails with RedisError at the first that was refused,
-        when the connection breaks, and when nothing has come for up to twice the limit."""
+        when the connection breaks, and when they were not all answered within the limit."""
         self._answered = answered = self._loop.create_future()
         self._left = number
-        self._lots += 1
+        self._asked_s = self._loop.time()
         if self._transport.is_closing():
             self._fail(Unreachable("Redis has closed the connection"))
             return answered
         self._transport.write(commands)
         if self._timer is None:
-            self._timer = self._loop.call_later(self._limit_s, self._look, self._lots)
+            self._timer = self._loop.call_later(self._limit_s, self._look)
         return answered
 
     def abort(self) -> None:
@@ -96,15 +96,16 @@ class Line(asyncio.Protocol):
         if self._left == 0 and self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
 
-    def _look(self, lot: int) -> None:
-        """Give up what was asked before the look before this one: one timer serves all lots."""
+    def _look(self) -> None:
+        """Give up what was asked too long ago: one timer serves all lots."""
         self._timer = None
         if self._answered is None or self._answered.done():
             return
-        if lot == self._lots:
-            self._fail(Silent("Redis has not answered in time"))
+        left_s = self._asked_s + self._limit_s - self._loop.time()
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._look)
         else:
-            self._timer = self._loop.call_later(self._limit_s, self._look, self._lots)
+            self._fail(Silent("Redis has not answered in time"))
 
     def _fail(self, error: Exception) -> None:
         if self._answered is not None and not self._answered.done():

@@ -48,10 +48,8 @@ class RedisPort:
 
 
 class LinePort:
-    """The streams on one server, or on the primary behind Sentinels, over a connection of their own.
-
-    An answer that has not come after `limit_s`, or up to twice that, is none.
-    """
+    """The streams on one server, or on the primary behind Sentinels, over a connection of their own. An answer that
+    takes longer than `limit_s` is none."""
 
     def __init__(self, redis: Redis, limit_s: float) -> None:
         self._redis = redis
