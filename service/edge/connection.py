@@ -99,7 +99,7 @@ class Connection(HttpToolsProtocol):
         """The client has gone, or was shown out."""
         if self._exchange:
             self._begin(self._exchange)  # a request that was broken off counts as well
-            self.cycle = None  # type: ignore[assignment]
+            self.cycle = self.scope = None  # type: ignore[assignment] # both lead back here
         super().connection_lost(exc)
         self._exchange = None
         for exchange in self._open:

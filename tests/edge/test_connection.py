@@ -348,19 +348,20 @@ async def test_a_slow_reader_holds_the_handler_back() -> None:
         assert (await wire.to_the_end()).endswith(b"end\r\n0\r\n\r\n")
 
 
+@pytest.mark.parametrize("headers", [{}, {"connection": "close"}], ids=["kept alive", "closed"])
 @pytest.mark.parametrize("body", [ASK, STREAM], ids=["json", "stream"])
 async def test_a_request_leaves_nothing_to_the_collector(
-    server: Server, anthropic: FakeProvider, body: dict[str, Any]
+    server: Server, anthropic: FakeProvider, body: dict[str, Any], headers: dict[str, str]
 ) -> None:
-    """All that it made goes by itself when it ends: no circle of references, which would wait for a collection."""
+    """All that it made goes by itself when it ends, and so does its connection: no circle of references stays."""
     served = await server.start(anthropic=anthropic)
-    assert (await served.ask(body)).status_code == 200
+    assert (await served.ask(body, headers=headers)).status_code == 200
     gc.collect()
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         for _ in range(3):
-            assert (await served.ask(body)).status_code == 200
+            assert (await served.ask(body, headers=headers)).status_code == 200
         gc.collect()
         left = [type(thing) for thing in gc.garbage]
     finally:
