@@ -379,7 +379,7 @@ async def test_a_handshake_that_hangs_is_no_connection(lean: LeanTransport) -> N
     """The limit covers TLS as well."""
     async with scripted(Peer.closed) as server:
         with pytest.raises(httpx.ConnectTimeout):
-            await ask(lean, server.url.replace("http:", "https:"), waits=Waits(connect_s=0.1))
+            await ask(lean, server.url.replace("http:", "https:"), waits=Waits(connect_s=0.5))
         await until(lambda: bool(server.peers) and server.peers[0].gone.is_set())
 
 
@@ -652,7 +652,7 @@ async def test_closing_tells_who_waits_in_line(make: Make) -> None:
     lean = make(per_origin=1)
     async with scripted(hang) as server:
         tasks = [asyncio.create_task(ask(lean, server.url)) for _ in range(2)]
-        await until(lambda: bool(lean._pool._line) and bool(server.peers))
+        await until(lambda: bool(lean._pool._line and lean._pool._standing and server.peers))
         await lean.aclose()
         told = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(each) for each in told] == [httpx.RemoteProtocolError, httpx.PoolTimeout]
