@@ -47,6 +47,7 @@ class Pool:
         self._limits = limits
         self._dialer = dialer
         self._standing: set[Connection] = set()
+        self._closed = False
         self._room_taken: Counter[Origin] = Counter()
         self._idle: dict[Origin, dict[Connection, None]] = {}
         self._idle_count = 0
@@ -73,7 +74,8 @@ class Pool:
         self._hand_on(connection)
 
     async def close(self) -> None:
-        """Close all of them; those that wait in line are told."""
+        """Close all of them, and those that are still being made; those that wait in line are told."""
+        self._closed = True
         for turn in self._line:
             if not turn.given.done():
                 turn.given.set_exception(httpx.PoolTimeout("the proxy is stopping"))
@@ -185,6 +187,10 @@ class Pool:
         except BaseException:
             self._give_back_room(origin)
             raise
+        if self._closed:
+            connection.abort()
+            self._give_back_room(origin)
+            raise httpx.ConnectError("the proxy is stopping")
         self._standing.add(connection)
         return connection
 

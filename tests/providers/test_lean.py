@@ -658,6 +658,25 @@ async def test_closing_tells_who_waits_in_line(make: Make) -> None:
         assert [type(each) for each in told] == [httpx.RemoteProtocolError, httpx.PoolTimeout]
 
 
+async def test_a_connection_that_comes_after_the_close_is_closed(
+    lean: LeanTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request is told, and waits for no answer."""
+    dialer = lean._pool._dialer
+    dial = dialer.dial
+
+    async def late(*given: Any) -> Any:
+        connection = await dial(*given)
+        await lean.aclose()
+        return connection
+
+    monkeypatch.setattr(dialer, "dial", late)
+    async with scripted(hang) as server:
+        with pytest.raises(httpx.ConnectError):
+            await ask(lean, server.url)
+        await until(lambda: all(peer.gone.is_set() for peer in server.peers))
+
+
 # -- cancelled
 
 
