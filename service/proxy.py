@@ -37,6 +37,8 @@ END_S = 5
 START_S = 15.0
 """Longer than any start takes; then something is wrong."""
 BACKLOG = 2048
+LOOK_TICKS = 50
+"""Each five seconds."""
 KEEP_ALIVE_S = 75
 """Longer than clients keep a connection idle between two turns of a tool round trip."""
 COLLECT_AFTER = 20_000
@@ -177,6 +179,14 @@ class QuietServer(uvicorn.Server):
     def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN201 - as in the base class
         """Nothing to capture."""
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; clients that have gone silent are looked for now and then."""
+        if counter % LOOK_TICKS == 0:
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.show_out_when_silent()
+        return await super().on_tick(counter)
 
 
 def server_config(parts: app.Parts) -> uvicorn.Config:

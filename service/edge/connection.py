@@ -24,6 +24,9 @@ from service.edge.exchange import Exchange
 
 KEPT_BYTES = 256 * 1024
 """Of a body that nobody has asked for yet; then nothing more is read."""
+SILENCE_S = 60.0
+"""A client that has a request to end, or one to begin, and sends nothing for so long is shown out: its network or its
+machine is gone, or it means ill. An upload over a slow line still sends something each minute."""
 
 
 class Shortcut(Struct, frozen=True):
@@ -52,6 +55,28 @@ class Connection(HttpToolsProtocol):
         self._exchange: Exchange | None = None
         """That whose request was read last, None when it was no exchange of ours."""
         self._open: set[Exchange] = set()
+        self._heard_s = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        """Something has come."""
+        self._heard_s = self.loop.time()
+        super().data_received(data)
+
+    def show_out_when_silent(self) -> None:
+        """Close the connection of a client that was waited for too long. To be called now and then."""
+        if self.loop.time() - self._heard_s >= SILENCE_S and self._is_waiting():
+            self.transport.close()
+
+    def _is_waiting(self) -> bool:
+        """Whether it is the client's turn: with the rest of a request, or its first. Between two requests uvicorn's own
+        timer runs."""
+        cycle: Any = self.cycle
+        if self.flow.read_paused:
+            return False
+        if cycle is None:
+            return True
+        is_whole = cycle.whole if isinstance(cycle, Exchange) else not cycle.more_body
+        return not is_whole or (cycle.response_complete and self.timeout_keep_alive_task is None)
 
     @property
     def closing(self) -> bool:

@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.drain import Drain
+from service.edge import connection as module
 from service.edge.connection import KEPT_BYTES, Connection, Shortcut
 from service.edge.exchange import LEAVING
 from tests.fakes import FakeProvider
@@ -369,3 +370,78 @@ async def test_a_request_leaves_nothing_to_the_collector(
         gc.garbage.clear()
         gc.enable()
     assert not [kind for kind in left if kind.__module__.startswith("service.")]
+
+
+WHOLE = get(b"/v1/echo")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"POST /v1/echo HTTP/1.1\r\nhost:",
+        post(b"x" * 10)[:-5],
+        post(LARGE)[: 2 * KEPT_BYTES],
+        post(b"x" * 10, headers=b"content-type: text/plain\r\n")[:-5],
+        post(b"x" * 10, path=b"/other/echo")[:-5],
+        WHOLE + WHOLE[:-2],
+        get(b"/other/echo") + WHOLE[:-2],
+    ],
+    ids=["nothing", "head", "body", "large body", "upload", "body of another path", "next head", "next head elsewhere"],
+)
+async def test_a_client_that_is_waited_for_in_vain_is_shown_out(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever of a request is missing, and whatever was asked before."""
+    async with serving(handle) as served, served.connected() as wire:
+        await wire.send(said)
+        await wire.quiet()
+        [connection] = served.state.connections
+        connection.show_out_when_silent()
+        assert not connection.transport.is_closing()  # it has its time
+        monkeypatch.setattr(module, "SILENCE_S", 0.01)
+        connection.show_out_when_silent()
+        await wire.to_the_end()
+        await until(lambda: not served.state.tasks)
+
+
+@pytest.mark.parametrize("path", [b"/v1/late", b"/other/late"])
+async def test_a_client_that_waits_is_left_alone(path: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For its answer, and afterwards for its own next request: then uvicorn's timer runs."""
+    monkeypatch.setattr(module, "SILENCE_S", 0.0)
+    due = asyncio.Event()
+
+    async def late(_: Any, receive: Any, send: Any) -> None:
+        await body_of(receive)
+        await due.wait()
+        await answer(send, b"late", length=4)
+
+    async with serving(late) as served, served.connected() as wire:
+        await wire.send(post(b"{}", path=path))
+        await wire.quiet(0.05)
+        [connection] = served.state.connections
+        connection.show_out_when_silent()
+        due.set()
+        await wire.until(b"late")
+        connection.show_out_when_silent()
+        wire.got = b""
+        await wire.send(get(path))
+        await wire.until(b"late")
+
+
+async def test_a_body_that_nobody_reads_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not asked for more can't send it."""
+    monkeypatch.setattr(module, "SILENCE_S", 0.0)
+    due = asyncio.Event()
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        await due.wait()
+        await handle(scope, receive, send)
+
+    async with serving(late) as served, served.connected() as wire:
+        sending = asyncio.create_task(wire.send(post(LARGE)))
+        await until(lambda: any(each.flow.read_paused for each in served.state.connections))
+        [connection] = served.state.connections
+        connection.show_out_when_silent()
+        monkeypatch.setattr(module, "SILENCE_S", 60.0)
+        due.set()
+        await wire.until(b"200 OK")
+        await sending

@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from service import ClaudeCodeProxy, ProviderConfig, ProxyConfig
+from service import proxy as running
+from service.edge import connection as connections
 from service.errors import ProxyError, SettingsError
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import ASK, free_port
@@ -36,6 +38,20 @@ async def test_it_serves_from_start_to_stop(tmp_path: Path) -> None:
             assert (await client.get("/livez")).status_code == 200
             await proxy.stop()
             await proxy.stop()
+
+
+async def test_a_client_that_says_nothing_is_shown_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection without a request is held for a while, not for good."""
+    monkeypatch.setattr(running, "LOOK_TICKS", 1)
+    monkeypatch.setattr(connections, "SILENCE_S", 0.01)
+    proxy = ClaudeCodeProxy(ProxyConfig(port=free_port(), home=str(tmp_path), log_level="silent"))
+    await proxy.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.port)
+    async with asyncio.timeout(20):
+        assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+    await proxy.stop()
 
 
 async def test_a_taken_address_is_said_so(tmp_path: Path) -> None:
