@@ -1,0 +1,35 @@
+"""Nothing of a request outlives it: no task, no connection that nobody will use again."""
+
+import asyncio
+
+from tests.fakes import FakeProvider, reply
+from tests.relay.serving import ASK, STREAM, Server, Serving
+from tests.relay.test_commit import DELTA, SSE, START
+
+PATIENCE_S = 20.0
+
+
+async def leave(served: Serving) -> None:
+    """A client that goes in the middle of its stream."""
+    async with served.http.stream("POST", "/v1/messages", json=STREAM) as answer:
+        async for _ in answer.aiter_bytes():
+            return
+
+
+async def test_no_task_outlives_its_request(server: Server, anthropic: FakeProvider, zai: FakeProvider) -> None:
+    """Whether it was answered, failed over, refused or left."""
+    served = await server.start(anthropic=anthropic, zai=zai)
+    await served.ask(ASK)
+    own = asyncio.all_tasks()
+    for _ in range(20):
+        hanging = reply.raw(START + DELTA * 3, content_type=SSE).cut("hang", "bytes", len(START + DELTA))
+        anthropic.script(reply.message(), reply.message(), reply.error(529), reply.error(400), hanging)
+        for body in (ASK, STREAM, STREAM, ASK):
+            await served.ask(body)
+            served.forget()
+        await leave(served)
+        await served.http.get("/v1/nothing-at-all")
+    async with asyncio.timeout(PATIENCE_S):
+        while asyncio.all_tasks() != own:  # noqa: ASYNC110 - bounded by the limit above
+            await asyncio.sleep(0.01)
+    assert ("anthropic", "aborted", "") in served.told
