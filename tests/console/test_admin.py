@@ -1,6 +1,5 @@
 """The admin API through the real server: who may, what it answers, and that changes act."""
 
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,13 @@ import pytest
 from service.console import api_types
 from service.ledger.events import ClientKeyIssued, RouteDisabled
 from tests.fakes import FakeProvider
-from tests.relay.serving import ANTHROPIC_KEY, Server, Serving, server_of
+from tests.relay.serving import Server, Serving
 
 ADMIN, VIEWER = "admin-token-marked-0123456789", "viewer-token-marked-0123456789"
 VARIABLES = {"ADMIN_TOKEN": ADMIN, "VIEWER_TOKEN": VIEWER}
 API = "/admin/api"
 OPEN = {("post", "/admin/api/session")}
 """What asks for no token: where one is shown."""
-
-
-@pytest.fixture
-def anthropic() -> Iterator[FakeProvider]:
-    with FakeProvider("anthropic", keys={ANTHROPIC_KEY}) as fake:
-        yield fake
-
-
-@pytest.fixture
-async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    async with server_of(tmp_path, monkeypatch) as made:
-        yield made
 
 
 @pytest.fixture

@@ -49,8 +49,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(server: Valkey, redis: Redis, tmp_path: Path) -> Terminal:  # noqa: ARG001 - emptied for us
-    return Terminal(server.url, tmp_path)
+def terminal(valkey: Valkey, redis: Redis, tmp_path: Path) -> Terminal:  # noqa: ARG001 - emptied for us
+    return Terminal(valkey.url, tmp_path)
 
 
 @pytest.fixture

@@ -68,14 +68,14 @@ FAILED = ended(
 
 
 @pytest.fixture
-def environ(server: Valkey, redis: Redis, tmp_path: Path) -> dict[str, str]:
+def environ(valkey: Valkey, redis: Redis, tmp_path: Path) -> dict[str, str]:
     """A shell's variables; three requests and a command have happened."""
     append(redis, "anthropic", started(1), ended(1))
     append(redis, "anthropic", started(2), FAILED)
     append(redis, "zai", ended(3, at_ms=NOW_MS - 7_200_000))
     disabled = RouteDisabled(event_id=id_of(9), at_ms=NOW_MS, route="zai", by="cli ann", reason="too dear")
     append(redis, wire.CONTROL, disabled)
-    return {"REDIS_URL": server.url, "CCPROXY_HOME": str(tmp_path), "NO_COLOR": "1"}
+    return {"REDIS_URL": valkey.url, "CCPROXY_HOME": str(tmp_path), "NO_COLOR": "1"}
 
 
 def run(environ: dict[str, str], *arguments: str) -> Result:

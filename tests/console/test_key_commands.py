@@ -31,8 +31,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(server: Valkey, redis: Redis, tmp_path: Path) -> Terminal:  # noqa: ARG001 - emptied for us
-    return Terminal(server.url, tmp_path)
+def terminal(valkey: Valkey, redis: Redis, tmp_path: Path) -> Terminal:  # noqa: ARG001 - emptied for us
+    return Terminal(valkey.url, tmp_path)
 
 
 def test_a_key_is_shown_once_and_kept_as_a_hash(terminal: Terminal, redis: Redis) -> None:

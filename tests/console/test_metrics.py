@@ -1,15 +1,13 @@
 """`/metrics` through the real server: the agreed names, what they count, and who may read them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import brake
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import ANTHROPIC_KEY, STREAM, ZAI_KEY, Server, Serving, server_of
+from tests.relay.serving import STREAM, Server, Serving
 
 NAMES = {
     "ccproxy_requests", "ccproxy_request_refusals", "ccproxy_attempts", "ccproxy_failovers", "ccproxy_circuit_state",
@@ -21,24 +19,6 @@ NAMES = {
 }  # fmt: skip
 """Dashboards and alerts use these; those of the fleet need Redis."""
 TOKEN = "metrics-token-marked-0123456789"
-
-
-@pytest.fixture
-def anthropic() -> Iterator[FakeProvider]:
-    with FakeProvider("anthropic", keys={ANTHROPIC_KEY}) as fake:
-        yield fake
-
-
-@pytest.fixture
-def zai() -> Iterator[FakeProvider]:
-    with FakeProvider("zai", keys={ZAI_KEY}) as fake:
-        yield fake
-
-
-@pytest.fixture
-async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    async with server_of(tmp_path, monkeypatch) as made:
-        yield made
 
 
 async def read(served: Serving) -> dict[str, dict[tuple[str, ...], float]]:

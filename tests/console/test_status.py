@@ -77,10 +77,10 @@ def by_route(status: Status) -> dict[str, RouteReading]:
     return {reading.route: reading for reading in status.routes}
 
 
-def test_an_empty_redis_has_a_status(server: Valkey, redis: Redis, settings: Settings) -> None:
+def test_an_empty_redis_has_a_status(valkey: Valkey, redis: Redis, settings: Settings) -> None:
     """Routes as this process's settings have them, no events, nobody alive."""
     assert redis.dbsize() == 0
-    status = read_status(settings, server.url)
+    status = read_status(settings, valkey.url)
     assert [(reading.route, reading.state) for reading in status.routes] == [
         ("anthropic", "off"),
         ("subscription", "off"),
@@ -90,20 +90,20 @@ def test_an_empty_redis_has_a_status(server: Valkey, redis: Redis, settings: Set
     assert status.replicas == ()
 
 
-def test_usage_is_that_of_the_published_ledger(server: Valkey, redis: Redis, settings: Settings) -> None:
+def test_usage_is_that_of_the_published_ledger(valkey: Valkey, redis: Redis, settings: Settings) -> None:
     """No proxy needs to be alive for it."""
     write(redis, "zai", 1)
     publish(redis, "zai", wire.encode_ledger(fold_route(RouteLedger(), [ended(redis)])))
-    reading = by_route(read_status(settings, server.url))["zai"]
+    reading = by_route(read_status(settings, valkey.url))["zai"]
     assert (reading.attempts, reading.input_tokens, reading.output_tokens) == (1, 10, 5)
 
 
-def test_lag_is_what_lies_behind_the_snapshot(server: Valkey, redis: Redis, settings: Settings) -> None:
+def test_lag_is_what_lies_behind_the_snapshot(valkey: Valkey, redis: Redis, settings: Settings) -> None:
     """Entries after the last one folded; all of them where nothing was published."""
     ids = write(redis, "zai", 5)
     publish(redis, "zai", b"{}", ids[1].decode())
     write(redis, "anthropic", 2)
-    streams = {stream.stream: stream for stream in read_status(settings, server.url).streams}
+    streams = {stream.stream: stream for stream in read_status(settings, valkey.url).streams}
     assert (streams["zai"].epoch, streams["zai"].position, streams["zai"].lag) == (2, 7, 3)
     assert (streams["anthropic"].position, streams["anthropic"].lag) == (0, 2)
     assert (streams["zai"].snapshot_age_ms or 0) >= 0
@@ -116,22 +116,22 @@ def test_lag_is_what_lies_behind_the_snapshot(server: Valkey, redis: Redis, sett
     ids=["a version from the future", "a ledger of another shape"],
 )
 def test_a_snapshot_that_cannot_be_read_is_none(
-    server: Valkey, redis: Redis, settings: Settings, ledger: bytes, version: int
+    valkey: Valkey, redis: Redis, settings: Settings, ledger: bytes, version: int
 ) -> None:
     """The rest is shown all the same."""
     write(redis, "zai", 1)
     publish(redis, "zai", ledger, version=version)
-    assert by_route(read_status(settings, server.url))["zai"].attempts == 0
+    assert by_route(read_status(settings, valkey.url))["zai"].attempts == 0
 
 
-def test_operators_words_are_seen(server: Valkey, redis: Redis, settings: Settings) -> None:
+def test_operators_words_are_seen(valkey: Valkey, redis: Redis, settings: Settings) -> None:
     """What the control ledger holds is in the readings."""
     publish(redis, "control", wire.encode_ledger(ControlLedger(disabled={"zai": "too dear"})))
-    reading = by_route(read_status(settings, server.url))["zai"]
+    reading = by_route(read_status(settings, valkey.url))["zai"]
     assert (reading.state, reading.reason) == ("disabled", "disabled: too dear")
 
 
-def test_live_proxies_tell_how_they_read_their_routes(server: Valkey, redis: Redis, settings: Settings) -> None:
+def test_live_proxies_tell_how_they_read_their_routes(valkey: Valkey, redis: Redis, settings: Settings) -> None:
     """Under their own settings: the routes of the one heard last, in its order."""
     window = WindowReading("5h", "warning", 93.5, now_ms(redis) + 9_000, "allowed", told_at_ms=now_ms(redis))
     told = RouteReading(route="eu", title="Europe", state="degraded", used_percent=12.5, attempts=3, windows=(window,))
@@ -139,7 +139,7 @@ def test_live_proxies_tell_how_they_read_their_routes(server: Valkey, redis: Red
     beat(redis, "old", {"pid": 1, "at_ms": now_ms(redis) - 9_000, "pending": 0, "routes": "zai"})
     more = {"version": "9", "address": "h:1", "started_at_ms": 7, "draining": 1}
     beat(redis, "new", {"pid": 2, "at_ms": now_ms(redis), "pending": 4, "routes": "eu", **more})
-    status = read_status(settings, server.url)
+    status = read_status(settings, valkey.url)
     assert status.routes == (told,)
     assert [(replica.replica, replica.pid, replica.pending) for replica in status.replicas] == [
         ("new", 2, 4),
@@ -151,25 +151,25 @@ def test_live_proxies_tell_how_they_read_their_routes(server: Valkey, redis: Red
     assert (old.version, old.draining) == ("", False), "of a version that does not tell"
 
 
-def test_a_reading_of_another_version_gives_way(server: Valkey, redis: Redis, settings: Settings) -> None:
+def test_a_reading_of_another_version_gives_way(valkey: Valkey, redis: Redis, settings: Settings) -> None:
     """What a proxy of another version wrote is read from the ledger instead."""
     redis.hset(wire.route_key("zai"), mapping={"route": "zai", "state": "confused"})
     beat(redis, "new", {"pid": 2, "at_ms": now_ms(redis), "pending": 0, "routes": "zai"})
-    assert by_route(read_status(settings, server.url))["zai"].state == "healthy"
+    assert by_route(read_status(settings, valkey.url))["zai"].state == "healthy"
 
 
 def test_clients_own_credentials_are_shown_once_they_were_used(
-    server: Valkey, redis: Redis, settings: Settings
+    valkey: Valkey, redis: Redis, settings: Settings
 ) -> None:
     """The pseudo-route comes last, when its stream is there."""
     write(redis, settings.client_route.id, 1)
-    assert [reading.route for reading in read_status(settings, server.url).routes][-1] == "anthropic:client"
+    assert [reading.route for reading in read_status(settings, valkey.url).routes][-1] == "anthropic:client"
 
 
-def test_status_is_plain_json(server: Valkey, redis: Redis, settings: Settings) -> None:
+def test_status_is_plain_json(valkey: Valkey, redis: Redis, settings: Settings) -> None:
     """For scripts: names as documented."""
     write(redis, "zai", 1)
-    fields = msgspec.json.decode(msgspec.json.encode(read_status(settings, server.url).fields()))
+    fields = msgspec.json.decode(msgspec.json.encode(read_status(settings, valkey.url).fields()))
     assert list(fields) == ["at_ms", "routes", "streams", "replicas"]
     assert fields["routes"][0]["route"] == "anthropic"
     assert list(fields["streams"][0]) == ["stream", "epoch", "position", "lag", "snapshot_age_ms"]

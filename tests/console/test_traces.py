@@ -2,9 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -12,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import ANTHROPIC_KEY, STREAM, ZAI_KEY, Server, server_of
+from tests.relay.serving import STREAM, Server
 
 HIDDEN = "words-of-the-prompt-marked"
 
@@ -66,24 +65,6 @@ def receiver() -> Iterator[Receiver]:
 def values(span: Span) -> dict[str, str | int]:
     """Its attributes."""
     return {one.key: one.value.string_value or one.value.int_value for one in span.attributes}
-
-
-@pytest.fixture
-def anthropic() -> Iterator[FakeProvider]:
-    with FakeProvider("anthropic", keys={ANTHROPIC_KEY}) as fake:
-        yield fake
-
-
-@pytest.fixture
-def zai() -> Iterator[FakeProvider]:
-    with FakeProvider("zai", keys={ZAI_KEY}) as fake:
-        yield fake
-
-
-@pytest.fixture
-async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    async with server_of(tmp_path, monkeypatch) as made:
-        yield made
 
 
 async def test_a_request_is_a_span_and_so_is_each_attempt(
