@@ -105,6 +105,11 @@ def test_a_disabled_route_gets_no_request(visit: Open, http: httpx.Client, house
     assert ask(http).headers["x-ccproxy-route"] == "anthropic"
 
 
+def test_a_route_that_is_off_names_its_mend(visit: Open) -> None:
+    """As it has to be typed."""
+    expect(card(visit(), "Claude subscription")).to_contain_text("set CLAUDE_SUBSCRIPTION_ENABLED=true")
+
+
 def test_a_limit_is_changed_and_shown(visit: Open) -> None:
     """The quota's bar appears, and goes with the limit."""
     page = visit()

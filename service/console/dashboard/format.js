@@ -88,7 +88,7 @@ export const exact = (atMs) => fullTime.format(atMs);
 export const clock = (atMs) => clockTime.format(atMs);
 export const dateAndTime = (atMs) => moment.format(atMs);
 
-// `quota_spent` -> `quota spent`.
-export const words = (name) => name.replaceAll("_", " ");
+// `quota_spent` -> `quota spent`; a variable's name, in capitals, stays as it has to be typed.
+export const words = (name) => name.replace(/([a-z0-9])_(?=[a-z0-9])/g, "$1 ");
 export const sentence = (name) => words(name).replace(/^./, (first) => first.toUpperCase());
 export const plural = (number, one, many) => `${count(number)} ${number === 1 ? one : (many ?? `${one}s`)}`;
