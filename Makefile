@@ -33,7 +33,7 @@ COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-comp
   $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo dev build test simulate simulate-faults lint format types bench soak bench-failover bench-ledger bench-sizing chaos test-claude-code test-scale lock docs clean stale
+.PHONY: help up demo dev build test simulate simulate-faults lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale lock docs clean stale
 .PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
@@ -95,6 +95,9 @@ bench-sizing: $(DEVELOP) ## what README's sizing table says: speed and memory of
 
 bench-failover: $(DEVELOP) ## how soon a dead route is left, and how exactly a quota is used; ROUNDS= for more
 	@PYTHONPATH=. $(BIN)/python -m bench.failover
+
+bench-steps: $(DEVELOP) ## Python calls and bytecodes of one request, beside those written down (ARGS=--write)
+	@PYTHONPATH=. $(BIN)/python -m bench.steps $(ARGS)
 
 test-claude-code: $(DEVELOP) ## Claude Code itself against the proxy; installs it from npm first (needs Node and npm)
 	$(BIN)/python -m pytest tests/claude_code $(ARGS)
