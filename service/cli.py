@@ -9,14 +9,16 @@ import os
 import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
+from typing import Any
 
 import click
-import msgspec
 from msgspec.structs import asdict, replace
 
 from service.commands import config_option, json_option, with_settings
 from service.console.key_commands import keys
 from service.console.running import DEFAULT_REDIS_URL, running
+from service.safe_text import visible
+from service.terminal import SafeConsole, echo, echo_json
 
 GROUP = "ccproxy.commands"
 LONGEST_SENTENCE = 200
@@ -37,6 +39,14 @@ class Commands(click.Group):
         found = next(iter(entry_points(group=GROUP, name=cmd_name)), None)
         command = found.load() if found else None
         return command if isinstance(command, click.Command) else None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what its error quotes is made safe before click prints it."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = visible(error.message)  # type: ignore[misc]
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """All commands, each with its first sentence, whole: click itself would cut it off at the line's end."""
@@ -99,8 +109,6 @@ def announce(pipe: int) -> None:
 @json_option
 def check(config: Path | None, *, as_json: bool) -> None:
     """Say whether the settings would work: credentials, addresses, loops. No request goes to a provider."""
-    from rich.console import Console
-
     from service.console.check import check_all
     from service.console.screens import show_findings
 
@@ -110,9 +118,9 @@ def check(config: Path | None, *, as_json: bool) -> None:
     database_url = settings.database_url or run.get("database_url")
     findings = asyncio.run(check_all(settings, redis_url, database_url))
     if as_json:
-        click.echo(msgspec.json.encode([asdict(finding) for finding in findings]).decode())
+        echo_json([asdict(finding) for finding in findings])
     else:
-        show_findings(findings, Console())
+        show_findings(findings, SafeConsole())
     sys.exit(any(finding.ok is False for finding in findings))
 
 
@@ -132,7 +140,7 @@ def admin_token(config: Path | None) -> None:
 
     settings = with_settings(config)
     try:
-        click.echo(settings.admin_token.reveal() or kept_token(settings.home))
+        echo(settings.admin_token.reveal() or kept_token(settings.home))
     except OSError as error:
         raise click.ClickException(f"{settings.home}: {error.strerror}; set ADMIN_TOKEN or CCPROXY_HOME") from None
 

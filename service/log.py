@@ -7,7 +7,6 @@ Not here: what is worth a line. No prompt, answer or secret is ever handed to a 
 import asyncio
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from typing import Any, Literal, NamedTuple, TextIO
 
 import msgspec
 
+from service.safe_text import visible, visible_json
 from service.settings import LogLevel
 
 OK = 25
@@ -24,9 +24,9 @@ OK = 25
 LEVELS: dict[LogLevel, int] = {"debug": 10, "info": 20, "warn": 30, "error": 40, "silent": 100}
 NAMES = {logging.DEBUG: "DEBUG", logging.INFO: "INFO", OK: "OK", logging.WARNING: "WARN", logging.ERROR: "ERROR"}
 COLOURS = {logging.DEBUG: 90, logging.INFO: 36, OK: 32, logging.WARNING: 33, logging.ERROR: 31}
-CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-"""What would end a line or drive a terminal; providers and clients word parts of what is logged."""
 PLAIN = logging.Formatter()
+TRACEBACK_INDENT = "  "
+"""So that no line of an exception's message looks like a line of the log."""
 ABOUT_THE_REQUEST = ("request", "route")
 """Said elsewhere in the line."""
 PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -213,7 +213,7 @@ class Lines:
         """Time, level, the request's id, the message and what else was said."""
         line = f"[{self._time_of(int(said.at_s))}] [{level_name(said.level)}] {told(said)}"
         if said.exception:
-            line += "\n" + said.exception
+            line += "".join(f"\n{TRACEBACK_INDENT}{visible(part)}" for part in said.exception.splitlines())
         return f"\x1b[{COLOURS.get(said.level, 0)}m{line}\x1b[0m" if self._coloured else line
 
     def _time_of(self, second: int) -> str:
@@ -230,7 +230,7 @@ def told(said: Said) -> str:
     for name, value in said.fields.items():
         if name not in ABOUT_THE_REQUEST:
             line += f" {name}={value}"
-    return line if line.isprintable() else CONTROLS.sub(" ", line)
+    return visible(line)
 
 
 def json_line(said: Said) -> str:
@@ -244,7 +244,7 @@ def json_line(said: Said) -> str:
     }
     if said.exception:
         fields["exception"] = said.exception
-    return msgspec.json.encode(fields, enc_hook=str).decode()
+    return visible_json(msgspec.json.encode(fields, enc_hook=str).decode())
 
 
 def level_name(level: int) -> str:

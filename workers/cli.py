@@ -10,16 +10,17 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import click
-import msgspec
 import psycopg
 from redis import RedisError
-from rich.console import Console
 
 from service.ledger import wire
 from service.redis_address import place_of
+from service.safe_text import visible
 from service.settings import Settings, load
+from service.terminal import SafeConsole, echo, echo_json, echo_own
 from workers.archive import Archive, open_archive
 from workers.backup import BackupError, Manifest, back_up, expected_rows
 from workers.consume import Streams, open_redis
@@ -70,6 +71,23 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
+class TextLines(logging.Formatter):
+    """A log record for people: one line, and the lines of a traceback indented below it."""
+
+    converter = staticmethod(time.gmtime)
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
+        """The line."""
+        return visible(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
+        """The traceback."""
+        return "\n".join(f"  {visible(line)}" for line in super().formatException(ei).splitlines())
+
+
 @click.command()
 def worker() -> None:
     """Fold events from Redis into Postgres until stopped."""
@@ -91,9 +109,9 @@ def migrate(*, check: bool) -> None:
     with told_errors(), connect(database_url_of(settings)) as connection:
         steps = pending(connection) if check else apply_migrations(connection)
     for step in steps:
-        click.echo(f"migration.{'missing' if check else 'applied'} number={step.number:04} name={step.name}")
+        echo(f"migration.{'missing' if check else 'applied'} number={step.number:04} name={step.name}")
     if not steps:
-        click.echo("schema.current")
+        echo("schema.current")
     if check and steps:
         raise click.exceptions.Exit(1)
 
@@ -115,7 +133,7 @@ def verify_ledger(stream: str | None, *, as_json: bool) -> None:
 
     Positions without a gap and the hash chain are checked too. It changes nothing, and may run under traffic.
     """
-    screen = Console(stderr=True)
+    screen = SafeConsole(stderr=True)
     with archive_of(load()) as archive:
         reports = []
         for name in chosen(archive, stream):
@@ -125,9 +143,9 @@ def verify_ledger(stream: str | None, *, as_json: bool) -> None:
                 reports.append(verify(archive, name, told))
     ok = all(report.ok for report in reports)
     if as_json:
-        click.echo(msgspec.json.encode({"ok": ok, "streams": reports}).decode())
+        echo_json({"ok": ok, "streams": reports})
     else:
-        show_verified(reports, Console(soft_wrap=False))
+        show_verified(reports, SafeConsole(soft_wrap=False))
     if not ok:
         raise click.exceptions.Exit(1)
 
@@ -137,7 +155,7 @@ def verify_ledger(stream: str | None, *, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Go on from what is there, though rows are missing or changed.")
 def rebuild_ledger(stream: str | None, *, force: bool) -> None:
     """Make the projections anew from the events, beside the live ones, and swap them in while traffic goes on."""
-    screen, settings = Console(stderr=True), load()
+    screen, settings = SafeConsole(stderr=True), load()
     with archive_of(settings) as archive:
         for name in chosen(archive, stream):
             begin, end = archive.balance(name).position, archive.last_position(name)
@@ -150,7 +168,7 @@ def rebuild_ledger(stream: str | None, *, force: bool) -> None:
                     "`ccproxy ledger verify`; `--force` rebuilds from what is there"
                 )
             told_proxies = tell_proxies(settings, name)
-            click.echo(f"{name}: {rebuilt.events:,} events, epoch {rebuilt.epoch}{'' if told_proxies else NOT_TOLD}")
+            echo(f"{name}: {rebuilt.events:,} events, epoch {rebuilt.epoch}{'' if told_proxies else NOT_TOLD}")
 
 
 @ledger.group("dead", invoke_without_command=True)
@@ -165,9 +183,9 @@ def dead(context: click.Context, stream: str | None, limit: int, *, as_json: boo
     with archive_of(load()) as archive:
         rows = archive.put_aside(stream, limit)
     if as_json:
-        click.echo(msgspec.json.encode(rows).decode())
+        echo_json(rows)
     else:
-        show_put_aside(rows, Console())
+        show_put_aside(rows, SafeConsole())
 
 
 @dead.command("replay")
@@ -180,9 +198,9 @@ def replay(stream: str | None) -> None:
     for name, dead in dead_before.items():
         if dead:
             left = revive(settings, name).dead
-            click.echo(f"{name}: {dead - left:,} read, {left:,} still unreadable")
+            echo(f"{name}: {dead - left:,} read, {left:,} still unreadable")
     if not any(dead_before.values()):
-        click.echo("There are no dead letters.")
+        echo("There are no dead letters.")
 
 
 @click.command()
@@ -202,11 +220,11 @@ def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json:
     with archive_of(load()) as archive:
         found = report(archive, period, dimensions)
     if as_json:
-        click.echo(msgspec.json.encode(usage_json(found)).decode())
+        echo_json(usage_json(found))
     elif as_csv:
-        click.echo(usage_csv(found), nl=False)
+        echo_own(usage_csv(found), end="")
     else:
-        show_usage(found, Console())
+        show_usage(found, SafeConsole())
 
 
 @click.command()
@@ -216,13 +234,13 @@ def backup(file: Path, *, as_json: bool) -> None:
     """Write the whole ledger to FILE, as of one moment, while traffic goes on."""
     with told_errors(), connect(database_url_of(load())) as connection:
         expected = expected_rows(connection)
-        with progress_of(Console(stderr=True), f"backup {file.name}", 0, expected, lines=True) as told:
+        with progress_of(SafeConsole(stderr=True), f"backup {file.name}", 0, expected, lines=True) as told:
             manifest = back_up(connection, file, told)
     size = file.stat().st_size
     if as_json:
-        click.echo(msgspec.json.encode({"file": str(file), "bytes": size, "manifest": manifest}).decode())
+        echo_json({"file": str(file), "bytes": size, "manifest": manifest})
     else:
-        show_backup(manifest, f"{file}: {size:,} bytes", Console())
+        show_backup(manifest, f"{file}: {size:,} bytes", SafeConsole())
 
 
 @click.command("restore")
@@ -231,7 +249,7 @@ def backup(file: Path, *, as_json: bool) -> None:
 @json_option
 def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
     """Put a backup back, fold what Redis has since, and prove the ledger; exit code 1 when something differs."""
-    settings, screen = load(), Console(stderr=True)
+    settings, screen = load(), SafeConsole(stderr=True)
     with told_errors(), Backup(file) as saved, connect(database_url_of(settings)) as connection:
         manifest = saved.manifest
         with progress_of(screen, f"restore {file.name}", 0, manifest.rows, lines=True) as told:
@@ -242,11 +260,11 @@ def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
     ok = all(report.ok for report in reports)
     if as_json:
         found = {"ok": ok, "manifest": manifest, "redis_told": gaps is not None, "gaps": gaps or [], "streams": reports}
-        click.echo(msgspec.json.encode(found).decode())
+        echo_json(found)
     else:
-        show_backup(manifest, f"{file} is the ledger now{NOT_TOLD if gaps is None else ''}", Console())
-        show_gaps(gaps or [], Console())
-        show_verified(reports, Console(soft_wrap=False))
+        show_backup(manifest, f"{file} is the ledger now{NOT_TOLD if gaps is None else ''}", SafeConsole())
+        show_gaps(gaps or [], SafeConsole())
+        show_verified(reports, SafeConsole(soft_wrap=False))
     if not ok:
         raise click.exceptions.Exit(1)
 
@@ -365,10 +383,7 @@ def needed(value: str | None, name: str) -> str:
 
 def open_log(settings: Settings) -> None:
     """Log to stderr as the settings say, in UTC."""
-    formatter: logging.Formatter = JsonLines()
-    if settings.log_format == "text":
-        formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-        formatter.converter = time.gmtime
+    formatter = TextLines() if settings.log_format == "text" else JsonLines()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     log = logging.getLogger("ccproxy")

@@ -1,17 +1,15 @@
 """Reports as a person sees them on a terminal, and progress where there is one. Not here: finding the facts."""
 
-import csv
-import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
+from service.safe_text import csv_text
+from service.terminal import SafeConsole, Text
 from workers.backup import Manifest
 from workers.recount import Progress as Told
 from workers.restore import Gap
@@ -40,10 +38,15 @@ LINE_EVERY = 100_000
 
 
 @contextmanager
-def progress_of(console: Console, title: str, begin: int, end: int, *, lines: bool = False) -> Iterator[Told]:
+def progress_of(console: SafeConsole, title: str, begin: int, end: int, *, lines: bool = False) -> Iterator[Told]:
     """A bar on a terminal; else, with `lines`, a line now and then, or nothing."""
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(title, total=max(1, end - begin))
             yield lambda position: bar.update(task, completed=position - begin)
@@ -54,12 +57,12 @@ def progress_of(console: Console, title: str, begin: int, end: int, *, lines: bo
         nonlocal said
         if lines and position >= said + LINE_EVERY:
             said = position
-            console.print(f"{title}: {position - begin:,} of {end - begin:,}", highlight=False, soft_wrap=True)
+            console.print(f"{title}: {position - begin:,} of {end - begin:,}", soft_wrap=True)
 
     yield say
 
 
-def show_verified(reports: Sequence[StreamReport], console: Console) -> None:
+def show_verified(reports: Sequence[StreamReport], console: SafeConsole) -> None:
     """A line a stream, then what differs, by name."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("stream")
@@ -79,7 +82,7 @@ def show_verified(reports: Sequence[StreamReport], console: Console) -> None:
     console.print(differences_table(reports))
     for report in reports:
         if report.more:
-            console.print(f"{report.stream}: and {report.more:,} more rows with faults", highlight=False)
+            console.print(f"{report.stream}: and {report.more:,} more rows with faults")
     console.print("`ccproxy ledger rebuild` makes the projections anew from the events.")
 
 
@@ -94,12 +97,12 @@ def differences_table(reports: Sequence[StreamReport]) -> Table:
     return table
 
 
-def show_usage(report: Report, console: Console) -> None:
+def show_usage(report: Report, console: SafeConsole) -> None:
     """A row a group, and the totals."""
     since, until = report.period
-    console.print(f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}, UTC", highlight=False)
+    console.print(f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}, UTC")
     if not report.rows:
-        console.print("Nothing was used then; `--since` and `--until` choose another time.", highlight=False)
+        console.print("Nothing was used then; `--since` and `--until` choose another time.")
         return
     total = told(report.total, ())
     shown = [name for name in COUNTS if name in ALWAYS or total[name]]
@@ -159,19 +162,14 @@ def usage_json(report: Report) -> dict[str, Any]:
 
 def usage_csv(report: Report) -> str:
     """A report's rows, with a head and without a total."""
-    text = io.StringIO()
-    names = [*report.by, *fields_of(report.total, ())]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(fields_of(row, report.by) for row in report.rows)
-    return text.getvalue()
+    return csv_text([*report.by, *fields_of(report.total, ())], [fields_of(row, report.by) for row in report.rows])
 
 
-def show_backup(manifest: Manifest, title: str, console: Console) -> None:
+def show_backup(manifest: Manifest, title: str, console: SafeConsole) -> None:
     """What a backup holds."""
     made = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(manifest.made_at_ms / 1000))
     events = sum(place.position for place in manifest.streams)
-    console.print(title, highlight=False, soft_wrap=True)
+    console.print(title, soft_wrap=True)
     console.print(
         f"{manifest.rows:,} rows, {events:,} events in {len(manifest.streams)} streams, schema {manifest.schema:04}, "
         f"as of {made} UTC",
@@ -180,15 +178,15 @@ def show_backup(manifest: Manifest, title: str, console: Console) -> None:
     )
 
 
-def show_gaps(gaps: Sequence[Gap], console: Console) -> None:
+def show_gaps(gaps: Sequence[Gap], console: SafeConsole) -> None:
     """What neither the backup nor Redis has."""
     for gap in gaps:
         begin, end = (time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1000)) for at in (gap.from_ms, gap.to_ms))
         words = f"{gap.stream}: what happened between {begin} and {end} UTC is in no ledger"
-        console.print(words, style="yellow", highlight=False, soft_wrap=True)
+        console.print(words, style="yellow", soft_wrap=True)
 
 
-def show_put_aside(rows: Sequence[dict[str, Any]], console: Console) -> None:
+def show_put_aside(rows: Sequence[dict[str, Any]], console: SafeConsole) -> None:
     """What was put aside, newest first."""
     if not rows:
         console.print("Nothing was put aside: no dead letters, no quarantine.")

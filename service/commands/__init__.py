@@ -3,7 +3,6 @@
 They join `ccproxy` as entry points, as the workers' do. Here: what they share. Not here: facts and screens (`console`).
 """
 
-import os
 from pathlib import Path
 
 import click
@@ -23,8 +22,3 @@ def with_settings(path: Path | None, *, to_serve: bool = False) -> Settings:
         return load(path, to_serve=to_serve)
     except SettingsError as error:
         raise click.ClickException(error.message) from None
-
-
-def colour() -> bool | None:
-    """What click is to do about colours: as the terminal can, and none at all where NO_COLOR is set."""
-    return False if os.environ.get("NO_COLOR") else None

@@ -29,6 +29,7 @@ from service.console.claude import (
 from service.console.running import running
 from service.embedded.screen import proxy_url
 from service.settings import port_of
+from service.terminal import echo
 
 PROBE_S = 2.0
 RESTORED = {
@@ -74,15 +75,13 @@ def setup_claude(*, url: str | None, key: str | None, keep_login: bool, project:
     with told_errors():
         made = set_up(path, wanted(url, key, keep_login=keep_login), dry_run=dry_run)
     for change in made:
-        click.echo(change.words)
+        echo(change.words)
     if not made:
-        click.echo(f"{path} points there already.")
+        echo(f"{path} points there already.")
     elif dry_run:
-        click.echo(f"{path} would be changed so.")
+        echo(f"{path} would be changed so.")
     else:
-        click.echo(
-            f"{path} is changed; {pristine_of(path).name} keeps what it was. `ccproxy claude restore` undoes it."
-        )
+        echo(f"{path} is changed; {pristine_of(path).name} keeps what it was. `ccproxy claude restore` undoes it.")
 
 
 @claude.command("restore")
@@ -93,7 +92,7 @@ def restore_claude(*, project: bool, dry_run: bool) -> None:
     path = path_of(project=project)
     with told_errors():
         how = bring_back(path, dry_run=dry_run)
-    click.echo(("Would be: " if dry_run and how != "nothing" else "") + RESTORED[how].format(path=path))
+    echo(("Would be: " if dry_run and how != "nothing" else "") + RESTORED[how].format(path=path))
 
 
 @claude.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -136,11 +135,11 @@ def warn_of(url: str) -> None:
     for path in (user_settings(home), project_settings(Path.cwd())):
         other = env_of(read(path).settings).get(BASE_URL)
         if other not in (None, url):
-            click.echo(f"{path} sets {BASE_URL} to {other}, which stands above this command's.", err=True)
+            echo(f"{path} sets {BASE_URL} to {other}, which stands above this command's.", err=True)
     try:
         socket.create_connection((urlsplit(url).hostname or "", port_of(url)), timeout=PROBE_S).close()
     except OSError:
-        click.echo(f"Nothing answers at {url} yet; start the proxy with `ccproxy up`.", err=True)
+        echo(f"Nothing answers at {url} yet; start the proxy with `ccproxy up`.", err=True)
 
 
 def path_of(*, project: bool) -> Path:

@@ -3,6 +3,8 @@
 import click
 from click.shell_completion import get_completion_class
 
+from service.terminal import echo_own
+
 PROGRAM, VARIABLE = "ccproxy", "_CCPROXY_COMPLETE"
 HOW = {
     "bash": 'eval "$(ccproxy completion bash)"  # in ~/.bashrc',
@@ -20,4 +22,4 @@ def completion(context: click.Context, shell: str) -> None:
     if maker is None:
         raise click.ClickException(f"this version of click knows no completion for {shell}")
     command = maker(context.find_root().command, {}, PROGRAM, VARIABLE)
-    click.echo(command.source_template % command.source_vars())
+    echo_own(command.source_template % command.source_vars())

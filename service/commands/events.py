@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-import msgspec
 from redis.exceptions import RedisError
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from service.commands import config_option, json_option, with_settings
 from service.commands.routes import complete_route
 from service.console.api_types import EventView
 from service.console.running import place_of, redis_url_of
 from service.console.tail import Tail, order
+from service.terminal import SafeConsole, Text, echo, echo_json
 from service.topology import open_async
 
 POLL_S = 0.25
@@ -88,7 +86,7 @@ def events(
     wanted = Wanted(**chosen, since_ms=since_ms(since))
     usual = MOST_SHOWN if since or wanted.request else USUAL
     url = redis_url_of(with_settings(config))
-    show = shower(Console(), as_json=as_json)
+    show = shower(SafeConsole(), as_json=as_json)
     try:
         with suppress(KeyboardInterrupt):
             asyncio.run(look(url, wanted, usual if limit is None else limit, show, follow=follow))
@@ -130,7 +128,7 @@ async def look(url: str, wanted: Wanted, most: int, show: Show, *, follow: bool)
                 show(view for view in await tail.news(ends) if wanted(view))
                 await asyncio.sleep(POLL_S)
             except (RedisError, OSError) as error:
-                click.echo(f"Redis at {place_of(url)} can't be asked ({error}); waiting for it", err=True)
+                echo(f"Redis at {place_of(url)} can't be asked ({error}); waiting for it", err=True)
                 await asyncio.sleep(RETRY_S)
 
 
@@ -139,17 +137,17 @@ def is_past(view: EventView, ends: dict[str, str]) -> bool:
     return order(view.entry) <= order(ends[view.stream])
 
 
-def shower(console: Console, *, as_json: bool) -> Show:
+def shower(console: SafeConsole, *, as_json: bool) -> Show:
     """How events are shown: a line of JSON each, or one for people."""
 
     def show(views: Iterable[EventView]) -> None:
         for view in views:
             if as_json:
-                click.echo(msgspec.json.encode(view).decode())
+                echo_json(view)
             elif console.is_terminal:
                 console.print(row(view))
             else:
-                click.echo(" ".join(cells(view)))
+                echo(" ".join(cells(view)))
 
     return show
 

@@ -13,7 +13,8 @@ from typing import Self
 
 import click
 
-from service.commands import colour, config_option, with_settings
+from service.commands import config_option, with_settings
+from service.terminal import echo
 
 POLL_S = 0.2
 MAX_LINE_BYTES = 1 << 20
@@ -41,11 +42,11 @@ def show(files: "list[Followed]", lines: int, *, follow: bool) -> None:
     }
     for file in files:
         for line in file.last(lines):
-            click.echo(f"{marks[file.name]}{line}", color=colour())
+            echo(line.expandtabs(), mark=marks[file.name])
     while follow:
         for file in files:
             for line in file.news():
-                click.echo(f"{marks[file.name]}{line}", color=colour())
+                echo(line.expandtabs(), mark=marks[file.name])
         time.sleep(POLL_S)
 
 

@@ -15,6 +15,7 @@ from service.console.key_commands import at_ledger
 from service.ledger.events import CircuitReset, QuotaLimitChanged, RouteDisabled, RouteEnabled
 from service.ledger.wire import CONTROL, STREAMS_KEY
 from service.settings import Settings
+from service.terminal import echo
 
 NUMBER = re.compile(r"(\d[\d_,]*(?:\.\d+)?)([kMG]?)")
 SIZES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
@@ -48,7 +49,7 @@ def disable(route: str, reason: str, config: Path | None) -> None:
     with at_ledger(config) as (desk, settings):
         check_known([route], desk, settings)
         desk.append([RouteDisabled(**desk.stamp(), route=route, reason=reason)])
-    click.echo(f"{route} is disabled{f': {reason}' if reason else ''}. `ccproxy routes enable {route}` takes it back.")
+    echo(f"{route} is disabled{f': {reason}' if reason else ''}. `ccproxy routes enable {route}` takes it back.")
 
 
 @routes.command()
@@ -59,7 +60,7 @@ def enable(route: str, config: Path | None) -> None:
     with at_ledger(config) as (desk, settings):
         check_known([route], desk, settings)
         desk.append([RouteEnabled(**desk.stamp(), route=route)])
-    click.echo(f"{route} is enabled.")
+    echo(f"{route} is enabled.")
 
 
 @routes.command()
@@ -71,7 +72,7 @@ def reset(names: tuple[str, ...], config: Path | None) -> None:
         chosen = list(names) or [route.id for route in settings.routes]
         check_known(chosen, desk, settings)
         desk.append([CircuitReset(**desk.stamp(), route=route) for route in chosen])
-    click.echo(f"{', '.join(chosen)}: circuits and waits are reset.")
+    echo(f"{', '.join(chosen)}: circuits and waits are reset.")
 
 
 @routes.command()
@@ -85,7 +86,7 @@ def limit(route: str, tokens: str, config: Path | None) -> None:
         check_known([route], desk, settings)
         desk.append([QuotaLimitChanged(**desk.stamp(), route=route, weekly_tokens=weekly_tokens)])
     words = "as in the settings" if weekly_tokens is None else f"{weekly_tokens:,} tokens" if weekly_tokens else "none"
-    click.echo(f"{route}: weekly limit {words}.")
+    echo(f"{route}: weekly limit {words}.")
 
 
 def check_known(chosen: list[str], desk: Any, settings: Settings) -> None:

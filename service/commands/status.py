@@ -5,17 +5,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
-import msgspec
 from redis.exceptions import RedisError
-from rich.console import Console
 from rich.live import Live
-from rich.text import Text
+from rich.text import Text as AnsiText
 
 from service.commands import config_option, json_option, with_settings
 from service.console.running import place_of, redis_url_of
 from service.console.screens import show_status
 from service.console.status import Status, read_status
+from service.safe_text import visible
 from service.settings import Settings
+from service.terminal import SafeConsole, echo_json, echo_own
 
 INTERVAL_S = 1.0
 
@@ -29,13 +29,13 @@ def status(config: Path | None, *, watch: bool, as_json: bool) -> None:
     settings = with_settings(config)
     if watch:
         with suppress(KeyboardInterrupt):
-            look_on(settings, Console(), as_json=as_json)
+            look_on(settings, SafeConsole(), as_json=as_json)
         return
     found = asked(settings)
     if as_json:
-        click.echo(told(found))
+        echo_json(found.fields())
     else:
-        show_status(found, Console())
+        show_status(found, SafeConsole())
 
 
 def asked(settings: Settings) -> Status:
@@ -49,30 +49,27 @@ def asked(settings: Settings) -> Status:
         ) from None
 
 
-def look_on(settings: Settings, console: Console, *, as_json: bool) -> None:
+def look_on(settings: Settings, console: SafeConsole, *, as_json: bool) -> None:
     """Show it again and again: in place on a terminal, one below the other in a pipe. It outlives Redis."""
     with Live(console=console, auto_refresh=False, screen=console.is_terminal and not as_json) as live:
         while True:
             try:
                 found = asked(settings)
-                shown = told(found) if as_json else drawn(found, console)
+                fields, page = (found.fields(), "") if as_json else ({}, drawn(found, console))
             except click.ClickException as error:
-                shown = msgspec.json.encode({"error": error.message}).decode() if as_json else error.message
-            if console.is_terminal and not as_json:
-                live.update(Text.from_ansi(shown), refresh=True)
+                fields, page = {"error": error.message}, visible(error.message)
+            if as_json:
+                echo_json(fields)
+            elif console.is_terminal:
+                live.update(AnsiText.from_ansi(page), refresh=True)
             else:
-                click.echo(shown)
+                echo_own(page)
             time.sleep(INTERVAL_S)
 
 
-def told(found: Status) -> str:
-    """One line of JSON."""
-    return msgspec.json.encode(found.fields()).decode()
-
-
-def drawn(found: Status, like: Console) -> str:
+def drawn(found: Status, like: SafeConsole) -> str:
     """What `show_status` prints, for a terminal like this one."""
-    page = Console(width=like.width, force_terminal=like.is_terminal)
+    page = SafeConsole(width=like.width, force_terminal=like.is_terminal)
     with page.capture() as captured:
         show_status(found, page)
     at = time.strftime("%H:%M:%S", time.localtime(found.at_ms / 1000))

@@ -13,9 +13,7 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from service.console.running import place_of, redis_url_of
 from service.errors import SettingsError
@@ -23,6 +21,7 @@ from service.ledger.events import ClientKeyIssued, ClientKeyLimited, ClientKeyRe
 from service.ledger.keys import SECRET_BYTES, make_key
 from service.ledger.state import ClientKey, ControlLedger
 from service.settings import load
+from service.terminal import SafeConsole, Text, echo, echo_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}")
 AHEAD = re.compile(r"(\d{1,5})([hdw])")
@@ -82,7 +81,7 @@ def ensure(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> N
     """Make a key for NAME if there is no key at all; for containers, whose first start needs one."""
     with at_ledger(config) as (desk, _):
         if there := desk.control().keys:
-            click.echo(f"keys issued before: {len(there)}; none was made", err=True)
+            echo(f"keys issued before: {len(there)}; none was made", err=True)
             return
         show_new(*hand_out(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
 
@@ -106,10 +105,10 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
                    "used_cost_nusd": one.usage.cost_nusd} for key_id, key, one in rows]  # fmt: skip
         for row in fields:
             del row["sha256"]
-        click.echo(msgspec.json.encode(fields).decode())
+        echo_json(fields)
         return
     if not rows:
-        click.echo("No keys were issued. `ccproxy keys issue NAME` makes one.")
+        echo("No keys were issued. `ccproxy keys issue NAME` makes one.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for title in ("key", "name", "state", "week", "limits"):
@@ -118,7 +117,7 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
         used = f"{one.used_tokens:,} tokens, ${one.usage.cost_nusd / 1e9:,.2f}"
         style = "green" if one.state == "ok" else "red"
         table.add_row(key_id, Text(key.name), Text(one.state, style=style), used, Text(limits_in_words(key)))
-    Console().print(table)
+    SafeConsole().print(table)
 
 
 @keys.command()
@@ -130,7 +129,7 @@ def limit(name: str, config: Path | None, **limits: Any) -> None:
     with at_ledger(config) as (desk, _):
         key_id = key_id_of(desk.control(), name)
         desk.append([ClientKeyLimited(**desk.stamp(), key_id=key_id, **limits_of(limits, desk.now_ms()))])
-        click.echo(f"{key_id}: {limits_in_words(desk.control().keys[key_id])}")
+        echo(f"{key_id}: {limits_in_words(desk.control().keys[key_id])}")
 
 
 @keys.command()
@@ -141,7 +140,7 @@ def revoke(name: str, config: Path | None) -> None:
     with at_ledger(config) as (desk, _):
         key_id = key_id_of(desk.control(), name)
         desk.append([ClientKeyRevoked(**desk.stamp(), key_id=key_id)])
-        click.echo(f"{key_id} is revoked")
+        echo(f"{key_id} is revoked")
 
 
 @contextmanager
@@ -175,12 +174,10 @@ def hand_out(desk: Any, name: str, limits: dict[str, Any]) -> tuple[str, str]:
 def show_new(key: str, key_id: str, *, as_json: bool) -> None:
     """The key goes to standard output alone, so that a script can take it from there."""
     if as_json:
-        click.echo(msgspec.json.encode({"key_id": key_id, "key": key}).decode())
+        echo_json({"key_id": key_id, "key": key})
         return
-    click.echo(
-        f"{key_id}: write the key down, it is not shown again. Clients send it as ANTHROPIC_AUTH_TOKEN.", err=True
-    )
-    click.echo(key)
+    echo(f"{key_id}: write the key down, it is not shown again. Clients send it as ANTHROPIC_AUTH_TOKEN.", err=True)
+    echo(key)
 
 
 def key_id_of(control: ControlLedger, name: str) -> str:

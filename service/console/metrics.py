@@ -33,6 +33,7 @@ from service.errors import NotLoggedIn, ProxyError
 from service.ledger.events import AttemptEnded, AttemptStarted, Endpoint, Event, Tokens
 from service.outbox import Outbox
 from service.routing.readings import RouteReading
+from service.safe_text import visible
 from service.settings import LOOPBACK_HOSTS
 from service.watcher import Watcher
 
@@ -194,7 +195,8 @@ class Metrics:
             self._failed_on[event.request_id] = route
 
     def _model(self, name: str) -> str:
-        """A model's name as a label."""
+        """A model's name as a label; `/metrics` is read on terminals too."""
+        name = visible(name)
         if name not in self._models and len(self._models) >= MOST_MODELS:
             return "other"
         self._models.add(name)

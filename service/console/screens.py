@@ -4,14 +4,15 @@ import time
 from collections.abc import Iterator
 from textwrap import wrap
 
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from service.console.check import Finding
 from service.console.status import ReplicaStatus, Status
 from service.routing.quota import WindowReading
 from service.routing.readings import RouteReading
+from service.safe_text import visible
+from service.terminal import SafeConsole, Text
 
 COLOURS = {"healthy": "green", "degraded": "yellow", "quota_warning": "yellow", "off": "dim"}
 REPLICAS = "replicas  "
@@ -19,7 +20,7 @@ BAR_WIDTH = 8
 """Wide enough to see a change, narrow enough for the whole table to fit 80 columns."""
 
 
-def show_status(status: Status, console: Console) -> None:
+def show_status(status: Status, console: SafeConsole) -> None:
     """Routes first: they are what one looks for."""
     console.print(routes_table(status))
     for reading in status.routes:
@@ -28,20 +29,23 @@ def show_status(status: Status, console: Console) -> None:
     late = [stream for stream in status.streams if stream.lag]
     waiting = ", ".join(f"{stream.stream} {stream.lag}" for stream in late) or "none"
     events = sum(stream.position for stream in status.streams)
-    console.print(f"\nledger    {events:,} events folded, entries waiting: {waiting}", highlight=False)
+    console.print()
+    console.print(f"ledger    {events:,} events folded, entries waiting: {waiting}")
     show_replicas(status, console)
     if len(status.settings) > 1:
         groups = "; ".join(f"{digest} {', '.join(replicas)}" for digest, replicas in status.settings.items())
         console.print(Text(f"settings  differ between replicas: {groups}", style="yellow"), soft_wrap=True)
 
 
-def show_replicas(status: Status, console: Console) -> None:
+def show_replicas(status: Status, console: SafeConsole) -> None:
     """A line a replica; on a terminal, what is too long for one goes on below itself."""
-    lines = [words_of(replica, status.at_ms) for replica in status.replicas] or ["none alive; is a proxy running?"]
+    lines = [visible(words_of(replica, status.at_ms)) for replica in status.replicas] or [
+        "none alive; is a proxy running?"
+    ]
     room = console.width - len(REPLICAS)
     shown = [part for line in lines for part in (wrap(line, room) if console.is_terminal else [line])]
     for number, line in enumerate(shown):
-        console.print(f"{'' if number else REPLICAS:{len(REPLICAS)}}{line}", highlight=False, soft_wrap=True)
+        console.print(f"{'' if number else REPLICAS:{len(REPLICAS)}}{line}", soft_wrap=True)
 
 
 def words_of(replica: ReplicaStatus, now_ms: int) -> str:
@@ -76,7 +80,7 @@ def routes_table(status: Status) -> Table:
     return table
 
 
-def row(reading: RouteReading) -> list[Text | str]:
+def row(reading: RouteReading) -> list[RenderableType]:
     """One route's cells."""
     cached = reading.cache_read_tokens + reading.cache_write_5m_tokens + reading.cache_write_1h_tokens
     counts = (reading.attempts, reading.failed, reading.input_tokens, reading.output_tokens, cached)
@@ -92,7 +96,7 @@ def short(count: int) -> str:
     return str(count)
 
 
-def quota_bar(reading: RouteReading) -> Text:
+def quota_bar(reading: RouteReading) -> RenderableType:
     """How much of the week's limit is gone."""
     if not reading.limit_tokens:
         return Text("no limit", style="dim")
@@ -130,7 +134,7 @@ def clock(at_ms: int) -> str:
     return time.strftime("%a %H:%M:%S", time.localtime(at_ms / 1000))
 
 
-def show_findings(findings: list[Finding], console: Console) -> None:
+def show_findings(findings: list[Finding], console: SafeConsole) -> None:
     """A line a finding."""
     for finding in findings:
         mark = Text("✓", style="green") if finding.ok else Text("✗", style="red")

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
 from service.embedded import folder
 from service.embedded.program import Program, answers_livez
 from service.embedded.screen import Screen, proxy_url
 from service.embedded.up import Household, household, run
+from service.terminal import Text
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -119,8 +118,11 @@ class DemoScreen(Screen):
         self.note("")
         self._say(Text.assemble((" DEMO ", "black on yellow"), "  fake providers, made-up traffic: no key is used,"))
         self._say(Text("        nothing leaves this machine, and all data go with it"))
-        self._say(Text.assemble("\n  dashboard  ", (f"{url}/dashboard", "bold green")))
+        self.note("")
+        self._say(Text.assemble("  dashboard  ", (f"{url}/dashboard", "bold green")))
         self._say(Text(f"  its token  {settings.admin_token.reveal()}"))
-        self._say(Text(f"\nIn another terminal:\n\n  export CCPROXY_HOME={home}", style="bold"))
-        self._say(Text("  ccproxy status --watch\n  ccproxy routes disable zai\n", style="bold"))
-        self._say(Text("What happens is told below. Ctrl-C ends everything.\n", style="dim"))
+        commands = (f"export CCPROXY_HOME={home}", "ccproxy status --watch", "ccproxy routes disable zai")
+        for line in ("", "In another terminal:", "", *(f"  {command}" for command in commands), ""):
+            self._say(Text(line, style="bold"))
+        self._say(Text("What happens is told below. Ctrl-C ends everything.", style="dim"))
+        self.note("")

@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import uvicorn
 
+from service.terminal import echo
+
 Trouble = Literal["", "overloaded", "throttled", "broken_start", "broken_off"]
 Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -197,7 +199,7 @@ async def narrate(asked: asyncio.Event) -> None:
     await asked.wait()
     while True:
         for phase in SCRIPT:
-            sys.stdout.write(f"  demo  {phase.words}\n")
+            echo(f"  demo  {phase.words}")
             await asyncio.sleep(phase.seconds)
 
 

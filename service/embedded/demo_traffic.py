@@ -12,6 +12,8 @@ import time
 from threading import Lock, Thread
 from urllib.parse import urlsplit
 
+from service.terminal import echo
+
 MODELS = ("claude-opus-4-8", "claude-sonnet-5", "claude-sonnet-4-6", "claude-haiku-4-5")
 TIMEOUT_S = 60.0
 PAUSES_S = (0.2, 1.2)
@@ -69,7 +71,7 @@ class Narrator:
         with self._lock:
             if route == self._heard != self._said:
                 self._said = route
-                sys.stdout.write(f"  demo  → answers come from {route} now\n")
+                echo(f"  demo  → answers come from {route} now")
             self._heard = route
 
 

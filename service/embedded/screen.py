@@ -11,12 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
-
 from service.embedded.program import reachable
+from service.terminal import SafeConsole, Text
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from service.embedded.supervisor import Child
     from service.settings import Route, Settings
 
@@ -31,8 +31,8 @@ class Screen:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal that has no tick shall show a question mark
-        self._out = Console(highlight=False, soft_wrap=True)
-        self._err = Console(highlight=False, soft_wrap=True, stderr=True)
+        self._out = SafeConsole(soft_wrap=True)
+        self._err = SafeConsole(soft_wrap=True, stderr=True)
 
     def ready(self, child: "Child", took_ms: int, *, again: bool) -> None:
         """A step is done, or a child is back."""
@@ -53,12 +53,16 @@ class Screen:
         """A child can't be started."""
         self.fail(f"{child.name} {how}. It could not be started {starts} times within a minute; `up` ends.")
         if child.log is not None:
-            self._say(Text(_tail(child.log), style="dim"), error=True)
+            for line in _tail(child.log):
+                self._say(Text(line.expandtabs(), style="dim"), error=True)
             self._say(Text(f"Its log: {child.log}"), error=True)
 
     def fail(self, message: str) -> None:
         """What went wrong, and its mend."""
-        self._say(Text.assemble(("✗ ", "bold red"), message), error=True)
+        first, *more = message.splitlines() or [""]
+        self._say(Text.assemble(("✗ ", "bold red"), first), error=True)
+        for line in more:
+            self._say(Text(line.expandtabs()), error=True)
 
     def note(self, message: str) -> None:
         """A line of its own."""
@@ -73,15 +77,21 @@ class Screen:
             self._say(_route_line(number, route))
         if all(route.off for route in settings.routes):
             self._say(Text(_without_routes(settings)))
-        self._say(Text(f"\n  look  {proxy_url(settings)}/dashboard   (`{_command()} admin token` shows its token)"))
-        self._say(Text(f"  data  {settings.home}\n  logs  {logs}\n\nPoint Claude Code here:\n"))
+        self._say(Text())
+        self._say(Text(f"  look  {proxy_url(settings)}/dashboard   (`{_command()} admin token` shows its token)"))
+        self._say(Text(f"  data  {settings.home}"))
+        self._say(Text(f"  logs  {logs}"))
+        self._say(Text())
+        self._say(Text("Point Claude Code here:"))
+        self._say(Text())
         self._say(Text(f"  export ANTHROPIC_BASE_URL={proxy_url(settings)}", style="bold"))
         if settings.asks_for_keys:
             self._say(Text.assemble(("  export ANTHROPIC_AUTH_TOKEN=...", "bold"), f"   {_whence_a_key(settings)}"))
-        self._say(Text("  claude\n", style="bold"))
+        self._say(Text("  claude", style="bold"))
+        self._say(Text())
         self._say(Text("Ctrl-C ends everything.", style="dim"))
 
-    def _say(self, text: Text, *, error: bool = False) -> None:
+    def _say(self, text: "RenderableType", *, error: bool = False) -> None:
         with suppress(OSError, ValueError):
             (self._err if error else self._out).print(text)
 
@@ -92,7 +102,7 @@ def proxy_url(settings: "Settings") -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}{settings.base_path}"
 
 
-def _route_line(number: int, route: "Route") -> Text:
+def _route_line(number: int, route: "Route") -> "RenderableType":
     start = f"  {number}. {route.title:<24} "
     if route.off:
         return Text.assemble(start, ("off", "yellow"), f"  {route.off}")
@@ -116,11 +126,11 @@ def _command() -> str:
     return "ccproxy" if shutil.which("ccproxy") else sys.argv[0]
 
 
-def _tail(log: Path) -> str:
+def _tail(log: Path) -> list[str]:
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
-        return ""
-    return "\n".join(lines[-TAIL_LINES:])
+        return []
+    return lines[-TAIL_LINES:]

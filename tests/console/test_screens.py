@@ -6,13 +6,13 @@ from io import StringIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from service.console.check import Finding
 from service.console.screens import notes, short, show_findings, show_status, why
 from service.console.status import ReplicaStatus, Status, StreamStatus
 from service.routing.quota import WaitReading, WindowReading
 from service.routing.readings import RouteReading
+from service.terminal import SafeConsole
 
 NOW_MS = 1_789_000_000_000
 ZAI = RouteReading(
@@ -43,7 +43,7 @@ def drawn(draw: object) -> str:
     """What is printed on a plain screen."""
     out = StringIO()
     assert callable(draw)
-    draw(Console(file=out, width=80, color_system=None))
+    draw(SafeConsole(file=out, width=80, color_system=None))
     return out.getvalue()
 
 
@@ -112,7 +112,7 @@ def test_a_replica_says_what_it_is() -> None:
     line = "r1 (0.2.0, 0.0.0.0:4181, up 2 h, seen 0 s ago, 3 events pending, draining)"
     assert f"replicas  {line}\n          {line}\n" in shown
     page = StringIO()
-    terminal = Console(file=page, width=80, color_system=None, force_terminal=True)
+    terminal = SafeConsole(file=page, width=80, color_system=None, force_terminal=True)
     show_status(Status(at_ms=NOW_MS, routes=(), streams=(), replicas=(replica,)), terminal)
     assert max(len(shown_line) for shown_line in page.getvalue().splitlines()) <= 80
     assert "\n          draining)\n" in page.getvalue()
