@@ -156,6 +156,7 @@ def read_fields(call: Call) -> None:
     """Take from the body what routing needs; an unreadable body is the provider's to refuse, in its own words."""
     fields = fields_of(call.plain)
     if fields is None:
+        call.unread = True
         return
     if fields.messages is not None:
         call.blocks = blocks = blocks_of(fields.messages)

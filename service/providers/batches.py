@@ -7,7 +7,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from service.ledger.events import Tokens
-from service.providers.tap import json_usage
+from service.providers.served import at_least, tokens_in
+from service.providers.tap import JsonAnswer, json_usage
 
 LINE_BYTES = 32 * 1024 * 1024
 """The largest line that is looked into: an answer of the largest size; a longer one passes uncounted."""
@@ -74,4 +75,12 @@ def item_of(line: bytes) -> BatchItem | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     answer = json_usage(bytes(read.result.message)) if read.result.type == "succeeded" else None
-    return BatchItem(read.custom_id, answer.model, answer.tokens) if answer else None
+    return BatchItem(read.custom_id, answer.model, item_tokens(answer)) if answer else None
+
+
+def item_tokens(answer: JsonAnswer) -> Tokens:
+    """What an item used; by its size where it has content and no usage. Its own request is not known here."""
+    if not answer.content_bytes:
+        return answer.tokens
+    output = 1 if answer.tokens.output else tokens_in(answer.content_bytes)
+    return at_least(answer.tokens, request_bytes=0, output=output)

@@ -18,6 +18,7 @@ The rules for a stream:
 - An error is an event named `error`, or data of type `error`, or, without a name, an object with an `error` in it.
 - What is no stream of events at all is garbage: it begins like HTML or JSON, or 4 KB go by without a line of SSE.
   Garbage is not read any further.
+- Content is counted in bytes from the first `content_block_start` on, for streams that never report what they used.
 - Nothing that a provider sends makes the tap raise, but an event over the limit of `sse`: EventTooLarge.
 """
 
@@ -43,6 +44,10 @@ CONTENT_FIELDS = ("text", "thinking", "data", "content", "input")
 ADDED_ITERATIONS = frozenset(("compaction",))
 """Kinds of `usage.iterations` whose tokens the totals leave out."""
 
+CODE_RESULT = "code_execution_tool_result"
+"""How the kinds of block end in which the provider's own code execution names the files that it made."""
+MOST_MADE_FILES = 64
+"""Files of one answer that are remembered; a container makes a few."""
 GARBAGE_AFTER_BYTES = 4096
 SSE_LINE = re.compile(rb"(?:\A|[\r\n])(?:(?:event|data|id|retry)?:|(?:event|data|id|retry)[\r\n])")
 NO_SSE: Final = (b"<", b"{", b"[")
@@ -66,7 +71,8 @@ class JsonAnswer(Struct, frozen=True):
     model: str = ""
     container_id: str = ""
     tokens: Tokens = Tokens()
-    has_content: bool = False
+    content_bytes: int = 0
+    file_ids: tuple[str, ...] = ()
     error: StreamError | None = None
 
     @property
@@ -115,14 +121,22 @@ class Usage:
 class StreamTap:
     """Feed it the chunks of a stream of events; read off what it has learned."""
 
-    __slots__ = ("_garbage", "_head", "_reader", "_usage", "complete", "container_id", "error", "has_content",
-                 "message_id", "model", "started", "stop_reason")  # fmt: skip
+    __slots__ = ("_begun", "_garbage", "_head", "_reader", "_usage", "complete", "container_id", "content_bytes",
+                 "content_events", "error", "file_ids", "has_content", "message_id", "model", "reported", "started",
+                 "stop_reason")  # fmt: skip
 
     def __init__(self) -> None:
         self._reader = SseReader()
         self._usage = Usage()
         self._head: bytes | None = b""
         self._garbage = False
+        self._begun = False
+        """A content block has begun, with content or without."""
+        self.content_bytes = 0
+        self.content_events = 0
+        """The size of what came from the first content block on, and its events, as near as a count of line ends is."""
+        self.reported = False
+        """The provider has told what the whole answer used."""
         self.started = False
         """`message_start` was seen."""
         self.has_content = False
@@ -134,6 +148,8 @@ class StreamTap:
         self.message_id = ""
         self.model = ""
         self.container_id = ""
+        self.file_ids: list[str] = []
+        """Files that the provider's own tools made, the first few."""
         self.stop_reason = ""
 
     @property
@@ -163,7 +179,18 @@ class StreamTap:
             return 0
         reader = self._reader
         if reader.is_passed(chunk):
+            self.content_bytes += len(chunk)
+            self.content_events += 1
             return len(chunk)
+        free = self._read_events(chunk)
+        if self._begun:
+            self.content_bytes += len(chunk)
+            self.content_events += chunk.count(b"\n\n")
+        return free
+
+    def _read_events(self, chunk: bytes) -> int:
+        """Read the events that a chunk completes; how many of its bytes belong to them, without the last one."""
+        reader = self._reader
         for event in reader.events(chunk):
             if self._is_last(event):
                 return event.start
@@ -190,7 +217,7 @@ class StreamTap:
     def _read(self, event: SseEvent) -> None:
         name, data = event.fields
         if name == b"content_block_delta":
-            self.has_content = True
+            self.has_content = self._begun = True
         elif name == b"message_stop":
             self.complete = True
         elif data and name not in (b"ping", b"content_block_stop"):
@@ -206,13 +233,17 @@ class StreamTap:
         elif kind == "message_delta":
             delta = inner(fields, "delta")
             self._usage.merge(fields.get("usage"))
+            self.reported = self.reported or bool(inner(fields, "usage").get("output_tokens"))
             self._note_container(fields)
             self._note_container(delta)
             self.stop_reason = text(delta.get("stop_reason")) or self.stop_reason
         elif kind == "content_block_start":
-            self.has_content = self.has_content or carries_content(inner(fields, "content_block"))
+            self._begun = True
+            block = inner(fields, "content_block")
+            self.has_content = self.has_content or carries_content(block)
+            self.file_ids += made_files(block)[: MOST_MADE_FILES - len(self.file_ids)]
         elif kind == "content_block_delta":
-            self.has_content = True
+            self.has_content = self._begun = True
         elif kind == "message_stop":
             self.complete = True
 
@@ -221,7 +252,7 @@ class StreamTap:
         self._usage.merge(message.get("usage"))
         self.message_id = text(message.get("id"))
         self.model = text(message.get("model"))
-        self.has_content = self.has_content or bool(message.get("content"))
+        self.has_content = self._begun = self.has_content or bool(message.get("content"))
         self._note_container(message)
 
     def _note_container(self, fields: dict[str, Any]) -> None:
@@ -237,6 +268,7 @@ class AnswerFields(Struct):
     container: Raw = Raw(b"null")
     usage: Raw = Raw(b"null")
     content: Raw = Raw(b"null")
+    completion: Raw = Raw(b"null")
     error: Raw = Raw(b"null")
 
 
@@ -246,6 +278,7 @@ class Count(Struct):
     input_tokens: int = 0
 
 
+NO_CONTENT = (b"null", b"[]", b'""')
 ANSWER = msgspec.json.Decoder(AnswerFields)
 COUNT = msgspec.json.Decoder(Count)
 
@@ -267,9 +300,35 @@ def json_usage(body: bytes) -> JsonAnswer | None:
         model=text(value_of(fields.model)),
         container_id=text(container.get("id")) if isinstance(container, dict) else "",
         tokens=usage.tokens,
-        has_content=bytes(fields.content) not in (b"null", b"[]", b'""'),
+        content_bytes=size_of(fields.content) or size_of(fields.completion),
+        file_ids=tuple(files_in(fields.content)[:MOST_MADE_FILES]),
         error=stream_error({"error": value_of(fields.error)}, body) if failed else None,
     )
+
+
+def size_of(content: Raw) -> int:
+    """The bytes of an answer's content; 0 when it has none."""
+    raw = bytes(content)
+    return 0 if raw in NO_CONTENT else len(raw)
+
+
+def files_in(content: Raw) -> list[str]:
+    """The files that a whole answer's blocks name as made; mostly nothing need be decoded for it."""
+    if CODE_RESULT.encode() not in bytes(content):
+        return []
+    blocks = value_of(content)
+    return [name for block in blocks for name in made_files(block)] if isinstance(blocks, list) else []
+
+
+def made_files(block: Any) -> list[str]:
+    """The files that a block names as made by the provider's code execution. No other block is believed: what a model
+    writes, an attacker may have dictated."""
+    if not (isinstance(block, dict) and text(block.get("type")).endswith(CODE_RESULT)):
+        return []
+    outputs = inner(block, "content").get("content")
+    if not isinstance(outputs, list):
+        return []
+    return [name for output in outputs if isinstance(output, dict) and (name := text(output.get("file_id")))]
 
 
 def count_in(body: bytes) -> int:

@@ -8,12 +8,14 @@ import contextlib
 
 from service.admission import Admission
 from service.clock import Clock
-from service.ledger.events import Endpoint
+from service.ledger.events import Endpoint, Tokens
 from service.providers.batches import BatchTap
 from service.providers.headers import client_headers, length_said
-from service.providers.tap import JsonAnswer, count_in, json_usage
+from service.providers.served import Meter, at_least, stream_tokens, tokens_in
+from service.providers.sse import EventTooLarge
+from service.providers.tap import JsonAnswer, StreamTap, count_in, json_usage
 from service.providers.transport import Upstream, UpstreamError
-from service.relay.book import Book
+from service.relay.book import NO_TOKENS, Book
 from service.relay.call import Call, Fault, Reply, Try, length_of
 from service.relay.judge import Judge
 from service.relay.limit import Limit
@@ -29,6 +31,8 @@ ERROR_BYTES = 1024 * 1024
 ERROR_READ_S = 5.0
 """An error's words are worth no longer wait: its status says what matters."""
 JSON = (b"content-type", b"application/json")
+EVENT_STREAM = "text/event-stream"
+READS = frozenset(("GET", "HEAD"))
 JSON_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens", "models"))
 
 
@@ -46,13 +50,17 @@ class Answers:
         self._clock = clock
 
     async def answer(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: Limit) -> None:
-        """Pass the answer on in the way that fits it. Raises Fault or UpstreamError."""
+        """Pass the answer on in the way that fits it. Raises Fault or UpstreamError.
+
+        An answer is read for what its content type says, whatever was asked for: one of the other kind is a failure,
+        and yet what it used counts. Where the body could not be read here, nobody knows what was asked for.
+        """
         if upstream.status >= 300:
             await self._read_error(one, upstream)
-        elif call.method == "HEAD" or call.path.endswith("/content"):
+        elif call.method == "HEAD" or (call.endpoint == "files" and call.path.endswith("/content")):
             limit.move(None)
             await self._copy(call, one, upstream, reply)
-        elif call.endpoint == "messages" and call.stream:
+        elif call.endpoint == "messages" and is_stream_due(call, upstream):
             await self._stream(call, one, upstream, reply, limit)
         elif call.endpoint == "batches" and call.path.endswith("/results"):
             limit.move(None)
@@ -77,12 +85,12 @@ class Answers:
         upstream.decode()
         body = await upstream.read(ANSWER_BYTES)
         answer = json_usage(body)
+        one.tokens = used_of_either_kind(call, upstream, body, answer)
         if answer is None or (call.endpoint == "messages" and call.path == "/v1/messages" and not answer.is_message):
             raise Fault(self._bad_json(answer, one))
         if call.endpoint == "count_tokens" and not count_in(body):
             raise Fault(Failure("bad_answer", "route", message="the answer is no count", status=one.status))
         limit.move(None)
-        one.tokens = answer.tokens
         await self._book.note_resources(call, one, answer)
         if call.endpoint == "batches":
             body = body.replace(one.route.base_url.encode() + b"/v1/", call.base_url.encode() + b"/v1/")
@@ -99,13 +107,22 @@ class Answers:
         return Failure("bad_answer", "route", message="the answer is no message", status=one.status)
 
     async def _copy(self, call: Call, one: Try, upstream: Upstream, reply: Reply) -> None:
-        """Bytes as they come (files, batch results); the last of them only once the ledger has the end."""
-        await reply.start(upstream.status, [*self.head(one, decoded=False), *length_said(upstream.headers)])
+        """Bytes as they come (files, unknown endpoints); the last of them only once the ledger has the end."""
+        is_stream = upstream.content_type == EVENT_STREAM
+        if is_stream:
+            upstream.decode()
+        length = [] if upstream.decoded else length_said(upstream.headers)
+        await reply.start(upstream.status, [*self.head(one, decoded=upstream.decoded), *length])
+        meter = Meter(is_stream=is_stream)
         held = b""
-        while chunk := await upstream.chunk():
-            if held:
-                await reply.write(held)
-            held = chunk
+        try:
+            while chunk := await upstream.chunk():
+                meter.feed(chunk)
+                if held:
+                    await reply.write(held)
+                held = chunk
+        finally:
+            one.tokens = meter.tokens(len(call.body), generates=may_generate(call))
         one.outcome = "ok"
         await self._book.account(call, one, final=True)
         await reply.end(held)
@@ -130,8 +147,9 @@ class Answers:
 
     async def _stream(self, call: Call, one: Try, upstream: Upstream, reply: Reply, limit: Limit) -> None:
         """A stream of events."""
-        if upstream.content_type != "text/event-stream":
-            raise Fault(await self._no_stream(one, upstream))
+        if upstream.content_type != EVENT_STREAM:
+            raise Fault(await self._no_stream(call, one, upstream))
+        one.streamed = True
         upstream.decode()
 
         async def start() -> None:
@@ -144,10 +162,12 @@ class Answers:
         )
         await stream.relay(upstream, start)
 
-    async def _no_stream(self, one: Try, upstream: Upstream) -> Failure:
+    async def _no_stream(self, call: Call, one: Try, upstream: Upstream) -> Failure:
         """What an answer that is no stream says, where a stream was asked for."""
         upstream.decode()
-        answer = json_usage(await upstream.read(ERROR_BYTES))
+        answer = json_usage(await upstream.read(ANSWER_BYTES))
+        if answer:
+            one.tokens = whole_tokens(call, answer)
         return self._bad_json(answer if answer and answer.error else None, one)
 
     def head(self, one: Try, *, decoded: bool) -> list[tuple[bytes, bytes]]:
@@ -161,3 +181,31 @@ class Answers:
         if one.shown_status == one.status:
             return head
         return [*((name, value) for name, value in head if name != b"content-type"), JSON]
+
+
+def may_generate(call: Call) -> bool:
+    """Whether what answers a request may have been made by a model: of unknown endpoints, all that do not just read."""
+    return call.method not in READS and call.endpoint in ("messages", "other")
+
+
+def is_stream_due(call: Call, upstream: Upstream) -> bool:
+    """Whether the answer has to be a stream: as was asked, or, where that could not be read, as it came."""
+    return call.stream or (call.unread and upstream.content_type == EVENT_STREAM)
+
+
+def used_of_either_kind(call: Call, upstream: Upstream, body: bytes, answer: JsonAnswer | None) -> Tokens:
+    """What an answer that was read whole used, should it be a stream instead."""
+    if upstream.content_type != EVENT_STREAM:
+        return whole_tokens(call, answer) if answer else NO_TOKENS
+    tap = StreamTap()
+    with contextlib.suppress(EventTooLarge):
+        tap.feed(body)
+    return stream_tokens(tap, len(call.plain))
+
+
+def whole_tokens(call: Call, answer: JsonAnswer) -> Tokens:
+    """What an answer in one piece used: as it says, else by its size."""
+    if not (answer.content_bytes and may_generate(call)):
+        return answer.tokens
+    output = 1 if answer.tokens.output else tokens_in(answer.content_bytes)
+    return at_least(answer.tokens, request_bytes=len(call.plain), output=output)

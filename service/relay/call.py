@@ -27,7 +27,7 @@ class Call(Struct, kw_only=True):
     with /v1/ and keeps its escapes. `credential` is the client's own, "" when it showed none but a key of this proxy;
     `withhold` names the headers that hold such a key. `base_url` is this proxy as the client sees it. `only_routes`
     are the owner's routes that the client's key may use, empty: all. `trimmed`: the provider is asked to shorten the
-    conversation; `dropped_messages` were left out of it here already.
+    conversation; `dropped_messages` were left out of it here already. `unread`: the body is no JSON that is read here.
     """
 
     request_id: str
@@ -43,6 +43,7 @@ class Call(Struct, kw_only=True):
     endpoint: Endpoint = "other"
     model: str = ""
     stream: bool = False
+    unread: bool = False
     max_tokens: int = 0
     threaded: bool = False
     trimmed: bool = False
@@ -100,6 +101,7 @@ class Try(Struct, kw_only=True):
     body: bytes = b""
     decoded: bool = False
     tokens: Tokens = Tokens()
+    streamed: bool = False
     windows: dict[str, Window] = field(default_factory=dict)
     first_byte_ms: int | None = None
     first_content_ms: int | None = None

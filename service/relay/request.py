@@ -364,7 +364,7 @@ class Relay:
         if one.accounted:
             return
         await self._book.account(call, one, final=True)
-        if call.stream and call.endpoint == "messages":
+        if one.streamed:
             await reply.end(error_event(one))
 
     async def _show(

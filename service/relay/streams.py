@@ -12,6 +12,8 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from service.clock import Clock
+from service.ledger.events import Tokens
+from service.providers.served import stream_tokens
 from service.providers.tap import StreamTap
 from service.providers.transport import Upstream, UpstreamError
 from service.relay.book import Book
@@ -80,7 +82,7 @@ class Stream:
                 self._late.cancel()
             pinger.stop()
             if not self._one.accounted:
-                self._one.tokens = self._tap.tokens
+                self._one.tokens = self._tokens()
         if not self._tap.ended:
             raise Fault(Failure("bad_answer", "route", message="the stream ended before its end", status=200))
 
@@ -128,10 +130,14 @@ class Stream:
         if whole := self._held.release():
             await pinger.write(whole)
 
+    def _tokens(self) -> Tokens:
+        """What the stream has used so far."""
+        return stream_tokens(self._tap, len(self._call.plain))
+
     async def _finish(self) -> None:
         """The end of a stream: on the ledger first, then to the client."""
         one, tap = self._one, self._tap
-        one.tokens = tap.tokens
+        one.tokens = self._tokens()
         if tap.error:
             one.failure = self._judge.error(one, tap.error)
         else:

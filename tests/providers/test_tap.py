@@ -305,7 +305,7 @@ def test_a_json_answer_tells_its_usage() -> None:
     assert answer is not None
     assert answer.tokens == Tokens(input=12, output=1, cache_read=4_000, cache_write_5m=100, cache_write_1h=400)
     assert (answer.is_message, answer.id, answer.model, answer.container_id) == (True, "msg_1", "m", "c")
-    assert (answer.has_content, answer.error) == (True, None)
+    assert (answer.content_bytes, answer.error) == (29, None)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"type": "mess', b"[1]", b'"x"', b"null", b"{} {}", b"\xff"])
