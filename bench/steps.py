@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
+from unittest.mock import patch
 
 from msgspec import Struct, structs
 
@@ -176,12 +177,9 @@ async def started(home: Path, upstream: str) -> ClaudeCodeProxy:
             super().__init__(given)
             self.outbox._port = InstantPort()  # noqa: SLF001 - a program has no Redis to give
 
-    usual, app.Parts = app.Parts, Parts  # type: ignore[misc]
-    try:
+    with patch.object(app, "Parts", Parts):
         proxy = ClaudeCodeProxy(settings)
         await proxy.start()
-    finally:
-        app.Parts = usual  # type: ignore[misc]
     return proxy
 
 
