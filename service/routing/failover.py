@@ -42,6 +42,7 @@ SLOT_WAITS_MS = (50, 100, 200, 400, 800)
 RESERVED_WAIT_MS = 5_000
 """What is reserved turns into what is used when an answer ends: worth asking again in a few seconds."""
 
+REDIRECT = 300
 BAD_REQUEST = 400
 NOT_FOUND = 404
 
@@ -125,6 +126,12 @@ class Course(Struct):
         wait_ms, self.wait_ms = self.wait_ms, 0
         return Attempt(candidate, len(self.tried) + 1, wait_ms)
 
+    def take_refused(self, kind: RefusalKind) -> list[Candidate]:
+        """The candidates that were refused for this reason, which are refused no more."""
+        taken = [candidate for candidate, refusal in self.refused if refusal.kind == kind]
+        self.refused = [entry for entry in self.refused if entry[1].kind != kind]
+        return taken
+
 
 Plan: TypeAlias = Generator[Attempt, Result, Verdict]
 
@@ -154,27 +161,21 @@ def failover(
             return Verdict("answered", attempt.number, failure=result.failure)
         else:
             course.tried.append(Tried(attempt, result.failure))
-            is_elsewhere = searching and result.failure.status == NOT_FOUND
-            if not is_elsewhere and is_final(attempt.candidate, result.failure, policy, model):
+            if ends_plan(course.tried[-1], policy, model, searching=searching):
                 break
-            course.queue = next_queue(course.queue, course.tried)
-            if result.renewed and attempt.candidate.route.id not in course.renewed:
-                course.renewed.add(attempt.candidate.route.id)
-                course.queue.insert(0, attempt.candidate)
+            requeue(course, renewed=result.renewed)
         if not course.queue:
             last_hope(course, policy, may_repeat)
-    return verdict(candidates, course, model, policy.wait_ms)
+    return verdict(
+        PlanEnd(candidates, course.tried, waits_of(candidates, course, course.now_ms + policy.wait_ms), model)
+    )
 
 
 def last_hope(course: Course, policy: Policy, may_repeat: Callable[[], bool]) -> None:
     """What is left when every route was asked: one that is being probed, a slot that gets free, a short throttle."""
-    probed = [candidate for candidate, refusal in course.refused if refusal.kind == "probe"]
-    full = [candidate for candidate, refusal in course.refused if refusal.kind == "slots"]
-    if probed:
-        course.refused = [entry for entry in course.refused if entry[1].kind != "probe"]
+    if probed := course.take_refused("probe"):
         course.queue = [replace(candidate, probe=False) for candidate in probed]
-    elif full and course.slot_waits < len(SLOT_WAITS_MS):
-        course.refused = [entry for entry in course.refused if entry[1].kind != "slots"]
+    elif course.slot_waits < len(SLOT_WAITS_MS) and (full := course.take_refused("slots")):
         course.queue, course.wait_ms = full, SLOT_WAITS_MS[course.slot_waits]
         course.slot_waits += 1
     else:
@@ -183,15 +184,21 @@ def last_hope(course: Course, policy: Policy, may_repeat: Callable[[], bool]) ->
             course.queue, course.wait_ms = queue, wait_ms
 
 
-def is_final(candidate: Candidate, failure: Failure, policy: Policy, model: str) -> bool:
-    """Whether this failure is the client's answer, whatever other routes there are."""
-    if is_curable(candidate, failure):
+def ends_plan(tried: Tried, policy: Policy, model: str, *, searching: bool) -> bool:
+    """Whether a failure is the client's answer, whatever other routes there are."""
+    candidate, failure = tried.attempt.candidate, tried.failure
+    if searching and failure.status == NOT_FOUND:
+        return False  # it is not here: no more than that
+    if is_curable(candidate, failure) or is_clients_own(candidate, failure):
         return False
-    if candidate.route.auth == "client" and failure.scope in ("credential", "quota", "throttle"):
-        return False
-    if policy.fallback_on_codes and failure.status >= 400:
+    if policy.fallback_on_codes and failure.status >= BAD_REQUEST:
         return failure.status not in policy.fallback_on_codes and failure.scope not in ("credential", "model")
     return failure.scope == "request" and is_own_family(candidate, model)
+
+
+def is_clients_own(candidate: Candidate, failure: Failure) -> bool:
+    """Whether the client's own credential failed, which says nothing about the owner's routes."""
+    return candidate.route.auth == "client" and failure.scope in PASSING_SCOPES
 
 
 def is_curable(candidate: Candidate, failure: Failure) -> bool:
@@ -204,23 +211,36 @@ def is_own_family(candidate: Candidate, model: str) -> bool:
     return not model or candidate.model == model or is_native(candidate.route.provider, model)
 
 
-def next_queue(queue: list[Candidate], tried: Sequence[Tried]) -> list[Candidate]:
-    """What to try after the last failure."""
-    last = tried[-1]
+def requeue(course: Course, *, renewed: bool) -> None:
+    """Put what to try after the last failure at the head of the queue. `renewed`: its credential has a successor."""
+    last = course.tried[-1]
     candidate, failure = last.attempt.candidate, last.failure
-    if failure.kind == "stale_socket" and sum(t.attempt.candidate == candidate for t in tried) == 1:
-        return [candidate, *queue]
+    if again := repeated(course.tried):
+        course.queue.insert(0, again)
+    elif failure.kind == "overloaded":
+        course.queue.sort(key=lambda other: is_same_provider(other, candidate))
+    if renewed and candidate.route.id not in course.renewed:
+        course.renewed.add(candidate.route.id)
+        course.queue.insert(0, candidate)
+
+
+def repeated(tried: Sequence[Tried]) -> Candidate | None:
+    """The candidate of the last failure as it is tried once more; None when another route is next."""
+    candidate, failure = tried[-1].attempt.candidate, tried[-1].failure
+    if failure.kind == "stale_socket":
+        is_first = sum(t.attempt.candidate == candidate for t in tried) == 1
+        return candidate if is_first else None
     if is_curable(candidate, failure):
-        return [replace(candidate, without_thinking=True), *queue]
-    if failure.scope == "model":
-        other = fallback_model(candidate.route, candidate.model)
-        if other and all(
-            t.attempt.candidate.model != other for t in tried if t.attempt.candidate.route == candidate.route
-        ):
-            return [replace(candidate, model=other), *queue]
-    if failure.kind == "overloaded":
-        return sorted(queue, key=lambda other: is_same_provider(other, candidate))
-    return queue
+        return replace(candidate, without_thinking=True)
+    return other_model(tried) if failure.scope == "model" else None
+
+
+def other_model(tried: Sequence[Tried]) -> Candidate | None:
+    """The route that lacked a model, with the fallback for it, unless that was tried there already."""
+    candidate = tried[-1].attempt.candidate
+    asked = {t.attempt.candidate.model for t in tried if t.attempt.candidate.route == candidate.route}
+    other = fallback_model(candidate.route, candidate.model)
+    return replace(candidate, model=other) if other and other not in asked else None
 
 
 def is_same_provider(one: Candidate, other: Candidate) -> bool:
@@ -238,60 +258,105 @@ def last_wait(tried: Sequence[Tried], policy: Policy, now_ms: int) -> tuple[list
     return ([soonest.attempt.candidate], wait_ms) if wait_ms <= SHORT_WAIT_MS else ([], 0)
 
 
-def verdict(candidates: Sequence[Candidate], course: Course, model: str, unnamed_ms: int) -> Verdict:
-    """The most useful end for a request that no route answered; a wait without an end lasts `unnamed_ms`."""
-    tried = course.tried
-    waits = waits_of(candidates, course, course.now_ms + unnamed_ms)
-    if not tried:
-        return verdict_untried(candidates, waits)
-    told = [t for t in tried if is_error_answer(t)]
-    own_fault = next(
-        (t for t in told if t.failure.scope == "request" and is_own_family(t.attempt.candidate, model)), None
-    )
-    if own_fault:
-        return Verdict("relayed", own_fault.attempt.number, failure=own_fault.failure)
-    client = next((t for t in told if t.attempt.candidate.route.auth == "client"), None)
-    if client:
-        return Verdict("relayed", client.attempt.number, failure=client.failure)
-    decisive = [t for t in tried if not means_elsewhere(t, model)]
-    trouble = [t for t in decisive if t.failure.scope not in PASSING_SCOPES]
-    if trouble:
-        return verdict_of_trouble(trouble)
-    if waits and decisive:
-        return Verdict("throttled", until_ms=min(waits), failure=tried[0].failure)
-    shown = next((t for t in told if t.failure.scope not in PASSING_SCOPES), None)
-    if shown:
+class PlanEnd(Struct, frozen=True):
+    """What a verdict depends on: the candidates, the attempts that failed, and the ends of all waits (ms)."""
+
+    candidates: Sequence[Candidate]
+    tried: Sequence[Tried]
+    waits: Sequence[int]
+    model: str
+
+    @property
+    def answers(self) -> list[Tried]:
+        """Failures that are a provider's error answer: neither a broken connection nor a broken 200."""
+        return [t for t in self.tried if t.failure.status >= REDIRECT]
+
+    @property
+    def decisive(self) -> list[Tried]:
+        """Failures that say more than that this route can't take the request."""
+        return [t for t in self.tried if not means_elsewhere(t, self.model)]
+
+
+def verdict(end: PlanEnd) -> Verdict:
+    """The most useful end for a request that no route answered: the first of `VERDICTS` that applies."""
+    return next(outcome(end) for applies, outcome in VERDICTS if applies(end))
+
+
+def own_fault(end: PlanEnd) -> Tried | None:
+    """The first answer by which the request itself is at fault, from a provider of the model's own family."""
+    own = (t for t in end.answers if t.failure.scope == "request" and is_own_family(t.attempt.candidate, end.model))
+    return next(own, None)
+
+
+def clients_answer(end: PlanEnd) -> Tried | None:
+    """The first answer to the client's own credential, which is relayed as it is."""
+    return next((t for t in end.answers if t.attempt.candidate.route.auth == "client"), None)
+
+
+def trouble_answer(end: PlanEnd) -> Tried | None:
+    """A provider's trouble, of several the one with the shortest wait. Another route's limit is not told: clients give
+    up on a long one, while the provider may be back in a moment."""
+    answers = [t for t in troubles(end) if t.failure.status >= BAD_REQUEST]
+    return min(answers, key=lambda t: t.failure.retry_at_ms, default=None)
+
+
+def troubles(end: PlanEnd) -> list[Tried]:
+    """Decisive failures that are no limit and no credential."""
+    return [t for t in end.decisive if t.failure.scope not in PASSING_SCOPES]
+
+
+def other_answer(end: PlanEnd) -> Tried | None:
+    """The first answer that is neither a limit nor about the owner's credential."""
+    return next((t for t in end.answers if t.failure.scope not in PASSING_SCOPES), None)
+
+
+def relayed(
+    choose: Callable[[PlanEnd], Tried | None],
+) -> tuple[Callable[[PlanEnd], object], Callable[[PlanEnd], Verdict]]:
+    """A row of `VERDICTS`: the answer that `choose` finds, if any, is the client's."""
+
+    def outcome(end: PlanEnd) -> Verdict:
+        shown = choose(end)
+        assert shown is not None  # noqa: S101 - the row applies when there is one
         return Verdict("relayed", shown.attempt.number, failure=shown.failure)
-    return Verdict("unreachable", failure=tried[0].failure)
+
+    return choose, outcome
 
 
-def verdict_of_trouble(trouble: Sequence[Tried]) -> Verdict:
-    """The end when a provider was in trouble: its error, of several the one with the shortest wait. Another route's
-    limit is not told: clients give up on a long one, while the provider may be back in a moment."""
-    answers = [t for t in trouble if t.failure.status >= BAD_REQUEST]
-    if not answers:
-        return Verdict("unreachable", failure=trouble[0].failure)
-    shown = min(answers, key=lambda t: t.failure.retry_at_ms)
-    return Verdict("relayed", shown.attempt.number, failure=shown.failure)
+def throttled(end: PlanEnd) -> Verdict:
+    """Waiting helps: until the first route is back."""
+    return Verdict("throttled", until_ms=min(end.waits), failure=end.tried[0].failure if end.tried else None)
+
+
+def unreachable(end: PlanEnd) -> Verdict:
+    """Nothing that any route said is worth showing."""
+    return Verdict("unreachable", failure=(troubles(end) or end.tried)[0].failure)
+
+
+VERDICTS: tuple[tuple[Callable[[PlanEnd], object], Callable[[PlanEnd], Verdict]], ...] = (
+    (lambda end: not end.tried and end.waits, throttled),
+    (lambda end: not end.tried and has_too_large(end.candidates), lambda _: Verdict("too_large")),
+    (lambda end: not end.tried, lambda _: Verdict("no_route")),
+    relayed(own_fault),
+    relayed(clients_answer),
+    relayed(trouble_answer),
+    (troubles, unreachable),
+    (lambda end: end.waits and end.decisive, throttled),
+    relayed(other_answer),
+    (lambda _: True, unreachable),
+)
+"""How a request ends that no route answered: (predicate, outcome), in the order in which they are asked."""
+
+
+def has_too_large(candidates: Sequence[Candidate]) -> bool:
+    """Whether a route was passed over because no model of it holds the prompt."""
+    return any(candidate.passed_over == "context_too_small" for candidate in candidates)
 
 
 def means_elsewhere(tried: Tried, model: str) -> bool:
     """Whether a failure says no more than that this route can't take the request: others' failures tell more."""
     is_strangers = tried.failure.scope == "request" and not is_own_family(tried.attempt.candidate, model)
     return is_strangers or tried.failure.scope == "model"
-
-
-def verdict_untried(candidates: Sequence[Candidate], waits: Sequence[int]) -> Verdict:
-    """The end of a request that no route was tried for."""
-    if waits:
-        return Verdict("throttled", until_ms=min(waits))
-    too_large = any(candidate.passed_over == "context_too_small" for candidate in candidates)
-    return Verdict("too_large" if too_large else "no_route")
-
-
-def is_error_answer(tried: Tried) -> bool:
-    """Whether the provider answered with an error that can be relayed: not a broken connection, nor a broken 200."""
-    return tried.failure.status >= 300
 
 
 def waits_of(candidates: Sequence[Candidate], course: Course, unnamed_ms: int) -> list[int]:
