@@ -4,22 +4,17 @@ A cost is the list price of what was used; what a subscription or a plan really 
 without a price costs None, never 0.
 """
 
-import re
 from collections.abc import Mapping
-from functools import lru_cache
 
 from msgspec import Struct
 
 from service.ledger.events import Tokens
+from service.ledger.model_names import canonical
 
 NUSD_PER_USD_PER_MTOK = 1_000
 """One dollar per million tokens is a thousand nano-dollars per token."""
 BATCH_DIVISOR = 2
 """Message batches cost half (Anthropic's pricing page)."""
-DATE = re.compile(r"-\d{8}$|\[1m\]$|-latest$")
-"""What a model name may have behind the name under which it is priced."""
-MOST_NAMES = 256
-"""Of clients' making; few of them come often."""
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,15 +36,9 @@ class PriceList(Struct, frozen=True):
     prices: Mapping[str, Price] = {}
 
 
-@lru_cache(MOST_NAMES)
-def undated(model: str) -> str:
-    """The name under which a model is priced."""
-    return DATE.sub("", model)
-
-
 def cost_nusd(tokens: Tokens, model: str, prices: PriceList, *, batch: bool = False) -> int | None:
     """The cost of these tokens, or None when the model has no price."""
-    price = prices.prices.get(model) or prices.prices.get(undated(model))
+    price = prices.prices.get(model) or prices.prices.get(canonical(model))
     if price is None:
         return None
     usd_per_mtok = (

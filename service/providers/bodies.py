@@ -29,6 +29,7 @@ from typing import Final, Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
+from service.ledger.model_names import is_of
 from service.providers.bodies_for_others import for_others
 from service.providers.parts import (
     THINKING_BLOCKS,
@@ -113,7 +114,7 @@ def without_thinking(raw: bytes) -> bytes:
 def thinking_to_strip(route: Route, model_asked: str, model_sent: str, setting: StripThinking) -> StripThinking:
     """Which thinking blocks this route must not see."""
     families = route.provider.families
-    crossing = not model_asked.lower().startswith(families) if families else model_asked != model_sent
+    crossing = not is_of(model_asked, families) if families else model_asked != model_sent
     if crossing:
         return "all"
     if route.provider.dialect != "anthropic":

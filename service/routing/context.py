@@ -11,7 +11,7 @@ Rules
 
 from collections.abc import Sequence
 
-from service.routing.models import is_native, map_model, matcher
+from service.routing.models import fits, is_native, map_model
 from service.settings import ModelLimits, Policy, Route
 
 CERTAIN_FACTOR = 2
@@ -21,9 +21,8 @@ CERTAIN_FACTOR = 2
 def limits_of(model: str, policy: Policy) -> ModelLimits:
     """What is known of a model: of each thing, what the first entry that fits says."""
     context_tokens = output_tokens = reads_images = None
-    name = model.lower()
     for pattern, limits in policy.models:
-        if matcher(pattern)(name):
+        if fits(pattern, model):
             context_tokens = limits.context_tokens if context_tokens is None else context_tokens
             output_tokens = limits.output_tokens if output_tokens is None else output_tokens
             reads_images = limits.reads_images if reads_images is None else reads_images

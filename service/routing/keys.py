@@ -11,6 +11,7 @@ from typing import Literal
 from msgspec import Struct
 
 from service.ledger.fold import HOUR_MS, add_usage
+from service.ledger.model_names import canonical
 from service.ledger.state import ClientKey, Usage
 from service.routing.quota import counted_tokens, week_of
 from service.routing.view import View
@@ -63,5 +64,6 @@ def allows_model(key: ClientKey, model: str) -> bool:
 
 
 def matches(patterns: Sequence[str], name: str) -> bool:
-    """Whether a name is one of these; `*` stands for anything."""
-    return any(fnmatchcase(name.lower(), pattern.lower()) for pattern in patterns)
+    """Whether a name is one of these, as it is written or in its normal form; `*` stands for anything."""
+    forms = {name.lower(), canonical(name)}
+    return any(fnmatchcase(form, pattern.lower()) for pattern in patterns for form in forms)

@@ -8,6 +8,7 @@ Rules, the first that fits:
 4. Any other name stays as it is: the provider knows better.
 Then, when the provider denied that name within the last hour, its fallback map names another; without one, the route
 does not serve the model.
+Names are compared in their normal form (`ledger.model_names`), patterns with the name as it was written, too.
 """
 
 import re
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping
 from fnmatch import translate
 from functools import lru_cache
 
+from service.ledger.model_names import canonical, is_of
 from service.ledger.state import RouteLedger
 from service.settings import Policy, Provider, Route
 
@@ -24,26 +26,36 @@ FAMILY_CHARS = 40
 
 def is_native(provider: Provider, model: str) -> bool:
     """Whether a name belongs to a family that the provider serves itself."""
-    return model.lower().startswith(provider.families) if provider.families else False
+    return is_of(model, provider.families) if provider.families else False
 
 
 def map_model(route: Route, asked: str, policy: Policy) -> str:
     """The name to send to this route, as far as settings tell."""
-    if own := route.model_map.get(asked):
+    if own := target_of(route.model_map, asked):
         return own
-    chosen = policy.model_map.get(asked) or asked
+    chosen = target_of(policy.model_map, asked) or asked
     if is_native(route.provider, chosen):
         return chosen
     return first_match(route.provider.model_map, chosen) or chosen
 
 
+def target_of(names: Mapping[str, str], model: str) -> str | None:
+    """What a map of names has for this one: as it is written, else in normal form."""
+    if not names or model in names:
+        return names.get(model)
+    wanted = canonical(model)
+    return next((target for name, target in names.items() if canonical(name) == wanted), None)
+
+
 def first_match(patterns: Mapping[str, str], model: str) -> str | None:
-    """The target of the first pattern that fits, whatever the case."""
-    name = model.lower()
-    for pattern, target in patterns.items():
-        if matcher(pattern)(name):
-            return target
-    return None
+    """The target of the first pattern that fits."""
+    return next((target for pattern, target in patterns.items() if fits(pattern, model)), None)
+
+
+def fits(pattern: str, model: str) -> bool:
+    """Whether a pattern fits a name as it was written, whatever the case, or in normal form."""
+    match = matcher(pattern)
+    return bool(match(model.lower()) or match(canonical(model)))
 
 
 @lru_cache(maxsize=1024)
@@ -65,13 +77,13 @@ def is_missing(ledger: RouteLedger, model: str, policy: Policy, now_ms: int) -> 
 
 def family_of(model: str) -> str:
     """The word in a model's name that tells its family, such as "opus"; the whole name when there is none."""
-    words = model.lower().removeprefix("claude-").split("-")
+    words = canonical(model).removeprefix("claude-").split("-")
     return next((word for word in words if word.isalpha() and len(word) > 2), model.lower())[:FAMILY_CHARS]
 
 
 def fallback_model(route: Route, model: str) -> str | None:
     """What to ask for instead of a model that the provider lacks; None when nothing is known."""
-    found = route.provider.model_fallback.get(model)
+    found = target_of(route.provider.model_fallback, model)
     return found if found != model else None
 
 

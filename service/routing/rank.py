@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from service.ledger.events import Endpoint
 from service.ledger.fold import HOUR_MS
+from service.ledger.model_names import is_of
 from service.routing.circuit import read_circuit
 from service.routing.context import too_large_for
 from service.routing.models import choose_model, is_native, map_model
@@ -111,7 +112,7 @@ def passes_through(routes: Sequence[Route], credential: str, mode: ClientCredent
 def rank(ask: Ask, chain: Sequence[Route], view: View, policy: Policy, now_ms: int) -> list[Candidate]:
     """All routes of the chain: those to try, in order, then those passed over."""
     considered = [consider(ask, route, view, policy, now_ms) for route in chain]
-    if ask.endpoint in MODEL_ENDPOINTS and ask.model and not ask.model.lower().startswith("claude"):
+    if ask.endpoint in MODEL_ENDPOINTS and ask.model and not is_of(ask.model, ("claude",)):
         considered.sort(key=lambda candidate: not is_native(candidate.route.provider, ask.model))
     usable: list[Candidate] = []
     passed_over: list[Candidate] = []
