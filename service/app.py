@@ -8,13 +8,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from litestar import Litestar, Request, asgi
+from litestar import Litestar, Request
 from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.response import Response
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -37,7 +36,8 @@ from service.edge.health import HANDLERS, Health
 from service.edge.keys import Keyring
 from service.edge.messages import messages_app
 from service.edge.replies import error_body
-from service.errors import MethodNotAllowed, NotFound, ProxyError
+from service.edge.request_target import not_found
+from service.errors import MethodNotAllowed, ProxyError
 from service.ledger.state import ControlLedger
 from service.outbox import Outbox
 from service.providers.credentials import Credentials
@@ -57,7 +57,7 @@ class Parts:
     """All that one proxy process is made of."""
 
     def __init__(self, settings: Settings) -> None:
-        clock = Clock()
+        self.clock = clock = Clock()
         self.settings = settings
         self.drain = Drain()
         self.redis = open_redis(settings.redis_url) if settings.redis_url else None
@@ -145,7 +145,8 @@ class Parts:
 
 
 def create_app(parts: Parts) -> ASGIApp:
-    """The ASGI application of one proxy process, whose parts its lifespan starts and stops."""
+    """The ASGI application of one proxy process but for the Messages API (`shortcut`); its lifespan starts and stops
+    the process's parts."""
     settings = parts.settings
 
     @asynccontextmanager
@@ -158,7 +159,6 @@ def create_app(parts: Parts) -> ASGIApp:
 
     app: ASGIApp = Litestar(
         route_handlers=[
-            asgi("/v1", is_mount=True, copy_scope=False)(parts.messages),
             *HANDLERS,
             metrics,
             legacy_router(),
@@ -172,51 +172,23 @@ def create_app(parts: Parts) -> ASGIApp:
         openapi_config=openapi_config(VERSION),
         logging_config=None,
     )
-    if settings.base_path:
-        app = without_prefix(app, settings.base_path)
     if settings.trusted_proxies:
         app = behind(app, settings.trusted_proxies)
-    return leaving(app, parts.drain)
+    return app
 
 
 def shortcut(parts: Parts) -> Shortcut:
-    """The way past the framework for what comes most often."""
+    """How connections answer the Messages API, without the framework."""
     settings = parts.settings
     handler = behind(parts.messages, settings.trusted_proxies) if settings.trusted_proxies else parts.messages
-    return Shortcut(handler, settings.base_path, parts.drain)
-
-
-def leaving(app: ASGIApp, drain: Drain) -> ASGIApp:
-    """Answers that begin while this process drains close their connection, so that nobody sends another request on
-    it just when it is closed."""
-
-    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_last(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await send(message)
-
-        await app(scope, receive, send_last if drain.begun else send)
-
-    return handle
-
-
-def without_prefix(app: ASGIApp, prefix: str) -> ASGIApp:
-    """Serve the application under a path prefix as well."""
-
-    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == ScopeType.HTTP and scope["path"].startswith(prefix + "/"):
-            scope["path"] = scope["path"].removeprefix(prefix)
-        await app(scope, receive, send)
-
-    return handle
+    return Shortcut(handler, settings.base_path, parts.drain, parts.clock.new_request_id)
 
 
 def answer_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Errors of the framework in Anthropic's shape."""
     told: ProxyError = ProxyError(error.detail)
     if error.status_code == 404:
-        told = NotFound(f"nothing here answers to {request.method} {request.url.path}")
+        told = not_found(request.method)
     elif error.status_code == 405:
         told = MethodNotAllowed(f"{request.url.path} does not take {request.method}")
     told.status = error.status_code

@@ -7,8 +7,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import unquote
+from typing import Any, TypeVar
 
 import msgspec
 from litestar.types import Receive
@@ -16,7 +15,8 @@ from msgspec import Raw, Struct
 
 from service.edge.keys import Client
 from service.edge.named_files import Block, file_ids
-from service.errors import BodyTooLarge, NotFound
+from service.edge.request_target import RequestTarget, base_url_of
+from service.errors import BodyTooLarge
 from service.ledger.events import Endpoint
 from service.providers.bodies import MessageSurvey, blocks_of
 from service.providers.encodings import decode_body
@@ -43,19 +43,6 @@ STAINLESS_LIMIT_S = 3_600
 
 MESSAGES: tuple[Endpoint, ...] = ("messages", "count_tokens")
 """Their bodies are read; their paths name no resource."""
-POSTS: dict[str, Endpoint] = {"/v1/messages": "messages", "/v1/messages/count_tokens": "count_tokens"}
-PREFIXES: dict[str, Endpoint] = {"/v1/messages/batches": "batches", "/v1/models": "models", "/v1/files": "files"}
-DOTS = frozenset((".", ".."))
-
-
-class Place(NamedTuple):
-    """What is asked for: the path from /v1/ on, with its escapes ("" when it leads elsewhere), and what kind it is."""
-
-    path: str
-    endpoint: Endpoint
-
-
-NOWHERE = Place("", "other")
 
 
 class Gone(Exception):
@@ -110,21 +97,19 @@ async def read_call(
     receive: Receive,
     settings: Settings,
     client: Client,
-    place: Place,
+    target: RequestTarget,
     request_id: str,
     now_ms: int,
 ) -> Call:
     """The request as the relay wants it. Raises ClientError; Gone when the client has left."""
-    if not place.path:
-        raise NotFound("the path has dot segments")
     headers = scope["headers"]
     named = dict(headers)
-    endpoint = place.endpoint
+    endpoint = target.endpoint
     call = Call(
         request_id=request_id,
         method=scope["method"],
-        path=place.path,
-        query=scope["query_string"].decode("latin-1"),
+        path=target.path,
+        query=target.query,
         headers=headers,
         endpoint=endpoint,
         session_id=named.get(b"x-claude-code-session-id", b"").decode("latin-1")[:64],
@@ -135,7 +120,7 @@ async def read_call(
         arrived_ms=now_ms,
     )
     if endpoint not in MESSAGES:
-        call.resource_ids = tuple(part for part in place.path.split("/") if RESOURCE_ID.fullmatch(part))
+        call.resource_ids = tuple(part for part in target.path.split("/") if RESOURCE_ID.fullmatch(part))
         call.base_url = base_url_of(scope, named, settings.base_path)
     if endpoint == "files" and call.method == "POST":
         call.upload = upload_of(receive)
@@ -225,33 +210,6 @@ def value_of(raw: Raw, kind: type[T]) -> T | None:
         return msgspec.json.decode(raw, type=kind)
     except UNREADABLE:
         return None
-
-
-def place_of(scope: Mapping[str, Any], base_path: str) -> Place:
-    """What is asked for."""
-    raw = scope.get("raw_path") or scope["path"].encode()
-    path = raw.partition(b"?")[0].decode("latin-1").removeprefix(base_path)
-    plain = unquote(path)
-    if "." in plain and not DOTS.isdisjoint(plain.replace("\\", "/").split("/")):
-        return NOWHERE
-    return Place(path, endpoint_of(scope["method"], path))
-
-
-def endpoint_of(method: str, path: str) -> Endpoint:
-    """What kind of request a path is, however it is escaped."""
-    path = unquote(path).rstrip("/")
-    if method == "POST" and path in POSTS:
-        return POSTS[path]
-    for prefix, endpoint in PREFIXES.items():
-        if path == prefix or path.startswith(prefix + "/"):
-            return endpoint
-    return "other"
-
-
-def base_url_of(scope: Mapping[str, Any], named: Mapping[bytes, bytes], base_path: str) -> str:
-    """This proxy as the client sees it."""
-    host = named.get(b"host", b"").decode("latin-1")
-    return f"{scope.get('scheme', 'http')}://{host}{base_path}"
 
 
 def deadline_ms(named: Mapping[bytes, bytes], settings: Settings, *, stream: bool) -> int:

@@ -1,7 +1,7 @@
-"""A client's connection: uvicorn's, but what is asked for under /v1/ goes straight to its handler.
+"""A client's connection: reading HTTP, keeping connections alive, pipelining and flow control are uvicorn's.
 
-The framework, its router and uvicorn's own cycle cost more than the relay itself. Everything else takes their way, and
-reading HTTP, keeping connections alive, pipelining and flow control are uvicorn's for both.
+What a request asks for is read once, here, as a `RequestTarget`. The Messages API goes straight to its handler, all
+else to the framework, both by way of an `Exchange`: framework, router and uvicorn's own cycle cost more than the relay.
 
 A request is handled when its body is there, so that nobody has to be woken for each part of it: as soon as it is whole,
 or as much of it is there as is kept unasked. At once begins what is no JSON (an upload is passed on as it comes), what
@@ -9,7 +9,7 @@ is longer than that, and what waits for a 100.
 """
 
 import asyncio
-import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,6 +21,9 @@ from uvicorn.server import ServerState
 
 from service.drain import Drain
 from service.edge.exchange import Exchange
+from service.edge.replies import refusal
+from service.edge.request_target import TARGET, origin_form, read_target
+from service.errors import ProxyError
 
 KEPT_BYTES = 256 * 1024
 """Of a body that nobody has asked for yet; then nothing more is read."""
@@ -30,11 +33,12 @@ machine is gone, or it means ill. An upload over a slow line still sends somethi
 
 
 class Shortcut(Struct, frozen=True):
-    """What is served straight away: the handler of everything under /v1/, also below the base path."""
+    """How the Messages API is answered without the framework. It lies below `base_path` as well."""
 
     handler: ASGIApp
     base_path: str
     drain: Drain
+    new_request_id: Callable[[], str]
 
 
 class Connection(HttpToolsProtocol):
@@ -51,9 +55,8 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._shortcut = shortcut
-        self._targets = targets_under(shortcut.base_path)
         self._exchange: Exchange | None = None
-        """That whose request was read last, None when it was no exchange of ours."""
+        """That whose request was read last."""
         self._open: set[Exchange] = set()
         self._heard_s = self.loop.time()
 
@@ -84,28 +87,29 @@ class Connection(HttpToolsProtocol):
         return self._shortcut.drain.begun
 
     def on_headers_complete(self) -> None:
-        """The head of a request has come."""
-        target = self._targets.fullmatch(self.url)
-        if target is None:
-            self._exchange = None
-            super().on_headers_complete()
-            return
+        """The head of a request has come: it is lined up for whoever answers it, or for its refusal."""
         scope, version = self.scope, self.parser.get_http_version()
-        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["method"] = method = self.parser.get_method().decode("ascii")
         scope["http_version"] = version
-        path = target[1].decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = target[1]
-        scope["query_string"] = target[2] or b""
+        handler: ASGIApp
+        try:
+            url = self.url if self.url.startswith(b"/") else origin_form(self.url, self.headers)
+            target = read_target(method, url, self._shortcut.base_path)
+        except ProxyError as error:
+            handler = refusal(error, self._shortcut.new_request_id())
+        else:
+            scope["path"] = unquote(target.path) if "%" in target.path else target.path
+            scope["raw_path"] = target.path.encode("ascii")
+            scope["query_string"] = target.query.encode("ascii")
+            scope["extensions"] = {TARGET: target}  # type: ignore[dict-item]
+            handler = self._shortcut.handler if target.is_api else self.app
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        self._line_up(Exchange(self, scope, keep_alive=keep_alive, expects=self.expect_100_continue))
+        self._line_up(Exchange(self, scope, keep_alive=keep_alive, expects=self.expect_100_continue), handler)
 
     def on_body(self, body: bytes) -> None:
         """A part of a body has come."""
         exchange = self._exchange
-        if exchange is None:
-            super().on_body(body)
-            return
+        assert exchange is not None  # noqa: S101 - its head has come
         exchange.take(body)
         if exchange.held > KEPT_BYTES:
             self.flow.pause_reading()
@@ -114,9 +118,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request has come to its end."""
         exchange = self._exchange
-        if exchange is None:
-            super().on_message_complete()
-            return
+        assert exchange is not None  # noqa: S101 - its head has come
         exchange.end()
         self._begin(exchange)
 
@@ -141,31 +143,27 @@ class Connection(HttpToolsProtocol):
         """Nothing more is done for this request."""
         self._open.discard(exchange)
 
-    def _line_up(self, exchange: Exchange) -> None:
+    def _line_up(self, exchange: Exchange, handler: ASGIApp) -> None:
         """Begin with a request at once, when more of it is there, or when those before it have their answers."""
         before: Any = self.cycle
         self.cycle = exchange  # type: ignore[assignment]
         self._exchange = exchange
         self._open.add(exchange)
         if before is None or before.response_complete:
-            exchange.waits = True
+            exchange.waiting_handler = handler
             if not is_kept(self.headers) or exchange.expects:
                 self._begin(exchange)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((exchange, self._shortcut.handler))  # type: ignore[arg-type]
+            self.pipeline.appendleft((exchange, handler))  # type: ignore[arg-type]
 
     def _begin(self, exchange: Exchange) -> None:
-        if exchange.waits:
-            exchange.waits = False
-            task = self.loop.create_task(exchange.run_asgi(self._shortcut.handler))
+        """Handle a request that waits for more of its body, if it does."""
+        if handler := exchange.waiting_handler:
+            exchange.waiting_handler = None
+            task = self.loop.create_task(exchange.run_asgi(handler))
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
-
-
-def targets_under(base_path: str) -> re.Pattern[bytes]:
-    """What is asked for under /v1/, in its usual form: path and query. Others find their way through the framework."""
-    return re.compile(rb"((?:%b)?/v1/[!\"$->@-~]*)(?:\?([!\"$-~]*))?" % re.escape(base_path.encode()))
 
 
 def is_kept(headers: list[tuple[bytes, bytes]]) -> bool:

@@ -48,7 +48,7 @@ class Exchange:
 
     __slots__ = (
         "_chunked", "_gone", "_head", "_left", "_line", "_parts", "_read", "_waiter", "disconnected", "expects", "held",
-        "keep_alive", "response_complete", "response_started", "scope", "waits", "whole",
+        "keep_alive", "response_complete", "response_started", "scope", "waiting_handler", "whole",
     )  # fmt: skip
 
     def __init__(self, line: Line, scope: Any, *, keep_alive: bool, expects: bool) -> None:
@@ -56,8 +56,8 @@ class Exchange:
         self.keep_alive = keep_alive
         self.expects = expects
         """Whether the client sends its body only when it is told to."""
-        self.waits = False
-        """Whether its handling waits for more of the body."""
+        self.waiting_handler: ASGIApp | None = None
+        """Its handler, while that waits for more of the body."""
         self.held = 0
         """Bytes of the body that were not asked for yet."""
         self.whole = False
@@ -72,7 +72,7 @@ class Exchange:
         self._head = b""
         self._chunked = False
         self._left = 0
-        scope["extensions"] = {LEAVING: self.tell_leaving}
+        scope.setdefault("extensions", {})[LEAVING] = self.tell_leaving
 
     async def run_asgi(self, app: ASGIApp) -> None:
         """Have the request handled. An answer that is left without its end is cut, which the client sees."""

@@ -15,10 +15,11 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from service.brake import Brake
 from service.drain import Drain
 from service.edge.admit import Gate
-from service.edge.calls import Gone, Place, place_of, read_call
+from service.edge.calls import Gone, read_call
 from service.edge.exchange import LEAVING
 from service.edge.keys import Keyring
 from service.edge.replies import AsgiReply
+from service.edge.request_target import RequestTarget, target_in
 from service.edge.traffic import Traffic, verdict_of
 from service.errors import BadClientKey, ProxyError, Stopping
 from service.relay import Call, Relay
@@ -33,11 +34,11 @@ def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         request_id = clock.new_request_id()
         reply = AsgiReply(send, request_id)
-        place = place_of(scope, settings.base_path)
+        target = target_in(scope)
         shown: ProxyError | None = None
         traffic.begin()
         try:
-            await answer(scope, receive, reply, place, request_id)
+            await answer(scope, receive, reply, target, request_id)
         except Gone:
             log.debug("client.left", extra={"request": request_id})
         except ProxyError as error:
@@ -50,11 +51,11 @@ def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain
             if not reply.started:
                 await reply.fail(ProxyError("the proxy failed; its log has the reason under this request's id"))
         finally:
-            traffic.end(place.endpoint, *verdict_of(reply, shown))
+            traffic.end(target.endpoint, *verdict_of(reply, shown))
 
-    async def answer(scope: Scope, receive: Receive, reply: AsgiReply, place: Place, request_id: str) -> None:
+    async def answer(scope: Scope, receive: Receive, reply: AsgiReply, target: RequestTarget, request_id: str) -> None:
         client = keyring.identify(scope["headers"])
-        call = await read_call(scope, receive, settings, client, place, request_id, clock.now_ms())
+        call = await read_call(scope, receive, settings, client, target, request_id, clock.now_ms())
         reply.dropped_messages = call.dropped_messages
         if client.key is None:
             await serve(scope, receive, reply, call)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from litestar.types import Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import ProxyError
 
@@ -63,6 +63,15 @@ class AsgiReply:
         body = error_body(error, self._request_id)
         await self.start(error.status, [JSON, (b"content-length", b"%d" % len(body)), *error_headers(error)])
         await self.end(body)
+
+
+def refusal(error: ProxyError, request_id: str) -> ASGIApp:
+    """The answer to a request that the connection itself refuses."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - nothing of it matters
+        await AsgiReply(send, request_id).fail(error)
+
+    return answer
 
 
 def error_headers(error: ProxyError) -> list[tuple[bytes, bytes]]:

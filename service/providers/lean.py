@@ -16,7 +16,15 @@ from msgspec import Struct
 
 from service.providers.lean_connection import Connection
 from service.providers.lean_dial import Dialer
-from service.providers.lean_head import HeaderPairs, Origin, origin_of, request_head, split_url, upload_bytes
+from service.providers.lean_head import (
+    HeaderPairs,
+    Origin,
+    base_of,
+    origin_of,
+    request_head,
+    target_under,
+    upload_bytes,
+)
 from service.providers.lean_pool import Limits, Pool
 
 SLICE_BYTES = 262_144
@@ -93,14 +101,16 @@ class LeanTransport(httpx.AsyncBaseTransport):
     async def open(
         self,
         method: str,
-        url: str,
+        base_url: str,
+        target: bytes,
         headers: HeaderPairs,
         content: bytes | AsyncIterator[bytes],
         waits: Waits,
     ) -> Answer:
-        """Send a request and wait for the head of its answer. Raises httpx.TransportError or httpx.InvalidURL."""
-        origin, target = split_url(url)
-        return await self._open(method.encode("ascii", "replace"), origin, target, headers, content, waits)
+        """Send a request to a target below a fixed base URL, and wait for the head of its answer. Raises
+        httpx.TransportError or httpx.InvalidURL."""
+        origin, prefix = base_of(base_url)
+        return await self._open(method, origin, target_under(target, prefix), headers, content, waits)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """As httpx asks for it."""
@@ -110,7 +120,7 @@ class LeanTransport(httpx.AsyncBaseTransport):
         origin = origin_of(url.scheme, url.netloc.decode("ascii"))
         content = content_of(request)
         answer = await self._open(
-            request.method.encode("ascii", "replace"), origin, url.raw_path, request.headers.raw, content, waits
+            request.method, origin, target_under(url.raw_path), request.headers.raw, content, waits
         )
         return httpx.Response(answer.status, headers=list(answer.headers), stream=AnswerStream(answer))
 
@@ -120,7 +130,7 @@ class LeanTransport(httpx.AsyncBaseTransport):
 
     async def _open(
         self,
-        method: bytes,
+        method: str,
         origin: Origin,
         target: bytes,
         headers: HeaderPairs,
@@ -131,7 +141,7 @@ class LeanTransport(httpx.AsyncBaseTransport):
         head = request_head(method, origin, target, headers, size)
         connection = await self._pool.acquire(origin, waits.connect_s, waits.pool_s)
         try:
-            is_head = method == b"HEAD"
+            is_head = method == "HEAD"
             if isinstance(content, bytes) and len(content) <= SLICE_BYTES:
                 connection.send(head, content, is_head=is_head)
             else:

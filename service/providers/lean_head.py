@@ -12,22 +12,24 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import quote
 
 import httpx
 
 HeaderPairs = Iterable[tuple[bytes, bytes]]
 
-TARGET_CHARS = 65_536
+TARGET_BYTES = 65_536
 """As long as httpx takes a URL; servers refuse less."""
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"))
+"""The methods that a provider is sent. A TRACE that is echoed would show the owner's key to the client, and after a
+CONNECT the connection is no HTTP any more."""
 CONTROLS = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
 """What no header may hold: control characters but the tab (RFC 9110, section 5.5)."""
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-TARGET = re.compile(r"[\x21-\x7e]*")
-TARGET_SAFE = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+TARGET = re.compile(rb"/[!\"$-~]*")
+"""Path and query of an origin-form target (RFC 9112, section 3.2.1), without a fragment."""
 FRAMING = frozenset((b"content-length", b"transfer-encoding", b"expect", b"connection"))
 HOST = b"host: "
-METHODS_WITH_BODY = frozenset((b"POST", b"PUT", b"PATCH"))
+METHODS_WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 
 
 class Origin(NamedTuple):
@@ -46,11 +48,11 @@ class Origin(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def split_url(url: str) -> tuple[Origin, bytes]:
-    """A URL's origin and the request's target. Raises httpx.InvalidURL or httpx.UnsupportedProtocol."""
-    scheme, _, rest = url.partition("://")
-    end = min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))
-    return origin_of(scheme, rest[:end]), target_of(rest[end:])
+def base_of(base_url: str) -> tuple[Origin, bytes]:
+    """The origin of a provider's base URL and the path before each of its targets. Raises httpx.InvalidURL or
+    httpx.UnsupportedProtocol."""
+    url = httpx.URL(base_url)
+    return origin_of(url.scheme, url.netloc.decode("ascii")), target_under(url.raw_path).rstrip(b"/")
 
 
 @lru_cache(maxsize=256)
@@ -67,21 +69,17 @@ def origin_of(scheme: str, authority: str) -> Origin:
     return Origin(host, port, tls)
 
 
-def target_of(text: str) -> bytes:
-    """Path and query as they came; only what would end the line is escaped. Raises httpx.InvalidURL."""
-    if len(text) > TARGET_CHARS:
-        raise httpx.InvalidURL("URL too long")
-    target = text.partition("#")[0]
-    if not target.startswith("/"):
-        target = "/" + target
-    if not TARGET.fullmatch(target):
-        target = quote(target, safe=TARGET_SAFE)
-    return target.encode("ascii")
+def target_under(target: bytes, prefix: bytes = b"") -> bytes:
+    """A target below a base URL's path; nothing of it is escaped, resolved or cut off. Raises httpx.InvalidURL for one
+    that is not in origin form, or too long."""
+    if not TARGET.fullmatch(target) or len(target) > TARGET_BYTES:
+        raise httpx.InvalidURL(f"the target is no path and query of at most {TARGET_BYTES} printable characters")
+    return prefix + target
 
 
 @lru_cache(maxsize=1_024)
 def is_token(name: bytes) -> bool:
-    """Whether a text can be a header's name, or a method."""
+    """Whether a text can be a header's name."""
     return TOKEN.fullmatch(name) is not None
 
 
@@ -106,9 +104,9 @@ def upload_bytes(headers: HeaderPairs) -> int | None:
     return int(value)
 
 
-def request_head(method: bytes, origin: Origin, target: bytes, headers: HeaderPairs, body_bytes: int | None) -> bytes:
+def request_head(method: str, origin: Origin, target: bytes, headers: HeaderPairs, body_bytes: int | None) -> bytes:
     """The head of a request; a body of unknown length (None) is chunked. Raises httpx.LocalProtocolError."""
-    lines = [b"%b %b HTTP/1.1" % (method, target), HOST + origin.authority]
+    lines = [b"%b %b HTTP/1.1" % (method.encode("ascii", "replace"), target), HOST + origin.authority]
     for name, value in headers:
         begin = line_of(name)
         if begin == HOST:
@@ -120,7 +118,9 @@ def request_head(method: bytes, origin: Origin, target: bytes, headers: HeaderPa
     elif body_bytes or method in METHODS_WITH_BODY:
         lines.append(b"content-length: %d" % body_bytes)
     head = b"\r\n".join(lines) + b"\r\n\r\n"
+    if method not in METHODS:
+        raise httpx.LocalProtocolError("the method is none that a provider is sent")
     # Each line ends in two control characters, and the head in two more; any other was smuggled in.
-    if not is_token(method) or len(head) - len(head.translate(None, CONTROLS)) != 2 * len(lines) + 2:
+    if len(head) - len(head.translate(None, CONTROLS)) != 2 * len(lines) + 2:
         raise httpx.LocalProtocolError("the request holds a character that no header may hold")
     return head

@@ -17,6 +17,7 @@ from service.ledger.events import FailureKind
 from service.providers.encodings import AnswerDecoder, BadEncoding, answer_decoder
 from service.providers.lean import LeanTransport, Waits
 from service.providers.lean_connection import StaleSocket
+from service.providers.lean_head import METHODS, base_of, target_under
 from service.providers.no_proxy import is_direct
 from service.settings import Timeouts, UpstreamTransport
 
@@ -139,14 +140,15 @@ class Wires:
         self._by_proxy: dict[str, httpx.AsyncBaseTransport] = {}
         self._proxies = getproxies()
 
-    async def open(self, method: str, url: str, headers: Headers, content: Content) -> Upstream:
-        """Send a request and wait for the head of its answer. Raises UpstreamError."""
-        proxy = proxy_for(url, self._proxies) if self._proxies and not self._given else ""
+    async def open(self, method: str, base_url: str, target: bytes, headers: Headers, content: Content) -> Upstream:
+        """Send a request to a target (path and query) below a fixed base URL, and wait for the head of its answer. No
+        URL is made of the two and parsed again. Raises UpstreamError."""
+        proxy = proxy_for(base_url, self._proxies) if self._proxies and not self._given else ""
         try:
             if self._lean and not proxy:
-                answer = await self._lean.open(method, url, headers, content, self._waits)
+                answer = await self._lean.open(method, base_url, target, headers, content, self._waits)
                 return Upstream(answer.status, answer.headers, answer)
-            return await self._open_httpx(proxy, method, url, headers, content)
+            return await self._open_httpx(proxy, method, base_url, target, headers, content)
         except httpx.TransportError as error:
             raise UpstreamError(*failure_of(error)) from None
         except ssl.SSLError as error:
@@ -162,16 +164,32 @@ class Wires:
         if self._lean:
             await self._lean.aclose()
 
-    async def _open_httpx(self, proxy: str, method: str, url: str, headers: Headers, content: Content) -> Upstream:
+    async def _open_httpx(
+        self, proxy: str, method: str, base_url: str, target: bytes, headers: Headers, content: Content
+    ) -> Upstream:
+        if method not in METHODS:
+            raise httpx.LocalProtocolError("the method is none that a provider is sent")
         waits, trace = self._waits, Trace()
         timeout = {"connect": waits.connect_s, "read": waits.head_s, "write": waits.write_s, "pool": waits.pool_s}
+        _, prefix = base_of(base_url)
+        whole = target_under(target, prefix)
+        extensions: dict[str, Any] = {"timeout": timeout, "trace": trace}
+        if not proxy:  # byte for byte; httpcore would send it to an HTTP proxy as well, in place of the origin
+            extensions["target"] = whole
         request = httpx.Request(
-            method, url, headers=list(headers), content=content, extensions={"timeout": timeout, "trace": trace}
+            method,
+            httpx.URL(base_url, raw_path=whole),
+            headers=list(headers),
+            content=content,
+            extensions=extensions,
         )
         try:
             response = await self._transport(proxy).handle_async_request(request)
         except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
             raise error if trace.connected else StaleSocket(str(error)) from None
+        if response.status_code < 200:
+            await response.aclose()
+            raise httpx.RemoteProtocolError("101 was not asked for")
         timeout["read"] = waits.chunk_s  # the transport reads this dictionary again when it begins with the body
         lowered = [(name.lower(), value) for name, value in response.headers.raw]
         return Upstream(response.status_code, lowered, HttpxBody(response))

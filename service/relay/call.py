@@ -59,6 +59,11 @@ class Call(Struct, kw_only=True):
     arrived_ms: int = 0
     deadline_ms: int = 600_000
 
+    @property
+    def target(self) -> bytes:
+        """Path and query as they go to a provider."""
+        return f"{self.path}?{self.query}".encode("ascii") if self.query else self.path.encode("ascii")
+
 
 class Reply(Protocol):
     """The way back to the client."""

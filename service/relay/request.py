@@ -317,11 +317,10 @@ class Relay:
         if call.upload:
             headers += length_said(call.headers)
         await self._book.begin(call, one)
-        url = f"{route.base_url}{call.path}{'?' + call.query if call.query else ''}"
         deadline = limit.when
         if not is_last and deadline is not None:
             limit.move(self._head_limit(call, deadline))
-        upstream = await self._wires.open(call.method, url, headers, content)
+        upstream = await self._wires.open(call.method, route.base_url, call.target, headers, content)
         limit.move(deadline)
         one.status, one.headers = upstream.status, upstream.headers
         one.windows = windows_of(upstream.headers)

@@ -1,6 +1,7 @@
 """Groups of settings made of variables: policy, quotas, time-outs, keys, addresses of the servers."""
 
 import ipaddress
+import re
 import tomllib
 from importlib import resources
 from urllib.parse import quote
@@ -39,6 +40,8 @@ LEDGER_KEYS = "ledger"
 """The word in PROXY_API_KEYS that says: keys are issued with `ccproxy keys`, and one must be shown."""
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MOST_WEIGHT = 1_000
+BASE_PATH = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*")
+"""What reads the same in a URL and out of it."""
 
 
 def oauth(read: Reader) -> OAuth:
@@ -57,8 +60,13 @@ def oauth(read: Reader) -> OAuth:
 
 
 def base_path(text: str) -> str:
-    """A path prefix with a leading and without a trailing slash."""
+    """A path prefix with a leading and without a trailing slash. Raises SettingsError."""
     stripped = text.strip("/")
+    if stripped and not BASE_PATH.fullmatch(stripped):
+        raise SettingsError(
+            f"PROXY_BASE_PATH: {text!r} has more than letters, digits, `-`, `_`, `~` and inner dots between its "
+            "slashes; give a prefix such as /anthropic"
+        )
     return f"/{stripped}" if stripped else ""
 
 

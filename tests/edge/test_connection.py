@@ -15,6 +15,7 @@ from service.drain import Drain
 from service.edge import connection as module
 from service.edge.connection import KEPT_BYTES, Connection, Shortcut
 from service.edge.exchange import LEAVING
+from service.edge.request_target import read_target, target_in
 from tests.fakes import FakeProvider
 from tests.relay.serving import ASK, STREAM, Server, Wire
 
@@ -84,7 +85,7 @@ async def handle(scope: Any, receive: Any, send: Any) -> None:
 @asynccontextmanager
 async def serving(handler: Handler, protocol: Any = None) -> AsyncIterator["Served"]:
     """A server of this handler, straight away and behind uvicorn's own cycle."""
-    http: Any = protocol or partial(Connection, shortcut=Shortcut(handler, "/base", Drain()))
+    http: Any = protocol or partial(Connection, shortcut=Shortcut(handler, "/base", Drain(), lambda: "req_011"))
     config = uvicorn.Config(
         handler, http=http, lifespan="off", log_config=None, date_header=False, server_header=False, ws="none"
     )
@@ -155,9 +156,7 @@ def talks() -> Iterator[Any]:
     yield "no content", (get(b"/v1/empty"), get(b"/v1/nothing", LAST))
     yield "http 1.0", (get(b"/v1/echo", version=b"1.0"),)
     yield "http 1.0, kept alive", (get(b"/v1/echo", b"connection: keep-alive\r\n", version=b"1.0"),)
-    yield "below the base path", (get(b"/base/v1/a%20b?x=%20&y", LAST),)
-    yield "an escape", (get(b"/v1/%6dessages//../x", LAST),)
-    yield "a fragment", (get(b"/v1/x?y#z", LAST),)
+    yield "an escape and a query", (get(b"/v1/a%20b?x=%20&y", LAST),)
     yield "an upgrade", (get(b"/v1/x", b"upgrade: h2c\r\nconnection: upgrade, close\r\n"),)
     yield "shorter than said", (get(b"/v1/short"),)
     yield "longer than said", (get(b"/v1/long"),)
@@ -175,29 +174,43 @@ async def test_the_answer_is_uvicorns(pieces: tuple[bytes, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "straight"),
+    ("target", "path", "query"),
     [
-        (b"/v1/messages", True),
-        (b"/v1/messages?beta=true", True),
-        (b"/base/v1/%6dessages", True),
-        (b"/base/v1", False),
-        (b"/basement/v1/x", False),
-        (b"/v10/x", False),
-        (b"http://h/v1/x", False),
-        (b"/livez", False),
+        (b"/v1/messages", "/v1/messages", b""),
+        (b"/v1/messages?beta=true", "/v1/messages", b"beta=true"),
+        (b"/base/v1//messages", "/v1/messages", b""),
+        (b"/base/v1/a%20b?x=%20&y", "/v1/a b", b"x=%20&y"),
+        (b"http://h/v1/x", "/v1/x", b""),
+        (b"HTTP://H/base/livez?a", "/livez", b"a"),
+        (b"/base/livez", "/livez", b""),
+        (b"/basement/livez", "/basement/livez", b""),
     ],
 )
-async def test_what_goes_straight_to_the_handler(target: bytes, straight: bool) -> None:  # noqa: FBT001
-    """All that stands under /v1/ in its usual form; others go by the framework."""
-    seen: list[bool] = []
+async def test_a_handler_sees_the_canonical_path_alone(target: bytes, path: str, query: bytes) -> None:
+    """Whoever answers, the API's handler or the framework: in the target, and in each field of the scope."""
+    seen: list[Any] = []
 
     async def note(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(LEAVING in (scope.get("extensions") or {}))
+        seen.append((target_in(scope), scope["path"], scope["raw_path"], scope["query_string"]))
         await handle(scope, receive, send)
 
     async with serving(note) as served:
         assert (await served.talk((get(target, LAST),))).startswith(b"HTTP/1.1 200 ")
-    assert seen == [straight]
+    [(found, *told)] = seen
+    assert found == read_target("GET", target.lower().removeprefix(b"http://h"), "/base")
+    assert told == [path, found.path.encode(), query]
+
+
+@pytest.mark.parametrize("target", [b"/base/v1", b"/v1/%6dessages", b"/v1/x#y", b"http://other/v1/x", b"*"])
+async def test_what_has_no_canonical_path_reaches_no_handler(target: bytes) -> None:
+    """The connection answers it by itself, and goes on."""
+
+    async def never(_: Any, __: Any, ___: Any) -> None:
+        raise AssertionError
+
+    async with serving(never) as served:
+        told = await served.talk((get(target), get(target, LAST)))
+    assert told.count(b'"type":"error"') == 2
 
 
 async def test_json_is_handled_when_it_is_whole() -> None:
@@ -206,7 +219,10 @@ async def test_json_is_handled_when_it_is_whole() -> None:
         await wire.send(post(b"whole")[:-1])
         await upload.send(post(b"whole", b"")[:-1])
         await until(lambda: len(served.state.tasks) == 1)
-        assert sorted(bool(connection._exchange.waits) for connection in served.state.connections) == [False, True]
+        assert sorted(bool(connection._exchange.waiting_handler) for connection in served.state.connections) == [
+            False,
+            True,
+        ]
         for one in (wire, upload):
             await one.send(b"e")
             assert b"b'whole'" in await one.until(b"whole")

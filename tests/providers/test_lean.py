@@ -59,7 +59,7 @@ def lean(make: Make) -> LeanTransport:
 async def ask(
     lean: LeanTransport, url: str, content: Any = b"{}", waits: Waits = WAITS, method: str = "POST"
 ) -> Answer:
-    return await lean.open(method, url, [(b"x-api-key", b"k")], content, waits)
+    return await lean.open(method, url, b"/v1/messages", [(b"x-api-key", b"k")], content, waits)
 
 
 async def rest(opened: Answer) -> bytes:
@@ -454,11 +454,14 @@ async def test_an_upload_is_as_long_as_was_said(lean: LeanTransport, parts: tupl
     async with scripted(script) as server:
         headers = [(b"content-length", b"3")]
         if parts == (b"ab", b"c"):
-            assert await rest(await lean.open("POST", server.url, headers, parts_of(*parts), WAITS)) == b"x"
+            assert (
+                await rest(await lean.open("POST", server.url, b"/v1/messages", headers, parts_of(*parts), WAITS))
+                == b"x"
+            )
             assert seen == [b"abc"]
         else:
             with pytest.raises(httpx.LocalProtocolError):
-                await lean.open("POST", server.url, headers, parts_of(*parts), WAITS)
+                await lean.open("POST", server.url, b"/v1/messages", headers, parts_of(*parts), WAITS)
             assert seen == []
 
 

@@ -3,14 +3,14 @@
 import httpx
 import pytest
 
-from service.providers.lean_head import Origin, request_head, split_url, upload_bytes
+from service.providers.lean_head import Origin, base_of, request_head, target_under, upload_bytes
 
 PLAIN = Origin("api.example", 80, tls=False)
 
 
 def test_a_head_is_these_bytes() -> None:
     """Host and framing are ours; the rest goes as given."""
-    head = request_head(b"POST", PLAIN, b"/v1/messages?a=b", [(b"x-api-key", b"k"), (b"accept", b"*/*")], 12)
+    head = request_head("POST", PLAIN, b"/v1/messages?a=b", [(b"x-api-key", b"k"), (b"accept", b"*/*")], 12)
     assert head == (
         b"POST /v1/messages?a=b HTTP/1.1\r\nhost: api.example\r\nx-api-key: k\r\naccept: */*\r\n"
         b"content-length: 12\r\n\r\n"
@@ -20,12 +20,12 @@ def test_a_head_is_these_bytes() -> None:
 def test_a_given_host_is_kept_and_given_framing_is_not() -> None:
     """Framing headers say how an upload is framed; they never frame it."""
     given = [(b"Host", b"other"), (b"Content-Length", b"5"), (b"Transfer-Encoding", b"gzip"), (b"Connection", b"x")]
-    head = request_head(b"POST", PLAIN, b"/", given, None)
+    head = request_head("POST", PLAIN, b"/", given, None)
     assert head == b"POST / HTTP/1.1\r\nhost: other\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-@pytest.mark.parametrize(("method", "told"), [(b"GET", 0), (b"DELETE", 0), (b"POST", 1), (b"PUT", 1)])
-def test_an_empty_body_is_told_where_one_is_usual(method: bytes, told: int) -> None:
+@pytest.mark.parametrize(("method", "told"), [("GET", 0), ("DELETE", 0), ("POST", 1), ("PUT", 1)])
+def test_an_empty_body_is_told_where_one_is_usual(method: str, told: int) -> None:
     """A POST without a body says so."""
     assert request_head(method, PLAIN, b"/", [], 0).count(b"content-length: 0") == told
 
@@ -33,24 +33,25 @@ def test_an_empty_body_is_told_where_one_is_usual(method: bytes, told: int) -> N
 @pytest.mark.parametrize(
     ("method", "target", "name", "value"),
     [
-        (b"POST", b"/", b"x-a", b"b\r\nx-b: c"),
-        (b"POST", b"/", b"x-a", b"b\nx-b: c"),
-        (b"POST", b"/", b"x-a", b"b\r"),
-        (b"POST", b"/", b"x-a", b"b\0"),
-        (b"POST", b"/", b"x-a", b"b\x7f"),
-        (b"POST", b"/", b"host", b"a\r\nx-b: c"),
-        (b"POST", b"/", b"x-a\r\nx-b", b"c"),
-        (b"POST", b"/", b"x a", b"c"),
-        (b"POST", b"/", b"x-a:", b"c"),
-        (b"POST", b"/", b"", b"c"),
-        (b"PO ST", b"/", b"x-a", b"b"),
-        (b"POST\r\n", b"/", b"x-a", b"b"),
-        (b"", b"/", b"x-a", b"b"),
-        (b"POST", b"/ HTTP/1.1\r\nx-b: c\r\n\r\n", b"x-a", b"b"),
-        (b"POST", b"/\n", b"x-a", b"b"),
+        ("POST", b"/", b"x-a", b"b\r\nx-b: c"),
+        ("POST", b"/", b"x-a", b"b\nx-b: c"),
+        ("POST", b"/", b"x-a", b"b\r"),
+        ("POST", b"/", b"x-a", b"b\0"),
+        ("POST", b"/", b"x-a", b"b\x7f"),
+        ("POST", b"/", b"host", b"a\r\nx-b: c"),
+        ("POST", b"/", b"x-a\r\nx-b", b"c"),
+        ("POST", b"/", b"x a", b"c"),
+        ("POST", b"/", b"x-a:", b"c"),
+        ("POST", b"/", b"", b"c"),
+        ("PO ST", b"/", b"x-a", b"b"),
+        ("POST\r\n", b"/", b"x-a", b"b"),
+        ("TRACE", b"/", b"x-a", b"b"),
+        ("", b"/", b"x-a", b"b"),
+        ("POST", b"/ HTTP/1.1\r\nx-b: c\r\n\r\n", b"x-a", b"b"),
+        ("POST", b"/\n", b"x-a", b"b"),
     ],
 )
-def test_nothing_ends_a_line_early(method: bytes, target: bytes, name: bytes, value: bytes) -> None:
+def test_nothing_ends_a_line_early(method: str, target: bytes, name: bytes, value: bytes) -> None:
     """No header, target or method writes a second one; and the refusal quotes nothing."""
     with pytest.raises(httpx.LocalProtocolError) as raised:
         request_head(method, PLAIN, target, [(name, value)], 0)
@@ -58,31 +59,39 @@ def test_nothing_ends_a_line_early(method: bytes, target: bytes, name: bytes, va
 
 
 @pytest.mark.parametrize(
-    ("url", "origin", "target"),
+    ("url", "origin", "prefix"),
     [
         ("http://a/b", Origin("a", 80, tls=False), b"/b"),
-        ("https://A.Example:8443/b?c=d", Origin("a.example", 8443, tls=True), b"/b?c=d"),
-        ("https://a?c=d", Origin("a", 443, tls=True), b"/?c=d"),
-        ("https://a", Origin("a", 443, tls=True), b"/"),
-        ("https://user:word@a/b#c", Origin("a", 443, tls=True), b"/b"),
+        ("http://a/b/", Origin("a", 80, tls=False), b"/b"),
+        ("https://A.Example:8443/b/c", Origin("a.example", 8443, tls=True), b"/b/c"),
+        ("https://a", Origin("a", 443, tls=True), b""),
         ("http://[::1]:99/b", Origin("::1", 99, tls=False), b"/b"),
-        ("http://müller.example/b", Origin("xn--mller-kva.example", 80, tls=False), b"/b"),
-        ("http://a/%2e%2F?q=%20", Origin("a", 80, tls=False), b"/%2e%2F?q=%20"),
-        ('http://a/b c"é', Origin("a", 80, tls=False), b'/b%20c"%C3%A9'),
-        ("http://a/b?c=d|e~f!(g)*;h:i@j,k$l", Origin("a", 80, tls=False), b"/b?c=d|e~f!(g)*;h:i@j,k$l"),
-        ("http://a/b\r\nx-b: c", Origin("a", 80, tls=False), b"/b%0D%0Ax-b:%20c"),
+        ("http://müller.example/b c", Origin("xn--mller-kva.example", 80, tls=False), b"/b%20c"),
     ],
 )
-def test_a_url_is_an_origin_and_a_target(url: str, origin: Origin, target: bytes) -> None:
-    """Escapes stay as they are; what may not stand in a target is escaped."""
-    assert split_url(url) == (origin, target)
+def test_a_base_url_is_an_origin_and_a_prefix(url: str, origin: Origin, prefix: bytes) -> None:
+    """A setting, read once; targets are put behind its path."""
+    assert base_of(url) == (origin, prefix)
 
 
 @pytest.mark.parametrize("url", ["ftp://a/", "a/b", "", "http://", "http:///b", "http://a:x/", "http://a:99999999/"])
 def test_what_is_no_url_is_refused(url: str) -> None:
     """No scheme, no host, or another kind of address."""
     with pytest.raises((httpx.UnsupportedProtocol, httpx.InvalidURL)):
-        split_url(url)
+        base_of(url)
+
+
+@pytest.mark.parametrize("target", [b"/v1/x?c=d|e~f!(g)*;h:i@j,k$l", b"/%2e%2F?q=%20", b"//h/x"])
+def test_a_target_stays_as_it_is(target: bytes) -> None:
+    """Nothing in it is resolved, escaped or taken for a host."""
+    assert target_under(target, b"/base") == b"/base" + target
+
+
+@pytest.mark.parametrize("target", [b"", b"x", b"@h/", b"/b\r\nx-b: c", b"/b c", b"/b#c", b"/\xe9", b"/" * 65_537])
+def test_what_is_no_target_is_refused(target: bytes) -> None:
+    """Only origin form, in printable ASCII and within the bound."""
+    with pytest.raises(httpx.InvalidURL):
+        target_under(target)
 
 
 @pytest.mark.parametrize(

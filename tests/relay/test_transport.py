@@ -36,9 +36,9 @@ async def wires(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
     await made.close()
 
 
-async def ask(wires: Wires, url: str) -> Upstream:
+async def ask(wires: Wires, url: str, target: bytes = b"/v1/messages") -> Upstream:
     """A request for a stream."""
-    return await wires.open("POST", f"{url}/v1/messages", HEADERS, STREAM_BYTES)
+    return await wires.open("POST", url, target, HEADERS, STREAM_BYTES)
 
 
 async def failure(wires: Wires, url: str) -> UpstreamError:
@@ -128,14 +128,39 @@ async def test_a_header_that_no_wire_takes_is_not_quoted(wires: Wires, fake: Fak
     """The transport's own words would quote the value, which may be a credential."""
     await ask_and_read(wires, fake.base_url)
     with pytest.raises(UpstreamError) as raised:
-        await wires.open("POST", fake.base_url, [(b"x-api-key", b"sk-ant\nsecret")], b"")
+        await wires.open("POST", fake.base_url, b"/v1/messages", [(b"x-api-key", b"sk-ant\nsecret")], b"")
     assert raised.value.kind == "bad_request"
     assert "secret" not in str(raised.value)
 
 
-async def test_a_url_that_is_none_is_a_bad_request(wires: Wires, fake: FakeProvider) -> None:
-    """A query beyond all measure: `bad_request`, no exception of the library's own."""
-    assert (await failure(wires, fake.base_url + "/v1/x?" + "a" * 70_000)).kind == "bad_request"
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/v1/x?" + b"a" * 70_000,
+        b"",
+        b"v1/x",
+        b"@127.0.0.1/v1",
+        b"http://h/v1",
+        b"/v1/x#y",
+        b"/v1/x y",
+        b"/v1/\xc3\xa9",
+    ],
+)
+async def test_a_target_that_is_none_is_a_bad_request(wires: Wires, fake: FakeProvider, target: bytes) -> None:
+    """Too long, not in origin form, or with what ends a line: `bad_request`, and nothing is sent."""
+    with pytest.raises(UpstreamError) as raised:
+        await ask(wires, fake.base_url, target)
+    assert raised.value.kind == "bad_request"
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "OPTIONS", "PROPFIND", "get", "", "GET / HTTP/1.1\r\nx: y"])
+async def test_a_method_that_is_not_listed_is_never_sent(wires: Wires, fake: FakeProvider, method: str) -> None:
+    """An echoed TRACE would show the owner's key; after a CONNECT the connection is a tunnel."""
+    with pytest.raises(UpstreamError) as raised:
+        await wires.open(method, fake.base_url, b"/v1/models", HEADERS, b"")
+    assert raised.value.kind == "bad_request"
+    assert fake.requests == []
 
 
 async def test_a_cancelled_request_leaves_no_connection_in_use(wires: Wires, fake: FakeProvider) -> None:
