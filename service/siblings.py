@@ -21,6 +21,7 @@ from service.embedded.signals import Signals
 from service.embedded.supervisor import Child, Supervisor
 from service.errors import ProxyError
 from service.log import set_up
+from service.private_files import make_closed_folder
 from service.proxy import BACKLOG, listen
 from service.settings import Settings
 
@@ -122,7 +123,7 @@ def shared_counts(settings: Settings) -> Iterator[Path]:
     """A folder for what the processes count; nobody else on this host has our port."""
     folder = settings.home / f"metrics-{socket.gethostname()[:40]}-{settings.port}"
     shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
-    folder.mkdir(parents=True)
+    make_closed_folder(folder)
     try:
         yield folder
     finally:

@@ -19,6 +19,7 @@ from msgspec import Struct, field
 from service.ledger.events import Event
 from service.ledger.state import Heard
 from service.ledger.wire import Decoded, Undecodable, decode_event, encode_event
+from service.private_files import make_closed_folder, opener
 
 HEAD = struct.Struct(">II")
 SEGMENT_BYTES = 8 * 1024 * 1024
@@ -60,7 +61,7 @@ class Segment(Struct):
 
     def write(self, frames: bytes) -> None:
         """Append frames durably, all or none: a half frame would hide what is written behind it."""
-        with self.path.open("ab", buffering=0) as file:
+        with open(self.path, "ab", buffering=0, opener=opener) as file:
             start, rest = file.tell(), memoryview(frames)
             try:
                 while rest:
@@ -118,7 +119,8 @@ class Spool:
         if self._lock is not None:
             return
         making = self.folder.with_name(MAKING + self.folder.name)
-        making.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_closed_folder(making.parent)
+        make_closed_folder(making)
         lock = try_lock(making)
         if lock is None:
             raise OSError(f"{self.folder} is another process's spool")

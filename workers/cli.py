@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from redis import RedisError
 from service.ledger import wire
 from service.redis_address import place_of
 from service.safe_text import visible
-from service.settings import Settings, load
+from service.settings import Settings, load_for_workers, worker_environ
 from service.terminal import SafeConsole, echo, echo_json, echo_own
 from workers.archive import Archive, open_archive
 from workers.backup import BackupError, Manifest, back_up, expected_rows
@@ -91,21 +92,32 @@ class TextLines(logging.Formatter):
 @click.command()
 def worker() -> None:
     """Fold events from Redis into Postgres until stopped."""
-    settings = load(to_serve=False)
+    settings = load_for_workers()
     open_log(settings)
     redis_url = needed(settings.redis_url, "REDIS_URL")
     database_url = needed(settings.database_url, "DATABASE_URL")
     if place_of(redis_url).kind == "cluster":
         needed(settings.rq_redis_url, "RQ_REDIS_URL, a plain Redis for the queue beside the Cluster,")
     direct_url = settings.database_direct_url or database_url
+    keep_own_variables()
     Process(redis_url, settings.rq_redis_url or redis_url, database_url, direct_url, settings.retention_weeks).run()
+
+
+def keep_own_variables() -> None:
+    """Begin again with the workers' variables alone: what the process was started with stays readable in /proc.
+
+    So no provider's key is in a worker, whoever starts it: a shell, a container's env file, a service manager.
+    """
+    environ = worker_environ(os.environ)
+    if environ != dict(os.environ):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)  # noqa: S606 - it takes our place
 
 
 @click.command()
 @click.option("--check", is_flag=True, help="Only say what is missing; exit code 1 when something is.")
 def migrate(*, check: bool) -> None:
     """Bring the database's schema up to date."""
-    settings = load(to_serve=False)
+    settings = load_for_workers()
     with told_errors(), connect(database_url_of(settings)) as connection:
         steps = pending(connection) if check else apply_migrations(connection)
     for step in steps:
@@ -134,7 +146,7 @@ def verify_ledger(stream: str | None, *, as_json: bool) -> None:
     Positions without a gap and the hash chain are checked too. It changes nothing, and may run under traffic.
     """
     screen = SafeConsole(stderr=True)
-    with archive_of(load()) as archive:
+    with archive_of(load_for_workers()) as archive:
         reports = []
         for name in chosen(archive, stream):
             checkpoint, balance = archive.checkpoint(name), archive.balance(name)
@@ -155,7 +167,7 @@ def verify_ledger(stream: str | None, *, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Go on from what is there, though rows are missing or changed.")
 def rebuild_ledger(stream: str | None, *, force: bool) -> None:
     """Make the projections anew from the events, beside the live ones, and swap them in while traffic goes on."""
-    screen, settings = SafeConsole(stderr=True), load()
+    screen, settings = SafeConsole(stderr=True), load_for_workers()
     with archive_of(settings) as archive:
         for name in chosen(archive, stream):
             begin, end = archive.balance(name).position, archive.last_position(name)
@@ -180,7 +192,7 @@ def dead(context: click.Context, stream: str | None, limit: int, *, as_json: boo
     """Show what could not be read (dead letters) or contradicts the ledger (quarantine)."""
     if context.invoked_subcommand:
         return
-    with archive_of(load()) as archive:
+    with archive_of(load_for_workers()) as archive:
         rows = archive.put_aside(stream, limit)
     if as_json:
         echo_json(rows)
@@ -192,7 +204,7 @@ def dead(context: click.Context, stream: str | None, limit: int, *, as_json: boo
 @stream_option
 def replay(stream: str | None) -> None:
     """Fold the dead letters that this version can read. Workers do so by themselves when they start."""
-    settings = load()
+    settings = load_for_workers()
     with archive_of(settings) as archive:
         dead_before = {name: before.dead for name in chosen(archive, stream) if (before := archive.checkpoint(name))}
     for name, dead in dead_before.items():
@@ -217,7 +229,7 @@ def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json:
         period, dimensions = period_of(since, until, datetime.now(UTC)), dimensions_of(by)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    with archive_of(load()) as archive:
+    with archive_of(load_for_workers()) as archive:
         found = report(archive, period, dimensions)
     if as_json:
         echo_json(usage_json(found))
@@ -232,7 +244,7 @@ def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json:
 @json_option
 def backup(file: Path, *, as_json: bool) -> None:
     """Write the whole ledger to FILE, as of one moment, while traffic goes on."""
-    with told_errors(), connect(database_url_of(load())) as connection:
+    with told_errors(), connect(database_url_of(load_for_workers())) as connection:
         expected = expected_rows(connection)
         with progress_of(SafeConsole(stderr=True), f"backup {file.name}", 0, expected, lines=True) as told:
             manifest = back_up(connection, file, told)
@@ -249,7 +261,7 @@ def backup(file: Path, *, as_json: bool) -> None:
 @json_option
 def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
     """Put a backup back, fold what Redis has since, and prove the ledger; exit code 1 when something differs."""
-    settings, screen = load(), SafeConsole(stderr=True)
+    settings, screen = load_for_workers(), SafeConsole(stderr=True)
     with told_errors(), Backup(file) as saved, connect(database_url_of(settings)) as connection:
         manifest = saved.manifest
         with progress_of(screen, f"restore {file.name}", 0, manifest.rows, lines=True) as told:

@@ -27,6 +27,7 @@ from service.brake import Brake
 from service.console.api_types import Role, Session
 from service.console.ended import EndedSessions
 from service.errors import AskedTooOften, ClientError, NotAllowed, NotLoggedIn
+from service.private_files import close_to_others, make_folder
 from service.settings import Settings
 
 COOKIE = "ccproxy_session"
@@ -197,11 +198,12 @@ def address_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
 def kept_token(home: Path) -> str:
     """The token in CCPROXY_HOME, made when there is none; only its owner may read the file. Raises OSError."""
     path = home / TOKEN_FILE
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     made = secrets.token_hex(TOKEN_BYTES)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
+        close_to_others(path)
         return path.read_text("ascii").strip() or replaced(path, made)
     with os.fdopen(descriptor, "w") as file:
         file.write(made + "\n")

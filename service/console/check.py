@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 import ssl
+import stat
 import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -53,9 +54,17 @@ def check_home(home: Path) -> Finding:
     place = home
     while not place.exists() and place != place.parent:
         place = place.parent
+    if place == home and is_open_to_changes(home):
+        return Finding("home", False, f"others on this machine can change what is in {home}; chmod go-w {home}")
     if place.is_dir() and os.access(place, os.W_OK):
         return Finding("home", True, f"{home} can be written to")
     return Finding("home", False, f"{place} can't be written to; set CCPROXY_HOME to another folder")
+
+
+def is_open_to_changes(folder: Path) -> bool:
+    """Whether others may rename or replace files in a folder; in a sticky one, such as /tmp, they may not."""
+    mode = folder.stat().st_mode
+    return bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not mode & stat.S_ISVTX
 
 
 async def check_route(route: Route, settings: Settings) -> Finding:

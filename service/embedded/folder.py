@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from service.embedded import EmbeddedError
+from service.private_files import close_to_others, make_folder
 
 FIRST_PORT, LAST_PORT = 15_000, 29_999
 """Below what Linux and macOS give to outgoing connections. A port from that range could, while its server is away, be
@@ -115,8 +116,10 @@ def is_free(host: str, port: int) -> bool:
 
 def open_log(path: Path) -> int:
     """A descriptor that appends to the log at `path`; a log that grew too long becomes `<name>.1` first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with suppress(FileNotFoundError):
         if path.stat().st_size > MAX_LOG_BYTES:
             path.replace(path.with_name(f"{path.name}.1"))
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    close_to_others(path)
+    return descriptor

@@ -47,6 +47,7 @@ def main() -> None:
     terms = json.loads(sys.argv[1])
     command = sys.argv[2:]
     try:
+        os.umask(0o077)  # what it makes is for its owner alone
         take_on(terms["way"], terms["uid"], terms["gid"])
         die_with_parent(terms["parent_pid"], terms["death_signal"])
         os.execv(command[0], command)  # noqa: S606 - a shell would be one process too many

@@ -20,6 +20,7 @@ from typing import ClassVar, Self
 from service.embedded import EmbeddedError, binaries, folder
 from service.embedded import account as accounts
 from service.embedded.leash import Leash, run
+from service.private_files import make_folder
 
 READY_POLL_S = 0.01
 PROBE_TIMEOUT_S = 20.0
@@ -95,10 +96,11 @@ class Server(ABC):
             return
         program = self._program()
         self.version = binaries.version_of(program)
-        self.place.mkdir(parents=True, exist_ok=True)
-        accounts.check_owner(self.place)
         # Root's servers run as another user, who must pass through here; what is secret is closed by itself.
-        self.place.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        mode = 0o711 if os.geteuid() == 0 else 0o700
+        make_folder(self.place, mode)
+        accounts.check_owner(self.place)
+        self.place.chmod(mode)
         self._account = accounts.choose(self.place, lambda account: self._reaches(account, program))
 
     def spawn(self) -> None:

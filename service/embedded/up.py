@@ -24,6 +24,7 @@ from service.embedded.screen import Screen, proxy_url
 from service.embedded.signals import Signals
 from service.embedded.supervisor import Child, Supervisor
 from service.embedded.valkey import Valkey
+from service.private_files import make_closed_folder, make_folder
 from service.redis_address import REDIS_SCHEMES, place_of
 
 if TYPE_CHECKING:
@@ -84,10 +85,11 @@ def household(settings: "Settings") -> Household:
 
 def _programs(settings: "Settings", logs: Path, servers: tuple[str, ...], urls: Household) -> tuple[Program, ...]:
     environ = partial(_environ, settings, urls)
+    for_workers = partial(_environ_of_workers, settings, urls)
     migrations = Program(
         "migrations",
         own_command("migrate"),
-        environ=environ,
+        environ=for_workers,
         log=logs / "migrate.log",
         needs=tuple(name for name in servers if name == Postgres.name),
         once=True,
@@ -95,7 +97,7 @@ def _programs(settings: "Settings", logs: Path, servers: tuple[str, ...], urls: 
     worker = Program(
         "worker",
         own_command("worker"),
-        environ=lambda: {**environ(), **_audible(settings)},
+        environ=lambda: {**for_workers(), **_audible(settings)},
         log=logs / "worker.log",
         is_ready=lambda program: program.says(WORKER_READY),
         needs=(*servers, migrations.name),
@@ -123,6 +125,12 @@ def _environ(settings: "Settings", urls: Household) -> Mapping[str, str]:
     }
 
 
+def _environ_of_workers(settings: "Settings", urls: Household) -> Mapping[str, str]:
+    from service.settings import worker_environ
+
+    return worker_environ(_environ(settings, urls))
+
+
 def _audible(settings: "Settings") -> Mapping[str, str]:
     """The worker's line that we wait for is of level info, so its log, which is a file, is no quieter than that."""
     return {} if settings.log_level == "debug" else {"LOG_LEVEL": "info"}
@@ -141,6 +149,7 @@ def _run_locked(settings: "Settings", screen: Screen, house: Household, signals:
     for name, url in (("Redis", settings.redis_url), ("Postgres", settings.database_url)):
         if url is not None:
             screen.given(name, _without_secrets(url))
+    make_closed_folder(settings.home / "logs")
     supervisor = Supervisor(house.children, screen)
     try:
         return _watch(settings, screen, house, supervisor, signals)
@@ -168,7 +177,7 @@ def _home(settings: "Settings") -> folder.Locked:
     home = settings.home
     try:
         # Root's servers run as another user, who must pass through here; what is secret is closed by itself.
-        home.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+        make_folder(home, 0o711 if os.geteuid() == 0 else 0o700)
         locked = folder.Locked(home / "lock", timeout_s=0)
         (home / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
         (home / "run.json").unlink(missing_ok=True)  # of one that was killed

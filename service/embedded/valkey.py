@@ -13,6 +13,7 @@ from typing import ClassVar
 from service.embedded import binaries, folder
 from service.embedded.leash import Leash
 from service.embedded.server import ENVIRON, Server
+from service.private_files import close_to_others
 
 ANSWER_TIMEOUT_S = 0.5
 MAX_ANSWER_BYTES = 64 * 1024
@@ -55,6 +56,7 @@ class Valkey(Server):
     def _launch(self, lock: int, output: int) -> Leash:
         if not self.data.exists():
             self._make_data_folder(self.data)
+        close_to_others(self.data)
         configuration = CONFIGURATION.format(
             port=self.port, password=self._password(), data=json.dumps(str(self.data), ensure_ascii=False)
         )

@@ -35,11 +35,13 @@ from service.settings.shapes import (
     UpstreamTransport,
 )
 from service.settings.values import WEEKDAYS, minute_of_week, model_map
-from service.settings.variables import SECRETS, VARIABLES, Variable
+from service.settings.variables import FOR_WORKERS, SECRETS, VARIABLES, Variable
+from service.settings.workers import load_for_workers, worker_environ
 
 __all__ = [
     "ANTHROPIC",
     "CLIENT_ROUTE_ID",
+    "FOR_WORKERS",
     "LOOPBACK_HOSTS",
     "SECRETS",
     "VARIABLES",
@@ -67,9 +69,11 @@ __all__ = [
     "Variable",
     "from_variables",
     "load",
+    "load_for_workers",
     "minute_of_week",
     "model_map",
     "port_of",
     "read_dotenv",
     "unquoted",
+    "worker_environ",
 ]

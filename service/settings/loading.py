@@ -40,14 +40,17 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, 
     process = dict(os.environ if environ is None else environ)
     merged = read_dotenv(Path(".env")) | process if environ is None else process
     file, origin = read_file(path, merged)
-    variables = {
-        name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in file.env.items()
-    }
+    variables = texts(file.env)
     keys = [route.api_key_env for route in file.routes if route.api_key_env]
     settings = build(Reader(with_secret_files(variables | merged, [*SECRETS, *keys])), file, origin)
     if to_serve:
         refuse_loops(settings)
     return settings
+
+
+def texts(env: Mapping[str, str | int | float | bool]) -> dict[str, str]:
+    """The file's `[env]` as variables are written."""
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in env.items()}
 
 
 def from_variables(variables: Mapping[str, str]) -> Settings:

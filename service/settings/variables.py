@@ -152,5 +152,11 @@ SECRETS = (
     "ZAI_API_KEY",
 )  # fmt: skip
 """Variables that may lie in a file, as containers are given secrets: NAME_FILE is its path."""
+FOR_WORKERS = (
+    "CCPROXY_CONFIG", "CCPROXY_HOME", "DATABASE_DIRECT_URL", "DATABASE_URL", "DB_CONNECTION_TIMEOUT_MS", "DB_HOST",
+    "DB_IDLE_TIMEOUT_MS", "DB_MAX_CONNECTIONS", "DB_NAME", "DB_PASSWORD", "DB_PORT", "DB_SSL", "DB_USER",
+    "LEDGER_RETENTION_WEEKS", "LOG_FORMAT", "LOG_LEVEL", "NO_COLOR", "REDIS_URL", "RQ_REDIS_URL", "SSL_CERT_FILE",
+)  # fmt: skip
+"""All that workers and their commands read: no key of a provider, no token of the proxy's."""
 OBSOLETE_PREFIXES = ("OPENROUTER_", "NODE_ENV")
 """Variables of the original that mean nothing here: accepted, with a notice."""

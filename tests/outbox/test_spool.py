@@ -170,7 +170,7 @@ def test_a_disk_that_does_not_even_truncate_hides_nothing(folder: Path, monkeypa
     """When a half frame can't be taken back, what comes later goes into a file of its own."""
     mine = Spool(folder)
     mine.append([record(1)])
-    monkeypatch.setattr(Path, "open", lambda path, *_, **__: BadFile(path, "ab", buffering=0))
+    monkeypatch.setattr("service.spool.open", lambda path, *_, **__: BadFile(path), raising=False)
     with pytest.raises(OSError, match="broken"):
         mine.append([record(2), record(3)])
     monkeypatch.undo()

@@ -1,0 +1,46 @@
+"""What the workers see: their own variables, and of the settings those alone.
+
+They fold events and ask no provider, so that no provider's key, client's key or admin's token is in their memory or in
+the environment that the kernel shows of them. Not here: what a setting means (`variables`).
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from service.settings.files import File, read_dotenv, read_file, with_secret_files
+from service.settings.loading import build, texts
+from service.settings.reader import Reader
+from service.settings.shapes import Settings
+from service.settings.variables import FOR_WORKERS, SECRETS
+
+FILES = tuple(f"{name}_FILE" for name in SECRETS if name in FOR_WORKERS)
+OF_THE_SYSTEM = (
+    "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SSL_CERT_DIR", "SYSTEMROOT", "TERM", "TMPDIR",
+    "TZ", "USER", "VIRTUAL_ENV", "XDG_STATE_HOME",
+)  # fmt: skip
+PREFIXES = ("LC_", "PG", "PYTHON", "COVERAGE_")
+"""Languages, libpq, and how Python itself runs."""
+
+
+def is_for_workers(name: str) -> bool:
+    """Whether a worker may have a variable."""
+    return name in FOR_WORKERS or name in FILES or name in OF_THE_SYSTEM or name.startswith(PREFIXES)
+
+
+def worker_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment a worker may have."""
+    return {name: value for name, value in environ.items() if is_for_workers(name)}
+
+
+def load_for_workers() -> Settings:
+    """The settings of workers and their commands: as `load` reads them, but of FOR_WORKERS alone. Raises SettingsError.
+
+    The routes in it have no credentials, whatever `.env`, the TOML file or the environment says.
+    """
+    variables = worker_environ(read_dotenv(Path(".env")) | os.environ)
+    file, origin = read_file(None, variables)
+    variables = worker_environ(texts(file.env)) | variables
+    return build(
+        Reader(with_secret_files(variables, [name for name in SECRETS if name in FOR_WORKERS])), File(), origin
+    )
