@@ -31,11 +31,11 @@ from service.console.traces import open_traces
 from service.drain import Drain
 from service.edge.admit import Gate
 from service.edge.connection import Shortcut
-from service.edge.forwarded import behind
 from service.edge.health import HANDLERS, Health
 from service.edge.keys import Keyring
 from service.edge.messages import messages_app
-from service.edge.replies import error_body
+from service.edge.origins import OriginGuard
+from service.edge.replies import error_body, with_default_headers
 from service.edge.request_target import not_found
 from service.errors import MethodNotAllowed, ProxyError
 from service.ledger.state import ControlLedger
@@ -113,6 +113,7 @@ class Parts:
         if self.traces:
             self.outbox.listeners.append(self.traces.note)
         self.messages = messages_app(self.relay, self.keyring, self.gate, self.brake, self.drain, self.metrics)
+        self.guard = OriginGuard(settings, clock.new_request_id, self.metrics.refuse)
         self.health = Health(self.watcher, self.outbox, clock, self.drain, settings)
 
     def control(self) -> ControlLedger | None:
@@ -172,16 +173,13 @@ def create_app(parts: Parts) -> ASGIApp:
         openapi_config=openapi_config(VERSION),
         logging_config=None,
     )
-    if settings.trusted_proxies:
-        app = behind(app, settings.trusted_proxies)
-    return app
+    return with_default_headers(parts.guard.wrap(app))
 
 
 def shortcut(parts: Parts) -> Shortcut:
     """How connections answer the Messages API, without the framework."""
-    settings = parts.settings
-    handler = behind(parts.messages, settings.trusted_proxies) if settings.trusted_proxies else parts.messages
-    return Shortcut(handler, settings.base_path, parts.drain, parts.clock.new_request_id)
+    handler = parts.guard.wrap(parts.messages)
+    return Shortcut(handler, parts.settings.base_path, parts.drain, parts.clock.new_request_id)
 
 
 def answer_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

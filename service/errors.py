@@ -14,6 +14,9 @@
     |  |- NotLoggedIn             401  authentication_error   (the admin API)
     |  |- BadReport               400  invalid_request_error
     |  |- NotAllowed              403  permission_error
+    |  |- NoHost                  400  invalid_request_error
+    |  |- UnknownHost             403  permission_error
+    |  |- ForeignOrigin           403  permission_error
     |  |- Taken                   409  conflict_error
     |  |- AskedTooOften           429  rate_limit_error
     |  |- NotFound                404  not_found_error
@@ -113,6 +116,24 @@ class BadReport(ClientError):
 
 class NotAllowed(ClientError):
     """Who asked may look, and change nothing; or the change came without its CSRF token."""
+
+    status = 403
+    type = "permission_error"
+
+
+class NoHost(ClientError):
+    """An HTTP/1.1 request without a Host header."""
+
+
+class UnknownHost(ClientError):
+    """The Host header names something that the proxy does not answer to."""
+
+    status = 403
+    type = "permission_error"
+
+
+class ForeignOrigin(ClientError):
+    """A browser sent the request for a web page of another origin."""
 
     status = 403
     type = "permission_error"

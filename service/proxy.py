@@ -78,6 +78,8 @@ class ProxyConfig(Struct, frozen=True, kw_only=True):
     fallback_on_codes: tuple[int, ...] = ()
     log_level: LogLevel = "info"
     api_keys: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
     redis_url: str | None = None
     home: str | None = None
 
@@ -88,6 +90,8 @@ class ProxyConfig(Struct, frozen=True, kw_only=True):
             "PROXY_PORT": str(self.port),
             "PROXY_HOST": self.host,
             "PROXY_API_KEYS": ",".join(self.api_keys),
+            "ALLOWED_HOSTS": ",".join(self.allowed_hosts),
+            "ALLOWED_ORIGINS": ",".join(self.allowed_origins),
             "CLAUDE_SUBSCRIPTION_ENABLED": str(subscription.enabled).lower(),
             "CLAUDE_CODE_OAUTH_TOKEN": subscription.oauth_token,
             "CLAUDE_CREDENTIALS_PATH": subscription.credentials_path,

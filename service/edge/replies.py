@@ -10,6 +10,24 @@ from service.errors import ProxyError
 
 JSON = (b"content-type", b"application/json")
 EVENT_STREAM = b"text/event-stream"
+UNTRUSTED_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"sandbox; default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+"""On every answer of the Messages API: what a provider or a user's file contains never runs in the origin of the
+dashboard, whatever its content type."""
+DEFAULT_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+)
+"""On every other answer, unless its handler has set a header of its own."""
 
 
 class AsgiReply:
@@ -31,7 +49,11 @@ class AsgiReply:
         """Send the head; `request-id` is the provider's, else our own."""
         named = dict(headers)
         request_id = self._request_id.encode()
-        own = [(b"x-ccproxy-request-id", request_id), (b"x-ccproxy-attempts", b"%d" % self.attempts)]
+        own = [
+            (b"x-ccproxy-request-id", request_id),
+            (b"x-ccproxy-attempts", b"%d" % self.attempts),
+            *UNTRUSTED_HEADERS,
+        ]
         if self.dropped_messages:
             own.append((b"x-ccproxy-truncated", b"%d messages" % self.dropped_messages))
         if self.route:
@@ -72,6 +94,22 @@ def refusal(error: ProxyError, request_id: str) -> ASGIApp:
         await AsgiReply(send, request_id).fail(error)
 
     return answer
+
+
+def with_default_headers(app: ASGIApp) -> ASGIApp:
+    """The application, with `DEFAULT_HEADERS` on its answers."""
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_defaults(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                missing = [header for header in DEFAULT_HEADERS if header[0] not in given]
+                message["headers"] = [*message["headers"], *missing]
+            await send(message)
+
+        await app(scope, receive, send_with_defaults)
+
+    return handle
 
 
 def error_headers(error: ProxyError) -> list[tuple[bytes, bytes]]:

@@ -248,6 +248,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     base_path: str = ""
     processes: int = 1
     trusted_proxies: tuple[Network, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
     drain: DrainTimes = DrainTimes()
     client_keys: tuple[StaticKey, ...] = ()
     ledger_keys: bool = False

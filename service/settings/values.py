@@ -42,6 +42,11 @@ WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MOST_WEIGHT = 1_000
 BASE_PATH = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*")
 """What reads the same in a URL and out of it."""
+HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9._-]{0,251}[a-z0-9_])?|[0-9a-f:.]{2,45}")
+ORIGIN = re.compile(
+    r"[a-z][a-z0-9+.-]*://(?:[a-z0-9_](?:[a-z0-9._-]{0,251}[a-z0-9_])?|\[[0-9a-f:.]{2,45}\])(?::\d{1,5})?"
+)
+USUAL_PORTS = {"http": ":80", "https": ":443"}
 
 
 def oauth(read: Reader) -> OAuth:
@@ -76,6 +81,32 @@ def networks(text: str) -> tuple[Network, ...]:
         return tuple(ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise SettingsError(f"TRUSTED_PROXIES: {error}; give addresses or networks such as 10.0.0.0/8") from None
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """Names and addresses without scheme and port, comma-separated."""
+    names = tuple(part.lower().strip("[]").removesuffix(".") for part in listed(text))
+    for name in names:
+        if not HOST_NAME.fullmatch(name):
+            raise SettingsError(
+                f"ALLOWED_HOSTS: {name!r} is no host name; give names without scheme and port, such as proxy.example"
+            )
+    return names
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Origins of web pages, comma-separated, as browsers send them: the usual port of a scheme is left out."""
+    found = []
+    for part in listed(text):
+        origin = part.lower().removesuffix("/")
+        if not ORIGIN.fullmatch(origin):
+            raise SettingsError(
+                f"ALLOWED_ORIGINS: {part!r} is no origin; give each as scheme and host, such as https://app.example "
+                "(`*` and `null` would let any web page in)"
+            )
+        port = USUAL_PORTS.get(origin.partition(":")[0], "")
+        found.append(origin.removesuffix(port) if port else origin)
+    return tuple(found)
 
 
 def drain(read: Reader) -> DrainTimes:

@@ -28,6 +28,18 @@ VARIABLES: tuple[Variable, ...] = (
         "addresses or networks, comma-separated, whose `X-Forwarded-For`, `-Proto` and `-Host` are believed",
     ),
     Variable(
+        "ALLOWED_HOSTS",
+        "",
+        "names by which clients reach the proxy, comma-separated, without ports; a listener on the loopback answers to "
+        "loopback names and these alone (against DNS rebinding)",
+    ),
+    Variable(
+        "ALLOWED_ORIGINS",
+        "",
+        "origins of web pages that may use the Messages API, comma-separated, such as `https://app.example`; "
+        "those of all others are refused",
+    ),
+    Variable(
         "DRAIN_DELAY",
         "5s; 0 on the loopback",
         "from the stop signal until nothing new is taken, in seconds or as `500ms`: time for a load balancer to notice",

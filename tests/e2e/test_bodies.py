@@ -165,6 +165,6 @@ def test_a_body_that_is_no_json_is_the_providers_to_refuse(http: httpx.Client, a
 def test_a_client_that_leaves_while_it_sends(proxy: Proxy, house: House, http: httpx.Client) -> None:
     """A request that is never finished asks nobody, and the proxy lives on."""
     with socket.create_connection(("127.0.0.1", proxy.port)) as connection:
-        connection.sendall(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+        connection.sendall(b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{")
     assert ask(http).status_code == 200
     assert len(house.anthropic.requests) == 1

@@ -67,7 +67,9 @@ async def test_the_address_of_batch_results_is_the_one_outside(server: Server, a
     said = {"x-forwarded-proto": "https", "x-forwarded-host": "proxy.example"}
     ask = {"requests": [{"custom_id": "one", "params": ASK}]}
     for trusted, expected in (("127.0.0.0/8", "https://proxy.example/v1/"), ("192.0.2.0/24", "http://127.0.0.1:")):
-        served = await server.start(anthropic=anthropic, variables={"TRUSTED_PROXIES": trusted})
+        served = await server.start(
+            anthropic=anthropic, variables={"TRUSTED_PROXIES": trusted, "ALLOWED_HOSTS": "proxy.example"}
+        )
         batch = (await served.http.post("/v1/messages/batches", json=ask)).json()["id"]
         seen = (await served.http.get(f"/v1/messages/batches/{batch}", headers=said)).json()
         assert str(seen["results_url"]).startswith(expected)

@@ -54,7 +54,7 @@ async def test_dot_segments_are_refused(server: Server, anthropic: FakeProvider,
     """A path that would lead elsewhere at the provider is a 404 here, however it is escaped."""
     served = await server.start(anthropic=anthropic)
     async with connected(served) as wire:
-        await wire.send(f"GET {target} HTTP/1.1\r\nhost: p\r\nconnection: close\r\n\r\n".encode())
+        await wire.send(f"GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
         got = await wire.to_the_end()
     assert got.startswith(b"HTTP/1.1 404 ")
     assert b'"not_found_error"' in got
@@ -67,7 +67,7 @@ async def test_path_and_query_go_up_as_they_came(server: Server, anthropic: Fake
     targets = ["/v1/skills/a%20b?beta=true", "/v1/x?a=1&a=2&b=%E2%82%AC&c=x+y&d='%22", "/v1/x?q=a|b~c!(d)*;e:f@g,h$i"]
     for target in targets:
         async with connected(served) as wire:
-            await wire.send(f"GET {target} HTTP/1.1\r\nhost: p\r\nconnection: close\r\n\r\n".encode())
+            await wire.send(f"GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
             await wire.to_the_end()
     assert [f"{request.path}?{request.query}" for request in anthropic.requests] == targets
 

@@ -102,7 +102,7 @@ async def test_an_upload_is_broken_off_too(server: Server, anthropic: FakeProvid
     """A body that comes in pieces keeps no process alive."""
     served = await server.start(anthropic=anthropic, variables={"DRAIN_TIMEOUT": "50ms"})
     async with connected(served) as wire:
-        await wire.send(b"POST /v1/files HTTP/1.1\r\nhost: proxy\r\ncontent-length: 1000\r\n\r\nbeginning")
+        await wire.send(b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\nbeginning")
         await eventually(lambda: bool(served.proxy._server and served.proxy._server.server_state.tasks))
         await served.proxy.stop()
         assert (await wire.to_the_end()).startswith(b"HTTP/1.1 503 ")

@@ -246,7 +246,7 @@ async def connected(served: Serving) -> AsyncIterator[Wire]:
 
 def request_bytes(body: bytes, path: str = "/v1/messages", headers: str = "") -> bytes:
     """A POST as it goes on the wire."""
-    head = f"POST {path} HTTP/1.1\r\nhost: proxy\r\ncontent-type: application/json\r\n{headers}"
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{headers}"
     return head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body
 
 

@@ -165,7 +165,7 @@ async def test_a_client_that_goes_in_mid_upload_is_accounted(server: Server, ant
     """Half an upload and then silence: the attempt ends as aborted, and the provider gets no whole request."""
     served = await server.start(anthropic=anthropic)
     async with connected(served) as wire:
-        await wire.send(b"POST /v1/files HTTP/1.1\r\nhost: p\r\ncontent-length: 1000\r\n\r\n" + b"x" * 500)
+        await wire.send(b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n" + b"x" * 500)
         await eventually(served.open_attempts)
     await eventually(lambda: served.told == [("anthropic", "aborted", "")])
     assert anthropic.requests == []

@@ -1,0 +1,244 @@
+"""Host and origin checks, and CORS: protection against attacks by way of somebody's browser.
+
+A web page that is open on this machine reaches the loopback as any program does. Three signals that no page can forge
+tell it from a client: `Host` names what the browser believes to talk to (DNS rebinding), `Origin` and `Sec-Fetch-Site`
+tell where a request was made. Clients such as Claude Code and the SDKs send neither of the latter two.
+
+- A listener on the loopback answers to loopback names and ALLOWED_HOSTS. Another listener answers to any name until
+  ALLOWED_HOSTS is set, and always to addresses: only a name can be rebound.
+- A request from another origin is refused unless the origin is in ALLOWED_ORIGINS. A link to a page of the console may
+  be followed from anywhere.
+- Origins in ALLOWED_ORIGINS may read answers of the Messages API (CORS). Nobody else's scripts read anything.
+
+Not here: client keys (`keys`), sessions of the admin API (`console.auth`), `X-Forwarded-*` (`forwarded`).
+"""
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from service.edge.forwarded import address_of, behind
+from service.edge.replies import AsgiReply
+from service.errors import ClientError, ForeignOrigin, NoHost, UnknownHost
+from service.settings import Settings
+
+log = logging.getLogger("ccproxy.edge")
+
+OWN_SITES = frozenset((b"same-origin", b"none"))
+"""`none`: the user's own doing, such as a bookmark. `same-site` is foreign: ports of localhost are one site."""
+CONSOLE_PAGES = frozenset(("/", "/dashboard", "/dashboard/", "/logs/ui", "/schema", "/schema/"))
+NAVIGATION = {b"sec-fetch-mode": b"navigate", b"sec-fetch-dest": b"document"}
+"""A page opened in a tab of its own, where the page with the link can't read it; in a frame it is not a document."""
+WEB_SCHEMES = ("http", "https")
+API = "/v1/"
+METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+PREFLIGHT_MAX_AGE_S = b"600"
+HEADER_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,4096}")
+HOST = re.compile(r"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9._-]{1,253}))(?::\d{1,5})?")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]{0,63}://[A-Za-z0-9._:\[\]-]{1,300}|null")
+HOST_CHARS = 300
+CACHED_HOSTS = 256
+
+Headers = Mapping[bytes, bytes]
+
+
+class OriginGuard:
+    """Wraps ASGI applications, so that they see requests of clients, own pages and allowed origins alone.
+
+    `on_refusal` counts each request that was refused.
+    """
+
+    def __init__(
+        self, settings: Settings, new_request_id: Callable[[], str], on_refusal: Callable[[str], None]
+    ) -> None:
+        self._loopback = settings.loopback
+        self._hosts = frozenset(settings.allowed_hosts)
+        self._origins = frozenset(origin.encode() for origin in settings.allowed_origins)
+        self._trusted = settings.trusted_proxies
+        self._new_request_id = new_request_id
+        self._on_refusal = on_refusal
+        self._served_hosts: set[bytes] = set()
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """The application behind the checks of this guard.
+
+        Behind trusted proxies, the name that they tell is checked like the one that the request was sent to: a page
+        can send `X-Forwarded-Host`, but not choose `Host`.
+        """
+        app = self._checking_all(app)
+        return self._checking_hosts(behind(app, self._trusted)) if self._trusted else app
+
+    def _checking_all(self, app: ASGIApp) -> ASGIApp:
+        served_hosts = self._served_hosts
+
+        def handle(scope: Scope, receive: Receive, send: Send) -> Any:
+            if scope["type"] != ScopeType.HTTP:
+                return app(scope, receive, send)
+            named = dict(scope["headers"])
+            if (
+                named.get(b"host") in served_hosts
+                and b"origin" not in named
+                and b"sec-fetch-site" not in named
+                and scope["method"] != "OPTIONS"
+            ):
+                return app(scope, receive, send)
+            return self._answer(app, scope, receive, send, named)
+
+        return handle
+
+    def _checking_hosts(self, app: ASGIApp) -> ASGIApp:
+        async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                if scope["type"] == ScopeType.HTTP:
+                    self._check_host(scope, dict(scope["headers"]))
+            except ClientError as error:
+                await self._refuse(scope, send, error)
+            else:
+                await app(scope, receive, send)
+
+        return handle
+
+    async def _answer(self, app: ASGIApp, scope: Any, receive: Receive, send: Send, named: Headers) -> None:
+        """Answer a request that is a browser's, an OPTIONS, or the first one with this Host."""
+        try:
+            self._check_host(scope, named)
+            self._check_origin(scope, named)
+        except ClientError as error:
+            await self._refuse(scope, send, error)
+            return
+        if not scope["path"].startswith(API):
+            await app(scope, receive, send)
+            return
+        origin = named.get(b"origin", b"")
+        if origin in self._origins:
+            send = readable(send, origin)
+        if scope["method"] == "OPTIONS":
+            await answer_options(send, named if origin in self._origins else {})
+        else:
+            await app(scope, receive, varying(send))
+
+    async def _refuse(self, scope: Any, send: Send, error: ClientError) -> None:
+        """Answer with an error, count and log it."""
+        request_id = self._new_request_id()
+        client = str((scope.get("client") or ("",))[0])
+        log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
+        self._on_refusal("foreign_host" if isinstance(error, UnknownHost) else "foreign_origin")
+        await AsgiReply(varying(send), request_id).fail(error)
+
+    def _check_host(self, scope: Any, named: Headers) -> None:
+        """Raises NoHost and UnknownHost."""
+        host = named.get(b"host", b"")
+        if not host:
+            if scope["http_version"] != "1.0":
+                raise NoHost("a request needs a Host header")
+        elif not self._serves_host(host):
+            raise UnknownHost(
+                f"this proxy does not answer to {shown(host, HOST, 'this host name')}; if that is its name, add it to "
+                "ALLOWED_HOSTS"
+            )
+
+    def _serves_host(self, host: bytes) -> bool:
+        """Whether the proxy answers to this value of Host."""
+        if host in self._served_hosts:
+            return True
+        is_served = len(host) <= HOST_CHARS and self._answers_to(host_name(host.decode("latin-1")))
+        if is_served and len(self._served_hosts) < CACHED_HOSTS:
+            self._served_hosts.add(host)
+        return is_served
+
+    def _answers_to(self, name: str) -> bool:
+        if is_loopback_name(name) or name in self._hosts:
+            return True
+        return not self._loopback and (not self._hosts or address_of(name.encode()) is not None)
+
+    def _check_origin(self, scope: Any, named: Headers) -> None:
+        """Raises ForeignOrigin for what a page of another origin has made a browser send."""
+        origin = named.get(b"origin", b"")
+        if origin in self._origins:
+            return
+        is_own_site = named.get(b"sec-fetch-site", b"none") in OWN_SITES
+        if is_own_site and (not origin or is_own(origin, named.get(b"host", b""))):
+            return
+        if not origin and self._opens_page(scope, named):
+            return
+        whose = shown(origin, ORIGIN, "another origin") if origin else "another origin"
+        raise ForeignOrigin(
+            f"web pages of {whose} may not use this proxy; if they should, add their origin to ALLOWED_ORIGINS"
+        )
+
+    def _opens_page(self, scope: Any, named: Headers) -> bool:
+        """Whether somebody follows a link to a page of the console."""
+        is_navigation = all(named.get(name) == value for name, value in NAVIGATION.items())
+        return is_navigation and scope["method"] in ("GET", "HEAD") and scope["path"] in CONSOLE_PAGES
+
+
+def is_own(origin: bytes, host: bytes) -> bool:
+    """Whether an origin is that of the proxy itself, by the name that the browser knows.
+
+    Schemes are not compared: TLS may end before the proxy.
+    """
+    scheme, _, authority = origin.lower().decode("latin-1").partition("://")
+    return scheme in WEB_SCHEMES and authority == host.lower().decode("latin-1")
+
+
+def host_name(host: str) -> str:
+    """The name or address in a Host header, "" when it is malformed."""
+    found = HOST.fullmatch(host.lower())
+    return (found[1] or found[2].removesuffix(".")) if found else ""
+
+
+def is_loopback_name(name: str) -> bool:
+    """Whether a name or address always is the loopback, whatever a name server says (RFC 6761 for localhost)."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    address = address_of(name.encode()) if name else None
+    return address is not None and address.is_loopback
+
+
+def shown(value: bytes, pattern: re.Pattern[str], otherwise: str) -> str:
+    """A header's value for a message, or other words when it is not what it should be."""
+    text = value[: HOST_CHARS + 1].decode("latin-1")
+    return text if len(text) <= HOST_CHARS and pattern.fullmatch(text.lower()) else otherwise
+
+
+async def answer_options(send: Send, asked: Headers) -> None:
+    """Answer OPTIONS; to the preflight of an allowed origin (`asked`), that it may send what it wants to."""
+    headers = [(b"allow", METHODS)]
+    if b"access-control-request-method" in asked:
+        headers += [(b"access-control-allow-methods", METHODS), (b"access-control-max-age", PREFLIGHT_MAX_AGE_S)]
+        names = asked.get(b"access-control-request-headers", b"")
+        if HEADER_NAMES.fullmatch(names):
+            headers.append((b"access-control-allow-headers", names))
+        if asked.get(b"access-control-request-private-network") == b"true":
+            headers.append((b"access-control-allow-private-network", b"true"))
+    message: Any = {"type": "http.response.start", "status": 204, "headers": headers}
+    await varying(send)(message)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def readable(send: Send, origin: bytes) -> Send:
+    """`send` with the headers that let scripts of this origin read the answer."""
+
+    async def send_readable(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            names = b", ".join(name for name, _ in message["headers"])
+            own = [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", names)]
+            message["headers"] = [*message["headers"], *own]
+        await send(message)
+
+    return send_readable
+
+
+def varying(send: Send) -> Send:
+    """`send` with a note for caches: the answer is another one for another origin."""
+
+    async def send_varying(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"vary", b"origin")]
+        await send(message)
+
+    return send_varying
