@@ -148,7 +148,6 @@ class Parts:
 def create_app(parts: Parts) -> ASGIApp:
     """The ASGI application of one proxy process but for the Messages API (`shortcut`); its lifespan starts and stops
     the process's parts."""
-    settings = parts.settings
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:

@@ -1,12 +1,18 @@
-"""Slows down whoever guesses secrets, by address, in bounded memory. A right secret is never kept waiting.
+"""Per-address backoff for failed authentication, in bounded memory. Successes are not delayed.
 
 Guessing a key of 192 bits is hopeless at any speed; what this stops is the load and the noise, and short keys of
-somebody's own making. Behind a load balancer all clients have one address: hence nobody is locked out by others.
+somebody's own making. Every proof of identity counts here: client keys, tokens of the console and of metrics, sessions.
+
+A failure is answered later and later. Failures side by side do not go around that: once `HELD` answers are held back,
+an address with failures behind it learns nothing more, neither yes nor no, but for what it has proven before. Hence
+nobody is locked out by others, though all clients may have the address of one load balancer.
 """
 
 import asyncio
 import time
 from collections import OrderedDict
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 
 from msgspec import Struct
 
@@ -19,56 +25,104 @@ LONGEST_WAIT_S = 4.0
 FORGET_S = 300.0
 LATER_S = 5
 ADDRESSES = 4_096
-"""The address that was wrong longest ago is forgotten first."""
-WAITING = 64
-"""More than these are not kept waiting: they are answered at once, and told to come later."""
+"""The address that failed longest ago is forgotten first."""
+HELD = 512
+"""Answers held back at a time, each with its connection; more than anybody's clients mistype at once."""
+PROVEN = 4_096
+"""Pairs of an address and what it has proven; the oldest is forgotten first."""
+NETWORK_BITS = 64
+"""Of an IPv6 address: what one customer has at least, and may change addresses within."""
 
 
-class Wrong(Struct):
-    """What came from one address: wrong tries, and when the last one was."""
+class Failures(Struct):
+    """Failed tries of one address, and the time of the last one."""
 
     tries: int = 0
     last_s: float = 0.0
 
 
 class Brake:
-    """Counts wrong secrets by address; `tries` in all."""
+    """Counts failures by address; `tries` in all."""
 
     def __init__(self) -> None:
         self.tries = 0
-        self._wrong: OrderedDict[str, Wrong] = OrderedDict()
-        self._waiting = 0
+        self._failures: OrderedDict[str, Failures] = OrderedDict()
+        self._proven: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._held = 0
 
     @property
     def suspects(self) -> int:
         """Addresses that are being slowed down."""
-        return sum(wrong.tries > FREE_TRIES for wrong in self._wrong.values())
+        return sum(failures.tries > FREE_TRIES for failures in self._failures.values())
 
-    def wait_s(self, address: str) -> float:
-        """Note a wrong try; how long its answer is to be kept back."""
-        now_s = time.monotonic()
-        wrong = self._wrong.pop(address, None)
-        if wrong is None or now_s - wrong.last_s > FORGET_S:
-            wrong = Wrong()
-        wrong.tries += 1
-        wrong.last_s = now_s
-        self.tries += 1
-        while len(self._wrong) >= ADDRESSES:
-            self._wrong.popitem(last=False)
-        self._wrong[address] = wrong
-        steps = min(8, wrong.tries - FREE_TRIES)
-        return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (steps - 1)) if steps > 0 else 0.0
+    def accept(self, address: str, proof: str) -> None:
+        """Note a success; `proof` names the key, token or role that was proven.
+
+        Raises AskedTooOften for a new proof while this address floods the proxy with failures.
+        """
+        pair = (address, proof)
+        if pair in self._proven:
+            return
+        if self._is_flooded_by(address):
+            raise too_often()
+        while len(self._proven) >= PROVEN:
+            self._proven.popitem(last=False)
+        self._proven[pair] = None
 
     async def slow(self, address: str, error: ClientError) -> ClientError:
-        """Note a wrong try and keep its answer back: `error`, or another one when too many are waiting already."""
-        wait_s = self.wait_s(address)
-        if not wait_s:
-            return error
-        if self._waiting >= WAITING:
-            return AskedTooOften("too many wrong keys come at once; ask again later", retry_after_s=LATER_S)
-        self._waiting += 1
-        try:
+        """Note a failure and hold its answer back: `error`, or another one when too many are held already."""
+        flooded = self._is_flooded_by(address)
+        wait_s = self.note_failure(address)
+        if flooded:
+            return too_often()
+        if wait_s:
+            self._held += 1
+            # The place is taken for the whole time, also when the client leaves earlier.
+            asyncio.get_running_loop().call_later(wait_s, self._release)
             await asyncio.sleep(wait_s)
-        finally:
-            self._waiting -= 1
         return error
+
+    def note_failure(self, address: str) -> float:
+        """Count a failed try. Returns the seconds for which its answer is to be held back."""
+        now_s = time.monotonic()
+        name = network_of(address)
+        failures = self._failures.pop(name, None)
+        if failures is None or now_s - failures.last_s > FORGET_S:
+            failures = Failures()
+        failures.tries += 1
+        failures.last_s = now_s
+        self.tries += 1
+        while len(self._failures) >= ADDRESSES:
+            self._failures.popitem(last=False)
+        self._failures[name] = failures
+        steps = min(8, failures.tries - FREE_TRIES)
+        return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (steps - 1)) if steps > 0 else 0.0
+
+    def _is_flooded_by(self, address: str) -> bool:
+        """Whether no more answers can be held, and this address is one of those that fail."""
+        if self._held < HELD:
+            return False
+        failures = self._failures.get(network_of(address))
+        return failures is not None and failures.tries >= FREE_TRIES
+
+    def _release(self) -> None:
+        self._held -= 1
+
+
+def too_often() -> AskedTooOften:
+    """The answer that tells nothing of the key."""
+    return AskedTooOften("too many wrong keys come from this address; ask again later", retry_after_s=LATER_S)
+
+
+@lru_cache(maxsize=ADDRESSES)
+def network_of(address: str) -> str:
+    """What counts as one address: an IPv4 address, also one that is mapped into IPv6, or a network of IPv6."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    if found.ipv4_mapped:
+        return str(found.ipv4_mapped)
+    return str(IPv6Address(int(found) >> (128 - NETWORK_BITS) << (128 - NETWORK_BITS)))

@@ -103,7 +103,7 @@ class Sessions(Controller):
     @delete(guards=[viewer], responses=GONE | documented(401, 403, 429), summary="Log out")
     async def log_out(self, request: Request[Any, Any, Any], console: Desk) -> Response[None]:
         """The session is over on every proxy, and its cookie is gone."""
-        cookie = await console.access.log_out(request.state.asker)
+        cookie = await console.access.log_out(request.state.asker, secure=request.url.scheme == "https")
         return Response(None, status_code=204, cookies=[cookie])
 
 

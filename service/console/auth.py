@@ -4,7 +4,9 @@
   `VIEWER_TOKEN` may look. Scripts send one as `Authorization: Bearer`.
 - Sessions: a cookie that says role and end, signed with a key made of the tokens, so that every proxy of a fleet which
   has the same tokens knows it, and nothing is kept but those that were logged out. A new token ends all sessions.
-- A change with a cookie must show the session's CSRF token in a header, which no other site can do.
+- A change with a cookie must show the session's CSRF token in a header, which no other site can do. Over https the
+  cookie's name has a prefix by which browsers let no other host of the domain set one (`__Host-`).
+- A wrong token, or a cookie with a wrong signature, is answered ever more slowly (`brake`).
 
 Not here: what may be asked (`admin`).
 """
@@ -55,7 +57,7 @@ class Access:
         self._brake = brake
         self._ended = ended
         self._tokens: list[tuple[bytes, Role]] = []
-        self._secure_path = settings.base_path or "/"
+        self._cookie_path = settings.base_path or "/"
         self._settings = settings
         self._key = secrets.token_bytes(32)
         self._left = ASKED_BURST
@@ -87,17 +89,18 @@ class Access:
         role = self.role_of(token)
         if role is None:
             raise await self.wrong(address)
+        self._brake.accept(address, role)
         expires_s = int(time.time()) + SESSION_S
         said = f"{role}.{expires_s}.{secrets.token_hex(8)}"
         value = f"{said}.{self._sign(said)}"
         return self._told(role, value), self._cookie(value, SESSION_S, secure=secure)
 
-    async def log_out(self, asker: Asker) -> Cookie:
+    async def log_out(self, asker: Asker, *, secure: bool) -> Cookie:
         """End the session, whoever has its cookie; and what takes the cookie away."""
         if asker.session:
             _, expires, chance = said_by(asker.session)
             await self._ended.add(chance, int(expires))
-        return self._cookie("", 0, secure=False)
+        return self._cookie("", 0, secure=secure)
 
     async def asker(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Asker:
         """Who asks. Raises NotLoggedIn, AskedTooOften."""
@@ -107,9 +110,11 @@ class Access:
             role = self.role_of(token.strip())
             if role is None:
                 raise await self.wrong(address)
+            self._brake.accept(address, role)
             asker = Asker(role)
         else:
-            asker = await self._of_session(connection.cookies.get(COOKIE, ""))
+            name = self.cookie_name(secure=connection.scope["scheme"] == "https")
+            asker = await self._of_session(connection.cookies.get(name, ""), address)
         self._count()
         return asker
 
@@ -131,10 +136,13 @@ class Access:
         if asker.session and not compare_digest(self._csrf(asker.session).encode(), shown.encode()):
             raise NotAllowed(f"a change needs the session's csrf in the header {CSRF_HEADER}")
 
-    async def _of_session(self, value: str) -> Asker:
+    async def _of_session(self, value: str, address: str) -> Asker:
+        error = NotLoggedIn("log in first: a token as Authorization: Bearer, or a session")
+        if not value:
+            raise error
         said, _, signature = value.rpartition(".")
         if not said or not compare_digest(self._sign(said).encode(), signature.encode()):
-            raise NotLoggedIn("log in first: a token as Authorization: Bearer, or a session")
+            raise await self._brake.slow(address, error)
         role, expires, chance = said_by(value)
         if int(expires) <= time.time() or await self._ended.has(chance):
             raise NotLoggedIn("this session is over; log in again")
@@ -149,11 +157,17 @@ class Access:
     def _csrf(self, value: str) -> str:
         return self._sign(f"csrf of {value}")
 
+    def cookie_name(self, *, secure: bool) -> str:
+        """The name of the session's cookie; `__Host-` is possible without a base path alone."""
+        if not secure:
+            return COOKIE
+        return ("__Host-" if self._cookie_path == "/" else "__Secure-") + COOKIE
+
     def _cookie(self, value: str, max_age_s: int, *, secure: bool) -> Cookie:
         return Cookie(
-            key=COOKIE,
+            key=self.cookie_name(secure=secure),
             value=value,
-            path=self._secure_path,
+            path=self._cookie_path,
             max_age=max_age_s,
             httponly=True,
             samesite="strict",

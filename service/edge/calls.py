@@ -115,7 +115,6 @@ async def read_call(
         session_id=named.get(b"x-claude-code-session-id", b"").decode("latin-1")[:64],
         credential=client.credential,
         client_key=client.key_id,
-        may_use_owners=client.may_use_owners,
         withhold=client.withhold,
         arrived_ms=now_ms,
     )

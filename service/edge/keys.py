@@ -2,7 +2,9 @@
 
 A proxy key may come as `x-ccproxy-key`, which leaves the other headers to the client, or in place of the credential, as
 `authorization: Bearer` or `x-api-key` (new SDKs send the former, older ones and Claude Code the latter, some both).
-Keys are of two kinds: those of the settings, and those on the ledger, which say their own id (`ledger.keys`).
+Where keys are asked for, a credential of the client's own is no substitute for one, and `x-ccproxy-key` has to be right
+whatever stands beside it. Keys are of two kinds: those of the settings, and those on the ledger, which say their own id
+(`ledger.keys`). Reads headers alone, so that nothing of a body is kept for somebody unknown.
 Not here: what a known client may do (`admit`).
 """
 
@@ -33,7 +35,6 @@ class Client(Struct, frozen=True):
 
     key_id: str = ""
     credential: str = ""
-    may_use_owners: bool = True
     withhold: tuple[bytes, ...] = ()
     key: ClientKey | None = None
 
@@ -58,17 +59,15 @@ class Keyring:
         Raises BadClientKey when it showed nothing and must, or a key that is none; KeysUnknown when nobody can tell.
         """
         tokens = [(name, token) for name, value in headers if name in SHOWN and (token := token_of(name, value))]
+        if len(tokens) > 1 and len(dict(tokens)) < len(tokens):
+            raise BadClientKey("a header with a key or a credential comes twice; send each of them once")
         found = {name: key_id for name, token in tokens if (key_id := self._key_id(token))}
+        if not self._open_to_all:
+            check_shown(tokens, found)
         key_id = next(iter(found.values()), "")
-        credential = "" if len(found) == len(tokens) else own_credential(tokens, found)
-        if not found and not self._open_to_all and not credential:
-            raise BadClientKey(
-                "this proxy asks for a key: send it as x-api-key, Authorization: Bearer or x-ccproxy-key"
-            )
         return Client(
             key_id=key_id,
-            credential=credential,
-            may_use_owners=bool(found) or self._open_to_all,
+            credential="" if len(found) == len(tokens) else own_credential(tokens, found),
             withhold=tuple(found),
             key=self._ledger_key(key_id) if key_id else None,
         )
@@ -96,6 +95,18 @@ class Keyring:
     def _ledger_key(self, key_id: str) -> ClientKey | None:
         control = self._control()
         return control.keys.get(key_id) if control else None
+
+
+def check_shown(tokens: Sequence[tuple[bytes, bytes]], keys: Container[bytes]) -> None:
+    """Raises BadClientKey unless a header holds a proxy key, and `x-ccproxy-key` no other text."""
+    names = [name for name, _ in tokens]
+    if KEY_HEADER in names and KEY_HEADER not in keys:
+        raise BadClientKey("x-ccproxy-key holds no key that is known to the proxy: ask whoever runs it for one")
+    if not any(name in keys for name in names):
+        raise BadClientKey(
+            "this proxy asks for a key of its own: send it as x-api-key or Authorization: Bearer, or as x-ccproxy-key "
+            "beside your own credential; ask whoever runs the proxy for one"
+        )
 
 
 def own_credential(tokens: Sequence[tuple[bytes, bytes]], keys: Container[bytes]) -> str:

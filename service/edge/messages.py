@@ -55,6 +55,8 @@ def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain
 
     async def answer(scope: Scope, receive: Receive, reply: AsgiReply, target: RequestTarget, request_id: str) -> None:
         client = keyring.identify(scope["headers"])
+        if client.key_id:
+            brake.accept(address_of(scope), client.key_id)
         call = await read_call(scope, receive, settings, client, target, request_id, clock.now_ms())
         reply.dropped_messages = call.dropped_messages
         if client.key is None:

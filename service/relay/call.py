@@ -52,7 +52,6 @@ class Call(Struct, kw_only=True):
     resource_ids: tuple[str, ...] = ()
     credential: str = ""
     client_key: str = ""
-    may_use_owners: bool = True
     only_routes: tuple[str, ...] = ()
     withhold: tuple[bytes, ...] = ()
     base_url: str = ""

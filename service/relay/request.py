@@ -209,7 +209,6 @@ class Relay:
             self.settings.client_route,
             credential=call.credential,
             mode=self.settings.client_credentials,
-            may_use_owners=call.may_use_owners,
         )
         if call.only_routes:
             chain = tuple(route for route in chain if route.auth == "client" or route.id in call.only_routes)
@@ -386,7 +385,7 @@ class Relay:
             await reply.end(body)
             return
         uncounted = all(one.failure and one.failure.kind == "bad_answer" for one in tries)
-        if call.endpoint == "count_tokens" and uncounted and call.may_use_owners:
+        if call.endpoint == "count_tokens" and uncounted:
             raise NotFound(f"no route counts tokens for {call.model or 'this request'}; estimate them ({words})")
         if verdict.kind == "too_large":
             raise prompt_too_long(candidates)

@@ -91,8 +91,6 @@ def prompt_too_long(candidates: Sequence[Candidate]) -> PromptTooLong:
 
 def no_route(call: Call, candidates: Sequence[Candidate], words: str) -> NoRoute | BadClientKey:
     """No route was even tried."""
-    if not call.may_use_owners:
-        return BadClientKey("this key is not known to the proxy; ask whoever runs it for one")
     if not call.credential and all(candidate.passed_over == "off" for candidate in candidates):
         return BadClientKey(
             "this proxy has no provider key, and the request brings none: set ANTHROPIC_API_KEY or ZAI_API_KEY for the "

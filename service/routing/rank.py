@@ -90,12 +90,11 @@ def choose_chain(
     *,
     credential: str,
     mode: ClientCredentials,
-    may_use_owners: bool,
 ) -> tuple[Route, ...]:
     """The chain for one client. `credential` is the client's own, "" when it showed none or a key of this proxy."""
     if not passes_through(routes, credential, mode):
-        return tuple(routes) if may_use_owners else ()
-    return (client_route, *routes) if may_use_owners else (client_route,)
+        return tuple(routes)
+    return (client_route, *routes)
 
 
 def passes_through(routes: Sequence[Route], credential: str, mode: ClientCredentials) -> bool:

@@ -52,10 +52,10 @@ async def test_nobody_without_a_token(served: Serving) -> None:
     named = await operations(served)
     assert len(named) > 20
     for headers in ({}, bearer("wrong"), {"x-api-key": ADMIN}, {"cookie": "ccproxy_session=admin.9999999999.x.y"}):
-        served.parts.brake._wrong.clear()
+        served.parts.brake._failures.clear()
         for number, (method, path) in enumerate(named):
             if number % 4 == 0:
-                served.parts.brake._wrong.clear()
+                served.parts.brake._failures.clear()
             answer = await served.http.request(method, path.replace("{route}", "zai"), headers=headers)
             assert answer.status_code == 401, (method, path, answer.text)
             assert answer.json()["error"]["type"] == "authentication_error"

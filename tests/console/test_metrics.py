@@ -92,9 +92,9 @@ async def test_whoever_asks_too_often_is_counted(
     server: Server, anthropic: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wrong keys beyond those that are kept waiting, and the admin API."""
-    monkeypatch.setattr(brake, "WAITING", 0)
+    monkeypatch.setattr(brake, "HELD", 0)
     served = await server.start(anthropic=anthropic, variables={"PROXY_API_KEYS": "ann:key-of-ann-0123456789"})
-    served.parts.brake.wait_s("127.0.0.1")
+    served.parts.brake.note_failure("127.0.0.1")
     for _ in range(brake.FREE_TRIES - 1):
         assert (await served.ask()).status_code == 401
     answer = await served.ask()

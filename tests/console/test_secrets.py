@@ -88,7 +88,7 @@ async def test_no_secret_is_shown_anywhere(server: Server, caplog: pytest.LogCap
         )
         for token in (SECRETS["ADMIN_TOKEN"], f"{MARK}-wrong-token", ""):
             for path in SHOWN:
-                served.parts.brake._wrong.clear()
+                served.parts.brake._failures.clear()
                 headers = {"authorization": f"Bearer {token}"} if token else {}
                 answers.append(await served.http.get(path, headers=headers))
         assert answers[0].status_code == 200

@@ -1,14 +1,12 @@
 """What a key on the ledger may do: through the real server, with a view as workers and operators make it."""
 
-import asyncio
 import secrets
 from typing import Any
 
 import pytest
 
 from service.admission import Grant
-from service.brake import FREE_TRIES, LONGEST_WAIT_S, Brake
-from service.errors import AskedTooOften, BadClientKey
+from service.errors import BadClientKey
 from service.ledger.events import ClientKeyIssued, ClientKeyRevoked, RequestRefused
 from service.ledger.fold import advance
 from service.ledger.keys import make_key
@@ -162,31 +160,3 @@ async def test_refusals_do_not_grow_the_ledger(server: Server, anthropic: FakePr
     served.parts.gate._told[key_id, "key_spent"].at_ms -= 60_000
     await served.ask(headers=shown(key))
     assert [event.count for event in refusals(served)] == [1, 5]
-
-
-def test_guessing_is_slowed_and_forgotten() -> None:
-    """The first few tries cost nothing, then each waits longer, to a bound; addresses are bounded as well."""
-    brake = Brake()
-    waits = [brake.wait_s("a") for _ in range(FREE_TRIES + 12)]
-    assert waits[:FREE_TRIES] == [0.0] * FREE_TRIES
-    assert waits == sorted(waits)
-    assert waits[-1] == LONGEST_WAIT_S
-    assert brake.wait_s("b") == 0.0
-    assert (brake.tries, brake.suspects) == (FREE_TRIES + 13, 1)
-    for number in range(5_000):
-        brake.wait_s(str(number))
-    assert len(brake._wrong) <= 4_096
-
-
-async def test_too_many_guesses_are_not_kept_waiting() -> None:
-    """What waits is bounded, so that guessing can't take all connections."""
-    brake = Brake()
-    for _ in range(FREE_TRIES):
-        brake.wait_s("a")
-    waiting = [asyncio.ensure_future(brake.slow("a", WRONG)) for _ in range(64)]
-    await asyncio.sleep(0)
-    assert isinstance(await brake.slow("a", WRONG), AskedTooOften)
-    for task in waiting:
-        task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
-    assert brake._waiting == 0

@@ -5,6 +5,7 @@ import pytest
 from service.edge import keys
 from service.edge.keys import Client, Keyring
 from service.errors import BadClientKey
+from service.ledger.state import ControlLedger
 from service.settings import Secret, StaticKey
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import ANTHROPIC_KEY, Server
@@ -36,7 +37,10 @@ def shown(**headers: str) -> Shown:
         (shown(x_api_key=ANN, authorization=f"Bearer {ANN}"), Client("ann", withhold=(b"x-api-key", b"authorization"))),
         (shown(x_api_key=ANN, authorization=f"Bearer {OWN}"), Client("ann", OWN, withhold=(b"x-api-key",))),
         (shown(x_api_key=OWN, authorization=f"Bearer {ANN}"), Client("ann", OWN, withhold=(b"authorization",))),
-        (shown(x_api_key=OWN), Client("", OWN, may_use_owners=False)),
+        (
+            shown(x_ccproxy_key=ANN, authorization=f"Bearer {OWN}", x_api_key=OWN),
+            Client("ann", OWN, (b"x-ccproxy-key",)),
+        ),
     ],
 )
 def test_a_key_is_known_in_every_header(headers: Shown, client: Client) -> None:
@@ -57,18 +61,47 @@ def test_nothing_shown_is_refused(headers: Shown) -> None:
 
 
 @pytest.mark.parametrize("near", [ANN[:-1], ANN + "x", ANN.upper(), "", " ", ANN + "\0"])
-def test_nearly_a_key_is_none(near: str) -> None:
+@pytest.mark.parametrize("name", [b"x-ccproxy-key", b"authorization"])
+def test_nearly_a_key_is_none(name: bytes, near: str) -> None:
     """A part of a key, more than it, or another case of it is no key."""
-    client = ring().identify([(b"x-ccproxy-key", near.encode()), (b"x-api-key", b"sk-ant-x")])
-    assert (client.key_id, client.may_use_owners) == ("", False)
+    with pytest.raises(BadClientKey):
+        ring().identify([(name, near.encode()), (b"x-api-key", b"sk-ant-x")])
 
 
-@pytest.mark.parametrize("first", [ANN, OWN])
-def test_a_header_that_comes_twice_hides_no_key(first: str) -> None:
-    """Where one of two headers of a name holds a key, the name is withheld, so that neither goes up."""
-    second = OWN if first == ANN else ANN
-    client = ring().identify([(b"x-api-key", first.encode()), (b"x-api-key", second.encode())])
-    assert client == Client("ann", withhold=(b"x-api-key",))
+@pytest.mark.parametrize(
+    "headers",
+    [
+        shown(x_api_key=OWN),
+        shown(authorization=f"Bearer {OWN}"),
+        shown(x_api_key=OWN, authorization=f"Bearer {OWN}"),
+        shown(x_ccproxy_key="wrong", x_api_key=OWN),
+        shown(x_ccproxy_key="wrong", x_api_key=ANN),
+        shown(x_ccproxy_key=OWN, authorization=f"Bearer {ANN}"),
+        shown(x_ccproxy_key="ccp_ann-000000_" + "0" * 48, x_api_key=ANN),
+        shown(x_api_key=ANN, authorization="Bearer ccp_ann-000000_" + "0" * 48),
+    ],
+)
+def test_a_credential_is_no_key_and_hides_no_wrong_one(headers: Shown) -> None:
+    """Where keys are asked for, a client's own credential opens nothing, and a wrong key is refused beside anything."""
+    asks = Keyring(KEYS, open_to_all=False, control=ControlLedger)
+    with pytest.raises(BadClientKey):
+        asks.identify(headers)
+
+
+def test_without_keys_a_credential_is_enough() -> None:
+    """On the loopback, when nothing is configured: the client's own goes up, and a key that nobody knows is ignored."""
+    open_ring = ring(open_to_all=True, keyed=False)
+    assert open_ring.identify(shown(x_api_key=OWN)) == Client(credential=OWN)
+    assert open_ring.identify(shown(x_api_key=OWN, x_ccproxy_key="of-another-proxy")) == Client(credential=OWN)
+
+
+@pytest.mark.parametrize("name", [b"x-api-key", b"authorization", b"x-ccproxy-key"])
+@pytest.mark.parametrize("keyed", [True, False])
+def test_one_request_makes_one_guess(name: bytes, keyed: bool) -> None:  # noqa: FBT001
+    """A thousand headers of one name would be a thousand guesses, the right one among them."""
+    guesses = [(name, b"guess-%d" % number) for number in range(999)]
+    with pytest.raises(BadClientKey, match="twice"):
+        ring(keyed=keyed, open_to_all=not keyed).identify([*guesses, (name, ANN.encode())])
 
 
 def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
