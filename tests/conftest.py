@@ -1,9 +1,22 @@
-"""What every test gets: a log that no other test has set up."""
+"""What every test gets: an environment without the developer's settings, and a log that no other test has set up."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
+
+from service.settings.variables import VARIABLES
+
+FOREIGN_PREFIXES = ("ANTHROPIC_", "CLAUDE_", "CCPROXY_", "DB_", "OTEL_", "PG", "PROXY_", "ZAI_")
+FOREIGN = {variable.name for variable in VARIABLES} | {
+    f"{name}_PROXY" for name in ("ALL", "HTTP", "HTTPS", "NO")
+} | {"API_TIMEOUT_MS", "FORCE_COLOR"}  # fmt: skip
+
+for exported in list(os.environ):
+    name = exported.upper()
+    if name.startswith(FOREIGN_PREFIXES) or name.removesuffix("_FILE") in FOREIGN:
+        del os.environ[exported]
 
 
 @pytest.fixture(autouse=True)
