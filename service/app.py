@@ -90,7 +90,10 @@ class Parts:
             clock=clock,
         )
         self.keyring = Keyring(
-            settings.client_keys, open_to_all=settings.loopback and not settings.ledger_keys, control=self.control
+            settings.client_keys,
+            open_to_all=settings.loopback and not settings.ledger_keys,
+            ledger_keys=settings.ledger_keys,
+            control=self.control,
         )
         self.brake = Brake()
         self.gate = Gate(

@@ -1,6 +1,7 @@
-"""Which route made which batch, file, container or thread, so that later requests for it go there.
+"""Which route made which batch, file, container or thread, and for whom, so that later requests for it go there.
 
-Redis holds the index for all replicas; this process remembers what it saw itself, for when Redis is away.
+Redis holds the index for all replicas; this process remembers what it saw itself, for when Redis is away. Its values
+are "route event_id owner"; those of earlier versions have no owner. Not here: who may use what (`relay.ownership`).
 """
 
 import asyncio
@@ -18,17 +19,22 @@ KEPT = 10_000
 """Resources remembered in memory, about 2 MB."""
 TTL_S = 40 * 24 * 3600
 """Longer than Anthropic keeps batch results (29 days)."""
-
+FILE_TTL_S = 400 * 24 * 3600
+"""Files stay until they are deleted. One that is forgotten is nobody's: where several owners share an account, even its
+own owner can't reach it."""
+ID_CHARS = 128
+"""No provider's id is longer; a longer one is known to nobody."""
 
 ANSWER_S = 0.25
 """What moves is asked for with each request; one that Redis keeps waiting for longer goes by what is known here."""
 
 
 class Home(Struct, frozen=True):
-    """Where a resource lives, and the id of the event by which this became known."""
+    """Where a resource lives, the id of the event by which this became known, and whose it is ("": nobody knows)."""
 
     route: str
     event_id: str
+    owner: str = ""
 
 
 class IndexAway(Exception):
@@ -49,8 +55,8 @@ class Resources:
             return known
         if self._redis is not None:
             with contextlib.suppress(RedisError, OSError):
-                key, value = resource_key(resource_id), f"{home.route} {home.event_id}"
-                first = await self._redis.set(key, value, ex=TTL_S, nx=True, get=True)
+                ttl_s = FILE_TTL_S if resource_id.startswith("file_") else TTL_S
+                first = await self._redis.set(resource_key(resource_id), value_of(home), ex=ttl_s, nx=True, get=True)
                 home = home_of(first) or home
         return self._remember(resource_id, home)
 
@@ -62,7 +68,7 @@ class Resources:
         self._remember(resource_id, home)
         if self._redis is not None:
             with contextlib.suppress(RedisError, OSError):
-                await self._redis.set(resource_key(resource_id), f"{home.route} {home.event_id}", ex=ttl_s)
+                await self._redis.set(resource_key(resource_id), value_of(home), ex=ttl_s)
 
     async def moved_to(self, resource_id: str, since_ms: int) -> Home | None:
         """Where something that moves is by now, if that was told after a moment: another replica may have moved it.
@@ -81,7 +87,7 @@ class Resources:
     async def home_of(self, resource_id: str) -> Home | None:
         """Where a resource lives; None when nobody knows. Raises IndexAway when nobody can tell."""
         known = self._known.get(resource_id)
-        if known or self._redis is None:
+        if known or self._redis is None or len(resource_id) > ID_CHARS:
             return known
         try:
             found = home_of(await self._redis.get(resource_key(resource_id)))
@@ -102,8 +108,13 @@ def is_old(known: Home, home: Home, ttl_s: int) -> bool:
     return time_of_id_ms(home.event_id) - time_of_id_ms(known.event_id) > ttl_s * 250
 
 
-def home_of(value: object) -> Home | None:
+def value_of(home: Home) -> str:
     """A home as it lies in Redis."""
+    return f"{home.route} {home.event_id} {home.owner}".rstrip()
+
+
+def home_of(value: object) -> Home | None:
+    """The home of such a value; an owner's name may have blanks."""
     text = value.decode() if isinstance(value, bytes) else str(value or "")
-    route, _, event_id = text.partition(" ")
-    return Home(route, event_id) if event_id else None
+    route, event_id, owner = (*text.split(" ", 2), "", "", "")[:3]
+    return Home(route, event_id, owner) if event_id else None

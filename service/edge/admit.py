@@ -16,7 +16,7 @@ from service.admission import Admission, Grant
 from service.clock import Clock
 from service.edge.keys import Client
 from service.errors import ClientError, KeyBusy, KeyExpired, KeyForbids, KeySpent
-from service.ledger.events import Event, RequestRefused
+from service.ledger.events import Endpoint, Event, RequestRefused
 from service.ledger.state import ClientKey
 from service.ledger.wire import CONTROL
 from service.relay import Call
@@ -30,8 +30,7 @@ TELL_MS = 60_000
 """Refusals of one key for one reason are written down this often."""
 BUSY_RETRY_S = 2
 NAME_CHARS = 256
-FREE_ENDPOINTS = frozenset(("count_tokens", "models"))
-"""What uses no tokens goes on when a key is spent, as it does when a route's quota is."""
+READS = frozenset(("GET", "HEAD"))
 
 
 class Ledgers(Protocol):
@@ -129,7 +128,7 @@ def refusal(
     if words := forbidden(key, call):
         return "key_model", KeyForbids(words)
     is_limited = key.weekly_tokens is not None or key.weekly_cost_nusd is not None
-    if is_limited and call.endpoint not in FREE_ENDPOINTS and call.method == "POST":
+    if is_limited and not is_free(call.endpoint, call.method, call.path):
         reading = read_key(key_id, key, view, quota, now_ms)
         if reading.state == "spent":
             wait_s = -(-(reading.resets_at_ms - now_ms) // 1000)
@@ -140,15 +139,27 @@ def refusal(
     return "", None
 
 
+def is_free(endpoint: Endpoint, method: str, path: str) -> bool:
+    """Whether a request surely uses no tokens, so that it goes on when a key is spent.
+
+    All methods are alike, reading too: what a batch used is counted when its results are read, so that whoever might
+    read them with a spent key would never have spent it. They are kept for longer than the week lasts. To end a batch
+    early saves tokens.
+    """
+    if endpoint == "models":
+        return method in READS
+    return endpoint == "count_tokens" or (endpoint == "batches" and method == "POST" and path.endswith("/cancel"))
+
+
 def forbidden(key: ClientKey, call: Call) -> str:
-    """What a key with a list of models may not ask for, in words; "" when it may."""
-    if not key.models or call.method != "POST":
+    """What a key with a list of models may not ask for, in words; "" when it may. All methods are alike: of other
+    endpoints nobody knows which model they ask, and a batch could ask any."""
+    if not key.models or call.endpoint == "files" or (call.endpoint == "models" and call.method in READS):
         return ""
     may = f"the key {key.name!r} may use {', '.join(key.models)}"
     if call.endpoint in ("messages", "count_tokens"):
         return "" if allows_model(key, call.model) else f"{may}, not {call.model or 'a request without a model'}"
-    # Bodies of other endpoints are not read; what a batch asks for could be any model.
-    return "" if call.endpoint == "files" else f"{may}, and in messages alone"
+    return f"{may}, and in messages alone"
 
 
 def day_of(at_ms: int) -> str:

@@ -14,29 +14,31 @@ from litestar.types import Receive
 from msgspec import Raw, Struct
 
 from service.edge.keys import Client
-from service.edge.named_files import Block, file_ids
+from service.edge.named_files import Block, file_ids, named_ids
 from service.edge.request_target import RequestTarget, base_url_of
-from service.errors import BodyTooLarge
+from service.errors import BodyTooLarge, ClientError
 from service.ledger.events import Endpoint
 from service.providers.bodies import MessageSurvey, blocks_of
 from service.providers.encodings import decode_body
 from service.providers.truncation import cut
 from service.relay import Call
+from service.resources import ID_CHARS
 from service.settings import Settings, Truncation
 
 T = TypeVar("T")
 
 log = logging.getLogger("ccproxy.edge")
 
-RESOURCE_ID = re.compile(r"[a-z]+_(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,128}")
-"""An id in a path: unlike a word such as count_tokens it has a digit."""
+RESOURCE_ID = re.compile(r"[a-z]+_(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,128}|(?=[^0-9]*[0-9])[^/]{8,}")
+"""An id in a path of an endpoint that is not known: unlike a word such as count_tokens it has a digit."""
 FILE_ID = re.compile(rb'"file_id"\s*:\s*"([^"\\]{1,128})"')
 """How a file is named in a body whose blocks can't be read; looking for it takes as long as reading them."""
-ID_CHARS = 128
 TRIMMING = (b"clear_tool_uses", b"compact")
 """Edits of `context_management` that shorten a conversation (Anthropic's documentation)."""
 MOST_FILE_IDS = 16
-"""Look-ups of a request's files; all of them live on one route, so that the first ones tell."""
+"""Look-ups of a request's files where all are one owner's: they live on one route, so that the first ones tell."""
+MOST_IDS = 1_000
+"""Look-ups at most where each has to be asked whose it is; a request may have a few hundred files."""
 STAINLESS_LIMIT_S = 3_600
 """A client may shorten or lengthen its deadline up to an hour."""
 
@@ -115,11 +117,13 @@ async def read_call(
         session_id=named.get(b"x-claude-code-session-id", b"").decode("latin-1")[:64],
         credential=client.credential,
         client_key=client.key_id,
+        owner=client.owner,
+        shared=client.shared,
         withhold=client.withhold,
         arrived_ms=now_ms,
     )
     if endpoint not in MESSAGES:
-        call.resource_ids = tuple(part for part in target.path.split("/") if RESOURCE_ID.fullmatch(part))
+        call.resource_ids = path_ids(target)
         call.base_url = base_url_of(scope, named, settings.base_path)
     if endpoint == "files" and call.method == "POST":
         call.upload = upload_of(receive)
@@ -130,6 +134,10 @@ async def read_call(
             call.plain = decode_body(call.body, encoding.decode("latin-1"), settings.max_body_bytes)
         if endpoint in MESSAGES:
             read_fields(call)
+        if call.shared and (endpoint not in MESSAGES or call.blocks is None):
+            call.resource_ids += named_ids(call.plain, endpoint)
+        if len(call.resource_ids) > MOST_IDS:
+            raise ClientError(f"the request names more than {MOST_IDS} files and other resources")
         if settings.truncation.enabled and endpoint == "messages":
             shorten(call, settings.truncation)
     call.deadline_ms = deadline_ms(named, settings, stream=call.stream)
@@ -144,7 +152,7 @@ def read_fields(call: Call) -> None:
         return
     if fields.messages is not None:
         call.blocks = blocks = blocks_of(fields.messages)
-        files = [file_id for file_id in islice(file_ids(blocks), MOST_FILE_IDS) if len(file_id) <= ID_CHARS]
+        files = list(islice(dict.fromkeys(file_ids(blocks)), MOST_IDS + 1 if call.shared else MOST_FILE_IDS))
     else:
         files = [file_id.decode("latin-1") for file_id in FILE_ID.findall(call.plain)[:MOST_FILE_IDS]]
     call.model = fields.model or ""
@@ -155,10 +163,9 @@ def read_fields(call: Call) -> None:
         call.trimmed = any(edit in bytes(fields.context_management) for edit in TRIMMING)
     previous = fields.thread.previous_message_id if fields.thread else None
     container = fields.container.id if isinstance(fields.container, Container) else fields.container
-    if previous or container:
-        call.resource_ids += tuple(text for text in (previous, container) if text and len(text) <= ID_CHARS)
-    if files:
-        call.resource_ids += tuple(files)
+    if files or previous or container:
+        named = (text for text in (previous, container, *files) if text)
+        call.resource_ids += tuple(text for text in named if call.shared or len(text) <= ID_CHARS)
 
 
 def fields_of(plain: bytes) -> Fields | None:
@@ -179,6 +186,18 @@ def fields_of(plain: bytes) -> Fields | None:
         thread=value_of(raw.thread, Thread) or (Thread() if value_of(raw.thread, dict) is not None else None),
         context_management=raw.context_management,
     )
+
+
+def path_ids(target: RequestTarget) -> tuple[str, ...]:
+    """The resource that a path names. What stands behind it is a part of it, and goes where it goes."""
+    parts = target.path.split("/")[2:]
+    if target.endpoint == "files":
+        return tuple(parts[1:2])
+    if target.endpoint == "batches":
+        return tuple(parts[2:3])
+    if target.endpoint == "models":
+        return ()
+    return tuple(part for part in parts if RESOURCE_ID.fullmatch(part))[:1]
 
 
 def shorten(call: Call, truncation: Truncation) -> None:

@@ -11,6 +11,7 @@ Not here: what a known client may do (`admit`).
 from collections.abc import Callable, Container, Iterable, Sequence
 from hashlib import sha256
 from hmac import compare_digest
+from itertools import chain
 
 from msgspec import Struct
 
@@ -30,13 +31,17 @@ UNREAD_RETRY_S = 1
 class Client(Struct, frozen=True):
     """A caller. `credential` is its own, "" when it showed none; `withhold` names headers that hold a proxy key.
 
-    `key` has the limits of a key on the ledger; a key of the settings has none.
+    `key` has the limits of a key on the ledger; a key of the settings has none. `owner` is whose resources the caller
+    may use: the name of its key, which one that is issued in its place has again; None where nobody
+    is asked for one. `shared`: there are other owners too.
     """
 
     key_id: str = ""
     credential: str = ""
     withhold: tuple[bytes, ...] = ()
     key: ClientKey | None = None
+    owner: str | None = None
+    shared: bool = False
 
 
 class Keyring:
@@ -47,10 +52,12 @@ class Keyring:
         keys: Sequence[StaticKey],
         *,
         open_to_all: bool,
+        ledger_keys: bool = False,
         control: Callable[[], ControlLedger | None] = lambda: None,
     ) -> None:
         self._keys = [(sha256(key.key.reveal().encode()).digest(), key.key_id) for key in keys]
         self._open_to_all = open_to_all and not keys
+        self._ledger_keys = ledger_keys
         self._control = control
 
     def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Client:
@@ -65,12 +72,25 @@ class Keyring:
         if not self._open_to_all:
             check_shown(tokens, found)
         key_id = next(iter(found.values()), "")
+        key = self._ledger_key(key_id) if key_id else None
         return Client(
             key_id=key_id,
             credential="" if len(found) == len(tokens) else own_credential(tokens, found),
             withhold=tuple(found),
-            key=self._ledger_key(key_id) if key_id else None,
+            key=key,
+            owner=None if self._open_to_all else key.name if key else key_id,
+            shared=not self._open_to_all and (not key_id or self._has_several_owners()),
         )
+
+    def _has_several_owners(self) -> bool:
+        """Whether there are keys of more than one owner; as long as that is not known, there are."""
+        control = self._control()
+        if control is None and self._ledger_keys:
+            return True
+        issued = (key.name for key in control.keys.values()) if control else ()
+        owners = chain((key_id for _, key_id in self._keys), issued)
+        first = next(owners, "")
+        return any(owner != first for owner in owners)
 
     def _key_id(self, token: bytes) -> str:
         if is_issued(token):

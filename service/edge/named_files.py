@@ -1,13 +1,20 @@
-"""The files of the Files API that a request names: it has to go where they live.
+"""The files of the Files API and other resources that a request names: it has to go where they live, and they have to
+be the caller's.
 
-They stand in content blocks (Anthropic's documentation): as a document's or image's source, within the result of a
-tool, or in a block of their own that puts them into a container. Not here: where they live (`resources`).
+Files stand in content blocks (Anthropic's documentation): as a document's or image's source, within the result of a
+tool, or in a block of their own that puts them into a container. Not here: where they live (`resources`), and whose
+they are (`relay.ownership`).
 """
 
+import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
+from service.errors import ClientError
+from service.ledger.events import Endpoint
 from service.providers.bodies import BlockSurvey
 
 
@@ -34,3 +41,109 @@ def file_ids(blocks: Sequence[Block]) -> Iterator[str]:
             yield block.source.file_id
         if block.content and not isinstance(block.content, str):
             yield from file_ids(block.content if isinstance(block.content, list) else (block.content,))
+
+
+NAMES = frozenset(
+    ("file_id", "container", "container_id", "previous_message_id", "thread_id", "session_id", "batch_id")
+)
+"""Fields that name a resource, wherever they stand."""
+OTHER_NAMES = ("_id", "_ids")
+ID = re.compile(r"[a-z]+_(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,}")
+"""On endpoints that are not known, so does any other field that ends like a name and has what looks like an id."""
+NO_NAMES = frozenset(("input", "input_schema", "metadata", "tool_use_id", "custom_tool_use_id", "custom_id"))
+"""What clients and models make up themselves: nothing in it is a resource."""
+
+
+class Thread(Struct):
+    """What ties a request to earlier ones."""
+
+    previous_message_id: str | None = None
+
+
+class Message(Struct):
+    """A message of a request."""
+
+    content: str | list[Block] = ""
+
+
+class Params(Struct):
+    """What a request of a batch is about; a container is named by its id here."""
+
+    container: str | None = None
+    thread: Thread | None = None
+    messages: list[Message] = []
+
+
+class Item(Struct):
+    """A request of a batch."""
+
+    params: Params
+
+
+class Batch(Struct):
+    """The body that makes a batch, in its usual shape."""
+
+    requests: list[Item] = []
+
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_batch_decoder = msgspec.json.Decoder(Batch)
+
+
+def named_ids(plain: bytes, endpoint: Endpoint) -> tuple[str, ...]:
+    """The resources that a body of any endpoint names, each once. A body that is no JSON names none.
+
+    Raises ClientError for what looks like JSON and can't be read: a provider that can would read more than is checked.
+    """
+    try:
+        found = batch_ids(_batch_decoder.decode(plain)) if endpoint == "batches" else None
+    except UNREADABLE:
+        found = None
+    if found is None:
+        found = ids_anywhere(read(plain), is_known=endpoint != "other")
+    return tuple(dict.fromkeys(found))
+
+
+def batch_ids(batch: Batch) -> Iterator[str]:
+    """The resources that the requests of a batch name."""
+    for params in (item.params for item in batch.requests):
+        previous = params.thread.previous_message_id if params.thread else None
+        yield from (text for text in (params.container, previous) if text)
+        for message in params.messages:
+            if not isinstance(message.content, str):
+                yield from file_ids(message.content)
+
+
+def read(plain: bytes) -> Any:
+    """A body's value; None for what is no JSON."""
+    try:
+        return msgspec.json.decode(plain)
+    except UNREADABLE:
+        if plain.lstrip()[:1] in (b"{", b"["):
+            raise ClientError("the request's body is not valid JSON") from None
+        return None
+
+
+def ids_anywhere(value: Any, *, is_known: bool) -> Iterator[str]:
+    """The ids in fields that name resources, however deep; of known endpoints no more than the usual fields."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                if name not in NO_NAMES:
+                    yield from ids_of(name, inner, is_known=is_known)
+                    waiting.append(inner)
+
+
+def ids_of(name: str, value: Any, *, is_known: bool) -> Iterator[str]:
+    """The ids in one field."""
+    if name == "container" and isinstance(value, dict):
+        value = value.get("id")
+    texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+    if name in NAMES:
+        yield from texts
+    elif not is_known and name.endswith(OTHER_NAMES):
+        yield from filter(ID.fullmatch, texts)

@@ -163,6 +163,7 @@ class ResourceCreated(EventBase, frozen=True, kw_only=True, omit_defaults=True, 
     resource_id: str
     resource_kind: str
     request_id: str = ""
+    client_key: str = ""
 
 
 class RouteDisabled(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="route_disabled"):

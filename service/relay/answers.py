@@ -19,6 +19,7 @@ from service.relay.book import NO_TOKENS, Book
 from service.relay.call import Call, Fault, Reply, Try, length_of
 from service.relay.judge import Judge
 from service.relay.limit import Limit
+from service.relay.ownership import READS, is_list, own_items
 from service.relay.streams import Stream
 from service.resources import Home, Resources
 from service.routing.failure import Failure
@@ -32,7 +33,6 @@ ERROR_READ_S = 5.0
 """An error's words are worth no longer wait: its status says what matters."""
 JSON = (b"content-type", b"application/json")
 EVENT_STREAM = "text/event-stream"
-READS = frozenset(("GET", "HEAD"))
 JSON_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens", "models"))
 
 
@@ -92,6 +92,8 @@ class Answers:
             raise Fault(Failure("bad_answer", "route", message="the answer is no count", status=one.status))
         limit.move(None)
         await self._book.note_resources(call, one, answer)
+        if is_list(call) and one.route.auth != "client":
+            body = await own_items(body, call, self._resources)
         if call.endpoint == "batches":
             body = body.replace(one.route.base_url.encode() + b"/v1/", call.base_url.encode() + b"/v1/")
         one.outcome = "ok"
@@ -130,7 +132,7 @@ class Answers:
     async def _results(self, call: Call, one: Try, upstream: Upstream, reply: Reply) -> None:
         """The results of a batch: lines as they come, each booked before it goes on."""
         upstream.decode()
-        fresh = Home(one.route.id, self._clock.new_id())
+        fresh = Home(one.route.id, self._clock.new_id(), call.owner or "")
         batch = await self._resources.bind(call.resource_ids[0], fresh) if call.resource_ids else fresh
         tap = BatchTap()
         length = [] if upstream.decoded else length_said(upstream.headers)

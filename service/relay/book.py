@@ -18,7 +18,7 @@ from service.outbox import Outbox
 from service.providers.batches import BatchItem
 from service.providers.tap import JsonAnswer, StreamTap
 from service.relay.call import NAME_CHARS, Call, Try, bounded
-from service.resources import Home, Resources
+from service.resources import ID_CHARS, Home, Resources
 from service.routing.failure import Failure
 from service.settings import Settings
 
@@ -93,28 +93,31 @@ class Book:
 
     async def note_resources(self, call: Call, one: Try, answer: JsonAnswer) -> None:
         """What a whole answer created lives on this route."""
-        created = answer.container_id
-        if call.threaded or (call.method == "POST" and call.endpoint in ("batches", "files")):
-            created = answer.id
-        await self._bind(call, one, created)
+        is_made = call.method == "POST" and call.endpoint in ("batches", "files", "other")
+        if call.threaded or (is_made and not answer.content_bytes):
+            await self._bind(call, one, answer.id)
+        await self._bind(call, one, answer.container_id, *answer.file_ids)
 
     async def note_stream_resources(self, call: Call, one: Try, tap: StreamTap) -> None:
         """What a stream created likewise."""
-        await self._bind(call, one, tap.message_id if call.threaded else "")
-        await self._bind(call, one, tap.container_id)
+        await self._bind(call, one, tap.message_id if call.threaded else "", tap.container_id, *tap.file_ids)
 
-    async def _bind(self, call: Call, one: Try, resource_id: str) -> None:
-        """Remember where a resource lives, for all replicas."""
-        if not resource_id or resource_id in call.resource_ids:
-            return
+    async def _bind(self, call: Call, one: Try, *resource_ids: str) -> None:
+        """Remember where resources live and whose they are, for all replicas."""
+        for resource_id in resource_ids:
+            if 0 < len(resource_id) <= ID_CHARS and resource_id not in call.resource_ids:
+                await self._bind_one(call, one, resource_id)
+
+    async def _bind_one(self, call: Call, one: Try, resource_id: str) -> None:
         event = ResourceCreated(
             event_id=self._clock.new_id(),
             at_ms=self._clock.now_ms(),
             resource_id=resource_id,
             resource_kind=call.endpoint,
             request_id=call.request_id,
+            client_key=call.client_key,
         )
-        await self._resources.bind(resource_id, Home(one.route.id, event.event_id))
+        await self._resources.bind(resource_id, Home(one.route.id, event.event_id, call.owner or ""))
         await self._outbox.append(one.route.id, event)
 
     async def items(self, call: Call, one: Try, batch: Home, items: Sequence[BatchItem]) -> None:

@@ -28,6 +28,8 @@ class Call(Struct, kw_only=True):
     `withhold` names the headers that hold such a key. `base_url` is this proxy as the client sees it. `only_routes`
     are the owner's routes that the client's key may use, empty: all. `trimmed`: the provider is asked to shorten the
     conversation; `dropped_messages` were left out of it here already. `unread`: the body is no JSON that is read here.
+    `owner` is whose resources the call may use, None where nobody is asked who he is; `shared`: there are other owners,
+    so that a resource of which nobody knows the owner may be theirs.
     """
 
     request_id: str
@@ -52,6 +54,8 @@ class Call(Struct, kw_only=True):
     resource_ids: tuple[str, ...] = ()
     credential: str = ""
     client_key: str = ""
+    owner: str | None = None
+    shared: bool = False
     only_routes: tuple[str, ...] = ()
     withhold: tuple[bytes, ...] = ()
     base_url: str = ""

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from service.admission import Admission, Entry
 from service.clock import Clock
-from service.errors import HomeUnknown, NotFound, Unreachable
+from service.errors import NotFound, Unreachable
 from service.ledger.events import FailureScope
 from service.outbox import Outbox
 from service.providers.bodies import clean_body, without_thinking
@@ -38,6 +38,7 @@ from service.relay.answers import Answers
 from service.relay.book import Book, log_attempt
 from service.relay.call import Call, Fault, Reply, Try, length_of, taken
 from service.relay.limit import Limit
+from service.relay.ownership import READS, home_of
 from service.relay.words import (
     error_event,
     in_our_words,
@@ -48,7 +49,7 @@ from service.relay.words import (
     throttled,
     without,
 )
-from service.resources import Home, IndexAway, Resources
+from service.resources import Home, Resources
 from service.routing.budget import Budget
 from service.routing.context import smallest_context_tokens, smallest_on
 from service.routing.failover import Attempt, Plan, Refusal, Result, Verdict, failover
@@ -60,7 +61,6 @@ from service.watcher import Watcher
 
 SESSION_TTL_S = 3_600
 """The longest life of a prompt cache."""
-READS = frozenset(("GET", "HEAD"))
 WAITING = frozenset(("waiting", "quota_spent"))
 """Why a route is passed over when waiting helps."""
 
@@ -204,12 +204,7 @@ class Relay:
     def _candidates(self, call: Call, home: str, session_route: str) -> tuple[Ask, list[Candidate]]:
         """What routing is asked, and the routes, those to try first; `home`: where the request's resources live,
         `session_route`: which route served its session last."""
-        chain = choose_chain(
-            self.settings.routes,
-            self.settings.client_route,
-            credential=call.credential,
-            mode=self.settings.client_credentials,
-        )
+        chain = self._chain(call)
         if call.only_routes:
             chain = tuple(route for route in chain if route.auth == "client" or route.id in call.only_routes)
         ask = Ask(
@@ -224,6 +219,15 @@ class Relay:
         )
         return ask, rank(ask, chain, self._watcher.view, self.settings.policy, self.clock.now_ms())
 
+    def _chain(self, call: Call) -> tuple[Route, ...]:
+        """The routes that the caller's credentials lead to."""
+        return choose_chain(
+            self.settings.routes,
+            self.settings.client_route,
+            credential=call.credential,
+            mode=self.settings.client_credentials,
+        )
+
     def _least_tokens(self, call: Call, chain: Sequence[Route]) -> int:
         """What the prompt has at least; 0 when every model of the chain holds it, as nearly always at first sight."""
         if call.endpoint != "messages" or is_short(call.plain, self._smallest_tokens):
@@ -231,20 +235,9 @@ class Relay:
         return least_tokens(call.plain, smallest_on(chain, call.model, self.settings.policy))
 
     async def _home_of(self, call: Call) -> str:
-        """The route on which the request's resources live, "" when it names none that is known.
-
-        Raises NoRoute when that can't be told and guessing might write elsewhere; what is read is looked for.
-        """
-        try:
-            for resource_id in call.resource_ids:
-                if home := await self._resources.home_of(resource_id):
-                    return home.route
-        except IndexAway:
-            if call.method not in READS:
-                raise HomeUnknown(
-                    f"nobody can tell on which route {resource_id} lives while Redis is away; ask again later"
-                ) from None
-        return ""
+        """The route on which the request's resources live, "" when it names none that is known."""
+        has_own_account = any(route.auth == "client" for route in self._chain(call))
+        return await home_of(call, self._resources, has_own_account=has_own_account)
 
     async def _session_route(self, call: Call) -> str:
         """The route that served the session last."""

@@ -1,11 +1,12 @@
 """Who is calling: keys of the proxy in every header, alone and beside a client's own credential."""
 
 import pytest
+from msgspec.structs import replace
 
 from service.edge import keys
 from service.edge.keys import Client, Keyring
 from service.errors import BadClientKey
-from service.ledger.state import ControlLedger
+from service.ledger.state import ClientKey, ControlLedger
 from service.settings import Secret, StaticKey
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import ANTHROPIC_KEY, Server
@@ -45,7 +46,9 @@ def shown(**headers: str) -> Shown:
 )
 def test_a_key_is_known_in_every_header(headers: Shown, client: Client) -> None:
     """Each header may hold a key; what holds one is withheld, what holds none is the client's own."""
-    assert ring().identify(headers) == client
+    found = ring().identify(headers)
+    assert (found.owner, found.shared) == (client.key_id, True), "there are two owners"
+    assert replace(found, owner=None, shared=False) == client
 
 
 @pytest.mark.parametrize("headers", [[], shown(x_api_key=""), shown(authorization="Bearer "), shown(cookie=ANN)])
@@ -154,3 +157,15 @@ async def test_a_clients_own_credential_goes_to_anthropic_alone(
     assert bad.status_code == 401
     assert zai.requests == []
     assert anthropic.requests[0].header("authorization") == f"Bearer {OWN}"
+
+
+def test_an_owner_may_have_several_keys() -> None:
+    """Owners are told apart by the names of their keys, whatever keys they have; as long as that is not known, there
+    are several."""
+    one = (StaticKey("ann", Secret(ANN)), StaticKey("ann", Secret(BEN)))
+    assert not Keyring(one, open_to_all=False).identify(shown(x_api_key=ANN)).shared
+    assert Keyring(one, open_to_all=False, ledger_keys=True).identify(shown(x_api_key=ANN)).shared
+    control = ControlLedger(keys={"k-1": ClientKey(name="ann", sha256="0" * 64)})
+    assert not Keyring(one, open_to_all=False, control=lambda: control).identify(shown(x_api_key=ANN)).shared
+    control.keys["k-2"] = ClientKey(name="ben", sha256="0" * 64)
+    assert Keyring(one, open_to_all=False, control=lambda: control).identify(shown(x_api_key=ANN)).shared

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from service.edge.calls import ID_CHARS, MOST_FILE_IDS, read_fields
+from service.edge.calls import MOST_FILE_IDS, read_fields
 from service.relay import Call
+from service.resources import ID_CHARS
 
 
 def named_in(*content: Any) -> tuple[str, ...]:

@@ -1,0 +1,123 @@
+"""Who may use a batch, file, container or thread: the owner of the key that made it.
+
+Accounts of providers are shared by all who have a key of this proxy, so that a provider can't tell them apart. Whoever
+may not use a resource is told what a provider says of one that does not exist, whether it exists or not.
+
+- The owner is the name of a key, which a key that is issued in its place has again.
+- A resource of which nobody knows the owner (made by other means, or by an earlier version) may be used where there is
+  one owner only, and on the account of a client that brings its own credential.
+- All methods are alike, and so are ids in paths and in bodies. Lists are left with what is the caller's own.
+
+Not here: where a resource lives (`resources`), and which ids a request names (`edge.calls`).
+"""
+
+import msgspec
+from msgspec import Raw, Struct
+
+from service.errors import HomeUnknown, NotFound
+from service.relay.call import Call
+from service.resources import Home, IndexAway, Resources
+from service.settings import CLIENT_ROUTE_ID
+
+READS = frozenset(("GET", "HEAD"))
+SHOWN_CHARS = 64
+"""An id in an error's message; a real one is shorter."""
+
+
+class Listed(Struct):
+    """What is looked at of an item of a list."""
+
+    id: str = ""
+
+
+_fields_decoder = msgspec.json.Decoder(dict[str, Raw])
+_items_decoder = msgspec.json.Decoder(list[Raw])
+_listed_decoder = msgspec.json.Decoder(Listed)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+async def home_of(call: Call, resources: Resources, *, has_own_account: bool) -> str:
+    """The route on which the request's resources live, "" when it names none that is known.
+
+    Raises NotFound for one that the caller may not use, and HomeUnknown when that can't be told, or guessing might
+    write elsewhere; where there is one owner only, what is read is looked for.
+    """
+    route = away = ""
+    for resource_id in call.resource_ids:
+        try:
+            home = await resources.home_of(resource_id)
+        except IndexAway:
+            away = away or resource_id
+            continue
+        check(resource_id, home, call, has_own_account=has_own_account)
+        route = route or (home.route if home else "")
+    if away and (call.shared or not (route or call.method in READS)):
+        raise index_away(away)
+    return route
+
+
+def check(resource_id: str, home: Home | None, call: Call, *, has_own_account: bool) -> None:
+    """Raise NotFound unless the caller may use a resource; one without an owner goes to its own account alone."""
+    if call.owner is None:
+        return
+    owner = home.owner if home else ""
+    if owner:
+        if owner != call.owner:
+            raise not_found(resource_id)
+    elif call.shared:
+        if not has_own_account:
+            raise not_found(resource_id)
+        call.only_routes = (CLIENT_ROUTE_ID,)
+
+
+def not_found(resource_id: str) -> NotFound:
+    """What is said of a resource that does not exist, or is not the caller's."""
+    return NotFound(f"Not found: {resource_id[:SHOWN_CHARS]}")
+
+
+def index_away(resource_id: str) -> HomeUnknown:
+    """Nobody can tell now where a resource lives, or whose it is."""
+    return HomeUnknown(
+        f"nobody can tell on which route {resource_id[:SHOWN_CHARS]} lives while Redis is away; ask again later"
+    )
+
+
+def is_list(call: Call) -> bool:
+    """Whether an answer may list resources of all who share an account."""
+    return (
+        call.shared
+        and call.method == "GET"
+        and not call.resource_ids
+        and call.endpoint in ("files", "batches", "other")
+    )
+
+
+async def own_items(body: bytes, call: Call, resources: Resources) -> bytes:
+    """A list with the caller's own items alone; its cursors stay, so that the next page can be asked for.
+
+    Raises HomeUnknown when nobody can tell whose they are.
+    """
+    try:
+        fields = _fields_decoder.decode(body)
+        items = _items_decoder.decode(fields["data"])
+    except (*UNREADABLE, KeyError):
+        return body
+    own = [item for item in items if await is_own(id_of(item), call, resources)]
+    return msgspec.json.encode(fields | {"data": own})
+
+
+async def is_own(resource_id: str, call: Call, resources: Resources) -> bool:
+    """Whether a resource is known to be the caller's. Raises HomeUnknown."""
+    try:
+        home = await resources.home_of(resource_id)
+    except IndexAway:
+        raise index_away(resource_id) from None
+    return home is not None and home.owner == call.owner
+
+
+def id_of(item: Raw) -> str:
+    """The id of an item of a list, "" when it has none."""
+    try:
+        return _listed_decoder.decode(item).id
+    except UNREADABLE:
+        return ""
