@@ -33,7 +33,7 @@ COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-comp
   $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo dev build test simulate simulate-faults lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale lock docs clean stale
+.PHONY: help up demo dev build test simulate simulate-faults lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale lock docs screenshots clean stale
 .PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
@@ -129,8 +129,11 @@ lock: $(DEVELOP) ## resolve requirements*.lock again after pyproject.toml change
 	$(COMPILE) --group build pyproject.toml -o requirements.lock
 	$(COMPILE) --group dev --constraint requirements.lock pyproject.toml -o requirements-dev.lock
 
-docs: $(DEVELOP) ## write README's settings and .env.example anew, after service/settings/variables.py changed
-	$(BIN)/python -m tests.docs.settings_pages
+docs: $(DEVELOP) ## write the generated pages of docs/ and .env.example, after a setting or a command changed
+	$(BIN)/python -m tests.docs.generate
+
+screenshots: $(DEVELOP) ## write the dashboard's screenshots in docs/images, from the demo (needs Chromium)
+	$(BIN)/python -m tests.docs.screenshots
 
 clean: ## remove what these targets made; your data and logs stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,7 +1,8 @@
-"""The settings as README, `.env.example` and `.env.docker.example` show them, made from `service.settings.VARIABLES`.
+"""The settings as `docs/settings.md`, README, `.env.example` and `.env.docker.example` show them, made from
+`service.settings.VARIABLES`.
 
-`python -m tests.docs.settings_pages` (`make docs`) writes them anew; a test sees to it that they are up to date. What
-Docker Compose itself reads stands in the first part of `.env.docker.example`, which is written by hand.
+`make docs` (`generate`) writes them; a test fails when they are out of date. The first part of `.env.docker.example`,
+which Docker Compose itself reads, is written by hand.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
+SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 ENV_EXAMPLE = ROOT / ".env.example"
 ENV_DOCKER_EXAMPLE = ROOT / ".env.docker.example"
 DOCKER_MARK = "# ==== Settings of the proxy and the workers: make docs writes all that follows\n"
@@ -61,8 +63,8 @@ def groups() -> Iterator[tuple[str, list[Variable]]]:
         yield title, group
 
 
-def readme_part() -> str:
-    """The tables between the two marks in README."""
+def settings_tables() -> str:
+    """The tables between the two marks."""
     tables = []
     for title, group in groups():
         rows = [f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" for name, default, meaning in group]
@@ -110,14 +112,8 @@ def entry(variable: Variable) -> str:
     return f"{comment}\n#{name}={value}\n"
 
 
-def with_settings(readme: str) -> str:
-    """README with the part between the marks made anew."""
-    found = re.search(f"{re.escape(BEGIN)}.*{re.escape(END)}", readme, re.DOTALL)
-    assert found, f"README.md has lost its marks {BEGIN} and {END}"
-    return readme[: found.start()] + readme_part() + readme[found.end() :]
-
-
-if __name__ == "__main__":
-    README.write_text(with_settings(README.read_text(encoding="utf-8")), encoding="utf-8")
-    ENV_EXAMPLE.write_text(env_example(), encoding="utf-8")
-    ENV_DOCKER_EXAMPLE.write_text(env_docker_example(ENV_DOCKER_EXAMPLE.read_text(encoding="utf-8")), encoding="utf-8")
+def with_settings(text: str) -> str:
+    """A page with the part between the marks written again."""
+    found = re.search(f"{re.escape(BEGIN)}.*{re.escape(END)}", text, re.DOTALL)
+    assert found, f"the page has lost its marks {BEGIN} and {END}"
+    return text[: found.start()] + settings_tables() + text[found.end() :]

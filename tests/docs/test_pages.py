@@ -1,0 +1,141 @@
+"""The documentation is complete and true: links, commands, settings, metrics, keys, examples, generated pages."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+
+from service.cli import main
+from service.console import ended
+from service.ledger import wire
+from service.settings import VARIABLES
+from tests.deploy.metrics import METRICS
+from tests.docs.cli_page import CLI_PAGE, cli_page, commands
+from tests.docs.pages import DOCS, ROOT, anchors, blocks, links, name_of, pages, prose_of, text_of
+from tests.docs.settings_pages import SETTINGS_PAGE, with_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MOST_BYTES_OF_AN_IMAGE = 200_000
+EXTERNAL = ("http://", "https://", "mailto:")
+PAGES = pages()
+REDIS_KEYS = DOCS / "redis-keys.md"
+OBSERVABILITY = DOCS / "observability.md"
+MAKE = re.compile(r"(?:^|[|&;(]\s*|`)(?:\S+=\S+ |env -u \S+ )*make ([a-z][a-z-]*)", re.MULTILINE)
+CCPROXY = re.compile(r"(?:^|[ `(])(?<!helm install )(?:\.venv/bin/)?(ccproxy [a-z][^`\n|;)]*)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_works(page: Path) -> None:
+    """Files and anchors exist; no link leads out of the project by a relative path."""
+    assert [link for link in links(page) if not link.startswith(EXTERNAL) and not leads_somewhere(page, link)] == []
+
+
+def leads_somewhere(page: Path, link: str) -> bool:
+    """Whether a relative link's file and anchor exist, within the project."""
+    path, _, anchor = link.partition("#")
+    target = (page.parent / path).resolve() if path else page
+    if not target.exists() or ROOT not in (target, *target.parents):
+        return False
+    return not anchor or anchor in anchors(target)
+
+
+def test_every_page_is_in_the_index() -> None:
+    """Each page of docs/ can be reached from its index, each decision from theirs."""
+    for index in (DOCS / "README.md", DOCS / "decisions" / "README.md"):
+        linked = {(index.parent / link.partition("#")[0]).resolve() for link in links(index)}
+        assert {page for page in index.parent.glob("*.md") if page != index} <= linked
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    """They are what `make docs` writes."""
+    assert text_of(CLI_PAGE) == cli_page(), "run `make docs`"
+    assert with_settings(text_of(SETTINGS_PAGE)) == text_of(SETTINGS_PAGE), "run `make docs`"
+
+
+def test_every_command_is_named() -> None:
+    """Each command and sub-command has a heading."""
+    headings = set(re.findall(r"^#+ (ccproxy .+)$", text_of(CLI_PAGE), re.MULTILINE))
+    assert headings == {name for name, _ in commands()}
+
+
+def test_every_setting_is_named() -> None:
+    """Each has a row in the tables."""
+    rows = re.findall(r"^\| `([A-Z_0-9]+)` \|", text_of(SETTINGS_PAGE), re.MULTILINE)
+    assert rows == [variable.name for variable in VARIABLES]
+
+
+def test_every_metric_is_named() -> None:
+    """The table has each metric with its labels, and no other."""
+    rows = re.findall(r"^\| `(\w+)` \| \w+ \|([^|]*)\|", text_of(OBSERVABILITY), re.MULTILINE)
+    expected = {name.removesuffix("_bucket"): labels - {"le"} for name, labels in METRICS.items()}
+    assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == expected
+
+
+def test_every_redis_key_is_named() -> None:
+    """Whatever the code writes is part of the contract."""
+    keys = {key("route") for key in route_keys()}
+    keys |= {wire.STREAMS_KEY, wire.CHANGES_CHANNEL, wire.REPLICAS_KEY}
+    keys |= {wire.replica_key("REPLICA"), wire.resource_key("ID"), f"{ended.KEY_PREFIX}ID"}
+    rows = re.findall(r"^\| `(ccproxy:\S+)` \|", text_of(REDIS_KEYS), re.MULTILINE)
+    assert sorted(rows) == sorted(keys)
+
+
+def route_keys() -> list[Callable[[str], str]]:
+    """The functions that name a route's keys."""
+    others = ("replica_key", "resource_key")
+    return [key for name, key in vars(wire).items() if name.endswith("_key") and name not in others]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_targets_exist(page: Path) -> None:
+    """Each `make` that a page names is a target."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(MAKE.findall(code_of(page))) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_in_examples_exist(page: Path) -> None:
+    """Each `ccproxy` that a page names is a command, and has the options that it is given."""
+    if page == CLI_PAGE:
+        return
+    lines = CCPROXY.findall(code_of(page).replace("\\\n", " "))
+    wrong = [line for line in lines if not is_command(line.split(" #")[0])]
+    assert wrong == []
+
+
+def code_of(page: Path) -> str:
+    """A page's shell blocks, and what stands in backticks."""
+    return "\n".join([*blocks(page, "sh"), *(f"`{code}`" for code in re.findall(r"`([^`\n]+)`", prose_of(page)))])
+
+
+def is_command(line: str) -> bool:
+    """Whether a line names a command of `ccproxy` and options that it has."""
+    words = shlex.split(line, posix=True)[1:]
+    command: click.Command = main
+    while words and isinstance(command, click.Group):
+        found = command.get_command(click.Context(command), words[0])
+        if found is None:
+            break
+        command = found
+        words = words[1:]
+    if command is main:
+        return bool(words) and words[0] == "--version"
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    given = [word.partition("=")[0] for word in words[: words.index("--") if "--" in words else None]]
+    return all(word in known or word in ("-h", "--help") for word in given if word.startswith("-"))
+
+
+def test_images_are_small() -> None:
+    """A page loads quickly."""
+    images = [file for file in (DOCS / "images").iterdir() if file.is_file()]
+    assert images
+    assert [file.name for file in images if file.stat().st_size > MOST_BYTES_OF_AN_IMAGE] == []
+    shown = {(page.parent / link).resolve() for page in PAGES for link in links(page) if "/images/" in f"/{link}"}
+    assert shown == set(images), "an image that no page shows"
