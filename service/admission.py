@@ -87,6 +87,8 @@ REASONS = {
     "slots": "all slots taken",
     "quota": "what is left of the weekly limit is reserved",
 }
+WORDS = frozenset(("ok", *REASONS))
+"""All that the script says."""
 
 
 class Sizes:
@@ -299,7 +301,10 @@ class Admission:
         except BaseException:  # the client has gone
             self._take_back(grant)
             raise
-        text = word.decode() if isinstance(word, bytes) else str(word)
+        text = word.decode(errors="replace") if isinstance(word, bytes) else str(word)
+        if text not in WORDS:
+            log.warning("admission.not_understood")
+            return "away"
         grant.shared = text == "ok"
         return "" if grant.shared else text
 

@@ -12,6 +12,7 @@ Rules
 
 import os
 import time
+from datetime import UTC, datetime
 
 from service.ledger.ids import format_uuid
 
@@ -21,6 +22,8 @@ STEP_MS = 1_000
 """A clock that is behind by more than this is set forward at once: waits and circuits need the right minute."""
 LEAD_RATIO = 0.5
 """One that is ahead by more than STEP_MS loses this part of its speed."""
+LAST_MS = 253_402_300_799_000
+"""The end of the year 9999: Python's calendar has no later one."""
 
 
 class Clock:
@@ -75,6 +78,11 @@ class Clock:
         """A fresh id of a client's request, short enough for a log line: time and chance, 18 hexadecimal digits."""
         self._made_ids = True
         return f"{self.now_ms():011x}{int.from_bytes(os.urandom(4), 'big') >> 4:07x}"
+
+
+def utc_of(at_ms: int) -> datetime:
+    """A moment (Unix milliseconds) as a date; one that lies outside of the calendar is its first or last year."""
+    return datetime.fromtimestamp(min(max(at_ms, 0), LAST_MS) / 1000, UTC)
 
 
 def _monotonic_ms() -> float:

@@ -1,28 +1,18 @@
 """Redis Cluster's clients of redis-py, made to fail like all others: with RedisError, when they are asked.
 
-redis-py raises an exception of no such kind when no node can be reached, and its synchronous client already does so
-when it is made. Not here: when a Cluster is meant (`topology`).
+redis-py's synchronous client already fails when it is made. Not here: when a Cluster is meant (`topology`), and which
+failures become RedisError (`redis_failures`).
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any, Self
 
 from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import ClusterNode, RedisCluster
 from redis.commands.core import Script
-from redis.exceptions import ConnectionError as Unreachable
-from redis.exceptions import RedisClusterException
 
-
-@contextmanager
-def told_as_redis_error() -> Iterator[None]:
-    """What is wrong with the Cluster is an error of Redis."""
-    try:
-        yield
-    except RedisClusterException as error:
-        raise Unreachable(str(error)) from None
+from service.redis_failures import as_redis_error, guarded_pipeline
 
 
 class AsyncCluster(AsyncRedisCluster):
@@ -32,25 +22,17 @@ class AsyncCluster(AsyncRedisCluster):
 
     async def initialize(self, *args: Any, **options: Any) -> Any:
         """Learn who has which slots."""
-        with told_as_redis_error():
+        with as_redis_error():
             return await super().initialize(*args, **options)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """One command, wherever its key lies."""
-        with told_as_redis_error():
+        with as_redis_error():
             return await super().execute_command(*args, **options)
 
     def pipeline(self, *args: Any, **options: Any) -> Any:
         """Commands that may span slots."""
-        made: Any = super().pipeline(*args, **options)
-        execute: Callable[..., Awaitable[Any]] = made.execute
-
-        async def guarded(*args: Any, **options: Any) -> Any:
-            with told_as_redis_error():
-                return await execute(*args, **options)
-
-        made.execute = guarded
-        return made
+        return guarded_pipeline(super().pipeline(*args, **options))
 
 
 class SyncCluster(RedisCluster):
@@ -58,12 +40,12 @@ class SyncCluster(RedisCluster):
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         """One command, wherever its key lies."""
-        with told_as_redis_error():
+        with as_redis_error():
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
     def get_node_from_key(self, *args: Any, **options: Any) -> Any:
         """Who has a key."""
-        with told_as_redis_error():
+        with as_redis_error():
             return super().get_node_from_key(*args, **options)  # type: ignore[no-untyped-call]
 
     def pipeline(self, *args: Any, **options: Any) -> Any:
@@ -72,7 +54,7 @@ class SyncCluster(RedisCluster):
         execute: Callable[..., Any] = made.execute
 
         def guarded(*args: Any, **options: Any) -> Any:
-            with told_as_redis_error():
+            with as_redis_error():
                 return execute(*args, **options)
 
         made.execute = guarded
@@ -112,7 +94,7 @@ class LazyCluster:
             found.close()
 
     def _cluster(self) -> SyncCluster:
-        with self._turn, told_as_redis_error():
+        with self._turn, as_redis_error():
             if self._found is None:
                 self._found = SyncCluster(startup_nodes=[ClusterNode(*node) for node in self._nodes], **self._options)  # type: ignore[no-untyped-call]
             return self._found

@@ -6,10 +6,10 @@ are meant (`topology`).
 
 from typing import Any
 
-from redis.asyncio import Redis
+from service.redis_failures import GuardedRedis
 
 
-class BehindSentinels(Redis):
+class BehindSentinels(GuardedRedis):
     """The primary that the Sentinels name."""
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - as in the base class

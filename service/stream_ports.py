@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.ledger.wire import CHANGES_CHANNEL, CONTROL, CONTROL_NEWS, ENTRY_FIELD, STREAMS_KEY, events_key
+from service.redis_failures import as_redis_error
 from service.redis_line import Line, packed
 from service.topology import is_cluster
 
@@ -82,7 +83,8 @@ class LinePort:
         if last is not None:
             await last.disconnect(nowait=True)
             await pool.release(last)
-        self._connection = await pool.get_connection()
+        with as_redis_error():
+            self._connection = await pool.get_connection()
         return Line(self._connection._writer.transport, self._limit_s)  # noqa: SLF001 - there is no other way in
 
 

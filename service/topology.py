@@ -20,14 +20,16 @@ SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "passw
 
 def open_async(url: str, **options: Any) -> "AsyncRedis":
     """A client for the proxies; it connects when it is first asked. `options` are redis-py's, for each connection."""
-    from redis.asyncio import Redis, Sentinel
+    from redis.asyncio import Sentinel
     from redis.asyncio.cluster import ClusterNode
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
+    from service.redis_failures import GuardedRedis
+
     place = place_of(url)
     if place.kind == "server":
-        return Redis.from_url(url, **options)
+        return GuardedRedis.from_url(url, **options)
     options |= options_of(place)
     if place.kind == "sentinel":
         from service.sentinels import BehindSentinels

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from service.clock import STEP_MS, Clock
 from service.drain import Drain
@@ -43,6 +43,7 @@ from service.ledger.wire import (
     snapshot_key,
 )
 from service.outbox import Outbox
+from service.redis_failures import as_redis_error
 from service.routing.readings import RouteReading, fields_of, read_route
 from service.routing.view import View
 from service.settings import Settings
@@ -161,9 +162,10 @@ class Watcher:
     async def _listen_forever(self, redis: Redis) -> None:
         while True:
             try:
-                async for stream in changes(redis):
-                    self._changed.add(stream)
-                    self._wake.set()
+                with as_redis_error():
+                    async for stream in changes(redis):
+                        self._changed.add(stream)
+                        self._wake.set()
             except (RedisError, OSError, TimeoutError):
                 await asyncio.sleep(TICK_S)
 
@@ -173,13 +175,13 @@ class Watcher:
             await asyncio.sleep(COALESCE_S)
             self._wake.clear()
             streams, self._changed = sorted(self._changed), set()
-            with contextlib.suppress(RedisError, OSError):
+            with contextlib.suppress(RedisError, OSError), as_redis_error():
                 await self._read(redis, streams)
 
     async def _read(self, redis: Redis, streams: Sequence[str]) -> None:
         """Read these streams' snapshots."""
         for stream in streams:
-            raw = await redis.get(snapshot_key(stream))
+            raw = await raw_snapshot(redis, stream)
             snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
             if snapshot:
                 self.take(snapshot)
@@ -190,7 +192,8 @@ class Watcher:
         while True:
             started_s = time.monotonic()
             try:
-                await self._tick(redis)
+                with as_redis_error():
+                    await self._tick(redis)
                 self.redis_up = True
             except (RedisError, OSError) as error:
                 self.redis_up = False
@@ -291,6 +294,14 @@ class Watcher:
         """How this process reads its routes now."""
         now_ms = self._clock.now_ms()
         return [read_route(route, self.view, self._settings.policy, now_ms) for route in self._settings.routes]
+
+
+async def raw_snapshot(redis: Redis, stream: str) -> object:
+    """What lies under the key of a stream's snapshot; None for a value of another type, which must not keep the other
+    streams, and operators' commands, from being read."""
+    with contextlib.suppress(ResponseError):
+        return await redis.get(snapshot_key(stream))
+    return None
 
 
 def copied(heard: Mapping[str, Heard]) -> dict[str, Heard]:

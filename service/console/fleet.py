@@ -17,6 +17,7 @@ from service.console.api_types import Fleet, ReplicaView, StreamView
 from service.console.status import ReplicaStatus, Status, read_status
 from service.ledger.wire import route_key
 from service.outbox import Outbox
+from service.redis_failures import as_redis_error
 from service.settings import Settings
 from service.watcher import Watcher
 
@@ -58,6 +59,15 @@ class FleetReader:
 
     async def _ask(self, redis: Redis) -> None:
         try:
+            self._standing = await self._standing_by(redis)
+        except (RedisError, OSError):
+            self._standing = None
+        finally:
+            self._asked_s = time.monotonic()
+            self._asking = None
+
+    async def _standing_by(self, redis: Redis) -> Standing:
+        with as_redis_error():
             url = self._settings.redis_url or ""
             status = await asyncio.get_running_loop().run_in_executor(self._thread, read_status, self._settings, url)
             pipe = redis.pipeline(transaction=False)
@@ -68,12 +78,7 @@ class FleetReader:
                 stream.stream: (int(reply[0] or 0), int(reply[1] or 0))
                 for stream, reply in zip(status.streams, replies, strict=True)
             }
-            self._standing = Standing(status, aside)
-        except (RedisError, OSError):
-            self._standing = None
-        finally:
-            self._asked_s = time.monotonic()
-            self._asking = None
+            return Standing(status, aside)
 
     async def stop(self) -> None:
         """Wait for the question under way."""

@@ -17,6 +17,7 @@ from rq.serializers import JSONSerializer
 
 from service.errors import BadReport, ReportAway
 from service.redis_address import place_of
+from service.redis_failures import as_redis_error
 from service.settings import Settings
 from service.topology import open_sync
 
@@ -46,7 +47,8 @@ class Reports:
             raise ReportAway("history needs a worker and its queue: set REDIS_URL, or RQ_REDIS_URL beside a Cluster")
         try:
             async with asyncio.timeout(ANSWER_S + 2), self._free:
-                found = await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, name, arguments)
+                with as_redis_error():
+                    found = await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, name, arguments)
         except (TimeoutError, RedisError, OSError):
             raise away() from None
         if found is None:
@@ -77,7 +79,10 @@ class Reports:
         if self._url is None:
             return None
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: self._count(self._open()))
+            with as_redis_error():
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._threads, lambda: self._count(self._open())
+                )
         except (RedisError, OSError):
             return None
 

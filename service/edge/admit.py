@@ -7,13 +7,12 @@ Not here: whose key it is (`keys`), what a key has used (`routing.keys`).
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
 from typing import Protocol
 
 from msgspec import Struct
 
 from service.admission import Admission, Grant
-from service.clock import Clock
+from service.clock import Clock, utc_of
 from service.edge.keys import Client
 from service.errors import ClientError, KeyBusy, KeyExpired, KeyForbids, KeySpent
 from service.ledger.events import Endpoint, Event, RequestRefused
@@ -164,4 +163,4 @@ def forbidden(key: ClientKey, call: Call) -> str:
 
 def day_of(at_ms: int) -> str:
     """A day, UTC."""
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d}"
+    return f"{utc_of(at_ms):%Y-%m-%d}"

@@ -6,7 +6,6 @@ None reveals a secret, and none asks anybody.
 """
 
 import time
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from litestar import HttpMethod, MediaType, Response, get, route
@@ -14,7 +13,7 @@ from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 
-from service.clock import Clock
+from service.clock import Clock, utc_of
 from service.drain import Drain
 from service.outbox import Outbox
 from service.routing.readings import RouteReading
@@ -87,7 +86,7 @@ class Health:
             "service": "Claude Code Proxy",
             "version": VERSION,
             "uptime": round(time.monotonic() - self._started_s, 2),
-            "timestamp": datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC).isoformat(timespec="milliseconds"),
+            "timestamp": utc_of(self._clock.now_ms()).isoformat(timespec="milliseconds"),
             "endpoints": ENDPOINTS,
             "config": self.config(),
             "providers": {
@@ -117,7 +116,7 @@ def told(reading: RouteReading) -> dict[str, Any]:
     if reading.reason:
         fields["reason"] = reading.reason
     if reading.until_ms:
-        fields["readyAt"] = datetime.fromtimestamp(reading.until_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        fields["readyAt"] = utc_of(reading.until_ms).isoformat(timespec="milliseconds")
     return fields
 
 

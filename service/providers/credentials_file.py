@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 import time
 from collections.abc import Sequence
@@ -29,6 +30,10 @@ READS = 6
 READ_AGAIN_S = 0.05
 """Somebody who writes in place takes a moment; a file that can't be read for longer is broken."""
 MAX_BYTES = 4 * 1024 * 1024
+TOKEN = re.compile(r"[!-~]{1,16384}")
+"""Tokens are visible ASCII (RFC 6750), so that they can stand in a header; Anthropic's have about 100 characters."""
+LATEST_MS = 253_402_300_799_000
+"""The end of the year 9999. Redis and JSON take no larger ends."""
 
 
 class NoLogin(Exception):
@@ -159,7 +164,14 @@ def tokens_of(content: bytes) -> Tokens:
         raise Unreadable(type(error).__name__) from None
     if login is None or not login.access_token:
         raise NoLogin("holds no log-in")
-    return Tokens(login.access_token, login.refresh_token or "", int(login.expires_at or 0))
+    if not is_token(login.access_token) or not is_token(login.refresh_token or "none"):
+        raise Unreadable("a token in it holds characters that no token has")
+    return Tokens(login.access_token, login.refresh_token or "", int(min(login.expires_at or 0, LATEST_MS)))
+
+
+def is_token(text: str) -> bool:
+    """Whether this can be a token."""
+    return TOKEN.fullmatch(text) is not None
 
 
 def is_whole(content: bytes) -> bool:
@@ -230,8 +242,15 @@ def write_in_place(path: str, content: bytes) -> None:
 
 
 def _content(path: str) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(MAX_BYTES)
+    """The content, of a regular file alone: reading a pipe would last for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _locked(path: str, flags: int) -> list[int]:

@@ -11,7 +11,8 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from service.providers.credentials_file import Tokens
+from service.providers.credentials_file import Tokens, is_token
+from service.providers.encodings import BadEncoding, stages_of, through
 from service.settings import OAuth
 
 TIMEOUT_S = 15.0
@@ -20,6 +21,8 @@ CONNECT_S = 5.0
 MAX_BYTES = 64 * 1024
 USUAL_LIFE_S = 28_800
 """An access token lives for eight hours, should the answer not say."""
+SHORTEST_LIFE_S, LONGEST_LIFE_S = 60, 366 * 86_400
+"""A shorter life would have the endpoint asked each second; a longer one can't be meant."""
 ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 """Codes of RFC 6749; anything else that an answer says is not repeated, it may quote a token."""
 
@@ -41,7 +44,7 @@ class Issued(Struct):
 
     access_token: str
     refresh_token: str = ""
-    expires_in: float = USUAL_LIFE_S
+    expires_in: object = USUAL_LIFE_S
 
 
 class ErrorAnswer(Struct):
@@ -66,34 +69,56 @@ class TokenEndpoint:
             raise Later(f"can't be reached ({type(error).__name__})") from None
         if status != 200:
             raise failure_of(status, headers, content)
-        try:
-            issued = msgspec.json.decode(content, type=Issued)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise Later("answered without a token") from None
-        if not issued.access_token:
-            raise Later("answered without a token")
-        return Tokens(
-            issued.access_token, issued.refresh_token or refresh_token, now_ms + int(issued.expires_in * 1000)
-        )
+        return issued_tokens(content, refresh_token, now_ms)
 
     async def _post(self, ask: dict[str, str]) -> tuple[int, httpx.Headers, bytes]:
         """Status, headers and the bounded body. A client of its own: it is needed once in hours."""
         limits = httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)
         client = await asyncio.to_thread(httpx.AsyncClient, timeout=limits)  # reading certificates takes a while
-        async with client, client.stream("POST", self._oauth.refresh_url, json=ask) as response:
-            content = b""
-            async for part in response.aiter_bytes():
-                content += part
-                if len(content) > MAX_BYTES:
+        plain = {"accept-encoding": "identity"}
+        async with client, client.stream("POST", self._oauth.refresh_url, json=ask, headers=plain) as response:
+            raw = b""
+            async for part in response.aiter_raw():
+                raw += part
+                if len(raw) > MAX_BYTES:
                     raise ValueError("no token is that long")
-            return response.status_code, response.headers, content
+            return response.status_code, response.headers, decoded(raw, response.headers.get("content-encoding", ""))
+
+
+def decoded(raw: bytes, encoding: str) -> bytes:
+    """An answer without its content encoding, which nobody asked for. Raises ValueError, before it is too large."""
+    content = b""
+    for piece in through(stages_of(encoding) or (), raw):
+        content += piece
+        if len(content) > MAX_BYTES:
+            raise BadEncoding("no token is that long")
+    return content
+
+
+def issued_tokens(content: bytes, spent: str, now_ms: int) -> Tokens:
+    """The tokens of a good answer; `spent` is the refresh token that they were issued for. Raises Later."""
+    try:
+        issued = msgspec.json.decode(content, type=Issued)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Later("answered without a token") from None
+    refresh_token = issued.refresh_token or spent
+    if not (is_token(issued.access_token) and is_token(refresh_token)):
+        raise Later("answered without a token")
+    return Tokens(issued.access_token, refresh_token, now_ms + int(life_s(issued.expires_in) * 1000))
+
+
+def life_s(said: object) -> float:
+    """How long an access token lives, in seconds, within what can be meant."""
+    if not isinstance(said, int | float) or isinstance(said, bool):
+        return USUAL_LIFE_S
+    return min(LONGEST_LIFE_S, max(SHORTEST_LIFE_S, said))
 
 
 def failure_of(status: int, headers: httpx.Headers, content: bytes) -> Refused | Later:
     """What an answer other than 200 means."""
     try:
         code = msgspec.json.decode(content, type=ErrorAnswer).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         code = ""
     if code == "invalid_grant":
         return Refused()

@@ -4,10 +4,10 @@ Not here: deciding which attempt is shown (`routing.failover`), or sending it (`
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
+from service.clock import utc_of
 from service.errors import AllThrottled, BadClientKey, NoRoute, PromptTooLong, ProxyError, Unreachable
 from service.providers.tap import json_usage
 from service.relay.call import Call, Try
@@ -76,7 +76,7 @@ def throttled(until_ms: int, now_ms: int, words: str) -> AllThrottled:
 
 def moment(at_ms: int) -> str:
     """A moment, UTC."""
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%a %Y-%m-%d %H:%M} UTC"
+    return f"{utc_of(at_ms):%a %Y-%m-%d %H:%M} UTC"
 
 
 def prompt_too_long(candidates: Sequence[Candidate]) -> PromptTooLong:

@@ -105,10 +105,11 @@ class Server:
         zai: FakeProvider | str | None = None,
         variables: Mapping[str, str] | None = None,
         port: StreamPort | None = None,
+        redis_url: str | None = None,
         slow_ms: int = 60_000,
         **timeouts: int,
     ) -> Serving:
-        """A proxy before these providers; `timeouts` are fields of `Timeouts`."""
+        """A proxy before these providers; `timeouts` are fields of `Timeouts`. No Redis without `redis_url`."""
         found = {**PATIENT, "CCPROXY_HOME": str(self.home), "PROXY_PORT": str(free_port())}
         for name, key, fake in (("ANTHROPIC", ANTHROPIC_KEY, anthropic), ("ZAI", ZAI_KEY, zai)):
             if fake is not None:
@@ -119,13 +120,14 @@ class Server:
         assert isinstance(limits, Timeouts)
         circuit = msgspec.structs.replace(settings.policy.circuit, slow_ms=slow_ms)
         policy = msgspec.structs.replace(settings.policy, circuit=circuit)
-        settings = msgspec.structs.replace(settings, redis_url=None, timeouts=limits, policy=policy)
+        settings = msgspec.structs.replace(settings, redis_url=redis_url, timeouts=limits, policy=policy)
         made: list[app.Parts] = []
 
         class Parts(app.Parts):
             def __init__(self, given: Any) -> None:
                 super().__init__(given)
-                self.outbox._port = port
+                if redis_url is None:
+                    self.outbox._port = port
                 made.append(self)
 
         with self.patch.context() as patch:
