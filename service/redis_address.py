@@ -53,21 +53,32 @@ def place_of(url: str) -> Place:
     if parts.scheme == "unix":
         return Place(kind, tls, ((parts.path, 0),), url)
     owner, at, hosts = parts.netloc.rpartition("@")
-    nodes = tuple(node_of(text, USUAL_PORT[kind]) for text in hosts.split(",") if text)
-    if not nodes or (kind == "server" and len(nodes) > 1):
-        raise ValueError("one host is needed; several only as redis+sentinel:// or redis+cluster://")
-    primary, path = "", parts.path
-    if kind == "sentinel":
-        primary, _, database = parts.path.strip("/").partition("/")
-        path = f"/{database}"
-        if not primary:
-            raise ValueError("the primary's name is missing; give redis+sentinel://host:26379/NAME/0")
-    if kind == "cluster" and path.strip("/") not in ("", "0"):
-        raise ValueError("a Cluster has no databases; leave the path away")
+    nodes = nodes_of(hosts, kind)
+    primary, path = primary_and_path(parts.path, kind)
     query = f"?{parts.query}" if parts.query else ""
     scheme = "rediss" if tls else "redis"
     host, port = nodes[0]
     return Place(kind, tls, nodes, f"{scheme}://{owner}{at}{bracketed(host)}:{port}{path}{query}", primary)
+
+
+def nodes_of(hosts: str, kind: Kind) -> tuple[tuple[str, int], ...]:
+    """The hosts and ports of a URL, of which a single server has one. Raises ValueError."""
+    nodes = tuple(node_of(text, USUAL_PORT[kind]) for text in hosts.split(",") if text)
+    if not nodes or (kind == "server" and len(nodes) > 1):
+        raise ValueError("one host is needed; several only as redis+sentinel:// or redis+cluster://")
+    return nodes
+
+
+def primary_and_path(path: str, kind: Kind) -> tuple[str, str]:
+    """The primary's name ("" but behind Sentinels) and the database as a path. Raises ValueError."""
+    if kind == "cluster" and path.strip("/") not in ("", "0"):
+        raise ValueError("a Cluster has no databases; leave the path away")
+    if kind != "sentinel":
+        return "", path
+    primary, _, database = path.strip("/").partition("/")
+    if not primary:
+        raise ValueError("the primary's name is missing; give redis+sentinel://host:26379/NAME/0")
+    return primary, f"/{database}"
 
 
 def node_of(text: str, usual_port: int) -> tuple[str, int]:

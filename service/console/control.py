@@ -24,6 +24,7 @@ from service.ledger.wire import (
     CONTROL_NEWS,
     ENTRY_FIELD,
     STREAMS_KEY,
+    Snapshot,
     decode_entry,
     decode_ledger,
     decode_snapshot,
@@ -87,13 +88,8 @@ def operator(url: str) -> Iterator[Operator]:
 
 def read_control(redis: Redis) -> ControlLedger:
     """The operators' ledger: the newest snapshot, and what came behind it. Raises RedisError."""
-    raw = redis.get(snapshot_key(CONTROL))
-    snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
-    ledger = ControlLedger()
-    if snapshot:
-        with suppress(msgspec.DecodeError):  # of another version
-            found = decode_ledger(CONTROL, snapshot.ledger)
-            ledger = found if isinstance(found, ControlLedger) else ledger
+    snapshot, found = read_ledger(redis, CONTROL)
+    ledger = found if isinstance(found, ControlLedger) else ControlLedger()
     after = snapshot.stream_id.encode() if snapshot else b"0-0"
     while True:
         entries: Any = redis.xrange(events_key(CONTROL), min=b"(" + after, max="+", count=PAGE)
@@ -110,14 +106,19 @@ def read_view(redis: Redis) -> View:
     view = View(control=read_control(redis))
     for name in redis.smembers(STREAMS_KEY):
         stream = name.decode() if isinstance(name, bytes) else name
-        raw = redis.get(snapshot_key(stream))
-        snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
-        if snapshot and stream != CONTROL:
-            with suppress(msgspec.DecodeError):
-                ledger = decode_ledger(stream, snapshot.ledger)
-                if isinstance(ledger, RouteLedger):
-                    view.routes[stream] = ledger
+        _, ledger = read_ledger(redis, stream)
+        if isinstance(ledger, RouteLedger):
+            view.routes[stream] = ledger
     return view
+
+
+def read_ledger(redis: Redis, stream: str) -> tuple[Snapshot | None, RouteLedger | ControlLedger | None]:
+    """The newest snapshot of a stream, and its ledger where this version can read it. Raises RedisError."""
+    raw: Any = redis.get(snapshot_key(stream))
+    snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
+    with suppress(msgspec.DecodeError):
+        return snapshot, decode_ledger(stream, snapshot.ledger) if snapshot else None
+    return snapshot, None
 
 
 def who() -> str:

@@ -85,12 +85,15 @@ def told(kind: str, block: Fields) -> str:
         arguments = msgspec.json.encode(block.get("input", {})).decode("utf-8", "replace")
         return f"[{text_of(block.get('name')) or 'a tool'} was called with {arguments}]"
     words = "\n".join(words_of({name: value_of(value) for name, value in block.items()}))
-    if kind == "tool_reference" and words:
-        return words
-    if kind.endswith("_tool_result"):
-        return f"[{kind.removesuffix('_tool_result')} gave:]\n{words or 'nothing that can be shown'}"
     if kind == "document" and not has_text(block):
         return "\n".join(("[document left out: this model can't read documents]", words)).rstrip()
+    return result_text(kind, words)
+
+
+def result_text(kind: str, words: str) -> str:
+    """What a block gives whose content is text as far as it can be read."""
+    if kind.endswith("_tool_result"):
+        return f"[{kind.removesuffix('_tool_result')} gave:]\n{words or 'nothing that can be shown'}"
     return words or f"[{kind} left out: this model can't read it]"
 
 
@@ -103,16 +106,21 @@ def has_text(document: Fields) -> bool:
 def words_of(value: Any) -> Iterator[str]:
     """All that can be read in a value, without base64, ids and encrypted parts."""
     if isinstance(value, str):
-        if value:
-            yield value
+        yield from (value,) if value else ()
     elif isinstance(value, list):
         for part in value:
             yield from words_of(part)
     elif isinstance(value, dict):
-        if value.get("type") == "image":
-            yield IMAGE_LEFT_OUT
-        elif value.get("type") == "text" and isinstance(value.get("data"), str):
-            yield value["data"]
-        elif value.get("type") not in ("base64", "url", "file"):
-            for name in (*WORDS, "tool_references"):
-                yield from words_of(value.get(name))
+        yield from words_in_object(value)
+
+
+def words_in_object(value: dict[str, Any]) -> Iterator[str]:
+    """What can be read in an object."""
+    kind = value.get("type")
+    if kind == "image":
+        yield IMAGE_LEFT_OUT
+    elif kind == "text" and isinstance(value.get("data"), str):
+        yield value["data"]
+    elif kind not in ("base64", "url", "file"):
+        for name in (*WORDS, "tool_references"):
+            yield from words_of(value.get(name))

@@ -20,6 +20,7 @@ The lists of what travels are closed, since such a provider refuses what it does
 Not here: which thoughts cross from vendor to vendor (`bodies`).
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -121,14 +122,19 @@ def clean_thinking(value: Raw, max_tokens: Raw | None) -> Raw | None:
     thinking = value_of(value)
     if not isinstance(thinking, dict):
         return None
-    kind, budget = thinking.get("type"), thinking.get("budget_tokens")
+    kind = thinking.get("type")
     limit = value_of(max_tokens) if max_tokens is not None else None
-    if kind == "adaptive" or (isinstance(budget, int) and isinstance(limit, int) and budget >= limit):
+    if kind == "adaptive" or is_over(thinking.get("budget_tokens"), limit):
         return thinking_within(limit)
     if kind not in ("enabled", "disabled"):
         return None
     known = {name: part for name, part in thinking.items() if name in ("type", "budget_tokens")}
     return value if known == thinking else encoded(known)
+
+
+def is_over(budget: object, limit: object) -> bool:
+    """Whether a budget for thinking leaves nothing of `max_tokens`."""
+    return isinstance(budget, int) and isinstance(limit, int) and budget >= limit
 
 
 def thinking_within(limit: object) -> Raw | None:
@@ -149,30 +155,34 @@ def clean_tools(fields: Fields) -> Fields:
     if kept == tools:
         return fields
     cleaned = fields | {"tools": encoded(kept)}
-    choice = fields_of(fields.get("tool_choice")) or {}
-    if "name" in choice and text_of(choice["name"]) not in {text_of(tool.get("name")) for tool in kept}:
+    if is_choice_of_other(fields_of(fields.get("tool_choice")) or {}, kept):
         del cleaned["tool_choice"]
     return cleaned
 
 
+def is_choice_of_other(choice: Fields, tools: Sequence[Fields]) -> bool:
+    """Whether a choice names a tool that is none of these."""
+    return "name" in choice and text_of(choice["name"]) not in {text_of(tool.get("name")) for tool in tools}
+
+
 def fold_system(value: Raw) -> Raw:
-    """Messages without the role `system`."""
-    folded: list[Fields] = []
-    waiting: list[Raw] = []
+    """Messages without the role `system`: their blocks go to the end of the user's message before them, else to the
+    user's next."""
     messages = [(text_of(message.get("role")), message) for message in objects_of(value)]
     if not any(role == "system" for role, _ in messages):
         return value
+    folded: list[Fields] = []
+    waiting: list[Raw] = []
     for role, message in messages:
-        if role == "system" and folded and text_of(folded[-1].get("role")) == "user":
-            folded[-1] = extended(folded[-1], blocks_of(message))
-        elif role == "system":
+        if role == "system":
             waiting += blocks_of(message)
-        elif role == "user":
-            folded.append(extended(message, waiting) if waiting else message)
-            waiting = []
-        else:
-            folded += [user_message(waiting), message] if waiting else [message]
-            waiting = []
+            if folded and text_of(folded[-1].get("role")) == "user":
+                folded[-1], waiting = extended(folded[-1], waiting), []
+            continue
+        if waiting and role != "user":
+            folded.append(user_message(waiting))
+        folded.append(extended(message, waiting) if waiting and role == "user" else message)
+        waiting = []
     return encoded([*folded, user_message(waiting)] if waiting else folded)
 
 

@@ -9,7 +9,8 @@ Rules
 - A spent window that is about some models holds those alone; a claim that nobody knows holds the model that was sent.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 
 from msgspec import Struct
 
@@ -98,16 +99,23 @@ class FailureTable:
 
 def fits(rule: FailureRule, facts: Facts, words: str, spent_words: frozenset[str], now_ms: int) -> bool:
     """Whether an answer whose status and code fit meets a rule's other conditions."""
-    return (
-        is_among(facts.dialect, rule.dialects)
-        and is_among(facts.provider, rule.providers)
-        and is_among(facts.error_type, rule.types)
-        and is_among(facts.claim, rule.claims)
-        and (not rule.words or any(word.lower() in words for word in rule.words))
-        and (rule.should_retry is None or rule.should_retry == facts.should_retry)
-        and (not rule.unified or rule.unified == unified_word(facts, spent_words))
-        and (not rule.wait or rule.wait == wait_word(facts, now_ms))
-    )
+    if not all(is_among(value_of(facts), values_of(rule)) for value_of, values_of in LISTS):
+        return False
+    if rule.words and not any(word.lower() in words for word in rule.words):
+        return False
+    if rule.should_retry is not None and rule.should_retry != facts.should_retry:
+        return False
+    unified_fits = not rule.unified or rule.unified == unified_word(facts, spent_words)
+    return unified_fits and (not rule.wait or rule.wait == wait_word(facts, now_ms))
+
+
+LISTS: tuple[tuple[Callable[[Facts], str], Callable[[FailureRule], tuple[str, ...]]], ...] = (
+    (attrgetter("dialect"), attrgetter("dialects")),
+    (attrgetter("provider"), attrgetter("providers")),
+    (attrgetter("error_type"), attrgetter("types")),
+    (attrgetter("claim"), attrgetter("claims")),
+)
+"""A fact, and the values of it that a rule asks for."""
 
 
 def is_among(value: str, values: tuple[str, ...]) -> bool:

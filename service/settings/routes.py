@@ -107,8 +107,6 @@ def is_route_id(text: str) -> bool:
 def file_route(entry: RouteFile, provider: Provider, read: Reader, place: str) -> Route:
     """One route of the file."""
     key = entry.api_key or (read.text(entry.api_key_env) if entry.api_key_env else "")
-    wanted = "credentials_path" if entry.auth == "oauth" else "api_key_env"
-    has_file = entry.auth == "oauth" and bool(entry.credentials_path)
     return Route(
         id=entry.id,
         title=entry.title or entry.id,
@@ -120,5 +118,13 @@ def file_route(entry: RouteFile, provider: Provider, read: Reader, place: str) -
         weekly_tokens=entry.weekly_tokens,
         concurrency=entry.concurrency,
         model_map=entry.model_map,
-        off=None if key or has_file else f"no key; set {entry.api_key_env or wanted}",
+        off=None if key else missing_credential(entry),
     )
+
+
+def missing_credential(entry: RouteFile) -> str | None:
+    """What a route without a key lacks; nothing when it has a credentials file."""
+    is_oauth = entry.auth == "oauth"
+    if is_oauth and entry.credentials_path:
+        return None
+    return f"no key; set {entry.api_key_env or ('credentials_path' if is_oauth else 'api_key_env')}"
