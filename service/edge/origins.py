@@ -39,7 +39,7 @@ METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 PREFLIGHT_MAX_AGE_S = b"600"
 HEADER_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,4096}")
 HOST = re.compile(r"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9._-]{1,253}))(?::\d{1,5})?")
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]{0,63}://[A-Za-z0-9._:\[\]-]{1,300}|null")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+|null")
 HOST_CHARS = 300
 CACHED_HOSTS = 256
 
@@ -136,10 +136,8 @@ class OriginGuard:
             if scope["http_version"] != "1.0":
                 raise NoHost("a request needs a Host header")
         elif not self._serves_host(host):
-            raise UnknownHost(
-                f"this proxy does not answer to {shown(host, HOST, 'this host name')}; if that is its name, add it to "
-                "ALLOWED_HOSTS"
-            )
+            name = host_name(host[:HOST_CHARS].decode("latin-1")) or "this host name"
+            raise UnknownHost(f"this proxy does not answer to {name}; if that is its name, add it to ALLOWED_HOSTS")
 
     def _serves_host(self, host: bytes) -> bool:
         """Whether the proxy answers to this value of Host."""
@@ -165,7 +163,8 @@ class OriginGuard:
             return
         if not origin and self._opens_page(scope, named):
             return
-        whose = shown(origin, ORIGIN, "another origin") if origin else "another origin"
+        text = origin[:HOST_CHARS].decode("latin-1").lower()
+        whose = text if ORIGIN.fullmatch(text) else "another origin"
         raise ForeignOrigin(
             f"web pages of {whose} may not use this proxy; if they should, add their origin to ALLOWED_ORIGINS"
         )
@@ -197,12 +196,6 @@ def is_loopback_name(name: str) -> bool:
         return True
     address = address_of(name.encode()) if name else None
     return address is not None and address.is_loopback
-
-
-def shown(value: bytes, pattern: re.Pattern[str], otherwise: str) -> str:
-    """A header's value for a message, or other words when it is not what it should be."""
-    text = value[: HOST_CHARS + 1].decode("latin-1")
-    return text if len(text) <= HOST_CHARS and pattern.fullmatch(text.lower()) else otherwise
 
 
 async def answer_options(send: Send, asked: Headers) -> None:

@@ -17,7 +17,11 @@ from tests.e2e.asking import client_of
 from tests.e2e.house import House, Proxy
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu")
+ARGUMENTS = (
+    "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--host-resolver-rules=MAP evil.example 127.0.0.1",
+    "--disable-features=LocalNetworkAccessChecks",
+)  # fmt: skip
+"""Chromium asks before a public page reaches the loopback; other browsers do not, so that nothing may rest on it."""
 WAIT_MS = 15_000
 DESKTOP = {"width": 1280, "height": 900}
 
