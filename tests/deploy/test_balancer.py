@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.deploy.judges import DEPLOY
 from tests.e2e.processes import free_port, settles_to
 from tests.scale.programs import program
@@ -53,8 +55,9 @@ class Answers(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def balanced(folder: Path, *proxies: Proxy) -> Iterator[int]:
-    """The port of a HAProxy with the project's configuration before these proxies."""
+def balanced(folder: Path, *proxies: Proxy, **environ: str) -> Iterator[int]:
+    """The port of a HAProxy with the project's configuration before these proxies, in Compose's environment."""
+    environ = {"BIND_ADDRESS": "127.0.0.1", "PUBLISH_CONSOLE": "false", "PROXY_BASE_PATH": ""} | environ
     port = free_port()
     text = (DEPLOY / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8")
     servers = "\n".join(f"  server {proxy.name} 127.0.0.1:{proxy.server_port}" for proxy in proxies)
@@ -68,17 +71,17 @@ def balanced(folder: Path, *proxies: Proxy) -> Iterator[int]:
             Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
             stack.callback(proxy.server_close)
             stack.callback(proxy.shutdown)
-        balancer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        balancer = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         stack.callback(balancer.wait, WAIT_S)
         stack.callback(balancer.kill)
         yield port
 
 
-def asked(port: int) -> tuple[int, str]:
+def asked(port: int, path: str = "/v1/models") -> tuple[int, str]:
     """The status and the answer of one request on a connection of its own."""
     client = HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
     try:
-        client.request("GET", "/v1/models", headers={f"X-Forwarded-{what}": "6.6.6.6" for what in CLAIMS})
+        client.request("GET", path, headers={f"X-Forwarded-{what}": "6.6.6.6" for what in CLAIMS})
         answer = client.getresponse()
         return answer.status, answer.read().decode()
     except ConnectionError:
@@ -122,3 +125,35 @@ def test_a_proxy_that_has_died_costs_no_request(tmp_path: Path) -> None:
         one.shutdown()
         one.server_close()
         assert answering(port) == {"other"}
+
+
+CONSOLE = ("/dashboard", "/admin/api/overview", "/metrics", "/schema/openapi.json", "/logs", "/config", "/v1")
+CLIMBS = (
+    "/v1/../admin/api/keys",
+    "/v1/%2e%2e/metrics",
+    "/v1/..%2fmetrics",
+    "/v1/x/..",
+    "/v1/..;/metrics",
+    "/v1/..%5cx",
+)
+
+
+@pytest.mark.parametrize(
+    ("environ", "prefix", "console"),
+    [
+        ({}, "", 200),
+        ({"BIND_ADDRESS": "localhost"}, "", 200),
+        ({"BIND_ADDRESS": "0.0.0.0"}, "", 404),  # noqa: S104 - an address on which Docker publishes
+        ({"BIND_ADDRESS": "192.0.2.1", "PROXY_BASE_PATH": "/anthropic"}, "/anthropic", 404),
+        ({"BIND_ADDRESS": "192.0.2.1", "PUBLISH_CONSOLE": "true"}, "", 200),
+    ],
+    ids=["loopback", "localhost", "everywhere", "prefix", "published"],
+)
+def test_the_console_is_for_this_machine(tmp_path: Path, environ: dict[str, str], prefix: str, console: int) -> None:
+    """Published on a network, the balancer serves clients and health alone, however the path is spelled."""
+    with balanced(tmp_path, Proxy("one"), **environ) as port:
+        settles_to({"one"}, lambda: {asked(port, f"{prefix}/v1/models")[1][:3]})
+        for path in ("/v1/messages", "/v1/models/a%2Fb", "/livez", "/readyz?x=1"):
+            assert asked(port, f"{prefix}{path}")[0] == 200, path
+        found = {path: asked(port, path)[0] for path in (*CONSOLE, *(f"{prefix}{path}" for path in CLIMBS))}
+        assert found == dict.fromkeys(found, console)

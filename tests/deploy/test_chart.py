@@ -9,7 +9,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from service.settings import load
+from service.settings import FOR_WORKERS, SECRETS, load
 from tests.deploy.image import DOCKERFILE, stages, variables
 from tests.deploy.judges import DEPLOY
 
@@ -158,7 +158,8 @@ def test_the_migration_runs_before_everything_else() -> None:
     )
     assert "hook-succeeded" not in job["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    assert container["envFrom"] == [{"secretRef": {"name": secret["metadata"]["name"]}}]
+    assert secrets_of(container) == dict.fromkeys(OF_WORKERS, secret["metadata"]["name"])
+    assert set(secret["data"]) <= OF_WORKERS
     assert "ccproxy migrate\nkey=$(ccproxy keys ensure)" in container["args"][-1]
 
 
@@ -166,8 +167,57 @@ def test_a_secret_that_is_there_is_used_and_none_is_made() -> None:
     """By the pods and by the hook."""
     values = CASES["a secret that is there"]
     assert [one for one in rendered(values) if one["kind"] == "Secret"] == []
-    for pod in pods(values).values():
-        assert {"secretRef": {"name": "mine"}} in pod["containers"][0]["envFrom"]
+    containers = {component: pod["containers"][0] for component, pod in pods(values).items()}
+    assert {"secretRef": {"name": "mine"}} in containers.pop("proxy")["envFrom"]
+    for container in containers.values():
+        assert secrets_of(container) == dict.fromkeys(OF_WORKERS, "mine")
+
+
+OF_WORKERS = {name for name in SECRETS if name in FOR_WORKERS}
+
+
+def secrets_of(container: dict[str, Any]) -> dict[str, str]:
+    """The variables that come out of Secrets one by one, and which Secret it is."""
+    found = {entry["name"]: entry["valueFrom"]["secretKeyRef"] for entry in container["env"] if "valueFrom" in entry}
+    assert [name for name, place in found.items() if place["key"] != name] == []
+    return {name: place["name"] for name, place in found.items()}
+
+
+@pytest.mark.parametrize("component", ["worker", "migrate"])
+@pytest.mark.parametrize("case", ["everything", "a secret that is there"])
+def test_only_proxies_are_given_keys_of_providers(component: str, case: str) -> None:
+    """Workers and the migration get addresses of servers; no Secret as a whole, and no TOML file."""
+    pod = pods(CASES[case])[component]
+    (container,) = pod["containers"]
+    assert [source for source in container.get("envFrom", []) if "secretRef" in source] == []
+    assert set(secrets_of(container)) == OF_WORKERS
+    assert [volume for volume in pod["volumes"] if "secret" in volume] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "paths"),
+    [
+        ({}, ["/v1"]),
+        ({"settings": {"PROXY_BASE_PATH": "anthropic/"}}, ["/anthropic/v1"]),
+        ({"ingress": {"paths": ["/v1", "/livez"]}}, ["/v1", "/livez"]),
+        ({"ingress": {"paths": ["/"]}}, ["/"]),
+    ],
+    ids=["as it is", "prefix", "health too", "everything"],
+)
+def test_the_ingress_publishes_what_clients_need(values: dict[str, Any], paths: list[str]) -> None:
+    """The Messages API; dashboard, admin API, metrics and schema only where a value says so."""
+    ingress = {"enabled": True, "host": "claude.example.com"} | values.get("ingress", {})
+    (rule,) = of_kind({"secrets": NEEDED} | values | {"ingress": ingress}, "Ingress")["spec"]["rules"]
+    assert [(entry["path"], entry["pathType"]) for entry in rule["http"]["paths"]] == [(p, "Prefix") for p in paths]
+
+
+def test_an_image_can_be_pinned_by_its_digest() -> None:
+    """For every pod."""
+    digest = f"sha256:{'0' * 64}"
+    images = {pod["containers"][0]["image"] for pod in pods({"secrets": NEEDED, "image": {"digest": digest}}).values()}
+    (image,) = images
+    assert image.startswith("claude-code-proxy:")
+    assert image.endswith(f"@{digest}")
 
 
 def test_a_change_of_settings_rolls_the_pods() -> None:

@@ -120,7 +120,7 @@ def test_known_ports_and_versions_are_the_originals() -> None:
     assert found["cc-balancer"] == ["127.0.0.1:4181:4181"]
     assert found["cc-db"] == ["127.0.0.1:5432:5432"]
     assert found["cc-adminer"] == ["127.0.0.1:8080:8080"]
-    assert with_defaults(SERVICES["cc-db"]["image"]) == "postgres:15-alpine"
+    assert with_defaults(SERVICES["cc-db"]["image"]).startswith("postgres:15.")
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -142,6 +142,33 @@ def test_our_containers_can_do_little(name: str) -> None:
     assert with_defaults(service["user"]) == "10001:10001"
     assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
     assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_every_container_can_do_little(name: str) -> None:
+    """No capability, no way to more; nothing to write on, but for the two that write into their own folders."""
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service.get("read_only", False) is (name not in ("cc-adminer", "cc-grafana"))
+    assert "privileged" not in service
+
+
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - {*OURS, "cc-secrets"}))
+def test_images_have_an_exact_version(name: str) -> None:
+    """Three numbers (Postgres counts two); a digest may stand behind them."""
+    image = with_defaults(SERVICES[name]["image"])
+    assert re.fullmatch(r"\S+:v?\d+\.\d+(\.\d+)?(-alpine)?", image), image
+    assert image.count(".") >= (1 if name == "cc-db" else 2)
+
+
+def test_a_digest_can_be_given(tmp_path: Path) -> None:
+    """Where the version stands, and as a whole image for Postgres."""
+    digest = f"@sha256:{'0' * 64}"
+    given = {"REDIS_VERSION": f"7.2.16-alpine{digest}", "POSTGRES_IMAGE": f"postgres:15.18-alpine{digest}"}
+    found = composed(tmp_path, given)
+    assert found["cc-redis"]["image"] == f"redis:7.2.16-alpine{digest}"
+    assert found["cc-db"]["image"] == f"postgres:15.18-alpine{digest}"
 
 
 def test_only_what_is_scaled_has_no_name_of_its_own() -> None:
@@ -185,9 +212,15 @@ def test_what_is_mounted_is_there() -> None:
 
 def test_the_defaults_let_the_proxy_start(tmp_path: Path) -> None:
     """Without any .env.docker: keys of the ledger, Redis next door, no route that the owner did not ask for."""
-    settings = load(environ=IMAGE | container_defaults() | {"CCPROXY_HOME": str(tmp_path)})
+    address = "redis://default:made-up@cc-redis:6379/0"
+    (tmp_path / "url").write_text(address)
+    assert SERVICES["cc-proxy"]["environment"]["REDIS_URL_FILE"] == "/run/ccproxy/redis/url"
+    own = {"CCPROXY_HOME": str(tmp_path), "REDIS_URL_FILE": str(tmp_path / "url")}
+    settings = load(environ=IMAGE | container_defaults() | own)
     assert settings.ledger_keys
-    assert settings.redis_url == "redis://cc-redis:6379/0"
+    assert settings.redis_url == address
+    elsewhere = "redis://elsewhere/0"
+    assert load(environ=IMAGE | container_defaults() | own | {"REDIS_URL": elsewhere}).redis_url == elsewhere
     assert [route.id for route in settings.routes if route.off is None] == []
 
 
@@ -197,6 +230,7 @@ def test_the_workers_find_the_database(tmp_path: Path) -> None:
     given = {name: with_defaults(str(value)) for name, value in SERVICES["cc-worker"]["environment"].items()}
     assert given["DB_PASSWORD_FILE"] == "/run/ccproxy/database/password"
     given |= {"DB_PASSWORD_FILE": str(tmp_path / "db-password"), "CCPROXY_HOME": str(tmp_path)}
+    given.pop("REDIS_URL_FILE")
     # What the original's .env.docker says must not come between.
     older = {"DB_PASSWORD": "postgres", "DB_HOST": "localhost"}
     assert load(environ=older | given, to_serve=False).database_url == (
@@ -207,8 +241,8 @@ def test_the_workers_find_the_database(tmp_path: Path) -> None:
 
 
 def test_every_variable_of_compose_is_explained_and_every_explained_one_is_read() -> None:
-    """The first part of .env.docker.example."""
-    assert set(explained()) == interpolated(TEXT)
+    """The first part of .env.docker.example; of the second, the balancer has to know the path prefix."""
+    assert set(explained()) == interpolated(TEXT) - {"PROXY_BASE_PATH"}
 
 
 def test_every_setting_is_explained_and_every_explained_one_is_read() -> None:

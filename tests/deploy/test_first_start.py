@@ -8,11 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from redis import Redis
+from redis.exceptions import AuthenticationError
+
 from tests.deploy.metrics import METRICS
 from tests.deploy.test_compose import SERVICES, with_defaults
 from tests.e2e.asking import ask, client_of
 from tests.e2e.house import House
-from tests.e2e.processes import environment
+from tests.e2e.processes import environment, eventually, free_port
+from tests.scale.programs import program
 
 
 def script(service: str) -> str:
@@ -34,7 +39,7 @@ def run(text: str, environ: dict[str, str]) -> str:
 
 def test_what_services_share_is_made_up_once(tmp_path: Path) -> None:
     """Unless a password is given; what is there stays what it is."""
-    for name in ("database", "metrics"):
+    for name in ("database", "metrics", "redis"):
         (tmp_path / name).mkdir()
     text = script("cc-secrets").replace("/run/ccproxy", str(tmp_path))
     password, token = tmp_path / "database" / "password", tmp_path / "metrics" / "token"
@@ -46,6 +51,37 @@ def test_what_services_share_is_made_up_once(tmp_path: Path) -> None:
     assert (password.read_text(), token.read_text()) == made
     run(text, {"POSTGRES_PASSWORD": "of $my own"})
     assert (password.read_text(), token.read_text()) == ("of $my own", made[1])
+
+
+@pytest.mark.parametrize("password", ["", "own: '\"\\@/ ü$x"], ids=["made up", "given"])
+def test_redis_asks_for_a_password(tmp_path: Path, password: str) -> None:
+    """A real Redis, started as Compose starts it: without it nothing, with the proxy's address all."""
+    for name in ("database", "metrics", "redis", "data"):
+        (tmp_path / name).mkdir()
+    run(script("cc-secrets").replace("/run/ccproxy", str(tmp_path)), {"REDIS_PASSWORD": password})
+    service = SERVICES["cc-redis"]
+    port = free_port()
+    command = [part.replace("/run/ccproxy", str(tmp_path)) for part in service["command"]]
+    command[0] = str(program("redis-server", "redis-server"))
+    server = subprocess.Popen(
+        [*command, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path / "data")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        kind, check = service["healthcheck"]["test"]
+        check = with_defaults(check).replace("/run/ccproxy", str(tmp_path)).replace("redis-cli", f"redis-cli -p {port}")
+        assert kind == "CMD-SHELL"
+        eventually(lambda: subprocess.run(["/bin/sh", "-c", check], capture_output=True, check=False).returncode == 0)
+        address = (tmp_path / "redis" / "url").read_text().replace("cc-redis:6379", f"127.0.0.1:{port}")
+        with Redis.from_url(address) as redis:
+            assert redis.ping()
+        with Redis(port=port) as redis, pytest.raises(AuthenticationError):
+            redis.ping()
+        (tmp_path / "redis" / "password").write_text("another")
+        assert subprocess.run(["/bin/sh", "-c", check], capture_output=True, check=False).returncode != 0
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_the_first_start_issues_a_key_that_opens_the_proxy(tmp_path: Path) -> None:

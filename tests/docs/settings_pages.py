@@ -47,6 +47,8 @@ FIXED_IN_CONTAINERS = frozenset((
     "CCPROXY_CONFIG", "CCPROXY_HOME", "CCPROXY_POSTGRES_BIN", "CCPROXY_REDIS_BIN", "CLAUDE_CREDENTIALS_PATH",
     "DB_HOST", "DB_NAME", "DB_PASSWORD", "DB_PORT", "DB_USER", "METRICS_TOKEN", "PROXY_HOST", "PROXY_PORT",
 ))  # fmt: skip
+IN_CONTAINERS = {"REDIS_URL": "cc-redis, with its password"}
+"""Defaults that docker-compose.yml gives by way of a file."""
 HEAD = """\
 # Every setting of Claude Code Proxy. Copy this file to .env, and uncomment what you want to change: .env is read from
 # the folder in which ccproxy is started, and what the environment says goes first. README explains more.
@@ -85,7 +87,7 @@ def env_docker_example(by_hand: str) -> str:
     """The file `.env.docker.example`, of its part written by hand and the variables that containers take."""
     head, mark, _ = by_hand.partition(DOCKER_MARK)
     assert mark, ".env.docker.example has lost its mark"
-    defaults = container_defaults()
+    defaults = container_defaults() | IN_CONTAINERS
     parts = [head.rstrip("\n"), "", mark]
     for title, group in groups():
         found = [variable for variable in group if variable.name not in FIXED_IN_CONTAINERS]

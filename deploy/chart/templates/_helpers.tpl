@@ -21,11 +21,17 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
 {{- define "ccproxy.image" -}}
-{{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) | quote }}
+{{- $image := printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{ ternary (printf "%s@%s" $image .Values.image.digest) $image (ne .Values.image.digest "") | quote }}
 {{- end -}}
 
 {{- define "ccproxy.secret" -}}
 {{ .Values.existingSecret | default (include "ccproxy.name" .) }}
+{{- end -}}
+
+{{/* The path prefix of the settings, as the proxy reads it: with a slash before it and none behind. */}}
+{{- define "ccproxy.prefix" -}}
+{{- with .Values.settings.PROXY_BASE_PATH | default "" | toString | trimAll "/" }}/{{ . }}{{ end -}}
 {{- end -}}
 
 {{/* Where clients find it. */}}
@@ -65,7 +71,16 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Where pods get their settings from. */}}
+{{/* What workers and the migration read of a Secret: addresses of servers, and no provider's key. */}}
+{{- define "ccproxy.envOfWorkers" -}}
+{{- $secret := . -}}
+{{- range list "REDIS_URL" "RQ_REDIS_URL" "DATABASE_URL" "DATABASE_DIRECT_URL" "DB_PASSWORD" }}
+- name: {{ . }}
+  valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ . }}, optional: true}}
+{{- end }}
+{{- end -}}
+
+{{/* Where proxies get their settings from. */}}
 {{- define "ccproxy.envFrom" -}}
 - configMapRef: {name: {{ include "ccproxy.name" . }}}
 - secretRef: {name: {{ include "ccproxy.secret" . }}}
