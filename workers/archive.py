@@ -23,6 +23,7 @@ from workers.store import (
     Cell,
     Checkpoint,
     add_usage,
+    cells_since,
     checkpoint_of,
     connect,
     health_row,
@@ -139,6 +140,10 @@ class Archive:
         """Begin with the cells of what is not there any more."""
         self.connection.execute(QUERIES["empty_recount"], (stream,))
         self.connection.execute(QUERIES["begin_recount"], (stream,))
+
+    def recounted(self, stream: str, oldest_hour: int) -> list[tuple[Cell, Usage]]:
+        """The recounted cells, from `oldest_hour` on."""
+        return cells_since(self.connection, "pg_temp.recount", stream, -1, oldest_hour)
 
     def recount(self, stream: str, position: int, usage: dict[Cell, Usage]) -> None:
         """Add to the recounted cells."""

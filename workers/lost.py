@@ -17,7 +17,7 @@ import msgspec
 from redis import Redis
 
 from service.ledger import fold, ids, wire
-from service.ledger.events import AttemptLost, RouteEvent, Tokens
+from service.ledger.events import FOLD_RULES, AttemptLost, RouteEvent, Tokens
 from service.ledger.state import OpenAttempt, RouteLedger, Usage
 from service.topology import execute_with_runs
 from workers.publish import MARK_FIELDS
@@ -77,6 +77,7 @@ def lost_event(attempt_id: str, attempt: OpenAttempt, estimate: Estimate, now_ms
         session_id=attempt.session_id,
         tokens=estimate.tokens,
         cost_nusd=estimate.cost_nusd,
+        fold_rules=FOLD_RULES,
     )
 
 
@@ -89,7 +90,7 @@ def mean_of(ledger: RouteLedger, model: str, now_ms: int) -> Estimate:
     total = Usage()
     for hour, by_model in ledger.usage.items():
         if hour >= oldest:
-            for usage in by_model.get(model, {}).values():
+            for usage in by_model.get(model, by_model.get(fold.OTHER_MODEL, {})).values():
                 fold.add_usage(total, usage)
     answered = total.attempts - total.failed + total.batch_items
     if answered <= 0:

@@ -9,7 +9,7 @@ did not find can't be added by anybody else meanwhile. An id of another stream t
 exception; it breaks the primary key, the transaction is tried again, and then the SELECT finds it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import NamedTuple, TypeAlias
 
@@ -136,13 +136,8 @@ class Projector:
         if kept is not None and same_epoch and isinstance(kept.ledger, RouteLedger):
             since = kept.position
             ledger.usage, ledger.hours = kept.ledger.usage, kept.ledger.hours
-        oldest_hour = max(0, ledger.newest_ms // fold.HOUR_MS - fold.KEPT_HOURS)
-        touched = set()
-        for cell, usage in self.store.usage_since(checkpoint.stream, since, oldest_hour):
-            ledger.usage.setdefault(cell.hour, {}).setdefault(cell.model, {})[cell.client_key] = usage
-            touched.add(cell.hour)
-        for hour in touched:
-            ledger.hours[hour] = sum_of(ledger.usage[hour])
+        oldest_hour = max(0, fold.oldest_hour(ledger))
+        put_cells(ledger, self.store.usage_since(checkpoint.stream, since, oldest_hour))
         fold.prune(ledger)
 
     def _advance(self, before: Checkpoint, ledger: Ledger) -> tuple[Checkpoint, bool]:
@@ -303,6 +298,16 @@ def state_of(ledger: Ledger) -> bytes:
 def health_of(ledger: Ledger) -> dict[str, Health]:
     """The accounts of a route's replicas; the control stream has none."""
     return ledger.health if isinstance(ledger, RouteLedger) else {}
+
+
+def put_cells(ledger: RouteLedger, cells: Iterable[tuple[Cell, Usage]]) -> None:
+    """Put cells as they are stored in the place of those that a ledger has."""
+    touched = set()
+    for cell, usage in cells:
+        ledger.usage.setdefault(cell.hour, {}).setdefault(cell.model, {})[cell.client_key] = usage
+        touched.add(cell.hour)
+    for hour in touched:
+        ledger.hours[hour] = sum_of(ledger.usage[hour])
 
 
 def sum_of(hour: dict[str, dict[str, Usage]]) -> Usage:

@@ -120,10 +120,10 @@ ON CONFLICT (route, hour, model, client_key) DO UPDATE SET
     unpriced = u.unpriced + excluded.unpriced,
     batch_items = u.batch_items + excluded.batch_items;
 
--- name: usage_since
+-- name: cells_since
 SELECT (extract(epoch FROM hour) / 3600)::bigint, model, client_key, attempts, failed, aborted, lost, input, output,
     cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items
-FROM ccproxy.usage_hourly
+FROM {table}
 WHERE route = %(route)s AND hour >= to_timestamp(%(oldest_hour)s::bigint * 3600) AND position > %(position)s;
 
 -- name: save_health

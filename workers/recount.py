@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from service.ledger import fold, wire
 from service.ledger.events import Event
-from service.ledger.state import Health, Ledger, Usage
+from service.ledger.state import Health, Ledger, RouteLedger, Usage
 from workers.archive import Archive, AsideRow, Balance, EventRow
-from workers.project import health_of, hear_aside, state_of
+from workers.project import health_of, hear_aside, put_cells, state_of
 from workers.store import Cell
 
 Progress = Callable[[int], None]
@@ -45,6 +45,9 @@ class Recount:
         self.hash = balance.hash
         self.aside = balance.aside
         self.ledger: Ledger = wire.decode_ledger(stream, balance.state)
+        if isinstance(self.ledger, RouteLedger):
+            # The hours in which it goes on: which models have cells of their own depends on those that are there.
+            put_cells(self.ledger, archive.recounted(stream, max(0, fold.oldest_hour(self.ledger))))
         self.events = 0
         self.faults: list[Fault] = []
         self.fault_count = 0

@@ -52,11 +52,10 @@ def read_queries() -> dict[str, bytes]:
 
 
 QUERIES = read_queries()
-ADD_USAGE = {
-    table: QUERIES["add_usage"].replace(b"{table}", table.encode())
-    for table in ("ccproxy.usage_hourly", "pg_temp.recount")
-}
+CELL_TABLES = ("ccproxy.usage_hourly", "pg_temp.recount")
 """The live cells, and those that a recount makes."""
+ADD_USAGE = {table: QUERIES["add_usage"].replace(b"{table}", table.encode()) for table in CELL_TABLES}
+CELLS_SINCE = {table: QUERIES["cells_since"].replace(b"{table}", table.encode()) for table in CELL_TABLES}
 
 
 class Checkpoint(NamedTuple):
@@ -243,9 +242,7 @@ class Store:
     def usage_since(self, route: str, position: int, oldest_hour: int) -> list[tuple[Cell, Usage]]:
         """The route's cells that were added to after `position`, from `oldest_hour` on."""
         self._write()
-        parameters = {"route": route, "position": position, "oldest_hour": oldest_hour}
-        rows = self.connection.execute(QUERIES["usage_since"], parameters).fetchall()
-        return [(Cell(*row[:3]), Usage(*row[3:])) for row in rows]
+        return cells_since(self.connection, "ccproxy.usage_hourly", route, position, oldest_hour)
 
     def save_health(self, route: str, health: dict[str, Health], gone: Iterable[str]) -> None:
         """Write down these replicas' accounts, and forget those of the replicas that are gone."""
@@ -301,6 +298,15 @@ def create_partition(connection: psycopg.Connection, week: int) -> None:
     first, end = (sql.Literal(first_id(each)) for each in (week, week + 1))
     attach = sql.SQL(QUERIES["attach_partition"].decode())
     connection.execute(attach.format(name=table, first=first, end=end))
+
+
+def cells_since(
+    connection: psycopg.Connection, table: str, route: str, position: int, oldest_hour: int
+) -> list[tuple[Cell, Usage]]:
+    """The route's cells of a table that were added to after `position`, from `oldest_hour` on."""
+    parameters = {"route": route, "position": position, "oldest_hour": oldest_hour}
+    rows = connection.execute(CELLS_SINCE[table], parameters).fetchall()
+    return [(Cell(*row[:3]), Usage(*row[3:])) for row in rows]
 
 
 def add_usage(connection: psycopg.Connection, table: str, route: str, position: int, added: dict[Cell, Usage]) -> None:

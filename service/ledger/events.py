@@ -39,6 +39,14 @@ FailureScope = Literal["", "request", "model", "credential", "quota", "throttle"
 Endpoint = Literal["messages", "count_tokens", "models", "batches", "files", "other"]
 
 
+FOLD_RULES = 1
+"""The newest rules of the fold, which producers put into what counts as usage (`fold_rules`).
+
+An event is folded by the rules of its time for ever, so that old stretches come out as they did:
+0: each model has a cell of its own; 1: the first models of an hour have, the rest is one (`fold.cell_model`).
+"""
+
+
 class Tokens(Struct, frozen=True, omit_defaults=True):
     """Token counts of one attempt as the provider reported them; the kinds do not overlap."""
 
@@ -123,6 +131,7 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     price_version: str = ""
     final: bool = True
     holds: str = ""
+    fold_rules: int = 0
 
 
 class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_lost"):
@@ -139,6 +148,7 @@ class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag=
     tokens: Tokens = Tokens()
     cost_nusd: int | None = None
     price_version: str = ""
+    fold_rules: int = 0
 
 
 class BatchItemUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="batch_item_used"):
@@ -155,6 +165,7 @@ class BatchItemUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, ta
     tokens: Tokens = Tokens()
     cost_nusd: int | None = None
     price_version: str = ""
+    fold_rules: int = 0
 
 
 class ResourceCreated(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="resource_created"):

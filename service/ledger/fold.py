@@ -10,6 +10,8 @@ Rules
 - A wait is never shortened by a later, lesser one. A success that began after it, for a model that it holds, ends it.
 - Waits too begin and end with `messages` alone: other endpoints have limits and rights of their own. Only a 401 is
   about the credential wherever it comes from.
+- Clients can invent model names: of one hour the first KEPT_MODELS have cells of their own, the rest has one together,
+  which counts for every limit and costs what its events say. Events of before that rule are folded without it.
 - What a provider says of its windows and models, to `messages` too, stands until it says something newer; a spool tells
   it late.
 """
@@ -63,6 +65,14 @@ KEPT_REPLICAS = 256
 """Replicas whose health and numbering are kept; the one silent for longest goes first."""
 KEPT_MISSING_MODELS = 64
 """Model names are the client's to invent, so that their memory has a bound."""
+KEPT_MODELS = 64
+"""Models of one hour with cells of their own. Users ask for a handful, and a cell takes 200 bytes of each snapshot."""
+MODEL_BYTES = 64
+"""The longest name that is kept; providers' own have half of it."""
+OTHER_MODEL = "other"
+"""Stands for all further names of an hour, and for those that are too long."""
+MODELS_BOUNDED = 1
+"""The first of the fold's rules (`FOLD_RULES`) by which names are bounded."""
 
 L = TypeVar("L", RouteLedger, ControlLedger)
 
@@ -127,7 +137,7 @@ def advance_route(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
         case AttemptLost():
             return lose(ledger, event)
         case BatchItemUsed():
-            return charged(ledger, charge_of(event))
+            return charged(ledger, charge_of(ledger, event))
         case ResourceCreated():
             pass  # Redis holds the index; the ledger only keeps the fact
     return ()
@@ -168,7 +178,7 @@ def without(gap: tuple[int, int], seq: int) -> list[tuple[int, int]]:
     return [part for part in ((first, seq - 1), (seq + 1, last)) if part[0] <= part[1]]
 
 
-def charge_of(event: AttemptEnded | AttemptLost | BatchItemUsed) -> Charge:
+def charge_of(ledger: RouteLedger, event: AttemptEnded | AttemptLost | BatchItemUsed) -> Charge:
     """The usage that an event tells of, in the hour in which it was told."""
     tokens, cost = event.tokens, event.cost_nusd
     usage = Usage(
@@ -188,7 +198,24 @@ def charge_of(event: AttemptEnded | AttemptLost | BatchItemUsed) -> Charge:
         usage.attempts = usage.lost = 1
     else:
         usage.batch_items = 1
-    return Charge(event.at_ms // HOUR_MS, event.model_sent, event.client_key, usage)
+    hour, model = event.at_ms // HOUR_MS, event.model_sent
+    if event.fold_rules >= MODELS_BOUNDED:
+        model = cell_model(ledger, hour, model)
+    return Charge(hour, model, event.client_key, usage)
+
+
+def cell_model(ledger: RouteLedger, hour: int, model: str) -> str:
+    """The name under which a model's usage is kept in an hour. It depends on the events before it alone."""
+    names = ledger.usage.get(hour, {})
+    if model in names:
+        return model
+    is_full = len(names) - (OTHER_MODEL in names) >= KEPT_MODELS
+    return OTHER_MODEL if is_full or is_long(model) else model
+
+
+def is_long(model: str) -> bool:
+    """Whether a name takes more room than it is given."""
+    return len(model.encode(errors="replace")) > MODEL_BYTES
 
 
 def taken_back(charge: Charge) -> Charge:
@@ -260,7 +287,7 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
         remember(ledger.ended_early, event.attempt_id, event.at_ms, KEPT_ENDED_EARLY)
     if event.windows and event.endpoint == "messages":
         note_windows(ledger, event)
-    if event.scope == "model" and event.model_sent and event.endpoint == "messages":
+    if denies_model(event):
         denied_ms = max(event.at_ms, ledger.missing_models.get(event.model_sent, 0))
         remember(ledger.missing_models, event.model_sent, denied_ms, KEPT_MISSING_MODELS)
     if not event.spooled:
@@ -268,8 +295,14 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
             note_wait(ledger, event)
         if event.endpoint == "messages":
             note_health(ledger, event)
-    charge = charge_of(event)
+    charge = charge_of(ledger, event)
     return charged(ledger, charge, taken_back(estimate)) if estimate else charged(ledger, charge)
+
+
+def denies_model(event: AttemptEnded) -> bool:
+    """Whether the provider does not know the model, by a name that is worth remembering."""
+    is_denied = event.scope == "model" and bool(event.model_sent) and event.endpoint == "messages"
+    return is_denied and not (event.fold_rules >= MODELS_BOUNDED and is_long(event.model_sent))
 
 
 def lose(ledger: RouteLedger, event: AttemptLost) -> Sequence[Charge]:
@@ -277,7 +310,7 @@ def lose(ledger: RouteLedger, event: AttemptLost) -> Sequence[Charge]:
     true end may come."""
     if ledger.open.pop(event.attempt_id, None) is None:
         return ()
-    estimate = charge_of(event)
+    estimate = charge_of(ledger, event)
     remember(ledger.lost, event.attempt_id, estimate, KEPT_LOST)
     return charged(ledger, estimate)
 

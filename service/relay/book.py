@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from service.clock import Clock
-from service.ledger.events import AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated, Tokens
+from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated, Tokens
 from service.ledger.ids import derived_id, ended_id, time_of_id_ms
 from service.ledger.price import PriceList, cost_nusd
 from service.log import logger_of_lines
@@ -89,6 +89,7 @@ class Book:
             price_version=self._settings.prices.version if cost is not None else "",
             final=final,
             holds=failure.holds if failure else "",
+            fold_rules=FOLD_RULES,
         )
 
     async def note_resources(self, call: Call, one: Try, answer: JsonAnswer) -> None:
@@ -156,6 +157,7 @@ def batch_item_event(call: Call, item: BatchItem, batch: Home, prices: PriceList
         tokens=item.tokens,
         cost_nusd=cost,
         price_version=prices.version if cost is not None else "",
+        fold_rules=FOLD_RULES,
     )
 
 

@@ -9,7 +9,7 @@ from service.ledger import wire
 from service.ledger.events import Event, EventBase, Tokens, Window
 
 GOLDEN = Path(__file__).parent / "golden"
-NEWEST = {"resource_created": "v2"}
+NEWEST = dict.fromkeys(("resource_created", "attempt_ended", "attempt_lost", "batch_item_used"), "v2")
 """The newest version of each event that has had a field added; of all others it is the first."""
 TYPES: dict[str, type[EventBase]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Event)}
 VALUES: dict[str, Any] = {
@@ -62,6 +62,7 @@ VALUES: dict[str, Any] = {
     "sha256": "ab" * 32,
     "count": 3,
     "of": "zai",
+    "fold_rules": 1,
     "rows": ("zai/ab12", "control/cd34"),
 }
 """What the fields of the newest version's files hold; a field that comes later is added here with its new files."""

@@ -127,13 +127,14 @@ PARTS = [
 def attempts(draw: st.DrawFn, number: int, replica: str, seq: int) -> Log:
     """The events of an attempt, numbered by its replica from `seq` on."""
     fields: dict[str, Any] = {"replica": replica, "client_key": draw(st.sampled_from(["", "alice"]))}
-    fields["model_sent"] = draw(st.sampled_from(["m1", "m2"]))
+    fields["model_sent"] = draw(st.sampled_from(["m1", "m2", fold.OTHER_MODEL, "m" * (fold.MODEL_BYTES + 1)]))
     made: Log = []
     begun_ms = draw(MOMENTS)
     for makes in draw(st.sampled_from(PARTS)):
         more = dict(fields)
         if makes is not started:
             amounts = draw(st.integers(0, 10**5 - 1))
+            more["fold_rules"] = draw(st.integers(0, 1))
             more["tokens"] = Tokens(*(amounts // 10**place % 10 for place in range(5)))
         if makes is ended:
             more |= {"cost_nusd": draw(st.sampled_from([None, 7])), "spooled": draw(st.booleans())}

@@ -1,5 +1,6 @@
 """(ledger, events) -> ledger: what follows from what happened, whatever the cut, and what never does."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from service.ledger import fold, wire
 from service.ledger.events import (
+    FOLD_RULES,
     AttemptEnded,
     AttemptLost,
     AttemptStarted,
@@ -17,7 +19,17 @@ from service.ledger.events import (
     Tokens,
     Window,
 )
-from service.ledger.fold import BUCKET_MS, HOUR_MS, KEPT_BUCKETS, KEPT_HOURS, KEPT_MISSING_MODELS, KEPT_REPLICAS
+from service.ledger.fold import (
+    BUCKET_MS,
+    HOUR_MS,
+    KEPT_BUCKETS,
+    KEPT_HOURS,
+    KEPT_MISSING_MODELS,
+    KEPT_MODELS,
+    KEPT_REPLICAS,
+    MODEL_BYTES,
+    OTHER_MODEL,
+)
 from service.ledger.state import ControlLedger, RouteLedger, Usage, Wait, WindowTold
 from tests.ledger.making import (
     MODEL,
@@ -568,3 +580,76 @@ def test_denied_models_are_bounded() -> None:
     assert len(ledger.missing_models) == KEPT_MISSING_MODELS
     assert "m1" not in ledger.missing_models
     assert {"m0", "m2", "new"} <= ledger.missing_models.keys()
+
+
+def invented(numbers: Iterable[int], length: int = 0, **fields: Any) -> list[AttemptEnded]:
+    """Attempts with a model each of the client's invention, under today's rules."""
+    return [
+        ended(number, model_sent=f"model-{number}".ljust(length, "x"), **({"fold_rules": FOLD_RULES} | fields))
+        for number in numbers
+    ]
+
+
+def test_of_an_hour_the_first_models_have_cells() -> None:
+    """The rest is one cell, which counts for all sums; the next hour has room again."""
+    later = invented(range(4_000, 4_003), at_ms=NOW_MS + HOUR_MS)
+    ledger = after(*invented(range(3_000)), *later)
+    hour = NOW_MS // HOUR_MS
+    assert list(ledger.usage[hour]) == [f"model-{number}" for number in range(KEPT_MODELS)] + [OTHER_MODEL]
+    other = ledger.usage[hour][OTHER_MODEL]["alice"]
+    assert other.attempts == 3_000 - KEPT_MODELS
+    assert (ledger.hours[hour].attempts, ledger.hours[hour].input) == (3_000, 3_000 * ended(1).tokens.input)
+    assert len(ledger.usage[hour + 1]) == 3
+
+
+def test_a_known_model_keeps_its_cell() -> None:
+    """However many names come after it, and in whatever order."""
+    ledger = after(*invented(range(100)), *invented(range(1, 2)), *invented(range(99, 100)))
+    hour = ledger.usage[NOW_MS // HOUR_MS]
+    assert hour["model-1"]["alice"].attempts == 2
+    assert hour[OTHER_MODEL]["alice"].attempts == 100 - KEPT_MODELS + 1
+
+
+def test_long_names_have_no_cells() -> None:
+    """By their bytes, since characters may have four; nor are they remembered as missing."""
+    denied = {"outcome": "failed", "kind": "model_missing", "scope": "model", "status": 404}
+    ledger = after(*invented([1], MODEL_BYTES), *invented([2], MODEL_BYTES + 1, **denied))
+    ledger = fold.fold_route(ledger, [ended(3, model_sent="é" * 33, fold_rules=FOLD_RULES)])
+    assert list(ledger.usage[NOW_MS // HOUR_MS]) == ["model-1".ljust(64, "x"), OTHER_MODEL]
+    assert ledger.missing_models == {}
+
+
+def test_an_estimate_is_taken_back_where_it_was_put() -> None:
+    """Also when its model has no cell of its own."""
+    full = invented(range(KEPT_MODELS))
+    opened = started(900, model_sent="new")
+    given_up = lost(900, model_sent="new", fold_rules=FOLD_RULES)
+    truth = ended(900, model_sent="new", fold_rules=FOLD_RULES)
+    ledger = after(*full, opened, given_up, truth)
+    other = ledger.usage[NOW_MS // HOUR_MS][OTHER_MODEL]["alice"]
+    assert (other.attempts, other.lost, other.input) == (1, 0, truth.tokens.input)
+
+
+def test_events_of_earlier_rules_are_folded_by_them() -> None:
+    """What was folded before names were bounded comes out as it did; names that came then count as known."""
+    old = invented(range(200), 100, fold_rules=0)
+    ledger = after(*old, *invented(range(1), 100), *invented([500]))
+    hour = ledger.usage[NOW_MS // HOUR_MS]
+    assert len(hour) == 201
+    assert hour["model-0".ljust(100, "x")]["alice"].attempts == 2
+    assert hour[OTHER_MODEL]["alice"].attempts == 1
+
+
+def test_a_snapshot_stays_small_however_many_names_are_invented() -> None:
+    """3,000 names as long as any, the half of which the provider denies: less than 50 KB."""
+    denied = {"outcome": "failed", "kind": "model_missing", "scope": "model", "status": 404}
+    names = [
+        *invented(range(1_000), 64),
+        *invented(range(1_000, 2_000), 250),
+        *invented(range(2_000, 3_000), 64, **denied),
+    ]
+    ledger = RouteLedger()
+    for number, event in enumerate(names):
+        fold.advance_route(ledger, started(number, model_sent=event.model_sent))
+        fold.advance_route(ledger, event)
+    assert len(wire.encode_ledger(ledger)) < 50_000

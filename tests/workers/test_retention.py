@@ -2,10 +2,11 @@
 
 from threading import Thread
 
+import msgspec
 import pytest
 
 from service.ledger import wire
-from service.ledger.events import ClientKeyIssued
+from service.ledger.events import FOLD_RULES, ClientKeyIssued, Event
 from tests.workers.conftest import Bench, eventually
 from tests.workers.making import NOON_MS, STREAM, append, ended, new_id, started
 from workers.archive import Archive
@@ -196,3 +197,22 @@ def test_a_worker_drops_weeks_by_itself(weeks: Bench, monkeypatch: pytest.Monkey
     thread.join()
     assert weeks.rows("SELECT DISTINCT kept_from::text FROM ccproxy.checkpoints") == [(first_id(WEEK + 1),)]
     process.store.close()
+
+
+def test_names_before_a_balance_are_known_behind_it(bench: Bench) -> None:
+    """An hour in which both weeks end attempts has its models from both sides of the balance."""
+    drop_partitions(bench)
+
+    def named(numbers: range, id_ms: int) -> list[Event]:
+        made = (ended(seq, at_ms=id_ms, model_sent=f"m-{seq}", fold_rules=FOLD_RULES) for seq in numbers)
+        return [msgspec.structs.replace(event, at_ms=LATER_MS) for event in made]
+
+    append(bench.redis, [*named(range(1, 64), NOON_MS), *named(range(64, 80), LATER_MS)])
+    bench.project()
+    assert look(bench, 1, LATER_MS + WEEK_MS)
+    assert bench.rows("SELECT count(*) FROM ccproxy.usage_closed") == [(63,)]
+    assert bench.verify().differences == ()
+    append(bench.redis, named(range(80, 90), LATER_MS))
+    bench.project()
+    assert bench.verify().differences == ()
+    assert bench.rows("SELECT attempts FROM ccproxy.usage_hourly WHERE model = 'other'") == [(25,)]

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from service.ledger import wire
-from service.ledger.events import BatchItemUsed, ClientKeyIssued
+from service.ledger.events import FOLD_RULES, BatchItemUsed, ClientKeyIssued, Event
 from service.ledger.state import RouteLedger
 from tests.workers.conftest import Bench
 from tests.workers.making import NOON_MS, STREAM, append, append_raw, ended, many, new_id, started
@@ -268,3 +268,29 @@ def test_an_unknown_stream_is_named_beside_the_known(bench: Bench, command: Run)
     """A typing mistake is not a clean ledger."""
     fill(bench)
     assert command(cli.ledger, "verify", "--stream", "antropic")[0] == 1
+
+
+def named(numbers: range, **fields: Any) -> list[Event]:
+    """Attempts with a model each of a client's invention."""
+    return [ended(seq, model_sent=f"model-{seq}", **fields) for seq in numbers]
+
+
+def test_invented_names_are_bounded_and_proved(bench: Bench) -> None:
+    """From the rule on: what was folded before it stays as it was, whichever worker folds on, and a rebuild agrees."""
+    append(bench.redis, named(range(1, 101)))
+    bench.project()
+    append(bench.redis, named(range(101, 150), fold_rules=FOLD_RULES))
+    bench.project()
+    append(bench.redis, named(range(150, 250), at_ms=NOON_MS + 3_600_000, fold_rules=FOLD_RULES))
+    bench.project()
+    bench.projector = bench.new_projector()  # another process goes on
+    append(bench.redis, named(range(250, 300), at_ms=NOON_MS + 3_600_000, fold_rules=FOLD_RULES))
+    bench.project()
+    models = [model for (model,) in bench.rows("SELECT model FROM ccproxy.usage_hourly ORDER BY hour, model")]
+    assert len(models) == 100 + 1 + 64 + 1
+    attempts = bench.rows("SELECT sum(attempts), sum(cost_nusd) FROM ccproxy.usage_hourly")
+    assert attempts == [(299, 299_000)], "all of them count and cost"
+    assert bench.verify().differences == ()
+    archive = bench.new_archive()
+    assert not rebuild(archive, STREAM).faults
+    assert bench.verify().differences == ()
