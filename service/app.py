@@ -30,6 +30,7 @@ from service.console.schema import openapi_config
 from service.console.traces import open_traces
 from service.drain import Drain
 from service.edge.admit import Gate
+from service.edge.body_memory import BodyMemory
 from service.edge.connection import Shortcut
 from service.edge.health import HANDLERS, Health
 from service.edge.keys import Keyring
@@ -96,6 +97,7 @@ class Parts:
             control=self.control,
         )
         self.brake = Brake()
+        self.memory = BodyMemory(settings.bodies.held_bytes)
         self.gate = Gate(
             lambda: self.watcher.view, self.outbox, clock, quota=settings.policy.quota, admission=self.admission
         )
@@ -115,7 +117,9 @@ class Parts:
         self.traces = open_traces(settings, VERSION)
         if self.traces:
             self.outbox.listeners.append(self.traces.note)
-        self.messages = messages_app(self.relay, self.keyring, self.gate, self.brake, self.drain, self.metrics)
+        self.messages = messages_app(
+            self.relay, self.keyring, self.gate, self.brake, self.drain, self.metrics, self.memory
+        )
         self.guard = OriginGuard(settings, clock.new_request_id, self.metrics.refuse)
         self.health = Health(self.watcher, self.outbox, clock, self.drain, settings)
 

@@ -24,6 +24,7 @@
     |  |- BodyTooLarge            413  request_too_large
     |  `- NotSupported            501  not_supported
     |- Stopping                   503  api_error   (this process ends, and the answer is not at its end)
+    |- BodyMemoryFull             503  api_error   (the bodies of all requests take the memory set aside for them)
     |- ReportAway                 503  api_error   (no worker answered)
     `- NoRoute                    503  api_error   (no route could take the request)
        |- KeysUnknown             503  api_error   (the keys on the ledger were not read yet)
@@ -183,6 +184,13 @@ class NotSupported(ClientError):
 
 class Stopping(ProxyError):
     """This process has to end before the answer does."""
+
+    status = 503
+    should_retry = True
+
+
+class BodyMemoryFull(ProxyError):
+    """The bodies of all requests together take as much memory as they may."""
 
     status = 503
     should_retry = True

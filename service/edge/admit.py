@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from service.admission import Admission, Grant
 from service.clock import Clock, utc_of
-from service.edge.keys import Client
+from service.edge.bodies import READ_BODIES
 from service.errors import ClientError, KeyBusy, KeyExpired, KeyForbids, KeySpent
 from service.ledger.events import Endpoint, Event, RequestRefused
 from service.ledger.state import ClientKey
@@ -30,6 +30,13 @@ TELL_MS = 60_000
 BUSY_RETRY_S = 2
 NAME_CHARS = 256
 READS = frozenset(("GET", "HEAD"))
+REASONS: dict[type[ClientError], str] = {
+    KeyExpired: "key_expired",
+    KeyForbids: "key_model",
+    KeySpent: "key_spent",
+    KeyBusy: "key_concurrency",
+}
+"""Words for counting."""
 
 
 class Ledgers(Protocol):
@@ -66,26 +73,40 @@ class Gate:
         self._quota = quota
         self._told: dict[tuple[str, str], Told] = {}
 
-    @asynccontextmanager
-    async def admitted(self, client: Client, key: ClientKey, call: Call) -> AsyncIterator[None]:
-        """For as long as the request is under way. Raises ClientError when the key may not do that."""
-        reason, error = refusal(client.key_id, key, call, self._view(), self._quota, self._clock.now_ms())
-        grant: Grant | Refusal | None = None
-        if error is None and key.concurrency is not None:
-            grant = await self._admission.enter_key(client.key_id, key.concurrency, call.request_id)
-            if isinstance(grant, Refusal):
-                words = f"the key {key.name!r} has {key.concurrency} requests under way, as many as it may have"
-                reason, error = "key_concurrency", KeyBusy(words, retry_after_s=BUSY_RETRY_S)
-        if error is not None:
-            await self._tell(client.key_id, reason, call)
-            raise error
-        call.only_routes = key.routes
+    async def check(self, key_id: str, key: ClientKey, call: Call) -> None:
+        """Refuse what the key may not do, as far as the head of a request tells. Raises ClientError."""
         try:
-            with self._counted(client.key_id):
+            check_standing(key_id, key, call, self._view(), self._quota, self._clock.now_ms())
+            check_endpoint(key, call)
+        except ClientError as error:
+            await self._tell(key_id, REASONS[type(error)], call)
+            raise
+
+    @asynccontextmanager
+    async def admitted(self, key_id: str, key: ClientKey, call: Call) -> AsyncIterator[None]:
+        """For as long as the request is under way, its body read. Raises ClientError when the key may not do that."""
+        try:
+            check_model(key, call)
+            grant = await self._enter(key_id, key, call)
+        except ClientError as error:
+            await self._tell(key_id, REASONS[type(error)], call)
+            raise
+        try:
+            with self._counted(key_id):
                 yield
         finally:
-            if isinstance(grant, Grant):
+            if grant:
                 self._admission.leave(grant)
+
+    async def _enter(self, key_id: str, key: ClientKey, call: Call) -> Grant | None:
+        """Take one of the requests that the key may have under way; None when it may have any number."""
+        if key.concurrency is None:
+            return None
+        grant = await self._admission.enter_key(key_id, key.concurrency, call.request_id)
+        if isinstance(grant, Refusal):
+            words = f"the key {key.name!r} has {key.concurrency} requests under way, as many as it may have"
+            raise KeyBusy(words, retry_after_s=BUSY_RETRY_S)
+        return grant
 
     @contextmanager
     def _counted(self, key_id: str) -> Iterator[None]:
@@ -118,24 +139,18 @@ class Gate:
         await self._outbox.append(CONTROL, event)
 
 
-def refusal(
-    key_id: str, key: ClientKey, call: Call, view: View, quota: QuotaPolicy, now_ms: int
-) -> tuple[str, ClientError | None]:
-    """Why a key may not make this request, as a word for counting and an error for its owner; "" and None if it may."""
+def check_standing(key_id: str, key: ClientKey, call: Call, view: View, quota: QuotaPolicy, now_ms: int) -> None:
+    """Raises ClientError when the key has expired, or has used what it may use."""
     if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
-        return "key_expired", KeyExpired(f"the key {key.name!r} has expired on {day_of(key.expires_at_ms)}")
-    if words := forbidden(key, call):
-        return "key_model", KeyForbids(words)
+        raise KeyExpired(f"the key {key.name!r} has expired on {day_of(key.expires_at_ms)}")
     is_limited = key.weekly_tokens is not None or key.weekly_cost_nusd is not None
-    if is_limited and not is_free(call.endpoint, call.method, call.path):
-        reading = read_key(key_id, key, view, quota, now_ms)
-        if reading.state == "spent":
-            wait_s = -(-(reading.resets_at_ms - now_ms) // 1000)
-            words = (
-                f"the key {key.name!r} has used what it may use this week; it may go on {moment(reading.resets_at_ms)}"
-            )
-            return "key_spent", KeySpent(words, retry_after_s=max(1, wait_s))
-    return "", None
+    if not is_limited or is_free(call.endpoint, call.method, call.path):
+        return
+    reading = read_key(key_id, key, view, quota, now_ms)
+    if reading.state == "spent":
+        wait_s = -(-(reading.resets_at_ms - now_ms) // 1000)
+        words = f"the key {key.name!r} has used what it may use this week; it may go on {moment(reading.resets_at_ms)}"
+        raise KeySpent(words, retry_after_s=max(1, wait_s))
 
 
 def is_free(endpoint: Endpoint, method: str, path: str) -> bool:
@@ -150,15 +165,23 @@ def is_free(endpoint: Endpoint, method: str, path: str) -> bool:
     return endpoint == "count_tokens" or (endpoint == "batches" and method == "POST" and path.endswith("/cancel"))
 
 
-def forbidden(key: ClientKey, call: Call) -> str:
-    """What a key with a list of models may not ask for, in words; "" when it may. All methods are alike: of other
-    endpoints nobody knows which model they ask, and a batch could ask any."""
-    if not key.models or call.endpoint == "files" or (call.endpoint == "models" and call.method in READS):
-        return ""
-    may = f"the key {key.name!r} may use {', '.join(key.models)}"
-    if call.endpoint in ("messages", "count_tokens"):
-        return "" if allows_model(key, call.model) else f"{may}, not {call.model or 'a request without a model'}"
-    return f"{may}, and in messages alone"
+def check_endpoint(key: ClientKey, call: Call) -> None:
+    """Raises ClientError when a key with a list of models asks for what could be any model. All methods are alike: of
+    other endpoints nobody knows which model they ask, and a batch could ask any."""
+    is_known = call.endpoint in READ_BODIES or call.endpoint == "files"
+    if key.models and not is_known and not (call.endpoint == "models" and call.method in READS):
+        raise KeyForbids(f"{may_use(key)}, and in messages alone")
+
+
+def check_model(key: ClientKey, call: Call) -> None:
+    """Raises ClientError when the key may not ask for the model that the body names."""
+    if key.models and call.endpoint in READ_BODIES and not allows_model(key, call.model):
+        raise KeyForbids(f"{may_use(key)}, not {call.model or 'a request without a model'}")
+
+
+def may_use(key: ClientKey) -> str:
+    """Which models a key may use, in words."""
+    return f"the key {key.name!r} may use {', '.join(key.models)}"
 
 
 def day_of(at_ms: int) -> str:

@@ -1,6 +1,7 @@
 """`/v1/*`: a plain ASGI handler, because the framework's conveniences cost more than the relay itself.
 
-It reads a request, hands it to the relay, and turns what that raises into Anthropic's shape. A client that goes is
+It reads a request, hands it to the relay, and turns what that raises into Anthropic's shape. Nothing is read of a body
+before it is known that its client may ask for that and some route could answer. A client that goes is
 noticed at once: its request's task is cancelled. So is what is still under way when this process has to end; that
 client is told.
 """
@@ -15,7 +16,9 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from service.brake import Brake
 from service.drain import Drain
 from service.edge.admit import Gate
-from service.edge.calls import Gone, read_call
+from service.edge.bodies import Gone, take_body
+from service.edge.body_memory import BodyMemory, Share
+from service.edge.calls import call_of, deadline_ms
 from service.edge.exchange import LEAVING
 from service.edge.keys import Keyring
 from service.edge.replies import AsgiReply
@@ -27,7 +30,9 @@ from service.relay import Call, Relay
 log = logging.getLogger("ccproxy.edge")
 
 
-def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain: Drain, traffic: Traffic) -> ASGIApp:
+def messages_app(
+    relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain: Drain, traffic: Traffic, memory: BodyMemory
+) -> ASGIApp:
     """The handler of everything under /v1."""
     settings, clock = relay.settings, relay.clock
 
@@ -35,35 +40,42 @@ def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain
         request_id = clock.new_request_id()
         reply = AsgiReply(send, request_id)
         target = target_in(scope)
-        shown: ProxyError | None = None
+        refused: tuple[str, str] | None = None
         traffic.begin()
         try:
             await answer(scope, receive, reply, target, request_id)
         except Gone:
             log.debug("client.left", extra={"request": request_id})
         except ProxyError as error:
-            client = address_of(scope)
-            log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
-            shown = await brake.slow(client, error) if isinstance(error, BadClientKey) else error
-            await reply.fail(shown)
+            refused = await refuse(error, address_of(scope), brake, reply, request_id)
         except Exception:
             log.exception("request.failed", extra={"request": request_id})
             if not reply.started:
                 await reply.fail(ProxyError("the proxy failed; its log has the reason under this request's id"))
         finally:
-            traffic.end(target.endpoint, *verdict_of(reply, shown))
+            traffic.end(target.endpoint, *(refused or verdict_of(reply, None)))
 
     async def answer(scope: Scope, receive: Receive, reply: AsgiReply, target: RequestTarget, request_id: str) -> None:
         client = keyring.identify(scope["headers"])
         if client.key_id:
             brake.accept(address_of(scope), client.key_id)
-        call = await read_call(scope, receive, settings, client, target, request_id, clock.now_ms())
-        reply.dropped_messages = call.dropped_messages
-        if client.key is None:
-            await serve(scope, receive, reply, call)
-            return
-        async with gate.admitted(client, client.key, call):
-            await serve(scope, receive, reply, call)
+        named = dict(scope["headers"])
+        call = call_of(scope, named, settings, client, target, request_id, clock.now_ms())
+        relay.check_access(call)
+        if client.key:
+            await gate.check(client.key_id, client.key, call)
+        share = Share(memory)
+        try:
+            await take_body(call, receive, named, settings, share)
+            call.deadline_ms = deadline_ms(named, settings, stream=call.stream)
+            reply.dropped_messages = call.dropped_messages
+            if client.key is None:
+                await serve(scope, receive, reply, call)
+                return
+            async with gate.admitted(client.key_id, client.key, call):
+                await serve(scope, receive, reply, call)
+        finally:
+            share.close()
 
     async def serve(scope: Scope, receive: Receive, reply: AsgiReply, call: Call) -> None:
         leave = Leave(reply)
@@ -72,6 +84,16 @@ def messages_app(relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain
         await while_wanted(relay.handle(call, reply), leave, drain)
 
     return handle
+
+
+async def refuse(error: ProxyError, client: str, brake: Brake, reply: AsgiReply, request_id: str) -> tuple[str, str]:
+    """Send an error of our own, and say how it counts. What it was raised in holds the body, and need not be kept
+    while its client is slow."""
+    error.__traceback__ = error.__context__ = None
+    log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
+    shown = await brake.slow(client, error) if isinstance(error, BadClientKey) else error
+    await reply.fail(shown)
+    return verdict_of(reply, shown)
 
 
 def address_of(scope: Scope) -> str:

@@ -6,8 +6,10 @@ tool, or in a block of their own that puts them into a container. Not here: wher
 they are (`relay.ownership`).
 """
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from threading import local
 from typing import Any
 
 import msgspec
@@ -18,26 +20,50 @@ from service.ledger.events import Endpoint
 from service.providers.bodies import BlockSurvey
 
 
+class ResourceId(str):
+    """The id of a resource; a type of its own, so that the decoder tells of each one that it reads."""
+
+    __slots__ = ()
+
+
+class Seen(local):
+    """The ids that this thread's decoder has read, also those that a second key of the same name hides."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+
+seen = Seen()
+
+
+def note_id(kind: type, value: Any) -> ResourceId:
+    """Called by the decoder for each id. Raises TypeError for what is none."""
+    if kind is not ResourceId or not isinstance(value, str):
+        raise TypeError("Input should be a valid string")
+    seen.ids.append(value)
+    return ResourceId(value)
+
+
 class Source(Struct, gc=False):
     """Where a document or an image comes from; a search result's source is a text."""
 
-    file_id: str | None = None
+    file_id: ResourceId | None = None
 
 
 class Block(BlockSurvey, gc=False):
     """A content block, as far as it is looked into; results of tools have blocks of their own."""
 
-    file_id: str | None = None
+    file_id: ResourceId | None = None
     source: Source | str | None = None
     content: "str | list[Block] | Block | None" = None
 
 
-def file_ids(blocks: Sequence[Block]) -> Iterator[str]:
+def file_ids(blocks: Iterable[Block]) -> Iterator[str]:
     """The ids of all files in the blocks, in their order."""
     for block in blocks:
-        if block.file_id:
+        if block.file_id is not None:
             yield block.file_id
-        if block.source and isinstance(block.source, Source) and block.source.file_id:
+        if isinstance(block.source, Source) and block.source.file_id is not None:
             yield block.source.file_id
         if block.content and not isinstance(block.content, str):
             yield from file_ids(block.content if isinstance(block.content, list) else (block.content,))
@@ -57,7 +83,7 @@ NO_NAMES = frozenset(("input", "input_schema", "metadata", "tool_use_id", "custo
 class Thread(Struct):
     """What ties a request to earlier ones."""
 
-    previous_message_id: str | None = None
+    previous_message_id: ResourceId | None = None
 
 
 class Message(Struct):
@@ -69,7 +95,7 @@ class Message(Struct):
 class Params(Struct):
     """What a request of a batch is about; a container is named by its id here."""
 
-    container: str | None = None
+    container: ResourceId | None = None
     thread: Thread | None = None
     messages: list[Message] = []
 
@@ -87,7 +113,7 @@ class Batch(Struct):
 
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_batch_decoder = msgspec.json.Decoder(Batch)
+_batch_decoder = msgspec.json.Decoder(Batch, dec_hook=note_id)
 
 
 def named_ids(plain: bytes, endpoint: Endpoint) -> tuple[str, ...]:
@@ -95,33 +121,54 @@ def named_ids(plain: bytes, endpoint: Endpoint) -> tuple[str, ...]:
 
     Raises ClientError for what looks like JSON and can't be read: a provider that can would read more than is checked.
     """
+    seen.ids = []
     try:
-        found = batch_ids(_batch_decoder.decode(plain)) if endpoint == "batches" else None
+        found = list(batch_ids(_batch_decoder.decode(plain))) if endpoint == "batches" else None
     except UNREADABLE:
         found = None
     if found is None:
-        found = ids_anywhere(read(plain), is_known=endpoint != "other")
+        return ids_in_any(plain, is_known=endpoint != "other")
+    refuse_hidden(found)
     return tuple(dict.fromkeys(found))
+
+
+def refuse_hidden(found: list[str]) -> None:
+    """Raise ClientError unless the decoder has read just these ids: any other is hidden by a second key."""
+    if len(found) != len(seen.ids):
+        raise ClientError("messages: Duplicate key on the way to the id of a resource")
+
+
+def ids_in_any(plain: bytes, *, is_known: bool) -> tuple[str, ...]:
+    """The resources that any JSON names, each once. Raises ClientError when a key stands twice in it."""
+    return tuple(dict.fromkeys(ids_anywhere(read(plain), is_known=is_known)))
 
 
 def batch_ids(batch: Batch) -> Iterator[str]:
     """The resources that the requests of a batch name."""
     for params in (item.params for item in batch.requests):
         previous = params.thread.previous_message_id if params.thread else None
-        yield from (text for text in (params.container, previous) if text)
+        yield from (text for text in (params.container, previous) if text is not None)
         for message in params.messages:
             if not isinstance(message.content, str):
                 yield from file_ids(message.content)
 
 
 def read(plain: bytes) -> Any:
-    """A body's value; None for what is no JSON."""
+    """A body's value; None for what is no JSON. Raises ClientError when a key stands twice in it."""
     try:
-        return msgspec.json.decode(plain)
-    except UNREADABLE:
+        return json.loads(plain, object_pairs_hook=unique)
+    except (ValueError, RecursionError):
         if plain.lstrip()[:1] in (b"{", b"["):
             raise ClientError("the request's body is not valid JSON") from None
         return None
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object's fields. Raises ClientError when a key stands twice."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ClientError("the request's body has a key twice in one object")
+    return fields
 
 
 def ids_anywhere(value: Any, *, is_known: bool) -> Iterator[str]:

@@ -7,6 +7,7 @@ from service.errors import (
     AllThrottled,
     AskedTooOften,
     BadClientKey,
+    BodyMemoryFull,
     BodyTooLarge,
     ClientError,
     KeyBusy,
@@ -28,6 +29,7 @@ REASONS: tuple[tuple[type[ProxyError], str], ...] = (
     (KeysUnknown, "unknown_key"),
     (AskedTooOften, "rate_limited"),
     (BodyTooLarge, "body_too_large"),
+    (BodyMemoryFull, "body_memory_full"),
     (Stopping, "draining"),
 )
 

@@ -6,8 +6,7 @@ The rules for all:
 
 - A body that needs no change is the same object afterwards, so that prompt caches keep hitting. Where something must
   change, all values around it keep their bytes (numbers as they were written, blanks inside, unknown fields).
-- What is no JSON object of the expected shape is left alone: the provider's own refusal is better than ours. That
-  holds for half a surrogate pair in a text, too, which Anthropic refuses by name ("no low surrogate in string").
+- Messages and blocks that are not of the expected shape are left alone: the provider's own refusal is better than ours.
 
 Towards Anthropic only what it is known to refuse is changed:
 

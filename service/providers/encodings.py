@@ -244,6 +244,6 @@ def through(stages: tuple[Stage, ...], data: bytes) -> Iterator[bytes]:
 def too_large(limit_bytes: int) -> BodyTooLarge:
     """The refusal of a body that is over the limit once it is decoded."""
     return BodyTooLarge(
-        f"the decoded request body is larger than {limit_bytes} bytes",
+        f"the decoded request body is larger than {limit_bytes} bytes (MAX_BODY_BYTES, MAX_BODY_EXPANSION)",
         details={"error_code": "request_body_too_large_after_decoding"},
     )

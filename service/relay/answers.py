@@ -60,7 +60,7 @@ class Answers:
         elif call.method == "HEAD" or (call.endpoint == "files" and call.path.endswith("/content")):
             limit.move(None)
             await self._copy(call, one, upstream, reply)
-        elif call.endpoint == "messages" and is_stream_due(call, upstream):
+        elif call.endpoint == "messages" and call.stream:
             await self._stream(call, one, upstream, reply, limit)
         elif call.endpoint == "batches" and call.path.endswith("/results"):
             limit.move(None)
@@ -188,11 +188,6 @@ class Answers:
 def may_generate(call: Call) -> bool:
     """Whether what answers a request may have been made by a model: of unknown endpoints, all that do not just read."""
     return call.method not in READS and call.endpoint in ("messages", "other")
-
-
-def is_stream_due(call: Call, upstream: Upstream) -> bool:
-    """Whether the answer has to be a stream: as was asked, or, where that could not be read, as it came."""
-    return call.stream or (call.unread and upstream.content_type == EVENT_STREAM)
 
 
 def used_of_either_kind(call: Call, upstream: Upstream, body: bytes, answer: JsonAnswer | None) -> Tokens:

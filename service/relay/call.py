@@ -26,8 +26,9 @@ class Call(Struct, kw_only=True):
     has read them; `upload` stands in place of all three when the body is passed through as it comes. `path` begins
     with /v1/ and keeps its escapes. `credential` is the client's own, "" when it showed none but a key of this proxy;
     `withhold` names the headers that hold such a key. `base_url` is this proxy as the client sees it. `only_routes`
-    are the owner's routes that the client's key may use, empty: all. `trimmed`: the provider is asked to shorten the
-    conversation; `dropped_messages` were left out of it here already. `unread`: the body is no JSON that is read here.
+    are the owner's routes that the client's key may use, empty: all. `chain`: all that the client may use, in their
+    order. `trimmed`: the provider is asked to shorten the conversation; `dropped_messages` were left out of it here
+    already.
     `owner` is whose resources the call may use, None where nobody is asked who he is; `shared`: there are other owners,
     so that a resource of which nobody knows the owner may be theirs.
     """
@@ -45,7 +46,6 @@ class Call(Struct, kw_only=True):
     endpoint: Endpoint = "other"
     model: str = ""
     stream: bool = False
-    unread: bool = False
     max_tokens: int = 0
     threaded: bool = False
     trimmed: bool = False
@@ -57,6 +57,7 @@ class Call(Struct, kw_only=True):
     owner: str | None = None
     shared: bool = False
     only_routes: tuple[str, ...] = ()
+    chain: tuple[Route, ...] = ()
     withhold: tuple[bytes, ...] = ()
     base_url: str = ""
     arrived_ms: int = 0

@@ -23,7 +23,6 @@ from msgspec.structs import replace
 
 from service.admission import Admission, Entry
 from service.clock import Clock
-from service.errors import NotFound, Unreachable
 from service.ledger.events import FailureScope
 from service.outbox import Outbox
 from service.providers.bodies import clean_body, without_thinking
@@ -47,6 +46,8 @@ from service.relay.words import (
     prompt_too_long,
     reasons,
     throttled,
+    uncounted,
+    unreachable,
     without,
 )
 from service.resources import Home, Resources
@@ -95,7 +96,8 @@ class Relay:
         self._under_way = 0
 
     async def handle(self, call: Call, reply: Reply) -> None:
-        """Answer one request. Raises ProxyError when no route's answer is worth showing."""
+        """Answer one request, of which `check_access` was asked before. Raises ProxyError when no route's answer is
+        worth showing."""
         self._under_way += 1
         try:
             await self._handle(call, reply)
@@ -201,12 +203,19 @@ class Relay:
             self._admission.sizes.note(one.route.id, one.attempt.candidate.model, used)
         self._admission.leave(one.grant, used, one.ended_seq)
 
+    def check_access(self, call: Call) -> None:
+        """Find the routes that the client may use, before its body is read. Raises ProxyError when none of them has a
+        credential."""
+        call.chain = chain = self._chain(call)
+        if not [route for route in chain if not route.off]:
+            off = [Candidate(route, passed_over="off", reason=route.off or "") for route in chain]
+            words = reasons((), off, {})
+            raise uncounted(call, words) if call.endpoint == "count_tokens" and chain else no_route(call, off, words)
+
     def _candidates(self, call: Call, home: str, session_route: str) -> tuple[Ask, list[Candidate]]:
         """What routing is asked, and the routes, those to try first; `home`: where the request's resources live,
         `session_route`: which route served its session last."""
-        chain = self._chain(call)
-        if call.only_routes:
-            chain = tuple(route for route in chain if route.auth == "client" or route.id in call.only_routes)
+        chain = call.chain
         ask = Ask(
             call.endpoint,
             call.model,
@@ -220,13 +229,16 @@ class Relay:
         return ask, rank(ask, chain, self._watcher.view, self.settings.policy, self.clock.now_ms())
 
     def _chain(self, call: Call) -> tuple[Route, ...]:
-        """The routes that the caller's credentials lead to."""
-        return choose_chain(
+        """The routes that the client may use, in their order."""
+        chain = choose_chain(
             self.settings.routes,
             self.settings.client_route,
             credential=call.credential,
             mode=self.settings.client_credentials,
         )
+        if not call.only_routes:
+            return chain
+        return tuple(route for route in chain if route.auth == "client" or route.id in call.only_routes)
 
     def _least_tokens(self, call: Call, chain: Sequence[Route]) -> int:
         """What the prompt has at least; 0 when every model of the chain holds it, as nearly always at first sight."""
@@ -236,7 +248,7 @@ class Relay:
 
     async def _home_of(self, call: Call) -> str:
         """The route on which the request's resources live, "" when it names none that is known."""
-        has_own_account = any(route.auth == "client" for route in self._chain(call))
+        has_own_account = any(route.auth == "client" for route in call.chain)
         return await home_of(call, self._resources, has_own_account=has_own_account)
 
     async def _session_route(self, call: Call) -> str:
@@ -377,22 +389,16 @@ class Relay:
             await reply.start(one.shown_status, [*self._answers.error_head(one), length_of(body)])
             await reply.end(body)
             return
-        uncounted = all(one.failure and one.failure.kind == "bad_answer" for one in tries)
-        if call.endpoint == "count_tokens" and uncounted:
-            raise NotFound(f"no route counts tokens for {call.model or 'this request'}; estimate them ({words})")
+        is_uncounted = all(one.failure and one.failure.kind == "bad_answer" for one in tries)
+        if call.endpoint == "count_tokens" and is_uncounted:
+            raise uncounted(call, words)
         if verdict.kind == "too_large":
             raise prompt_too_long(candidates)
         if verdict.kind == "throttled":
             raise throttled(verdict.until_ms, self.clock.now_ms(), words)
         if verdict.kind == "no_route":
             raise no_route(call, candidates, words)
-        timed_out = any(one.failure and one.failure.kind in ("timeout", "deadline") for one in tries)
-        error = Unreachable(f"no route could answer: {words}")
-        if any(one.failure and one.failure.kind == "overloaded" for one in tries):
-            error.status, error.type = 529, "overloaded_error"
-        elif timed_out:
-            error.status, error.type = 504, "timeout_error"
-        raise error
+        raise unreachable(tries, words)
 
 
 def advance(plan: Plan, result: Result | None) -> tuple[Attempt | None, Verdict | None]:

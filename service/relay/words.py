@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from service.clock import utc_of
-from service.errors import AllThrottled, BadClientKey, NoRoute, PromptTooLong, ProxyError, Unreachable
+from service.errors import AllThrottled, BadClientKey, NoRoute, NotFound, PromptTooLong, ProxyError, Unreachable
 from service.providers.tap import json_usage
 from service.relay.call import Call, Try
 from service.relay.judge import STATUS_OF_TYPE
@@ -87,6 +87,22 @@ def prompt_too_long(candidates: Sequence[Candidate]) -> PromptTooLong:
     """
     words = "; ".join(candidate.reason for candidate in candidates if candidate.passed_over == "context_too_small")
     return PromptTooLong(f"capability_rejected: prompt_too_long ({words})")
+
+
+def unreachable(tries: Sequence[Try], words: str) -> Unreachable:
+    """No route could answer: why, by the kinds of their failures."""
+    kinds = {one.failure.kind for one in tries if one.failure}
+    error = Unreachable(f"no route could answer: {words}")
+    if "overloaded" in kinds:
+        error.status, error.type = 529, "overloaded_error"
+    elif kinds & {"timeout", "deadline"}:
+        error.status, error.type = 504, "timeout_error"
+    return error
+
+
+def uncounted(call: Call, words: str) -> NotFound:
+    """No route counts tokens; the client estimates them then."""
+    return NotFound(f"no route counts tokens for {call.model or 'this request'}; estimate them ({words})")
 
 
 def no_route(call: Call, candidates: Sequence[Candidate], words: str) -> NoRoute | BadClientKey:

@@ -13,6 +13,7 @@ from service.settings.shapes import LOOPBACK_HOSTS, Settings
 from service.settings.values import (
     LEDGER_KEYS,
     base_path,
+    bodies,
     database_url,
     drain,
     host_names,
@@ -94,6 +95,7 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         truncation=truncation(read),
         session_affinity=read.flag("SESSION_AFFINITY", False),
         max_body_bytes=read.integer("MAX_BODY_BYTES", 33_554_432, least=1_024),
+        bodies=bodies(read),
         redis_url=redis_url(read, "REDIS_URL"),
         rq_redis_url=redis_url(read, "RQ_REDIS_URL"),
         database_url=database_url(read),

@@ -214,6 +214,15 @@ class Truncation(Struct, frozen=True):
         return int(self.limit_tokens * self.threshold)
 
 
+class BodyLimits(Struct, frozen=True):
+    """Bounds on what a body may cost; `held_bytes` is for all requests of a process together."""
+
+    expansion: int = 20
+    json_depth: int = 200
+    content_blocks: int = 200_000
+    held_bytes: int = 268_435_456
+
+
 class OAuth(Struct, frozen=True):
     """Where and how subscription tokens are refreshed. Without a `share_key` they are not shared over hosts."""
 
@@ -268,6 +277,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     session_affinity: bool = False
     upstream_transport: UpstreamTransport = "lean"
     max_body_bytes: int = 33_554_432
+    bodies: BodyLimits = BodyLimits()
     redis_url: str | None = None
     rq_redis_url: str | None = None
     database_url: str | None = None

@@ -19,6 +19,7 @@ from service.settings.shapes import (
     CLAUDE_CODE_CLIENT_ID,
     LOG_LEVELS,
     LOOPBACK_HOSTS,
+    BodyLimits,
     CircuitPolicy,
     DrainTimes,
     LogLevel,
@@ -244,6 +245,16 @@ def truncation(read: Reader) -> Truncation:
         enabled=read.flag("CONTEXT_WINDOW_ENABLED", False) and limit_tokens > 0,
         limit_tokens=limit_tokens,
         threshold=read.number("CONTEXT_WINDOW_TRUNCATION_THRESHOLD", 0.8, least=0.01, most=1),
+    )
+
+
+def bodies(read: Reader) -> BodyLimits:
+    """Bounds on what a request's body may cost."""
+    return BodyLimits(
+        expansion=read.integer("MAX_BODY_EXPANSION", 20, least=1),
+        json_depth=read.integer("MAX_JSON_DEPTH", 200, least=16, most=500),
+        content_blocks=read.integer("MAX_CONTENT_BLOCKS", 200_000, least=100),
+        held_bytes=read.integer("MAX_HELD_BODY_BYTES", 268_435_456, least=1_048_576),
     )
 
 

@@ -114,6 +114,22 @@ VARIABLES: tuple[Variable, ...] = (
         "API_RETRY_DELAY_MS", "1000", "least wait before a throttled route is asked again, when nothing else is left"
     ),
     Variable("MAX_BODY_BYTES", "33554432", "largest request body that is read; Anthropic takes 32 MB"),
+    Variable(
+        "MAX_BODY_EXPANSION",
+        "20",
+        "how many times larger a compressed body may become; real conversations shrink to a tenth at best",
+    ),
+    Variable("MAX_JSON_DEPTH", "200", "deepest nesting of a body's JSON; schemas of tools rarely reach 20"),
+    Variable(
+        "MAX_CONTENT_BLOCKS",
+        "200000",
+        "most content blocks of a request; no model reads that many, and each costs memory",
+    ),
+    Variable(
+        "MAX_HELD_BODY_BYTES",
+        "268435456",
+        "memory for the bodies of all requests of one process; beyond it the newest is answered 503, to try again",
+    ),
     Variable("CIRCUIT_BREAKER_ENABLED", "true", "`false`: failures never close a route"),
     Variable("CIRCUIT_BREAKER_COOLDOWN_MS", "60000", "how long an open circuit stays open at first"),
     Variable("CIRCUIT_BREAKER_DEGRADED_THRESHOLD", "3", "failures in a row from which a route is shown as degraded"),

@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 
-from service.edge.calls import MOST_FILE_IDS, read_fields
+from service.edge.fields import MOST_FILE_IDS, read_fields
+from service.errors import ClientError
 from service.relay import Call
-from service.resources import ID_CHARS
+from service.settings import BodyLimits
 
 
 def named_in(*content: Any) -> tuple[str, ...]:
     """What is looked up for a request with these content blocks."""
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": list(content)}]}).encode()
     call = Call(request_id="q", method="POST", path="/v1/messages", plain=body, body=body)
-    read_fields(call)
+    read_fields(call, BodyLimits())
     assert call.model == "m"
     return call.resource_ids
 
@@ -47,6 +48,14 @@ def test_all_files_are_named_in_their_order() -> None:
     assert named_in(*map(source, names)) == tuple(names[:MOST_FILE_IDS])
 
 
+def test_ids_beyond_measure_are_refused() -> None:
+    """They are no ids, and too many would have to be asked for."""
+    with pytest.raises(ClientError, match="at most 128 characters"):
+        named_in(source("f" * 129))
+    with pytest.raises(ClientError, match="more than 1000"):
+        named_in(*(source(f"file_{number}") for number in range(1001)))
+
+
 @pytest.mark.parametrize(
     "block",
     [
@@ -56,7 +65,6 @@ def test_all_files_are_named_in_their_order() -> None:
         {"type": "text", "text": '"file_id": "file_1"'},
         {"type": "tool_result", "tool_use_id": "t", "content": "text"},
         {"type": "tool_result", "tool_use_id": "t", "content": None},
-        source("f" * (ID_CHARS + 1)),
     ],
 )
 def test_what_is_no_file_of_the_api_is_none(block: dict[str, Any]) -> None:

@@ -203,18 +203,19 @@ async def test_the_body_goes_up_byte_for_byte(server: Server, anthropic: FakePro
     assert (request.body, request.query) == (body, "beta=true&x=%20+%2F")
 
 
-async def test_bad_json_is_the_providers_to_refuse(server: Server, anthropic: FakeProvider, zai: FakeProvider) -> None:
-    """What is no JSON, or of an odd kind, goes up as it is, and the provider's answer comes back."""
+async def test_a_body_that_cant_be_read_goes_to_no_provider(
+    server: Server, anthropic: FakeProvider, zai: FakeProvider
+) -> None:
+    """What is no JSON, or of an odd kind, could be read otherwise there; it is refused in Anthropic's shape."""
     served = await server.start(anthropic=anthropic, zai=zai)
     odd = b'{"model":7,"stream":"yes","max_tokens":"many","container":[1],"thread":3}'
     not_text = b'{"model":"claude-opus-5-5","messages":[{"file_id": "\xff\xfe"}]}'
-    for body in (b"", b"{", b"\xff\xfe", b"null", b"[]", odd, not_text):
-        anthropic.script(reply.bad_request("not JSON"))
-        answer = await served.http.post("/v1/messages", content=body)
-        assert answer.status_code in (400, 404), body[:80]
-        assert anthropic.requests[-1].body == body
-        anthropic.reset()
-    assert zai.requests == []
+    for path in ("/v1/messages", "/v1/messages/count_tokens"):
+        for body in (b"", b"{", b"\xff\xfe", b"null", b"[]", odd, not_text):
+            answer = await served.http.post(path, content=body)
+            assert answer.status_code == 400, body[:80]
+            assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert anthropic.requests == zai.requests == []
 
 
 async def test_count_tokens_stays_with_the_models_family(

@@ -1,0 +1,50 @@
+"""How much memory the bodies of all requests of this process may take together; the newest is refused beyond that.
+
+One request's share is what it holds: its body, the same decoded, and what was read of it. It is given back when the
+request ends, however it does. Not here: how large one body may be (`bodies`).
+"""
+
+from service.errors import BodyMemoryFull
+
+RETRY_S = 2
+
+
+class BodyMemory:
+    """Counts the bytes that are held."""
+
+    __slots__ = ("held", "most_bytes")
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self.held = 0
+
+
+class Share:
+    """One request's part; `close` gives back all of it."""
+
+    __slots__ = ("_bytes", "_memory")
+
+    def __init__(self, memory: BodyMemory) -> None:
+        self._memory = memory
+        self._bytes = 0
+
+    def add(self, size: int) -> None:
+        """Hold more. Raises BodyMemoryFull when there is no room."""
+        memory = self._memory
+        if memory.held + size > memory.most_bytes:
+            raise BodyMemoryFull(
+                "the bodies of all requests take as much memory as this proxy may use for them (MAX_HELD_BODY_BYTES)",
+                retry_after_s=RETRY_S,
+            )
+        memory.held += size
+        self._bytes += size
+
+    def give_back(self, size: int) -> None:
+        """Hold less again."""
+        self._memory.held -= size
+        self._bytes -= size
+
+    def close(self) -> None:
+        """Hold nothing any more; a second time changes nothing."""
+        self._memory.held -= self._bytes
+        self._bytes = 0

@@ -1,0 +1,62 @@
+"""Bodies that are nested too deep or have too many values are refused before anything is made of them."""
+
+import msgspec
+import pytest
+
+from service.errors import ClientError
+from service.providers.json_shape import check_shape, is_in_doubt
+from service.settings import BodyLimits
+
+LIMITS = BodyLimits(json_depth=20, content_blocks=100)
+
+
+def nested(levels: int, opening: bytes = b'{"a":', closing: bytes = b"}") -> bytes:
+    """A body of that many levels, itself among them."""
+    return opening * levels + b"1" + closing * levels
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing", "most"),
+    [
+        (b'{"a":', b"}", 20),
+        (b"[", b"]", 20),
+        (b"[1,", b",1]", 20),
+        (b' [ \n{"a" : ', b" } ]\t", 10),
+        (b'{"z":[],"a":', b',"y":{}}', 19),
+        (b'{"z":[{}],"a":', b',"y":{"x":{}}}', 18),
+        (b'["a \\" [[ \\\\",', b',"\\\\"]', 20),
+    ],
+)
+def test_depth_is_bounded(opening: bytes, closing: bytes, most: int) -> None:
+    """Whatever stands between the brackets; the last level that is allowed passes."""
+    check_shape(nested(most, opening, closing), LIMITS)
+    with pytest.raises(ClientError, match="MAX_JSON_DEPTH"):
+        check_shape(nested(most + 1, opening, closing), LIMITS)
+
+
+@pytest.mark.parametrize(
+    "part", [b"{},", b"[],", b"0,", b'{"type":"text","text":"a"},', b'"",', b'{"a":[{},{}]},', b'"\\"",'], ids=repr
+)
+def test_values_are_counted(part: bytes) -> None:
+    """Blocks, lists, numbers and texts alike: each of them is an object for whoever decodes it."""
+    most = 600
+    with pytest.raises(ClientError, match="MAX_CONTENT_BLOCKS"):
+        check_shape(b"[" + part * most + b"0]", LIMITS)
+    check_shape(b"[" + part * 20 + b"0]", LIMITS)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 5_000, "]" * 5_000, "{" * 900 + "}" * 900, "a," * 9_000, '\\"{[,' * 900, "\\" * 9_001, '"' * 500]
+)
+def test_what_stands_in_texts_does_not_count(text: str) -> None:
+    """Code, tables and brackets as they come: such bodies are scanned, and pass."""
+    raw = msgspec.json.encode({"messages": [{"role": "user", "content": text}]})
+    check_shape(raw, LIMITS)
+
+
+def test_usual_bodies_are_cleared_at_sight() -> None:
+    """Nothing is scanned of them."""
+    tool = {"name": "t", "input_schema": {"type": "object", "properties": {"a": {"type": "array", "items": {}}}}}
+    block = {"type": "text", "text": "if (a[1]) { return {b: [2]}; }" * 20}
+    body = {"tools": [tool] * 40, "messages": [{"role": "user", "content": [block] * 5}] * 50}
+    assert not is_in_doubt(msgspec.json.encode(body), BodyLimits())
