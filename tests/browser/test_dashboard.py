@@ -180,6 +180,18 @@ def test_what_a_provider_says_is_never_markup(visit: Open, http: httpx.Client, h
     assert "broken" not in page.title()
 
 
+def test_what_a_provider_says_neither_reorders_nor_hides_text(visit: Open, http: httpx.Client, house: House) -> None:
+    """Bidirectional overrides, tags and zero-width characters are shown as escapes, in titles as well."""
+    house.anthropic.script(
+        reply.error(529, "overloaded_error", "see \u202egnp.exe\u2066 a\u200bb \U000e0041\ufe0f Zoë")
+    )
+    request_id = ask(http).headers[REQUEST_ID]
+    page = visit(f"#/requests/{request_id}")
+    expect(page.locator(".timeline")).to_contain_text(r"see \u202egnp.exe\u2066 a\u200bb \U000e0041\ufe0f Zoë")
+    hidden = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\U000e0041]")
+    assert hidden.findall(page.content()) == []
+
+
 def test_history_comes_from_the_workers(visit: Open, http: httpx.Client, house: House) -> None:
     """Usage by route, model and key, and latency, as tables beside their charts."""
     fail_over(house, http)

@@ -118,6 +118,35 @@ def test_words_of_others_make_no_lines_and_drive_no_terminal() -> None:
     assert line.endswith(r"one\r\ntwo\x1b[2J\x07\x9b why=a\nb")
 
 
+def test_words_of_others_keep_their_meaning_in_json() -> None:
+    """C1, DEL, bidi and invisible characters are ASCII escapes there: people read such logs on terminals too."""
+    out = logged(form="json")
+    words = "a\x9b\x7f\u202e\u200b\U000e0041\ufe0f é"
+    log.warning(words, extra={"why": words})
+    assert (found := json.loads(out.getvalue()))["message"] == found["why"] == words
+    assert out.getvalue().removesuffix("\n").isprintable()
+    assert "é" in out.getvalue()
+    assert "\ufe0f" not in out.getvalue()
+
+
+def fail(message: str) -> None:
+    """Raise an error with a stranger's words."""
+    raise ValueError(message)
+
+
+def test_no_line_of_a_traceback_poses_as_a_line_of_the_log() -> None:
+    """An exception's message may be a stranger's."""
+    out = logged()
+    try:
+        fail("x\n[12:00:00] [OK] forged\x1b[2J")
+    except ValueError:
+        log.exception("failed")
+    first, *more = out.getvalue().splitlines()
+    assert first.endswith("failed")
+    assert all(line.startswith("  ") for line in more)
+    assert "\x1b" not in out.getvalue()
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize("screen", [io.StringIO, Screen])
 def test_a_logger_of_lines_says_the_same(form: Literal["text", "json"], screen: type[io.StringIO]) -> None:

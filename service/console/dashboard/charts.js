@@ -203,7 +203,7 @@ function row(one, value) {
 
 function line(tag, words) {
   const made = document.createElement(tag);
-  made.textContent = words;
+  made.textContent = format.visible(String(words));
   return made;
 }
 

@@ -1,6 +1,7 @@
 // Questions before something is changed, and what became of it. Dialogs are the browser's own: they hold the focus, end
 // with Escape, and give the focus back.
 
+import { visible } from "./format.js";
 import { draw, h } from "./view.js";
 
 const TOAST_MS = 6_000;
@@ -103,7 +104,7 @@ export function field({ name, label, hint, ...attributes }) {
 export function toast(words, level = "ok") {
   const made = document.createElement("p");
   made.className = `toast ${level}`;
-  made.textContent = words;
+  made.textContent = visible(String(words));
   document.getElementById("toasts").append(made);
   setTimeout(() => made.remove(), TOAST_MS);
 }

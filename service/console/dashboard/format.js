@@ -29,6 +29,19 @@ const fullTime = new Intl.DateTimeFormat("en-GB", {
   timeZoneName: "short",
 });
 
+// What reorders or hides text, or cannot be seen, in names and messages of strangers; as `service/safe_text.py` has it.
+const UNSEEN =
+  /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\u{e0100}-\u{e01ef}]/gu;
+
+// A text with escapes for all of that: `\u202e`.
+export const visible = (text) => text.replace(UNSEEN, escaped);
+
+function escaped(char) {
+  const code = char.codePointAt(0).toString(16);
+  if (code.length > 4) return `\\U${code.padStart(8, "0")}`;
+  return code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`;
+}
+
 export const count = (value) => whole.format(value);
 export const compact = (value) => (value < 1_000 ? whole.format(value) : short.format(value).replace("K", "k"));
 

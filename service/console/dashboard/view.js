@@ -1,9 +1,13 @@
 // Draws: a tree of plain objects becomes, and keeps being, a tree of elements. What has not changed is not touched, so
 // that focus, selection and scrolling stay where they are while the page is alive.
 //
-// Text only ever becomes text nodes: nothing that comes from the API can be markup. Not here: what is drawn.
+// Text only ever becomes text nodes, with escapes for what reorders or hides text: nothing that comes from the API can
+// be markup, or pose as something else. Not here: what is drawn.
+
+import { visible } from "./format.js";
 
 const SVG = "http://www.w3.org/2000/svg";
+const SHOWN = new Set(["title", "aria-label", "placeholder"]);
 const LIVE_PROPERTIES = new Set(["value", "checked", "disabled", "open", "selected", "indeterminate"]);
 
 // An element: its tag, its attributes, and what is in it. `on…` are handlers, `style` an object, `key` its name among
@@ -27,7 +31,7 @@ function flat(children) {
 }
 
 function text(value) {
-  return { tag: "#text", value, attributes: {}, children: [], element: null };
+  return { tag: "#text", value: visible(value), attributes: {}, children: [], element: null };
 }
 
 function patchChildren(parent, olds, news, inSvg) {
@@ -115,7 +119,7 @@ function setAttribute(element, name, value, before) {
   else if (name === "style") setStyle(element, before ?? {}, value ?? {});
   else if (LIVE_PROPERTIES.has(name) && name in element) element[name] = value ?? "";
   else if (value === undefined || value === null || value === false) element.removeAttribute(name);
-  else element.setAttribute(name, value === true ? "" : String(value));
+  else element.setAttribute(name, value === true ? "" : SHOWN.has(name) ? visible(String(value)) : String(value));
 }
 
 function setStyle(element, before, after) {
