@@ -71,6 +71,22 @@ def test_every_setting_is_named() -> None:
     assert rows == [variable.name for variable in VARIABLES]
 
 
+def test_the_security_page_is_about_settings_that_exist() -> None:
+    """What it names in capitals is a setting, or a variable of docker-compose.yml; no bound and no list is left out."""
+    known = {variable.name for variable in VARIABLES}
+    of_compose = set(re.findall(r"^#([A-Z_]+)=", text_of(ROOT / ".env.docker.example"), re.MULTILINE))
+    named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)`", text_of(DOCS / "security.md")))
+    assert named <= known | of_compose
+    bounds = {name for name in known if name.startswith(("MAX_", "ALLOWED_"))}
+    assert bounds - named == set(), "docs/security.md has a table of bounds"
+
+
+def test_the_security_page_and_the_policy_are_linked() -> None:
+    """A reporter finds one from README, and the other from there."""
+    assert "SECURITY.md" in links(ROOT / "README.md")
+    assert "docs/security.md" in links(ROOT / "SECURITY.md")
+
+
 def test_every_metric_is_named() -> None:
     """The table has each metric with its labels, and no other."""
     rows = re.findall(r"^\| `(\w+)` \| \w+ \|([^|]*)\|", text_of(OBSERVABILITY), re.MULTILINE)
