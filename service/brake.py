@@ -29,7 +29,7 @@ ADDRESSES = 4_096
 HELD = 512
 """Answers held back at a time, each with its connection; more than anybody's clients mistype at once."""
 PROVEN = 4_096
-"""Pairs of an address and what it has proven; the oldest is forgotten first."""
+"""Pairs of an address, or its network, and what it has proven; the oldest is forgotten first."""
 NETWORK_BITS = 64
 """Of an IPv6 address: what one customer has at least, and may change addresses within."""
 
@@ -60,14 +60,14 @@ class Brake:
 
         Raises AskedTooOften for a new proof while this address floods the proxy with failures.
         """
-        pair = (address, proof)
-        if pair in self._proven:
+        if (address, proof) in self._proven:
             return
-        if self._is_flooded_by(address):
+        network = (network_of(address), proof)
+        if self._is_flooded_by(address) and network not in self._proven:
             raise too_often()
         while len(self._proven) >= PROVEN:
             self._proven.popitem(last=False)
-        self._proven[pair] = None
+        self._proven[address, proof] = self._proven[network] = None
 
     async def slow(self, address: str, error: ClientError) -> ClientError:
         """Note a failure and hold its answer back: `error`, or another one when too many are held already."""

@@ -32,10 +32,10 @@ from service.console.fleet import Standing
 from service.console.tallies import Spread, Tally
 from service.errors import NotLoggedIn, ProxyError
 from service.ledger.events import AttemptEnded, AttemptStarted, Endpoint, Event, Tokens
+from service.loopback import host_name, is_loopback
 from service.outbox import Outbox
 from service.routing.readings import RouteReading
 from service.safe_text import visible
-from service.settings import LOOPBACK_HOSTS
 from service.watcher import Watcher
 
 MOST_MODELS = 64
@@ -305,6 +305,11 @@ async def metrics(request: Request[Any, Any, Any], console: Desk) -> Response[by
     return Response(counted.text(await console.fleet.standing()), media_type=CONTENT_TYPE)
 
 
+def is_on_loopback(request: Request[Any, Any, Any]) -> bool:
+    """Whether somebody on this machine asks for this machine: a page may have another name lead to the loopback."""
+    return is_loopback(address_of(request)) and is_loopback(host_name(request.headers.get("host", "localhost")))
+
+
 def digest_of(token: str) -> bytes:
     """What tokens are compared by, so that the time tells nothing of their length."""
     return sha256(token.encode()).digest()
@@ -318,7 +323,7 @@ async def let_in(request: Request[Any, Any, Any], console: Console) -> None:
         console.brake.accept(address_of(request), "metrics")
         return
     forwarded = any(name in request.headers for name in FORWARDED_HEADERS)
-    if not wanted and not shown and address_of(request) in LOOPBACK_HOSTS and not forwarded:
+    if not wanted and not shown and not forwarded and is_on_loopback(request):
         return
     if not shown:
         raise NotLoggedIn("metrics are open to the loopback; others show METRICS_TOKEN as Authorization: Bearer")

@@ -21,9 +21,10 @@ from typing import Any
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from service.edge.forwarded import address_of, behind
+from service.edge.forwarded import behind
 from service.edge.replies import AsgiReply
 from service.errors import ClientError, ForeignOrigin, NoHost, UnknownHost
+from service.loopback import host_name, is_address, is_loopback
 from service.settings import Settings
 
 log = logging.getLogger("ccproxy.edge")
@@ -38,7 +39,6 @@ API = "/v1/"
 METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 PREFLIGHT_MAX_AGE_S = b"600"
 HEADER_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,4096}")
-HOST = re.compile(r"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9._-]{1,253}))(?::\d{1,5})?")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+|null")
 HOST_CHARS = 300
 CACHED_HOSTS = 256
@@ -149,9 +149,9 @@ class OriginGuard:
         return is_served
 
     def _answers_to(self, name: str) -> bool:
-        if is_loopback_name(name) or name in self._hosts:
+        if is_loopback(name) or name in self._hosts:
             return True
-        return not self._loopback and (not self._hosts or address_of(name.encode()) is not None)
+        return not self._loopback and (not self._hosts or is_address(name))
 
     def _check_origin(self, scope: Any, named: Headers) -> None:
         """Raises ForeignOrigin for what a page of another origin has made a browser send."""
@@ -182,20 +182,6 @@ def is_own(origin: bytes, host: bytes) -> bool:
     """
     scheme, _, authority = origin.lower().decode("latin-1").partition("://")
     return scheme in WEB_SCHEMES and authority == host.lower().decode("latin-1")
-
-
-def host_name(host: str) -> str:
-    """The name or address in a Host header, "" when it is malformed."""
-    found = HOST.fullmatch(host.lower())
-    return (found[1] or found[2].removesuffix(".")) if found else ""
-
-
-def is_loopback_name(name: str) -> bool:
-    """Whether a name or address always is the loopback, whatever a name server says (RFC 6761 for localhost)."""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    address = address_of(name.encode()) if name else None
-    return address is not None and address.is_loopback
 
 
 async def answer_options(send: Send, asked: Headers) -> None:

@@ -116,6 +116,14 @@ async def test_another_listener(server: Server, provider: ByteProvider, allowed:
     assert (await ask(served, host=host, x_api_key=KEY)).status == status
 
 
+async def test_metrics_are_open_to_this_machine_by_its_own_names_alone(server: Server) -> None:
+    """On any listener: a rebound name leads a page to the loopback as well."""
+    variables = {"PROXY_HOST": "0.0.0.0", "DRAIN_DELAY": "0", "PROXY_API_KEYS": f"ann:{KEY}"}  # noqa: S104
+    served = await server.start(variables=variables)
+    for host, status in (("evil.example", 401), ("192.0.2.1", 401), ("localhost:4181", 200), ("127.0.0.1", 200)):
+        assert (await ask(served, "/metrics", "GET", host=host)).status == status, host
+
+
 async def test_a_page_cannot_tell_a_name_in_a_trusted_proxys_place(server: Server, provider: ByteProvider) -> None:
     """A page can send X-Forwarded-Host, from the very address of a trusted proxy; the name that it used counts too."""
     variables = {"TRUSTED_PROXIES": "127.0.0.0/8", "ALLOWED_HOSTS": "proxy.example"}

@@ -184,3 +184,36 @@ async def test_the_live_feed_begins_with_an_overview(served: Serving) -> None:
         data = (await anext(lines)).removeprefix("data: ")
         assert msgspec.json.decode(data, type=api_types.Overview).serving == "anthropic"
     assert isinstance(served.http, httpx.AsyncClient)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "base_path", "name"),
+    [
+        ("http", "", "ccproxy_session"),
+        ("https", "", "__Host-ccproxy_session"),
+        ("https", "/claude", "__Secure-ccproxy_session"),
+    ],
+)
+async def test_no_other_host_of_a_domain_sets_the_cookie(
+    server: Server, scheme: str, base_path: str, name: str
+) -> None:
+    """Over https its name has a prefix, by which browsers refuse it from others; one without the prefix is ignored."""
+    variables = {"ADMIN_TOKEN": ADMIN, "TRUSTED_PROXIES": "127.0.0.1", "PROXY_BASE_PATH": base_path}
+    served = await server.start(variables=variables)
+    headers = {"x-forwarded-proto": scheme}
+    answer = await served.http.post(f"{API}/session", json={"token": ADMIN}, headers=headers)
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith(f"{name}=admin.")
+    assert ("Secure" in cookie, "HttpOnly" in cookie, "SameSite=strict" in cookie) == (scheme == "https", True, True)
+    assert f"Path={base_path or '/'};" in cookie
+    served.http.cookies.clear()
+    value = cookie.partition("=")[2].partition(";")[0]
+    for sent, status in ((name, 200), ("ccproxy_other", 401), ("ccproxy_session", 200 if scheme == "http" else 401)):
+        shown = headers | {"cookie": f"{sent}={value}"}
+        assert (await served.http.get(f"{API}/session", headers=shown)).status_code == status
+    csrf = answer.json()["csrf"]
+    out = await served.http.delete(
+        f"{API}/session", headers=headers | {"cookie": f"{name}={value}", "x-ccproxy-csrf": csrf}
+    )
+    assert out.headers["set-cookie"].startswith(f'{name}="";')
+    assert ("Secure" in out.headers["set-cookie"]) is (scheme == "https")

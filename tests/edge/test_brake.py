@@ -34,6 +34,8 @@ def test_guessing_is_slowed_and_forgotten() -> None:
         made.accept(str(number), "key")
         made.accept(str(number), "other key")
     assert (len(made._failures), len(made._proven)) == (ADDRESSES, PROVEN)
+    made.accept("2001:db8::1", "key")
+    assert len(made._proven) <= PROVEN + 1
 
 
 @pytest.mark.parametrize(
