@@ -13,7 +13,7 @@ The rules:
 - Times are Unix milliseconds. Unified resets are epoch seconds, those of API keys RFC 3339 (Anthropic's documentation
   and recorded headers); stamps in Z.AI's messages are Beijing time without saying so (an issue of another proxy).
 - `used_ratio` of a subscription's window is its utilization, a fraction; of an API key's limit, 1 - remaining / limit.
-- Messages are cut to 300 characters and lose what looks like a key, since they end up in events and logs.
+- Messages are bounded and lose keys and quoted text (`redaction`), since they end up in events and logs.
 """
 
 import math
@@ -23,26 +23,29 @@ from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from html import unescape
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from service.ledger.events import Window
+from service.providers.redaction import READ_CHARS, redact
 from service.routing.failure import Facts
 from service.settings import Route
 
-MESSAGE_CHARS: Final = 300
 BODY_BYTES_READ: Final = 1_048_576
 """Larger bodies are no error answers; they are not decoded."""
 WAIT_MS_LIMIT: Final = 366 * 86_400_000
 """No wait is longer than a year; a greater figure is cut to it."""
+MOST_WINDOWS: Final = 32
+"""Windows of one answer that are read; providers have a handful, and each goes into the ledger."""
 LATEST_MS: Final = 4_102_444_800_000
 """The year 2100: a time beyond it is no time."""
 
 # The names of the windows in headers (recorded; `7d_oi` is scoped to a model, and others of its form may come).
 UNIFIED = "anthropic-ratelimit-unified-"
-UNIFIED_WINDOW = re.compile(r"(5h|7d(?:_[a-z0-9]+)?)-(status|reset|utilization)")
+UNIFIED_WINDOW = re.compile(r"(5h|7d(?:_[a-z0-9]{1,32})?)-(status|reset|utilization)")
 LIMIT = "anthropic-ratelimit-"
 LIMIT_WINDOW = re.compile(r"(requests|tokens|input-tokens|output-tokens)-(limit|remaining|reset)")
 
@@ -54,16 +57,8 @@ RESET_IN_MESSAGE = re.compile(
     r"\s?(Z\b|UTC\b|GMT\b|[+-]\d{2}:?\d{2}\b)?",
     re.IGNORECASE,
 )
-SECRETS = re.compile(
-    r"\bsk-[\w-]{6,}"  # Anthropic's and most others' keys and tokens
-    r"|\b[0-9a-f]{32}\.\w{12,}"  # Z.AI's keys
-    r"|\beyJ[\w-]{8,}\.[\w.-]+"  # JSON web tokens
-    r"|(?<=bearer )\S+",
-    re.IGNORECASE,
-)
 TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 TAG = re.compile(r"<[^>]*>")
-BLANKS = re.compile(r"[\s\x00-\x1f\x7f]+")
 
 HeaderItems = Iterable[tuple[bytes, bytes]]
 
@@ -103,7 +98,7 @@ def answer_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) ->
         status=status,
         error_type="" if word == code else word[:80],
         error_code=code,
-        message=presentable(raw_message),
+        message=redact(raw_message),
         retry_after_ms=retry_after_ms(known, now_ms),
         reset_at_ms=unified_reset if unified_reset is not None else reset_in(raw_message),
         should_retry={"true": True, "false": False}.get(known.get("x-should-retry", "").lower()),
@@ -145,7 +140,7 @@ def windows_of(headers: HeaderItems) -> dict[str, Window]:
             found.setdefault(place.window, {})[place.part] = value.decode("latin-1").strip()
     windows = {name: unified_window(parts) for name, parts in unified.items()}
     windows.update((name, limit_window(parts)) for name, parts in limits.items())
-    return windows
+    return windows if len(windows) <= MOST_WINDOWS else dict(islice(windows.items(), MOST_WINDOWS))
 
 
 def unified_window(parts: dict[str, str]) -> Window:
@@ -224,7 +219,7 @@ def moment_ms(value: str) -> int | None:
 
 def reset_in(message: str) -> int | None:
     """The reset named in a message; a stamp without an offset is Z.AI's, so Beijing time."""
-    match = RESET_IN_MESSAGE.search(message[: 8 * MESSAGE_CHARS])
+    match = RESET_IN_MESSAGE.search(message[:READ_CHARS])
     if not match:
         return None
     day, clock, offset = match.groups()
@@ -283,18 +278,11 @@ def message_of(fields: dict[str, Any], error: dict[str, Any], body: bytes) -> st
     """The words of an error: its message, or what a page or a plain text says."""
     if fields:
         return text(error.get("message")) or text(fields.get("message")) or text(fields.get("msg"))
-    words = body[: 8 * MESSAGE_CHARS].decode("utf-8", "replace")
+    words = body[:READ_CHARS].decode("utf-8", "replace")
     if not words.lstrip().startswith("<"):
         return words
     title = TITLE.search(words)
     return unescape(TAG.sub(" ", title[1] if title else words))
-
-
-def presentable(message: str) -> str:
-    """One line of at most 300 characters without keys."""
-    line = BLANKS.sub(" ", message[: 8 * MESSAGE_CHARS]).strip()
-    line = SECRETS.sub("***", line)
-    return line if len(line) <= MESSAGE_CHARS else line[: MESSAGE_CHARS - 1] + "…"
 
 
 def object_of(body: bytes) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from service.ledger.price import PriceList, cost_nusd
 from service.log import logger_of_lines
 from service.outbox import Outbox
 from service.providers.batches import BatchItem
+from service.providers.redaction import redact
 from service.providers.tap import JsonAnswer, StreamTap
 from service.relay.call import NAME_CHARS, Call, Try, bounded
 from service.resources import ID_CHARS, Home, Resources
@@ -46,7 +47,7 @@ class Book:
 
     async def account(self, call: Call, one: Try, *, final: bool) -> None:
         """Put the attempt's end on the ledger, once."""
-        one.failure = without_secret(one.failure, one.credential)
+        one.failure = redacted(one.failure, one.credential, call.credential)
         if one.accounted or not one.started:
             return
         one.accounted = True
@@ -72,7 +73,7 @@ class Book:
             kind=failure.kind if failure else "",
             scope=failure.scope if failure else "",
             status=one.status,
-            message=failure.message[:300] if failure else "",
+            message=failure.message if failure else "",
             model_asked=bounded(call.model),
             model_sent=bounded(one.attempt.candidate.model),
             client_key=call.client_key,
@@ -161,11 +162,11 @@ def batch_item_event(call: Call, item: BatchItem, batch: Home, prices: PriceList
     )
 
 
-def without_secret(failure: Failure | None, secret: str) -> Failure | None:
-    """The failure, should the provider have quoted the credential in its words."""
-    if failure is None or not secret or secret not in failure.message:
+def redacted(failure: Failure | None, *secrets: str) -> Failure | None:
+    """The failure with what may be kept of its words; they may be a provider's, and quote a credential or a prompt."""
+    if failure is None or (message := redact(failure.message, *secrets)) == failure.message:
         return failure
-    return msgspec.structs.replace(failure, message=failure.message.replace(secret, "***"))
+    return msgspec.structs.replace(failure, message=message)
 
 
 def log_attempt(call: Call, one: Try) -> None:
