@@ -18,7 +18,7 @@ from service.commands import config_option, json_option, with_settings
 from service.console.key_commands import keys
 from service.console.running import DEFAULT_REDIS_URL, running
 from service.safe_text import visible
-from service.terminal import SafeConsole, echo, echo_json
+from service.terminal import SafeConsole, echo, echo_json, show_exception
 
 GROUP = "ccproxy.commands"
 LONGEST_SENTENCE = 200
@@ -60,6 +60,7 @@ class Commands(click.Group):
 @click.version_option(version("claude-code-proxy"), prog_name="ccproxy")
 def main() -> None:
     """Relay Claude Code and every Messages API client along a chain of routes, and keep an exact ledger of it."""
+    sys.excepthook = show_exception
 
 
 @main.command()

@@ -7,6 +7,8 @@ Not here: the log (`log`), and what is printed.
 
 import os
 from collections.abc import Iterable
+from traceback import format_exception
+from types import TracebackType
 from typing import Any, Self
 
 import click
@@ -37,6 +39,12 @@ def echo_json(value: object) -> None:
 def echo_own(text: str, *, end: str = "\n") -> None:
     """Print a text of several lines that has been made safe already, or is all our own."""
     click.echo(text + end, nl=False)
+
+
+def show_exception(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """For `sys.excepthook`: Python's own report of a fault, whose message may quote strangers."""
+    for line in "".join(format_exception(kind, error, traceback)).splitlines():
+        echo(line, err=True)
 
 
 class Text(rich.text.Text):

@@ -129,10 +129,11 @@ def test_nothing_stands_over_the_env_file(name: str) -> None:
     values = SERVICES[name]["environment"].values()
     asked = {variable for value in values for variable in interpolated(str(value))}
     assert asked & KNOWN <= {"PROXY_PORT"}, "PROXY_PORT is the published port, which only Compose knows"
-    assert [entry["path"] if isinstance(entry, dict) else entry for entry in SERVICES[name]["env_file"]] == [
-        "deploy/compose.env",
-        "${PROXY_ENV_FILE:-.env.docker}",
-    ]
+    own = (
+        "${PROXY_ENV_FILE:-.env.docker}" if name == "cc-proxy" else "${WORKER_ENV_FILE:-${PROXY_ENV_FILE:-.env.docker}}"
+    )
+    assert [entry["path"] for entry in SERVICES[name]["env_file"]] == ["deploy/compose.env", own]
+    assert with_defaults(own) == ".env.docker"
 
 
 @pytest.mark.parametrize("name", OURS)

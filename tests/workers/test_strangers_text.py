@@ -10,6 +10,7 @@ import ast
 import csv
 import io
 import json
+import logging
 import os
 import pty
 import re
@@ -27,7 +28,9 @@ from service.cli import main
 from service.ledger import wire
 from service.ledger.events import ClientKeyIssued, RouteDisabled
 from service.safe_text import csv_cell, visible, visible_json
+from service.terminal import show_exception
 from tests.workers.making import NOON_MS, STREAM, append, append_raw, ended, new_id, started
+from workers.cli import TextLines
 
 if TYPE_CHECKING:
     from tests.workers.conftest import Bench
@@ -161,6 +164,25 @@ def read_all(descriptor: int) -> bytes:
     finally:
         os.close(descriptor)
     return text
+
+
+def test_a_fault_of_our_own_is_reported_with_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Even a traceback drives no terminal."""
+    show_exception(ValueError, ValueError(HOSTILE), None)
+    said = capsys.readouterr().err
+    assert faults(said) == set()
+    assert "ValueError: =cmd" in said
+
+
+def test_a_workers_log_has_escapes() -> None:
+    """The message in one line, a traceback indented below it."""
+    failure = ValueError(HOSTILE)
+    record = logging.LogRecord("ccproxy", logging.ERROR, "", 0, "%s", (HOSTILE,), (ValueError, failure, None))
+    first, *more = TextLines().format(record).splitlines()
+    assert faults(first + "".join(more)) == set()
+    assert first.endswith("end")
+    assert more
+    assert all(line.startswith("  ") for line in more)
 
 
 @pytest.mark.parametrize("char", [*CONTROLS, *HIDDEN, "\x00", "\ud800", "\u202b", "\u2067"], ids=ascii)
