@@ -84,7 +84,12 @@ def test_variables_do_what_they_are_for(tmp_path: Path) -> None:
     )
     assert found["cc-balancer"]["ports"] == ["192.0.2.1:5001:4181"]
     assert found["cc-migrate"]["environment"]["PUBLISHED_PORT"] == "5001"
-    assert found["cc-adminer"]["ports"] == ["192.0.2.1:5003:8080"]
+    assert found["cc-adminer"]["ports"] == ["127.0.0.1:5003:8080"]
+    opened = composed(tmp_path, {"TOOLS_BIND_ADDRESS": "192.0.2.1"})
+    assert (opened["cc-db"]["ports"], opened["cc-balancer"]["ports"]) == (
+        ["192.0.2.1:5432:5432"],
+        ["127.0.0.1:4181:4181"],
+    )
     assert int(found["cc-proxy"]["deploy"]["replicas"]) == 7
     assert (found["cc-db"]["image"], found["cc-db"]["container_name"]) == ("postgres:17-alpine", "ours")
     assert "/a folder/x.json" in [volume["source"] for volume in found["cc-proxy"]["volumes"] if "source" in volume]
@@ -108,10 +113,11 @@ def test_services_go_by_the_names_that_users_know() -> None:
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
 def test_ports_are_published_on_the_loopback(name: str) -> None:
-    """Until BIND_ADDRESS says otherwise."""
+    """Until BIND_ADDRESS says otherwise for clients, and TOOLS_BIND_ADDRESS for all that is not theirs."""
+    variable = "BIND_ADDRESS" if name == "cc-balancer" else "TOOLS_BIND_ADDRESS"
     ports = [with_defaults(port) for port in SERVICES[name].get("ports", ())]
     assert all(port.startswith("127.0.0.1:") for port in ports), ports
-    assert all("${BIND_ADDRESS:-" in port for port in SERVICES[name].get("ports", ()))
+    assert all(f"${{{variable}:-" in port for port in SERVICES[name].get("ports", ()))
 
 
 def test_known_ports_and_versions_are_the_originals() -> None:
