@@ -16,6 +16,7 @@ from service.edge.fields import checked_ids, read_fields
 from service.edge.named_files import named_ids
 from service.errors import BodyTooLarge, ClientError
 from service.ledger.events import Endpoint
+from service.providers.bodies import LARGE_BYTES
 from service.providers.encodings import decode_body
 from service.providers.truncation import cut
 from service.relay import Call
@@ -25,8 +26,6 @@ log = logging.getLogger("ccproxy.edge")
 
 READ_BODIES: tuple[Endpoint, ...] = ("messages", "count_tokens")
 """The endpoints whose bodies are read; of others it is only looked for what they name, where that has owners."""
-LARGE_BYTES = 256 * 1024
-"""From here on reading a body takes more than a few milliseconds at worst, and is done in a thread."""
 FREE_BYTES = 64 * 1024
 """What any compressed body may become, however small it is."""
 BLOCK_BYTES = 256

@@ -15,7 +15,6 @@ instead would end a conversation for good because of one old screenshot.
 Not here: the rest of the body (`bodies_for_others`).
 """
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +25,9 @@ from service.settings import StripThinking
 
 KNOWN_BLOCKS: Final = frozenset(("", "text", "tool_use", "tool_result", "thinking", "redacted_thinking"))
 BLOCK_FIELDS_LEFT_OUT: Final = frozenset(("caller", "citations"))
+RESULT_LEVELS: Final = 4
+"""Each level of results in results is decoded again on its own."""
+WORD_LEVELS: Final = 32
 IMAGE_LEFT_OUT: Final = "[image left out: this model can't read images]"
 FILE_LEFT_OUT: Final = "[file left out: it lies with another provider]"
 SERVER_CALLS: Final = frozenset(("server_tool_use", "mcp_tool_use"))
@@ -33,7 +35,9 @@ WORDS: Final = ("title", "url", "source", "context", "text", "tool_name", "stdou
 """Where the words of a result or a document are, in the order in which they are read."""
 
 
-def clean_block(block: Fields, strip: StripThinking, *, reads_images: bool) -> Fields | None:
+def clean_block(
+    block: Fields, strip: StripThinking, *, reads_images: bool, levels: int = RESULT_LEVELS
+) -> Fields | None:
     """A content block with what others understand; None for a thought that must not cross."""
     kind = text_of(block.get("type"))
     if is_stripped(kind, text_of(block.get("signature")), strip):
@@ -45,21 +49,23 @@ def clean_block(block: Fields, strip: StripThinking, *, reads_images: bool) -> F
     if BLOCK_FIELDS_LEFT_OUT & block.keys():
         block = {name: value for name, value in block.items() if name not in BLOCK_FIELDS_LEFT_OUT}
     if kind == "tool_result":
-        return changed(block, "content", lambda value: clean_result(value, strip, reads_images=reads_images))
+        return changed(
+            block, "content", lambda value: clean_result(value, strip, reads_images=reads_images, levels=levels)
+        )
     return block
 
 
-def clean_result(value: Raw, strip: StripThinking, *, reads_images: bool) -> Raw:
-    """What a tool gave, cleaned likewise."""
-    parts = list_of(value) or []
-    cleaned = [clean_part(part, strip, reads_images=reads_images) for part in parts]
+def clean_result(value: Raw, strip: StripThinking, *, reads_images: bool, levels: int) -> Raw:
+    """What a tool gave, cleaned likewise; results deeper in results than any tool puts them stay as they are."""
+    parts = (list_of(value) or []) if levels else []
+    cleaned = [clean_part(part, strip, reads_images=reads_images, levels=levels - 1) for part in parts]
     return value if all(new is old for new, old in zip(cleaned, parts, strict=True)) else encoded(cleaned)
 
 
-def clean_part(part: Raw, strip: StripThinking, *, reads_images: bool) -> Raw:
+def clean_part(part: Raw, strip: StripThinking, *, reads_images: bool, levels: int) -> Raw:
     """One part of what a tool gave."""
     fields = fields_of(part)
-    new = clean_block(fields, strip, reads_images=reads_images) if fields is not None else None
+    new = clean_block(fields, strip, reads_images=reads_images, levels=levels) if fields is not None else None
     return part if new is None or new is fields else encoded(new)
 
 
@@ -103,24 +109,31 @@ def has_text(document: Fields) -> bool:
     return text_of(source.get("type")) in ("text", "content")
 
 
-def words_of(value: Any) -> Iterator[str]:
+def words_of(value: Any) -> list[str]:
     """All that can be read in a value, without base64, ids and encrypted parts."""
+    words: list[str] = []
+    add_words(value, words)
+    return words
+
+
+def add_words(value: Any, words: list[str], levels: int = WORD_LEVELS) -> None:
+    """Add what can be read in a value to the words; nothing readable lies deeper than that many levels."""
     if isinstance(value, str):
-        yield from (value,) if value else ()
-    elif isinstance(value, list):
+        words += [value] if value else []
+    elif isinstance(value, list) and levels:
         for part in value:
-            yield from words_of(part)
-    elif isinstance(value, dict):
-        yield from words_in_object(value)
+            add_words(part, words, levels - 1)
+    elif isinstance(value, dict) and levels:
+        add_words_of_object(value, words, levels - 1)
 
 
-def words_in_object(value: dict[str, Any]) -> Iterator[str]:
-    """What can be read in an object."""
-    kind = value.get("type")
+def add_words_of_object(value: dict[str, Any], words: list[str], levels: int) -> None:
+    """The same of an object."""
+    kind, data = value.get("type"), value.get("data")
     if kind == "image":
-        yield IMAGE_LEFT_OUT
-    elif kind == "text" and isinstance(value.get("data"), str):
-        yield value["data"]
+        words.append(IMAGE_LEFT_OUT)
+    elif kind == "text" and isinstance(data, str):
+        words.append(data)
     elif kind not in ("base64", "url", "file"):
         for name in (*WORDS, "tool_references"):
-            yield from words_of(value.get(name))
+            add_words(value.get(name), words, levels)

@@ -45,6 +45,9 @@ from service.providers.parts import (
 from service.routing.context import limits_of
 from service.settings import Policy, Route, StripThinking
 
+LARGE_BYTES: Final = 256 * 1024
+"""What is done with a larger body may take longer than other requests should wait: it belongs into a thread."""
+
 # What Anthropic takes as an id (its refusals, seen in public issues), with what a new one begins with.
 ID_RULES: Final = {
     "tool_use": (re.compile(r"[a-zA-Z0-9_-]+"), re.compile(r"[^a-zA-Z0-9_-]"), "toolu_"),

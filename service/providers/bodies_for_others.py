@@ -21,6 +21,7 @@ Not here: which thoughts cross from vendor to vendor (`bodies`).
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Final
 
 import msgspec
@@ -82,13 +83,12 @@ def clean_content(fields: Fields, strip: StripThinking, limits: ModelLimits) -> 
 
 def join_users(value: Raw) -> Raw:
     """Messages of which no two in a row are the user's."""
-    joined: list[Fields] = []
     messages = objects_of(value)
-    for message in messages:
-        if joined and text_of(message.get("role")) == text_of(joined[-1].get("role")) == "user":
-            joined[-1] = extended(joined[-1], blocks_of(message))
-        else:
-            joined.append(message)
+    joined: list[Fields] = []
+    for role, turn in groupby(messages, turn_of):
+        first, *others = turn
+        is_joined = role == "user" and bool(others)
+        joined += [extended(first, all_blocks_of(others))] if is_joined else [first, *others]
     return value if len(joined) == len(messages) else encoded(joined)
 
 
@@ -168,22 +168,33 @@ def is_choice_of_other(choice: Fields, tools: Sequence[Fields]) -> bool:
 def fold_system(value: Raw) -> Raw:
     """Messages without the role `system`: their blocks go to the end of the user's message before them, else to the
     user's next."""
-    messages = [(text_of(message.get("role")), message) for message in objects_of(value)]
-    if not any(role == "system" for role, _ in messages):
+    runs = [(role, list(run)) for role, run in groupby(objects_of(value), turn_of)]
+    if not any(role == "system" for role, _ in runs):
         return value
     folded: list[Fields] = []
     waiting: list[Raw] = []
-    for role, message in messages:
+    for role, run in runs:
         if role == "system":
-            waiting += blocks_of(message)
-            if folded and text_of(folded[-1].get("role")) == "user":
+            waiting += all_blocks_of(run)
+            if folded and turn_of(folded[-1]) == "user":
                 folded[-1], waiting = extended(folded[-1], waiting), []
             continue
         if waiting and role != "user":
             folded.append(user_message(waiting))
-        folded.append(extended(message, waiting) if waiting and role == "user" else message)
+        folded += [extended(run[0], waiting), *run[1:]] if waiting and role == "user" else run
         waiting = []
     return encoded([*folded, user_message(waiting)] if waiting else folded)
+
+
+def turn_of(message: Fields) -> str:
+    """Whose turn a message is."""
+    return text_of(message.get("role"))
+
+
+def all_blocks_of(messages: list[Fields]) -> list[Raw]:
+    """The content of messages as blocks. They are put somewhere all at once: one by one they would be copied as often
+    as there are messages."""
+    return [block for message in messages for block in blocks_of(message)]
 
 
 def extended(message: Fields, blocks: list[Raw]) -> Fields:

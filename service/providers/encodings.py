@@ -27,6 +27,12 @@ ZSTD_STEP_BYTES: Final = 256
 ZSTD_WINDOW_BYTES: Final = 8 * 1024 * 1024
 """The largest window that this coding may ask for (RFC 9659), so that a frame's header can't claim gigabytes."""
 CODINGS_LIMIT: Final = 3
+PART_BYTES: Final = 128 * 1024
+"""About so much of an answer is decoded at once: a few milliseconds."""
+ANSWER_EXPANSION: Final = 100
+"""Streams of events shrink to a thirtieth: their framing is the same in each."""
+ANSWER_FREE_BYTES: Final = 8 * 1024 * 1024
+"""What any answer may become, however it was compressed: more than a model says."""
 
 
 class BadEncoding(ValueError):
@@ -172,14 +178,35 @@ STAGES: dict[str, Callable[[], Stage]] = {
 
 
 class AnswerDecoder:
-    """Takes the codings off an answer, chunk by chunk, however the chunks are cut."""
+    """Takes the codings off an answer, chunk by chunk, however the chunks are cut. A few bytes may stand for gigabytes:
+    they are given in parts, and no more than so many times what has come."""
+
+    __slots__ = ("_given", "_pieces", "_stages", "_taken")
 
     def __init__(self, stages: tuple[Stage, ...]) -> None:
         self._stages = stages
+        self._pieces: Iterator[bytes] = iter(())
+        self._taken = 0
+        self._given = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """What this chunk adds. Raises BadEncoding."""
-        return b"".join(through(self._stages, chunk))
+        """The first part of what this chunk adds; `more` has the others, before the next chunk. Raises BadEncoding."""
+        self._taken += len(chunk)
+        self._pieces = through(self._stages, chunk)
+        return self.more()
+
+    def more(self) -> bytes:
+        """The next part of what the last chunk adds, b"" when there is none. Raises BadEncoding."""
+        parts, size = [], 0
+        for piece in self._pieces:
+            parts.append(piece)
+            size += len(piece)
+            if size >= PART_BYTES:
+                break
+        self._given += size
+        if self._given > max(ANSWER_FREE_BYTES, ANSWER_EXPANSION * self._taken):
+            raise BadEncoding(f"the answer becomes more than {ANSWER_EXPANSION} times as large when it is decoded")
+        return b"".join(parts)
 
     def finish(self) -> bytes:
         """What was still to come, nothing in these codings. Raises BadEncoding when the answer was cut off."""

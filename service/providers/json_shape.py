@@ -7,6 +7,7 @@ here recurses any deeper than the decoder did. Not here: what the values are (`p
 """
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from service.errors import ClientError
@@ -14,12 +15,21 @@ from service.settings import BodyLimits
 
 ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-TOKEN: Final = re.compile(rb'["\[\]{},]')
-OPENING, CLOSING, QUOTE, COMMA, BACKSLASH = b"[{", b"]}", ord('"'), ord(","), ord("\\")
+TOKEN: Final = re.compile(rb'"[^"\\]*+"|["\[\]{},]')
+"""Structure, or a text without escapes, or how one with escapes begins."""
+ESCAPES: Final = re.compile(rb'(?:[^"\\]*+\\.){1,4096}+', re.DOTALL)
+"""No more of them at once than take a moment: nothing else runs meanwhile."""
+OPENING, QUOTE, COMMA, BACKSLASH = b"[{", ord('"'), ord(","), ord("\\")
 CONTAINERS_PER_BLOCK: Final = 2
 """A conversation of the most blocks may have as many messages, tools and arguments."""
 COMMAS_PER_BLOCK: Final = 3
 """No model reads more values than that: each is a token or several."""
+MOST_KEYS: Final = 10_000
+"""Of one object, which is decoded in one go."""
+MOST_ITEMS: Final = 1 << 60
+"""Of one list: no bound but that of the whole."""
+CLEAR_COMMAS: Final = 50_000
+"""Bodies with no more are not scanned for objects of many keys."""
 
 
 def check_shape(raw: bytes, limits: BodyLimits) -> None:
@@ -28,28 +38,26 @@ def check_shape(raw: bytes, limits: BodyLimits) -> None:
         return
     most_containers = limits.content_blocks * CONTAINERS_PER_BLOCK
     most_commas = limits.content_blocks * COMMAS_PER_BLOCK
-    depth = containers = commas = 0
-    place = next_token(raw, 0)
-    while place >= 0:
-        token = raw[place]
-        if token == QUOTE:
-            place = end_of_string(raw, place + 1)
-        elif token == COMMA:
+    containers = commas = 0
+    commas_in = [0]
+    for token in tokens(raw):
+        if token == COMMA:
             commas += 1
+            commas_in[-1] += 1
         elif token in OPENING:
-            depth, containers = depth + 1, containers + 1
-        else:
-            depth -= 1
-        if depth > limits.json_depth:
+            containers += 1
+            commas_in.append(-MOST_ITEMS if token == OPENING[0] else 0)
+        elif len(commas_in) > 1:
+            commas_in.pop()
+        if len(commas_in) > limits.json_depth + 1:
             raise ClientError(f"the JSON is nested more than {limits.json_depth} levels deep (MAX_JSON_DEPTH)")
-        if containers > most_containers or commas > most_commas:
+        if containers > most_containers or commas > most_commas or commas_in[-1] > MOST_KEYS:
             raise too_many_blocks(limits)
-        place = next_token(raw, place + 1)
 
 
 def is_in_doubt(raw: bytes, limits: BodyLimits) -> bool:
     """Whether bytes alone don't tell that a body is within the limits: 20 microseconds for 60 KB."""
-    most_commas = limits.content_blocks * COMMAS_PER_BLOCK
+    most_commas = min(CLEAR_COMMAS, limits.content_blocks * COMMAS_PER_BLOCK)
     if len(raw) > most_commas and raw.count(b",") > most_commas:
         return True
     brackets = raw.translate(ONE_KIND, NO_BRACKETS)
@@ -62,17 +70,24 @@ def is_in_doubt(raw: bytes, limits: BodyLimits) -> bool:
     return b"]" * (limits.json_depth - 1) in inner
 
 
-def next_token(raw: bytes, start: int) -> int:
-    """Where the next byte is that is structure or begins a text; -1: nowhere."""
-    found = TOKEN.search(raw, start)
-    return found.start() if found else -1
+def tokens(raw: bytes) -> Iterator[int]:
+    """The bytes that are structure: brackets and commas outside of texts."""
+    place = 0
+    while match := TOKEN.search(raw, place):
+        token, place = raw[match.start()], match.end()
+        if token != QUOTE:
+            yield token
+        elif match.end() - match.start() == 1:
+            place = end_of_text(raw, place) + 1
 
 
-def end_of_string(raw: bytes, start: int) -> int:
-    """Where the quote is that ends a text; the last byte when none does."""
+def end_of_text(raw: bytes, start: int) -> int:
+    """Where the quote is that ends a text with escapes; the last byte when none does."""
     end = raw.find(b'"', start)
-    while end > 0 and is_escaped(raw, end):
-        end = raw.find(b'"', end + 1)
+    while end >= 0 and is_escaped(raw, end):
+        while start <= end and (match := ESCAPES.match(raw, start)):
+            start = match.end()
+        end = raw.find(b'"', max(start, end + 1))
     return end if end >= 0 else len(raw) - 1
 
 

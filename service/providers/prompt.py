@@ -16,13 +16,14 @@ from msgspec import Raw, Struct
 LEAST_CHARS_PER_TOKEN = 6
 LIKELY_CHARS_PER_TOKEN = 4
 MEDIUM_TOKENS = 1_600
+PIECE_BYTES = 1024 * 1024
 MESSAGE_TOKENS = 4
 """What stands around a message."""
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Source(Struct):
+class Source(Struct, gc=False):
     """Where a document's content is: only text counts."""
 
     type: str = ""
@@ -30,7 +31,7 @@ class Source(Struct):
     content: "str | list[Block] | None" = None
 
 
-class Block(Struct):
+class Block(Struct, gc=False):
     """What counts of a content block, and its ids. A result has `content`; for some it is an object."""
 
     type: str = ""
@@ -46,7 +47,7 @@ class Block(Struct):
     title: str | None = None
 
 
-class Message(Struct):
+class Message(Struct, gc=False):
     """What counts of a message."""
 
     role: str = ""
@@ -141,7 +142,7 @@ def least_tokens(raw: bytes, floor_tokens: int) -> int:
         return 0
     if tally.chars <= floor_tokens * LEAST_CHARS_PER_TOKEN:
         return 0
-    least = (tally.chars - repeats("".join(tally.texts))) // LEAST_CHARS_PER_TOKEN
+    least = (tally.chars - sum(map(repeats, tally.texts))) // LEAST_CHARS_PER_TOKEN
     return least if least > floor_tokens else 0
 
 
@@ -161,10 +162,16 @@ def json_chars(raw: Raw) -> int:
 
 
 def repeats(text: str) -> int:
-    """How many characters are the same as the one before. By arithmetic on the whole text: a millisecond for 200 KB."""
+    """How many characters are the same as the one before. By arithmetic on long pieces: a millisecond for 200 KB."""
     data = text.encode("utf-8", "surrogatepass")
-    number = int.from_bytes(data, "little")
-    return (number ^ (number >> 8)).to_bytes(len(data), "little").count(0)
+    return sum(repeats_in(data[start : start + PIECE_BYTES + 1]) for start in range(0, len(data), PIECE_BYTES))
+
+
+def repeats_in(piece: bytes) -> int:
+    """The same of one piece; its last byte is only compared with."""
+    number = int.from_bytes(piece, "little")
+    mixed = (number ^ (number >> 8)).to_bytes(len(piece), "little")
+    return mixed.count(0, 0, len(piece) - 1) if len(piece) > PIECE_BYTES else mixed.count(0)
 
 
 def likely_tokens_of(system: Raw | None, tools: Raw | None) -> int:

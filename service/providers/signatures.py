@@ -6,9 +6,11 @@ request of it would be refused once. It is this process's own, and bounded: what
 Not here: which refusal is one (`routing.failure`), or leaving thoughts out (`bodies`).
 """
 
+from collections import OrderedDict
+from collections.abc import Sequence
 from hashlib import sha256
 
-from service.providers.bodies import survey
+from service.providers.bodies import BlockSurvey, survey
 
 MOST_SIGNATURES = 50_000
 
@@ -18,15 +20,15 @@ class RefusedSignatures:
 
     def __init__(self, most: int = MOST_SIGNATURES) -> None:
         self._most = most
-        self._known: dict[bytes, None] = {}
+        self._known: OrderedDict[bytes, None] = OrderedDict()
 
-    def note(self, raw: bytes) -> None:
-        """A body was refused: none of its thoughts need be sent again."""
-        for block in survey(raw):
-            if block.signature:
-                self._known[digest(block.signature)] = None
+    def note(self, raw: bytes, blocks: Sequence[BlockSurvey] | None = None) -> None:
+        """A body was refused: none of its thoughts need be sent again. `blocks` are those of its messages, where
+        somebody has read them already."""
+        signatures = [block.signature for block in (survey(raw) if blocks is None else blocks) if block.signature]
+        self._known.update(dict.fromkeys(map(digest, signatures[-self._most :])))
         while len(self._known) > self._most:
-            del self._known[next(iter(self._known))]
+            self._known.popitem(last=False)
 
     def __contains__(self, signature: object) -> bool:
         """Whether this signature was refused."""

@@ -5,6 +5,7 @@ is no client and no retry around it.
 Not here: what a failure means (`routing`), what the bytes mean (`tap`, `facts`).
 """
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -119,7 +120,10 @@ class Upstream:
         await self._body.close()
 
     async def _decoded(self, decoder: AnswerDecoder) -> bytes:
-        """The next part without its encoding; several of the body's may be needed for one."""
+        """The next part without its encoding; one of the body's may become none or several."""
+        if data := decoder.more():
+            await asyncio.sleep(0)  # others have their turn: nothing was waited for
+            return data
         while part := await self._body.chunk():
             if data := decoder.feed(part):
                 return data

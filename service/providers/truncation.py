@@ -20,6 +20,7 @@ from msgspec import Raw
 from service.providers.parts import encoded, fields_of, list_of
 from service.providers.prompt import LIKELY_CHARS_PER_TOKEN, UNREADABLE, Block, likely_tokens_of, message_of
 
+NO_IDS: frozenset[str] = frozenset()
 MEDIA = (b'"image"', b'"document"')
 """What may be larger than its bytes say."""
 
@@ -71,8 +72,8 @@ def measure(raw: Raw) -> Measured:
     return Measured(
         message.role,
         message.likely_tokens,
-        frozenset(block.id for block in blocks if block.id),
-        frozenset(block.tool_use_id for block in blocks if block.tool_use_id),
+        frozenset(block.id for block in blocks if block.id) if blocks else NO_IDS,
+        frozenset(block.tool_use_id for block in blocks if block.tool_use_id) if blocks else NO_IDS,
     )
 
 
@@ -93,10 +94,15 @@ def kept_of(messages: list[Measured], most_tokens: int) -> list[int]:
 
 
 def whole_from(messages: list[Measured]) -> list[bool]:
-    """Of each place, whether every result from there on has its call there, too."""
-    lacking: frozenset[str] = frozenset()
-    whole = []
-    for message in reversed(messages):
-        lacking = (lacking | message.results) - message.calls
-        whole.append(not lacking)
-    return whole[::-1]
+    """Of each place, whether every result from there on has its call there, too.
+
+    A result needs the call before it that is nearest; a cut between the two would part them.
+    """
+    called: dict[str, int] = {}
+    parted = [0] * (len(messages) + 1)
+    for place, message in enumerate(messages):
+        called.update(dict.fromkeys(message.calls, place))
+        for result in message.results:
+            parted[called.get(result, -1) + 1] += 1
+            parted[place + 1] -= 1
+    return [not count for count in accumulate(parted[:-1])]

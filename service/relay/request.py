@@ -25,7 +25,7 @@ from service.admission import Admission, Entry
 from service.clock import Clock
 from service.ledger.events import FailureScope
 from service.outbox import Outbox
-from service.providers.bodies import clean_body, without_thinking
+from service.providers.bodies import LARGE_BYTES, clean_body, without_thinking
 from service.providers.credentials import Credentials, NoCredential
 from service.providers.facts import windows_of
 from service.providers.headers import length_said, upstream_headers
@@ -115,7 +115,8 @@ class Relay:
         self._budget.earn()
         home = await self._home_of(call) if call.resource_ids else ""
         session_route = await self._session_route(call) if self.settings.session_affinity else ""
-        ask, candidates = self._candidates(call, home, session_route)
+        least_tokens = await self._least_tokens(call)
+        ask, candidates = self._candidates(call, home, session_route, least_tokens)
         searching = not home and bool(call.resource_ids) and call.method in READS
         plan = failover(candidates, self.settings.policy, call.model, self._budget.spend, searching=searching)
         usable = sum(candidate.usable for candidate in candidates)
@@ -140,7 +141,7 @@ class Relay:
             try:
                 await self._try(call, one, reply, deadline, is_last=len(asked) >= usable)
                 if one.failure and is_signature_refusal(one.failure):
-                    self._refused_signatures.note(call.plain)
+                    await self._note_refused(call)
                 over = reply.started or asyncio.get_running_loop().time() >= deadline
                 renewed = not over and await self._is_renewed(call, one, deadline)
                 attempt, verdict = advance(plan, Result(self.clock.now_ms(), one.failure, over, renewed=renewed))
@@ -182,6 +183,13 @@ class Relay:
         one.grant, one.probe = grant, grant.probe
         return None
 
+    async def _note_refused(self, call: Call) -> None:
+        """Remember the signatures that a provider could not check."""
+        if len(call.plain) <= LARGE_BYTES:
+            self._refused_signatures.note(call.plain, call.blocks)
+        else:
+            await asyncio.to_thread(self._refused_signatures.note, call.plain, call.blocks)
+
     async def _is_renewed(self, call: Call, one: Try, deadline: float) -> bool:
         """Whether a refused token has a successor: then the route is worth another try at once."""
         if one.failure is None or one.failure.scope != "credential" or one.status != 401:
@@ -212,14 +220,14 @@ class Relay:
             words = reasons((), off, {})
             raise uncounted(call, words) if call.endpoint == "count_tokens" and chain else no_route(call, off, words)
 
-    def _candidates(self, call: Call, home: str, session_route: str) -> tuple[Ask, list[Candidate]]:
+    def _candidates(self, call: Call, home: str, session_route: str, least_tokens: int) -> tuple[Ask, list[Candidate]]:
         """What routing is asked, and the routes, those to try first; `home`: where the request's resources live,
         `session_route`: which route served its session last."""
         chain = call.chain
         ask = Ask(
             call.endpoint,
             call.model,
-            least_tokens=self._least_tokens(call, chain),
+            least_tokens=least_tokens,
             trimmed=call.trimmed,
             threaded=call.threaded,
             bound_to=home,
@@ -240,11 +248,12 @@ class Relay:
             return chain
         return tuple(route for route in chain if route.auth == "client" or route.id in call.only_routes)
 
-    def _least_tokens(self, call: Call, chain: Sequence[Route]) -> int:
+    async def _least_tokens(self, call: Call) -> int:
         """What the prompt has at least; 0 when every model of the chain holds it, as nearly always at first sight."""
         if call.endpoint != "messages" or is_short(call.plain, self._smallest_tokens):
             return 0
-        return least_tokens(call.plain, smallest_on(chain, call.model, self.settings.policy))
+        floor_tokens = smallest_on(call.chain, call.model, self.settings.policy)
+        return await asyncio.to_thread(least_tokens, call.plain, floor_tokens)
 
     async def _home_of(self, call: Call) -> str:
         """The route on which the request's resources live, "" when it names none that is known."""
@@ -307,7 +316,7 @@ class Relay:
         except NoCredential as error:
             raise Fault(Failure("credential", "credential", message=str(error))) from None
         one.credential = credential
-        content, is_own = self._content(call, one)
+        content, is_own = await self._content(call, one)
         headers = upstream_headers(
             call.headers,
             dialect=route.provider.dialect,
@@ -338,7 +347,7 @@ class Relay:
             return min(deadline, now + self.settings.timeouts.first_byte_ms / 1000)
         return (now + deadline) / 2
 
-    def _content(self, call: Call, one: Try) -> tuple[bytes | AsyncIterator[bytes], bool]:
+    async def _content(self, call: Call, one: Try) -> tuple[bytes | AsyncIterator[bytes], bool]:
         """The body for this route, and whether it is the client's own, byte for byte."""
         if call.upload:
             if call.upload_taken:
@@ -346,6 +355,15 @@ class Relay:
             return taken(call, call.upload), True
         if call.endpoint not in ("messages", "count_tokens"):
             return call.body, True
+        if len(call.plain) <= LARGE_BYTES:
+            cleaned = self._cleaned(call, one)
+        else:
+            cleaned = await asyncio.to_thread(self._cleaned, call, one)
+        is_own = cleaned is call.plain and one.route.provider.dialect == "anthropic"
+        return (call.body if is_own else cleaned), is_own
+
+    def _cleaned(self, call: Call, one: Try) -> bytes:
+        """The body as the route's provider takes it."""
         cleaned = clean_body(
             call.plain,
             route=one.route,
@@ -356,10 +374,7 @@ class Relay:
             refused=self._refused_signatures,
             blocks=call.blocks,
         )
-        if one.attempt.candidate.without_thinking:
-            cleaned = without_thinking(cleaned)
-        is_own = cleaned is call.plain and one.route.provider.dialect == "anthropic"
-        return (call.body if is_own else cleaned), is_own
+        return without_thinking(cleaned) if one.attempt.candidate.without_thinking else cleaned
 
     async def _break_off(self, call: Call, one: Try, reply: Reply) -> None:
         """After commit the client learns the truth: the stream broke."""

@@ -45,6 +45,15 @@ def test_values_are_counted(part: bytes) -> None:
     check_shape(b"[" + part * 20 + b"0]", LIMITS)
 
 
+def test_an_object_has_a_bounded_number_of_keys() -> None:
+    """All of an object is decoded in one go, during which nothing else runs."""
+    keys = b",".join(b'"k%d":0' % number for number in range(60_000))
+    for raw in (b"{" + keys + b"}", b'{"a":[[1,{' + keys + b"}]]}"):
+        with pytest.raises(ClientError, match="MAX_CONTENT_BLOCKS"):
+            check_shape(raw, BodyLimits())
+    check_shape(b'{"a":[' + b"0," * 60_000 + b"0]}", BodyLimits())
+
+
 @pytest.mark.parametrize(
     "text", ["[" * 5_000, "]" * 5_000, "{" * 900 + "}" * 900, "a," * 9_000, '\\"{[,' * 900, "\\" * 9_001, '"' * 500]
 )
