@@ -127,7 +127,18 @@ def test_a_proxy_that_has_died_costs_no_request(tmp_path: Path) -> None:
         assert answering(port) == {"other"}
 
 
-CONSOLE = ("/dashboard", "/admin/api/overview", "/metrics", "/schema/openapi.json", "/logs", "/config", "/v1")
+CONSOLE = (
+    "/dashboard",
+    "/admin/api/overview",
+    "/metrics",
+    "/schema/openapi.json",
+    "/logs",
+    "/config",
+    "/v1",
+    "/messagesx",
+    "///v1/x",
+    "/x/v1/y",
+)
 CLIMBS = (
     "/v1/../admin/api/keys",
     "/v1/%2e%2e/metrics",
@@ -153,7 +164,7 @@ def test_the_console_is_for_this_machine(tmp_path: Path, environ: dict[str, str]
     """Published on a network, the balancer serves clients and health alone, however the path is spelled."""
     with balanced(tmp_path, Proxy("one"), **environ) as port:
         settles_to({"one"}, lambda: {asked(port, f"{prefix}/v1/models")[1][:3]})
-        for path in ("/v1/messages", "/v1/models/a%2Fb", "/livez", "/readyz?x=1"):
+        for path in ("/v1/messages", "//v1/messages", "/messages", "/v1/models/a%2Fb", "/livez", "/readyz?x=1"):
             assert asked(port, f"{prefix}{path}")[0] == 200, path
         found = {path: asked(port, path)[0] for path in (*CONSOLE, *(f"{prefix}{path}" for path in CLIMBS))}
         assert found == dict.fromkeys(found, console)
