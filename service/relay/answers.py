@@ -53,7 +53,7 @@ class Answers:
         """Pass the answer on in the way that fits it. Raises Fault or UpstreamError.
 
         An answer is read for what its content type says, whatever was asked for: one of the other kind is a failure,
-        and yet what it used counts. Where the body could not be read here, nobody knows what was asked for.
+        and yet what it used counts.
         """
         if upstream.status >= 300:
             await self._read_error(one, upstream)

@@ -34,3 +34,24 @@ async def test_a_session_ends(redis: Redis) -> None:
     assert (await route(shared), await route(shared, later_ms)) == ("zai", "")
     await redis.delete(resource_key("session:k:s"))
     assert await route(shared) == ""
+
+
+async def test_every_replica_knows_whose_a_resource_is(redis: Redis) -> None:
+    """Whoever was first is right; an owner's name may have blanks."""
+    clock, one, other = Clock(), Resources(redis), Resources(redis)
+    home = Home("anthropic", clock.new_id(), "Ann of Accounts")
+    assert await one.bind("file_1", home) == home
+    assert await other.home_of("file_1") == home
+    assert await Resources(redis).bind("file_1", Home("zai", clock.new_id(), "ben")) == home
+    assert await redis.ttl(resource_key("file_1")) > 300 * 86_400, "files stay until they are deleted"
+
+
+async def test_what_earlier_versions_wrote_has_no_owner(redis: Redis) -> None:
+    """A value of the form "route event_id" is read still, and so is a new one without an owner."""
+    clock = Clock()
+    event_id = clock.new_id()
+    await redis.set(resource_key("msgbatch_1"), f"anthropic {event_id}")
+    assert await Resources(redis).home_of("msgbatch_1") == Home("anthropic", event_id, "")
+    await Resources(redis).bind("msgbatch_2", Home("zai", event_id))
+    assert await redis.get(resource_key("msgbatch_2")) == f"zai {event_id}".encode()
+    assert await Resources(redis).home_of("x" * 200) is None
