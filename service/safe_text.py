@@ -18,7 +18,7 @@ NUMBER = re.compile(r"[+-]?\d+(\.\d+)?", re.ASCII)
 
 def visible(text: str) -> str:
     """The text with every character either seen or escaped; line breaks are escaped too."""
-    if text.isprintable() and not UNSEEN.search(text):
+    if text.isprintable() and (text.isascii() or not UNSEEN.search(text)):
         return text
     return "".join(char if is_seen(char) else char.encode("unicode_escape").decode("ascii") for char in text)
 
@@ -30,7 +30,7 @@ def is_seen(char: str) -> bool:
 
 def visible_json(encoded: str) -> str:
     """JSON without line breaks, with the same meaning, and ASCII escapes for what `visible` would escape."""
-    if encoded.isprintable() and not UNSEEN.search(encoded):
+    if encoded.isprintable() and (encoded.isascii() or not UNSEEN.search(encoded)):
         return encoded
     return "".join(char if is_seen(char) else json_escape(char) for char in encoded)
 

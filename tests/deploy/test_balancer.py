@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 WAIT_S = 30
 CLAIMS = ("For", "Host", "Proto")
 """What a client may claim in X-Forwarded headers."""
+OFFER = {"Connection": "Upgrade", "Upgrade": "h2c"}
+"""Java's HTTP client sends it with every request."""
 
 
 class Proxy(ThreadingHTTPServer):
@@ -44,7 +46,8 @@ class Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer."""
         fine = self.path != "/readyz" or self.server.ready
-        body = f"{self.server.name} {[self.headers.get(f'X-Forwarded-{what}') for what in CLAIMS]}".encode()
+        told = "upgrade offered " if "Upgrade" in self.headers else ""
+        body = f"{self.server.name} {told}{[self.headers.get(f'X-Forwarded-{what}') for what in CLAIMS]}".encode()
         self.send_response(200 if fine else 503)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -81,7 +84,7 @@ def asked(port: int, path: str = "/v1/models") -> tuple[int, str]:
     """The status and the answer of one request on a connection of its own."""
     client = HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
     try:
-        client.request("GET", path, headers={f"X-Forwarded-{what}": "6.6.6.6" for what in CLAIMS})
+        client.request("GET", path, headers=OFFER | {f"X-Forwarded-{what}": "6.6.6.6" for what in CLAIMS})
         answer = client.getresponse()
         return answer.status, answer.read().decode()
     except ConnectionError:
@@ -111,7 +114,7 @@ def test_only_ready_proxies_are_asked(tmp_path: Path) -> None:
 
 
 def test_the_client_cannot_say_where_it_comes_from(tmp_path: Path) -> None:
-    """The balancer's word replaces the client's."""
+    """The balancer's word replaces the client's; and no proxy hears of an upgrade that the client offers."""
     with balanced(tmp_path, Proxy("one")) as port:
         settles_to({"one"}, lambda: answering(port))
         assert asked(port) == (200, "one ['127.0.0.1', None, None]")
