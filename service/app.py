@@ -26,6 +26,7 @@ from service.console.console import Console
 from service.console.legacy import legacy_router
 from service.console.metrics import Metrics, metrics
 from service.console.pages import PAGES
+from service.console.safe_json import SafeJson
 from service.console.schema import openapi_config
 from service.console.traces import open_traces
 from service.drain import Drain
@@ -177,6 +178,7 @@ def create_app(parts: Parts) -> ASGIApp:
         dependencies={"console": Provide(console_of, sync_to_thread=False)},
         exception_handlers={HTTPException: answer_error},
         openapi_config=openapi_config(VERSION),
+        response_class=SafeJson,
         logging_config=None,
     )
     return with_default_headers(parts.guard.wrap(app))

@@ -16,6 +16,7 @@ from service.console.api_types import EventView, Overview
 from service.console.tail import Tail
 from service.drain import Drain
 from service.errors import NoRoute
+from service.safe_text import visible_json
 from service.tasks import end
 
 MOST_WATCHERS = 32
@@ -144,4 +145,4 @@ class Feed:
 
 def sse(name: str, data: object) -> bytes:
     """A server-sent event."""
-    return b"event: " + name.encode() + b"\ndata: " + msgspec.json.encode(data) + b"\n\n"
+    return f"event: {name}\ndata: {visible_json(msgspec.json.encode(data).decode())}\n\n".encode()

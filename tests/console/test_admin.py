@@ -1,5 +1,6 @@
 """The admin API through the real server: who may, what it answers, and that changes act."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,22 @@ async def test_the_token_is_kept_for_its_owner_alone(server: Server, anthropic: 
     again = await server.start(anthropic=anthropic)
     assert path.read_text().strip() == token
     assert (await again.http.get(f"{API}/routes", headers=bearer(token))).status_code == 200
+
+
+async def test_json_of_operators_drives_no_terminal(served: Serving) -> None:
+    """Strangers' text stays what it is, in ASCII escapes, in answers and in the live feed: curl shows both."""
+    reason = "see \u202egnp \x9b2J\x7f \u200b\U000e0041 é"
+    url = f"{API}/routes/anthropic/disable"
+    answer = await served.http.post(url, json={"reason": reason}, headers=bearer())
+    assert answer.is_success, answer.text
+    overview = await served.http.get(f"{API}/overview", headers=bearer())
+    async with served.http.stream("GET", f"{API}/live", headers=bearer()) as feed:
+        lines = feed.aiter_lines()
+        texts = [overview.text, await anext(lines), (await anext(lines)).removeprefix("data: ")]
+    assert all(text.isprintable() for text in texts)
+    for text in (texts[0], texts[2]):
+        assert json.dumps(reason)[1:-1] in json.dumps(json.loads(text))
+    assert "é" in overview.text
 
 
 async def test_the_live_feed_begins_with_an_overview(served: Serving) -> None:
