@@ -24,6 +24,7 @@ IMAGES = ROOT / "docs" / "images"
 CCPROXY = Path(sys.executable).with_name("ccproxy")
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 VIEWPORT: ViewportSize = {"width": 1280, "height": 900}
+MARGIN = 20
 MOST_BYTES = 200_000
 START_MS, EVENT_MS = 60_000, 120_000
 """The demo's script takes 89 seconds; then it starts over."""
@@ -68,10 +69,16 @@ def show(page: Page, place: str) -> None:
     expect(page.locator(".boot")).to_have_count(0)
 
 
-def take(page: Page, name: str) -> None:
+def bottom_of_routes(page: Page) -> float:
+    """Where the routes end, so that a picture of them cuts nothing in two."""
+    boxes = [box for card in page.get_by_role("article").all() if (box := card.bounding_box())]
+    return max(box["y"] + box["height"] for box in boxes) + MARGIN
+
+
+def take(page: Page, name: str, height: float = VIEWPORT["height"]) -> None:
     """Write one screenshot."""
     file = IMAGES / f"{name}.png"
-    page.screenshot(path=file)
+    page.screenshot(path=file, clip={"x": 0, "y": 0, "width": VIEWPORT["width"], "height": height})
     size = file.stat().st_size
     assert size <= MOST_BYTES, f"{file.name} has {size} bytes; the limit is {MOST_BYTES}"
     print(f"{file.relative_to(ROOT)}  {size / 1000:.0f} KB")  # noqa: T201 - a command's output
@@ -91,8 +98,8 @@ def main() -> None:
         request = failover.get_by_role("link").first.get_attribute("href")
         assert request
         light.wait_for_timeout(MORE_MS)
-        take(light, "dashboard")
-        take(dark, "dashboard-dark")
+        take(light, "dashboard", bottom_of_routes(light))
+        take(dark, "dashboard-dark", bottom_of_routes(dark))
         for name, place in (("usage", "#/usage"), ("request", request)):
             show(light, place)
             light.wait_for_timeout(MORE_MS)
