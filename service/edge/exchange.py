@@ -145,7 +145,8 @@ class Exchange:
         """The head, and from it how the body is framed. Raises ValueError for one that would be several."""
         if self.response_started:
             raise RuntimeError("the answer has begun already")
-        self.keep_alive = self.keep_alive and not self._line.closing
+        # Who waits for a 100 and gets this answer may leave its body out: nobody can tell what comes next.
+        self.keep_alive = self.keep_alive and not (self._line.closing or self.expects)
         named = dict(headers)
         lines = [STATUS[status], *map(b": ".join, headers)]
         if not self.keep_alive:

@@ -58,7 +58,7 @@ class AnswerParser:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.keep_alive = False
             if not self.complete:
-                self._drop()
+                self.drop()
                 raise httpx.RemoteProtocolError(reason(error)) from None
         if len(self.parts) == before:
             self._overhead += len(data)
@@ -68,9 +68,9 @@ class AnswerParser:
             self._overhead = 0
             self.size += len(data)
         if self.complete:
-            self._drop()
+            self.drop()
         elif self._overhead > OVERHEAD_BYTES:
-            self._drop()
+            self.drop()
             raise httpx.RemoteProtocolError(f"the answer has more than {OVERHEAD_BYTES} bytes of headers")
 
     def feed_eof(self) -> None:
@@ -78,7 +78,7 @@ class AnswerParser:
         self.keep_alive = False
         if self.complete:
             return
-        self._drop()
+        self.drop()
         if not self._till_close:
             when = "within its answer" if self.has_head else "without an answer"
             raise httpx.RemoteProtocolError(f"the provider closed the connection {when}")
@@ -98,7 +98,7 @@ class AnswerParser:
         self.size = self.size - len(data) if self.parts else 0
         return data
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """The parser and this object hold each other; nothing is left to the garbage collector."""
         self._http = None
 

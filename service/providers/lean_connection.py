@@ -13,6 +13,7 @@ Not here: which connection takes a request (`lean_pool`), how it is made (`lean_
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from copy import copy
 from typing import cast
 
 import httpx
@@ -46,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._heard = False
         self._sender: asyncio.Task[None] | None = None
         self._error: Exception | None = None
+        """Copies of it are raised: what is raised leads back to whoever raises it, and so to this connection."""
         self._reading = True
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -149,7 +151,7 @@ class Connection(asyncio.Protocol):
             if answer.complete:
                 return b""
             if self._error:
-                raise self._error
+                raise copy(self._error)
             return None
         data = answer.take() if joined else answer.take_part()
         if not self._reading and answer.size <= READ_AHEAD_BYTES:
@@ -182,6 +184,8 @@ class Connection(asyncio.Protocol):
             sender.cancel()
         if sent and answer and answer.complete and answer.keep_alive and not answer.parts and self._is_clear():
             return True
+        if answer:
+            answer.drop()
         self.abort()
         return False
 
@@ -241,19 +245,19 @@ class Connection(asyncio.Protocol):
             self._answer.feed_eof()
         except httpx.TransportError as ended:
             if not self._answer.complete:
-                self._error = ended
+                self._error = ended.with_traceback(None)
         self._answer.keep_alive = False
         self._wake()
 
     def _fail(self, error: Exception) -> None:
         """The request failed; the connection is closed."""
-        self._error = self._error or error
+        self._error = self._error or error.with_traceback(None)
         self._wake()
         self.abort()
 
     def _told(self, error: Exception) -> Exception:
         stale = self._served > 1 and not self._heard and isinstance(error, httpx.NetworkError | httpx.ProtocolError)
-        return StaleSocket(str(error)) if stale else error
+        return StaleSocket(str(error)) if stale else copy(error)
 
     def _look_at(self, moment: float) -> None:
         if self._timer:
