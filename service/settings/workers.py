@@ -16,11 +16,11 @@ from service.settings.variables import FOR_WORKERS, SECRETS
 
 FILES = tuple(f"{name}_FILE" for name in SECRETS if name in FOR_WORKERS)
 OF_THE_SYSTEM = (
-    "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SSL_CERT_DIR", "SYSTEMROOT", "TERM", "TMPDIR",
-    "TZ", "USER", "VIRTUAL_ENV", "XDG_STATE_HOME",
+    "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LD_PRELOAD", "LOGNAME", "PATH", "SSL_CERT_DIR", "SYSTEMROOT",
+    "TERM", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV", "XDG_STATE_HOME",
 )  # fmt: skip
-PREFIXES = ("LC_", "PG", "PYTHON", "COVERAGE_")
-"""Languages, libpq, and how Python itself runs."""
+PREFIXES = ("COVERAGE_", "KRB5", "LC_", "MALLOC_", "OPENSSL_", "PG", "PYTHON")
+"""Languages, libpq and what it logs in with, and how Python itself runs."""
 
 
 def is_for_workers(name: str) -> bool:
