@@ -5,7 +5,7 @@ tell it from a client: `Host` names what the browser believes to talk to (DNS re
 tell where a request was made. Clients such as Claude Code and the SDKs send neither of the latter two.
 
 - A listener on the loopback answers to loopback names and ALLOWED_HOSTS. Another listener answers to any name until
-  ALLOWED_HOSTS is set, and always to addresses: only a name can be rebound.
+  ALLOWED_HOSTS is set, and always to its own (PROXY_HOST) and to addresses: only a name can be rebound.
 - A request from another origin is refused unless the origin is in ALLOWED_ORIGINS. A link to a page of the console may
   be followed from anywhere.
 - Origins in ALLOWED_ORIGINS may read answers of the Messages API (CORS). Nobody else's scripts read anything.
@@ -56,7 +56,8 @@ class OriginGuard:
         self, settings: Settings, new_request_id: Callable[[], str], on_refusal: Callable[[str], None]
     ) -> None:
         self._loopback = settings.loopback
-        self._hosts = frozenset(settings.allowed_hosts)
+        self._serves_any = not settings.loopback and not settings.allowed_hosts
+        self._hosts = frozenset((*settings.allowed_hosts, settings.host.lower()))
         self._origins = frozenset(origin.encode() for origin in settings.allowed_origins)
         self._trusted = settings.trusted_proxies
         self._new_request_id = new_request_id
@@ -149,9 +150,9 @@ class OriginGuard:
         return is_served
 
     def _answers_to(self, name: str) -> bool:
-        if is_loopback(name) or name in self._hosts:
+        if self._serves_any or is_loopback(name) or name in self._hosts:
             return True
-        return not self._loopback and (not self._hosts or is_address(name))
+        return not self._loopback and is_address(name)
 
     def _check_origin(self, scope: Any, named: Headers) -> None:
         """Raises ForeignOrigin for what a page of another origin has made a browser send."""

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from service.edge.origins import OriginGuard
+from service.settings import from_variables
 from tests.attacks.raw import ByteProvider, RawResponse, answer, byte_provider, raw_client, request
 from tests.relay.serving import ASK, Server, Serving
 
@@ -114,6 +116,14 @@ async def test_another_listener(server: Server, provider: ByteProvider, allowed:
     variables = {"PROXY_HOST": "0.0.0.0", "DRAIN_DELAY": "0", "PROXY_API_KEYS": f"ann:{KEY}"}  # noqa: S104
     served = await server.start(anthropic=provider.base_url, variables=variables | {"ALLOWED_HOSTS": allowed})
     assert (await ask(served, host=host, x_api_key=KEY)).status == status
+
+
+def test_a_listener_answers_to_its_own_name() -> None:
+    """What `up` and operators ask for when PROXY_HOST is a name; ALLOWED_HOSTS need not repeat it."""
+    variables = {"PROXY_HOST": "Proxy.lan", "PROXY_API_KEYS": f"ann:{KEY}", "ALLOWED_HOSTS": "proxy.example"}
+    guard = OriginGuard(from_variables(variables | {"CCPROXY_HOME": "/nowhere"}), lambda: "", lambda _: None)
+    hosts = (b"proxy.lan:4181", b"proxy.example", b"evil.example")
+    assert [guard._serves_host(host) for host in hosts] == [True, True, False]
 
 
 async def test_metrics_are_open_to_this_machine_by_its_own_names_alone(server: Server) -> None:
