@@ -124,7 +124,8 @@ class Answers:
                     await reply.write(held)
                 held = chunk
         finally:
-            one.tokens = meter.tokens(len(call.body), generates=may_generate(call))
+            if call.method not in READS:
+                one.tokens = meter.tokens(len(call.body), generates=may_generate(call))
         one.outcome = "ok"
         await self._book.account(call, one, final=True)
         await reply.end(held)
@@ -202,6 +203,8 @@ def used_of_either_kind(call: Call, upstream: Upstream, body: bytes, answer: Jso
 
 def whole_tokens(call: Call, answer: JsonAnswer) -> Tokens:
     """What an answer in one piece used: as it says, else by its size."""
+    if call.method in READS:
+        return NO_TOKENS  # what it tells was used by whatever made it, and is told again each time
     if not (answer.content_bytes and may_generate(call)):
         return answer.tokens
     output = 1 if answer.tokens.output else tokens_in(answer.content_bytes)

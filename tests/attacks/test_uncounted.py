@@ -191,3 +191,15 @@ async def test_what_makes_no_tokens_counts_none(server: Server, anthropic: FakeP
     await served.http.post("/v1/messages/count_tokens", json=ASK)
     await served.http.get("/v1/models")
     assert [ended.tokens for _, ended in served.ends] == [Tokens(), Tokens()]
+
+
+async def test_what_is_read_again_counts_once(server: Server) -> None:
+    """The usage that a resource tells of was another request's, however often it is asked for."""
+    told = {"id": "sesn_0123456789", "usage": {"input_tokens": 500_000, "output_tokens": 20_000}}
+    streamed = answer(start(input_tokens=9) + CONTENT + TOLD + STOP, content_type=SSE)
+    answers = iter((answer(told), answer(told), streamed))
+    async with byte_provider(lambda _: next(answers)) as provider:
+        served = await server.start(anthropic=provider.base_url)
+        for path in ("/v1/sessions/sesn_0123456789", "/v1/sessions/sesn_0123456789", "/v1/sessions/x/stream"):
+            assert (await served.http.get(path)).status_code == 200
+    assert [ended.tokens for _, ended in served.ends] == [Tokens()] * 3
