@@ -14,6 +14,7 @@ from msgspec import Struct
 from service.admission import Admission, Grant
 from service.clock import Clock, utc_of
 from service.edge.bodies import READ_BODIES
+from service.edge.named_models import named_models
 from service.errors import ClientError, KeyBusy, KeyExpired, KeyForbids, KeySpent
 from service.ledger.events import Endpoint, Event, RequestRefused
 from service.ledger.state import ClientKey
@@ -174,9 +175,18 @@ def check_endpoint(key: ClientKey, call: Call) -> None:
 
 
 def check_model(key: ClientKey, call: Call) -> None:
-    """Raises ClientError when the key may not ask for the model that the body names."""
-    if key.models and call.endpoint in READ_BODIES and not allows_model(key, call.model):
+    """Raises ClientError when the key may not ask for a model that the body names."""
+    if not key.models or call.endpoint not in READ_BODIES:
+        return
+    if not allows_model(key, call.model):
         raise KeyForbids(f"{may_use(key)}, not {call.model or 'a request without a model'}")
+    try:
+        others = list(named_models(call.plain))
+    except ClientError as error:
+        raise KeyForbids(f"{may_use(key)}, and {error.message}") from None
+    for model in others:
+        if not allows_model(key, model):
+            raise KeyForbids(f"{may_use(key)}, not {model[:NAME_CHARS]} beside it, among tools or fallbacks")
 
 
 def may_use(key: ClientKey) -> str:

@@ -307,6 +307,35 @@ async def test_a_key_of_some_models_has_no_way_round(team: Team, anthropic: Fake
     assert anthropic.requests == []
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        b'"tools":[{"type":"advisor_20260301","name":"advisor","model":"claude-opus-4-8"}]',
+        b'"tools":[{"type":"advisor_20260301","mod\\u0065l":"claude-opus-4-8"}]',
+        b'"tools":[{"model":"claude-opus-4-8","model":"claude-haiku-4-6"}]',
+        b'"fallbacks":["claude-opus-4-8"]',
+        b'"fallbacks":[{"model":"claude-opus-4-8"}]',
+        b'"fallbacks":"default"',
+        b'"tools":[{"model":["claude-opus-4-8"]}]',
+    ],
+)
+async def test_no_model_is_named_beside_the_own(team: Team, anthropic: FakeProvider, more: bytes) -> None:
+    """An advisor, or a model to fall back to, is another model as well."""
+    haiku, _ = issue(team.served, "cy", models=("claude-haiku-*",))
+    head = b'{"model":"claude-haiku-4-6","max_tokens":8,"messages":[{"role":"user","content":"hi"}]'
+    got = await team.served.http.post("/v1/messages", content=head + b"," + more + b"}", headers={"x-api-key": haiku})
+    assert got.status_code == 400
+    assert anthropic.requests == []
+
+
+async def test_tools_may_have_a_parameter_called_model(team: Team) -> None:
+    """What a client's own tool takes is its business."""
+    haiku, _ = issue(team.served, "cy", models=("claude-haiku-*",))
+    schema = {"type": "object", "properties": {"model": {"type": "string", "enum": ["opus"]}}}
+    body = ASK | {"model": "claude-haiku-4-6", "tools": [{"name": "task", "input_schema": schema}], "fallbacks": []}
+    assert (await team.ask(haiku, "POST", "/v1/messages", body)).status_code == 200
+
+
 async def test_an_item_without_usage_counts(team: Team, anthropic: FakeProvider) -> None:
     """The results of a batch are counted when they are read, by their size if they do not say."""
     path = f"/v1/messages/batches/{await team.batch_of(team.ann)}/results"
