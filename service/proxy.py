@@ -233,7 +233,8 @@ def listen(settings: Settings) -> socket.socket:
 
 
 def inherited(settings: Settings, descriptor: int) -> socket.socket:
-    """The listening socket that another process has made."""
+    """The listening socket that another process has made; it goes to no further process."""
+    os.set_inheritable(descriptor, False)
     return socket.socket(family_of(settings), socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor)
 
 

@@ -26,6 +26,16 @@ def excepts(entry: str, host: str, port: int) -> bool:
     return name == "*" or (is_in(host, name) if is_address(host) else is_below(host, name.strip(".")))
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
+    if not is_address(host):
+        return is_below(host.rstrip("."), "localhost")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def is_address(host: str) -> bool:
     """Whether it is one, and no name."""
     return host.replace(".", "").isdigit() or ":" in host

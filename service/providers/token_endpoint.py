@@ -6,6 +6,7 @@ Not here: whether to ask (`subscription`), and keeping what comes (`credentials_
 
 import asyncio
 import re
+from urllib.request import getproxies
 
 import httpx
 import msgspec
@@ -13,6 +14,7 @@ from msgspec import Struct
 
 from service.providers.credentials_file import Tokens, is_token
 from service.providers.encodings import BadEncoding, stages_of, through
+from service.providers.transport import proxy_for
 from service.settings import OAuth
 
 TIMEOUT_S = 15.0
@@ -73,8 +75,7 @@ class TokenEndpoint:
 
     async def _post(self, ask: dict[str, str]) -> tuple[int, httpx.Headers, bytes]:
         """Status, headers and the bounded body. A client of its own: it is needed once in hours."""
-        limits = httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)
-        client = await asyncio.to_thread(httpx.AsyncClient, timeout=limits)  # reading certificates takes a while
+        client = await asyncio.to_thread(self._client)  # reading certificates takes a while
         plain = {"accept-encoding": "identity"}
         async with client, client.stream("POST", self._oauth.refresh_url, json=ask, headers=plain) as response:
             raw = b""
@@ -83,6 +84,14 @@ class TokenEndpoint:
                 if len(raw) > MAX_BYTES:
                     raise ValueError("no token is that long")
             return response.status_code, response.headers, decoded(raw, response.headers.get("content-encoding", ""))
+
+    def _client(self) -> httpx.AsyncClient:
+        """The environment names an HTTP proxy and certificates as for the providers; httpx reads NO_PROXY otherwise."""
+        proxy = proxy_for(self._oauth.refresh_url, getproxies())
+        timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)
+        return httpx.AsyncClient(
+            timeout=timeout, proxy=proxy or None, verify=httpx.create_ssl_context(), trust_env=False
+        )
 
 
 def decoded(raw: bytes, encoding: str) -> bytes:

@@ -8,6 +8,7 @@ Not here: what a failure means (`routing`), what the bytes mean (`tap`, `facts`)
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -19,7 +20,7 @@ from service.providers.encodings import AnswerDecoder, BadEncoding, answer_decod
 from service.providers.lean import LeanTransport, Waits
 from service.providers.lean_connection import StaleSocket
 from service.providers.lean_head import METHODS, base_of, target_under
-from service.providers.no_proxy import is_direct
+from service.providers.no_proxy import is_direct, is_loopback
 from service.settings import Timeouts, UpstreamTransport
 
 LIMITS = httpx.Limits(max_connections=1_000, max_keepalive_connections=100, keepalive_expiry=30)
@@ -190,10 +191,16 @@ class Wires:
         try:
             response = await self._transport(proxy).handle_async_request(request)
         except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-            raise error if trace.connected else StaleSocket(str(error)) from None
+            words = str(error)
+            if isinstance(error, httpx.RemoteProtocolError):
+                words = words.partition(":")[0]  # behind it stands what came
+            raise type(error)(words) if trace.connected else StaleSocket(words) from None
         if response.status_code < 200:
             await response.aclose()
             raise httpx.RemoteProtocolError("101 was not asked for")
+        if {"content-length", "transfer-encoding"} <= response.headers.keys():
+            await response.aclose()
+            raise httpx.RemoteProtocolError("the answer has two framings")
         timeout["read"] = waits.chunk_s  # the transport reads this dictionary again when it begins with the body
         lowered = [(name.lower(), value) for name, value in response.headers.raw]
         return Upstream(response.status_code, lowered, HttpxBody(response))
@@ -227,8 +234,18 @@ class HttpxBody:
         return b""
 
     async def close(self) -> None:
-        """Give the connection back, or drop it when the answer is not at its end."""
+        """Give the connection back, or drop it when the answer is not at its end, or more than it has come."""
+        drop_if_more_has_come(self._response)
         await self._response.aclose()
+
+
+def drop_if_more_has_come(response: httpx.Response) -> None:
+    """Keep a connection from being used again when bytes have come behind its answer: they would be taken for the
+    answer to the next request, which may be another client's. httpcore has no public way to see them."""
+    with suppress(AttributeError):  # a transport of another kind
+        state = response.stream._httpcore_stream._stream._connection._h11_state  # type: ignore[union-attr]  # noqa: SLF001
+        if state.trailing_data[0]:
+            state.send_failed()
 
 
 class Trace:
@@ -244,11 +261,12 @@ class Trace:
 
 
 def proxy_for(url: str, proxies: Mapping[str, str]) -> str:
-    """The HTTP proxy that the environment names for a URL, "" for none; `proxies` as `getproxies` gives them."""
+    """The HTTP proxy that the environment names for a URL, "" for none; `proxies` as `getproxies` gives them. None for
+    the loopback: a proxy would take it for its own, and be given the provider's key for it."""
     parts = urlsplit(url)
     proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
     host, port = parts.hostname or "", parts.port or USUAL_PORTS.get(parts.scheme, 0)
-    if not proxy or is_direct(host, port, proxies.get("no", "")) or proxy_bypass(host):
+    if not proxy or is_loopback(host) or is_direct(host, port, proxies.get("no", "")) or proxy_bypass(host):
         return ""
     return proxy if "://" in proxy else f"http://{proxy}"
 

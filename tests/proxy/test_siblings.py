@@ -54,6 +54,39 @@ def test_one_that_dies_is_replaced(proxy: Proxy) -> None:
     assert {spool.name for spool in (proxy.home / "spool").glob("*")} == set(), "nothing was to be written down"
 
 
+def test_a_process_holds_nothing_of_the_others(proxy: Proxy) -> None:
+    """They share the listening socket alone, which goes to no further process; no secret stands in a command line."""
+    first, second = (descriptors(pid) for pid in children(proxy))
+    assert {*first.values()} & {*second.values()} == {SHARED, *own_files(proxy)}
+    for pid in children(proxy):
+        listener = next(number for number, meant in descriptors(pid).items() if meant == SHARED)
+        assert int(fact(f"/proc/{pid}/fdinfo/{listener}", "flags:"), 8) & os.O_CLOEXEC
+        assert ANTHROPIC_KEY.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+SHARED = "the listening socket"
+
+
+def descriptors(pid: int) -> dict[str, str]:
+    """What a process holds open; numbers of event loops' own kinds tell nothing."""
+    found = {path.name: os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    listening = {
+        f"socket:[{line.split()[9]}]" for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line
+    }
+    named = {number: SHARED if meant in listening else meant for number, meant in found.items()}
+    return {number: meant for number, meant in named.items() if not meant.startswith("anon_inode:")}
+
+
+def own_files(proxy: Proxy) -> set[str]:
+    """Where they write to, as their parent does."""
+    return {os.readlink(f"/proc/{proxy.process.pid}/fd/1"), "/dev/null"}
+
+
+def fact(path: str, name: str) -> str:
+    """A line of a file of the kernel's."""
+    return next(line.split()[1] for line in Path(path).read_text().splitlines() if line.startswith(name))
+
+
 def test_whichever_process_is_asked_tells_of_all(proxy: Proxy) -> None:
     """What was counted in any of them, and in one that has died since."""
     for number in range(12):  # a connection each, so that both have some
