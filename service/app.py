@@ -32,11 +32,12 @@ from service.console.traces import open_traces
 from service.drain import Drain
 from service.edge.admit import Gate
 from service.edge.body_memory import BodyMemory
-from service.edge.connection import Shortcut
+from service.edge.connection import ConnectionLimits, Shortcut
 from service.edge.health import HANDLERS, Health
 from service.edge.keys import Keyring
 from service.edge.messages import messages_app
 from service.edge.origins import OriginGuard
+from service.edge.refusals import Refusals
 from service.edge.replies import error_body, with_default_headers
 from service.edge.request_target import not_found
 from service.errors import MethodNotAllowed, ProxyError
@@ -186,8 +187,14 @@ def create_app(parts: Parts) -> ASGIApp:
 
 def shortcut(parts: Parts) -> Shortcut:
     """How connections answer the Messages API, without the framework."""
-    handler = parts.guard.wrap(parts.messages)
-    return Shortcut(handler, parts.settings.base_path, parts.drain, parts.clock.new_request_id)
+    settings = parts.settings
+    return Shortcut(
+        parts.guard.wrap(parts.messages),
+        settings.base_path,
+        parts.drain,
+        Refusals(parts.clock.new_request_id, parts.metrics),
+        ConnectionLimits(head_bytes=settings.max_head_bytes, url_bytes=settings.max_url_bytes),
+    )
 
 
 def answer_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

@@ -21,8 +21,12 @@
     |  |- AskedTooOften           429  rate_limit_error
     |  |- NotFound                404  not_found_error
     |  |- MethodNotAllowed        405  invalid_request_error
+    |  |- RequestTooSlow          408  timeout_error
     |  |- BodyTooLarge            413  request_too_large
-    |  `- NotSupported            501  not_supported
+    |  |- UrlTooLong              414  invalid_request_error
+    |  |- HeadTooLarge            431  invalid_request_error
+    |  |- NotSupported            501  not_supported
+    |  `- VersionNotSupported     505  invalid_request_error
     |- Stopping                   503  api_error   (this process ends, and the answer is not at its end)
     |- BodyMemoryFull             503  api_error   (the bodies of all requests take the memory set aside for them)
     |- ReportAway                 503  api_error   (no worker answered)
@@ -163,9 +167,21 @@ class NotFound(ClientError):
 
 
 class MethodNotAllowed(ClientError):
-    """The path is known, the method is not."""
+    """The path does not take the method, or nothing here does; `allowed` are those that may be used."""
 
     status = 405
+
+    def __init__(self, message: str, *, allowed: str = "") -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
+class RequestTooSlow(ClientError):
+    """The head or body of a request took too long to come."""
+
+    status = 408
+    type = "timeout_error"
+    should_retry = True
 
 
 class BodyTooLarge(ClientError):
@@ -175,11 +191,29 @@ class BodyTooLarge(ClientError):
     type = "request_too_large"
 
 
+class UrlTooLong(ClientError):
+    """The request's URL is over the limit."""
+
+    status = 414
+
+
+class HeadTooLarge(ClientError):
+    """The request's line and headers, or its trailers, are over the limit."""
+
+    status = 431
+
+
 class NotSupported(ClientError):
     """No configured provider offers this endpoint."""
 
     status = 501
     type = "not_supported"
+
+
+class VersionNotSupported(ClientError):
+    """The request speaks another version of HTTP."""
+
+    status = 505
 
 
 class Stopping(ProxyError):

@@ -185,11 +185,11 @@ class QuietServer(uvicorn.Server):
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second; clients that have gone silent are looked for now and then."""
+        """Ten times a second; clients that are too slow are looked for now and then."""
         if counter % LOOK_TICKS == 0:
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Connection):
-                    connection.show_out_when_silent()
+                    connection.close_if_slow()
         return await super().on_tick(counter)
 
 

@@ -17,12 +17,16 @@ from litestar.types import ASGIApp
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from service.errors import ClientError
+
 LEAVING = "ccproxy.leaving"
 """A function in an ASGI scope's extensions: what it is given is called when the client goes before its answer's end."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS = {status: line.removesuffix(b"\r\n") for status, line in STATUS_LINE.items()}
 BODILESS = (204, 304)
 LAST_CHUNK = b"0\r\n\r\n"
+SMALL_BYTES = 1_024
+"""Smaller parts of a body are put together as they come: chunks of two bytes would take forty times their size."""
 
 
 class Line(Protocol):
@@ -37,7 +41,10 @@ class Line(Protocol):
         """Whether this process takes leave: the answer is the connection's last."""
 
     def on_response_complete(self) -> None:
-        """An answer is at its end."""
+        """An answer is complete."""
+
+    def end(self) -> None:
+        """The connection's last answer is complete."""
 
     def let_go(self, exchange: "Exchange") -> None:
         """Nothing more is done for this request."""
@@ -47,11 +54,12 @@ class Exchange:
     """A request as far as it has come, and its answer as far as it went."""
 
     __slots__ = (
-        "_chunked", "_gone", "_head", "_left", "_line", "_parts", "_read", "_waiter", "disconnected", "expects", "held",
-        "keep_alive", "response_complete", "response_started", "scope", "waiting_handler", "whole",
+        "_chunked", "_fault", "_gone", "_head", "_left", "_line", "_parts", "_read", "_takes_interim", "_waiter",
+        "disconnected", "expects", "held", "keep_alive", "response_complete", "response_started", "scope",
+        "waiting_handler", "whole",
     )  # fmt: skip
 
-    def __init__(self, line: Line, scope: Any, *, keep_alive: bool, expects: bool) -> None:
+    def __init__(self, line: Line, scope: Any, *, keep_alive: bool, expects: bool, takes_interim: bool) -> None:
         self.scope = scope
         self.keep_alive = keep_alive
         self.expects = expects
@@ -65,7 +73,10 @@ class Exchange:
         self.response_started = False
         self.response_complete = False
         self._line = line
-        self._parts: list[bytes] = []
+        self._takes_interim = takes_interim
+        self._fault: tuple[type[ClientError], str] | None = None
+        """Why the rest of the body will not come, and what is the client's fault in it."""
+        self._parts: list[bytes | bytearray] = []
         self._read = False
         self._waiter: asyncio.Future[None] | None = None
         self._gone: Callable[[], None] | None = None
@@ -89,15 +100,32 @@ class Exchange:
 
     def take(self, part: bytes) -> None:
         """A part of the body has come."""
-        if not self.response_complete:
-            self._parts.append(part)
-            self.held += len(part)
-            self._wake()
+        if self.response_complete:
+            return
+        parts = self._parts
+        if not parts or len(part) >= SMALL_BYTES:
+            parts.append(part)
+        elif isinstance(parts[-1], bytearray):
+            parts[-1] += part
+        else:
+            parts.append(bytearray(part))
+        self.held += len(part)
+        self._wake()
 
     def end(self) -> None:
         """The body is whole."""
         self.whole = True
         self._wake()
+
+    def fail(self, error: ClientError) -> None:
+        """The body will not be whole: who waits for it is told why."""
+        self._fault = (type(error), error.message)
+        self._wake()
+
+    @property
+    def survives_eof(self) -> bool:
+        """Whether a client that sends no more may still wait for the answer."""
+        return self._takes_interim and self.whole and not self.response_started
 
     def lose(self) -> None:
         """The client has gone."""
@@ -115,15 +143,19 @@ class Exchange:
             gone()
 
     async def receive(self) -> dict[str, Any]:
-        """What has come of the body, or comes next; later, that the exchange is over."""
+        """What has come of the body, or comes next; later, that the exchange is over. Raises ClientError when the rest
+        can't come."""
         if self.expects and not self._line.transport.is_closing():
             self.expects = False
             self._line.transport.write(CONTINUE)
-        while not (self._parts or (self.whole and not self._read) or self.disconnected or self.response_complete):
+        while not (self._parts or (self.whole and not self._read) or self._is_over):
             await self._come()
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        if self._fault:
+            kind, message = self._fault
+            raise kind(message)  # a new one for each: what is raised leads back here by its frames
+        body = bytes(self._parts[0]) if len(self._parts) == 1 else b"".join(self._parts)
         self._parts, self.held, self._read = [], 0, self.whole
         return {"type": "http.request", "body": body, "more_body": not self.whole}
 
@@ -138,6 +170,11 @@ class Exchange:
             self._begin(message["status"], message["headers"])
         else:
             self._write(message.get("body", b""), last=not message.get("more_body", False))
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing more of the body is given."""
+        return self.disconnected or self.response_complete or self._fault is not None
 
     # -- how it goes on the wire
 
@@ -191,7 +228,7 @@ class Exchange:
         self._parts, self.held = [], 0
         self._wake()
         if not self.keep_alive:
-            self._line.transport.close()
+            self._line.end()
         self._line.on_response_complete()
 
     def _flush(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import ProxyError
+from service.errors import MethodNotAllowed, ProxyError
 
 JSON = (b"content-type", b"application/json")
 EVENT_STREAM = b"text/event-stream"
@@ -88,15 +88,6 @@ class AsgiReply:
         await self.end(body)
 
 
-def refusal(error: ProxyError, request_id: str) -> ASGIApp:
-    """The answer to a request that the connection itself refuses."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - nothing of it matters
-        await AsgiReply(send, request_id).fail(error)
-
-    return answer
-
-
 def with_default_headers(app: ASGIApp) -> ASGIApp:
     """The application, with `DEFAULT_HEADERS` on its answers."""
 
@@ -120,6 +111,8 @@ def error_headers(error: ProxyError) -> list[tuple[bytes, bytes]]:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if error.should_retry is not None:
         headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    if isinstance(error, MethodNotAllowed) and error.allowed:
+        headers.append((b"allow", error.allowed.encode()))
     return headers
 
 

@@ -96,6 +96,8 @@ def build(read: Reader, file: File, origin: str) -> Settings:
         session_affinity=read.flag("SESSION_AFFINITY", False),
         max_body_bytes=read.integer("MAX_BODY_BYTES", 33_554_432, least=1_024),
         bodies=bodies(read),
+        max_head_bytes=read.integer("MAX_HEAD_BYTES", 65_536, least=4_096, most=1_048_576),
+        max_url_bytes=read.integer("MAX_URL_BYTES", 16_384, least=1_024, most=65_536),
         redis_url=redis_url(read, "REDIS_URL"),
         rq_redis_url=redis_url(read, "RQ_REDIS_URL"),
         database_url=database_url(read),

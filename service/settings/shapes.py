@@ -278,6 +278,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     upstream_transport: UpstreamTransport = "lean"
     max_body_bytes: int = 33_554_432
     bodies: BodyLimits = BodyLimits()
+    max_head_bytes: int = 65_536
+    max_url_bytes: int = 16_384
     redis_url: str | None = None
     rq_redis_url: str | None = None
     database_url: str | None = None

@@ -130,6 +130,14 @@ VARIABLES: tuple[Variable, ...] = (
         "268435456",
         "memory for the bodies of all requests of one process; beyond it the newest is answered 503, to try again",
     ),
+    Variable(
+        "MAX_HEAD_BYTES",
+        "65536",
+        "largest request line with headers, else 431; clients send 2 KB, and it is held before any key is checked",
+    ),
+    Variable(
+        "MAX_URL_BYTES", "16384", "longest URL, else 414; clients send 100 bytes, and providers take no longer ones"
+    ),
     Variable("CIRCUIT_BREAKER_ENABLED", "true", "`false`: failures never close a route"),
     Variable("CIRCUIT_BREAKER_COOLDOWN_MS", "60000", "how long an open circuit stays open at first"),
     Variable("CIRCUIT_BREAKER_DEGRADED_THRESHOLD", "3", "failures in a row from which a route is shown as degraded"),

@@ -1,4 +1,4 @@
-"""The straight way of requests under /v1/ answers what uvicorn's own does, byte for byte; and what is its own."""
+"""A connection answers what uvicorn's own does, byte for byte; and what is its own: bounds, refusals, slow clients."""
 
 import asyncio
 import gc
@@ -13,9 +13,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.drain import Drain
 from service.edge import connection as module
-from service.edge.connection import KEPT_BYTES, Connection, Shortcut
+from service.edge.connection import BODY_WINDOW_BYTES, KEPT_BYTES, Connection, Shortcut
 from service.edge.exchange import LEAVING
+from service.edge.refusals import Refusals
+from service.edge.replies import AsgiReply
 from service.edge.request_target import read_target, target_in
+from service.errors import ClientError
 from tests.fakes import FakeProvider
 from tests.relay.serving import ASK, STREAM, Server, Wire
 
@@ -82,10 +85,30 @@ async def handle(scope: Any, receive: Any, send: Any) -> None:
         await answer(send, said := f"{told} {len(body)} {body[:40]!r}".encode(), length=len(said))
 
 
+class Uncounted:
+    """Counts nothing."""
+
+    def begin(self) -> None:
+        pass
+
+    def end(self, endpoint: str, verdict: str, reason: str) -> None:
+        pass
+
+
+async def answering_faults(scope: Any, receive: Any, send: Any) -> None:
+    """Answers as `handle`, and a body that does not come as the API's handler does."""
+    try:
+        await handle(scope, receive, send)
+    except ClientError as error:
+        await AsgiReply(send, "req_011").fail(error)
+
+
 @asynccontextmanager
 async def serving(handler: Handler, protocol: Any = None) -> AsyncIterator["Served"]:
     """A server of this handler, straight away and behind uvicorn's own cycle."""
-    http: Any = protocol or partial(Connection, shortcut=Shortcut(handler, "/base", Drain(), lambda: "req_011"))
+    http: Any = protocol or partial(
+        Connection, shortcut=Shortcut(handler, "/base", Drain(), Refusals(lambda: "req_011", Uncounted()))
+    )
     config = uvicorn.Config(
         handler, http=http, lifespan="off", log_config=None, date_header=False, server_header=False, ws="none"
     )
@@ -160,8 +183,6 @@ def talks() -> Iterator[Any]:
     yield "an upgrade", (get(b"/v1/x", b"upgrade: h2c\r\nconnection: upgrade, close\r\n"),)
     yield "shorter than said", (get(b"/v1/short"),)
     yield "longer than said", (get(b"/v1/long"),)
-    yield "no http", (b"GET /v1/x\r\n\r\nHELLO\r\n\r\n",)
-    yield "a broken chunk", (b"POST /v1/e HTTP/1.1\r\nhost: h\r\n%btransfer-encoding: chunked\r\n\r\nZZ\r\n" % JSON,)
 
 
 @pytest.mark.parametrize("pieces", [pytest.param(pieces, id=name) for name, pieces in talks()])
@@ -389,40 +410,64 @@ async def test_a_request_leaves_nothing_to_the_collector(
 
 
 WHOLE = get(b"/v1/echo")
+PARTS = [
+    pytest.param(b"", b"", id="nothing"),
+    pytest.param(b"POST /v1/echo HTTP/1.1\r\nhost:", b" 408 ", id="head"),
+    pytest.param(post(b"x" * 10)[:-5], b" 408 ", id="body"),
+    pytest.param(post(LARGE)[: 2 * KEPT_BYTES], b" 408 ", id="large body"),
+    pytest.param(post(b"x" * 10, headers=b"content-type: text/plain\r\n")[:-5], b" 408 ", id="upload"),
+    pytest.param(post(b"x" * 10, path=b"/other/echo")[:-5], b" 408 ", id="body of another path"),
+    pytest.param(post(b"x" * 10, path=b"/v1/early")[:-5], b" 413 ", id="body behind an answer"),
+    pytest.param(WHOLE + WHOLE[:-2], b" 408 ", id="next head"),
+    pytest.param(get(b"/other/echo") + WHOLE[:-2], b" 408 ", id="next head elsewhere"),
+    pytest.param(WHOLE + b"|\r\n", b" 200 ", id="empty lines"),
+]
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        b"",
-        b"POST /v1/echo HTTP/1.1\r\nhost:",
-        post(b"x" * 10)[:-5],
-        post(LARGE)[: 2 * KEPT_BYTES],
-        post(b"x" * 10, headers=b"content-type: text/plain\r\n")[:-5],
-        post(b"x" * 10, path=b"/other/echo")[:-5],
-        WHOLE + WHOLE[:-2],
-        get(b"/other/echo") + WHOLE[:-2],
-    ],
-    ids=["nothing", "head", "body", "large body", "upload", "body of another path", "next head", "next head elsewhere"],
-)
-async def test_a_client_that_is_waited_for_in_vain_is_shown_out(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever of a request is missing, and whatever was asked before."""
-    async with serving(handle) as served, served.connected() as wire:
-        await wire.send(said)
-        await wire.quiet()
+@pytest.mark.parametrize(("said", "told"), PARTS)
+async def test_a_client_that_is_too_slow_is_disconnected(
+    said: bytes, told: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of a request is missing, and whatever was asked before: it learns why, and the connection closes."""
+    monkeypatch.setattr(module, "LINGER_S", 0.01)
+    async with serving(answering_faults) as served, served.connected() as wire:
+        for piece in said.split(b"|"):
+            await wire.send(piece)
+            await wire.quiet(0.05)
         [connection] = served.state.connections
-        connection.show_out_when_silent()
+        connection.close_if_slow()
         assert not connection.transport.is_closing()  # it has its time
-        monkeypatch.setattr(module, "SILENCE_S", 0.01)
-        connection.show_out_when_silent()
-        await wire.to_the_end()
+        connection._body_bytes = 0  # as after a window
+        monkeypatch.setattr(module, "HEAD_S", 0.01)
+        monkeypatch.setattr(module, "BODY_WINDOW_S", 0.01)
+        await asyncio.sleep(0.02)
+        connection.close_if_slow()
+        assert told in await wire.to_the_end()
         await until(lambda: not served.state.tasks)
+
+
+async def test_a_slow_body_that_makes_progress_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each window begins anew; the pace counts, not the whole time."""
+    monkeypatch.setattr(module, "BODY_WINDOW_S", 0.0)
+    part = b"x" * BODY_WINDOW_BYTES
+    async with serving(handle) as served, served.connected() as wire:
+        whole = post(part * 3)
+        await wire.send(whole[: -3 * len(part)])
+        await until(lambda: any(each._in_body for each in served.state.connections))
+        [connection] = served.state.connections
+        for number in range(3):
+            await wire.send(part)
+            await until(lambda: connection._body_bytes == len(part) or not connection._in_body)
+            connection.close_if_slow()
+            assert connection._body_bytes == 0 or number == 2
+        await wire.until(b"200 OK")
 
 
 @pytest.mark.parametrize("path", [b"/v1/late", b"/other/late"])
 async def test_a_client_that_waits_is_left_alone(path: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """For its answer, and afterwards for its own next request: then uvicorn's timer runs."""
-    monkeypatch.setattr(module, "SILENCE_S", 0.0)
+    monkeypatch.setattr(module, "HEAD_S", 0.0)
+    monkeypatch.setattr(module, "BODY_WINDOW_S", 0.0)
     due = asyncio.Event()
 
     async def late(_: Any, receive: Any, send: Any) -> None:
@@ -434,18 +479,18 @@ async def test_a_client_that_waits_is_left_alone(path: bytes, monkeypatch: pytes
         await wire.send(post(b"{}", path=path))
         await wire.quiet(0.05)
         [connection] = served.state.connections
-        connection.show_out_when_silent()
+        connection.close_if_slow()
         due.set()
         await wire.until(b"late")
-        connection.show_out_when_silent()
+        connection.close_if_slow()
         wire.got = b""
         await wire.send(get(path))
         await wire.until(b"late")
 
 
-async def test_a_body_that_nobody_reads_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_nobody_reads_is_not_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is not asked for more can't send it."""
-    monkeypatch.setattr(module, "SILENCE_S", 0.0)
+    monkeypatch.setattr(module, "BODY_WINDOW_S", 0.0)
     due = asyncio.Event()
 
     async def late(scope: Any, receive: Any, send: Any) -> None:
@@ -456,8 +501,29 @@ async def test_a_body_that_nobody_reads_is_no_silence(monkeypatch: pytest.Monkey
         sending = asyncio.create_task(wire.send(post(LARGE)))
         await until(lambda: any(each.flow.read_paused for each in served.state.connections))
         [connection] = served.state.connections
-        connection.show_out_when_silent()
-        monkeypatch.setattr(module, "SILENCE_S", 60.0)
+        connection.close_if_slow()
+        monkeypatch.setattr(module, "BODY_WINDOW_S", 60.0)
         due.set()
         await wire.until(b"200 OK")
         await sending
+
+
+async def test_a_client_that_waits_for_a_100_is_not_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sends its body when it is told to."""
+    monkeypatch.setattr(module, "BODY_WINDOW_S", 0.0)
+    due = asyncio.Event()
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        await due.wait()
+        await handle(scope, receive, send)
+
+    async with serving(late) as served, served.connected() as wire:
+        await wire.send(post(b"{}", JSON + b"expect: 100-continue\r\n").removesuffix(b"{}"))
+        await until(lambda: bool(served.state.tasks))
+        [connection] = served.state.connections
+        connection.close_if_slow()
+        monkeypatch.setattr(module, "BODY_WINDOW_S", 60.0)
+        due.set()
+        await wire.until(b"100 Continue\r\n\r\n")
+        await wire.send(b"{}")
+        await wire.until(b"200 OK")
