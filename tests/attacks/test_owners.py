@@ -307,24 +307,24 @@ async def test_a_key_of_some_models_has_no_way_round(team: Team, anthropic: Fake
     assert anthropic.requests == []
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        b'"tools":[{"type":"advisor_20260301","name":"advisor","model":"claude-opus-4-8"}]',
-        b'"tools":[{"type":"advisor_20260301","mod\\u0065l":"claude-opus-4-8"}]',
-        b'"tools":[{"model":"claude-opus-4-8","model":"claude-haiku-4-6"}]',
-        b'"fallbacks":["claude-opus-4-8"]',
-        b'"fallbacks":[{"model":"claude-opus-4-8"}]',
-        b'"fallbacks":"default"',
-        b'"tools":[{"model":["claude-opus-4-8"]}]',
-    ],
+BESIDE = (
+    b'"tools":[{"type":"advisor_20260301","name":"advisor","model":"claude-opus-4-8"}]',
+    b'"tools":[{"type":"advisor_20260301","mod\\u0065l":"claude-opus-4-8"}]',
+    b'"tools":[{"model":"claude-opus-4-8","model":"claude-haiku-4-6"}]',
+    b'"tools":[{"model":["claude-opus-4-8"]}]',
+    b'"fallbacks":["claude-opus-4-8"]',
+    b'"fallbacks":[{"model":"claude-opus-4-8"}]',
+    b'"fallbacks":"default"',
 )
-async def test_no_model_is_named_beside_the_own(team: Team, anthropic: FakeProvider, more: bytes) -> None:
+
+
+async def test_no_model_is_named_beside_the_own(team: Team, anthropic: FakeProvider) -> None:
     """An advisor, or a model to fall back to, is another model as well."""
     haiku, _ = issue(team.served, "cy", models=("claude-haiku-*",))
-    head = b'{"model":"claude-haiku-4-6","max_tokens":8,"messages":[{"role":"user","content":"hi"}]'
-    got = await team.served.http.post("/v1/messages", content=head + b"," + more + b"}", headers={"x-api-key": haiku})
-    assert got.status_code == 400
+    head = b'{"model":"claude-haiku-4-6","max_tokens":8,"messages":[{"role":"user","content":"hi"}],'
+    for more in BESIDE:
+        got = await team.served.http.post("/v1/messages", content=head + more + b"}", headers={"x-api-key": haiku})
+        assert got.status_code == 400, more
     assert anthropic.requests == []
 
 
