@@ -18,6 +18,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 from urllib.parse import unquote
 
@@ -211,8 +212,12 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; trailers are dropped."""
-        if self._in_head:
-            super().on_header(name, value.rstrip(b" \t"))
+        if not self._in_head:
+            return
+        name, value = name.lower(), value.rstrip(b" \t")
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head of a request has come: it is lined up for whoever answers it."""
@@ -264,7 +269,7 @@ class Connection(HttpToolsProtocol):
 
     def end(self) -> None:
         """The last answer is complete: close, but let a client that was refused while it sends read it."""
-        if not self._refused:
+        if not self._refused or self.pipeline:
             self.transport.close()
         elif not self.transport.is_closing():
             with suppress(OSError):  # it has gone
@@ -306,7 +311,8 @@ class Connection(HttpToolsProtocol):
         limit = self._shortcut.limits.head_bytes
         if len(self.headers) > MOST_HEADERS:
             raise HeadTooLarge(f"the request has more than {MOST_HEADERS} headers")
-        if len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers]) > limit:
+        headers = self.headers
+        if len(self.url) + sum(map(len, chain.from_iterable(headers))) + 4 * len(headers) > limit:
             raise HeadTooLarge(f"the request's line and headers are larger than {limit:,} bytes (MAX_HEAD_BYTES)")
 
     def _check_unfinished(self) -> None:

@@ -100,6 +100,7 @@ class Exchange:
 
     def take(self, part: bytes) -> None:
         """A part of the body has come."""
+        self.expects = False  # it has not waited
         if self.response_complete:
             return
         parts = self._parts
@@ -114,6 +115,7 @@ class Exchange:
 
     def end(self) -> None:
         """The body is whole."""
+        self.expects = False
         self.whole = True
         self._wake()
 

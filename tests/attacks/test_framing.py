@@ -263,3 +263,14 @@ async def test_a_flood_of_pipelined_requests_is_cut(server: Server) -> None:
             told = await client.closed()
         assert 64 <= told.count(b"HTTP/1.1 200 ") <= 66
         assert told.count(b"HTTP/1.1 400 ") == 1
+
+
+async def test_a_refusal_ends_what_was_read_before_it_too(server: Server) -> None:
+    """An answer that closes the connection is its last, also when others and a refusal wait behind it."""
+    expecting = request(ASK, headers={"expect": "100-continue", "x-api-key": "wrong"})
+    served = await server.start(variables={"PROXY_API_KEYS": "a:0123456789abcdef"})
+    async with raw_client(served.url) as client:
+        await client.send(expecting + request(ASK) + b"nonsense\r\n\r\n")
+        told = [await client.receive() for _ in range(3)]
+        assert [each.status for each in told] == [401, 401, 405]
+        assert await client.closed() == b""

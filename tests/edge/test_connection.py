@@ -170,7 +170,6 @@ def talks() -> Iterator[Any]:
     yield "two", (post(b"1"), post(b"2"), last)
     yield "pipelined", (post(b"1") + get(b"/v1/chunks") + post(b"2") + get(b"/v1/empty") + last,)
     yield "pipelined, mixed with others", (post(b"1") + get(b"http://h/v1/x") + post(b"2") + last,)
-    yield "expects a 100", (post(b"", JSON + LAST + b"expect: 100-continue\r\n"),)
     yield "expects a 100 and is refused", (post(b"{}", JSON + LAST + b"expect: 100-continue\r\n", b"/v1/early"),)
     yield "refused early, and goes on", (post(LARGE, path=b"/v1/early"), last)
     yield "refused unread, and goes on", (post(LARGE, path=b"/v1/unread"), last)
