@@ -193,6 +193,7 @@ def shortcut(parts: Parts) -> Shortcut:
         settings.base_path,
         parts.drain,
         Refusals(parts.clock.new_request_id, parts.metrics),
+        parts.memory,
         ConnectionLimits(head_bytes=settings.max_head_bytes, url_bytes=settings.max_url_bytes),
     )
 

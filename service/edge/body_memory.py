@@ -1,7 +1,8 @@
 """How much memory the bodies of all requests of this process may take together; the newest is refused beyond that.
 
 One request's share is what it holds: its body, the same decoded, and what was read of it. It is given back when the
-request ends, however it does. Not here: how large one body may be (`bodies`).
+request ends, however it does. What a connection keeps of a body before its request is handled counts too (`exchange`).
+Not here: how large one body may be (`bodies`).
 """
 
 from service.errors import BodyMemoryFull

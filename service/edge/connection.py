@@ -30,6 +30,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.drain import Drain
+from service.edge.body_memory import BodyMemory
 from service.edge.exchange import CONTINUE, Exchange
 from service.edge.refusals import Refusals
 from service.edge.request_head import ALLOWED, WANTED_VERSIONS, check_head
@@ -86,6 +87,7 @@ class Shortcut(Struct, frozen=True):
     base_path: str
     drain: Drain
     refusals: Refusals
+    memory: BodyMemory
     limits: ConnectionLimits = ConnectionLimits()
 
 
@@ -103,6 +105,7 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._shortcut = shortcut
+        self.memory = shortcut.memory
         self._exchange: Exchange | None = None
         """That whose request was read last."""
         self._open: set[Exchange] = set()
@@ -249,7 +252,7 @@ class Connection(HttpToolsProtocol):
         self._overhead_bytes = 0
         self._body_bytes += len(body)
         exchange.take(body)
-        if exchange.held > KEPT_BYTES:
+        if exchange.held > KEPT_BYTES or self.memory.held > self.memory.most_bytes:
             self.flow.pause_reading()
             self._begin(exchange)
 

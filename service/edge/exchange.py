@@ -17,6 +17,7 @@ from litestar.types import ASGIApp
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from service.edge.body_memory import BodyMemory
 from service.errors import ClientError
 
 LEAVING = "ccproxy.leaving"
@@ -35,6 +36,7 @@ class Line(Protocol):
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
     flow: FlowControl
+    memory: BodyMemory
 
     @property
     def closing(self) -> bool:
@@ -90,6 +92,7 @@ class Exchange:
         try:
             await app(self.scope, self.receive, self.send)  # type: ignore[arg-type]
         finally:
+            self._release()
             self.scope = self._gone = None  # both lead back here: nothing is left to the collector
             self._line.let_go(self)
             if not self.response_complete and not self.disconnected:
@@ -111,6 +114,7 @@ class Exchange:
         else:
             parts.append(bytearray(part))
         self.held += len(part)
+        self._line.memory.held += len(part)
         self._wake()
 
     def end(self) -> None:
@@ -132,6 +136,7 @@ class Exchange:
     def lose(self) -> None:
         """The client has gone."""
         self.disconnected = True
+        self._release()
         self._wake()
         if self._gone and not self.response_complete:
             self._gone()
@@ -158,7 +163,8 @@ class Exchange:
             kind, message = self._fault
             raise kind(message)  # a new one for each: what is raised leads back here by its frames
         body = bytes(self._parts[0]) if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts, self.held, self._read = [], 0, self.whole
+        self._read = self.whole
+        self._release()
         return {"type": "http.request", "body": body, "more_body": not self.whole}
 
     async def send(self, message: Any) -> None:
@@ -227,7 +233,7 @@ class Exchange:
         if self._left:
             raise RuntimeError("the answer is shorter than its head says")
         self.response_complete = True
-        self._parts, self.held = [], 0
+        self._release()
         self._wake()
         if not self.keep_alive:
             self._line.end()
@@ -239,6 +245,11 @@ class Exchange:
             self._line.transport.write(head)
 
     # -- waiting for the body
+
+    def _release(self) -> None:
+        """What was kept of the body is kept no longer, or by somebody else."""
+        self._line.memory.held -= self.held
+        self._parts, self.held = [], 0
 
     async def _come(self) -> None:
         self._line.flow.resume_reading()

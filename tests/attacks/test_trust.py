@@ -121,6 +121,17 @@ async def test_bodies_of_all_requests_share_a_bound(server: Server) -> None:
         await until_idle(served)
 
 
+async def test_what_is_kept_before_a_request_is_handled_counts_as_well(server: Server) -> None:
+    """Bodies that come slowly are held before anybody is asked who sends them; what is left is given back."""
+    served = await server.start(variables=KEYS | {"LOG_LEVEL": "silent"})
+    async with raw_client(served.url) as client:
+        await client.send(head({}, 100_000) + b" " * 90_000)
+        async with asyncio.timeout(20):
+            while served.parts.memory.held < 90_000:  # noqa: ASYNC110 - bounded by the limit above
+                await asyncio.sleep(0.01)
+    await until_idle(served)
+
+
 @pytest.mark.parametrize(
     ("body", "encoding", "status", "words"),
     [

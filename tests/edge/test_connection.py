@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.drain import Drain
 from service.edge import connection as module
+from service.edge.body_memory import BodyMemory
 from service.edge.connection import BODY_WINDOW_BYTES, KEPT_BYTES, Connection, Shortcut
 from service.edge.exchange import LEAVING
 from service.edge.refusals import Refusals
@@ -107,7 +108,8 @@ async def answering_faults(scope: Any, receive: Any, send: Any) -> None:
 async def serving(handler: Handler, protocol: Any = None) -> AsyncIterator["Served"]:
     """A server of this handler, straight away and behind uvicorn's own cycle."""
     http: Any = protocol or partial(
-        Connection, shortcut=Shortcut(handler, "/base", Drain(), Refusals(lambda: "req_011", Uncounted()))
+        Connection,
+        shortcut=Shortcut(handler, "/base", Drain(), Refusals(lambda: "req_011", Uncounted()), BodyMemory(1 << 28)),
     )
     config = uvicorn.Config(
         handler, http=http, lifespan="off", log_config=None, date_header=False, server_header=False, ws="none"
