@@ -92,7 +92,8 @@ class Exchange:
         try:
             await app(self.scope, self.receive, self.send)  # type: ignore[arg-type]
         finally:
-            self._release()
+            if self.held:
+                self._release()
             self.scope = self._gone = None  # both lead back here: nothing is left to the collector
             self._line.let_go(self)
             if not self.response_complete and not self.disconnected:
@@ -233,7 +234,8 @@ class Exchange:
         if self._left:
             raise RuntimeError("the answer is shorter than its head says")
         self.response_complete = True
-        self._release()
+        if self.held:
+            self._release()
         self._wake()
         if not self.keep_alive:
             self._line.end()
