@@ -43,20 +43,19 @@ def offering(
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)
-@pytest.mark.parametrize("offer", OFFERS)
-async def test_the_body_is_read_by_its_framing(server: Server, offer: str, framing: str) -> None:
+async def test_the_body_is_read_by_its_framing(server: Server, framing: str) -> None:
     """On the way of the API, pipelined with others, whatever the reads; and the connection goes on."""
-    sent = offering(OFFERS[offer], framing)
     async with byte_provider() as provider:
         served = await server.start(anthropic=provider.base_url)
         async with raw_client(served.url) as client:
-            await client.send(sent * 2 + request(ASK_BYTES))
-            assert [(await client.receive()).status for _ in range(3)] == [200] * 3
-            for cut in (10, sent.index(b"\r\n\r\n") + 2, sent.index(b"\r\n\r\n") + 4, len(sent) - 3):
-                await client.send(sent[:cut])
-                await asyncio.sleep(0.005)
-                assert (await client.ask(sent[cut:])).status == 200
-    assert [seen.body for seen in provider.seen] == [ASK_BYTES] * 7
+            for sent in (offering(offer, framing) for offer in OFFERS.values()):
+                await client.send(sent * 2 + request(ASK_BYTES))
+                assert [(await client.receive()).status for _ in range(3)] == [200] * 3
+                for cut in (10, sent.index(b"\r\n\r\n") + 2, sent.index(b"\r\n\r\n") + 4, len(sent) - 3):
+                    await client.send(sent[:cut])
+                    await asyncio.sleep(0.005)
+                    assert (await client.ask(sent[cut:])).status == 200
+    assert [seen.body for seen in provider.seen] == [ASK_BYTES] * 7 * len(OFFERS)
     assert not [name for seen in provider.seen for name, _ in seen.headers if name in (b"upgrade", b"http2-settings")]
 
 
@@ -67,7 +66,7 @@ async def test_every_split_of_the_bytes_reads_the_same(server: Server, framing: 
     async with byte_provider() as provider:
         served = await server.start(anthropic=provider.base_url)
         async with raw_client(served.url) as client:
-            for cut in range(1, len(sent), 3):
+            for cut in range(1, len(sent), 7):
                 await client.send(sent[:cut])
                 await asyncio.sleep(0)
                 await client.send(sent[cut:])
@@ -107,23 +106,25 @@ async def test_a_page_of_the_proxy_reads_the_body_too(server: Server) -> None:
 
 
 @pytest.mark.parametrize("where", ["same read", "next read"])
-@pytest.mark.parametrize("offer", OFFERS)
-async def test_a_body_is_never_a_request(server: Server, offer: str, where: str) -> None:
+async def test_a_body_is_never_a_request(server: Server, where: str) -> None:
     """The attack: the body of one request is another one, which nobody must ever read as such."""
     hidden = b"DELETE /v1/files/file_011hidden HTTP/1.1\r\nhost: 127.0.0.1\r\nx-api-key: k\r\n\r\n"
-    head = (
-        f"POST /v1/files HTTP/1.1\r\nhost: 127.0.0.1\r\n{OFFERS[offer]}content-length: {len(hidden)}\r\n\r\n".encode()
-    )
     async with byte_provider() as provider:
         served = await server.start(anthropic=provider.base_url)
-        async with raw_client(served.url) as client:
-            await client.send(head + hidden if where == "same read" else head)
-            if where == "next read":
-                await asyncio.sleep(0.02)
-                await client.send(hidden)
-            assert (await client.receive()).status == 200
-            assert (await client.ask(request(ASK_BYTES))).status == 200
-    assert [(seen.method, seen.body) for seen in provider.seen] == [(b"POST", hidden), (b"POST", ASK_BYTES)]
+        for offer in OFFERS.values():
+            head = (
+                f"POST /v1/files HTTP/1.1\r\nhost: 127.0.0.1\r\n{offer}content-length: {len(hidden)}\r\n\r\n".encode()
+            )
+            async with raw_client(served.url) as client:
+                await client.send(head + hidden if where == "same read" else head)
+                if where == "next read":
+                    await asyncio.sleep(0.02)
+                    await client.send(hidden)
+                assert (await client.receive()).status == 200
+                assert (await client.ask(request(ASK_BYTES))).status == 200
+    assert [(seen.method, seen.body) for seen in provider.seen] == [(b"POST", hidden), (b"POST", ASK_BYTES)] * len(
+        OFFERS
+    )
 
 
 @pytest.mark.parametrize("status", [b"101 Switching Protocols", b"101 X", b"100 Continue", b"103 Early Hints"])
