@@ -33,7 +33,7 @@ COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-comp
   $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo dev build test simulate simulate-faults lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale lock docs screenshots clean stale
+.PHONY: help up demo dev build test simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale lock docs screenshots clean stale
 .PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
@@ -86,6 +86,10 @@ simulate: $(DEVELOP) ## simulated fleets under every fault, one for each of SEED
 
 simulate-faults: $(DEVELOP) ## plant each fault that the simulation has to notice, and count the seeds until it does
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation --fault all --seeds $(or $(SEEDS),1000)
+
+fuzz: $(DEVELOP) ## structured fuzz: decided, forwarded and counted are compared (SEED=n REQUESTS=20000, ONLY=n for one)
+	$(BIN)/python -m tests.attacks.fuzz $(if $(SEED),--seed $(SEED)) $(if $(REQUESTS),--requests $(REQUESTS)) \
+	  $(if $(ONLY),--only $(ONLY))
 
 bench-ledger: $(DEVELOP) ## what the ledger folds, lags, catches up and proves in a second; EVENTS= for another size
 	@PYTHONPATH=. $(BIN)/python -m bench.ledger
