@@ -7,7 +7,7 @@ Proxy, byte-level provider and clients share one event loop. Each request is sen
 usual one behind it, so that a request that was read in two ways shows. What is compared (`Oracle`) is read by other
 readers than the proxy's: Python's JSON with first and last of equal keys, zlib, brotli and zstandard themselves.
 
-Not here: what the requests are (`fuzz_requests`).
+Not here: what the requests and the provider's answers are (`fuzz_requests`, `fuzz_answers`).
 """
 
 import argparse
@@ -16,7 +16,6 @@ import gc
 import json
 import logging
 import os
-import re
 import sys
 import tempfile
 import time
@@ -32,9 +31,10 @@ import zstandard
 from msgspec import Struct
 
 from service import brake
-from service.ledger.events import AttemptEnded, AttemptStarted
+from service.ledger.events import AttemptEnded, AttemptStarted, Tokens
+from tests.attacks.fuzz_answers import echo_of, marker_of, said_by_provider, usage_for
 from tests.attacks.fuzz_requests import MARKER, FuzzedRequest, fuzzed
-from tests.attacks.raw import ByteProvider, RawClient, RawResponse, SeenRequest, answer, byte_provider, request
+from tests.attacks.raw import ByteProvider, RawClient, RawResponse, SeenRequest, byte_provider, request
 from tests.edge.test_admit import issue
 from tests.relay.serving import ANTHROPIC_KEY, ASK, Server, Serving, server_of
 
@@ -51,8 +51,6 @@ STATUSES = frozenset((204, 400, 401, 403, 404, 405, 408, 411, 413, 414, 415, 417
 """With which the proxy itself may refuse."""
 VARIABLES = {"PROXY_API_KEYS": "ledger", "LOG_LEVEL": "silent"}
 HOP_BY_HOP = frozenset((b"upgrade", b"te", b"proxy-authorization", b"http2-settings", b"keep-alive"))
-ECHO = re.compile(rb"said (fz-[a-z0-9-]+)")
-SSE = "text/event-stream; charset=utf-8"
 
 
 class Problem(NamedTuple):
@@ -92,64 +90,6 @@ class Verdict(Struct):
     def is_good(self) -> bool:
         """Whether nothing is wrong."""
         return not self.problems and self.blocked_s <= MOST_BLOCKED_S and self.growth_bytes <= MOST_GROWTH_BYTES
-
-
-# -- the provider
-
-
-def said_by_provider(seen: SeenRequest) -> bytes:
-    """A provider's answer, which tells the marker of the request that it belongs to."""
-    marker = marker_of(seen)
-    path = seen.target.split(b"?")[0]
-    if path == b"/v1/messages" and seen.method == b"POST":
-        if b'"stream":true' in plain_of(seen).replace(b" ", b""):
-            return answer(stream_for(marker), content_type=SSE)
-        return answer(message_for(marker))
-    if path == b"/v1/messages/count_tokens":
-        return answer({"input_tokens": 5, "marker": f"said {marker}"})
-    told = answer({"data": [], "marker": f"said {marker}"})
-    return told.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if seen.method == b"HEAD" else told
-
-
-def marker_of(seen: SeenRequest) -> str:
-    """The marker of a request as it was forwarded."""
-    return b"|".join(seen.values(MARKER.encode())).decode("latin-1")
-
-
-def echo_of(told: RawResponse) -> str:
-    """The marker of the request that an answer of the provider's belongs to, "" for other answers."""
-    found = ECHO.search(told.body)
-    return found[1].decode() if found else ""
-
-
-def input_tokens(marker: str) -> int:
-    """What a request with this marker is said to have used."""
-    return 10 + zlib.crc32(marker.encode()) % 10_000
-
-
-def message_for(marker: str) -> dict[str, Any]:
-    """A message that uses so many tokens."""
-    usage = {"input_tokens": input_tokens(marker), "output_tokens": 7}
-    return {
-        "id": "msg_01Fuzz", "type": "message", "role": "assistant", "model": "claude-haiku-4-5",
-        "content": [{"type": "text", "text": f"said {marker}"}], "stop_reason": "end_turn", "stop_sequence": None,
-        "usage": usage,
-    }  # fmt: skip
-
-
-def stream_for(marker: str) -> bytes:
-    """The same as an event stream."""
-    message = message_for(marker) | {"content": [], "stop_reason": None}
-    message["usage"] = {"input_tokens": input_tokens(marker), "output_tokens": 1}
-    events: list[dict[str, Any]] = [
-        {"type": "message_start", "message": message},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": f"said {marker}"}},
-        {"type": "content_block_stop", "index": 0},
-        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 7}},
-        {"type": "message_stop"},
-    ]
-    return b"".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in events)
 
 
 # -- other readers than the proxy's
@@ -318,11 +258,10 @@ class Oracle:
         endpoint = endpoint_by(one.method, one.target.split(b"?")[0])
         if endpoint in ("other", "batches"):  # estimated, or counted when results come
             return
-        wanted = (input_tokens(marker), 7) if endpoint == "messages" else (0, 0)
+        wanted = usage_for(marker) if endpoint == "messages" else Tokens()
         for end in ends:
             if end.outcome != "aborted":
-                found = (end.tokens.input, end.tokens.output)
-                self.expect(found == wanted, "other tokens were counted", (found, wanted, end))
+                self.expect(end.tokens == wanted, "other tokens were counted", (end.tokens, wanted, end))
 
 
 def is_haiku(model: object) -> bool:
@@ -477,7 +416,7 @@ async def fuzz(server: Server, seed: int, numbers: Iterable[int]) -> Verdict:
     """A run on a proxy of its own. Wrong keys are not slowed down: all come from one address."""
     server.patch.setattr(brake, "FREE_TRIES", sys.maxsize)
     asyncio.get_running_loop().set_debug(False)  # half of the time would be asyncio's checks
-    async with byte_provider(said_by_provider) as provider:
+    async with byte_provider(lambda seen: said_by_provider(seen, plain_of(seen))) as provider:
         served = await server.start(anthropic=provider.base_url, variables=VARIABLES)
         return await Fuzz(served, provider, seed).run(numbers)
 

@@ -3,7 +3,8 @@
 import pytest
 
 from service.ledger.events import AttemptEnded, AttemptStarted, Tokens
-from tests.attacks.fuzz import Oracle, Seen, fuzz, input_tokens, message_for, readings, usual
+from tests.attacks.fuzz import Oracle, Seen, fuzz, readings, usual
+from tests.attacks.fuzz_answers import usage_for
 from tests.attacks.fuzz_requests import FuzzedRequest
 from tests.attacks.raw import RawResponse, SeenRequest
 from tests.relay.serving import ANTHROPIC_KEY, Server
@@ -40,11 +41,11 @@ def started(**fields: object) -> AttemptStarted:
 def ended(**fields: object) -> AttemptEnded:
     """And at its end."""
     known = {"event_id": "b", "at_ms": 2, "attempt_id": "a", "request_id": "r", "started_at_ms": 1, "outcome": "ok"}
-    used = Tokens(input=input_tokens(MARKER), output=7)
+    used = usage_for(MARKER)
     return AttemptEnded(**(known | {"tokens": used, "client_key": KEY_ID} | fields))  # type: ignore[arg-type]
 
 
-def told(status: int = 200, body: bytes = str(message_for(MARKER)).encode()) -> RawResponse:
+def told(status: int = 200, body: bytes = f"said {MARKER}".encode()) -> RawResponse:
     """An answer."""
     return RawResponse(status, [], body)
 
