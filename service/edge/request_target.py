@@ -17,6 +17,7 @@ Not here: methods, versions and headers (`request_head`), the target towards a p
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -71,7 +72,15 @@ class RequestTarget(Struct, frozen=True):
 
 
 def read_target(method: str, raw: bytes, base_path: str = "") -> RequestTarget:
-    """The target of a request line, `raw` in origin form. Raises NotFound or ClientError."""
+    """The target of a request line, `raw` in origin form. Raises NotFound or ClientError.
+
+    Clients ask for the same few targets; those are remembered.
+    """
+    return (remembered if len(raw) <= REMEMBERED_BYTES else parse_target)(method, raw, base_path)
+
+
+def parse_target(method: str, raw: bytes, base_path: str) -> RequestTarget:
+    """See `read_target`."""
     given, _, query = raw.decode("latin-1").partition("?")
     if not QUERY.fullmatch(query):
         raise ClientError("the query holds a character that a URL can't hold; escape it")
@@ -79,6 +88,12 @@ def read_target(method: str, raw: bytes, base_path: str = "") -> RequestTarget:
     if path is None or endpoint_of("POST", path) != endpoint_of("POST", path.lower()):
         raise not_found(method)
     return RequestTarget(path, query, endpoint_of(method, path))
+
+
+REMEMBERED_BYTES = 256
+REMEMBERED_TARGETS = 256
+"""Longer or more targets than these are a client's own, such as ids of batches; together they take 200 KB at most."""
+remembered = lru_cache(REMEMBERED_TARGETS)(parse_target)
 
 
 def origin_form(raw: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

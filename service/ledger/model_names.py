@@ -29,6 +29,7 @@ def canonical(model: str) -> str:
     return bare or name
 
 
+@lru_cache(MOST_NAMES)
 def is_of(model: str, families: tuple[str, ...]) -> bool:
     """Whether a name begins like those of a family, such as `claude`."""
     return canonical(model).startswith(families)
