@@ -94,7 +94,7 @@ fuzz: $(DEVELOP) ## structured fuzz: decided, forwarded and counted are compared
 bench-ledger: $(DEVELOP) ## what the ledger folds, lags, catches up and proves in a second; EVENTS= for another size
 	@PYTHONPATH=. $(BIN)/python -m bench.ledger
 
-bench-sizing: $(DEVELOP) ## what README's sizing table says: speed and memory of the parts, growth; REQUESTS= for more
+bench-sizing: $(DEVELOP) ## what docs/sizing.md says: speed and memory of the parts, growth; REQUESTS= for more
 	@PYTHONPATH=. $(BIN)/python -m bench.sizing
 
 bench-failover: $(DEVELOP) ## how soon a dead route is left, and how exactly a quota is used; ROUNDS= for more

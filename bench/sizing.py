@@ -1,4 +1,4 @@
-"""Measures what README's sizing table says, on real servers: `make bench-sizing`, REQUESTS= for another size.
+"""Measures what the table in `docs/sizing.md` says, on real servers: `make bench-sizing`, REQUESTS= for another size.
 
 Requests of one proxy for a second of its own processor's time, events that one worker folds in a second, the memory of
 both, what Redis holds, and what Postgres grows by. Each speed is the median of rounds, beside the least and the most of

@@ -6,7 +6,7 @@ Prepares .env.docker for docker-compose.yml on Windows. On Linux and macOS: depl
   powershell -ExecutionPolicy Bypass -File deploy\setup-docker.ps1
       makes .env.docker of .env.docker.example, or keeps yours
   powershell -ExecutionPolicy Bypass -File deploy\setup-docker.ps1 -Subscription
-      and lets the proxy use your Claude Code login (README: Terms)
+      and lets the proxy use your Claude Code login (terms: docs/limits.md)
 
 What is there is never lost: a file that would change is copied to FILE.backup.TIME first, and the rest of it stays.
 

@@ -2,7 +2,7 @@
 # Prepares .env.docker for docker-compose.yml on Linux and macOS. On Windows: deploy/setup-docker.ps1.
 #
 #   deploy/setup-docker.sh                    makes .env.docker of .env.docker.example, or keeps yours
-#   deploy/setup-docker.sh --subscription     and lets the proxy use your Claude Code login (README: Terms)
+#   deploy/setup-docker.sh --subscription     and lets the proxy use your Claude Code login (terms: docs/limits.md)
 #
 #   --env-file FILE       instead of .env.docker beside docker-compose.yml, or of PROXY_ENV_FILE
 #   --credentials FILE    Claude Code's credentials file, where it is not found by itself

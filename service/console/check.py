@@ -109,7 +109,7 @@ async def check_place(what: str, url: str) -> Finding:
     try:
         parts, port = urlsplit(url), port_at(url)
     except ValueError:
-        return Finding(what, False, "the address can't be read; see README for its form")
+        return Finding(what, False, "the address can't be read; see docs/settings.md for its form")
     tls = ssl.create_default_context() if parts.scheme == "https" else None
     return await look(what, parts.hostname or "", port, tls)
 

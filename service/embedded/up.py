@@ -54,7 +54,7 @@ def run(
     """Start everything, stay until told to end, and return the exit status. `build` is for others: more children."""
     screen = screen or Screen()
     if sys.platform == "win32":
-        screen.fail("`ccproxy up` needs Linux or macOS. On Windows, run it in WSL2, or use Docker: see README.")
+        screen.fail("`ccproxy up` needs Linux or macOS. On Windows, run it in WSL2, or use Docker: see docs/docker.md.")
         return 1
     try:
         with Signals() as signals, _home(settings):

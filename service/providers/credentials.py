@@ -81,14 +81,9 @@ class Credentials:
 
 def subscription_of(route: Route, oauth: OAuth, redis: Redis | None, clock: Clock) -> Subscription:
     """A route's subscription, with what it is made of."""
-    file = CredentialsFile(route.credentials_path)
-    if file.is_open_to_others():
-        log.warning(
-            "oauth.open_to_others", extra={"file": file.path, "mend": "chmod o-r, or every user has the log-in"}
-        )
     return Subscription(
         route.id,
-        file,
+        CredentialsFile(route.credentials_path),
         TokenEndpoint(oauth),
         SharedToken(redis, oauth.share_key, route.id) if redis and oauth.share_key else None,
         skew_ms=oauth.skew_ms,

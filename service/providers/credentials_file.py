@@ -108,13 +108,6 @@ class CredentialsFile:
         """Whether refreshed tokens could be kept here."""
         return os.access(self.path, os.W_OK)
 
-    def is_open_to_others(self) -> bool:
-        """Whether any user of this host may read the tokens."""
-        try:
-            return bool(os.stat(self.path).st_mode & stat.S_IROTH)
-        except OSError:
-            return False
-
     def try_lock(self) -> FileLock | None:
         """The lock of this file over all proxies of the host, or None while another has it.
 

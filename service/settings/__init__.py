@@ -3,8 +3,8 @@
 Not here: deciding anything with them (that is `service.routing`), or reading them again while running.
 
 The environment variables are those of the original proxy, by name and meaning; `VARIABLES` is the one list of them,
-which README and `.env.example` are tested against. The TOML file says what variables can't (several routes of one
-provider, own providers, model maps); there, an unknown key is an error. An error names its place and its mend.
+from which `docs/settings.md` and `.env.example` are generated. The TOML file holds what variables can't (several routes
+of one provider, own providers, model maps); there, an unknown key is an error. An error names its place and the fix.
 """
 
 from service.settings.files import read_dotenv, unquoted

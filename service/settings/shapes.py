@@ -75,7 +75,7 @@ ANTHROPIC = Provider(
     families=("claude",),
     # GLM names to Claude: the tables of the original proxy, in the order in which they are tried.
     model_map={"glm-*-air": "claude-haiku-4-6", "glm-*-turbo": "claude-haiku-4-6", "glm-*": "claude-opus-4-8"},
-    # The original's README, and its aliases.
+    # From the original's documentation, with its aliases.
     model_fallback={
         "claude-opus": "claude-opus-4-8",
         "claude-sonnet": "claude-sonnet-4-6",

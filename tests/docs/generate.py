@@ -6,7 +6,6 @@ from tests.docs.cli_page import CLI_PAGE, cli_page
 from tests.docs.settings_pages import (
     ENV_DOCKER_EXAMPLE,
     ENV_EXAMPLE,
-    README,
     SETTINGS_PAGE,
     env_docker_example,
     env_example,
@@ -14,8 +13,7 @@ from tests.docs.settings_pages import (
 )
 
 if __name__ == "__main__":
-    for page in (README, SETTINGS_PAGE):
-        page.write_text(with_settings(page.read_text(encoding="utf-8")), encoding="utf-8")
+    SETTINGS_PAGE.write_text(with_settings(SETTINGS_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     CLI_PAGE.write_text(cli_page(), encoding="utf-8")
     ENV_EXAMPLE.write_text(env_example(), encoding="utf-8")
     ENV_DOCKER_EXAMPLE.write_text(env_docker_example(ENV_DOCKER_EXAMPLE.read_text(encoding="utf-8")), encoding="utf-8")

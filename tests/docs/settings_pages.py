@@ -1,4 +1,4 @@
-"""The settings as `docs/settings.md`, README, `.env.example` and `.env.docker.example` show them, made from
+"""The settings as `docs/settings.md`, `.env.example` and `.env.docker.example` show them, made from
 `service.settings.VARIABLES`.
 
 `make docs` (`generate`) writes them; a test fails when they are out of date. The first part of `.env.docker.example`,
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 ENV_EXAMPLE = ROOT / ".env.example"
 ENV_DOCKER_EXAMPLE = ROOT / ".env.docker.example"
@@ -51,7 +50,7 @@ IN_CONTAINERS = {"REDIS_URL": "cc-redis, with its password"}
 """Defaults that docker-compose.yml gives by way of a file."""
 HEAD = """\
 # Every setting of Claude Code Proxy. Copy this file to .env, and uncomment what you want to change: .env is read from
-# the folder in which ccproxy is started, and what the environment says goes first. README explains more.
+# the folder in which ccproxy is started, and what the environment says goes first. docs/settings.md explains more.
 """
 
 
@@ -70,7 +69,7 @@ def settings_tables() -> str:
     tables = []
     for title, group in groups():
         rows = [f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" for name, default, meaning in group]
-        tables.append("\n".join([f"**{title}**", "", "| variable | default | meaning |", "|---|---|---|", *rows]))
+        tables.append("\n".join([f"## {title}", "", "| variable | default | meaning |", "|---|---|---|", *rows]))
     return "\n\n".join([BEGIN, *tables, END])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ from service.ledger import wire
 from service.settings import VARIABLES
 from tests.deploy.metrics import METRICS
 from tests.docs.cli_page import CLI_PAGE, cli_page, commands
-from tests.docs.pages import DOCS, ROOT, anchors, blocks, links, name_of, pages, prose_of, text_of
+from tests.docs.pages import DOCS, README, ROOT, anchors, blocks, links, name_of, pages, prose_of, text_of
 from tests.docs.settings_pages import SETTINGS_PAGE, with_settings
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_BYTES_OF_AN_IMAGE = 200_000
+MOST_README_LINES = 200
+HELP = ("-h", "--help")
 EXTERNAL = ("http://", "https://", "mailto:")
 PAGES = pages()
 REDIS_KEYS = DOCS / "redis-keys.md"
@@ -94,6 +97,16 @@ def test_every_metric_is_named() -> None:
     assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == expected
 
 
+def test_every_dependency_is_named() -> None:
+    """Each package that pyproject.toml asks for has a reason, and no other has."""
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))
+    wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["otlp"]]
+    wanted += [entry for group in project["dependency-groups"].values() for entry in group if isinstance(entry, str)]
+    names = {re.split(r"[^\w.-]", entry, maxsplit=1)[0] for entry in wanted}
+    cells = re.findall(r"^\| ([a-z][\w, -]*) \|", text_of(DOCS / "dependencies.md"), re.MULTILINE)
+    assert {name for cell in cells if cell != "package" for name in cell.split(", ")} == names
+
+
 def test_every_redis_key_is_named() -> None:
     """Whatever the code writes is part of the contract."""
     keys = {key("route") for key in route_keys()}
@@ -109,11 +122,17 @@ def route_keys() -> list[Callable[[str], str]]:
     return [key for name, key in vars(wire).items() if name.endswith("_key") and name not in others]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_targets_exist(page: Path) -> None:
-    """Each `make` that a page names is a target."""
+def test_the_readme_is_short() -> None:
+    """A front page is read in a minute."""
+    assert len(text_of(README).splitlines()) <= MOST_README_LINES
+
+
+def test_targets_exist() -> None:
+    """Each `make` that a page or .ci/run runs is a target; what everybody needs is named."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(MAKE.findall(code_of(page))) <= targets
+    texts = [*map(code_of, PAGES), (ROOT / ".ci" / "run").read_text(encoding="utf-8")]
+    named = {target for text in texts for target in MAKE.findall(text)}
+    assert {"up", "dev", "test", "lock", "docs"} <= named <= targets
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -138,14 +157,12 @@ def is_command(line: str) -> bool:
     while words and isinstance(command, click.Group):
         found = command.get_command(click.Context(command), words[0])
         if found is None:
-            break
+            return words[0] == "--version" or words[0] in HELP or (command is not main and words[0].startswith("-"))
         command = found
         words = words[1:]
-    if command is main:
-        return bool(words) and words[0] == "--version"
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     given = [word.partition("=")[0] for word in words[: words.index("--") if "--" in words else None]]
-    return all(word in known or word in ("-h", "--help") for word in given if word.startswith("-"))
+    return all(word in known or word in HELP for word in given if word.startswith("-"))
 
 
 def test_images_are_small() -> None:

@@ -1,4 +1,4 @@
-"""The few words of redis-cli that README uses, through redis-py: for machines that lack the real one.
+"""The few words of redis-cli that docs/redis-keys.md uses, through redis-py: for machines that lack the real one.
 
 `python redis_cli.py -p PORT WORDS`, with the password in REDISCLI_AUTH; it prints as redis-cli does into a pipe.
 """

@@ -1,4 +1,4 @@
-"""What operators ask of Redis: README's one-liners, each run by a shell, with redis-cli where there is one."""
+"""The one-liners of docs/redis-keys.md, each run by a shell, with redis-cli where there is one."""
 
 import os
 import re
@@ -42,7 +42,7 @@ Cli = Callable[[str], list[str]]
 
 @pytest.fixture(params=["redis-cli", "redis-py"] if shutil.which("redis-cli") else ["redis-py"])
 def cli(request: pytest.FixtureRequest, house: House, proxy: Proxy, tmp_path: Path) -> Cli:  # noqa: ARG001 - a proxy beats
-    """Runs a line in a shell, as README has it; the lines of its answer."""
+    """Runs a line in a shell, as the documentation has it; the lines of its answer."""
     path = os.environ["PATH"]
     if request.param == "redis-py":
         stand_in = tmp_path / "redis-cli"
@@ -175,7 +175,7 @@ def test_replicas_and_whether_they_agree(cli: Cli, house: House, proxy: Proxy) -
 
 
 def settings_told(cli: Cli) -> Counter[str]:
-    """How many live proxies have which settings, as README counts them."""
+    """How many live proxies have which settings, as the documentation counts them."""
     return Counter({digest: int(number) for number, digest in (line.split() for line in cli(READ_SETTINGS))})
 
 
@@ -192,9 +192,9 @@ def beat_of(house: House, proxy: Proxy) -> dict[str, str]:
         return eventually(found)
 
 
-def test_every_line_of_the_readme_runs(cli: Cli, http: httpx.Client) -> None:
-    """Whatever README says to ask, Redis answers."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_every_line_of_the_documentation_runs(cli: Cli, http: httpx.Client) -> None:
+    """Whatever docs/redis-keys.md says to ask, Redis answers."""
+    text = (ROOT / "docs" / "redis-keys.md").read_text(encoding="utf-8")
     lines = [line for line in re.findall(r"^(redis-cli .*)$", text, re.MULTILINE) if "xread" not in line]
     assert len(lines) >= 5
     ask(http)

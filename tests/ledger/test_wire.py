@@ -128,7 +128,7 @@ def test_each_stream_has_its_kind_of_ledger() -> None:
 
 
 def test_the_names_in_redis_are_a_contract() -> None:
-    """README documents them and operators type them: they change only with a line in CHANGELOG."""
+    """docs/redis-keys.md documents them and operators type them: they change only with a line in CHANGELOG."""
     assert {
         wire.events_key("zai"): "events",
         wire.snapshot_key("zai"): "snapshot",

@@ -13,7 +13,7 @@ from service.providers.credentials import Credentials, NoCredential
 from service.providers.subscription import Subscription
 from service.settings import Route, Settings, load
 from tests.fakes import FakeProvider
-from tests.providers.making import HOUR_MS, OLD_ACCESS, log_in, refreshes, told
+from tests.providers.making import OLD_ACCESS, log_in, refreshes, told
 
 
 def settings_of(home: Path, fake: FakeProvider, variables: Mapping[str, str]) -> Settings:
@@ -52,19 +52,6 @@ async def test_a_static_token_is_never_refreshed(tmp_path: Path, fake: FakeProvi
         assert not await credentials.refused(routes["subscription"], "sk-ant-oat01-static")
     assert refreshes(fake) == 0
     assert told(path) == before
-
-
-@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, False), (0o644, True)])
-async def test_a_file_that_everybody_may_read_is_warned_of(
-    tmp_path: Path, fake: FakeProvider, path: Path, caplog: pytest.LogCaptureFixture, mode: int, *, warned: bool
-) -> None:
-    """It is used all the same: it may be mounted so."""
-    log_in(path, left_ms=HOUR_MS, mode=mode)
-    variables = {"CLAUDE_SUBSCRIPTION_ENABLED": "true", "CLAUDE_CREDENTIALS_PATH": str(path)}
-    async with credentials_of(settings_of(tmp_path, fake, variables)) as (credentials, routes):
-        assert await credentials.of(routes["subscription"]) == OLD_ACCESS
-    assert ("oauth.open_to_others" in caplog.text) == warned
-    assert OLD_ACCESS not in caplog.text
 
 
 async def test_a_file_is_kept_fresh_beside_the_requests(

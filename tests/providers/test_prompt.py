@@ -91,6 +91,7 @@ def test_repeats_are_counted_in_one_go(text: str) -> None:
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [
     "README.md",
+    "docs/routing.md",
     "CHANGELOG.md",
     "LICENSE",
     "requirements.lock",

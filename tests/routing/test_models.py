@@ -131,7 +131,7 @@ def lacks(*models: str, ago_ms: int = 1_000) -> RouteLedger:
     ],
 )
 def test_a_denied_model_has_a_stand_in(route: Route, asked: str, denied: tuple[str, ...], expected: str | None) -> None:
-    """The README's map of the original, step by step; without another name the route does not serve the model."""
+    """The documented map of the original, step by step; without another name the route does not serve the model."""
     assert choose_model(route, asked, lacks(*denied), POLICY, NOW_MS) == expected
 
 

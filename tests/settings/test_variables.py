@@ -161,7 +161,7 @@ def test_a_variable_without_effect_says_so(name: str) -> None:
 
 
 def test_every_variable_is_tested() -> None:
-    """One list: what README shows is what this file looks at."""
+    """One list: what docs/settings.md shows is what this file looks at."""
     assert {variable.name for variable in VARIABLES} == {
         effect[0] for effect in EFFECTS
     } | ACCEPTED.keys() | ELSEWHERE.keys()

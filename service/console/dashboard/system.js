@@ -220,7 +220,7 @@ function inForce() {
     "Settings in force",
     {
       id: "settings",
-      intro: "Of the replica that answers here. Secrets are masked. README tells what each means.",
+      intro: "Of the replica that answers here. Secrets are masked. docs/settings.md explains each.",
       aside: h(
         "label",
         {},
