@@ -59,7 +59,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("claude-code-proxy"), prog_name="ccproxy")
 def main() -> None:
-    """Relay Claude Code and every Messages API client along a chain of routes, and keep an exact ledger of it."""
+    """A failover proxy with an exact usage ledger for Claude Code and every Messages API client."""
     sys.excepthook = show_exception
 
 
@@ -84,7 +84,7 @@ def up(config: Path | None) -> None:
 @click.option("--listener", type=int, hidden=True, help="A descriptor that listens; how processes share an address.")
 @click.option("--started", type=int, hidden=True, help="A pipe to be told once requests are answered.")
 def serve(config: Path | None, listener: int | None, started: int | None) -> None:
-    """Serve the proxy alone; Redis is at REDIS_URL, workers run elsewhere."""
+    """Run the proxy only; Redis is at REDIS_URL, workers run elsewhere."""
     settings = with_settings(config, to_serve=True)
     settings = replace(settings, redis_url=settings.redis_url or DEFAULT_REDIS_URL)
     if settings.processes > 1 and listener is None:
@@ -109,7 +109,7 @@ def announce(pipe: int) -> None:
 @config_option
 @json_option
 def check(config: Path | None, *, as_json: bool) -> None:
-    """Say whether the settings would work: credentials, addresses, loops. No request goes to a provider."""
+    """Check the settings: credentials, addresses, loops. Sends no request to a provider."""
     from service.console.check import check_all
     from service.console.screens import show_findings
 
@@ -130,13 +130,13 @@ main.add_command(keys)
 
 @main.group()
 def admin() -> None:
-    """Who may use the admin API and the dashboard."""
+    """Access to the admin API and the dashboard."""
 
 
 @admin.command("token")
 @config_option
 def admin_token(config: Path | None) -> None:
-    """Show the admin's token: that of the settings, else the one kept in CCPROXY_HOME, made when there is none."""
+    """Print the admin token: ADMIN_TOKEN, or the one kept in CCPROXY_HOME, created if there is none."""
     from service.console.auth import kept_token
 
     settings = with_settings(config)

@@ -114,9 +114,9 @@ def keep_own_variables() -> None:
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Only say what is missing; exit code 1 when something is.")
+@click.option("--check", is_flag=True, help="Only list pending migrations; exit code 1 if there are any.")
 def migrate(*, check: bool) -> None:
-    """Bring the database's schema up to date."""
+    """Migrate the database schema to this version."""
     settings = load_for_workers()
     with told_errors(), connect(database_url_of(settings)) as connection:
         steps = pending(connection) if check else apply_migrations(connection)
@@ -128,22 +128,22 @@ def migrate(*, check: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-stream_option = click.option("--stream", metavar="S", help="This stream only: a route's id, or `control`.")
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
+stream_option = click.option("--stream", metavar="S", help="Only this stream: a route's id, or `control`.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group()
 def ledger() -> None:
-    """Prove the ledger, mend its projections, see what was put aside."""
+    """Verify the ledger, rebuild its projections, show dead letters."""
 
 
 @ledger.command("verify")
 @stream_option
 @json_option
 def verify_ledger(stream: str | None, *, as_json: bool) -> None:
-    """Recount every projection from the events and compare; exit code 1 when something differs.
+    """Recount every projection from the events and compare; exit code 1 if anything differs.
 
-    Positions without a gap and the hash chain are checked too. It changes nothing, and may run under traffic.
+    Also checks that positions have no gaps, and the hash chain. Changes nothing, and may run under traffic.
     """
     screen = SafeConsole(stderr=True)
     with archive_of(load_for_workers()) as archive:
@@ -164,9 +164,9 @@ def verify_ledger(stream: str | None, *, as_json: bool) -> None:
 
 @ledger.command("rebuild")
 @stream_option
-@click.option("--force", is_flag=True, help="Go on from what is there, though rows are missing or changed.")
+@click.option("--force", is_flag=True, help="Rebuild from what is there, even if rows are missing or changed.")
 def rebuild_ledger(stream: str | None, *, force: bool) -> None:
-    """Make the projections anew from the events, beside the live ones, and swap them in while traffic goes on."""
+    """Rebuild the projections from the events, beside the live ones, and swap them in while traffic goes on."""
     screen, settings = SafeConsole(stderr=True), load_for_workers()
     with archive_of(settings) as archive:
         for name in chosen(archive, stream):
@@ -186,10 +186,10 @@ def rebuild_ledger(stream: str | None, *, force: bool) -> None:
 @ledger.group("dead", invoke_without_command=True)
 @stream_option
 @json_option
-@click.option("--limit", default=100, show_default=True, help="Most rows that are shown.")
+@click.option("--limit", default=100, show_default=True, help="Maximum number of rows.")
 @click.pass_context
 def dead(context: click.Context, stream: str | None, limit: int, *, as_json: bool) -> None:
-    """Show what could not be read (dead letters) or contradicts the ledger (quarantine)."""
+    """Show events that can't be decoded (dead letters) or contradict the ledger (quarantine)."""
     if context.invoked_subcommand:
         return
     with archive_of(load_for_workers()) as archive:
@@ -203,7 +203,7 @@ def dead(context: click.Context, stream: str | None, limit: int, *, as_json: boo
 @dead.command("replay")
 @stream_option
 def replay(stream: str | None) -> None:
-    """Fold the dead letters that this version can read. Workers do so by themselves when they start."""
+    """Fold the dead letters that this version can decode. Workers do this by themselves when they start."""
     settings = load_for_workers()
     with archive_of(settings) as archive:
         dead_before = {name: before.dead for name in chosen(archive, stream) if (before := archive.checkpoint(name))}
@@ -217,12 +217,17 @@ def replay(stream: str | None) -> None:
 
 @click.command()
 @click.option("--since", metavar="TIME", help=f"{TIME_FORMS}; default: seven days ago.")
-@click.option("--until", metavar="TIME", help="Likewise, not itself included; default: now.")
+@click.option("--until", metavar="TIME", help="The same, exclusive; default: now.")
 @click.option(
-    "--by", multiple=True, metavar="WHAT", help="day, week, route, model, key; commas or again. Default: day."
+    "--by",
+    multiple=True,
+    metavar="WHAT",
+    help="day, week, route, model, key; comma-separated or repeated. Default: day.",
 )
 @json_option
-@click.option("--csv", "as_csv", is_flag=True, help="CSV, for spreadsheets; costs in nano-dollars and dollars.")
+@click.option(
+    "--csv", "as_csv", is_flag=True, help="Print Print CSV, for spreadsheets; costs in nano-dollars and dollars."
+)
 def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json: bool, as_csv: bool) -> None:
     """Report tokens, costs and attempts by day, week, route, model or client key. All times are UTC."""
     try:
@@ -257,10 +262,10 @@ def backup(file: Path, *, as_json: bool) -> None:
 
 @click.command("restore")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--replace", is_flag=True, help="Put it in the place of a ledger that has events, which goes.")
+@click.option("--replace", is_flag=True, help="Replace a ledger that has events.")
 @json_option
 def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
-    """Put a backup back, fold what Redis has since, and prove the ledger; exit code 1 when something differs."""
+    """Restore a backup, fold what Redis has since, and verify the ledger; exit code 1 if anything differs."""
     settings, screen = load_for_workers(), SafeConsole(stderr=True)
     with told_errors(), Backup(file) as saved, connect(database_url_of(settings)) as connection:
         manifest = saved.manifest

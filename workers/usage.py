@@ -19,7 +19,7 @@ DIMENSIONS = ("day", "week", "route", "model", "key", "hour")
 BACK = re.compile(r"(\d{1,5})([hdw])")
 UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 HOUR = timedelta(hours=1)
-TIME_FORMS = "a date (2026-11-02), a time (2026-11-02T15:00), or a while ago (12h, 7d, 4w)"
+TIME_FORMS = "a date (2026-11-02), a time (2026-11-02T15:00), or a duration (12h, 7d, 4w)"
 
 
 class Period(NamedTuple):

@@ -11,9 +11,9 @@ from service.errors import SettingsError
 from service.settings import Settings, load
 
 config_option = click.option(
-    "--config", type=click.Path(path_type=Path), help="TOML file of settings, instead of CCPROXY_CONFIG."
+    "--config", type=click.Path(path_type=Path), help="TOML file with settings; overrides CCPROXY_CONFIG."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def with_settings(path: Path | None, *, to_serve: bool = False) -> Settings:

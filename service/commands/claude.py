@@ -43,26 +43,26 @@ Command = Callable[..., Any]
 
 @click.group()
 def claude() -> None:
-    """Point Claude Code at the proxy, bring its settings back, or start it."""
+    """Point Claude Code at the proxy, restore its settings, or start it."""
 
 
 def connection_options(command: Command) -> Command:
     """The options of what points Claude Code somewhere."""
     options = (
-        click.option("--url", metavar="URL", help="The proxy's address; default: the one of the settings."),
+        click.option("--url", metavar="URL", help="The proxy's address; default: from the settings."),
         click.option(
             "--key", metavar="KEY", prompt=True, prompt_required=False, hide_input=True,
-            help="A key of the proxy; without a value it is asked for.",
+            help="A client key of the proxy; prompts for it if no value is given.",
         ),
-        click.option("--keep-login", is_flag=True, help="Show the key beside Claude Code's own login."),
+        click.option("--keep-login", is_flag=True, help="Send the key in addition to Claude Code's own login."),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)
     return command
 
 
-project_option = click.option("--project", is_flag=True, help="Only for the project in this folder.")
-dry_option = click.option("--dry-run", is_flag=True, help="Only say what would change.")
+project_option = click.option("--project", is_flag=True, help="Only for the project in the current folder.")
+dry_option = click.option("--dry-run", is_flag=True, help="Only print what would change.")
 
 
 @claude.command("setup")
@@ -70,7 +70,7 @@ dry_option = click.option("--dry-run", is_flag=True, help="Only say what would c
 @project_option
 @dry_option
 def setup_claude(*, url: str | None, key: str | None, keep_login: bool, project: bool, dry_run: bool) -> None:
-    """Set the proxy's address in Claude Code's settings; all else in them stays."""
+    """Write the proxy's address into Claude Code's settings; everything else in them is kept."""
     path = path_of(project=project)
     with told_errors():
         made = set_up(path, wanted(url, key, keep_login=keep_login), dry_run=dry_run)
@@ -88,7 +88,7 @@ def setup_claude(*, url: str | None, key: str | None, keep_login: bool, project:
 @project_option
 @dry_option
 def restore_claude(*, project: bool, dry_run: bool) -> None:
-    """Bring Claude Code's settings back to what they were before the first set-up."""
+    """Restore Claude Code's settings to what they were before the first `setup`."""
     path = path_of(project=project)
     with told_errors():
         how = bring_back(path, dry_run=dry_run)
@@ -99,7 +99,7 @@ def restore_claude(*, project: bool, dry_run: bool) -> None:
 @connection_options
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run_claude(*, url: str | None, key: str | None, keep_login: bool, arguments: tuple[str, ...]) -> None:
-    """Start Claude Code, with ARGUMENTS, so that it uses the proxy: `ccproxy claude run -- -p "Hello"`."""
+    """Start Claude Code with ARGUMENTS, using the proxy: `ccproxy claude run -- -p "Hello"`."""
     program = shutil.which("claude")
     if program is None:
         raise click.ClickException(

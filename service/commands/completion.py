@@ -17,7 +17,7 @@ HOW = {
 @click.argument("shell", type=click.Choice(list(HOW)))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Write the completion of SHELL to standard output."""
+    """Print the completion script for SHELL."""
     maker = get_completion_class(shell)
     if maker is None:
         raise click.ClickException(f"this version of click knows no completion for {shell}")

@@ -6,9 +6,9 @@ import click
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(1, 65_535), help="Where the demo's proxy listens; default: a free port.")
+@click.option("--port", type=click.IntRange(1, 65_535), help="Port of the demo's proxy; default: a free one.")
 def demo(port: int | None) -> None:
-    """Show the proxy at work without any key: fake providers, made-up traffic, own servers."""
+    """Run a demo without any key: fake providers, generated traffic, temporary servers."""
     from service.embedded.demo import run_demo
 
     sys.exit(run_demo(port))

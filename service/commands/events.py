@@ -67,22 +67,24 @@ class Wanted(NamedTuple):
 
 
 @click.command()
-@click.option("-f", "--follow", is_flag=True, help="Go on with what happens from now on.")
-@click.option("-n", "--limit", type=click.IntRange(0, MOST_SHOWN), help="Most events shown of the past; default: 20.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing new events.")
+@click.option("-n", "--limit", type=click.IntRange(0, MOST_SHOWN), help="Number of past events; default: 20.")
 @click.option("--route", "routes", multiple=True, metavar="R", shell_complete=complete_route, help="Only these routes.")
-@click.option("--outcome", type=click.Choice(["ok", "failed", "aborted"]), help="Only attempts so ended.")
-@click.option("--key", default="", metavar="K", help="Only those of this client key.")
-@click.option("--model", default="", metavar="M", help="Only those of this model; `claude-haiku-*` is a pattern.")
-@click.option("--request", default="", metavar="ID", help="Only those of this request, its attempts' starts too.")
+@click.option("--outcome", type=click.Choice(["ok", "failed", "aborted"]), help="Only attempts with this outcome.")
+@click.option("--key", default="", metavar="K", help="Only events of this client key.")
+@click.option(
+    "--model", default="", metavar="M", help="Only events of this model; may be a pattern, such as `claude-haiku-*`."
+)
+@click.option("--request", default="", metavar="ID", help="Only events of this request, including starts of attempts.")
 @click.option("--type", "types", multiple=True, metavar="T", help="Only events of these types, such as attempt_lost.")
-@click.option("--since", metavar="TIME", help="Only since then: 30s, 10m, 2h, 1d, or 2026-11-02T15:00 (UTC).")
-@click.option("--starts", is_flag=True, help="Show the starts of attempts as well.")
+@click.option("--since", metavar="TIME", help="Only events since then: 30s, 10m, 2h, 1d, or 2026-11-02T15:00 (UTC).")
+@click.option("--starts", is_flag=True, help="Include starts of attempts.")
 @config_option
 @json_option
 def events(
     config: Path | None, limit: int | None, since: str | None, *, follow: bool, as_json: bool, **chosen: Any
 ) -> None:
-    """Show what happened last: attempts and how they ended, failovers, refusals, operators' commands."""
+    """Show recent events: attempts and their outcomes, failovers, refusals, operators' commands."""
     wanted = Wanted(**chosen, since_ms=since_ms(since))
     usual = MOST_SHOWN if since or wanted.request else USUAL
     url = redis_url_of(with_settings(config))

@@ -24,11 +24,13 @@ COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 
 @click.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
-@click.option("-n", "--lines", default=20, show_default=True, type=click.IntRange(0, 100_000), help="Last lines shown.")
+@click.option("-f", "--follow", is_flag=True, help="Keep printing new lines.")
+@click.option(
+    "-n", "--lines", default=20, show_default=True, type=click.IntRange(0, 100_000), help="Number of past lines."
+)
 @config_option
 def logs(names: tuple[str, ...], lines: int, config: Path | None, *, follow: bool) -> None:
-    """Show the logs of `ccproxy up`: worker, postgres, valkey, migrate; all, or those that are named."""
+    """Show the logs of `ccproxy up`: worker, postgres, valkey, migrate; default: all."""
     folder = with_settings(config).home / "logs"
     with ExitStack() as stack, suppress(KeyboardInterrupt):
         show([stack.enter_context(Followed(path)) for path in chosen(folder, names)], lines, follow=follow)

@@ -42,10 +42,10 @@ route_argument = click.argument("route", shell_complete=complete_route)
 
 @routes.command()
 @route_argument
-@click.option("--reason", default="", metavar="TEXT", help="Shown wherever the route is.")
+@click.option("--reason", default="", metavar="TEXT", help="Reason to show with the route.")
 @config_option
 def disable(route: str, reason: str, config: Path | None) -> None:
-    """Take ROUTE out of service. Answers under way are finished."""
+    """Take ROUTE out of service. Requests in flight are finished."""
     with at_ledger(config) as (desk, settings):
         check_known([route], desk, settings)
         desk.append([RouteDisabled(**desk.stamp(), route=route, reason=reason)])
@@ -67,7 +67,7 @@ def enable(route: str, config: Path | None) -> None:
 @click.argument("names", metavar="[ROUTE]...", nargs=-1, shell_complete=complete_route)
 @config_option
 def reset(names: tuple[str, ...], config: Path | None) -> None:
-    """End open circuits and waits of ROUTE, or of all routes. What was used stays counted."""
+    """Close open circuits and end waits of ROUTE, or of all routes. Usage stays counted."""
     with at_ledger(config) as (desk, settings):
         chosen = list(names) or [route.id for route in settings.routes]
         check_known(chosen, desk, settings)
@@ -80,7 +80,7 @@ def reset(names: tuple[str, ...], config: Path | None) -> None:
 @click.argument("tokens")
 @config_option
 def limit(route: str, tokens: str, config: Path | None) -> None:
-    """Change ROUTE's weekly limit to TOKENS: a number, such as 20M; 0 for none; `settings` for that of the settings."""
+    """Set ROUTE's weekly limit to TOKENS: a number such as 20M, 0 for none, or `settings` for the configured one."""
     weekly_tokens = tokens_of(tokens)
     with at_ledger(config) as (desk, settings):
         check_known([route], desk, settings)

@@ -21,11 +21,11 @@ INTERVAL_S = 1.0
 
 
 @click.command()
-@click.option("-w", "--watch", is_flag=True, help="Look again each second, until Ctrl-C.")
+@click.option("-w", "--watch", is_flag=True, help="Refresh every second until Ctrl-C.")
 @config_option
 @json_option
 def status(config: Path | None, *, watch: bool, as_json: bool) -> None:
-    """Show how routes, ledger and replicas stand, as Redis knows them."""
+    """Show the state of routes, ledger and replicas, as known to Redis."""
     settings = with_settings(config)
     if watch:
         with suppress(KeyboardInterrupt):

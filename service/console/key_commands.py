@@ -37,12 +37,14 @@ def keys() -> None:
 def limit_options(command: Callable[..., None]) -> Callable[..., None]:
     """The limits that a key may have."""
     options = (
-        click.option("--weekly-tokens", type=click.IntRange(min=0), metavar="N", help="Tokens a week."),
-        click.option("--weekly-cost", type=click.FloatRange(min=0, max=10**9), metavar="USD", help="Dollars a week."),
-        click.option("--models", metavar="M,M", help="Models that may be asked for; `claude-haiku-*` is a pattern."),
-        click.option("--routes", metavar="R,R", help="Routes that may be used."),
-        click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Requests under way at a time."),
-        click.option("--expires", metavar="WHEN", help="A day (2027-01-31, until its end UTC), or from now: 12h, 30d."),
+        click.option("--weekly-tokens", type=click.IntRange(min=0), metavar="N", help="Tokens per week."),
+        click.option("--weekly-cost", type=click.FloatRange(min=0, max=10**9), metavar="USD", help="Dollars per week."),
+        click.option("--models", metavar="M,M", help="Allowed models; may be patterns, such as `claude-haiku-*`."),
+        click.option("--routes", metavar="R,R", help="Allowed routes."),
+        click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Maximum requests in flight."),
+        click.option(
+            "--expires", metavar="WHEN", help="A date (2027-01-31, until its end in UTC), or a duration: 12h, 30d."
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -50,9 +52,9 @@ def limit_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 config_option = click.option(
-    "--config", type=click.Path(path_type=Path), help="TOML file of settings, instead of CCPROXY_CONFIG."
+    "--config", type=click.Path(path_type=Path), help="TOML file with settings; overrides CCPROXY_CONFIG."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for scripts.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @keys.command()
@@ -61,7 +63,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for sc
 @config_option
 @json_option
 def issue(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> None:
-    """Make a key for NAME, and show it this once."""
+    """Issue a key for NAME and print it, once."""
     if not NAME.fullmatch(name):
         raise click.UsageError(f"{name!r} is no name for a key: letters, digits, spaces and . _ @ -, at most 64")
     with at_ledger(config) as (desk, _):
@@ -78,7 +80,7 @@ def issue(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> No
 @config_option
 @json_option
 def ensure(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> None:
-    """Make a key for NAME if there is no key at all; for containers, whose first start needs one."""
+    """Issue a key for NAME if there is no key at all; for the first start of containers."""
     with at_ledger(config) as (desk, _):
         if there := desk.control().keys:
             echo(f"keys issued before: {len(there)}; none was made", err=True)
@@ -90,7 +92,7 @@ def ensure(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> N
 @config_option
 @json_option
 def list_keys(config: Path | None, *, as_json: bool) -> None:
-    """Show all live keys, their limits, and what they used this week."""
+    """List valid keys, their limits, and this week's usage."""
     from service.console.control import read_view
     from service.routing.keys import read_key
 
@@ -125,7 +127,7 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
 @limit_options
 @config_option
 def limit(name: str, config: Path | None, **limits: Any) -> None:
-    """Replace all limits of the key NAME (or of that id); without an option, none is left."""
+    """Replace all limits of the key NAME (a name or id); without options, remove them."""
     with at_ledger(config) as (desk, _):
         key_id = key_id_of(desk.control(), name)
         desk.append([ClientKeyLimited(**desk.stamp(), key_id=key_id, **limits_of(limits, desk.now_ms()))])
@@ -136,7 +138,7 @@ def limit(name: str, config: Path | None, **limits: Any) -> None:
 @click.argument("name")
 @config_option
 def revoke(name: str, config: Path | None) -> None:
-    """Make the key NAME (or of that id) good for nothing, everywhere within a second."""
+    """Revoke the key NAME (a name or id), on all proxies within a second."""
     with at_ledger(config) as (desk, _):
         key_id = key_id_of(desk.control(), name)
         desk.append([ClientKeyRevoked(**desk.stamp(), key_id=key_id)])

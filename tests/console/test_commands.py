@@ -214,7 +214,7 @@ def test_help_says_what_each_command_does(terminal: Terminal) -> None:
     """In a whole sentence, within 80 columns."""
     shown = terminal.ok("--help")
     assert "..." not in shown.partition("Commands:")[2]
-    assert "Put a backup back, fold what Redis has since, and prove the ledger" in " ".join(shown.split())
+    assert "Restore a backup, fold what Redis has since, and verify the ledger" in " ".join(shown.split())
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
