@@ -5,6 +5,7 @@ operators see it, but one a minute for each key and reason: nobody makes the led
 Not here: whose key it is (`keys`), what a key has used (`routing.keys`).
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol
@@ -19,6 +20,7 @@ from service.errors import ClientError, KeyBusy, KeyExpired, KeyForbids, KeySpen
 from service.ledger.events import Endpoint, Event, RequestRefused
 from service.ledger.state import ClientKey
 from service.ledger.wire import CONTROL
+from service.providers.bodies import LARGE_BYTES
 from service.relay import Call
 from service.relay.words import moment
 from service.routing.failover import Refusal
@@ -87,7 +89,7 @@ class Gate:
     async def admitted(self, key_id: str, key: ClientKey, call: Call) -> AsyncIterator[None]:
         """For as long as the request is under way, its body read. Raises ClientError when the key may not do that."""
         try:
-            check_model(key, call)
+            await check_models(key, call)
             grant = await self._enter(key_id, key, call)
         except ClientError as error:
             await self._tell(key_id, REASONS[type(error)], call)
@@ -172,6 +174,14 @@ def check_endpoint(key: ClientKey, call: Call) -> None:
     is_known = call.endpoint in READ_BODIES or call.endpoint == "files"
     if key.models and not is_known and not (call.endpoint == "models" and call.method in READS):
         raise KeyForbids(f"{may_use(key)}, and in messages alone")
+
+
+async def check_models(key: ClientKey, call: Call) -> None:
+    """The same as `check_model`; in a thread where the body is large."""
+    if len(call.plain) <= LARGE_BYTES:
+        check_model(key, call)
+    elif key.models:
+        await asyncio.to_thread(check_model, key, call)
 
 
 def check_model(key: ClientKey, call: Call) -> None:

@@ -78,7 +78,7 @@ async def decode(call: Call, encoding: str, settings: Settings, share: Share) ->
 def look_into(call: Call, settings: Settings) -> None:
     """Read the fields of the body, or what it names on other endpoints; shorten it where the settings say so."""
     if call.endpoint not in READ_BODIES:
-        call.resource_ids += checked_ids(named_ids(call.plain, call.endpoint))
+        call.resource_ids += checked_ids(named_ids(call.plain, call.endpoint, settings.bodies))
         return
     read_fields(call, settings.bodies)
     if settings.truncation.enabled and call.endpoint == "messages":

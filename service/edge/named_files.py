@@ -18,6 +18,8 @@ from msgspec import Struct
 from service.errors import ClientError
 from service.ledger.events import Endpoint
 from service.providers.bodies import BlockSurvey
+from service.providers.json_shape import check_shape
+from service.settings import BodyLimits
 
 
 class ResourceId(str):
@@ -112,15 +114,18 @@ class Batch(Struct):
     requests: list[Item] = []
 
 
+BEGINS_JSON = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\n\r]*+[{\[]")
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _batch_decoder = msgspec.json.Decoder(Batch, dec_hook=note_id)
 
 
-def named_ids(plain: bytes, endpoint: Endpoint) -> tuple[str, ...]:
+def named_ids(plain: bytes, endpoint: Endpoint, limits: BodyLimits) -> tuple[str, ...]:
     """The resources that a body of any endpoint names, each once. A body that is no JSON names none.
 
     Raises ClientError for what looks like JSON and can't be read: a provider that can would read more than is checked.
+    So it does for what has too many values.
     """
+    check_json(plain, limits)
     seen.ids = []
     try:
         found = list(batch_ids(_batch_decoder.decode(plain))) if endpoint == "batches" else None
@@ -130,6 +135,15 @@ def named_ids(plain: bytes, endpoint: Endpoint) -> tuple[str, ...]:
         return ids_in_any(plain, is_known=endpoint != "other")
     refuse_hidden(found)
     return tuple(dict.fromkeys(found))
+
+
+def check_json(plain: bytes, limits: BodyLimits) -> None:
+    """Raise ClientError for a JSON object or list of too many values, in whichever encoding the decoder reads it."""
+    encoding = json.detect_encoding(plain)
+    if not encoding.startswith("utf-8"):
+        plain = plain.decode(encoding, "replace").encode()
+    if BEGINS_JSON.match(plain):
+        check_shape(plain, limits)
 
 
 def refuse_hidden(found: list[str]) -> None:

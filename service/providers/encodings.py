@@ -7,6 +7,8 @@ The rules:
   and each may multiply the size by a thousand.
 - Output comes in bounded pieces, so that a bomb is noticed before its size is spent: at most 64 KB each, for zstd at
   most 8 MB (its library can't stop in between; 256 bytes of input hold at most 64 blocks of 128 KB).
+- What is bounded is the work, not the result alone: output that a later coding swallows (zeros behind gzip) counts, and
+  so does each frame, however empty. Input is taken in small pieces: what is left of one is copied for each step.
 - A body is whole when its last frame is. Several gzip members or zstd frames in a row are one body. What follows the
   end is an error, but zeros behind gzip, which some writers pad with.
 - `deflate` means zlib (RFC 9110), but some senders leave zlib's frame out; the first two bytes tell.
@@ -33,6 +35,8 @@ ANSWER_EXPANSION: Final = 100
 """Streams of events shrink to a thirtieth: their framing is the same in each."""
 ANSWER_FREE_BYTES: Final = 8 * 1024 * 1024
 """What any answer may become, however it was compressed: more than a model says."""
+FRAME_BYTES: Final = 1_024
+"""A gzip member or zstd frame costs as much as that many bytes of output, even when it is empty."""
 
 
 class BadEncoding(ValueError):
@@ -43,7 +47,8 @@ class Stage(Protocol):
     """Takes one coding off."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What `data` adds, in bounded pieces. Raises BadEncoding. Must be read to its end before the next call."""
+        """What `data` adds, in bounded pieces, and an empty one at the end of each frame. Raises BadEncoding. Must be
+        read to its end before the next call."""
 
     def finish(self) -> None:
         """No more data comes. Raises BadEncoding when the end is missing."""
@@ -70,6 +75,7 @@ class Inflate:
             data = inflater.unused_data
             if inflater.eof:
                 self._inflater, self._ended = None, True
+                yield b""
 
     def _begin(self, data: bytes) -> bytes:
         """Begin a stream as soon as its first two bytes are known; gives all the bytes to feed it."""
@@ -148,24 +154,32 @@ class Zstd:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """See Stage."""
-        while data:
-            step, data = data[:ZSTD_STEP_BYTES], data[ZSTD_STEP_BYTES:]
-            if self._frame is None:
-                self._frame = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES).decompressobj()
-            try:
-                piece = self._frame.decompress(step)
-            except zstandard.ZstdError as error:
-                raise BadEncoding(str(error)) from None
-            if piece:
-                yield piece
-            if self._frame.eof:
-                data = self._frame.unused_data + data
-                self._frame = None
+        for start in range(0, len(data), ZSTD_STEP_BYTES):
+            step = data[start : start + ZSTD_STEP_BYTES]
+            while step:
+                if self._frame is None:
+                    self._frame = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES).decompressobj()
+                frame = self._frame
+                yield from decompressed(frame, step)
+                step = frame.unused_data
+                if frame.eof:
+                    self._frame = None
+                    yield b""
 
     def finish(self) -> None:
         """See Stage."""
         if self._frame is not None:
             raise BadEncoding("the end is missing")
+
+
+def decompressed(frame: "zstandard.ZstdDecompressionObj", step: bytes) -> Iterator[bytes]:
+    """What a few bytes add to one frame, if anything."""
+    try:
+        piece = frame.decompress(step)
+    except zstandard.ZstdError as error:
+        raise BadEncoding(str(error)) from None
+    if piece:
+        yield piece
 
 
 STAGES: dict[str, Callable[[], Stage]] = {
@@ -181,13 +195,15 @@ class AnswerDecoder:
     """Takes the codings off an answer, chunk by chunk, however the chunks are cut. A few bytes may stand for gigabytes:
     they are given in parts, and no more than so many times what has come."""
 
-    __slots__ = ("_given", "_pieces", "_stages", "_taken")
+    __slots__ = ("_pieces", "_spent", "_stages", "_taken", "pending")
 
     def __init__(self, stages: tuple[Stage, ...]) -> None:
+        self.pending = False
+        """Whether the last chunk may add more; it need not."""
         self._stages = stages
-        self._pieces: Iterator[bytes] = iter(())
+        self._pieces: Iterator[tuple[int, bytes]] = iter(())
         self._taken = 0
-        self._given = 0
+        self._spent = 0
 
     def feed(self, chunk: bytes) -> bytes:
         """The first part of what this chunk adds; `more` has the others, before the next chunk. Raises BadEncoding."""
@@ -196,15 +212,17 @@ class AnswerDecoder:
         return self.more()
 
     def more(self) -> bytes:
-        """The next part of what the last chunk adds, b"" when there is none. Raises BadEncoding."""
-        parts, size = [], 0
-        for piece in self._pieces:
+        """The next part of what the last chunk adds, which may be empty while more is pending. Raises BadEncoding."""
+        parts, spent = [], 0
+        self.pending = False
+        for cost, piece in self._pieces:
             parts.append(piece)
-            size += len(piece)
-            if size >= PART_BYTES:
+            spent += cost
+            if spent >= PART_BYTES:
+                self.pending = True
                 break
-        self._given += size
-        if self._given > max(ANSWER_FREE_BYTES, ANSWER_EXPANSION * self._taken):
+        self._spent += spent
+        if self._spent > max(ANSWER_FREE_BYTES, ANSWER_EXPANSION * self._taken):
             raise BadEncoding(f"the answer becomes more than {ANSWER_EXPANSION} times as large when it is decoded")
         return b"".join(parts)
 
@@ -234,11 +252,13 @@ def decode_body(raw: bytes, encoding: str, limit_bytes: int) -> bytes:
         )
     if not stages:
         return raw
-    pieces, size = [], 0
+    pieces, size, spent = [], 0, 0
+    most_spent = (len(stages) + 1) * max(limit_bytes, PIECE_BYTES)
     try:
-        for piece in through(stages, raw):
+        for cost, piece in through(stages, raw):
             size += len(piece)
-            if size > limit_bytes:
+            spent += cost
+            if size > limit_bytes or spent > most_spent:
                 raise too_large(limit_bytes)
             pieces.append(piece)
         for stage in stages:
@@ -259,13 +279,15 @@ def stages_of(encoding: str) -> tuple[Stage, ...] | None:
     return tuple(STAGES[name]() for name in reversed(names))
 
 
-def through(stages: tuple[Stage, ...], data: bytes) -> Iterator[bytes]:
-    """Data through all stages, piece by piece, so that no stage runs ahead of the next."""
-    if not stages:
-        yield data
-        return
-    for piece in stages[0].feed(data):
-        yield from through(stages[1:], piece)
+def through(stages: tuple[Stage, ...], data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Data through all stages, piece by piece, so that no stage runs ahead of the next. Each piece comes with what it
+    cost; one that a later stage has to read is empty here."""
+    first, *others = stages
+    for start in range(0, len(data), PIECE_BYTES):
+        for piece in first.feed(data[start : start + PIECE_BYTES]):
+            yield len(piece) or FRAME_BYTES, b"" if others else piece
+            if others:
+                yield from through(tuple(others), piece)
 
 
 def too_large(limit_bytes: int) -> BodyTooLarge:

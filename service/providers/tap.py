@@ -55,6 +55,11 @@ FIGURE_LIMIT = 10**12
 """A token count above it is no count."""
 
 
+MOST_VALUES = 250_000
+"""Of JSON that is decoded whole while other requests wait. 16 MB of `[],` are five million values: seconds, and half a
+gigabyte."""
+
+
 class StreamError(Struct, frozen=True):
     """An error inside an answer: `type` and `message` as the provider worded them, `data` the JSON as it came."""
 
@@ -375,19 +380,23 @@ def added(one: Tokens, other: Tokens) -> Tokens:
 
 def object_of(data: bytes) -> dict[str, Any]:
     """A JSON object; empty for what is none."""
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {}
+    value = value_of(data)
     return value if isinstance(value, dict) else {}
 
 
-def value_of(raw: Raw) -> Any:
-    """The value of a field that was left undecoded; None when it can't be decoded."""
+def value_of(raw: Raw | bytes) -> Any:
+    """The value of JSON; None when it can't be decoded, or has more values than anything that is looked at."""
+    if has_many_values(raw):
+        return None
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def has_many_values(raw: Raw | bytes) -> bool:
+    """Whether JSON may have more than `MOST_VALUES`; commas and brackets in its texts count as well."""
+    return len(raw) > MOST_VALUES and sum(map(bytes(raw).count, (b",", b"[", b"{"))) > MOST_VALUES
 
 
 def inner(fields: dict[str, Any], name: str) -> dict[str, Any]:

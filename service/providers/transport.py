@@ -122,13 +122,15 @@ class Upstream:
 
     async def _decoded(self, decoder: AnswerDecoder) -> bytes:
         """The next part without its encoding; one of the body's may become none or several."""
-        if data := decoder.more():
-            await asyncio.sleep(0)  # others have their turn: nothing was waited for
-            return data
-        while part := await self._body.chunk():
+        while True:
+            while decoder.pending:
+                await asyncio.sleep(0)  # others have their turn: nothing was waited for
+                if data := decoder.more():
+                    return data
+            if not (part := await self._body.chunk()):
+                return decoder.finish()
             if data := decoder.feed(part):
                 return data
-        return decoder.finish()
 
 
 class Wires:

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from service.edge.fields import MOST_FILE_IDS, read_fields
+from service.edge.named_files import named_ids
 from service.errors import ClientError
+from service.ledger.events import Endpoint
 from service.relay import Call
 from service.settings import BodyLimits
 
@@ -76,3 +78,19 @@ def test_what_is_no_file_of_the_api_is_none(block: dict[str, Any]) -> None:
 def test_a_strange_block_hides_no_file(strange: Any) -> None:
     """The body is looked through all the same."""
     assert named_in(strange, source("file_1")) == ("file_1",)
+
+
+@pytest.mark.parametrize("endpoint", ["batches", "files", "other"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("value", ["[]", "{}", "1"])
+def test_bodies_of_other_endpoints_are_bounded(endpoint: Endpoint, encoding: str, value: str) -> None:
+    """32 MB of lists would be eleven million, a gigabyte and a quarter of a minute in which nothing else runs."""
+    body = f'{{"requests":[{",".join([value] * 7_000)}]}}'.encode(encoding)
+    with pytest.raises(ClientError, match="MAX_CONTENT_BLOCKS"):
+        named_ids(body, endpoint, BodyLimits(content_blocks=2_000))
+
+
+def test_what_is_no_json_names_nothing() -> None:
+    """Whatever bytes an upload has."""
+    assert named_ids(b"\0[[[,,," * 500_000, "other", BodyLimits()) == ()
+    assert named_ids(b"--x\r\n" + b"[,{" * 500_000, "other", BodyLimits()) == ()

@@ -1,6 +1,8 @@
 """Content codings of requests and answers."""
 
 import gzip
+import os
+import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -152,6 +154,43 @@ def test_a_bomb_goes_off_without_its_size(coding: str, write: Callable[[bytes], 
         assert tracemalloc.get_traced_memory()[1] < 12_000_000
     finally:
         tracemalloc.stop()
+
+
+SWALLOWED = {
+    "zeros behind gzip": ("gzip, gzip, gzip", gzip.compress(gzip.compress(gzip.compress(BODY) + bytes(64_000_000)))),
+    "gzip members": ("gzip, gzip", gzip.compress(gzip.compress(b"") * 200_000)),
+    "zstd frames": ("zstd, gzip", gzip.compress(zstandard.compress(b"") * 100_000)),
+    "empty blocks": ("deflate, gzip", gzip.compress(b"\x00\x00\x00\xff\xff" * 2_000_000)),
+}
+"""Bytes that become many, of which the next coding makes none."""
+
+
+@pytest.mark.parametrize("kind", SWALLOWED)
+def test_what_is_swallowed_is_bounded_too(kind: str) -> None:
+    """The work counts, not what comes out in the end."""
+    encoding, bomb = SWALLOWED[kind]
+    with pytest.raises(BodyTooLarge):
+        decode_body(bomb, encoding, 64 * 1024)
+    decoder = answer_decoder(encoding)
+    assert decoder is not None
+    began_s = time.process_time()
+    decoder.feed(bomb)
+    assert time.process_time() - began_s < 0.25
+    assert decoder.pending
+    with pytest.raises(BadEncoding):
+        list(iter(decoder.more, None))
+
+
+@pytest.mark.parametrize(
+    ("coding", "write"), [("zstd", zstandard.compress), ("gzip", lambda raw: gzip.compress(raw, 1))]
+)
+def test_a_large_body_takes_linear_time(coding: str, write: Callable[[bytes], bytes]) -> None:
+    """What is left of it is not copied again for each step: 8 MB took ten seconds so."""
+    body = os.urandom(8_000_000)
+    written = write(body)
+    began_s = time.process_time()
+    assert decode_body(written, coding, len(body)) == body
+    assert time.process_time() - began_s < 2
 
 
 @given(st.sampled_from(["gzip", "deflate", "br", "zstd", "br, zstd"]), st.lists(st.binary(max_size=50), max_size=5))

@@ -328,3 +328,17 @@ def test_an_error_with_status_200_is_seen(body: bytes, error: tuple[str, str]) -
     assert answer is not None
     assert not answer.is_message
     assert answer.error == StreamError(*error, body)
+
+
+def test_figures_of_millions_of_values_are_none() -> None:
+    """What is decoded whole while other requests wait is bounded; the answer is whole all the same."""
+    many = b"[" + b"[]," * 400_000 + b"[]]"
+    usage = b'{"type":"message","model":"m","content":"hello","usage":{"output_tokens":7,"x":' + many + b"}}"
+    answer = json_usage(usage)
+    assert answer is not None
+    assert (answer.is_message, answer.model, answer.content_bytes, answer.tokens.output) == (True, "m", 7, 0)
+    tap = StreamTap()
+    tap.feed(
+        start({"input_tokens": 3}) + b'event: content_block_start\ndata: {"content_block":' + many + b"}\n\n" + STOP
+    )
+    assert (tap.has_content, tap.complete, tap.tokens.input) == (True, True, 3)
