@@ -47,6 +47,7 @@ def call_of(
     )
     if target.endpoint not in READ_BODIES:
         call.resource_ids = path_ids(target)
+        call.names_in_path = bool(call.resource_ids)
         call.base_url = base_url_of(scope, named, settings.base_path)
     return call
 

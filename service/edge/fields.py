@@ -151,7 +151,7 @@ def max_tokens_in(raw: Raw | None) -> int:
 
 
 def read_ties(call: Call, fields: Object) -> None:
-    """What the request goes on with: a thread, a container."""
+    """What the request goes on with: a thread, a container; and the skills in that, which have owners too."""
     thread = value_in(fields.get("thread"), THREAD, "thread: Input should be a valid dictionary with text ids")
     container = value_in(fields.get("container"), CONTAINER, "container: Input should be a valid string or dictionary")
     for name in ("thread", "container"):
@@ -161,7 +161,8 @@ def read_ties(call: Call, fields: Object) -> None:
     call.threaded = thread is not None
     previous_id = thread.previous_message_id if thread else None
     container_id = container.id if isinstance(container, Container) else container
-    call.resource_ids += checked_ids(text for text in (previous_id, container_id) if text is not None)
+    skill_ids = ids_in_any(bytes(fields["container"]), is_known=True) if isinstance(container, Container) else ()
+    call.resource_ids += checked_ids(text for text in (previous_id, container_id, *skill_ids) if text is not None)
 
 
 def read_messages(call: Call, raw: Raw, limits: BodyLimits) -> None:

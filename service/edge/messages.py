@@ -20,7 +20,7 @@ from service.edge.bodies import Gone, take_body
 from service.edge.body_memory import BodyMemory, Share
 from service.edge.calls import call_of, deadline_ms
 from service.edge.exchange import LEAVING
-from service.edge.keys import Keyring
+from service.edge.keys import Client, Keyring
 from service.edge.replies import AsgiReply
 from service.edge.request_target import RequestTarget, target_in
 from service.edge.traffic import Traffic, verdict_of
@@ -28,6 +28,10 @@ from service.errors import BadClientKey, ProxyError, Stopping
 from service.relay import Call, Relay
 
 log = logging.getLogger("ccproxy.edge")
+
+SLOW_BODY_MS = 1_000
+"""A client whose body takes longer is checked again: whoever begins many requests while a key is good, and holds their
+bodies back, could go on for a day after it was revoked. Every proxy knows of a revocation within this time."""
 
 
 def messages_app(
@@ -67,6 +71,7 @@ def messages_app(
         share = Share(memory)
         try:
             await take_body(call, receive, named, settings, share)
+            client = await still_good(client, call, keyring, gate, clock.now_ms())
             call.deadline_ms = deadline_ms(named, settings, stream=call.stream)
             reply.dropped_messages = call.dropped_messages
             if client.key is None:
@@ -84,6 +89,16 @@ def messages_app(
         await while_wanted(relay.handle(call, reply), leave, drain)
 
     return handle
+
+
+async def still_good(client: Client, call: Call, keyring: Keyring, gate: Gate, now_ms: int) -> Client:
+    """The client, checked anew when its body was slow. Raises ClientError when its key is no longer good."""
+    if now_ms - call.arrived_ms <= SLOW_BODY_MS:
+        return client
+    client = keyring.identify(call.headers)
+    if client.key:
+        await gate.check(client.key_id, client.key, call)
+    return client
 
 
 async def refuse(error: ProxyError, client: str, brake: Brake, reply: AsgiReply, request_id: str) -> tuple[str, str]:

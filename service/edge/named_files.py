@@ -75,9 +75,13 @@ NAMES = frozenset(
     ("file_id", "container", "container_id", "previous_message_id", "thread_id", "session_id", "batch_id")
 )
 """Fields that name a resource, wherever they stand."""
+HOLDERS = frozenset(("container", "agent", "agents", "callable_agents"))
+"""Fields whose value may also be an object with the id."""
+AGENTS = HOLDERS - {"container"}
 OTHER_NAMES = ("_id", "_ids")
 ID = re.compile(r"[a-z]+_(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,}")
-"""On endpoints that are not known, so does any other field that ends like a name and has what looks like an id."""
+"""On endpoints that are not known, so does any other field that ends like a name and has what looks like an id. A skill
+is named everywhere, those of the provider itself by a word."""
 NO_NAMES = frozenset(("input", "input_schema", "metadata", "tool_use_id", "custom_tool_use_id", "custom_id"))
 """What clients and models make up themselves: nothing in it is a resource."""
 
@@ -201,10 +205,11 @@ def ids_anywhere(value: Any, *, is_known: bool) -> Iterator[str]:
 
 def ids_of(name: str, value: Any, *, is_known: bool) -> Iterator[str]:
     """The ids in one field."""
-    if name == "container" and isinstance(value, dict):
-        value = value.get("id")
-    texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+    values = value if isinstance(value, list) else [value]
+    if name in HOLDERS:
+        values = [one.get("id") if isinstance(one, dict) else one for one in values]
+    texts = [text for text in values if isinstance(text, str)]
     if name in NAMES:
         yield from texts
-    elif not is_known and name.endswith(OTHER_NAMES):
+    elif name == "skill_id" or (not is_known and (name in AGENTS or name.endswith(OTHER_NAMES))):
         yield from filter(ID.fullmatch, texts)

@@ -21,6 +21,7 @@ from service.relay.judge import Judge
 from service.relay.limit import Limit
 from service.relay.ownership import READS, is_list, own_items
 from service.relay.streams import Stream
+from service.relay.words import without
 from service.resources import Home, Resources
 from service.routing.failure import Failure
 from service.settings import Settings
@@ -174,9 +175,10 @@ class Answers:
         return self._bad_json(answer if answer and answer.error else None, one)
 
     def head(self, one: Try, *, decoded: bool) -> list[tuple[bytes, bytes]]:
-        """The headers that the client gets."""
+        """The headers that the client gets, should the provider have quoted the credential in one as well."""
         shared = self._settings.asks_for_keys and one.route.auth != "client"
-        return client_headers(one.headers, shared_credential=shared, body_decoded=decoded)
+        headers = client_headers(one.headers, shared_credential=shared, body_decoded=decoded)
+        return [(name, without(value, one.credential)) for name, value in headers]
 
     def error_head(self, one: Try) -> list[tuple[bytes, bytes]]:
         """The headers of an error; one that came inside a stream is an answer of its own now."""

@@ -29,6 +29,7 @@ class Call(Struct, kw_only=True):
     are the owner's routes that the client's key may use, empty: all. `chain`: all that the client may use, in their
     order. `trimmed`: the provider is asked to shorten the conversation; `dropped_messages` were left out of it here
     already.
+    `resource_ids` are named by path or body, `names_in_path`: the path names one.
     `owner` is whose resources the call may use, None where nobody is asked who he is; `shared`: there are other owners,
     so that a resource of which nobody knows the owner may be theirs.
     """
@@ -52,6 +53,7 @@ class Call(Struct, kw_only=True):
     dropped_messages: int = 0
     session_id: str = ""
     resource_ids: tuple[str, ...] = ()
+    names_in_path: bool = False
     credential: str = ""
     client_key: str = ""
     owner: str | None = None

@@ -17,7 +17,6 @@ from msgspec import Raw, Struct
 from service.errors import HomeUnknown, NotFound
 from service.relay.call import Call
 from service.resources import Home, IndexAway, Resources
-from service.settings import CLIENT_ROUTE_ID
 
 READS = frozenset(("GET", "HEAD"))
 SHOWN_CHARS = 64
@@ -67,7 +66,7 @@ def check(resource_id: str, home: Home | None, call: Call, *, has_own_account: b
     elif call.shared:
         if not has_own_account:
             raise not_found(resource_id)
-        call.only_routes = (CLIENT_ROUTE_ID,)
+        call.chain = tuple(route for route in call.chain if route.auth == "client")
 
 
 def not_found(resource_id: str) -> NotFound:
@@ -83,11 +82,11 @@ def index_away(resource_id: str) -> HomeUnknown:
 
 
 def is_list(call: Call) -> bool:
-    """Whether an answer may list resources of all who share an account."""
+    """Whether an answer may list resources of all who share an account, whatever else the body of the request names."""
     return (
         call.shared
         and call.method == "GET"
-        and not call.resource_ids
+        and not call.names_in_path
         and call.endpoint in ("files", "batches", "other")
     )
 

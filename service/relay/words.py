@@ -52,7 +52,7 @@ def in_our_words(one: Try) -> ProxyError:
 
 
 def without(body: bytes, secret: str) -> bytes:
-    """The body, should the provider have quoted the credential in it."""
+    """A body or the value of a header without the credential, should the provider have quoted it."""
     return body.replace(secret.encode(), b"***") if secret else body
 
 

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from service.ledger.events import BatchItemUsed, ClientKeyRevoked, ResourceCreated
 from service.ledger.fold import advance
-from tests.attacks.raw import SeenRequest, answer, byte_provider
+from tests.attacks.raw import MESSAGE, SeenRequest, answer, byte_provider
 from tests.edge.test_admit import issue
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import ASK, STREAM, Server, Serving
@@ -125,6 +125,44 @@ def naming(file_id: str) -> dict[str, bytes]:
     }
 
 
+def with_skill(skill_id: str) -> dict[str, Any]:
+    return ASK | {"container": {"skills": [{"type": "custom", "skill_id": skill_id, "version": "latest"}]}}
+
+
+async def test_a_skill_is_its_makers(server: Server) -> None:
+    """Whoever runs a skill reads it. Those of the provider itself are everybody's."""
+    made = "skill_01AbCdEfGhIjKlMn"
+    async with byte_provider(
+        lambda seen: answer({"id": made} if seen.target == b"/v1/skills" else MESSAGE)
+    ) as provider:
+        team = Team(await server.start(anthropic=provider.base_url, variables=ISSUED))
+        assert (await team.ask(team.ann, "POST", "/v1/skills", {})).status_code == 200
+        hidden = json.dumps(with_skill(made)).replace(f'"{made}"', f'"{made}", "skill_id": "pptx"').encode()
+        for path in ("/v1/messages", "/v1/messages/count_tokens"):
+            assert_unknown(await team.ask(team.ben, "POST", path, with_skill(made)))
+            got = await team.served.http.post(path, content=hidden, headers={"x-api-key": team.ben})
+            assert got.status_code == 400, path
+        batch = {"requests": [{"custom_id": "one", "params": with_skill(made)}]}
+        assert_unknown(await team.ask(team.ben, "POST", "/v1/messages/batches", batch))
+        assert_unknown(await team.ask(team.ben, "POST", "/v1/agents", {"skills": [{"skill_id": made}]}))
+        assert len(provider.seen) == 1
+        assert (await team.ask(team.ann, "POST", "/v1/messages", with_skill(made))).status_code == 200
+        assert (await team.ask(team.ben, "POST", "/v1/messages", with_skill("pptx"))).status_code == 200
+
+
+@pytest.mark.parametrize("agent", ["ID", {"type": "agent", "id": "ID"}], ids=["by id", "as an object"])
+async def test_an_agent_is_its_makers(server: Server, agent: Any) -> None:
+    """It has instructions and tools of whoever made it."""
+    made = "agent_01AbCdEfGhIjKlMn"
+    async with byte_provider(lambda _: answer({"id": made})) as provider:
+        team = Team(await server.start(anthropic=provider.base_url, variables=ISSUED))
+        assert (await team.ask(team.ann, "POST", "/v1/agents", {})).status_code == 200
+        named = json.loads(json.dumps(agent).replace("ID", made))
+        for body in ({"agent": named}, {"multiagent": {"agents": [named]}}, {"callable_agents": [named]}):
+            assert_unknown(await team.ask(team.ben, "POST", "/v1/sessions", body))
+            assert (await team.ask(team.ann, "POST", "/v1/sessions", body)).status_code == 200
+
+
 async def test_no_body_names_what_another_made(team: Team, anthropic: FakeProvider) -> None:
     """In messages, counted, in a batch or on an unknown endpoint: an id is the caller's own, or nobody's."""
     file_id = await team.file_of(team.ann)
@@ -172,6 +210,28 @@ async def test_a_list_shows_the_own_alone(team: Team) -> None:
     assert theirs not in str(batches.json()["data"])
     models = await team.ask(team.ben, "GET", "/v1/models")
     assert models.json()["data"]
+    beside = await team.ask(team.ben, "GET", "/v1/files", {"file_id": mine})
+    assert others not in beside.text, "a body that names one's own file does not make the list one's own"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_what_nobody_knows_is_asked_of_the_own_account_alone(server: Server, method: str) -> None:
+    """Whoever brings a credential may use what lies on its account, and nothing on the account of the proxy's owner."""
+    own = "sk-ant-api03-of-ben-000000000000"
+
+    def script(seen: SeenRequest) -> bytes:
+        missing = {"type": "error", "error": {"type": "not_found_error", "message": "no such file"}}
+        return answer(missing, status=404) if seen.values(b"x-api-key") == [own.encode()] else answer()
+
+    async with byte_provider(script) as provider:
+        variables = ISSUED | {"CLIENT_CREDENTIALS": "prefer"}
+        team = Team(await server.start(anthropic=provider.base_url, variables=variables))
+        shown = {"x-ccproxy-key": team.ben, "x-api-key": own}
+        for path in (f"/v1/files/{UNKNOWN_FILE}", f"/v1/messages/batches/{UNKNOWN_BATCH}/cancel"):
+            assert (await team.served.http.request(method, path, headers=shown)).status_code == 404
+        named = ASK | {"container": "container_01unknown00"}
+        assert (await team.served.http.post("/v1/messages", json=named, headers=shown)).status_code == 404
+        assert {tuple(seen.values(b"x-api-key")) for seen in provider.seen} == {(own.encode(),)}
 
 
 async def test_of_one_owner_all_is_his(server: Server, anthropic: FakeProvider) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.attacks.raw import MESSAGE, answer, byte_provider
 from tests.fakes import FakeProvider, Reply, reply
 from tests.relay.serving import ANTHROPIC_KEY, ASK, STREAM, Server
 
@@ -71,3 +72,14 @@ async def test_the_client_itself_is_told_all_but_our_key(server: Server, anthrop
     anthropic.script(reply.error(400, message=words))
     shown: dict[str, Any] = json.loads((await served.ask(ASK)).content)
     assert shown["error"]["message"] == words.replace(ANTHROPIC_KEY, "***")
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+async def test_no_header_of_an_answer_quotes_the_key(server: Server, status: int) -> None:
+    """Neither of an answer nor of an error: the client's key is not the owner's."""
+    echo = dict.fromkeys(("request_id", "anthropic_debug", "retry_after", "content_disposition"), f"x {ANTHROPIC_KEY}")
+    error = {"type": "error", "error": {"type": "invalid_request_error", "message": "no"}}
+    async with byte_provider(lambda _: answer(MESSAGE if status == 200 else error, status, **echo)) as provider:
+        served = await server.start(anthropic=provider.base_url)
+        shown = await served.ask(ASK)
+    assert ANTHROPIC_KEY not in str(shown.headers.raw)

@@ -14,6 +14,9 @@ import msgspec
 import pytest
 
 import service
+from service.edge import messages
+from service.ledger.events import ClientKeyLimited, ClientKeyRevoked, Event
+from service.ledger.fold import advance
 from tests.attacks.raw import SeenRequest, answer, byte_provider, raw_client, request
 from tests.edge.test_admit import issue
 from tests.relay.serving import ASK, ASK_BYTES, Server, Serving
@@ -235,6 +238,31 @@ async def test_no_end_of_a_request_leaves_a_circle(server: Server, kind: str) ->
                 await client.ask(request(body))
         await until_idle(served)
         assert left_behind() == []
+
+
+@pytest.mark.parametrize("end", ["revoked", "spent", "limited"])
+async def test_a_key_is_asked_again_behind_a_slow_body(
+    server: Server, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Requests that were begun while a key was good, and whose bodies are held back, go nowhere afterwards."""
+    monkeypatch.setattr(messages, "SLOW_BODY_MS", 0)
+    async with byte_provider() as provider:
+        served = await server.start(anthropic=provider.base_url, variables={"PROXY_API_KEYS": "ledger"})
+        key, key_id = issue(served)
+        sent = request(MARKED, headers={"x-api-key": key})
+        changes: dict[str, tuple[Event, int]] = {
+            "revoked": (ClientKeyRevoked(event_id="e", at_ms=0, key_id=key_id), 401),
+            "spent": (ClientKeyLimited(event_id="e", at_ms=0, key_id=key_id, weekly_tokens=0), 429),
+            "limited": (ClientKeyLimited(event_id="e", at_ms=0, key_id=key_id, models=("claude-haiku-*",)), 400),
+        }
+        change, status = changes[end]
+        async with raw_client(served.url) as client, asyncio.timeout(20):
+            await client.send(sent[:-10])
+            while not served.parts.memory.held:  # noqa: ASYNC110 - bounded by the limit above
+                await asyncio.sleep(0.01)
+            advance(served.parts.watcher.view.control, change)
+            assert (await client.ask(sent[-10:])).status == status
+        assert provider.seen == []
 
 
 @pytest.mark.usefixtures("uncollected")
