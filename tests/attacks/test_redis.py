@@ -19,7 +19,7 @@ from service.providers.credentials_file import Tokens
 from service.providers.shared_token import SharedToken
 from service.settings import Secret
 from service.stream_ports import LinePort
-from tests.attacks.raw import byte_provider
+from tests.attacks.raw import byte_provider, leave, listening
 from tests.outbox.making import clock, eventually
 from tests.relay.serving import ASK, Server
 
@@ -62,7 +62,7 @@ class NoRedis:
         except (ConnectionError, ValueError, asyncio.IncompleteReadError):
             pass
         finally:
-            writer.transport.abort()
+            await leave(writer)
 
     async def _word(self, reader: asyncio.StreamReader) -> bytes:
         size = int((await reader.readline())[1:])
@@ -73,12 +73,8 @@ class NoRedis:
 async def no_redis(said: bytes) -> AsyncIterator[tuple[str, NoRedis]]:
     """The URL of a server that always says the same."""
     made = NoRedis(said)
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    try:
+    async with listening(made.serve) as port:
         yield f"redis://:{PASSWORD}@127.0.0.1:{port}/0", made
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="module")

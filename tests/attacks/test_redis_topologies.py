@@ -13,6 +13,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from service.app import open_redis
+from tests.attacks.raw import leave, listening
 
 PASSWORD, SENTINELS_PASSWORD = "primary-password-marked", "sentinels-password-marked"
 NEW_CERTIFICATE = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
@@ -51,7 +52,7 @@ class Node:
         except (OSError, ValueError, asyncio.IncompleteReadError):
             pass
         finally:
-            writer.transport.abort()
+            await leave(writer)
 
     async def _word(self, reader: asyncio.StreamReader) -> bytes:
         size = int((await reader.readline())[1:])
@@ -62,12 +63,8 @@ class Node:
 async def node(answers: Answers = lambda _: b"+OK\r\n", tls: ssl.SSLContext | None = None) -> AsyncIterator[Node]:
     """A node on the loopback."""
     made = Node(answers)
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=tls)
-    made.port = server.sockets[0].getsockname()[1]
-    try:
+    async with listening(made.serve, ssl=tls) as made.port:
         yield made
-    finally:
-        server.close()
 
 
 def bulk(*words: str) -> bytes:
