@@ -173,7 +173,10 @@ def test_a_secret_that_is_there_is_used_and_none_is_made() -> None:
         assert secrets_of(container) == dict.fromkeys(OF_WORKERS, "mine")
 
 
-OF_WORKERS = {name for name in SECRETS if name in FOR_WORKERS}
+OF_WORKERS = {
+    name for name in FOR_WORKERS if name in SECRETS or name in ("DB_HOST", "DB_NAME", "DB_PORT", "DB_SSL", "DB_USER")
+}
+"""A Secret of an operator's own often has all parts of the database's address, not its password alone."""
 
 
 def secrets_of(container: dict[str, Any]) -> dict[str, str]:
@@ -192,6 +195,13 @@ def test_only_proxies_are_given_keys_of_providers(component: str, case: str) -> 
     assert [source for source in container.get("envFrom", []) if "secretRef" in source] == []
     assert set(secrets_of(container)) == OF_WORKERS
     assert [volume for volume in pod["volumes"] if "secret" in volume] == []
+
+
+def test_the_migration_is_given_all_parts_of_the_databases_address() -> None:
+    """Its own Secret has what workers may read, and nothing else."""
+    parts = {"DB_HOST": "db", "DB_PORT": "5432", "DB_NAME": "n", "DB_USER": "u", "DB_SSL": "true", "DB_PASSWORD": "p"}
+    secret = of_kind({"secrets": NEEDED | parts | {"ZAI_API_KEY": "z"}}, "Secret", "-migrate")
+    assert set(secret["data"]) == set(NEEDED | parts)
 
 
 @pytest.mark.parametrize(

@@ -71,10 +71,14 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* What workers and the migration read of a Secret: addresses of servers, and no provider's key. */}}
+{{/* What workers and the migration read of a Secret: where servers are and who logs in there, and no provider's key. */}}
+{{- define "ccproxy.namesForWorkers" -}}
+REDIS_URL RQ_REDIS_URL DATABASE_URL DATABASE_DIRECT_URL DB_HOST DB_NAME DB_PASSWORD DB_PORT DB_SSL DB_USER
+{{- end -}}
+
 {{- define "ccproxy.envOfWorkers" -}}
 {{- $secret := . -}}
-{{- range list "REDIS_URL" "RQ_REDIS_URL" "DATABASE_URL" "DATABASE_DIRECT_URL" "DB_PASSWORD" }}
+{{- range splitList " " (include "ccproxy.namesForWorkers" .) }}
 - name: {{ . }}
   valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ . }}, optional: true}}
 {{- end }}
