@@ -26,8 +26,9 @@ log = logging.getLogger("ccproxy.edge")
 
 READ_BODIES: tuple[Endpoint, ...] = ("messages", "count_tokens")
 """The endpoints whose bodies are read; of others it is only looked for what they name, where that has owners."""
-FREE_BYTES = 64 * 1024
-"""What any compressed body may become, however small it is."""
+FREE_BYTES = LARGE_BYTES
+"""What any compressed body may become, however small it is: a log or a blank image shrinks to a hundredth and less, and
+as much as this is read without a thread."""
 BLOCK_BYTES = 256
 """What is kept of one content block, with its texts."""
 

@@ -119,7 +119,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable(
         "MAX_BODY_EXPANSION",
         "20",
-        "how many times larger a compressed body may become; real conversations shrink to a tenth at best",
+        "how many times larger a compressed body may become above 256 KB; real conversations shrink to a tenth at best",
     ),
     Variable("MAX_JSON_DEPTH", "200", "deepest nesting of a body's JSON; schemas of tools rarely reach 20"),
     Variable(

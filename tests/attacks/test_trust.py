@@ -162,6 +162,20 @@ async def test_a_body_that_costs_too_much_goes_nowhere(
     assert provider.seen == []
 
 
+async def test_a_small_body_may_be_as_repetitive_as_it_likes(server: Server) -> None:
+    """A log of which each line is the same, and a blank image: no bombs, though they grow more than a hundred times."""
+    log_line = "the same line of a log, over and over\n"
+    body = msgspec.json.encode(ASK | {"messages": [{"role": "user", "content": log_line * 6_000}]})
+    packed = gzip.compress(body)
+    assert len(body) > 200_000 > 100 * len(packed)
+    async with byte_provider() as provider:
+        served = await server.start(anthropic=provider.base_url)
+        async with raw_client(served.url) as client:
+            answered = await client.ask(request(packed, headers={"content-encoding": "gzip"}))
+    assert answered.status == 200
+    assert [seen.body for seen in provider.seen] == [packed]
+
+
 async def test_two_encodings_are_refused(server: Server) -> None:
     """One would be read here, the other sent."""
     async with byte_provider() as provider:
