@@ -101,7 +101,12 @@ class Parts:
         self.brake = Brake()
         self.memory = BodyMemory(settings.bodies.held_bytes)
         self.gate = Gate(
-            lambda: self.watcher.view, self.outbox, clock, quota=settings.policy.quota, admission=self.admission
+            lambda: self.watcher.view,
+            self.outbox,
+            clock,
+            quota=settings.policy.quota,
+            prices=settings.prices,
+            admission=self.admission,
         )
         self.console = Console(
             settings,

@@ -101,9 +101,7 @@ class Keys(Controller):
         )
         await console.command(event)
         key = ClientKey(name=data.name, sha256="", issued_at_ms=event.at_ms, **limits_of(data))
-        return IssuedKey(
-            key=made.text, view=key_of(made.key_id, key, console.view, console.settings.policy.quota, console.now_ms())
-        )
+        return IssuedKey(key=made.text, view=key_of(made.key_id, key, console.view, console.settings, console.now_ms()))
 
     @put("/{key_id:str}/limits", responses=documented(*CHANGING), summary="Replace a key's limits")
     async def limit(self, request: Asked, console: Desk, key_id: KeyId, data: JSONBody[KeyLimits]) -> KeyView:
@@ -111,7 +109,7 @@ class Keys(Controller):
         key = key_named(console, key_id)
         await console.command(ClientKeyLimited(**stamp(console, request), key_id=key_id, **limits_of(data)))
         key = msgspec.structs.replace(key, **limits_of(data))
-        return key_of(key_id, key, console.view, console.settings.policy.quota, console.now_ms())
+        return key_of(key_id, key, console.view, console.settings, console.now_ms())
 
     @delete("/{key_id:str}", responses=documented(*CHANGING), summary="Revoke a key")
     async def revoke(self, request: Asked, console: Desk, key_id: KeyId) -> None:

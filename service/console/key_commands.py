@@ -99,7 +99,7 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
     with at_ledger(config) as (desk, settings):
         view, now_ms, quota = read_view(desk.redis), desk.now_ms(), settings.policy.quota
         rows = [
-            (key_id, key, read_key(key_id, key, view, quota, now_ms))
+            (key_id, key, read_key(key_id, key, view, quota, settings.prices, now_ms))
             for key_id, key in sorted(view.control.keys.items())
         ]
     if as_json:

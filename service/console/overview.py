@@ -26,7 +26,7 @@ from service.routing.quota import counted_since, counted_tokens
 from service.routing.rank import Ask, rank
 from service.routing.readings import RouteReading, read_route
 from service.routing.view import View, usage_since
-from service.settings import Policy, QuotaPolicy, Route, Settings
+from service.settings import Policy, Route, Settings
 
 PACE_HOURS = 24
 BUCKET_MS = 10_000
@@ -274,9 +274,9 @@ def keys_of(settings: Settings, view: View, under_way: dict[str, int], now_ms: i
     """All keys: those of the settings, then those on the ledger."""
     fixed = {key.key_id: ClientKey(name=key.key_id, sha256="") for key in settings.client_keys}
     return [
-        *(key_of(key_id, key, view, settings.policy.quota, now_ms, source="settings") for key_id, key in fixed.items()),
+        *(key_of(key_id, key, view, settings, now_ms, source="settings") for key_id, key in fixed.items()),
         *(
-            key_of(key_id, key, view, settings.policy.quota, now_ms, under_way=under_way.get(key_id, 0))
+            key_of(key_id, key, view, settings, now_ms, under_way=under_way.get(key_id, 0))
             for key_id, key in sorted(view.control.keys.items())
         ),
     ]
@@ -286,14 +286,14 @@ def key_of(
     key_id: str,
     key: ClientKey,
     view: View,
-    quota: QuotaPolicy,
+    settings: Settings,
     now_ms: int,
     *,
     source: str = "ledger",
     under_way: int = 0,
 ) -> KeyView:
     """One key, with what it used this week."""
-    reading = read_key(key_id, key, view, quota, now_ms)
+    reading = read_key(key_id, key, view, settings.policy.quota, settings.prices, now_ms)
     return KeyView(
         key_id=key_id,
         name=key.name,

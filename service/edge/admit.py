@@ -18,13 +18,14 @@ from service.edge.bodies import READ_BODIES
 from service.edge.named_models import named_models
 from service.errors import ClientError, KeyBusy, KeyExpired, KeyForbids, KeySpent
 from service.ledger.events import Endpoint, Event, RequestRefused
+from service.ledger.price import PriceList
 from service.ledger.state import ClientKey
 from service.ledger.wire import CONTROL
 from service.providers.bodies import LARGE_BYTES
 from service.relay import Call
 from service.relay.words import moment
 from service.routing.failover import Refusal
-from service.routing.keys import allows_model, read_key
+from service.routing.keys import KeyReading, allows_model, read_key
 from service.routing.view import View
 from service.settings import QuotaPolicy
 
@@ -66,6 +67,7 @@ class Gate:
         clock: Clock,
         *,
         quota: QuotaPolicy,
+        prices: PriceList,
         admission: Admission,
     ) -> None:
         self.under_way: dict[str, int] = {}
@@ -74,12 +76,16 @@ class Gate:
         self._outbox = outbox
         self._clock = clock
         self._quota = quota
+        self._prices = prices
         self._told: dict[tuple[str, str], Told] = {}
 
     async def check(self, key_id: str, key: ClientKey, call: Call) -> None:
         """Refuse what the key may not do, as far as the head of a request tells. Raises ClientError."""
         try:
-            check_standing(key_id, key, call, self._view(), self._quota, self._clock.now_ms())
+            now_ms = self._clock.now_ms()
+            check_expiry(key, now_ms)
+            if has_week(key) and not is_free(call.endpoint, call.method, call.path):
+                check_week(key, read_key(key_id, key, self._view(), self._quota, self._prices, now_ms), now_ms)
             check_endpoint(key, call)
         except ClientError as error:
             await self._tell(key_id, REASONS[type(error)], call)
@@ -142,14 +148,19 @@ class Gate:
         await self._outbox.append(CONTROL, event)
 
 
-def check_standing(key_id: str, key: ClientKey, call: Call, view: View, quota: QuotaPolicy, now_ms: int) -> None:
-    """Raises ClientError when the key has expired, or has used what it may use."""
+def check_expiry(key: ClientKey, now_ms: int) -> None:
+    """Raises KeyExpired."""
     if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
         raise KeyExpired(f"the key {key.name!r} has expired on {day_of(key.expires_at_ms)}")
-    is_limited = key.weekly_tokens is not None or key.weekly_cost_nusd is not None
-    if not is_limited or is_free(call.endpoint, call.method, call.path):
-        return
-    reading = read_key(key_id, key, view, quota, now_ms)
+
+
+def has_week(key: ClientKey) -> bool:
+    """Whether the key has a weekly limit."""
+    return key.weekly_tokens is not None or key.weekly_cost_nusd is not None
+
+
+def check_week(key: ClientKey, reading: KeyReading, now_ms: int) -> None:
+    """Raises KeySpent when the key has used what it may use."""
     if reading.state == "spent":
         wait_s = -(-(reading.resets_at_ms - now_ms) // 1000)
         words = f"the key {key.name!r} has used what it may use this week; it may go on {moment(reading.resets_at_ms)}"

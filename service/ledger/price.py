@@ -15,6 +15,7 @@ NUSD_PER_USD_PER_MTOK = 1_000
 """One dollar per million tokens is a thousand nano-dollars per token."""
 BATCH_DIVISOR = 2
 """Message batches cost half (Anthropic's pricing page)."""
+TOKEN_KINDS = Tokens.__struct_fields__
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,8 +40,26 @@ class PriceList(Struct, frozen=True):
 def cost_nusd(tokens: Tokens, model: str, prices: PriceList, *, batch: bool = False) -> int | None:
     """The cost of these tokens, or None when the model has no price."""
     price = prices.prices.get(model) or prices.prices.get(canonical(model))
-    if price is None:
+    return cost_at(price, tokens, batch=batch) if price else None
+
+
+def dearest(prices: PriceList, model: str) -> Price | None:
+    """What a model without a price costs at most, kind by kind: as the dearest of its family, such as `claude`, or of
+    all when no price is known in that. None without any price."""
+    family = family_of(model)
+    known = [price for name, price in prices.prices.items() if family_of(name) == family] or [*prices.prices.values()]
+    if not known:
         return None
+    return Price(**{kind: max(getattr(price, kind) for price in known) for kind in TOKEN_KINDS})
+
+
+def family_of(model: str) -> str:
+    """The first word of a model's name."""
+    return canonical(model).partition("-")[0]
+
+
+def cost_at(price: Price, tokens: Tokens, *, batch: bool = False) -> int:
+    """The cost of these tokens at a price."""
     usd_per_mtok = (
         tokens.input * price.input
         + tokens.output * price.output

@@ -10,7 +10,10 @@ from service.errors import BadClientKey
 from service.ledger.events import ClientKeyIssued, ClientKeyRevoked, RequestRefused
 from service.ledger.fold import advance
 from service.ledger.keys import make_key
+from service.ledger.price import PriceList
 from service.ledger.wire import CONTROL
+from service.routing.keys import read_key
+from service.settings import QuotaPolicy
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import ASK, Server, Serving
 
@@ -71,6 +74,24 @@ async def test_a_limit_in_dollars_holds(server: Server, anthropic: FakeProvider)
     asked = ASK | {"model": "claude-sonnet-4-6"}
     assert (await served.ask(asked, headers=shown(key))).status_code == 200
     assert (await served.ask(asked, headers=shown(key))).status_code == 429
+
+
+@pytest.mark.parametrize("model", ["claude-opus-4-0", "claude-no-such-model"])
+async def test_what_has_no_price_is_not_free(server: Server, anthropic: FakeProvider, model: str) -> None:
+    """A limit in dollars holds for an alias and a model that the price list lacks: at the dearest price that it may be.
+    What is shown as its cost is what is known."""
+    served = await server.start(anthropic=anthropic, variables=ASKS)
+    key, key_id = issue(served, weekly_cost_nusd=1_000)
+    anthropic.script(reply.message())
+    asked = ASK | {"model": model}
+    assert (await served.ask(asked, headers=shown(key))).status_code == 200
+    assert served.ends[0][1].cost_nusd is None
+    assert (await served.ask(asked, headers=shown(key))).status_code == 429
+    cost = read_key(
+        key_id, served.parts.watcher.view.control.keys[key_id], served.parts.watcher.view, QuotaPolicy(), PriceList(),
+        served.parts.relay.clock.now_ms(),
+    )  # fmt: skip
+    assert (cost.state, cost.usage.cost_nusd) == ("ok", 0)
 
 
 @pytest.mark.parametrize(
