@@ -40,7 +40,7 @@ from service.edge.origins import OriginGuard
 from service.edge.refusals import Refusals
 from service.edge.replies import error_body, with_default_headers
 from service.edge.request_target import not_found
-from service.errors import MethodNotAllowed, ProxyError
+from service.errors import BodyTooLarge, MethodNotAllowed, ProxyError
 from service.ledger.state import ControlLedger
 from service.outbox import Outbox
 from service.providers.credentials import Credentials
@@ -53,6 +53,9 @@ from service.topology import open_async
 from service.watcher import VERSION, Watcher
 
 REDIS_TIMEOUT_S = 2.0
+CONSOLE_BODY_BYTES = 256 * 1024
+"""Of a request to anything but the Messages API, some of which come before it is known who sends them; the largest has
+the ids of a few hundred dead letters."""
 """An answer that takes Redis longer than this is none; events have gone to disk long before (100 ms)."""
 
 
@@ -184,6 +187,7 @@ def create_app(parts: Parts) -> ASGIApp:
         dependencies={"console": Provide(console_of, sync_to_thread=False)},
         exception_handlers={HTTPException: answer_error},
         openapi_config=openapi_config(VERSION),
+        request_max_body_size=CONSOLE_BODY_BYTES,
         response_class=SafeJson,
         logging_config=None,
     )
@@ -199,7 +203,11 @@ def shortcut(parts: Parts) -> Shortcut:
         parts.drain,
         Refusals(parts.clock.new_request_id, parts.metrics),
         parts.memory,
-        ConnectionLimits(head_bytes=settings.max_head_bytes, url_bytes=settings.max_url_bytes),
+        ConnectionLimits(
+            head_bytes=settings.max_head_bytes,
+            url_bytes=settings.max_url_bytes,
+            unread_s=settings.timeouts.idle_ms / 1000,
+        ),
     )
 
 
@@ -210,6 +218,8 @@ def answer_error(request: Request[Any, Any, Any], error: HTTPException) -> Respo
         told = not_found(request.method)
     elif error.status_code == 405:
         told = MethodNotAllowed(f"{request.url.path} does not take {request.method}")
+    elif error.status_code == 413:
+        told = BodyTooLarge(f"the request is larger than {CONSOLE_BODY_BYTES:,} bytes")
     told.status = error.status_code
     return Response(error_body(told, ""), status_code=told.status, media_type="application/json")
 

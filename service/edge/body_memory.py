@@ -1,23 +1,28 @@
 """How much memory the bodies of all requests of this process may take together; the newest is refused beyond that.
 
 One request's share is what it holds: its body, the same decoded, and what was read of it. It is given back when the
-request ends, however it does. What a connection keeps of a body before its request is handled counts too (`exchange`).
+request ends, however it does. What a connection keeps of a body before its request is handled counts too (`exchange`),
+but takes no room from bodies of requests that are: anybody may send it, and nobody is refused for it.
 Not here: how large one body may be (`bodies`).
 """
 
 from service.errors import BodyMemoryFull
 
 RETRY_S = 2
+UNASKED_PART = 8
+"""So large a part of the bound may be kept before it is known who sends it; then requests are handled at once."""
 
 
 class BodyMemory:
-    """Counts the bytes that are held."""
+    """Counts the bytes that are held; `unasked` are those of them whose requests are not handled yet."""
 
-    __slots__ = ("held", "most_bytes")
+    __slots__ = ("held", "most_bytes", "most_unasked_bytes", "unasked")
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
+        self.most_unasked_bytes = most_bytes // UNASKED_PART
         self.held = 0
+        self.unasked = 0
 
 
 class Share:
@@ -32,7 +37,7 @@ class Share:
     def add(self, size: int) -> None:
         """Hold more. Raises BodyMemoryFull when there is no room."""
         memory = self._memory
-        if memory.held + size > memory.most_bytes:
+        if memory.held - memory.unasked + size > memory.most_bytes:
             raise BodyMemoryFull(
                 "the bodies of all requests take as much memory as this proxy may use for them (MAX_HELD_BODY_BYTES)",
                 retry_after_s=RETRY_S,

@@ -71,10 +71,12 @@ WRONG_VERSION = ("Invalid HTTP version", "Invalid major version", "Invalid minor
 
 
 class ConnectionLimits(Struct, frozen=True):
-    """Bounds of a request's head, in bytes."""
+    """Bounds of a request's head, in bytes, and of the patience with who does not read."""
 
     head_bytes: int = 65_536
     url_bytes: int = 16_384
+    unread_s: float = 300.0
+    """How long a client may read nothing of its answer."""
 
 
 class Shortcut(Struct, frozen=True):
@@ -126,6 +128,9 @@ class Connection(HttpToolsProtocol):
         """Since when the client is waited for."""
         self._body_bytes = 0
         """Bytes of a body since then."""
+        self._unread_bytes = 0
+        """What was written and not sent when the client was last seen to read, since `_unread_since_s`."""
+        self._unread_since_s = 0.0
 
     @property
     def closing(self) -> bool:
@@ -180,8 +185,9 @@ class Connection(HttpToolsProtocol):
             self._begin(self._exchange)
 
     def close_if_slow(self) -> None:
-        """Refuse the rest of a head that takes too long, or of a body that makes no progress. To be called every few
-        seconds."""
+        """Refuse the rest of a head that takes too long, or of a body that makes no progress; drop a client that does
+        not read its answer. To be called every few seconds."""
+        self._drop_unread()
         waited_s = self.loop.time() - self._since_s
         if not self._is_clients_turn():
             self._restart_window()
@@ -193,6 +199,16 @@ class Connection(HttpToolsProtocol):
             self._refuse(RequestTooSlow("the request's head comes too slowly"))
         elif waited_s >= HEAD_S:
             self.transport.close()
+
+    def _drop_unread(self) -> None:
+        """Close the socket of a client that reads nothing: an orderly end would wait for it for ever, with all that
+        was written and also with what the handler holds."""
+        unread_bytes, now_s = self.transport.get_write_buffer_size(), self.loop.time()
+        reads = unread_bytes > self._unread_bytes or unread_bytes <= self._unread_bytes - BODY_WINDOW_BYTES
+        if reads or not unread_bytes:
+            self._unread_bytes, self._unread_since_s = unread_bytes, now_s
+        elif now_s - self._unread_since_s >= self._shortcut.limits.unread_s:
+            self.transport.abort()
 
     # -- the parser's side
 
@@ -252,8 +268,10 @@ class Connection(HttpToolsProtocol):
         self._overhead_bytes = 0
         self._body_bytes += len(body)
         exchange.take(body)
-        if exchange.held > KEPT_BYTES or self.memory.held > self.memory.most_bytes:
+        if exchange.held > KEPT_BYTES:
             self.flow.pause_reading()
+            self._begin(exchange)
+        elif self.memory.unasked > self.memory.most_unasked_bytes:
             self._begin(exchange)
 
     def on_message_complete(self) -> None:

@@ -22,6 +22,8 @@ from service.errors import ClientError
 
 LEAVING = "ccproxy.leaving"
 """A function in an ASGI scope's extensions: what it is given is called when the client goes before its answer's end."""
+DISCARD = "ccproxy.discard"
+"""A function likewise: it is called when nothing of the body will be read, so that nothing of it is kept."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS = {status: line.removesuffix(b"\r\n") for status, line in STATUS_LINE.items()}
 BODILESS = (204, 304)
@@ -56,9 +58,9 @@ class Exchange:
     """A request as far as it has come, and its answer as far as it went."""
 
     __slots__ = (
-        "_chunked", "_fault", "_gone", "_head", "_left", "_line", "_parts", "_read", "_takes_interim", "_waiter",
-        "disconnected", "expects", "held", "keep_alive", "response_complete", "response_started", "scope",
-        "waiting_handler", "whole",
+        "_begun", "_chunked", "_discards", "_fault", "_gone", "_head", "_left", "_line", "_parts", "_read",
+        "_takes_interim", "_waiter", "disconnected", "expects", "held", "keep_alive", "response_complete",
+        "response_started", "scope", "waiting_handler", "whole",
     )  # fmt: skip
 
     def __init__(self, line: Line, scope: Any, *, keep_alive: bool, expects: bool, takes_interim: bool) -> None:
@@ -75,6 +77,9 @@ class Exchange:
         self.response_started = False
         self.response_complete = False
         self._line = line
+        self._begun = False
+        """Whether it is handled."""
+        self._discards = False
         self._takes_interim = takes_interim
         self._fault: tuple[type[ClientError], str] | None = None
         """Why the rest of the body will not come, and what is the client's fault in it."""
@@ -85,10 +90,14 @@ class Exchange:
         self._head = b""
         self._chunked = False
         self._left = 0
-        scope.setdefault("extensions", {})[LEAVING] = self.tell_leaving
+        extensions = scope.setdefault("extensions", {})
+        extensions[LEAVING] = self.tell_leaving
+        extensions[DISCARD] = self.discard
 
     async def run_asgi(self, app: ASGIApp) -> None:
         """Have the request handled. An answer that is left without its end is cut, which the client sees."""
+        self._begun = True
+        self._line.memory.unasked -= self.held
         try:
             await app(self.scope, self.receive, self.send)  # type: ignore[arg-type]
         finally:
@@ -105,7 +114,7 @@ class Exchange:
     def take(self, part: bytes) -> None:
         """A part of the body has come."""
         self.expects = False  # it has not waited
-        if self.response_complete:
+        if self.response_complete or self._discards:
             return
         parts = self._parts
         if not parts or len(part) >= SMALL_BYTES:
@@ -116,6 +125,8 @@ class Exchange:
             parts.append(bytearray(part))
         self.held += len(part)
         self._line.memory.held += len(part)
+        if not self._begun:
+            self._line.memory.unasked += len(part)
         self._wake()
 
     def end(self) -> None:
@@ -149,6 +160,11 @@ class Exchange:
         self._gone = gone
         if self.disconnected:
             gone()
+
+    def discard(self) -> None:
+        """Keep nothing of the body, now and later."""
+        self._discards = True
+        self._release()
 
     async def receive(self) -> dict[str, Any]:
         """What has come of the body, or comes next; later, that the exchange is over. Raises ClientError when the rest
@@ -251,6 +267,8 @@ class Exchange:
     def _release(self) -> None:
         """What was kept of the body is kept no longer, or by somebody else."""
         self._line.memory.held -= self.held
+        if not self._begun:
+            self._line.memory.unasked -= self.held
         self._parts, self.held = [], 0
 
     async def _come(self) -> None:

@@ -19,7 +19,7 @@ from service.edge.admit import Gate
 from service.edge.bodies import Gone, take_body
 from service.edge.body_memory import BodyMemory, Share
 from service.edge.calls import call_of, deadline_ms
-from service.edge.exchange import LEAVING
+from service.edge.exchange import DISCARD, LEAVING
 from service.edge.keys import Client, Keyring
 from service.edge.replies import AsgiReply
 from service.edge.request_target import RequestTarget, target_in
@@ -51,6 +51,7 @@ def messages_app(
         except Gone:
             log.debug("client.left", extra={"request": request_id})
         except ProxyError as error:
+            discard_body(scope)
             refused = await refuse(error, address_of(scope), brake, reply, request_id)
         except Exception:
             log.exception("request.failed", extra={"request": request_id})
@@ -109,6 +110,13 @@ async def refuse(error: ProxyError, client: str, brake: Brake, reply: AsgiReply,
     shown = await brake.slow(client, error) if isinstance(error, BadClientKey) else error
     await reply.fail(shown)
     return verdict_of(reply, shown)
+
+
+def discard_body(scope: Scope) -> None:
+    """Have nothing kept of what is not read: a refusal may be held back, or its client be slow."""
+    extensions: Any = scope.get("extensions") or {}
+    if DISCARD in extensions:
+        extensions[DISCARD]()
 
 
 def address_of(scope: Scope) -> str:

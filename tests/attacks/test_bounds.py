@@ -10,7 +10,7 @@ import pytest
 
 from service.edge import connection as module
 from service.edge.connection import Connection
-from tests.attacks.raw import byte_provider, raw_client, request
+from tests.attacks.raw import answer, byte_provider, raw_client, request
 from tests.relay.serving import ASK, ASK_BYTES, Server, Serving
 
 LINE = b"POST /v1/messages HTTP/1.1\r\nhost: 127.0.0.1\r\n"
@@ -136,6 +136,27 @@ async def test_one_byte_a_minute_does_not_keep_a_connection(server: Server, said
         told = await client.receive()
         assert (told.status, told.json["error"]["type"]) == (408, "timeout_error")
         assert await client.closed() == b""
+
+
+async def test_who_reads_nothing_is_dropped(server: Server) -> None:
+    """Closing a connection waits until all that was written is read, which may be never."""
+    body = b'{"type":"message","content":"' + b"x" * 8_000_000 + b'"}'
+    async with byte_provider(lambda _: answer(body)) as provider:
+        served = await server.start(anthropic=provider.base_url)
+        async with raw_client(served.url) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined] # a socket's has it
+            await client.send(request(ASK))
+            async with asyncio.timeout(20):
+                while not served.ends:  # noqa: ASYNC110 - within the limit
+                    await asyncio.sleep(0.01)
+            connection = connection_of(served)
+            connection.close_if_slow()
+            assert connection.transport.get_write_buffer_size() > 1_000_000
+            connection._unread_since_s -= 301
+            connection.close_if_slow()
+            async with asyncio.timeout(5):
+                while connection.server_state.connections:  # noqa: ASYNC110 - within the limit
+                    await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("target", ["/v1/messages", "/livez"])

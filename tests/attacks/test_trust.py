@@ -6,6 +6,7 @@ import asyncio
 import gc
 import gzip
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -133,6 +134,44 @@ async def test_what_is_kept_before_a_request_is_handled_counts_as_well(server: S
             while served.parts.memory.held < 90_000:  # noqa: ASYNC110 - bounded by the limit above
                 await asyncio.sleep(0.01)
     await until_idle(served)
+
+
+async def test_strangers_take_no_room_from_clients(server: Server) -> None:
+    """Their bodies are kept up to a part of the bound, and then they are asked who they are."""
+    async with byte_provider() as provider, AsyncExitStack() as stack:
+        variables = KEYS | {"MAX_HELD_BODY_BYTES": "1048576", "LOG_LEVEL": "silent"}
+        served = await server.start(anthropic=provider.base_url, variables=variables)
+        memory = served.parts.memory
+        for number in range(1, 6):
+            stranger = await stack.enter_async_context(raw_client(served.url))
+            await stranger.send(head(JUNK, 100_000) + b" " * 25_000)
+            async with asyncio.timeout(20):
+                while memory.unasked < number * 25_000:  # noqa: ASYNC110 - bounded by the limit above
+                    await asyncio.sleep(0.01)
+        async with raw_client(served.url) as client:
+            known = request(b" " * 1_000_000 + ASK_BYTES, headers={"x-api-key": "k" * 32})
+            assert (await client.ask(known)).status == 200
+        one_too_many = await stack.enter_async_context(raw_client(served.url))
+        assert (await one_too_many.ask(head(JUNK, 100_000) + b" " * 25_000)).status == 401
+        assert memory.unasked <= memory.most_unasked_bytes
+    await until_idle(served)
+    assert memory.unasked == 0
+
+
+async def test_a_refusal_that_is_held_back_holds_no_body(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong keys wait for their answer, their bodies don't wait with them; nor does what still comes."""
+    monkeypatch.setattr("service.brake.FREE_TRIES", 0)
+    monkeypatch.setattr("service.brake.FIRST_WAIT_S", 3.0)
+    served = await server.start(variables=KEYS | {"LOG_LEVEL": "silent"})
+    memory = served.parts.memory
+    async with raw_client(served.url) as client:
+        await client.send(request(b" " * 200_000, headers=JUNK))
+        async with asyncio.timeout(2):
+            while not served.parts.brake.tries:  # noqa: ASYNC110 - bounded by the limit above
+                await asyncio.sleep(0.01)
+        assert (memory.held, memory.unasked) == (0, 0)
+        assert (await client.receive()).status == 401
+        assert (await client.ask(request(target="/livez", method="GET"), b"GET")).status == 200
 
 
 @pytest.mark.parametrize(
