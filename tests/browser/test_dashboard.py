@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from service.ledger import wire
 from tests.browser.conftest import Complaints, Open
@@ -171,22 +171,30 @@ def test_a_request_that_nobody_knows_says_so(visit: Open, complaints: Complaints
 
 def test_what_a_provider_says_is_never_markup(visit: Open, http: httpx.Client, house: House) -> None:
     """Its words come from outside; they are shown as they are."""
-    evil = "<img src=x onerror=\"document.title='broken into'\">"
+    evil = "<img src=x onerror=document.title=document.title+1>"
     house.anthropic.script(reply.error(529, "overloaded_error", evil))
     request_id = ask(http).headers[REQUEST_ID]
     page = visit(f"#/requests/{request_id}")
     expect(page.locator(".timeline")).to_contain_text(evil)
     assert page.locator("main img").count() == 0
-    assert "broken" not in page.title()
+    assert "1" not in page.title()
 
 
 def test_what_a_provider_says_neither_reorders_nor_hides_text(visit: Open, http: httpx.Client, house: House) -> None:
-    """Bidirectional overrides, tags and zero-width characters are shown as escapes, in titles as well."""
-    house.anthropic.script(
-        reply.error(529, "overloaded_error", "see \u202egnp.exe\u2066 a\u200bb \U000e0041\ufe0f Zoë")
-    )
+    """Bidirectional overrides, tags and zero-width characters are shown as escapes, should the API ever give them."""
+    house.anthropic.script(reply.error(529, "overloaded_error", "see here"))
     request_id = ask(http).headers[REQUEST_ID]
-    page = visit(f"#/requests/{request_id}")
+    page = visit("#/")
+
+    def with_strange_words(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(
+            response=answer,
+            body=answer.text().replace("see here", r"see \u202egnp.exe\u2066 a\u200bb \udb40\udc41\ufe0f Zo\u00eb"),
+        )
+
+    page.route(f"**/admin/api/requests/{request_id}*", with_strange_words)
+    page.goto(f"{page.url.partition('#')[0]}#/requests/{request_id}")
     expect(page.locator(".timeline")).to_contain_text(r"see \u202egnp.exe\u2066 a\u200bb \U000e0041\ufe0f Zoë")
     hidden = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\U000e0041]")
     assert hidden.findall(page.content()) == []
