@@ -1,5 +1,6 @@
 """Admissions of a fleet on one real Valkey: each with a view and a ledger that the test sets."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -66,7 +67,8 @@ class Replica:
     async def settled(self) -> None:
         """All that is given back has been given back."""
         while self.admission._later:
-            await next(iter(self.admission._later))
+            await asyncio.wait(self.admission._later)
+            await asyncio.sleep(0)  # a task that is done leaves the set when the event loop comes round
 
 
 NewReplica = Callable[[str], Replica]
