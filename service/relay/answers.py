@@ -194,8 +194,8 @@ def may_generate(call: Call) -> bool:
 
 
 def used_of_either_kind(call: Call, upstream: Upstream, body: bytes, answer: JsonAnswer | None) -> Tokens:
-    """What an answer that was read whole used, should it be a stream instead."""
-    if upstream.content_type != EVENT_STREAM:
+    """What an answer that was read whole used, should it be a stream instead. JSON is JSON whatever it is called."""
+    if answer or upstream.content_type != EVENT_STREAM:
         return whole_tokens(call, answer) if answer else NO_TOKENS
     tap = StreamTap()
     with contextlib.suppress(EventTooLarge):

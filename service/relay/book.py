@@ -18,7 +18,7 @@ from service.outbox import Outbox
 from service.providers.batches import BatchItem
 from service.providers.redaction import redact
 from service.providers.tap import JsonAnswer, StreamTap
-from service.relay.call import NAME_CHARS, Call, Try, bounded
+from service.relay.call import Call, Try, bounded
 from service.resources import ID_CHARS, Home, Resources
 from service.routing.failure import Failure
 from service.settings import Settings
@@ -107,7 +107,7 @@ class Book:
     async def _bind(self, call: Call, one: Try, *resource_ids: str) -> None:
         """Remember where resources live and whose they are, for all replicas."""
         for resource_id in resource_ids:
-            if 0 < len(resource_id) <= ID_CHARS and resource_id not in call.resource_ids:
+            if 0 < len(resource_id) <= ID_CHARS and resource_id.isprintable() and resource_id not in call.resource_ids:
                 await self._bind_one(call, one, resource_id)
 
     async def _bind_one(self, call: Call, one: Try, resource_id: str) -> None:
@@ -151,7 +151,7 @@ def batch_item_event(call: Call, item: BatchItem, batch: Home, prices: PriceList
         event_id=derived_id(batch.event_id, item.custom_id),
         at_ms=time_of_id_ms(batch.event_id),
         batch_id=call.resource_ids[0] if call.resource_ids else "",
-        custom_id=item.custom_id[:NAME_CHARS],
+        custom_id=bounded(item.custom_id),
         request_id=call.request_id,
         model_sent=bounded(item.model),
         client_key=call.client_key,

@@ -147,5 +147,5 @@ def length_of(body: bytes) -> tuple[bytes, bytes]:
 
 
 def bounded(name: str) -> str:
-    """A model name as it may stand in the ledger; clients can invent any."""
+    """A name as it may stand in the ledger: clients can invent any, and Postgres reads no JSON with a NUL."""
     return name[:NAME_CHARS].replace("\0", "")

@@ -400,8 +400,17 @@ async def test_an_item_without_usage_counts(team: Team, anthropic: FakeProvider)
     """The results of a batch are counted when they are read, by their size if they do not say."""
     path = f"/v1/messages/batches/{await team.batch_of(team.ann)}/results"
     message = {"type": "message", "model": "m", "content": [{"text": "x" * 400}]}
-    line = json.dumps({"custom_id": "one", "result": {"type": "succeeded", "message": message}})
+    line = json.dumps({"custom_id": "o\0ne", "result": {"type": "succeeded", "message": message}})
     anthropic.script(reply.raw(line.encode(), content_type="application/x-jsonl").when(path))
     assert (await team.ask(team.ann, "GET", path)).status_code == 200
     [item] = [event for _, event in team.served.events if isinstance(event, BatchItemUsed)]
     assert item.tokens.output >= 100
+    assert item.custom_id == "one", "a NUL would make reports of Postgres fail"
+
+
+async def test_an_id_that_nobody_can_ask_for_is_kept_nowhere(server: Server) -> None:
+    """Postgres reads no JSON with a NUL in it."""
+    async with byte_provider(lambda _: answer({"id": "file_01a\0b"})) as provider:
+        team = Team(await server.start(anthropic=provider.base_url, variables=ISSUED))
+        assert (await team.ask(team.ann, "POST", "/v1/containers", {})).status_code == 200
+    assert not [event for _, event in team.served.events if isinstance(event, ResourceCreated)]

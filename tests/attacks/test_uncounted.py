@@ -119,6 +119,14 @@ async def test_a_whole_answer_without_usage_counts(server: Server, anthropic: Fa
     told(served.ends[0][1])
 
 
+async def test_a_message_that_is_called_a_stream_counts(server: Server) -> None:
+    """The client can read it, and so it was served."""
+    async with byte_provider(lambda _: answer(content_type=SSE)) as provider:
+        served = await server.start(anthropic=provider.base_url)
+        assert (await served.ask(ASK)).status_code == 200
+    assert told(served.ends[0][1]) == Tokens(input=10, output=5)
+
+
 @pytest.mark.parametrize("body", [STREAM, ASK], ids=["JSON for a stream", "a stream for JSON"])
 async def test_an_answer_of_the_other_kind_counts(
     server: Server, anthropic: FakeProvider, body: dict[str, object]
