@@ -84,10 +84,14 @@ class Resources:
         known = self._known.get(resource_id)
         return known if known and time_of_id_ms(known.event_id) >= since_ms else None
 
-    async def home_of(self, resource_id: str) -> Home | None:
-        """Where a resource lives; None when nobody knows. Raises IndexAway when nobody can tell."""
+    async def home_of(self, resource_id: str, *, needs_owner: bool = False) -> Home | None:
+        """Where a resource lives; None when nobody knows. Raises IndexAway when nobody can tell.
+
+        Where its owner is needed and not known here, Redis is asked again: `ccproxy ledger owners` adds owners there.
+        """
         known = self._known.get(resource_id)
-        if known or self._redis is None or len(resource_id) > ID_CHARS:
+        is_enough = known is not None and (not needs_owner or bool(known.owner))
+        if is_enough or self._redis is None or len(resource_id) > ID_CHARS:
             return known
         try:
             found = home_of(await self._redis.get(resource_key(resource_id)))

@@ -71,6 +71,15 @@ class CellDifference(NamedTuple):
     should: Usage | None
 
 
+class Unowned(NamedTuple):
+    """A resource of which no owner was noted when it was made, and whose it is."""
+
+    resource_id: str
+    stream: str
+    event_id: str
+    owner: str
+
+
 def events_table(stream: str) -> str:
     """Where a stream's rows are."""
     return "ccproxy.control_events" if stream == wire.CONTROL else "ccproxy.events"
@@ -210,6 +219,10 @@ class Archive:
         self.connection.execute(QUERIES["save_balance"], (stream, *balance[:3], balance.state.decode()))
         self.connection.execute(QUERIES["empty_closed_usage"], (stream,))
         self.connection.execute(QUERIES["close_usage"], (stream,))
+
+    def unowned(self) -> list[Unowned]:
+        """The resources that were made by a key and noted without it."""
+        return [Unowned(*row) for row in self.connection.execute(QUERIES["unowned_resources"]).fetchall()]
 
     def drop_partition(self, name: str, kept_from: str) -> None:
         """Drop a week; events with lesser ids than `kept_from` are not taken any more."""

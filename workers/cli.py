@@ -15,14 +15,14 @@ from typing import Any
 
 import click
 import psycopg
-from redis import RedisError
+from redis import Redis, RedisError
 
 from service.ledger import wire
 from service.redis_address import place_of
 from service.safe_text import visible
 from service.settings import Settings, load_for_workers, worker_environ
 from service.terminal import SafeConsole, echo, echo_json, echo_own
-from workers.archive import Archive, open_archive
+from workers.archive import Archive, Unowned, open_archive
 from workers.backup import BackupError, Manifest, back_up, expected_rows
 from workers.consume import Streams, open_redis
 from workers.migrate import SchemaError, pending
@@ -183,6 +183,24 @@ def rebuild_ledger(stream: str | None, *, force: bool) -> None:
             echo(f"{name}: {rebuilt.events:,} events, epoch {rebuilt.epoch}{'' if told_proxies else NOT_TOLD}")
 
 
+@ledger.command("owners")
+def add_owners() -> None:
+    """Tell proxies whose the files and batches are that a version before owners made; needed once, after an upgrade.
+
+    Until then nobody can use them where keys have several names. The ledger knows whose request made them.
+    """
+    settings = load_for_workers()
+    redis = open_redis(needed(settings.redis_url or running(settings, "redis_url"), "REDIS_URL"))
+    try:
+        with archive_of(settings) as archive:
+            told = sum(tell_owner(redis, one) for one in archive.unowned())
+    except RedisError as error:
+        raise click.ClickException(f"Redis can't be told ({error}); start it, and try again") from None
+    finally:
+        redis.close()
+    echo(f"{told:,} files, batches and the like were given to their owners.")
+
+
 @ledger.group("dead", invoke_without_command=True)
 @stream_option
 @json_option
@@ -225,9 +243,7 @@ def replay(stream: str | None) -> None:
     help="day, week, route, model, key; comma-separated or repeated. Default: day.",
 )
 @json_option
-@click.option(
-    "--csv", "as_csv", is_flag=True, help="Print Print CSV, for spreadsheets; costs in nano-dollars and dollars."
-)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets; costs in nano-dollars and dollars.")
 def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json: bool, as_csv: bool) -> None:
     """Report tokens, costs and attempts by day, week, route, model or client key. All times are UTC."""
     try:
@@ -373,6 +389,14 @@ def tell_proxies(settings: Settings, stream: str) -> bool:
     except click.ClickException:
         return False
     return True
+
+
+def tell_owner(redis: Redis, one: Unowned) -> bool:
+    """Add the owner to a resource's place in Redis, for as long as it is kept; whether it lacked one."""
+    key, without = wire.resource_key(one.resource_id), f"{one.stream} {one.event_id}"
+    if redis.get(key) != without.encode():
+        return False
+    return bool(redis.set(key, f"{without} {one.owner}", xx=True, keepttl=True))
 
 
 def in_turn(settings: Settings, stream: str, step: Callable[[Projector], Projected | None]) -> Projected:

@@ -453,3 +453,15 @@ WHERE event_id >= %(first)s::uuid AND event_id < %(last)s::uuid AND type = 'atte
     AND at_ms >= %(since)s AND at_ms < %(until)s
     AND body->>'outcome' = 'ok' AND coalesce(body->>'endpoint', 'messages') = 'messages'
 GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4 LIMIT %(limit)s;
+
+-- Files, batches and the like of versions that noted no owner, and the name of the key whose request made them. The few
+-- rows of `made` are hashed, so that each week is read once.
+-- name: unowned_resources
+SELECT DISTINCT made.body->>'resource_id', made.stream, made.event_id::text,
+    coalesce(issued.body->>'name', asked.body->>'client_key')
+FROM ccproxy.events AS made
+JOIN ccproxy.events AS asked ON asked.request_id = made.request_id
+    AND asked.type = 'attempt_started' AND asked.body->>'client_key' <> ''
+LEFT JOIN ccproxy.control_events AS issued ON issued.type = 'client_key_issued'
+    AND issued.body->>'key_id' = asked.body->>'client_key'
+WHERE made.type = 'resource_created' AND made.body->>'client_key' IS NULL;

@@ -44,7 +44,7 @@ async def home_of(call: Call, resources: Resources, *, has_own_account: bool) ->
     route = away = ""
     for resource_id in call.resource_ids:
         try:
-            home = await resources.home_of(resource_id)
+            home = await resources.home_of(resource_id, needs_owner=call.shared)
         except IndexAway:
             away = away or resource_id
             continue
@@ -108,7 +108,7 @@ async def own_items(body: bytes, call: Call, resources: Resources) -> bytes:
 async def is_own(resource_id: str, call: Call, resources: Resources) -> bool:
     """Whether a resource is known to be the caller's. Raises HomeUnknown."""
     try:
-        home = await resources.home_of(resource_id)
+        home = await resources.home_of(resource_id, needs_owner=True)
     except IndexAway:
         raise index_away(resource_id) from None
     return home is not None and home.owner == call.owner

@@ -55,3 +55,14 @@ async def test_what_earlier_versions_wrote_has_no_owner(redis: Redis) -> None:
     await Resources(redis).bind("msgbatch_2", Home("zai", event_id))
     assert await redis.get(resource_key("msgbatch_2")) == f"zai {event_id}".encode()
     assert await Resources(redis).home_of("x" * 200) is None
+
+
+async def test_an_owner_that_is_added_later_is_noticed_where_it_is_needed(redis: Redis) -> None:
+    """What an earlier version made has an owner as soon as Redis says so, also where it was asked for before."""
+    clock, index = Clock(), Resources(redis)
+    event_id = clock.new_id()
+    await redis.set(resource_key("file_1"), f"anthropic {event_id}")
+    assert await index.home_of("file_1", needs_owner=True) == Home("anthropic", event_id, "")
+    await redis.set(resource_key("file_1"), f"anthropic {event_id} ann")
+    assert await index.home_of("file_1") == Home("anthropic", event_id, "")
+    assert await index.home_of("file_1", needs_owner=True) == Home("anthropic", event_id, "ann")
