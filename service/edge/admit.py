@@ -21,7 +21,7 @@ from service.ledger.events import Endpoint, Event, RequestRefused
 from service.ledger.price import PriceList
 from service.ledger.state import ClientKey
 from service.ledger.wire import CONTROL
-from service.providers.bodies import LARGE_BYTES
+from service.providers.body_survey import LARGE_BYTES
 from service.relay import Call
 from service.relay.words import moment
 from service.routing.failover import Refusal

@@ -16,7 +16,7 @@ from service.edge.fields import checked_ids, read_fields
 from service.edge.named_files import named_ids
 from service.errors import BodyTooLarge, ClientError
 from service.ledger.events import Endpoint
-from service.providers.bodies import LARGE_BYTES
+from service.providers.body_survey import LARGE_BYTES
 from service.providers.encodings import decode_body
 from service.providers.truncation import cut
 from service.relay import Call

@@ -16,7 +16,7 @@ from msgspec import Raw, Struct
 
 from service.edge.named_files import Block, Thread, file_ids, ids_in_any, note_id, refuse_hidden, seen
 from service.errors import ClientError
-from service.providers.bodies import MessageSurvey, blocks_of
+from service.providers.body_survey import MessageSurvey, blocks_of
 from service.providers.json_shape import check_shape, too_many_blocks
 from service.relay import Call
 from service.resources import ID_CHARS

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from service.errors import ClientError
 from service.ledger.events import Endpoint
-from service.providers.bodies import BlockSurvey
+from service.providers.body_survey import BlockSurvey
 from service.providers.json_shape import check_shape
 from service.settings import BodyLimits
 

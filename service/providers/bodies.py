@@ -23,16 +23,15 @@ What others get is the business of `bodies_for_others`.
 import re
 from collections.abc import Container, Sequence
 from hashlib import sha256
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from service.ledger.model_names import is_of
 from service.providers.bodies_for_others import for_others
+from service.providers.body_survey import BlockSurvey, survey
 from service.providers.parts import (
     THINKING_BLOCKS,
-    UNREADABLE,
     BlockCleaner,
     Fields,
     clean_messages,
@@ -45,41 +44,11 @@ from service.providers.parts import (
 from service.routing.context import limits_of
 from service.settings import Policy, Route, StripThinking
 
-LARGE_BYTES: Final = 256 * 1024
-"""What is done with a larger body may take longer than other requests should wait: it belongs into a thread."""
-
 # What Anthropic takes as an id (its refusals, seen in public issues), with what a new one begins with.
 ID_RULES: Final = {
     "tool_use": (re.compile(r"[a-zA-Z0-9_-]+"), re.compile(r"[^a-zA-Z0-9_-]"), "toolu_"),
     "server_tool_use": (re.compile(r"srvtoolu_[a-zA-Z0-9_]+"), re.compile(r"[^a-zA-Z0-9_]"), "srvtoolu_"),
 }
-
-
-class BlockSurvey(Struct, gc=False):
-    """What must be known of a content block to see whether it needs a change."""
-
-    type: str = ""
-    id: str = ""
-    tool_use_id: str = ""
-    signature: str | None = None
-
-
-Block = TypeVar("Block", bound=BlockSurvey)
-
-
-class MessageSurvey(Struct, Generic[Block]):
-    """Likewise of a message."""
-
-    content: str | list[Block] = ""
-
-
-class BodySurvey(Struct):
-    """Likewise of a body."""
-
-    messages: list[MessageSurvey[BlockSurvey]] = []
-
-
-SURVEY = msgspec.json.Decoder(BodySurvey)
 
 
 def clean_body(
@@ -147,22 +116,6 @@ def for_anthropic(
     if new_ids:
         cleaned = clean_messages(cleaned, id_renamer(new_ids))
     return raw if cleaned is fields else msgspec.json.encode(cleaned)
-
-
-def survey(raw: bytes) -> list[BlockSurvey]:
-    """The content blocks of all messages; none where the body is not of the expected shape.
-
-    One pass over the bytes: looking for a few of them by `in` takes as long (30 microseconds for 60 KB).
-    """
-    try:
-        return blocks_of(SURVEY.decode(raw).messages)
-    except UNREADABLE:
-        return []
-
-
-def blocks_of(messages: Sequence[MessageSurvey[Block]]) -> list[Block]:
-    """The content blocks of messages; a text in place of blocks is none."""
-    return [block for message in messages if isinstance(message.content, list) for block in message.content]
 
 
 def id_map(blocks: Sequence[BlockSurvey]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from service.admission import Grant
 from service.ledger.events import Endpoint, Outcome, Tokens, Window
-from service.providers.bodies import BlockSurvey
+from service.providers.body_survey import BlockSurvey
 from service.routing.failover import Attempt
 from service.routing.failure import Failure
 from service.settings import Route

@@ -25,7 +25,8 @@ from service.admission import Admission, Entry
 from service.clock import Clock
 from service.ledger.events import FailureScope
 from service.outbox import Outbox
-from service.providers.bodies import LARGE_BYTES, clean_body, without_thinking
+from service.providers.bodies import clean_body, without_thinking
+from service.providers.body_survey import LARGE_BYTES
 from service.providers.credentials import Credentials, NoCredential
 from service.providers.facts import windows_of
 from service.providers.headers import length_said, upstream_headers
