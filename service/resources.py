@@ -114,7 +114,7 @@ def is_old(known: Home, home: Home, ttl_s: int) -> bool:
 
 def value_of(home: Home) -> str:
     """A home as it lies in Redis."""
-    return f"{home.route} {home.event_id} {home.owner}".rstrip()
+    return f"{home.route} {home.event_id} {home.owner}" if home.owner else f"{home.route} {home.event_id}"
 
 
 def home_of(value: object) -> Home | None:

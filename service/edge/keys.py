@@ -23,6 +23,7 @@ from service.settings import StaticKey
 KEY_HEADER = b"x-ccproxy-key"
 CREDENTIAL_HEADERS = (b"authorization", b"x-api-key")
 SHOWN = frozenset((KEY_HEADER, *CREDENTIAL_HEADERS))
+OWNER_DIGITS = 32
 NO_SUCH_KEY = ClientKey(name="", sha256="0" * 64)
 """What an unknown key is compared with, so that it takes as long as a known one."""
 UNREAD_RETRY_S = 1
@@ -56,6 +57,7 @@ class Keyring:
         control: Callable[[], ControlLedger | None] = lambda: None,
     ) -> None:
         self._keys = [(sha256(key.key.reveal().encode()).digest(), key.key_id) for key in keys]
+        self._owners = {key.key_id: owner_of(key) for key in keys}
         self._open_to_all = open_to_all and not keys
         self._ledger_keys = ledger_keys
         self._control = control
@@ -78,7 +80,7 @@ class Keyring:
             credential="" if len(found) == len(tokens) else own_credential(tokens, found),
             withhold=tuple(found),
             key=key,
-            owner=None if self._open_to_all else key.name if key else key_id,
+            owner=None if self._open_to_all else key.name if key else self._owners.get(key_id, ""),
             shared=not self._open_to_all and (not key_id or self._has_several_owners()),
         )
 
@@ -88,7 +90,7 @@ class Keyring:
         if control is None and self._ledger_keys:
             return True
         issued = (key.name for key in control.keys.values()) if control else ()
-        owners = chain((key_id for _, key_id in self._keys), issued)
+        owners = chain(self._owners.values(), issued)
         first = next(owners, "")
         return any(owner != first for owner in owners)
 
@@ -115,6 +117,12 @@ class Keyring:
     def _ledger_key(self, key_id: str) -> ClientKey | None:
         control = self._control()
         return control.keys.get(key_id) if control else None
+
+
+def owner_of(key: StaticKey) -> str:
+    """Whose resources a key of the settings may use. One without a name is called after its place in the list, which
+    another gets when keys come and go: it owns what it makes as itself. The colon stands in no name."""
+    return key.key_id if key.has_name else f"sha256:{sha256(key.key.reveal().encode()).hexdigest()[:OWNER_DIGITS]}"
 
 
 def check_shown(tokens: Sequence[tuple[bytes, bytes]], keys: Container[bytes]) -> None:

@@ -195,10 +195,11 @@ class Policy(Struct, frozen=True):
 
 
 class StaticKey(Struct, frozen=True):
-    """A client key from the environment."""
+    """A client key from the environment; one that has no name is called after its place in the list."""
 
     key_id: str
     key: Secret
+    has_name: bool = True
 
 
 class Truncation(Struct, frozen=True):

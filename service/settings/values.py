@@ -143,7 +143,7 @@ def static_keys(text: str) -> tuple[StaticKey, ...]:
             raise SettingsError(
                 f"PROXY_API_KEYS: key {number} is shorter than 16 characters; make one: openssl rand -hex 24"
             )
-        keys.append(StaticKey(name or f"key-{number}", Secret(key)))
+        keys.append(StaticKey(name or f"key-{number}", Secret(key), has_name=bool(name)))
     return tuple(keys)
 
 

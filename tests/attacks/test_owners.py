@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from service.ledger.events import BatchItemUsed, ClientKeyRevoked, ResourceCreated
 from service.ledger.fold import advance
+from service.resources import Home, home_of, value_of
 from tests.attacks.raw import MESSAGE, SeenRequest, answer, byte_provider
 from tests.edge.test_admit import issue
 from tests.fakes import FakeProvider, reply
@@ -263,6 +264,31 @@ async def test_static_keys_are_owners_too(server: Server, anthropic: FakeProvide
     assert (await served.http.get(path, headers={"x-api-key": "key-of-ann-0123456789"})).text == "secret"
     [created] = [event for _, event in served.events if isinstance(event, ResourceCreated)]
     assert created.client_key == "ann"
+
+
+async def test_a_place_in_the_list_is_no_owner(server: Server, anthropic: FakeProvider) -> None:
+    """Keys without names are called after their places, which others get when the first one goes."""
+    first, second = "key-of-ann-0123456789", "key-of-ben-0123456789"
+    made: Any = {}
+    for listed in (f"{first},{second}", second):
+        served = await server.start(
+            anthropic=anthropic, variables={"PROXY_API_KEYS": f"{listed},cy:key-of-cy-0123456789"}
+        )
+        index = served.parts.relay._resources
+        made = index._known = made or index._known  # as Redis keeps it
+        if listed != second:
+            files = {"file": ("a.txt", b"secret", "text/plain")}
+            file = await served.http.post("/v1/files", files=files, headers={"x-api-key": first})
+        path = f"/v1/files/{file.json()['id']}/content"
+        assert_unknown(await served.http.get(path, headers={"x-api-key": second}))
+    assert served.parts.settings.client_keys[0].key_id == "key-1", "it is counted by its place as ever"
+
+
+@pytest.mark.parametrize("owner", ["ann", "ann ", "ann\n", "a b", ""])
+def test_an_owner_in_redis_is_the_same_owner(owner: str) -> None:
+    """Blanks in a name are a part of it."""
+    home = Home("anthropic", "event", owner)
+    assert home_of(value_of(home).encode()) == home
 
 
 class Away:
