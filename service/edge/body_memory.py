@@ -14,24 +14,28 @@ UNASKED_PART = 8
 
 
 class BodyMemory:
-    """Counts the bytes that are held; `unasked` are those of them whose requests are not handled yet."""
+    """Counts the bytes that are held, in all and by client key; of `unasked`, the requests are not handled yet."""
 
-    __slots__ = ("held", "most_bytes", "most_unasked_bytes", "unasked")
+    __slots__ = ("held", "held_by_key", "most_bytes", "most_key_bytes", "most_unasked_bytes", "unasked")
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
         self.most_unasked_bytes = most_bytes // UNASKED_PART
+        self.most_key_bytes = most_bytes // 2
         self.held = 0
+        self.held_by_key: dict[str, int] = {}
         self.unasked = 0
 
 
 class Share:
-    """One request's part; `close` gives back all of it."""
+    """One request's part; `close` gives back all of it. One client key has half of all at most: a few large bodies that
+    come slowly would keep out everybody else."""
 
-    __slots__ = ("_bytes", "_memory")
+    __slots__ = ("_bytes", "_key_id", "_memory")
 
-    def __init__(self, memory: BodyMemory) -> None:
+    def __init__(self, memory: BodyMemory, key_id: str) -> None:
         self._memory = memory
+        self._key_id = key_id
         self._bytes = 0
 
     def add(self, size: int) -> None:
@@ -42,15 +46,28 @@ class Share:
                 "the bodies of all requests take as much memory as this proxy may use for them (MAX_HELD_BODY_BYTES)",
                 retry_after_s=RETRY_S,
             )
+        if self._key_id:
+            held = memory.held_by_key.get(self._key_id, 0) + size
+            if held > memory.most_key_bytes:
+                raise BodyMemoryFull(
+                    "the bodies of this key's requests take half of the memory for bodies (MAX_HELD_BODY_BYTES)",
+                    retry_after_s=RETRY_S,
+                )
+            memory.held_by_key[self._key_id] = held
         memory.held += size
         self._bytes += size
 
     def give_back(self, size: int) -> None:
         """Hold less again."""
-        self._memory.held -= size
+        memory = self._memory
+        memory.held -= size
         self._bytes -= size
+        if self._key_id in memory.held_by_key:
+            memory.held_by_key[self._key_id] -= size
+            if not memory.held_by_key[self._key_id]:
+                del memory.held_by_key[self._key_id]
 
     def close(self) -> None:
         """Hold nothing any more; a second time changes nothing."""
-        self._memory.held -= self._bytes
-        self._bytes = 0
+        if self._bytes:
+            self.give_back(self._bytes)

@@ -24,6 +24,7 @@ from tests.relay.serving import ASK, ASK_BYTES, Server, Serving
 
 JUNK = {"x-api-key": "junk"}
 KEYS = {"PROXY_API_KEYS": "ann:" + "k" * 32}
+TWO_KEYS = {"PROXY_API_KEYS": "ann:" + "k" * 32 + ",bob:" + "b" * 32}
 LARGE = 5_000_000
 BODY_BYTES = 400_000
 """Large enough to be read in a thread."""
@@ -139,7 +140,7 @@ async def test_what_is_kept_before_a_request_is_handled_counts_as_well(server: S
 async def test_strangers_take_no_room_from_clients(server: Server) -> None:
     """Their bodies are kept up to a part of the bound, and then they are asked who they are."""
     async with byte_provider() as provider, AsyncExitStack() as stack:
-        variables = KEYS | {"MAX_HELD_BODY_BYTES": "1048576", "LOG_LEVEL": "silent"}
+        variables = TWO_KEYS | {"MAX_HELD_BODY_BYTES": "1048576", "LOG_LEVEL": "silent"}
         served = await server.start(anthropic=provider.base_url, variables=variables)
         memory = served.parts.memory
         for number in range(1, 6):
@@ -148,14 +149,40 @@ async def test_strangers_take_no_room_from_clients(server: Server) -> None:
             async with asyncio.timeout(20):
                 while memory.unasked < number * 25_000:  # noqa: ASYNC110 - bounded by the limit above
                     await asyncio.sleep(0.01)
+        slow = await stack.enter_async_context(raw_client(served.url))
+        await slow.send(head({"x-api-key": "k" * 32}, 600_000) + b" " * 500_000)
         async with raw_client(served.url) as client:
-            known = request(b" " * 1_000_000 + ASK_BYTES, headers={"x-api-key": "k" * 32})
+            known = request(b" " * 500_000 + ASK_BYTES, headers={"x-api-key": "b" * 32})
             assert (await client.ask(known)).status == 200
         one_too_many = await stack.enter_async_context(raw_client(served.url))
         assert (await one_too_many.ask(head(JUNK, 100_000) + b" " * 25_000)).status == 401
         assert memory.unasked <= memory.most_unasked_bytes
     await until_idle(served)
     assert memory.unasked == 0
+
+
+async def test_one_key_does_not_keep_out_the_others(server: Server) -> None:
+    """Nobody has more than half of the memory, however slowly his bodies come."""
+    async with byte_provider() as provider, AsyncExitStack() as stack:
+        variables = TWO_KEYS | {"MAX_HELD_BODY_BYTES": "2097152", "LOG_LEVEL": "silent"}
+        served = await server.start(anthropic=provider.base_url, variables=variables)
+        memory = served.parts.memory
+        slow = [await stack.enter_async_context(raw_client(served.url)) for _ in range(3)]
+        for client in slow:
+            await client.send(head({"x-api-key": "k" * 32}, 600_000) + b" " * 500_000)
+        async with asyncio.timeout(20):
+            waiting = {asyncio.ensure_future(client.receive()) for client in slow}
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        assert [task.result().status for task in done] == [503]
+        assert memory.held_by_key["ann"] <= 1_048_576
+        async with raw_client(served.url) as client:
+            known = request(b" " * 700_000 + ASK_BYTES, headers={"x-api-key": "b" * 32})
+            assert (await client.ask(known)).status == 200
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    await until_idle(served)
+    assert (memory.unasked, memory.held_by_key) == (0, {})
 
 
 async def test_a_refusal_that_is_held_back_holds_no_body(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
