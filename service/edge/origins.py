@@ -39,7 +39,9 @@ API = "/v1/"
 METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 PREFLIGHT_MAX_AGE_S = b"600"
 HEADER_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,4096}")
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+|null")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+")
+NOBODYS = ("null", "file://")
+"""Origins that any page can have; ALLOWED_ORIGINS does not take them."""
 HOST_CHARS = 300
 CACHED_HOSTS = 256
 
@@ -164,16 +166,24 @@ class OriginGuard:
             return
         if not origin and self._opens_page(scope, named):
             return
-        text = origin[:HOST_CHARS].decode("latin-1").lower()
-        whose = text if ORIGIN.fullmatch(text) else "another origin"
-        raise ForeignOrigin(
-            f"web pages of {whose} may not use this proxy; if they should, add their origin to ALLOWED_ORIGINS"
-        )
+        raise ForeignOrigin(reason_against(origin))
 
     def _opens_page(self, scope: Any, named: Headers) -> bool:
         """Whether somebody follows a link to a page of the console."""
         is_navigation = all(named.get(name) == value for name, value in NAVIGATION.items())
         return is_navigation and scope["method"] in ("GET", "HEAD") and scope["path"] in CONSOLE_PAGES
+
+
+def reason_against(origin: bytes) -> str:
+    """Why a page of this origin is refused, with the mend: `null` and the like can't be allowed, anybody may be it."""
+    text = origin[:HOST_CHARS].decode("latin-1").lower()
+    if text in NOBODYS:
+        return (
+            "web pages without an origin of their own (a local file, a sandboxed frame) may not use this proxy; serve "
+            "the page from an address, and add that to ALLOWED_ORIGINS"
+        )
+    whose = text if ORIGIN.fullmatch(text) else "another origin"
+    return f"web pages of {whose} may not use this proxy; if they should, add their origin to ALLOWED_ORIGINS"
 
 
 def is_own(origin: bytes, host: bytes) -> bool:

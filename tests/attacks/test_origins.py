@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from service.edge.origins import OriginGuard
+from service.errors import SettingsError
 from service.settings import from_variables
 from tests.attacks.raw import ByteProvider, RawResponse, answer, byte_provider, raw_client, request
 from tests.relay.serving import ASK, Server, Serving
@@ -64,6 +65,21 @@ def assert_refused(response: RawResponse, setting: bytes) -> None:
     assert setting in response.body
     assert response.value(b"x-should-retry") == b"false"
     assert response.value(b"access-control-allow-origin") == b""
+
+
+# -- words
+
+
+@pytest.mark.parametrize("origin", ["null", "file://"])
+async def test_the_words_tell_no_page_to_do_what_is_refused(
+    server: Server, provider: ByteProvider, origin: str
+) -> None:
+    """Any page can have this origin, so that no setting takes it: a page that should pass has to be served."""
+    with pytest.raises(SettingsError, match="is no origin"):
+        from_variables({"ALLOWED_ORIGINS": origin})
+    served = await server.start(anthropic=provider.base_url)
+    refused = await ask(served, origin=origin)
+    assert_refused(refused, b"serve the page from an address, and add that to ALLOWED_ORIGINS")
 
 
 # -- names
