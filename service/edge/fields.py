@@ -34,8 +34,10 @@ MOST_IDS = 1_000
 """Look-ups at most where each has to be asked whose it is; a request may have a few hundred files."""
 TRIMMING = (b"clear_tool_uses", b"compact")
 """Edits of `context_management` that shorten a conversation (Anthropic's documentation)."""
-KEY = re.compile(rb'[ \t\n\r]*("(?:[^"\\]++|\\.)*+")[ \t\n\r]*:[ \t\n\r]*', re.DOTALL)
-SEPARATOR = re.compile(rb"[ \t\n\r]*[,}]")
+KEY = re.compile(rb'[ \t\n\r]*+("(?:[^"\\]++|\\.)*+")[ \t\n\r]*+:[ \t\n\r]*+', re.DOTALL)
+KEY_CHARS = 10_000
+"""Matching goes on for as long as a key is, and nothing else runs meanwhile."""
+SEPARATOR = re.compile(rb"[ \t\n\r]*+[,}]")
 HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -94,6 +96,8 @@ def refuse_repeats(raw: bytes, fields: Object, place: str) -> None:
     """
     if sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields) + 1 == len(raw):
         return
+    if any(len(name) > KEY_CHARS for name in fields):
+        raise ClientError(f"{place or 'the request: '}Keys should have at most {KEY_CHARS} characters")
     if repeated := repeated_key(raw, fields):
         raise ClientError(f"{place}{repeated[:64]}: Duplicate key")
 

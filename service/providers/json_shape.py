@@ -19,7 +19,7 @@ TOKEN: Final = re.compile(rb'"[^"\\]*+"|["\[\]{},]')
 """Structure, or a text without escapes, or how one with escapes begins."""
 ESCAPES: Final = re.compile(rb'(?:[^"\\]*+\\.){1,4096}+', re.DOTALL)
 """No more of them at once than take a moment: nothing else runs meanwhile."""
-OPENING, QUOTE, COMMA, BACKSLASH = b"[{", ord('"'), ord(","), ord("\\")
+OPENING, QUOTE, COMMA, BACKSLASH = b"[{", ord('"'), ord(","), b"\\"
 CONTAINERS_PER_BLOCK: Final = 2
 """A conversation of the most blocks may have as many messages, tools and arguments."""
 COMMAS_PER_BLOCK: Final = 3
@@ -84,19 +84,11 @@ def tokens(raw: bytes) -> Iterator[int]:
 def end_of_text(raw: bytes, start: int) -> int:
     """Where the quote is that ends a text with escapes; the last byte when none does."""
     end = raw.find(b'"', start)
-    while end >= 0 and is_escaped(raw, end):
-        while start <= end and (match := ESCAPES.match(raw, start)):
-            start = match.end()
-        end = raw.find(b'"', max(start, end + 1))
+    while end >= 0 and raw.find(BACKSLASH, start, end) >= 0 and (match := ESCAPES.match(raw, start)):
+        start = match.end()
+        if start > end:
+            end = raw.find(b'"', start)
     return end if end >= 0 else len(raw) - 1
-
-
-def is_escaped(raw: bytes, place: int) -> bool:
-    """Whether an odd number of backslashes stands before a byte."""
-    start = place
-    while raw[start - 1] == BACKSLASH:
-        start -= 1
-    return (place - start) % 2 == 1
 
 
 def too_many_blocks(limits: BodyLimits) -> ClientError:

@@ -25,6 +25,8 @@ EVENT_BYTES_LIMIT = 16 * 1024 * 1024
 """Largest event, since an unfinished one is kept in memory. The largest that a provider sends in one piece are results
 of its own tools (a few MB of base64); 16 MB leaves room, and is half of what a request may bring."""
 
+MOST_LINES = 10_000
+"""Of an event that is looked into; 16 MB of lines would stop everything else for half a second."""
 BOM = b"\xef\xbb\xbf"
 EMPTY_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 LINE_END_STARTS = (b"\n", b"\r", b"")
@@ -61,6 +63,8 @@ class SseEvent(NamedTuple):
     @property
     def fields(self) -> tuple[bytes, bytes]:
         """Its name and its data."""
+        if self.block.count(b"\n") + self.block.count(b"\r") > MOST_LINES:
+            raise EventTooLarge(f"an event of the stream has more than {MOST_LINES} lines")
         name, data = b"", []
         lines = LINE_END.split(self.block) if b"\r" in self.block else self.block.split(b"\n")
         for line in lines:

@@ -184,3 +184,11 @@ def test_what_cant_be_read_here_is_refused_here(body: bytes, words: str) -> None
     """Another parser might read it, and no limit would hold."""
     with pytest.raises(ClientError, match=words):
         read_bytes(body)
+
+
+def test_keys_are_bounded_where_they_are_matched() -> None:
+    """A key of 32 MB of escapes would be matched for half a second, in which nothing else runs."""
+    for key in (b"\\n" * 10_001, b"k" * 10_001):
+        with pytest.raises(ClientError, match="10000 characters"):
+            read_bytes(b'{ "model":"m","' + key + b'":1}')
+    assert read_bytes(b'{ "model":"m","' + b"\\n" * 9_999 + b'":1}').model == "m"

@@ -1,10 +1,14 @@
 """Bodies that are nested too deep or have too many values are refused before anything is made of them."""
 
+import time
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.errors import ClientError
-from service.providers.json_shape import check_shape, is_in_doubt
+from service.providers.json_shape import check_shape, end_of_text, is_in_doubt
 from service.settings import BodyLimits
 
 LIMITS = BodyLimits(json_depth=20, content_blocks=100)
@@ -69,3 +73,20 @@ def test_usual_bodies_are_cleared_at_sight() -> None:
     block = {"type": "text", "text": "if (a[1]) { return {b: [2]}; }" * 20}
     body = {"tools": [tool] * 40, "messages": [{"role": "user", "content": [block] * 5}] * 50}
     assert not is_in_doubt(msgspec.json.encode(body), BodyLimits())
+
+
+@given(st.text(alphabet='a"\\\n[', max_size=40), st.sampled_from([b"", b',"x"', b'\\"']))
+def test_the_end_of_a_text_is_found(text: str, behind: bytes) -> None:
+    """Whatever is escaped in it."""
+    raw = msgspec.json.encode(text)
+    assert end_of_text(raw + behind, 1) == len(raw) - 1
+
+
+@pytest.mark.parametrize("unit", ["\\\\", '\\"', "\\n"])
+@pytest.mark.parametrize("ends", [True, False])
+def test_escapes_take_linear_time(unit: str, ends: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """16 MB of them; a step for each took four seconds."""
+    raw = b'"' + unit.encode() * 8_000_000 + b'"' * ends
+    began_s = time.process_time()
+    assert end_of_text(raw, 1) == len(raw) - 1
+    assert time.process_time() - began_s < 1

@@ -123,3 +123,13 @@ def test_a_large_event_in_single_bytes_costs_time_in_proportion() -> None:
     """What was searched is not searched again: 200 KB byte by byte take no noticeable time."""
     stream = b"data: " + b"x" * 200_000 + b"\r\n\r\n"
     assert len(read([stream[place : place + 1] for place in range(len(stream))])) == 1
+
+
+def test_an_event_of_many_lines_is_too_large() -> None:
+    """Millions of lines of nothing would be looked at while everything else waits."""
+    reader = SseReader()
+    [few] = reader.feed(b"data:\n" * 10_000 + b"\n")
+    assert few.data == b"\n" * 9_999
+    [many] = reader.feed(b"data:\n" * 10_002 + b"\n")
+    with pytest.raises(EventTooLarge):
+        assert many.data
