@@ -6,7 +6,8 @@ A canonical path
 - has segments of unreserved characters and sub-delimiters (RFC 3986) without `;`, none of them empty, `.` or `..`;
 - escapes other bytes alone, as UTF-8 in upper-case hexadecimal, and never `/`, `\\`, `%`, `;`, `?`, `#` or a control
   character. The id in `/v1/models/{id}` may escape those as well (but no control), as long as no dot segment results;
-- spells a known endpoint exactly: `/v1/Messages` might be served by a provider, but counted as something else here.
+- spells a known endpoint or part of a resource exactly: `/v1/Messages` or `/v1/messages/batches/{id}/Results` might be
+  served by a provider, but counted as something else here.
 
 Slips in a client's base URL (`SLIPS`) are rewritten to it. Everything else is a 404 of our own.
 
@@ -51,6 +52,8 @@ CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 DOTS = frozenset(("", ".", ".."))
 
 POSTS: Mapping[str, Endpoint] = {"/v1/messages": "messages", "/v1/messages/count_tokens": "count_tokens"}
+PARTS = ("/results", "/cancel", "/content")
+"""Ends of a path by which an answer is counted, or let pass as it is."""
 PREFIXES: Mapping[str, Endpoint] = {
     "/v1/messages/batches": "batches",
     "/v1/models": "models",
@@ -85,7 +88,7 @@ def parse_target(method: str, raw: bytes, base_path: str) -> RequestTarget:
     if not QUERY.fullmatch(query):
         raise ClientError("the query holds a character that a URL can't hold; escape it")
     path = canonical(without_slips(without_base(given, base_path)))
-    if path is None or endpoint_of("POST", path) != endpoint_of("POST", path.lower()):
+    if path is None or not is_spelled_exactly(path):
         raise not_found(method)
     return RequestTarget(path, query, endpoint_of(method, path))
 
@@ -94,6 +97,12 @@ REMEMBERED_BYTES = 256
 REMEMBERED_TARGETS = 256
 """Longer or more targets than these are a client's own, such as ids of batches; together they take 200 KB at most."""
 remembered = lru_cache(REMEMBERED_TARGETS)(parse_target)
+
+
+def is_spelled_exactly(path: str) -> bool:
+    """Whether the path names what it names in small letters: an endpoint, or a known part of a resource."""
+    lower = path.lower()
+    return endpoint_of("POST", path) == endpoint_of("POST", lower) and lower.endswith(PARTS) == path.endswith(PARTS)
 
 
 def origin_form(raw: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

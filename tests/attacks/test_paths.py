@@ -108,7 +108,7 @@ async def test_what_is_served_is_counted_as_what_it_is(server: Server, base: str
 
 NOWHERE = [
     "/v1", "/v1/", "/v1beta/messages", "/v1beta/..", "/v10/messages", "/V1/messages", "/v1/Messages",
-    "/v1/MESSAGES/batches",
+    "/v1/MESSAGES/batches", "/v1/messages/batches/b1234567/Results", "/v1/files/f1234567/CONTENT",
     "/v1/messages;x", "/v1/messages;", "/v1;x/messages", "/v1/messages%3Bx", "/v1/%6dessages", "/v1/m%65ssages",
     "/%76%31/messages", "/v1%2fmessages", "/v1%2Fmessages", "/v1/x%2fy", "/v1/x%5cy", "/v1/x\\y", "/v1/x%2ey",
     "/v1/x%2Ey",
