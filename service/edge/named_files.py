@@ -61,14 +61,19 @@ class Block(BlockSurvey, gc=False):
 
 
 def file_ids(blocks: Iterable[Block]) -> Iterator[str]:
-    """The ids of all files in the blocks, in their order."""
-    for block in blocks:
+    """The ids of all files in the blocks, in their order; blocks may be nested as deep as the decoder goes."""
+    nested = [iter(blocks)]
+    while nested:
+        block = next(nested[-1], None)
+        if block is None:
+            nested.pop()
+            continue
         if block.file_id is not None:
             yield block.file_id
         if isinstance(block.source, Source) and block.source.file_id is not None:
             yield block.source.file_id
         if block.content and not isinstance(block.content, str):
-            yield from file_ids(block.content if isinstance(block.content, list) else (block.content,))
+            nested.append(iter(block.content if isinstance(block.content, list) else (block.content,)))
 
 
 NAMES = frozenset(

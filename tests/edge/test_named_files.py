@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.edge.fields import MOST_FILE_IDS, read_fields
-from service.edge.named_files import named_ids
+from service.edge.named_files import Block, ResourceId, file_ids, named_ids
 from service.errors import ClientError
 from service.ledger.events import Endpoint
 from service.relay import Call
@@ -94,3 +94,11 @@ def test_what_is_no_json_names_nothing() -> None:
     """Whatever bytes an upload has."""
     assert named_ids(b"\0[[[,,," * 500_000, "other", BodyLimits()) == ()
     assert named_ids(b"--x\r\n" + b"[,{" * 500_000, "other", BodyLimits()) == ()
+
+
+def test_files_are_found_however_deep() -> None:
+    """The decoder of newer Pythons goes deeper than a function may call itself: that was a 500."""
+    block = Block(file_id=ResourceId("file_1"))
+    for _ in range(3_000):
+        block = Block(content=[Block(type="text"), block])
+    assert list(file_ids([block, Block(file_id=ResourceId("file_2"))])) == ["file_1", "file_2"]
