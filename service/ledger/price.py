@@ -16,6 +16,7 @@ NUSD_PER_USD_PER_MTOK = 1_000
 BATCH_DIVISOR = 2
 """Message batches cost half (Anthropic's pricing page)."""
 TOKEN_KINDS = Tokens.__struct_fields__
+ANY_FAMILY = ""
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,14 +44,17 @@ def cost_nusd(tokens: Tokens, model: str, prices: PriceList, *, batch: bool = Fa
     return cost_at(price, tokens, batch=batch) if price else None
 
 
-def dearest(prices: PriceList, model: str) -> Price | None:
-    """What a model without a price costs at most, kind by kind: as the dearest of its family, such as `claude`, or of
-    all when no price is known in that. None without any price."""
-    family = family_of(model)
-    known = [price for name, price in prices.prices.items() if family_of(name) == family] or [*prices.prices.values()]
-    if not known:
-        return None
-    return Price(**{kind: max(getattr(price, kind) for price in known) for kind in TOKEN_KINDS})
+def dearest_prices(prices: PriceList) -> dict[str, Price]:
+    """What a model without a price costs at most, kind by kind: as the dearest of its family, such as `claude`. Under
+    ANY_FAMILY stands the dearest of all, for families without a price; nothing, where there is no price at all."""
+    families: dict[str, list[Price]] = {}
+    for model, price in prices.prices.items():
+        for family in (family_of(model), ANY_FAMILY):
+            families.setdefault(family, []).append(price)
+    return {
+        family: Price(**{kind: max(getattr(price, kind) for price in known) for kind in TOKEN_KINDS})
+        for family, known in families.items()
+    }
 
 
 def family_of(model: str) -> str:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from service.ledger.events import Tokens
 from service.ledger.fold import HOUR_MS, add_usage
 from service.ledger.model_names import canonical
-from service.ledger.price import TOKEN_KINDS, PriceList, cost_at, dearest
+from service.ledger.price import ANY_FAMILY, TOKEN_KINDS, Price, PriceList, cost_at, dearest_prices
 from service.ledger.state import ClientKey, Usage
 from service.routing.quota import counted_tokens, week_of
 from service.routing.view import View
@@ -61,24 +61,21 @@ def used_since(key_id: str, view: View, first_hour: int) -> Usage:
 
 def unpriced_nusd(key_id: str, view: View, first_hour: int, prices: PriceList) -> int:
     """What a key's usage without a price costs at most."""
-    total = 0
-    for route in view.routes:
-        if route == CLIENT_ROUTE_ID:
-            continue
-        for hour, by_model in view.ledger(route).usage.items():
-            if hour >= first_hour:
-                cells = ((model, by_key[key_id]) for model, by_key in by_model.items() if key_id in by_key)
-                total += sum(most_nusd(cell, model, prices) for model, cell in cells)
-    return total
+    dearest = dearest_prices(prices)
+    return sum(
+        most_nusd(usage, dearest.get(family) or dearest.get(ANY_FAMILY))
+        for route in view.routes
+        if route != CLIENT_ROUTE_ID
+        for family, usage in view.unpriced_by_key(key_id, route, first_hour).items()
+    )
 
 
-def most_nusd(cell: Usage, model: str, prices: PriceList) -> int:
-    """What the part of a cell without a price costs at most; of others, only their number is known."""
-    price = dearest(prices, model) if cell.unpriced else None
+def most_nusd(usage: Usage, price: Price | None) -> int:
+    """What usage costs at a price, beyond the cost that is known of parts of it."""
     if price is None:
         return 0
-    tokens = Tokens(**{kind: getattr(cell, kind) for kind in TOKEN_KINDS})
-    return cost_at(price, tokens) * cell.unpriced // max(cell.unpriced, cell.attempts + cell.batch_items)
+    tokens = Tokens(**{kind: getattr(usage, kind) for kind in TOKEN_KINDS})
+    return max(0, cost_at(price, tokens) - usage.cost_nusd)
 
 
 def percent_of(used: int, limit: int | None) -> float:

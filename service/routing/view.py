@@ -5,25 +5,31 @@ What a week's use comes to is asked for with each request, so that it is added u
 with the own events after it.
 """
 
+from collections.abc import Iterator
+
 from msgspec import Struct, field
 
 from service.ledger.events import Event
-from service.ledger.fold import add_usage, advance
+from service.ledger.fold import OTHER_MODEL, add_usage, advance
+from service.ledger.price import family_of
 from service.ledger.state import Charge, ControlLedger, RouteLedger, Usage
 
+KEPT_FAMILIES = 64
 NO_LEDGER = RouteLedger()
 """What is known of a route that nobody used yet. Never changed."""
 
 
 class Sums(Struct):
     """What a ledger's `hours` and cells come to from `first_hour` on: in all, and for the client keys that were asked
-    for. Another ledger has other hours: its sums are made anew.
+    for. Another ledger has other hours: its sums are made anew. `unpriced_by_key` is what keys used without a price, by
+    family of models.
     """
 
     hours: dict[int, Usage]
     first_hour: int
     usage: Usage
     by_key: dict[str, Usage] = field(default_factory=dict)
+    unpriced_by_key: dict[str, dict[str, Usage]] = field(default_factory=dict)
 
     def add(self, charge: Charge) -> None:
         """The ledger has taken up one more charge."""
@@ -32,6 +38,8 @@ class Sums(Struct):
         add_usage(self.usage, charge.usage)
         if charge.client_key in self.by_key:
             add_usage(self.by_key[charge.client_key], charge.usage)
+        if charge.usage.unpriced and charge.client_key in self.unpriced_by_key:
+            add_unpriced(self.unpriced_by_key[charge.client_key], charge.model, charge.usage)
 
 
 class View(Struct):
@@ -67,6 +75,16 @@ class View(Struct):
             by_key[key_id] = key_usage_since(self.ledger(route_id), first_hour, key_id)
         return by_key[key_id]
 
+    def unpriced_by_key(self, key_id: str, route_id: str, first_hour: int) -> dict[str, Usage]:
+        """What a client key has used of a route without a price from an hour on, by family of models."""
+        known = self._sums_of(route_id, first_hour).unpriced_by_key
+        if key_id not in known:
+            found = known[key_id] = {}
+            for model, cell in cells_since(self.ledger(route_id), first_hour, key_id):
+                if cell.unpriced:
+                    add_unpriced(found, model, cell)
+        return known[key_id]
+
     def _sums_of(self, route_id: str, first_hour: int) -> Sums:
         hours, sums = self.ledger(route_id).hours, self.sums.get(route_id)
         if sums is None or sums.hours is not hours or sums.first_hour != first_hour:
@@ -86,9 +104,24 @@ def usage_since(hours: dict[int, Usage], first_hour: int) -> Usage:
 def key_usage_since(ledger: RouteLedger, first_hour: int, key_id: str) -> Usage:
     """The sum of a client key's cells from an hour on."""
     total = Usage()
+    for _, cell in cells_since(ledger, first_hour, key_id):
+        add_usage(total, cell)
+    return total
+
+
+def cells_since(ledger: RouteLedger, first_hour: int, key_id: str) -> Iterator[tuple[str, Usage]]:
+    """A client key's cells from an hour on, with their models."""
     for hour, by_model in ledger.usage.items():
         if hour >= first_hour:
-            for by_key in by_model.values():
+            for model, by_key in by_model.items():
                 if cell := by_key.get(key_id):
-                    add_usage(total, cell)
-    return total
+                    yield model, cell
+
+
+def add_unpriced(families: dict[str, Usage], model: str, usage: Usage) -> None:
+    """Add usage without a price to that of its family; clients invent names, so that only the first ones have their
+    own."""
+    family = family_of(model)
+    if family not in families and len(families) >= KEPT_FAMILIES:
+        family = OTHER_MODEL
+    add_usage(families.setdefault(family, Usage()), usage)

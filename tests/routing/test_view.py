@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from service.ledger.fold import HOUR_MS, fold_route
 from service.ledger.state import RouteLedger
-from service.routing.view import View, key_usage_since, usage_since
+from service.routing.view import KEPT_FAMILIES, View, key_usage_since, usage_since
 from tests.ledger.making import NOW_MS, Log, batch_item, distinct, ended, logs
 
 HOUR = NOW_MS // HOUR_MS
@@ -64,3 +64,21 @@ def test_nobodys_route_is_empty() -> None:
     view = View()
     check(view, HOUR)
     assert view.routes == {}
+
+
+def test_what_has_no_price_is_kept_up_by_family() -> None:
+    """Whether it was there when it was asked for or came later. Invented families take little room."""
+    view, kept = View(), View()
+    kept.unpriced_by_key("alice", "zai", HOUR)
+    models = ["claude-x-1", "claude-y-2", *(f"invented{number}-z" for number in range(2 * KEPT_FAMILIES))]
+    for number, model in enumerate(models):
+        event = ended(number, model_sent=model, cost_nusd=None)
+        view.note("zai", event)
+        kept.note("zai", event)
+        kept.unpriced_by_key("alice", "zai", HOUR)
+    kept.note("zai", ended(900, model_sent="claude-priced", cost_nusd=5))
+    found = kept.unpriced_by_key("alice", "zai", HOUR)
+    assert found == view.unpriced_by_key("alice", "zai", HOUR)
+    assert (found["claude"].unpriced, found["claude"].cost_nusd) == (2, 0)
+    assert sum(usage.unpriced for usage in found.values()) == len(models)
+    assert len(found) <= KEPT_FAMILIES + 1
