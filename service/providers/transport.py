@@ -19,7 +19,7 @@ from service.ledger.events import FailureKind
 from service.providers.encodings import AnswerDecoder, BadEncoding, answer_decoder
 from service.providers.lean import LeanTransport, Waits
 from service.providers.lean_connection import StaleSocket
-from service.providers.lean_head import METHODS, base_of, target_under
+from service.providers.lean_head import CONTROLS, METHODS, base_of, target_under
 from service.providers.no_proxy import is_direct, is_loopback
 from service.settings import Timeouts, UpstreamTransport
 
@@ -197,12 +197,9 @@ class Wires:
             if isinstance(error, httpx.RemoteProtocolError):
                 words = words.partition(":")[0]  # behind it stands what came
             raise type(error)(words) if trace.connected else StaleSocket(words) from None
-        if response.status_code < 200:
+        if fault := fault_in(response):
             await response.aclose()
-            raise httpx.RemoteProtocolError("101 was not asked for")
-        if {"content-length", "transfer-encoding"} <= response.headers.keys():
-            await response.aclose()
-            raise httpx.RemoteProtocolError("the answer has two framings")
+            raise httpx.RemoteProtocolError(fault)
         timeout["read"] = waits.chunk_s  # the transport reads this dictionary again when it begins with the body
         lowered = [(name.lower(), value) for name, value in response.headers.raw]
         return Upstream(response.status_code, lowered, HttpxBody(response))
@@ -271,6 +268,19 @@ def proxy_for(url: str, proxies: Mapping[str, str]) -> str:
     if not proxy or is_loopback(host) or is_direct(host, port, proxies.get("no", "")) or proxy_bypass(host):
         return ""
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def fault_in(response: httpx.Response) -> str:
+    """What makes an answer none, "" when nothing does; the lean transport's parser is as strict by itself."""
+    if response.status_code < 200:
+        return "101 was not asked for"
+    if response.status_code > 599:
+        return "the answer's status is none"
+    if {"content-length", "transfer-encoding"} <= response.headers.keys():
+        return "the answer has two framings"
+    if any(value.translate(None, CONTROLS) != value for _, value in response.headers.raw):
+        return "the answer has a control character in a header"
+    return ""
 
 
 def failure_of(error: httpx.TransportError) -> tuple[FailureKind, str]:

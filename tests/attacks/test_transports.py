@@ -51,6 +51,22 @@ async def test_what_stands_behind_an_answer_reaches_nobody(server: Server, trans
 
 
 @pytest.mark.parametrize("transport", ["lean", "httpx"])
+@pytest.mark.parametrize(
+    "said",
+    [answer(status=600), answer(status=999), answer(request_id="a\x01b"), answer(x_unknown="\x1b[2J")],
+    ids=["600", "999", "a control character", "an escape sequence"],
+)
+async def test_what_is_no_answer_is_told_as_a_failure(server: Server, transport: str, said: bytes) -> None:
+    """Not relayed, and never the end of the client's connection without a word."""
+    async with byte_provider(lambda _: said) as provider:
+        served = await server.start(anthropic=provider.base_url, variables={"UPSTREAM_TRANSPORT": transport})
+        async with raw_client(served.url) as client:
+            for _ in range(2):
+                told = await client.ask(request(ASK))
+                assert (told.status, told.json["error"]["type"]) == (502, "api_error")
+
+
+@pytest.mark.parametrize("transport", ["lean", "httpx"])
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_a_redirect_and_a_cookie_are_not_followed(server: Server, transport: str, status: int) -> None:
     """The key goes to the provider alone, and one client's cookie never goes up with another's request."""
