@@ -151,11 +151,17 @@ def canonical(path: str) -> str | None:
 
 
 def is_model_path(path: str) -> bool:
-    """Whether the path of a model stays one, even if it is unescaped twice."""
+    """Whether the path of a model stays one, even if it is unescaped twice, or parameters are cut off its segments:
+    servers of Java read `..;x` as `..`."""
     plain = text_of(path)
     if plain is None:
         return False
-    return all(DOTS.isdisjoint(re.split(r"[/\\]", text)[1:]) for text in (plain, unquote(plain)))
+    return all(DOTS.isdisjoint(map(name_of, re.split(r"[/\\]", text)[1:])) for text in (plain, unquote(plain)))
+
+
+def name_of(segment: str) -> str:
+    """A segment of a path without its parameters and the blanks around it."""
+    return segment.partition(";")[0].strip()
 
 
 def text_of(path: str) -> str | None:

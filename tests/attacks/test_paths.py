@@ -120,7 +120,9 @@ NOWHERE = [
     "/v1/messages//", "/v1/messages//batches", "/v1/messages/batches/b1/result%73", "/v1/%c0%ae%c0%ae/x", "/v1/%ff",
     "/v1/a|b", "/v1/a\"b", "/v1/<x>", "/v1/a:b", "/v1/a@b", "/v1/[x]", "/v1/models/..", "/v1/models/%2e%2e",
     "/v1/models/..%2Fmessages", "/v1/models/a%2F..%2F..%2Fmessages", "/v1/models/%252e%252e%252fmessages",
-    "/v1/models/..%5Cmessages", "/v1/models/a%00", "/v1/models/a/%2e%2e", "/anthropic/v1/messages", "///v1/messages",
+    "/v1/models/..%5Cmessages", "/v1/models/..;x", "/v1/models/%2e%2e;x%2Fmessages", "/v1/models/..%3Bx%2Fmessages",
+    "/v1/models/%252e%252e%253Bx%252fmessages", "/v1/models/..%20%2Fmessages", "/v1/models/;x", "/v1/models/%20",
+    "/v1/models/a%00", "/v1/models/a/%2e%2e", "/anthropic/v1/messages", "///v1/messages",
     "/x//v1/messages", "/livez%2f", "/%6civez", "/livez;x", "/admin/../v1/messages", "/x/v1/messages",
 ]  # fmt: skip
 
