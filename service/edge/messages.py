@@ -69,7 +69,7 @@ def messages_app(
         relay.check_access(call)
         if client.key:
             await gate.check(client.key_id, client.key, call)
-        share = Share(memory, client.key_id)
+        share = Share(memory, client.key_id if client.shared else "")  # a sole owner has nobody to leave room for
         try:
             await take_body(call, receive, named, settings, share)
             client = await still_good(client, call, keyring, gate, clock.now_ms())

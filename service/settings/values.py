@@ -73,6 +73,10 @@ def base_path(text: str) -> str:
             f"PROXY_BASE_PATH: {text!r} has more than letters, digits, `-`, `_`, `~` and inner dots between its "
             "slashes; give a prefix such as /anthropic"
         )
+    if stripped.partition("/")[0].lower() == "v1":
+        raise SettingsError(
+            "PROXY_BASE_PATH: /v1 is the Messages API's own path, which balancers open to clients; give another prefix"
+        )
     return f"/{stripped}" if stripped else ""
 
 

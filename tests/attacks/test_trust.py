@@ -185,6 +185,18 @@ async def test_one_key_does_not_keep_out_the_others(server: Server) -> None:
     assert (memory.unasked, memory.held_by_key) == (0, {})
 
 
+async def test_a_sole_key_may_use_all_of_the_memory(server: Server) -> None:
+    """Where there is one owner only, nobody else has to be left room."""
+    async with byte_provider() as provider, AsyncExitStack() as stack:
+        variables = {"PROXY_API_KEYS": "ann:" + "k" * 32, "MAX_HELD_BODY_BYTES": "2097152", "LOG_LEVEL": "silent"}
+        served = await server.start(anthropic=provider.base_url, variables=variables)
+        slow = [await stack.enter_async_context(raw_client(served.url)) for _ in range(3)]
+        for client in slow:
+            await client.send(head({"x-api-key": "k" * 32}, 500_000 + len(ASK_BYTES)) + b" " * 500_000)
+        for client in slow:
+            assert (await client.ask(ASK_BYTES)).status == 200
+
+
 async def test_a_refusal_that_is_held_back_holds_no_body(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong keys wait for their answer, their bodies don't wait with them; nor does what still comes."""
     monkeypatch.setattr("service.brake.FREE_TRIES", 0)

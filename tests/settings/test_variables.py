@@ -403,6 +403,8 @@ MISTAKES = [
     ("PROXY_BASE_PATH", "/a%2fb"),
     ("PROXY_BASE_PATH", "/a/../b"),
     ("PROXY_BASE_PATH", "/a//b"),
+    ("PROXY_BASE_PATH", "/v1"),
+    ("PROXY_BASE_PATH", "V1/messages"),
     ("LOG_FORMAT", "xml"),
     ("REDIS_URL", "http://r.example"),
     ("REDIS_URL", "localhost:6379"),
