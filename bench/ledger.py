@@ -24,14 +24,14 @@ from bench.tell import tell
 from service.embedded.postgres import Postgres
 from service.embedded.valkey import Valkey
 from service.ledger import ids, wire
-from service.ledger.events import AttemptEnded, AttemptStarted, Event, Tokens, Window
+from service.ledger.events import AttemptEnded, AttemptStarted, Event, TokenCounts, Window
 from workers.archive import open_archive
-from workers.consume import PAGE_ENTRIES, Entry, Page, Record, Streams, open_redis
+from workers.consume import PAGE_ENTRIES, EntryPage, EventRecord, StreamEntry, Streams, open_redis
 from workers.migrate import migrate
 from workers.outage import Outage
 from workers.project import Projector, fold_records
 from workers.publish import Publisher
-from workers.shift import Shift
+from workers.shift import FoldJob
 from workers.store import Checkpoint, Row, Store, connect
 from workers.verify import verify
 from workers.wake import Wake, open_queue
@@ -77,7 +77,7 @@ def events(replica: str, number: Numbers, at_ms: Callable[[int], int]) -> Iterat
             kind="server_error" if failed else "",
             scope="provider" if failed else "",
             status=500 if failed else 200,
-            tokens=Tokens(input=1_200 + n % 100, output=300, cache_read=20_000, cache_write_5m=150),
+            tokens=TokenCounts(input=1_200 + n % 100, output=300, cache_read=20_000, cache_write_5m=150),
             first_byte_ms=400,
             total_ms=1_500,
             windows={"5h": Window(used_ratio=0.5, resets_at_ms=begun_ms + 9_000_000, status="allowed")},
@@ -113,13 +113,13 @@ class Bench:
         self.valkey.stop()
         self.postgres.stop()
 
-    def shift(self, streams: Any = None) -> Shift:
+    def shift(self, streams: Any = None) -> FoldJob:
         """A worker in this process."""
         streams = streams or Streams(self.redis)
         projector = Projector(Store(self.postgres.url), streams)
         wake = Wake(self.redis, open_queue(self.valkey.url))
         stopping = threading.Event()
-        return Shift(projector, Publisher(self.redis, stopping), streams, wake, stopping, Outage("redis"))
+        return FoldJob(projector, Publisher(self.redis, stopping), streams, wake, stopping, Outage("redis"))
 
     @contextmanager
     def worker(self) -> Iterator[None]:
@@ -184,7 +184,7 @@ def measure_fold(bench: Bench) -> None:
 def rows_of(made: list[Event]) -> list[Row]:
     """The rows that folding made of these events."""
     nowhere = Checkpoint("fold", 1, "", "0-0", 0, bytes(32), 0, 0, "", b"{}")
-    return fold_records(wire.new_ledger("fold"), nowhere, [Record("0-1", event) for event in made]).rows
+    return fold_records(wire.new_ledger("fold"), nowhere, [EventRecord("0-1", event) for event in made]).rows
 
 
 def copy_rows(bench: Bench, rows: list[Row]) -> float:
@@ -258,17 +258,17 @@ class Made:
     def __init__(self, made: Iterator[Event], entries: int) -> None:
         self.made = made
         self.entries = entries
-        self.window: list[Entry] = []
+        self.window: list[StreamEntry] = []
         self.last = 0
 
-    def page(self, stream: str, first_id: str) -> Page:  # noqa: ARG002 - one stream
+    def page(self, stream: str, first_id: str) -> EntryPage:  # noqa: ARG002 - one stream
         """PAGE_ENTRIES entries from one on; what lies before it is forgotten."""
         first = int(first_id.partition("-")[0])
         self.window = [entry for entry in self.window if int(entry.stream_id[:-2]) >= first]
         while len(self.window) < PAGE_ENTRIES and self.last < self.entries:
             self.last += 1
-            self.window.append(Entry(f"{self.last}-0", wire.encode_entry(list(islice(self.made, PER_ENTRY)))))
-        return Page("made", 0, self.window)
+            self.window.append(StreamEntry(f"{self.last}-0", wire.encode_entry(list(islice(self.made, PER_ENTRY)))))
+        return EntryPage("made", 0, self.window)
 
     def last_id(self, stream: str) -> str:  # noqa: ARG002 - one stream
         """The last entry's id."""

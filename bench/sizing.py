@@ -25,7 +25,7 @@ from bench.load import Job
 from bench.scenarios import LARGE, SMALL
 from bench.targets import Place, Target, cache_folder, ccproxy
 from bench.traffic import Kind
-from workers.shift import Shift
+from workers.shift import FoldJob
 from workers.store import connect
 
 REQUESTS = int(os.environ.get("REQUESTS") or 50_000)
@@ -145,7 +145,7 @@ def measure_ledger(bench: Bench) -> None:
     row(f"Postgres, all else after {REQUESTS:,} (bounded)", size(other_after - other_bytes))
 
 
-def fold_to(bench: Bench, shift: Shift, position: int) -> float:
+def fold_to(bench: Bench, shift: FoldJob, position: int) -> float:
     """Seconds until the published snapshot is there."""
     begun_s = time.perf_counter()
     while bench.position("sizing") < position:

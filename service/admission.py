@@ -28,11 +28,11 @@ from redis.exceptions import RedisError
 from service.clock import Clock
 from service.ledger.state import RouteLedger
 from service.ledger.wire import probe_key, reserved_key, slots_key
-from service.routing.failover import Refusal
+from service.routing.failover import AdmissionDenied
 from service.routing.quota import QuotaReading, counted_tokens
 from service.routing.rank import Candidate
 from service.settings import QuotaWeights
-from service.tasks import end
+from service.tasks import cancel_and_wait
 
 log = logging.getLogger("ccproxy.admission")
 
@@ -122,7 +122,7 @@ class Sizes:
         return sum(known) // len(known) if known else otherwise
 
 
-class Entry(Struct, frozen=True, kw_only=True):
+class AdmissionRequest(Struct, frozen=True, kw_only=True):
     """An attempt that asks to begin: on which candidate, and how large it may be."""
 
     attempt_id: str
@@ -197,9 +197,9 @@ class Admission:
             self.leave(grant)
         if self._later:
             await asyncio.wait(self._later, timeout=1)
-        await end({*self._later, *([self._renewing] if self._renewing else [])})
+        await cancel_and_wait({*self._later, *([self._renewing] if self._renewing else [])})
 
-    async def enter(self, entry: Entry) -> Grant | Refusal:
+    async def enter(self, entry: AdmissionRequest) -> Grant | AdmissionDenied:
         """Admit an attempt, or say why not. Waits on Redis only where the fleet has a say."""
         candidate, size = entry.candidate, self._size(entry)
         slots = candidate.route.concurrency
@@ -211,7 +211,7 @@ class Admission:
             refused = self._ask_self(grant, candidate)
         return self._hold(grant, refused)
 
-    async def enter_key(self, key_id: str, slots: int, request_id: str) -> Grant | Refusal:
+    async def enter_key(self, key_id: str, slots: int, request_id: str) -> Grant | AdmissionDenied:
         """Admit a request of a client key that may have so many at once."""
         grant = Grant(request_id, f"key:{key_id}", slot=True)
         refused = await self._ask_fleet(grant, slots, [0, 0, 0, 0])
@@ -219,11 +219,11 @@ class Admission:
             refused = "" if self._has_slot(grant.stream, slots) else "slots"
         return self._hold(grant, refused)
 
-    def _hold(self, grant: Grant, refused: str) -> Grant | Refusal:
+    def _hold(self, grant: Grant, refused: str) -> Grant | AdmissionDenied:
         """The grant, from now on renewed; or the refusal."""
         if refused:
             self._take_back(grant)
-            return Refusal(refused, REASONS[refused])  # type: ignore[arg-type]
+            return AdmissionDenied(refused, REASONS[refused])  # type: ignore[arg-type]
         if grant.probe:
             self._probing[grant.stream] = grant.attempt_id, self._clock.now_ms()
         if grant.holds:
@@ -246,7 +246,7 @@ class Admission:
         if self._held.pop(grant.attempt_id, None) and grant.shared:
             self._soon(self._give_back(grant, tokens, seq))
 
-    def _size(self, entry: Entry) -> int:
+    def _size(self, entry: AdmissionRequest) -> int:
         """What must be reserved: nothing, unless what is under way may exhaust the quota."""
         candidate, quota = entry.candidate, entry.candidate.quota
         if quota is None:
@@ -276,7 +276,7 @@ class Admission:
             return 0
         return SPREAD * sum(counted_tokens(cell, self._weights) for cell in cells) // answered
 
-    def _quota_args(self, entry: Entry, size: int) -> list[Any]:
+    def _quota_args(self, entry: AdmissionRequest, size: int) -> list[Any]:
         """What the script needs to judge a reservation: limit, used, open attempts, their mean, and what is heard."""
         candidate, quota = entry.candidate, entry.candidate.quota
         if not size or quota is None:

@@ -19,7 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from service.admission import Admission
-from service.brake import Brake
+from service.brake import AuthThrottle
 from service.clock import Clock
 from service.console.admin import admin_router, console_of
 from service.console.console import Console
@@ -30,10 +30,10 @@ from service.console.safe_json import SafeJson
 from service.console.schema import openapi_config
 from service.console.traces import open_traces
 from service.drain import Drain
-from service.edge.admit import Gate
+from service.edge.admit import KeyGuard
 from service.edge.body_memory import BodyMemory
 from service.edge.connection import ConnectionLimits, Shortcut
-from service.edge.health import HANDLERS, Health
+from service.edge.health import HANDLERS, HealthChecks
 from service.edge.keys import Keyring
 from service.edge.messages import messages_app
 from service.edge.origins import OriginGuard
@@ -44,9 +44,9 @@ from service.errors import BodyTooLarge, MethodNotAllowed, ProxyError
 from service.ledger.state import ControlLedger
 from service.outbox import Outbox
 from service.providers.credentials import Credentials
-from service.providers.transport import Wires
+from service.providers.transport import UpstreamClient
 from service.relay import Relay
-from service.resources import Resources
+from service.resources import ResourceIndex
 from service.settings import Settings
 from service.stream_ports import port_to
 from service.topology import open_async
@@ -83,7 +83,7 @@ class Parts:
             is_away=lambda: self.outbox.away,
             replicas=lambda: self.watcher.replicas,
         )
-        self.wires = Wires(settings.timeouts, kind=settings.upstream_transport)
+        self.wires = UpstreamClient(settings.timeouts, kind=settings.upstream_transport)
         self.credentials = Credentials(settings, self.redis, clock)
         self.relay = Relay(
             settings,
@@ -91,7 +91,7 @@ class Parts:
             credentials=self.credentials,
             outbox=self.outbox,
             watcher=self.watcher,
-            resources=Resources(self.redis),
+            resources=ResourceIndex(self.redis),
             admission=self.admission,
             clock=clock,
         )
@@ -101,9 +101,9 @@ class Parts:
             ledger_keys=settings.ledger_keys,
             control=self.control,
         )
-        self.brake = Brake()
+        self.brake = AuthThrottle()
         self.memory = BodyMemory(settings.bodies.held_bytes)
-        self.gate = Gate(
+        self.gate = KeyGuard(
             lambda: self.watcher.view,
             self.outbox,
             clock,
@@ -131,7 +131,7 @@ class Parts:
             self.relay, self.keyring, self.gate, self.brake, self.drain, self.metrics, self.memory
         )
         self.guard = OriginGuard(settings, clock.new_request_id, self.metrics.refuse)
-        self.health = Health(self.watcher, self.outbox, clock, self.drain, settings)
+        self.health = HealthChecks(self.watcher, self.outbox, clock, self.drain, settings)
 
     def control(self) -> ControlLedger | None:
         """The operators' ledger, None as long as it was not read."""

@@ -41,7 +41,7 @@ class Failures(Struct):
     last_s: float = 0.0
 
 
-class Brake:
+class AuthThrottle:
     """Counts failures by address; `tries` in all."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Brake:
             self._proven.popitem(last=False)
         self._proven[address, proof] = self._proven[network] = None
 
-    async def slow(self, address: str, error: ClientError) -> ClientError:
+    async def delay_failure(self, address: str, error: ClientError) -> ClientError:
         """Note a failure and hold its answer back: `error`, or another one when too many are held already."""
         flooded = self._is_flooded_by(address)
         wait_s = self.note_failure(address)

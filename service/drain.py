@@ -34,11 +34,11 @@ class Drain:
         for work in self._under_way:
             work.cancel()
 
-    def hold(self, work: asyncio.Future[Any]) -> None:
+    def track(self, work: asyncio.Future[Any]) -> None:
         """This work is under way, until it is let go."""
         self._under_way.add(work)
 
-    def let_go(self, work: asyncio.Future[Any]) -> None:
+    def untrack(self, work: asyncio.Future[Any]) -> None:
         """It is at its end."""
         self._under_way.discard(work)
 

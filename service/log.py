@@ -34,7 +34,7 @@ PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime
 
 def set_up(level: LogLevel, form: Literal["text", "json"], stream: TextIO = sys.stdout) -> None:
     """Send this process's log to a stream."""
-    leave_out_what_nobody_reads()
+    disable_unused_record_fields()
     root = logging.getLogger()
     root.handlers = [handler_of(form, stream)]
     root.setLevel(logging.WARNING)
@@ -44,7 +44,7 @@ def set_up(level: LogLevel, form: Literal["text", "json"], stream: TextIO = sys.
         root.setLevel(LEVELS["silent"])
 
 
-def leave_out_what_nobody_reads() -> None:
+def disable_unused_record_fields() -> None:
     """Where a line was logged, and by which thread, task or process: half of what a record costs (Python's logging
     HOWTO, "Optimization"). For a process of our own alone."""
     logging._srcfile = None  # noqa: SLF001 - the documented way
@@ -76,7 +76,7 @@ def logger_of_lines(name: str) -> logging.Logger:
         logging.setLoggerClass(usual)
 
 
-class Said(NamedTuple):
+class LogLine(NamedTuple):
     """What a line tells."""
 
     level: int
@@ -90,11 +90,11 @@ class Said(NamedTuple):
 class Listener(logging.Handler):
     """A handler that needs no record of what is said."""
 
-    def hear(self, said: Said) -> None:
+    def hear(self, said: LogLine) -> None:
         """Take note of it; may fail."""
         raise NotImplementedError
 
-    def take(self, said: Said) -> None:
+    def take(self, said: LogLine) -> None:
         """The same, but it fails nobody: a fault is told on stderr, as by logging's own handlers."""
         try:
             self.hear(said)
@@ -104,15 +104,15 @@ class Listener(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record."""
         try:
-            self.hear(said_in(record))
+            self.hear(lines_in(record))
         except Exception:  # noqa: BLE001 - whatever it is
             self.handleError(record)
 
 
-def said_in(record: logging.LogRecord) -> Said:
+def lines_in(record: logging.LogRecord) -> LogLine:
     """What a record tells."""
     exception = PLAIN.formatException(record.exc_info) if record.exc_info else ""
-    return Said(record.levelno, record.created, record.name, record.getMessage(), extras(record), exception)
+    return LogLine(record.levelno, record.created, record.name, record.getMessage(), extras(record), exception)
 
 
 class LineHandler(Listener):
@@ -122,14 +122,14 @@ class LineHandler(Listener):
     `logging` itself flushes.
     """
 
-    def __init__(self, line_of: Callable[[Said], str], stream: TextIO) -> None:
+    def __init__(self, line_of: Callable[[LogLine], str], stream: TextIO) -> None:
         super().__init__()
         self.stream = stream
         self._line_of = line_of
         self._waiting: list[str] = []
         self._due_on: asyncio.AbstractEventLoop | None = None
 
-    def hear(self, said: Said) -> None:
+    def hear(self, said: LogLine) -> None:
         """Take a line."""
         line = self._line_of(said)
         with self.lock or nullcontext():
@@ -176,7 +176,7 @@ class LineLogger(logging.Logger):
         if not listeners or exc_info or stack_info:
             super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
             return
-        said = Said(level, time(), self.name, worded(msg, args), extra or {})
+        said = LogLine(level, time(), self.name, worded(msg, args), extra or {})
         for listener in listeners:
             listener.take(said)
 
@@ -209,9 +209,9 @@ class Lines:
         self._coloured = coloured
         self._second = (0, "")
 
-    def __call__(self, said: Said) -> str:
+    def __call__(self, said: LogLine) -> str:
         """Time, level, the request's id, the message and what else was said."""
-        line = f"[{self._time_of(int(said.at_s))}] [{level_name(said.level)}] {told(said)}"
+        line = f"[{self._time_of(int(said.at_s))}] [{level_name(said.level)}] {single_line(said)}"
         if said.exception:
             line += "".join(f"\n{TRACEBACK_INDENT}{visible(part)}" for part in said.exception.splitlines())
         return f"\x1b[{COLOURS.get(said.level, 0)}m{line}\x1b[0m" if self._coloured else line
@@ -223,7 +223,7 @@ class Lines:
         return self._second[1]
 
 
-def told(said: Said) -> str:
+def single_line(said: LogLine) -> str:
     """The request's id, the message and what else was said, in one line that drives no terminal."""
     request = said.fields.get("request")
     line = f"[{request}] {said.message}" if request else said.message
@@ -233,7 +233,7 @@ def told(said: Said) -> str:
     return visible(line)
 
 
-def json_line(said: Said) -> str:
+def json_line(said: LogLine) -> str:
     """Lines for programs: one JSON object."""
     fields = {
         "at": datetime.fromtimestamp(said.at_s, UTC).isoformat(timespec="milliseconds"),

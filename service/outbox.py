@@ -30,8 +30,8 @@ from service.ledger.state import Heard
 from service.ledger.wire import (
     encode_entry,
 )
-from service.spool import Orphan, Record, Spool, adopt, read_segment
-from service.tasks import end
+from service.spool import Orphan, Spool, SpoolRecord, adopt, read_segment
+from service.tasks import cancel_and_wait
 
 log = logging.getLogger("ccproxy.outbox")
 
@@ -58,7 +58,7 @@ class StreamPort(Protocol):
         """Append one entry to each of these streams; raises RedisError or OSError."""
 
 
-class Kept(Struct):
+class QueuedEvent(Struct):
     """An event in memory. `done` is set when it may be relied upon: on the stream or on disk.
 
     `to_disk`: the spool has it in hand; `on_disk`: it lies there. `round` is when it came, in looks at what is late.
@@ -71,12 +71,12 @@ class Kept(Struct):
     round: int = 0
 
 
-class Lane(Struct):
+class StreamQueue(Struct):
     """One stream's events: `pending` are not yet on the stream, `sent` are, and no snapshot has heard them."""
 
     seq: int = 0
-    pending: deque[Kept] = field(default_factory=deque)
-    sent: deque[Kept] = field(default_factory=deque)
+    pending: deque[QueuedEvent] = field(default_factory=deque)
+    sent: deque[QueuedEvent] = field(default_factory=deque)
 
 
 class Outbox:
@@ -94,7 +94,7 @@ class Outbox:
         self.replica = replica
         self.on_event = on_event
         self.listeners: list[Callable[[str, Event], None]] = []
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[str, StreamQueue] = {}
         self.away = False
         self._port = port
         self._clock = clock
@@ -102,7 +102,7 @@ class Outbox:
         self._spool = Spool(spool_root / replica)
         self._orphans: list[Orphan] = []
         self._wake = asyncio.Event()
-        self._to_disk: list[tuple[str, Kept]] = []
+        self._to_disk: list[tuple[str, QueuedEvent]] = []
         self._disk_wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -133,7 +133,7 @@ class Outbox:
         if self._timer:
             self._timer.cancel()
         appending, spooling = self._tasks
-        await end({appending})
+        await cancel_and_wait({appending})
         self._spool_pending()
         self._stopping = True
         self._disk_wake.set()
@@ -142,7 +142,7 @@ class Outbox:
             await asyncio.to_thread(self._spool.close)
         for lane in self.lanes.values():
             for kept in lane.pending:
-                settle(kept)
+                acknowledge(kept)
         orphans, self._orphans = self._orphans, []
         for orphan in orphans:
             orphan.release()
@@ -178,7 +178,7 @@ class Outbox:
         """Number the event, and return the number when it is on its stream, or on disk."""
         lane = self.lanes.get(stream)
         if lane is None:
-            lane = self.lanes[stream] = Lane()
+            lane = self.lanes[stream] = StreamQueue()
         lane.seq += 1
         event = msgspec.structs.replace(event, replica=self.replica, seq=lane.seq, spooled=self.away)
         self.on_event(stream, event)
@@ -187,7 +187,7 @@ class Outbox:
         if self._port is None:
             return event.seq
         done = asyncio.get_running_loop().create_future()
-        kept = Kept(event, done, round=self._round)
+        kept = QueuedEvent(event, done, round=self._round)
         lane.pending.append(kept)
         if self.away:
             self._write_to_disk(stream, kept)
@@ -222,16 +222,16 @@ class Outbox:
             return ()
         return (kept.event for kept in (*lane.sent, *lane.pending))
 
-    def hear(self, heard: dict[str, dict[str, Heard]]) -> None:
+    def discard_acknowledged(self, heard: dict[str, dict[str, Heard]]) -> None:
         """Let go of what snapshots have heard; `heard` is stream -> replica -> account."""
         for stream, lane in self.lanes.items():
             account = heard.get(stream, {}).get(self.replica)
             while account and lane.sent and account.has(lane.sent[0].event.seq):
                 lane.sent.popleft()
 
-    async def tidy(self, heard: dict[str, dict[str, Heard]]) -> None:
+    async def discard_delivered(self, heard: dict[str, dict[str, Heard]]) -> None:
         """Let go of what snapshots have heard: in memory, where it may have been appended again since, and on disk."""
-        self.hear(heard)
+        self.discard_acknowledged(heard)
         await asyncio.to_thread(self._spool.drop_heard, heard)
         for orphan in [orphan for orphan in self._orphans if orphan.is_heard(heard)]:
             self._orphans.remove(orphan)
@@ -264,11 +264,11 @@ class Outbox:
                 tries += 1
                 self._wake.set()
 
-    def _gather(self) -> dict[str, list[Kept]]:
+    def _gather(self) -> dict[str, list[QueuedEvent]]:
         """The oldest pending events of each stream."""
         return {name: list(islice(lane.pending, BATCH_EVENTS)) for name, lane in self.lanes.items() if lane.pending}
 
-    async def _send(self, batch: dict[str, list[Kept]]) -> None:
+    async def _send(self, batch: dict[str, list[QueuedEvent]]) -> None:
         """Append one entry per stream; what was acknowledged is sent."""
         assert self._port is not None  # noqa: S101 - without a port no task runs
         await self._port.append([(name, encode_entry([kept.event for kept in part])) for name, part in batch.items()])
@@ -279,7 +279,7 @@ class Outbox:
                 if lane.pending and lane.pending[0] is kept:
                     lane.pending.popleft()
                     lane.sent.append(kept)
-                settle(kept)
+                acknowledge(kept)
         self._forget_oldest()
 
     def _forget_oldest(self) -> None:
@@ -307,7 +307,7 @@ class Outbox:
             self._read_back = True
             raise
 
-    async def _append_records(self, records: Sequence[Record]) -> None:
+    async def _append_records(self, records: Sequence[SpoolRecord]) -> None:
         """Append records as they are, each replica's apart, because an entry carries the events of one."""
         assert self._port is not None  # noqa: S101 - without a port no task runs
         groups: dict[tuple[str, str], list[Event]] = {}
@@ -343,7 +343,7 @@ class Outbox:
             for kept in lane.pending:
                 self._write_to_disk(stream, kept)
 
-    def _write_to_disk(self, stream: str, kept: Kept) -> None:
+    def _write_to_disk(self, stream: str, kept: QueuedEvent) -> None:
         """Hand an event to the spool, once."""
         if kept.to_disk:
             return
@@ -359,7 +359,7 @@ class Outbox:
             batch, self._to_disk = self._to_disk, []
             if not batch:
                 continue
-            records = [Record(stream, msgspec.structs.replace(kept.event, spooled=True)) for stream, kept in batch]
+            records = [SpoolRecord(stream, msgspec.structs.replace(kept.event, spooled=True)) for stream, kept in batch]
             try:
                 await asyncio.to_thread(self._spool.append, records)
                 written = True
@@ -369,12 +369,12 @@ class Outbox:
                 log.error("spool.write_failed", extra={"error": str(error), "events": len(batch)})  # noqa: TRY400
             for _, kept in batch:
                 kept.to_disk = kept.on_disk = written
-                settle(kept)
+                acknowledge(kept)
             if written:
                 self._forget_oldest()
 
 
-def settle(kept: Kept) -> None:
+def acknowledge(kept: QueuedEvent) -> None:
     """The event may be relied upon."""
     if kept.done and not kept.done.done():
         kept.done.set_result(None)

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from service import app
 from service.drain import Drain
-from service.edge.connection import Connection
+from service.edge.connection import ClientConnection
 from service.errors import ProxyError
 from service.log import set_up, show_in_program
 from service.settings import LogLevel, Settings, from_variables
@@ -166,7 +166,7 @@ class ClaudeCodeProxy:
         self._server, self._task = None, None
         log.info("proxy.stopped")
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """End what is under way now; for a `stop` that has begun."""
         self._drain.end()
 
@@ -188,7 +188,7 @@ class QuietServer(uvicorn.Server):
         """Ten times a second; clients that are too slow are looked for now and then."""
         if counter % LOOK_TICKS == 0:
             for connection in list(self.server_state.connections):
-                if isinstance(connection, Connection):
+                if isinstance(connection, ClientConnection):
                     connection.close_if_slow()
         return await super().on_tick(counter)
 
@@ -200,7 +200,7 @@ def server_config(parts: app.Parts) -> uvicorn.Config:
         access_log=False,
         backlog=BACKLOG,
         date_header=False,
-        http=partial(Connection, shortcut=app.shortcut(parts)),  # type: ignore[arg-type] # as good as a class
+        http=partial(ClientConnection, shortcut=app.shortcut(parts)),  # type: ignore[arg-type] # as good as a class
         lifespan="on",
         log_config=None,
         loop="none",
@@ -277,7 +277,7 @@ async def serve(settings: Settings, listener: socket.socket | None, started: Cal
 
     def note_signal() -> None:
         if ending.is_set():
-            proxy.hurry()
+            proxy.stop_now()
         ending.set()
 
     loop = asyncio.get_running_loop()

@@ -27,7 +27,7 @@ REDIS_SCHEMES = tuple(f"{name}://" for name in KINDS)
 USUAL_PORT: dict[Kind, int] = {"server": 6379, "sentinel": 26379, "cluster": 6379}
 
 
-class Place(Struct, frozen=True):
+class RedisAddress(Struct, frozen=True):
     """A URL taken apart. `nodes` are where to ask first; `plain_url` is redis-py's form, of the first node, with
     credentials, database and options; `primary` is by what name Sentinels know it."""
 
@@ -44,21 +44,21 @@ class Place(Struct, frozen=True):
         return f"{nodes} ({self.kind}{f' {self.primary}' if self.primary else ''})" if self.kind != "server" else nodes
 
 
-def place_of(url: str) -> Place:
+def place_of(url: str) -> RedisAddress:
     """What a URL says. Raises ValueError, whose words hold nothing of it."""
     parts = urlsplit(url)
     if parts.scheme not in KINDS:
         raise ValueError("not a Redis address; give one such as redis://127.0.0.1:6379/0")
     kind, tls = KINDS[parts.scheme]
     if parts.scheme == "unix":
-        return Place(kind, tls, ((parts.path, 0),), url)
+        return RedisAddress(kind, tls, ((parts.path, 0),), url)
     owner, at, hosts = parts.netloc.rpartition("@")
     nodes = nodes_of(hosts, kind)
     primary, path = primary_and_path(parts.path, kind)
     query = f"?{parts.query}" if parts.query else ""
     scheme = "rediss" if tls else "redis"
     host, port = nodes[0]
-    return Place(kind, tls, nodes, f"{scheme}://{owner}{at}{bracketed(host)}:{port}{path}{query}", primary)
+    return RedisAddress(kind, tls, nodes, f"{scheme}://{owner}{at}{bracketed(host)}:{port}{path}{query}", primary)
 
 
 def nodes_of(hosts: str, kind: Kind) -> tuple[tuple[str, int], ...]:

@@ -23,7 +23,7 @@ ASIDES = b">|"
 """What a server may say in between: it answers nothing."""
 
 
-class Line(asyncio.Protocol):
+class RespConnection(asyncio.Protocol):
     """Sends commands, and waits for as many answers; one lot at a time."""
 
     def __init__(self, transport: asyncio.WriteTransport, limit_s: float) -> None:

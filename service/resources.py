@@ -29,7 +29,7 @@ ANSWER_S = 0.25
 """What moves is asked for with each request; one that Redis keeps waiting for longer goes by what is known here."""
 
 
-class Home(Struct, frozen=True):
+class ResourceHome(Struct, frozen=True):
     """Where a resource lives, the id of the event by which this became known, and whose it is ("": nobody knows)."""
 
     route: str
@@ -41,14 +41,14 @@ class IndexAway(Exception):
     """The index can't be read now, and this process has not seen the resource itself."""
 
 
-class Resources:
+class ResourceIndex:
     """The index of resources."""
 
     def __init__(self, redis: Redis | None) -> None:
         self._redis = redis
-        self._known: OrderedDict[str, Home] = OrderedDict()
+        self._known: OrderedDict[str, ResourceHome] = OrderedDict()
 
-    async def bind(self, resource_id: str, home: Home) -> Home:
+    async def bind(self, resource_id: str, home: ResourceHome) -> ResourceHome:
         """Note where a resource lives, for all replicas; whoever was first is right."""
         known = self._known.get(resource_id)
         if known:
@@ -60,7 +60,7 @@ class Resources:
                 home = home_of(first) or home
         return self._remember(resource_id, home)
 
-    async def move(self, resource_id: str, home: Home, ttl_s: int) -> None:
+    async def move(self, resource_id: str, home: ResourceHome, ttl_s: int) -> None:
         """Note where something lives from now on, for a while."""
         known = self._known.get(resource_id)
         if known and known.route == home.route and not is_old(known, home, ttl_s):
@@ -70,7 +70,7 @@ class Resources:
             with contextlib.suppress(RedisError, OSError):
                 await self._redis.set(resource_key(resource_id), value_of(home), ex=ttl_s)
 
-    async def moved_to(self, resource_id: str, since_ms: int) -> Home | None:
+    async def moved_to(self, resource_id: str, since_ms: int) -> ResourceHome | None:
         """Where something that moves is by now, if that was told after a moment: another replica may have moved it.
 
         With Redis away it is where this process saw it last.
@@ -84,7 +84,7 @@ class Resources:
         known = self._known.get(resource_id)
         return known if known and time_of_id_ms(known.event_id) >= since_ms else None
 
-    async def home_of(self, resource_id: str, *, needs_owner: bool = False) -> Home | None:
+    async def home_of(self, resource_id: str, *, needs_owner: bool = False) -> ResourceHome | None:
         """Where a resource lives; None when nobody knows. Raises IndexAway when nobody can tell.
 
         Where its owner is needed and not known here, Redis is asked again: `ccproxy ledger owners` adds owners there.
@@ -99,7 +99,7 @@ class Resources:
             raise IndexAway from None
         return self._remember(resource_id, found) if found else None
 
-    def _remember(self, resource_id: str, home: Home) -> Home:
+    def _remember(self, resource_id: str, home: ResourceHome) -> ResourceHome:
         self._known[resource_id] = home
         self._known.move_to_end(resource_id)
         if len(self._known) > KEPT:
@@ -107,18 +107,18 @@ class Resources:
         return home
 
 
-def is_old(known: Home, home: Home, ttl_s: int) -> bool:
+def is_old(known: ResourceHome, home: ResourceHome, ttl_s: int) -> bool:
     """Whether what is known of something that moves should be told again, before its time is over."""
     return time_of_id_ms(home.event_id) - time_of_id_ms(known.event_id) > ttl_s * 250
 
 
-def value_of(home: Home) -> str:
+def value_of(home: ResourceHome) -> str:
     """A home as it lies in Redis."""
     return f"{home.route} {home.event_id} {home.owner}" if home.owner else f"{home.route} {home.event_id}"
 
 
-def home_of(value: object) -> Home | None:
+def home_of(value: object) -> ResourceHome | None:
     """The home of such a value; an owner's name may have blanks."""
     text = value.decode() if isinstance(value, bytes) else str(value or "")
     route, event_id, owner = (*text.split(" ", 2), "", "", "")[:3]
-    return Home(route, event_id, owner) if event_id else None
+    return ResourceHome(route, event_id, owner) if event_id else None

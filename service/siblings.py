@@ -15,7 +15,7 @@ from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from service.embedded.leash import Leash
+from service.embedded.leash import ManagedProcess
 from service.embedded.program import own_command
 from service.embedded.signals import Signals
 from service.embedded.supervisor import Child, Supervisor
@@ -55,7 +55,7 @@ class Sibling:
         self._listener = listener
         self._counts = counts
         self._options = ["--config", str(config.absolute())] if config else []
-        self._process: Leash | None = None
+        self._process: ManagedProcess | None = None
         self._started: int | None = None
 
     def spawn(self) -> None:
@@ -67,7 +67,7 @@ class Sibling:
         os.set_blocking(self._started, False)
         try:
             descriptors = ["--listener", str(self._listener.fileno()), "--started", str(told)]
-            self._process = Leash(
+            self._process = ManagedProcess(
                 own_command("serve", *self._options, *descriptors),
                 environ={**os.environ, COUNTS: str(self._counts)},
                 inherit=(self._listener.fileno(), told),

@@ -31,7 +31,7 @@ MAKING = "making-"
 """How the name of a folder begins that is not locked yet: nobody adopts it."""
 
 
-class Record(Struct, frozen=True):
+class SpoolRecord(Struct, frozen=True):
     """An event and its stream."""
 
     stream: str
@@ -50,7 +50,7 @@ class Segment(Struct):
     spans: dict[tuple[str, str], list[tuple[int, int]]] = field(default_factory=dict)
     size_bytes: int = 0
 
-    def note(self, record: Record) -> None:
+    def note(self, record: SpoolRecord) -> None:
         """Widen the last span of the record's replica, or begin another."""
         seq = record.event.seq
         spans = self.spans.setdefault((record.stream, record.event.replica), [])
@@ -88,7 +88,7 @@ class Spool:
         self._number = 0
         self._turn = threading.Lock()
 
-    def append(self, records: Sequence[Record]) -> None:
+    def append(self, records: Sequence[SpoolRecord]) -> None:
         """Write records and make them durable; raises OSError when the disk does not take them."""
         with self._turn:
             self._open()
@@ -188,7 +188,7 @@ def try_lock(folder: Path) -> int | None:
     return handle
 
 
-def frame(record: Record) -> bytes:
+def frame(record: SpoolRecord) -> bytes:
     """A record as it stands in a segment."""
     body = record.stream.encode() + b"\0" + encode_event(record.event)
     return HEAD.pack(len(body), crc32(body)) + body
@@ -203,9 +203,9 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def read_segment(path: Path) -> Iterator[Record]:
+def read_segment(path: Path) -> Iterator[SpoolRecord]:
     """The records of a file, but those that this version does not know."""
-    return (Record(stream, event) for stream, event in read_frames(path) if not isinstance(event, Undecodable))
+    return (SpoolRecord(stream, event) for stream, event in read_frames(path) if not isinstance(event, Undecodable))
 
 
 def read_frames(path: Path) -> Iterator[tuple[str, Decoded]]:
@@ -232,7 +232,7 @@ def load_segment(path: Path) -> Segment:
         if isinstance(event, Undecodable):
             segment.unread = True
         else:
-            segment.note(Record(stream, event))
+            segment.note(SpoolRecord(stream, event))
     return segment
 
 

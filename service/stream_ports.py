@@ -12,15 +12,15 @@ from redis.exceptions import RedisError
 
 from service.ledger.wire import CHANGES_CHANNEL, CONTROL, CONTROL_NEWS, ENTRY_FIELD, STREAMS_KEY, events_key
 from service.redis_failures import as_redis_error
-from service.redis_line import Line, packed
+from service.redis_line import RespConnection, packed
 from service.topology import is_cluster
 
 FIELD = ENTRY_FIELD.encode()
 
 
-def port_to(redis: Redis, limit_s: float) -> "RedisPort | LinePort":
+def port_to(redis: Redis, limit_s: float) -> "RedisPort | PipelinedStreamPort":
     """The way to the streams; all keys of a Cluster do not lie on one server."""
-    return RedisPort(redis) if is_cluster(redis) else LinePort(redis, limit_s)
+    return RedisPort(redis) if is_cluster(redis) else PipelinedStreamPort(redis, limit_s)
 
 
 class RedisPort:
@@ -48,7 +48,7 @@ class RedisPort:
         await tell_of_commands(self._redis, streams)
 
 
-class LinePort:
+class PipelinedStreamPort:
     """The streams on one server, or on the primary behind Sentinels, over a connection of their own. An answer that
     takes longer than `limit_s` is none."""
 
@@ -56,7 +56,7 @@ class LinePort:
         self._redis = redis
         self._limit_s = limit_s
         self._connection: Any = None
-        self._line: Line | None = None
+        self._line: RespConnection | None = None
         self._named: set[str] = set()
 
     async def append(self, entries: Sequence[tuple[str, bytes]]) -> None:
@@ -76,7 +76,7 @@ class LinePort:
         self._named |= new
         await tell_of_commands(self._redis, streams)
 
-    async def _open(self) -> Line:
+    async def _open(self) -> RespConnection:
         """A connection of redis-py's, whose bytes come here from now on."""
         pool: Any = self._redis.connection_pool
         last, self._connection = self._connection, None
@@ -85,7 +85,7 @@ class LinePort:
             await pool.release(last)
         with as_redis_error():
             self._connection = await pool.get_connection()
-        return Line(self._connection._writer.transport, self._limit_s)  # noqa: SLF001 - there is no other way in
+        return RespConnection(self._connection._writer.transport, self._limit_s)  # noqa: SLF001 - there is no other way in
 
 
 async def tell_of_commands(redis: Redis, streams: Collection[str]) -> None:

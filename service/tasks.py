@@ -7,7 +7,7 @@ AGAIN_S = 0.1
 """A task that is cancelled ends within milliseconds."""
 
 
-async def end(tasks: Collection[asyncio.Task[None]]) -> None:
+async def cancel_and_wait(tasks: Collection[asyncio.Task[None]]) -> None:
     """Cancel tasks and wait for their end; again, if need be: before Python 3.12 `wait_for`, and with it redis-py, may
     swallow a cancellation."""
     while tasks:

@@ -9,7 +9,7 @@ stands for it. Not here: how long to wait, and what is asked.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from service.redis_address import Place, place_of
+from service.redis_address import RedisAddress, place_of
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -63,7 +63,7 @@ def open_sync(url: str, **options: Any) -> "Redis":
     return cast("Redis", LazyCluster(place.nodes, options))
 
 
-def options_of(place: Place) -> dict[str, Any]:
+def options_of(place: RedisAddress) -> dict[str, Any]:
     """Credentials, database and TLS as redis-py's options."""
     from redis.connection import parse_url
 
@@ -85,7 +85,7 @@ def is_cluster(redis: object) -> bool:
     return getattr(redis, "is_cluster", False) is True
 
 
-def execute_with_runs(redis: "Redis", pipeline: Any, keys: Sequence[str]) -> tuple[list[Any], list[str]]:
+def execute_with_run_ids(redis: "Redis", pipeline: Any, keys: Sequence[str]) -> tuple[list[Any], list[str]]:
     """What a pipeline answers, and the run ids of the servers that hold these keys, asked after it: where there is
     one server, on the same connection, so that one that has changed in between is found out."""
     if is_cluster(redis):

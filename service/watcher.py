@@ -44,10 +44,10 @@ from service.ledger.wire import (
 )
 from service.outbox import Outbox
 from service.redis_failures import as_redis_error
-from service.routing.readings import RouteReading, fields_of, read_route
+from service.routing.readings import RouteStatus, fields_of, read_route_status
 from service.routing.view import View
 from service.settings import Settings
-from service.tasks import end
+from service.tasks import cancel_and_wait
 from service.topology import run_of_all
 
 log = logging.getLogger("ccproxy.watcher")
@@ -85,7 +85,7 @@ class Watcher:
         self._settings = settings
         self._settings_digest = settings.digest
         self._streams = [*(route.id for route in settings.routes), settings.client_route.id, CONTROL]
-        self._told: dict[str, RouteReading] = {}
+        self._told: dict[str, RouteStatus] = {}
         self._told_s = 0.0
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
@@ -114,7 +114,7 @@ class Watcher:
 
     async def stop(self) -> None:
         """End, and take the heartbeat away."""
-        await end(self._tasks)
+        await cancel_and_wait(self._tasks)
         if self._redis is not None:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(1):
@@ -145,7 +145,7 @@ class Watcher:
             return
         self.snapshots[snapshot.stream] = snapshot
         self._heard = self._heard | {snapshot.stream: copied(ledger.heard)}
-        self._outbox.hear(self._heard)
+        self._outbox.discard_acknowledged(self._heard)
         if isinstance(ledger, ControlLedger):
             self._take_control(ledger, snapshot)
         else:
@@ -207,7 +207,7 @@ class Watcher:
         await self._check_server(redis)
         await self._read(redis, [*{*self._streams, *self.view.routes, *self._outbox.streams}])
         await self._beat(redis)
-        await self._outbox.tidy(self._heard)
+        await self._outbox.discard_delivered(self._heard)
         self.ready.set()
 
     async def _check_server(self, redis: Redis) -> None:
@@ -290,10 +290,10 @@ class Watcher:
         self.replicas = max(1, int(answers[4]))
         self._told = {reading.route: reading for reading in readings}
 
-    def readings(self) -> list[RouteReading]:
+    def readings(self) -> list[RouteStatus]:
         """How this process reads its routes now."""
         now_ms = self._clock.now_ms()
-        return [read_route(route, self.view, self._settings.policy, now_ms) for route in self._settings.routes]
+        return [read_route_status(route, self.view, self._settings.policy, now_ms) for route in self._settings.routes]
 
 
 async def raw_snapshot(redis: Redis, stream: str) -> object:

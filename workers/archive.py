@@ -14,14 +14,14 @@ import psycopg
 from psycopg import sql
 
 from service.ledger import wire
-from service.ledger.state import Health, Usage
+from service.ledger.state import ReplicaHealth, Usage
 from workers.store import (
     GENESIS_HASH,
     QUERIES,
     USAGE_FIELDS,
-    Aside,
     Cell,
     Checkpoint,
+    SkippedSeq,
     add_usage,
     cells_since,
     checkpoint_of,
@@ -29,7 +29,7 @@ from workers.store import (
     health_row,
 )
 
-_health_decoder = msgspec.json.Decoder(Health)
+_health_decoder = msgspec.json.Decoder(ReplicaHealth)
 
 
 class EventRow(NamedTuple):
@@ -58,7 +58,7 @@ class AsideRow(NamedTuple):
 
     number: int
     position: int
-    aside: Aside
+    aside: SkippedSeq
 
 
 class CellDifference(NamedTuple):
@@ -143,7 +143,7 @@ class Archive:
         """The numbers heard of events that were not folded, up to a position."""
         parameters = {"stream": stream, "after": after, "upto": upto}
         rows = self.connection.execute(QUERIES["asides_after"], parameters).fetchall()
-        return [AsideRow(number, position, Aside(*rest)) for number, position, *rest in rows]
+        return [AsideRow(number, position, SkippedSeq(*rest)) for number, position, *rest in rows]
 
     def begin_recount(self, stream: str) -> None:
         """Begin with the cells of what is not there any more."""
@@ -167,7 +167,7 @@ class Archive:
             CellDifference._make((*row[:3], usage_of(row[3 : 3 + size]), usage_of(row[3 + size :]))) for row in rows
         ]
 
-    def health(self, stream: str) -> dict[str, Health]:
+    def health(self, stream: str) -> dict[str, ReplicaHealth]:
         """A route's health by replica, as it stands."""
         rows = self.connection.execute(QUERIES["health"], (stream,)).fetchall()
         return {replica: _health_decoder.decode(account) for replica, account in rows}
@@ -187,7 +187,7 @@ class Archive:
             for row in rows
         ]
 
-    def swap(self, stream: str, health: dict[str, Health]) -> None:
+    def swap(self, stream: str, health: dict[str, ReplicaHealth]) -> None:
         """Put what was recounted in the place of the live projections."""
         self.connection.execute(QUERIES["drop_other_cells"], {"route": stream})
         self.connection.execute(QUERIES["swap_cells"], {"route": stream})

@@ -31,7 +31,7 @@ from workers.project import Projected, Projector
 from workers.publish import Publisher
 from workers.rebuild import rebuild
 from workers.restore import Backup, Gap, NotEmpty, gaps_of, restore
-from workers.run import Process, check_schema
+from workers.run import WorkerProcess, check_schema
 from workers.screens import (
     progress_of,
     show_backup,
@@ -44,7 +44,7 @@ from workers.screens import (
 )
 from workers.store import Store, connect
 from workers.turn import NeverDone
-from workers.turn import in_turn as turns
+from workers.turn import run_step as turns
 from workers.usage import TIME_FORMS, dimensions_of, period_of, report
 from workers.verify import verify
 
@@ -100,7 +100,9 @@ def worker() -> None:
         needed(settings.rq_redis_url, "RQ_REDIS_URL, a plain Redis for the queue beside the Cluster,")
     direct_url = settings.database_direct_url or database_url
     keep_own_variables()
-    Process(redis_url, settings.rq_redis_url or redis_url, database_url, direct_url, settings.retention_weeks).run()
+    WorkerProcess(
+        redis_url, settings.rq_redis_url or redis_url, database_url, direct_url, settings.retention_weeks
+    ).run()
 
 
 def keep_own_variables() -> None:
@@ -118,7 +120,7 @@ def keep_own_variables() -> None:
 def migrate(*, check: bool) -> None:
     """Migrate the database schema to this version."""
     settings = load_for_workers()
-    with told_errors(), connect(database_url_of(settings)) as connection:
+    with errors_as_messages(), connect(database_url_of(settings)) as connection:
         steps = pending(connection) if check else apply_migrations(connection)
     for step in steps:
         echo(f"migration.{'missing' if check else 'applied'} number={step.number:04} name={step.name}")
@@ -265,7 +267,7 @@ def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json:
 @json_option
 def backup(file: Path, *, as_json: bool) -> None:
     """Write the whole ledger to FILE, as of one moment, while traffic goes on."""
-    with told_errors(), connect(database_url_of(load_for_workers())) as connection:
+    with errors_as_messages(), connect(database_url_of(load_for_workers())) as connection:
         expected = expected_rows(connection)
         with progress_of(SafeConsole(stderr=True), f"backup {file.name}", 0, expected, lines=True) as told:
             manifest = back_up(connection, file, told)
@@ -283,7 +285,7 @@ def backup(file: Path, *, as_json: bool) -> None:
 def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
     """Restore a backup, fold what Redis has since, and verify the ledger; exit code 1 if anything differs."""
     settings, screen = load_for_workers(), SafeConsole(stderr=True)
-    with told_errors(), Backup(file) as saved, connect(database_url_of(settings)) as connection:
+    with errors_as_messages(), Backup(file) as saved, connect(database_url_of(settings)) as connection:
         manifest = saved.manifest
         with progress_of(screen, f"restore {file.name}", 0, manifest.rows, lines=True) as told:
             restore(connection, saved, told, replace=replace)
@@ -327,7 +329,7 @@ def project_next(projector: Projector, stream: str) -> Projected | None:
 def archive_of(settings: Settings) -> Iterator[Archive]:
     """The ledger of the settings, or of the `ccproxy up` that runs; what goes wrong with Postgres ends the command."""
     url = database_url_of(settings)
-    with told_errors():
+    with errors_as_messages():
         check_schema(url)
         archive = open_archive(url)
         try:
@@ -337,7 +339,7 @@ def archive_of(settings: Settings) -> Iterator[Archive]:
 
 
 @contextmanager
-def told_errors() -> Iterator[None]:
+def errors_as_messages() -> Iterator[None]:
     """What goes wrong with Postgres, or with a backup, ends the command with its message."""
     try:
         yield
@@ -376,7 +378,7 @@ def chosen(archive: Archive, stream: str | None) -> list[str]:
 
 def revive(settings: Settings, stream: str) -> Projected:
     """Fold a stream's dead letters, as a worker does, and tell the proxies."""
-    return in_turn(settings, stream, lambda projector: projector.revive(stream))
+    return in_turn(settings, stream, lambda projector: projector.retry_dead_letters(stream))
 
 
 def tell_proxies(settings: Settings, stream: str) -> bool:
@@ -385,7 +387,7 @@ def tell_proxies(settings: Settings, stream: str) -> bool:
     if not url:
         return False
     try:
-        in_turn(settings, stream, lambda projector: projector.recall(stream))
+        in_turn(settings, stream, lambda projector: projector.load_ledger(stream))
     except click.ClickException:
         return False
     return True

@@ -18,8 +18,8 @@ from redis.retry import Retry
 
 from service.ledger import ids, wire
 from service.ledger.events import CONTROL_KINDS, AttemptEnded, AttemptLost, BatchItemUsed, Event
-from service.topology import execute_with_runs, open_sync
-from workers.store import Aside, Rejected
+from service.topology import execute_with_run_ids, open_sync
+from workers.store import Rejected, SkippedSeq
 
 NO_ENTRY = "0-0"
 """The stream id before the first entry."""
@@ -38,30 +38,30 @@ UsageEvent: TypeAlias = AttemptEnded | AttemptLost | BatchItemUsed
 CANONICAL_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
-class Entry(NamedTuple):
+class StreamEntry(NamedTuple):
     """One stream entry; `value` is None when it lacks the one field that ours have."""
 
     stream_id: str
     value: bytes | None
 
 
-class Page(NamedTuple):
+class EntryPage(NamedTuple):
     """Some entries of a stream, the run of the server that they were read from, and the epoch of the snapshot that
     stands there, 0 when there is none."""
 
     run_id: str
     epoch: int
-    entries: list[Entry]
+    entries: list[StreamEntry]
 
 
-class Record(NamedTuple):
+class EventRecord(NamedTuple):
     """An event and the stream entry that it came in."""
 
     stream_id: str
     event: Event
 
 
-class Batch(NamedTuple):
+class EntryBatch(NamedTuple):
     """What was read after a checkpoint, from the server's run and epoch. `replaced`: from the first entry, since the
     stream is another or was never read; `full`: a limit ended the batch, and there is more."""
 
@@ -69,15 +69,15 @@ class Batch(NamedTuple):
     epoch: int
     stream_id: str
     replaced: bool
-    records: list[Record]
+    records: list[EventRecord]
     dead: list[Rejected]
     full: bool
 
 
-class StreamPort(Protocol):
+class StreamSource(Protocol):
     """The two ways in which a stream is read."""
 
-    def page(self, stream: str, first_id: str) -> Page:
+    def page(self, stream: str, first_id: str) -> EntryPage:
         """Up to PAGE_ENTRIES entries from `first_id` on, itself included, and the run of the server."""
 
     def last_id(self, stream: str) -> str:
@@ -102,7 +102,7 @@ class Streams:
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
 
-    def page(self, stream: str, first_id: str) -> Page:
+    def page(self, stream: str, first_id: str) -> EntryPage:
         """Up to PAGE_ENTRIES entries from `first_id` on, itself included, and the run of the server.
 
         The run is asked last: a server that changed in between is found out.
@@ -110,10 +110,10 @@ class Streams:
         pipeline = self.redis.pipeline(transaction=False)
         pipeline.xrange(wire.events_key(stream), min=first_id, count=PAGE_ENTRIES)
         pipeline.hget(wire.route_key(stream), "epoch")
-        (found, epoch), [run_id] = execute_with_runs(self.redis, pipeline, [wire.events_key(stream)])
+        (found, epoch), [run_id] = execute_with_run_ids(self.redis, pipeline, [wire.events_key(stream)])
         field = wire.ENTRY_FIELD.encode()
-        entries = [Entry(entry_id.decode(), fields.get(field)) for entry_id, fields in found]
-        return Page(run_id, int(epoch or 0), entries)
+        entries = [StreamEntry(entry_id.decode(), fields.get(field)) for entry_id, fields in found]
+        return EntryPage(run_id, int(epoch or 0), entries)
 
     def last_id(self, stream: str) -> str:
         """The id of the stream's last entry, NO_ENTRY when it has none."""
@@ -121,7 +121,7 @@ class Streams:
         return entries[0][0].decode() if entries else NO_ENTRY
 
 
-def read_batch(streams: StreamPort, stream: str, run_id: str, stream_id: str) -> Batch:
+def read_batch(streams: StreamSource, stream: str, run_id: str, stream_id: str) -> EntryBatch:
     """The next events after the checkpoint (run_id, stream_id); an empty `run_id` stands for a stream never read."""
     page = streams.page(stream, stream_id)
     replaced = page.run_id != run_id or not continues(page, stream_id)
@@ -129,28 +129,28 @@ def read_batch(streams: StreamPort, stream: str, run_id: str, stream_id: str) ->
         stream_id = NO_ENTRY
         page = streams.page(stream, stream_id)
     run_id, epoch = page.run_id, page.epoch
-    records: list[Record] = []
+    records: list[EventRecord] = []
     dead: list[Rejected] = []
     read = 0
     while page.run_id == run_id and continues(page, stream_id):
         for entry in page.entries[stream_id != NO_ENTRY :]:
             if read >= BATCH_ENTRIES or len(records) >= BATCH_EVENTS:
-                return Batch(run_id, epoch, stream_id, replaced, records, dead, full=True)
+                return EntryBatch(run_id, epoch, stream_id, replaced, records, dead, full=True)
             take(entry, stream, records, dead)
             stream_id = entry.stream_id
             read += 1
         if len(page.entries) < PAGE_ENTRIES:
             break
         page = streams.page(stream, stream_id)
-    return Batch(run_id, epoch, stream_id, replaced, records, dead, full=False)
+    return EntryBatch(run_id, epoch, stream_id, replaced, records, dead, full=False)
 
 
-def continues(page: Page, stream_id: str) -> bool:
+def continues(page: EntryPage, stream_id: str) -> bool:
     """Whether the page begins with the entry that was read last."""
     return stream_id == NO_ENTRY or (bool(page.entries) and page.entries[0].stream_id == stream_id)
 
 
-def take(entry: Entry, stream: str, records: list[Record], dead: list[Rejected]) -> None:
+def take(entry: StreamEntry, stream: str, records: list[EventRecord], dead: list[Rejected]) -> None:
     """Sort the events of one entry from what is none."""
     if entry.value is None:
         dead.append(Rejected(entry.stream_id, entry.stream_id.encode(), f"no field {wire.ENTRY_FIELD!r}"))
@@ -161,7 +161,7 @@ def take(entry: Entry, stream: str, records: list[Record], dead: list[Rejected])
         elif fault := fault_of(stream, decoded):
             dead.append(Rejected(entry.stream_id, wire.encode_event(decoded), fault))
         else:
-            records.append(Record(entry.stream_id, decoded))
+            records.append(EventRecord(entry.stream_id, decoded))
 
 
 def fault_of(stream: str, event: Event) -> str:
@@ -210,7 +210,7 @@ class Numbered(msgspec.Struct):
 _numbered_decoder = msgspec.json.Decoder(Numbered)
 
 
-def number_of(raw: bytes) -> Aside | None:
+def number_of(raw: bytes) -> SkippedSeq | None:
     """The number of an event that is not folded, as far as it can be read.
 
     Its replica is told that it was heard: it lies safe in Postgres, and there is nothing to wait for.
@@ -221,4 +221,4 @@ def number_of(raw: bytes) -> Aside | None:
         return None
     if not (told.replica and fits(told.replica) and 0 < told.seq < LATEST_MS):
         return None
-    return Aside(told.replica, told.seq, told.at_ms if 0 <= told.at_ms < LATEST_MS else 0)
+    return SkippedSeq(told.replica, told.seq, told.at_ms if 0 <= told.at_ms < LATEST_MS else 0)

@@ -37,7 +37,7 @@ class ReportWorker(FoldWorker):
         """None; the thread ends with its process."""
 
 
-class Desk:
+class ReportService:
     """Answers what proxies ask."""
 
     def __init__(self, database_url: str, redis: Redis, queue: Queue, stopping: Event) -> None:
@@ -67,9 +67,9 @@ class Desk:
                 self._worker = open_report_worker(self._queue, self._stopping)
                 self._worker.work(logging_level="CRITICAL")
             except Exception as error:  # noqa: BLE001 - reports come back when Redis does; it is said, once
-                self._outage.lost(error, traceback=not isinstance(error, RedisError))
+                self._outage.mark_down(error, traceback=not isinstance(error, RedisError))
             else:
-                self._outage.found()
+                self._outage.mark_up()
             self._stopping.wait(RETRY_S)
 
     def answer(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:

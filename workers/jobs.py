@@ -3,16 +3,16 @@ reports are the `desk`'s, in a thread of its own."""
 
 from typing import Any
 
-from workers.desk import Desk
-from workers.shift import Shift
+from workers.desk import ReportService
+from workers.shift import FoldJob
 
-on_duty: list[Shift] = []
+on_duty: list[FoldJob] = []
 """The one shift of this process: RQ hands a job nothing but JSON."""
-at_the_desk: list[Desk] = []
+at_the_desk: list[ReportService] = []
 """Who makes reports."""
 
 
-def begin(shift: Shift, desk: Desk | None = None) -> None:
+def begin(shift: FoldJob, desk: ReportService | None = None) -> None:
     """From now on this process's jobs are done by these."""
     on_duty[:] = [shift]
     at_the_desk[:] = [desk] if desk else []

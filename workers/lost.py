@@ -17,9 +17,9 @@ import msgspec
 from redis import Redis
 
 from service.ledger import fold, ids, wire
-from service.ledger.events import FOLD_RULES, AttemptLost, RouteEvent, Tokens
+from service.ledger.events import FOLD_RULES, AttemptLost, RouteEvent, TokenCounts
 from service.ledger.state import OpenAttempt, RouteLedger, Usage
-from service.topology import execute_with_runs
+from service.topology import execute_with_run_ids
 from workers.publish import MARK_FIELDS
 
 AWAY_S = 30.0
@@ -29,13 +29,13 @@ TELL_AGAIN_S = 600.0
 """An attempt that is still open so long after it was given up is told again: Redis may have lost the event."""
 MEAN_HOURS = 24
 ENTRY_EVENTS = 256
-NO_TOKENS = Tokens()
+NO_TOKENS = TokenCounts()
 
 
 class Estimate(NamedTuple):
     """What an attempt may have used; the cost is None when nothing like it had a price."""
 
-    tokens: Tokens
+    tokens: TokenCounts
     cost_nusd: int | None
 
 
@@ -95,7 +95,7 @@ def mean_of(ledger: RouteLedger, model: str, now_ms: int) -> Estimate:
     answered = total.attempts - total.failed + total.batch_items
     if answered <= 0:
         return Estimate(NO_TOKENS, None)
-    tokens = Tokens(
+    tokens = TokenCounts(
         input=total.input // answered,
         output=total.output // answered,
         cache_read=total.cache_read // answered,
@@ -153,7 +153,7 @@ class LostAttempts:
         for stream in routes:
             pipeline.hmget(wire.route_key(stream), MARK_FIELDS)
         keys = [wire.route_key(stream) for stream in routes] or [wire.STREAMS_KEY]
-        marks, runs = execute_with_runs(self.redis, pipeline, keys)
+        marks, runs = execute_with_run_ids(self.redis, pipeline, keys)
         run_id = "+".join(sorted({*runs}))
         if run_id != self._run_id:
             self.forget()

@@ -14,7 +14,7 @@ class Outage:
         self._lock = Lock()
         self._away = False
 
-    def lost(self, error: BaseException, *, traceback: bool = False) -> None:
+    def mark_down(self, error: BaseException, *, traceback: bool = False) -> None:
         """The thing failed with this error."""
         with self._lock:
             first, self._away = not self._away, True
@@ -22,7 +22,7 @@ class Outage:
             message = " ".join(str(error).split()) or type(error).__name__
             log.warning("%s.lost error=%r", self.name, message, exc_info=error if traceback else None)
 
-    def found(self) -> None:
+    def mark_up(self) -> None:
         """The thing answered."""
         with self._lock:
             was_away, self._away = self._away, False

@@ -17,9 +17,9 @@ import msgspec
 
 from service.ledger import fold, wire
 from service.ledger.events import AttemptEnded, Event, EventBase, is_same_fact
-from service.ledger.state import Health, Ledger, RouteLedger, Usage
-from workers.consume import BATCH_EVENTS, Record, StreamPort, fault_of, number_of, read_batch
-from workers.store import Aside, Cell, Checkpoint, Rejected, Row, Store
+from service.ledger.state import Ledger, ReplicaHealth, RouteLedger, Usage
+from workers.consume import BATCH_EVENTS, EventRecord, StreamSource, fault_of, number_of, read_batch
+from workers.store import Cell, Checkpoint, Rejected, Row, SkippedSeq, Store
 
 DEAD_LETTERS_PAGE = 1_000
 Step: TypeAlias = Callable[[Checkpoint, Ledger], tuple[Checkpoint, bool]]
@@ -58,7 +58,7 @@ class Kept(NamedTuple):
 class Sorted(NamedTuple):
     """The events of a batch, told apart. `repeated`: known facts, told again under another number."""
 
-    fresh: list[Record]
+    fresh: list[EventRecord]
     quarantined: list[Rejected]
     repeated: list[Event]
 
@@ -75,7 +75,7 @@ class Folded(NamedTuple):
 class Projector:
     """Folds streams into a store, one batch at a time. It owns the ledgers in memory, one per stream."""
 
-    def __init__(self, store: Store, streams: StreamPort) -> None:
+    def __init__(self, store: Store, streams: StreamSource) -> None:
         self.store = store
         self.streams = streams
         self._kept: dict[str, Kept] = {}
@@ -85,11 +85,11 @@ class Projector:
         """Fold the stream's next batch; None when another worker has the stream."""
         return self._in_turn(stream, self._advance)
 
-    def revive(self, stream: str) -> Projected | None:
+    def retry_dead_letters(self, stream: str) -> Projected | None:
         """Fold dead letters that this version can read; None when another worker has the stream."""
-        return self._in_turn(stream, self._revive)
+        return self._in_turn(stream, self._retry_dead_letters)
 
-    def recall(self, stream: str) -> Projected | None:
+    def load_ledger(self, stream: str) -> Projected | None:
         """The stream as of its checkpoint; None when another worker has it."""
         return self._in_turn(stream, lambda checkpoint, _: (checkpoint, False))
 
@@ -103,7 +103,7 @@ class Projector:
         with self.store.transaction():
             before = self.store.lock_checkpoint(stream)
             if before is not None:
-                ledger = self._recall(before, kept)
+                ledger = self._load_ledger(before, kept)
                 after, full = step(before, ledger)
         if before is None:
             self._opened.discard(stream)  # or nobody has it: the ledger was replaced by one without this stream
@@ -118,7 +118,7 @@ class Projector:
         if kept is not None:
             self._kept[stream] = kept
 
-    def _recall(self, checkpoint: Checkpoint, kept: Kept | None) -> Ledger:
+    def _load_ledger(self, checkpoint: Checkpoint, kept: Kept | None) -> Ledger:
         """The ledger as of the checkpoint: the one in memory, brought up to date when other workers folded on."""
         if kept is not None and kept.generation != self.store.generation:
             kept = None  # the database went away: what came back may be another, or an older one
@@ -126,10 +126,10 @@ class Projector:
             return kept.ledger
         ledger = wire.decode_ledger(checkpoint.stream, checkpoint.state)
         if isinstance(ledger, RouteLedger):
-            self._recall_usage(checkpoint, ledger, kept)
+            self._load_usage(checkpoint, ledger, kept)
         return ledger
 
-    def _recall_usage(self, checkpoint: Checkpoint, ledger: RouteLedger, kept: Kept | None) -> None:
+    def _load_usage(self, checkpoint: Checkpoint, ledger: RouteLedger, kept: Kept | None) -> None:
         since = -1
         # In another epoch the cells may have been recounted, without regard to positions.
         same_epoch = kept is not None and kept.epoch == checkpoint.epoch and kept.position <= checkpoint.position
@@ -153,17 +153,17 @@ class Projector:
         self.store.save_checkpoint(after)
         return after, batch.full
 
-    def _revive(self, before: Checkpoint, ledger: Ledger) -> tuple[Checkpoint, bool]:
+    def _retry_dead_letters(self, before: Checkpoint, ledger: Ledger) -> tuple[Checkpoint, bool]:
         """Try the dead letters again in the open transaction. What can be read now counts for usage, but no more for
         health, as if it had waited on disk."""
-        records: list[Record] = []
+        records: list[EventRecord] = []
         digests: list[bytes] = []
         last, full = None, False
         while not full and (page := self.store.dead_letters(before.stream, last, DEAD_LETTERS_PAGE)):
             for letter in page:
                 event = wire.decode_event(letter.raw)
                 if not isinstance(event, wire.Undecodable) and not fault_of(before.stream, event):
-                    records.append(Record(letter.stream_id, msgspec.structs.replace(event, spooled=True)))
+                    records.append(EventRecord(letter.stream_id, msgspec.structs.replace(event, spooled=True)))
                     digests.append(letter.digest)
             last, full = page[-1], len(records) >= BATCH_EVENTS
         if not records:
@@ -173,7 +173,9 @@ class Projector:
         self.store.save_checkpoint(after)
         return after, full
 
-    def _take(self, checkpoint: Checkpoint, ledger: Ledger, records: list[Record], dead: list[Rejected]) -> Checkpoint:
+    def _take(
+        self, checkpoint: Checkpoint, ledger: Ledger, records: list[EventRecord], dead: list[Rejected]
+    ) -> Checkpoint:
         """Fold what is new, put aside what can't be folded; the checkpoint after it."""
         stream, epoch = checkpoint.stream, checkpoint.epoch
         found = self._sort(checkpoint, ledger, records)
@@ -186,14 +188,14 @@ class Projector:
         heard = self._put_aside(after, ledger, numbers_of([*dead, *found.quarantined], found.repeated))
         return after._replace(state=state_of(ledger)) if found.fresh or heard else after
 
-    def _put_aside(self, checkpoint: Checkpoint, ledger: Ledger, asides: list[Aside]) -> bool:
+    def _put_aside(self, checkpoint: Checkpoint, ledger: Ledger, asides: list[SkippedSeq]) -> bool:
         """Hear the numbers of events that are not folded; whether one of them was new."""
         new = self.store.add_asides(checkpoint.stream, checkpoint.position, asides)
         for aside in new:
             hear_aside(ledger, aside)
         return bool(new)
 
-    def _fold(self, checkpoint: Checkpoint, ledger: Ledger, fresh: list[Record]) -> Checkpoint:
+    def _fold(self, checkpoint: Checkpoint, ledger: Ledger, fresh: list[EventRecord]) -> Checkpoint:
         """Fold new events and save what follows from them; the checkpoint with their count and hash."""
         stream = checkpoint.stream
         replicas = set(health_of(ledger))
@@ -207,7 +209,7 @@ class Projector:
         self.store.save_health(stream, changed, replicas - set(health))
         return after
 
-    def _sort(self, checkpoint: Checkpoint, ledger: Ledger, records: list[Record]) -> Sorted:
+    def _sort(self, checkpoint: Checkpoint, ledger: Ledger, records: list[EventRecord]) -> Sorted:
         """Leave out what Postgres, or the batch itself, has already; set apart what contradicts it."""
         found = Sorted([], [], [])
         if not records:
@@ -239,24 +241,24 @@ def has_heard(ledger: Ledger, event: Event) -> bool:
     return bool(event.seq) and account is not None and account.has(event.seq)
 
 
-def rejected(record: Record, reason: str) -> Rejected:
+def rejected(record: EventRecord, reason: str) -> Rejected:
     """An event that goes to quarantine."""
     return Rejected(record.stream_id, wire.encode_event(record.event), reason, record.event.event_id)
 
 
-def numbers_of(put_aside: list[Rejected], repeated: list[Event]) -> list[Aside]:
+def numbers_of(put_aside: list[Rejected], repeated: list[Event]) -> list[SkippedSeq]:
     """The numbers of what is not folded, as far as they can be read, each once."""
     asides = [number for one in put_aside if (number := number_of(one.raw))]
-    asides += [Aside(event.replica, event.seq, event.at_ms) for event in repeated if event.replica and event.seq]
+    asides += [SkippedSeq(event.replica, event.seq, event.at_ms) for event in repeated if event.replica and event.seq]
     return list({aside[:2]: aside for aside in asides}.values())
 
 
-def hear_aside(ledger: Ledger, aside: Aside) -> None:
+def hear_aside(ledger: Ledger, aside: SkippedSeq) -> None:
     """Note the number of an event that is not folded, so that its replica need not keep it."""
     fold.hear(ledger.heard, EventBase(event_id="", at_ms=aside.at_ms, replica=aside.replica, seq=aside.seq))
 
 
-def fold_records(ledger: Ledger, checkpoint: Checkpoint, records: list[Record]) -> Folded:
+def fold_records(ledger: Ledger, checkpoint: Checkpoint, records: list[EventRecord]) -> Folded:
     """Fold new events into the ledger in place, in stream order, and make their rows."""
     folded = Folded([], {}, set(), checkpoint.hash)
     chained = checkpoint.hash
@@ -295,7 +297,7 @@ def state_of(ledger: Ledger) -> bytes:
     return wire.encode_ledger(ledger)
 
 
-def health_of(ledger: Ledger) -> dict[str, Health]:
+def health_of(ledger: Ledger) -> dict[str, ReplicaHealth]:
     """The accounts of a route's replicas; the control stream has none."""
     return ledger.health if isinstance(ledger, RouteLedger) else {}
 

@@ -33,7 +33,7 @@ NOTHING_STOOD = 2
 MARK_FIELDS = ("epoch", "position", "stream_id", "run_id")
 
 
-class Mark(NamedTuple):
+class PublishedPosition(NamedTuple):
     """What stands in Redis as a stream's newest snapshot; `run_id` is the run of the server that it was folded from."""
 
     epoch: int
@@ -42,17 +42,17 @@ class Mark(NamedTuple):
     run_id: str
 
 
-def read_mark(exists: int, fields: list[bytes | None]) -> Mark | None:
+def read_published(exists: int, fields: list[bytes | None]) -> PublishedPosition | None:
     """The mark from `EXISTS snapshot` and MARK_FIELDS of the route's hash; None when either is missing."""
     if not exists or None in fields:
         return None
     epoch, position, stream_id, run_id = (field.decode() for field in fields if field is not None)
-    return Mark(int(epoch), int(position), stream_id, run_id)
+    return PublishedPosition(int(epoch), int(position), stream_id, run_id)
 
 
-def mark_of(projected: Projected) -> Mark:
+def published_of(projected: Projected) -> PublishedPosition:
     """The mark that a publication leaves."""
-    return Mark(projected.epoch, projected.position, projected.stream_id, projected.run_id)
+    return PublishedPosition(projected.epoch, projected.position, projected.stream_id, projected.run_id)
 
 
 class Publisher:
@@ -77,7 +77,7 @@ class Publisher:
     def publish(self, projected: Projected) -> bool:
         """Publish the ledger unless something as new stands there; whether it was published."""
         stream = projected.stream
-        if not projected.moved and self.mark(stream) == mark_of(projected):
+        if not projected.moved and self.mark(stream) == published_of(projected):
             return False
         change = wire.Change(stream, projected.epoch, projected.position)
         as_of_ms = time.time_ns() // 1_000_000
@@ -85,7 +85,7 @@ class Publisher:
         outcome = self._script(
             keys=[wire.snapshot_key(stream), wire.route_key(stream), wire.events_key(stream)],
             args=[
-                *mark_of(projected),
+                *published_of(projected),
                 encoded,
                 as_of_ms,
                 KEPT_ENTRIES,
@@ -109,12 +109,12 @@ class Publisher:
         for_size_s = min(snapshot_bytes / SNAPSHOT_BYTES_PER_S, LARGEST_INTERVAL_S)
         self._due_s[stream] = self._clock() + max(for_events_s, for_size_s)
 
-    def mark(self, stream: str) -> Mark | None:
+    def mark(self, stream: str) -> PublishedPosition | None:
         """What stands in Redis for the stream."""
         pipeline = self.redis.pipeline(transaction=False)
         pipeline.exists(wire.snapshot_key(stream))
         pipeline.hmget(wire.route_key(stream), MARK_FIELDS)
-        return read_mark(*pipeline.execute())
+        return read_published(*pipeline.execute())
 
 
 def snapshot_of(projected: Projected, as_of_ms: int) -> wire.Snapshot:

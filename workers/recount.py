@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from service.ledger import fold, wire
 from service.ledger.events import Event
-from service.ledger.state import Health, Ledger, RouteLedger, Usage
+from service.ledger.state import Ledger, ReplicaHealth, RouteLedger, Usage
 from workers.archive import Archive, AsideRow, Balance, EventRow
 from workers.project import health_of, hear_aside, put_cells, state_of
 from workers.store import Cell
@@ -55,7 +55,7 @@ class Recount:
         self._asides: list[AsideRow] = []
 
     @property
-    def health(self) -> dict[str, Health]:
+    def health(self) -> dict[str, ReplicaHealth]:
         """The recounted health by replica."""
         return health_of(self.ledger)
 

@@ -17,8 +17,8 @@ from workers.consume import Streams
 from workers.project import Projector
 from workers.publish import Publisher
 from workers.store import QUERIES, Store
-from workers.turn import NeverDone, in_turn
-from workers.usage import DIMENSIONS, Period, Report, UsageRow, dimensions_of, fields_of, period_of, report
+from workers.turn import NeverDone, run_step
+from workers.usage import DIMENSIONS, Period, Report, UsageSum, dimensions_of, fields_of, period_of, report
 
 LATENCY_DIMENSIONS = ("hour", "day", "route", "model")
 LATENCY_HOURS = 8 * 24
@@ -80,7 +80,11 @@ class Reports:
         parameters |= {"since": ms_of(period.since), "until": ms_of(period.until), "limit": MOST_ROWS}
         parameters |= {"first": id_at(ms_of(period.since) - AFTER_MS), "last": id_at(ms_of(period.until))}
         rows = self._archive.connection.execute(QUERIES["latency_report"], parameters).fetchall()
-        return {**told(period), "by": list(dimensions), "rows": [latency_fields(row, dimensions) for row in rows]}
+        return {
+            **period_fields(period),
+            "by": list(dimensions),
+            "rows": [latency_fields(row, dimensions) for row in rows],
+        }
 
     def events(self, *, before: str, limit: int, since: int, until: int, **filters: str) -> dict[str, Any]:
         """Events before an id, newest first, as they stand; the page's end, "" when there is no more."""
@@ -163,7 +167,7 @@ class Reports:
         store = Store(self._database_url)
         try:
             projector = Projector(store, Streams(self._redis))
-            in_turn(projector, Publisher(self._redis, Event()), lambda one: one.revive(stream), TURNS)
+            run_step(projector, Publisher(self._redis, Event()), lambda one: one.retry_dead_letters(stream), TURNS)
         except NeverDone:
             raise Refused(f"{stream}: workers were never done with it; try again") from None
         finally:
@@ -190,7 +194,7 @@ def asked_for(by: str, known: tuple[str, ...]) -> tuple[str, ...]:
         raise Refused(str(error)) from None
 
 
-def told(period: Period) -> dict[str, str]:
+def period_fields(period: Period) -> dict[str, str]:
     """A period as text."""
     return {"since": f"{period.since:%Y-%m-%dT%H:%MZ}", "until": f"{period.until:%Y-%m-%dT%H:%MZ}"}
 
@@ -198,14 +202,14 @@ def told(period: Period) -> dict[str, str]:
 def usage_fields(found: Report) -> dict[str, Any]:
     """A report in the admin API's shape."""
     return {
-        **told(found.period),
+        **period_fields(found.period),
         "by": list(found.by),
         "rows": [row_fields(row, found.by) for row in found.rows],
         "total": row_fields(found.total, ()),
     }
 
 
-def row_fields(row: UsageRow, by: tuple[str, ...]) -> dict[str, Any]:
+def row_fields(row: UsageSum, by: tuple[str, ...]) -> dict[str, Any]:
     """A row with its share of cached tokens."""
     fields = fields_of(row, by)
     del fields["cost_usd"]

@@ -20,13 +20,13 @@ from rq.serializers import JSONSerializer
 from workers import jobs
 from workers.archive import open_archive
 from workers.consume import Streams, open_redis
-from workers.desk import Desk
+from workers.desk import ReportService
 from workers.migrate import SchemaError, pending
 from workers.outage import Outage
 from workers.project import Projector
 from workers.publish import Publisher
 from workers.retention import Damaged, Retention
-from workers.shift import Shift
+from workers.shift import FoldJob
 from workers.store import Store, connect
 from workers.ticker import Ticker
 from workers.wake import Wake, open_queue
@@ -45,7 +45,7 @@ WORKER_TTL_S = 20
 """RQ blocks on its queue for 15 s less than this, and shows itself alive as often."""
 
 
-class Process:
+class WorkerProcess:
     """The parts of one worker process, put together. `direct_url` is Postgres itself, for what needs a session."""
 
     def __init__(
@@ -60,13 +60,13 @@ class Process:
         streams = Streams(redis)
         wake = Wake(redis, self.queue)
         publisher = Publisher(redis, self.stopping)
-        self.shift = Shift(Projector(self.store, streams), publisher, streams, wake, self.stopping, self.outage)
+        self.shift = FoldJob(Projector(self.store, streams), publisher, streams, wake, self.stopping, self.outage)
         # The ticker's own client does not try again: it has to notice when Redis was away.
-        self.desk = Desk(direct_url, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
+        self.desk = ReportService(direct_url, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
         self.retention = Retention(lambda: open_archive(direct_url), retention_weeks)
-        self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.recall, self.outage)
+        self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.load_ledger, self.outage)
 
-    def recall(self) -> list[str]:
+    def load_ledger(self) -> list[str]:
         """The streams that Postgres knows, asked by the ticker's thread on a connection of its own."""
         store = Store(self.database_url)
         try:
@@ -97,9 +97,9 @@ class Process:
             pause_s = RETENTION_LOOK_S
             try:
                 self.retention.look()
-                outage.found()
+                outage.mark_up()
             except Exception as error:  # noqa: BLE001 - folding goes on whatever this comes to; it is said, once
-                outage.lost(error, traceback=not isinstance(error, psycopg.Error | Damaged))
+                outage.mark_down(error, traceback=not isinstance(error, psycopg.Error | Damaged))
                 pause_s = RETENTION_RETRY_S
             self.stopping.wait(pause_s)
 
@@ -115,7 +115,7 @@ class Process:
                 worker.work(logging_level=rq_level())
                 self.stopping.wait(RETRY_S)
             except RedisError as error:
-                self.outage.lost(error)
+                self.outage.mark_down(error)
                 self.stopping.wait(RETRY_S)
             except StopRequested:
                 return  # the signal came after RQ's own loop had ended
@@ -153,13 +153,13 @@ def wait_for_schema(database_url: str, stopping: Event) -> bool:
         try:
             check_schema(database_url)
         except SchemaError as error:
-            outage.found()
-            schema.lost(error)
+            outage.mark_up()
+            schema.mark_down(error)
         except psycopg.Error as error:
-            outage.lost(error)
+            outage.mark_down(error)
         else:
-            outage.found()
-            schema.found()
+            outage.mark_up()
+            schema.mark_up()
             return True
         stopping.wait(SCHEMA_RETRY_S)
     return False

@@ -13,7 +13,7 @@ from service.terminal import SafeConsole, Text
 from workers.backup import Manifest
 from workers.recount import Progress as Told
 from workers.restore import Gap
-from workers.usage import Report, UsageRow, dollars, fields_of
+from workers.usage import Report, UsageSum, dollars, fields_of
 from workers.verify import StreamReport
 
 COUNTS = {
@@ -104,7 +104,7 @@ def show_usage(report: Report, console: SafeConsole) -> None:
     if not report.rows:
         console.print("Nothing was used then; `--since` and `--until` choose another time.")
         return
-    total = told(report.total, ())
+    total = row_fields_for_table(report.total, ())
     shown = [name for name in COUNTS if name in ALWAYS or total[name]]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_footer=True)
     for place, name in enumerate(report.by):
@@ -115,7 +115,7 @@ def show_usage(report: Report, console: SafeConsole) -> None:
         table.add_column(COUNTS[name], footer=counted(total[name]), justify="right", no_wrap=True)
     table.add_column("cost", footer=cost_of(report.total), justify="right", no_wrap=True)
     for row in report.rows:
-        fields = told(row, report.by)
+        fields = row_fields_for_table(row, report.by)
         names = (Text(name or "-") for name in row.names)
         table.add_row(*names, *(counted(fields[name]) for name in shown), cost_of(row))
     console.print(table, width=None if console.is_terminal else PIPE_WIDTH, crop=False)
@@ -127,7 +127,7 @@ def show_usage(report: Report, console: SafeConsole) -> None:
         console.print("The tokens of lost attempts are estimates.", style="dim")
 
 
-def told(row: UsageRow, by: Sequence[str]) -> dict[str, Any]:
+def row_fields_for_table(row: UsageSum, by: Sequence[str]) -> dict[str, Any]:
     """A row's fields with the kinds of cached tokens together; JSON and CSV have them apart."""
     fields = fields_of(row, by)
     kinds = ("cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens")
@@ -139,7 +139,7 @@ def counted(count: int | None) -> str:
     return "-" if count is None else f"{count:,}"
 
 
-def cost_of(row: UsageRow) -> str:
+def cost_of(row: UsageSum) -> str:
     """Dollars; a plus says that some of it has no price, a dash that nothing has."""
     usage = row.usage
     if usage.unpriced and not usage.cost_nusd:

@@ -20,7 +20,7 @@ from threading import Event
 import psycopg
 from redis import RedisError
 
-from workers.consume import StreamPort
+from workers.consume import StreamSource
 from workers.outage import Outage
 from workers.project import Projected, Projector
 from workers.publish import Publisher
@@ -32,14 +32,14 @@ STAY_S = 5.0
 """A job stays with its stream for this long, well below what RQ lets it have."""
 
 
-class Shift:
+class FoldJob:
     """All that a worker process needs to do its jobs."""
 
     def __init__(
         self,
         projector: Projector,
         publisher: Publisher,
-        streams: StreamPort,
+        streams: StreamSource,
         wake: Wake,
         stopping: Event,
         redis_outage: Outage,
@@ -61,28 +61,28 @@ class Shift:
         fault = self.faults.setdefault(stream, Outage(f"fold[{stream}]"))
         try:
             self.publisher.pause(stream)
-            self.wake.answer(stream)
+            self.wake.clear_guard(stream)
             if stream not in self._revived:
-                self.revive(stream)
-            self.stay(stream)
+                self.retry_dead_letters(stream)
+            self.linger(stream)
         except RedisError as error:
-            self.redis_outage.lost(error)
+            self.redis_outage.mark_down(error)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            self.postgres_outage.lost(error)
+            self.postgres_outage.mark_down(error)
         except Exception as error:  # noqa: BLE001 - a fault in one stream must not stop the others; it is logged, once
-            fault.lost(error, traceback=True)
+            fault.mark_down(error, traceback=True)
         else:
-            self.postgres_outage.found()
-            fault.found()
+            self.postgres_outage.mark_up()
+            fault.mark_up()
 
-    def stay(self, stream: str) -> None:
+    def linger(self, stream: str) -> None:
         """Catch up with the stream until it has no news, or its turn is over; call again if there is more."""
         until_s = self.clock() + STAY_S
         attended = False
         folded = newest = self.catch_up(stream)
-        while newest is not None and self.may_stay(newest, until_s):
+        while newest is not None and self.may_linger(newest, until_s):
             attended = True
-            self.wake.attend(stream)
+            self.wake.extend_guard(stream)
             self.publisher.pause(stream)
             if self.streams.last_id(stream) == newest.stream_id:
                 break
@@ -91,10 +91,10 @@ class Shift:
         if folded is None:
             return  # whoever has the stream looks at it again when done
         if attended:
-            self.wake.answer(stream)
-        self.look_again(folded)
+            self.wake.clear_guard(stream)
+        self.recheck(folded)
 
-    def may_stay(self, folded: Projected, until_s: float) -> bool:
+    def may_linger(self, folded: Projected, until_s: float) -> bool:
         """Whether the job may wait for more: nobody else needs this worker, and its time is not over."""
         return not (folded.full or self.stopping.is_set() or self.clock() >= until_s or self.wake.others_wait())
 
@@ -111,16 +111,16 @@ class Shift:
                 return projected
         return None
 
-    def revive(self, stream: str) -> None:
+    def retry_dead_letters(self, stream: str) -> None:
         """Once in a process's life: this version may read what an older one could not."""
-        while (revived := self.projector.revive(stream)) is not None:
+        while (revived := self.projector.retry_dead_letters(stream)) is not None:
             if revived.moved:
                 self.publisher.publish(revived)
             if not revived.full:
                 self._revived.add(stream)
                 return
 
-    def look_again(self, projected: Projected) -> None:
+    def recheck(self, projected: Projected) -> None:
         """Call for another job if the stream has more than was folded."""
         if self.streams.last_id(projected.stream) != projected.stream_id:
-            self.wake.call(projected.stream)
+            self.wake.enqueue(projected.stream)

@@ -22,7 +22,7 @@ import psycopg
 from psycopg import sql
 
 from service.ledger import ids, wire
-from service.ledger.state import Health, Usage
+from service.ledger.state import ReplicaHealth, Usage
 
 GENESIS_HASH = bytes(32)
 """What stands before the first event of a hash chain."""
@@ -117,7 +117,7 @@ class DeadLetter(NamedTuple):
     raw: bytes
 
 
-class Aside(NamedTuple):
+class SkippedSeq(NamedTuple):
     """The number of an event that was read and not folded."""
 
     replica: str
@@ -244,7 +244,7 @@ class Store:
         self._write()
         return cells_since(self.connection, "ccproxy.usage_hourly", route, position, oldest_hour)
 
-    def save_health(self, route: str, health: dict[str, Health], gone: Iterable[str]) -> None:
+    def save_health(self, route: str, health: dict[str, ReplicaHealth], gone: Iterable[str]) -> None:
         """Write down these replicas' accounts, and forget those of the replicas that are gone."""
         self._later += [(QUERIES["save_health"], health_row(route, *item)) for item in sorted(health.items())]
         if names := sorted(gone):
@@ -277,13 +277,13 @@ class Store:
         """Forget dead letters that were read after all; how many there were."""
         return self.connection.execute(QUERIES["drop_dead_letters"], (stream, list(digests))).rowcount
 
-    def add_asides(self, stream: str, position: int, asides: Sequence[Aside]) -> list[Aside]:
+    def add_asides(self, stream: str, position: int, asides: Sequence[SkippedSeq]) -> list[SkippedSeq]:
         """Note the numbers of events that are not folded; those that were not noted before."""
         if not asides:
             return []
-        columns: dict[str, object] = {field: [getattr(one, field) for one in asides] for field in Aside._fields}
+        columns: dict[str, object] = {field: [getattr(one, field) for one in asides] for field in SkippedSeq._fields}
         parameters = columns | {"stream": stream, "position": position}
-        return [Aside(*row) for row in self.connection.execute(QUERIES["add_asides"], parameters).fetchall()]
+        return [SkippedSeq(*row) for row in self.connection.execute(QUERIES["add_asides"], parameters).fetchall()]
 
 
 def checkpoint_of(row: tuple[Any, ...] | None) -> Checkpoint | None:
@@ -330,7 +330,7 @@ def array_of(values: Iterable[object]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
-def health_row(route: str, replica: str, health: Health) -> tuple[object, ...]:
+def health_row(route: str, replica: str, health: ReplicaHealth) -> tuple[object, ...]:
     """A replica's account in the order of its columns."""
     return route, replica, msgspec.json.encode(health).decode()
 

@@ -21,11 +21,11 @@ import psycopg
 from redis import Redis, RedisError
 
 from service.ledger import wire
-from service.topology import execute_with_runs, is_cluster
+from service.topology import execute_with_run_ids, is_cluster
 from workers.consume import NO_ENTRY
 from workers.lost import LostAttempts
 from workers.outage import Outage
-from workers.publish import INTERVAL_S, MARK_FIELDS, read_mark
+from workers.publish import INTERVAL_S, MARK_FIELDS, read_published
 from workers.wake import Wake
 
 BLOCK_MS = 1_000
@@ -76,7 +76,7 @@ class Ticker:
                 while not self._stopping.is_set():
                     self.tick()
             except Exception as error:  # noqa: BLE001 - without a ticker nothing is folded; whatever it is, it is said
-                self.outage.lost(error, traceback=not isinstance(error, RedisError))
+                self.outage.mark_down(error, traceback=not isinstance(error, RedisError))
                 self._stopping.wait(RETRY_S)
 
     def forget(self) -> None:
@@ -93,7 +93,7 @@ class Ticker:
             self._looked_s = time.monotonic()
             self.look()
             self.lost.look(self.seen)
-            self.outage.found()
+            self.outage.mark_up()
         news = self.wait()
         if news:
             self.note(news)
@@ -106,7 +106,7 @@ class Ticker:
         self.seen |= dict.fromkeys(fresh, NO_ENTRY)
         for stream, settled in self.settled(sorted(self.seen)).items():
             if stream in fresh or not settled:
-                self.wake.call(stream)
+                self.wake.enqueue(stream)
 
     def members(self) -> set[bytes]:
         """The streams that Redis knows."""
@@ -130,13 +130,13 @@ class Ticker:
             pipeline.xrevrange(wire.events_key(stream), count=1)
             pipeline.exists(wire.snapshot_key(stream))
             pipeline.hmget(wire.route_key(stream), MARK_FIELDS)
-        replies, runs = execute_with_runs(self.redis, pipeline, [wire.events_key(stream) for stream in streams])
+        replies, runs = execute_with_run_ids(self.redis, pipeline, [wire.events_key(stream) for stream in streams])
         verdicts = {}
         for stream, run_id, last, exists, fields in zip(
             streams, runs, replies[::3], replies[1::3], replies[2::3], strict=True
         ):
             self.seen[stream] = last[0][0].decode() if last else NO_ENTRY
-            mark = read_mark(exists, fields)
+            mark = read_published(exists, fields)
             verdicts[stream] = mark is not None and mark[2:] == (self.seen[stream], run_id)
         return verdicts
 
@@ -176,5 +176,5 @@ class Ticker:
     def note(self, news: list[str]) -> None:
         """Call for these streams. What is seen is read before the call: the job that it calls for reads no less."""
         for stream, settled in self.settled(news).items():
-            if not settled and not self.wake.call(stream):
+            if not settled and not self.wake.enqueue(stream):
                 self._left_out[stream] = time.monotonic() + LEFT_OUT_S

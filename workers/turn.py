@@ -13,7 +13,7 @@ class NeverDone(Exception):
     """Workers had the stream all the time."""
 
 
-def in_turn(
+def run_step(
     projector: Projector, publisher: Publisher, step: Callable[[Projector], Projected | None], turns: int
 ) -> Projected:
     """Do a step until nothing is left to do, and publish what comes of it. Raises NeverDone, RedisError."""

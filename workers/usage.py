@@ -29,7 +29,7 @@ class Period(NamedTuple):
     until: datetime
 
 
-class UsageRow(NamedTuple):
+class UsageSum(NamedTuple):
     """The usage of one group; `names` are what it was grouped by, in the order of `Report.by`."""
 
     names: tuple[str, ...]
@@ -42,8 +42,8 @@ class Report(NamedTuple):
 
     period: Period
     by: tuple[str, ...]
-    rows: list[UsageRow]
-    total: UsageRow
+    rows: list[UsageSum]
+    total: UsageSum
 
 
 def read_time(text: str, now: datetime) -> datetime:
@@ -92,7 +92,7 @@ def report(
     rows = []
     for cell in cells:
         count = None if requests is None else requests.get(cell[: len(DIMENSIONS)], 0)
-        rows.append(UsageRow(tuple(cell[place] for place in places), Usage(*cell[len(DIMENSIONS) :]), count))
+        rows.append(UsageSum(tuple(cell[place] for place in places), Usage(*cell[len(DIMENSIONS) :]), count))
     rows.sort(key=lambda row: row.names)
     return Report(period, by, rows, total_of(rows, known=requests is not None))
 
@@ -107,15 +107,15 @@ def read_requests(archive: Archive, parameters: dict[str, Any]) -> dict[tuple[st
     return {tuple(names): count for *names, count in rows}
 
 
-def total_of(rows: Sequence[UsageRow], *, known: bool) -> UsageRow:
+def total_of(rows: Sequence[UsageSum], *, known: bool) -> UsageSum:
     """All rows together."""
     total = Usage()
     for row in rows:
         fold.add_usage(total, row.usage)
-    return UsageRow((), total, sum(row.requests or 0 for row in rows) if known else None)
+    return UsageSum((), total, sum(row.requests or 0 for row in rows) if known else None)
 
 
-def fields_of(row: UsageRow, by: Sequence[str]) -> dict[str, Any]:
+def fields_of(row: UsageSum, by: Sequence[str]) -> dict[str, Any]:
     """A row as plain values, for JSON and CSV. The cost is that of what has a price."""
     usage = row.usage
     return dict(zip(by, row.names, strict=False)) | {

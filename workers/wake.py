@@ -40,7 +40,7 @@ class Wake:
         self.attended: set[str] = set()
         """Streams with which a job of this process stays."""
 
-    def call(self, stream: str) -> bool:
+    def enqueue(self, stream: str) -> bool:
         """Enqueue a job for the stream unless one is waiting; whether one was enqueued."""
         if not self.redis.set(wire.wake_key(stream), b"1", nx=True, px=WAKE_MS):
             return False
@@ -49,12 +49,12 @@ class Wake:
         )
         return True
 
-    def answer(self, stream: str) -> None:
+    def clear_guard(self, stream: str) -> None:
         """The job has begun, or leaves the stream: from now on news need another."""
         self.attended.discard(stream)
         self.redis.delete(wire.wake_key(stream))
 
-    def attend(self, stream: str) -> None:
+    def extend_guard(self, stream: str) -> None:
         """The job stays with the stream: for now, news need no other."""
         self.redis.set(wire.wake_key(stream), b"1", px=STAY_MS)
         self.attended.add(stream)

@@ -15,13 +15,13 @@ from service.commands import with_settings
 from service.console.claude import (
     BASE_URL,
     ClaudeError,
-    bring_back,
+    claude_home,
     env_of,
     has_login,
-    home_of,
-    pristine_of,
+    original_of,
     project_settings,
     read,
+    restore,
     set_up,
     user_settings,
     variables,
@@ -72,7 +72,7 @@ dry_option = click.option("--dry-run", is_flag=True, help="Only print what would
 def setup_claude(*, url: str | None, key: str | None, keep_login: bool, project: bool, dry_run: bool) -> None:
     """Write the proxy's address into Claude Code's settings; everything else in them is kept."""
     path = path_of(project=project)
-    with told_errors():
+    with errors_as_messages():
         made = set_up(path, wanted(url, key, keep_login=keep_login), dry_run=dry_run)
     for change in made:
         echo(change.words)
@@ -81,7 +81,7 @@ def setup_claude(*, url: str | None, key: str | None, keep_login: bool, project:
     elif dry_run:
         echo(f"{path} would be changed so.")
     else:
-        echo(f"{path} is changed; {pristine_of(path).name} keeps what it was. `ccproxy claude restore` undoes it.")
+        echo(f"{path} is changed; {original_of(path).name} keeps what it was. `ccproxy claude restore` undoes it.")
 
 
 @claude.command("restore")
@@ -90,8 +90,8 @@ def setup_claude(*, url: str | None, key: str | None, keep_login: bool, project:
 def restore_claude(*, project: bool, dry_run: bool) -> None:
     """Restore Claude Code's settings to what they were before the first `setup`."""
     path = path_of(project=project)
-    with told_errors():
-        how = bring_back(path, dry_run=dry_run)
+    with errors_as_messages():
+        how = restore(path, dry_run=dry_run)
     echo(("Would be: " if dry_run and how != "nothing" else "") + RESTORED[how].format(path=path))
 
 
@@ -105,7 +105,7 @@ def run_claude(*, url: str | None, key: str | None, keep_login: bool, arguments:
         raise click.ClickException(
             "there is no `claude` on the PATH; install Claude Code (`npm install -g @anthropic-ai/claude-code`)"
         )
-    with told_errors():
+    with errors_as_messages():
         env = wanted(url, key, keep_login=keep_login)
         warn_of(env[BASE_URL])
     try:
@@ -118,7 +118,7 @@ def wanted(url: str | None, key: str | None, *, keep_login: bool) -> dict[str, s
     """The variables that Claude Code needs here."""
     if keep_login and not key:
         raise click.UsageError("--keep-login goes with --key")
-    home = home_of(os.environ)
+    home = claude_home(os.environ)
     logged_in = has_login(home, read(user_settings(home)).settings, os.environ)
     return variables(url or usual_url(), key, logged_in=logged_in, keep_login=keep_login)
 
@@ -131,7 +131,7 @@ def usual_url() -> str:
 
 def warn_of(url: str) -> None:
     """Say what would keep Claude Code from the proxy, and go on."""
-    home = home_of(os.environ)
+    home = claude_home(os.environ)
     for path in (user_settings(home), project_settings(Path.cwd())):
         other = env_of(read(path).settings).get(BASE_URL)
         if other not in (None, url):
@@ -144,11 +144,11 @@ def warn_of(url: str) -> None:
 
 def path_of(*, project: bool) -> Path:
     """The file of settings that is meant."""
-    return project_settings(Path.cwd()) if project else user_settings(home_of(os.environ))
+    return project_settings(Path.cwd()) if project else user_settings(claude_home(os.environ))
 
 
 @contextmanager
-def told_errors() -> Iterator[None]:
+def errors_as_messages() -> Iterator[None]:
     """What is wrong with Claude Code's files ends the command with its message."""
     try:
         yield

@@ -22,7 +22,7 @@ from service.commands import config_option, json_option, with_settings
 from service.commands.routes import complete_route
 from service.console.api_types import EventView
 from service.console.running import place_of, redis_url_of
-from service.console.tail import Tail, order
+from service.console.tail import StreamReader, order
 from service.terminal import SafeConsole, Text, echo, echo_json
 from service.topology import open_async
 
@@ -118,7 +118,7 @@ async def look(url: str, wanted: Wanted, most: int, show: Show, *, follow: bool)
     """Show the past, and then the news. Raises RedisError or OSError unless it has begun to follow."""
     redis = open_async(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
     async with redis:
-        tail = Tail(redis, ())
+        tail = StreamReader(redis, ())
         streams = await tail.streams()
         ends = await tail.ends(streams)
         if most:

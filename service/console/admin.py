@@ -35,7 +35,7 @@ from service.console.api_types import (
 from service.console.auth import address_of, viewer
 from service.console.console import Console, Desk
 from service.console.failing import ERRORS, documented, fail
-from service.console.masked import settings_view
+from service.console.masked import redacted_settings_view
 from service.console.overview import attempts_of, keys_of, routes_of
 from service.console.requests import request_of
 from service.console.words import view_of
@@ -142,7 +142,7 @@ class Now(Controller):
     @get("/settings", responses=documented(401, 429), summary="Settings in force", sync_to_thread=False)
     def settings(self, console: Desk) -> list[SettingView]:
         """Secrets are masked."""
-        return settings_view(console.settings)
+        return redacted_settings_view(console.settings)
 
     @get(
         "/live",

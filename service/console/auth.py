@@ -25,9 +25,9 @@ from litestar.datastructures import Cookie
 from litestar.handlers import BaseRouteHandler
 from msgspec import Struct
 
-from service.brake import Brake
+from service.brake import AuthThrottle
 from service.console.api_types import Role, Session
-from service.console.ended import EndedSessions
+from service.console.ended import RevokedSessions
 from service.errors import AskedTooOften, ClientError, NotAllowed, NotLoggedIn
 from service.private_files import close_to_others, make_folder
 from service.settings import Settings
@@ -43,7 +43,7 @@ ASKED_BURST = 300.0
 """A dashboard asks a few times a second; a fleet of scripts should ask Redis or Prometheus."""
 
 
-class Asker(Struct, frozen=True):
+class Principal(Struct, frozen=True):
     """Who asks: the role, and the session's value where it came by cookie."""
 
     role: Role
@@ -53,7 +53,7 @@ class Asker(Struct, frozen=True):
 class Access:
     """Knows the tokens and the sessions made of them."""
 
-    def __init__(self, settings: Settings, brake: Brake, ended: EndedSessions) -> None:
+    def __init__(self, settings: Settings, brake: AuthThrottle, ended: RevokedSessions) -> None:
         self._brake = brake
         self._ended = ended
         self._tokens: list[tuple[bytes, Role]] = []
@@ -95,14 +95,14 @@ class Access:
         value = f"{said}.{self._sign(said)}"
         return self._told(role, value), self._cookie(value, SESSION_S, secure=secure)
 
-    async def log_out(self, asker: Asker, *, secure: bool) -> Cookie:
+    async def log_out(self, asker: Principal, *, secure: bool) -> Cookie:
         """End the session, whoever has its cookie; and what takes the cookie away."""
         if asker.session:
             _, expires, chance = said_by(asker.session)
             await self._ended.add(chance, int(expires))
         return self._cookie("", 0, secure=secure)
 
-    async def asker(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Asker:
+    async def asker(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
         """Who asks. Raises NotLoggedIn, AskedTooOften."""
         address = address_of(connection)
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
@@ -111,7 +111,7 @@ class Access:
             if role is None:
                 raise await self.wrong(address)
             self._brake.accept(address, role)
-            asker = Asker(role)
+            asker = Principal(role)
         else:
             name = self.cookie_name(secure=connection.scope["scheme"] == "https")
             asker = await self._of_session(connection.cookies.get(name, ""), address)
@@ -121,9 +121,9 @@ class Access:
     async def wrong(self, address: str) -> ClientError:
         """The error for a wrong token, when the brake lets go of it."""
         error = NotLoggedIn("this is no token of this proxy; `ccproxy admin token` shows it")
-        return await self._brake.slow(address, error)
+        return await self._brake.delay_failure(address, error)
 
-    def session_of(self, asker: Asker) -> Session:
+    def session_of(self, asker: Principal) -> Session:
         """An asker's session as they see it; a bearer needs no CSRF token and ends with its token."""
         return (
             self._told(asker.role, asker.session)
@@ -131,22 +131,22 @@ class Access:
             else Session(role=asker.role, csrf="", expires_at_ms=0)
         )
 
-    def check_csrf(self, asker: Asker, shown: str) -> None:
+    def check_csrf(self, asker: Principal, shown: str) -> None:
         """Raises NotAllowed for a change by cookie without the session's CSRF token."""
         if asker.session and not compare_digest(self._csrf(asker.session).encode(), shown.encode()):
             raise NotAllowed(f"a change needs the session's csrf in the header {CSRF_HEADER}")
 
-    async def _of_session(self, value: str, address: str) -> Asker:
+    async def _of_session(self, value: str, address: str) -> Principal:
         error = NotLoggedIn("log in first: a token as Authorization: Bearer, or a session")
         if not value:
             raise error
         said, _, signature = value.rpartition(".")
         if not said or not compare_digest(self._sign(said).encode(), signature.encode()):
-            raise await self._brake.slow(address, error)
+            raise await self._brake.delay_failure(address, error)
         role, expires, chance = said_by(value)
         if int(expires) <= time.time() or await self._ended.has(chance):
             raise NotLoggedIn("this session is over; log in again")
-        return Asker("admin" if role == "admin" else "viewer", value)
+        return Principal("admin" if role == "admin" else "viewer", value)
 
     def _told(self, role: Role, value: str) -> Session:
         return Session(role=role, csrf=self._csrf(value), expires_at_ms=int(value.split(".")[1]) * 1000)

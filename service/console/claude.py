@@ -36,14 +36,14 @@ class ClaudeError(Exception):
     """Claude Code's settings can't be read or written. The message says where, why, and that nothing was changed."""
 
 
-class Home(NamedTuple):
+class ClaudeHome(NamedTuple):
     """Where Claude Code keeps its things: its folder, and the file of its own state."""
 
     folder: Path
     state: Path
 
 
-class Change(NamedTuple):
+class SettingsChange(NamedTuple):
     """A variable of the file's `env`: what it is after, None when it is taken out. A secret is shown as `(set)`."""
 
     name: str
@@ -64,14 +64,14 @@ class Found(NamedTuple):
     settings: Settings
 
 
-def home_of(environ: Mapping[str, str]) -> Home:
+def claude_home(environ: Mapping[str, str]) -> ClaudeHome:
     """Claude Code's folder and state file, as its own variable moves them."""
     moved = environ.get("CLAUDE_CONFIG_DIR")
     folder = Path(moved).expanduser() if moved else Path.home() / ".claude"
-    return Home(folder, (folder if moved else Path.home()) / ".claude.json")
+    return ClaudeHome(folder, (folder if moved else Path.home()) / ".claude.json")
 
 
-def user_settings(home: Home) -> Path:
+def user_settings(home: ClaudeHome) -> Path:
     """The file of all projects."""
     return home.folder / "settings.json"
 
@@ -113,7 +113,7 @@ def env_of(settings: Settings) -> dict[str, Any]:
     return dict(settings.get("env", {}))
 
 
-def has_login(home: Home, settings: Settings, environ: Mapping[str, str]) -> bool:
+def has_login(home: ClaudeHome, settings: Settings, environ: Mapping[str, str]) -> bool:
     """Whether Claude Code has a credential of its own, so that it asks for none."""
     env = env_of(settings)
     told = (env.get(name, environ.get(name)) not in (None, "", PLACEHOLDERS.get(name)) for name in OWN_CREDENTIALS)
@@ -157,7 +157,7 @@ def pointed(settings: Settings, wanted: Mapping[str, str]) -> Settings:
     return settings | {"env": env | merged}
 
 
-def brought_back(current: Settings, pristine: Settings) -> Settings:
+def restored(current: Settings, pristine: Settings) -> Settings:
     """The current settings with the variables that set-ups change as they were before."""
     back, before = copy.deepcopy(current), env_of(pristine)
     env = {name: value for name, value in env_of(current).items() if name not in MANAGED or name in before}
@@ -169,19 +169,19 @@ def brought_back(current: Settings, pristine: Settings) -> Settings:
     return back
 
 
-def changes(before: Settings, after: Settings) -> list[Change]:
+def changes(before: Settings, after: Settings) -> list[SettingsChange]:
     """The variables that differ."""
     old, new = env_of(before), env_of(after)
-    return [Change(name, new.get(name)) for name in MANAGED if old.get(name) != new.get(name)]
+    return [SettingsChange(name, new.get(name)) for name in MANAGED if old.get(name) != new.get(name)]
 
 
-def set_up(path: Path, wanted: Mapping[str, str], *, dry_run: bool = False) -> list[Change]:
+def set_up(path: Path, wanted: Mapping[str, str], *, dry_run: bool = False) -> list[SettingsChange]:
     """Point a file of settings at the proxy; what was changed. Raises ClaudeError."""
     found = read(path)
     after = pointed(found.settings, wanted)
     made = changes(found.settings, after)
     if made and not dry_run:
-        keep_pristine(path, found.raw)
+        keep_original(path, found.raw)
         replace(path, found.raw, written(after, found.raw))
     return made
 
@@ -189,13 +189,13 @@ def set_up(path: Path, wanted: Mapping[str, str], *, dry_run: bool = False) -> l
 Restored = Literal["nothing", "pristine", "removed", "merged"]
 
 
-def bring_back(path: Path, *, dry_run: bool = False) -> Restored:
+def restore(path: Path, *, dry_run: bool = False) -> Restored:
     """Bring a file back to what it was before the first set-up. Raises ClaudeError.
 
     Where nothing but our variables has changed since, that is the same bytes, or no file. What else was changed since
     stays, and only our variables go back ("merged").
     """
-    kept, found = pristine_of(path), read(path)
+    kept, found = original_of(path), read(path)
     try:
         raw = kept.read_bytes()
     except FileNotFoundError:
@@ -203,7 +203,7 @@ def bring_back(path: Path, *, dry_run: bool = False) -> Restored:
     except OSError as error:
         raise ClaudeError(f"{kept} can't be read ({error.strerror}); nothing was changed") from error
     before = parsed(raw, kept)
-    back = before if found.raw is None else brought_back(found.settings, before)
+    back = before if found.raw is None else restored(found.settings, before)
     how: Restored = "merged" if back != before else "pristine" if raw else "removed"
     if not dry_run:
         replace(path, found.raw, {"merged": written(back, found.raw), "pristine": raw, "removed": None}[how])
@@ -211,14 +211,14 @@ def bring_back(path: Path, *, dry_run: bool = False) -> Restored:
     return how
 
 
-def pristine_of(path: Path) -> Path:
+def original_of(path: Path) -> Path:
     """Where the file as it was is kept."""
     return path.with_name(path.name + PRISTINE_SUFFIX)
 
 
-def keep_pristine(path: Path, raw: bytes | None) -> None:
+def keep_original(path: Path, raw: bytes | None) -> None:
     """Keep what the file is, unless an earlier set-up has. Raises ClaudeError."""
-    kept = pristine_of(path)
+    kept = original_of(path)
     if not kept.exists():
         replace(kept, None, raw or b"")
 

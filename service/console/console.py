@@ -12,17 +12,17 @@ from litestar.params import SkipValidation
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service.brake import Brake
+from service.brake import AuthThrottle
 from service.clock import Clock
 from service.console.api_types import EventView, Notice, Overview
 from service.console.auth import Access
-from service.console.ended import EndedSessions
+from service.console.ended import RevokedSessions
 from service.console.fleet import FleetReader
 from service.console.live import Feed
-from service.console.logs import Ring
+from service.console.logs import LogBuffer
 from service.console.overview import overview_of
-from service.console.reports import Reports, queue_url
-from service.console.tail import Tail
+from service.console.reports import ReportClient, queue_url
+from service.console.tail import StreamReader
 from service.console.words import is_notable
 from service.drain import Drain
 from service.ledger.events import ControlEvent
@@ -48,20 +48,20 @@ class Console:
         watcher: Watcher,
         outbox: Outbox,
         clock: Clock,
-        brake: Brake,
+        brake: AuthThrottle,
         drain: Drain,
         version: str,
         under_way: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self.settings = settings
-        self.access = Access(settings, brake, EndedSessions(redis))
+        self.access = Access(settings, brake, RevokedSessions(redis))
         self.brake = brake
         self.version = version
-        self.tail = Tail(redis, [route.id for route in settings.routes]) if redis else None
+        self.tail = StreamReader(redis, [route.id for route in settings.routes]) if redis else None
         self.fleet = FleetReader(settings, redis, watcher, outbox)
-        self.reports = Reports(queue_url(settings))
+        self.reports = ReportClient(queue_url(settings))
         self.feed = Feed(self.tail, self.overview, drain)
-        self.ring = Ring()
+        self.ring = LogBuffer()
         self._watcher = watcher
         self._outbox = outbox
         self._clock = clock

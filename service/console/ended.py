@@ -16,7 +16,7 @@ WAIT_S = 0.5
 """Nobody who looks waits longer than this for a Redis that is away."""
 
 
-class EndedSessions:
+class RevokedSessions:
     """Remembers sessions by what only they have."""
 
     def __init__(self, redis: Redis | None) -> None:

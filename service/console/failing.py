@@ -16,7 +16,7 @@ from service.errors import AskedTooOften, ProxyError
 log = logging.getLogger("ccproxy.console")
 
 
-class Told(Struct, frozen=True):
+class DocumentedError(Struct, frozen=True):
     """What went wrong: a word for programs, and words for people."""
 
     type: str
@@ -27,7 +27,7 @@ class Problem(Struct, frozen=True):
     """An error's body."""
 
     type: str
-    error: Told
+    error: DocumentedError
     request_id: str
 
 
@@ -76,7 +76,7 @@ def fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     else:
         log.error("console.failed", exc_info=error)
         status, kind, message = 500, "api_error", "the proxy failed; its log has the reason"
-    body = msgspec.json.encode(Problem(type="error", error=Told(type=kind, message=message), request_id=""))
+    body = msgspec.json.encode(Problem(type="error", error=DocumentedError(type=kind, message=message), request_id=""))
     return Response(body, status_code=status, media_type="application/json", headers=headers)
 
 

@@ -26,7 +26,7 @@ WAIT_S = 3.0
 """Longer than Redis ever takes; then it is away."""
 
 
-class Standing(Struct, frozen=True):
+class FleetStatus(Struct, frozen=True):
     """What Redis said: the status, and what was put aside by stream (dead letters, quarantined)."""
 
     status: Status
@@ -42,11 +42,11 @@ class FleetReader:
         self._watcher = watcher
         self._outbox = outbox
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="fleet")  # those of the event loop write spools
-        self._standing: Standing | None = None
+        self._standing: FleetStatus | None = None
         self._asked_s = -FRESH_S
         self._asking: asyncio.Task[None] | None = None
 
-    async def standing(self) -> Standing | None:
+    async def standing(self) -> FleetStatus | None:
         """How the fleet stood within the last second."""
         if self._redis is None:
             return None
@@ -66,7 +66,7 @@ class FleetReader:
             self._asked_s = time.monotonic()
             self._asking = None
 
-    async def _standing_by(self, redis: Redis) -> Standing:
+    async def _standing_by(self, redis: Redis) -> FleetStatus:
         with as_redis_error():
             url = self._settings.redis_url or ""
             status = await asyncio.get_running_loop().run_in_executor(self._thread, read_status, self._settings, url)
@@ -78,7 +78,7 @@ class FleetReader:
                 stream.stream: (int(reply[0] or 0), int(reply[1] or 0))
                 for stream, reply in zip(status.streams, replies, strict=True)
             }
-            return Standing(status, aside)
+            return FleetStatus(status, aside)
 
     async def stop(self) -> None:
         """Wait for the question under way."""

@@ -22,7 +22,7 @@ from service.console.api_types import RouteView
 from service.console.auth import admin, viewer
 from service.console.console import Desk
 from service.console.failing import ERRORS, documented, fail
-from service.console.logs import Line, Ring
+from service.console.logs import Line, LogBuffer
 from service.console.overview import routes_of
 from service.errors import ProxyError
 from service.ledger.events import CircuitReset
@@ -167,7 +167,7 @@ def legacy_router() -> Router:
     )
 
 
-async def followed(ring: Ring, is_over: Any) -> AsyncIterator[bytes]:
+async def followed(ring: LogBuffer, is_over: Any) -> AsyncIterator[bytes]:
     """Lines as server-sent events, until the client goes or this process drains."""
     with ring.followed() as queue:
         for line in ring.lines[-REPLAYED_LINES:]:

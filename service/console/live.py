@@ -13,11 +13,11 @@ import msgspec
 from redis.exceptions import RedisError
 
 from service.console.api_types import EventView, Overview
-from service.console.tail import Tail
+from service.console.tail import StreamReader
 from service.drain import Drain
 from service.errors import NoRoute
 from service.safe_text import visible_json
-from service.tasks import end
+from service.tasks import cancel_and_wait
 
 MOST_WATCHERS = 32
 QUEUED = 1_000
@@ -29,14 +29,14 @@ FIRST_EVENTS = 50
 OVER: bytes = b""
 
 
-class TooManyWatch(NoRoute):
+class TooManyWatchers(NoRoute):
     """As many watch already as one process serves."""
 
 
 class Feed:
     """Reads what is new while somebody watches, and hands it out."""
 
-    def __init__(self, tail: Tail | None, overview: Callable[[], Awaitable[Overview]], drain: Drain) -> None:
+    def __init__(self, tail: StreamReader | None, overview: Callable[[], Awaitable[Overview]], drain: Drain) -> None:
         self._tail = tail
         self._overview = overview
         self._drain = drain
@@ -52,7 +52,7 @@ class Feed:
     async def watch(self) -> AsyncIterator[bytes]:
         """The feed for one watcher, until it goes or this process drains. Raises TooManyWatch."""
         if len(self._watchers) >= MOST_WATCHERS:
-            raise TooManyWatch(f"{MOST_WATCHERS} watch already; close a page", retry_after_s=30)
+            raise TooManyWatchers(f"{MOST_WATCHERS} watch already; close a page", retry_after_s=30)
         queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUED)
         self._watchers.add(queue)
         return self._read(queue)
@@ -104,7 +104,7 @@ class Feed:
         for queue in list(self._watchers):
             self._cut(queue)
 
-    async def _news(self, tail: Tail, after: dict[str, str]) -> list[EventView]:
+    async def _news(self, tail: StreamReader, after: dict[str, str]) -> list[EventView]:
         """What came since the last look; streams that are new are read from their first entry."""
         streams = await tail.streams()
         if not after:
@@ -140,7 +140,7 @@ class Feed:
         """Nobody watches any more."""
         self._watchers.clear()
         if self._task:
-            await end({self._task})
+            await cancel_and_wait({self._task})
 
 
 def sse(name: str, data: object) -> bytes:

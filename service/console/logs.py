@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from service.errors import NoRoute
-from service.log import Listener, Said, level_name, told
+from service.log import Listener, LogLine, level_name, single_line
 
 KEPT_LINES = 500
 MOST_FOLLOWERS = 8
@@ -22,16 +22,16 @@ LINE_CHARS = 2_000
 Line = dict[str, str]
 
 
-class TooManyFollow(NoRoute):
+class TooManyFollowers(NoRoute):
     """As many follow already as one process serves."""
 
 
-class Ring(Listener):
+class LogBuffer(Listener):
     """Keeps the newest lines."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: deque[Said] = deque(maxlen=KEPT_LINES)
+        self._said: deque[LogLine] = deque(maxlen=KEPT_LINES)
         self._followers: set[asyncio.Queue[Line]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -44,7 +44,7 @@ class Ring(Listener):
         """Keep no more."""
         logging.getLogger("ccproxy").removeHandler(self)
 
-    def hear(self, said: Said) -> None:
+    def hear(self, said: LogLine) -> None:
         """Take a line; from whatever thread."""
         self._said.append(said)
         if self._followers and self._loop:
@@ -65,7 +65,7 @@ class Ring(Listener):
     def followed(self) -> Iterator[asyncio.Queue[Line]]:
         """What comes from now on. Raises TooManyFollow."""
         if len(self._followers) >= MOST_FOLLOWERS:
-            raise TooManyFollow(f"{MOST_FOLLOWERS} follow the log already; close a page", retry_after_s=30)
+            raise TooManyFollowers(f"{MOST_FOLLOWERS} follow the log already; close a page", retry_after_s=30)
         queue: asyncio.Queue[Line] = asyncio.Queue(QUEUED_LINES)
         self._followers.add(queue)
         try:
@@ -74,10 +74,10 @@ class Ring(Listener):
             self._followers.discard(queue)
 
 
-def line_of(said: Said) -> Line:
+def line_of(said: LogLine) -> Line:
     """What was said in the original's three fields."""
     return {
         "timestamp": datetime.fromtimestamp(said.at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "level": level_name(said.level).lower(),
-        "message": told(said)[:LINE_CHARS],
+        "message": single_line(said)[:LINE_CHARS],
     }

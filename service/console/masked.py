@@ -17,7 +17,7 @@ LEFT_OUT = frozenset(("prices.prices", "notices"))
 """A table of hundreds of rows, and what was said at the start."""
 
 
-def settings_view(settings: Settings) -> list[SettingView]:
+def redacted_settings_view(settings: Settings) -> list[SettingView]:
     """Each setting by its dotted name."""
     found = []
     for name, value in flattened("", settings):

@@ -28,13 +28,13 @@ from service.clock import Clock
 from service.console.auth import address_of
 from service.console.console import Console, Desk
 from service.console.failing import documented, fail
-from service.console.fleet import Standing
-from service.console.tallies import Spread, Tally
+from service.console.fleet import FleetStatus
+from service.console.tallies import BufferedCounter, BufferedHistogram
 from service.errors import NotLoggedIn, ProxyError
-from service.ledger.events import AttemptEnded, AttemptStarted, Endpoint, Event, Tokens
+from service.ledger.events import AttemptEnded, AttemptStarted, Endpoint, Event, TokenCounts
 from service.loopback import host_name, is_loopback
 from service.outbox import Outbox
-from service.routing.readings import RouteReading
+from service.routing.readings import RouteStatus
 from service.safe_text import visible
 from service.watcher import Watcher
 
@@ -51,7 +51,7 @@ TIME_IN_ID_DIGITS = 11
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 ADDED_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5)
 CIRCUITS = {"closed": 0, "half_open": 1, "open": 2}
-TOKEN_KINDS = Tokens.__struct_fields__
+TOKEN_KINDS = TokenCounts.__struct_fields__
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORWARDED_HEADERS = ("x-forwarded-for", "forwarded", "x-real-ip")
 
@@ -62,7 +62,7 @@ class Metrics:
     def __init__(self, clock: Clock, watcher: Watcher, outbox: Outbox, version: str, settings_digest: str) -> None:
         self.registry = CollectorRegistry()
         self._clock = clock
-        self._tallies: list[Tally | Spread] = []
+        self._tallies: list[BufferedCounter | BufferedHistogram] = []
         self._timer: asyncio.TimerHandle | None = None
         self._under_way = 0
         self._noted: list[tuple[int, str, AttemptStarted | AttemptEnded]] = []
@@ -70,7 +70,7 @@ class Metrics:
         self._failed_on: OrderedDict[str, str] = OrderedDict()
         self._outbox = outbox
         self._looking: asyncio.Task[None] | None = None
-        self._now = Now(watcher, version, settings_digest)
+        self._now = CurrentGauges(watcher, version, settings_digest)
         self.registry.register(self._now)
         self.requests = self._counter("ccproxy_requests", "Requests by how they ended", "endpoint", "verdict")
         self.refusals = self._counter("ccproxy_request_refusals", "Requests that the proxy itself refused", "reason")
@@ -89,13 +89,13 @@ class Metrics:
         self.pending = self._gauge("ccproxy_outbox_pending_events", "Events that are not yet on their streams")
         self.spooled = self._gauge("ccproxy_spool_events", "Events that wait on this host's disk")
 
-    def _counter(self, name: str, words: str, *labels: str) -> Tally:
-        made = Tally(name, words, labels, self.registry)
+    def _counter(self, name: str, words: str, *labels: str) -> BufferedCounter:
+        made = BufferedCounter(name, words, labels, self.registry)
         self._tallies.append(made)
         return made
 
-    def _histogram(self, name: str, words: str, bounds: Sequence[float], *labels: str) -> Spread:
-        made = Spread(name, words, labels, bounds, self.registry)
+    def _histogram(self, name: str, words: str, bounds: Sequence[float], *labels: str) -> BufferedHistogram:
+        made = BufferedHistogram(name, words, labels, bounds, self.registry)
         self._tallies.append(made)
         return made
 
@@ -203,7 +203,7 @@ class Metrics:
         self._models.add(name)
         return name
 
-    def text(self, standing: Standing | None) -> bytes:
+    def text(self, standing: FleetStatus | None) -> bytes:
         """All of it, as Prometheus reads it."""
         self._now.standing = standing
         self._look()
@@ -215,11 +215,11 @@ class Metrics:
         return generate_latest(registry)
 
 
-class Now(Collector):
+class CurrentGauges(Collector):
     """Gauges: what is read at the moment of asking."""
 
     def __init__(self, watcher: Watcher, version: str, settings_digest: str) -> None:
-        self.standing: Standing | None = None
+        self.standing: FleetStatus | None = None
         self._watcher = watcher
         self._info = {"version": version, "settings": settings_digest}
 
@@ -238,7 +238,7 @@ class Now(Collector):
             yield from fleet_gauges(self.standing)
 
 
-def route_gauges(readings: Iterable[RouteReading]) -> Iterator[Metric]:
+def route_gauges(readings: Iterable[RouteStatus]) -> Iterator[Metric]:
     """How routes stand, as this process reads them."""
     made = {
         name: GaugeMetricFamily(f"ccproxy_{name}", words, labels=["route"])
@@ -258,7 +258,7 @@ def route_gauges(readings: Iterable[RouteReading]) -> Iterator[Metric]:
     yield from made.values()
 
 
-def fleet_gauges(standing: Standing) -> Iterator[Metric]:
+def fleet_gauges(standing: FleetStatus) -> Iterator[Metric]:
     """How far the ledger is, and who lives."""
     lag = GaugeMetricFamily("ccproxy_stream_lag_entries", "Entries not folded yet", labels=["stream"])
     age = GaugeMetricFamily("ccproxy_snapshot_age_seconds", "Since the last snapshot", labels=["stream"])

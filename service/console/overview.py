@@ -18,13 +18,13 @@ from service.console.api_types import (
     RouteView,
     WindowView,
 )
-from service.console.fleet import Standing
+from service.console.fleet import FleetStatus
 from service.ledger.fold import HOUR_MS
 from service.ledger.state import ClientKey, RouteLedger, Usage
 from service.routing.keys import read_key
 from service.routing.quota import counted_since, counted_tokens
-from service.routing.rank import Ask, rank
-from service.routing.readings import RouteReading, read_route
+from service.routing.rank import RoutingRequest, rank
+from service.routing.readings import RouteStatus, read_route_status
 from service.routing.view import View, usage_since
 from service.settings import Policy, Route, Settings
 
@@ -61,7 +61,7 @@ STATE_WORDS = {
 def overview_of(
     settings: Settings,
     view: View,
-    standing: Standing | None,
+    standing: FleetStatus | None,
     recent: Sequence[EventView],
     *,
     now_ms: int,
@@ -91,7 +91,7 @@ def overview_of(
 
 def routes_of(settings: Settings, view: View, now_ms: int) -> list[RouteView]:
     """All routes in the order of the settings, and that of clients' own credentials where it was used."""
-    candidates = rank(Ask(model=CLAUDE), settings.routes, view, settings.policy, now_ms)
+    candidates = rank(RoutingRequest(model=CLAUDE), settings.routes, view, settings.policy, now_ms)
     first = next((candidate.route.id for candidate in candidates if candidate.usable), "")
     routes = [*settings.routes]
     if settings.client_route.id in view.routes:
@@ -104,7 +104,7 @@ def routes_of(settings: Settings, view: View, now_ms: int) -> list[RouteView]:
 
 def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: int, *, serves: bool) -> RouteView:
     """One route."""
-    reading, ledger = read_route(route, view, settings.policy, now_ms), view.ledger(route.id)
+    reading, ledger = read_route_status(route, view, settings.policy, now_ms), view.ledger(route.id)
     first_hour = reading.week_start_ms // HOUR_MS
     week = usage_since(ledger.hours, first_hour)
     health = list(ledger.health.values())
@@ -149,7 +149,7 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
     )
 
 
-def quota_of(reading: RouteReading, ledger: RouteLedger, policy: Policy, now_ms: int) -> QuotaView:
+def quota_of(reading: RouteStatus, ledger: RouteLedger, policy: Policy, now_ms: int) -> QuotaView:
     """A route's week with its line so far, and where it leads."""
     first = reading.week_start_ms // HOUR_MS
     hours = [
@@ -168,7 +168,7 @@ def quota_of(reading: RouteReading, ledger: RouteLedger, policy: Policy, now_ms:
     )
 
 
-def forecast_of(reading: RouteReading, ledger: RouteLedger, policy: Policy, now_ms: int) -> Forecast:
+def forecast_of(reading: RouteStatus, ledger: RouteLedger, policy: Policy, now_ms: int) -> Forecast:
     """Where the week leads: the pace of the last day, and when the limit will be spent."""
     since = now_ms // HOUR_MS - (PACE_HOURS - 1)
     pace = counted_since(ledger, since, policy.quota.weights) / ((now_ms - since * HOUR_MS) / HOUR_MS)
@@ -211,7 +211,7 @@ def why(route: RouteView) -> str:
     return f"{state} ({route.reason})" if route.reason else state
 
 
-def notices_of(settings: Settings, routes: Sequence[RouteView], standing: Standing | None) -> list[Notice]:
+def notices_of(settings: Settings, routes: Sequence[RouteView], standing: FleetStatus | None) -> list[Notice]:
     """All that a person should know, from what is seen here."""
     found: list[Notice] = []
     if not any(route.available for route in routes):
@@ -231,7 +231,7 @@ def notices_of(settings: Settings, routes: Sequence[RouteView], standing: Standi
     return found
 
 
-def fleet_notices(standing: Standing) -> list[Notice]:
+def fleet_notices(standing: FleetStatus) -> list[Notice]:
     """What is wrong with the ledger and the replicas."""
     found: list[Notice] = []
     for stream in standing.status.streams:

@@ -29,7 +29,7 @@ MOST_AT_ONCE = 4
 WORKERS_FRESH_S = 5.0
 
 
-class Reports:
+class ReportClient:
     """The queue of reports, as one proxy process uses it; `url` None: there is none, and so no history."""
 
     def __init__(self, url: str | None) -> None:

@@ -32,7 +32,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
             "Messages API below /v1 is Anthropic's own, and not described here."
         ),
         path="/schema",
-        render_plugins=[Page(path="/"), JsonRenderPlugin(path="/openapi.json")],
+        render_plugins=[SchemaPage(path="/"), JsonRenderPlugin(path="/openapi.json")],
         components=Components(
             security_schemes={
                 "bearer": SecurityScheme(type="http", scheme="bearer"),
@@ -43,7 +43,7 @@ def openapi_config(version: str) -> OpenAPIConfig:
     )
 
 
-class Page(OpenAPIRenderPlugin):
+class SchemaPage(OpenAPIRenderPlugin):
     """The document as a page."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002

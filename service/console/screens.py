@@ -10,7 +10,7 @@ from rich.table import Table
 from service.console.check import Finding
 from service.console.status import ReplicaStatus, Status
 from service.routing.quota import WindowReading
-from service.routing.readings import RouteReading
+from service.routing.readings import RouteStatus
 from service.safe_text import visible
 from service.terminal import SafeConsole, Text
 
@@ -80,7 +80,7 @@ def routes_table(status: Status) -> Table:
     return table
 
 
-def row(reading: RouteReading) -> list[RenderableType]:
+def row(reading: RouteStatus) -> list[RenderableType]:
     """One route's cells."""
     cached = reading.cache_read_tokens + reading.cache_write_5m_tokens + reading.cache_write_1h_tokens
     counts = (reading.attempts, reading.failed, reading.input_tokens, reading.output_tokens, cached)
@@ -96,7 +96,7 @@ def short(count: int) -> str:
     return str(count)
 
 
-def quota_bar(reading: RouteReading) -> RenderableType:
+def quota_bar(reading: RouteStatus) -> RenderableType:
     """How much of the week's limit is gone."""
     if not reading.limit_tokens:
         return Text("no limit", style="dim")
@@ -105,7 +105,7 @@ def quota_bar(reading: RouteReading) -> RenderableType:
     return Text("█" * filled + "░" * (BAR_WIDTH - filled), style=style) + Text(f" {reading.used_percent:.0f} %")
 
 
-def notes(reading: RouteReading, now_ms: int) -> Iterator[str]:
+def notes(reading: RouteStatus, now_ms: int) -> Iterator[str]:
     """What a row can't say: why, what waits for some models alone, the provider's windows, and the forecast."""
     if words := why(reading, now_ms):
         yield words
@@ -118,7 +118,7 @@ def notes(reading: RouteReading, now_ms: int) -> Iterator[str]:
         yield f"at this rate the weekly limit is spent {clock(reading.exhausted_at_ms)}"
 
 
-def why(reading: RouteReading, now_ms: int) -> str:
+def why(reading: RouteStatus, now_ms: int) -> str:
     """The reason, and for how long."""
     return f"{reading.reason}, until {clock(reading.until_ms)}" if reading.until_ms > now_ms else reading.reason
 

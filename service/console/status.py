@@ -25,7 +25,7 @@ from service.ledger.wire import (
     route_key,
     snapshot_key,
 )
-from service.routing.readings import RouteReading, read_route, reading_of
+from service.routing.readings import RouteStatus, read_route_status, reading_of
 from service.routing.view import View
 from service.settings import Settings
 from service.topology import open_sync
@@ -67,7 +67,7 @@ class Status(Struct, frozen=True):
     """How the fleet stands at `at_ms`."""
 
     at_ms: int
-    routes: tuple[RouteReading, ...]
+    routes: tuple[RouteStatus, ...]
     streams: tuple[StreamStatus, ...]
     replicas: tuple[ReplicaStatus, ...]
 
@@ -99,15 +99,15 @@ def read_status(settings: Settings, url: str) -> Status:
     with redis:
         seconds, micros = redis.time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
-        names = sorted({text(name) for name in redis.smembers(STREAMS_KEY)} | {CONTROL})
+        names = sorted({decoded(name) for name in redis.smembers(STREAMS_KEY)} | {CONTROL})
         snapshots = {name: snapshot for name in names if (snapshot := read_snapshot(redis, name))}
         replicas, told = read_replicas(redis, now_ms)
         view = view_of(snapshots, read_control(redis))
-        routes = [reading for name in told if (reading := read_told(redis, name))]
+        routes = [reading for name in told if (reading := read_published(redis, name))]
         if not routes:
-            routes = [read_route(route, view, settings.policy, now_ms) for route in settings.routes]
+            routes = [read_route_status(route, view, settings.policy, now_ms) for route in settings.routes]
         if settings.client_route.id in names:
-            routes.append(read_route(settings.client_route, view, settings.policy, now_ms))
+            routes.append(read_route_status(settings.client_route, view, settings.policy, now_ms))
         return Status(
             at_ms=now_ms,
             routes=tuple(routes),
@@ -116,16 +116,16 @@ def read_status(settings: Settings, url: str) -> Status:
         )
 
 
-def read_told(redis: Redis, route_id: str) -> RouteReading | None:
+def read_published(redis: Redis, route_id: str) -> RouteStatus | None:
     """A route as a live proxy reads it."""
     fields: Any = redis.hgetall(route_key(route_id))
     try:
-        return reading_of({text(name): text(value) for name, value in fields.items()})
+        return reading_of({decoded(name): decoded(value) for name, value in fields.items()})
     except msgspec.DecodeError:
         return None  # written by another version, or not yet
 
 
-def text(raw: bytes | str) -> str:
+def decoded(raw: bytes | str) -> str:
     """A reply of Redis as text."""
     return raw.decode() if isinstance(raw, bytes) else raw
 
@@ -165,9 +165,9 @@ def read_replicas(redis: Redis, now_ms: int) -> tuple[tuple[ReplicaStatus, ...],
     """The proxies that beat, and the routes of the one heard last, in its order."""
     found: list[ReplicaStatus] = []
     routes: dict[int, str] = {}
-    for key in sorted(text(key) for key in redis.scan_iter(match=REPLICA_PREFIX + "*", count=1_000)):
+    for key in sorted(decoded(key) for key in redis.scan_iter(match=REPLICA_PREFIX + "*", count=1_000)):
         raw: Any = redis.hgetall(key)
-        beat = {text(name): text(value) for name, value in raw.items()}
+        beat = {decoded(name): decoded(value) for name, value in raw.items()}
         if beat:
             replica = read_replica(key.removeprefix(REPLICA_PREFIX), beat, now_ms)
             found.append(replica)

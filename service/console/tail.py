@@ -25,14 +25,14 @@ TIME_IN_ID_DIGITS = 11
 Wanted = Callable[[EventView], bool]
 
 
-class Page(NamedTuple):
+class StreamPage(NamedTuple):
     """Events, newest first, and the entry id before which the next page begins, "" when the streams are read."""
 
     events: list[EventView]
     next: str
 
 
-class Tail:
+class StreamReader:
     """Reads streams from their ends."""
 
     def __init__(self, redis: Redis, streams: Iterable[str]) -> None:
@@ -44,21 +44,21 @@ class Tail:
         named: Any = await self._redis.smembers(STREAMS_KEY)
         return sorted(self._known | {name.decode() for name in named})
 
-    async def page(self, streams: Sequence[str], before: str, limit: int, wanted: Wanted) -> Page:
+    async def page(self, streams: Sequence[str], before: str, limit: int, wanted: Wanted) -> StreamPage:
         """The newest events that are wanted, before an entry; whole entries, so that a page may have a few more."""
         found: list[EventView] = []
         end = f"({before}" if before else "+"
         for _ in range(SCANNED_ENTRIES // STEP_ENTRIES):
             entries = await self._step(streams, end)
             if not entries:
-                return Page(found, "")
+                return StreamPage(found, "")
             for number, (entry, views) in enumerate(entries):
                 found += [view for view in views if wanted(view)]
                 last = number + 1 == len(entries) or entries[number + 1][0] != entry
                 if len(found) >= limit and last:
-                    return Page(found, entry)
+                    return StreamPage(found, entry)
             end = f"({entries[-1][0]}"
-        return Page(found, end.removeprefix("("))
+        return StreamPage(found, end.removeprefix("("))
 
     async def _step(self, streams: Sequence[str], end: str) -> list[tuple[str, list[EventView]]]:
         """The next entries of all streams together, newest first, as far as all of them are known."""

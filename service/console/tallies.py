@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 Labels: TypeAlias = tuple[str, ...]
 
 
-class Tally:
+class BufferedCounter:
     """A counter, and what it does not know yet."""
 
     def __init__(self, name: str, words: str, labels: Iterable[str], registry: CollectorRegistry) -> None:
@@ -31,7 +31,7 @@ class Tally:
             self._counter.labels(*labels).inc(amount)
 
 
-class Spread:
+class BufferedHistogram:
     """A histogram, and what it does not know yet: how many values fell below each bound, and their sum."""
 
     def __init__(

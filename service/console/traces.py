@@ -63,7 +63,7 @@ class Traces:
             "name": f"chat {event.model_sent}" if chats else event.endpoint,
             "kind": SpanKind.CLIENT,
             "start_time": event.started_at_ms * NS,
-            "attributes": told(event) | attributes,
+            "attributes": span_attributes(event) | attributes,
         }
 
     def _tell(self, event: AttemptEnded, fields: dict[str, Any], *, own: str, parent: str) -> None:
@@ -109,11 +109,11 @@ def request_of(event: AttemptEnded) -> dict[str, Any]:
         "name": f"request {event.endpoint}",
         "kind": SpanKind.SERVER,
         "start_time": arrived_ms * NS,
-        "attributes": told(event),
+        "attributes": span_attributes(event),
     }
 
 
-def told(event: AttemptEnded) -> dict[str, Any]:
+def span_attributes(event: AttemptEnded) -> dict[str, Any]:
     """What both kinds of span tell."""
     found: dict[str, Any] = {"ccproxy.request_id": event.request_id, "ccproxy.outcome": event.outcome}
     if event.endpoint == "messages":

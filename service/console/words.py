@@ -22,7 +22,7 @@ from service.ledger.events import (
     ResourceCreated,
     RouteDisabled,
     RouteEnabled,
-    Tokens,
+    TokenCounts,
 )
 from service.ledger.wire import CONTROL, Undecodable
 
@@ -40,7 +40,7 @@ def view_of(
     fields: dict[str, Any] = msgspec.to_builtins(event)
     for name in HIDDEN:
         fields.pop(name, None)
-    level, words = told(event)
+    level, words = describe(event)
     return EventView(
         event_id=event.event_id,
         type=str(event.__struct_config__.tag),
@@ -63,13 +63,13 @@ def view_of(
     )
 
 
-def told(event: Event) -> tuple[Level, str]:
+def describe(event: Event) -> tuple[Level, str]:
     """How bad it is, and what happened."""
     match event:
         case AttemptStarted():
             return "ok", f"asked for {event.model_sent or event.endpoint}"
         case AttemptEnded():
-            return told_end(event)
+            return describe_end(event)
         case AttemptLost():
             return "warning", "lost: its proxy is gone; the charge is an estimate"
         case BatchItemUsed():
@@ -79,10 +79,10 @@ def told(event: Event) -> tuple[Level, str]:
         case RequestRefused():
             more = f", {event.count} times" if event.count > 1 else ""
             return "warning", f"turned down: {event.reason.replace('_', ' ')}{more}"
-    return told_command(event)
+    return describe_command(event)
 
 
-def told_end(event: AttemptEnded) -> tuple[Level, str]:
+def describe_end(event: AttemptEnded) -> tuple[Level, str]:
     """How an attempt ended."""
     seconds = f"{event.total_ms / 1000:.2f} s"
     if event.outcome == "ok":
@@ -94,7 +94,7 @@ def told_end(event: AttemptEnded) -> tuple[Level, str]:
     return ("problem" if event.final else "warning"), f"{words}{more}{'' if event.final else '; went on elsewhere'}"
 
 
-def told_command(event: Event) -> tuple[Level, str]:
+def describe_command(event: Event) -> tuple[Level, str]:
     """What an operator did."""
     match event:
         case RouteDisabled():
@@ -129,7 +129,7 @@ def is_notable(view: EventView) -> bool:
     return view.type in ("attempt_lost", "request_refused") or view.stream == CONTROL
 
 
-def tokens_in_words(tokens: Tokens) -> str:
+def tokens_in_words(tokens: TokenCounts) -> str:
     """Tokens read, cached ones too, and written."""
     read = tokens.input + tokens.cache_read + tokens.cache_write_5m + tokens.cache_write_1h
     return f"{read:,}→{tokens.output:,} tokens"

@@ -22,9 +22,9 @@ from service.ledger.price import PriceList
 from service.ledger.state import ClientKey
 from service.ledger.wire import CONTROL
 from service.providers.body_survey import LARGE_BYTES
-from service.relay import Call
-from service.relay.words import moment
-from service.routing.failover import Refusal
+from service.relay import ClientRequest
+from service.relay.words import format_time
+from service.routing.failover import AdmissionDenied
 from service.routing.keys import KeyReading, allows_model, read_key
 from service.routing.view import View
 from service.settings import QuotaPolicy
@@ -50,14 +50,14 @@ class Ledgers(Protocol):
         """Write an event down."""
 
 
-class Told(Struct):
+class RefusalLog(Struct):
     """When a refusal was written down last, and how many came since."""
 
     at_ms: int = 0
     since: int = 0
 
 
-class Gate:
+class KeyGuard:
     """Lets requests of known keys in, or turns them down."""
 
     def __init__(
@@ -77,9 +77,9 @@ class Gate:
         self._clock = clock
         self._quota = quota
         self._prices = prices
-        self._told: dict[tuple[str, str], Told] = {}
+        self._told: dict[tuple[str, str], RefusalLog] = {}
 
-    async def check(self, key_id: str, key: ClientKey, call: Call) -> None:
+    async def check(self, key_id: str, key: ClientKey, call: ClientRequest) -> None:
         """Refuse what the key may not do, as far as the head of a request tells. Raises ClientError."""
         try:
             now_ms = self._clock.now_ms()
@@ -88,17 +88,17 @@ class Gate:
                 check_week(key, read_key(key_id, key, self._view(), self._quota, self._prices, now_ms), now_ms)
             check_endpoint(key, call)
         except ClientError as error:
-            await self._tell(key_id, REASONS[type(error)], call)
+            await self._record_refusal(key_id, REASONS[type(error)], call)
             raise
 
     @asynccontextmanager
-    async def admitted(self, key_id: str, key: ClientKey, call: Call) -> AsyncIterator[None]:
+    async def admit(self, key_id: str, key: ClientKey, call: ClientRequest) -> AsyncIterator[None]:
         """For as long as the request is under way, its body read. Raises ClientError when the key may not do that."""
         try:
             await check_models(key, call)
             grant = await self._enter(key_id, key, call)
         except ClientError as error:
-            await self._tell(key_id, REASONS[type(error)], call)
+            await self._record_refusal(key_id, REASONS[type(error)], call)
             raise
         try:
             with self._counted(key_id):
@@ -107,12 +107,12 @@ class Gate:
             if grant:
                 self._admission.leave(grant)
 
-    async def _enter(self, key_id: str, key: ClientKey, call: Call) -> Grant | None:
+    async def _enter(self, key_id: str, key: ClientKey, call: ClientRequest) -> Grant | None:
         """Take one of the requests that the key may have under way; None when it may have any number."""
         if key.concurrency is None:
             return None
         grant = await self._admission.enter_key(key_id, key.concurrency, call.request_id)
-        if isinstance(grant, Refusal):
+        if isinstance(grant, AdmissionDenied):
             words = f"the key {key.name!r} has {key.concurrency} requests under way, as many as it may have"
             raise KeyBusy(words, retry_after_s=BUSY_RETRY_S)
         return grant
@@ -128,10 +128,10 @@ class Gate:
             if not self.under_way[key_id]:
                 del self.under_way[key_id]
 
-    async def _tell(self, key_id: str, reason: str, call: Call) -> None:
+    async def _record_refusal(self, key_id: str, reason: str, call: ClientRequest) -> None:
         """Write a refusal down, unless one like it was within the last minute."""
         now_ms = self._clock.now_ms()
-        told = self._told.setdefault((key_id, reason), Told())
+        told = self._told.setdefault((key_id, reason), RefusalLog())
         told.since += 1
         if told.at_ms and now_ms - told.at_ms < TELL_MS:
             return
@@ -163,7 +163,9 @@ def check_week(key: ClientKey, reading: KeyReading, now_ms: int) -> None:
     """Raises KeySpent when the key has used what it may use."""
     if reading.state == "spent":
         wait_s = -(-(reading.resets_at_ms - now_ms) // 1000)
-        words = f"the key {key.name!r} has used what it may use this week; it may go on {moment(reading.resets_at_ms)}"
+        words = (
+            f"the key {key.name!r} has used what it may use this week; it may go on {format_time(reading.resets_at_ms)}"
+        )
         raise KeySpent(words, retry_after_s=max(1, wait_s))
 
 
@@ -179,7 +181,7 @@ def is_free(endpoint: Endpoint, method: str, path: str) -> bool:
     return endpoint == "count_tokens" or (endpoint == "batches" and method == "POST" and path.endswith("/cancel"))
 
 
-def check_endpoint(key: ClientKey, call: Call) -> None:
+def check_endpoint(key: ClientKey, call: ClientRequest) -> None:
     """Raises ClientError when a key with a list of models asks for what could be any model. All methods are alike: of
     other endpoints nobody knows which model they ask, and a batch could ask any."""
     is_known = call.endpoint in READ_BODIES or call.endpoint == "files"
@@ -187,7 +189,7 @@ def check_endpoint(key: ClientKey, call: Call) -> None:
         raise KeyForbids(f"{may_use(key)}, and in messages alone")
 
 
-async def check_models(key: ClientKey, call: Call) -> None:
+async def check_models(key: ClientKey, call: ClientRequest) -> None:
     """The same as `check_model`; in a thread where the body is large."""
     if len(call.plain) <= LARGE_BYTES:
         check_model(key, call)
@@ -195,7 +197,7 @@ async def check_models(key: ClientKey, call: Call) -> None:
         await asyncio.to_thread(check_model, key, call)
 
 
-def check_model(key: ClientKey, call: Call) -> None:
+def check_model(key: ClientKey, call: ClientRequest) -> None:
     """Raises ClientError when the key may not ask for a model that the body names."""
     if not key.models or call.endpoint not in READ_BODIES:
         return

@@ -11,7 +11,7 @@ from typing import Any
 
 from litestar.types import Receive
 
-from service.edge.body_memory import Share
+from service.edge.body_memory import MemoryShare
 from service.edge.fields import checked_ids, read_fields
 from service.edge.named_files import named_ids
 from service.errors import BodyTooLarge, ClientError
@@ -19,7 +19,7 @@ from service.ledger.events import Endpoint
 from service.providers.body_survey import LARGE_BYTES
 from service.providers.encodings import decode_body
 from service.providers.truncation import cut
-from service.relay import Call
+from service.relay import ClientRequest
 from service.settings import Settings, Truncation
 
 log = logging.getLogger("ccproxy.edge")
@@ -33,12 +33,12 @@ BLOCK_BYTES = 256
 """What is kept of one content block, with its texts."""
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The client has gone before its request was read."""
 
 
 async def take_body(
-    call: Call, receive: Receive, named: Mapping[bytes, bytes], settings: Settings, share: Share
+    call: ClientRequest, receive: Receive, named: Mapping[bytes, bytes], settings: Settings, share: MemoryShare
 ) -> None:
     """Read the body into the call. Raises ClientError, BodyMemoryFull; Gone when the client has left."""
     if call.endpoint == "files" and call.method == "POST":
@@ -58,14 +58,14 @@ async def take_body(
         share.add(len(call.blocks) * BLOCK_BYTES)
 
 
-def encoding_of(call: Call, named: Mapping[bytes, bytes]) -> str:
+def encoding_of(call: ClientRequest, named: Mapping[bytes, bytes]) -> str:
     """How the body is compressed. Raises ClientError when that is told twice: others might read the other one."""
     if sum(name == b"content-encoding" for name, _ in call.headers) > 1:
         raise ClientError("the request has two content-encoding headers")
     return named[b"content-encoding"].decode("latin-1")
 
 
-async def decode(call: Call, encoding: str, settings: Settings, share: Share) -> None:
+async def decode(call: ClientRequest, encoding: str, settings: Settings, share: MemoryShare) -> None:
     """Take the content encoding off; what the body may become at most is held before."""
     most = min(settings.max_body_bytes, max(FREE_BYTES, settings.bodies.expansion * len(call.body)))
     share.add(most)
@@ -76,7 +76,7 @@ async def decode(call: Call, encoding: str, settings: Settings, share: Share) ->
     share.give_back(most - len(call.plain))
 
 
-def look_into(call: Call, settings: Settings) -> None:
+def look_into(call: ClientRequest, settings: Settings) -> None:
     """Read the fields of the body, or what it names on other endpoints; shorten it where the settings say so."""
     if call.endpoint not in READ_BODIES:
         call.resource_ids += checked_ids(named_ids(call.plain, call.endpoint, settings.bodies))
@@ -86,7 +86,7 @@ def look_into(call: Call, settings: Settings) -> None:
         shorten(call, settings.truncation)
 
 
-async def look_into_large(call: Call, settings: Settings, share: Share) -> None:
+async def look_into_large(call: ClientRequest, settings: Settings, share: MemoryShare) -> None:
     """The same in a thread; the memory that its blocks may take at most is held before."""
     most = min(call.plain.count(b"{"), 2 * settings.bodies.content_blocks) * BLOCK_BYTES
     share.add(most)
@@ -94,7 +94,7 @@ async def look_into_large(call: Call, settings: Settings, share: Share) -> None:
     share.give_back(most)
 
 
-async def read_body(receive: Receive, named: Mapping[bytes, bytes], limit_bytes: int, share: Share) -> bytes:
+async def read_body(receive: Receive, named: Mapping[bytes, bytes], limit_bytes: int, share: MemoryShare) -> bytes:
     """The whole body. Raises BodyTooLarge, as soon as that is known."""
     length = named.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit_bytes:
@@ -104,7 +104,7 @@ async def read_body(receive: Receive, named: Mapping[bytes, bytes], limit_bytes:
     while True:
         message: MutableMapping[str, Any] = await receive()  # type: ignore[assignment]
         if message["type"] == "http.disconnect":
-            raise Gone
+            raise ClientDisconnected
         part = message.get("body", b"")
         size += len(part)
         if size > limit_bytes:
@@ -125,14 +125,14 @@ async def upload_of(receive: Receive) -> AsyncIterator[bytes]:
     while True:
         message: MutableMapping[str, Any] = await receive()  # type: ignore[assignment]
         if message["type"] == "http.disconnect":
-            raise Gone
+            raise ClientDisconnected
         if part := message.get("body", b""):
             yield part
         if not message.get("more_body"):
             return
 
 
-def shorten(call: Call, truncation: Truncation) -> None:
+def shorten(call: ClientRequest, truncation: Truncation) -> None:
     """Leave the oldest messages out of a conversation that is too long, and say so."""
     shorter = cut(call.plain, truncation.most_tokens)
     if shorter is None:

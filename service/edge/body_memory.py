@@ -27,7 +27,7 @@ class BodyMemory:
         self.unasked = 0
 
 
-class Share:
+class MemoryShare:
     """One request's part; `close` gives back all of it. One client key has half of all at most: a few large bodies that
     come slowly would keep out everybody else."""
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.edge.bodies import READ_BODIES
-from service.edge.keys import Client
+from service.edge.keys import CallerIdentity
 from service.edge.request_target import RequestTarget, base_url_of
-from service.relay import Call
+from service.relay import ClientRequest
 from service.settings import Settings
 
 RESOURCE_ID = re.compile(r"[a-z]+_(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,128}|(?=[^0-9]*[0-9])[^/]{8,}")
@@ -19,17 +19,17 @@ STAINLESS_LIMIT_S = 3_600
 """A client may shorten or lengthen its deadline up to an hour."""
 
 
-def call_of(
+def client_request_of(
     scope: Mapping[str, Any],
     named: Mapping[bytes, bytes],
     settings: Settings,
-    client: Client,
+    client: CallerIdentity,
     target: RequestTarget,
     request_id: str,
     now_ms: int,
-) -> Call:
+) -> ClientRequest:
     """The request as far as its head tells."""
-    call = Call(
+    call = ClientRequest(
         request_id=request_id,
         method=scope["method"],
         path=target.path,

@@ -31,7 +31,7 @@ from uvicorn.server import ServerState
 
 from service.drain import Drain
 from service.edge.body_memory import BodyMemory
-from service.edge.exchange import CONTINUE, Exchange
+from service.edge.exchange import CONTINUE, RequestCycle
 from service.edge.refusals import Refusals
 from service.edge.request_head import ALLOWED, WANTED_VERSIONS, check_head
 from service.edge.request_target import TARGET, origin_form, read_target
@@ -93,7 +93,7 @@ class Shortcut(Struct, frozen=True):
     limits: ConnectionLimits = ConnectionLimits()
 
 
-class Connection(HttpToolsProtocol):
+class ClientConnection(HttpToolsProtocol):
     """One connection of a client."""
 
     def __init__(
@@ -108,9 +108,9 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._shortcut = shortcut
         self.memory = shortcut.memory
-        self._exchange: Exchange | None = None
+        self._exchange: RequestCycle | None = None
         """That whose request was read last."""
-        self._open: set[Exchange] = set()
+        self._open: set[RequestCycle] = set()
         self._in_head = False
         self._in_body = False
         self._resuming = False
@@ -248,7 +248,7 @@ class Connection(HttpToolsProtocol):
         scope["http_version"] = version
         check_head(method, version, self.headers, named)
         handler, is_current = self._handler_of(scope), version == "1.1"
-        exchange = Exchange(
+        exchange = RequestCycle(
             self,
             scope,
             keep_alive=is_current and self.parser.should_keep_alive(),
@@ -297,7 +297,7 @@ class Connection(HttpToolsProtocol):
                 self.transport.write_eof()
             self.loop.call_later(LINGER_S, self.transport.close)
 
-    def let_go(self, exchange: Exchange) -> None:
+    def let_go(self, exchange: RequestCycle) -> None:
         """Nothing more is done for this request."""
         self._open.discard(exchange)
 
@@ -360,7 +360,7 @@ class Connection(HttpToolsProtocol):
 
     # -- handling
 
-    def _line_up(self, exchange: Exchange, handler: ASGIApp, *, waits: bool) -> None:
+    def _line_up(self, exchange: RequestCycle, handler: ASGIApp, *, waits: bool) -> None:
         """Handle a request at once, or when more of it is there, or when those before it have their answers."""
         before = self._exchange
         if len(self.pipeline) >= MOST_PIPELINED and not self._refused:
@@ -376,7 +376,7 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
             self.pipeline.appendleft((exchange, handler))  # type: ignore[arg-type]
 
-    def _begin(self, exchange: Exchange) -> None:
+    def _begin(self, exchange: RequestCycle) -> None:
         """Handle a request that waits for more of its body, if it does."""
         if handler := exchange.waiting_handler:
             exchange.waiting_handler = None
@@ -404,7 +404,7 @@ class Connection(HttpToolsProtocol):
         if not self._in_head:
             super().on_message_begin()  # makes a scope
         self.scope.setdefault("method", "GET")
-        exchange = Exchange(self, self.scope, keep_alive=False, expects=False, takes_interim=False)
+        exchange = RequestCycle(self, self.scope, keep_alive=False, expects=False, takes_interim=False)
         exchange.end()
         self._line_up(exchange, self._shortcut.refusals.answer_with(error), waits=False)
 
@@ -426,11 +426,11 @@ class Connection(HttpToolsProtocol):
         self._since_s = self.loop.time()
         self._body_bytes = 0
 
-    def _probe_later(self, exchange: Exchange, number: int) -> None:
+    def _probe_later(self, exchange: RequestCycle, number: int) -> None:
         delay_s = PROBES_S[min(number, len(PROBES_S) - 1)]
         self.loop.call_later(delay_s, self._probe, exchange, number)
 
-    def _probe(self, exchange: Exchange, number: int) -> None:
+    def _probe(self, exchange: RequestCycle, number: int) -> None:
         """Find out whether a client that has half-closed is still there."""
         if exchange.response_started or exchange.disconnected or self.transport.is_closing():
             return

@@ -32,7 +32,7 @@ SMALL_BYTES = 1_024
 """Smaller parts of a body are put together as they come: chunks of two bytes would take forty times their size."""
 
 
-class Line(Protocol):
+class ConnectionPort(Protocol):
     """What is needed of the connection."""
 
     loop: asyncio.AbstractEventLoop
@@ -50,11 +50,11 @@ class Line(Protocol):
     def end(self) -> None:
         """The connection's last answer is complete."""
 
-    def let_go(self, exchange: "Exchange") -> None:
+    def let_go(self, exchange: "RequestCycle") -> None:
         """Nothing more is done for this request."""
 
 
-class Exchange:
+class RequestCycle:
     """A request as far as it has come, and its answer as far as it went."""
 
     __slots__ = (
@@ -63,7 +63,9 @@ class Exchange:
         "response_started", "scope", "waiting_handler", "whole",
     )  # fmt: skip
 
-    def __init__(self, line: Line, scope: Any, *, keep_alive: bool, expects: bool, takes_interim: bool) -> None:
+    def __init__(
+        self, line: ConnectionPort, scope: Any, *, keep_alive: bool, expects: bool, takes_interim: bool
+    ) -> None:
         self.scope = scope
         self.keep_alive = keep_alive
         self.expects = expects

@@ -18,7 +18,7 @@ from service.edge.named_files import Block, Thread, file_ids, ids_in_any, note_i
 from service.errors import ClientError
 from service.providers.body_survey import MessageSurvey, blocks_of
 from service.providers.json_shape import check_shape, too_many_blocks
-from service.relay import Call
+from service.relay import ClientRequest
 from service.resources import ID_CHARS
 from service.settings import BodyLimits
 
@@ -57,7 +57,7 @@ CONTAINER = msgspec.json.Decoder(str | Container | None)
 MESSAGES = msgspec.json.Decoder(list[MessageSurvey[Block]], dec_hook=note_id)
 
 
-def read_fields(call: Call, limits: BodyLimits) -> None:
+def read_fields(call: ClientRequest, limits: BodyLimits) -> None:
     """Take from the body what routing needs. Raises ClientError for one that can be read in two ways, or in none."""
     check_shape(call.plain, limits)
     fields = object_in(call.plain)
@@ -154,7 +154,7 @@ def max_tokens_in(raw: Raw | None) -> int:
     return int(asked)
 
 
-def read_ties(call: Call, fields: Object) -> None:
+def read_ties(call: ClientRequest, fields: Object) -> None:
     """What the request goes on with: a thread, a container; and the skills in that, which have owners too."""
     thread = value_in(fields.get("thread"), THREAD, "thread: Input should be a valid dictionary with text ids")
     container = value_in(fields.get("container"), CONTAINER, "container: Input should be a valid string or dictionary")
@@ -169,7 +169,7 @@ def read_ties(call: Call, fields: Object) -> None:
     call.resource_ids += checked_ids(text for text in (previous_id, container_id, *skill_ids) if text is not None)
 
 
-def read_messages(call: Call, raw: Raw, limits: BodyLimits) -> None:
+def read_messages(call: ClientRequest, raw: Raw, limits: BodyLimits) -> None:
     """The content blocks and the files in them, for later steps: a large body is read once."""
     seen.ids = []
     try:

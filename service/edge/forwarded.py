@@ -20,20 +20,20 @@ HOST = re.compile(rb"[A-Za-z0-9.-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d
 SCHEMES = (b"http", b"https")
 
 
-def behind(app: ASGIApp, trusted: Sequence[Network]) -> ASGIApp:
+def behind_trusted_proxies(app: ASGIApp, trusted: Sequence[Network]) -> ASGIApp:
     """The application, told of clients what trusted proxies say of them."""
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.HTTP:
-            believe(scope, trusted)
+            apply_forwarded_headers(scope, trusted)
         await app(scope, receive, send)
 
     return handle
 
 
-def believe(scope: Any, trusted: Sequence[Network]) -> None:
+def apply_forwarded_headers(scope: Any, trusted: Sequence[Network]) -> None:
     """Put the client's address, scheme and host into an ASGI scope that came from a trusted proxy."""
-    neighbour = address_of(str((scope.get("client") or ("",))[0]).encode())
+    neighbour = parse_address(str((scope.get("client") or ("",))[0]).encode())
     if neighbour is None or not is_in(neighbour, trusted):
         return
     headers: list[tuple[bytes, bytes]] = list(scope["headers"])
@@ -50,7 +50,7 @@ def client_of(neighbour: Address, told: Sequence[bytes], trusted: Sequence[Netwo
     """The last address on the way that is not a trusted proxy's; what can't be read ends the way."""
     client = neighbour
     for part in reversed(told):
-        address = address_of(part)
+        address = parse_address(part)
         if address is None:
             return client
         client = address
@@ -64,7 +64,7 @@ def parts_of(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> list[byte
     return [part.strip() for name, value in headers if name == wanted for part in value.split(b",") if part.strip()]
 
 
-def address_of(raw: bytes) -> Address | None:
+def parse_address(raw: bytes) -> Address | None:
     """An address, with or without a port and brackets; None when it is none. IPv4 in IPv6's clothes is IPv4."""
     text = raw.decode("latin-1")
     if text.startswith("["):

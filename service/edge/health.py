@@ -16,7 +16,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from service.clock import Clock, utc_of
 from service.drain import Drain
 from service.outbox import Outbox
-from service.routing.readings import RouteReading
+from service.routing.readings import RouteStatus
 from service.settings import Settings
 from service.watcher import VERSION, Watcher
 
@@ -37,7 +37,7 @@ FALLBACKS = 3
 """The original had so many, and called those that were off disabled."""
 
 
-class Health:
+class HealthChecks:
     """What the health endpoints look at."""
 
     def __init__(self, watcher: Watcher, outbox: Outbox, clock: Clock, drain: Drain, settings: Settings) -> None:
@@ -62,7 +62,7 @@ class Health:
             "status": self.state,
             "replica": self._outbox.replica,
             "version": VERSION,
-            "providers": {reading.route: told(reading) for reading in self._watcher.readings()},
+            "providers": {reading.route: route_fields(reading) for reading in self._watcher.readings()},
             "redis": self.redis(),
             "postgres": self.lag(),
         }
@@ -91,7 +91,7 @@ class Health:
             "config": self.config(),
             "providers": {
                 "best": next((reading.route for reading in readings if reading.available), None),
-                **{reading.route: told(reading) for reading in readings},
+                **{reading.route: route_fields(reading) for reading in readings},
             },
         }
 
@@ -110,7 +110,7 @@ class Health:
         }
 
 
-def told(reading: RouteReading) -> dict[str, Any]:
+def route_fields(reading: RouteStatus) -> dict[str, Any]:
     """A route in /health."""
     fields: dict[str, Any] = {"state": reading.state, "available": reading.available}
     if reading.reason:

@@ -29,7 +29,7 @@ NO_SUCH_KEY = ClientKey(name="", sha256="0" * 64)
 UNREAD_RETRY_S = 1
 
 
-class Client(Struct, frozen=True):
+class CallerIdentity(Struct, frozen=True):
     """A caller. `credential` is its own, "" when it showed none; `withhold` names headers that hold a proxy key.
 
     `key` has the limits of a key on the ledger; a key of the settings has none. `owner` is whose resources the caller
@@ -62,7 +62,7 @@ class Keyring:
         self._ledger_keys = ledger_keys
         self._control = control
 
-    def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Client:
+    def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> CallerIdentity:
         """The caller of a request.
 
         Raises BadClientKey when it showed nothing and must, or a key that is none; KeysUnknown when nobody can tell.
@@ -75,7 +75,7 @@ class Keyring:
             check_shown(tokens, found)
         key_id = next(iter(found.values()), "")
         key = self._ledger_key(key_id) if key_id else None
-        return Client(
+        return CallerIdentity(
             key_id=key_id,
             credential="" if len(found) == len(tokens) else own_credential(tokens, found),
             withhold=tuple(found),

@@ -13,19 +13,19 @@ from typing import Any
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from service.brake import Brake
+from service.brake import AuthThrottle
 from service.drain import Drain
-from service.edge.admit import Gate
-from service.edge.bodies import Gone, take_body
-from service.edge.body_memory import BodyMemory, Share
-from service.edge.calls import call_of, deadline_ms
+from service.edge.admit import KeyGuard
+from service.edge.bodies import ClientDisconnected, take_body
+from service.edge.body_memory import BodyMemory, MemoryShare
+from service.edge.calls import client_request_of, deadline_ms
 from service.edge.exchange import DISCARD, LEAVING
-from service.edge.keys import Client, Keyring
-from service.edge.replies import AsgiReply
+from service.edge.keys import CallerIdentity, Keyring
+from service.edge.replies import AsgiResponseWriter
 from service.edge.request_target import RequestTarget, target_in
 from service.edge.traffic import Traffic, verdict_of
 from service.errors import BadClientKey, ProxyError, Stopping
-from service.relay import Call, Relay
+from service.relay import ClientRequest, Relay
 
 log = logging.getLogger("ccproxy.edge")
 
@@ -35,20 +35,26 @@ bodies back, could go on for a day after it was revoked. Every proxy knows of a 
 
 
 def messages_app(
-    relay: Relay, keyring: Keyring, gate: Gate, brake: Brake, drain: Drain, traffic: Traffic, memory: BodyMemory
+    relay: Relay,
+    keyring: Keyring,
+    gate: KeyGuard,
+    brake: AuthThrottle,
+    drain: Drain,
+    traffic: Traffic,
+    memory: BodyMemory,
 ) -> ASGIApp:
     """The handler of everything under /v1."""
     settings, clock = relay.settings, relay.clock
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         request_id = clock.new_request_id()
-        reply = AsgiReply(send, request_id)
+        reply = AsgiResponseWriter(send, request_id)
         target = target_in(scope)
         refused: tuple[str, str] | None = None
         traffic.begin()
         try:
             await answer(scope, receive, reply, target, request_id)
-        except Gone:
+        except ClientDisconnected:
             log.debug("client.left", extra={"request": request_id})
         except ProxyError as error:
             discard_body(scope)
@@ -60,16 +66,18 @@ def messages_app(
         finally:
             traffic.end(target.endpoint, *(refused or verdict_of(reply, None)))
 
-    async def answer(scope: Scope, receive: Receive, reply: AsgiReply, target: RequestTarget, request_id: str) -> None:
+    async def answer(
+        scope: Scope, receive: Receive, reply: AsgiResponseWriter, target: RequestTarget, request_id: str
+    ) -> None:
         client = keyring.identify(scope["headers"])
         if client.key_id:
             brake.accept(address_of(scope), client.key_id)
         named = dict(scope["headers"])
-        call = call_of(scope, named, settings, client, target, request_id, clock.now_ms())
+        call = client_request_of(scope, named, settings, client, target, request_id, clock.now_ms())
         relay.check_access(call)
         if client.key:
             await gate.check(client.key_id, client.key, call)
-        share = Share(memory, client.key_id if client.shared else "")  # a sole owner has nobody to leave room for
+        share = MemoryShare(memory, client.key_id if client.shared else "")  # a sole owner has nobody to leave room for
         try:
             await take_body(call, receive, named, settings, share)
             client = await still_good(client, call, keyring, gate, clock.now_ms())
@@ -78,21 +86,23 @@ def messages_app(
             if client.key is None:
                 await serve(scope, receive, reply, call)
                 return
-            async with gate.admitted(client.key_id, client.key, call):
+            async with gate.admit(client.key_id, client.key, call):
                 await serve(scope, receive, reply, call)
         finally:
             share.close()
 
-    async def serve(scope: Scope, receive: Receive, reply: AsgiReply, call: Call) -> None:
-        leave = Leave(reply)
+    async def serve(scope: Scope, receive: Receive, reply: AsgiResponseWriter, call: ClientRequest) -> None:
+        leave = DisconnectWatcher(reply)
         if not call.upload:  # which reads on, and notices by itself
             leave.watch(scope, receive)
-        await while_wanted(relay.handle(call, reply), leave, drain)
+        await run_until_disconnect(relay.handle(call, reply), leave, drain)
 
     return handle
 
 
-async def still_good(client: Client, call: Call, keyring: Keyring, gate: Gate, now_ms: int) -> Client:
+async def still_good(
+    client: CallerIdentity, call: ClientRequest, keyring: Keyring, gate: KeyGuard, now_ms: int
+) -> CallerIdentity:
     """The client, checked anew when its body was slow. Raises ClientError when its key is no longer good."""
     if now_ms - call.arrived_ms <= SLOW_BODY_MS:
         return client
@@ -102,12 +112,14 @@ async def still_good(client: Client, call: Call, keyring: Keyring, gate: Gate, n
     return client
 
 
-async def refuse(error: ProxyError, client: str, brake: Brake, reply: AsgiReply, request_id: str) -> tuple[str, str]:
+async def refuse(
+    error: ProxyError, client: str, brake: AuthThrottle, reply: AsgiResponseWriter, request_id: str
+) -> tuple[str, str]:
     """Send an error of our own, and say how it counts. What it was raised in holds the body, and need not be kept
     while its client is slow."""
     error.__traceback__ = error.__context__ = None
     log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
-    shown = await brake.slow(client, error) if isinstance(error, BadClientKey) else error
+    shown = await brake.delay_failure(client, error) if isinstance(error, BadClientKey) else error
     await reply.fail(shown)
     return verdict_of(reply, shown)
 
@@ -125,10 +137,10 @@ def address_of(scope: Scope) -> str:
     return str(client[0]) if client else ""
 
 
-async def while_wanted(work: Coroutine[Any, Any, None], leave: "Leave", drain: Drain) -> None:
+async def run_until_disconnect(work: Coroutine[Any, Any, None], leave: "DisconnectWatcher", drain: Drain) -> None:
     """Do the work for as long as the client is there, and this process may go on; else cancel it and wait for its end.
     Raises Stopping when the client still waits for an answer."""
-    drain.hold(leave.task)
+    drain.track(leave.task)
     try:
         await work
     except asyncio.CancelledError:
@@ -138,16 +150,16 @@ async def while_wanted(work: Coroutine[Any, Any, None], leave: "Leave", drain: D
         if not leave.taken:
             raise Stopping("this proxy is being stopped; ask again") from None
     finally:
-        leave.forget()
-        drain.let_go(leave.task)
+        leave.stop_watching()
+        drain.untrack(leave.task)
 
 
-class Leave:
+class DisconnectWatcher:
     """Cancels a request's task when its client goes before the answer is at its end."""
 
     __slots__ = ("_over", "_reply", "_watching", "taken", "task")
 
-    def __init__(self, reply: AsgiReply) -> None:
+    def __init__(self, reply: AsgiResponseWriter) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a request runs in one
         self.task = task
@@ -160,18 +172,18 @@ class Leave:
         """From now on: the server calls back where it can; else a task asks it."""
         extensions: Any = scope.get("extensions") or {}
         if LEAVING in extensions:
-            extensions[LEAVING](self._take)
+            extensions[LEAVING](self._on_disconnect)
         else:
             self._watching = asyncio.create_task(disconnect(receive))
-            self._watching.add_done_callback(lambda _: self._take())
+            self._watching.add_done_callback(lambda _: self._on_disconnect())
 
-    def forget(self) -> None:
+    def stop_watching(self) -> None:
         """It is over; a client may go."""
         self._over = True
         if self._watching:
             self._watching.cancel()
 
-    def _take(self) -> None:
+    def _on_disconnect(self) -> None:
         """The client has gone."""
         if not self._over and not self._reply.ended:
             self.taken = True

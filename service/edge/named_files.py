@@ -28,14 +28,14 @@ class ResourceId(str):
     __slots__ = ()
 
 
-class Seen(local):
+class SeenIds(local):
     """The ids that this thread's decoder has read, also those that a second key of the same name hides."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
 
 
-seen = Seen()
+seen = SeenIds()
 
 
 def note_id(kind: type, value: Any) -> ResourceId:
@@ -117,7 +117,7 @@ class Item(Struct):
     params: Params
 
 
-class Batch(Struct):
+class BatchBody(Struct):
     """The body that makes a batch, in its usual shape."""
 
     requests: list[Item] = []
@@ -125,7 +125,7 @@ class Batch(Struct):
 
 BEGINS_JSON = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\n\r]*+[{\[]")
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_batch_decoder = msgspec.json.Decoder(Batch, dec_hook=note_id)
+_batch_decoder = msgspec.json.Decoder(BatchBody, dec_hook=note_id)
 
 
 def named_ids(plain: bytes, endpoint: Endpoint, limits: BodyLimits) -> tuple[str, ...]:
@@ -166,7 +166,7 @@ def ids_in_any(plain: bytes, *, is_known: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ids_anywhere(read(plain), is_known=is_known)))
 
 
-def batch_ids(batch: Batch) -> Iterator[str]:
+def batch_ids(batch: BatchBody) -> Iterator[str]:
     """The resources that the requests of a batch name."""
     for params in (item.params for item in batch.requests):
         previous = params.thread.previous_message_id if params.thread else None

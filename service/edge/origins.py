@@ -21,8 +21,8 @@ from typing import Any
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from service.edge.forwarded import behind
-from service.edge.replies import AsgiReply
+from service.edge.forwarded import behind_trusted_proxies
+from service.edge.replies import AsgiResponseWriter
 from service.errors import ClientError, ForeignOrigin, NoHost, UnknownHost
 from service.loopback import host_name, is_address, is_loopback
 from service.settings import Settings
@@ -73,7 +73,7 @@ class OriginGuard:
         can send `X-Forwarded-Host`, but not choose `Host`.
         """
         app = self._checking_all(app)
-        return self._checking_hosts(behind(app, self._trusted)) if self._trusted else app
+        return self._checking_hosts(behind_trusted_proxies(app, self._trusted)) if self._trusted else app
 
     def _checking_all(self, app: ASGIApp) -> ASGIApp:
         served_hosts = self._served_hosts
@@ -130,7 +130,7 @@ class OriginGuard:
         client = str((scope.get("client") or ("",))[0])
         log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
         self._on_refusal("foreign_host" if isinstance(error, UnknownHost) else "foreign_origin")
-        await AsgiReply(varying(send), request_id).fail(error)
+        await AsgiResponseWriter(varying(send), request_id).fail(error)
 
     def _check_host(self, scope: Any, named: Headers) -> None:
         """Raises NoHost and UnknownHost."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Struct
 
-from service.edge.replies import AsgiReply
+from service.edge.replies import AsgiResponseWriter
 from service.edge.traffic import Traffic, verdict_of
 from service.errors import ProxyError
 
@@ -27,7 +27,7 @@ class Refusals(Struct, frozen=True):
             request_id = self.new_request_id()
             client = str((scope.get("client") or ("",))[0])
             log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
-            reply = AsgiReply(send, request_id)
+            reply = AsgiResponseWriter(send, request_id)
             self.traffic.begin()
             try:
                 await reply.fail(error)

@@ -31,7 +31,7 @@ DEFAULT_HEADERS = (
 """On every other answer, unless its handler has set a header of its own."""
 
 
-class AsgiReply:
+class AsgiResponseWriter:
     """One answer. Every answer says which request it is, which route gave it and how many were tried."""
 
     def __init__(self, send: Send, request_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from service.edge.replies import AsgiReply
+from service.edge.replies import AsgiResponseWriter
 from service.errors import (
     AllThrottled,
     AskedTooOften,
@@ -44,7 +44,7 @@ class Traffic(Protocol):
         """It is over; `reason` says why it was refused, "" when it was not."""
 
 
-def verdict_of(reply: AsgiReply, error: ProxyError | None) -> tuple[str, str]:
+def verdict_of(reply: AsgiResponseWriter, error: ProxyError | None) -> tuple[str, str]:
     """How a request ended: verdict, and the reason when we refused it ourselves."""
     if error is not None:
         if reason := next((word for kind, word in REASONS if isinstance(error, kind)), ""):

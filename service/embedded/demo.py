@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from service.embedded import folder
 from service.embedded.program import Program, answers_livez
 from service.embedded.screen import Screen, proxy_url
-from service.embedded.up import Household, household, run
+from service.embedded.up import ProcessSet, process_set, run
 from service.terminal import Text
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ def become(environ: Mapping[str, str]) -> None:
     os.environ.update({**environ, **kept})
 
 
-def demo_household(settings: "Settings", provider_port: int) -> Household:
+def demo_household(settings: "Settings", provider_port: int) -> ProcessSet:
     """What `up` starts, between providers and traffic of our own."""
-    house = household(settings)
+    house = process_set(settings)
     providers = Program(
         "providers",
         module_command("demo_provider", str(provider_port)),

@@ -31,7 +31,7 @@ BROKEN_AFTER: dict[Trouble, int] = {"broken_start": 1, "broken_off": 7}
 """Events of a stream that come before its error."""
 
 
-class Phase(NamedTuple):
+class DemoPhase(NamedTuple):
     """Some seconds of the script: which route has which trouble, and what there is to see."""
 
     seconds: float
@@ -40,19 +40,19 @@ class Phase(NamedTuple):
 
 
 SCRIPT = (
-    Phase(12, "all providers answer; requests go to Anthropic, the first route"),
-    Phase(9, "Anthropic is overloaded (529): the subscription takes over", {"anthropic": "overloaded"}),
-    Phase(22, "Anthropic is well again, and its weekly quota runs low: other routes go first from 90 % on"),
-    Phase(9, "the subscription is throttled (429): Z.AI takes over", {"subscription": "throttled"}),
-    Phase(10, "the subscription is well again"),
-    Phase(9, "the subscription breaks off before it says anything", {"subscription": "broken_start"}),
-    Phase(12, "all is well again"),
-    Phase(6, "an answer breaks off in the middle: that can't be hidden", {"subscription": "broken_off"}),
+    DemoPhase(12, "all providers answer; requests go to Anthropic, the first route"),
+    DemoPhase(9, "Anthropic is overloaded (529): the subscription takes over", {"anthropic": "overloaded"}),
+    DemoPhase(22, "Anthropic is well again, and its weekly quota runs low: other routes go first from 90 % on"),
+    DemoPhase(9, "the subscription is throttled (429): Z.AI takes over", {"subscription": "throttled"}),
+    DemoPhase(10, "the subscription is well again"),
+    DemoPhase(9, "the subscription breaks off before it says anything", {"subscription": "broken_start"}),
+    DemoPhase(12, "all is well again"),
+    DemoPhase(6, "an answer breaks off in the middle: that can't be hidden", {"subscription": "broken_off"}),
 )
 ENDS = tuple(accumulate(phase.seconds for phase in SCRIPT))
 
 
-def phase_at(seconds: float) -> Phase:
+def phase_at(seconds: float) -> DemoPhase:
     """The phase so long after the start; the script begins anew when it is over."""
     place = seconds % ENDS[-1]
     return next(phase for phase, end in zip(SCRIPT, ENDS, strict=True) if place < end)

@@ -21,7 +21,7 @@ WATCHDOG = 'read -r _; kill -s "$1" -- "-$2"; sleep 1; kill -s KILL -- "-$2"'
 """Reads until we are gone, asks the session to end, gives it a second, ends it."""
 
 
-class Leash:
+class ManagedProcess:
     """One process, started at once. To be made on a thread that lives on: the kernel ties the child to the thread."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Leash:
         """None while it runs, else its exit status: negative for the signal that ended it."""
         status = self._popen.poll()
         if status is not None:
-            self._let_go()
+            self._release()
         return status
 
     def wait(self, timeout_s: float) -> int | None:
@@ -80,7 +80,7 @@ class Leash:
         if self.wait(timeout_s) is None:
             self.kill()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """What is due once the process has ended: its children end, and the watchdog."""
         if self._watchdog is None:
             return
@@ -102,7 +102,7 @@ def run(
     timeout_s: float,
 ) -> int | None:
     """Run to the end. The exit status; None when it took longer than `timeout_s` and was ended."""
-    process = Leash(command, account=account, environ=environ, output=output, stdin=stdin)
+    process = ManagedProcess(command, account=account, environ=environ, output=output, stdin=stdin)
     status = process.wait(timeout_s)
     if status is None:
         process.kill()

@@ -13,7 +13,7 @@ CLONE_NEWUSER = 0x10000000
 PR_SET_PDEATHSIG = 1
 
 
-def take_on(way: str, uid: int, gid: int) -> None:
+def bootstrap(way: str, uid: int, gid: int) -> None:
     """Stop being root, in the way that `account` chose."""
     if way == "drop":
         os.setgroups([])
@@ -48,7 +48,7 @@ def main() -> None:
     command = sys.argv[2:]
     try:
         os.umask(0o077)  # what it makes is for its owner alone
-        take_on(terms["way"], terms["uid"], terms["gid"])
+        bootstrap(terms["way"], terms["uid"], terms["gid"])
         die_with_parent(terms["parent_pid"], terms["death_signal"])
         os.execv(command[0], command)  # noqa: S606 - a shell would be one process too many
     except OSError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from service.embedded import EmbeddedError, binaries, folder
-from service.embedded.leash import Leash, run
+from service.embedded.leash import ManagedProcess, run
 from service.embedded.server import ENVIRON, Server
 
 ROLE = "ccproxy"
@@ -61,7 +61,7 @@ class Postgres(Server):
     def _major(self) -> str:
         return self.version.split(".")[0]
 
-    def _launch(self, lock: int, output: int) -> Leash:
+    def _launch(self, lock: int, output: int) -> ManagedProcess:
         if not self.data.exists():
             self._make_data(output)
         elif folder.read(self.place / "password") is None:
@@ -71,7 +71,7 @@ class Postgres(Server):
         with suppress(FileNotFoundError):
             (self.data / "postmaster.pid").unlink()
         options = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "timezone=UTC", "log_timezone=UTC")
-        return Leash(
+        return ManagedProcess(
             [self._program(), "-D", self.data, "-p", str(self.port), *(f"--{option}" for option in options)],
             account=self.account,
             environ=ENVIRON,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from service.embedded import folder
-from service.embedded.leash import Leash
+from service.embedded.leash import ManagedProcess
 
 LIVEZ_TIMEOUT_S = 1.0
 MAX_READ_BYTES = 256 * 1024
@@ -49,7 +49,7 @@ class Program:
         self._command = command
         self._environ = environ
         self._is_ready = is_ready
-        self._process: Leash | None = None
+        self._process: ManagedProcess | None = None
 
     @property
     def pid(self) -> int:
@@ -61,11 +61,11 @@ class Program:
         # Unbuffered, so that what it says is in the log when it says it.
         environ = dict(self._environ()) | {"PYTHONUNBUFFERED": "1"}
         if self.log is None:
-            self._process = Leash(self._command, environ=environ)
+            self._process = ManagedProcess(self._command, environ=environ)
             return
         with os.fdopen(folder.open_log(self.log), "wb") as output:
             self.log_begins_at = self.log.stat().st_size
-            self._process = Leash(self._command, environ=environ, output=output.fileno())
+            self._process = ManagedProcess(self._command, environ=environ, output=output.fileno())
 
     def is_ready(self) -> bool:
         """Whether it does what it was started for."""

@@ -19,7 +19,7 @@ from typing import ClassVar, Self
 
 from service.embedded import EmbeddedError, binaries, folder
 from service.embedded import account as accounts
-from service.embedded.leash import Leash, run
+from service.embedded.leash import ManagedProcess, run
 from service.private_files import make_folder
 
 READY_POLL_S = 0.01
@@ -49,7 +49,7 @@ class Server(ABC):
         self.port = 0
         self._busy_timeout_s = busy_timeout_s
         self._account: accounts.Account | None = None
-        self._process: Leash | None = None
+        self._process: ManagedProcess | None = None
 
     @property
     @abstractmethod
@@ -65,7 +65,7 @@ class Server(ABC):
         """The server's binary."""
 
     @abstractmethod
-    def _launch(self, lock: int, output: int) -> Leash:
+    def _launch(self, lock: int, output: int) -> ManagedProcess:
         """Start the process on data that are there, with `lock` inherited and its output to `output`."""
 
     @property

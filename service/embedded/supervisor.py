@@ -29,7 +29,7 @@ IDLE_PAUSE_S = 1.0
 STOP_PAUSE_S = 0.02
 
 
-class Rules(Struct, frozen=True):
+class RestartPolicy(Struct, frozen=True):
     """When to start again, and when to give up."""
 
     first_wait_ms: int = 100
@@ -49,7 +49,7 @@ class Phase(Enum):
     GIVEN_UP = "given up"
 
 
-class Life(Struct, frozen=True):
+class ChildState(Struct, frozen=True):
     """What is known of one child. `wait_ms` is the wait before its last start, 0 for the first."""
 
     phase: Phase = Phase.WAITING
@@ -62,19 +62,19 @@ class Life(Struct, frozen=True):
         """Whether it is time to start it."""
         return self.phase is Phase.WAITING and now_ms >= self.at_ms
 
-    def started(self, now_ms: int) -> "Life":
+    def started(self, now_ms: int) -> "ChildState":
         """It was started."""
         return replace(self, phase=Phase.STARTING, at_ms=now_ms)
 
-    def ready(self, now_ms: int) -> "Life":
+    def ready(self, now_ms: int) -> "ChildState":
         """It serves."""
         return replace(self, phase=Phase.READY, at_ms=now_ms, has_been_ready=True)
 
-    def done(self, now_ms: int) -> "Life":
+    def done(self, now_ms: int) -> "ChildState":
         """It has ended well, and was to run once."""
         return replace(self, phase=Phase.DONE, at_ms=now_ms, has_been_ready=True)
 
-    def ended(self, now_ms: int, rules: Rules) -> "Life":
+    def ended(self, now_ms: int, rules: RestartPolicy) -> "ChildState":
         """It has ended, or could not be started: wait, or give up."""
         failed_at_ms = tuple(at_ms for at_ms in self.failed_at_ms if now_ms - at_ms < rules.window_ms)
         if self.phase is not Phase.READY:
@@ -126,7 +126,7 @@ class Child(Protocol):
         """End it now."""
 
 
-class Teller(Protocol):
+class SupervisorListener(Protocol):
     """Who is told, so that it can be shown."""
 
     def ready(self, child: Child, took_ms: int, *, again: bool) -> None:
@@ -150,16 +150,16 @@ class Supervisor:
     def __init__(
         self,
         children: Sequence[Child],
-        teller: Teller,
+        teller: SupervisorListener,
         *,
-        rules: Rules | None = None,
+        rules: RestartPolicy | None = None,
         now_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
         self._children = children
         self._teller = teller
-        self._rules = rules or Rules()
+        self._rules = rules or RestartPolicy()
         self._now_ms = now_ms
-        self._lives = {child.name: Life() for child in children}
+        self._lives = {child.name: ChildState() for child in children}
 
     @property
     def all_ready(self) -> bool:
@@ -171,7 +171,7 @@ class Supervisor:
         """Whether a child was given up."""
         return any(life.phase is Phase.GIVEN_UP for life in self._lives.values())
 
-    def life(self, name: str) -> Life:
+    def life(self, name: str) -> ChildState:
         """What is known of the child of that name."""
         return self._lives[name]
 
@@ -225,14 +225,14 @@ class Supervisor:
             self._lives[name].has_been_ready for name in child.after
         )
 
-    def _start(self, child: Child, life: Life) -> None:
+    def _start(self, child: Child, life: ChildState) -> None:
         self._lives[child.name] = life = life.started(self._now_ms())
         try:
             child.spawn()
         except (EmbeddedError, OSError) as error:
             self._end(child, life, f"can't be started: {error}")
 
-    def _look_at(self, child: Child, life: Life) -> None:
+    def _look_at(self, child: Child, life: ChildState) -> None:
         status = child.poll()
         now_ms = self._now_ms()
         if status is not None:
@@ -244,7 +244,7 @@ class Supervisor:
         elif life.phase is Phase.STARTING:
             self._await_ready(child, life, now_ms)
 
-    def _await_ready(self, child: Child, life: Life, now_ms: int) -> None:
+    def _await_ready(self, child: Child, life: ChildState, now_ms: int) -> None:
         if not child.once and child.is_ready():
             self._lives[child.name] = life.ready(now_ms)
             self._teller.ready(child, now_ms - life.at_ms, again=life.has_been_ready)
@@ -252,7 +252,7 @@ class Supervisor:
             child.kill()
             self._end(child, life, f"was not ready after {child.start_timeout_s:.0f} s")
 
-    def _end(self, child: Child, life: Life, how: str) -> None:
+    def _end(self, child: Child, life: ChildState, how: str) -> None:
         life = self._lives[child.name] = life.ended(self._now_ms(), self._rules)
         if life.phase is Phase.GIVEN_UP:
             self._teller.given_up(child, how, len(life.failed_at_ms))

@@ -37,7 +37,7 @@ PROXY_HASTY_STOP_S = 5.0
 """Asked twice to end, the proxy breaks off its answers, and writes down what is to be written down."""
 
 
-class Household(NamedTuple):
+class ProcessSet(NamedTuple):
     """The children of one `up`, and the addresses of their servers, which are known once these were spawned."""
 
     children: Sequence[Child]
@@ -48,7 +48,7 @@ class Household(NamedTuple):
 def run(
     settings: "Settings",
     *,
-    build: "Callable[[Settings], Household] | None" = None,
+    build: "Callable[[Settings], ProcessSet] | None" = None,
     screen: Screen | None = None,
 ) -> int:
     """Start everything, stay until told to end, and return the exit status. `build` is for others: more children."""
@@ -59,13 +59,13 @@ def run(
     try:
         with Signals() as signals, _home(settings):
             _check_address(settings)
-            return _run_locked(settings, screen, (build or household)(settings), signals)
+            return _run_locked(settings, screen, (build or process_set)(settings), signals)
     except EmbeddedError as error:
         screen.fail(str(error))
         return 1
 
 
-def household(settings: "Settings") -> Household:
+def process_set(settings: "Settings") -> ProcessSet:
     """The children that the settings ask for: no server of our own where they name one."""
     logs = settings.home / "logs"
     servers: list[Server] = []
@@ -79,11 +79,11 @@ def household(settings: "Settings") -> Household:
         server.prepare()
     for earlier, later in pairwise(servers):
         later.after = (earlier.name,)  # the making of data holds this thread, and would count as the other's time
-    urls = Household((), lambda: redis_url or valkey.url, lambda: database_url or postgres.url)
+    urls = ProcessSet((), lambda: redis_url or valkey.url, lambda: database_url or postgres.url)
     return urls._replace(children=(*servers, *_programs(settings, logs, tuple(s.name for s in servers), urls)))
 
 
-def _programs(settings: "Settings", logs: Path, servers: tuple[str, ...], urls: Household) -> tuple[Program, ...]:
+def _programs(settings: "Settings", logs: Path, servers: tuple[str, ...], urls: ProcessSet) -> tuple[Program, ...]:
     environ = partial(_environ, settings, urls)
     for_workers = partial(_environ_of_workers, settings, urls)
     migrations = Program(
@@ -117,7 +117,7 @@ def _programs(settings: "Settings", logs: Path, servers: tuple[str, ...], urls: 
     return migrations, worker, proxy
 
 
-def _environ(settings: "Settings", urls: Household) -> Mapping[str, str]:
+def _environ(settings: "Settings", urls: ProcessSet) -> Mapping[str, str]:
     return os.environ | {
         "CCPROXY_HOME": str(settings.home),
         "REDIS_URL": urls.redis_url(),
@@ -125,7 +125,7 @@ def _environ(settings: "Settings", urls: Household) -> Mapping[str, str]:
     }
 
 
-def _environ_of_workers(settings: "Settings", urls: Household) -> Mapping[str, str]:
+def _environ_of_workers(settings: "Settings", urls: ProcessSet) -> Mapping[str, str]:
     from service.settings import worker_environ
 
     return worker_environ(_environ(settings, urls))
@@ -145,7 +145,7 @@ def _check_address(settings: "Settings") -> None:
         )
 
 
-def _run_locked(settings: "Settings", screen: Screen, house: Household, signals: Signals) -> int:
+def _run_locked(settings: "Settings", screen: Screen, house: ProcessSet, signals: Signals) -> int:
     for name, url in (("Redis", settings.redis_url), ("Postgres", settings.database_url)):
         if url is not None:
             screen.given(name, _without_secrets(url))
@@ -159,7 +159,7 @@ def _run_locked(settings: "Settings", screen: Screen, house: Household, signals:
         (settings.home / "run.json").unlink(missing_ok=True)
 
 
-def _watch(settings: "Settings", screen: Screen, house: Household, supervisor: Supervisor, signals: Signals) -> int:
+def _watch(settings: "Settings", screen: Screen, house: ProcessSet, supervisor: Supervisor, signals: Signals) -> int:
     announced = False
     while not signals.count:
         supervisor.step()
@@ -198,7 +198,7 @@ def _already_running(home: Path) -> str:
     )
 
 
-def _write_run(settings: "Settings", house: Household) -> None:
+def _write_run(settings: "Settings", house: ProcessSet) -> None:
     record = {
         "pid": os.getpid(),
         "proxy_url": proxy_url(settings),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from service.embedded import binaries, folder
-from service.embedded.leash import Leash
+from service.embedded.leash import ManagedProcess
 from service.embedded.server import ENVIRON, Server
 from service.private_files import close_to_others
 
@@ -53,14 +53,14 @@ class Valkey(Server):
     def _program(self) -> Path:
         return binaries.redis_program()
 
-    def _launch(self, lock: int, output: int) -> Leash:
+    def _launch(self, lock: int, output: int) -> ManagedProcess:
         if not self.data.exists():
             self._make_data_folder(self.data)
         close_to_others(self.data)
         configuration = CONFIGURATION.format(
             port=self.port, password=self._password(), data=json.dumps(str(self.data), ensure_ascii=False)
         )
-        return Leash(
+        return ManagedProcess(
             # The configuration goes in by stdin: arguments are shown to every user of the machine.
             [self._program(), "-"],
             account=self.account,

@@ -47,7 +47,7 @@ An event is folded by the rules of its time for ever, so that old stretches come
 """
 
 
-class Tokens(Struct, frozen=True, omit_defaults=True):
+class TokenCounts(Struct, frozen=True, omit_defaults=True):
     """Token counts of one attempt as the provider reported them; the kinds do not overlap."""
 
     input: int = 0
@@ -120,7 +120,7 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     client_key: str = ""
     session_id: str = ""
     stream: bool = False
-    tokens: Tokens = Tokens()
+    tokens: TokenCounts = TokenCounts()
     first_byte_ms: int | None = None
     total_ms: int = 0
     slow: bool = False
@@ -145,7 +145,7 @@ class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag=
     model_sent: str = ""
     client_key: str = ""
     session_id: str = ""
-    tokens: Tokens = Tokens()
+    tokens: TokenCounts = TokenCounts()
     cost_nusd: int | None = None
     price_version: str = ""
     fold_rules: int = 0
@@ -162,7 +162,7 @@ class BatchItemUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, ta
     request_id: str = ""
     model_sent: str = ""
     client_key: str = ""
-    tokens: Tokens = Tokens()
+    tokens: TokenCounts = TokenCounts()
     cost_nusd: int | None = None
     price_version: str = ""
     fold_rules: int = 0

@@ -45,10 +45,10 @@ from service.ledger.state import (
     Charge,
     ClientKey,
     ControlLedger,
-    Health,
     Heard,
     Ledger,
     OpenAttempt,
+    ReplicaHealth,
     RouteLedger,
     Usage,
     Wait,
@@ -326,7 +326,7 @@ def remember(memory: dict[str, V], name: str, value: V, most: int) -> None:
 def note_windows(ledger: RouteLedger, event: AttemptEnded) -> None:
     """Take over what the provider said of its windows with an answer to `messages`, unless something newer is known."""
     answered = 200 <= event.status < 300
-    at_ms = told_ms(event)
+    at_ms = head_received_ms(event)
     for name, window in event.windows.items():
         known = ledger.windows.get(name)
         if known is None or at_ms >= known.at_ms:
@@ -334,7 +334,7 @@ def note_windows(ledger: RouteLedger, event: AttemptEnded) -> None:
             remember(ledger.windows, name, told, KEPT_WINDOWS)
 
 
-def told_ms(event: AttemptEnded) -> int:
+def head_received_ms(event: AttemptEnded) -> int:
     """When the head of the answer came, which is long before the end of a stream."""
     return event.at_ms if event.first_byte_ms is None else min(event.at_ms, event.started_at_ms + event.first_byte_ms)
 
@@ -395,7 +395,7 @@ def note_health(ledger: RouteLedger, event: AttemptEnded) -> None:
         fail(health, event)
 
 
-def bucket_of(health: Health, number: int) -> Bucket:
+def bucket_of(health: ReplicaHealth, number: int) -> Bucket:
     """The ten seconds of this number, opened when they are new; those that are too old go, or count for nothing."""
     bucket = health.buckets.get(number)
     if bucket is None:
@@ -405,7 +405,7 @@ def bucket_of(health: Health, number: int) -> Bucket:
     return bucket
 
 
-def succeed(health: Health, event: AttemptEnded) -> None:
+def succeed(health: ReplicaHealth, event: AttemptEnded) -> None:
     """A success ends the failures in a row, and what they led to if it began after the last of them."""
     health.failures_in_row = 0
     health.last_success_ms = max(health.last_success_ms, event.at_ms)
@@ -418,7 +418,7 @@ def succeed(health: Health, event: AttemptEnded) -> None:
         health.recovered_ms = max(health.recovered_ms, event.at_ms)
 
 
-def fail(health: Health, event: AttemptEnded) -> None:
+def fail(health: ReplicaHealth, event: AttemptEnded) -> None:
     """A failure of the route."""
     health.failures_in_row += 1
     health.worst_row = max(health.worst_row, health.failures_in_row)
@@ -431,17 +431,17 @@ def fail(health: Health, event: AttemptEnded) -> None:
     health.retry_at_ms = max(health.retry_at_ms, event.retry_at_ms)
 
 
-def health_of(ledger: RouteLedger, replica: str) -> Health:
+def health_of(ledger: RouteLedger, replica: str) -> ReplicaHealth:
     """The replica's account, opened when it is new."""
     health = ledger.health.get(replica)
     if health is None:
         if len(ledger.health) >= KEPT_REPLICAS:
             del ledger.health[min(ledger.health, key=lambda name: last_seen_ms(ledger.health[name]))]
-        health = ledger.health[replica] = Health()
+        health = ledger.health[replica] = ReplicaHealth()
     return health
 
 
-def last_seen_ms(health: Health) -> int:
+def last_seen_ms(health: ReplicaHealth) -> int:
     """When the replica last had an outcome that counts."""
     return max(health.last_failure_ms, health.last_success_ms)
 

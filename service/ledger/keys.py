@@ -16,7 +16,7 @@ ID_CHARS = 48
 NOT_IN_IDS = re.compile(r"[^a-z0-9]+")
 
 
-class NewKey(NamedTuple):
+class GeneratedKey(NamedTuple):
     """A key as it is handed out, its id, and its hash in hexadecimal digits."""
 
     text: str
@@ -24,12 +24,12 @@ class NewKey(NamedTuple):
     sha256: str
 
 
-def make_key(name: str, chance: bytes) -> NewKey:
+def make_key(name: str, chance: bytes) -> GeneratedKey:
     """A key for somebody; `chance` is at least 27 random bytes."""
     slug = NOT_IN_IDS.sub("-", name.lower()).strip("-")[:ID_CHARS] or "key"
     key_id = f"{slug}-{chance[SECRET_BYTES : SECRET_BYTES + 3].hex()}"
     text = f"{PREFIX}{key_id}_{chance[:SECRET_BYTES].hex()}"
-    return NewKey(text, key_id, sha256(text.encode()).hexdigest())
+    return GeneratedKey(text, key_id, sha256(text.encode()).hexdigest())
 
 
 def is_issued(token: bytes) -> bool:

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from service.ledger.events import Tokens
+from service.ledger.events import TokenCounts
 from service.ledger.model_names import canonical
 
 NUSD_PER_USD_PER_MTOK = 1_000
 """One dollar per million tokens is a thousand nano-dollars per token."""
 BATCH_DIVISOR = 2
 """Message batches cost half (Anthropic's pricing page)."""
-TOKEN_KINDS = Tokens.__struct_fields__
+TOKEN_KINDS = TokenCounts.__struct_fields__
 ANY_FAMILY = ""
 
 
@@ -38,7 +38,7 @@ class PriceList(Struct, frozen=True):
     prices: Mapping[str, Price] = {}
 
 
-def cost_nusd(tokens: Tokens, model: str, prices: PriceList, *, batch: bool = False) -> int | None:
+def cost_nusd(tokens: TokenCounts, model: str, prices: PriceList, *, batch: bool = False) -> int | None:
     """The cost of these tokens, or None when the model has no price."""
     price = prices.prices.get(model) or prices.prices.get(canonical(model))
     return cost_at(price, tokens, batch=batch) if price else None
@@ -62,7 +62,7 @@ def family_of(model: str) -> str:
     return canonical(model).partition("-")[0]
 
 
-def cost_at(price: Price, tokens: Tokens, *, batch: bool = False) -> int:
+def cost_at(price: Price, tokens: TokenCounts, *, batch: bool = False) -> int:
     """The cost of these tokens at a price."""
     usd_per_mtok = (
         tokens.input * price.input

@@ -55,7 +55,7 @@ class Bucket(Struct, omit_defaults=True):
     slow: int = 0
 
 
-class Health(Struct, omit_defaults=True):
+class ReplicaHealth(Struct, omit_defaults=True):
     """What one replica met on one route. `buckets` by Unix time in units of ten seconds, the newest few only.
 
     `failures_in_row` is cleared by any success; `worst_row`, its greatest value, only by one that began after the last
@@ -131,7 +131,7 @@ class RouteLedger(Struct, omit_defaults=True):
     heard: dict[str, Heard] = {}
     usage: dict[int, dict[str, dict[str, Usage]]] = {}
     hours: dict[int, Usage] = {}
-    health: dict[str, Health] = {}
+    health: dict[str, ReplicaHealth] = {}
     waits: dict[str, Wait] = {}
     windows: dict[str, WindowTold] = {}
     missing_models: dict[str, int] = {}

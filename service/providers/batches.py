@@ -6,7 +6,7 @@ It never changes a byte. Not here: booking the usage (the relay's), and other wa
 import msgspec
 from msgspec import Raw, Struct
 
-from service.ledger.events import Tokens
+from service.ledger.events import TokenCounts
 from service.providers.served import at_least, tokens_in
 from service.providers.tap import JsonAnswer, json_usage
 
@@ -19,24 +19,24 @@ class BatchItem(Struct, frozen=True):
 
     custom_id: str
     model: str
-    tokens: Tokens
+    tokens: TokenCounts
 
 
-class Result(Struct):
+class BatchResult(Struct):
     """`result` of a line; only a succeeded item has a message."""
 
     type: str = ""
     message: Raw = Raw(b"null")
 
 
-class Line(Struct):
+class BatchLine(Struct):
     """One line of results."""
 
     custom_id: str
-    result: Result
+    result: BatchResult
 
 
-_line_decoder = msgspec.json.Decoder(Line)
+_line_decoder = msgspec.json.Decoder(BatchLine)
 
 
 class BatchTap:
@@ -78,7 +78,7 @@ def item_of(line: bytes) -> BatchItem | None:
     return BatchItem(read.custom_id, answer.model, item_tokens(answer)) if answer else None
 
 
-def item_tokens(answer: JsonAnswer) -> Tokens:
+def item_tokens(answer: JsonAnswer) -> TokenCounts:
     """What an item used; by its size where it has content and no usage. Its own request is not known here."""
     if not answer.content_bytes:
         return answer.tokens

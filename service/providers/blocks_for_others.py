@@ -76,12 +76,12 @@ def lies_elsewhere(block: Fields) -> bool:
 
 def as_text(kind: str, block: Fields) -> Fields:
     """A block that only Anthropic knows, as text."""
-    text = encoded(told(kind, block))
+    text = encoded(block_text(kind, block))
     kept = {"cache_control": block["cache_control"]} if "cache_control" in block else {}
     return {"type": encoded("text"), "text": text, **kept}
 
 
-def told(kind: str, block: Fields) -> str:
+def block_text(kind: str, block: Fields) -> str:
     """What a block says; never empty."""
     if kind == "image":
         return FILE_LEFT_OUT if lies_elsewhere(block) else IMAGE_LEFT_OUT

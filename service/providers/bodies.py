@@ -28,7 +28,7 @@ from typing import Final
 import msgspec
 
 from service.ledger.model_names import is_of
-from service.providers.bodies_for_others import for_others
+from service.providers.bodies_for_others import for_compat
 from service.providers.body_survey import BlockSurvey, survey
 from service.providers.parts import (
     THINKING_BLOCKS,
@@ -70,7 +70,7 @@ def clean_body(
     strip = thinking_to_strip(route, model_asked, model_sent, strip_thinking)
     if route.provider.dialect == "anthropic":
         return for_anthropic(raw, survey(raw) if blocks is None else blocks, model_asked, model_sent, strip, refused)
-    return for_others(raw, model_sent, strip, limits_of(model_sent, policy))
+    return for_compat(raw, model_sent, strip, limits_of(model_sent, policy))
 
 
 def without_thinking(raw: bytes) -> bytes:

@@ -53,7 +53,7 @@ BUDGET_LEAST_TOKENS: Final = 1_024
 BUDGET_MOST_TOKENS: Final = 32_000
 
 
-def for_others(raw: bytes, model_sent: str, strip: StripThinking, limits: ModelLimits) -> bytes:
+def for_compat(raw: bytes, model_sent: str, strip: StripThinking, limits: ModelLimits) -> bytes:
     """The body as such a provider takes it."""
     fields = fields_of(raw)
     if fields is None:

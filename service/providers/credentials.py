@@ -12,10 +12,10 @@ from redis.asyncio import Redis
 from service.clock import Clock
 from service.providers.credentials_file import CredentialsFile
 from service.providers.shared_token import SharedToken
-from service.providers.subscription import Subscription
+from service.providers.subscription import TokenManager
 from service.providers.token_endpoint import TokenEndpoint
 from service.settings import OAuth, Route, Settings
-from service.tasks import end
+from service.tasks import cancel_and_wait
 
 log = logging.getLogger("ccproxy.oauth")
 
@@ -45,7 +45,7 @@ class Credentials:
     async def stop(self) -> None:
         """End, once refreshes under way are saved."""
         if self._task:
-            await end({self._task})
+            await cancel_and_wait({self._task})
         await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions.values()))
 
     async def of(self, route: Route) -> str:
@@ -79,9 +79,9 @@ class Credentials:
             await asyncio.sleep(TICK_S)
 
 
-def subscription_of(route: Route, oauth: OAuth, redis: Redis | None, clock: Clock) -> Subscription:
+def subscription_of(route: Route, oauth: OAuth, redis: Redis | None, clock: Clock) -> TokenManager:
     """A route's subscription, with what it is made of."""
-    return Subscription(
+    return TokenManager(
         route.id,
         CredentialsFile(route.credentials_path),
         TokenEndpoint(oauth),

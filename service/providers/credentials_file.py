@@ -44,7 +44,7 @@ class Unreadable(Exception):
     """The file can't be read, or is no JSON of the known shape."""
 
 
-class Tokens(Struct, frozen=True):
+class OAuthTokens(Struct, frozen=True):
     """A subscription's tokens. `refresh_token` "": can't be refreshed. `expires_at_ms` is Unix time; 0: never."""
 
     access_token: str
@@ -55,7 +55,7 @@ class Tokens(Struct, frozen=True):
         return "Tokens(***)"
 
 
-class Login(Struct, rename="camel"):
+class LoginRecord(Struct, rename="camel"):
     """What is read of `claudeAiOauth`; its other keys are Claude Code's business."""
 
     access_token: str | None = None
@@ -66,7 +66,7 @@ class Login(Struct, rename="camel"):
 class Content(Struct, rename="camel"):
     """What is read of the file."""
 
-    claude_ai_oauth: Login | None = None
+    claude_ai_oauth: LoginRecord | None = None
 
 
 class FileLock:
@@ -87,9 +87,9 @@ class CredentialsFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._seen: tuple[tuple[int, int, int], Tokens] | None = None
+        self._seen: tuple[tuple[int, int, int], OAuthTokens] | None = None
 
-    def read(self) -> Tokens:
+    def read(self) -> OAuthTokens:
         """The tokens in it, decoded again only when the file has changed. Raises NoLogin, Unreadable."""
         try:
             found = os.stat(self.path)
@@ -131,7 +131,7 @@ class CredentialsFile:
         lock.release()
         return None
 
-    def save(self, spent: str, issued: Tokens) -> bool:
+    def save(self, spent: str, issued: OAuthTokens) -> bool:
         """Put these tokens in the place of those with the refresh token `spent`. False: others' newer ones stand there.
 
         Raises NoLogin, Unreadable, and OSError when it can't be written.
@@ -156,7 +156,7 @@ class CredentialsFile:
         return _content(self.path)
 
 
-def tokens_of(content: bytes) -> Tokens:
+def tokens_of(content: bytes) -> OAuthTokens:
     """The tokens in the content of a file. Raises NoLogin, Unreadable."""
     try:
         login = msgspec.json.decode(content, type=Content).claude_ai_oauth
@@ -166,7 +166,7 @@ def tokens_of(content: bytes) -> Tokens:
         raise NoLogin("holds no log-in")
     if not is_token(login.access_token) or not is_token(login.refresh_token or "none"):
         raise Unreadable("a token in it holds characters that no token has")
-    return Tokens(login.access_token, login.refresh_token or "", int(min(login.expires_at or 0, LATEST_MS)))
+    return OAuthTokens(login.access_token, login.refresh_token or "", int(min(login.expires_at or 0, LATEST_MS)))
 
 
 def is_token(text: str) -> bool:
@@ -183,7 +183,7 @@ def is_whole(content: bytes) -> bool:
     return True
 
 
-def with_tokens(content: bytes, issued: Tokens) -> bytes:
+def with_tokens(content: bytes, issued: OAuthTokens) -> bytes:
     """The content with other tokens; every other value in it is kept byte for byte."""
     whole = msgspec.json.decode(content, type=dict[str, Raw])
     login = msgspec.json.decode(whole[OAUTH_KEY], type=dict[str, Raw])

@@ -43,7 +43,7 @@ class BadEncoding(ValueError):
     """The bytes are not what their content coding says."""
 
 
-class Stage(Protocol):
+class Decoder(Protocol):
     """Takes one coding off."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -182,7 +182,7 @@ def decompressed(frame: "zstandard.ZstdDecompressionObj", step: bytes) -> Iterat
         yield piece
 
 
-STAGES: dict[str, Callable[[], Stage]] = {
+STAGES: dict[str, Callable[[], Decoder]] = {
     "gzip": lambda: Inflate(gzip=True),
     "x-gzip": lambda: Inflate(gzip=True),
     "deflate": lambda: Inflate(gzip=False),
@@ -191,13 +191,13 @@ STAGES: dict[str, Callable[[], Stage]] = {
 }
 
 
-class AnswerDecoder:
+class ResponseDecoder:
     """Takes the codings off an answer, chunk by chunk, however the chunks are cut. A few bytes may stand for gigabytes:
     they are given in parts, and no more than so many times what has come."""
 
     __slots__ = ("_pieces", "_spent", "_stages", "_taken", "pending")
 
-    def __init__(self, stages: tuple[Stage, ...]) -> None:
+    def __init__(self, stages: tuple[Decoder, ...]) -> None:
         self.pending = False
         """Whether the last chunk may add more; it need not."""
         self._stages = stages
@@ -233,11 +233,11 @@ class AnswerDecoder:
         return b""
 
 
-def answer_decoder(encoding: str) -> AnswerDecoder | None:
+def response_decoder(encoding: str) -> ResponseDecoder | None:
     """The decoder for a `content-encoding`; None where there is nothing to decode, or nothing known, so that the
     answer passes as it is."""
     stages = stages_of(encoding)
-    return AnswerDecoder(stages) if stages else None
+    return ResponseDecoder(stages) if stages else None
 
 
 def decode_body(raw: bytes, encoding: str, limit_bytes: int) -> bytes:
@@ -271,7 +271,7 @@ def decode_body(raw: bytes, encoding: str, limit_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
-def stages_of(encoding: str) -> tuple[Stage, ...] | None:
+def stages_of(encoding: str) -> tuple[Decoder, ...] | None:
     """What takes these codings off, the last applied first; None when one is unknown or there are too many."""
     names = [name for part in encoding.split(",") if (name := part.strip().lower()) not in ("", "identity")]
     if len(names) > CODINGS_LIMIT or not all(name in STAGES for name in names):
@@ -279,7 +279,7 @@ def stages_of(encoding: str) -> tuple[Stage, ...] | None:
     return tuple(STAGES[name]() for name in reversed(names))
 
 
-def through(stages: tuple[Stage, ...], data: bytes) -> Iterator[tuple[int, bytes]]:
+def through(stages: tuple[Decoder, ...], data: bytes) -> Iterator[tuple[int, bytes]]:
     """Data through all stages, piece by piece, so that no stage runs ahead of the next. Each piece comes with what it
     cost; one that a later stage has to read is empty here."""
     first, *others = stages

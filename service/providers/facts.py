@@ -63,7 +63,7 @@ TAG = re.compile(r"<[^>]*>")
 HeaderItems = Iterable[tuple[bytes, bytes]]
 
 
-class AnswerFacts(Struct, frozen=True):
+class ErrorFacts(Struct, frozen=True):
     """What an answer says. Texts are empty, and other values None, where it says nothing.
 
     `error_code` is Anthropic's `details.error_code` or Z.AI's number as text. `retry_after_ms` is how long to wait,
@@ -85,7 +85,7 @@ class AnswerFacts(Struct, frozen=True):
     windows: dict[str, Window] = {}
 
 
-def answer_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) -> AnswerFacts:
+def error_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) -> ErrorFacts:
     """What an answer says about errors and limits; `body` may also be the data of a stream's error event."""
     known = by_name(headers)
     fields = object_of(body)
@@ -94,7 +94,7 @@ def answer_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) ->
     code = code_of(error, raw_message)
     word = text(error.get("type"))
     unified_reset = moment_ms(known.get(UNIFIED + "reset", ""))
-    return AnswerFacts(
+    return ErrorFacts(
         status=status,
         error_type="" if word == code else word[:80],
         error_code=code,
@@ -110,7 +110,7 @@ def answer_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) ->
     )
 
 
-def facts_for(answer: AnswerFacts, route: Route, model: str, now_ms: int) -> Facts:
+def facts_for(answer: ErrorFacts, route: Route, model: str, now_ms: int) -> Facts:
     """The same in routing's terms, with the route that was asked and the model that was sent."""
     after_ms = now_ms + answer.retry_after_ms if answer.retry_after_ms is not None else 0
     return Facts(
@@ -156,7 +156,7 @@ def limit_window(parts: dict[str, str]) -> Window:
     return Window(used_ratio=ratio, resets_at_ms=moment_ms(parts.get("reset", "")) or 0)
 
 
-class Place(NamedTuple):
+class WindowHeader(NamedTuple):
     """What a header tells, and of which window."""
 
     is_unified: bool
@@ -165,13 +165,13 @@ class Place(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def place_of(name: bytes) -> Place | None:
+def place_of(name: bytes) -> WindowHeader | None:
     """What a header such as `<prefix><window>-<part>` tells."""
     known = name.decode("latin-1").lower()
     if known.startswith(UNIFIED) and (match := UNIFIED_WINDOW.fullmatch(known, len(UNIFIED))):
-        return Place(is_unified=True, window=match[1], part=match[2])
+        return WindowHeader(is_unified=True, window=match[1], part=match[2])
     if known.startswith(LIMIT) and (match := LIMIT_WINDOW.fullmatch(known, len(LIMIT))):
-        return Place(is_unified=False, window=match[1], part=match[2])
+        return WindowHeader(is_unified=False, window=match[1], part=match[2])
     return None
 
 

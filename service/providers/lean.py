@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Sequence
 import httpx
 from msgspec import Struct
 
-from service.providers.lean_connection import Connection
-from service.providers.lean_dial import Dialer
+from service.providers.lean_connection import UpstreamConnection
+from service.providers.lean_dial import Connector
 from service.providers.lean_head import (
     HeaderPairs,
     Origin,
@@ -31,7 +31,7 @@ SLICE_BYTES = 262_144
 """Larger bodies go up in such pieces, so that no more than one lies in the socket's buffer."""
 
 
-class Waits(Struct, frozen=True):
+class HttpTimeouts(Struct, frozen=True):
     """How long each step may take, in seconds; None is for ever. `write_s` and `chunk_s` begin anew with each piece."""
 
     connect_s: float | None = None
@@ -41,7 +41,7 @@ class Waits(Struct, frozen=True):
     chunk_s: float | None = None
 
 
-class Answer:
+class HttpResponse:
     """An answer whose head has come. `close` must be called.
 
     `joined`: parts that have come together are given as one. It saves the most of a burst's cost, where the bounds of
@@ -51,12 +51,17 @@ class Answer:
     __slots__ = ("_chunk_s", "_connection", "_pool", "headers", "joined", "status")
 
     def __init__(
-        self, status: int, headers: Sequence[tuple[bytes, bytes]], connection: Connection, pool: Pool, waits: Waits
+        self,
+        status: int,
+        headers: Sequence[tuple[bytes, bytes]],
+        connection: UpstreamConnection,
+        pool: Pool,
+        waits: HttpTimeouts,
     ) -> None:
         self.status = status
         self.headers = headers
         self.joined = False
-        self._connection: Connection | None = connection
+        self._connection: UpstreamConnection | None = connection
         self._pool = pool
         self._chunk_s = waits.chunk_s
 
@@ -92,11 +97,11 @@ class Answer:
             self._connection = None
 
 
-class LeanTransport(httpx.AsyncBaseTransport):
+class Http1Transport(httpx.AsyncBaseTransport):
     """The connections of a process to its providers; belongs to one event loop."""
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self._pool = Pool(limits or Limits(), Dialer())
+        self._pool = Pool(limits or Limits(), Connector())
 
     async def open(
         self,
@@ -105,8 +110,8 @@ class LeanTransport(httpx.AsyncBaseTransport):
         target: bytes,
         headers: HeaderPairs,
         content: bytes | AsyncIterator[bytes],
-        waits: Waits,
-    ) -> Answer:
+        waits: HttpTimeouts,
+    ) -> HttpResponse:
         """Send a request to a target below a fixed base URL, and wait for the head of its answer. Raises
         httpx.TransportError or httpx.InvalidURL."""
         origin, prefix = base_of(base_url)
@@ -115,7 +120,9 @@ class LeanTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """As httpx asks for it."""
         given = request.extensions.get("timeout", {})
-        waits = Waits(given.get("connect"), given.get("pool"), given.get("write"), given.get("read"), given.get("read"))
+        waits = HttpTimeouts(
+            given.get("connect"), given.get("pool"), given.get("write"), given.get("read"), given.get("read")
+        )
         url = request.url
         origin = origin_of(url.scheme, url.netloc.decode("ascii"))
         content = content_of(request)
@@ -135,8 +142,8 @@ class LeanTransport(httpx.AsyncBaseTransport):
         target: bytes,
         headers: HeaderPairs,
         content: bytes | AsyncIterator[bytes],
-        waits: Waits,
-    ) -> Answer:
+        waits: HttpTimeouts,
+    ) -> HttpResponse:
         size = len(content) if isinstance(content, bytes) else upload_bytes(headers)
         head = request_head(method, origin, target, headers, size)
         connection = await self._pool.acquire(origin, waits.connect_s, waits.pool_s)
@@ -151,7 +158,7 @@ class LeanTransport(httpx.AsyncBaseTransport):
         except BaseException:
             self._pool.release(connection)
             raise
-        opened = Answer(answer.status, answer.headers, connection, self._pool, waits)
+        opened = HttpResponse(answer.status, answer.headers, connection, self._pool, waits)
         if connection.at_end:
             await opened.close()
         return opened
@@ -160,7 +167,7 @@ class LeanTransport(httpx.AsyncBaseTransport):
 class AnswerStream(httpx.AsyncByteStream):
     """An answer's body, as httpx reads it."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: HttpResponse) -> None:
         self._answer = answer
 
     def __aiter__(self) -> AsyncIterator[bytes]:

@@ -22,7 +22,7 @@ MOST_HEADERS = 256
 FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
 
-class AnswerParser:
+class ResponseParser:
     """Feed it bytes; it fills `status`, `headers` (names in lower case) and `parts`, those of the body."""
 
     __slots__ = (
@@ -107,14 +107,14 @@ class AnswerParser:
     def on_message_begin(self) -> None:
         """Another answer begins; behind the end of ours that is one too many, and not read."""
         if self.complete:
-            raise Refused("an answer follows that nobody asked for")
+            raise InvalidResponse("an answer follows that nobody asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer."""
         if self.has_head:
             return
         if len(self.headers) >= MOST_HEADERS:
-            raise Refused(f"the answer has more than {MOST_HEADERS} headers")
+            raise InvalidResponse(f"the answer has more than {MOST_HEADERS} headers")
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -126,7 +126,7 @@ class AnswerParser:
             self.headers.clear()
             return
         if status > 599:
-            raise Refused("the answer's status is none")
+            raise InvalidResponse("the answer's status is none")
         self.status = status
         self.keep_alive = self._http.should_keep_alive()
         self._frame()
@@ -137,7 +137,7 @@ class AnswerParser:
         framing = [(name, value) for name, value in self.headers if name in FRAMING]
         codings = [value.strip().lower() for name, value in framing if name == b"transfer-encoding"]
         if codings and codings != [b"chunked"]:
-            raise Refused("the answer has a transfer encoding that was not asked for")
+            raise InvalidResponse("the answer has a transfer encoding that was not asked for")
         if self._is_head:
             self.complete = True
         elif self.status not in (204, 304):
@@ -154,14 +154,14 @@ class AnswerParser:
             self.complete = True
 
 
-class Refused(Exception):
+class InvalidResponse(Exception):
     """An answer has more, or other, than it may have; raised through httptools."""
 
 
 def reason(error: Exception) -> str:
     """Why an answer was refused; the parser's words are fixed texts, without anything of the answer."""
     cause = error.__context__
-    if isinstance(cause, Refused):
+    if isinstance(cause, InvalidResponse):
         return str(cause)
     return (
         f"the answer is no HTTP: {error}" if isinstance(error, httptools.HttpParserError) else "101 was not asked for"

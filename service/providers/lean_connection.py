@@ -18,7 +18,7 @@ from typing import cast
 
 import httpx
 
-from service.providers.lean_answer import AnswerParser
+from service.providers.lean_answer import ResponseParser
 from service.providers.lean_head import Origin
 
 READ_AHEAD_BYTES = 131_072
@@ -31,10 +31,10 @@ class StaleSocket(httpx.ReadError):
     """The provider had closed the kept connection before it saw the request; it can be repeated on another."""
 
 
-class Connection(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """Made by the pool; `on_lost` is told when the socket is gone."""
 
-    def __init__(self, origin: Origin, on_lost: "Callable[[Connection], None]") -> None:
+    def __init__(self, origin: Origin, on_lost: "Callable[[UpstreamConnection], None]") -> None:
         self.origin = origin
         self.idle_since = 0.0
         self._lost = False
@@ -42,7 +42,7 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._answer: AnswerParser | None = None
+        self._answer: ResponseParser | None = None
         self._served = 0
         self._heard = False
         self._sender: asyncio.Task[None] | None = None
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         self._sender = self._loop.create_task(self._send(head, parts, write_s))
         self._sender.add_done_callback(self._sent)
 
-    async def head(self, limit_s: float | None) -> AnswerParser:
+    async def head(self, limit_s: float | None) -> ResponseParser:
         """The answer, once its head has come. Raises an httpx.TransportError, or what the upload raised."""
         answer = self._answer
         assert answer is not None  # noqa: S101 - a request was sent
@@ -208,7 +208,7 @@ class Connection(asyncio.Protocol):
         return self.usable and not self._error and not self._transport.get_write_buffer_size()
 
     def _begin(self, *, is_head: bool) -> None:
-        self._answer = AnswerParser(is_head=is_head)
+        self._answer = ResponseParser(is_head=is_head)
         self._heard = False
         self._served += 1
         if not self.usable:

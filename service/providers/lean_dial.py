@@ -20,7 +20,7 @@ from typing import Any
 import certifi
 import httpx
 
-from service.providers.lean_connection import Connection
+from service.providers.lean_connection import UpstreamConnection
 from service.providers.lean_head import Origin
 
 HEAD_START_S = 0.25
@@ -29,13 +29,15 @@ MOST_SESSIONS = 64
 Address = tuple[socket.AddressFamily, Any]
 
 
-class Dialer:
+class Connector:
     """Makes connections; keeps the trusted certificates and the TLS sessions."""
 
     def __init__(self) -> None:
         self._context: ResumingContext | None = None
 
-    async def dial(self, origin: Origin, limit_s: float | None, make: Callable[[], Connection]) -> Connection:
+    async def connect(
+        self, origin: Origin, limit_s: float | None, make: Callable[[], UpstreamConnection]
+    ) -> UpstreamConnection:
         """A connection that stands. Raises httpx.ConnectError or httpx.ConnectTimeout."""
         try:
             async with asyncio.timeout(limit_s):
@@ -45,7 +47,7 @@ class Dialer:
         except (OSError, UnicodeError) as error:  # TLS, DNS; and names that no DNS could hold
             raise httpx.ConnectError(str(error) or type(error).__name__) from None
 
-    async def _dial(self, origin: Origin, make: Callable[[], Connection]) -> Connection:
+    async def _dial(self, origin: Origin, make: Callable[[], UpstreamConnection]) -> UpstreamConnection:
         context = self._trust() if origin.tls else None
         sock = await connected(await addresses_of(origin))
         loop = asyncio.get_running_loop()
@@ -58,7 +60,7 @@ class Dialer:
             raise
         return connection
 
-    def note(self, connection: Connection) -> None:
+    def note(self, connection: UpstreamConnection) -> None:
         """A connection has served: by now its provider has sent what its TLS session is resumed with."""
         security = connection.security
         if self._context and isinstance(security, ssl.SSLObject):

@@ -16,8 +16,8 @@ from contextlib import suppress
 import httpx
 from msgspec import Struct
 
-from service.providers.lean_connection import Connection
-from service.providers.lean_dial import Dialer
+from service.providers.lean_connection import UpstreamConnection
+from service.providers.lean_dial import Connector
 from service.providers.lean_head import Origin
 
 CLOSE_S = 1.0
@@ -33,35 +33,35 @@ class Limits(Struct, frozen=True):
     idle_s: float = 30.0
 
 
-class Turn(Struct, eq=False):
+class PoolWaiter(Struct, eq=False):
     """A request in line. It is given a connection, or None: room for one."""
 
     origin: Origin
-    given: "asyncio.Future[Connection | None]"
+    given: "asyncio.Future[UpstreamConnection | None]"
 
 
 class Pool:
     """The connections of a process, on one event loop."""
 
-    def __init__(self, limits: Limits, dialer: Dialer) -> None:
+    def __init__(self, limits: Limits, dialer: Connector) -> None:
         self._limits = limits
         self._dialer = dialer
-        self._standing: set[Connection] = set()
+        self._standing: set[UpstreamConnection] = set()
         self._closed = False
         self._room_taken: Counter[Origin] = Counter()
-        self._idle: dict[Origin, dict[Connection, None]] = {}
+        self._idle: dict[Origin, dict[UpstreamConnection, None]] = {}
         self._idle_count = 0
-        self._line: deque[Turn] = deque()
+        self._line: deque[PoolWaiter] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
 
-    async def acquire(self, origin: Origin, connect_s: float | None, wait_s: float | None) -> Connection:
+    async def acquire(self, origin: Origin, connect_s: float | None, wait_s: float | None) -> UpstreamConnection:
         """A connection for one request. Raises httpx.PoolTimeout, httpx.ConnectTimeout or httpx.ConnectError."""
         connection = self._kept(origin)
-        if connection is None and not self._take_room(origin):
+        if connection is None and not self._reserve_slot(origin):
             connection = await self._turn(origin, wait_s)
         return connection or await self._new(origin, connect_s)
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: UpstreamConnection) -> None:
         """A request is over; its connection serves the next, or is gone."""
         reusable = connection.finish()
         if connection not in self._standing:
@@ -71,7 +71,7 @@ class Pool:
             return
         if not connection.idle_since:
             self._dialer.note(connection)
-        self._hand_on(connection)
+        self._assign_or_keep(connection)
 
     async def close(self) -> None:
         """Close all of them, and those that are still being made; those that wait in line are told."""
@@ -93,7 +93,7 @@ class Pool:
 
     # -- kept connections
 
-    def _kept(self, origin: Origin) -> Connection | None:
+    def _kept(self, origin: Origin) -> UpstreamConnection | None:
         """The connection to an origin that was used last, None when there is none."""
         kept = self._idle.get(origin)
         while kept:
@@ -104,7 +104,7 @@ class Pool:
             self._forget(connection)
         return None
 
-    def _hand_on(self, connection: Connection) -> None:
+    def _assign_or_keep(self, connection: UpstreamConnection) -> None:
         """To the next in line; kept where nobody wants it, or its room."""
         waiting = [turn for turn in self._line if not turn.given.done()]
         alike = [turn for turn in waiting if turn.origin == connection.origin]
@@ -115,7 +115,7 @@ class Pool:
         else:
             self._keep(connection)
 
-    def _keep(self, connection: Connection) -> None:
+    def _keep(self, connection: UpstreamConnection) -> None:
         loop = asyncio.get_running_loop()
         connection.idle_since = loop.time()
         self._idle.setdefault(connection.origin, {})[connection] = None
@@ -137,7 +137,7 @@ class Pool:
 
     # -- room
 
-    def _take_room(self, origin: Origin) -> bool:
+    def _reserve_slot(self, origin: Origin) -> bool:
         """Take room for one more connection; one that idles elsewhere makes way."""
         if self._room_taken[origin] >= self._limits.per_origin:
             return False
@@ -156,11 +156,11 @@ class Pool:
         if idle:
             self._drop(min(idle, key=lambda connection: connection.idle_since))
 
-    def _drop(self, connection: Connection) -> None:
+    def _drop(self, connection: UpstreamConnection) -> None:
         connection.abort()
         self._forget(connection)
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: UpstreamConnection) -> None:
         """The connection is gone, or about to be: its room is free."""
         if connection not in self._standing:
             return
@@ -169,36 +169,36 @@ class Pool:
         if connection in kept:
             del kept[connection]
             self._idle_count -= 1
-        self._give_back_room(connection.origin)
+        self._release_slot(connection.origin)
 
-    def _give_back_room(self, origin: Origin) -> None:
+    def _release_slot(self, origin: Origin) -> None:
         self._room_taken[origin] -= 1
         if not self._room_taken[origin]:
             del self._room_taken[origin]
         for turn in self._line:
-            if not turn.given.done() and self._take_room(turn.origin):
+            if not turn.given.done() and self._reserve_slot(turn.origin):
                 turn.given.set_result(None)
                 return
 
-    async def _new(self, origin: Origin, connect_s: float | None) -> Connection:
+    async def _new(self, origin: Origin, connect_s: float | None) -> UpstreamConnection:
         """Make a connection in the room that was taken."""
         try:
-            connection = await self._dialer.dial(origin, connect_s, lambda: Connection(origin, self._forget))
+            connection = await self._dialer.connect(origin, connect_s, lambda: UpstreamConnection(origin, self._forget))
         except BaseException:
-            self._give_back_room(origin)
+            self._release_slot(origin)
             raise
         if self._closed:
             connection.abort()
-            self._give_back_room(origin)
+            self._release_slot(origin)
             raise httpx.ConnectError("the proxy is stopping")
         self._standing.add(connection)
         return connection
 
     # -- the line
 
-    async def _turn(self, origin: Origin, wait_s: float | None) -> Connection | None:
+    async def _turn(self, origin: Origin, wait_s: float | None) -> UpstreamConnection | None:
         """Wait in line; what came too late goes back. Raises httpx.PoolTimeout."""
-        turn = Turn(origin, asyncio.get_running_loop().create_future())
+        turn = PoolWaiter(origin, asyncio.get_running_loop().create_future())
         self._line.append(turn)
         try:
             async with asyncio.timeout(wait_s):
@@ -212,10 +212,10 @@ class Pool:
         finally:
             self._line.remove(turn)
 
-    def _take_back(self, turn: Turn) -> None:
+    def _take_back(self, turn: PoolWaiter) -> None:
         if turn.given.cancelled() or turn.given.exception():
             return
         if connection := turn.given.result():
-            self._hand_on(connection)
+            self._assign_or_keep(connection)
         else:
-            self._give_back_room(turn.origin)
+            self._release_slot(turn.origin)

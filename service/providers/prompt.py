@@ -23,15 +23,15 @@ MESSAGE_TOKENS = 4
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Source(Struct, gc=False):
+class PromptSource(Struct, gc=False):
     """Where a document's content is: only text counts."""
 
     type: str = ""
     data: str = ""
-    content: "str | list[Block] | None" = None
+    content: "str | list[PromptBlock] | None" = None
 
 
-class Block(Struct, gc=False):
+class PromptBlock(Struct, gc=False):
     """What counts of a content block, and its ids. A result has `content`; for some it is an object."""
 
     type: str = ""
@@ -40,34 +40,34 @@ class Block(Struct, gc=False):
     text: str = ""
     thinking: str = ""
     input: Raw = Raw(b"")
-    content: "str | list[Block] | Block | None" = None
+    content: "str | list[PromptBlock] | PromptBlock | None" = None
     source: Raw = Raw(b"")
     stdout: str = ""
     stderr: str = ""
     title: str | None = None
 
 
-class Message(Struct, gc=False):
+class PromptMessage(Struct, gc=False):
     """What counts of a message."""
 
     role: str = ""
-    content: str | list[Block] = ""
+    content: str | list[PromptBlock] = ""
 
     @property
     def likely_tokens(self) -> int:
         """What it may well be."""
-        return Tally().add(self.content).likely_tokens + MESSAGE_TOKENS
+        return TokenEstimate().add(self.content).likely_tokens + MESSAGE_TOKENS
 
 
 class Prompt(Struct):
     """What counts of a request."""
 
-    system: str | list[Block] = ""
+    system: str | list[PromptBlock] = ""
     tools: list[Raw] = []
-    messages: list[Message] = []
+    messages: list[PromptMessage] = []
 
 
-class Tally:
+class TokenEstimate:
     """The texts that a model reads, its thoughts apart, and how many images and documents."""
 
     def __init__(self) -> None:
@@ -76,18 +76,18 @@ class Tally:
         self.thinking_chars = 0
         self.media = 0
 
-    def add(self, content: "str | list[Block] | Block | None") -> "Tally":
+    def add(self, content: "str | list[PromptBlock] | PromptBlock | None") -> "TokenEstimate":
         """Count a message's, a result's or a document's content."""
         if isinstance(content, str):
             self.texts.append(content)
-        elif isinstance(content, Block):
+        elif isinstance(content, PromptBlock):
             self.add_block(content)
         else:
             for block in content or ():
                 self.add_block(block)
         return self
 
-    def add_block(self, block: Block) -> None:
+    def add_block(self, block: PromptBlock) -> None:
         """Count one block."""
         self.texts += (block.text, block.title or "", block.stdout, block.stderr)
         self.thinking_chars += len(block.thinking)
@@ -100,7 +100,7 @@ class Tally:
 
     def add_source(self, raw: Raw) -> None:
         """Count a document: its text, where it is one."""
-        source = SOURCE.decode(raw) if bytes(raw) else Source()
+        source = SOURCE.decode(raw) if bytes(raw) else PromptSource()
         if source.type == "text":
             self.texts.append(source.data)
         elif source.type == "content":
@@ -120,8 +120,8 @@ class Tally:
 
 
 PROMPT = msgspec.json.Decoder(Prompt)
-MESSAGE = msgspec.json.Decoder(Message)
-SOURCE = msgspec.json.Decoder(Source)
+MESSAGE = msgspec.json.Decoder(PromptMessage)
+SOURCE = msgspec.json.Decoder(PromptSource)
 
 
 def is_short(raw: bytes, floor_tokens: int) -> bool:
@@ -137,7 +137,7 @@ def least_tokens(raw: bytes, floor_tokens: int) -> int:
     if is_short(raw, floor_tokens):
         return 0
     try:
-        tally = tally_of(PROMPT.decode(raw))
+        tally = estimate_of(PROMPT.decode(raw))
     except UNREADABLE:
         return 0
     if tally.chars <= floor_tokens * LEAST_CHARS_PER_TOKEN:
@@ -146,9 +146,9 @@ def least_tokens(raw: bytes, floor_tokens: int) -> int:
     return least if least > floor_tokens else 0
 
 
-def tally_of(prompt: Prompt) -> Tally:
+def estimate_of(prompt: Prompt) -> TokenEstimate:
     """The count of a whole request."""
-    tally = Tally().add(prompt.system)
+    tally = TokenEstimate().add(prompt.system)
     tally.json_chars += sum(map(json_chars, prompt.tools))
     for message in prompt.messages:
         tally.add(message.content)
@@ -176,13 +176,13 @@ def repeats_in(piece: bytes) -> int:
 
 def likely_tokens_of(system: Raw | None, tools: Raw | None) -> int:
     """What the system prompt and the tools may well be. Raises what a decoder raises."""
-    tally = Tally()
+    tally = TokenEstimate()
     if system is not None:
         tally.add(MESSAGE.decode(b'{"content":' + bytes(system) + b"}").content)
     tally.json_chars += json_chars(tools) if tools is not None else 0
     return tally.likely_tokens
 
 
-def message_of(raw: Raw) -> Message:
+def message_of(raw: Raw) -> PromptMessage:
     """A message. Raises what a decoder raises."""
     return MESSAGE.decode(raw)

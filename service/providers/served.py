@@ -7,7 +7,7 @@ it is; the sides that it left out are estimated, rather too high than too low. N
 
 from msgspec.structs import replace
 
-from service.ledger.events import Tokens
+from service.ledger.events import TokenCounts
 from service.providers.sse import EventTooLarge
 from service.providers.tap import StreamTap
 
@@ -27,7 +27,7 @@ def tokens_streamed(size_bytes: int, events: int) -> int:
     return max(events, tokens_in(size_bytes - events * EVENT_BYTES))
 
 
-def at_least(told: Tokens, *, request_bytes: int, output: int) -> Tokens:
+def at_least(told: TokenCounts, *, request_bytes: int, output: int) -> TokenCounts:
     """What was told, with `output` at least, and with the size of the request where nothing was told of the prompt."""
     has_prompt = told.input or told.cache_read or told.cache_write_5m or told.cache_write_1h
     return replace(
@@ -37,7 +37,7 @@ def at_least(told: Tokens, *, request_bytes: int, output: int) -> Tokens:
     )
 
 
-def stream_tokens(tap: StreamTap, request_bytes: int) -> Tokens:
+def stream_tokens(tap: StreamTap, request_bytes: int) -> TokenCounts:
     """What a stream of messages has used so far: its final report, else its first one and what has come since."""
     if not tap.content_bytes:
         return tap.tokens
@@ -50,7 +50,7 @@ class Meter:
 
     def __init__(self, *, is_stream: bool) -> None:
         self._tap = StreamTap() if is_stream else None
-        self._told = Tokens()
+        self._told = TokenCounts()
         self._size_bytes = 0
 
     def feed(self, chunk: bytes) -> None:
@@ -65,8 +65,8 @@ class Meter:
         else:
             self._told = self._tap.tokens
 
-    def tokens(self, request_bytes: int, *, generates: bool) -> Tokens:
+    def tokens(self, request_bytes: int, *, generates: bool) -> TokenCounts:
         """What was used so far; by its size if nothing was told and the request may have made a model answer."""
-        if self._told != Tokens() or not (generates and self._size_bytes):
+        if self._told != TokenCounts() or not (generates and self._size_bytes):
             return self._told
         return at_least(self._told, request_bytes=request_bytes, output=tokens_in(self._size_bytes))

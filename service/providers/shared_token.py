@@ -26,7 +26,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.ledger.wire import oauth_asked_key, oauth_lease_key, oauth_token_key
-from service.providers.credentials_file import Tokens
+from service.providers.credentials_file import OAuthTokens
 from service.settings import Secret
 
 log = logging.getLogger("ccproxy.oauth")
@@ -60,7 +60,7 @@ class SharedToken:
         self._lease_key, self._lease = oauth_lease_key(route), os.urandom(12).hex()
         self._away_until_s = 0.0
 
-    async def read(self) -> Tokens | None:
+    async def read(self) -> OAuthTokens | None:
         """The token that is shared; None when there is none that this key opens."""
         sealed = await self._quietly(lambda: self._redis.get(self._token_key), None)
         if not isinstance(sealed, bytes):
@@ -70,9 +70,9 @@ class SharedToken:
             shared = msgspec.json.decode(raw, type=Shared)
         except (InvalidTag, ValueError, msgspec.DecodeError):
             return None
-        return Tokens(shared.access_token, "", shared.expires_at_ms)
+        return OAuthTokens(shared.access_token, "", shared.expires_at_ms)
 
-    async def publish(self, tokens: Tokens, now_ms: int) -> None:
+    async def publish(self, tokens: OAuthTokens, now_ms: int) -> None:
         """Share an access token until it expires."""
         left_ms = tokens.expires_at_ms - now_ms
         if left_ms <= 0:

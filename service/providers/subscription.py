@@ -21,10 +21,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
-from service.providers.credentials_file import CredentialsFile, FileLock, NoLogin, Tokens, Unreadable
+from service.providers.credentials_file import CredentialsFile, FileLock, NoLogin, OAuthTokens, Unreadable
 from service.providers.shared_token import SharedToken, fingerprint
-from service.providers.token_endpoint import TIMEOUT_S, Later, Refused, TokenEndpoint
-from service.tasks import end
+from service.providers.token_endpoint import TIMEOUT_S, RefreshRefused, TokenEndpoint, TryLater
+from service.tasks import cancel_and_wait
 
 log = logging.getLogger("ccproxy.oauth")
 
@@ -46,14 +46,14 @@ SHARE_AGAIN_MS = 10_000
 T = TypeVar("T")
 
 
-class Unsaved(NamedTuple):
+class UnsavedToken(NamedTuple):
     """Tokens that are not in the file yet, and those in it, which they take the place of."""
 
-    spent: Tokens
-    issued: Tokens
+    spent: OAuthTokens
+    issued: OAuthTokens
 
 
-class Subscription:
+class TokenManager:
     """The token of one route with a credentials file."""
 
     def __init__(
@@ -73,9 +73,9 @@ class Subscription:
         self._shared = shared
         self._skew_ms = skew_ms
         self._now_ms = now_ms
-        self._held: Tokens | None = None
-        self._own: Tokens | None = None
-        self._unsaved: Unsaved | None = None
+        self._held: OAuthTokens | None = None
+        self._own: OAuthTokens | None = None
+        self._unsaved: UnsavedToken | None = None
         self._changed_ms = 0
         self._shared_ms = 0
         self._refused = ""
@@ -110,11 +110,11 @@ class Subscription:
     def _is(self, token: str) -> bool:
         return self._held is not None and self._held.access_token == token
 
-    def _serves(self, tokens: Tokens | None) -> bool:
+    def _serves(self, tokens: OAuthTokens | None) -> bool:
         """Whether a token can still be shown."""
         return tokens is not None and (not tokens.expires_at_ms or tokens.expires_at_ms > self._now_ms())
 
-    def _is_fresh(self, tokens: Tokens | None) -> bool:
+    def _is_fresh(self, tokens: OAuthTokens | None) -> bool:
         """Whether a token serves, and will for a while."""
         if tokens is None or tokens.access_token == self._refused:
             return False
@@ -137,9 +137,9 @@ class Subscription:
         self._stopping = True
         if self._flight and not self._flight.done():
             await asyncio.wait({self._flight}, timeout=TIMEOUT_S + SETTLE_S)
-            await end({self._flight})
+            await cancel_and_wait({self._flight})
 
-    async def _serve_others(self, shared: SharedToken, own: Tokens) -> None:
+    async def _serve_others(self, shared: SharedToken, own: OAuthTokens) -> None:
         """Share the file's token, and refresh it where another host found it to be of no use."""
         useless = await shared.asked()
         if useless == fingerprint(own.access_token) and self._now_ms() >= self._changed_ms + FORCE_GAP_MS:
@@ -149,7 +149,7 @@ class Subscription:
         if useless is not None or self._now_ms() >= self._shared_ms + SHARE_AGAIN_MS:
             await self._share(shared, own)
 
-    async def _share(self, shared: SharedToken, own: Tokens) -> None:
+    async def _share(self, shared: SharedToken, own: OAuthTokens) -> None:
         """Share a token, unless a newer one is shared already."""
         self._shared_ms = self._now_ms()
         there = await shared.read()
@@ -169,7 +169,7 @@ class Subscription:
                     found = other
             self._hold(found)
 
-    async def _read(self) -> Tokens | None:
+    async def _read(self) -> OAuthTokens | None:
         """The file's tokens, or those that are still to be put there."""
         try:
             tokens = await asyncio.to_thread(self._file.read)
@@ -185,7 +185,7 @@ class Subscription:
         self._unsaved = None
         return tokens
 
-    def _hold(self, tokens: Tokens | None) -> None:
+    def _hold(self, tokens: OAuthTokens | None) -> None:
         """Note which token is at hand. Another one than before has not failed yet."""
         before, self._held = self._held, tokens
         if tokens is None or (before and tokens.access_token == before.access_token):
@@ -220,12 +220,12 @@ class Subscription:
         try:
             if await self._can_refresh() or (self._shared and await self._ask(self._shared)):
                 await self._refresh_locked()
-        except Later as error:
+        except TryLater as error:
             self._wait(error)
         except FileNotFoundError:
             await self._look()
         except OSError as error:
-            self._wait(Later(f"{self._file.path}: {error.strerror or type(error).__name__}"))
+            self._wait(TryLater(f"{self._file.path}: {error.strerror or type(error).__name__}"))
 
     async def _can_refresh(self) -> bool:
         """Whether the file holds a live refresh token and can take what comes for it; else `trouble` says why not."""
@@ -247,7 +247,7 @@ class Subscription:
         else:
             self.trouble = f"the token in {path} has expired, and the file can't be written to; start Claude Code once"
 
-    def _wait(self, error: Later) -> None:
+    def _wait(self, error: TryLater) -> None:
         """Ask again later, at growing distances, or when the endpoint says."""
         backoff_ms = min(BACKOFF_CAP_MS, BACKOFF_MS << min(self._failures, 10))
         wait_ms = max(backoff_ms, min(RETRY_AFTER_CAP_MS, int(error.after_s * 1000)))
@@ -284,7 +284,7 @@ class Subscription:
             if self._is_fresh(self._held):
                 return None
             if self._stopping or loop.time() > until_s:
-                raise Later("another process is refreshing it, and does not come to an end")
+                raise TryLater("another process is refreshing it, and does not come to an end")
             await asyncio.sleep(POLL_S)
         return got
 
@@ -296,10 +296,10 @@ class Subscription:
             return
         try:
             issued = await self._endpoint.refresh(own.refresh_token, self._now_ms())
-        except Refused:
+        except RefreshRefused:
             await self._note_end(own.refresh_token)
             return
-        self._unsaved = Unsaved(self._unsaved.spent if self._unsaved else own, issued)
+        self._unsaved = UnsavedToken(self._unsaved.spent if self._unsaved else own, issued)
         if not await self._save(self._unsaved):
             log.error("oauth.not_saved", extra={"route": self._route, "file": self._file.path})
         await self._look()
@@ -322,7 +322,7 @@ class Subscription:
 
     # -- saving
 
-    async def _save(self, unsaved: Unsaved) -> bool:
+    async def _save(self, unsaved: UnsavedToken) -> bool:
         """Put tokens into the file. False: it failed, and they are kept. What the file holds, the next look tells."""
         try:
             if not await asyncio.to_thread(self._file.save, unsaved.spent.refresh_token, unsaved.issued):
@@ -333,7 +333,7 @@ class Subscription:
             return False
         return True
 
-    async def _save_late(self, unsaved: Unsaved) -> None:
+    async def _save_late(self, unsaved: UnsavedToken) -> None:
         """Try again to save what could not be saved."""
         lock = await self._try_lock()
         if lock is None:
@@ -349,8 +349,8 @@ class Subscription:
     async def _ask(self, shared: SharedToken) -> bool:
         """Ask the proxies that can write the file. True: this one can by now. False: they did. Raises Later."""
         if not await shared.ask(fingerprint(self._held.access_token) if self._held else ""):
-            raise Later("this proxy can't refresh it, and Redis, over which others could be asked, is away")
+            raise TryLater("this proxy can't refresh it, and Redis, over which others could be asked, is away")
         try:
             return bool(await self._until(self._can_refresh, ASK_S))
-        except Later:
-            raise Later("no other proxy can refresh it; log in with Claude Code where one runs") from None
+        except TryLater:
+            raise TryLater("no other proxy can refresh it; log in with Claude Code where one runs") from None

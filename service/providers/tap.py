@@ -28,7 +28,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from service.ledger.events import Tokens
+from service.ledger.events import TokenCounts
 from service.providers.sse import BOM, SseEvent, SseReader
 
 UNREAD = tuple(
@@ -75,7 +75,7 @@ class JsonAnswer(Struct, frozen=True):
     id: str = ""
     model: str = ""
     container_id: str = ""
-    tokens: Tokens = Tokens()
+    tokens: TokenCounts = TokenCounts()
     content_bytes: int = 0
     file_ids: tuple[str, ...] = ()
     error: StreamError | None = None
@@ -86,7 +86,7 @@ class JsonAnswer(Struct, frozen=True):
         return self.type == "message"
 
 
-class Usage:
+class StreamUsage:
     """Merges the usage objects of one answer."""
 
     __slots__ = ("_figures", "_iterations")
@@ -108,12 +108,12 @@ class Usage:
             self._iterations = iterations
 
     @property
-    def tokens(self) -> Tokens:
+    def tokens(self) -> TokenCounts:
         """The counts so far."""
         figure = self._figures.get
         write_1h = figure("ephemeral_1h_input_tokens", 0)
         write_5m = figure("ephemeral_5m_input_tokens", 0)
-        own = Tokens(
+        own = TokenCounts(
             input=figure("input_tokens", 0),
             output=figure("output_tokens", 0),
             cache_read=figure("cache_read_input_tokens", 0),
@@ -132,7 +132,7 @@ class StreamTap:
 
     def __init__(self) -> None:
         self._reader = SseReader()
-        self._usage = Usage()
+        self._usage = StreamUsage()
         self._head: bytes | None = b""
         self._garbage = False
         self._begun = False
@@ -158,7 +158,7 @@ class StreamTap:
         self.stop_reason = ""
 
     @property
-    def tokens(self) -> Tokens:
+    def tokens(self) -> TokenCounts:
         """Usage so far."""
         return self._usage.tokens
 
@@ -230,7 +230,7 @@ class StreamTap:
 
     def _read_data(self, name: str, data: bytes) -> None:
         fields = object_of(data)
-        kind = name or text(fields.get("type"))
+        kind = name or text_or_empty(fields.get("type"))
         if kind == "error" or fields.get("type") == "error" or (not name and fields.get("error")):
             self.error = self.error or stream_error(fields, data)
         elif kind == "message_start":
@@ -241,7 +241,7 @@ class StreamTap:
             self.reported = self.reported or bool(inner(fields, "usage").get("output_tokens"))
             self._note_container(fields)
             self._note_container(delta)
-            self.stop_reason = text(delta.get("stop_reason")) or self.stop_reason
+            self.stop_reason = text_or_empty(delta.get("stop_reason")) or self.stop_reason
         elif kind == "content_block_start":
             self._begun = True
             block = inner(fields, "content_block")
@@ -255,13 +255,13 @@ class StreamTap:
     def _start(self, message: dict[str, Any]) -> None:
         self.started = True
         self._usage.merge(message.get("usage"))
-        self.message_id = text(message.get("id"))
-        self.model = text(message.get("model"))
+        self.message_id = text_or_empty(message.get("id"))
+        self.model = text_or_empty(message.get("model"))
         self.has_content = self._begun = self.has_content or bool(message.get("content"))
         self._note_container(message)
 
     def _note_container(self, fields: dict[str, Any]) -> None:
-        self.container_id = text(inner(fields, "container").get("id")) or self.container_id
+        self.container_id = text_or_empty(inner(fields, "container").get("id")) or self.container_id
 
 
 class AnswerFields(Struct):
@@ -294,16 +294,16 @@ def json_usage(body: bytes) -> JsonAnswer | None:
         fields = ANSWER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    usage = Usage()
+    usage = StreamUsage()
     usage.merge(value_of(fields.usage))
     container = value_of(fields.container)
-    kind = text(value_of(fields.type))
+    kind = text_or_empty(value_of(fields.type))
     failed = kind == "error" or bytes(fields.error) != b"null"
     return JsonAnswer(
         type=kind,
-        id=text(value_of(fields.id)),
-        model=text(value_of(fields.model)),
-        container_id=text(container.get("id")) if isinstance(container, dict) else "",
+        id=text_or_empty(value_of(fields.id)),
+        model=text_or_empty(value_of(fields.model)),
+        container_id=text_or_empty(container.get("id")) if isinstance(container, dict) else "",
         tokens=usage.tokens,
         content_bytes=size_of(fields.content) or size_of(fields.completion),
         file_ids=tuple(files_in(fields.content)[:MOST_MADE_FILES]),
@@ -328,12 +328,12 @@ def files_in(content: Raw) -> list[str]:
 def made_files(block: Any) -> list[str]:
     """The files that a block names as made by the provider's code execution. No other block is believed: what a model
     writes, an attacker may have dictated."""
-    if not (isinstance(block, dict) and text(block.get("type")).endswith(CODE_RESULT)):
+    if not (isinstance(block, dict) and text_or_empty(block.get("type")).endswith(CODE_RESULT)):
         return []
     outputs = inner(block, "content").get("content")
     if not isinstance(outputs, list):
         return []
-    return [name for output in outputs if isinstance(output, dict) and (name := text(output.get("file_id")))]
+    return [name for output in outputs if isinstance(output, dict) and (name := text_or_empty(output.get("file_id")))]
 
 
 def count_in(body: bytes) -> int:
@@ -346,30 +346,30 @@ def count_in(body: bytes) -> int:
 
 def carries_content(block: dict[str, Any]) -> bool:
     """Whether the start of a content block brings content of its own."""
-    return text(block.get("type")) not in COME_BY_DELTAS or any(block.get(name) for name in CONTENT_FIELDS)
+    return text_or_empty(block.get("type")) not in COME_BY_DELTAS or any(block.get(name) for name in CONTENT_FIELDS)
 
 
 def stream_error(fields: dict[str, Any], data: bytes) -> StreamError:
     """The error in an object of any of the known shapes; a missing type is `api_error`."""
     error = fields.get("error")
     if not isinstance(error, dict):
-        return StreamError("api_error", text(error) or text(fields.get("message")), data)
-    return StreamError(text(error.get("type")) or "api_error", text(error.get("message")), data)
+        return StreamError("api_error", text_or_empty(error) or text_or_empty(fields.get("message")), data)
+    return StreamError(text_or_empty(error.get("type")) or "api_error", text_or_empty(error.get("message")), data)
 
 
-def plus_iterations(tokens: Tokens, iterations: list[Any]) -> Tokens:
+def plus_iterations(tokens: TokenCounts, iterations: list[Any]) -> TokenCounts:
     """Tokens with those of the iterations that the totals leave out."""
     for iteration in iterations:
-        if isinstance(iteration, dict) and text(iteration.get("type")) in ADDED_ITERATIONS:
-            usage = Usage()
+        if isinstance(iteration, dict) and text_or_empty(iteration.get("type")) in ADDED_ITERATIONS:
+            usage = StreamUsage()
             usage.merge({name: value for name, value in iteration.items() if name != "iterations"})
             tokens = added(tokens, usage.tokens)
     return tokens
 
 
-def added(one: Tokens, other: Tokens) -> Tokens:
+def added(one: TokenCounts, other: TokenCounts) -> TokenCounts:
     """The sum, kind by kind."""
-    return Tokens(
+    return TokenCounts(
         input=one.input + other.input,
         output=one.output + other.output,
         cache_read=one.cache_read + other.cache_read,
@@ -405,6 +405,6 @@ def inner(fields: dict[str, Any], name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def text(value: Any) -> str:
+def text_or_empty(value: Any) -> str:
     """A text; empty for what is none."""
     return value if isinstance(value, str) else ""

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from service.providers.credentials_file import Tokens, is_token
+from service.providers.credentials_file import OAuthTokens, is_token
 from service.providers.encodings import BadEncoding, stages_of, through
 from service.providers.transport import proxy_for
 from service.settings import OAuth
@@ -29,11 +29,11 @@ ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 """Codes of RFC 6749; anything else that an answer says is not repeated, it may quote a token."""
 
 
-class Refused(Exception):
+class RefreshRefused(Exception):
     """`invalid_grant`: the refresh token is used up, revoked or expired. Only a new log-in helps."""
 
 
-class Later(Exception):
+class TryLater(Exception):
     """No tokens this time. `after_s` is the wait that the endpoint asked for; the message holds no secret."""
 
     def __init__(self, words: str, after_s: float = 0.0) -> None:
@@ -61,14 +61,14 @@ class TokenEndpoint:
     def __init__(self, oauth: OAuth) -> None:
         self._oauth = oauth
 
-    async def refresh(self, refresh_token: str, now_ms: int) -> Tokens:
+    async def refresh(self, refresh_token: str, now_ms: int) -> OAuthTokens:
         """Fresh tokens for a refresh token. Raises Refused, Later."""
         ask = {"grant_type": "refresh_token", "refresh_token": refresh_token, "client_id": self._oauth.client_id}
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 status, headers, content = await self._post(ask)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError, ValueError) as error:
-            raise Later(f"can't be reached ({type(error).__name__})") from None
+            raise TryLater(f"can't be reached ({type(error).__name__})") from None
         if status != 200:
             raise failure_of(status, headers, content)
         return issued_tokens(content, refresh_token, now_ms)
@@ -108,16 +108,16 @@ def decoded(raw: bytes, encoding: str) -> bytes:
     return content
 
 
-def issued_tokens(content: bytes, spent: str, now_ms: int) -> Tokens:
+def issued_tokens(content: bytes, spent: str, now_ms: int) -> OAuthTokens:
     """The tokens of a good answer; `spent` is the refresh token that they were issued for. Raises Later."""
     try:
         issued = msgspec.json.decode(content, type=Issued)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Later("answered without a token") from None
+        raise TryLater("answered without a token") from None
     refresh_token = issued.refresh_token or spent
     if not (is_token(issued.access_token) and is_token(refresh_token)):
-        raise Later("answered without a token")
-    return Tokens(issued.access_token, refresh_token, now_ms + int(life_s(issued.expires_in) * 1000))
+        raise TryLater("answered without a token")
+    return OAuthTokens(issued.access_token, refresh_token, now_ms + int(life_s(issued.expires_in) * 1000))
 
 
 def life_s(said: object) -> float:
@@ -127,16 +127,16 @@ def life_s(said: object) -> float:
     return min(LONGEST_LIFE_S, max(SHORTEST_LIFE_S, said))
 
 
-def failure_of(status: int, headers: httpx.Headers, content: bytes) -> Refused | Later:
+def failure_of(status: int, headers: httpx.Headers, content: bytes) -> RefreshRefused | TryLater:
     """What an answer other than 200 means."""
     try:
         code = msgspec.json.decode(content, type=ErrorAnswer).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         code = ""
     if code == "invalid_grant":
-        return Refused()
+        return RefreshRefused()
     named = code if isinstance(code, str) and ERROR_CODE.fullmatch(code) else ""
-    return Later(f"answered with status {status}{f' ({named})' if named else ''}", retry_after_s(headers))
+    return TryLater(f"answered with status {status}{f' ({named})' if named else ''}", retry_after_s(headers))
 
 
 def retry_after_s(headers: httpx.Headers) -> float:

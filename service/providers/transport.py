@@ -16,8 +16,8 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from service.ledger.events import FailureKind
-from service.providers.encodings import AnswerDecoder, BadEncoding, answer_decoder
-from service.providers.lean import LeanTransport, Waits
+from service.providers.encodings import BadEncoding, ResponseDecoder, response_decoder
+from service.providers.lean import Http1Transport, HttpTimeouts
 from service.providers.lean_connection import StaleSocket
 from service.providers.lean_head import CONTROLS, METHODS, base_of, target_under
 from service.providers.no_proxy import is_direct, is_loopback
@@ -40,7 +40,7 @@ class UpstreamError(Exception):
         self.kind = kind
 
 
-class Body(Protocol):
+class ResponseBody(Protocol):
     """An answer's body, from whichever transport. Both raise httpx.TransportError."""
 
     joined: bool
@@ -57,18 +57,18 @@ class Body(Protocol):
         """Give the connection back, or drop it when the answer is not at its end."""
 
 
-class Upstream:
+class UpstreamResponse:
     """An answer whose head has come. `close` must be called; chunks come decoded when `decoded` says so.
 
     Its body is asked for chunk by chunk, without a generator: each of these costs an event loop more than a chunk does.
     """
 
-    def __init__(self, status: int, headers: Headers, body: Body) -> None:
+    def __init__(self, status: int, headers: Headers, body: ResponseBody) -> None:
         self.status = status
         self.headers = headers
         """Names in lower case."""
         self._body = body
-        self._decoder: AnswerDecoder | None = None
+        self._decoder: ResponseDecoder | None = None
 
     @property
     def content_type(self) -> str:
@@ -89,7 +89,7 @@ class Upstream:
     def decode(self) -> None:
         """From now on give chunks without their content encoding, where it is known."""
         if encodings := [value for name, value in self.headers if name == b"content-encoding"]:
-            self._decoder = answer_decoder(b", ".join(encodings).decode("latin-1"))
+            self._decoder = response_decoder(b", ".join(encodings).decode("latin-1"))
 
     def join(self) -> None:
         """From now on chunks that have come together may be given as one: it is cheaper to pass on."""
@@ -120,7 +120,7 @@ class Upstream:
         """Give the connection back, or drop it when the answer is not at its end."""
         await self._body.close()
 
-    async def _decoded(self, decoder: AnswerDecoder) -> bytes:
+    async def _decoded(self, decoder: ResponseDecoder) -> bytes:
         """The next part without its encoding; one of the body's may become none or several."""
         while True:
             while decoder.pending:
@@ -133,7 +133,7 @@ class Upstream:
                 return data
 
 
-class Wires:
+class UpstreamClient:
     """The transports of a process: the lean one, and httpx's own for each proxy that the environment names."""
 
     def __init__(
@@ -141,20 +141,22 @@ class Wires:
     ) -> None:
         connect_s, idle_s = timeouts.connect_ms / 1000, timeouts.idle_ms / 1000
         # Until the head the plan's deadline is the bound, then the silence between chunks.
-        self._waits = Waits(connect_s=connect_s, pool_s=connect_s, write_s=idle_s, chunk_s=idle_s)
-        self._lean = LeanTransport() if kind == "lean" and transport is None else None
+        self._waits = HttpTimeouts(connect_s=connect_s, pool_s=connect_s, write_s=idle_s, chunk_s=idle_s)
+        self._lean = Http1Transport() if kind == "lean" and transport is None else None
         self._given = transport
         self._by_proxy: dict[str, httpx.AsyncBaseTransport] = {}
         self._proxies = getproxies()
 
-    async def open(self, method: str, base_url: str, target: bytes, headers: Headers, content: Content) -> Upstream:
+    async def open(
+        self, method: str, base_url: str, target: bytes, headers: Headers, content: Content
+    ) -> UpstreamResponse:
         """Send a request to a target (path and query) below a fixed base URL, and wait for the head of its answer. No
         URL is made of the two and parsed again. Raises UpstreamError."""
         proxy = proxy_for(base_url, self._proxies) if self._proxies and not self._given else ""
         try:
             if self._lean and not proxy:
                 answer = await self._lean.open(method, base_url, target, headers, content, self._waits)
-                return Upstream(answer.status, answer.headers, answer)
+                return UpstreamResponse(answer.status, answer.headers, answer)
             return await self._open_httpx(proxy, method, base_url, target, headers, content)
         except httpx.TransportError as error:
             raise UpstreamError(*failure_of(error)) from None
@@ -173,7 +175,7 @@ class Wires:
 
     async def _open_httpx(
         self, proxy: str, method: str, base_url: str, target: bytes, headers: Headers, content: Content
-    ) -> Upstream:
+    ) -> UpstreamResponse:
         if method not in METHODS:
             raise httpx.LocalProtocolError("the method is none that a provider is sent")
         waits, trace = self._waits, Trace()
@@ -202,7 +204,7 @@ class Wires:
             raise httpx.RemoteProtocolError(fault)
         timeout["read"] = waits.chunk_s  # the transport reads this dictionary again when it begins with the body
         lowered = [(name.lower(), value) for name, value in response.headers.raw]
-        return Upstream(response.status_code, lowered, HttpxBody(response))
+        return UpstreamResponse(response.status_code, lowered, HttpxBody(response))
 
     def _transport(self, proxy: str) -> httpx.AsyncBaseTransport:
         if self._given:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from service.providers.parts import encoded, fields_of, list_of
-from service.providers.prompt import LIKELY_CHARS_PER_TOKEN, UNREADABLE, Block, likely_tokens_of, message_of
+from service.providers.prompt import LIKELY_CHARS_PER_TOKEN, UNREADABLE, PromptBlock, likely_tokens_of, message_of
 
 NO_IDS: frozenset[str] = frozenset()
 MEDIA = (b'"image"', b'"document"')
@@ -68,7 +68,7 @@ def cut(raw: bytes, most_tokens: int) -> Cut | None:
 def measure(raw: Raw) -> Measured:
     """One message. Raises what a decoder raises."""
     message = message_of(raw)
-    blocks: list[Block] = message.content if isinstance(message.content, list) else []
+    blocks: list[PromptBlock] = message.content if isinstance(message.content, list) else []
     return Measured(
         message.role,
         message.likely_tokens,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from service.clock import Clock
-from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated, Tokens
+from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated, TokenCounts
 from service.ledger.ids import derived_id, ended_id, time_of_id_ms
 from service.ledger.price import PriceList, cost_nusd
 from service.log import logger_of_lines
@@ -18,8 +18,8 @@ from service.outbox import Outbox
 from service.providers.batches import BatchItem
 from service.providers.redaction import redact
 from service.providers.tap import JsonAnswer, StreamTap
-from service.relay.call import Call, Try, bounded
-from service.resources import ID_CHARS, Home, Resources
+from service.relay.call import AttemptState, ClientRequest, bounded_name
+from service.resources import ID_CHARS, ResourceHome, ResourceIndex
 from service.routing.failure import Failure
 from service.settings import Settings
 
@@ -28,24 +28,24 @@ log = logger_of_lines("ccproxy.relay")
 OK = 25
 """The log level between info and warn, for answers."""
 
-NO_TOKENS = Tokens()
+NO_TOKENS = TokenCounts()
 
 
-class Book:
+class AttemptRecorder:
     """The ledger as a request sees it."""
 
-    def __init__(self, settings: Settings, *, outbox: Outbox, resources: Resources, clock: Clock) -> None:
+    def __init__(self, settings: Settings, *, outbox: Outbox, resources: ResourceIndex, clock: Clock) -> None:
         self._settings = settings
         self._outbox = outbox
         self._resources = resources
         self._clock = clock
 
-    async def begin(self, call: Call, one: Try) -> None:
+    async def record_start(self, call: ClientRequest, one: AttemptState) -> None:
         """Put the attempt on the ledger, before its first byte goes up."""
         one.started = True
         await self._outbox.append(one.route.id, started_event(call, one))
 
-    async def account(self, call: Call, one: Try, *, final: bool) -> None:
+    async def record_end(self, call: ClientRequest, one: AttemptState, *, final: bool) -> None:
         """Put the attempt's end on the ledger, once."""
         one.failure = redacted(one.failure, one.credential, call.credential)
         if one.accounted or not one.started:
@@ -55,7 +55,7 @@ class Book:
         log_outcome(call, one, event)
         one.ended_seq = await self._outbox.append(one.route.id, event)
 
-    def _ended_event(self, call: Call, one: Try, *, final: bool) -> AttemptEnded:
+    def _ended_event(self, call: ClientRequest, one: AttemptState, *, final: bool) -> AttemptEnded:
         now_ms = self._clock.now_ms()
         failure = one.failure if one.outcome == "failed" else None
         slow_ms = self._settings.policy.circuit.slow_ms
@@ -74,8 +74,8 @@ class Book:
             scope=failure.scope if failure else "",
             status=one.status,
             message=failure.message if failure else "",
-            model_asked=bounded(call.model),
-            model_sent=bounded(one.attempt.candidate.model),
+            model_asked=bounded_name(call.model),
+            model_sent=bounded_name(one.attempt.candidate.model),
             client_key=call.client_key,
             session_id=call.session_id,
             stream=call.stream,
@@ -93,24 +93,24 @@ class Book:
             fold_rules=FOLD_RULES,
         )
 
-    async def note_resources(self, call: Call, one: Try, answer: JsonAnswer) -> None:
+    async def record_resources(self, call: ClientRequest, one: AttemptState, answer: JsonAnswer) -> None:
         """What a whole answer created lives on this route."""
         is_made = call.method == "POST" and call.endpoint in ("batches", "files", "other")
         if call.threaded or (is_made and not answer.content_bytes):
             await self._bind(call, one, answer.id)
         await self._bind(call, one, answer.container_id, *answer.file_ids)
 
-    async def note_stream_resources(self, call: Call, one: Try, tap: StreamTap) -> None:
+    async def record_stream_resources(self, call: ClientRequest, one: AttemptState, tap: StreamTap) -> None:
         """What a stream created likewise."""
         await self._bind(call, one, tap.message_id if call.threaded else "", tap.container_id, *tap.file_ids)
 
-    async def _bind(self, call: Call, one: Try, *resource_ids: str) -> None:
+    async def _bind(self, call: ClientRequest, one: AttemptState, *resource_ids: str) -> None:
         """Remember where resources live and whose they are, for all replicas."""
         for resource_id in resource_ids:
             if 0 < len(resource_id) <= ID_CHARS and resource_id.isprintable() and resource_id not in call.resource_ids:
                 await self._bind_one(call, one, resource_id)
 
-    async def _bind_one(self, call: Call, one: Try, resource_id: str) -> None:
+    async def _bind_one(self, call: ClientRequest, one: AttemptState, resource_id: str) -> None:
         event = ResourceCreated(
             event_id=self._clock.new_id(),
             at_ms=self._clock.now_ms(),
@@ -119,24 +119,26 @@ class Book:
             request_id=call.request_id,
             client_key=call.client_key,
         )
-        await self._resources.bind(resource_id, Home(one.route.id, event.event_id, call.owner or ""))
+        await self._resources.bind(resource_id, ResourceHome(one.route.id, event.event_id, call.owner or ""))
         await self._outbox.append(one.route.id, event)
 
-    async def items(self, call: Call, one: Try, batch: Home, items: Sequence[BatchItem]) -> None:
+    async def record_batch_items(
+        self, call: ClientRequest, one: AttemptState, batch: ResourceHome, items: Sequence[BatchItem]
+    ) -> None:
         """Put what items of a batch used on the ledger, at the batch price; read again, they count no second time."""
         events = [batch_item_event(call, item, batch, self._settings.prices) for item in items]
         await asyncio.gather(*(self._outbox.append(one.route.id, event) for event in events))
 
 
-def started_event(call: Call, one: Try) -> AttemptStarted:
+def started_event(call: ClientRequest, one: AttemptState) -> AttemptStarted:
     """The attempt, as it goes on the ledger before its first byte goes up."""
     return AttemptStarted(
         event_id=one.attempt_id,
         at_ms=one.started_ms,
         request_id=call.request_id,
         endpoint=call.endpoint,
-        model_asked=bounded(call.model),
-        model_sent=bounded(one.attempt.candidate.model),
+        model_asked=bounded_name(call.model),
+        model_sent=bounded_name(one.attempt.candidate.model),
         client_key=call.client_key,
         session_id=call.session_id,
         stream=call.stream,
@@ -144,16 +146,16 @@ def started_event(call: Call, one: Try) -> AttemptStarted:
     )
 
 
-def batch_item_event(call: Call, item: BatchItem, batch: Home, prices: PriceList) -> BatchItemUsed:
+def batch_item_event(call: ClientRequest, item: BatchItem, batch: ResourceHome, prices: PriceList) -> BatchItemUsed:
     """What an item of a batch used. All of it but who asked follows from the batch, so that it is one event for all."""
     cost = cost_nusd(item.tokens, item.model, prices, batch=True)
     return BatchItemUsed(
         event_id=derived_id(batch.event_id, item.custom_id),
         at_ms=time_of_id_ms(batch.event_id),
         batch_id=call.resource_ids[0] if call.resource_ids else "",
-        custom_id=bounded(item.custom_id),
+        custom_id=bounded_name(item.custom_id),
         request_id=call.request_id,
-        model_sent=bounded(item.model),
+        model_sent=bounded_name(item.model),
         client_key=call.client_key,
         tokens=item.tokens,
         cost_nusd=cost,
@@ -169,7 +171,7 @@ def redacted(failure: Failure | None, *secrets: str) -> Failure | None:
     return msgspec.structs.replace(failure, message=message)
 
 
-def log_attempt(call: Call, one: Try) -> None:
+def log_attempt(call: ClientRequest, one: AttemptState) -> None:
     """→ Anthropic POST /v1/messages. Said of what is not the usual way alone: each answer has a line of its own."""
     route, model = one.route, one.attempt.candidate.model
     is_mapped = bool(call.model) and model != call.model
@@ -182,7 +184,7 @@ def log_attempt(call: Call, one: Try) -> None:
     log.log(level, "→ %s %s %s", route.title, call.method, call.path, extra=extra)
 
 
-def log_outcome(call: Call, one: Try, event: AttemptEnded) -> None:
+def log_outcome(call: ClientRequest, one: AttemptState, event: AttemptEnded) -> None:
     """← Z.AI 200 | 1,200→300 tokens | 1.24 s"""
     extra = {"request": call.request_id, "route": one.route.id}
     tokens = event.tokens

@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from service.admission import Grant
-from service.ledger.events import Endpoint, Outcome, Tokens, Window
+from service.ledger.events import Endpoint, Outcome, TokenCounts, Window
 from service.providers.body_survey import BlockSurvey
 from service.routing.failover import Attempt
 from service.routing.failure import Failure
@@ -19,7 +19,7 @@ NAME_CHARS = 256
 """No model has a longer name; the ledger takes no longer one."""
 
 
-class Call(Struct, kw_only=True):
+class ClientRequest(Struct, kw_only=True):
     """A client's request, as the edge read it.
 
     `body` is as it came, `plain` the same without content encoding, `blocks` those of its messages, None where nobody
@@ -71,7 +71,7 @@ class Call(Struct, kw_only=True):
         return f"{self.path}?{self.query}".encode("ascii") if self.query else self.path.encode("ascii")
 
 
-class Reply(Protocol):
+class ResponseWriter(Protocol):
     """The way back to the client."""
 
     started: bool
@@ -91,7 +91,7 @@ class Reply(Protocol):
         """Send the last part of the body, and say that it is complete."""
 
 
-class Fault(Exception):
+class AttemptFailed(Exception):
     """An attempt failed in a way that the code below it can't go on from."""
 
     def __init__(self, failure: Failure) -> None:
@@ -99,7 +99,7 @@ class Fault(Exception):
         self.failure = failure
 
 
-class Try(Struct, kw_only=True):
+class AttemptState(Struct, kw_only=True):
     """An attempt under way: what becomes its `AttemptEnded`, and its error answer for when it is the one to show."""
 
     attempt: Attempt
@@ -111,7 +111,7 @@ class Try(Struct, kw_only=True):
     headers: Sequence[tuple[bytes, bytes]] = ()
     body: bytes = b""
     decoded: bool = False
-    tokens: Tokens = Tokens()
+    tokens: TokenCounts = TokenCounts()
     streamed: bool = False
     windows: dict[str, Window] = field(default_factory=dict)
     first_byte_ms: int | None = None
@@ -134,7 +134,7 @@ class Try(Struct, kw_only=True):
         return self.attempt.candidate.route
 
 
-async def taken(call: Call, upload: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def track_upload(call: ClientRequest, upload: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The upload, of which it is noted when its first byte is taken."""
     call.upload_taken = True
     async for part in upload:
@@ -146,6 +146,6 @@ def length_of(body: bytes) -> tuple[bytes, bytes]:
     return b"content-length", b"%d" % len(body)
 
 
-def bounded(name: str) -> str:
+def bounded_name(name: str) -> str:
     """A name as it may stand in the ledger: clients can invent any, and Postgres reads no JSON with a NUL."""
     return name[:NAME_CHARS].replace("\0", "")

@@ -6,9 +6,9 @@ Not here: reading the facts (`providers.facts`), or the table (`routing.failure`
 from msgspec.structs import replace
 
 from service.clock import Clock
-from service.providers.facts import answer_facts, facts_for
+from service.providers.facts import error_facts, facts_for
 from service.providers.tap import StreamError
-from service.relay.call import Try
+from service.relay.call import AttemptState
 from service.routing.failure import Failure, FailureTable, classify
 from service.rules import Rules
 
@@ -26,24 +26,24 @@ STATUS_OF_TYPE = {
 """The HTTP status of each of Anthropic's error types (its documentation), for errors that came inside a 200."""
 
 
-class Judge:
+class FailureClassifier:
     """Tells failures from answers, by the rules of the settings."""
 
     def __init__(self, rules: Rules, clock: Clock) -> None:
         self._table = FailureTable(rules)
         self._clock = clock
 
-    def answer(self, one: Try) -> Failure:
+    def classify_response(self, one: AttemptState) -> Failure:
         """The failure that an error answer means."""
         return self._failure(one, one.status, one.body)
 
-    def error(self, one: Try, error: StreamError) -> Failure:
+    def classify_stream_error(self, one: AttemptState, error: StreamError) -> Failure:
         """The failure that an error inside a 200 means, with the status that it would have had as an answer."""
         return replace(self._failure(one, 200, error.data), status=STATUS_OF_TYPE.get(error.type, 500))
 
-    def _failure(self, one: Try, status: int, body: bytes) -> Failure:
+    def _failure(self, one: AttemptState, status: int, body: bytes) -> Failure:
         now_ms = self._clock.now_ms()
         facts = facts_for(
-            answer_facts(status, one.headers, body, now_ms), one.route, one.attempt.candidate.model, now_ms
+            error_facts(status, one.headers, body, now_ms), one.route, one.attempt.candidate.model, now_ms
         )
         return classify(facts, now_ms, self._table)

@@ -13,7 +13,7 @@ LOOK_S = 1.0
 """The timer goes off after this time at first: most moments are further away, and most requests over before."""
 
 
-class Limit:
+class Deadline:
     """Cancels the task that enters it once `when` (of the event loop's time; None: never) has passed, which then raises
     TimeoutError. A cancellation by anybody else goes on as one."""
 
@@ -44,7 +44,7 @@ class Limit:
         if self._passed and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
-    def move(self, when: float | None) -> None:
+    def reschedule(self, when: float | None) -> None:
         """From now on the time is over at this moment."""
         self.when = when
         if when is not None and (self._timer is None or when < self._look_at):
@@ -55,9 +55,9 @@ class Limit:
         if self._timer:
             self._timer.cancel()
         self._look_at = at
-        self._timer = self._loop.call_at(at, self._go_off)
+        self._timer = self._loop.call_at(at, self._expire)
 
-    def _go_off(self) -> None:
+    def _expire(self) -> None:
         self._timer = None
         if self.when is None:
             return

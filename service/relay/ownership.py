@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from service.errors import HomeUnknown, NotFound
-from service.relay.call import Call
-from service.resources import Home, IndexAway, Resources
+from service.relay.call import ClientRequest
+from service.resources import IndexAway, ResourceHome, ResourceIndex
 
 READS = frozenset(("GET", "HEAD"))
 SHOWN_CHARS = 64
@@ -35,7 +35,7 @@ _listed_decoder = msgspec.json.Decoder(Listed)
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-async def home_of(call: Call, resources: Resources, *, has_own_account: bool) -> str:
+async def home_of(call: ClientRequest, resources: ResourceIndex, *, has_own_account: bool) -> str:
     """The route on which the request's resources live, "" when it names none that is known.
 
     Raises NotFound for one that the caller may not use, and HomeUnknown when that can't be told, or guessing might
@@ -55,7 +55,7 @@ async def home_of(call: Call, resources: Resources, *, has_own_account: bool) ->
     return route
 
 
-def check(resource_id: str, home: Home | None, call: Call, *, has_own_account: bool) -> None:
+def check(resource_id: str, home: ResourceHome | None, call: ClientRequest, *, has_own_account: bool) -> None:
     """Raise NotFound unless the caller may use a resource; one without an owner goes to its own account alone."""
     if call.owner is None:
         return
@@ -81,7 +81,7 @@ def index_away(resource_id: str) -> HomeUnknown:
     )
 
 
-def is_list(call: Call) -> bool:
+def is_list(call: ClientRequest) -> bool:
     """Whether an answer may list resources of all who share an account, whatever else the body of the request names."""
     return (
         call.shared
@@ -91,7 +91,7 @@ def is_list(call: Call) -> bool:
     )
 
 
-async def own_items(body: bytes, call: Call, resources: Resources) -> bytes:
+async def own_items(body: bytes, call: ClientRequest, resources: ResourceIndex) -> bytes:
     """A list with the caller's own items alone; its cursors stay, so that the next page can be asked for.
 
     Raises HomeUnknown when nobody can tell whose they are.
@@ -105,7 +105,7 @@ async def own_items(body: bytes, call: Call, resources: Resources) -> bytes:
     return msgspec.json.encode(fields | {"data": own})
 
 
-async def is_own(resource_id: str, call: Call, resources: Resources) -> bool:
+async def is_own(resource_id: str, call: ClientRequest, resources: ResourceIndex) -> bool:
     """Whether a resource is known to be the caller's. Raises HomeUnknown."""
     try:
         home = await resources.home_of(resource_id, needs_owner=True)

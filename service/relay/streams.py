@@ -12,14 +12,14 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from service.clock import Clock
-from service.ledger.events import Tokens
+from service.ledger.events import TokenCounts
 from service.providers.served import stream_tokens
 from service.providers.tap import StreamTap
-from service.providers.transport import Upstream, UpstreamError
-from service.relay.book import Book
-from service.relay.call import Call, Fault, Reply, Try
-from service.relay.judge import Judge
-from service.relay.words import without
+from service.providers.transport import UpstreamError, UpstreamResponse
+from service.relay.book import AttemptRecorder
+from service.relay.call import AttemptFailed, AttemptState, ClientRequest, ResponseWriter
+from service.relay.judge import FailureClassifier
+from service.relay.words import redacted
 from service.routing.failure import Failure
 from service.settings import Timeouts
 
@@ -33,11 +33,19 @@ Start = Callable[[], Awaitable[None]]
 """Sends the head of the answer: from then on the request is committed."""
 
 
-class Stream:
+class StreamRelay:
     """One stream of events, from its first byte to its last."""
 
     def __init__(
-        self, call: Call, one: Try, reply: Reply, *, book: Book, judge: Judge, clock: Clock, timeouts: Timeouts
+        self,
+        call: ClientRequest,
+        one: AttemptState,
+        reply: ResponseWriter,
+        *,
+        book: AttemptRecorder,
+        judge: FailureClassifier,
+        clock: Clock,
+        timeouts: Timeouts,
     ) -> None:
         self._call = call
         self._one = one
@@ -47,11 +55,11 @@ class Stream:
         self._clock = clock
         self._timeouts = timeouts
         self._tap = StreamTap()
-        self._held = Held()
+        self._held = EventBuffer()
         self._late: asyncio.Task[None] | None = None
         """The commit of a stream that was held for long enough, while its next chunk is waited for."""
 
-    async def relay(self, upstream: Upstream, start: Start) -> None:
+    async def relay(self, upstream: UpstreamResponse, start: Start) -> None:
         """Hold, commit, pass on. Raises Fault or UpstreamError for a stream without its end."""
         pinger = Pinger(self._reply, self._timeouts.ping_ms / 1000, self._timeouts.idle_ms / 1000)
         loop = asyncio.get_running_loop()
@@ -84,14 +92,16 @@ class Stream:
             if not self._one.accounted:
                 self._one.tokens = self._tokens()
         if not self._tap.ended:
-            raise Fault(Failure("bad_answer", "route", message="the stream ended before its end", status=200))
+            raise AttemptFailed(Failure("bad_answer", "route", message="the stream ended before its end", status=200))
 
-    async def _hold(self, upstream: Upstream) -> None:
+    async def _hold(self, upstream: UpstreamResponse) -> None:
         """Read until content begins, the stream is complete, or it was held for long enough."""
         while not (self._tap.has_content or self._tap.complete or self._held.size > HELD_BYTES):
             chunk = await upstream.chunk()
             if not chunk and not self._late:
-                raise Fault(Failure("bad_answer", "route", message="the stream ended before any content", status=200))
+                raise AttemptFailed(
+                    Failure("bad_answer", "route", message="the stream ended before any content", status=200)
+                )
             self._held.add(chunk, self._tap.feed(chunk))
             if self._late:
                 return
@@ -101,12 +111,12 @@ class Stream:
         """An error before content, and what is no stream at all, can still be made good. One behind content can't,
         even if both came at once: how a stream is cut must not decide what becomes of it."""
         if self._tap.garbage:
-            raise Fault(Failure("bad_answer", "route", message="the answer is no stream of events", status=200))
+            raise AttemptFailed(Failure("bad_answer", "route", message="the answer is no stream of events", status=200))
         if self._tap.error and not self._tap.has_content:
             self._one.body = self._tap.error.data
-            raise Fault(self._judge.error(self._one, self._tap.error))
+            raise AttemptFailed(self._judge.classify_stream_error(self._one, self._tap.error))
 
-    async def _pass_on(self, upstream: Upstream, pinger: "Pinger") -> None:
+    async def _pass_on(self, upstream: UpstreamResponse, pinger: "Pinger") -> None:
         """Whole events to the client, unchanged; what comes together with the end goes with it, in one piece."""
         tap, held = self._tap, self._held
         await self._release(pinger)
@@ -123,14 +133,14 @@ class Stream:
         pinger.stop()
         await self._finish()
         if not upstream.at_end:
-            await drain(upstream)
+            await drain_upstream(upstream)
 
     async def _release(self, pinger: "Pinger") -> None:
         """Pass on what may leave."""
         if whole := self._held.release():
             await pinger.write(whole)
 
-    def _tokens(self) -> Tokens:
+    def _tokens(self) -> TokenCounts:
         """What the stream has used so far."""
         return stream_tokens(self._tap, len(self._call.plain))
 
@@ -139,16 +149,16 @@ class Stream:
         one, tap = self._one, self._tap
         one.tokens = self._tokens()
         if tap.error:
-            one.failure = self._judge.error(one, tap.error)
+            one.failure = self._judge.classify_stream_error(one, tap.error)
         else:
             one.outcome = "ok"
-        await self._book.note_stream_resources(self._call, one, tap)
-        await self._book.account(self._call, one, final=True)
+        await self._book.record_stream_resources(self._call, one, tap)
+        await self._book.record_end(self._call, one, final=True)
         rest = self._held.rest()
-        await self._reply.end(without(rest, one.credential) if tap.error else rest)
+        await self._reply.end(redacted(rest, one.credential) if tap.error else rest)
 
 
-class Held:
+class EventBuffer:
     """What was read and not yet passed on."""
 
     def __init__(self) -> None:
@@ -194,7 +204,7 @@ class Pinger:
     A client that reads nothing for the idle limit (it was suspended, say) counts as gone: its stream is cancelled.
     """
 
-    def __init__(self, reply: Reply, every_s: float, idle_s: float) -> None:
+    def __init__(self, reply: ResponseWriter, every_s: float, idle_s: float) -> None:
         self._reply = reply
         self._every_s = every_s
         self._idle_s = idle_s
@@ -239,7 +249,7 @@ class Pinger:
         self._timer = self._loop.call_later(max(0.01, wait_s), self._look)
 
 
-async def drain(upstream: Upstream) -> None:
+async def drain_upstream(upstream: UpstreamResponse) -> None:
     """Read the end of the body, so that the connection can serve again; one that dawdles is dropped."""
     with contextlib.suppress(TimeoutError, UpstreamError):
         async with asyncio.timeout(DRAIN_S):

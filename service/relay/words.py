@@ -10,7 +10,7 @@ import msgspec
 from service.clock import utc_of
 from service.errors import AllThrottled, BadClientKey, NoRoute, NotFound, PromptTooLong, ProxyError, Unreachable
 from service.providers.tap import json_usage
-from service.relay.call import Call, Try
+from service.relay.call import AttemptState, ClientRequest
 from service.relay.judge import STATUS_OF_TYPE
 from service.routing.rank import Candidate
 
@@ -20,7 +20,7 @@ SHORT_WAIT_MS = 60_000
 TYPE_OF_STATUS = {status: error_type for error_type, status in STATUS_OF_TYPE.items()}
 
 
-def error_event(one: Try) -> bytes:
+def error_event(one: AttemptState) -> bytes:
     """The end of a broken stream, in Anthropic's words."""
     failure = one.failure
     kind = "overloaded_error" if failure and failure.kind == "overloaded" else "api_error"
@@ -29,7 +29,7 @@ def error_event(one: Try) -> bytes:
     return b"event: error\ndata: " + data + b"\n\n"
 
 
-def is_own_words(call: Call, one: Try) -> bool:
+def is_anthropic_error(call: ClientRequest, one: AttemptState) -> bool:
     """Whether an error answer can be shown as it is: the request's own fault always is."""
     own_fault = one.failure is not None and one.failure.scope == "request"
     return own_fault or call.method == "HEAD" or is_in_shape(one.body)
@@ -42,7 +42,7 @@ def is_in_shape(body: bytes) -> bool:
     return told is not None and not told.type.isdigit()
 
 
-def in_our_words(one: Try) -> ProxyError:
+def provider_error(one: AttemptState) -> ProxyError:
     """An error in another shape, a page of some machine, or one cut off: its status and words, in Anthropic's shape."""
     told = one.failure.message if one.failure else ""
     error = Unreachable(f"{one.route.title} answered with status {one.shown_status}: {told or 'no message'}")
@@ -51,12 +51,14 @@ def in_our_words(one: Try) -> ProxyError:
     return error
 
 
-def without(body: bytes, secret: str) -> bytes:
+def redacted(body: bytes, secret: str) -> bytes:
     """A body or the value of a header without the credential, should the provider have quoted it."""
     return body.replace(secret.encode(), b"***") if secret else body
 
 
-def reasons(tries: Sequence[Try], candidates: Sequence[Candidate], refused: Mapping[str, str]) -> str:
+def describe_attempts(
+    tries: Sequence[AttemptState], candidates: Sequence[Candidate], refused: Mapping[str, str]
+) -> str:
     """Why each route did not answer, for a person; `refused` are the routes that did not admit the request."""
     failed = [f"{one.route.id}: {one.failure.message or one.failure.kind}" for one in tries if one.failure]
     passed = [f"{candidate.route.id}: {candidate.reason}" for candidate in candidates if candidate.passed_over]
@@ -67,14 +69,14 @@ def throttled(until_ms: int, now_ms: int, words: str) -> AllThrottled:
     """Every route waits: how long, and whether it is worth waiting."""
     wait_ms = max(0, until_ms - now_ms)
     is_short = wait_ms <= SHORT_WAIT_MS
-    wait = f"for {wait_ms // 1000} s" if is_short else f"until {moment(until_ms)}"
+    wait = f"for {wait_ms // 1000} s" if is_short else f"until {format_time(until_ms)}"
     error = AllThrottled(f"every route waits, the first {wait}: {words}")
     error.retry_after_s = -(-wait_ms // 1000)
     error.should_retry = is_short
     return error
 
 
-def moment(at_ms: int) -> str:
+def format_time(at_ms: int) -> str:
     """A moment, UTC."""
     return f"{utc_of(at_ms):%a %Y-%m-%d %H:%M} UTC"
 
@@ -89,7 +91,7 @@ def prompt_too_long(candidates: Sequence[Candidate]) -> PromptTooLong:
     return PromptTooLong(f"capability_rejected: prompt_too_long ({words})")
 
 
-def unreachable(tries: Sequence[Try], words: str) -> Unreachable:
+def unreachable(tries: Sequence[AttemptState], words: str) -> Unreachable:
     """No route could answer: why, by the kinds of their failures."""
     kinds = {one.failure.kind for one in tries if one.failure}
     error = Unreachable(f"no route could answer: {words}")
@@ -100,12 +102,12 @@ def unreachable(tries: Sequence[Try], words: str) -> Unreachable:
     return error
 
 
-def uncounted(call: Call, words: str) -> NotFound:
+def uncounted(call: ClientRequest, words: str) -> NotFound:
     """No route counts tokens; the client estimates them then."""
     return NotFound(f"no route counts tokens for {call.model or 'this request'}; estimate them ({words})")
 
 
-def no_route(call: Call, candidates: Sequence[Candidate], words: str) -> NoRoute | BadClientKey:
+def no_route(call: ClientRequest, candidates: Sequence[Candidate], words: str) -> NoRoute | BadClientKey:
     """No route was even tried."""
     if not call.credential and all(candidate.passed_over == "off" for candidate in candidates):
         return BadClientKey(

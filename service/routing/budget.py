@@ -8,7 +8,7 @@ MOST = 10.0
 """Repeats that are saved up at most; also what a new process begins with."""
 
 
-class Budget:
+class RetryBudget:
     """Counts what may still be repeated."""
 
     def __init__(self) -> None:

@@ -21,7 +21,7 @@ from zlib import crc32
 from msgspec import Struct
 
 from service.ledger.fold import BUCKET_MS, last_seen_ms
-from service.ledger.state import Health, RouteLedger
+from service.ledger.state import ReplicaHealth, RouteLedger
 from service.settings import CircuitPolicy
 
 CircuitState = Literal["closed", "open", "half_open"]
@@ -76,7 +76,7 @@ def is_sound(ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, replica: s
     return True
 
 
-def is_well(health: Health, now_ms: int) -> bool:
+def is_well(health: ReplicaHealth, now_ms: int) -> bool:
     """Whether a replica has neither failures in a row nor a bad outcome in a bucket that is kept, nor has it recovered
     just now.
     """
@@ -85,14 +85,14 @@ def is_well(health: Health, now_ms: int) -> bool:
     return max(health.last_failure_ms, health.last_slow_ms) // BUCKET_MS not in health.buckets
 
 
-def is_gone(health: Health, policy: CircuitPolicy, now_ms: int) -> bool:
+def is_gone(health: ReplicaHealth, policy: CircuitPolicy, now_ms: int) -> bool:
     """Whether another replica has been silent for so long that whatever it met counts no more."""
     last_ms = max(last_seen_ms(health), opened_ms(health), health.recovered_ms)
     return now_ms - last_ms >= policy.open_cap_ms + HALF_OPEN_MS
 
 
 def closed(
-    ledger: RouteLedger, own: Health | None, policy: CircuitPolicy, now_ms: int, reset_ms: int
+    ledger: RouteLedger, own: ReplicaHealth | None, policy: CircuitPolicy, now_ms: int, reset_ms: int
 ) -> CircuitReading:
     """The reading of a route that serves, perhaps not yet in full."""
     seen = [health for health in ledger.health.values() if health is own or is_recent(health, now_ms)]
@@ -105,7 +105,7 @@ def closed(
     )
 
 
-def opened(health: Health, policy: CircuitPolicy, now_ms: int, *, recovered_ms: int = 0) -> CircuitReading:
+def opened(health: ReplicaHealth, policy: CircuitPolicy, now_ms: int, *, recovered_ms: int = 0) -> CircuitReading:
     """The reading of a tripped route: open, or half open once its time is over, or another replica's probe since, at
     `recovered_ms`, has found it well.
     """
@@ -121,7 +121,7 @@ def opened(health: Health, policy: CircuitPolicy, now_ms: int, *, recovered_ms: 
     )
 
 
-def reason_of(health: Health, policy: CircuitPolicy) -> str:
+def reason_of(health: ReplicaHealth, policy: CircuitPolicy) -> str:
     """Why the circuit opened, for a person."""
     kind = health.last_failure_kind or ("failure" if health.last_failure_ms else "slow first bytes")
     if health.failed_probes:
@@ -132,7 +132,7 @@ def reason_of(health: Health, policy: CircuitPolicy) -> str:
     return f"half of the attempts failed or were slow, the last failure: {kind}"
 
 
-def fleet_trip(ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, reset_ms: int) -> list[Health]:
+def fleet_trip(ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, reset_ms: int) -> list[ReplicaHealth]:
     """The tripped replicas, when they are enough to open the route for all; else none.
 
     A trip from before the last successful probe of any replica is that replica's own affair.
@@ -148,12 +148,12 @@ def fleet_trip(ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, reset_ms
     return tripped if tripped and len(tripped) >= needed else []
 
 
-def is_recent(health: Health, now_ms: int) -> bool:
+def is_recent(health: ReplicaHealth, now_ms: int) -> bool:
     """Whether the replica used the route lately."""
     return now_ms - last_seen_ms(health) < RECENT_MS
 
 
-def is_tripped(health: Health, policy: CircuitPolicy, reset_ms: int) -> bool:
+def is_tripped(health: ReplicaHealth, policy: CircuitPolicy, reset_ms: int) -> bool:
     """Whether one replica's own counts trip: they do not change while nobody asks, so that time alone heals nothing."""
     floor_ms = max(reset_ms, health.recovered_ms)
     if health.last_failure_ms > floor_ms and (health.worst_row >= policy.trip_failures or health.failed_probes):
@@ -161,7 +161,7 @@ def is_tripped(health: Health, policy: CircuitPolicy, reset_ms: int) -> bool:
     return was_failing(health, policy, floor_ms)
 
 
-def was_failing(health: Health, policy: CircuitPolicy, floor_ms: int) -> bool:
+def was_failing(health: ReplicaHealth, policy: CircuitPolicy, floor_ms: int) -> bool:
     """Whether, at the last bad outcome, too large a share of the attempts just before it failed or was slow."""
     last_ms = max(health.last_failure_ms, health.last_slow_ms)
     if last_ms <= floor_ms:
@@ -173,12 +173,12 @@ def was_failing(health: Health, policy: CircuitPolicy, floor_ms: int) -> bool:
     return attempts >= policy.window_attempts and bad >= attempts * policy.window_ratio
 
 
-def opened_ms(health: Health) -> int:
+def opened_ms(health: ReplicaHealth) -> int:
     """When the replica's circuit opened, if it did."""
     return max(health.opened_ms, health.last_slow_ms)
 
 
-def open_until_ms(health: Health, policy: CircuitPolicy) -> int:
+def open_until_ms(health: ReplicaHealth, policy: CircuitPolicy) -> int:
     """When the open time of a tripped replica ends."""
     doublings = min(health.failed_probes, MAX_DOUBLINGS)
     jitter = JITTER_RATIO * (crc32(health.last_failure_id.encode()) / 2**32)

@@ -52,7 +52,7 @@ PASSING_SCOPES = frozenset(("quota", "throttle", "credential"))
 RefusalKind = Literal["probe", "slots", "quota", "passed_over"]
 
 
-class Refusal(Struct, frozen=True):
+class AdmissionDenied(Struct, frozen=True):
     """Why a route did not admit an attempt: another process probes it, its slots are taken, its quota is reserved.
 
     Or it is passed over by now, while others were tried; `until_ms`: until when it waits, 0 when that is not why.
@@ -71,7 +71,7 @@ class Attempt(Struct, frozen=True):
     wait_ms: int = 0
 
 
-class Result(Struct, frozen=True):
+class AttemptResult(Struct, frozen=True):
     """What became of an attempt. `failure` is None for an answer; `over`: nothing more can be done for the client.
 
     `over` holds once bytes have gone out, the client has gone, or the deadline has passed. `refusal`: it did not even
@@ -81,7 +81,7 @@ class Result(Struct, frozen=True):
     now_ms: int
     failure: Failure | None = None
     over: bool = False
-    refusal: Refusal | None = None
+    refusal: AdmissionDenied | None = None
     renewed: bool = False
 
 
@@ -109,12 +109,12 @@ class Tried(Struct, frozen=True):
     failure: Failure
 
 
-class Course(Struct):
+class PlanState(Struct):
     """How far a plan has come: what is left to try, what failed, and who did not admit the request."""
 
     queue: list[Candidate]
     tried: list[Tried] = field(default_factory=list)
-    refused: list[tuple[Candidate, Refusal]] = field(default_factory=list)
+    refused: list[tuple[Candidate, AdmissionDenied]] = field(default_factory=list)
     renewed: set[str] = field(default_factory=set)
     slot_waits: int = 0
     wait_ms: int = 0
@@ -133,7 +133,7 @@ class Course(Struct):
         return taken
 
 
-Plan: TypeAlias = Generator[Attempt, Result, Verdict]
+Plan: TypeAlias = Generator[Attempt, AttemptResult, Verdict]
 
 
 def failover(
@@ -149,7 +149,7 @@ def failover(
     `may_repeat` is the retry budget. `searching`: something is read of which nobody knows where it lives, so that a
     404 means no more than that it is not here.
     """
-    course = Course([candidate for candidate in candidates if candidate.usable])
+    course = PlanState([candidate for candidate in candidates if candidate.usable])
     most = len(course.queue) + policy.max_retries
     while course.queue and len(course.tried) < most:
         attempt = course.next_attempt()
@@ -165,13 +165,13 @@ def failover(
                 break
             requeue(course, renewed=result.renewed)
         if not course.queue:
-            last_hope(course, policy, may_repeat)
+            final_attempts(course, policy, may_repeat)
     return verdict(
         PlanEnd(candidates, course.tried, waits_of(candidates, course, course.now_ms + policy.wait_ms), model)
     )
 
 
-def last_hope(course: Course, policy: Policy, may_repeat: Callable[[], bool]) -> None:
+def final_attempts(course: PlanState, policy: Policy, may_repeat: Callable[[], bool]) -> None:
     """What is left when every route was asked: one that is being probed, a slot that gets free, a short throttle."""
     if probed := course.take_refused("probe"):
         course.queue = [replace(candidate, probe=False) for candidate in probed]
@@ -211,7 +211,7 @@ def is_own_family(candidate: Candidate, model: str) -> bool:
     return not model or candidate.model == model or is_native(candidate.route.provider, model)
 
 
-def requeue(course: Course, *, renewed: bool) -> None:
+def requeue(course: PlanState, *, renewed: bool) -> None:
     """Put what to try after the last failure at the head of the queue. `renewed`: its credential has a successor."""
     last = course.tried[-1]
     candidate, failure = last.attempt.candidate, last.failure
@@ -359,7 +359,7 @@ def means_elsewhere(tried: Tried, model: str) -> bool:
     return is_strangers or tried.failure.scope == "model"
 
 
-def waits_of(candidates: Sequence[Candidate], course: Course, unnamed_ms: int) -> list[int]:
+def waits_of(candidates: Sequence[Candidate], course: PlanState, unnamed_ms: int) -> list[int]:
     """The ends of all waits that stand between the client and an answer."""
     last = {t.attempt.candidate.route.id: t.failure for t in course.tried if t.failure.scope in ("quota", "throttle")}
     named = [failure.retry_at_ms or unnamed_ms for failure in last.values()]
@@ -368,7 +368,7 @@ def waits_of(candidates: Sequence[Candidate], course: Course, unnamed_ms: int) -
     return [*named, *passed, *refused]
 
 
-def wait_for(refusal: Refusal, now_ms: int) -> int:
+def wait_for(refusal: AdmissionDenied, now_ms: int) -> int:
     """Until when a refused client had better wait; 0: waiting is not what helps."""
     if refusal.kind == "passed_over":
         return refusal.until_ms

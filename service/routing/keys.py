@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from service.ledger.events import Tokens
+from service.ledger.events import TokenCounts
 from service.ledger.fold import HOUR_MS, add_usage
 from service.ledger.model_names import canonical
 from service.ledger.price import ANY_FAMILY, TOKEN_KINDS, Price, PriceList, cost_at, dearest_prices
@@ -74,7 +74,7 @@ def most_nusd(usage: Usage, price: Price | None) -> int:
     """What usage costs at a price, beyond the cost that is known of parts of it."""
     if price is None:
         return 0
-    tokens = Tokens(**{kind: getattr(usage, kind) for kind in TOKEN_KINDS})
+    tokens = TokenCounts(**{kind: getattr(usage, kind) for kind in TOKEN_KINDS})
     return max(0, cost_at(price, tokens) - usage.cost_nusd)
 
 

@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
-from service.ledger.events import Tokens
+from service.ledger.events import TokenCounts
 from service.ledger.fold import HOUR_MS
 from service.ledger.state import RouteLedger, Usage, Wait, WindowTold
 from service.routing.view import usage_since
@@ -109,7 +109,7 @@ def _week_of_hour(hour: int, policy: QuotaPolicy) -> tuple[int, int]:
     return starts[index] * HOUR_MS, starts[index + 1] * HOUR_MS
 
 
-def counted_tokens(usage: Usage | Tokens, weights: QuotaWeights) -> int:
+def counted_tokens(usage: Usage | TokenCounts, weights: QuotaWeights) -> int:
     """The tokens that count against a weekly limit."""
     return int(
         usage.input * weights.input

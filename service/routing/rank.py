@@ -40,7 +40,7 @@ CREDENTIAL_PREFIX = "sk-ant-"
 """How Anthropic's API keys and OAuth tokens begin; anything else is a placeholder, never worth sending."""
 
 
-class Ask(Struct, frozen=True):
+class RoutingRequest(Struct, frozen=True):
     """What routing needs to know of a request.
 
     `least_tokens` is what its prompt has at least, 0 when that is too little to matter; `trimmed`: the provider is
@@ -108,9 +108,9 @@ def passes_through(routes: Sequence[Route], credential: str, mode: ClientCredent
     return looks_real and (mode == "prefer" or all(route.provider.dialect != "anthropic" for route in configured))
 
 
-def rank(ask: Ask, chain: Sequence[Route], view: View, policy: Policy, now_ms: int) -> list[Candidate]:
+def rank(ask: RoutingRequest, chain: Sequence[Route], view: View, policy: Policy, now_ms: int) -> list[Candidate]:
     """All routes of the chain: those to try, in order, then those passed over."""
-    considered = [consider(ask, route, view, policy, now_ms) for route in chain]
+    considered = [evaluate_route(ask, route, view, policy, now_ms) for route in chain]
     if ask.endpoint in MODEL_ENDPOINTS and ask.model and not is_of(ask.model, ("claude",)):
         considered.sort(key=lambda candidate: not is_native(candidate.route.provider, ask.model))
     usable: list[Candidate] = []
@@ -134,13 +134,13 @@ def last_resort(passed_over: Sequence[Candidate]) -> list[Candidate]:
     return [replace(first, passed_over="", reason="", until_ms=0)]
 
 
-def look_again(candidate: Candidate, ask: Ask, view: View, policy: Policy, now_ms: int) -> Candidate:
+def recheck(candidate: Candidate, ask: RoutingRequest, view: View, policy: Policy, now_ms: int) -> Candidate:
     """A candidate whose turn comes later, as its route stands by now: passed over, or with newer figures."""
-    now = consider(ask, candidate.route, view, policy, now_ms)
+    now = evaluate_route(ask, candidate.route, view, policy, now_ms)
     return replace(candidate, quota=now.quota, open_attempts=now.open_attempts) if now.usable else now
 
 
-def consider(ask: Ask, route: Route, view: View, policy: Policy, now_ms: int) -> Candidate:
+def evaluate_route(ask: RoutingRequest, route: Route, view: View, policy: Policy, now_ms: int) -> Candidate:
     """One route, with the first reason that speaks against it."""
     if route.off:
         return Candidate(route, passed_over="off", reason=route.off)
@@ -153,10 +153,10 @@ def consider(ask: Ask, route: Route, view: View, policy: Policy, now_ms: int) ->
     if route.id in view.control.disabled:
         why = view.control.disabled[route.id] or "by an operator"
         return Candidate(route, passed_over="disabled", reason=f"disabled: {why}")
-    return consider_state(ask, route, view, policy, now_ms)
+    return evaluate_state(ask, route, view, policy, now_ms)
 
 
-def consider_state(ask: Ask, route: Route, view: View, policy: Policy, now_ms: int) -> Candidate:
+def evaluate_state(ask: RoutingRequest, route: Route, view: View, policy: Policy, now_ms: int) -> Candidate:
     """One route, by its ledger. The pseudo-route of clients shares no state, so that nothing speaks against it."""
     if route.auth == "client":
         return Candidate(route, map_model(route, ask.model, policy) if ask.model else "")
@@ -208,7 +208,7 @@ def read_week(route: Route, view: View, limit_tokens: int, policy: Policy, now_m
     return quota_of(view.used(route.id, week[0] // HOUR_MS), limit_tokens, policy, week)
 
 
-def serves(route: Route, ask: Ask) -> bool:
+def serves(route: Route, ask: RoutingRequest) -> bool:
     """Whether the provider offers the endpoint: others than Anthropic are asked for messages alone.
 
     `count_tokens` of another vendor would count with another tokenizer, and cost a key that the client did not mean.

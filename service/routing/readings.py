@@ -22,7 +22,7 @@ from service.routing.quota import (
     read_quota,
     read_windows,
 )
-from service.routing.rank import Ask, consider
+from service.routing.rank import RoutingRequest, evaluate_route
 from service.routing.view import View, usage_since
 from service.settings import Policy, Route
 
@@ -33,7 +33,7 @@ RouteState = Literal[
 LISTS = ("waits", "windows")
 
 
-class RouteReading(Struct, frozen=True, kw_only=True):
+class RouteStatus(Struct, frozen=True, kw_only=True):
     """One route at one moment. `until_ms` is when `state` may change by itself, 0 when nobody knows.
 
     Token counts are of the running week (`week_start_ms` to `resets_at_ms`); `used_tokens` is what counts against the
@@ -75,10 +75,10 @@ class RouteReading(Struct, frozen=True, kw_only=True):
         return self.state in ("healthy", "degraded", "quota_warning")
 
 
-def read_route(route: Route, view: View, policy: Policy, now_ms: int) -> RouteReading:
+def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> RouteStatus:
     """How a route stands."""
     ledger = view.ledger(route.id)
-    candidate = consider(Ask(), route, view, policy, now_ms)
+    candidate = evaluate_route(RoutingRequest(), route, view, policy, now_ms)
     reset_ms = view.control.resets.get(route.id, 0)
     circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms)
     quota = read_quota(ledger, view.control.limits.get(route.id, route.weekly_tokens), policy, now_ms)
@@ -89,7 +89,7 @@ def read_route(route: Route, view: View, policy: Policy, now_ms: int) -> RouteRe
         state = candidate.passed_over
     elif quota.state == "warning" or is_warned(windows, ""):
         state = "quota_warning"
-    return RouteReading(
+    return RouteStatus(
         route=route.id,
         title=route.title,
         state=state,
@@ -129,13 +129,13 @@ def shown(window: WindowReading) -> str:
     return window.status if window.used_percent is None else f"{window.used_percent:.0f} %"
 
 
-def fields_of(reading: RouteReading) -> dict[str, Any]:
+def fields_of(reading: RouteStatus) -> dict[str, Any]:
     """The reading as fields of a hash: numbers and texts; waits and windows as JSON."""
     lists = {name: msgspec.json.encode(getattr(reading, name)).decode() for name in LISTS}
     return asdict(reading) | lists
 
 
-def reading_of(fields: Mapping[str, str]) -> RouteReading:
+def reading_of(fields: Mapping[str, str]) -> RouteStatus:
     """The reading of a hash's fields; raises msgspec.DecodeError for what is none."""
     lists = {name: msgspec.json.decode(fields[name]) for name in LISTS if name in fields}
-    return msgspec.convert({**fields, **lists}, RouteReading, strict=False)
+    return msgspec.convert({**fields, **lists}, RouteStatus, strict=False)

@@ -97,7 +97,7 @@ def checked_url(place: str, text: str) -> str:
     return text.rstrip("/")
 
 
-def address_of(url: str) -> str:
+def redacted_url(url: str) -> str:
     """A URL without what may be secret in it: user, password and query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{port_of(url)}{parts.path}"

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from service.ledger.price import PriceList
 from service.rules import Dialect, Rules, packaged_rules
-from service.settings.reader import address_of
+from service.settings.reader import redacted_url
 
 LogLevel = Literal["debug", "info", "warn", "error", "silent"]
 LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warn", "error", "silent")
@@ -310,7 +310,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         routes = [
             (
                 route.id,
-                replace(route.provider, base_url=address_of(route.base_url)),
+                replace(route.provider, base_url=redacted_url(route.base_url)),
                 route.auth,
                 route.weekly_tokens,
                 route.model_map,

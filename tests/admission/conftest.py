@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from service.admission import Admission, Entry, Grant
+from service.admission import Admission, AdmissionRequest, Grant
 from service.app import open_redis
 from service.clock import Clock
 from service.embedded.valkey import Valkey
 from service.ledger.state import Heard, RouteLedger
-from service.routing.failover import Refusal
+from service.routing.failover import AdmissionDenied
 from service.routing.quota import QuotaReading, QuotaState
 from service.routing.rank import Candidate
 from service.settings import QuotaWeights
@@ -38,21 +38,23 @@ class Replica:
             replicas=lambda: self.replicas,
         )
 
-    async def enter(self, attempt: str, **fields: Any) -> Grant | Refusal:
+    async def enter(self, attempt: str, **fields: Any) -> Grant | AdmissionDenied:
         """Ask for an attempt of 1,000 tokens at most."""
         candidate = Candidate(A, "m", **fields)
         return await self.admission.enter(
-            Entry(attempt_id=attempt, candidate=candidate, body_bytes=10**9, max_tokens=1_000)
+            AdmissionRequest(attempt_id=attempt, candidate=candidate, body_bytes=10**9, max_tokens=1_000)
         )
 
-    async def slot(self, attempt: str, slots: int = 2) -> Grant | Refusal:
+    async def slot(self, attempt: str, slots: int = 2) -> Grant | AdmissionDenied:
         """Ask for one of so many slots."""
         candidate = Candidate(route_of("anthropic", concurrency=slots), "m")
-        return await self.admission.enter(Entry(attempt_id=attempt, candidate=candidate, body_bytes=1, max_tokens=1))
+        return await self.admission.enter(
+            AdmissionRequest(attempt_id=attempt, candidate=candidate, body_bytes=1, max_tokens=1)
+        )
 
     async def reserve(
         self, attempt: str, *, used: int = 0, limit: int = 1_000, open_attempts: int = 0, state: QuotaState = "warning"
-    ) -> Grant | Refusal:
+    ) -> Grant | AdmissionDenied:
         """Ask to reserve 100 tokens, the size of every attempt before."""
         for _ in range(20):
             self.admission.sizes.note("anthropic", "m", 100)

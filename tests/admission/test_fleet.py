@@ -10,11 +10,11 @@ from service import admission
 from service.admission import Grant
 from service.ledger.state import Heard, Usage
 from service.ledger.wire import probe_key, reserved_key, slots_key
-from service.routing.failover import Refusal
+from service.routing.failover import AdmissionDenied
 from service.routing.quota import QuotaReading
 from tests.admission.conftest import NewReplica, Replica
 
-QUOTA = Refusal("quota", admission.REASONS["quota"])
+QUOTA = AdmissionDenied("quota", admission.REASONS["quota"])
 
 
 async def test_what_needs_no_say_asks_nobody(new_replica: NewReplica, redis: Redis) -> None:
@@ -31,8 +31,8 @@ async def test_one_probe_at_a_time(new_replica: NewReplica) -> None:
     a, b = new_replica("a"), new_replica("b")
     first = await a.enter("1", probe=True)
     assert isinstance(first, Grant)
-    assert isinstance(await b.enter("2", probe=True), Refusal)
-    assert isinstance(await a.enter("3", probe=True), Refusal)
+    assert isinstance(await b.enter("2", probe=True), AdmissionDenied)
+    assert isinstance(await a.enter("3", probe=True), AdmissionDenied)
     a.admission.content_came(first)
     await a.settled()
     second = await b.enter("4", probe=True)
@@ -69,7 +69,7 @@ async def test_slots_are_the_fleets(new_replica: NewReplica) -> None:
     held = await a.slot("1")
     assert isinstance(held, Grant)
     assert isinstance(await b.slot("2"), Grant)
-    assert await b.slot("3") == Refusal("slots", admission.REASONS["slots"])
+    assert await b.slot("3") == AdmissionDenied("slots", admission.REASONS["slots"])
     a.admission.leave(held)
     await a.settled()
     assert isinstance(await b.slot("4"), Grant)
@@ -114,7 +114,7 @@ async def test_client_keys_have_slots_too(new_replica: NewReplica) -> None:
     a, b = new_replica("a"), new_replica("b")
     held = await a.admission.enter_key("alice", 1, "r1")
     assert isinstance(held, Grant)
-    assert isinstance(await b.admission.enter_key("alice", 1, "r2"), Refusal)
+    assert isinstance(await b.admission.enter_key("alice", 1, "r2"), AdmissionDenied)
     assert isinstance(await b.admission.enter_key("bob", 1, "r3"), Grant)
     a.admission.leave(held)
     await a.settled()
@@ -274,7 +274,7 @@ async def test_away_each_probes_for_itself_after_a_pause_of_its_own(new_replica:
     later = [await replica.enter("2", probe=True, until_ms=now_ms - admission.AWAY_JITTER_MS) for replica in replicas]
     assert sum(isinstance(answer, Grant) for answer in at_once) < len(replicas)
     assert all(isinstance(answer, Grant) for answer in later[1:])
-    assert isinstance(await replicas[1].enter("3", probe=True, until_ms=0), Refusal)
+    assert isinstance(await replicas[1].enter("3", probe=True, until_ms=0), AdmissionDenied)
 
 
 async def test_away_a_probe_that_hangs_lets_another_one_try(new_replica: NewReplica) -> None:
@@ -282,7 +282,7 @@ async def test_away_a_probe_that_hangs_lets_another_one_try(new_replica: NewRepl
     a = new_replica("a")
     a.away = True
     assert isinstance(await a.enter("1", probe=True), Grant)
-    assert isinstance(await a.enter("2", probe=True), Refusal)
+    assert isinstance(await a.enter("2", probe=True), AdmissionDenied)
     a.clock._now_ms += admission.PROBE_MS
     assert isinstance(await a.enter("3", probe=True), Grant)
 
@@ -293,7 +293,7 @@ async def test_away_each_takes_its_share_of_the_slots(new_replica: NewReplica) -
     a.away, a.replicas = True, 2
     assert isinstance(await a.slot("1", slots=4), Grant)
     assert isinstance(await a.slot("2", slots=4), Grant)
-    assert isinstance(await a.slot("3", slots=4), Refusal)
+    assert isinstance(await a.slot("3", slots=4), AdmissionDenied)
     a.replicas = 9
     lone = new_replica("b")
     lone.away, lone.replicas = True, 9
@@ -352,9 +352,9 @@ async def test_a_client_that_goes_while_redis_is_asked_leaves_nothing(new_replic
 async def test_a_process_alone_decides_alone(alone: Replica) -> None:
     """Probe, slots and reservations are its own affair."""
     assert isinstance(await alone.enter("1", probe=True, until_ms=alone.clock.now_ms()), Grant)
-    assert isinstance(await alone.enter("2", probe=True, until_ms=0), Refusal)
+    assert isinstance(await alone.enter("2", probe=True, until_ms=0), AdmissionDenied)
     assert isinstance(await alone.slot("3"), Grant)
     assert isinstance(await alone.slot("4"), Grant)
-    assert isinstance(await alone.slot("5"), Refusal)
+    assert isinstance(await alone.slot("5"), AdmissionDenied)
     assert isinstance(await alone.reserve("6", used=900), Grant)
     assert await alone.reserve("7", used=900) == QUOTA

@@ -4,30 +4,30 @@ from redis.asyncio import Redis
 
 from service.clock import Clock
 from service.ledger.wire import resource_key
-from service.resources import Home, Resources
+from service.resources import ResourceHome, ResourceIndex
 
 TTL_S = 3_600
 
 
-async def route(resources: Resources, since_ms: int = 0) -> str:
+async def route(resources: ResourceIndex, since_ms: int = 0) -> str:
     home = await resources.moved_to("session:k:s", since_ms)
     return home.route if home else ""
 
 
 async def test_a_session_that_another_replica_moved_has_moved(redis: Redis) -> None:
     """Its caches are where the last answer came from, whichever replica passed that on."""
-    clock, one, other = Clock(), Resources(redis), Resources(redis)
-    await one.move("session:k:s", Home("anthropic", clock.new_id()), TTL_S)
+    clock, one, other = Clock(), ResourceIndex(redis), ResourceIndex(redis)
+    await one.move("session:k:s", ResourceHome("anthropic", clock.new_id()), TTL_S)
     assert await route(one) == await route(other) == "anthropic"
-    await other.move("session:k:s", Home("zai", clock.new_id()), TTL_S)
+    await other.move("session:k:s", ResourceHome("zai", clock.new_id()), TTL_S)
     assert await route(one) == "zai"
 
 
 async def test_a_session_ends(redis: Redis) -> None:
     """With the key in Redis; where there is none, or it does not answer, when it was told too long ago."""
-    clock, shared, alone = Clock(), Resources(redis), Resources(None)
+    clock, shared, alone = Clock(), ResourceIndex(redis), ResourceIndex(None)
     for resources in (shared, alone):
-        await resources.move("session:k:s", Home("zai", clock.new_id()), TTL_S)
+        await resources.move("session:k:s", ResourceHome("zai", clock.new_id()), TTL_S)
     later_ms = clock.now_ms() + 1
     assert (await route(alone), await route(alone, later_ms)) == ("zai", "")
     await redis.client_pause(600)
@@ -38,11 +38,11 @@ async def test_a_session_ends(redis: Redis) -> None:
 
 async def test_every_replica_knows_whose_a_resource_is(redis: Redis) -> None:
     """Whoever was first is right; an owner's name may have blanks."""
-    clock, one, other = Clock(), Resources(redis), Resources(redis)
-    home = Home("anthropic", clock.new_id(), "Ann of Accounts")
+    clock, one, other = Clock(), ResourceIndex(redis), ResourceIndex(redis)
+    home = ResourceHome("anthropic", clock.new_id(), "Ann of Accounts")
     assert await one.bind("file_1", home) == home
     assert await other.home_of("file_1") == home
-    assert await Resources(redis).bind("file_1", Home("zai", clock.new_id(), "ben")) == home
+    assert await ResourceIndex(redis).bind("file_1", ResourceHome("zai", clock.new_id(), "ben")) == home
     assert await redis.ttl(resource_key("file_1")) > 300 * 86_400, "files stay until they are deleted"
 
 
@@ -51,18 +51,18 @@ async def test_what_earlier_versions_wrote_has_no_owner(redis: Redis) -> None:
     clock = Clock()
     event_id = clock.new_id()
     await redis.set(resource_key("msgbatch_1"), f"anthropic {event_id}")
-    assert await Resources(redis).home_of("msgbatch_1") == Home("anthropic", event_id, "")
-    await Resources(redis).bind("msgbatch_2", Home("zai", event_id))
+    assert await ResourceIndex(redis).home_of("msgbatch_1") == ResourceHome("anthropic", event_id, "")
+    await ResourceIndex(redis).bind("msgbatch_2", ResourceHome("zai", event_id))
     assert await redis.get(resource_key("msgbatch_2")) == f"zai {event_id}".encode()
-    assert await Resources(redis).home_of("x" * 200) is None
+    assert await ResourceIndex(redis).home_of("x" * 200) is None
 
 
 async def test_an_owner_that_is_added_later_is_noticed_where_it_is_needed(redis: Redis) -> None:
     """What an earlier version made has an owner as soon as Redis says so, also where it was asked for before."""
-    clock, index = Clock(), Resources(redis)
+    clock, index = Clock(), ResourceIndex(redis)
     event_id = clock.new_id()
     await redis.set(resource_key("file_1"), f"anthropic {event_id}")
-    assert await index.home_of("file_1", needs_owner=True) == Home("anthropic", event_id, "")
+    assert await index.home_of("file_1", needs_owner=True) == ResourceHome("anthropic", event_id, "")
     await redis.set(resource_key("file_1"), f"anthropic {event_id} ann")
-    assert await index.home_of("file_1") == Home("anthropic", event_id, "")
-    assert await index.home_of("file_1", needs_owner=True) == Home("anthropic", event_id, "ann")
+    assert await index.home_of("file_1") == ResourceHome("anthropic", event_id, "")
+    assert await index.home_of("file_1", needs_owner=True) == ResourceHome("anthropic", event_id, "ann")

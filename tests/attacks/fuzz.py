@@ -31,7 +31,7 @@ import zstandard
 from msgspec import Struct
 
 from service import brake
-from service.ledger.events import AttemptEnded, AttemptStarted, Tokens
+from service.ledger.events import AttemptEnded, AttemptStarted, TokenCounts
 from tests.attacks.fuzz_answers import echo_of, marker_of, said_by_provider, usage_for
 from tests.attacks.fuzz_requests import MARKER, FuzzedRequest, fuzzed
 from tests.attacks.raw import ByteProvider, RawClient, RawResponse, SeenRequest, byte_provider, request
@@ -258,7 +258,7 @@ class Oracle:
         endpoint = endpoint_by(one.method, one.target.split(b"?")[0])
         if endpoint in ("other", "batches"):  # estimated, or counted when results come
             return
-        wanted = usage_for(marker) if endpoint == "messages" else Tokens()
+        wanted = usage_for(marker) if endpoint == "messages" else TokenCounts()
         for end in ends:
             if end.outcome != "aborted":
                 self.expect(end.tokens == wanted, "other tokens were counted", (end.tokens, wanted, end))

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from service.ledger.events import Tokens
+from service.ledger.events import TokenCounts
 from tests.attacks.fuzz_requests import MARKER
 from tests.attacks.raw import RawResponse, SeenRequest
 
@@ -47,12 +47,12 @@ def echo_of(told: RawResponse) -> str:
     return found[1].decode() if found else ""
 
 
-def usage_for(marker: str) -> Tokens:
+def usage_for(marker: str) -> TokenCounts:
     """What a request with this marker is said to have used; much of it is often nothing."""
     chance = random.Random(f"usage {marker}")  # noqa: S311 - it has to be the same again
     some = [chance.choice((0, chance.randrange(1, 10_000))) for _ in range(3)]
     output, cached = chance.randrange(2, 10_000), (some[0], some[1], some[2])
-    return Tokens(chance.randrange(1, 10_000), output, *cached)
+    return TokenCounts(chance.randrange(1, 10_000), output, *cached)
 
 
 def framed(body: bytes, content_type: str, chance: random.Random) -> bytes:

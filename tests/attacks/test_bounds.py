@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from service.edge import connection as module
-from service.edge.connection import Connection
+from service.edge.connection import ClientConnection
 from tests.attacks.raw import answer, byte_provider, raw_client, request
 from tests.relay.serving import ASK, ASK_BYTES, Server, Serving
 
@@ -41,15 +41,15 @@ TOO_LARGE = {
 }
 
 
-def connection_of(served: Serving) -> Connection:
+def connection_of(served: Serving) -> ClientConnection:
     """The proxy's end of the only connection."""
     assert served.proxy._server
     [connection] = served.proxy._server.server_state.connections
-    assert isinstance(connection, Connection)
+    assert isinstance(connection, ClientConnection)
     return connection
 
 
-def held_by(connection: Connection) -> int:
+def held_by(connection: ClientConnection) -> int:
     """The bytes of a body that nobody has asked for."""
     return connection._exchange.held if connection._exchange else 0
 

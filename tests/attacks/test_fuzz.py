@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.ledger.events import AttemptEnded, AttemptStarted, Tokens
+from service.ledger.events import AttemptEnded, AttemptStarted, TokenCounts
 from tests.attacks.fuzz import Oracle, Seen, fuzz, readings, usual
 from tests.attacks.fuzz_answers import usage_for
 from tests.attacks.fuzz_requests import FuzzedRequest
@@ -80,7 +80,7 @@ FAULTS: dict[str, tuple[Seen, RawResponse]] = {
     "a model that the key may not use": (Seen([forwarded(body=TWO_MODELS)], [started()], [ended()]), told()),
     "another model": (Seen([forwarded()], [started(model_asked="claude-haiku-3")], [ended()]), told()),
     "another stream": (Seen([forwarded()], [started(stream=True)], [ended()]), told()),
-    "other tokens were counted": (Seen([forwarded()], [started()], [ended(tokens=Tokens())]), told()),
+    "other tokens were counted": (Seen([forwarded()], [started()], [ended(tokens=TokenCounts())]), told()),
     "a body that others can't read": (Seen([forwarded(body=b"{")], [started()], [ended()]), told()),
 }  # fmt: skip
 

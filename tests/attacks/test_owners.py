@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from service.ledger.events import BatchItemUsed, ClientKeyRevoked, ResourceCreated
 from service.ledger.fold import advance
-from service.resources import Home, home_of, value_of
+from service.resources import ResourceHome, home_of, value_of
 from tests.attacks.raw import MESSAGE, SeenRequest, answer, byte_provider
 from tests.edge.test_admit import issue
 from tests.fakes import FakeProvider, reply
@@ -287,7 +287,7 @@ async def test_a_place_in_the_list_is_no_owner(server: Server, anthropic: FakePr
 @pytest.mark.parametrize("owner", ["ann", "ann ", "ann\n", "a b", ""])
 def test_an_owner_in_redis_is_the_same_owner(owner: str) -> None:
     """Blanks in a name are a part of it."""
-    home = Home("anthropic", "event", owner)
+    home = ResourceHome("anthropic", "event", owner)
     assert home_of(value_of(home).encode()) == home
 
 

@@ -15,10 +15,10 @@ from service.app import open_redis
 from service.embedded.valkey import Valkey
 from service.ledger import wire
 from service.ledger.events import RouteDisabled
-from service.providers.credentials_file import Tokens
+from service.providers.credentials_file import OAuthTokens
 from service.providers.shared_token import SharedToken
 from service.settings import Secret
-from service.stream_ports import LinePort
+from service.stream_ports import PipelinedStreamPort
 from tests.attacks.raw import byte_provider, leave, listening
 from tests.outbox.making import clock, eventually
 from tests.relay.serving import ASK, Server
@@ -104,7 +104,7 @@ async def test_what_is_no_redis_fails_as_redis_does(said: bytes) -> None:
         pipe = redis.pipeline(transaction=False)
         pipe.get("a")
         pipe.info("server")
-        port = LinePort(redis, 0.2)
+        port = PipelinedStreamPort(redis, 0.2)
         for ask in (lambda: redis.info("server"), pipe.execute, lambda: port.append([("anthropic", b"[]")])):
             async with asyncio.timeout(10):
                 assert PASSWORD not in repr(await said_by(ask))
@@ -246,7 +246,7 @@ SPOILINGS: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("spoil_it", SPOILINGS.values(), ids=SPOILINGS.keys())
 async def test_a_sealed_token_that_was_touched_is_none(redis: Redis, spoil_it: Callable[[bytes], bytes]) -> None:
     shared = SharedToken(redis, SHARE_KEY, "subscription")
-    await shared.publish(Tokens("good", "", clock.now_ms() + 60_000), clock.now_ms())
+    await shared.publish(OAuthTokens("good", "", clock.now_ms() + 60_000), clock.now_ms())
     sealed = await redis.get(wire.oauth_token_key("subscription"))
     assert isinstance(sealed, bytes)
     await redis.set(wire.oauth_token_key("subscription"), spoil_it(sealed))
@@ -256,11 +256,11 @@ async def test_a_sealed_token_that_was_touched_is_none(redis: Redis, spoil_it: C
 async def test_a_sealed_token_is_good_for_its_route_and_key_alone(redis: Redis) -> None:
     """Put under another route's key, or sealed with another key, it is none."""
     shared = SharedToken(redis, SHARE_KEY, "subscription")
-    await shared.publish(Tokens("good", "", clock.now_ms() + 60_000), clock.now_ms())
+    await shared.publish(OAuthTokens("good", "", clock.now_ms() + 60_000), clock.now_ms())
     sealed = await redis.get(wire.oauth_token_key("subscription"))
     assert isinstance(sealed, bytes)
     await redis.set(wire.oauth_token_key("second"), sealed)
     assert await SharedToken(redis, SHARE_KEY, "second").read() is None
     other = Secret("another-share-key-of-more-than-thirty-two-characters")
     assert await SharedToken(redis, other, "subscription").read() is None
-    assert (await shared.read()) == Tokens("good", "", (await shared.read() or Tokens("")).expires_at_ms)
+    assert (await shared.read()) == OAuthTokens("good", "", (await shared.read() or OAuthTokens("")).expires_at_ms)

@@ -15,7 +15,7 @@ import pytest
 
 from service.providers import token_endpoint
 from service.providers.credentials_file import CredentialsFile, Unreadable
-from service.providers.subscription import Subscription
+from service.providers.subscription import TokenManager
 from service.providers.token_endpoint import TokenEndpoint
 from service.settings import OAuth
 from tests.attacks.raw import SeenRequest, answer, byte_provider
@@ -27,11 +27,11 @@ DAY_MS = 24 * HOUR_MS
 
 
 @asynccontextmanager
-async def asked(path: Path, script: Callable[[SeenRequest], bytes | None]) -> AsyncIterator[tuple[Subscription, Any]]:
+async def asked(path: Path, script: Callable[[SeenRequest], bytes | None]) -> AsyncIterator[tuple[TokenManager, Any]]:
     """A subscription that has asked a token endpoint, which answered by the script, and then ticked three times."""
     async with byte_provider(script) as endpoint:
         oauth = OAuth(refresh_url=endpoint.base_url + "/v1/oauth/token")
-        one = Subscription(
+        one = TokenManager(
             "subscription",
             CredentialsFile(str(path)),
             TokenEndpoint(oauth),

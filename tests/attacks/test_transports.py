@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.providers.transport import Wires, proxy_for
+from service.providers.transport import UpstreamClient, proxy_for
 from service.settings import Timeouts
 from tests.attacks.raw import ByteProvider, answer, byte_provider, raw_client, request
 from tests.relay.serving import ANTHROPIC_KEY, ASK, Server
@@ -136,7 +136,7 @@ async def test_no_netrc_is_read(tmp_path: os.PathLike[str], monkeypatch: pytest.
     await asyncio.to_thread(write, path, "machine 127.0.0.1 login user password marked\n")
     monkeypatch.setenv("NETRC", path)
     async with byte_provider() as provider:
-        wires = Wires(Timeouts(), kind="httpx")
+        wires = UpstreamClient(Timeouts(), kind="httpx")
         upstream = await wires.open("POST", provider.base_url, b"/v1/messages", [(b"x-api-key", b"k")], b"{}")
         await upstream.close()
         await wires.close()

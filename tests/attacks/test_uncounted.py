@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from service.ledger.events import AttemptEnded, Tokens
+from service.ledger.events import AttemptEnded, TokenCounts
 from tests.attacks.raw import MESSAGE, answer, byte_provider, raw_client, request
 from tests.fakes import FakeProvider, reply
 from tests.outbox.making import eventually
@@ -41,7 +41,7 @@ CUTS = {
 }
 
 
-def told(ended: AttemptEnded) -> Tokens:
+def told(ended: AttemptEnded) -> TokenCounts:
     assert ended.tokens.input > 0, ended
     assert ended.tokens.output > 0, ended
     return ended.tokens
@@ -107,7 +107,7 @@ async def test_what_was_reported_is_not_estimated(server: Server, anthropic: Fak
         await wire.send(request_bytes(STREAM_BYTES))
         await wire.until(b"message_delta")
     await eventually(lambda: served.ends)
-    assert served.ends[0][1].tokens == Tokens(input=50, output=321)
+    assert served.ends[0][1].tokens == TokenCounts(input=50, output=321)
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"input_tokens": 0, "output_tokens": 0}, {"output_tokens": -5}, 7])
@@ -124,7 +124,7 @@ async def test_a_message_that_is_called_a_stream_counts(server: Server) -> None:
     async with byte_provider(lambda _: answer(content_type=SSE)) as provider:
         served = await server.start(anthropic=provider.base_url)
         assert (await served.ask(ASK)).status_code == 200
-    assert told(served.ends[0][1]) == Tokens(input=10, output=5)
+    assert told(served.ends[0][1]) == TokenCounts(input=10, output=5)
 
 
 @pytest.mark.parametrize("body", [STREAM, ASK], ids=["JSON for a stream", "a stream for JSON"])
@@ -141,7 +141,7 @@ async def test_an_answer_of_the_other_kind_counts(
     anthropic.script(wrong)
     await served.ask(body)
     assert served.ends[0][1].kind == "bad_answer"
-    assert told(served.ends[0][1]) == Tokens(input=10, output=5 if body is STREAM else 321)
+    assert told(served.ends[0][1]) == TokenCounts(input=10, output=5 if body is STREAM else 321)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,10 @@ async def test_unknown_endpoints_count_what_they_tell(server: Server) -> None:
         async with raw_client(served.url) as client:
             for _ in range(2):
                 assert (await client.ask(request(b"{}", target="/v1/unknown"))).status == 200
-    assert [ended.tokens for _, ended in served.ends] == [Tokens(input=10, output=5), Tokens(input=9, output=321)]
+    assert [ended.tokens for _, ended in served.ends] == [
+        TokenCounts(input=10, output=5),
+        TokenCounts(input=9, output=321),
+    ]
 
 
 async def test_what_makes_no_tokens_counts_none(server: Server, anthropic: FakeProvider) -> None:
@@ -198,7 +201,7 @@ async def test_what_makes_no_tokens_counts_none(server: Server, anthropic: FakeP
     served = await server.start(anthropic=anthropic)
     await served.http.post("/v1/messages/count_tokens", json=ASK)
     await served.http.get("/v1/models")
-    assert [ended.tokens for _, ended in served.ends] == [Tokens(), Tokens()]
+    assert [ended.tokens for _, ended in served.ends] == [TokenCounts(), TokenCounts()]
 
 
 async def test_what_is_read_again_counts_once(server: Server) -> None:
@@ -210,4 +213,4 @@ async def test_what_is_read_again_counts_once(server: Server) -> None:
         served = await server.start(anthropic=provider.base_url)
         for path in ("/v1/sessions/sesn_0123456789", "/v1/sessions/sesn_0123456789", "/v1/sessions/x/stream"):
             assert (await served.http.get(path)).status_code == 200
-    assert [ended.tokens for _, ended in served.ends] == [Tokens()] * 3
+    assert [ended.tokens for _, ended in served.ends] == [TokenCounts()] * 3

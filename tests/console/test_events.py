@@ -23,7 +23,7 @@ from service.commands.events import row
 from service.console.words import view_of
 from service.embedded.valkey import Valkey
 from service.ledger import ids, wire
-from service.ledger.events import AttemptEnded, AttemptStarted, ControlEvent, RouteDisabled, RouteEvent, Tokens
+from service.ledger.events import AttemptEnded, AttemptStarted, ControlEvent, RouteDisabled, RouteEvent, TokenCounts
 
 PATIENCE_S = 60
 NOW_MS = int(time.time() * 1000)
@@ -43,7 +43,7 @@ def ended(number: int, **fields: Any) -> AttemptEnded:
         attempt_id=id_of(number),
         request_id=f"q{number}",
         started_at_ms=NOW_MS,
-        tokens=Tokens(1_000, 20),
+        tokens=TokenCounts(1_000, 20),
         total_ms=1_500,
         **({"at_ms": NOW_MS} | values | fields),
     )

@@ -11,11 +11,11 @@ from service.console.check import Finding
 from service.console.screens import notes, short, show_findings, show_status, why
 from service.console.status import ReplicaStatus, Status, StreamStatus
 from service.routing.quota import WaitReading, WindowReading
-from service.routing.readings import RouteReading
+from service.routing.readings import RouteStatus
 from service.terminal import SafeConsole
 
 NOW_MS = 1_789_000_000_000
-ZAI = RouteReading(
+ZAI = RouteStatus(
     route="zai",
     title="Z.AI",
     state="quota_warning",
@@ -29,7 +29,7 @@ ZAI = RouteReading(
     output_tokens=999_999,
     cache_read_tokens=3,
 )
-WAITING = RouteReading(
+WAITING = RouteStatus(
     route="anthropic", title="Anthropic", state="waiting", reason="quota 429", until_ms=NOW_MS + 5_000
 )
 
@@ -134,7 +134,7 @@ def test_findings_are_marked() -> None:
 
 def test_windows_waits_and_the_forecast_are_shown() -> None:
     """A line each, with their clocks; nothing about what is not there."""
-    reading = RouteReading(
+    reading = RouteStatus(
         route="subscription",
         title="Claude subscription",
         state="quota_warning",

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.console.masked import settings_view
+from service.console.masked import redacted_settings_view
 from service.settings import VARIABLES, load
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import Server, server_of
@@ -57,7 +57,7 @@ def test_every_variable_that_sounds_secret_is_marked() -> None:
 def test_settings_are_masked(tmp_path: Path) -> None:
     """What is shown of the settings has no mark, and says which of them are set."""
     settings = load(None, {"CCPROXY_HOME": str(tmp_path), **SECRETS})
-    shown = settings_view(settings)
+    shown = redacted_settings_view(settings)
     assert MARK not in msgspec.json.encode(shown).decode()
     masked = {view.name for view in shown if view.value == "***"}
     assert {"admin_token", "viewer_token", "metrics_token", "routes.anthropic.api_key"} <= masked

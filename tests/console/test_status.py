@@ -11,11 +11,11 @@ from redis import Redis
 from service.console.status import Status, read_status
 from service.embedded.valkey import Valkey
 from service.ledger import wire
-from service.ledger.events import AttemptEnded, Tokens
+from service.ledger.events import AttemptEnded, TokenCounts
 from service.ledger.fold import fold_route
 from service.ledger.state import ControlLedger, RouteLedger
 from service.routing.quota import WindowReading
-from service.routing.readings import RouteReading, fields_of
+from service.routing.readings import RouteStatus, fields_of
 from service.settings import Settings, load
 
 
@@ -40,7 +40,7 @@ def ended(redis: Redis) -> AttemptEnded:
         request_id="q",
         started_at_ms=now_ms(redis),
         outcome="ok",
-        tokens=Tokens(10, 5),
+        tokens=TokenCounts(10, 5),
     )
 
 
@@ -72,7 +72,7 @@ def beat(redis: Redis, replica: str, fields: Mapping[Any, Any]) -> None:
     redis.hset(wire.replica_key(replica), mapping=dict(fields))
 
 
-def by_route(status: Status) -> dict[str, RouteReading]:
+def by_route(status: Status) -> dict[str, RouteStatus]:
     """The readings by route."""
     return {reading.route: reading for reading in status.routes}
 
@@ -134,7 +134,7 @@ def test_operators_words_are_seen(valkey: Valkey, redis: Redis, settings: Settin
 def test_live_proxies_tell_how_they_read_their_routes(valkey: Valkey, redis: Redis, settings: Settings) -> None:
     """Under their own settings: the routes of the one heard last, in its order."""
     window = WindowReading("5h", "warning", 93.5, now_ms(redis) + 9_000, "allowed", told_at_ms=now_ms(redis))
-    told = RouteReading(route="eu", title="Europe", state="degraded", used_percent=12.5, attempts=3, windows=(window,))
+    told = RouteStatus(route="eu", title="Europe", state="degraded", used_percent=12.5, attempts=3, windows=(window,))
     redis.hset(wire.route_key("eu"), mapping={name: str(value) for name, value in fields_of(told).items()})
     beat(redis, "old", {"pid": 1, "at_ms": now_ms(redis) - 9_000, "pending": 0, "routes": "zai"})
     more = {"version": "9", "address": "h:1", "started_at_ms": 7, "draining": 1}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from service.embedded.folder import is_free
-from service.embedded.leash import Leash
+from service.embedded.leash import ManagedProcess
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 40.0
@@ -69,7 +69,7 @@ class Command:
         self.variables = dict(variables)
         LOGS.append(self.log)
         with self.log.open("wb") as output:
-            self.process = Leash(
+            self.process = ManagedProcess(
                 ["/bin/sh", "-c", IN_FOLDER, "sh", home, sys.executable, "-m", "service.cli", *arguments],
                 environ=environment(home, variables),
                 output=output.fileno(),

@@ -12,7 +12,7 @@ import pytest
 
 from service.console.control import Operator, operator
 from service.ledger.events import ClientKeyIssued, ClientKeyRevoked
-from service.ledger.keys import NewKey, make_key
+from service.ledger.keys import GeneratedKey, make_key
 from tests.e2e.house import House, Proxy
 from tests.e2e.processes import eventually
 
@@ -36,7 +36,7 @@ class Fleet:
         self.proxies = proxies
         self.desk = desk
 
-    def issue(self, count: int, weekly_tokens: int) -> list[NewKey]:
+    def issue(self, count: int, weekly_tokens: int) -> list[GeneratedKey]:
         """So many keys, in entries of a hundred."""
         made = [make_key(f"user {number}", secrets.token_bytes(27)) for number in range(count)]
         events = [
@@ -62,7 +62,7 @@ class Asked(NamedTuple):
 class Load:
     """Clients that ask all proxies with one key, without a pause, until the end."""
 
-    def __init__(self, fleet: Fleet, key: NewKey) -> None:
+    def __init__(self, fleet: Fleet, key: GeneratedKey) -> None:
         self.asked: list[Asked] = []
         self._fleet = fleet
         address = f"10.0.0.{secrets.randbelow(256)}"  # whose wrong keys slow no other load down
@@ -103,7 +103,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 @pytest.fixture(scope="module")
-def keys(fleet: Fleet) -> list[NewKey]:
+def keys(fleet: Fleet) -> list[GeneratedKey]:
     """A thousand, known to every proxy."""
     made = fleet.issue(KEYS, PLENTY_TOKENS)
     for proxy in fleet.proxies:
@@ -111,18 +111,18 @@ def keys(fleet: Fleet) -> list[NewKey]:
     return made
 
 
-def ask(proxy: Proxy, key: NewKey) -> int:
+def ask(proxy: Proxy, key: GeneratedKey) -> int:
     """The status of a request."""
     headers = {"authorization": f"Bearer {key.text}"}
     return httpx.post(f"{proxy.url}/v1/messages", json=BODY, headers=headers, timeout=20, trust_env=False).status_code
 
 
-def serves(proxy: Proxy, key: NewKey) -> bool:
+def serves(proxy: Proxy, key: GeneratedKey) -> bool:
     """Whether a proxy knows a key."""
     return ask(proxy, key) == 200
 
 
-def test_nothing_is_admitted_once_the_view_shows_the_key_spent(fleet: Fleet, keys: list[NewKey]) -> None:
+def test_nothing_is_admitted_once_the_view_shows_the_key_spent(fleet: Fleet, keys: list[GeneratedKey]) -> None:
     """From the first refusal on a proxy answers no later request of the key; what it still answers was in flight."""
     provider = fleet.house.anthropic
     used = provider.served[-1].usage
@@ -141,7 +141,7 @@ def test_nothing_is_admitted_once_the_view_shows_the_key_spent(fleet: Fleet, key
 
 
 @pytest.mark.parametrize("ledger", ["up", "down"])
-def test_a_revoked_key_stops_everywhere(fleet: Fleet, keys: list[NewKey], ledger: str) -> None:
+def test_a_revoked_key_stops_everywhere(fleet: Fleet, keys: list[GeneratedKey], ledger: str) -> None:
     """A second later no request with it goes up any more, from no proxy; the answers may be held back."""
     if ledger == "down":
         assert fleet.house.worker is not None

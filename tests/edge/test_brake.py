@@ -6,15 +6,15 @@ import time
 import pytest
 
 from service import brake
-from service.brake import ADDRESSES, FREE_TRIES, LONGEST_WAIT_S, PROVEN, Brake, network_of
+from service.brake import ADDRESSES, FREE_TRIES, LONGEST_WAIT_S, PROVEN, AuthThrottle, network_of
 from service.errors import AskedTooOften, BadClientKey
 
 WRONG = BadClientKey("wrong")
 
 
-def suspicious(address: str = "a") -> Brake:
+def suspicious(address: str = "a") -> AuthThrottle:
     """A brake that knows of some failures of an address."""
-    made = Brake()
+    made = AuthThrottle()
     for _ in range(FREE_TRIES):
         made.note_failure(address)
     return made
@@ -22,7 +22,7 @@ def suspicious(address: str = "a") -> Brake:
 
 def test_guessing_is_slowed_and_forgotten() -> None:
     """The first few tries cost nothing, then each waits longer, to a bound; addresses are bounded as well."""
-    made = Brake()
+    made = AuthThrottle()
     waits = [made.note_failure("a") for _ in range(FREE_TRIES + 12)]
     assert waits[:FREE_TRIES] == [0.0] * FREE_TRIES
     assert waits == sorted(waits)
@@ -61,8 +61,8 @@ async def test_failures_side_by_side_are_held_back_as_well(monkeypatch: pytest.M
     """300 guesses at once: but for the free ones, none is answered soon, and a right key is accepted meanwhile."""
     monkeypatch.setattr(brake, "FIRST_WAIT_S", 20.0)
     monkeypatch.setattr(brake, "LONGEST_WAIT_S", 20.0)
-    made = Brake()
-    tasks = [asyncio.ensure_future(made.slow("a", WRONG)) for _ in range(300)]
+    made = AuthThrottle()
+    tasks = [asyncio.ensure_future(made.delay_failure("a", WRONG)) for _ in range(300)]
     done, held = await asyncio.wait(tasks, timeout=0.1)
     assert len(done) == FREE_TRIES
     made.accept("a", "right key")
@@ -77,19 +77,19 @@ async def test_leaving_does_not_make_room_for_more_guesses(monkeypatch: pytest.M
     monkeypatch.setattr(brake, "FIRST_WAIT_S", 0.05)
     made = suspicious()
     made.accept("a", "known key")
-    tasks = [asyncio.ensure_future(made.slow("a", WRONG)) for _ in range(3)]
+    tasks = [asyncio.ensure_future(made.delay_failure("a", WRONG)) for _ in range(3)]
     await asyncio.sleep(0)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     began_s = time.monotonic()
-    assert isinstance(await made.slow("a", WRONG), AskedTooOften)
+    assert isinstance(await made.delay_failure("a", WRONG), AskedTooOften)
     assert time.monotonic() - began_s < 0.04
     with pytest.raises(AskedTooOften):
         made.accept("a", "new key")
     made.accept("a", "known key")
     made.accept("b", "new key")
-    assert await made.slow("b", WRONG) is WRONG
+    assert await made.delay_failure("b", WRONG) is WRONG
     async with asyncio.timeout(20):
         while made._held:  # noqa: ASYNC110 - bounded by the time-out
             await asyncio.sleep(0.01)

@@ -14,10 +14,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.drain import Drain
 from service.edge import connection as module
 from service.edge.body_memory import BodyMemory
-from service.edge.connection import BODY_WINDOW_BYTES, KEPT_BYTES, Connection, Shortcut
+from service.edge.connection import BODY_WINDOW_BYTES, KEPT_BYTES, ClientConnection, Shortcut
 from service.edge.exchange import LEAVING
 from service.edge.refusals import Refusals
-from service.edge.replies import AsgiReply
+from service.edge.replies import AsgiResponseWriter
 from service.edge.request_target import read_target, target_in
 from service.errors import ClientError
 from tests.fakes import FakeProvider
@@ -101,14 +101,14 @@ async def answering_faults(scope: Any, receive: Any, send: Any) -> None:
     try:
         await handle(scope, receive, send)
     except ClientError as error:
-        await AsgiReply(send, "req_011").fail(error)
+        await AsgiResponseWriter(send, "req_011").fail(error)
 
 
 @asynccontextmanager
 async def serving(handler: Handler, protocol: Any = None) -> AsyncIterator["Served"]:
     """A server of this handler, straight away and behind uvicorn's own cycle."""
     http: Any = protocol or partial(
-        Connection,
+        ClientConnection,
         shortcut=Shortcut(handler, "/base", Drain(), Refusals(lambda: "req_011", Uncounted()), BodyMemory(1 << 28)),
     )
     config = uvicorn.Config(

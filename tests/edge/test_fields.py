@@ -7,7 +7,7 @@ import pytest
 
 from service.edge.fields import read_fields
 from service.errors import ClientError
-from service.relay import Call
+from service.relay import ClientRequest
 from service.settings import BodyLimits
 
 BODY: dict[str, Any] = {
@@ -33,19 +33,19 @@ READ: dict[str, Any] = {
 }
 
 
-def read(body: Any) -> Call:
+def read(body: Any) -> ClientRequest:
     """What is read of it."""
     return read_bytes(msgspec.json.encode(body))
 
 
-def read_bytes(plain: bytes) -> Call:
+def read_bytes(plain: bytes) -> ClientRequest:
     """What is read of a body as it came."""
-    call = Call(request_id="q", method="POST", path="/v1/messages", plain=plain, body=plain)
+    call = ClientRequest(request_id="q", method="POST", path="/v1/messages", plain=plain, body=plain)
     read_fields(call, BodyLimits())
     return call
 
 
-def told(call: Call) -> dict[str, Any]:
+def told(call: ClientRequest) -> dict[str, Any]:
     """What routing looks at."""
     return {name: getattr(call, name) for name in READ}
 
@@ -55,7 +55,7 @@ def test_a_usual_body() -> None:
     call = read(BODY)
     assert told(call) == READ
     assert [block.type for block in call.blocks or ()] == ["document"]
-    assert told(read({})) == told(Call(request_id="q", method="POST", path="/v1/messages"))
+    assert told(read({})) == told(ClientRequest(request_id="q", method="POST", path="/v1/messages"))
     assert told(read(BODY | {"container": "container_022"}))["resource_ids"] == ("msg_011", "container_022", "file_011")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.edge.forwarded import believe
+from service.edge.forwarded import apply_forwarded_headers
 from service.settings import Network
 from tests.fakes import FakeProvider
 from tests.relay.serving import ASK, Server
@@ -20,7 +20,7 @@ def told(neighbour: str | None, **headers: str) -> tuple[str, str, str]:
         (f"x-forwarded-{name}".encode(), line.encode()) for name, text in headers.items() for line in text.split("|")
     ]
     scope: dict[str, Any] = {"client": (neighbour, 5) if neighbour else None, "scheme": "http", "headers": lines}
-    believe(scope, TRUSTED)
+    apply_forwarded_headers(scope, TRUSTED)
     hosts = [value.decode() for name, value in scope["headers"] if name == b"host"]
     assert len(hosts) == 1
     return (scope["client"] or ("",))[0], scope["scheme"], hosts[0]

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from service.edge import keys
-from service.edge.keys import Client, Keyring
+from service.edge.keys import CallerIdentity, Keyring
 from service.errors import BadClientKey
 from service.ledger.state import ClientKey, ControlLedger
 from service.settings import Secret, StaticKey
@@ -29,22 +29,28 @@ def shown(**headers: str) -> Shown:
 @pytest.mark.parametrize(
     ("headers", "client"),
     [
-        (shown(x_api_key=ANN), Client("ann", withhold=(b"x-api-key",))),
-        (shown(authorization=f"Bearer {BEN}"), Client("ben", withhold=(b"authorization",))),
-        (shown(authorization=f"bearer  {BEN} "), Client("ben", withhold=(b"authorization",))),
-        (shown(x_ccproxy_key=ANN), Client("ann", withhold=(b"x-ccproxy-key",))),
-        (shown(x_ccproxy_key=ANN, x_api_key=OWN), Client("ann", OWN, withhold=(b"x-ccproxy-key",))),
-        (shown(x_ccproxy_key=ANN, authorization=f"Bearer {OWN}"), Client("ann", OWN, withhold=(b"x-ccproxy-key",))),
-        (shown(x_api_key=ANN, authorization=f"Bearer {ANN}"), Client("ann", withhold=(b"x-api-key", b"authorization"))),
-        (shown(x_api_key=ANN, authorization=f"Bearer {OWN}"), Client("ann", OWN, withhold=(b"x-api-key",))),
-        (shown(x_api_key=OWN, authorization=f"Bearer {ANN}"), Client("ann", OWN, withhold=(b"authorization",))),
+        (shown(x_api_key=ANN), CallerIdentity("ann", withhold=(b"x-api-key",))),
+        (shown(authorization=f"Bearer {BEN}"), CallerIdentity("ben", withhold=(b"authorization",))),
+        (shown(authorization=f"bearer  {BEN} "), CallerIdentity("ben", withhold=(b"authorization",))),
+        (shown(x_ccproxy_key=ANN), CallerIdentity("ann", withhold=(b"x-ccproxy-key",))),
+        (shown(x_ccproxy_key=ANN, x_api_key=OWN), CallerIdentity("ann", OWN, withhold=(b"x-ccproxy-key",))),
+        (
+            shown(x_ccproxy_key=ANN, authorization=f"Bearer {OWN}"),
+            CallerIdentity("ann", OWN, withhold=(b"x-ccproxy-key",)),
+        ),
+        (
+            shown(x_api_key=ANN, authorization=f"Bearer {ANN}"),
+            CallerIdentity("ann", withhold=(b"x-api-key", b"authorization")),
+        ),
+        (shown(x_api_key=ANN, authorization=f"Bearer {OWN}"), CallerIdentity("ann", OWN, withhold=(b"x-api-key",))),
+        (shown(x_api_key=OWN, authorization=f"Bearer {ANN}"), CallerIdentity("ann", OWN, withhold=(b"authorization",))),
         (
             shown(x_ccproxy_key=ANN, authorization=f"Bearer {OWN}", x_api_key=OWN),
-            Client("ann", OWN, (b"x-ccproxy-key",)),
+            CallerIdentity("ann", OWN, (b"x-ccproxy-key",)),
         ),
     ],
 )
-def test_a_key_is_known_in_every_header(headers: Shown, client: Client) -> None:
+def test_a_key_is_known_in_every_header(headers: Shown, client: CallerIdentity) -> None:
     """Each header may hold a key; what holds one is withheld, what holds none is the client's own."""
     found = ring().identify(headers)
     assert (found.owner, found.shared) == (client.key_id, True), "there are two owners"
@@ -58,7 +64,7 @@ def test_nothing_shown_is_refused(headers: Shown) -> None:
         ring().identify(headers)
     with pytest.raises(BadClientKey):
         ring(keyed=False).identify(headers)
-    assert ring(open_to_all=True, keyed=False).identify(headers) == Client()
+    assert ring(open_to_all=True, keyed=False).identify(headers) == CallerIdentity()
     with pytest.raises(BadClientKey):
         ring(open_to_all=True).identify(headers)
 
@@ -94,8 +100,8 @@ def test_a_credential_is_no_key_and_hides_no_wrong_one(headers: Shown) -> None:
 def test_without_keys_a_credential_is_enough() -> None:
     """On the loopback, when nothing is configured: the client's own goes up, and a key that nobody knows is ignored."""
     open_ring = ring(open_to_all=True, keyed=False)
-    assert open_ring.identify(shown(x_api_key=OWN)) == Client(credential=OWN)
-    assert open_ring.identify(shown(x_api_key=OWN, x_ccproxy_key="of-another-proxy")) == Client(credential=OWN)
+    assert open_ring.identify(shown(x_api_key=OWN)) == CallerIdentity(credential=OWN)
+    assert open_ring.identify(shown(x_api_key=OWN, x_ccproxy_key="of-another-proxy")) == CallerIdentity(credential=OWN)
 
 
 @pytest.mark.parametrize("name", [b"x-api-key", b"authorization", b"x-ccproxy-key"])

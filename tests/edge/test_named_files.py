@@ -9,14 +9,14 @@ from service.edge.fields import MOST_FILE_IDS, read_fields
 from service.edge.named_files import Block, ResourceId, file_ids, named_ids
 from service.errors import ClientError
 from service.ledger.events import Endpoint
-from service.relay import Call
+from service.relay import ClientRequest
 from service.settings import BodyLimits
 
 
 def named_in(*content: Any) -> tuple[str, ...]:
     """What is looked up for a request with these content blocks."""
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": list(content)}]}).encode()
-    call = Call(request_id="q", method="POST", path="/v1/messages", plain=body, body=body)
+    call = ClientRequest(request_id="q", method="POST", path="/v1/messages", plain=body, body=body)
     read_fields(call, BodyLimits())
     assert call.model == "m"
     return call.resource_ids

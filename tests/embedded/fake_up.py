@@ -11,7 +11,7 @@ from typing import Any
 from service.embedded.postgres import Postgres
 from service.embedded.program import Program
 from service.embedded.supervisor import Child
-from service.embedded.up import Household, run
+from service.embedded.up import ProcessSet, run
 from service.embedded.valkey import Valkey
 from service.settings import Settings, load
 
@@ -38,7 +38,7 @@ def main() -> int:
     settings = load(environ={"CCPROXY_HOME": home, "PROXY_PORT": port})
     return run(
         settings,
-        build=lambda settings: Household(
+        build=lambda settings: ProcessSet(
             [child(settings, about) for about in json.loads(children)], lambda: "redis://r", lambda: "postgresql://p"
         ),
     )

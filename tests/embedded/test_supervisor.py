@@ -3,9 +3,9 @@
 import pytest
 
 from service.embedded import EmbeddedError
-from service.embedded.supervisor import Child, Life, Phase, Rules, Supervisor
+from service.embedded.supervisor import Child, ChildState, Phase, RestartPolicy, Supervisor
 
-RULES = Rules()
+RULES = RestartPolicy()
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ RULES = Rules()
 )
 def test_the_wait_before_a_restart(ran_ms: int, last_wait_ms: int, wait_ms: int) -> None:
     """A child that was ready and ended waits as the rules say, and is due then and not before."""
-    life = Life(wait_ms=last_wait_ms).started(0).ready(1_000).ended(1_000 + ran_ms, RULES)
+    life = ChildState(wait_ms=last_wait_ms).started(0).ready(1_000).ended(1_000 + ran_ms, RULES)
     assert (life.phase, life.wait_ms) == (Phase.WAITING, wait_ms)
     assert life.due(1_000 + ran_ms + wait_ms)
     assert not life.due(1_000 + ran_ms + wait_ms - 1)
@@ -40,12 +40,12 @@ def test_five_failed_starts_within_a_minute_give_a_child_up(
     failed_at_ms: tuple[int, ...], now_ms: int, phase: Phase
 ) -> None:
     """Only starts that failed count, and only those of the last minute."""
-    assert Life(failed_at_ms=failed_at_ms).started(now_ms).ended(now_ms, RULES).phase is phase
+    assert ChildState(failed_at_ms=failed_at_ms).started(now_ms).ended(now_ms, RULES).phase is phase
 
 
 def test_crashes_of_a_child_that_was_ready_never_give_it_up() -> None:
     """A child killed again and again while it serves is started again each time."""
-    life = Life()
+    life = ChildState()
     for crash in range(20):
         life = life.started(crash * 10).ready(crash * 10).ended(crash * 10, RULES)
     assert (life.phase, life.wait_ms) == (Phase.WAITING, RULES.longest_wait_ms)

@@ -220,7 +220,7 @@ def test_the_servers_of_the_settings_are_used_instead_of_our_own(tmp_path: Path)
             "DATABASE_URL": "postgresql://u:p@d:2/x",
         }
     )
-    house = up.household(settings)
+    house = up.process_set(settings)
     assert [child.name for child in house.children] == ["migrations", "worker", "proxy"]
     assert (house.redis_url(), house.database_url()) == (settings.redis_url, settings.database_url)
     assert list(tmp_path.iterdir()) == []
@@ -228,7 +228,7 @@ def test_the_servers_of_the_settings_are_used_instead_of_our_own(tmp_path: Path)
 
 def test_our_own_servers_come_first_and_the_proxy_never_waits_for_postgres(tmp_path: Path) -> None:
     """The proxy needs neither Postgres nor the worker; the worker needs all."""
-    house = up.household(load(environ={"CCPROXY_HOME": str(tmp_path)}))
+    house = up.process_set(load(environ={"CCPROXY_HOME": str(tmp_path)}))
     children = {child.name: child for child in house.children}
     assert list(children) == ["Valkey", "Postgres", "migrations", "worker", "proxy"]
     assert (children["proxy"].needs, children["proxy"].after) == ((), ("Valkey",))

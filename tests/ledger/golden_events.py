@@ -6,7 +6,7 @@ from typing import Any, get_args
 import msgspec
 
 from service.ledger import wire
-from service.ledger.events import Event, EventBase, Tokens, Window
+from service.ledger.events import Event, EventBase, TokenCounts, Window
 
 GOLDEN = Path(__file__).parent / "golden"
 NEWEST = dict.fromkeys(("resource_created", "attempt_ended", "attempt_lost", "batch_item_used"), "v2")
@@ -33,7 +33,7 @@ VALUES: dict[str, Any] = {
     "scope": "quota",
     "status": 429,
     "message": "spent · 使い切り",
-    "tokens": Tokens(1, 2, 3, 4, 5),
+    "tokens": TokenCounts(1, 2, 3, 4, 5),
     "first_byte_ms": 0,
     "total_ms": 10_000,
     "slow": True,

@@ -14,7 +14,7 @@ from service.ledger.events import (
     BatchItemUsed,
     ResourceCreated,
     RouteEvent,
-    Tokens,
+    TokenCounts,
     Window,
 )
 from service.ledger.state import RouteLedger
@@ -50,7 +50,7 @@ def ended(number: int = 1, at_ms: int = NOW_MS, **fields: Any) -> AttemptEnded:
         "status": 200,
         "model_sent": MODEL,
         "client_key": "alice",
-        "tokens": Tokens(input=10, output=5),
+        "tokens": TokenCounts(input=10, output=5),
         "cost_nusd": 1_000,
     }
     return AttemptEnded(event_id=ids.ended_id(id_of(number, at_ms)), at_ms=at_ms, **(values | fields))
@@ -59,12 +59,12 @@ def ended(number: int = 1, at_ms: int = NOW_MS, **fields: Any) -> AttemptEnded:
 def failed(number: int = 1, at_ms: int = NOW_MS, **fields: Any) -> AttemptEnded:
     """Attempt `number` has ended with a 500 of the route, unless `fields` say otherwise."""
     values: dict[str, Any] = {"outcome": "failed", "kind": "server_error", "scope": "route", "status": 500}
-    return ended(number, at_ms, **(values | {"tokens": Tokens()} | fields))
+    return ended(number, at_ms, **(values | {"tokens": TokenCounts()} | fields))
 
 
 def lost(number: int = 1, at_ms: int = NOW_MS, **fields: Any) -> AttemptLost:
     """Attempt `number` was given up, at an estimate of 10 tokens in."""
-    values: dict[str, Any] = {"model_sent": MODEL, "client_key": "alice", "tokens": Tokens(input=10)}
+    values: dict[str, Any] = {"model_sent": MODEL, "client_key": "alice", "tokens": TokenCounts(input=10)}
     return AttemptLost(
         event_id=ids.lost_id(id_of(number, at_ms)),
         at_ms=at_ms,
@@ -77,7 +77,7 @@ def lost(number: int = 1, at_ms: int = NOW_MS, **fields: Any) -> AttemptLost:
 
 def batch_item(number: int = 1, at_ms: int = NOW_MS, **fields: Any) -> BatchItemUsed:
     """An item of a batch used 10 tokens in."""
-    values: dict[str, Any] = {"model_sent": MODEL, "client_key": "alice", "tokens": Tokens(input=10)}
+    values: dict[str, Any] = {"model_sent": MODEL, "client_key": "alice", "tokens": TokenCounts(input=10)}
     named = {"batch_id": "msgbatch_1", "custom_id": f"item-{number}"}
     return BatchItemUsed(event_id=id_of(number, at_ms), at_ms=at_ms, **(named | values | fields))
 
@@ -135,7 +135,7 @@ def attempts(draw: st.DrawFn, number: int, replica: str, seq: int) -> Log:
         if makes is not started:
             amounts = draw(st.integers(0, 10**5 - 1))
             more["fold_rules"] = draw(st.integers(0, 1))
-            more["tokens"] = Tokens(*(amounts // 10**place % 10 for place in range(5)))
+            more["tokens"] = TokenCounts(*(amounts // 10**place % 10 for place in range(5)))
         if makes is ended:
             more |= {"cost_nusd": draw(st.sampled_from([None, 7])), "spooled": draw(st.booleans())}
             more |= draw(st.sampled_from(ENDS))

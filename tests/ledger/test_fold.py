@@ -16,7 +16,7 @@ from service.ledger.events import (
     AttemptStarted,
     BatchItemUsed,
     RouteEvent,
-    Tokens,
+    TokenCounts,
     Window,
 )
 from service.ledger.fold import (
@@ -167,7 +167,7 @@ def test_every_attempt_counts_once_by_its_true_end(log: Log) -> None:
     assert sum(usage.attempts for usage in ledger.hours.values()) == len(attempts)
     assert sum(usage.batch_items for usage in ledger.hours.values()) == len(kept) - len(attempts)
     assert sum(usage.lost for usage in ledger.hours.values()) == sum(isinstance(e, AttemptLost) for e in kept)
-    for name in Tokens.__struct_fields__:
+    for name in TokenCounts.__struct_fields__:
         counted = sum(getattr(usage, name) for usage in ledger.hours.values())
         assert counted == sum(getattr(event.tokens, name) for event in kept)
 
@@ -188,7 +188,7 @@ def test_charges_are_what_changes_in_the_cells(log: Log) -> None:
     ("event", "expected"),
     [
         pytest.param(
-            ended(tokens=Tokens(1, 2, 3, 4, 5)),
+            ended(tokens=TokenCounts(1, 2, 3, 4, 5)),
             Usage(attempts=1, input=1, output=2, cache_read=3, cache_write_5m=4, cache_write_1h=5, cost_nusd=1_000),
             id="token kinds stay apart",
         ),

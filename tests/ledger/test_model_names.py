@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.ledger.events import Tokens
+from service.ledger.events import TokenCounts
 from service.ledger.model_names import canonical
 from service.ledger.price import cost_nusd
 from service.ledger.state import ClientKey
@@ -35,7 +35,7 @@ def test_spellings_of_one_model_decide_alike(name: str) -> None:
     assert allows_model(ClientKey(name="ann", sha256="", models=("claude-opus-4-8",)), name)
     assert not allows_model(ClientKey(name="ann", sha256="", models=("claude-haiku-*",)), name)
     assert map_model(zai, name, settings.policy) == map_model(zai, "claude-opus-4-8", settings.policy) != name
-    used = Tokens(input=1000, output=1000)
+    used = TokenCounts(input=1000, output=1000)
     assert cost_nusd(used, name, settings.prices) == cost_nusd(used, "claude-opus-4-8", settings.prices) is not None
 
 

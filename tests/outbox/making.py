@@ -13,7 +13,7 @@ from service.clock import Clock
 from service.ledger.events import AttemptEnded, AttemptStarted, Event
 from service.ledger.state import Heard
 from service.ledger.wire import decode_entry
-from service.spool import Record
+from service.spool import SpoolRecord
 
 Behaviour = Literal["answer", "refuse", "land and fail", "hang", "land and hang"]
 STREAM = "anthropic"
@@ -52,9 +52,9 @@ def ended() -> AttemptEnded:
     )
 
 
-def record(seq: int, *, stream: str = STREAM, replica: str = "r1") -> Record:
+def record(seq: int, *, stream: str = STREAM, replica: str = "r1") -> SpoolRecord:
     """A record of the spool."""
-    return Record(stream, started(replica=replica, seq=seq))
+    return SpoolRecord(stream, started(replica=replica, seq=seq))
 
 
 def heard(high: int, *gaps: tuple[int, int], stream: str = STREAM, replica: str = "r1") -> dict[str, dict[str, Heard]]:

@@ -12,7 +12,7 @@ import pytest
 from service import outbox as rooms
 from service.ledger.events import Event
 from service.outbox import Outbox
-from service.spool import Record, adopt, read_segment
+from service.spool import SpoolRecord, adopt, read_segment
 from tests.outbox.conftest import MakeOutbox
 from tests.outbox.making import STREAM, ScriptedPort, eventually, heard, started
 
@@ -179,14 +179,14 @@ async def test_heard_events_are_let_go_and_the_others_stay(make: MakeOutbox) -> 
     await outbox.start()
     await append_many(outbox, 6)
     assert numbers(outbox.unheard(STREAM)) == [1, 2, 3, 4, 5, 6]
-    outbox.hear(heard(2))
+    outbox.discard_acknowledged(heard(2))
     assert numbers(outbox.unheard(STREAM)) == [3, 4, 5, 6]
-    outbox.hear(heard(5, (3, 3)))
+    outbox.discard_acknowledged(heard(5, (3, 3)))
     assert 3 in numbers(outbox.unheard(STREAM)), "a gap was not heard"
-    outbox.hear(heard(9, replica="r2"))
-    outbox.hear({})
+    outbox.discard_acknowledged(heard(9, replica="r2"))
+    outbox.discard_acknowledged({})
     assert 6 in numbers(outbox.unheard(STREAM))
-    outbox.hear(heard(6))
+    outbox.discard_acknowledged(heard(6))
     assert numbers(outbox.unheard(STREAM)) == []
     assert list(outbox.unheard("nobody")) == []
     await outbox.stop()
@@ -198,7 +198,7 @@ async def test_another_redis_gets_all_that_was_not_heard(make: MakeOutbox) -> No
     outbox = make(port)
     await outbox.start()
     await append_many(outbox, 5)
-    outbox.hear(heard(2))
+    outbox.discard_acknowledged(heard(2))
     port.entries.clear()
     outbox.redis_changed()
     await outbox.append(STREAM, started())
@@ -245,9 +245,9 @@ async def test_an_adopted_spool_goes_up_once_and_goes_when_heard(make: MakeOutbo
         ("gone", 3, True),
         ("next", 1, False),
     ]
-    await outbox.tidy(heard(2, replica="gone"))
+    await outbox.discard_delivered(heard(2, replica="gone"))
     assert (tmp_path / "spool" / "gone").exists()
-    await outbox.tidy(heard(3, replica="gone"))
+    await outbox.discard_delivered(heard(3, replica="gone"))
     assert not (tmp_path / "spool" / "gone").exists()
     await outbox.stop()
 
@@ -304,7 +304,7 @@ async def test_memory_is_bounded_while_the_workers_are_away(
     port.entries.clear()
     outbox.redis_changed()
     await eventually(lambda: set(port.seqs()) == set(range(1, 51)))
-    await outbox.tidy(heard(50))
+    await outbox.discard_delivered(heard(50))
     assert spooled(tmp_path) == []
     await outbox.stop()
 
@@ -322,7 +322,7 @@ async def test_what_comes_while_the_disk_is_read_back_is_not_left_behind(
         await outbox.append(STREAM, started())
     loop, late = asyncio.get_running_loop(), count()
 
-    def read_slowly(path: Path) -> Iterator[Record]:
+    def read_slowly(path: Path) -> Iterator[SpoolRecord]:
         for _ in range(0 if next(late) else 12):
             asyncio.run_coroutine_threadsafe(outbox.append(STREAM, started()), loop).result(20)
         yield from read_segment(path)

@@ -45,8 +45,8 @@ class Bench:
                 self.port.usual = usual
             case ("hear", int(number)):
                 self.fold(self.port.events()[:number])
-                self.outbox.hear({STREAM: self.heard})
-                await self.outbox.tidy({STREAM: self.heard})
+                self.outbox.discard_acknowledged({STREAM: self.heard})
+                await self.outbox.discard_delivered({STREAM: self.heard})
             case ("lose", _):  # an empty Redis in place of the last; the watcher notices
                 self.port.entries.clear()
                 self.outbox.redis_changed()

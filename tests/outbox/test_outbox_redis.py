@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from service.embedded.valkey import Valkey
 from service.ledger.wire import CHANGES_CHANNEL, CONTROL, CONTROL_NEWS, ENTRY_FIELD, STREAMS_KEY, events_key
 from service.outbox import StreamPort
-from service.stream_ports import LinePort, RedisPort, port_to
+from service.stream_ports import PipelinedStreamPort, RedisPort, port_to
 from tests.outbox.conftest import MakeOutbox
 from tests.outbox.making import STREAM, events_of, eventually, started
 
@@ -17,7 +17,7 @@ from tests.outbox.making import STREAM, events_of, eventually, started
 @pytest.fixture(params=["pool", "line"])
 def port(request: pytest.FixtureRequest, redis: Redis) -> StreamPort:
     """Both ways to the streams."""
-    return RedisPort(redis) if request.param == "pool" else LinePort(redis, 2.0)
+    return RedisPort(redis) if request.param == "pool" else PipelinedStreamPort(redis, 2.0)
 
 
 async def seqs(redis: Redis, stream: str = STREAM) -> list[int]:
@@ -84,7 +84,7 @@ async def test_a_connection_that_is_cut_is_made_again(make: MakeOutbox, redis: R
         assert set(await seqs(redis)) == set(range(1, number + 1))
     await outbox.stop()
     await redis.aclose()
-    assert isinstance(port, LinePort)
+    assert isinstance(port, PipelinedStreamPort)
     assert port._line
     assert port._line.is_lost
 

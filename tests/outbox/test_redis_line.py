@@ -7,7 +7,7 @@ import pytest
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as Silent
 
-from service.redis_line import LONGEST_VALUE_BYTES, Line, end_of, packed
+from service.redis_line import LONGEST_VALUE_BYTES, RespConnection, end_of, packed
 
 ID = b"$15\r\n1790000000000-0\r\n"
 SAID_IN_BETWEEN = b">2\r\n$6\r\nMOVING\r\n%1\r\n+a\r\n*2\r\n:1\r\n_\r\n"
@@ -17,7 +17,7 @@ EVERY_KIND = [
     b"_\r\n", b",1.5\r\n", b"#t\r\n", b"(12345678901234567890\r\n", b"!5\r\nERR x\r\n", b"=5\r\ntxt:a\r\n",
     b"~1\r\n+a\r\n", b"%1\r\n+a\r\n*1\r\n:2\r\n", b"|1\r\n+a\r\n:2\r\n", SAID_IN_BETWEEN,
 ]  # fmt: skip
-Call = Callable[..., Awaitable[tuple[Line, asyncio.StreamReader, asyncio.StreamWriter]]]
+Call = Callable[..., Awaitable[tuple[RespConnection, asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ async def call() -> AsyncIterator[Call]:
     opened: list[asyncio.StreamWriter] = []
     server = await asyncio.start_server(lambda *end: ends.put_nowait(end), "127.0.0.1", 0)
 
-    async def open_line(limit_s: float = 20.0) -> tuple[Line, asyncio.StreamReader, asyncio.StreamWriter]:
+    async def open_line(limit_s: float = 20.0) -> tuple[RespConnection, asyncio.StreamReader, asyncio.StreamWriter]:
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        line = Line(writer.transport, limit_s)
+        line = RespConnection(writer.transport, limit_s)
         reader, theirs = await ends.get()
         opened.extend((writer, theirs))
         return line, reader, theirs

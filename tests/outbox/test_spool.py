@@ -14,7 +14,7 @@ import pytest
 
 from service import spool
 from service.ledger.events import AttemptStarted
-from service.spool import Record, Spool, adopt, frame, read_segment, try_lock
+from service.spool import Spool, SpoolRecord, adopt, frame, read_segment, try_lock
 from tests.outbox.making import heard, record, started
 
 LOCKER = """
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "spool" / "r1"
 
 
-def on_disk(folder: Path) -> list[Record]:
+def on_disk(folder: Path) -> list[SpoolRecord]:
     """All that can be read of a folder."""
     return [found for path in sorted(folder.glob("*.spool")) for found in read_segment(path)]
 
@@ -232,8 +232,8 @@ def test_an_event_is_written_as_it_goes_on_the_stream(tmp_path: Path) -> None:
     """A record holds the event's own bytes, with texts of any language."""
     event = AttemptStarted(event_id=started().event_id, at_ms=1, request_id='日本語 \\ " \n', model_asked="naïve")
     path = tmp_path / "one.spool"
-    path.write_bytes(frame(Record("anthropic", event)))
-    assert list(read_segment(path)) == [Record("anthropic", event)]
+    path.write_bytes(frame(SpoolRecord("anthropic", event)))
+    assert list(read_segment(path)) == [SpoolRecord("anthropic", event)]
 
 
 def test_locking_twice_in_one_process_fails(folder: Path) -> None:

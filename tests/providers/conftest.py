@@ -12,14 +12,14 @@ from service.app import open_redis
 from service.embedded.valkey import Valkey
 from service.providers.credentials_file import CredentialsFile
 from service.providers.shared_token import SharedToken
-from service.providers.subscription import Subscription
+from service.providers.subscription import TokenManager
 from service.providers.token_endpoint import TokenEndpoint
 from service.settings import OAuth, Secret
 from tests.fakes import FakeProvider
 from tests.providers.making import OLD_REFRESH, Time, log_in
 
 SHARE_KEY = "a-share-key-of-more-than-thirty-two-characters"
-MakeSubscription = Callable[..., Subscription]
+MakeSubscription = Callable[..., TokenManager]
 
 
 @pytest.fixture
@@ -60,13 +60,13 @@ def time() -> Time:
 @pytest.fixture
 async def subscribe(fake: FakeProvider, path: Path, time: Time) -> AsyncIterator[MakeSubscription]:
     """Makes subscriptions; all are ended."""
-    made: list[Subscription] = []
+    made: list[TokenManager] = []
 
-    def make(redis: Redis | None = None, *, file: Path = path, url: str = "", key: str = SHARE_KEY) -> Subscription:
+    def make(redis: Redis | None = None, *, file: Path = path, url: str = "", key: str = SHARE_KEY) -> TokenManager:
         oauth = OAuth(refresh_url=url or fake.base_url + "/v1/oauth/token")
         shared = SharedToken(redis, Secret(key), "subscription") if redis else None
         made.append(
-            Subscription(
+            TokenManager(
                 "subscription",
                 CredentialsFile(str(file)),
                 TokenEndpoint(oauth),

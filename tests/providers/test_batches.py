@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.ledger.events import Tokens
+from service.ledger.events import TokenCounts
 from service.providers import batches
 from service.providers.batches import BatchItem, BatchTap
 
@@ -22,8 +22,8 @@ RESULTS = b"\n".join(
     [line("a", input_tokens=3, output_tokens=4), line("b", "errored"), b"no json", line("ü", input_tokens=5)]
 )
 ITEMS = [
-    BatchItem("a", "claude-opus-4-8", Tokens(input=3, output=4)),
-    BatchItem("ü", "claude-opus-4-8", Tokens(input=5)),
+    BatchItem("a", "claude-opus-4-8", TokenCounts(input=3, output=4)),
+    BatchItem("ü", "claude-opus-4-8", TokenCounts(input=5)),
 ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from service.clock import Clock
 from service.providers import credentials as page
 from service.providers.credentials import Credentials, NoCredential
-from service.providers.subscription import Subscription
+from service.providers.subscription import TokenManager
 from service.settings import Route, Settings, load
 from tests.fakes import FakeProvider
 from tests.providers.making import OLD_ACCESS, log_in, refreshes, told
@@ -91,7 +91,7 @@ async def test_a_stop_does_not_hang_on_a_swallowed_cancellation(
     """Before Python 3.12 `wait_for`, which redis-py uses, may lose one that comes just as its work is done."""
     swallowed = asyncio.Event()
 
-    async def tick(_: Subscription) -> None:
+    async def tick(_: TokenManager) -> None:
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -99,7 +99,7 @@ async def test_a_stop_does_not_hang_on_a_swallowed_cancellation(
                 raise
             swallowed.set()
 
-    monkeypatch.setattr(Subscription, "tick", tick)
+    monkeypatch.setattr(TokenManager, "tick", tick)
     made = Credentials(settings_of(tmp_path, fake, {"CLAUDE_CREDENTIALS_PATH": str(path)}), None, Clock())
     await made.start()
     await asyncio.sleep(0.01)

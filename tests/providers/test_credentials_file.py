@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from service.providers import credentials_file
-from service.providers.credentials_file import CredentialsFile, NoLogin, Tokens, Unreadable
+from service.providers.credentials_file import CredentialsFile, NoLogin, OAuthTokens, Unreadable
 from tests.providers.making import MCP, OLD_ACCESS, OLD_REFRESH, log_in, told
 
-ISSUED = Tokens("sk-ant-oat01-new", "sk-ant-ort01-new", 4_000_000_000_000)
+ISSUED = OAuthTokens("sk-ant-oat01-new", "sk-ant-ort01-new", 4_000_000_000_000)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_file_that_cannot_be_replaced_is_written_in_place(
 @pytest.mark.usefixtures("stubborn")
 def test_shorter_content_leaves_no_rest(path: Path) -> None:
     """What was longer is cut off."""
-    CredentialsFile(str(path)).save(OLD_REFRESH, Tokens("a", "r", 1))
+    CredentialsFile(str(path)).save(OLD_REFRESH, OAuthTokens("a", "r", 1))
     assert path.read_bytes().endswith(b"1e3}")
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import BodyTooLarge, ClientError
-from service.providers.encodings import BadEncoding, answer_decoder, decode_body
+from service.providers.encodings import BadEncoding, decode_body, response_decoder
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -57,7 +57,7 @@ def test_a_body_comes_through(coding: str, write: Callable[[bytes], bytes], body
 @pytest.mark.parametrize("step", [1, 2, 7, 4096])
 def test_an_answer_comes_through_in_any_chunks(coding: str, write: Callable[[bytes], bytes], step: int) -> None:
     """An answer decodes alike whatever its chunks."""
-    decoder, encoded = answer_decoder(coding), write(BODY)
+    decoder, encoded = response_decoder(coding), write(BODY)
     assert decoder is not None
     chunks = [decoder.feed(encoded[place : place + step]) for place in range(0, len(encoded), step)]
     assert b"".join(chunks) + decoder.finish() == BODY
@@ -66,7 +66,7 @@ def test_an_answer_comes_through_in_any_chunks(coding: str, write: Callable[[byt
 def test_an_answer_is_decoded_as_it_comes() -> None:
     """What an upstream has flushed is not kept waiting for more."""
     compressor = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
-    decoder = answer_decoder("gzip")
+    decoder = response_decoder("gzip")
     assert decoder is not None
     for event in (b"data: one\n\n", b"data: two\n\n"):
         assert decoder.feed(compressor.compress(event) + compressor.flush(zlib.Z_SYNC_FLUSH)) == event
@@ -85,7 +85,7 @@ def test_codings_in_a_row_come_off_last_first(writers: list[tuple[str, Callable[
 def test_no_coding_is_the_same_object(encoding: str) -> None:
     """A plain body is not copied, and a plain answer needs no decoder."""
     assert decode_body(BODY, encoding, 1) is BODY
-    assert answer_decoder(encoding) is None
+    assert response_decoder(encoding) is None
 
 
 @each_coding
@@ -117,7 +117,7 @@ def test_spoiled_bodies_are_the_clients_fault(coding: str, write: Callable[[byte
 @each_coding
 def test_an_answer_that_was_cut_off_is_known(coding: str, write: Callable[[bytes], bytes]) -> None:
     """An answer without the end of its coding is not whole."""
-    decoder = answer_decoder(coding)
+    decoder = response_decoder(coding)
     assert decoder is not None
     with pytest.raises(BadEncoding):
         decoder.feed(write(BODY)[:-1]) + decoder.finish()
@@ -129,7 +129,7 @@ def test_unknown_codings_are_refused_in_requests_and_pass_in_answers(encoding: s
     with pytest.raises(ClientError) as caught:
         decode_body(BODY, encoding, LIMIT)
     assert code(caught.value) == "request_body_encoding_unsupported"
-    assert answer_decoder(encoding) is None
+    assert response_decoder(encoding) is None
 
 
 @each_coding
@@ -171,7 +171,7 @@ def test_what_is_swallowed_is_bounded_too(kind: str) -> None:
     encoding, bomb = SWALLOWED[kind]
     with pytest.raises(BodyTooLarge):
         decode_body(bomb, encoding, 64 * 1024)
-    decoder = answer_decoder(encoding)
+    decoder = response_decoder(encoding)
     assert decoder is not None
     began_s = time.process_time()
     decoder.feed(bomb)
@@ -196,7 +196,7 @@ def test_a_large_body_takes_linear_time(coding: str, write: Callable[[bytes], by
 @given(st.sampled_from(["gzip", "deflate", "br", "zstd", "br, zstd"]), st.lists(st.binary(max_size=50), max_size=5))
 def test_no_bytes_raise_anything_else(encoding: str, chunks: list[bytes]) -> None:
     """Whatever comes, it decodes or is a BadEncoding."""
-    decoder = answer_decoder(encoding)
+    decoder = response_decoder(encoding)
     assert decoder is not None
     try:
         for chunk in chunks:

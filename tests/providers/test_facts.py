@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.ledger.events import Window
-from service.providers.facts import AnswerFacts, answer_facts, windows_of
+from service.providers.facts import ErrorFacts, error_facts, windows_of
 from tests.fakes.zai_codes import ZAI_CODES
 
 NOW_MS = 1_793_000_000_000  # 2026-10-26T07:33:20Z
 STAMP_MS = 1_789_144_541_000  # 2026-09-11T16:35:41Z, which is 2026-09-12 00:35:41 in Beijing
 
 
-def read(body: Any = b"", status: int = 429, **headers: str) -> AnswerFacts:
+def read(body: Any = b"", status: int = 429, **headers: str) -> ErrorFacts:
     raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
     items = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return answer_facts(status, items, raw, NOW_MS)
+    return error_facts(status, items, raw, NOW_MS)
 
 
 def headers_of(values: dict[str, str]) -> list[tuple[bytes, bytes]]:
@@ -134,7 +134,7 @@ def test_a_stamp_without_offset_is_beijing_time(words: str, reset_at_ms: int | N
 )
 def test_the_wait_is_read_from_every_form(headers: dict[str, str], expected: int | None) -> None:
     """Milliseconds, seconds and dates; never negative, never over a year, garbage is nothing."""
-    assert answer_facts(429, headers_of(headers), b"", NOW_MS).retry_after_ms == expected
+    assert error_facts(429, headers_of(headers), b"", NOW_MS).retry_after_ms == expected
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ UNIFIED = {
 
 def test_a_subscription_tells_its_windows() -> None:
     """A recorded 429 of a subscription is read whole."""
-    facts = answer_facts(429, headers_of(UNIFIED), b"", NOW_MS)
+    facts = error_facts(429, headers_of(UNIFIED), b"", NOW_MS)
     assert facts.windows == {
         "5h": Window(used_ratio=1.0, resets_at_ms=1_774_472_400_000, status="rejected"),
         "7d": Window(used_ratio=0.59, resets_at_ms=1_774_900_000_000, status="allowed"),
@@ -242,7 +242,7 @@ HEADER_VALUES = st.binary(max_size=12) | st.sampled_from([
 @given(st.lists(st.tuples(HEADER_NAMES, HEADER_VALUES), max_size=6), st.binary(max_size=40), st.integers(100, 599))
 def test_garbage_never_raises(headers: list[tuple[bytes, bytes]], body: bytes, status: int) -> None:
     """Whatever a provider sends, facts come of it, within their bounds."""
-    facts = answer_facts(status, headers, body, NOW_MS)
+    facts = error_facts(status, headers, body, NOW_MS)
     assert facts.windows == windows_of(headers)
     assert facts.retry_after_ms is None or 0 <= facts.retry_after_ms <= 366 * 86_400_000
     for window in facts.windows.values():

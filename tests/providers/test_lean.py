@@ -15,28 +15,28 @@ import httpx
 import pytest
 
 from service.providers import lean_dial
-from service.providers.lean import SLICE_BYTES, Answer, LeanTransport, Waits
+from service.providers.lean import SLICE_BYTES, Http1Transport, HttpResponse, HttpTimeouts
 from service.providers.lean_connection import READ_AHEAD_BYTES, StaleSocket
 from service.providers.lean_dial import connected
 from service.providers.lean_head import Origin
 from service.providers.lean_pool import Limits
 from tests.providers.scripted import Peer, answer, answers, scripted, until
 
-WAITS = Waits(connect_s=20, pool_s=20, write_s=20, head_s=20, chunk_s=20)
+WAITS = HttpTimeouts(connect_s=20, pool_s=20, write_s=20, head_s=20, chunk_s=20)
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-Make = Callable[..., LeanTransport]
+Make = Callable[..., Http1Transport]
 
 
 @pytest.fixture
 async def make() -> AsyncIterator[Make]:
     """Transports that leave nothing behind: no task, no socket, no complaint of the event loop."""
-    made: list[LeanTransport] = []
+    made: list[Http1Transport] = []
     complaints: list[str] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: complaints.append(str(context)))
 
-    def one(**limits: Any) -> LeanTransport:
-        made.append(LeanTransport(Limits(**limits)))
+    def one(**limits: Any) -> Http1Transport:
+        made.append(Http1Transport(Limits(**limits)))
         return made[-1]
 
     yield one
@@ -52,17 +52,17 @@ async def make() -> AsyncIterator[Make]:
 
 
 @pytest.fixture
-def lean(make: Make) -> LeanTransport:
+def lean(make: Make) -> Http1Transport:
     return make()
 
 
 async def ask(
-    lean: LeanTransport, url: str, content: Any = b"{}", waits: Waits = WAITS, method: str = "POST"
-) -> Answer:
+    lean: Http1Transport, url: str, content: Any = b"{}", waits: HttpTimeouts = WAITS, method: str = "POST"
+) -> HttpResponse:
     return await lean.open(method, url, b"/v1/messages", [(b"x-api-key", b"k")], content, waits)
 
 
-async def rest(opened: Answer) -> bytes:
+async def rest(opened: HttpResponse) -> bytes:
     """The body; and the connection goes back."""
     body = b"".join([part async for part in opened.parts()])
     await opened.close()
@@ -75,14 +75,14 @@ async def collect(parts: AsyncIterator[bytes], got: list[bytes]) -> None:
         got.append(part)  # noqa: PERF401 - an async comprehension would lose what came before the break
 
 
-async def whole(lean: LeanTransport, url: str, **more: Any) -> bytes:
+async def whole(lean: Http1Transport, url: str, **more: Any) -> bytes:
     return await rest(await ask(lean, url, **more))
 
 
 # -- connections
 
 
-async def test_a_connection_serves_again(lean: LeanTransport) -> None:
+async def test_a_connection_serves_again(lean: Http1Transport) -> None:
     """Three requests, one connection; the request is what was asked for."""
     heads: list[tuple[bytes, bytes]] = []
 
@@ -110,7 +110,7 @@ async def test_a_connection_serves_again(lean: LeanTransport) -> None:
     ],
     ids=["connection: close", "HTTP/1.0", "the beginning of another answer", "a byte too many"],
 )
-async def test_a_connection_that_is_done_serves_no_other_request(lean: LeanTransport, first: bytes) -> None:
+async def test_a_connection_that_is_done_serves_no_other_request(lean: Http1Transport, first: bytes) -> None:
     """The answer counts, the connection does not."""
     async with scripted(answers(first, b""), answers(answer(b"y"))) as server:
         assert await whole(lean, server.url) == b"x"
@@ -118,7 +118,7 @@ async def test_a_connection_that_is_done_serves_no_other_request(lean: LeanTrans
         assert await whole(lean, server.url) == b"y"
 
 
-async def test_a_body_until_the_connection_closes_is_whole(lean: LeanTransport) -> None:
+async def test_a_body_until_the_connection_closes_is_whole(lean: Http1Transport) -> None:
     """Neither length nor chunks."""
 
     async def script(peer: Peer) -> None:
@@ -131,7 +131,7 @@ async def test_a_body_until_the_connection_closes_is_whole(lean: LeanTransport) 
         assert await whole(lean, server.url) == b"abcdef"
 
 
-async def test_an_answer_not_read_to_its_end_closes_the_connection(lean: LeanTransport) -> None:
+async def test_an_answer_not_read_to_its_end_closes_the_connection(lean: Http1Transport) -> None:
     """What is left of it must not become the next answer."""
 
     async def script(peer: Peer) -> None:
@@ -147,14 +147,14 @@ async def test_an_answer_not_read_to_its_end_closes_the_connection(lean: LeanTra
         assert await whole(lean, server.url) == b"y"
 
 
-async def test_a_whole_answer_that_was_not_taken_closes_the_connection(lean: LeanTransport) -> None:
+async def test_a_whole_answer_that_was_not_taken_closes_the_connection(lean: Http1Transport) -> None:
     """It has come, but nobody has read it."""
     async with scripted(answers(answer(b"abc"), answer(b"y"))) as server:
         await (await ask(lean, server.url)).close()
         await server.peers[0].gone.wait()
 
 
-async def test_a_connection_goes_back_as_soon_as_its_answer_is_read(lean: LeanTransport) -> None:
+async def test_a_connection_goes_back_as_soon_as_its_answer_is_read(lean: Http1Transport) -> None:
     """Whoever passes the answer on may be slow: the next request takes the connection meanwhile."""
     async with scripted(answers(answer(b"1"), answer(b"2"))) as server:
         slow = await ask(lean, server.url)
@@ -164,7 +164,7 @@ async def test_a_connection_goes_back_as_soon_as_its_answer_is_read(lean: LeanTr
         assert len(server.peers) == 1
 
 
-async def test_an_idle_connection_that_says_something_is_closed(lean: LeanTransport) -> None:
+async def test_an_idle_connection_that_says_something_is_closed(lean: Http1Transport) -> None:
     """Nobody asked."""
 
     async def script(peer: Peer) -> None:
@@ -180,7 +180,7 @@ async def test_an_idle_connection_that_says_something_is_closed(lean: LeanTransp
         assert await whole(lean, server.url) == b"y"
 
 
-async def test_an_idle_connection_that_closes_is_forgotten(lean: LeanTransport) -> None:
+async def test_an_idle_connection_that_closes_is_forgotten(lean: Http1Transport) -> None:
     """The next request does not even try it."""
 
     async def script(peer: Peer) -> None:
@@ -208,7 +208,7 @@ async def test_an_idle_connection_goes_after_a_while(make: Make) -> None:
 
 
 @pytest.mark.parametrize("how", ["fin", "reset"])
-async def test_a_kept_connection_that_breaks_before_any_byte_was_stale(lean: LeanTransport, how: str) -> None:
+async def test_a_kept_connection_that_breaks_before_any_byte_was_stale(lean: Http1Transport, how: str) -> None:
     """It can be repeated; on a fresh connection, or behind a byte, it can't."""
 
     async def script(peer: Peer) -> None:
@@ -224,7 +224,7 @@ async def test_a_kept_connection_that_breaks_before_any_byte_was_stale(lean: Lea
             await ask(lean, server.url)
 
 
-async def test_a_fresh_connection_that_breaks_was_not_stale(lean: LeanTransport) -> None:
+async def test_a_fresh_connection_that_breaks_was_not_stale(lean: Http1Transport) -> None:
     """The provider may have begun to work on it."""
 
     async def script(peer: Peer) -> None:
@@ -236,7 +236,7 @@ async def test_a_fresh_connection_that_breaks_was_not_stale(lean: LeanTransport)
 
 
 @pytest.mark.parametrize("said", [b"H", b"HTTP/1.1 100 Continue\r\n\r\n", b"nonsense"])
-async def test_a_kept_connection_that_breaks_behind_a_byte_was_not_stale(lean: LeanTransport, said: bytes) -> None:
+async def test_a_kept_connection_that_breaks_behind_a_byte_was_not_stale(lean: Http1Transport, said: bytes) -> None:
     """The request was seen."""
 
     async def script(peer: Peer) -> None:
@@ -251,7 +251,7 @@ async def test_a_kept_connection_that_breaks_behind_a_byte_was_not_stale(lean: L
             await ask(lean, server.url)
 
 
-async def test_what_came_before_the_break_is_given_before_the_error(lean: LeanTransport) -> None:
+async def test_what_came_before_the_break_is_given_before_the_error(lean: Http1Transport) -> None:
     """Bytes are never lost to the error behind them."""
 
     async def script(peer: Peer) -> None:
@@ -267,7 +267,7 @@ async def test_what_came_before_the_break_is_given_before_the_error(lean: LeanTr
         assert b"".join(got) == b"abcde"
 
 
-async def test_parts_that_came_together_are_joined_only_when_asked_for(lean: LeanTransport) -> None:
+async def test_parts_that_came_together_are_joined_only_when_asked_for(lean: Http1Transport) -> None:
     """Before commit each chunk is looked at alone; behind it a burst is one piece."""
     chunks = CHUNKED + b"".join(b"1\r\n%b\r\n" % part for part in (b"a", b"b", b"c", b"d")) + b"0\r\n\r\n"
     async with scripted(answers(chunks)) as server:
@@ -282,7 +282,7 @@ async def test_parts_that_came_together_are_joined_only_when_asked_for(lean: Lea
 
 
 @pytest.mark.parametrize("status", [b"204 None", b"304 Same"])
-async def test_an_answer_without_body_leaves_the_connection_usable(lean: LeanTransport, status: bytes) -> None:
+async def test_an_answer_without_body_leaves_the_connection_usable(lean: Http1Transport, status: bytes) -> None:
     """204 and 304."""
     first = b"HTTP/1.1 %b\r\ncontent-length: 5\r\n\r\n" % status
     async with scripted(answers(first, answer(b"y"))) as server:
@@ -291,7 +291,7 @@ async def test_an_answer_without_body_leaves_the_connection_usable(lean: LeanTra
         assert len(server.peers) == 1
 
 
-async def test_an_answer_to_head_has_no_body(lean: LeanTransport) -> None:
+async def test_an_answer_to_head_has_no_body(lean: Http1Transport) -> None:
     """Its length is another answer's."""
     async with scripted(answers(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", answer(b"y"))) as server:
         assert await whole(lean, server.url, method="HEAD", content=b"") == b""
@@ -299,7 +299,7 @@ async def test_an_answer_to_head_has_no_body(lean: LeanTransport) -> None:
         assert len(server.peers) == 1
 
 
-async def test_informational_answers_are_passed_over(lean: LeanTransport) -> None:
+async def test_informational_answers_are_passed_over(lean: Http1Transport) -> None:
     """100 and 103 before the answer, in pieces of their own."""
 
     async def script(peer: Peer) -> None:
@@ -326,15 +326,15 @@ async def hang(peer: Peer) -> None:
     await peer.closed()
 
 
-async def test_silence_before_the_head_is_a_time_out(lean: LeanTransport) -> None:
+async def test_silence_before_the_head_is_a_time_out(lean: Http1Transport) -> None:
     """And the connection is closed."""
     async with scripted(hang) as server:
         with pytest.raises(httpx.ReadTimeout):
-            await ask(lean, server.url, waits=Waits(head_s=0.02))
+            await ask(lean, server.url, waits=HttpTimeouts(head_s=0.02))
         await server.peers[0].gone.wait()
 
 
-async def test_silence_between_chunks_is_a_time_out_and_slowness_is_none(lean: LeanTransport) -> None:
+async def test_silence_between_chunks_is_a_time_out_and_slowness_is_none(lean: Http1Transport) -> None:
     """Each chunk begins the wait anew, however long all of them take together."""
 
     async def script(peer: Peer) -> None:
@@ -346,7 +346,7 @@ async def test_silence_between_chunks_is_a_time_out_and_slowness_is_none(lean: L
         await peer.closed()
 
     async with scripted(script) as server:
-        opened = await ask(lean, server.url, waits=Waits(chunk_s=0.4))
+        opened = await ask(lean, server.url, waits=HttpTimeouts(chunk_s=0.4))
         got: list[bytes] = []
         with pytest.raises(httpx.ReadTimeout):
             await collect(opened.parts(), got)
@@ -354,15 +354,15 @@ async def test_silence_between_chunks_is_a_time_out_and_slowness_is_none(lean: L
         assert got == [b"a"] * 6
 
 
-async def test_a_shorter_limit_holds_though_a_longer_one_was_set_before(lean: LeanTransport) -> None:
+async def test_a_shorter_limit_holds_though_a_longer_one_was_set_before(lean: Http1Transport) -> None:
     """The one timer of a connection looks earlier when it must."""
     async with scripted(answers(answer(b"x"), b"")) as server:
         await whole(lean, server.url)
         with pytest.raises(httpx.ReadTimeout):
-            await ask(lean, server.url, waits=Waits(head_s=0.02))
+            await ask(lean, server.url, waits=HttpTimeouts(head_s=0.02))
 
 
-async def test_a_provider_that_reads_nothing_is_a_time_out(lean: LeanTransport) -> None:
+async def test_a_provider_that_reads_nothing_is_a_time_out(lean: Http1Transport) -> None:
     """A large body waits for room at most so long."""
 
     async def script(peer: Peer) -> None:
@@ -372,21 +372,21 @@ async def test_a_provider_that_reads_nothing_is_a_time_out(lean: LeanTransport) 
 
     async with scripted(script) as server:
         with pytest.raises(httpx.WriteTimeout):
-            await ask(lean, server.url, content=b"x" * 40_000_000, waits=Waits(write_s=0.05))
+            await ask(lean, server.url, content=b"x" * 40_000_000, waits=HttpTimeouts(write_s=0.05))
 
 
-async def test_a_handshake_that_hangs_is_no_connection(lean: LeanTransport) -> None:
+async def test_a_handshake_that_hangs_is_no_connection(lean: Http1Transport) -> None:
     """The limit covers TLS as well."""
     async with scripted(Peer.closed) as server:
         with pytest.raises(httpx.ConnectTimeout):
-            await ask(lean, server.url.replace("http:", "https:"), waits=Waits(connect_s=0.5))
+            await ask(lean, server.url.replace("http:", "https:"), waits=HttpTimeouts(connect_s=0.5))
         await until(lambda: bool(server.peers) and server.peers[0].gone.is_set())
 
 
 # -- back-pressure
 
 
-async def test_no_more_is_read_than_is_taken(lean: LeanTransport) -> None:
+async def test_no_more_is_read_than_is_taken(lean: Http1Transport) -> None:
     """A slow client slows the provider down, and what is held for it is bounded; all of it comes in the end."""
     size, sent = 30_000_000, 0
 
@@ -423,7 +423,7 @@ async def parts_of(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-async def test_an_upload_is_chunked(lean: LeanTransport) -> None:
+async def test_an_upload_is_chunked(lean: Http1Transport) -> None:
     """Of unknown length; and its connection serves again."""
 
     async def script(peer: Peer) -> None:
@@ -442,7 +442,7 @@ async def test_an_upload_is_chunked(lean: LeanTransport) -> None:
 
 
 @pytest.mark.parametrize("parts", [(b"ab", b"c"), (b"ab",), (b"ab", b"cd")], ids=["as said", "shorter", "longer"])
-async def test_an_upload_is_as_long_as_was_said(lean: LeanTransport, parts: tuple[bytes, ...]) -> None:
+async def test_an_upload_is_as_long_as_was_said(lean: Http1Transport, parts: tuple[bytes, ...]) -> None:
     """One that is not never becomes a request."""
     seen: list[bytes] = []
 
@@ -465,7 +465,7 @@ async def test_an_upload_is_as_long_as_was_said(lean: LeanTransport, parts: tupl
             assert seen == []
 
 
-async def test_a_large_body_goes_up_whole(lean: LeanTransport) -> None:
+async def test_a_large_body_goes_up_whole(lean: Http1Transport) -> None:
     """In slices, each when there is room."""
     body = os.urandom(SLICE_BYTES * 5 + 7)
     seen: list[bytes] = []
@@ -486,7 +486,7 @@ async def endless() -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("content", [endless, lambda: b"x" * 40_000_000], ids=["upload", "large body"])
-async def test_a_refusal_before_the_request_is_sent_ends_it(lean: LeanTransport, content: Callable[[], Any]) -> None:
+async def test_a_refusal_before_the_request_is_sent_ends_it(lean: Http1Transport, content: Callable[[], Any]) -> None:
     """The answer is read; no more goes up, and the connection is closed."""
 
     async def script(peer: Peer) -> None:
@@ -505,7 +505,7 @@ async def test_a_refusal_before_the_request_is_sent_ends_it(lean: LeanTransport,
         assert await rest(opened) == b"too large"
 
 
-async def test_a_good_answer_before_the_request_is_sent_does_not_end_it(lean: LeanTransport) -> None:
+async def test_a_good_answer_before_the_request_is_sent_does_not_end_it(lean: Http1Transport) -> None:
     """Both go on side by side."""
     more = asyncio.Event()
 
@@ -528,7 +528,7 @@ async def test_a_good_answer_before_the_request_is_sent_does_not_end_it(lean: Le
         assert await rest(opened) == b"ok"
 
 
-async def test_a_whole_answer_before_the_request_is_sent_closes_the_connection(lean: LeanTransport) -> None:
+async def test_a_whole_answer_before_the_request_is_sent_closes_the_connection(lean: Http1Transport) -> None:
     """What is left of the request must not become the next one's beginning."""
 
     async def upload() -> AsyncIterator[bytes]:
@@ -545,7 +545,7 @@ async def test_a_whole_answer_before_the_request_is_sent_closes_the_connection(l
         await server.peers[0].gone.wait()
 
 
-async def test_an_upload_without_end_ends_with_its_connection(lean: LeanTransport) -> None:
+async def test_an_upload_without_end_ends_with_its_connection(lean: Http1Transport) -> None:
     """A source that never waits must not hold the event loop."""
 
     async def script(peer: Peer) -> None:
@@ -557,7 +557,7 @@ async def test_an_upload_without_end_ends_with_its_connection(lean: LeanTranspor
             await ask(lean, server.url, content=endless())
 
 
-async def test_an_upload_that_fails_fails_the_request(lean: LeanTransport) -> None:
+async def test_an_upload_that_fails_fails_the_request(lean: Http1Transport) -> None:
     """With its own error; the provider sees the connection close within the request."""
 
     async def upload() -> AsyncIterator[bytes]:
@@ -588,7 +588,7 @@ async def test_who_waits_in_line_too_long_is_told(make: Make) -> None:
         first = asyncio.create_task(ask(lean, server.url))
         await until(lambda: bool(server.peers))
         with pytest.raises(httpx.PoolTimeout):
-            await ask(lean, server.url, waits=Waits(pool_s=0.02))
+            await ask(lean, server.url, waits=HttpTimeouts(pool_s=0.02))
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
@@ -662,11 +662,11 @@ async def test_closing_tells_who_waits_in_line(make: Make) -> None:
 
 
 async def test_a_connection_that_comes_after_the_close_is_closed(
-    lean: LeanTransport, monkeypatch: pytest.MonkeyPatch
+    lean: Http1Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its request is told, and waits for no answer."""
     dialer = lean._pool._dialer
-    dial = dialer.dial
+    dial = dialer.connect
 
     async def late(*given: Any) -> Any:
         connection = await dial(*given)
@@ -683,7 +683,7 @@ async def test_a_connection_that_comes_after_the_close_is_closed(
 # -- cancelled
 
 
-async def test_a_cancelled_request_closes_its_connection_at_once(lean: LeanTransport) -> None:
+async def test_a_cancelled_request_closes_its_connection_at_once(lean: Http1Transport) -> None:
     """Before the head, and within the body."""
 
     async def half(peer: Peer) -> None:
@@ -704,7 +704,7 @@ async def test_a_cancelled_request_closes_its_connection_at_once(lean: LeanTrans
     gc.collect()
 
 
-async def test_a_request_cancelled_while_it_connects_leaves_nothing(lean: LeanTransport) -> None:
+async def test_a_request_cancelled_while_it_connects_leaves_nothing(lean: Http1Transport) -> None:
     """TLS that is never answered."""
     async with scripted(Peer.closed) as server:
         task = asyncio.create_task(ask(lean, server.url.replace("http:", "https:")))
@@ -743,7 +743,7 @@ def tls(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_tls_sessions_are_resumed(lean: LeanTransport, tls: ssl.SSLContext, version: ssl.TLSVersion) -> None:
+async def test_tls_sessions_are_resumed(lean: Http1Transport, tls: ssl.SSLContext, version: ssl.TLSVersion) -> None:
     """The second connection shakes hands in short; HTTP/1.1 is agreed upon."""
     tls.maximum_version = version
     seen: list[tuple[bool, str]] = []
@@ -762,7 +762,7 @@ async def test_tls_sessions_are_resumed(lean: LeanTransport, tls: ssl.SSLContext
     assert seen == [(False, "http/1.1"), (True, "http/1.1")]
 
 
-async def test_the_same_holds_over_tls(lean: LeanTransport, tls: ssl.SSLContext) -> None:
+async def test_the_same_holds_over_tls(lean: Http1Transport, tls: ssl.SSLContext) -> None:
     """A large body, a stream, a stale connection, a cut."""
 
     async def script(peer: Peer) -> None:
@@ -784,7 +784,7 @@ async def test_the_same_holds_over_tls(lean: LeanTransport, tls: ssl.SSLContext)
             await whole(lean, server.url)
 
 
-async def test_another_hosts_certificate_is_refused(lean: LeanTransport, tls: ssl.SSLContext) -> None:
+async def test_another_hosts_certificate_is_refused(lean: Http1Transport, tls: ssl.SSLContext) -> None:
     """Trusted, but not for this name."""
     async with scripted(Peer.closed, tls=tls) as server:
         with pytest.raises(httpx.ConnectError, match=r"(?i)certificate|hostname"):
@@ -794,7 +794,7 @@ async def test_another_hosts_certificate_is_refused(lean: LeanTransport, tls: ss
 # -- addresses
 
 
-async def test_a_name_that_no_dns_could_hold_is_no_connection(lean: LeanTransport) -> None:
+async def test_a_name_that_no_dns_could_hold_is_no_connection(lean: Http1Transport) -> None:
     """Not the encoder's own error."""
     with pytest.raises(httpx.ConnectError):
         await ask(lean, f"http://{'a' * 80}.example/")
@@ -852,7 +852,7 @@ async def test_the_first_refusal_is_told_when_no_address_answers() -> None:
 # -- behind httpx's interface
 
 
-async def test_it_is_a_transport_of_httpx(lean: LeanTransport) -> None:
+async def test_it_is_a_transport_of_httpx(lean: Http1Transport) -> None:
     """An AsyncClient works with it: bodies, uploads, streams."""
     seen: list[bytes] = []
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.providers.lean_answer import MOST_HEADERS, OVERHEAD_BYTES, AnswerParser
+from service.providers.lean_answer import MOST_HEADERS, OVERHEAD_BYTES, ResponseParser
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
@@ -18,7 +18,7 @@ Read = tuple[int, list[tuple[bytes, bytes]], bytes, bool, bool]
 
 def read(parts: list[bytes], *, eof: bool = False, is_head: bool = False) -> Read:
     """Status, headers, body, complete, keep_alive."""
-    parser = AnswerParser(is_head=is_head)
+    parser = ResponseParser(is_head=is_head)
     body = b""
     for part in parts:
         parser.feed(part)
@@ -92,7 +92,7 @@ def test_a_body_without_framing_lasts_until_the_connection_closes() -> None:
 
 def test_a_long_stream_of_small_chunks_is_read() -> None:
     """The bound is on what comes in a row without a body, not on the framing of all of it."""
-    parser = AnswerParser()
+    parser = ResponseParser()
     parser.feed(CHUNKED)
     for _ in range(OVERHEAD_BYTES // 5 + 10):
         for piece in (b"1\r\n", b"a", b"\r\n"):

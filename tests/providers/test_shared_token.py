@@ -12,7 +12,7 @@ from service.app import open_redis
 from service.ledger.wire import oauth_asked_key, oauth_lease_key, oauth_token_key
 from service.providers import shared_token
 from service.providers import subscription as page
-from service.providers.credentials_file import Tokens
+from service.providers.credentials_file import OAuthTokens
 from service.providers.shared_token import SharedToken
 from service.settings import Secret
 from tests.fakes import FakeProvider
@@ -23,7 +23,7 @@ NOWHERE = "redis://127.0.0.1:1/0"
 
 
 @asynccontextmanager
-async def ticking(*subscriptions: page.Subscription) -> AsyncIterator[None]:
+async def ticking(*subscriptions: page.TokenManager) -> AsyncIterator[None]:
     """What runs beside the requests, at a test's pace."""
     over = False
 
@@ -50,14 +50,14 @@ def nowhere(tmp_path: Path) -> Path:
 async def test_what_is_shared_is_sealed(redis: Redis) -> None:
     """It opens with the key, for the route; and goes with the token."""
     shared = SharedToken(redis, Secret(SHARE_KEY), "subscription")
-    tokens = Tokens("sk-ant-oat01-secret", "sk-ant-ort01-secret", now_ms() + 60_000)
+    tokens = OAuthTokens("sk-ant-oat01-secret", "sk-ant-ort01-secret", now_ms() + 60_000)
     await shared.publish(tokens, now_ms())
     key = oauth_token_key("subscription")
     sealed = await redis.get(key)
     assert isinstance(sealed, bytes)
     assert b"sk-ant" not in sealed
     assert 0 < await redis.pttl(key) <= 60_000
-    assert await shared.read() == Tokens("sk-ant-oat01-secret", "", tokens.expires_at_ms)
+    assert await shared.read() == OAuthTokens("sk-ant-oat01-secret", "", tokens.expires_at_ms)
     assert await SharedToken(redis, Secret(SHARE_KEY + "!"), "subscription").read() is None
     await redis.set(oauth_token_key("other"), sealed)
     assert await SharedToken(redis, Secret(SHARE_KEY), "other").read() is None
@@ -69,7 +69,7 @@ async def test_what_is_shared_is_sealed(redis: Redis) -> None:
 async def test_an_expired_token_is_not_shared(redis: Redis) -> None:
     """There is nothing to share."""
     shared = SharedToken(redis, Secret(SHARE_KEY), "subscription")
-    await shared.publish(Tokens("a", "", now_ms() - 1), now_ms())
+    await shared.publish(OAuthTokens("a", "", now_ms() - 1), now_ms())
     assert await redis.keys() == []
 
 

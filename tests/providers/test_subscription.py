@@ -31,7 +31,7 @@ from tests.providers.making import (
 TOKEN_PATH = "/v1/oauth/token"
 
 
-async def flown(subscription: page.Subscription) -> None:
+async def flown(subscription: page.TokenManager) -> None:
     """Wait until what the subscription has begun is over."""
     if subscription._flight:
         await asyncio.wait({subscription._flight}, timeout=30)

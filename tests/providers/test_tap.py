@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.ledger.events import Tokens
+from service.ledger.events import TokenCounts
 from service.providers.tap import StreamError, StreamTap, json_usage
 
 
@@ -61,7 +61,7 @@ def facts(tap: StreamTap) -> tuple[Any, ...]:
 def test_an_answer_is_read_along() -> None:
     """One answer of Anthropic's shape tells all its facts."""
     tap = tapped(ANSWER)
-    assert tap.tokens == Tokens(input=12, output=533, cache_read=4_000, cache_write_5m=100, cache_write_1h=400)
+    assert tap.tokens == TokenCounts(input=12, output=533, cache_read=4_000, cache_write_5m=100, cache_write_1h=400)
     assert (tap.started, tap.has_content, tap.complete, tap.error) == (True, True, True, None)
     assert (tap.message_id, tap.model, tap.container_id, tap.stop_reason) == ("msg_1", "m", "container_1", "end_turn")
     assert not tap.garbage
@@ -87,37 +87,37 @@ def test_single_bytes_change_no_fact() -> None:
         pytest.param(
             {"input_tokens": 0, "output_tokens": 0},
             {"input_tokens": 70, "output_tokens": 9, "cache_read_input_tokens": 30},
-            Tokens(input=70, output=9, cache_read=30),
+            TokenCounts(input=70, output=9, cache_read=30),
             id="Z.AI tells all at the end",
         ),
         pytest.param(
             ANTHROPIC_USAGE,
             {"input_tokens": 0, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 0, "output_tokens": 9},
-            Tokens(input=12, output=9, cache_read=4_000, cache_write_5m=100, cache_write_1h=400),
+            TokenCounts(input=12, output=9, cache_read=4_000, cache_write_5m=100, cache_write_1h=400),
             id="a late zero replaces nothing",
         ),
         pytest.param(
             ANTHROPIC_USAGE,
             {"cache_creation_input_tokens": 500, "output_tokens": 9},
-            Tokens(input=12, output=9, cache_read=4_000, cache_write_5m=100, cache_write_1h=400),
+            TokenCounts(input=12, output=9, cache_read=4_000, cache_write_5m=100, cache_write_1h=400),
             id="a late sum does not undo the split",
         ),
         pytest.param(
             {"input_tokens": 1, "cache_creation_input_tokens": 50},
             {"output_tokens": 2},
-            Tokens(input=1, output=2, cache_write_5m=50),
+            TokenCounts(input=1, output=2, cache_write_5m=50),
             id="a sum without a split was written for 5 minutes",
         ),
         pytest.param(
             {"cache_creation_input_tokens": 80, "cache_creation": {"ephemeral_1h_input_tokens": 30}},
             {"output_tokens": 2},
-            Tokens(output=2, cache_write_5m=50, cache_write_1h=30),
+            TokenCounts(output=2, cache_write_5m=50, cache_write_1h=30),
             id="what the sum has beyond the split was written for 5 minutes",
         ),
         pytest.param(
             {"input_tokens": 10, "output_tokens": 1},
             {"input_tokens": 12, "output_tokens": 700},
-            Tokens(input=12, output=700),
+            TokenCounts(input=12, output=700),
             id="later figures replace earlier ones",
         ),
         pytest.param(
@@ -129,19 +129,19 @@ def test_single_bytes_change_no_fact() -> None:
                     {"type": "message", "input_tokens": 23_000, "output_tokens": 1_000},
                 ],
             },
-            Tokens(input=203_000, output=4_500),
+            TokenCounts(input=203_000, output=4_500),
             id="a compaction is added, for the totals leave it out",
         ),
         pytest.param(
             {"input_tokens": "12", "output_tokens": None, "cache_creation": 7, "cache_read_input_tokens": -4},
             {"input_tokens": True, "output_tokens": 1.5, "iterations": ["x", {"type": ["y"]}, {"type": "compaction"}]},
-            Tokens(),
+            TokenCounts(),
             id="what is no figure counts nothing",
         ),
-        pytest.param({"input_tokens": 10**15}, {"output_tokens": 3}, Tokens(output=3), id="no absurd figures"),
+        pytest.param({"input_tokens": 10**15}, {"output_tokens": 3}, TokenCounts(output=3), id="no absurd figures"),
     ],
 )
-def test_usage_is_merged_by_kind(first: dict[str, Any], last: dict[str, Any], tokens: Tokens) -> None:
+def test_usage_is_merged_by_kind(first: dict[str, Any], last: dict[str, Any], tokens: TokenCounts) -> None:
     """For each kind of token the later positive figure counts."""
     assert tapped(start(first), event("message_delta", delta={}, usage=last)).tokens == tokens
 
@@ -303,7 +303,7 @@ def test_a_json_answer_tells_its_usage() -> None:
             "content": [{"type": "text", "text": "Hi"}]}  # fmt: skip
     answer = json_usage(msgspec.json.encode(body))
     assert answer is not None
-    assert answer.tokens == Tokens(input=12, output=1, cache_read=4_000, cache_write_5m=100, cache_write_1h=400)
+    assert answer.tokens == TokenCounts(input=12, output=1, cache_read=4_000, cache_write_5m=100, cache_write_1h=400)
     assert (answer.is_message, answer.id, answer.model, answer.container_id) == (True, "msg_1", "m", "c")
     assert (answer.content_bytes, answer.error) == (29, None)
 

@@ -30,7 +30,7 @@ async def test_readiness_fails_at_once_and_requests_are_served_on(server: Server
     answer = await served.ask()
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
     assert (await served.http.get("/livez")).status_code == 200
-    served.proxy.hurry()
+    served.proxy.stop_now()
     await stop
     with pytest.raises(httpx.ConnectError):
         await served.http.get("/livez")
@@ -92,7 +92,7 @@ async def test_a_second_signal_hurries(server: Server, anthropic: FakeProvider) 
         await wire.until(b"content_block_delta")
         stop = asyncio.create_task(served.proxy.stop())
         await asyncio.sleep(0)
-        served.proxy.hurry()
+        served.proxy.stop_now()
         await stop
         assert b"event: error" in await wire.to_the_end()
     assert served.told == [("anthropic", "aborted", "")]

@@ -13,7 +13,7 @@ from typing import Literal
 
 import pytest
 
-from service.console.logs import Ring
+from service.console.logs import LogBuffer
 from service.log import OK, LineLogger, listeners_to, logger_of_lines, set_up
 from service.settings import LogLevel
 from tests.fakes import FakeProvider, reply
@@ -154,7 +154,7 @@ def test_a_logger_of_lines_says_the_same(form: Literal["text", "json"], screen: 
     out = logged(form=form, out=screen(), level="info")
     lines = logger_of_lines("ccproxy.lines")
     assert isinstance(lines, LineLogger)
-    ring = Ring()
+    ring = LogBuffer()
     logging.getLogger("ccproxy").addHandler(ring)
     assert listeners_to(lines) == [ring, *logging.getLogger().handlers]
     for logger in (log, lines):

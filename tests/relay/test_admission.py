@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.ledger.state import Health, RouteLedger, Usage
+from service.ledger.state import ReplicaHealth, RouteLedger, Usage
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import ASK, Server
 
@@ -110,7 +110,9 @@ def spent() -> RouteLedger:
 def just_tripped() -> RouteLedger:
     """A ledger by which another replica's circuit has opened now."""
     now_ms = int(time.time() * 1000)
-    return RouteLedger(health={"other": Health(5, 5, opened_ms=now_ms, last_failure_ms=now_ms, last_failure_id="x")})
+    return RouteLedger(
+        health={"other": ReplicaHealth(5, 5, opened_ms=now_ms, last_failure_ms=now_ms, last_failure_id="x")}
+    )
 
 
 @pytest.mark.parametrize("changed", [spent, just_tripped])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.relay import limit as module
-from service.relay.limit import Limit
+from service.relay.limit import Deadline
 
 SOON_S = 0.03
 FAR_S = 600.0
@@ -20,8 +20,8 @@ Enter = Callable[[float | None], AbstractAsyncContextManager[Callable[[float | N
 
 @asynccontextmanager
 async def ours(when: float | None) -> Any:
-    with Limit(when) as limit:
-        yield limit.move
+    with Deadline(when) as limit:
+        yield limit.reschedule
 
 
 @asynccontextmanager
@@ -117,4 +117,4 @@ async def test_an_error_of_the_work_goes_on_as_it_is(enter: Enter) -> None:
 def test_a_limit_is_for_a_task() -> None:
     """Outside of one there is nothing to cancel."""
     with pytest.raises(RuntimeError):
-        Limit(1.0)
+        Deadline(1.0)

@@ -11,7 +11,7 @@ from urllib.request import getproxies
 import pytest
 
 from service.providers import transport
-from service.providers.transport import Upstream, UpstreamError, Wires, proxy_for
+from service.providers.transport import UpstreamClient, UpstreamError, UpstreamResponse, proxy_for
 from service.settings import Timeouts
 from tests.fakes import FakeProvider, closed_port, reply
 from tests.relay.serving import STREAM_BYTES
@@ -27,28 +27,28 @@ def fake() -> Iterator[FakeProvider]:
 
 
 @pytest.fixture(params=["lean", "httpx"])
-async def wires(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> AsyncIterator[Wires]:
+async def wires(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> AsyncIterator[UpstreamClient]:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    made = Wires(Timeouts(connect_ms=2_000, idle_ms=200), kind=request.param)
+    made = UpstreamClient(Timeouts(connect_ms=2_000, idle_ms=200), kind=request.param)
     yield made
     await made.close()
 
 
-async def ask(wires: Wires, url: str, target: bytes = b"/v1/messages") -> Upstream:
+async def ask(wires: UpstreamClient, url: str, target: bytes = b"/v1/messages") -> UpstreamResponse:
     """A request for a stream."""
     return await wires.open("POST", url, target, HEADERS, STREAM_BYTES)
 
 
-async def failure(wires: Wires, url: str) -> UpstreamError:
+async def failure(wires: UpstreamClient, url: str) -> UpstreamError:
     """How a request fails, before its head or behind it."""
     with pytest.raises(UpstreamError) as raised:
         await ask_and_read(wires, url)
     return raised.value
 
 
-async def ask_and_read(wires: Wires, url: str) -> None:
+async def ask_and_read(wires: UpstreamClient, url: str) -> None:
     """A request whose answer is read to its end."""
     upstream = await ask(wires, url)
     try:
@@ -57,31 +57,31 @@ async def ask_and_read(wires: Wires, url: str) -> None:
         await upstream.close()
 
 
-async def test_a_refused_connection_is_no_connection(wires: Wires) -> None:
+async def test_a_refused_connection_is_no_connection(wires: UpstreamClient) -> None:
     """Refused: `connect`."""
     with closed_port() as port:
         assert (await failure(wires, f"http://127.0.0.1:{port}")).kind == "connect"
 
 
-async def test_an_unknown_host_is_no_connection(wires: Wires) -> None:
+async def test_an_unknown_host_is_no_connection(wires: UpstreamClient) -> None:
     """No such host: `connect`."""
     assert (await failure(wires, "http://no-such-host.invalid")).kind == "connect"
 
 
-async def test_a_failing_handshake_is_no_connection(wires: Wires, fake: FakeProvider) -> None:
+async def test_a_failing_handshake_is_no_connection(wires: UpstreamClient, fake: FakeProvider) -> None:
     """TLS that fails: `connect`."""
     assert (await failure(wires, fake.failing_tls_url)).kind == "connect"
 
 
 @pytest.mark.parametrize("when", ["request", "headers", "content_block_delta"])
 @pytest.mark.parametrize("how", ["reset", "fin"])
-async def test_a_broken_connection_is_a_reset(wires: Wires, fake: FakeProvider, how: str, when: str) -> None:
+async def test_a_broken_connection_is_a_reset(wires: UpstreamClient, fake: FakeProvider, how: str, when: str) -> None:
     """Broken before the head or behind it, on a fresh connection: `reset`."""
     fake.script(reply.message().cut(how, when))  # type: ignore[arg-type]
     assert (await failure(wires, fake.base_url)).kind == "reset"
 
 
-async def test_a_reused_connection_that_breaks_at_once_was_stale(wires: Wires, fake: FakeProvider) -> None:
+async def test_a_reused_connection_that_breaks_at_once_was_stale(wires: UpstreamClient, fake: FakeProvider) -> None:
     """Broken before the head, on a connection that has served before: `stale_socket`; behind the head: `reset`."""
     for when, kind in (("request", "stale_socket"), ("headers", "reset")):
         upstream = await ask(wires, fake.base_url)
@@ -92,7 +92,7 @@ async def test_a_reused_connection_that_breaks_at_once_was_stale(wires: Wires, f
     assert len({request.connection for request in fake.requests}) == 2
 
 
-async def test_silence_in_an_answer_is_a_time_out(wires: Wires, fake: FakeProvider) -> None:
+async def test_silence_in_an_answer_is_a_time_out(wires: UpstreamClient, fake: FakeProvider) -> None:
     """Silent for longer than the idle limit, once the head has come: `timeout`; before it the plan counts."""
     fake.script(reply.hang("message_start"))
     assert (await failure(wires, fake.base_url)).kind == "timeout"
@@ -102,7 +102,7 @@ async def test_silence_in_an_answer_is_a_time_out(wires: Wires, fake: FakeProvid
     await upstream.close()
 
 
-async def test_an_answer_over_the_limit_is_a_bad_answer(wires: Wires, fake: FakeProvider) -> None:
+async def test_an_answer_over_the_limit_is_a_bad_answer(wires: UpstreamClient, fake: FakeProvider) -> None:
     """More than is read whole: `bad_answer`, and the connection is dropped."""
     fake.script(reply.large(1_000_000))
     upstream = await ask(wires, fake.base_url)
@@ -113,7 +113,7 @@ async def test_an_answer_over_the_limit_is_a_bad_answer(wires: Wires, fake: Fake
     await fake.wait_until_async(lambda: fake.requests[0].client_closed_s is not None)
 
 
-async def test_bytes_that_are_not_their_encoding_are_a_bad_answer(wires: Wires, fake: FakeProvider) -> None:
+async def test_bytes_that_are_not_their_encoding_are_a_bad_answer(wires: UpstreamClient, fake: FakeProvider) -> None:
     """What says gzip and is not: `bad_answer`."""
     fake.script(reply.raw(b"plain", content_type="text/event-stream").with_headers({"content-encoding": "gzip"}))
     upstream = await ask(wires, fake.base_url)
@@ -124,7 +124,7 @@ async def test_bytes_that_are_not_their_encoding_are_a_bad_answer(wires: Wires, 
     await upstream.close()
 
 
-async def test_a_header_that_no_wire_takes_is_not_quoted(wires: Wires, fake: FakeProvider) -> None:
+async def test_a_header_that_no_wire_takes_is_not_quoted(wires: UpstreamClient, fake: FakeProvider) -> None:
     """The transport's own words would quote the value, which may be a credential."""
     await ask_and_read(wires, fake.base_url)
     with pytest.raises(UpstreamError) as raised:
@@ -146,7 +146,7 @@ async def test_a_header_that_no_wire_takes_is_not_quoted(wires: Wires, fake: Fak
         b"/v1/\xc3\xa9",
     ],
 )
-async def test_a_target_that_is_none_is_a_bad_request(wires: Wires, fake: FakeProvider, target: bytes) -> None:
+async def test_a_target_that_is_none_is_a_bad_request(wires: UpstreamClient, fake: FakeProvider, target: bytes) -> None:
     """Too long, not in origin form, or with what ends a line: `bad_request`, and nothing is sent."""
     with pytest.raises(UpstreamError) as raised:
         await ask(wires, fake.base_url, target)
@@ -155,7 +155,9 @@ async def test_a_target_that_is_none_is_a_bad_request(wires: Wires, fake: FakePr
 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT", "OPTIONS", "PROPFIND", "get", "", "GET / HTTP/1.1\r\nx: y"])
-async def test_a_method_that_is_not_listed_is_never_sent(wires: Wires, fake: FakeProvider, method: str) -> None:
+async def test_a_method_that_is_not_listed_is_never_sent(
+    wires: UpstreamClient, fake: FakeProvider, method: str
+) -> None:
     """An echoed TRACE would show the owner's key; after a CONNECT the connection is a tunnel."""
     with pytest.raises(UpstreamError) as raised:
         await wires.open(method, fake.base_url, b"/v1/models", HEADERS, b"")
@@ -163,7 +165,7 @@ async def test_a_method_that_is_not_listed_is_never_sent(wires: Wires, fake: Fak
     assert fake.requests == []
 
 
-async def test_a_cancelled_request_leaves_no_connection_in_use(wires: Wires, fake: FakeProvider) -> None:
+async def test_a_cancelled_request_leaves_no_connection_in_use(wires: UpstreamClient, fake: FakeProvider) -> None:
     """Cancelled while it waits for the head, a request closes its connection, and the next one is served."""
     fake.script(reply.hang("request"))
     task = asyncio.create_task(ask(wires, fake.base_url))
@@ -220,7 +222,7 @@ async def test_requests_go_through_the_proxy(fake: FakeProvider, monkeypatch: py
     port = server.sockets[0].getsockname()[1]
     monkeypatch.setattr(transport, "getproxies", lambda: {"https": f"http://127.0.0.1:{port}"})
     monkeypatch.setattr(transport, "proxy_bypass", lambda _host: 0)
-    wires = Wires(Timeouts())
+    wires = UpstreamClient(Timeouts())
     assert (await failure(wires, "https://api.anthropic.example")).kind == "connect"
     assert asked == [b"CONNECT api.anthropic.example:443 HTTP/1.1\r\n"]
     assert fake.requests == []
@@ -234,7 +236,7 @@ async def test_a_proxy_that_is_none_is_no_connection(monkeypatch: pytest.MonkeyP
     """A proxy of an unknown kind: `connect`, with the mend."""
     monkeypatch.setattr(transport, "getproxies", lambda: {"https": proxy})
     monkeypatch.setattr(transport, "proxy_bypass", lambda _host: 0)
-    wires = Wires(Timeouts())
+    wires = UpstreamClient(Timeouts())
     assert "HTTPS_PROXY" in str(await failure(wires, "https://api.anthropic.example"))
     await wires.close()
 
@@ -266,7 +268,7 @@ def tls(authority: Path) -> Iterator[FakeProvider]:
         yield fake
 
 
-async def test_unknown_certificates_are_refused(wires: Wires, tls: FakeProvider) -> None:
+async def test_unknown_certificates_are_refused(wires: UpstreamClient, tls: FakeProvider) -> None:
     """A certificate of an unknown authority: `connect`, and no request goes up."""
     error = await failure(wires, tls.base_url)
     assert error.kind == "connect"
@@ -275,7 +277,7 @@ async def test_unknown_certificates_are_refused(wires: Wires, tls: FakeProvider)
 
 
 async def test_certificates_of_ssl_cert_file_are_trusted(
-    wires: Wires, tls: FakeProvider, authority: Path, monkeypatch: pytest.MonkeyPatch
+    wires: UpstreamClient, tls: FakeProvider, authority: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With SSL_CERT_FILE naming the authority, the same provider is served."""
     monkeypatch.setenv("SSL_CERT_FILE", str(authority / "cert.pem"))

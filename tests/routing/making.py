@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.ledger.state import ControlLedger, Health, RouteLedger, Usage, Wait
+from service.ledger.state import ControlLedger, ReplicaHealth, RouteLedger, Usage, Wait
 from service.routing.rank import Candidate
 from service.routing.view import View
 from service.settings import ANTHROPIC, CLIENT_ROUTE_ID, ZAI, Policy, Provider, Route, Secret
@@ -37,7 +37,7 @@ def view_of(control: ControlLedger | None = None, **routes: RouteLedger) -> View
     return View(replica=ME, routes=ledgers, control=control or ControlLedger())
 
 
-def tripped(failures: int = 5, ago_ms: int = 1_000, **fields: Any) -> Health:
+def tripped(failures: int = 5, ago_ms: int = 1_000, **fields: Any) -> ReplicaHealth:
     """A replica's account with failures in a row."""
     values: dict[str, Any] = {
         "failures_in_row": failures,
@@ -46,7 +46,7 @@ def tripped(failures: int = 5, ago_ms: int = 1_000, **fields: Any) -> Health:
         "last_failure_ms": NOW_MS - ago_ms,
         "last_failure_id": "an-id",
     }
-    return Health(**(values | fields))
+    return ReplicaHealth(**(values | fields))
 
 
 def open_circuit(ago_ms: int = 1_000) -> RouteLedger:

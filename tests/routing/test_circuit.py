@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.ledger.fold import BUCKET_MS, fold_route
-from service.ledger.state import Bucket, Health, RouteLedger
+from service.ledger.state import Bucket, ReplicaHealth, RouteLedger
 from service.routing import circuit
 from service.routing.circuit import JITTER_RATIO, RAMP_MS, RECENT_MS, CircuitReading, open_until_ms, read_circuit
 from service.settings import CircuitPolicy
@@ -21,15 +21,15 @@ IDS = st.text(min_size=1, max_size=12)
 
 
 def read(
-    fleet: dict[str, Health] | None = None, now_ms: int = NOW_MS, *, replica: str = ME, reset_ms: int = 0
+    fleet: dict[str, ReplicaHealth] | None = None, now_ms: int = NOW_MS, *, replica: str = ME, reset_ms: int = 0
 ) -> CircuitReading:
     """The circuit as `replica` reads it."""
     return read_circuit(RouteLedger(health=fleet or {}), POLICY, now_ms, replica=replica, reset_ms=reset_ms)
 
 
-def good(ago_ms: int = 1_000) -> Health:
+def good(ago_ms: int = 1_000) -> ReplicaHealth:
     """A replica that the route answered."""
-    return Health(last_success_ms=NOW_MS - ago_ms)
+    return ReplicaHealth(last_success_ms=NOW_MS - ago_ms)
 
 
 # -- one replica
@@ -122,10 +122,10 @@ def test_retry_after_is_a_floor_up_to_the_cap(asked_ms: int, open_ms: int) -> No
 # -- the window
 
 
-def windowed(*buckets: tuple[int, int, int], ago_ms: int = 0) -> Health:
+def windowed(*buckets: tuple[int, int, int], ago_ms: int = 0) -> ReplicaHealth:
     """Buckets of (ok, failed, slow), the newest first, that of the last failure."""
     number = (NOW_MS - ago_ms) // BUCKET_MS
-    return Health(
+    return ReplicaHealth(
         failures_in_row=1,
         worst_row=1,
         opened_ms=NOW_MS - ago_ms,
@@ -146,7 +146,7 @@ def windowed(*buckets: tuple[int, int, int], ago_ms: int = 0) -> Health:
         pytest.param(windowed((1, 1, 0), (0, 0, 0), (0, 0, 0), (0, 50, 0)), "closed", id="what is older than 30 s"),
     ],
 )
-def test_half_of_the_recent_attempts_trip(health: Health, state: str) -> None:
+def test_half_of_the_recent_attempts_trip(health: ReplicaHealth, state: str) -> None:
     """Half of at least 20 within 30 s, failed or slow."""
     assert read({ME: health}).state == state
 
@@ -164,7 +164,9 @@ def test_a_window_that_tripped_ends_half_open() -> None:
 
 def test_slow_first_bytes_trip_alone() -> None:
     """Without a single failure; a good probe ends it."""
-    health = Health(last_success_ms=NOW_MS, last_slow_ms=NOW_MS, buckets={NOW_MS // BUCKET_MS: Bucket(20, 0, 10)})
+    health = ReplicaHealth(
+        last_success_ms=NOW_MS, last_slow_ms=NOW_MS, buckets={NOW_MS // BUCKET_MS: Bucket(20, 0, 10)}
+    )
     assert read({ME: health}).state == "open"
     assert read({ME: health}).reason == "half of the attempts failed or were slow, the last failure: slow first bytes"
     assert read({ME: replace(health, recovered_ms=NOW_MS)}).state == "closed"
@@ -182,7 +184,7 @@ def test_a_failed_probe_trips_whoever_made_it() -> None:
 
 def test_a_good_probe_ends_the_fleets_trip_and_its_makers() -> None:
     """The others end their own, each with a probe that they need not wait for any more, unless theirs failed since."""
-    well = Health(last_success_ms=NOW_MS, recovered_ms=NOW_MS)
+    well = ReplicaHealth(last_success_ms=NOW_MS, recovered_ms=NOW_MS)
     since = tripped(ago_ms=-10, failed_probes=1)
     fleet = {"b": tripped(), "c": tripped(failed_probes=5), "d": since, ME: well}
     assert read(fleet).state == "closed"
@@ -191,14 +193,14 @@ def test_a_good_probe_ends_the_fleets_trip_and_its_makers() -> None:
 
 def test_a_trip_after_the_probe_is_news() -> None:
     """What fails again after the route has recovered opens it again."""
-    fleet = {"b": tripped(ago_ms=0), "c": tripped(ago_ms=0), ME: Health(recovered_ms=NOW_MS - 1)}
+    fleet = {"b": tripped(ago_ms=0), "c": tripped(ago_ms=0), ME: ReplicaHealth(recovered_ms=NOW_MS - 1)}
     assert read(fleet).state == "open"
 
 
 @pytest.mark.parametrize(("since_ms", "share"), [(0, 0.1), (2_500, 0.25), (RAMP_MS, 1.0), (10**9, 1.0)])
 def test_a_route_that_recovered_takes_a_growing_share(since_ms: int, share: float) -> None:
     """Over ten seconds, for all replicas."""
-    assert read({"b": Health(recovered_ms=NOW_MS)}, NOW_MS + since_ms).share == share
+    assert read({"b": ReplicaHealth(recovered_ms=NOW_MS)}, NOW_MS + since_ms).share == share
 
 
 # -- operators
@@ -230,7 +232,7 @@ def test_what_failed_before_a_reset_counts_no_more() -> None:
         pytest.param({"b": good(), "c": good()}, "closed", id="none"),
     ],
 )
-def test_the_fleet_agrees(fleet: dict[str, Health], state: str) -> None:
+def test_the_fleet_agrees(fleet: dict[str, ReplicaHealth], state: str) -> None:
     """Open for all when half of those that used it lately are tripped, and two if there are two."""
     assert read(fleet).state == state
 
@@ -265,7 +267,7 @@ def test_the_dead_do_not_degrade_a_route_for_ever() -> None:
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 12).map(tripped)), st.integers(0, 10**6))
-def test_a_reading_is_consistent(fleet: dict[str, Health], later_ms: int) -> None:
+def test_a_reading_is_consistent(fleet: dict[str, ReplicaHealth], later_ms: int) -> None:
     """Open means that the end lies ahead, half open that it has passed, closed that there is none."""
     now_ms = NOW_MS + later_ms
     reading = read(fleet, now_ms, replica="a")

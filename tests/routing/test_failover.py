@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.ledger.events import FailureKind, FailureScope
-from service.routing.budget import Budget
+from service.routing.budget import RetryBudget
 from service.routing.failover import (
     RESERVED_WAIT_MS,
     SHORT_WAIT_MS,
     SLOT_WAITS_MS,
+    AdmissionDenied,
     Attempt,
-    Refusal,
-    Result,
+    AttemptResult,
     Verdict,
     failover,
 )
@@ -76,7 +76,7 @@ def run(
         while True:
             attempts.append(attempt)
             outcome = told.pop(0) if len(told) > 1 else told[0]
-            attempt = plan.send(Result(NOW_MS, outcome, over=attempt.number == over))
+            attempt = plan.send(AttemptResult(NOW_MS, outcome, over=attempt.number == over))
     except StopIteration as end:
         return attempts, end.value
 
@@ -500,10 +500,12 @@ def test_a_prompt_that_no_model_holds_is_told_so(others: list[Candidate], kind: 
 # -- admission
 
 
-PROBED, FULL, RESERVED = (Refusal(kind, kind) for kind in ("probe", "slots", "quota"))
+PROBED, FULL, RESERVED = (AdmissionDenied(kind, kind) for kind in ("probe", "slots", "quota"))
 
 
-def play(candidates: Sequence[Candidate], *results: Result, budget: bool = True) -> tuple[list[Attempt], Verdict]:
+def play(
+    candidates: Sequence[Candidate], *results: AttemptResult, budget: bool = True
+) -> tuple[list[Attempt], Verdict]:
     """Play a plan against these results, one after the other."""
     plan = failover(candidates, POLICY, MODEL, lambda: budget)
     attempts = [next(plan)]
@@ -516,16 +518,16 @@ def play(candidates: Sequence[Candidate], *results: Result, budget: bool = True)
     raise AssertionError(f"the plan goes on: {attempts}")
 
 
-def refused(refusal: Refusal) -> Result:
-    return Result(NOW_MS, refusal=refusal)
+def refused(refusal: AdmissionDenied) -> AttemptResult:
+    return AttemptResult(NOW_MS, refusal=refusal)
 
 
-ANSWERED = Result(NOW_MS)
-FAILED = Result(NOW_MS, BROKEN)
+ANSWERED = AttemptResult(NOW_MS)
+FAILED = AttemptResult(NOW_MS, BROKEN)
 
 
 @pytest.mark.parametrize("refusal", [PROBED, FULL, RESERVED], ids=lambda r: r.kind)
-def test_a_route_that_does_not_admit_is_passed_over(refusal: Refusal) -> None:
+def test_a_route_that_does_not_admit_is_passed_over(refusal: AdmissionDenied) -> None:
     """The next one is tried, and that was no attempt."""
     attempts, verdict = play(CHAIN, refused(refusal), ANSWERED)
     assert (tried(attempts), verdict) == (["anthropic", "subscription"], Verdict("answered", 1))
@@ -560,8 +562,8 @@ def test_a_reserved_quota_is_worth_a_few_seconds() -> None:
 
 def test_a_route_that_has_to_be_passed_over_by_now_is_left_out() -> None:
     """Its wait counts where waiting helps; what opened or was disabled meanwhile promises nothing."""
-    spent = Refusal("passed_over", "weekly limit spent", until_ms=NOW_MS + 9_000)
-    opened = Refusal("passed_over", "5 failures in a row")
+    spent = AdmissionDenied("passed_over", "weekly limit spent", until_ms=NOW_MS + 9_000)
+    opened = AdmissionDenied("passed_over", "5 failures in a row")
     attempts, verdict = play([FIRST, SECOND], refused(FULL), refused(opened), refused(spent))
     assert [attempt.wait_ms for attempt in attempts] == [0, 0, SLOT_WAITS_MS[0]]
     assert verdict == Verdict("throttled", until_ms=NOW_MS + 9_000)
@@ -571,7 +573,7 @@ def test_a_route_that_has_to_be_passed_over_by_now_is_left_out() -> None:
 
 def test_a_renewed_credential_is_tried_once() -> None:
     """On the same route; when that is refused as well, the next route's turn has come."""
-    renewed = Result(NOW_MS, BAD_KEY, renewed=True)
+    renewed = AttemptResult(NOW_MS, BAD_KEY, renewed=True)
     attempts, verdict = play(CHAIN, renewed, renewed, ANSWERED)
     assert tried(attempts) == ["anthropic", "anthropic", "subscription"]
     assert verdict == Verdict("answered", 3)
@@ -582,7 +584,7 @@ def test_a_renewed_credential_is_tried_once() -> None:
 
 def test_repeats_are_within_the_budget() -> None:
     """A short throttle is waited for only while few requests need it."""
-    short = Result(NOW_MS, throttle(500))
+    short = AttemptResult(NOW_MS, throttle(500))
     attempts, _ = play([FIRST], short, ANSWERED)
     assert tried(attempts) == ["anthropic", "anthropic"]
     attempts, verdict = play([FIRST], short, budget=False)
@@ -592,7 +594,7 @@ def test_repeats_are_within_the_budget() -> None:
 
 def test_the_budget_is_a_fifth_of_the_requests() -> None:
     """Ten at once, then one for five requests."""
-    budget = Budget()
+    budget = RetryBudget()
     assert [budget.spend() for _ in range(11)] == [True] * 10 + [False]
     for _ in range(5):
         budget.earn()

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.ledger.events import Tokens
-from service.ledger.state import Health, RouteLedger, Usage, Wait, WindowTold
+from service.ledger.events import TokenCounts
+from service.ledger.state import ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
 from service.routing.quota import (
     FORECAST_STEP_MS,
     WEEK_MS,
@@ -174,7 +174,7 @@ def test_weights_are_a_setting() -> None:
     weights = QuotaWeights(input=1, output=5, cache_read=0.1, cache_write_5m=1.25, cache_write_1h=2)
     usage = Usage(input=10, output=5, cache_read=19, cache_write_5m=100, cache_write_1h=100)
     assert counted_tokens(usage, weights) == 10 + 25 + 125 + 200 + 1
-    assert counted_tokens(Tokens(input=10, cache_read=19), weights) == 11
+    assert counted_tokens(TokenCounts(input=10, cache_read=19), weights) == 11
     policy = replace(POLICY, quota=QuotaPolicy(weights=weights))
     assert read_quota(RouteLedger(hours={NOW_MS // HOUR_MS: usage}), 1_000, policy, NOW_MS).used_tokens == 361
 
@@ -338,9 +338,9 @@ def test_an_answer_or_a_reset_ends_a_spent_window() -> None:
     """Fresh facts and operators stand over what was said before."""
     ledger = told("rejected", 1.0)
     assert read_waits(ledger, POLICY, NOW_MS, reset_ms=NOW_MS - 9) is None
-    ledger.health["r"] = Health(last_success_ms=NOW_MS - 10)
+    ledger.health["r"] = ReplicaHealth(last_success_ms=NOW_MS - 10)
     assert read_waits(ledger, POLICY, NOW_MS) is not None
-    ledger.health["r"] = Health(last_success_ms=NOW_MS - 9)
+    ledger.health["r"] = ReplicaHealth(last_success_ms=NOW_MS - 9)
     assert read_waits(ledger, POLICY, NOW_MS) is None
 
 

@@ -4,8 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from service.ledger.events import Endpoint
-from service.ledger.state import ControlLedger, Health, RouteLedger, Usage, Wait, WindowTold
-from service.routing.rank import Ask, Candidate, choose_chain, look_again, rank
+from service.ledger.state import ControlLedger, ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
+from service.routing.rank import Candidate, RoutingRequest, choose_chain, rank, recheck
 from service.routing.view import View
 from service.settings import ClientCredentials, Route, from_variables
 from tests.routing.making import (
@@ -28,10 +28,10 @@ from tests.routing.making import (
     waiting,
 )
 
-CLAUDE = Ask(model="claude-opus-4-8")
+CLAUDE = RoutingRequest(model="claude-opus-4-8")
 
 
-def ranked(ask: Ask = CLAUDE, chain: tuple[Route, ...] = CHAIN, view: View | None = None) -> list[Candidate]:
+def ranked(ask: RoutingRequest = CLAUDE, chain: tuple[Route, ...] = CHAIN, view: View | None = None) -> list[Candidate]:
     """The candidates at noon."""
     return rank(ask, chain, view or view_of(), POLICY, NOW_MS)
 
@@ -57,7 +57,7 @@ def limited(tokens: int) -> tuple[Route, ...]:
 )
 def test_the_order_is_the_settings_but_for_a_wish(model: str, order: list[str]) -> None:
     """A name of another family than Claude asks for its vendor first; the others follow in their order."""
-    assert names(ranked(Ask(model=model))) == order
+    assert names(ranked(RoutingRequest(model=model))) == order
 
 
 def test_each_route_gets_its_own_name_for_the_model() -> None:
@@ -128,7 +128,7 @@ def test_an_operators_limit_stands_over_the_settings() -> None:
 @pytest.mark.parametrize("endpoint", ["count_tokens", "models"])
 def test_what_uses_no_tokens_goes_on_when_the_quota_is_spent(endpoint: Endpoint) -> None:
     """A spent quota keeps messages off a route, not questions that are free."""
-    ask = Ask(endpoint, "claude-opus-4-8")
+    ask = RoutingRequest(endpoint, "claude-opus-4-8")
     assert names(ranked(ask, limited(9), view_of(anthropic=used(9))))[0] == "anthropic"
 
 
@@ -185,11 +185,11 @@ def test_a_candidate_is_looked_at_again() -> None:
     """What was decided about it stays; what its route used since, and what speaks against it now, is new."""
     [first, *_] = ranked(chain=limited(1_000))
     first = replace(first, without_thinking=True)
-    now = look_again(first, CLAUDE, view_of(anthropic=used(600)), POLICY, NOW_MS)
+    now = recheck(first, CLAUDE, view_of(anthropic=used(600)), POLICY, NOW_MS)
     assert now.quota is not None
     assert (now.quota.used_tokens, now.without_thinking, now.usable) == (600, True, True)
-    assert look_again(first, CLAUDE, view_of(anthropic=used(1_000)), POLICY, NOW_MS).passed_over == "quota_spent"
-    assert look_again(first, CLAUDE, view_of(anthropic=open_circuit()), POLICY, NOW_MS).passed_over == "circuit_open"
+    assert recheck(first, CLAUDE, view_of(anthropic=used(1_000)), POLICY, NOW_MS).passed_over == "quota_spent"
+    assert recheck(first, CLAUDE, view_of(anthropic=open_circuit()), POLICY, NOW_MS).passed_over == "circuit_open"
 
 
 def test_no_last_resort_while_another_route_is_left() -> None:
@@ -204,29 +204,29 @@ def test_no_last_resort_while_another_route_is_left() -> None:
 @pytest.mark.parametrize(
     ("ask", "expected"),
     [
-        (Ask("messages", "claude-opus-4-8"), ["anthropic", "subscription", "zai", "other"]),
-        (Ask("models"), ["anthropic", "subscription", "zai", "other"]),
-        (Ask("count_tokens", "claude-opus-4-8"), ["anthropic", "subscription"]),
-        (Ask("count_tokens", "glm-5"), ["zai", "anthropic", "subscription"]),
-        (Ask("batches", "claude-opus-4-8"), ["anthropic", "subscription"]),
-        (Ask("files"), ["anthropic", "subscription"]),
-        (Ask("other"), ["anthropic", "subscription"]),
+        (RoutingRequest("messages", "claude-opus-4-8"), ["anthropic", "subscription", "zai", "other"]),
+        (RoutingRequest("models"), ["anthropic", "subscription", "zai", "other"]),
+        (RoutingRequest("count_tokens", "claude-opus-4-8"), ["anthropic", "subscription"]),
+        (RoutingRequest("count_tokens", "glm-5"), ["zai", "anthropic", "subscription"]),
+        (RoutingRequest("batches", "claude-opus-4-8"), ["anthropic", "subscription"]),
+        (RoutingRequest("files"), ["anthropic", "subscription"]),
+        (RoutingRequest("other"), ["anthropic", "subscription"]),
     ],
-    ids=lambda value: value.endpoint if isinstance(value, Ask) else "",
+    ids=lambda value: value.endpoint if isinstance(value, RoutingRequest) else "",
 )
-def test_each_endpoint_goes_where_it_is_offered(ask: Ask, expected: list[str]) -> None:
+def test_each_endpoint_goes_where_it_is_offered(ask: RoutingRequest, expected: list[str]) -> None:
     """Another vendor is asked for messages and models, and counts its own models' tokens alone."""
     assert names(ranked(ask, (*CHAIN, OTHER))) == expected
 
 
 def test_a_resource_is_asked_for_where_it_lives() -> None:
     """On its route and no other, whether that one is first or not; of a route that is gone there is none."""
-    candidates = ranked(Ask("files", bound_to="subscription"))
+    candidates = ranked(RoutingRequest("files", bound_to="subscription"))
     assert (names(candidates), reasons(candidates)) == (
         ["subscription"],
         {"anthropic": "elsewhere", "zai": "elsewhere"},
     )
-    assert names(ranked(Ask("files", bound_to="gone"))) == []
+    assert names(ranked(RoutingRequest("files", bound_to="gone"))) == []
 
 
 # -- clients' own credentials
@@ -284,7 +284,7 @@ def test_the_clients_credential_goes_up_only_where_it_may(
 
 def test_a_model_that_cannot_hold_the_prompt_is_passed_over() -> None:
     """Whatever else speaks against its route, or for it: an open circuit is no last resort for what can't fit."""
-    ask = Ask(model="claude-haiku-4-5", least_tokens=150_000)
+    ask = RoutingRequest(model="claude-haiku-4-5", least_tokens=150_000)
     policy = from_variables({"CCPROXY_HOME": "/nowhere"}).policy
     candidates = rank(ask, (Z,), view_of(zai=open_circuit()), policy, NOW_MS)
     assert reasons(candidates) == {"zai": "context_too_small"}
@@ -304,16 +304,16 @@ def test_a_thread_goes_to_anthropic_alone() -> None:
 
 def test_a_route_that_recovers_takes_its_share_first() -> None:
     """Requests whose lot is above the share go to the others first, and to it all the same when they fail."""
-    recovering = RouteLedger(health={"b": Health(recovered_ms=NOW_MS - 2_500)})
+    recovering = RouteLedger(health={"b": ReplicaHealth(recovered_ms=NOW_MS - 2_500)})
     view = view_of(anthropic=recovering)
-    low, high = (Ask(model="claude-opus-4-8", draw=draw) for draw in (0.2, 0.3))
+    low, high = (RoutingRequest(model="claude-opus-4-8", draw=draw) for draw in (0.2, 0.3))
     assert names(rank(low, CHAIN, view, POLICY, NOW_MS)) == ["anthropic", "subscription", "zai"]
     assert names(rank(high, CHAIN, view, POLICY, NOW_MS)) == ["subscription", "zai", "anthropic"]
 
 
 def test_a_session_stays_on_its_route() -> None:
     """It goes first, while it is healthy."""
-    ask = Ask(model="claude-opus-4-8", session_route="zai")
+    ask = RoutingRequest(model="claude-opus-4-8", session_route="zai")
     assert names(rank(ask, CHAIN, view_of(), POLICY, NOW_MS)) == ["zai", "anthropic", "subscription"]
     assert names(rank(ask, CHAIN, view_of(zai=open_circuit()), POLICY, NOW_MS)) == ["anthropic", "subscription"]
 
@@ -321,8 +321,8 @@ def test_a_session_stays_on_its_route() -> None:
 def test_only_messages_probe() -> None:
     """What counts for no circuit tells nothing about it."""
     view = view_of(anthropic=open_circuit(ago_ms=100_000))
-    assert rank(Ask("messages", "claude-x"), CHAIN, view, POLICY, NOW_MS)[0].probe
-    assert not rank(Ask("count_tokens", "claude-x"), CHAIN, view, POLICY, NOW_MS)[0].probe
+    assert rank(RoutingRequest("messages", "claude-x"), CHAIN, view, POLICY, NOW_MS)[0].probe
+    assert not rank(RoutingRequest("count_tokens", "claude-x"), CHAIN, view, POLICY, NOW_MS)[0].probe
 
 
 # -- windows, and waits of some models
@@ -358,22 +358,22 @@ def window(name: str, ratio: float, status: str = "allowed") -> RouteLedger:
 )
 def test_a_providers_window_counts_like_a_quota(ledger: RouteLedger, model: str, expected: list[str]) -> None:
     """From the threshold on others go first; a spent one is waited for; one of some models is about those alone."""
-    assert names(rank(Ask(model=model), (A, S), view_of(anthropic=ledger), POLICY, NOW_MS)) == expected
+    assert names(rank(RoutingRequest(model=model), (A, S), view_of(anthropic=ledger), POLICY, NOW_MS)) == expected
 
 
 def test_a_quota_of_some_models_holds_those_alone() -> None:
     """Until its reset; what the request is sent as counts, not what it asked for."""
     wait = Wait(at_ms=NOW_MS - 1, until_ms=NOW_MS + 9, kind="quota", status=429, holds="opus")
     view = view_of(anthropic=RouteLedger(waits={"quota:opus": wait}))
-    [held] = rank(Ask(model="claude-opus-4-8"), (A,), view, POLICY, NOW_MS)
+    [held] = rank(RoutingRequest(model="claude-opus-4-8"), (A,), view, POLICY, NOW_MS)
     assert (held.passed_over, held.until_ms) == ("waiting", NOW_MS + 9)
-    assert names(rank(Ask(model="claude-sonnet-4-6"), (A,), view, POLICY, NOW_MS)) == ["anthropic"]
-    assert reasons(rank(Ask(model="glm-5.2"), (A,), view, POLICY, NOW_MS)) == {"anthropic": "waiting"}
+    assert names(rank(RoutingRequest(model="claude-sonnet-4-6"), (A,), view, POLICY, NOW_MS)) == ["anthropic"]
+    assert reasons(rank(RoutingRequest(model="glm-5.2"), (A,), view, POLICY, NOW_MS)) == {"anthropic": "waiting"}
 
 
 @pytest.mark.parametrize("endpoint", ["count_tokens", "models"])
 @pytest.mark.parametrize(("scope", "free"), [("throttle", True), ("quota", True), ("credential", False)])
 def test_what_is_free_waits_for_no_throttle(endpoint: Endpoint, scope: str, *, free: bool) -> None:
     """It has limits of its own; a refused credential is refused everywhere."""
-    ranked = rank(Ask(endpoint, "claude-opus-4-8"), (A,), view_of(anthropic=waiting(scope)), POLICY, NOW_MS)
+    ranked = rank(RoutingRequest(endpoint, "claude-opus-4-8"), (A,), view_of(anthropic=waiting(scope)), POLICY, NOW_MS)
     assert (names(ranked) == ["anthropic"]) == free

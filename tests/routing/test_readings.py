@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from service.ledger.events import AttemptEnded, AttemptStarted
 from service.ledger.fold import fold_route
-from service.ledger.state import ControlLedger, Health, RouteLedger, Usage, Wait, WindowTold
+from service.ledger.state import ControlLedger, ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
 from service.routing.quota import WaitReading, WindowReading
-from service.routing.rank import Ask, rank
-from service.routing.readings import RouteReading, fields_of, read_route, reading_of
+from service.routing.rank import RoutingRequest, rank
+from service.routing.readings import RouteStatus, fields_of, read_route_status, reading_of
 from service.routing.view import View
 from service.settings import Route
 from tests.routing.making import (
@@ -42,9 +42,9 @@ def told(ratio: float, status: str = "allowed", name: str = "5h") -> RouteLedger
     return RouteLedger(windows={name: window})
 
 
-def read(view: View | None = None, route: Route = A) -> RouteReading:
+def read(view: View | None = None, route: Route = A) -> RouteStatus:
     """The route at noon."""
-    return read_route(route, view or view_of(), POLICY, NOW_MS)
+    return read_route_status(route, view or view_of(), POLICY, NOW_MS)
 
 
 STATES = [
@@ -92,7 +92,7 @@ def test_a_route_has_one_state_and_its_reason(route: Route, view: View, state: s
 def test_a_route_is_available_when_requests_may_take_it(route: Route, view: View, state: str, reason: str) -> None:
     """What is shown is what `rank` does; an open circuit is a last resort, and shown as what it is."""
     reading = read(view, route)
-    candidates = rank(Ask(model="claude-x"), [route], view, POLICY, NOW_MS)
+    candidates = rank(RoutingRequest(model="claude-x"), [route], view, POLICY, NOW_MS)
     assert reading.available == (candidates[0].usable and state != "circuit_open")
     assert reading.reason == reason
 
@@ -148,7 +148,7 @@ def failure(number: int) -> AttemptEnded:
 @given(st.integers(0, 20), st.integers(0, 2_000), st.integers(0, 10**6))
 def test_an_end_is_only_named_for_what_ends(failures: int, tokens: int, ago_ms: int) -> None:
     """A route that may be taken has no end to wait for; one that may not by the clock has one ahead."""
-    health = Health(failures_in_row=failures, last_failure_ms=NOW_MS - ago_ms, last_failure_id="x")
+    health = ReplicaHealth(failures_in_row=failures, last_failure_ms=NOW_MS - ago_ms, last_failure_id="x")
     reading = read(view_of(anthropic=RouteLedger(health={"me": health}, hours=used(tokens).hours)), LIMITED)
     assert (reading.until_ms > NOW_MS) == (not reading.available)
 

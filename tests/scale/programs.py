@@ -13,7 +13,7 @@ from typing import Self
 
 import pytest
 
-from service.embedded.leash import Leash
+from service.embedded.leash import ManagedProcess
 from service.embedded.valkey import Valkey
 from tests.e2e.processes import eventually, free_port
 
@@ -77,7 +77,9 @@ class Balancer:
 
     def __enter__(self) -> Self:
         with self.log.open("wb") as output:
-            self._process = Leash([program("haproxy", "haproxy"), "-db", "-f", self._file], output=output.fileno())
+            self._process = ManagedProcess(
+                [program("haproxy", "haproxy"), "-db", "-f", self._file], output=output.fileno()
+            )
         eventually(lambda: self._listens() or self._process.poll() is not None)
         assert self._process.poll() is None, self.log.read_text()
         return self

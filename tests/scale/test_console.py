@@ -8,7 +8,7 @@ import pytest
 
 from service.commands.events import Wanted, look
 from service.console.control import operator, read_view
-from service.console.reports import Reports
+from service.console.reports import ReportClient
 from service.console.status import read_status
 from service.ledger.events import RouteDisabled, RouteEnabled
 from service.ledger.wire import CONTROL, encode_entry
@@ -51,7 +51,7 @@ async def append_as_a_proxy(url: str) -> None:
 
 async def workers_by(url: str) -> int | None:
     """How many workers are at the queue that lies there."""
-    reports = Reports(url)
+    reports = ReportClient(url)
     try:
         return await reports.workers()
     finally:

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from service.embedded.folder import is_free
-from service.embedded.leash import Leash
+from service.embedded.leash import ManagedProcess
 from tests.e2e.asking import STREAM, ask, client_of
 from tests.e2e.books import Books
 from tests.e2e.house import House
@@ -56,7 +56,7 @@ def pooler(house: Pooled) -> Iterator[None]:
     )
     with (house.folder / "pgbouncer.log").open("wb") as output:
         command = [program("pgbouncer", "pgbouncer"), file]
-        process = Leash(command, account=house.postgres.account, output=output.fileno())
+        process = ManagedProcess(command, account=house.postgres.account, output=output.fileno())
     try:
         eventually(lambda: not is_free("127.0.0.1", port) or process.poll() is not None)
         house.pooler_port = port

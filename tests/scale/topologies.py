@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from redis import Redis, RedisError
 
-from service.embedded.leash import Leash
+from service.embedded.leash import ManagedProcess
 from tests.e2e.processes import eventually, free_port
 from tests.scale.programs import program
 
@@ -30,13 +30,13 @@ class Node:
         self.file.write_text("\n".join([*port, "bind 127.0.0.1", f"dir {self._folder}", 'save ""', *lines]) + "\n")
         self._options = ["--sentinel"] if sentinel else []
         self._tls = tls
-        self.process: Leash | None = None
+        self.process: ManagedProcess | None = None
 
     def start(self) -> Self:
         """Run it."""
         with (self._folder / "log").open("ab") as output:
             program_ = program("redis-server", "redis-server")
-            self.process = Leash([program_, self.file, *self._options], output=output.fileno())
+            self.process = ManagedProcess([program_, self.file, *self._options], output=output.fileno())
         return self
 
     def client(self, **options: Any) -> Redis:

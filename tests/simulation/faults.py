@@ -8,9 +8,9 @@ from unittest.mock import patch
 from service.ledger.events import Event
 from service.ledger.fold import advance
 from service.ledger.state import Ledger
-from service.outbox import Kept, Outbox, settle
+from service.outbox import Outbox, QueuedEvent, acknowledge
 from tests.simulation.redis_model import Data
-from workers.consume import Batch, StreamPort, read_batch
+from workers.consume import EntryBatch, StreamSource, read_batch
 from workers.project import Projected, Projector, Sorted
 from workers.store import Checkpoint
 
@@ -46,7 +46,7 @@ def overlay_all(ledger: Ledger, events: Iterable[Event]) -> None:
         advance(ledger, event)
 
 
-def same_epoch(streams: StreamPort, stream: str, run_id: str, stream_id: str) -> Batch:
+def same_epoch(streams: StreamSource, stream: str, run_id: str, stream_id: str) -> EntryBatch:
     """Another run of Redis is read, and nobody is told that it is another."""
     batch = read_batch(streams, stream, run_id, stream_id)
     return batch._replace(replaced=batch.replaced and not run_id)
@@ -56,11 +56,11 @@ def kept_is_forgotten(_outbox: Outbox) -> None:
     """Redis is another one, and nothing is appended again."""
 
 
-async def promised_too_early(outbox: Outbox, batch: dict[str, list[Kept]]) -> None:
+async def promised_too_early(outbox: Outbox, batch: dict[str, list[QueuedEvent]]) -> None:
     """Callers are told before the append, not after it."""
     for part in batch.values():
         for kept in part:
-            settle(kept)
+            acknowledge(kept)
     await send(outbox, batch)
 
 

@@ -15,10 +15,21 @@ from msgspec import Struct, field
 from psycopg import errors
 
 from service.ledger.fold import add_usage
-from service.ledger.state import Health, Usage
+from service.ledger.state import ReplicaHealth, Usage
 from tests.simulation.fibers import Places
 from tests.simulation.virtual import Died, Now
-from workers.store import GENESIS_HASH, Aside, Cell, Checkpoint, DeadLetter, Known, Rejected, Row, Store, health_row
+from workers.store import (
+    GENESIS_HASH,
+    Cell,
+    Checkpoint,
+    DeadLetter,
+    Known,
+    Rejected,
+    Row,
+    SkippedSeq,
+    Store,
+    health_row,
+)
 
 Aparts = dict[tuple[str, bytes], Rejected]
 """Dead letters or quarantined events, by stream and digest."""
@@ -65,7 +76,7 @@ class Writes(Struct):
     health: dict[tuple[str, str], tuple[object, ...] | None] = field(default_factory=dict)
     dead: Aparts = field(default_factory=dict)
     quarantined: Aparts = field(default_factory=dict)
-    asides: dict[tuple[str, str, int], Aside] = field(default_factory=dict)
+    asides: dict[tuple[str, str, int], SkippedSeq] = field(default_factory=dict)
     revived: set[bytes] = field(default_factory=set)
 
 
@@ -84,7 +95,7 @@ class Database:
         self.health: dict[tuple[str, str], tuple[object, ...]] = {}
         self.dead: Aparts = {}
         self.quarantined: Aparts = {}
-        self.asides: dict[tuple[str, str, int], Aside] = {}
+        self.asides: dict[tuple[str, str, int], SkippedSeq] = {}
         self.sessions: list[Session] = []
         self.on_commit: Callable[[Writes, dict[str, Checkpoint]], None] = lambda _writes, _before: None
 
@@ -249,7 +260,7 @@ class ModelStore(Store):
             if cell.hour >= oldest_hour and one.position > position
         ]
 
-    def save_health(self, route: str, health: dict[str, Health], gone: Iterable[str]) -> None:
+    def save_health(self, route: str, health: dict[str, ReplicaHealth], gone: Iterable[str]) -> None:
         self._at("save_health")
         for name, account in health.items():
             self._writes.health[route, name] = health_row(route, name, account)
@@ -285,7 +296,7 @@ class ModelStore(Store):
         self._writes.revived |= gone
         return len(gone)
 
-    def add_asides(self, stream: str, position: int, asides: Sequence[Aside]) -> list[Aside]:  # noqa: ARG002 - Store's
+    def add_asides(self, stream: str, position: int, asides: Sequence[SkippedSeq]) -> list[SkippedSeq]:  # noqa: ARG002 - Store's
         self._at("add_asides")
         new = {(stream, one.replica, one.seq): one for one in reversed(asides)}
         new = {

@@ -26,17 +26,17 @@ from service.ledger.events import (
     QuotaLimitChanged,
     RouteDisabled,
     RouteEnabled,
-    Tokens,
+    TokenCounts,
 )
 from service.ledger.fold import HOUR_MS, advance
 from service.ledger.state import Ledger
 from service.ledger.wire import CONTROL, Snapshot
 from service.outbox import Outbox
 from service.routing.quota import read_quota, week_of
-from service.routing.rank import Ask, rank
+from service.routing.rank import RoutingRequest, rank
 from service.routing.view import usage_since
 from service.settings import Settings
-from service.spool import Record
+from service.spool import SpoolRecord
 from service.stream_ports import RedisPort
 from service.watcher import Watcher
 from tests.simulation.clients import AsyncRedis, Weather
@@ -112,7 +112,7 @@ class Replica:
             self.oracle.note_own(self.name, stream, event)
             note_own(stream, event)
 
-        def append(records: Sequence[Record]) -> None:
+        def append(records: Sequence[SpoolRecord]) -> None:
             last = self.outbox._spool.segments[-1:]
             disk.durable_bytes = sum(one.size_bytes for one in last if one.size_bytes <= spool.SEGMENT_BYTES)
             names = {record.event.event_id for record in records}
@@ -151,7 +151,11 @@ class Replica:
         """A client's request: the first route that routing names is tried, and the try is accounted."""
         model = self.rng.choice(MODELS)
         ranked = rank(
-            Ask(model=model), self.settings.routes, self.watcher.view, self.settings.policy, self.clock.now_ms()
+            RoutingRequest(model=model),
+            self.settings.routes,
+            self.watcher.view,
+            self.settings.policy,
+            self.clock.now_ms(),
         )
         usable = [candidate for candidate in ranked if candidate.usable]
         if not usable:
@@ -172,7 +176,9 @@ class Replica:
                 {"outcome": "failed", "kind": "throttle", "scope": "throttle", "retry_at_ms": at_ms + 900},
                 {"outcome": "aborted"},
             ))  # fmt: skip
-        tokens = Tokens(rng.randrange(1000), rng.randrange(1000), rng.randrange(9), rng.randrange(9), rng.randrange(9))
+        tokens = TokenCounts(
+            rng.randrange(1000), rng.randrange(1000), rng.randrange(9), rng.randrange(9), rng.randrange(9)
+        )
         return AttemptEnded(
             event_id=ids.ended_id(attempt_id), at_ms=at_ms, attempt_id=attempt_id, started_at_ms=started_ms,
             tokens=tokens, cost_nusd=rng.choice((None, 7)), **named, **how,
@@ -186,7 +192,7 @@ class Replica:
         for item in range(2):
             event = BatchItemUsed(
                 event_id=ids.derived_id(batch_id, str(item)), at_ms=at_ms, batch_id=f"b{number}", custom_id=str(item),
-                model_sent=MODELS[0], tokens=Tokens(input=10 + number, output=item),
+                model_sent=MODELS[0], tokens=TokenCounts(input=10 + number, output=item),
             )  # fmt: skip
             await self._append(route, event)
 

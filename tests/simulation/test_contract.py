@@ -13,7 +13,7 @@ import pytest
 from service.app import open_redis as open_async
 from service.ledger import wire
 from service.ledger.events import AttemptEnded, Event
-from service.ledger.state import Health, Usage
+from service.ledger.state import ReplicaHealth, Usage
 from service.stream_ports import RedisPort
 from tests.simulation.clients import AsyncRedis, Weather
 from tests.simulation.conftest import House, ModelHouse, RealHouse
@@ -23,7 +23,7 @@ from workers.consume import NO_ENTRY, Streams
 from workers.outage import Outage
 from workers.project import Projected, Projector
 from workers.publish import Publisher
-from workers.store import Aside, Cell, Checkpoint, Rejected, Row, Store
+from workers.store import Cell, Checkpoint, Rejected, Row, SkippedSeq, Store
 from workers.ticker import Ticker
 from workers.wake import WAKE_MS, Wake
 
@@ -90,11 +90,11 @@ def test_a_wake_up_waits_once_until_it_expires(house: House) -> None:
 
     queue: Any = Queue()
     wake = Wake(house.redis(), queue)
-    assert [wake.call(STREAM), wake.call(STREAM)] == [True, False]
-    wake.answer(STREAM)
-    assert wake.call(STREAM)
+    assert [wake.enqueue(STREAM), wake.enqueue(STREAM)] == [True, False]
+    wake.clear_guard(STREAM)
+    assert wake.enqueue(STREAM)
     house.pass_ms(WAKE_MS)
-    assert wake.call(STREAM)
+    assert wake.enqueue(STREAM)
     assert called == [STREAM] * 3
 
 
@@ -194,12 +194,12 @@ def test_what_is_put_aside_is_counted_once(house: House) -> None:
     with store.transaction():
         assert store.add_quarantined(STREAM, 1, forged[:1]) == 1
         assert store.add_quarantined(STREAM, 1, forged) == 1
-        assert store.add_asides(STREAM, 0, [Aside("r1", 1, 5), Aside("r1", 2, 6)]) == [
-            Aside("r1", 1, 5),
-            Aside("r1", 2, 6),
+        assert store.add_asides(STREAM, 0, [SkippedSeq("r1", 1, 5), SkippedSeq("r1", 2, 6)]) == [
+            SkippedSeq("r1", 1, 5),
+            SkippedSeq("r1", 2, 6),
         ]
     with store.transaction():
-        assert store.add_asides(STREAM, 1, [Aside("r1", 2, 9), Aside("r2", 1, 7)]) == [Aside("r2", 1, 7)]
+        assert store.add_asides(STREAM, 1, [SkippedSeq("r1", 2, 9), SkippedSeq("r2", 1, 7)]) == [SkippedSeq("r2", 1, 7)]
         page = store.dead_letters(STREAM, None, 1)
         rest = store.dead_letters(STREAM, page[0], 9)
         assert {letter.raw for letter in (*page, *rest)} == {b"x", b"y"}
@@ -211,8 +211,8 @@ def test_health_is_written_and_forgotten(house: House) -> None:
     """Accounts are replaced; those of replicas that are gone go."""
     store = house.store()
     with store.transaction():
-        store.save_health(STREAM, {"r1": Health(failures_in_row=1), "r2": Health()}, [])
-        store.save_health(STREAM, {"r1": Health(failures_in_row=2)}, ["r2", "never-there"])
+        store.save_health(STREAM, {"r1": ReplicaHealth(failures_in_row=1), "r2": ReplicaHealth()}, [])
+        store.save_health(STREAM, {"r1": ReplicaHealth(failures_in_row=2)}, ["r2", "never-there"])
 
 
 def test_a_proxys_client_speaks_as_redis_py(both: tuple[ModelHouse, RealHouse]) -> None:

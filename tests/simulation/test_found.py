@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from service.ledger import ids
-from service.ledger.events import BatchItemUsed, RouteDisabled, Tokens
+from service.ledger.events import BatchItemUsed, RouteDisabled, TokenCounts
 from service.ledger.wire import CONTROL
 from tests.simulation.replica import Replica
 from tests.simulation.world import ROUTES, World, world_of
@@ -30,7 +30,7 @@ def item(replica: Replica) -> BatchItemUsed:
     """The one item of a batch, told by this replica."""
     event_id = ids.derived_id(ids.format_uuid(1_788_999_000_000 << 80 | 7 << 76 | 2 << 62), "1")
     at_ms = replica.clock.now_ms()
-    return BatchItemUsed(event_id=event_id, at_ms=at_ms, batch_id="b", custom_id="1", tokens=Tokens(input=10))
+    return BatchItemUsed(event_id=event_id, at_ms=at_ms, batch_id="b", custom_id="1", tokens=TokenCounts(input=10))
 
 
 def test_an_item_told_twice_is_let_go_of_by_both(world: World) -> None:

@@ -17,7 +17,7 @@ from workers.lost import LostAttempts
 from workers.outage import Outage
 from workers.project import Projector
 from workers.publish import Publisher
-from workers.shift import Shift
+from workers.shift import FoldJob
 from workers.ticker import Ticker
 from workers.wake import Wake
 
@@ -74,7 +74,7 @@ class Worker:
         wake = Wake(redis, queue)
         publisher = Publisher(redis, Unstopped(), clock=now.monotonic)
         streams = Streams(redis)
-        self.shift = Shift(
+        self.shift = FoldJob(
             Projector(self.store, streams), publisher, streams, wake, Unstopped(), Outage("redis"), now.monotonic
         )
         ticking: Any = PlainRedis(server, Places())

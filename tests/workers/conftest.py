@@ -22,7 +22,7 @@ from workers.migrate import migrate
 from workers.outage import Outage
 from workers.project import Projected, Projector
 from workers.publish import Publisher
-from workers.shift import Shift
+from workers.shift import FoldJob
 from workers.store import GENESIS_HASH, Store, connect
 from workers.verify import StreamReport, verify
 from workers.wake import Wake, open_queue
@@ -83,10 +83,10 @@ class Bench:
         """A publisher that has published nothing yet."""
         return Publisher(self.redis, threading.Event())
 
-    def new_shift(self, projector: Projector) -> Shift:
+    def new_shift(self, projector: Projector) -> FoldJob:
         """A worker's shift with this projector."""
         wake = Wake(self.redis, self.queue)
-        return Shift(projector, self.new_publisher(), Streams(self.redis), wake, threading.Event(), Outage("redis"))
+        return FoldJob(projector, self.new_publisher(), Streams(self.redis), wake, threading.Event(), Outage("redis"))
 
     def project(self, stream: str = STREAM) -> Projected:
         """Fold the next batch; nobody else has the stream."""

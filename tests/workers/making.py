@@ -8,7 +8,7 @@ import msgspec
 from redis import Redis
 
 from service.ledger import ids, wire
-from service.ledger.events import AttemptEnded, AttemptStarted, Event, Tokens
+from service.ledger.events import AttemptEnded, AttemptStarted, Event, TokenCounts
 
 NOON_MS = 1_789_000_000_000
 """A noon in September 2026; nothing in the fold looks at a clock, so any will do."""
@@ -36,7 +36,7 @@ def ended(seq: int = 1, *, at_ms: int = NOON_MS, replica: str = "r1", **fields: 
         "status": 200,
         "model_sent": "claude-sonnet-4-5",
         "client_key": "alice",
-        "tokens": Tokens(input=10, output=5),
+        "tokens": TokenCounts(input=10, output=5),
         "cost_nusd": 1_000,
     }
     return AttemptEnded(

@@ -41,7 +41,7 @@ def fill(bench: Bench) -> None:
     key = ClientKeyIssued(event_id=new_id(), at_ms=NOON_MS, key_id="k1", name="Alïce", sha256="0" * 64)
     append(bench.redis, [key], wire.CONTROL)
     for stream in (STREAM, wire.CONTROL):
-        bench.new_publisher().publish(bench.projector.recall(stream) or bench.project(stream))
+        bench.new_publisher().publish(bench.projector.load_ledger(stream) or bench.project(stream))
     bench.new_publisher().publish(bench.project(wire.CONTROL))
     Retention(bench.new_archive, 1, lambda: (NOON_MS + WEEK_MS) / 1000).look()
 

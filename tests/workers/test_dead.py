@@ -146,7 +146,7 @@ def test_many_dead_letters_are_read_page_by_page(bench: Bench, monkeypatch: pyte
     monkeypatch.setattr("workers.project.DEAD_LETTERS_PAGE", 2)
     monkeypatch.setattr("workers.project.BATCH_EVENTS", 3)
     old_version_folds(bench, [ended(seq, replica="new") for seq in range(1, 12)])
-    first = bench.new_projector().revive(STREAM)
+    first = bench.new_projector().retry_dead_letters(STREAM)
     assert first is not None
     assert (first.position, first.full) == (4, True)
     bench.new_shift(bench.new_projector()).fold(STREAM)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from service.ledger import fold, ids, wire
-from service.ledger.events import AttemptEnded, AttemptStarted, Tokens
+from service.ledger.events import AttemptEnded, AttemptStarted, TokenCounts
 from service.ledger.state import RouteLedger, Usage
 from tests.workers.conftest import Bench
 from tests.workers.making import NOON_MS, STREAM, append, ended, started
@@ -65,7 +65,7 @@ def cells(bench: Bench) -> list[tuple[Any, ...]]:
 
 def test_an_attempt_is_closed_when_its_replica_is_gone(bench: Bench) -> None:
     """With the route's and model's mean, under the id that follows from the attempt's."""
-    append(bench.redis, [ended(1, at_ms=now_ms(bench)), ended(2, at_ms=now_ms(bench), tokens=Tokens(input=30))])
+    append(bench.redis, [ended(1, at_ms=now_ms(bench)), ended(2, at_ms=now_ms(bench), tokens=TokenCounts(input=30))])
     attempt = open_one(bench)
     clock = Clock()
     assert watch(watcher_of(bench, clock), clock, 60) == 1
@@ -75,7 +75,7 @@ def test_an_attempt_is_closed_when_its_replica_is_gone(bench: Bench) -> None:
     event = wire.decode_event(rows[0][1].encode())
     assert msgspec.structs.asdict(event) | {"event_id": "", "at_ms": 0} == msgspec.structs.asdict(
         lost_events(fold.fold_route(RouteLedger(), [attempt]), [attempt.event_id], NOON_MS)[0]
-    ) | {"event_id": "", "at_ms": 0, "tokens": Tokens(input=20, output=2), "cost_nusd": 1_000}
+    ) | {"event_id": "", "at_ms": 0, "tokens": TokenCounts(input=20, output=2), "cost_nusd": 1_000}
     assert bench.verify().ok
 
 
@@ -173,7 +173,7 @@ def test_a_later_end_takes_the_estimate_back(bench: Bench) -> None:
 def true_end(attempt: AttemptStarted) -> AttemptEnded:
     """The end of an attempt, which waited on disk."""
     return msgspec.structs.replace(
-        ended(2, replica=attempt.replica, tokens=Tokens(input=7, output=3), cost_nusd=9, spooled=True),
+        ended(2, replica=attempt.replica, tokens=TokenCounts(input=7, output=3), cost_nusd=9, spooled=True),
         event_id=ids.ended_id(attempt.event_id),
         attempt_id=attempt.event_id,
     )
@@ -214,16 +214,20 @@ def usage(**counts: int) -> RouteLedger:
 @pytest.mark.parametrize(
     ("ledger", "estimate"),
     [
-        pytest.param(RouteLedger(), Estimate(Tokens(), None), id="nothing was used"),
-        pytest.param(usage(attempts=2, failed=2), Estimate(Tokens(), None), id="nothing was answered"),
+        pytest.param(RouteLedger(), Estimate(TokenCounts(), None), id="nothing was used"),
+        pytest.param(usage(attempts=2, failed=2), Estimate(TokenCounts(), None), id="nothing was answered"),
         pytest.param(
             usage(attempts=5, failed=1, input=40, output=9, cache_read=8, cache_write_5m=5, cost_nusd=402),
-            Estimate(Tokens(10, 2, 2, 1), 100),
+            Estimate(TokenCounts(10, 2, 2, 1), 100),
             id="failures use nothing",
         ),
-        pytest.param(usage(attempts=2, lost=1, input=40), Estimate(Tokens(20), 0), id="estimates are among them"),
-        pytest.param(usage(attempts=1, batch_items=1, input=40), Estimate(Tokens(20), 0), id="as are items of batches"),
-        pytest.param(usage(attempts=2, unpriced=2, input=40), Estimate(Tokens(20), None), id="a model without a price"),
+        pytest.param(usage(attempts=2, lost=1, input=40), Estimate(TokenCounts(20), 0), id="estimates are among them"),
+        pytest.param(
+            usage(attempts=1, batch_items=1, input=40), Estimate(TokenCounts(20), 0), id="as are items of batches"
+        ),
+        pytest.param(
+            usage(attempts=2, unpriced=2, input=40), Estimate(TokenCounts(20), None), id="a model without a price"
+        ),
     ],
 )
 def test_the_estimate_is_the_mean_of_an_answered_attempt(ledger: RouteLedger, estimate: Estimate) -> None:
@@ -234,9 +238,9 @@ def test_the_estimate_is_the_mean_of_an_answered_attempt(ledger: RouteLedger, es
 def test_old_hours_and_other_models_are_no_mean() -> None:
     """A day back, this model."""
     ledger = usage(attempts=1, input=10)
-    assert mean_of(ledger, "another", NOON_MS).tokens == Tokens()
-    assert mean_of(ledger, MODEL, NOON_MS + 24 * fold.HOUR_MS).tokens == Tokens(input=10)
-    assert mean_of(ledger, MODEL, NOON_MS + 25 * fold.HOUR_MS).tokens == Tokens()
+    assert mean_of(ledger, "another", NOON_MS).tokens == TokenCounts()
+    assert mean_of(ledger, MODEL, NOON_MS + 24 * fold.HOUR_MS).tokens == TokenCounts(input=10)
+    assert mean_of(ledger, MODEL, NOON_MS + 25 * fold.HOUR_MS).tokens == TokenCounts()
 
 
 def test_only_messages_use_tokens() -> None:
@@ -244,4 +248,4 @@ def test_only_messages_use_tokens() -> None:
     attempt = msgspec.structs.replace(started(1), endpoint="count_tokens", model_sent=MODEL)
     ledger = fold.fold_route(usage(attempts=1, input=10), [attempt])
     (event,) = lost_events(ledger, [attempt.event_id], NOON_MS)
-    assert (event.tokens, event.cost_nusd) == (Tokens(), 0)  # type: ignore[union-attr]
+    assert (event.tokens, event.cost_nusd) == (TokenCounts(), 0)  # type: ignore[union-attr]

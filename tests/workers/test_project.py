@@ -24,7 +24,7 @@ from tests.workers.making import (
     started,
 )
 from workers import consume
-from workers.consume import Page, Streams
+from workers.consume import EntryPage, Streams
 from workers.store import Row, Store, partition_name, week_of
 
 
@@ -159,7 +159,7 @@ def test_a_stream_has_one_worker_at_a_time(bench: Bench) -> None:
     class Meanwhile(Streams):
         """Lets another worker try while this one holds the lock."""
 
-        def page(self, stream: str, first_id: str) -> Page:
+        def page(self, stream: str, first_id: str) -> EntryPage:
             seen.append(other.project(stream))
             return super().page(stream, first_id)
 

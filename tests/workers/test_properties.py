@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.ledger import fold, ids, wire
-from service.ledger.events import AttemptEnded, RouteEvent, Tokens
+from service.ledger.events import AttemptEnded, RouteEvent, TokenCounts
 from service.ledger.state import RouteLedger
 from tests.ledger.making import logs as ledger_logs
 from tests.workers.conftest import Bench, empty
@@ -30,7 +30,7 @@ def events(draw: st.DrawFn) -> RouteEvent:
     if draw(st.booleans()):
         return started(seq, at_ms=at_ms, replica=replica)
     outcome, kind, scope = draw(SCOPES)
-    tokens = Tokens(
+    tokens = TokenCounts(
         input=draw(st.integers(0, 9)), output=draw(st.integers(0, 9)), cache_write_1h=draw(st.integers(0, 9))
     )
     event = ended(

@@ -10,7 +10,7 @@ from tests.workers.conftest import Bench, empty
 from tests.workers.making import NOON_MS, STREAM, append, append_each, ended, many
 from workers import publish
 from workers.consume import Streams
-from workers.publish import Publisher, mark_of
+from workers.publish import Publisher, published_of
 
 
 def ids_on(bench: Bench) -> list[str]:
@@ -43,7 +43,7 @@ def test_an_older_snapshot_never_replaces_a_newer(bench: Bench) -> None:
     newer = bench.project()
     assert bench.new_publisher().publish(newer)
     assert not bench.new_publisher().publish(older)
-    assert bench.new_publisher().mark(STREAM) == mark_of(newer)
+    assert bench.new_publisher().mark(STREAM) == published_of(newer)
     snapshot = bench.snapshot()
     assert snapshot is not None
     assert snapshot.position == 2
@@ -95,7 +95,7 @@ def test_entries_without_news_move_the_mark(bench: Bench) -> None:
     projected = bench.project()
     assert (projected.position, projected.stream_id) == (1, last_id)
     assert publisher.publish(projected)
-    assert publisher.mark(STREAM) == mark_of(projected)
+    assert publisher.mark(STREAM) == published_of(projected)
 
 
 def test_the_stream_is_trimmed_behind_the_checkpoint_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 
-from service.ledger.events import Tokens
+from service.ledger.events import TokenCounts
 from tests.workers.conftest import Bench
 from tests.workers.making import NOON_MS, append, ended
 from workers import cli
@@ -28,7 +28,8 @@ def used(bench: Bench) -> Bench:
     """Two days, two routes, two models, two keys; a failure that another attempt followed; one without a price."""
     append(bench.redis, [ended(1), ended(2, outcome="failed", kind="reset", scope="route", final=False)])
     append(
-        bench.redis, [ended(3, at_ms=NOON_MS + DAY_MS, client_key="bob", cost_nusd=None, tokens=Tokens(cache_read=7))]
+        bench.redis,
+        [ended(3, at_ms=NOON_MS + DAY_MS, client_key="bob", cost_nusd=None, tokens=TokenCounts(cache_read=7))],
     )
     append(bench.redis, [ended(1, model_sent="glm-5.2", cost_nusd=1_500_000_000, outcome="aborted")], "zai")
     bench.project()

@@ -11,7 +11,7 @@ from service.ledger import wire
 from tests.workers.conftest import Bench
 from tests.workers.making import STREAM, append, ended, many
 from workers import jobs
-from workers.consume import Page, Streams
+from workers.consume import EntryPage, Streams
 from workers.outage import Outage
 from workers.store import Store
 from workers.ticker import Ticker
@@ -38,21 +38,21 @@ def ticker_of(bench: Bench, recall: Callable[[], list[str]] = list) -> Ticker:
 def test_one_job_waits_per_stream(bench: Bench) -> None:
     """While a job has yet to begin, news need no other; once it has begun, they do."""
     wake = Wake(bench.redis, bench.queue)
-    assert [wake.call(STREAM), wake.call(STREAM), wake.call("zai")] == [True, False, True]
-    wake.answer(STREAM)
-    assert wake.call(STREAM)
+    assert [wake.enqueue(STREAM), wake.enqueue(STREAM), wake.enqueue("zai")] == [True, False, True]
+    wake.clear_guard(STREAM)
+    assert wake.enqueue(STREAM)
     assert jobs_waiting(bench) == [STREAM, "zai", STREAM]
 
 
 def test_the_guard_expires(bench: Bench) -> None:
     """The job of a worker that was killed is called for again within three seconds."""
-    Wake(bench.redis, bench.queue).call(STREAM)
+    Wake(bench.redis, bench.queue).enqueue(STREAM)
     assert 0 < int(bench.redis.pttl(wire.wake_key(STREAM))) <= 3_000
 
 
 def test_jobs_are_json(bench: Bench) -> None:
     """Whoever can write to Redis can't make a worker run what he likes."""
-    Wake(bench.redis, bench.queue).call(STREAM)
+    Wake(bench.redis, bench.queue).enqueue(STREAM)
     job = bench.queue.get_jobs()[0]
     assert bench.queue.serializer.loads(job.data) == ["workers.jobs.fold", None, [STREAM], {}]
 
@@ -65,7 +65,7 @@ def test_an_entry_whose_job_finds_the_lock_is_folded(bench: Bench) -> None:
     class Meanwhile(Streams):
         """After the read of A, lets X come and its job run."""
 
-        def page(self, stream: str, first_id: str) -> Page:
+        def page(self, stream: str, first_id: str) -> EntryPage:
             page = super().page(stream, first_id)
             if not late:
                 late.append(append(bench.redis, [ended(2)]))
@@ -99,7 +99,7 @@ def test_an_entry_that_comes_as_a_job_leaves_is_called_for(bench: Bench) -> None
     def come() -> None:
         if not called:
             append(bench.redis, [ended(2)])
-            called.append(Wake(bench.redis, bench.queue).call(STREAM))
+            called.append(Wake(bench.redis, bench.queue).enqueue(STREAM))
 
     append(bench.redis, [ended(1)])
     shift = bench.new_shift(bench.projector)
@@ -135,10 +135,10 @@ def test_a_job_that_stays_gives_way(bench: Bench) -> None:
     class Meanwhile(Streams):
         """After each read, lets more come, and a job for another stream."""
 
-        def page(self, stream: str, first_id: str) -> Page:
+        def page(self, stream: str, first_id: str) -> EntryPage:
             page = super().page(stream, first_id)
             append(bench.redis, [ended(2)])
-            wake.call("zai")
+            wake.enqueue("zai")
             return page
 
     append(bench.redis, [ended(1)])
@@ -212,7 +212,7 @@ def test_the_ticker_leaves_out_who_is_attended(bench: Bench, by: str) -> None:
     ticker.look()
     settle(bench)
     wake = Wake(bench.redis, bench.queue) if by == "another process" else ticker.wake
-    wake.attend(STREAM)
+    wake.extend_guard(STREAM)
     append(bench.redis, [ended(1)])
     ticker.note(ticker.wait())
     append(bench.redis, [ended(2)])
