@@ -27,11 +27,11 @@ from service.ledger import ids, wire
 from service.ledger.events import AttemptEnded, AttemptStarted, Event, TokenCounts, Window
 from workers.archive import open_archive
 from workers.consume import PAGE_ENTRIES, EntryPage, EventRecord, StreamEntry, Streams, open_redis
+from workers.fold_job import FoldJob
 from workers.migrate import migrate
 from workers.outage import Outage
 from workers.project import Projector, fold_records
 from workers.publish import Publisher
-from workers.shift import FoldJob
 from workers.store import Checkpoint, Row, Store, connect
 from workers.verify import verify
 from workers.wake import Wake, open_queue

@@ -25,7 +25,7 @@ from bench.load import Job
 from bench.scenarios import LARGE, SMALL
 from bench.targets import Place, Target, cache_folder, ccproxy
 from bench.traffic import Kind
-from workers.shift import FoldJob
+from workers.fold_job import FoldJob
 from workers.store import connect
 
 REQUESTS = int(os.environ.get("REQUESTS") or 50_000)

@@ -18,9 +18,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from service.admission import Admission
-from service.brake import AuthThrottle
-from service.clock import Clock
+from service.auth_throttle import AuthThrottle
 from service.console.admin import admin_router, console_of
 from service.console.console import Console
 from service.console.legacy import legacy_router
@@ -28,29 +26,31 @@ from service.console.metrics import Metrics, metrics
 from service.console.pages import PAGES
 from service.console.safe_json import SafeJson
 from service.console.schema import openapi_config
-from service.console.traces import open_traces
 from service.drain import Drain
-from service.edge.admit import KeyGuard
 from service.edge.body_memory import BodyMemory
 from service.edge.connection import ConnectionLimits, Shortcut
 from service.edge.health import HANDLERS, HealthChecks
+from service.edge.key_limits import KeyGuard
 from service.edge.keys import Keyring
 from service.edge.messages import messages_app
 from service.edge.origins import OriginGuard
 from service.edge.refusals import Refusals
-from service.edge.replies import error_body, with_default_headers
 from service.edge.request_target import not_found
+from service.edge.responses import error_body, with_default_headers
 from service.errors import BodyTooLarge, MethodNotAllowed, ProxyError
+from service.fleet.admission import Admission
+from service.fleet.clock import Clock
+from service.fleet.outbox import Outbox
+from service.fleet.resource_index import ResourceIndex
+from service.fleet.snapshots import VERSION, Watcher
+from service.fleet.stream_writer import port_to
+from service.http1.upstream import UpstreamClient
 from service.ledger.state import ControlLedger
-from service.outbox import Outbox
-from service.providers.credentials import Credentials
-from service.providers.transport import UpstreamClient
+from service.oauth.credentials import Credentials
+from service.redis_client.factory import open_async
 from service.relay import Relay
-from service.resources import ResourceIndex
 from service.settings import Settings
-from service.stream_ports import port_to
-from service.topology import open_async
-from service.watcher import VERSION, Watcher
+from service.telemetry.traces import open_traces
 
 REDIS_TIMEOUT_S = 2.0
 CONSOLE_BODY_BYTES = 256 * 1024

@@ -15,10 +15,10 @@ import click
 from msgspec.structs import asdict, replace
 
 from service.commands import config_option, json_option, with_settings
-from service.console.key_commands import keys
-from service.console.running import DEFAULT_REDIS_URL, running
-from service.safe_text import visible
-from service.terminal import SafeConsole, echo, echo_json, show_exception
+from service.commands.keys import keys
+from service.embedded.run_file import DEFAULT_REDIS_URL, running
+from service.telemetry.safe_text import visible
+from service.telemetry.terminal import SafeConsole, echo, echo_json, show_exception
 
 GROUP = "ccproxy.commands"
 LONGEST_SENTENCE = 200
@@ -88,7 +88,7 @@ def serve(config: Path | None, listener: int | None, started: int | None) -> Non
     settings = with_settings(config, to_serve=True)
     settings = replace(settings, redis_url=settings.redis_url or DEFAULT_REDIS_URL)
     if settings.processes > 1 and listener is None:
-        from service.siblings import serve_together
+        from service.multiprocess import serve_together
 
         sys.exit(serve_together(settings, config))
     from service.proxy import inherited, serve_forever
@@ -110,8 +110,8 @@ def announce(pipe: int) -> None:
 @json_option
 def check(config: Path | None, *, as_json: bool) -> None:
     """Check the settings: credentials, addresses, loops. Sends no request to a provider."""
-    from service.console.check import check_all
-    from service.console.screens import show_findings
+    from service.commands.check import check_all
+    from service.commands.terminal_views import show_findings
 
     settings = with_settings(config)
     run = running(settings.home)

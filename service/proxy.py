@@ -27,8 +27,8 @@ from service import app
 from service.drain import Drain
 from service.edge.connection import ClientConnection
 from service.errors import ProxyError
-from service.log import set_up, show_in_program
 from service.settings import LogLevel, Settings, from_variables
+from service.telemetry.log import set_up, show_in_program
 
 log = logging.getLogger("ccproxy.proxy")
 

@@ -18,10 +18,10 @@ import psycopg
 from redis import Redis, RedisError
 
 from service.ledger import wire
-from service.redis_address import place_of
-from service.safe_text import visible
 from service.settings import Settings, load_for_workers, worker_environ
-from service.terminal import SafeConsole, echo, echo_json, echo_own
+from service.settings.redis_url import place_of
+from service.telemetry.safe_text import visible
+from service.telemetry.terminal import SafeConsole, echo, echo_json, echo_own
 from workers.archive import Archive, Unowned, open_archive
 from workers.backup import BackupError, Manifest, back_up, expected_rows
 from workers.consume import Streams, open_redis
@@ -31,8 +31,8 @@ from workers.project import Projected, Projector
 from workers.publish import Publisher
 from workers.rebuild import rebuild
 from workers.restore import Backup, Gap, NotEmpty, gaps_of, restore
-from workers.run import WorkerProcess, check_schema
-from workers.screens import (
+from workers.store import Store, connect
+from workers.terminal_views import (
     progress_of,
     show_backup,
     show_gaps,
@@ -42,11 +42,11 @@ from workers.screens import (
     usage_csv,
     usage_json,
 )
-from workers.store import Store, connect
 from workers.turn import NeverDone
 from workers.turn import run_step as turns
 from workers.usage import TIME_FORMS, dimensions_of, period_of, report
 from workers.verify import verify
+from workers.worker_process import WorkerProcess, check_schema
 
 TURNS = 300
 """A command waits for so many turns of workers, then says so."""

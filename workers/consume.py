@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from service.ledger import ids, wire
 from service.ledger.events import CONTROL_KINDS, AttemptEnded, AttemptLost, BatchItemUsed, Event
-from service.topology import execute_with_run_ids, open_sync
+from service.redis_client.factory import execute_with_run_ids, open_sync
 from workers.store import Rejected, SkippedSeq
 
 NO_ENTRY = "0-0"

@@ -1,10 +1,10 @@
-"""What RQ calls by dotted path. Jobs run in the worker's own process, one after the other; the work is `shift`'s, and
-reports are the `desk`'s, in a thread of its own."""
+"""What RQ calls by dotted path. Jobs run in the worker's own process, one after the other; the work is `fold_job`'s,
+and reports are the `report_service`'s, in a thread of its own."""
 
 from typing import Any
 
-from workers.desk import ReportService
-from workers.shift import FoldJob
+from workers.fold_job import FoldJob
+from workers.report_service import ReportService
 
 on_duty: list[FoldJob] = []
 """The one shift of this process: RQ hands a job nothing but JSON."""

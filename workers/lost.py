@@ -19,7 +19,7 @@ from redis import Redis
 from service.ledger import fold, ids, wire
 from service.ledger.events import FOLD_RULES, AttemptLost, RouteEvent, TokenCounts
 from service.ledger.state import OpenAttempt, RouteLedger, Usage
-from service.topology import execute_with_run_ids
+from service.redis_client.factory import execute_with_run_ids
 from workers.publish import MARK_FIELDS
 
 AWAY_S = 30.0

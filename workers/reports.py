@@ -1,7 +1,7 @@
 """What proxies ask for that stands in Postgres alone: reports, by name, with plain values in and out.
 
 The shapes are those of the admin API. A report that can't be asked for raises Refused with words for who asked.
-Not here: the queue (`desk`), and what the fold does.
+Not here: the queue (`report_service`), and what the fold does.
 """
 
 import re

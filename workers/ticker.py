@@ -21,7 +21,7 @@ import psycopg
 from redis import Redis, RedisError
 
 from service.ledger import wire
-from service.topology import execute_with_run_ids, is_cluster
+from service.redis_client.factory import execute_with_run_ids, is_cluster
 from workers.consume import NO_ENTRY
 from workers.lost import LostAttempts
 from workers.outage import Outage

@@ -2,7 +2,7 @@
 
 Cells are whole hours, so that the limits of the time asked for are whole hours too; all is UTC. A request counts where
 its last attempt ended; that stands in the events alone, and is unknown (None) for times of which events were dropped.
-Not here: showing it (`screens`).
+Not here: showing it (`terminal_views`).
 """
 
 import re

@@ -1,7 +1,7 @@
 """Whether the projections are what the event rows say: everything is recounted and compared, and what differs is named.
 
 It reads one snapshot of the database for each stream, so that it is exact while traffic goes on, and changes nothing.
-Not here: mending (`rebuild`), and showing (`screens`).
+Not here: mending (`rebuild`), and showing (`terminal_views`).
 """
 
 from collections.abc import Iterator

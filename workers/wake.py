@@ -13,7 +13,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from service.ledger import wire
-from service.topology import open_sync
+from service.redis_client.factory import open_sync
 
 QUEUE_NAME = "ccproxy"
 FOLD_JOB = "workers.jobs.fold"

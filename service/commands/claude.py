@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from service.commands import with_settings
-from service.console.claude import (
+from service.commands.claude_settings import (
     BASE_URL,
     ClaudeError,
     claude_home,
@@ -26,10 +26,10 @@ from service.console.claude import (
     user_settings,
     variables,
 )
-from service.console.running import running
+from service.embedded.run_file import running
 from service.embedded.screen import proxy_url
 from service.settings import port_of
-from service.terminal import echo
+from service.telemetry.terminal import echo
 
 PROBE_S = 2.0
 RESTORED = {

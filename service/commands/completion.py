@@ -3,7 +3,7 @@
 import click
 from click.shell_completion import get_completion_class
 
-from service.terminal import echo_own
+from service.telemetry.terminal import echo_own
 
 PROGRAM, VARIABLE = "ccproxy", "_CCPROXY_COMPLETE"
 HOW = {

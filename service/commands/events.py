@@ -1,7 +1,7 @@
 """`ccproxy events`: what happened last, from the tails of the streams, and what happens from now on.
 
-Needs Redis alone. Not here: finding and wording events (`console.tail`, `console.words`), and what is older than the
-tails (`ccproxy usage`, and the ledger in Postgres).
+Needs Redis alone. Not here: finding and wording events (`console.stream_reader`, `console.event_text`), and what is
+older than the tails (`ccproxy usage`, and the ledger in Postgres).
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from rich.table import Table
 from service.commands import config_option, json_option, with_settings
 from service.commands.routes import complete_route
 from service.console.api_types import EventView
-from service.console.running import place_of, redis_url_of
-from service.console.tail import StreamReader, order
-from service.terminal import SafeConsole, Text, echo, echo_json
-from service.topology import open_async
+from service.console.stream_reader import StreamReader, order
+from service.embedded.run_file import place_of, redis_url_of
+from service.redis_client.factory import open_async
+from service.telemetry.terminal import SafeConsole, Text, echo, echo_json
 
 POLL_S = 0.25
 RETRY_S = 1.0

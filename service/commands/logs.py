@@ -14,7 +14,7 @@ from typing import Self
 import click
 
 from service.commands import config_option, with_settings
-from service.terminal import echo
+from service.telemetry.terminal import echo
 
 POLL_S = 0.2
 MAX_LINE_BYTES = 1 << 20

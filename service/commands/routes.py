@@ -11,11 +11,11 @@ from typing import Any
 import click
 
 from service.commands import config_option, with_settings
-from service.console.key_commands import at_ledger
+from service.commands.keys import at_ledger
 from service.ledger.events import CircuitReset, QuotaLimitChanged, RouteDisabled, RouteEnabled
 from service.ledger.wire import CONTROL, STREAMS_KEY
 from service.settings import Settings
-from service.terminal import echo
+from service.telemetry.terminal import echo
 
 NUMBER = re.compile(r"(\d[\d_,]*(?:\.\d+)?)([kMG]?)")
 SIZES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}

@@ -10,12 +10,12 @@ from rich.live import Live
 from rich.text import Text as AnsiText
 
 from service.commands import config_option, json_option, with_settings
-from service.console.running import place_of, redis_url_of
-from service.console.screens import show_status
-from service.console.status import Status, read_status
-from service.safe_text import visible
+from service.commands.terminal_views import show_status
+from service.embedded.run_file import place_of, redis_url_of
+from service.fleet.status import Status, read_status
 from service.settings import Settings
-from service.terminal import SafeConsole, echo_json, echo_own
+from service.telemetry.safe_text import visible
+from service.telemetry.terminal import SafeConsole, echo_json, echo_own
 
 INTERVAL_S = 1.0
 

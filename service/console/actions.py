@@ -25,7 +25,7 @@ from service.console.api_types import (
 )
 from service.console.auth import address_of, admin, viewer
 from service.console.console import Console, Desk
-from service.console.failing import documented
+from service.console.error_responses import documented
 from service.console.overview import key_of
 from service.errors import NotFound, Taken
 from service.ledger.events import (

@@ -1,6 +1,6 @@
 """The admin API: what may be looked at. `api_types` has the list of all endpoints. Changes are in `actions`.
 
-Not here: finding the facts (`overview`, `fleet`, `tail`, `reports`), and who may ask (`auth`).
+Not here: finding the facts (`overview`, `fleet_status`, `stream_reader`, `reports`), and who may ask (`auth`).
 """
 
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ from service.console.api_types import (
 )
 from service.console.auth import address_of, viewer
 from service.console.console import Console, Desk
-from service.console.failing import ERRORS, documented, fail
-from service.console.masked import redacted_settings_view
+from service.console.error_responses import ERRORS, documented, fail
+from service.console.event_text import view_of
 from service.console.overview import attempts_of, keys_of, routes_of
+from service.console.redacted_settings import redacted_settings_view
 from service.console.requests import request_of
-from service.console.words import view_of
 from service.errors import NotFound, ProxyError
 from service.ledger.ids import format_uuid
 from service.ledger.wire import decode_event

@@ -9,7 +9,7 @@ Every error is Anthropic-shaped: `{"type": "error", "error": {"type", "message"}
 
 | method and path | takes | answers | may say |
 |---|---|---|---|
-| POST /session | `Login` | `Session` (201) and the cookie | 401 wrong token, 429 too many tries |
+| POST /session | `LoginRecord` | `Session` (201) and the cookie | 401 wrong token, 429 too many tries |
 | GET /session | | `Session` | |
 | DELETE /session | | 204; the cookie is gone | |
 | GET /overview | | `Overview` | |
@@ -28,7 +28,7 @@ Every error is Anthropic-shaped: `{"type": "error", "error": {"type", "message"}
 | POST /dead-letters/replay | `Stream` | `Replayed` | 503 |
 | POST /dead-letters/drop | `Drop` | `Dropped` | 503 |
 | GET /keys | | list of `KeyView` | |
-| POST /keys | `NewKey` | `IssuedKey` (201): the key itself, this once | 409 name taken |
+| POST /keys | `GeneratedKey` | `IssuedKey` (201): the key itself, this once | 409 name taken |
 | PUT /keys/{key_id}/limits | `KeyLimits`: replaces all limits | `KeyView` | 404 |
 | DELETE /keys/{key_id} | | 204: revoked, everywhere within a second | 404 |
 | GET /settings | | list of `SettingView`, secrets masked | |
@@ -181,7 +181,7 @@ class EventView(Struct, frozen=True, kw_only=True):
     """An event for people: what all have, what most have, and the rest in `fields` as it stands on the ledger.
 
     `entry` is its place on the stream, `position` its place in Postgres (history only). `level` is a hint for colour.
-    `words` says it in one line.
+    `event_text` says it in one line.
     """
 
     event_id: str

@@ -6,7 +6,7 @@
   has the same tokens knows it, and nothing is kept but those that were logged out. A new token ends all sessions.
 - A change with a cookie must show the session's CSRF token in a header, which no other site can do. Over https the
   cookie's name has a prefix by which browsers let no other host of the domain set one (`__Host-`).
-- A wrong token, or a cookie with a wrong signature, is answered ever more slowly (`brake`).
+- A wrong token, or a cookie with a wrong signature, is answered ever more slowly (`auth_throttle`).
 
 Not here: what may be asked (`admin`).
 """
@@ -25,9 +25,9 @@ from litestar.datastructures import Cookie
 from litestar.handlers import BaseRouteHandler
 from msgspec import Struct
 
-from service.brake import AuthThrottle
+from service.auth_throttle import AuthThrottle
 from service.console.api_types import Role, Session
-from service.console.ended import RevokedSessions
+from service.console.revoked_sessions import RevokedSessions
 from service.errors import AskedTooOften, ClientError, NotAllowed, NotLoggedIn
 from service.private_files import close_to_others, make_folder
 from service.settings import Settings

@@ -12,25 +12,25 @@ from litestar.params import SkipValidation
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service.brake import AuthThrottle
-from service.clock import Clock
+from service.auth_throttle import AuthThrottle
 from service.console.api_types import EventView, Notice, Overview
 from service.console.auth import Access
-from service.console.ended import RevokedSessions
-from service.console.fleet import FleetReader
+from service.console.event_text import is_notable
+from service.console.fleet_status import FleetReader
 from service.console.live import Feed
-from service.console.logs import LogBuffer
 from service.console.overview import overview_of
 from service.console.reports import ReportClient, queue_url
-from service.console.tail import StreamReader
-from service.console.words import is_notable
+from service.console.revoked_sessions import RevokedSessions
+from service.console.stream_reader import StreamReader
 from service.drain import Drain
+from service.fleet.clock import Clock
+from service.fleet.outbox import Outbox
+from service.fleet.snapshots import Watcher
 from service.ledger.events import ControlEvent
 from service.ledger.wire import CONTROL
-from service.outbox import Outbox
 from service.routing.view import View
 from service.settings import Settings
-from service.watcher import Watcher
+from service.telemetry.log_buffer import LogBuffer
 
 log = logging.getLogger("ccproxy.console")
 

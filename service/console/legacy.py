@@ -21,12 +21,12 @@ from service.console.actions import stamp
 from service.console.api_types import RouteView
 from service.console.auth import admin, viewer
 from service.console.console import Desk
-from service.console.failing import ERRORS, documented, fail
-from service.console.logs import Line, LogBuffer
+from service.console.error_responses import ERRORS, documented, fail
 from service.console.overview import routes_of
 from service.errors import ProxyError
 from service.ledger.events import CircuitReset
 from service.settings import Route, Settings
+from service.telemetry.log_buffer import Line, LogBuffer
 
 STATES = {
     "circuit_open": "unavailable",

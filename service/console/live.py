@@ -13,11 +13,11 @@ import msgspec
 from redis.exceptions import RedisError
 
 from service.console.api_types import EventView, Overview
-from service.console.tail import StreamReader
+from service.console.stream_reader import StreamReader
 from service.drain import Drain
 from service.errors import NoRoute
-from service.safe_text import visible_json
 from service.tasks import cancel_and_wait
+from service.telemetry.safe_text import visible_json
 
 MOST_WATCHERS = 32
 QUEUED = 1_000

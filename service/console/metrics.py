@@ -1,9 +1,9 @@
 """`/metrics` for Prometheus: what this process has counted, and what it knows of the fleet.
 
 Counters come from this process's own events and from the edge; gauges are read when they are asked for. Processes that
-share an address (`siblings`) count into files that all of them read, so that whichever is asked tells of all; those of
-one that died are kept, but for what it counted last (HAND_OVER_S). Labels are bounded: model names, which clients may
-invent, up to 64 in a process, then `other`.
+share an address (`multiprocess`) count into files that all of them read, so that whichever is asked tells of all;
+those of one that died are kept, but for what it counted last (HAND_OVER_S). Labels are bounded: model names, which
+clients may invent, up to 64 in a process, then `other`.
 No secret, prompt or client's text is a label.
 Open to the loopback; to others with METRICS_TOKEN, or a token of the admin API.
 """
@@ -24,19 +24,19 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from service.clock import Clock
 from service.console.auth import address_of
 from service.console.console import Console, Desk
-from service.console.failing import documented, fail
-from service.console.fleet import FleetStatus
-from service.console.tallies import BufferedCounter, BufferedHistogram
+from service.console.error_responses import documented, fail
+from service.console.fleet_status import FleetStatus
 from service.errors import NotLoggedIn, ProxyError
+from service.fleet.clock import Clock
+from service.fleet.outbox import Outbox
+from service.fleet.snapshots import Watcher
 from service.ledger.events import AttemptEnded, AttemptStarted, Endpoint, Event, TokenCounts
 from service.loopback import host_name, is_loopback
-from service.outbox import Outbox
-from service.routing.readings import RouteStatus
-from service.safe_text import visible
-from service.watcher import Watcher
+from service.routing.route_status import RouteStatus
+from service.telemetry.counters import BufferedCounter, BufferedHistogram
+from service.telemetry.safe_text import visible
 
 MOST_MODELS = 64
 MOST_REQUESTS = 2_000
@@ -46,7 +46,7 @@ LOOK_S = 1.0
 HAND_OVER_S = 0.1
 """What was counted reaches the files that siblings read within this time."""
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
-"""By this prometheus_client knows that it counts into files, and where; `siblings` sets it."""
+"""By this prometheus_client knows that it counts into files, and where; `multiprocess` sets it."""
 TIME_IN_ID_DIGITS = 11
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 ADDED_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5)

@@ -1,6 +1,6 @@
 """What one wants to see at a glance, made of the view and of what Redis said. Pure but for its arguments.
 
-Not here: asking (`fleet`, `tail`), showing.
+Not here: asking (`fleet_status`, `stream_reader`), showing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,13 +18,13 @@ from service.console.api_types import (
     RouteView,
     WindowView,
 )
-from service.console.fleet import FleetStatus
+from service.console.fleet_status import FleetStatus
 from service.ledger.fold import HOUR_MS
 from service.ledger.state import ClientKey, RouteLedger, Usage
 from service.routing.keys import read_key
 from service.routing.quota import counted_since, counted_tokens
 from service.routing.rank import RoutingRequest, rank
-from service.routing.readings import RouteStatus, read_route_status
+from service.routing.route_status import RouteStatus, read_route_status
 from service.routing.view import View, usage_since
 from service.settings import Policy, Route, Settings
 

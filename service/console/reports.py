@@ -16,10 +16,10 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from service.errors import BadReport, ReportAway
-from service.redis_address import place_of
-from service.redis_failures import as_redis_error
+from service.redis_client.factory import open_sync
+from service.redis_client.failures import as_redis_error
 from service.settings import Settings
-from service.topology import open_sync
+from service.settings.redis_url import place_of
 
 QUEUE_NAME = "ccproxy-reports"
 JOB = "workers.jobs.report"

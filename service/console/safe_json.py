@@ -1,4 +1,5 @@
-"""JSON for operators, who read it with curl on a terminal: what a terminal would obey is an ASCII escape (`safe_text`).
+"""JSON for operators, who read it with curl on a terminal: what a terminal would obey is an ASCII escape
+(`telemetry.safe_text`).
 
 Not here: the Messages API, whose answers are the providers' bytes.
 """
@@ -9,7 +10,7 @@ from litestar.response import Response
 from litestar.serialization import default_serializer
 from litestar.types import Serializer
 
-from service.safe_text import visible_json
+from service.telemetry.safe_text import visible_json
 
 
 class SafeJson(Response[Any]):

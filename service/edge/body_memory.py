@@ -1,9 +1,9 @@
 """How much memory the bodies of all requests of this process may take together; the newest is refused beyond that.
 
 One request's share is what it holds: its body, the same decoded, and what was read of it. It is given back when the
-request ends, however it does. What a connection keeps of a body before its request is handled counts too (`exchange`),
-but takes no room from bodies of requests that are: anybody may send it, and nobody is refused for it.
-Not here: how large one body may be (`bodies`).
+request ends, however it does. What a connection keeps of a body before its request is handled counts too
+(`request_cycle`), but takes no room from bodies of requests that are: anybody may send it, and nobody is refused for
+it. Not here: how large one body may be (`body_reader`).
 """
 
 from service.errors import BodyMemoryFull

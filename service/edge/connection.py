@@ -1,7 +1,7 @@
 """A client's connection: parsing HTTP, keep-alive, pipelining and flow control are uvicorn's (httptools, llhttp).
 
 Each request's head is checked (`request_head`) and its target read (`request_target`) once, here. The Messages API goes
-straight to its handler, all else to the framework, both by way of an `Exchange`: framework, router and uvicorn's own
+straight to its handler, all else to the framework, both by way of a `RequestCycle`: framework, router and uvicorn's own
 cycle cost more than the relay.
 
 - A request is handled when its body is complete, so that no task wakes for each part of it, or as much of it is there
@@ -31,8 +31,8 @@ from uvicorn.server import ServerState
 
 from service.drain import Drain
 from service.edge.body_memory import BodyMemory
-from service.edge.exchange import CONTINUE, RequestCycle
 from service.edge.refusals import Refusals
+from service.edge.request_cycle import CONTINUE, RequestCycle
 from service.edge.request_head import ALLOWED, WANTED_VERSIONS, check_head
 from service.edge.request_target import TARGET, origin_form, read_target
 from service.errors import (

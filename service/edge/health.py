@@ -13,12 +13,12 @@ from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 
-from service.clock import Clock, utc_of
 from service.drain import Drain
-from service.outbox import Outbox
-from service.routing.readings import RouteStatus
+from service.fleet.clock import Clock, utc_of
+from service.fleet.outbox import Outbox
+from service.fleet.snapshots import VERSION, Watcher
+from service.routing.route_status import RouteStatus
 from service.settings import Settings
-from service.watcher import VERSION, Watcher
 
 ENDPOINTS = {
     "health": "/health",

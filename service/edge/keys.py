@@ -5,7 +5,7 @@ A proxy key may come as `x-ccproxy-key`, which leaves the other headers to the c
 Where keys are asked for, a credential of the client's own is no substitute for one, and `x-ccproxy-key` has to be right
 whatever stands beside it. Keys are of two kinds: those of the settings, and those on the ledger, which say their own id
 (`ledger.keys`). Reads headers alone, so that nothing of a body is kept for somebody unknown.
-Not here: what a known client may do (`admit`).
+Not here: what a known client may do (`key_limits`).
 """
 
 from collections.abc import Callable, Container, Iterable, Sequence

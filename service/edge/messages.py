@@ -13,16 +13,16 @@ from typing import Any
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from service.brake import AuthThrottle
+from service.auth_throttle import AuthThrottle
 from service.drain import Drain
-from service.edge.admit import KeyGuard
-from service.edge.bodies import ClientDisconnected, take_body
 from service.edge.body_memory import BodyMemory, MemoryShare
-from service.edge.calls import client_request_of, deadline_ms
-from service.edge.exchange import DISCARD, LEAVING
+from service.edge.body_reader import ClientDisconnected, take_body
+from service.edge.key_limits import KeyGuard
 from service.edge.keys import CallerIdentity, Keyring
-from service.edge.replies import AsgiResponseWriter
+from service.edge.request_cycle import DISCARD, LEAVING
+from service.edge.request_parser import client_request_of, deadline_ms
 from service.edge.request_target import RequestTarget, target_in
+from service.edge.responses import AsgiResponseWriter
 from service.edge.traffic import Traffic, verdict_of
 from service.errors import BadClientKey, ProxyError, Stopping
 from service.relay import ClientRequest, Relay

@@ -22,7 +22,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from service.edge.forwarded import behind_trusted_proxies
-from service.edge.replies import AsgiResponseWriter
+from service.edge.responses import AsgiResponseWriter
 from service.errors import ClientError, ForeignOrigin, NoHost, UnknownHost
 from service.loopback import host_name, is_address, is_loopback
 from service.settings import Settings

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Struct
 
-from service.edge.replies import AsgiResponseWriter
+from service.edge.responses import AsgiResponseWriter
 from service.edge.traffic import Traffic, verdict_of
 from service.errors import ProxyError
 

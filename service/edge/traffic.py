@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from service.edge.replies import AsgiResponseWriter
+from service.edge.responses import AsgiResponseWriter
 from service.errors import (
     AllThrottled,
     AskedTooOften,

@@ -2,7 +2,7 @@
 
 The outermost ring: it knows the settings, and nothing of requests, routes or the ledger. The order to read it in:
 `up` (the command), `supervisor` (when a child is started again), `server` with `postgres` and `valkey` (the two
-servers, which tests use on their own), and below them `leash`, `account`, `folder` and `binaries`.
+servers, which tests use on their own), and below them `managed_process`, `account`, `folder` and `binaries`.
 """
 
 

@@ -3,7 +3,7 @@
 Two ways, of which the first that works here is taken. `drop`: become `nobody`, who must be able to reach both the
 programs and the data. `namespace`: stay root outside and be `nobody` inside a user namespace of Linux, which reaches
 whatever root reaches (a 0700 home, say). They give the files different owners, so the way is noted in the data's folder
-and never changed on it. Not here: how a process takes an account on (that is `leashed`).
+and never changed on it. Not here: how a process takes an account on (that is `child_bootstrap`).
 """
 
 import os

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import uvicorn
 
-from service.terminal import echo
+from service.telemetry.terminal import echo
 
 Trouble = Literal["", "overloaded", "throttled", "broken_start", "broken_off"]
 Message = dict[str, Any]

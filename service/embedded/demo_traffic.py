@@ -12,7 +12,7 @@ import time
 from threading import Lock, Thread
 from urllib.parse import urlsplit
 
-from service.terminal import echo
+from service.telemetry.terminal import echo
 
 MODELS = ("claude-opus-4-8", "claude-sonnet-5", "claude-sonnet-4-6", "claude-haiku-4-5")
 TIMEOUT_S = 60.0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from service.embedded import EmbeddedError, binaries, folder
-from service.embedded.leash import ManagedProcess, run
+from service.embedded.managed_process import ManagedProcess, run
 from service.embedded.server import ENVIRON, Server
 
 ROLE = "ccproxy"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from service.embedded import folder
-from service.embedded.leash import ManagedProcess
+from service.embedded.managed_process import ManagedProcess
 
 LIVEZ_TIMEOUT_S = 1.0
 MAX_READ_BYTES = 256 * 1024

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.embedded.program import reachable
-from service.terminal import SafeConsole, Text
+from service.telemetry.terminal import SafeConsole, Text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

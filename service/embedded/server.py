@@ -19,7 +19,7 @@ from typing import ClassVar, Self
 
 from service.embedded import EmbeddedError, binaries, folder
 from service.embedded import account as accounts
-from service.embedded.leash import ManagedProcess, run
+from service.embedded.managed_process import ManagedProcess, run
 from service.private_files import make_folder
 
 READY_POLL_S = 0.01

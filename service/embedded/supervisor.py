@@ -1,6 +1,6 @@
 """Keeps children running: when one is started, started again, or given up.
 
-The rules, which `Life` holds as pure functions of `now_ms`:
+The rules, which `ChildState` holds as pure functions of `now_ms`:
 - A child that ends is started again after a wait: 0.1 s at first, doubled each time up to 5 s. Once it has run for 30 s
   the next wait is 0.1 s again.
 - A start has failed when the child ended before it was ready, or was not ready in time. Five failed starts within a
@@ -140,7 +140,7 @@ class SupervisorListener(Protocol):
 
 
 def monotonic_ms() -> int:
-    """The clock of `Life`."""
+    """The clock of `ChildState`."""
     return time.monotonic_ns() // 1_000_000
 
 

@@ -25,7 +25,7 @@ from service.embedded.signals import Signals
 from service.embedded.supervisor import Child, Supervisor
 from service.embedded.valkey import Valkey
 from service.private_files import make_closed_folder, make_folder
-from service.redis_address import REDIS_SCHEMES, place_of
+from service.settings.redis_url import REDIS_SCHEMES, place_of
 
 if TYPE_CHECKING:
     from service.embedded.server import Server

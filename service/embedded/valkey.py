@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from service.embedded import binaries, folder
-from service.embedded.leash import ManagedProcess
+from service.embedded.managed_process import ManagedProcess
 from service.embedded.server import ENVIRON, Server
 from service.private_files import close_to_others
 

@@ -1,4 +1,4 @@
-"""Ids that follow from other ids. Making a fresh id takes a clock and a random source: that is `service.clock`'s."""
+"""Ids that follow from other ids. Fresh ids take a clock and a random source (`service.fleet.clock`)."""
 
 from hashlib import sha256
 

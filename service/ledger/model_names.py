@@ -3,7 +3,7 @@ and prices. Pure. What goes up to a provider is the name as the client wrote it.
 
 Clouds and gateways put something before the name (`anthropic/`, `us.anthropic.`), dates and variants stand behind it
 (`-20260115`, `@20260115`, `-v1:0`, `-latest`, `[1m]`), and capitals mean nothing.
-Not here: whether a name may be one at all (`service.edge.fields`).
+Not here: whether a name may be one at all (`service.edge.body_fields`).
 """
 
 import re

@@ -17,7 +17,7 @@ Towards Anthropic only what it is known to refuse is changed:
   fail here; as the setting says on a subscription; those whose signature was refused before. An assistant message that
   is emptied by this is dropped.
 
-What others get is the business of `bodies_for_others`.
+What others get is the business of `bodies_compat`.
 """
 
 import re
@@ -28,9 +28,8 @@ from typing import Final
 import msgspec
 
 from service.ledger.model_names import is_of
-from service.providers.bodies_for_others import for_compat
-from service.providers.body_survey import BlockSurvey, survey
-from service.providers.parts import (
+from service.protocol.body_survey import BlockSurvey, survey
+from service.protocol.raw_json import (
     THINKING_BLOCKS,
     BlockCleaner,
     Fields,
@@ -41,6 +40,7 @@ from service.providers.parts import (
     text_of,
     with_model,
 )
+from service.providers.bodies_compat import for_compat
 from service.routing.context import limits_of
 from service.settings import Policy, Route, StripThinking
 

@@ -24,7 +24,7 @@ The rules:
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-from service.rules import Dialect
+from service.settings.failure_rules import Dialect
 
 Headers = Sequence[tuple[bytes, bytes]]
 HeaderList = list[tuple[bytes, bytes]]

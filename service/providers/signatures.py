@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import sha256
 
-from service.providers.body_survey import BlockSurvey, survey
+from service.protocol.body_survey import BlockSurvey, survey
 
 MOST_SIGNATURES = 50_000
 

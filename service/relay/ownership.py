@@ -8,15 +8,15 @@ may not use a resource is told what a provider says of one that does not exist, 
   one owner only, and on the account of a client that brings its own credential.
 - All methods are alike, and so are ids in paths and in bodies. Lists are left with what is the caller's own.
 
-Not here: where a resource lives (`resources`), and which ids a request names (`edge.calls`).
+Not here: where a resource lives (`fleet.resource_index`), and which ids a request names (`edge.request_parser`).
 """
 
 import msgspec
 from msgspec import Raw, Struct
 
 from service.errors import HomeUnknown, NotFound
-from service.relay.call import ClientRequest
-from service.resources import IndexAway, ResourceHome, ResourceIndex
+from service.fleet.resource_index import IndexAway, ResourceHome, ResourceIndex
+from service.relay.attempt import ClientRequest
 
 READS = frozenset(("GET", "HEAD"))
 SHOWN_CHARS = 64

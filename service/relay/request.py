@@ -11,7 +11,7 @@ Laws
 - When the client goes, its task is cancelled: the upstream is closed at once, and what was used is accounted.
 
 Not here: deciding (`routing`), reading what providers say (`providers`), facing the client (`edge`), passing an answer
-on (`answers`, `streams`), writing it down (`book`).
+on (`responses`, `streams`), writing it down (`recorder`).
 """
 
 import asyncio
@@ -21,25 +21,23 @@ from zlib import crc32
 
 from msgspec.structs import replace
 
-from service.admission import Admission, AdmissionRequest
-from service.clock import Clock
+from service.fleet.admission import Admission, AdmissionRequest
+from service.fleet.clock import Clock
+from service.fleet.outbox import Outbox
+from service.fleet.resource_index import ResourceHome, ResourceIndex
+from service.fleet.snapshots import Watcher
+from service.http1.upstream import UpstreamClient, UpstreamError, UpstreamResponse
 from service.ledger.events import FailureScope
-from service.outbox import Outbox
+from service.oauth.credentials import Credentials, NoCredential
+from service.protocol.body_survey import LARGE_BYTES
+from service.protocol.sse import EventTooLarge
+from service.protocol.token_estimate import is_short, least_tokens
 from service.providers.bodies import clean_body, without_thinking
-from service.providers.body_survey import LARGE_BYTES
-from service.providers.credentials import Credentials, NoCredential
-from service.providers.facts import windows_of
+from service.providers.error_facts import windows_of
 from service.providers.headers import length_said, upstream_headers
-from service.providers.prompt import is_short, least_tokens
 from service.providers.signatures import RefusedSignatures
-from service.providers.sse import EventTooLarge
-from service.providers.transport import UpstreamClient, UpstreamError, UpstreamResponse
-from service.relay.answers import ResponseRelay
-from service.relay.book import AttemptRecorder, log_attempt
-from service.relay.call import AttemptFailed, AttemptState, ClientRequest, ResponseWriter, length_of, track_upload
-from service.relay.limit import Deadline
-from service.relay.ownership import READS, home_of
-from service.relay.words import (
+from service.relay.attempt import AttemptFailed, AttemptState, ClientRequest, ResponseWriter, length_of, track_upload
+from service.relay.client_errors import (
     describe_attempts,
     error_event,
     is_anthropic_error,
@@ -51,15 +49,17 @@ from service.relay.words import (
     uncounted,
     unreachable,
 )
-from service.resources import ResourceHome, ResourceIndex
-from service.routing.budget import RetryBudget
+from service.relay.deadline import Deadline
+from service.relay.ownership import READS, home_of
+from service.relay.recorder import AttemptRecorder, log_attempt
+from service.relay.responses import ResponseRelay
 from service.routing.context import smallest_context_tokens, smallest_on
 from service.routing.failover import AdmissionDenied, Attempt, AttemptResult, Plan, Verdict, failover
 from service.routing.failure import Failure, is_signature_refusal
 from service.routing.quota import counted_tokens
 from service.routing.rank import Candidate, RoutingRequest, choose_chain, rank, recheck
+from service.routing.retry_budget import RetryBudget
 from service.settings import Route, Settings
-from service.watcher import Watcher
 
 SESSION_TTL_S = 3_600
 """The longest life of a prompt cache."""

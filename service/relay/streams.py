@@ -4,22 +4,22 @@
 - The last event waits until the ledger has the attempt's end.
 - After commit a break ends with a well-formed `event: error`; what was sent before it is never repeated or spliced.
 
-Not here: what the events mean (`providers.tap`).
+Not here: what the events mean (`protocol.tap`).
 """
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-from service.clock import Clock
+from service.fleet.clock import Clock
+from service.http1.upstream import UpstreamError, UpstreamResponse
 from service.ledger.events import TokenCounts
-from service.providers.served import stream_tokens
-from service.providers.tap import StreamTap
-from service.providers.transport import UpstreamError, UpstreamResponse
-from service.relay.book import AttemptRecorder
-from service.relay.call import AttemptFailed, AttemptState, ClientRequest, ResponseWriter
-from service.relay.judge import FailureClassifier
-from service.relay.words import redacted
+from service.protocol.tap import StreamTap
+from service.protocol.usage_estimate import stream_tokens
+from service.relay.attempt import AttemptFailed, AttemptState, ClientRequest, ResponseWriter
+from service.relay.classifier import FailureClassifier
+from service.relay.client_errors import redacted
+from service.relay.recorder import AttemptRecorder
 from service.routing.failure import Failure
 from service.settings import Timeouts
 

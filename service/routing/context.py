@@ -1,6 +1,7 @@
 """Whether a model can hold a request, and what else is known of models. Pure; what is known lies in the policy.
 
-Not here: how large a request is (`service.providers.prompt`), or what becomes of one that is too large (`failover`).
+Not here: how large a request is (`service.protocol.token_estimate`), or what happens to one that is too large
+(`failover`).
 
 Rules
 - A model that nobody knows has no limit: no check is better than a wrong one.

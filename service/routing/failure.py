@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from service.ledger.events import FailureKind, FailureScope, Window
 from service.routing.models import family_of
-from service.rules import Dialect, FailureRule, Rules
+from service.settings.failure_rules import Dialect, FailureRule, Rules
 
 LONG_WAIT_MS = 60_000
 """A 429 that asks for more than this says that something is spent."""
@@ -28,7 +28,7 @@ SIGNATURE_WORDS = ("signature", "thinking")
 
 
 class Facts(Struct, frozen=True):
-    """What an upstream's answer says, already read: see `service.providers.facts`.
+    """What an upstream's answer says, already read: see `service.providers.error_facts`.
 
     `status` 0: there was no answer, or it is an error inside a stream. `retry_at_ms` and `reset_at_ms` are Unix time, 0
     when none was named: the end of the wait that was asked for, and of the limit that was named. `unified_status` and

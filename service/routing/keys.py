@@ -1,7 +1,7 @@
 """What a client key has used and what it may do: readings of the view under the key's limits at `now`.
 
 A key's week is that of the quotas. What ran on clients' own credentials is nobody's to limit, and does not count.
-Not here: whose key it is (`edge.keys`), and refusing (`edge.admit`).
+Not here: whose key it is (`edge.keys`), and refusing (`edge.key_limits`).
 """
 
 from collections.abc import Sequence

@@ -25,8 +25,8 @@ from service.ledger.events import TokenCounts
 from service.ledger.fold import HOUR_MS
 from service.ledger.state import RouteLedger, Usage, Wait, WindowTold
 from service.routing.view import usage_since
-from service.rules import Rules, WindowRule
 from service.settings import Policy, QuotaPolicy, QuotaWeights
+from service.settings.failure_rules import Rules, WindowRule
 
 QuotaState = Literal["ok", "warning", "spent"]
 WindowState = Literal["ok", "warning", "spent"]

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct, field
 
 from service.errors import SettingsError
 from service.ledger.price import Price
-from service.rules import Dialect, FailureRule, WindowRule
+from service.settings.failure_rules import Dialect, FailureRule, WindowRule
 from service.settings.shapes import ModelLimits
 
 

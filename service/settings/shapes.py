@@ -10,7 +10,7 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from service.ledger.price import PriceList
-from service.rules import Dialect, Rules, packaged_rules
+from service.settings.failure_rules import Dialect, Rules, packaged_rules
 from service.settings.reader import redacted_url
 
 LogLevel = Literal["debug", "info", "warn", "error", "silent"]

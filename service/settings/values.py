@@ -11,10 +11,10 @@ import msgspec
 
 from service.errors import SettingsError
 from service.ledger.price import Price, PriceList
-from service.redis_address import place_of
-from service.rules import packaged_rules
+from service.settings.failure_rules import packaged_rules
 from service.settings.files import File
 from service.settings.reader import Reader
+from service.settings.redis_url import place_of
 from service.settings.shapes import (
     CLAUDE_CODE_CLIENT_ID,
     LOG_LEVELS,

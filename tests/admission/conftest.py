@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from service.admission import Admission, AdmissionRequest, Grant
 from service.app import open_redis
-from service.clock import Clock
 from service.embedded.valkey import Valkey
+from service.fleet.admission import Admission, AdmissionRequest, Grant
+from service.fleet.clock import Clock
 from service.ledger.state import Heard, RouteLedger
 from service.routing.failover import AdmissionDenied
 from service.routing.quota import QuotaReading, QuotaState

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from service import admission
-from service.admission import Grant
+from service.fleet import admission
+from service.fleet.admission import Grant
 from service.ledger.state import Heard, Usage
 from service.ledger.wire import probe_key, reserved_key, slots_key
 from service.routing.failover import AdmissionDenied
@@ -204,7 +204,7 @@ async def test_a_clock_that_is_ahead_holds_nothing_longer(
     new_replica: NewReplica, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What lives is renewed by Redis's clock: a host's own may be wrong by hours, and the dead go in time."""
-    monkeypatch.setattr("service.admission.RENEW_S", 0.01)
+    monkeypatch.setattr("service.fleet.admission.RENEW_S", 0.01)
     a = new_replica("a")
     a.clock._now_ms += 3_600_000
     assert isinstance(await a.slot("1"), Grant)

@@ -2,9 +2,9 @@
 
 from redis.asyncio import Redis
 
-from service.clock import Clock
+from service.fleet.clock import Clock
+from service.fleet.resource_index import ResourceHome, ResourceIndex
 from service.ledger.wire import resource_key
-from service.resources import ResourceHome, ResourceIndex
 
 TTL_S = 3_600
 

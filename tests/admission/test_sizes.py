@@ -1,6 +1,6 @@
 """How large the next attempt may be, from those before."""
 
-from service.admission import KINDS, SIZES_NEEDED, Sizes
+from service.fleet.admission import KINDS, SIZES_NEEDED, Sizes
 
 
 def test_the_largest_of_a_hundred() -> None:

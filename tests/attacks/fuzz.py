@@ -30,7 +30,7 @@ import pytest
 import zstandard
 from msgspec import Struct
 
-from service import brake
+from service import auth_throttle as brake
 from service.ledger.events import AttemptEnded, AttemptStarted, TokenCounts
 from tests.attacks.fuzz_answers import echo_of, marker_of, said_by_provider, usage_for
 from tests.attacks.fuzz_requests import MARKER, FuzzedRequest, fuzzed

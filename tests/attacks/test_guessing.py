@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service import brake
-from service.brake import FREE_TRIES
+from service import auth_throttle as brake
+from service.auth_throttle import FREE_TRIES
 from tests.attacks.raw import ByteProvider, byte_provider
 from tests.edge.test_admit import issue, shown
 from tests.relay.serving import ASK, Server, Serving

@@ -7,9 +7,9 @@ import httpx
 import pytest
 from redis.exceptions import RedisError
 
+from service.fleet.resource_index import ResourceHome, home_of, value_of
 from service.ledger.events import BatchItemUsed, ClientKeyRevoked, ResourceCreated
 from service.ledger.fold import advance
-from service.resources import ResourceHome, home_of, value_of
 from tests.attacks.raw import MESSAGE, SeenRequest, answer, byte_provider
 from tests.edge.test_admit import issue
 from tests.fakes import FakeProvider, reply

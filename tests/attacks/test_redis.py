@@ -13,12 +13,12 @@ from redis.exceptions import RedisError
 
 from service.app import open_redis
 from service.embedded.valkey import Valkey
+from service.fleet.stream_writer import PipelinedStreamPort
 from service.ledger import wire
 from service.ledger.events import RouteDisabled
-from service.providers.credentials_file import OAuthTokens
-from service.providers.shared_token import SharedToken
+from service.oauth.credentials_file import OAuthTokens
+from service.oauth.shared_token import SharedToken
 from service.settings import Secret
-from service.stream_ports import PipelinedStreamPort
 from tests.attacks.raw import byte_provider, leave, listening
 from tests.outbox.making import clock, eventually
 from tests.relay.serving import ASK, Server

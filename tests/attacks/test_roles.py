@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import pytest
 from litestar import Litestar
 
-from service import app, brake
+from service import app
+from service import auth_throttle as brake
 from service.console import auth
 from tests.attacks.raw import byte_provider
 from tests.relay.serving import Server, Serving

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from service.providers import token_endpoint
-from service.providers.credentials_file import CredentialsFile, Unreadable
-from service.providers.subscription import TokenManager
-from service.providers.token_endpoint import TokenEndpoint
+from service.oauth import token_endpoint
+from service.oauth.credentials_file import CredentialsFile, Unreadable
+from service.oauth.token_endpoint import TokenEndpoint
+from service.oauth.token_manager import TokenManager
 from service.settings import OAuth
 from tests.attacks.raw import SeenRequest, answer, byte_provider
 from tests.providers.making import HOUR_MS, OLD_REFRESH, content, log_in, now_ms, told

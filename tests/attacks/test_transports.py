@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.providers.transport import UpstreamClient, proxy_for
+from service.http1.upstream import UpstreamClient, proxy_for
 from service.settings import Timeouts
 from tests.attacks.raw import ByteProvider, answer, byte_provider, raw_client, request
 from tests.relay.serving import ANTHROPIC_KEY, ASK, Server

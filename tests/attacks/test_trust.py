@@ -199,8 +199,8 @@ async def test_a_sole_key_may_use_all_of_the_memory(server: Server) -> None:
 
 async def test_a_refusal_that_is_held_back_holds_no_body(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong keys wait for their answer, their bodies don't wait with them; nor does what still comes."""
-    monkeypatch.setattr("service.brake.FREE_TRIES", 0)
-    monkeypatch.setattr("service.brake.FIRST_WAIT_S", 3.0)
+    monkeypatch.setattr("service.auth_throttle.FREE_TRIES", 0)
+    monkeypatch.setattr("service.auth_throttle.FIRST_WAIT_S", 3.0)
     served = await server.start(variables=KEYS | {"LOG_LEVEL": "silent"})
     memory = served.parts.memory
     async with raw_client(served.url) as client:

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.commands.claude import claude
-from service.console.claude import ClaudeError, replace
+from service.commands.claude_settings import ClaudeError, replace
 
 URL = "http://127.0.0.1:4181"
 PRISTINE = '{\n    "model": "opus",\n    "env": {"FOO": "bär"},\n    "hooks": {}\n}'

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from service.console.check import (
+from service.commands.check import (
     Finding,
     check_all,
     check_home,
@@ -22,7 +22,7 @@ from service.console.check import (
     look_at_login,
     port_at,
 )
-from service.providers.credentials_file import CredentialsFile
+from service.oauth.credentials_file import CredentialsFile
 from service.settings import OAuth, Route, Secret, Settings, load
 
 

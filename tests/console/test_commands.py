@@ -17,8 +17,8 @@ from redis import Redis
 from service.cli import main
 from service.commands.logs import Followed
 from service.commands.routes import tokens_of
-from service.console.control import read_control
 from service.embedded.valkey import Valkey
+from service.fleet.control_stream import read_control
 from service.ledger import wire
 from service.ledger.events import QuotaLimitChanged, RouteDisabled
 from service.settings import load

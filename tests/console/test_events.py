@@ -20,7 +20,7 @@ from rich.console import Console
 
 from service.cli import main
 from service.commands.events import row
-from service.console.words import view_of
+from service.console.event_text import view_of
 from service.embedded.valkey import Valkey
 from service.ledger import ids, wire
 from service.ledger.events import AttemptEnded, AttemptStarted, ControlEvent, RouteDisabled, RouteEvent, TokenCounts

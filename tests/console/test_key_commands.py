@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 from redis import Redis
 
 from service.cli import main
-from service.console.control import read_control
 from service.embedded.valkey import Valkey
+from service.fleet.control_stream import read_control
 from service.ledger import wire
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service import brake
+from service import auth_throttle as brake
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import STREAM, Server, Serving
 

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.console.check import Finding
-from service.console.screens import notes, short, show_findings, show_status, why
-from service.console.status import ReplicaStatus, Status, StreamStatus
+from service.commands.check import Finding
+from service.commands.terminal_views import notes, short, show_findings, show_status, why
+from service.fleet.status import ReplicaStatus, Status, StreamStatus
 from service.routing.quota import WaitReading, WindowReading
-from service.routing.readings import RouteStatus
-from service.terminal import SafeConsole
+from service.routing.route_status import RouteStatus
+from service.telemetry.terminal import SafeConsole
 
 NOW_MS = 1_789_000_000_000
 ZAI = RouteStatus(

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.console.masked import redacted_settings_view
+from service.console.redacted_settings import redacted_settings_view
 from service.settings import VARIABLES, load
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import Server, server_of

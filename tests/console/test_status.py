@@ -8,14 +8,14 @@ import msgspec
 import pytest
 from redis import Redis
 
-from service.console.status import Status, read_status
 from service.embedded.valkey import Valkey
+from service.fleet.status import Status, read_status
 from service.ledger import wire
 from service.ledger.events import AttemptEnded, TokenCounts
 from service.ledger.fold import fold_route
 from service.ledger.state import ControlLedger, RouteLedger
 from service.routing.quota import WindowReading
-from service.routing.readings import RouteStatus, fields_of
+from service.routing.route_status import RouteStatus, fields_of
 from service.settings import Settings, load
 
 

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from service.cli import main
-from service.console import ended
+from service.console import revoked_sessions as ended
 from service.ledger import wire
 from service.settings import VARIABLES
 from tests.deploy.metrics import METRICS

@@ -1,6 +1,6 @@
 """Processes of a test: started with nothing of the developer's environment, ended by their id, their logs at hand.
 
-They die with the test run, however it ends (`Leash`). Not here: what the processes are.
+They die with the test run, however it ends (`ManagedProcess`). Not here: what the processes are.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from service.embedded.folder import is_free
-from service.embedded.leash import ManagedProcess
+from service.embedded.managed_process import ManagedProcess
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 40.0

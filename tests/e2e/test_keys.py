@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 import httpx
 import pytest
 
-from service.console.control import Operator, operator
+from service.fleet.control_stream import Operator, operator
 from service.ledger.events import ClientKeyIssued, ClientKeyRevoked
 from service.ledger.keys import GeneratedKey, make_key
 from tests.e2e.house import House, Proxy

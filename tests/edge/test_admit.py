@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.admission import Grant
 from service.errors import BadClientKey
+from service.fleet.admission import Grant
 from service.ledger.events import ClientKeyIssued, ClientKeyRevoked, RequestRefused
 from service.ledger.fold import advance
 from service.ledger.keys import make_key

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from service import brake
-from service.brake import ADDRESSES, FREE_TRIES, LONGEST_WAIT_S, PROVEN, AuthThrottle, network_of
+from service import auth_throttle as brake
+from service.auth_throttle import ADDRESSES, FREE_TRIES, LONGEST_WAIT_S, PROVEN, AuthThrottle, network_of
 from service.errors import AskedTooOften, BadClientKey
 
 WRONG = BadClientKey("wrong")

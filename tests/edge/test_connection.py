@@ -15,10 +15,10 @@ from service.drain import Drain
 from service.edge import connection as module
 from service.edge.body_memory import BodyMemory
 from service.edge.connection import BODY_WINDOW_BYTES, KEPT_BYTES, ClientConnection, Shortcut
-from service.edge.exchange import LEAVING
 from service.edge.refusals import Refusals
-from service.edge.replies import AsgiResponseWriter
+from service.edge.request_cycle import LEAVING
 from service.edge.request_target import read_target, target_in
+from service.edge.responses import AsgiResponseWriter
 from service.errors import ClientError
 from tests.fakes import FakeProvider
 from tests.relay.serving import ASK, STREAM, Server, Wire

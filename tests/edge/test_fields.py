@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.edge.fields import read_fields
+from service.edge.body_fields import read_fields
 from service.errors import ClientError
 from service.relay import ClientRequest
 from service.settings import BodyLimits

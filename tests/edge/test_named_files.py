@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from service.edge.fields import MOST_FILE_IDS, read_fields
-from service.edge.named_files import Block, ResourceId, file_ids, named_ids
+from service.edge.body_fields import MOST_FILE_IDS, read_fields
 from service.errors import ClientError
 from service.ledger.events import Endpoint
+from service.protocol.file_refs import Block, ResourceId, file_ids, named_ids
 from service.relay import ClientRequest
 from service.settings import BodyLimits
 

@@ -13,10 +13,10 @@ from anthropic import Anthropic
 from click.testing import CliRunner
 
 from service.cli import main
-from service.console.status import Status, read_status
 from service.embedded import demo, folder
 from service.embedded.demo_provider import SCRIPT, phase_at
 from service.embedded.program import answers_livez
+from service.fleet.status import Status, read_status
 from service.settings import load
 from tests.embedded.processes import PATIENCE_S, eventually
 

@@ -3,10 +3,10 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.fleet.snapshots import overlay
 from service.ledger import fold, wire
 from service.ledger.events import RouteEvent
 from service.ledger.state import RouteLedger
-from service.watcher import overlay
 from tests.ledger.making import Log, after, distinct, logs, plain
 
 FEW = settings(max_examples=60, deadline=None)

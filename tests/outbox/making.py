@@ -9,11 +9,11 @@ from typing import Literal
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.clock import Clock
+from service.fleet.clock import Clock
+from service.fleet.spool import SpoolRecord
 from service.ledger.events import AttemptEnded, AttemptStarted, Event
 from service.ledger.state import Heard
 from service.ledger.wire import decode_entry
-from service.spool import SpoolRecord
 
 Behaviour = Literal["answer", "refuse", "land and fail", "hang", "land and hang"]
 STREAM = "anthropic"

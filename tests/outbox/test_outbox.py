@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from service import outbox as rooms
+from service.fleet import outbox as rooms
+from service.fleet.outbox import Outbox
+from service.fleet.spool import SpoolRecord, adopt, read_segment
 from service.ledger.events import Event
-from service.outbox import Outbox
-from service.spool import SpoolRecord, adopt, read_segment
 from tests.outbox.conftest import MakeOutbox
 from tests.outbox.making import STREAM, ScriptedPort, eventually, heard, started
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import outbox as rooms
+from service.fleet import outbox as rooms
+from service.fleet.outbox import Outbox
+from service.fleet.spool import read_segment
 from service.ledger.events import Event
 from service.ledger.fold import hear
 from service.ledger.state import Heard
-from service.outbox import Outbox
-from service.spool import read_segment
 from tests.outbox.making import STREAM, Behaviour, ScriptedPort, clock, eventually, started
 
 STEPS = st.one_of(

@@ -7,9 +7,9 @@ import pytest
 from redis.asyncio import Redis
 
 from service.embedded.valkey import Valkey
+from service.fleet.outbox import StreamPort
+from service.fleet.stream_writer import PipelinedStreamPort, RedisPort, port_to
 from service.ledger.wire import CHANGES_CHANNEL, CONTROL, CONTROL_NEWS, ENTRY_FIELD, STREAMS_KEY, events_key
-from service.outbox import StreamPort
-from service.stream_ports import PipelinedStreamPort, RedisPort, port_to
 from tests.outbox.conftest import MakeOutbox
 from tests.outbox.making import STREAM, events_of, eventually, started
 

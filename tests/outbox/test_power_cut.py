@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from service.outbox import FRESH_MS
+from service.fleet.outbox import FRESH_MS
 from tests.outbox.conftest import MakeOutbox
 from tests.outbox.making import STREAM, ScriptedPort, eventually, heard, started
 

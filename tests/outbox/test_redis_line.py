@@ -7,7 +7,7 @@ import pytest
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as Silent
 
-from service.redis_line import LONGEST_VALUE_BYTES, RespConnection, end_of, packed
+from service.redis_client.resp_connection import LONGEST_VALUE_BYTES, RespConnection, end_of, packed
 
 ID = b"$15\r\n1790000000000-0\r\n"
 SAID_IN_BETWEEN = b">2\r\n$6\r\nMOVING\r\n%1\r\n+a\r\n*2\r\n:1\r\n_\r\n"

@@ -12,15 +12,15 @@ from zlib import crc32
 
 import pytest
 
-from service import spool
+from service.fleet import spool
+from service.fleet.spool import Spool, SpoolRecord, adopt, frame, read_segment, try_lock
 from service.ledger.events import AttemptStarted
-from service.spool import Spool, SpoolRecord, adopt, frame, read_segment, try_lock
 from tests.outbox.making import heard, record, started
 
 LOCKER = """
 import sys
 from pathlib import Path
-from service.spool import adopt, try_lock
+from service.fleet.spool import adopt, try_lock
 print(try_lock(Path(sys.argv[1])) is not None, len(adopt(Path(sys.argv[1]).parent, Path("/nowhere"))))
 """
 
@@ -170,7 +170,7 @@ def test_a_disk_that_does_not_even_truncate_hides_nothing(folder: Path, monkeypa
     """When a half frame can't be taken back, what comes later goes into a file of its own."""
     mine = Spool(folder)
     mine.append([record(1)])
-    monkeypatch.setattr("service.spool.open", lambda path, *_, **__: BadFile(path), raising=False)
+    monkeypatch.setattr("service.fleet.spool.open", lambda path, *_, **__: BadFile(path), raising=False)
     with pytest.raises(OSError, match="broken"):
         mine.append([record(2), record(3)])
     monkeypatch.undo()
@@ -217,7 +217,7 @@ def test_nothing_is_dropped_under_a_write(folder: Path, monkeypatch: pytest.Monk
 def test_the_lock_dies_with_its_process(folder: Path) -> None:
     """A process that was killed leaves a folder that can be adopted at once, with all that it had written."""
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom service.spool import Spool\n"
+        "import os, sys\nfrom pathlib import Path\nfrom service.fleet.spool import Spool\n"
         "from tests.outbox.making import record\n"
         "Spool(Path(sys.argv[1])).append([record(1), record(2)])\nos.kill(os.getpid(), 9)\n"
     )

@@ -10,10 +10,10 @@ from redis.asyncio import Redis
 
 from service.app import open_redis
 from service.embedded.valkey import Valkey
-from service.providers.credentials_file import CredentialsFile
-from service.providers.shared_token import SharedToken
-from service.providers.subscription import TokenManager
-from service.providers.token_endpoint import TokenEndpoint
+from service.oauth.credentials_file import CredentialsFile
+from service.oauth.shared_token import SharedToken
+from service.oauth.token_endpoint import TokenEndpoint
+from service.oauth.token_manager import TokenManager
 from service.settings import OAuth, Secret
 from tests.fakes import FakeProvider
 from tests.providers.making import OLD_REFRESH, Time, log_in

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.ledger.events import TokenCounts
-from service.providers import batches
-from service.providers.batches import BatchItem, BatchTap
+from service.protocol import batch_results as batches
+from service.protocol.batch_results import BatchItem, BatchTap
 
 
 def line(custom_id: str, kind: str = "succeeded", **usage: int) -> bytes:

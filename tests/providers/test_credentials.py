@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from service.clock import Clock
-from service.providers import credentials as page
-from service.providers.credentials import Credentials, NoCredential
-from service.providers.subscription import TokenManager
+from service.fleet.clock import Clock
+from service.oauth import credentials as page
+from service.oauth.credentials import Credentials, NoCredential
+from service.oauth.token_manager import TokenManager
 from service.settings import Route, Settings, load
 from tests.fakes import FakeProvider
 from tests.providers.making import OLD_ACCESS, log_in, refreshes, told

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from service.providers import credentials_file
-from service.providers.credentials_file import CredentialsFile, NoLogin, OAuthTokens, Unreadable
+from service.oauth import credentials_file
+from service.oauth.credentials_file import CredentialsFile, NoLogin, OAuthTokens, Unreadable
 from tests.providers.making import MCP, OLD_ACCESS, OLD_REFRESH, log_in, told
 
 ISSUED = OAuthTokens("sk-ant-oat01-new", "sk-ant-ort01-new", 4_000_000_000_000)
@@ -203,9 +203,7 @@ def test_what_a_crash_left_beside_is_no_hindrance(path: Path) -> None:
 
 # -- the lock
 
-HOLD = (
-    "import sys; from service.providers.credentials_file import CredentialsFile as F; l = F(sys.argv[1]).try_lock(); "
-)
+HOLD = "import sys; from service.oauth.credentials_file import CredentialsFile as F; l = F(sys.argv[1]).try_lock(); "
 HOLD += "print(l is not None, flush=True); sys.stdin.read()"
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import BodyTooLarge, ClientError
-from service.providers.encodings import BadEncoding, decode_body, response_decoder
+from service.protocol.content_coding import BadEncoding, decode_body, response_decoder
 
 
 def raw_deflate(data: bytes) -> bytes:

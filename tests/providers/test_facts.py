@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.ledger.events import Window
-from service.providers.facts import ErrorFacts, error_facts, windows_of
+from service.providers.error_facts import ErrorFacts, error_facts, windows_of
 from tests.fakes.zai_codes import ZAI_CODES
 
 NOW_MS = 1_793_000_000_000  # 2026-10-26T07:33:20Z

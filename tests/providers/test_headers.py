@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.providers.headers import Auth, client_headers, upstream_headers
-from service.rules import Dialect
+from service.settings.failure_rules import Dialect
 
 CLAUDE_CODE = [
     (b"host", b"127.0.0.1:4181"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import ClientError
-from service.providers.json_shape import check_shape, end_of_text, is_in_doubt
+from service.protocol.json_shape import check_shape, end_of_text, is_in_doubt
 from service.settings import BodyLimits
 
 LIMITS = BodyLimits(json_depth=20, content_blocks=100)

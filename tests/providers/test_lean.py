@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
-from service.providers import lean_dial
-from service.providers.lean import SLICE_BYTES, Http1Transport, HttpResponse, HttpTimeouts
-from service.providers.lean_connection import READ_AHEAD_BYTES, StaleSocket
-from service.providers.lean_dial import connected
-from service.providers.lean_head import Origin
-from service.providers.lean_pool import Limits
+from service.http1 import connector as lean_dial
+from service.http1.client import SLICE_BYTES, Http1Transport, HttpResponse, HttpTimeouts
+from service.http1.connection import READ_AHEAD_BYTES, StaleSocket
+from service.http1.connector import connected
+from service.http1.pool import Limits
+from service.http1.request_head import Origin
 from tests.providers.scripted import Peer, answer, answers, scripted, until
 
 WAITS = HttpTimeouts(connect_s=20, pool_s=20, write_s=20, head_s=20, chunk_s=20)

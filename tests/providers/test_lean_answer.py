@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.providers.lean_answer import MOST_HEADERS, OVERHEAD_BYTES, ResponseParser
+from service.http1.response_parser import MOST_HEADERS, OVERHEAD_BYTES, ResponseParser
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"

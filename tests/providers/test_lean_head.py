@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from service.providers.lean_head import Origin, base_of, request_head, target_under, upload_bytes
+from service.http1.request_head import Origin, base_of, request_head, target_under, upload_bytes
 
 PLAIN = Origin("api.example", 80, tls=False)
 

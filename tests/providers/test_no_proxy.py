@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.providers.no_proxy import is_direct
+from service.http1.no_proxy import is_direct
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.providers.prompt import is_short, least_tokens, repeats
+from service.protocol.token_estimate import is_short, least_tokens, repeats
 
 
 def ask(content: Any, **fields: Any) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.providers.redaction import MESSAGE_CHARS, redact
+from service.protocol.redaction import MESSAGE_CHARS, redact
 
 KEY = "sk-ant-api03-aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789-AbCdAA"
 ODD_KEY = "Zx9Kq2Lm8Pw4Rt6Yv1Bn3"

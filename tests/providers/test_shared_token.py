@@ -10,10 +10,10 @@ from redis.asyncio import Redis
 
 from service.app import open_redis
 from service.ledger.wire import oauth_asked_key, oauth_lease_key, oauth_token_key
-from service.providers import shared_token
-from service.providers import subscription as page
-from service.providers.credentials_file import OAuthTokens
-from service.providers.shared_token import SharedToken
+from service.oauth import shared_token
+from service.oauth import token_manager as page
+from service.oauth.credentials_file import OAuthTokens
+from service.oauth.shared_token import SharedToken
 from service.settings import Secret
 from tests.fakes import FakeProvider
 from tests.providers.conftest import SHARE_KEY, MakeSubscription

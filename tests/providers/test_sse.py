@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.providers.sse import EventTooLarge, SseEvent, SseReader
+from service.protocol.sse import EventTooLarge, SseEvent, SseReader
 
 STREAM = (
     b'event: message_start\ndata: {"a": 1}\n\n: ping\n\nevent: x\ndata: one\ndata: two\n\ndata: \xc3\xa4\n\nid: 7\n\n\n'

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service.providers import subscription as page
-from service.providers.credentials_file import CredentialsFile
+from service.oauth import token_manager as page
+from service.oauth.credentials_file import CredentialsFile
 from tests.fakes import FakeProvider, reply
 from tests.fakes.language import Reply
 from tests.providers.conftest import MakeSubscription
@@ -401,9 +401,9 @@ async def test_what_cannot_be_saved_is_kept_and_saved_later(
 
 PROCESS = """\
 import asyncio, sys
-from service.providers.credentials_file import CredentialsFile
-from service.providers.subscription import Subscription
-from service.providers.token_endpoint import TokenEndpoint
+from service.oauth.credentials_file import CredentialsFile
+from service.oauth.token_manager import Subscription
+from service.oauth.token_endpoint import TokenEndpoint
 from service.settings import OAuth
 import time
 

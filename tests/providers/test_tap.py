@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.ledger.events import TokenCounts
-from service.providers.tap import StreamError, StreamTap, json_usage
+from service.protocol.tap import StreamError, StreamTap, json_usage
 
 
 def event(kind: str, **fields: Any) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.providers.truncation import cut
+from service.protocol.truncation import cut
 from tests.providers.conversations import assert_whole, conversations, text
 
 

@@ -13,9 +13,9 @@ from typing import Literal
 
 import pytest
 
-from service.console.logs import LogBuffer
-from service.log import OK, LineLogger, listeners_to, logger_of_lines, set_up
 from service.settings import LogLevel
+from service.telemetry.log import OK, LineLogger, listeners_to, logger_of_lines, set_up
+from service.telemetry.log_buffer import LogBuffer
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import ANTHROPIC_KEY, ZAI_KEY, server_of
 
@@ -288,7 +288,7 @@ def test_nothing_is_lost_at_the_exit() -> None:
     """The last words of a process are read."""
     program = (
         "import asyncio, logging\n"
-        "from service.log import set_up\n"
+        "from service.telemetry.log import set_up\n"
         "set_up('info', 'text')\n"
         "async def main(): logging.getLogger('ccproxy.test').info('last words'); raise SystemExit(0)\n"
         "asyncio.run(main())"

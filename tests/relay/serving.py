@@ -16,8 +16,8 @@ import pytest
 import uvicorn.server
 
 from service import app
+from service.fleet.outbox import StreamPort
 from service.ledger.events import AttemptEnded, AttemptStarted, Event
-from service.outbox import StreamPort
 from service.proxy import ClaudeCodeProxy
 from service.settings import Timeouts, load
 from tests.fakes import FakeProvider

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.relay import answers
+from service.relay import responses as answers
 from tests.fakes import FakeProvider, reply
 from tests.relay.serving import ASK, STREAM, Server
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from service.relay import limit as module
-from service.relay.limit import Deadline
+from service.relay import deadline as module
+from service.relay.deadline import Deadline
 
 SOON_S = 0.03
 FAR_S = 600.0

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service import outbox
+from service.fleet import outbox
 from tests.fakes import FakeProvider, reply
 from tests.outbox.making import ScriptedPort, eventually
 from tests.relay.serving import (

@@ -10,8 +10,8 @@ from urllib.request import getproxies
 
 import pytest
 
-from service.providers import transport
-from service.providers.transport import UpstreamClient, UpstreamError, UpstreamResponse, proxy_for
+from service.http1 import upstream as transport
+from service.http1.upstream import UpstreamClient, UpstreamError, UpstreamResponse, proxy_for
 from service.settings import Timeouts
 from tests.fakes import FakeProvider, closed_port, reply
 from tests.relay.serving import STREAM_BYTES

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.ledger.events import FailureKind, FailureScope
-from service.routing.budget import RetryBudget
 from service.routing.failover import (
     RESERVED_WAIT_MS,
     SHORT_WAIT_MS,
@@ -21,6 +20,7 @@ from service.routing.failover import (
 )
 from service.routing.failure import Failure
 from service.routing.rank import Candidate
+from service.routing.retry_budget import RetryBudget
 from service.settings import Policy
 from tests.routing.making import CLIENT, NOW_MS, POLICY, A, S, Z, route_of
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from service.ledger.events import FailureScope, Window
 from service.ledger.fold import CIRCUIT_SCOPES
 from service.routing.failure import LONG_WAIT_MS, Facts, Failure, FailureTable, classify, is_signature_refusal
-from service.rules import FailureRule, Rules, WindowRule, packaged_rules
+from service.settings.failure_rules import FailureRule, Rules, WindowRule, packaged_rules
 from tests.fakes.zai_codes import ZAI_CODES as RECORDED
 from tests.routing.making import NOW_MS
 

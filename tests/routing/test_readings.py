@@ -10,7 +10,7 @@ from service.ledger.fold import fold_route
 from service.ledger.state import ControlLedger, ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
 from service.routing.quota import WaitReading, WindowReading
 from service.routing.rank import RoutingRequest, rank
-from service.routing.readings import RouteStatus, fields_of, read_route_status, reading_of
+from service.routing.route_status import RouteStatus, fields_of, read_route_status, reading_of
 from service.routing.view import View
 from service.settings import Route
 from tests.routing.making import (

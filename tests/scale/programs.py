@@ -13,7 +13,7 @@ from typing import Self
 
 import pytest
 
-from service.embedded.leash import ManagedProcess
+from service.embedded.managed_process import ManagedProcess
 from service.embedded.valkey import Valkey
 from tests.e2e.processes import eventually, free_port
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from service.commands.events import Wanted, look
-from service.console.control import operator, read_view
 from service.console.reports import ReportClient
-from service.console.status import read_status
+from service.fleet.control_stream import operator, read_view
+from service.fleet.status import read_status
+from service.fleet.stream_writer import RedisPort
 from service.ledger.events import RouteDisabled, RouteEnabled
 from service.ledger.wire import CONTROL, encode_entry
+from service.redis_client.factory import open_async
 from service.settings import from_variables
-from service.stream_ports import RedisPort
-from service.topology import open_async
 from tests.scale.topologies import Cluster, Secured, Sentinel
 
 TOPOLOGIES: list[type[Cluster | Sentinel | Secured]] = [Cluster, Sentinel, Secured]

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from service.embedded.folder import is_free
-from service.embedded.leash import ManagedProcess
+from service.embedded.managed_process import ManagedProcess
 from tests.e2e.asking import STREAM, ask, client_of
 from tests.e2e.books import Books
 from tests.e2e.house import House

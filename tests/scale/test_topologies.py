@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 
 from service.ledger import wire
-from service.topology import open_sync
+from service.redis_client.factory import open_sync
 from tests.e2e.asking import STREAM, ask, client_of
 from tests.e2e.books import Books
 from tests.e2e.house import House

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from redis import Redis, RedisError
 
-from service.embedded.leash import ManagedProcess
+from service.embedded.managed_process import ManagedProcess
 from tests.e2e.processes import eventually, free_port
 from tests.scale.programs import program
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from service.errors import SettingsError
 from service.ledger.price import Price
 from service.routing.context import limits_of
-from service.rules import FailureRule, WindowRule, packaged_rules
 from service.settings import ANTHROPIC, ZAI, ModelLimits, Secret, Settings, load, read_dotenv, unquoted
+from service.settings.failure_rules import FailureRule, WindowRule, packaged_rules
 
 ROUTES = """
 [providers.corp]

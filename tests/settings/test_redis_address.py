@@ -7,7 +7,7 @@ import pytest
 
 import service
 import workers
-from service.redis_address import place_of
+from service.settings.redis_url import place_of
 
 CLIENT = re.compile(r"\bfrom_url\(|\b(?:Strict|Async)?Redis(?:Cluster)?\(|\bSentinel\(")
 """How redis-py's clients are made."""

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest.mock import patch
 
+from service.fleet.outbox import Outbox, QueuedEvent, acknowledge
 from service.ledger.events import Event
 from service.ledger.fold import advance
 from service.ledger.state import Ledger
-from service.outbox import Outbox, QueuedEvent, acknowledge
 from tests.simulation.redis_model import Data
 from workers.consume import EntryBatch, StreamSource, read_batch
 from workers.project import Projected, Projector, Sorted
@@ -74,7 +74,7 @@ FAULTS: dict[str, list[Switch]] = {
         lambda: patch("tests.simulation.postgres_model.Database.unique_ids", new=False),
     ],
     "trim-by-maxlen": [lambda: patch("tests.simulation.redis_model.trim_rule", trim_by_length)],
-    "overlay-without-heard": [lambda: patch("service.watcher.overlay", overlay_all)],
+    "overlay-without-heard": [lambda: patch("service.fleet.snapshots.overlay", overlay_all)],
     "publish-without-its-fence": [lambda: patch("tests.simulation.redis_model.fence_rule", lambda *_: 1)],
     "epoch-not-raised": [lambda: patch("workers.project.read_batch", same_epoch)],
     "checkpoint-not-locked": [lambda: patch("tests.simulation.postgres_model.Database.holder", lambda *_: None)],

@@ -11,8 +11,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from service import spool
-from service.clock import Clock
+from service.fleet import spool
+from service.fleet.clock import Clock
+from service.fleet.outbox import Outbox
+from service.fleet.snapshots import Watcher
+from service.fleet.spool import SpoolRecord
+from service.fleet.stream_writer import RedisPort
 from service.ledger import ids
 from service.ledger.events import (
     AttemptEnded,
@@ -31,14 +35,10 @@ from service.ledger.events import (
 from service.ledger.fold import HOUR_MS, advance
 from service.ledger.state import Ledger
 from service.ledger.wire import CONTROL, Snapshot
-from service.outbox import Outbox
 from service.routing.quota import read_quota, week_of
 from service.routing.rank import RoutingRequest, rank
 from service.routing.view import usage_since
 from service.settings import Settings
-from service.spool import SpoolRecord
-from service.stream_ports import RedisPort
-from service.watcher import Watcher
 from tests.simulation.clients import AsyncRedis, Weather
 from tests.simulation.oracle import Oracle
 from tests.simulation.redis_model import Server

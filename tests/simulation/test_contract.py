@@ -11,10 +11,10 @@ import psycopg
 import pytest
 
 from service.app import open_redis as open_async
+from service.fleet.stream_writer import RedisPort
 from service.ledger import wire
 from service.ledger.events import AttemptEnded, Event
 from service.ledger.state import ReplicaHealth, Usage
-from service.stream_ports import RedisPort
 from tests.simulation.clients import AsyncRedis, Weather
 from tests.simulation.conftest import House, ModelHouse, RealHouse
 from tests.workers.making import NOON_MS, STREAM, ended, spooled, started

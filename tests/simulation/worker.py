@@ -13,11 +13,11 @@ from tests.simulation.postgres_model import Database, ModelStore
 from tests.simulation.redis_model import Server
 from tests.simulation.virtual import Died, Now
 from workers.consume import Streams
+from workers.fold_job import FoldJob
 from workers.lost import LostAttempts
 from workers.outage import Outage
 from workers.project import Projector
 from workers.publish import Publisher
-from workers.shift import FoldJob
 from workers.ticker import Ticker
 from workers.wake import Wake
 

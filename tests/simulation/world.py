@@ -38,9 +38,9 @@ SIZES = [
     ("workers.publish.KEPT_ENTRIES", 6, 1),
     ("workers.consume.PAGE_ENTRIES", 3, 2),
     ("workers.consume.BATCH_ENTRIES", 5, 2),
-    ("service.spool.SEGMENT_BYTES", 2_000, 3),
-    ("service.outbox.BATCH_EVENTS", 3, 4),
-    ("service.outbox.KEPT_EVENTS", 5, 5),
+    ("service.fleet.spool.SEGMENT_BYTES", 2_000, 3),
+    ("service.fleet.outbox.BATCH_EVENTS", 3, 4),
+    ("service.fleet.outbox.KEPT_EVENTS", 5, 5),
 ]
 """What is made small, how small, and in each how-manieth seed."""
 ROUNDS_OF_REST = 60
@@ -406,8 +406,8 @@ def world_of(seed: int) -> Iterator[World]:
     try:
         world = World(seed, place, disk)
         with (
-            patch("service.clock.time", world.now),
-            patch("service.watcher.time", world.now),
+            patch("service.fleet.clock.time", world.now),
+            patch("service.fleet.snapshots.time", world.now),
             patch("workers.publish.time", world.now),
             patch("workers.ticker.time", world.now),
             patch("os.fsync", disk.fsync),

@@ -9,15 +9,15 @@ import pytest
 from redis.asyncio import Redis
 
 from service.app import open_redis
-from service.clock import Clock
 from service.embedded.valkey import Valkey
+from service.fleet.clock import Clock
+from service.fleet.outbox import Outbox
+from service.fleet.snapshots import Watcher
+from service.fleet.stream_writer import RedisPort
 from service.ledger import wire
 from service.ledger.events import ControlEvent
 from service.ledger.state import ControlLedger, Ledger, RouteLedger
-from service.outbox import Outbox
 from service.settings import Settings, load
-from service.stream_ports import RedisPort
-from service.watcher import Watcher
 
 VARIABLES = {"ANTHROPIC_API_KEY": "sk-ant-test-key", "ZAI_API_KEY": "zai-test-key"}
 

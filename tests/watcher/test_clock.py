@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import clock as rooms
-from service.clock import Clock
+from service.fleet import clock as rooms
+from service.fleet.clock import Clock
 from service.ledger.ids import time_of_id_ms
 
 

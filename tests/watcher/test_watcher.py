@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from service import watcher as rooms
 from service.embedded.valkey import Valkey
+from service.fleet import snapshots as rooms
+from service.fleet.snapshots import Watcher
 from service.ledger import wire
 from service.ledger.events import CircuitReset, ClientKeyIssued, RequestRefused, RouteDisabled, RouteEnabled
 from service.ledger.wire import CONTROL
-from service.watcher import Watcher
 from tests.outbox.making import clock, ended, eventually, started
 from tests.watcher.conftest import Post, control_ledger, route_ledger
 

@@ -18,11 +18,11 @@ from service.ledger import wire
 from tests.workers.making import STREAM
 from workers.archive import Archive, open_archive
 from workers.consume import Streams, open_redis
+from workers.fold_job import FoldJob
 from workers.migrate import migrate
 from workers.outage import Outage
 from workers.project import Projected, Projector
 from workers.publish import Publisher
-from workers.shift import FoldJob
 from workers.store import GENESIS_HASH, Store, connect
 from workers.verify import StreamReport, verify
 from workers.wake import Wake, open_queue

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from service.embedded.postgres import Postgres
 from workers import cli
 from workers.migrate import SchemaError, migrate, migrations, pending
-from workers.run import check_schema
 from workers.store import connect
+from workers.worker_process import check_schema
 
 
 @pytest.fixture

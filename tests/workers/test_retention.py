@@ -12,8 +12,8 @@ from tests.workers.making import NOON_MS, STREAM, append, ended, new_id, started
 from workers.archive import Archive
 from workers.rebuild import rebuild
 from workers.retention import Damaged, Retention, drop_week, expired_weeks
-from workers.run import WorkerProcess
 from workers.store import WEEK_MS, first_id, partition_name, week_of
+from workers.worker_process import WorkerProcess
 
 WEEK = week_of(new_id())
 LATER_MS = NOON_MS + WEEK_MS
@@ -187,7 +187,7 @@ def test_damaged_rows_are_not_dropped(weeks: Bench) -> None:
 
 def test_a_worker_drops_weeks_by_itself(weeks: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The setting is heeded at start, in a thread that ends with the process."""
-    monkeypatch.setattr("workers.run.RETENTION_LOOK_S", 0.01)
+    monkeypatch.setattr("workers.worker_process.RETENTION_LOOK_S", 0.01)
     process = WorkerProcess(weeks.valkey.url, weeks.valkey.url, weeks.postgres.url, weeks.postgres.url, 3)
     process.retention = Retention(weeks.new_archive, 3, clock=lambda: (LATER_MS + 3 * WEEK_MS) / 1000)
     thread = Thread(target=process.retain)

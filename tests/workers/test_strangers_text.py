@@ -27,8 +27,8 @@ from click.testing import CliRunner
 from service.cli import main
 from service.ledger import wire
 from service.ledger.events import ClientKeyIssued, RouteDisabled
-from service.safe_text import csv_cell, visible, visible_json
-from service.terminal import show_exception
+from service.telemetry.safe_text import csv_cell, visible, visible_json
+from service.telemetry.terminal import show_exception
 from tests.workers.making import NOON_MS, STREAM, append, append_raw, ended, new_id, started
 from workers.cli import TextLines
 
@@ -216,11 +216,14 @@ def test_cells(value: object, cell: object) -> None:
 
 
 ALLOWED = {
-    ("service/terminal.py", "click.echo"),
-    ("service/terminal.py", "rich.console.Console"),
-    ("service/terminal.py", "rich.text"),
+    ("service/telemetry/terminal.py", "click.echo"),
+    ("service/telemetry/terminal.py", "rich.console.Console"),
+    ("service/telemetry/terminal.py", "rich.text"),
     ("service/commands/status.py", "rich.text.Text"),  # reads back what a SafeConsole has drawn
-    ("service/embedded/leashed.py", "sys.stderr.write"),  # a script before the program, which imports nothing of ours
+    (
+        "service/embedded/child_bootstrap.py",
+        "sys.stderr.write",
+    ),  # a script before the program, which imports nothing of ours
 }
 
 

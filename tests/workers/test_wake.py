@@ -160,7 +160,7 @@ def test_a_job_publishes_what_it_folded(bench: Bench) -> None:
 def test_a_long_stream_takes_turns(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job ends after some batches though there is more, and calls for the next."""
     monkeypatch.setattr("workers.consume.BATCH_ENTRIES", 1)
-    monkeypatch.setattr("workers.shift.BATCHES_PER_JOB", 2)
+    monkeypatch.setattr("workers.fold_job.BATCHES_PER_JOB", 2)
     for event in many(3):
         append(bench.redis, [event])
     shift = bench.new_shift(bench.projector)

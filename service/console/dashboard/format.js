@@ -29,7 +29,7 @@ const fullTime = new Intl.DateTimeFormat("en-GB", {
   timeZoneName: "short",
 });
 
-// What reorders or hides text, or cannot be seen, in names and messages of strangers; as `service/safe_text.py` has it.
+// What reorders or hides text, or cannot be seen, in names and messages of strangers; as `service/telemetry/safe_text.py` has it.
 const UNSEEN =
   /(?![\n\t])[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\u{e0100}-\u{e01ef}]/gu;
 

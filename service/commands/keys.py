@@ -1,0 +1,246 @@
+"""`ccproxy keys`: issue, list, limit and revoke client keys. Needs Redis alone; every proxy knows within a second.
+
+A key is shown once, when it is made; the ledger has its SHA-256. Not here: what a key may do (`edge.key_limits`).
+"""
+
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.table import Table
+
+from service.embedded.run_file import place_of, redis_url_of
+from service.errors import SettingsError
+from service.ledger.events import ClientKeyIssued, ClientKeyLimited, ClientKeyRevoked
+from service.ledger.keys import SECRET_BYTES, make_key
+from service.ledger.state import ClientKey, ControlLedger
+from service.settings import load
+from service.telemetry.terminal import SafeConsole, Text, echo, echo_json
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}")
+AHEAD = re.compile(r"(\d{1,5})([hdw])")
+UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+DEFAULT_NAME = "default"
+
+
+@click.group()
+def keys() -> None:
+    """Issue, list, limit and revoke client keys."""
+
+
+def limit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The limits that a key may have."""
+    options = (
+        click.option("--weekly-tokens", type=click.IntRange(min=0), metavar="N", help="Tokens per week."),
+        click.option("--weekly-cost", type=click.FloatRange(min=0, max=10**9), metavar="USD", help="Dollars per week."),
+        click.option("--models", metavar="M,M", help="Allowed models; may be patterns, such as `claude-haiku-*`."),
+        click.option("--routes", metavar="R,R", help="Allowed routes."),
+        click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Maximum requests in flight."),
+        click.option(
+            "--expires", metavar="WHEN", help="A date (2027-01-31, until its end in UTC), or a duration: 12h, 30d."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), help="TOML file with settings; overrides CCPROXY_CONFIG."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@keys.command()
+@click.argument("name")
+@limit_options
+@config_option
+@json_option
+def issue(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> None:
+    """Issue a key for NAME and print it, once."""
+    if not NAME.fullmatch(name):
+        raise click.UsageError(f"{name!r} is no name for a key: letters, digits, spaces and . _ @ -, at most 64")
+    with at_ledger(config) as (desk, _):
+        if taken := [key_id for key_id, key in desk.control().keys.items() if key.name == name]:
+            raise click.ClickException(
+                f"there is a key called {name!r} already ({taken[0]}); revoke it first, or take another name"
+            )
+        show_new(*hand_out(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
+
+
+@keys.command()
+@click.argument("name", default=DEFAULT_NAME)
+@limit_options
+@config_option
+@json_option
+def ensure(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> None:
+    """Issue a key for NAME if there is no key at all; for the first start of containers."""
+    with at_ledger(config) as (desk, _):
+        if there := desk.control().keys:
+            echo(f"keys issued before: {len(there)}; none was made", err=True)
+            return
+        show_new(*hand_out(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
+
+
+@keys.command("list")
+@config_option
+@json_option
+def list_keys(config: Path | None, *, as_json: bool) -> None:
+    """List valid keys, their limits, and this week's usage."""
+    from service.fleet.control_stream import read_view
+    from service.routing.keys import read_key
+
+    with at_ledger(config) as (desk, settings):
+        view, now_ms, quota = read_view(desk.redis), desk.now_ms(), settings.policy.quota
+        rows = [
+            (key_id, key, read_key(key_id, key, view, quota, settings.prices, now_ms))
+            for key_id, key in sorted(view.control.keys.items())
+        ]
+    if as_json:
+        fields = [{"key_id": key_id, **msgspec.to_builtins(key), "state": one.state, "used_tokens": one.used_tokens,
+                   "used_cost_nusd": one.usage.cost_nusd} for key_id, key, one in rows]  # fmt: skip
+        for row in fields:
+            del row["sha256"]
+        echo_json(fields)
+        return
+    if not rows:
+        echo("No keys were issued. `ccproxy keys issue NAME` makes one.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("key", "name", "state", "week", "limits"):
+        table.add_column(title, overflow="fold")
+    for key_id, key, one in rows:
+        used = f"{one.used_tokens:,} tokens, ${one.usage.cost_nusd / 1e9:,.2f}"
+        style = "green" if one.state == "ok" else "red"
+        table.add_row(key_id, Text(key.name), Text(one.state, style=style), used, Text(limits_in_words(key)))
+    SafeConsole().print(table)
+
+
+@keys.command()
+@click.argument("name")
+@limit_options
+@config_option
+def limit(name: str, config: Path | None, **limits: Any) -> None:
+    """Replace all limits of the key NAME (a name or id); without options, remove them."""
+    with at_ledger(config) as (desk, _):
+        key_id = key_id_of(desk.control(), name)
+        desk.append([ClientKeyLimited(**desk.stamp(), key_id=key_id, **limits_of(limits, desk.now_ms()))])
+        echo(f"{key_id}: {limits_in_words(desk.control().keys[key_id])}")
+
+
+@keys.command()
+@click.argument("name")
+@config_option
+def revoke(name: str, config: Path | None) -> None:
+    """Revoke the key NAME (a name or id), on all proxies within a second."""
+    with at_ledger(config) as (desk, _):
+        key_id = key_id_of(desk.control(), name)
+        desk.append([ClientKeyRevoked(**desk.stamp(), key_id=key_id)])
+        echo(f"{key_id} is revoked")
+
+
+@contextmanager
+def at_ledger(config: Path | None) -> Iterator[tuple[Any, Any]]:
+    """An operator at the ledger's Redis, and the settings; what goes wrong ends the command with its mend."""
+    from redis.exceptions import RedisError
+
+    from service.fleet.control_stream import operator
+
+    try:
+        settings = load(config, to_serve=False)
+    except SettingsError as error:
+        raise click.ClickException(error.message) from None
+    url = redis_url_of(settings)
+    try:
+        with operator(url) as desk:
+            yield desk, settings
+    except (RedisError, OSError) as error:
+        raise click.ClickException(
+            f"Redis at {place_of(url)} can't be asked ({error}); start `ccproxy up`, or set REDIS_URL"
+        ) from None
+
+
+def hand_out(desk: Any, name: str, limits: dict[str, Any]) -> tuple[str, str]:
+    """Make a key and put it on the ledger: the key and its id."""
+    key = make_key(name, secrets.token_bytes(SECRET_BYTES + 3))
+    desk.append([ClientKeyIssued(**desk.stamp(), key_id=key.key_id, name=name, sha256=key.sha256, **limits)])
+    return key.text, key.key_id
+
+
+def show_new(key: str, key_id: str, *, as_json: bool) -> None:
+    """The key goes to standard output alone, so that a script can take it from there."""
+    if as_json:
+        echo_json({"key_id": key_id, "key": key})
+        return
+    echo(f"{key_id}: write the key down, it is not shown again. Clients send it as ANTHROPIC_AUTH_TOKEN.", err=True)
+    echo(key)
+
+
+def key_id_of(control: ControlLedger, name: str) -> str:
+    """The live key that is meant, by id or by name."""
+    if name in control.keys:
+        return name
+    found = [key_id for key_id, key in control.keys.items() if key.name == name]
+    if not found:
+        raise click.ClickException(f"there is no key {name!r}; `ccproxy keys list` shows all")
+    if len(found) > 1:
+        raise click.ClickException(f"several keys are called {name!r}: {', '.join(found)}; give the id")
+    return found[0]
+
+
+def limits_of(given: dict[str, Any], now_ms: int) -> dict[str, Any]:
+    """The fields of an event from the options."""
+    cost = given["weekly_cost"]
+    return {
+        "weekly_tokens": given["weekly_tokens"],
+        "weekly_cost_nusd": None if cost is None else round(cost * 10**9),
+        "models": listed(given["models"]),
+        "routes": listed(given["routes"]),
+        "concurrency": given["concurrency"],
+        "expires_at_ms": expiry_ms(given["expires"], now_ms),
+    }
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """The parts of a comma-separated list."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def expiry_ms(text: str | None, now_ms: int) -> int | None:
+    """When a key ends: the end of a day, a moment, or so long from now."""
+    if text is None:
+        return None
+    if ahead := AHEAD.fullmatch(text):
+        return now_ms + int(ahead[1]) * UNITS[ahead[2]] // timedelta(milliseconds=1)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.UsageError(f"--expires: {text!r} is no time; write 2027-01-31, or 12h, 30d, 4w") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if len(text) <= len("2027-01-31"):
+        moment += timedelta(days=1)
+    return int(moment.timestamp() * 1000)
+
+
+def limits_in_words(key: ClientKey) -> str:
+    """A key's limits for a person."""
+    words = []
+    if key.weekly_tokens is not None:
+        words.append(f"{key.weekly_tokens:,} tokens a week")
+    if key.weekly_cost_nusd is not None:
+        words.append(f"${key.weekly_cost_nusd / 1e9:,.2f} a week")
+    if key.models:
+        words.append(f"models {', '.join(key.models)}")
+    if key.routes:
+        words.append(f"routes {', '.join(key.routes)}")
+    if key.concurrency is not None:
+        words.append(f"{key.concurrency} at a time")
+    if key.expires_at_ms is not None:
+        words.append(f"until {datetime.fromtimestamp(key.expires_at_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC")
+    return ", ".join(words) or "none"

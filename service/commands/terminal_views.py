@@ -1,0 +1,143 @@
+"""Status and check as a person sees them on a terminal. Not here: finding the facts."""
+
+import time
+from collections.abc import Iterator
+from textwrap import wrap
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from service.commands.check import Finding
+from service.fleet.status import ReplicaStatus, Status
+from service.routing.quota import WindowReading
+from service.routing.route_status import RouteStatus
+from service.telemetry.safe_text import visible
+from service.telemetry.terminal import SafeConsole, Text
+
+COLOURS = {"healthy": "green", "degraded": "yellow", "quota_warning": "yellow", "off": "dim"}
+REPLICAS = "replicas  "
+BAR_WIDTH = 8
+"""Wide enough to see a change, narrow enough for the whole table to fit 80 columns."""
+
+
+def show_status(status: Status, console: SafeConsole) -> None:
+    """Routes first: they are what one looks for."""
+    console.print(routes_table(status))
+    for reading in status.routes:
+        for words in notes(reading, status.at_ms):
+            console.print(Text(f"{reading.route}: {words}", style="dim"), soft_wrap=True)
+    late = [stream for stream in status.streams if stream.lag]
+    waiting = ", ".join(f"{stream.stream} {stream.lag}" for stream in late) or "none"
+    events = sum(stream.position for stream in status.streams)
+    console.print()
+    console.print(f"ledger    {events:,} events folded, entries waiting: {waiting}")
+    show_replicas(status, console)
+    if len(status.settings) > 1:
+        groups = "; ".join(f"{digest} {', '.join(replicas)}" for digest, replicas in status.settings.items())
+        console.print(Text(f"settings  differ between replicas: {groups}", style="yellow"), soft_wrap=True)
+
+
+def show_replicas(status: Status, console: SafeConsole) -> None:
+    """A line a replica; on a terminal, what is too long for one goes on below itself."""
+    lines = [visible(words_of(replica, status.at_ms)) for replica in status.replicas] or [
+        "none alive; is a proxy running?"
+    ]
+    room = console.width - len(REPLICAS)
+    shown = [part for line in lines for part in (wrap(line, room) if console.is_terminal else [line])]
+    for number, line in enumerate(shown):
+        console.print(f"{'' if number else REPLICAS:{len(REPLICAS)}}{line}", soft_wrap=True)
+
+
+def words_of(replica: ReplicaStatus, now_ms: int) -> str:
+    """Who it is, what it runs, and whether it goes."""
+    facts = [f"seen {replica.seen_ms_ago / 1000:.0f} s ago"]
+    if replica.version:
+        facts = [replica.version, replica.address, f"up {span(now_ms - replica.started_at_ms)}", *facts]
+    if replica.pending:
+        facts.append(f"{replica.pending:,} events pending")
+    if replica.draining:
+        facts.append("draining")
+    return f"{replica.replica} ({', '.join(facts)})"
+
+
+def span(ms: int) -> str:
+    """A time in its greatest unit: 59 s, 3 min, 5 h, 12 d."""
+    for size_ms, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min")):
+        if ms >= size_ms:
+            return f"{ms // size_ms} {unit}"
+    return f"{max(0, ms) // 1_000} s"
+
+
+def routes_table(status: Status) -> Table:
+    """A row a route; tokens are those of the running week."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("route", "state", "week"):
+        table.add_column(name, no_wrap=True)
+    for name in ("tries", "failed", "input", "output", "cached"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for reading in status.routes:
+        table.add_row(*row(reading))
+    return table
+
+
+def row(reading: RouteStatus) -> list[RenderableType]:
+    """One route's cells."""
+    cached = reading.cache_read_tokens + reading.cache_write_5m_tokens + reading.cache_write_1h_tokens
+    counts = (reading.attempts, reading.failed, reading.input_tokens, reading.output_tokens, cached)
+    state = Text(reading.state.replace("_", " "), style=COLOURS.get(reading.state, "red"))
+    return [reading.route, state, quota_bar(reading), *(short(count) for count in counts)]
+
+
+def short(count: int) -> str:
+    """A count in at most five characters: 999, 12.3k, 4.56M. What rounds up to a thousand takes the next letter."""
+    for size, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= 0.9995 * size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)
+
+
+def quota_bar(reading: RouteStatus) -> RenderableType:
+    """How much of the week's limit is gone."""
+    if not reading.limit_tokens:
+        return Text("no limit", style="dim")
+    filled = min(BAR_WIDTH, round(reading.used_percent / 100 * BAR_WIDTH))
+    style = {"ok": "green", "warning": "yellow", "spent": "red"}[reading.quota]
+    return Text("█" * filled + "░" * (BAR_WIDTH - filled), style=style) + Text(f" {reading.used_percent:.0f} %")
+
+
+def notes(reading: RouteStatus, now_ms: int) -> Iterator[str]:
+    """What a row can't say: why, what waits for some models alone, the provider's windows, and the forecast."""
+    if words := why(reading, now_ms):
+        yield words
+    for wait in reading.waits:
+        if wait.holds:
+            yield f"{wait.holds}: {wait.reason}, until {clock(wait.until_ms)}"
+    if reading.windows:
+        yield "windows " + ", ".join(map(window_words, reading.windows))
+    if reading.exhausted_at_ms:
+        yield f"at this rate the weekly limit is spent {clock(reading.exhausted_at_ms)}"
+
+
+def why(reading: RouteStatus, now_ms: int) -> str:
+    """The reason, and for how long."""
+    return f"{reading.reason}, until {clock(reading.until_ms)}" if reading.until_ms > now_ms else reading.reason
+
+
+def window_words(window: WindowReading) -> str:
+    """`5h 93 % until Mon 12:00:00`."""
+    used = window.status if window.used_percent is None else f"{window.used_percent:.0f} %"
+    return f"{window.name} {used} until {clock(window.resets_at_ms)}"
+
+
+def clock(at_ms: int) -> str:
+    """A time within the next days, in this machine's time zone."""
+    return time.strftime("%a %H:%M:%S", time.localtime(at_ms / 1000))
+
+
+def show_findings(findings: list[Finding], console: SafeConsole) -> None:
+    """A line a finding."""
+    for finding in findings:
+        mark = Text("✓", style="green") if finding.ok else Text("✗", style="red")
+        if finding.ok is None:
+            mark = Text("·", style="dim")
+        console.print(mark, finding.what, Text(finding.words, style="" if finding.ok else "default"), soft_wrap=True)

@@ -1,0 +1,136 @@
+"""An event in one line for people, with a hint for its colour. Not here: finding events (`stream_reader`,
+`reports`)."""
+
+from typing import Any
+
+import msgspec
+
+from service.console.api_types import EventView, Level
+from service.ledger.events import (
+    AttemptEnded,
+    AttemptLost,
+    AttemptStarted,
+    BatchItemUsed,
+    CircuitReset,
+    ClientKeyIssued,
+    ClientKeyLimited,
+    ClientKeyRevoked,
+    DropAsked,
+    Event,
+    QuotaLimitChanged,
+    ReplayAsked,
+    RequestRefused,
+    ResourceCreated,
+    RouteDisabled,
+    RouteEnabled,
+    TokenCounts,
+)
+from service.ledger.wire import CONTROL, Undecodable
+
+HIDDEN = ("sha256",)
+"""A key's hash helps nobody who looks."""
+WORDS_CHARS = 400
+
+
+def view_of(
+    stream: str, event: Event | Undecodable, *, entry: str = "", position: int | None = None
+) -> EventView | None:
+    """An event for people; None for what this version can't read."""
+    if isinstance(event, Undecodable):
+        return None
+    fields: dict[str, Any] = msgspec.to_builtins(event)
+    for name in HIDDEN:
+        fields.pop(name, None)
+    level, words = describe(event)
+    return EventView(
+        event_id=event.event_id,
+        type=str(event.__struct_config__.tag),
+        at_ms=event.at_ms,
+        stream=stream,
+        replica=event.replica,
+        level=level,
+        words=words[:WORDS_CHARS],
+        entry=entry,
+        position=position,
+        request_id=getattr(event, "request_id", ""),
+        attempt_id=event.event_id if isinstance(event, AttemptStarted) else getattr(event, "attempt_id", ""),
+        route=getattr(event, "route", "") if stream == CONTROL else stream,
+        model=getattr(event, "model_sent", "") or getattr(event, "model_asked", ""),
+        client_key=getattr(event, "client_key", "") or getattr(event, "key_id", ""),
+        outcome=getattr(event, "outcome", ""),
+        kind=getattr(event, "kind", "") or getattr(event, "reason", "") * isinstance(event, RequestRefused),
+        by=getattr(event, "by", ""),
+        fields=fields,
+    )
+
+
+def describe(event: Event) -> tuple[Level, str]:
+    """How bad it is, and what happened."""
+    match event:
+        case AttemptStarted():
+            return "ok", f"asked for {event.model_sent or event.endpoint}"
+        case AttemptEnded():
+            return describe_end(event)
+        case AttemptLost():
+            return "warning", "lost: its proxy is gone; the charge is an estimate"
+        case BatchItemUsed():
+            return "ok", f"batch item {event.custom_id}: {tokens_in_words(event.tokens)}"
+        case ResourceCreated():
+            return "ok", f"made {event.resource_kind} {event.resource_id}"
+        case RequestRefused():
+            more = f", {event.count} times" if event.count > 1 else ""
+            return "warning", f"turned down: {event.reason.replace('_', ' ')}{more}"
+    return describe_command(event)
+
+
+def describe_end(event: AttemptEnded) -> tuple[Level, str]:
+    """How an attempt ended."""
+    seconds = f"{event.total_ms / 1000:.2f} s"
+    if event.outcome == "ok":
+        return "ok", f"answered {event.status}, {tokens_in_words(event.tokens)}, {seconds}"
+    if event.outcome == "aborted":
+        return "ok", f"the client has gone after {seconds}"
+    words = f"{event.kind.replace('_', ' ')} {event.status or ''}".strip()
+    more = f": {event.message}" if event.message else ""
+    return ("problem" if event.final else "warning"), f"{words}{more}{'' if event.final else '; went on elsewhere'}"
+
+
+def describe_command(event: Event) -> tuple[Level, str]:
+    """What an operator did."""
+    match event:
+        case RouteDisabled():
+            return "warning", f"{event.route} disabled{': ' + event.reason if event.reason else ''}"
+        case RouteEnabled():
+            return "ok", f"{event.route} enabled"
+        case CircuitReset():
+            return "ok", f"{event.route}: circuit and waits reset"
+        case QuotaLimitChanged(weekly_tokens=None):
+            return "ok", f"{event.route}: weekly limit as in the settings"
+        case QuotaLimitChanged():
+            limit = f"{event.weekly_tokens:,} tokens" if event.weekly_tokens else "none"
+            return "ok", f"{event.route}: weekly limit {limit}"
+        case ClientKeyIssued():
+            return "ok", f"key {event.key_id} issued to {event.name}"
+        case ClientKeyLimited():
+            return "ok", f"key {event.key_id}: limits replaced"
+        case ClientKeyRevoked():
+            return "ok", f"key {event.key_id} revoked"
+        case ReplayAsked():
+            return "ok", f"dead letters of {event.of or 'all streams'} to be read again"
+        case DropAsked():
+            rows = f"{len(event.rows)} rows" if len(event.rows) > 1 else "a row"
+            return "warning", f"{rows} of what was put aside to be dropped: {', '.join(event.rows)}"
+    return "ok", str(event.__struct_config__.tag).replace("_", " ")
+
+
+def is_notable(view: EventView) -> bool:
+    """Whether it belongs among what happened last: failovers, failures, refusals, and what operators did."""
+    if view.type == "attempt_ended":
+        return view.outcome == "failed"
+    return view.type in ("attempt_lost", "request_refused") or view.stream == CONTROL
+
+
+def tokens_in_words(tokens: TokenCounts) -> str:
+    """Tokens read, cached ones too, and written."""
+    read = tokens.input + tokens.cache_read + tokens.cache_write_5m + tokens.cache_write_1h
+    return f"{read:,}→{tokens.output:,} tokens"

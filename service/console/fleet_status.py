@@ -1,0 +1,135 @@
+"""How the fleet stands, asked of Redis at most once a second however many look; None while Redis is away.
+
+Not here: what it means (`overview`), and how a terminal asks (`fleet.status`, whose reading this is).
+"""
+
+import asyncio
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from msgspec import Struct
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service.console.api_types import Fleet, ReplicaView, StreamView
+from service.fleet.outbox import Outbox
+from service.fleet.snapshots import Watcher
+from service.fleet.status import ReplicaStatus, Status, read_status
+from service.ledger.wire import route_key
+from service.redis_client.failures import as_redis_error
+from service.settings import Settings
+
+FRESH_S = 1.0
+WAIT_S = 3.0
+"""Longer than Redis ever takes; then it is away."""
+
+
+class FleetStatus(Struct, frozen=True):
+    """What Redis said: the status, and what was put aside by stream (dead letters, quarantined)."""
+
+    status: Status
+    aside: dict[str, tuple[int, int]]
+
+
+class FleetReader:
+    """Asks Redis, and remembers the answer for a second."""
+
+    def __init__(self, settings: Settings, redis: Redis | None, watcher: Watcher, outbox: Outbox) -> None:
+        self._settings = settings
+        self._redis = redis
+        self._watcher = watcher
+        self._outbox = outbox
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fleet")  # those of the event loop write spools
+        self._standing: FleetStatus | None = None
+        self._asked_s = -FRESH_S
+        self._asking: asyncio.Task[None] | None = None
+
+    async def standing(self) -> FleetStatus | None:
+        """How the fleet stood within the last second."""
+        if self._redis is None:
+            return None
+        if self._asking is None and time.monotonic() - self._asked_s >= FRESH_S:
+            self._asking = asyncio.create_task(self._ask(self._redis), name="fleet.ask")
+        if self._asking:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._asking), WAIT_S)
+        return self._standing
+
+    async def _ask(self, redis: Redis) -> None:
+        try:
+            self._standing = await self._standing_by(redis)
+        except (RedisError, OSError):
+            self._standing = None
+        finally:
+            self._asked_s = time.monotonic()
+            self._asking = None
+
+    async def _standing_by(self, redis: Redis) -> FleetStatus:
+        with as_redis_error():
+            url = self._settings.redis_url or ""
+            status = await asyncio.get_running_loop().run_in_executor(self._thread, read_status, self._settings, url)
+            pipe = redis.pipeline(transaction=False)
+            for stream in status.streams:
+                pipe.hmget(route_key(stream.stream), "dead", "quarantined")
+            replies: list[Any] = await pipe.execute()
+            aside = {
+                stream.stream: (int(reply[0] or 0), int(reply[1] or 0))
+                for stream, reply in zip(status.streams, replies, strict=True)
+            }
+            return FleetStatus(status, aside)
+
+    async def stop(self) -> None:
+        """Wait for the question under way."""
+        if self._asking:
+            await asyncio.wait({self._asking}, timeout=WAIT_S)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def fleet(self, now_ms: int, workers: int | None) -> Fleet:
+        """Who serves and how far the ledger is."""
+        standing = await self.standing()
+        replicas = standing.status.replicas if standing else ()
+        usual = usual_settings(replicas)
+        return Fleet(
+            at_ms=now_ms,
+            redis_up=standing is not None,
+            replicas=[
+                ReplicaView(
+                    replica=one.replica,
+                    pid=one.pid,
+                    seen_ms_ago=one.seen_ms_ago,
+                    pending=one.pending,
+                    settings=one.settings,
+                    agrees=one.settings in ("", usual),
+                    here=one.replica == self._outbox.replica,
+                )
+                for one in replicas
+            ],
+            streams=[
+                StreamView(
+                    stream=one.stream,
+                    epoch=one.epoch,
+                    position=one.position,
+                    lag=one.lag,
+                    snapshot_age_ms=one.snapshot_age_ms,
+                    gaps=gaps_of(self._watcher, one.stream),
+                )
+                for one in (standing.status.streams if standing else ())
+            ],
+            pending_events=self._outbox.pending,
+            spooling=self._outbox.away,
+            workers=workers,
+        )
+
+
+def usual_settings(replicas: tuple[ReplicaStatus, ...]) -> str:
+    """The settings that most replicas have."""
+    told = [one.settings for one in replicas if one.settings]
+    return max(sorted(set(told)), key=told.count, default="")
+
+
+def gaps_of(watcher: Watcher, stream: str) -> int:
+    """Numbers of events that the newest snapshot has not heard, below ones that it has."""
+    heard = watcher.heard().get(stream, {})
+    return sum(last - first + 1 for account in heard.values() for first, last in account.gaps)

@@ -1,0 +1,137 @@
+"""The newest events, read from the ends of the streams: a page of them, what is new since, and one request's.
+
+Workers leave a bounded tail on each stream for this. What is older is asked of them (`reports`). Not here: words.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+
+from service.console.api_types import EventView
+from service.console.event_text import view_of
+from service.ledger.wire import CONTROL, ENTRY_FIELD, STREAMS_KEY, decode_entry, events_key
+
+SCANNED_ENTRIES = 5_000
+"""Entries of a stream that one page looks through at most."""
+STEP_ENTRIES = 250
+NEW_ENTRIES = 500
+REQUEST_MS = 3_600_000
+"""A request's events come within an hour of its arrival."""
+REQUEST_ENTRIES = 5_000
+TIME_IN_ID_DIGITS = 11
+"""A request's id begins with its time (`Clock.new_request_id`)."""
+
+Wanted = Callable[[EventView], bool]
+
+
+class StreamPage(NamedTuple):
+    """Events, newest first, and the entry id before which the next page begins, "" when the streams are read."""
+
+    events: list[EventView]
+    next: str
+
+
+class StreamReader:
+    """Reads streams from their ends."""
+
+    def __init__(self, redis: Redis, streams: Iterable[str]) -> None:
+        self._redis = redis
+        self._known = {*streams, CONTROL}
+
+    async def streams(self) -> list[str]:
+        """All streams. Raises RedisError or OSError."""
+        named: Any = await self._redis.smembers(STREAMS_KEY)
+        return sorted(self._known | {name.decode() for name in named})
+
+    async def page(self, streams: Sequence[str], before: str, limit: int, wanted: Wanted) -> StreamPage:
+        """The newest events that are wanted, before an entry; whole entries, so that a page may have a few more."""
+        found: list[EventView] = []
+        end = f"({before}" if before else "+"
+        for _ in range(SCANNED_ENTRIES // STEP_ENTRIES):
+            entries = await self._step(streams, end)
+            if not entries:
+                return StreamPage(found, "")
+            for number, (entry, views) in enumerate(entries):
+                found += [view for view in views if wanted(view)]
+                last = number + 1 == len(entries) or entries[number + 1][0] != entry
+                if len(found) >= limit and last:
+                    return StreamPage(found, entry)
+            end = f"({entries[-1][0]}"
+        return StreamPage(found, end.removeprefix("("))
+
+    async def _step(self, streams: Sequence[str], end: str) -> list[tuple[str, list[EventView]]]:
+        """The next entries of all streams together, newest first, as far as all of them are known."""
+        pipe = self._redis.pipeline(transaction=False)
+        for stream in streams:
+            pipe.xrevrange(events_key(stream), max=end, min="-", count=STEP_ENTRIES)
+        replies: list[Any] = await pipe.execute()
+        # A stream that has more would go on below its last entry: nothing below the highest of these is complete.
+        floors = [order(reply[-1][0].decode()) for reply in replies if len(reply or ()) == STEP_ENTRIES]
+        floor = max(floors, default=(0, 0))
+        merged = [
+            (entry.decode(), views_of(stream, entry.decode(), fields))
+            for stream, reply in zip(streams, replies, strict=True)
+            for entry, fields in reply or ()
+            if order(entry.decode()) >= floor
+        ]
+        merged.sort(key=lambda item: order(item[0]), reverse=True)
+        return merged
+
+    async def ends(self, streams: Sequence[str]) -> dict[str, str]:
+        """The last entry of each stream."""
+        pipe = self._redis.pipeline(transaction=False)
+        for stream in streams:
+            pipe.xrevrange(events_key(stream), count=1)
+        replies: list[Any] = await pipe.execute()
+        return {
+            stream: reply[0][0].decode() if reply else "0-0" for stream, reply in zip(streams, replies, strict=True)
+        }
+
+    async def news(self, after: dict[str, str]) -> list[EventView]:
+        """What came since, oldest first; `after` is moved on."""
+        pipe = self._redis.pipeline(transaction=False)
+        for stream, entry in after.items():
+            pipe.xrange(events_key(stream), min=f"({entry}", max="+", count=NEW_ENTRIES)
+        replies: list[Any] = await pipe.execute()
+        found: list[EventView] = []
+        for stream, reply in zip(list(after), replies, strict=True):
+            for entry, fields in reply or ():
+                after[stream] = entry.decode()
+                found += views_of(stream, entry.decode(), fields)
+        found.sort(key=lambda view: order(view.entry))
+        return found
+
+    async def of_request(self, request_id: str, streams: Sequence[str]) -> list[EventView]:
+        """A request's events that are still on the streams, oldest first."""
+        try:
+            from_ms = int(request_id[:TIME_IN_ID_DIGITS], 16)
+        except ValueError:
+            return []
+        pipe = self._redis.pipeline(transaction=False)
+        for stream in streams:
+            pipe.xrange(
+                events_key(stream), min=max(0, from_ms - 60_000), max=from_ms + REQUEST_MS, count=REQUEST_ENTRIES
+            )
+        replies: list[Any] = await pipe.execute()
+        wanted = request_id.encode()
+        found: list[EventView] = []
+        for stream, reply in zip(streams, replies, strict=True):
+            for entry, fields in reply or ():
+                if wanted in fields.get(ENTRY_FIELD.encode(), b""):
+                    views = views_of(stream, entry.decode(), fields)
+                    found += [view for view in views if view.request_id == request_id]
+        return found
+
+
+def views_of(stream: str, entry: str, fields: dict[bytes, bytes]) -> list[EventView]:
+    """An entry's events for people, newest first as entries are."""
+    decoded = decode_entry(fields.get(ENTRY_FIELD.encode(), b""))
+    views = [view_of(stream, event, entry=entry) for event in decoded]
+    return [view for view in reversed(views) if view]
+
+
+def order(entry: str) -> tuple[int, int]:
+    """An entry's id as numbers."""
+    ms, _, seq = entry.partition("-")
+    return int(ms), int(seq or 0)

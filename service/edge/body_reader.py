@@ -1,0 +1,154 @@
+"""The body of a request: taken in within limits, decoded, and read by `body_fields`.
+
+What may take long is done in a thread, so that other requests go on meanwhile. Not here: what the fields mean
+(`body_fields`), or the head of a request (`request_parser`).
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from typing import Any
+
+from litestar.types import Receive
+
+from service.edge.body_fields import checked_ids, read_fields
+from service.edge.body_memory import MemoryShare
+from service.errors import BodyTooLarge, ClientError
+from service.ledger.events import Endpoint
+from service.protocol.body_survey import LARGE_BYTES
+from service.protocol.content_coding import decode_body
+from service.protocol.file_refs import named_ids
+from service.protocol.truncation import cut
+from service.relay import ClientRequest
+from service.settings import Settings, Truncation
+
+log = logging.getLogger("ccproxy.edge")
+
+READ_BODIES: tuple[Endpoint, ...] = ("messages", "count_tokens")
+"""The endpoints whose bodies are read; of others it is only looked for what they name, where that has owners."""
+FREE_BYTES = LARGE_BYTES
+"""What any compressed body may become, however small it is: a log or a blank image shrinks to a hundredth and less, and
+as much as this is read without a thread."""
+BLOCK_BYTES = 256
+"""What is kept of one content block, with its texts."""
+
+
+class ClientDisconnected(Exception):
+    """The client has gone before its request was read."""
+
+
+async def take_body(
+    call: ClientRequest, receive: Receive, named: Mapping[bytes, bytes], settings: Settings, share: MemoryShare
+) -> None:
+    """Read the body into the call. Raises ClientError, BodyMemoryFull; Gone when the client has left."""
+    if call.endpoint == "files" and call.method == "POST":
+        call.upload = upload_of(receive)
+        return
+    call.body = call.plain = await read_body(receive, named, settings.max_body_bytes, share)
+    if call.endpoint not in READ_BODIES and not (call.shared and call.body):
+        return
+    encoding = encoding_of(call, named) if b"content-encoding" in named else ""
+    if encoding:
+        await decode(call, encoding, settings, share)
+    if len(call.plain) <= LARGE_BYTES:
+        look_into(call, settings)
+    else:
+        await look_into_large(call, settings, share)
+    if call.blocks:
+        share.add(len(call.blocks) * BLOCK_BYTES)
+
+
+def encoding_of(call: ClientRequest, named: Mapping[bytes, bytes]) -> str:
+    """How the body is compressed. Raises ClientError when that is told twice: others might read the other one."""
+    if sum(name == b"content-encoding" for name, _ in call.headers) > 1:
+        raise ClientError("the request has two content-encoding headers")
+    return named[b"content-encoding"].decode("latin-1")
+
+
+async def decode(call: ClientRequest, encoding: str, settings: Settings, share: MemoryShare) -> None:
+    """Take the content encoding off; what the body may become at most is held before."""
+    most = min(settings.max_body_bytes, max(FREE_BYTES, settings.bodies.expansion * len(call.body)))
+    share.add(most)
+    if most <= LARGE_BYTES:
+        call.plain = decode_body(call.body, encoding, most)
+    else:
+        call.plain = await asyncio.to_thread(decode_body, call.body, encoding, most)
+    share.give_back(most - len(call.plain))
+
+
+def look_into(call: ClientRequest, settings: Settings) -> None:
+    """Read the fields of the body, or what it names on other endpoints; shorten it where the settings say so."""
+    if call.endpoint not in READ_BODIES:
+        call.resource_ids += checked_ids(named_ids(call.plain, call.endpoint, settings.bodies))
+        return
+    read_fields(call, settings.bodies)
+    if settings.truncation.enabled and call.endpoint == "messages":
+        shorten(call, settings.truncation)
+
+
+async def look_into_large(call: ClientRequest, settings: Settings, share: MemoryShare) -> None:
+    """The same in a thread; the memory that its blocks may take at most is held before."""
+    most = min(call.plain.count(b"{"), 2 * settings.bodies.content_blocks) * BLOCK_BYTES
+    share.add(most)
+    await asyncio.to_thread(look_into, call, settings)
+    share.give_back(most)
+
+
+async def read_body(receive: Receive, named: Mapping[bytes, bytes], limit_bytes: int, share: MemoryShare) -> bytes:
+    """The whole body. Raises BodyTooLarge, as soon as that is known."""
+    length = named.get(b"content-length", b"")
+    if length.isdigit() and int(length) > limit_bytes:
+        raise too_large(limit_bytes)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message: MutableMapping[str, Any] = await receive()  # type: ignore[assignment]
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit_bytes:
+            raise too_large(limit_bytes)
+        share.add(len(part))
+        parts.append(part)
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def too_large(limit_bytes: int) -> BodyTooLarge:
+    """The body is over the limit, with the mend."""
+    return BodyTooLarge(f"the request is larger than {limit_bytes:,} bytes (MAX_BODY_BYTES)")
+
+
+async def upload_of(receive: Receive) -> AsyncIterator[bytes]:
+    """The body as it comes; raises Gone when the client leaves in the middle."""
+    while True:
+        message: MutableMapping[str, Any] = await receive()  # type: ignore[assignment]
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        if part := message.get("body", b""):
+            yield part
+        if not message.get("more_body"):
+            return
+
+
+def shorten(call: ClientRequest, truncation: Truncation) -> None:
+    """Leave the oldest messages out of a conversation that is too long, and say so."""
+    shorter = cut(call.plain, truncation.most_tokens)
+    if shorter is None:
+        return
+    told = {"request": call.request_id}
+    if not shorter.dropped:
+        log.warning("truncation.skipped: %d tokens, and nothing can be cut", shorter.tokens_before, extra=told)
+        return
+    call.body = call.plain = shorter.body
+    call.blocks = None
+    call.headers = [header for header in call.headers if header[0] != b"content-encoding"]
+    call.dropped_messages = shorter.dropped
+    log.warning(
+        "Truncated: %d messages left out (%d → %d tokens)",
+        shorter.dropped,
+        shorter.tokens_before,
+        shorter.tokens_after,
+        extra=told,
+    )

@@ -1,0 +1,222 @@
+"""What a known key may do: turned down here, before any route is looked at, with words that its owner can use.
+
+A key's limits are those on the ledger (`ccproxy keys`); keys of the settings have none. A refusal is an event, so that
+operators see it, but one a minute for each key and reason: nobody makes the ledger grow by asking.
+Not here: whose key it is (`keys`), what a key has used (`routing.keys`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Protocol
+
+from msgspec import Struct
+
+from service.edge.body_reader import READ_BODIES
+from service.edge.model_refs import named_models
+from service.errors import ClientError, KeyBusy, KeyExpired, KeyForbids, KeySpent
+from service.fleet.admission import Admission, Grant
+from service.fleet.clock import Clock, utc_of
+from service.ledger.events import Endpoint, Event, RequestRefused
+from service.ledger.price import PriceList
+from service.ledger.state import ClientKey
+from service.ledger.wire import CONTROL
+from service.protocol.body_survey import LARGE_BYTES
+from service.relay import ClientRequest
+from service.relay.client_errors import format_time
+from service.routing.failover import AdmissionDenied
+from service.routing.keys import KeyReading, allows_model, read_key
+from service.routing.view import View
+from service.settings import QuotaPolicy
+
+TELL_MS = 60_000
+"""Refusals of one key for one reason are written down this often."""
+BUSY_RETRY_S = 2
+NAME_CHARS = 256
+READS = frozenset(("GET", "HEAD"))
+REASONS: dict[type[ClientError], str] = {
+    KeyExpired: "key_expired",
+    KeyForbids: "key_model",
+    KeySpent: "key_spent",
+    KeyBusy: "key_concurrency",
+}
+"""Words for counting."""
+
+
+class Ledgers(Protocol):
+    """What is needed of the outbox."""
+
+    async def append(self, stream: str, event: Event) -> object:
+        """Write an event down."""
+
+
+class RefusalLog(Struct):
+    """When a refusal was written down last, and how many came since."""
+
+    at_ms: int = 0
+    since: int = 0
+
+
+class KeyGuard:
+    """Lets requests of known keys in, or turns them down."""
+
+    def __init__(
+        self,
+        view: Callable[[], View],
+        outbox: Ledgers,
+        clock: Clock,
+        *,
+        quota: QuotaPolicy,
+        prices: PriceList,
+        admission: Admission,
+    ) -> None:
+        self.under_way: dict[str, int] = {}
+        self._admission = admission
+        self._view = view
+        self._outbox = outbox
+        self._clock = clock
+        self._quota = quota
+        self._prices = prices
+        self._told: dict[tuple[str, str], RefusalLog] = {}
+
+    async def check(self, key_id: str, key: ClientKey, call: ClientRequest) -> None:
+        """Refuse what the key may not do, as far as the head of a request tells. Raises ClientError."""
+        try:
+            now_ms = self._clock.now_ms()
+            check_expiry(key, now_ms)
+            if has_week(key) and not is_free(call.endpoint, call.method, call.path):
+                check_week(key, read_key(key_id, key, self._view(), self._quota, self._prices, now_ms), now_ms)
+            check_endpoint(key, call)
+        except ClientError as error:
+            await self._record_refusal(key_id, REASONS[type(error)], call)
+            raise
+
+    @asynccontextmanager
+    async def admit(self, key_id: str, key: ClientKey, call: ClientRequest) -> AsyncIterator[None]:
+        """For as long as the request is under way, its body read. Raises ClientError when the key may not do that."""
+        try:
+            await check_models(key, call)
+            grant = await self._enter(key_id, key, call)
+        except ClientError as error:
+            await self._record_refusal(key_id, REASONS[type(error)], call)
+            raise
+        try:
+            with self._counted(key_id):
+                yield
+        finally:
+            if grant:
+                self._admission.leave(grant)
+
+    async def _enter(self, key_id: str, key: ClientKey, call: ClientRequest) -> Grant | None:
+        """Take one of the requests that the key may have under way; None when it may have any number."""
+        if key.concurrency is None:
+            return None
+        grant = await self._admission.enter_key(key_id, key.concurrency, call.request_id)
+        if isinstance(grant, AdmissionDenied):
+            words = f"the key {key.name!r} has {key.concurrency} requests under way, as many as it may have"
+            raise KeyBusy(words, retry_after_s=BUSY_RETRY_S)
+        return grant
+
+    @contextmanager
+    def _counted(self, key_id: str) -> Iterator[None]:
+        """One more request of this key is under way in this process."""
+        self.under_way[key_id] = self.under_way.get(key_id, 0) + 1
+        try:
+            yield
+        finally:
+            self.under_way[key_id] -= 1
+            if not self.under_way[key_id]:
+                del self.under_way[key_id]
+
+    async def _record_refusal(self, key_id: str, reason: str, call: ClientRequest) -> None:
+        """Write a refusal down, unless one like it was within the last minute."""
+        now_ms = self._clock.now_ms()
+        told = self._told.setdefault((key_id, reason), RefusalLog())
+        told.since += 1
+        if told.at_ms and now_ms - told.at_ms < TELL_MS:
+            return
+        event = RequestRefused(
+            event_id=self._clock.new_id(),
+            at_ms=now_ms,
+            request_id=call.request_id,
+            client_key=key_id,
+            reason=reason,
+            model_asked=call.model[:NAME_CHARS].replace("\0", ""),
+            count=told.since,
+        )
+        told.at_ms, told.since = now_ms, 0
+        await self._outbox.append(CONTROL, event)
+
+
+def check_expiry(key: ClientKey, now_ms: int) -> None:
+    """Raises KeyExpired."""
+    if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
+        raise KeyExpired(f"the key {key.name!r} has expired on {day_of(key.expires_at_ms)}")
+
+
+def has_week(key: ClientKey) -> bool:
+    """Whether the key has a weekly limit."""
+    return key.weekly_tokens is not None or key.weekly_cost_nusd is not None
+
+
+def check_week(key: ClientKey, reading: KeyReading, now_ms: int) -> None:
+    """Raises KeySpent when the key has used what it may use."""
+    if reading.state == "spent":
+        wait_s = -(-(reading.resets_at_ms - now_ms) // 1000)
+        words = (
+            f"the key {key.name!r} has used what it may use this week; it may go on {format_time(reading.resets_at_ms)}"
+        )
+        raise KeySpent(words, retry_after_s=max(1, wait_s))
+
+
+def is_free(endpoint: Endpoint, method: str, path: str) -> bool:
+    """Whether a request surely uses no tokens, so that it goes on when a key is spent.
+
+    All methods are alike, reading too: what a batch used is counted when its results are read, so that whoever might
+    read them with a spent key would never have spent it. They are kept for longer than the week lasts. To end a batch
+    early saves tokens.
+    """
+    if endpoint == "models":
+        return method in READS
+    return endpoint == "count_tokens" or (endpoint == "batches" and method == "POST" and path.endswith("/cancel"))
+
+
+def check_endpoint(key: ClientKey, call: ClientRequest) -> None:
+    """Raises ClientError when a key with a list of models asks for what could be any model. All methods are alike: of
+    other endpoints nobody knows which model they ask, and a batch could ask any."""
+    is_known = call.endpoint in READ_BODIES or call.endpoint == "files"
+    if key.models and not is_known and not (call.endpoint == "models" and call.method in READS):
+        raise KeyForbids(f"{may_use(key)}, and in messages alone")
+
+
+async def check_models(key: ClientKey, call: ClientRequest) -> None:
+    """The same as `check_model`; in a thread where the body is large."""
+    if len(call.plain) <= LARGE_BYTES:
+        check_model(key, call)
+    elif key.models:
+        await asyncio.to_thread(check_model, key, call)
+
+
+def check_model(key: ClientKey, call: ClientRequest) -> None:
+    """Raises ClientError when the key may not ask for a model that the body names."""
+    if not key.models or call.endpoint not in READ_BODIES:
+        return
+    if not allows_model(key, call.model):
+        raise KeyForbids(f"{may_use(key)}, not {call.model or 'a request without a model'}")
+    try:
+        others = list(named_models(call.plain))
+    except ClientError as error:
+        raise KeyForbids(f"{may_use(key)}, and {error.message}") from None
+    for model in others:
+        if not allows_model(key, model):
+            raise KeyForbids(f"{may_use(key)}, not {model[:NAME_CHARS]} beside it, among tools or fallbacks")
+
+
+def may_use(key: ClientKey) -> str:
+    """Which models a key may use, in words."""
+    return f"the key {key.name!r} may use {', '.join(key.models)}"
+
+
+def day_of(at_ms: int) -> str:
+    """A day, UTC."""
+    return f"{utc_of(at_ms):%Y-%m-%d}"

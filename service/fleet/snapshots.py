@@ -1,0 +1,345 @@
+"""The newest snapshots, and own events that they have not heard: together the view that routing looks at.
+
+Laws
+- Per stream the greater (epoch, position, stream id) wins: with no event more, a snapshot may have heard of more. An
+  unknown version or an unreadable snapshot leaves the last good one.
+- `view == fold(snapshot, own events not in heard, by number)`, at every moment.
+- Control events act within a second without workers: each process reads that stream itself.
+- Nothing here fails a request: while Redis is away the view is what was last known, and own events go on counting.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from service.drain import Drain
+from service.fleet.clock import STEP_MS, Clock
+from service.fleet.outbox import Outbox
+from service.ledger.events import ControlEvent, Event
+from service.ledger.fold import advance
+from service.ledger.state import ControlLedger, Heard, Ledger
+from service.ledger.wire import (
+    CHANGES_CHANNEL,
+    CONTROL,
+    ENTRY_FIELD,
+    REPLICAS_KEY,
+    STREAMS_KEY,
+    Snapshot,
+    decode_change,
+    decode_entry,
+    decode_ledger,
+    decode_snapshot,
+    events_key,
+    replica_key,
+    route_key,
+    snapshot_key,
+)
+from service.redis_client.factory import run_of_all
+from service.redis_client.failures import as_redis_error
+from service.routing.route_status import RouteStatus, fields_of, read_route_status
+from service.routing.view import View
+from service.settings import Settings
+from service.tasks import cancel_and_wait
+
+log = logging.getLogger("ccproxy.watcher")
+
+VERSION = version("claude-code-proxy")
+TICK_S = 1.0
+"""Snapshots are re-read this often, in case a notice was missed."""
+COALESCE_S = 0.02
+"""Notices that come within this time cost one reading."""
+HEARTBEAT_TTL_MS = 30_000
+"""A replica that has not been heard of for this long is gone."""
+CLOCK_SAMPLE_S = 60.0
+TELL_ALL_S = 10.0
+"""Readings that did not change are told again this often, in case Redis lost them."""
+CONTROL_BATCH = 1_000
+"""Control entries read in one tick."""
+
+
+class Watcher:
+    """Keeps `view` up to date for this process."""
+
+    def __init__(
+        self, redis: Redis | None, outbox: Outbox, clock: Clock, settings: Settings, drain: Drain | None = None
+    ) -> None:
+        self.view = View(replica=outbox.replica)
+        self.snapshots: dict[str, Snapshot] = {}
+        self.ready = asyncio.Event()
+        self.redis_up = False
+        self._drain = drain or Drain()
+        self.replicas = 1
+        """Proxies alive, as last counted."""
+        self._redis = redis
+        self._outbox = outbox
+        self._clock = clock
+        self._settings = settings
+        self._settings_digest = settings.digest
+        self._streams = [*(route.id for route in settings.routes), settings.client_route.id, CONTROL]
+        self._told: dict[str, RouteStatus] = {}
+        self._told_s = 0.0
+        self._changed: set[str] = set()
+        self._wake = asyncio.Event()
+        self._run_id = ""
+        self._sampled_s = 0.0
+        self._control: list[tuple[bytes, ControlEvent]] = []
+        self._control_read = b""
+        self._control_anew = False
+        self._control_lock = asyncio.Lock()
+        self.control_known = redis is None  # whether operators' events were read to their end once
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started_ms = clock.now_ms()
+        self._heard: dict[str, dict[str, Heard]] = {}
+        outbox.on_event = self.note_own
+
+    async def start(self) -> None:
+        """Begin to listen and to re-read."""
+        if self._redis is None:
+            self.ready.set()
+            return
+        self._tasks = [
+            asyncio.create_task(self._listen_forever(self._redis), name="watcher.listen"),
+            asyncio.create_task(self._read_forever(self._redis), name="watcher.read"),
+            asyncio.create_task(self._tick_forever(self._redis), name="watcher.tick"),
+        ]
+
+    async def stop(self) -> None:
+        """End, and take the heartbeat away."""
+        await cancel_and_wait(self._tasks)
+        if self._redis is not None:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._redis.delete(replica_key(self._outbox.replica))
+                    await self._redis.zrem(REPLICAS_KEY, self._outbox.replica)
+
+    def note_own(self, stream: str, event: Event) -> None:
+        """Fold an own event into the view at once; an operator's comes back with its stream, where there is one."""
+        if stream != CONTROL:
+            self.view.note(stream, event)
+        elif self._redis is None:
+            advance(self.view.control, event)
+
+    def heard(self) -> dict[str, dict[str, Heard]]:
+        """What the newest snapshots have heard: stream -> replica -> account."""
+        return self._heard
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Adopt a snapshot if it is newer than the one at hand, and lay the own events over it."""
+        known = self.snapshots.get(snapshot.stream)
+        try:
+            age = age_of(snapshot)
+            if known and age <= age_of(known):
+                return
+            ledger = decode_ledger(snapshot.stream, snapshot.ledger)
+        except (msgspec.DecodeError, ValueError) as error:
+            log.warning("snapshot.unreadable", extra={"stream": snapshot.stream, "error": str(error)})
+            return
+        self.snapshots[snapshot.stream] = snapshot
+        self._heard = self._heard | {snapshot.stream: copied(ledger.heard)}
+        self._outbox.discard_acknowledged(self._heard)
+        if isinstance(ledger, ControlLedger):
+            self._take_control(ledger, snapshot)
+        else:
+            overlay(ledger, self._outbox.unheard(snapshot.stream))
+            self.view.routes[snapshot.stream] = ledger
+
+    def _take_control(self, ledger: ControlLedger, snapshot: Snapshot) -> None:
+        """Control events read from the stream itself are the overlay here."""
+        folded = entry_order(snapshot.stream_id.encode())
+        self._control = [(entry, event) for entry, event in self._control if entry_order(entry) > folded]
+        overlay(ledger, (event for _, event in self._control))
+        self.view.control = ledger
+
+    async def _listen_forever(self, redis: Redis) -> None:
+        while True:
+            try:
+                with as_redis_error():
+                    async for stream in changes(redis):
+                        self._changed.add(stream)
+                        self._wake.set()
+            except (RedisError, OSError, TimeoutError):
+                await asyncio.sleep(TICK_S)
+
+    async def _read_forever(self, redis: Redis) -> None:
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(COALESCE_S)
+            self._wake.clear()
+            streams, self._changed = sorted(self._changed), set()
+            with contextlib.suppress(RedisError, OSError), as_redis_error():
+                await self._read(redis, streams)
+
+    async def _read(self, redis: Redis, streams: Sequence[str]) -> None:
+        """Read these streams' snapshots."""
+        for stream in streams:
+            raw = await raw_snapshot(redis, stream)
+            snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
+            if snapshot:
+                self.take(snapshot)
+        if CONTROL in streams:
+            await self.read_control()
+
+    async def _tick_forever(self, redis: Redis) -> None:
+        while True:
+            started_s = time.monotonic()
+            try:
+                with as_redis_error():
+                    await self._tick(redis)
+                self.redis_up = True
+            except (RedisError, OSError) as error:
+                self.redis_up = False
+                log.debug("watcher.tick_failed", extra={"error": str(error)})
+            if not self.ready.is_set() and self._clock.now_ms() - self._started_ms > 5_000:
+                self.ready.set()
+            await asyncio.sleep(max(0.05, TICK_S - (time.monotonic() - started_s)))
+
+    async def _tick(self, redis: Redis) -> None:
+        """One round: is it the same Redis, what does it say, we are alive."""
+        await self._check_server(redis)
+        await self._read(redis, [*{*self._streams, *self.view.routes, *self._outbox.streams}])
+        await self._beat(redis)
+        await self._outbox.discard_delivered(self._heard)
+        self.ready.set()
+
+    async def _check_server(self, redis: Redis) -> None:
+        run_id = await run_of_all(redis)
+        if run_id != self._run_id:
+            if self._run_id:
+                log.warning("redis.changed", extra={"run_id": run_id})
+                self._control_anew = True
+            self._outbox.redis_changed()  # the first time too: what was appended before this look may be lost already
+        self._run_id = run_id
+        if time.monotonic() - self._sampled_s > CLOCK_SAMPLE_S or not self._sampled_s:
+            before_s = time.monotonic()
+            seconds, micros = await redis.time()
+            self._sampled_s = time.monotonic()
+            self._clock.sample(seconds * 1000 + micros / 1000 + (self._sampled_s - before_s) * 500)
+            self._started_ms = min(self._started_ms, self._clock.now_ms())  # it may have been set back
+            if self._clock.ahead_ms > STEP_MS:
+                words = (
+                    "time runs at half the speed until Redis has caught up; mend the clocks, then restart this process"
+                )
+                log.warning("clock.ahead", extra={"ahead_ms": int(self._clock.ahead_ms), "mend": words})
+
+    async def read_control(self) -> None:
+        """Take note of operators' events now. Raises RedisError or OSError."""
+        if self._redis is not None:
+            async with self._control_lock:
+                await self._read_control(self._redis)
+
+    async def _read_control(self, redis: Redis) -> None:
+        """Fold control events that lie behind the snapshot and were not read yet.
+
+        Another Redis is read from its first entry. What stood on the one before and was never folded counts no more:
+        who made it appends it again, and when nobody does, it is lost for the whole fleet.
+        """
+        snapshot = self.snapshots.get(CONTROL)
+        after = self._control_read or (snapshot.stream_id.encode() if snapshot else b"0-0")
+        after = b"0-0" if self._control_anew else after
+        entries: Any = await redis.xrange(events_key(CONTROL), min=b"(" + after, max="+", count=CONTROL_BATCH)
+        if self._control_anew:
+            self._control_anew, self._control, self._control_read = False, [], b"0-0"
+            self.view.control = control_of(snapshot)
+        for entry, fields in entries or ():
+            self._control_read = entry
+            decoded = decode_entry(fields.get(ENTRY_FIELD.encode(), b""))
+            events = [event for event in decoded if isinstance(event, ControlEvent)]
+            self._control += [(entry, event) for event in events]
+            overlay(self.view.control, events)
+        self.control_known = self.control_known or len(entries or ()) < CONTROL_BATCH
+
+    async def _beat(self, redis: Redis) -> None:
+        """Say that this replica lives, and how it reads its routes, where that has changed."""
+        key = replica_key(self._outbox.replica)
+        beat: dict[Any, Any] = {
+            "version": VERSION,
+            "address": f"{self._settings.host}:{self._settings.port}",
+            "pid": os.getpid(),
+            "started_at_ms": self._started_ms,
+            "draining": int(self._drain.begun),
+            "at_ms": self._clock.now_ms(),
+            "pending": self._outbox.pending,
+            "routes": ",".join(route.id for route in self._settings.routes),
+            "settings": self._settings_digest,
+        }
+        pipe = redis.pipeline(transaction=False)
+        pipe.hset(key, mapping=beat)
+        pipe.pexpire(key, HEARTBEAT_TTL_MS)
+        pipe.zadd(REPLICAS_KEY, {self._outbox.replica: beat["at_ms"]})
+        pipe.zremrangebyscore(REPLICAS_KEY, "-inf", beat["at_ms"] - HEARTBEAT_TTL_MS)
+        pipe.zcard(REPLICAS_KEY)
+        if self._outbox.lanes:
+            pipe.sadd(STREAMS_KEY, *self._outbox.lanes)
+        readings = self.readings()
+        if time.monotonic() - self._told_s > TELL_ALL_S:
+            self._told, self._told_s = {}, time.monotonic()
+        for reading in readings:
+            if self._told.get(reading.route) != reading:
+                fields: dict[Any, Any] = {**fields_of(reading), "read_at_ms": self._clock.now_ms()}
+                pipe.hset(route_key(reading.route), mapping=fields)
+        answers = await pipe.execute()
+        self.replicas = max(1, int(answers[4]))
+        self._told = {reading.route: reading for reading in readings}
+
+    def readings(self) -> list[RouteStatus]:
+        """How this process reads its routes now."""
+        now_ms = self._clock.now_ms()
+        return [read_route_status(route, self.view, self._settings.policy, now_ms) for route in self._settings.routes]
+
+
+async def raw_snapshot(redis: Redis, stream: str) -> object:
+    """What lies under the key of a stream's snapshot; None for a value of another type, which must not keep the other
+    streams, and operators' commands, from being read."""
+    with contextlib.suppress(ResponseError):
+        return await redis.get(snapshot_key(stream))
+    return None
+
+
+def copied(heard: Mapping[str, Heard]) -> dict[str, Heard]:
+    """What a snapshot has heard, apart from its ledger, whose own account goes on with the overlay."""
+    return {replica: Heard(account.high, account.at_ms, account.gaps.copy()) for replica, account in heard.items()}
+
+
+def control_of(snapshot: Snapshot | None) -> ControlLedger:
+    """What a snapshot says of the operators' commands; nothing without one."""
+    ledger = decode_ledger(CONTROL, snapshot.ledger) if snapshot else None
+    return ledger if isinstance(ledger, ControlLedger) else ControlLedger()
+
+
+def age_of(snapshot: Snapshot) -> tuple[int, int, tuple[int, int]]:
+    """By what a snapshot is newer than another; `publish.lua` has the same order."""
+    return snapshot.epoch, snapshot.position, entry_order(snapshot.stream_id.encode())
+
+
+def overlay(ledger: Ledger, events: Iterable[Event]) -> None:
+    """Fold the events that the ledger has not heard into it, by number."""
+    for event in events:
+        account = ledger.heard.get(event.replica)
+        if account is None or not account.has(event.seq):
+            advance(ledger, event)
+
+
+def entry_order(entry: bytes) -> tuple[int, int]:
+    """A stream id as numbers that can be compared."""
+    ms, _, seq = entry.partition(b"-")
+    return int(ms), int(seq or 0)
+
+
+async def changes(redis: Redis) -> AsyncIterator[str]:
+    """The streams of which a snapshot was published, as it happens."""
+    async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.subscribe(CHANGES_CHANNEL)
+        while True:
+            message = await pubsub.get_message(timeout=TICK_S)
+            change = decode_change(message["data"]) if message else None
+            if change:
+                yield change.stream

@@ -1,0 +1,191 @@
+"""How the fleet stands, asked of Redis: routes as they read now, streams with their lag, replicas that are alive.
+
+What `ccproxy status` shows. It needs no proxy, no worker and no Postgres to answer. Not here: history.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import asdict
+from redis import Redis
+
+from service.fleet.control_stream import read_control
+from service.ledger.state import ControlLedger, Ledger, RouteLedger
+from service.ledger.wire import (
+    CONTROL,
+    REPLICA_PREFIX,
+    STREAMS_KEY,
+    Snapshot,
+    decode_ledger,
+    decode_snapshot,
+    events_key,
+    route_key,
+    snapshot_key,
+)
+from service.redis_client.factory import open_sync
+from service.routing.route_status import RouteStatus, read_route_status, reading_of
+from service.routing.view import View
+from service.settings import Settings
+
+LAG_LIMIT = 1_000
+"""Entries counted at most; beyond it the lag is as bad as it gets."""
+TIMEOUT_S = 5.0
+
+
+class StreamStatus(Struct, frozen=True):
+    """A stream: where the ledger is, how many entries wait (at most 1,000 are counted), how old its snapshot is."""
+
+    stream: str
+    epoch: int
+    position: int
+    lag: int
+    snapshot_age_ms: int | None
+
+
+class ReplicaStatus(Struct, frozen=True):
+    """A proxy process that beats. `pending` events are not on their streams yet.
+
+    `address` is what it listens on, `started_at_ms` when it was started (0 and "" from a version that does not tell),
+    `draining` whether it takes leave. `settings` is a digest of what must be the same in a fleet.
+    """
+
+    replica: str
+    pid: int
+    seen_ms_ago: int
+    pending: int
+    settings: str = ""
+    version: str = ""
+    address: str = ""
+    started_at_ms: int = 0
+    draining: bool = False
+
+
+class Status(Struct, frozen=True):
+    """How the fleet stands at `at_ms`."""
+
+    at_ms: int
+    routes: tuple[RouteStatus, ...]
+    streams: tuple[StreamStatus, ...]
+    replicas: tuple[ReplicaStatus, ...]
+
+    @property
+    def settings(self) -> dict[str, list[str]]:
+        """The replicas by their settings; more than one entry means that they don't agree."""
+        found: dict[str, list[str]] = {}
+        for replica in self.replicas:
+            if replica.settings:
+                found.setdefault(replica.settings, []).append(replica.replica)
+        return found
+
+    def fields(self) -> dict[str, Any]:
+        """The same as plain values, for JSON."""
+        return {
+            "at_ms": self.at_ms,
+            "routes": [msgspec.to_builtins(reading) for reading in self.routes],
+            "streams": [asdict(stream) for stream in self.streams],
+            "replicas": [asdict(replica) for replica in self.replicas],
+        }
+
+
+def read_status(settings: Settings, url: str) -> Status:
+    """Ask Redis. Raises RedisError or OSError.
+
+    Live proxies say how they read their routes, under their own settings; without one, this process's settings count.
+    """
+    redis = open_sync(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
+    with redis:
+        seconds, micros = redis.time()
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        names = sorted({decoded(name) for name in redis.smembers(STREAMS_KEY)} | {CONTROL})
+        snapshots = {name: snapshot for name in names if (snapshot := read_snapshot(redis, name))}
+        replicas, told = read_replicas(redis, now_ms)
+        view = view_of(snapshots, read_control(redis))
+        routes = [reading for name in told if (reading := read_published(redis, name))]
+        if not routes:
+            routes = [read_route_status(route, view, settings.policy, now_ms) for route in settings.routes]
+        if settings.client_route.id in names:
+            routes.append(read_route_status(settings.client_route, view, settings.policy, now_ms))
+        return Status(
+            at_ms=now_ms,
+            routes=tuple(routes),
+            streams=tuple(read_stream(redis, name, snapshots.get(name), now_ms) for name in names),
+            replicas=replicas,
+        )
+
+
+def read_published(redis: Redis, route_id: str) -> RouteStatus | None:
+    """A route as a live proxy reads it."""
+    fields: Any = redis.hgetall(route_key(route_id))
+    try:
+        return reading_of({decoded(name): decoded(value) for name, value in fields.items()})
+    except msgspec.DecodeError:
+        return None  # written by another version, or not yet
+
+
+def decoded(raw: bytes | str) -> str:
+    """A reply of Redis as text."""
+    return raw.decode() if isinstance(raw, bytes) else raw
+
+
+def read_snapshot(redis: Redis, stream: str) -> Snapshot | None:
+    """A stream's newest snapshot."""
+    raw = redis.get(snapshot_key(stream))
+    return decode_snapshot(raw) if isinstance(raw, bytes) else None
+
+
+def view_of(snapshots: dict[str, Snapshot], control: ControlLedger) -> View:
+    """The ledgers of all snapshots, and the operators' as of now."""
+    ledgers: dict[str, Ledger] = {}
+    for name, snapshot in snapshots.items():
+        with contextlib.suppress(msgspec.DecodeError):  # of another version: as if nothing was published yet
+            ledgers[name] = decode_ledger(name, snapshot.ledger)
+    return View(
+        routes={name: ledger for name, ledger in ledgers.items() if isinstance(ledger, RouteLedger)},
+        control=control,
+    )
+
+
+def read_stream(redis: Redis, stream: str, snapshot: Snapshot | None, now_ms: int) -> StreamStatus:
+    """Where a stream's ledger is."""
+    after = f"({snapshot.stream_id}" if snapshot else "-"
+    waiting: Any = redis.xrange(events_key(stream), min=after, max="+", count=LAG_LIMIT)
+    return StreamStatus(
+        stream=stream,
+        epoch=snapshot.epoch if snapshot else 0,
+        position=snapshot.position if snapshot else 0,
+        lag=len(waiting or ()),
+        snapshot_age_ms=max(0, now_ms - snapshot.as_of_ms) if snapshot else None,
+    )
+
+
+def read_replicas(redis: Redis, now_ms: int) -> tuple[tuple[ReplicaStatus, ...], list[str]]:
+    """The proxies that beat, and the routes of the one heard last, in its order."""
+    found: list[ReplicaStatus] = []
+    routes: dict[int, str] = {}
+    for key in sorted(decoded(key) for key in redis.scan_iter(match=REPLICA_PREFIX + "*", count=1_000)):
+        raw: Any = redis.hgetall(key)
+        beat = {decoded(name): decoded(value) for name, value in raw.items()}
+        if beat:
+            replica = read_replica(key.removeprefix(REPLICA_PREFIX), beat, now_ms)
+            found.append(replica)
+            routes[replica.seen_ms_ago] = beat.get("routes", "")
+    newest = routes[min(routes)] if routes else ""
+    return tuple(found), [name for name in newest.split(",") if name]
+
+
+def read_replica(replica: str, beat: Mapping[str, str], now_ms: int) -> ReplicaStatus:
+    """A proxy as its heartbeat tells."""
+    return ReplicaStatus(
+        replica=replica,
+        pid=int(beat.get("pid", 0)),
+        seen_ms_ago=max(0, now_ms - int(beat.get("at_ms", now_ms))),
+        pending=int(beat.get("pending", 0)),
+        settings=beat.get("settings", ""),
+        version=beat.get("version", ""),
+        address=beat.get("address", ""),
+        started_at_ms=int(beat.get("started_at_ms", 0)),
+        draining=beat.get("draining") == "1",
+    )

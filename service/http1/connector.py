@@ -1,0 +1,164 @@
+"""How a connection is made: names looked up, addresses raced, TLS shaken hands.
+
+Rules
+- Certificates are verified, always; SSL_CERT_FILE and SSL_CERT_DIR say whose, else the packaged ones.
+- With several addresses the next one is tried after a quarter of a second (RFC 8305), families in turn; the first that
+  connects wins. asyncio could do this, uvloop can't.
+- TLS sessions are resumed, so that a new connection to a provider costs one round trip less.
+
+Not here: when to connect (`pool`).
+"""
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
+from typing import Any
+
+import certifi
+import httpx
+
+from service.http1.connection import UpstreamConnection
+from service.http1.request_head import Origin
+
+HEAD_START_S = 0.25
+MOST_SESSIONS = 64
+
+Address = tuple[socket.AddressFamily, Any]
+
+
+class Connector:
+    """Makes connections; keeps the trusted certificates and the TLS sessions."""
+
+    def __init__(self) -> None:
+        self._context: ResumingContext | None = None
+
+    async def connect(
+        self, origin: Origin, limit_s: float | None, make: Callable[[], UpstreamConnection]
+    ) -> UpstreamConnection:
+        """A connection that stands. Raises httpx.ConnectError or httpx.ConnectTimeout."""
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._dial(origin, make)
+        except TimeoutError:
+            raise httpx.ConnectTimeout(f"no connection to {origin.host} in time") from None
+        except (OSError, UnicodeError) as error:  # TLS, DNS; and names that no DNS could hold
+            raise httpx.ConnectError(str(error) or type(error).__name__) from None
+
+    async def _dial(self, origin: Origin, make: Callable[[], UpstreamConnection]) -> UpstreamConnection:
+        context = self._trust() if origin.tls else None
+        sock = await connected(await addresses_of(origin))
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_connection(
+                make, sock=sock, ssl=context, server_hostname=origin.host if context else None
+            )
+        except BaseException:
+            sock.close()
+            raise
+        return connection
+
+    def note(self, connection: UpstreamConnection) -> None:
+        """A connection has served: by now its provider has sent what its TLS session is resumed with."""
+        security = connection.security
+        if self._context and isinstance(security, ssl.SSLObject):
+            self._context.note(security)
+
+    def _trust(self) -> "ResumingContext":
+        if self._context is None:
+            self._context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
+            self._context.set_alpn_protocols(["http/1.1"])
+            file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+            self._context.load_verify_locations(file or (None if folder else certifi.where()), folder or None)
+        return self._context
+
+
+class ResumingContext(ssl.SSLContext):
+    """Gives each new connection the session of the last one to the same host; event loops have no way to say so."""
+
+    def note(self, security: ssl.SSLObject) -> None:
+        """Remember a session, if it can be resumed."""
+        sessions, host, session = self._sessions(), security.server_hostname, security.session
+        if host and session and session.has_ticket:
+            sessions.pop(host, None)
+            sessions[host] = session
+            if len(sessions) > MOST_SESSIONS:
+                del sessions[next(iter(sessions))]
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,  # noqa: FBT001 - as in the base class
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """As the event loop asks for it, with the session."""
+        session = session or self._sessions().get(str(server_hostname))
+        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+    def _sessions(self) -> dict[str, ssl.SSLSession]:
+        return self.__dict__.setdefault("sessions", {})  # type: ignore[no-any-return]
+
+
+async def look_up(host: str, port: int) -> list[tuple[Any, ...]]:
+    """What the system knows about a host: family and address are the first and the last of each."""
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+async def addresses_of(origin: Origin) -> Sequence[Address]:
+    """Where a host can be reached, families in turn, as the system prefers them."""
+    found = await look_up(origin.host, origin.port)
+    preferred = found[0][0]
+    first = [(family, address) for family, _, _, _, address in found if family == preferred]
+    others = [(family, address) for family, _, _, _, address in found if family != preferred]
+    return [each for each in chain.from_iterable(zip_longest(first, others)) if each]
+
+
+async def connected(addresses: Sequence[Address]) -> socket.socket:
+    """A socket to the first address that answers. Raises the first OSError when none does."""
+    if len(addresses) == 1:
+        return await connect(addresses[0])
+    waiting = list(reversed(addresses))
+    trying: set[asyncio.Task[socket.socket]] = set()
+    errors: list[BaseException] = []
+    try:
+        while waiting or trying:
+            if waiting:
+                trying.add(asyncio.create_task(connect(waiting.pop())))
+            done, trying = await asyncio.wait(
+                trying, timeout=HEAD_START_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            won = [task.result() for task in done if not task.exception()]
+            if won:
+                for late in won[1:]:
+                    late.close()
+                return won[0]
+            errors += [error for task in done if (error := task.exception())]
+    finally:
+        for task in trying:
+            task.add_done_callback(close_late)
+            task.cancel()
+    raise errors[0]
+
+
+async def connect(address: Address) -> socket.socket:
+    """A connected socket, without Nagle's delay."""
+    family, place = address
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, place)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def close_late(task: asyncio.Task[socket.socket]) -> None:
+    """A connection that came although another had won."""
+    if not task.cancelled() and not task.exception():
+        task.result().close()

@@ -1,0 +1,221 @@
+"""Which connection takes a request: a kept one, a new one, or the next that is free.
+
+Rules
+- A connection serves one request at a time. The one that was used last is used first, so that the others can go.
+- So many connections stand at once, to one origin and to all: beyond, requests wait in line, first come, first served.
+- A kept connection goes after a while, before a provider's balancer drops it; one that closes is forgotten at once.
+- Room is counted from before a connection is made until it is gone or given up.
+
+Not here: bytes (`connection`), sockets (`connector`). Nothing here is repeated: the failover plan does that.
+"""
+
+import asyncio
+from collections import Counter, deque
+from contextlib import suppress
+
+import httpx
+from msgspec import Struct
+
+from service.http1.connection import UpstreamConnection
+from service.http1.connector import Connector
+from service.http1.request_head import Origin
+
+CLOSE_S = 1.0
+"""Closed sockets are gone in the event loop's next round; nothing waits for longer."""
+
+
+class Limits(Struct, frozen=True):
+    """How many connections there may be: to all origins, to one (so that one that hangs leaves room), and idle ones."""
+
+    overall: int = 1_000
+    per_origin: int = 800
+    idle: int = 200
+    idle_s: float = 30.0
+
+
+class PoolWaiter(Struct, eq=False):
+    """A request in line. It is given a connection, or None: room for one."""
+
+    origin: Origin
+    given: "asyncio.Future[UpstreamConnection | None]"
+
+
+class Pool:
+    """The connections of a process, on one event loop."""
+
+    def __init__(self, limits: Limits, dialer: Connector) -> None:
+        self._limits = limits
+        self._dialer = dialer
+        self._standing: set[UpstreamConnection] = set()
+        self._closed = False
+        self._room_taken: Counter[Origin] = Counter()
+        self._idle: dict[Origin, dict[UpstreamConnection, None]] = {}
+        self._idle_count = 0
+        self._line: deque[PoolWaiter] = deque()
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    async def acquire(self, origin: Origin, connect_s: float | None, wait_s: float | None) -> UpstreamConnection:
+        """A connection for one request. Raises httpx.PoolTimeout, httpx.ConnectTimeout or httpx.ConnectError."""
+        connection = self._kept(origin)
+        if connection is None and not self._reserve_slot(origin):
+            connection = await self._turn(origin, wait_s)
+        return connection or await self._new(origin, connect_s)
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """A request is over; its connection serves the next, or is gone."""
+        reusable = connection.finish()
+        if connection not in self._standing:
+            return
+        if not reusable:
+            self._forget(connection)
+            return
+        if not connection.idle_since:
+            self._dialer.note(connection)
+        self._assign_or_keep(connection)
+
+    async def close(self) -> None:
+        """Close all of them, and those that are still being made; those that wait in line are told."""
+        self._closed = True
+        for turn in self._line:
+            if not turn.given.done():
+                turn.given.set_exception(httpx.PoolTimeout("the proxy is stopping"))
+        standing = list(self._standing)
+        for connection in standing:
+            self._forget(connection)
+            connection.abort()
+        if self._sweeper:
+            self._sweeper.cancel()
+            self._sweeper = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                for connection in standing:
+                    await connection.gone()
+
+    # -- kept connections
+
+    def _kept(self, origin: Origin) -> UpstreamConnection | None:
+        """The connection to an origin that was used last, None when there is none."""
+        kept = self._idle.get(origin)
+        while kept:
+            connection, _ = kept.popitem()
+            self._idle_count -= 1
+            if connection.usable:
+                return connection
+            self._forget(connection)
+        return None
+
+    def _assign_or_keep(self, connection: UpstreamConnection) -> None:
+        """To the next in line; kept where nobody wants it, or its room."""
+        waiting = [turn for turn in self._line if not turn.given.done()]
+        alike = [turn for turn in waiting if turn.origin == connection.origin]
+        if alike:
+            alike[0].given.set_result(connection)
+        elif self._idle_count >= self._limits.idle or (waiting and self._is_full()):
+            self._drop(connection)
+        else:
+            self._keep(connection)
+
+    def _keep(self, connection: UpstreamConnection) -> None:
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.setdefault(connection.origin, {})[connection] = None
+        self._idle_count += 1
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self._limits.idle_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close what was idle for too long; look again when the next may be."""
+        self._sweeper = None
+        loop = asyncio.get_running_loop()
+        too_old = loop.time() - self._limits.idle_s
+        for connection in [each for kept in self._idle.values() for each in kept if each.idle_since <= too_old]:
+            self._drop(connection)
+        self._idle = {origin: kept for origin, kept in self._idle.items() if kept}
+        if self._idle:
+            oldest = min(next(iter(kept)).idle_since for kept in self._idle.values())
+            self._sweeper = loop.call_at(oldest + self._limits.idle_s, self._sweep)
+
+    # -- room
+
+    def _reserve_slot(self, origin: Origin) -> bool:
+        """Take room for one more connection; one that idles elsewhere makes way."""
+        if self._room_taken[origin] >= self._limits.per_origin:
+            return False
+        if self._is_full():
+            self._give_up_one()  # its room may have gone to somebody in line
+            if self._is_full():
+                return False
+        self._room_taken[origin] += 1
+        return True
+
+    def _is_full(self) -> bool:
+        return self._room_taken.total() >= self._limits.overall
+
+    def _give_up_one(self) -> None:
+        idle = [next(iter(kept)) for kept in self._idle.values() if kept]
+        if idle:
+            self._drop(min(idle, key=lambda connection: connection.idle_since))
+
+    def _drop(self, connection: UpstreamConnection) -> None:
+        connection.abort()
+        self._forget(connection)
+
+    def _forget(self, connection: UpstreamConnection) -> None:
+        """The connection is gone, or about to be: its room is free."""
+        if connection not in self._standing:
+            return
+        self._standing.discard(connection)
+        kept = self._idle.get(connection.origin, {})
+        if connection in kept:
+            del kept[connection]
+            self._idle_count -= 1
+        self._release_slot(connection.origin)
+
+    def _release_slot(self, origin: Origin) -> None:
+        self._room_taken[origin] -= 1
+        if not self._room_taken[origin]:
+            del self._room_taken[origin]
+        for turn in self._line:
+            if not turn.given.done() and self._reserve_slot(turn.origin):
+                turn.given.set_result(None)
+                return
+
+    async def _new(self, origin: Origin, connect_s: float | None) -> UpstreamConnection:
+        """Make a connection in the room that was taken."""
+        try:
+            connection = await self._dialer.connect(origin, connect_s, lambda: UpstreamConnection(origin, self._forget))
+        except BaseException:
+            self._release_slot(origin)
+            raise
+        if self._closed:
+            connection.abort()
+            self._release_slot(origin)
+            raise httpx.ConnectError("the proxy is stopping")
+        self._standing.add(connection)
+        return connection
+
+    # -- the line
+
+    async def _turn(self, origin: Origin, wait_s: float | None) -> UpstreamConnection | None:
+        """Wait in line; what came too late goes back. Raises httpx.PoolTimeout."""
+        turn = PoolWaiter(origin, asyncio.get_running_loop().create_future())
+        self._line.append(turn)
+        try:
+            async with asyncio.timeout(wait_s):
+                return await turn.given
+        except TimeoutError:
+            self._take_back(turn)
+            raise httpx.PoolTimeout("all connections are in use") from None
+        except asyncio.CancelledError:
+            self._take_back(turn)
+            raise
+        finally:
+            self._line.remove(turn)
+
+    def _take_back(self, turn: PoolWaiter) -> None:
+        if turn.given.cancelled() or turn.given.exception():
+            return
+        if connection := turn.given.result():
+            self._assign_or_keep(connection)
+        else:
+            self._release_slot(turn.origin)

@@ -1,0 +1,126 @@
+"""The head of a request as it goes on the wire, and where it goes to. Pure.
+
+Rules
+- What would end a line or the head early is refused, wherever it stands: nobody writes a second request into ours.
+- `host` and the framing are ours: a given `host` is kept, a given `content-length` only says how long an upload is.
+- An error never quotes a header: it may be a credential.
+
+Not here: which headers travel (`headers`), connections (`pool`).
+"""
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+import httpx
+
+HeaderPairs = Iterable[tuple[bytes, bytes]]
+
+TARGET_BYTES = 65_536
+"""As long as httpx takes a URL; servers refuse less."""
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"))
+"""The methods that a provider is sent. A TRACE that is echoed would show the owner's key to the client, and after a
+CONNECT the connection is no HTTP any more."""
+CONTROLS = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
+"""What no header may hold: control characters but the tab (RFC 9110, section 5.5)."""
+TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+TARGET = re.compile(rb"/[!\"$-~]*")
+"""Path and query of an origin-form target (RFC 9112, section 3.2.1), without a fragment."""
+FRAMING = frozenset((b"content-length", b"transfer-encoding", b"expect", b"connection"))
+HOST = b"host: "
+METHODS_WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
+
+
+class Origin(NamedTuple):
+    """Where connections go: those of one origin are alike. `host` is what DNS and certificates know."""
+
+    host: str
+    port: int
+    tls: bool
+
+    @property
+    def authority(self) -> bytes:
+        """As `host` says it: the port only where it is not the usual one."""
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        usual = 443 if self.tls else 80
+        return name.encode("ascii") if self.port == usual else f"{name}:{self.port}".encode("ascii")
+
+
+@lru_cache(maxsize=64)
+def base_of(base_url: str) -> tuple[Origin, bytes]:
+    """The origin of a provider's base URL and the path before each of its targets. Raises httpx.InvalidURL or
+    httpx.UnsupportedProtocol."""
+    url = httpx.URL(base_url)
+    return origin_of(url.scheme, url.netloc.decode("ascii")), target_under(url.raw_path).rstrip(b"/")
+
+
+@lru_cache(maxsize=256)
+def origin_of(scheme: str, authority: str) -> Origin:
+    """The origin of URLs that begin so; httpx knows about ports, IPv6 and names that are not ASCII."""
+    if scheme not in ("http", "https"):
+        raise httpx.UnsupportedProtocol(f"{scheme!r} is neither http nor https")
+    url = httpx.URL(f"{scheme}://{authority}/")
+    tls = scheme == "https"
+    host = url.raw_host.decode("ascii")
+    port = url.port or (443 if tls else 80)
+    if not host or port > 65_535:
+        raise httpx.InvalidURL("the URL names no host, or no port that there is")
+    return Origin(host, port, tls)
+
+
+def target_under(target: bytes, prefix: bytes = b"") -> bytes:
+    """A target below a base URL's path; nothing of it is escaped, resolved or cut off. Raises httpx.InvalidURL for one
+    that is not in origin form, or too long."""
+    if not TARGET.fullmatch(target) or len(target) > TARGET_BYTES:
+        raise httpx.InvalidURL(f"the target is no path and query of at most {TARGET_BYTES} printable characters")
+    return prefix + target
+
+
+@lru_cache(maxsize=1_024)
+def is_token(name: bytes) -> bool:
+    """Whether a text can be a header's name."""
+    return TOKEN.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=256)
+def line_of(name: bytes) -> bytes:
+    """How a header's line begins, b"" for one that is not sent. Raises httpx.LocalProtocolError."""
+    if not is_token(name):
+        raise httpx.LocalProtocolError("a header's name is none")
+    lowered = name.lower()
+    if lowered == b"host":
+        return HOST
+    return b"" if lowered in FRAMING else name + b": "
+
+
+def upload_bytes(headers: HeaderPairs) -> int | None:
+    """How long an upload is, where its headers say so. Raises httpx.LocalProtocolError."""
+    value = next((value for name, value in headers if name.lower() == b"content-length"), None)
+    if value is None:
+        return None
+    if not value.isdigit():
+        raise httpx.LocalProtocolError("the upload's length is no number")
+    return int(value)
+
+
+def request_head(method: str, origin: Origin, target: bytes, headers: HeaderPairs, body_bytes: int | None) -> bytes:
+    """The head of a request; a body of unknown length (None) is chunked. Raises httpx.LocalProtocolError."""
+    lines = [b"%b %b HTTP/1.1" % (method.encode("ascii", "replace"), target), HOST + origin.authority]
+    for name, value in headers:
+        begin = line_of(name)
+        if begin == HOST:
+            lines[1] = HOST + value
+        elif begin:
+            lines.append(begin + value)
+    if body_bytes is None:
+        lines.append(b"transfer-encoding: chunked")
+    elif body_bytes or method in METHODS_WITH_BODY:
+        lines.append(b"content-length: %d" % body_bytes)
+    head = b"\r\n".join(lines) + b"\r\n\r\n"
+    if method not in METHODS:
+        raise httpx.LocalProtocolError("the method is none that a provider is sent")
+    # Each line ends in two control characters, and the head in two more; any other was smuggled in.
+    if len(head) - len(head.translate(None, CONTROLS)) != 2 * len(lines) + 2:
+        raise httpx.LocalProtocolError("the request holds a character that no header may hold")
+    return head

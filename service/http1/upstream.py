@@ -1,0 +1,299 @@
+"""The wire to the providers: one request, one answer, as bytes. The lean transport (`client`) does it; where an HTTP
+proxy stands between, or the settings say so, httpx's own does; in tests it may be any behind httpx's interface. There
+is no client and no retry around it.
+
+Not here: what a failure means (`routing`), what the bytes mean (`protocol.tap`, `providers.error_facts`).
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from service.http1.client import Http1Transport, HttpTimeouts
+from service.http1.connection import StaleSocket
+from service.http1.no_proxy import is_direct, is_loopback
+from service.http1.request_head import CONTROLS, METHODS, base_of, target_under
+from service.ledger.events import FailureKind
+from service.protocol.content_coding import BadEncoding, ResponseDecoder, response_decoder
+from service.settings import Timeouts, UpstreamTransport
+
+LIMITS = httpx.Limits(max_connections=1_000, max_keepalive_connections=100, keepalive_expiry=30)
+"""Of httpx's transport; `pool` has the lean one's, and the reasons."""
+
+USUAL_PORTS = {"http": 80, "https": 443}
+
+Headers = Sequence[tuple[bytes, bytes]]
+Content = bytes | AsyncIterator[bytes]
+
+
+class UpstreamError(Exception):
+    """The connection or the protocol failed: there is no answer, or no more of it."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class ResponseBody(Protocol):
+    """An answer's body, from whichever transport. Both raise httpx.TransportError."""
+
+    joined: bool
+    """Parts that have come together may be given as one."""
+
+    @property
+    def at_end(self) -> bool:
+        """Whether all of it is known to be read."""
+
+    async def chunk(self) -> bytes:
+        """The next part as it comes, b"" at the end."""
+
+    async def close(self) -> None:
+        """Give the connection back, or drop it when the answer is not at its end."""
+
+
+class UpstreamResponse:
+    """An answer whose head has come. `close` must be called; chunks come decoded when `decoded` says so.
+
+    Its body is asked for chunk by chunk, without a generator: each of these costs an event loop more than a chunk does.
+    """
+
+    def __init__(self, status: int, headers: Headers, body: ResponseBody) -> None:
+        self.status = status
+        self.headers = headers
+        """Names in lower case."""
+        self._body = body
+        self._decoder: ResponseDecoder | None = None
+
+    @property
+    def content_type(self) -> str:
+        """The media type alone, in lower case."""
+        value = next((value for name, value in self.headers if name == b"content-type"), b"")
+        return value.split(b";")[0].strip().lower().decode("latin-1")
+
+    @property
+    def decoded(self) -> bool:
+        """Whether the content encoding is taken off."""
+        return self._decoder is not None
+
+    @property
+    def at_end(self) -> bool:
+        """Whether all of the body is known to be read."""
+        return self._body.at_end
+
+    def decode(self) -> None:
+        """From now on give chunks without their content encoding, where it is known."""
+        if encodings := [value for name, value in self.headers if name == b"content-encoding"]:
+            self._decoder = response_decoder(b", ".join(encodings).decode("latin-1"))
+
+    def join(self) -> None:
+        """From now on chunks that have come together may be given as one: it is cheaper to pass on."""
+        self._body.joined = True
+
+    async def chunk(self) -> bytes:
+        """The next part of the body as it comes, b"" at its end. Raises UpstreamError."""
+        try:
+            return await (self._decoded(self._decoder) if self._decoder else self._body.chunk())
+        except BadEncoding as error:
+            raise UpstreamError("bad_answer", str(error)) from None
+        except httpx.TransportError as error:
+            raise UpstreamError(*failure_of(error)) from None
+
+    async def read(self, limit_bytes: int) -> bytes:
+        """The whole body; raises UpstreamError, also when it is over the limit."""
+        self.join()
+        parts: list[bytes] = []
+        size = 0
+        while chunk := await self.chunk():
+            size += len(chunk)
+            if size > limit_bytes:
+                raise UpstreamError("bad_answer", f"the answer is larger than {limit_bytes} bytes")
+            parts.append(chunk)
+        return b"".join(parts)
+
+    async def close(self) -> None:
+        """Give the connection back, or drop it when the answer is not at its end."""
+        await self._body.close()
+
+    async def _decoded(self, decoder: ResponseDecoder) -> bytes:
+        """The next part without its encoding; one of the body's may become none or several."""
+        while True:
+            while decoder.pending:
+                await asyncio.sleep(0)  # others have their turn: nothing was waited for
+                if data := decoder.more():
+                    return data
+            if not (part := await self._body.chunk()):
+                return decoder.finish()
+            if data := decoder.feed(part):
+                return data
+
+
+class UpstreamClient:
+    """The transports of a process: the lean one, and httpx's own for each proxy that the environment names."""
+
+    def __init__(
+        self, timeouts: Timeouts, transport: httpx.AsyncBaseTransport | None = None, *, kind: UpstreamTransport = "lean"
+    ) -> None:
+        connect_s, idle_s = timeouts.connect_ms / 1000, timeouts.idle_ms / 1000
+        # Until the head the plan's deadline is the bound, then the silence between chunks.
+        self._waits = HttpTimeouts(connect_s=connect_s, pool_s=connect_s, write_s=idle_s, chunk_s=idle_s)
+        self._lean = Http1Transport() if kind == "lean" and transport is None else None
+        self._given = transport
+        self._by_proxy: dict[str, httpx.AsyncBaseTransport] = {}
+        self._proxies = getproxies()
+
+    async def open(
+        self, method: str, base_url: str, target: bytes, headers: Headers, content: Content
+    ) -> UpstreamResponse:
+        """Send a request to a target (path and query) below a fixed base URL, and wait for the head of its answer. No
+        URL is made of the two and parsed again. Raises UpstreamError."""
+        proxy = proxy_for(base_url, self._proxies) if self._proxies and not self._given else ""
+        try:
+            if self._lean and not proxy:
+                answer = await self._lean.open(method, base_url, target, headers, content, self._waits)
+                return UpstreamResponse(answer.status, answer.headers, answer)
+            return await self._open_httpx(proxy, method, base_url, target, headers, content)
+        except httpx.TransportError as error:
+            raise UpstreamError(*failure_of(error)) from None
+        except ssl.SSLError as error:
+            raise UpstreamError("connect", str(error)) from None
+        except httpx.InvalidURL as error:
+            raise UpstreamError("bad_request", str(error)) from None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for transport in self._by_proxy.values():
+            await transport.aclose()
+        self._by_proxy.clear()
+        if self._lean:
+            await self._lean.aclose()
+
+    async def _open_httpx(
+        self, proxy: str, method: str, base_url: str, target: bytes, headers: Headers, content: Content
+    ) -> UpstreamResponse:
+        if method not in METHODS:
+            raise httpx.LocalProtocolError("the method is none that a provider is sent")
+        waits, trace = self._waits, Trace()
+        timeout = {"connect": waits.connect_s, "read": waits.head_s, "write": waits.write_s, "pool": waits.pool_s}
+        _, prefix = base_of(base_url)
+        whole = target_under(target, prefix)
+        extensions: dict[str, Any] = {"timeout": timeout, "trace": trace}
+        if not proxy:  # byte for byte; httpcore would send it to an HTTP proxy as well, in place of the origin
+            extensions["target"] = whole
+        request = httpx.Request(
+            method,
+            httpx.URL(base_url, raw_path=whole),
+            headers=list(headers),
+            content=content,
+            extensions=extensions,
+        )
+        try:
+            response = await self._transport(proxy).handle_async_request(request)
+        except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
+            words = str(error)
+            if isinstance(error, httpx.RemoteProtocolError):
+                words = words.partition(":")[0]  # behind it stands what came
+            raise type(error)(words) if trace.connected else StaleSocket(words) from None
+        if fault := fault_in(response):
+            await response.aclose()
+            raise httpx.RemoteProtocolError(fault)
+        timeout["read"] = waits.chunk_s  # the transport reads this dictionary again when it begins with the body
+        lowered = [(name.lower(), value) for name, value in response.headers.raw]
+        return UpstreamResponse(response.status_code, lowered, HttpxBody(response))
+
+    def _transport(self, proxy: str) -> httpx.AsyncBaseTransport:
+        if self._given:
+            return self._given
+        if proxy not in self._by_proxy:
+            try:
+                self._by_proxy[proxy] = httpx.AsyncHTTPTransport(limits=LIMITS, retries=0, proxy=proxy or None)
+            except (ValueError, ImportError):
+                raise UpstreamError("connect", "HTTPS_PROXY names no HTTP proxy, such as http://host:3128") from None
+        return self._by_proxy[proxy]
+
+
+class HttpxBody:
+    """A body from a transport behind httpx's interface."""
+
+    joined = False
+    at_end = False
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._parts: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]
+
+    async def chunk(self) -> bytes:
+        """The next part, b"" at the end."""
+        async for part in self._parts:
+            if part:
+                return part
+        return b""
+
+    async def close(self) -> None:
+        """Give the connection back, or drop it when the answer is not at its end, or more than it has come."""
+        drop_if_more_has_come(self._response)
+        await self._response.aclose()
+
+
+def drop_if_more_has_come(response: httpx.Response) -> None:
+    """Keep a connection from being used again when bytes have come behind its answer: they would be taken for the
+    answer to the next request, which may be another client's. httpcore has no public way to see them."""
+    with suppress(AttributeError):  # a transport of another kind
+        state = response.stream._httpcore_stream._stream._connection._h11_state  # type: ignore[union-attr]  # noqa: SLF001
+        if state.trailing_data[0]:
+            state.send_failed()
+
+
+class Trace:
+    """Notes whether a connection had to be made: httpcore tells its steps by name."""
+
+    def __init__(self) -> None:
+        self.connected = False
+
+    async def __call__(self, name: str, _info: Mapping[str, Any]) -> None:
+        """One step of the transport."""
+        if name == "connection.connect_tcp.started":
+            self.connected = True
+
+
+def proxy_for(url: str, proxies: Mapping[str, str]) -> str:
+    """The HTTP proxy that the environment names for a URL, "" for none; `proxies` as `getproxies` gives them. None for
+    the loopback: a proxy would take it for its own, and be given the provider's key for it."""
+    parts = urlsplit(url)
+    proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
+    host, port = parts.hostname or "", parts.port or USUAL_PORTS.get(parts.scheme, 0)
+    if not proxy or is_loopback(host) or is_direct(host, port, proxies.get("no", "")) or proxy_bypass(host):
+        return ""
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def fault_in(response: httpx.Response) -> str:
+    """What makes an answer none, "" when nothing does; the lean transport's parser is as strict by itself."""
+    if response.status_code < 200:
+        return "101 was not asked for"
+    if response.status_code > 599:
+        return "the answer's status is none"
+    if {"content-length", "transfer-encoding"} <= response.headers.keys():
+        return "the answer has two framings"
+    if any(value.translate(None, CONTROLS) != value for _, value in response.headers.raw):
+        return "the answer has a control character in a header"
+    return ""
+
+
+def failure_of(error: httpx.TransportError) -> tuple[FailureKind, str]:
+    """The one map of the transports' errors."""
+    message = str(error) or type(error).__name__
+    if isinstance(error, StaleSocket):
+        return "stale_socket", message
+    if isinstance(error, (httpx.ConnectTimeout, httpx.ConnectError, httpx.PoolTimeout, httpx.ProxyError)):
+        return "connect", message
+    if isinstance(error, httpx.TimeoutException):
+        return "timeout", message
+    if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
+        return "bad_request", "the request can't be put on the wire"  # its own words quote headers, and so credentials
+    return "reset", message

@@ -1,0 +1,154 @@
+"""Several proxy processes that share one address: what `ccproxy serve` is when PROXY_WORKERS is more than one.
+
+One process can use one core. This one listens and serves nothing: its children take connections from the one socket,
+each with a replica's name and a spool folder of its own. One that ends is started again; connections that come
+meanwhile wait for the others, or in the socket's queue. A stop signal makes all of them take leave at once.
+"""
+
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from prometheus_client.multiprocess import mark_process_dead
+
+from service.embedded.managed_process import ManagedProcess
+from service.embedded.program import own_command
+from service.embedded.signals import Signals
+from service.embedded.supervisor import Child, Supervisor
+from service.errors import ProxyError
+from service.private_files import make_closed_folder
+from service.proxy import BACKLOG, listen
+from service.settings import Settings
+from service.telemetry.log import set_up
+
+log = logging.getLogger("ccproxy.siblings")
+
+START_S = 60.0
+HASTY_STOP_S = 10.0
+"""A second signal ends what is under way; writing it down takes up to a few seconds more."""
+COUNTS = "PROMETHEUS_MULTIPROC_DIR"
+"""Where the processes keep what they count, so that whichever Prometheus reaches tells of all (`console.metrics`)."""
+STARTED = b"1"
+"""What a child writes into its pipe once it serves."""
+
+
+class Sibling:
+    """One of the processes: `supervisor.Child` has what each name means."""
+
+    needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    once = False
+    start_timeout_s = START_S
+    hasty_stop_timeout_s = HASTY_STOP_S
+    log: Path | None = None
+
+    def __init__(
+        self, number: int, listener: socket.socket, settings: Settings, config: Path | None, counts: Path
+    ) -> None:
+        self.name = f"proxy process {number}"
+        self.title = self.name
+        self.stop_timeout_s = settings.drain.longest_s
+        self._listener = listener
+        self._counts = counts
+        self._options = ["--config", str(config.absolute())] if config else []
+        self._process: ManagedProcess | None = None
+        self._started: int | None = None
+
+    def spawn(self) -> None:
+        """Start it; it inherits the socket, and the end of a pipe by which it says that it serves."""
+        self._close_pipe()
+        if self._process is not None:
+            mark_process_dead(self._process.pid, str(self._counts))  # type: ignore[no-untyped-call]
+        self._started, told = os.pipe()
+        os.set_blocking(self._started, False)
+        try:
+            descriptors = ["--listener", str(self._listener.fileno()), "--started", str(told)]
+            self._process = ManagedProcess(
+                own_command("serve", *self._options, *descriptors),
+                environ={**os.environ, COUNTS: str(self._counts)},
+                inherit=(self._listener.fileno(), told),
+            )
+        finally:
+            os.close(told)
+        log.info("process.started", extra={"child": self.name, "pid": self._process.pid})
+
+    def is_ready(self) -> bool:
+        """Whether it has said that it serves."""
+        with suppress(BlockingIOError):
+            return self._started is not None and os.read(self._started, 1) == STARTED
+        return False
+
+    def poll(self) -> int | None:
+        """None while it runs, else its exit status."""
+        return self._process.poll() if self._process else 0
+
+    def ask_to_end(self) -> None:
+        """Make it take leave; asked again, at once."""
+        if self._process is not None:
+            self._process.ask_to_end()
+
+    def kill(self) -> None:
+        """End it now."""
+        if self._process is not None:
+            self._process.kill()
+
+    def _close_pipe(self) -> None:
+        if self._started is not None:
+            os.close(self._started)
+            self._started = None
+
+
+class Log:
+    """Tells the log what happens to them."""
+
+    def ready(self, child: Child, took_ms: int, *, again: bool) -> None:  # noqa: ARG002 - as the supervisor calls it
+        """It serves."""
+        log.info("process.ready", extra={"child": child.name, "took_ms": took_ms})
+
+    def ended(self, child: Child, how: str, wait_ms: int) -> None:
+        """It ended, and is started again."""
+        log.error("process.ended", extra={"child": child.name, "how": how, "wait_ms": wait_ms})
+
+    def given_up(self, child: Child, how: str, starts: int) -> None:
+        """It does not start."""
+        log.error("process.given_up", extra={"child": child.name, "how": how, "starts": starts})
+
+
+@contextmanager
+def shared_counts(settings: Settings) -> Iterator[Path]:
+    """A folder for what the processes count; nobody else on this host has our port."""
+    folder = settings.home / f"metrics-{socket.gethostname()[:40]}-{settings.port}"
+    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    make_closed_folder(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def serve_together(settings: Settings, config: Path | None) -> int:
+    """Run the processes until SIGINT or SIGTERM. Returns the exit status: 1 when one could not be started."""
+    set_up(settings.log_level, settings.log_format)
+    for notice in settings.notices:
+        log.warning(notice)
+    try:
+        listener = listen(settings)
+    except ProxyError as error:
+        log.error(error.message)  # noqa: TRY400 - the message says it all
+        return 1
+    with listener, Signals() as signals, shared_counts(settings) as counts:
+        listener.listen(BACKLOG)
+        siblings = [Sibling(number + 1, listener, settings, config, counts) for number in range(settings.processes)]
+        supervisor = Supervisor(siblings, Log())
+        try:
+            while not signals.count and not supervisor.has_given_up:
+                supervisor.step()
+                signals.wait(supervisor.pause_s())
+        finally:
+            listener.close()  # once they have closed it too, connections are refused, not left waiting
+            supervisor.stop(in_haste=lambda: signals.count > 1, together=True)
+    return int(supervisor.has_given_up)

@@ -1,0 +1,1 @@
+"""Tokens of a Claude subscription: read, refreshed, shared over hosts."""

@@ -1,0 +1,91 @@
+"""The credential of a route, as the provider wants to see it: an API key, a subscription's static token, or one that is
+kept fresh beside the requests.
+
+Not here: how a token is kept fresh (`token_manager`), and clients' own credentials, which pass as they came.
+"""
+
+import asyncio
+import logging
+
+from redis.asyncio import Redis
+
+from service.fleet.clock import Clock
+from service.oauth.credentials_file import CredentialsFile
+from service.oauth.shared_token import SharedToken
+from service.oauth.token_endpoint import TokenEndpoint
+from service.oauth.token_manager import TokenManager
+from service.settings import OAuth, Route, Settings
+from service.tasks import cancel_and_wait
+
+log = logging.getLogger("ccproxy.oauth")
+
+TICK_S = 1.0
+
+
+class NoCredential(Exception):
+    """The route has no usable credential now; the message names the mend."""
+
+
+class Credentials:
+    """Looks up credentials, and keeps those fresh that can be refreshed."""
+
+    def __init__(self, settings: Settings, redis: Redis | None, clock: Clock) -> None:
+        self._subscriptions = {
+            route.id: subscription_of(route, settings.oauth, redis, clock)
+            for route in settings.routes
+            if route.auth == "oauth" and not route.api_key and not route.off
+        }
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to refresh ahead of expiry."""
+        if self._subscriptions:
+            self._task = asyncio.create_task(self._tick_forever(), name="credentials.tick")
+
+    async def stop(self) -> None:
+        """End, once refreshes under way are saved."""
+        if self._task:
+            await cancel_and_wait({self._task})
+        await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions.values()))
+
+    async def of(self, route: Route) -> str:
+        """The key or token of a route; waits, not for long, for one that is being refreshed. Raises NoCredential."""
+        if route.api_key:
+            return route.api_key.reveal()
+        subscription = self._subscriptions.get(route.id)
+        if subscription is None:
+            raise NoCredential(route.off or "no key")
+        token = await subscription.token()
+        if not token:
+            raise NoCredential(subscription.trouble)
+        return token
+
+    async def refused(self, route: Route, token: str) -> bool:
+        """Whether another token is at hand now than this one, which the provider answered with 401.
+
+        A refresh is forced for it, once, unless the file or another host holds another one already. The attempt is
+        then worth repeating, once.
+        """
+        subscription = self._subscriptions.get(route.id)
+        return subscription is not None and await subscription.refused(token)
+
+    async def _tick_forever(self) -> None:
+        while True:
+            for name, subscription in self._subscriptions.items():
+                try:
+                    await subscription.tick()
+                except OSError as error:
+                    log.warning("oauth.tick_failed", extra={"route": name, "why": error.strerror})
+            await asyncio.sleep(TICK_S)
+
+
+def subscription_of(route: Route, oauth: OAuth, redis: Redis | None, clock: Clock) -> TokenManager:
+    """A route's subscription, with what it is made of."""
+    return TokenManager(
+        route.id,
+        CredentialsFile(route.credentials_path),
+        TokenEndpoint(oauth),
+        SharedToken(redis, oauth.share_key, route.id) if redis and oauth.share_key else None,
+        skew_ms=oauth.skew_ms,
+        now_ms=clock.now_ms,
+    )

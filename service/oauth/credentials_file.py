@@ -1,0 +1,290 @@
+"""Claude Code's credentials file: read, locked, and saved so that nothing in it is lost. Everything here blocks.
+
+Laws
+- Tokens are put in the place of those they were issued for, and of no others: whoever was here meanwhile keeps theirs.
+- What else stands in the file stays as it is, byte for byte; so do the file's mode and owner.
+- A file that can't be replaced (it alone is mounted, or its folder can't be written to) is written in place.
+
+Not here: when a token is stale and how another one is had (`token_manager`). Claude Code knows nothing of the lock.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Raw, Struct
+
+OAUTH_KEY = "claudeAiOauth"
+LOCK_SUFFIX = ".ccproxy.lock"
+BESIDE_SUFFIX = ".ccproxy.tmp"
+CANNOT_REPLACE = frozenset((errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS))
+"""What making a file in the folder, or moving it onto the old one, fails with where only the file itself is ours."""
+READS = 6
+READ_AGAIN_S = 0.05
+"""Somebody who writes in place takes a moment; a file that can't be read for longer is broken."""
+MAX_BYTES = 4 * 1024 * 1024
+TOKEN = re.compile(r"[!-~]{1,16384}")
+"""Tokens are visible ASCII (RFC 6750), so that they can stand in a header; Anthropic's have about 100 characters."""
+LATEST_MS = 253_402_300_799_000
+"""The end of the year 9999. Redis and JSON take no larger ends."""
+
+
+class NoLogin(Exception):
+    """There is no file, or no log-in in it. The message names the mend."""
+
+
+class Unreadable(Exception):
+    """The file can't be read, or is no JSON of the known shape."""
+
+
+class OAuthTokens(Struct, frozen=True):
+    """A subscription's tokens. `refresh_token` "": can't be refreshed. `expires_at_ms` is Unix time; 0: never."""
+
+    access_token: str
+    refresh_token: str = ""
+    expires_at_ms: int = 0
+
+    def __repr__(self) -> str:
+        return "Tokens(***)"
+
+
+class LoginRecord(Struct, rename="camel"):
+    """What is read of `claudeAiOauth`; its other keys are Claude Code's business."""
+
+    access_token: str | None = None
+    refresh_token: str | None = None
+    expires_at: float | None = None
+
+
+class Content(Struct, rename="camel"):
+    """What is read of the file."""
+
+    claude_ai_oauth: LoginRecord | None = None
+
+
+class FileLock:
+    """Held until `release`, or until the process ends, however it does."""
+
+    def __init__(self, held: Sequence[int]) -> None:
+        self._held = held
+
+    def release(self) -> None:
+        """Let others have it."""
+        for descriptor in self._held:
+            os.close(descriptor)
+        self._held = ()
+
+
+class CredentialsFile:
+    """One credentials file. A path that is a link means the file that it leads to."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._seen: tuple[tuple[int, int, int], OAuthTokens] | None = None
+
+    def read(self) -> OAuthTokens:
+        """The tokens in it, decoded again only when the file has changed. Raises NoLogin, Unreadable."""
+        try:
+            found = os.stat(self.path)
+            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+            if self._seen and self._seen[0] == stamp:
+                return self._seen[1]
+            tokens = tokens_of(self._settled())
+        except FileNotFoundError:
+            raise NoLogin("does not exist") from None
+        except OSError as error:
+            raise Unreadable(error.strerror or type(error).__name__) from None
+        self._seen = (stamp, tokens)
+        return tokens
+
+    def can_write(self) -> bool:
+        """Whether refreshed tokens could be kept here."""
+        return os.access(self.path, os.W_OK)
+
+    def try_lock(self) -> FileLock | None:
+        """The lock of this file over all proxies of the host, or None while another has it.
+
+        Two locks in one: a file beside it, which stays when the file is replaced, and the file itself, which is all
+        that processes share which have only that mounted. Raises OSError.
+        """
+        place = os.path.realpath(self.path)
+        held: list[int] = []
+        try:
+            held += _locked_beside(place)
+            held += _locked(place, os.O_RDWR)
+            is_it = os.fstat(held[-1]).st_ino == os.stat(place).st_ino
+        except BlockingIOError:
+            is_it = False
+        except OSError:
+            FileLock(held).release()
+            raise
+        lock = FileLock(held)
+        if is_it:
+            return lock
+        lock.release()
+        return None
+
+    def save(self, spent: str, issued: OAuthTokens) -> bool:
+        """Put these tokens in the place of those with the refresh token `spent`. False: others' newer ones stand there.
+
+        Raises NoLogin, Unreadable, and OSError when it can't be written.
+        """
+        place = os.path.realpath(self.path)
+        try:
+            content = self._settled()
+        except FileNotFoundError:
+            raise NoLogin("does not exist") from None
+        if tokens_of(content).refresh_token != spent:
+            return False
+        write(place, with_tokens(content, issued))
+        return True
+
+    def _settled(self) -> bytes:
+        """The content, once it is whole: whoever writes in place has a moment to end."""
+        for _ in range(READS - 1):
+            content = _content(self.path)
+            if is_whole(content):
+                return content
+            time.sleep(READ_AGAIN_S)
+        return _content(self.path)
+
+
+def tokens_of(content: bytes) -> OAuthTokens:
+    """The tokens in the content of a file. Raises NoLogin, Unreadable."""
+    try:
+        login = msgspec.json.decode(content, type=Content).claude_ai_oauth
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Unreadable(type(error).__name__) from None
+    if login is None or not login.access_token:
+        raise NoLogin("holds no log-in")
+    if not is_token(login.access_token) or not is_token(login.refresh_token or "none"):
+        raise Unreadable("a token in it holds characters that no token has")
+    return OAuthTokens(login.access_token, login.refresh_token or "", int(min(login.expires_at or 0, LATEST_MS)))
+
+
+def is_token(text: str) -> bool:
+    """Whether this can be a token."""
+    return TOKEN.fullmatch(text) is not None
+
+
+def is_whole(content: bytes) -> bool:
+    """Whether this is JSON to its end."""
+    try:
+        msgspec.json.decode(content, type=Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def with_tokens(content: bytes, issued: OAuthTokens) -> bytes:
+    """The content with other tokens; every other value in it is kept byte for byte."""
+    whole = msgspec.json.decode(content, type=dict[str, Raw])
+    login = msgspec.json.decode(whole[OAUTH_KEY], type=dict[str, Raw])
+    fresh = {
+        "accessToken": issued.access_token,
+        "refreshToken": issued.refresh_token,
+        "expiresAt": issued.expires_at_ms,
+    }
+    login |= {name: Raw(msgspec.json.encode(value)) for name, value in fresh.items()}
+    whole[OAUTH_KEY] = Raw(msgspec.json.encode(login))
+    return msgspec.json.encode(whole)
+
+
+def write(path: str, content: bytes) -> None:
+    """Give a file this content, on the disk when this returns. Raises OSError."""
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(path + BESIDE_SUFFIX)
+        if error.errno not in CANNOT_REPLACE:
+            raise
+        write_in_place(path, content)
+
+
+def replace_file(path: str, content: bytes) -> None:
+    """Write beside the file and move it there: nobody ever sees half of it. A crash leaves the old or the new."""
+    old = os.stat(path)
+    beside = path + BESIDE_SUFFIX
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(beside)  # what a crash has left
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        made = os.fstat(descriptor)
+        if (made.st_uid, made.st_gid) != (old.st_uid, old.st_gid):
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+        _write_all(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(beside, path)
+    _sync_folder(path)
+
+
+def write_in_place(path: str, content: bytes) -> None:
+    """Write over the old content; blanks over what is longer there, so that it is JSON at every moment but one."""
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        _write_all(descriptor, content.ljust(os.fstat(descriptor).st_size))
+        os.fsync(descriptor)
+        os.ftruncate(descriptor, len(content))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _content(path: str) -> bytes:
+    """The content, of a regular file alone: reading a pipe would last for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(path: str, flags: int) -> list[int]:
+    """A descriptor that holds the lock of a file. Raises BlockingIOError while another has it."""
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return [descriptor]
+
+
+def _locked_beside(path: str) -> list[int]:
+    """The same for the file beside it, where one can be made."""
+    try:
+        return _locked(path + LOCK_SUFFIX, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        if error.errno not in CANNOT_REPLACE:
+            raise
+        return []
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+def _sync_folder(path: str) -> None:
+    """The new name is on the disk only once its folder is; some file systems can't say so."""
+    with contextlib.suppress(OSError):
+        folder = os.open(Path(path).parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,125 @@
+"""A subscription's access token, shared over hosts by way of Redis; and who of them refreshes it.
+
+Laws
+- The access token alone is shared, sealed (AES-256-GCM) with a key that only the settings know, until it expires. The
+  refresh token never leaves the file.
+- One proxy of the fleet refreshes at a time: it holds a lease.
+- With Redis away nothing is shared, nothing fails, and the lock of the file decides alone.
+
+Not here: files, the token endpoint, and what follows (`token_manager`).
+"""
+
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from typing import TypeVar, cast
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from msgspec import Struct
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service.ledger.wire import oauth_asked_key, oauth_lease_key, oauth_token_key
+from service.oauth.credentials_file import OAuthTokens
+from service.settings import Secret
+
+log = logging.getLogger("ccproxy.oauth")
+
+NONCE_BYTES = 12
+ASKED_MS = 15_000
+"""Nobody waits longer for an answer."""
+LEASE_MS = 40_000
+"""Longer than the longest refresh; a proxy that died with it is waited for no longer."""
+AWAY_S = 5.0
+"""Redis is not asked for so long after it did not answer: requests wait for what it says."""
+PURPOSE = b"ccproxy oauth access token v1"
+RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+T = TypeVar("T")
+
+
+class Shared(Struct):
+    """What is sealed."""
+
+    access_token: str
+    expires_at_ms: int
+
+
+class SharedToken:
+    """One route's token. Every method answers as if nothing were there when Redis is away."""
+
+    def __init__(self, redis: Redis, share_key: Secret, route: str) -> None:
+        self._redis = redis
+        self._cipher = AESGCM(HKDF(SHA256(), 32, salt=None, info=PURPOSE).derive(share_key.reveal().encode()))
+        self._token_key, self._asked_key = oauth_token_key(route), oauth_asked_key(route)
+        self._lease_key, self._lease = oauth_lease_key(route), os.urandom(12).hex()
+        self._away_until_s = 0.0
+
+    async def read(self) -> OAuthTokens | None:
+        """The token that is shared; None when there is none that this key opens."""
+        sealed = await self._quietly(lambda: self._redis.get(self._token_key), None)
+        if not isinstance(sealed, bytes):
+            return None
+        try:
+            raw = self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._token_key.encode())
+            shared = msgspec.json.decode(raw, type=Shared)
+        except (InvalidTag, ValueError, msgspec.DecodeError):
+            return None
+        return OAuthTokens(shared.access_token, "", shared.expires_at_ms)
+
+    async def publish(self, tokens: OAuthTokens, now_ms: int) -> None:
+        """Share an access token until it expires."""
+        left_ms = tokens.expires_at_ms - now_ms
+        if left_ms <= 0:
+            return
+        nonce = os.urandom(NONCE_BYTES)
+        raw = msgspec.json.encode(Shared(tokens.access_token, tokens.expires_at_ms))
+        sealed = nonce + self._cipher.encrypt(nonce, raw, self._token_key.encode())
+        await self._quietly(lambda: self._redis.set(self._token_key, sealed, px=left_ms), None)
+
+    async def ask(self, useless: str) -> bool:
+        """Ask those that can to refresh; `useless` is the fingerprint of the token at hand. False: Redis is away."""
+        return bool(await self._quietly(lambda: self._redis.set(self._asked_key, useless, px=ASKED_MS), None))
+
+    async def asked(self) -> str | None:
+        """The fingerprint of a token for which another is asked."""
+        found = await self._quietly(lambda: self._redis.get(self._asked_key), None)
+        return found.decode(errors="replace") if isinstance(found, bytes) else None
+
+    async def answered(self) -> None:
+        """What was asked for is there."""
+        await self._quietly(lambda: self._redis.delete(self._asked_key), 0)
+
+    async def lease(self) -> bool:
+        """Whether this process may refresh: it got the lease, or there is no Redis to ask."""
+        got: object = await self._quietly(
+            lambda: self._redis.set(self._lease_key, self._lease, px=LEASE_MS, nx=True), otherwise=True
+        )
+        return got is not None
+
+    async def release(self) -> None:
+        """Give the lease back, should it still be ours."""
+        await self._quietly(lambda: self._run(RELEASE, self._lease_key, self._lease), None)
+
+    def _run(self, script: str, key: str, argument: str) -> Awaitable[object]:
+        return cast("Awaitable[object]", self._redis.eval(script, 1, key, argument))
+
+    async def _quietly(self, command: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        if time.monotonic() < self._away_until_s:
+            return otherwise
+        try:
+            return await command()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._away_until_s = time.monotonic() + AWAY_S
+            log.debug("oauth.redis_away", extra={"error": type(error).__name__})
+            return otherwise
+
+
+def fingerprint(token: str) -> str:
+    """Names a token without telling it."""
+    return sha256(token.encode()).hexdigest()[:16]

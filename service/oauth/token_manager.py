@@ -1,0 +1,356 @@
+"""One subscription's access token, kept fresh. Refreshed by whoever can keep what comes; shared with the others.
+
+    fresh in the file?                   it is used
+    else fresh at another proxy?         its shared token is used
+    else the file can be written:        lock, lease, look again; still stale: refresh, save, share
+    else                                 ask those that can, and wait for what they share
+
+Laws
+- A refresh token works once. It is spent under the file's lock (and the fleet's lease), after another look, and what
+  came for it is saved before anything else happens. What can't be saved is kept, and saved as soon as it can be.
+- A token that is about to expire is refreshed while it still serves: a request waits only for one that has expired, and
+  not for long. `tick` sees to it each second, also while no request comes because the quota is spent.
+- Nobody is hammered: the endpoint's waits are kept, and a refresh token that it refused is never shown again.
+- A renewal is never cut off by a client that goes.
+
+Not here: bytes of the file (`credentials_file`), of the endpoint (`token_endpoint`), of Redis (`shared_token`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
+
+from service.oauth.credentials_file import CredentialsFile, FileLock, NoLogin, OAuthTokens, Unreadable
+from service.oauth.shared_token import SharedToken, fingerprint
+from service.oauth.token_endpoint import TIMEOUT_S, RefreshRefused, TokenEndpoint, TryLater
+from service.tasks import cancel_and_wait
+
+log = logging.getLogger("ccproxy.oauth")
+
+WAIT_S = 20.0
+"""A request waits no longer for a token; then its route is passed over."""
+LOCK_S = 25.0
+"""Whoever has the lock or the lease is done by then, or stuck."""
+ASK_S = 15.0
+POLL_S = 0.1
+SETTLE_S = 2.0
+"""Who refreshed at the same moment, and won, has saved by then."""
+BACKOFF_MS = 5_000
+BACKOFF_CAP_MS = 300_000
+RETRY_AFTER_CAP_MS = 3_600_000
+FORCE_GAP_MS = 300_000
+"""A token that is refused though it is this young was not refused for its age."""
+SHARE_AGAIN_MS = 10_000
+"""In case Redis lost it."""
+T = TypeVar("T")
+
+
+class UnsavedToken(NamedTuple):
+    """Tokens that are not in the file yet, and those in it, which they take the place of."""
+
+    spent: OAuthTokens
+    issued: OAuthTokens
+
+
+class TokenManager:
+    """The token of one route with a credentials file."""
+
+    def __init__(
+        self,
+        route: str,
+        file: CredentialsFile,
+        endpoint: TokenEndpoint,
+        shared: SharedToken | None,
+        *,
+        skew_ms: int,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self.trouble = ""
+        self._route = route
+        self._file = file
+        self._endpoint = endpoint
+        self._shared = shared
+        self._skew_ms = skew_ms
+        self._now_ms = now_ms
+        self._held: OAuthTokens | None = None
+        self._own: OAuthTokens | None = None
+        self._unsaved: UnsavedToken | None = None
+        self._changed_ms = 0
+        self._shared_ms = 0
+        self._refused = ""
+        self._ended = ""
+        self._not_before_ms = 0
+        self._failures = 0
+        self._stopping = False
+        self._looking = asyncio.Lock()
+        self._flight: asyncio.Task[None] | None = None
+
+    # -- what requests ask
+
+    async def token(self) -> str:
+        """The access token, "" when there is none now: then `trouble` says why and names the mend."""
+        if not self._serves(self._held):
+            await self._look()
+        if not self._serves(self._held):
+            await self._renewed()
+        return self._held.access_token if self._held and self._serves(self._held) else ""
+
+    async def refused(self, token: str) -> bool:
+        """Whether another token than this one, which the provider refused, is at hand now."""
+        await self._look()
+        if self._is(token):
+            if self._now_ms() < self._changed_ms + FORCE_GAP_MS:
+                return False
+            self._refused = token
+        if self._is(token) or not self._serves(self._held):
+            await self._renewed()
+        return self._serves(self._held) and not self._is(token)
+
+    def _is(self, token: str) -> bool:
+        return self._held is not None and self._held.access_token == token
+
+    def _serves(self, tokens: OAuthTokens | None) -> bool:
+        """Whether a token can still be shown."""
+        return tokens is not None and (not tokens.expires_at_ms or tokens.expires_at_ms > self._now_ms())
+
+    def _is_fresh(self, tokens: OAuthTokens | None) -> bool:
+        """Whether a token serves, and will for a while."""
+        if tokens is None or tokens.access_token == self._refused:
+            return False
+        return not tokens.expires_at_ms or tokens.expires_at_ms - self._skew_ms > self._now_ms()
+
+    # -- what runs beside the requests
+
+    async def tick(self) -> None:
+        """Each second: note what others did, refresh ahead of expiry, do what other hosts ask for."""
+        await self._look()
+        if self._unsaved and not self._is_renewing:
+            await self._save_late(self._unsaved)
+        if self._shared and self._own:
+            await self._serve_others(self._shared, self._own)
+        if not self._is_fresh(self._held):
+            self._begin()
+
+    async def stop(self) -> None:
+        """Wait for a refresh under way: its answer can't be had twice."""
+        self._stopping = True
+        if self._flight and not self._flight.done():
+            await asyncio.wait({self._flight}, timeout=TIMEOUT_S + SETTLE_S)
+            await cancel_and_wait({self._flight})
+
+    async def _serve_others(self, shared: SharedToken, own: OAuthTokens) -> None:
+        """Share the file's token, and refresh it where another host found it to be of no use."""
+        useless = await shared.asked()
+        if useless == fingerprint(own.access_token) and self._now_ms() >= self._changed_ms + FORCE_GAP_MS:
+            self._refused = own.access_token
+        if not self._is_fresh(own):
+            return
+        if useless is not None or self._now_ms() >= self._shared_ms + SHARE_AGAIN_MS:
+            await self._share(shared, own)
+
+    async def _share(self, shared: SharedToken, own: OAuthTokens) -> None:
+        """Share a token, unless a newer one is shared already."""
+        self._shared_ms = self._now_ms()
+        there = await shared.read()
+        if there is None or there.access_token == self._refused or there.expires_at_ms <= own.expires_at_ms:
+            await shared.publish(own, self._now_ms())
+        await shared.answered()
+
+    # -- looking
+
+    async def _look(self) -> None:
+        """Take the token that the file holds, or, where that is stale, one that another host shares."""
+        async with self._looking:
+            self._own = found = await self._read()
+            if self._shared and not self._is_fresh(found):
+                other = await self._shared.read()
+                if self._is_fresh(other) or (self._serves(other) and not self._serves(found)):
+                    found = other
+            self._hold(found)
+
+    async def _read(self) -> OAuthTokens | None:
+        """The file's tokens, or those that are still to be put there."""
+        try:
+            tokens = await asyncio.to_thread(self._file.read)
+        except NoLogin as error:
+            self._unsaved = None
+            self.trouble = f"{self._file.path} {error}; log in with Claude Code, or set CLAUDE_CODE_OAUTH_TOKEN"
+            return None
+        except Unreadable as error:
+            self.trouble = f"{self._file.path} can't be read ({error}); mend it, or log in with Claude Code again"
+            return self._own
+        if self._unsaved and self._unsaved.spent.refresh_token == tokens.refresh_token:
+            return self._unsaved.issued
+        self._unsaved = None
+        return tokens
+
+    def _hold(self, tokens: OAuthTokens | None) -> None:
+        """Note which token is at hand. Another one than before has not failed yet."""
+        before, self._held = self._held, tokens
+        if tokens is None or (before and tokens.access_token == before.access_token):
+            return
+        now_ms = self._now_ms()
+        self._failures = self._not_before_ms = 0
+        if before:
+            self._changed_ms = now_ms
+            if self._serves(tokens) and not self._is_fresh(tokens):  # it lives for less than the skew: half is enough
+                self._not_before_ms = now_ms + max(BACKOFF_MS, (tokens.expires_at_ms - now_ms) // 2)
+
+    # -- renewing
+
+    @property
+    def _is_renewing(self) -> bool:
+        return self._flight is not None and not self._flight.done()
+
+    async def _renewed(self) -> None:
+        """Wait, not for long, for the renewal under way; for none that would be in vain."""
+        self._begin()
+        if self._flight and not self._flight.done():
+            _, late = await asyncio.wait({self._flight}, timeout=WAIT_S)
+            if late:
+                self.trouble = f"the token has expired, and its refresh takes longer than {WAIT_S:.0f} s"
+
+    def _begin(self) -> None:
+        if not self._is_renewing and not self._stopping and self._now_ms() >= self._not_before_ms:
+            self._flight = asyncio.create_task(self._renew(), name=f"oauth.{self._route}")
+
+    async def _renew(self) -> None:
+        """Have a fresh token, or say in `trouble` why there is none."""
+        try:
+            if await self._can_refresh() or (self._shared and await self._ask(self._shared)):
+                await self._refresh_locked()
+        except TryLater as error:
+            self._wait(error)
+        except FileNotFoundError:
+            await self._look()
+        except OSError as error:
+            self._wait(TryLater(f"{self._file.path}: {error.strerror or type(error).__name__}"))
+
+    async def _can_refresh(self) -> bool:
+        """Whether the file holds a live refresh token and can take what comes for it; else `trouble` says why not."""
+        is_live = self._own is not None and self._own.refresh_token not in ("", self._ended)
+        if is_live and await asyncio.to_thread(self._file.can_write):
+            return True
+        self._explain()
+        return False
+
+    def _explain(self) -> None:
+        """Why there is nothing to be done here. Looking is left to the tick."""
+        if self._own is None:
+            return
+        path = self._file.path
+        if self._own.refresh_token == self._ended != "":
+            self.trouble = f"the log-in in {path} has ended; log in with Claude Code again (claude /login)"
+        elif not self._own.refresh_token:
+            self.trouble = f"the token in {path} has expired and has no refresh token; log in with Claude Code again"
+        else:
+            self.trouble = f"the token in {path} has expired, and the file can't be written to; start Claude Code once"
+
+    def _wait(self, error: TryLater) -> None:
+        """Ask again later, at growing distances, or when the endpoint says."""
+        backoff_ms = min(BACKOFF_CAP_MS, BACKOFF_MS << min(self._failures, 10))
+        wait_ms = max(backoff_ms, min(RETRY_AFTER_CAP_MS, int(error.after_s * 1000)))
+        self._failures += 1
+        self._not_before_ms = self._now_ms() + wait_ms
+        self.trouble = f"the token has expired and was not refreshed: {error}; tried again in {wait_ms // 1000} s"
+        log.warning("oauth.not_refreshed", extra={"route": self._route, "why": str(error), "again_ms": wait_ms})
+
+    async def _refresh_locked(self) -> None:
+        """Refresh under the file's lock and the fleet's lease, unless somebody else does."""
+        lock = await self._until(self._try_lock, LOCK_S)
+        if lock is None:
+            return
+        try:
+            if self._shared is None:
+                await self._refresh()
+            elif await self._until(self._shared.lease, LOCK_S):
+                try:
+                    await self._refresh()
+                finally:
+                    await self._shared.release()
+        finally:
+            lock.release()
+
+    async def _try_lock(self) -> FileLock | None:
+        return await asyncio.to_thread(self._file.try_lock)
+
+    async def _until(self, attempt: Callable[[], Awaitable[T]], limit_s: float) -> T | None:
+        """What the attempt gives, once it gives something; None when a fresh token came first. Raises Later."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + limit_s
+        while not (got := await attempt()):
+            await self._look()
+            if self._is_fresh(self._held):
+                return None
+            if self._stopping or loop.time() > until_s:
+                raise TryLater("another process is refreshing it, and does not come to an end")
+            await asyncio.sleep(POLL_S)
+        return got
+
+    async def _refresh(self) -> None:
+        """Spend the file's refresh token, should the file's token be stale still. Under the lock."""
+        await self._look()
+        own = self._own
+        if self._is_fresh(self._held) or own is None or not own.refresh_token:
+            return
+        try:
+            issued = await self._endpoint.refresh(own.refresh_token, self._now_ms())
+        except RefreshRefused:
+            await self._note_end(own.refresh_token)
+            return
+        self._unsaved = UnsavedToken(self._unsaved.spent if self._unsaved else own, issued)
+        if not await self._save(self._unsaved):
+            log.error("oauth.not_saved", extra={"route": self._route, "file": self._file.path})
+        await self._look()
+        log.info("oauth.refreshed", extra={"route": self._route, "expires_at_ms": issued.expires_at_ms})
+        if self._shared and self._own:
+            await self._share(self._shared, self._own)
+
+    async def _note_end(self, spent: str) -> None:
+        """A refresh token was refused: another process has used it at the same moment, or the log-in has ended."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + SETTLE_S
+        while self._own is not None and self._own.refresh_token == spent:
+            if loop.time() > until_s:
+                self._ended = spent
+                self._explain()
+                log.error("oauth.login_ended", extra={"route": self._route, "file": self._file.path})
+                return
+            await asyncio.sleep(POLL_S)
+            await self._look()
+
+    # -- saving
+
+    async def _save(self, unsaved: UnsavedToken) -> bool:
+        """Put tokens into the file. False: it failed, and they are kept. What the file holds, the next look tells."""
+        try:
+            if not await asyncio.to_thread(self._file.save, unsaved.spent.refresh_token, unsaved.issued):
+                log.warning("oauth.superseded", extra={"route": self._route, "file": self._file.path})
+        except NoLogin:
+            log.warning("oauth.logged_out", extra={"route": self._route, "file": self._file.path})
+        except (Unreadable, OSError):
+            return False
+        return True
+
+    async def _save_late(self, unsaved: UnsavedToken) -> None:
+        """Try again to save what could not be saved."""
+        lock = await self._try_lock()
+        if lock is None:
+            return
+        try:
+            if await self._save(unsaved):
+                log.info("oauth.saved", extra={"route": self._route})
+        finally:
+            lock.release()
+
+    # -- asking others
+
+    async def _ask(self, shared: SharedToken) -> bool:
+        """Ask the proxies that can write the file. True: this one can by now. False: they did. Raises Later."""
+        if not await shared.ask(fingerprint(self._held.access_token) if self._held else ""):
+            raise TryLater("this proxy can't refresh it, and Redis, over which others could be asked, is away")
+        try:
+            return bool(await self._until(self._can_refresh, ASK_S))
+        except TryLater:
+            raise TryLater("no other proxy can refresh it; log in with Claude Code where one runs") from None

@@ -1,0 +1,86 @@
+"""Reads along while the results of a message batch pass: one JSON object a line, each with what its item used.
+
+It never changes a byte. Not here: booking the usage (the relay's), and other ways to get at a batch.
+"""
+
+import msgspec
+from msgspec import Raw, Struct
+
+from service.ledger.events import TokenCounts
+from service.protocol.tap import JsonAnswer, json_usage
+from service.protocol.usage_estimate import at_least, tokens_in
+
+LINE_BYTES = 32 * 1024 * 1024
+"""The largest line that is looked into: an answer of the largest size; a longer one passes uncounted."""
+
+
+class BatchItem(Struct, frozen=True):
+    """What one item of a batch used."""
+
+    custom_id: str
+    model: str
+    tokens: TokenCounts
+
+
+class BatchResult(Struct):
+    """`result` of a line; only a succeeded item has a message."""
+
+    type: str = ""
+    message: Raw = Raw(b"null")
+
+
+class BatchLine(Struct):
+    """One line of results."""
+
+    custom_id: str
+    result: BatchResult
+
+
+_line_decoder = msgspec.json.Decoder(BatchLine)
+
+
+class BatchTap:
+    """Feed it the chunks of the results; it gives back the items whose lines they complete."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._too_long = False
+
+    def feed(self, chunk: bytes) -> list[BatchItem]:
+        """The items of the lines that end in this chunk."""
+        *whole, rest = chunk.split(b"\n")
+        items = []
+        for part in whole:
+            line = bytes(self._rest) + part
+            self._rest.clear()
+            if not self._too_long and (item := item_of(line)):
+                items.append(item)
+            self._too_long = False
+        self._rest += rest
+        if len(self._rest) > LINE_BYTES:
+            self._rest.clear()
+            self._too_long = True
+        return items
+
+    def finish(self) -> list[BatchItem]:
+        """The item of a last line without a line break."""
+        item = None if self._too_long else item_of(bytes(self._rest))
+        return [item] if item else []
+
+
+def item_of(line: bytes) -> BatchItem | None:
+    """The item of a line; None for one that used nothing or can't be read."""
+    try:
+        read = _line_decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    answer = json_usage(bytes(read.result.message)) if read.result.type == "succeeded" else None
+    return BatchItem(read.custom_id, answer.model, item_tokens(answer)) if answer else None
+
+
+def item_tokens(answer: JsonAnswer) -> TokenCounts:
+    """What an item used; by its size where it has content and no usage. Its own request is not known here."""
+    if not answer.content_bytes:
+        return answer.tokens
+    output = 1 if answer.tokens.output else tokens_in(answer.content_bytes)
+    return at_least(answer.tokens, request_bytes=0, output=output)

@@ -1,0 +1,218 @@
+"""The copy of a body for a provider that copied the Messages API.
+
+The lists of what travels are closed, since such a provider refuses what it doesn't know or, worse, misreads it:
+
+- Fields of the body (`TOP_LEVEL`) and of tools (`TOOL_FIELDS`). `context_management`, `output_config`, `mcp_servers`,
+  `container`, `thread` and the like stay out, together with the beta headers that they belong to.
+- `metadata.user_id` stays out: it names the user's device and account, and is no business of another vendor.
+- The attribution block of Claude Code is out of `system`: there it is prompt text that differs and spoils the cache.
+- Messages of role `system` are folded into a user message, as text: the one before, else the one after (at its end,
+  since results of tools must come first), else one of their own. Claude Code does so itself when it is refused one.
+- `thinking` of type `adaptive` becomes `enabled` with half of `max_tokens` as its budget, or is left out where
+  `max_tokens` is too small for that.
+- `max_tokens` is at most what the model is known to give.
+- Tools keep what a model needs. Tools of Anthropic's own (those with a `type`) are out, unless the request brings no
+  others: then it is about them, and an answer without them would pretend; the provider may refuse it.
+- `cache_control` stays: Claude Code sends it to Z.AI directly as well, and nobody reports a refusal.
+- Content blocks: see `blocks_compat`. When one of the assistant's messages is emptied by that and goes, the user's
+  messages around it become one, so that the roles still take turns.
+
+Not here: which thoughts cross from vendor to vendor (`bodies`).
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from service.protocol.raw_json import (
+    Fields,
+    changed,
+    clean_messages,
+    encoded,
+    fields_of,
+    list_of,
+    objects_of,
+    text_of,
+    value_of,
+    with_model,
+)
+from service.providers.blocks_compat import clean_block
+from service.settings import ModelLimits, StripThinking
+
+TOP_LEVEL: Final = frozenset(
+    ("model", "messages", "max_tokens", "stop_sequences", "stream", "system", "temperature", "top_p", "top_k",
+     "metadata", "tools", "tool_choice", "thinking")
+)  # fmt: skip
+TOOL_FIELDS: Final = frozenset(("name", "description", "input_schema", "cache_control"))
+METADATA_LEFT_OUT: Final = frozenset(("user_id",))
+ATTRIBUTION: Final = "x-anthropic-billing-header"
+BUDGET_LEAST_TOKENS: Final = 1_024
+BUDGET_MOST_TOKENS: Final = 32_000
+
+
+def for_compat(raw: bytes, model_sent: str, strip: StripThinking, limits: ModelLimits) -> bytes:
+    """The body as such a provider takes it."""
+    fields = fields_of(raw)
+    if fields is None:
+        return raw
+    cleaned = {name: value for name, value in fields.items() if name in TOP_LEVEL}
+    cleaned = with_model(cleaned, model_sent)
+    cleaned = changed(cleaned, "metadata", clean_metadata)
+    cleaned = changed(cleaned, "system", clean_system)
+    cleaned = changed(cleaned, "max_tokens", lambda value: clean_max_tokens(value, limits.output_tokens))
+    cleaned = changed(cleaned, "thinking", lambda value: clean_thinking(value, cleaned.get("max_tokens")))
+    cleaned = clean_tools(cleaned)
+    cleaned = changed(cleaned, "messages", fold_system)
+    cleaned = clean_content(cleaned, strip, limits)
+    unchanged = len(cleaned) == len(fields) and all(cleaned[name] is value for name, value in fields.items())
+    return raw if unchanged else msgspec.json.encode(cleaned)
+
+
+def clean_content(fields: Fields, strip: StripThinking, limits: ModelLimits) -> Fields:
+    """The body with every content block cleaned."""
+    reads_images = limits.reads_images is not False
+    cleaned = clean_messages(fields, lambda block: clean_block(block, strip, reads_images=reads_images))
+    if cleaned is fields:
+        return fields
+    before, after = list_of(fields["messages"]) or [], list_of(cleaned["messages"]) or []
+    return cleaned if len(before) == len(after) else changed(cleaned, "messages", join_users)
+
+
+def join_users(value: Raw) -> Raw:
+    """Messages of which no two in a row are the user's."""
+    messages = objects_of(value)
+    joined: list[Fields] = []
+    for role, turn in groupby(messages, turn_of):
+        first, *others = turn
+        is_joined = role == "user" and bool(others)
+        joined += [extended(first, all_blocks_of(others))] if is_joined else [first, *others]
+    return value if len(joined) == len(messages) else encoded(joined)
+
+
+def clean_max_tokens(value: Raw, most_tokens: int | None) -> Raw:
+    """The limit of the answer, at most what the model gives."""
+    asked = value_of(value)
+    too_many = most_tokens is not None and isinstance(asked, int) and asked > most_tokens
+    return encoded(most_tokens) if too_many else value
+
+
+def clean_metadata(value: Raw) -> Raw | None:
+    """Metadata without what names the user; None when nothing is left."""
+    metadata = fields_of(value)
+    if metadata is None or not METADATA_LEFT_OUT & metadata.keys():
+        return value
+    return encoded({name: kept for name, kept in metadata.items() if name not in METADATA_LEFT_OUT} or None)
+
+
+def clean_system(value: Raw) -> Raw | None:
+    """The system prompt without the attribution block; None when nothing is left."""
+    blocks = list_of(value)
+    if blocks is None:
+        text = text_of(value)
+        return encoded(text.partition("\n")[2] or None) if text.startswith(ATTRIBUTION) else value
+    kept = [block for block in blocks if not text_of((fields_of(block) or {}).get("text")).startswith(ATTRIBUTION)]
+    return value if len(kept) == len(blocks) else encoded(kept or None)
+
+
+def clean_thinking(value: Raw, max_tokens: Raw | None) -> Raw | None:
+    """The `thinking` parameter in the form that came first; None leaves it out."""
+    thinking = value_of(value)
+    if not isinstance(thinking, dict):
+        return None
+    kind = thinking.get("type")
+    limit = value_of(max_tokens) if max_tokens is not None else None
+    if kind == "adaptive" or is_over(thinking.get("budget_tokens"), limit):
+        return thinking_within(limit)
+    if kind not in ("enabled", "disabled"):
+        return None
+    known = {name: part for name, part in thinking.items() if name in ("type", "budget_tokens")}
+    return value if known == thinking else encoded(known)
+
+
+def is_over(budget: object, limit: object) -> bool:
+    """Whether a budget for thinking leaves nothing of `max_tokens`."""
+    return isinstance(budget, int) and isinstance(limit, int) and budget >= limit
+
+
+def thinking_within(limit: object) -> Raw | None:
+    """Thinking with a budget below `max_tokens`; None where there is no room for it."""
+    if not isinstance(limit, int) or limit <= BUDGET_LEAST_TOKENS:
+        return None
+    budget = min(max(limit // 2, BUDGET_LEAST_TOKENS), BUDGET_MOST_TOKENS)
+    return encoded({"type": "enabled", "budget_tokens": budget})
+
+
+def clean_tools(fields: Fields) -> Fields:
+    """Tools with known fields only, without Anthropic's own; a choice of a tool that is gone goes too."""
+    tools = objects_of(fields.get("tools"))
+    own = [tool for tool in tools if text_of(tool.get("type")) in ("", "custom")]
+    if not own:
+        return fields
+    kept = [{name: value for name, value in tool.items() if name in TOOL_FIELDS} for tool in own]
+    if kept == tools:
+        return fields
+    cleaned = fields | {"tools": encoded(kept)}
+    if is_choice_of_other(fields_of(fields.get("tool_choice")) or {}, kept):
+        del cleaned["tool_choice"]
+    return cleaned
+
+
+def is_choice_of_other(choice: Fields, tools: Sequence[Fields]) -> bool:
+    """Whether a choice names a tool that is none of these."""
+    return "name" in choice and text_of(choice["name"]) not in {text_of(tool.get("name")) for tool in tools}
+
+
+def fold_system(value: Raw) -> Raw:
+    """Messages without the role `system`: their blocks go to the end of the user's message before them, else to the
+    user's next."""
+    runs = [(role, list(run)) for role, run in groupby(objects_of(value), turn_of)]
+    if not any(role == "system" for role, _ in runs):
+        return value
+    folded: list[Fields] = []
+    waiting: list[Raw] = []
+    for role, run in runs:
+        if role == "system":
+            waiting += all_blocks_of(run)
+            if folded and turn_of(folded[-1]) == "user":
+                folded[-1], waiting = extended(folded[-1], waiting), []
+            continue
+        if waiting and role != "user":
+            folded.append(user_message(waiting))
+        folded += [extended(run[0], waiting), *run[1:]] if waiting and role == "user" else run
+        waiting = []
+    return encoded([*folded, user_message(waiting)] if waiting else folded)
+
+
+def turn_of(message: Fields) -> str:
+    """Whose turn a message is."""
+    return text_of(message.get("role"))
+
+
+def all_blocks_of(messages: list[Fields]) -> list[Raw]:
+    """The content of messages as blocks. They are put somewhere all at once: one by one they would be copied as often
+    as there are messages."""
+    return [block for message in messages for block in blocks_of(message)]
+
+
+def extended(message: Fields, blocks: list[Raw]) -> Fields:
+    """The message with more blocks at its end."""
+    return message | {"content": encoded(blocks_of(message) + blocks)}
+
+
+def user_message(blocks: list[Raw]) -> Fields:
+    """A user message of these blocks."""
+    return {"role": encoded("user"), "content": encoded(blocks)}
+
+
+def blocks_of(message: Fields) -> list[Raw]:
+    """A message's content as blocks."""
+    content = message.get("content")
+    blocks = list_of(content)
+    if blocks is not None:
+        return blocks
+    if content is None or bytes(content)[:1] != b'"':
+        return []
+    return [encoded({"type": "text", "text": content})]

@@ -1,0 +1,138 @@
+"""Commands and answers over a connection that redis-py has made: the bytes are ours, all else stays redis-py's.
+
+For commands that are always the same, and of which it only matters that they were taken, redis-py's layers (pool,
+locks, retries, readers) cost several times what the command itself does. Not here: which commands
+(`fleet.stream_writer`).
+"""
+
+import asyncio
+
+from redis.exceptions import ConnectionError as Unreachable
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as Silent
+
+LINES = b"+-:,_#("
+"""Values of RESP that are one line."""
+TEXTS = b"$=!"
+"""Values that say how many bytes follow."""
+LISTS = {ord("*"): 1, ord("~"): 1, ord(">"): 1, ord("%"): 2, ord("|"): 2}
+"""Values that say how many values follow, or pairs of them."""
+ERRORS = b"-!"
+LONGEST_VALUE_BYTES = 1 << 16
+"""Answers are numbers and ids, and what is said in between is short too."""
+ASIDES = b">|"
+"""What a server may say in between: it answers nothing."""
+
+
+class RespConnection(asyncio.Protocol):
+    """Sends commands, and waits for as many answers; one lot at a time."""
+
+    def __init__(self, transport: asyncio.WriteTransport, limit_s: float) -> None:
+        self._transport = transport
+        self._former = transport.get_protocol()
+        self._limit_s = limit_s
+        self._loop = asyncio.get_running_loop()
+        self._answered: asyncio.Future[None] | None = None
+        self._left = 0
+        self._asked_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._data = b""
+        self.is_lost = False
+        transport.set_protocol(self)
+
+    def ask(self, commands: bytes, number: int) -> asyncio.Future[None]:
+        """Send so many commands; done once each has been answered. Fails with RedisError at the first that was refused,
+        when the connection breaks, and when they were not all answered within the limit."""
+        self._answered = answered = self._loop.create_future()
+        self._left = number
+        self._asked_s = self._loop.time()
+        if self._transport.is_closing():
+            self._fail(Unreachable("Redis has closed the connection"))
+            return answered
+        self._transport.write(commands)
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._limit_s, self._look)
+        return answered
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self.is_lost = True
+        self._answered = None
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Count the answers."""
+        try:
+            self._data = self._take(self._data + data)
+        except (ValueError, KeyError, RecursionError):
+            self._fail(Unreachable("Redis does not speak its protocol"))
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing comes any more; redis-py may be waiting to hear that."""
+        self.is_lost = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._fail(Unreachable(f"Redis has closed the connection{f' ({exc})' if exc else ''}"))
+        self._former.connection_lost(exc)
+
+    def _take(self, data: bytes) -> bytes:
+        """What is left when all whole values are taken."""
+        begin = 0
+        while end := end_of(data, begin):
+            self._take_one(data[begin:end])
+            begin = end
+        if len(data) - begin > LONGEST_VALUE_BYTES:
+            raise ValueError("a value without end")
+        return data[begin:]
+
+    def _take_one(self, value: bytes) -> None:
+        if value[0] in ASIDES:
+            return
+        if value[0] in ERRORS:
+            self._fail(ResponseError(value[1:].decode(errors="replace").strip()))
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("an answer to nothing")
+        if self._left == 0 and self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
+
+    def _look(self) -> None:
+        """Give up what was asked too long ago: one timer serves all lots."""
+        self._timer = None
+        if self._answered is None or self._answered.done():
+            return
+        left_s = self._asked_s + self._limit_s - self._loop.time()
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._look)
+        else:
+            self._fail(Silent("Redis has not answered in time"))
+
+    def _fail(self, error: Exception) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_exception(error)
+
+
+def packed(*words: bytes) -> bytes:
+    """A command as it is sent."""
+    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+
+
+def end_of(data: bytes, begin: int) -> int:
+    """Where the value that begins here ends, 0 when it is not whole yet. Raises ValueError or KeyError for what is no
+    RESP (https://redis.io/docs/latest/develop/reference/protocol-spec/), versions 2 and 3."""
+    line_end = data.find(b"\r\n", begin)
+    if line_end < 0:
+        return 0
+    kind, end = data[begin], line_end + 2
+    if kind in LINES:
+        return end
+    count = int(data[begin + 1 : line_end])
+    if kind in TEXTS:
+        end += count + 2 if count >= 0 else 0
+        return end if end <= len(data) else 0
+    for _ in range(count * LISTS[kind]):
+        end = end_of(data, end)
+        if not end:
+            return 0
+    return end

@@ -1,0 +1,49 @@
+"""What a provider's error answer means for this request: its facts, put before routing's table.
+
+Not here: reading the facts (`providers.error_facts`), or the table (`routing.failure`).
+"""
+
+from msgspec.structs import replace
+
+from service.fleet.clock import Clock
+from service.protocol.tap import StreamError
+from service.providers.error_facts import error_facts, facts_for
+from service.relay.attempt import AttemptState
+from service.routing.failure import Failure, FailureTable, classify
+from service.settings.failure_rules import Rules
+
+STATUS_OF_TYPE = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""The HTTP status of each of Anthropic's error types (its documentation), for errors that came inside a 200."""
+
+
+class FailureClassifier:
+    """Tells failures from answers, by the rules of the settings."""
+
+    def __init__(self, rules: Rules, clock: Clock) -> None:
+        self._table = FailureTable(rules)
+        self._clock = clock
+
+    def classify_response(self, one: AttemptState) -> Failure:
+        """The failure that an error answer means."""
+        return self._failure(one, one.status, one.body)
+
+    def classify_stream_error(self, one: AttemptState, error: StreamError) -> Failure:
+        """The failure that an error inside a 200 means, with the status that it would have had as an answer."""
+        return replace(self._failure(one, 200, error.data), status=STATUS_OF_TYPE.get(error.type, 500))
+
+    def _failure(self, one: AttemptState, status: int, body: bytes) -> Failure:
+        now_ms = self._clock.now_ms()
+        facts = facts_for(
+            error_facts(status, one.headers, body, now_ms), one.route, one.attempt.candidate.model, now_ms
+        )
+        return classify(facts, now_ms, self._table)

@@ -1,0 +1,1 @@
+"""Logs, counters and traces, and text made safe to print."""

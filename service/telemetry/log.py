@@ -1,0 +1,257 @@
+"""The log as it is read: `[12:34:56] [INFO] [id] → Anthropic POST /v1/messages`; colours on a terminal, plain when
+piped, or one JSON object a line.
+
+Not here: what is worth a line. No prompt, answer or secret is ever handed to a logger.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from time import time
+from typing import Any, Literal, NamedTuple, TextIO
+
+import msgspec
+
+from service.settings import LogLevel
+from service.telemetry.safe_text import visible, visible_json
+
+OK = 25
+"""Between info and warn: an answer."""
+LEVELS: dict[LogLevel, int] = {"debug": 10, "info": 20, "warn": 30, "error": 40, "silent": 100}
+NAMES = {logging.DEBUG: "DEBUG", logging.INFO: "INFO", OK: "OK", logging.WARNING: "WARN", logging.ERROR: "ERROR"}
+COLOURS = {logging.DEBUG: 90, logging.INFO: 36, OK: 32, logging.WARNING: 33, logging.ERROR: 31}
+PLAIN = logging.Formatter()
+TRACEBACK_INDENT = "  "
+"""So that no line of an exception's message looks like a line of the log."""
+ABOUT_THE_REQUEST = ("request", "route")
+"""Said elsewhere in the line."""
+PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+def set_up(level: LogLevel, form: Literal["text", "json"], stream: TextIO = sys.stdout) -> None:
+    """Send this process's log to a stream."""
+    disable_unused_record_fields()
+    root = logging.getLogger()
+    root.handlers = [handler_of(form, stream)]
+    root.setLevel(logging.WARNING)
+    for name in ("ccproxy", "workers"):
+        logging.getLogger(name).setLevel(LEVELS[level])
+    if level == "silent":
+        root.setLevel(LEVELS["silent"])
+
+
+def disable_unused_record_fields() -> None:
+    """Where a line was logged, and by which thread, task or process: half of what a record costs (Python's logging
+    HOWTO, "Optimization"). For a process of our own alone."""
+    logging._srcfile = None  # noqa: SLF001 - the documented way
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+def handler_of(form: Literal["text", "json"], stream: TextIO) -> "LineHandler":
+    """Writes to a stream, in colours where that is a terminal."""
+    coloured = stream.isatty() and not os.environ.get("NO_COLOR")
+    logging.addLevelName(OK, "OK")
+    return LineHandler(json_line if form == "json" else Lines(coloured=coloured), stream)
+
+
+def show_in_program(level: LogLevel, form: Literal["text", "json"], stream: TextIO = sys.stdout) -> None:
+    """The same inside another program: its level holds, and a log that the program has set up itself is left alone."""
+    own = logging.getLogger("ccproxy")
+    own.setLevel(LEVELS[level])
+    if not own.hasHandlers():
+        own.addHandler(handler_of(form, stream))
+
+
+def logger_of_lines(name: str) -> logging.Logger:
+    """The logger of this name, for a line with each request. To be asked for first by whoever has most to say."""
+    usual = logging.getLoggerClass()
+    logging.setLoggerClass(LineLogger)
+    try:
+        return logging.getLogger(name)
+    finally:
+        logging.setLoggerClass(usual)
+
+
+class LogLine(NamedTuple):
+    """What a line tells."""
+
+    level: int
+    at_s: float
+    logger: str
+    message: str
+    fields: Mapping[str, object]
+    exception: str = ""
+
+
+class Listener(logging.Handler):
+    """A handler that needs no record of what is said."""
+
+    def hear(self, said: LogLine) -> None:
+        """Take note of it; may fail."""
+        raise NotImplementedError
+
+    def take(self, said: LogLine) -> None:
+        """The same, but it fails nobody: a fault is told on stderr, as by logging's own handlers."""
+        try:
+            self.hear(said)
+        except Exception:  # noqa: BLE001 - whatever it is
+            self.handleError(logging.makeLogRecord({"msg": said.message}))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record."""
+        try:
+            self.hear(lines_in(record))
+        except Exception:  # noqa: BLE001 - whatever it is
+            self.handleError(record)
+
+
+def lines_in(record: logging.LogRecord) -> LogLine:
+    """What a record tells."""
+    exception = PLAIN.formatException(record.exc_info) if record.exc_info else ""
+    return LogLine(record.levelno, record.created, record.name, record.getMessage(), extras(record), exception)
+
+
+class LineHandler(Listener):
+    """Writes what one round of the event loop has said at once: a write for each line costs more than the line.
+
+    Warnings, and what is said outside of an event loop, are written right away, behind what waits. At the exit
+    `logging` itself flushes.
+    """
+
+    def __init__(self, line_of: Callable[[LogLine], str], stream: TextIO) -> None:
+        super().__init__()
+        self.stream = stream
+        self._line_of = line_of
+        self._waiting: list[str] = []
+        self._due_on: asyncio.AbstractEventLoop | None = None
+
+    def hear(self, said: LogLine) -> None:
+        """Take a line."""
+        line = self._line_of(said)
+        with self.lock or nullcontext():
+            self._waiting.append(line)
+            loop = running_loop()
+            if loop is None or said.level >= logging.WARNING:
+                self.flush()
+            elif self._due_on is not loop:
+                self._due_on = loop
+                loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        with self.lock or nullcontext():
+            waiting, self._waiting, self._due_on = self._waiting, [], None
+            if waiting:
+                self.stream.write("\n".join((*waiting, "")))
+                self.stream.flush()
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs here, None outside of one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class LineLogger(logging.Logger):
+    """Where all who listen are ours, they are told as it is: a record, which nobody looks at, costs twice as much as
+    the line."""
+
+    def _log(
+        self,
+        level: int,
+        msg: object,
+        args: Any,
+        exc_info: Any = None,
+        extra: Mapping[str, object] | None = None,
+        stack_info: bool = False,  # noqa: FBT001 - as in the base class
+        stacklevel: int = 1,
+    ) -> None:
+        listeners = listeners_to(self)
+        if not listeners or exc_info or stack_info:
+            super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
+            return
+        said = LogLine(level, time(), self.name, worded(msg, args), extra or {})
+        for listener in listeners:
+            listener.take(said)
+
+
+def listeners_to(logger: logging.Logger) -> list[Listener]:
+    """All who hear what a logger says; none if one of them is not ours."""
+    found: list[Listener] = []
+    above: logging.Logger | None = logger
+    while above is not None:
+        for handler in above.handlers:
+            if not isinstance(handler, Listener):
+                return []
+            found.append(handler)
+        above = above.parent if above.propagate else None
+    return found
+
+
+def worded(msg: object, args: Any) -> str:
+    """The words with what belongs in them; by logging's rules, but that words which do not fit are said as they are."""
+    try:
+        return str(msg) % (args[0] if len(args) == 1 and isinstance(args[0], Mapping) else args) if args else str(msg)
+    except (TypeError, ValueError, KeyError):
+        return f"{msg} {args}"
+
+
+class Lines:
+    """Lines for people."""
+
+    def __init__(self, *, coloured: bool) -> None:
+        self._coloured = coloured
+        self._second = (0, "")
+
+    def __call__(self, said: LogLine) -> str:
+        """Time, level, the request's id, the message and what else was said."""
+        line = f"[{self._time_of(int(said.at_s))}] [{level_name(said.level)}] {single_line(said)}"
+        if said.exception:
+            line += "".join(f"\n{TRACEBACK_INDENT}{visible(part)}" for part in said.exception.splitlines())
+        return f"\x1b[{COLOURS.get(said.level, 0)}m{line}\x1b[0m" if self._coloured else line
+
+    def _time_of(self, second: int) -> str:
+        """The local time, worked out once for all lines of a second."""
+        if self._second[0] != second:
+            self._second = second, datetime.fromtimestamp(second, UTC).astimezone().strftime("%H:%M:%S")
+        return self._second[1]
+
+
+def single_line(said: LogLine) -> str:
+    """The request's id, the message and what else was said, in one line that drives no terminal."""
+    request = said.fields.get("request")
+    line = f"[{request}] {said.message}" if request else said.message
+    for name, value in said.fields.items():
+        if name not in ABOUT_THE_REQUEST:
+            line += f" {name}={value}"
+    return visible(line)
+
+
+def json_line(said: LogLine) -> str:
+    """Lines for programs: one JSON object."""
+    fields = {
+        "at": datetime.fromtimestamp(said.at_s, UTC).isoformat(timespec="milliseconds"),
+        "level": level_name(said.level).lower(),
+        "logger": said.logger,
+        "message": said.message.strip(),
+        **said.fields,
+    }
+    if said.exception:
+        fields["exception"] = said.exception
+    return visible_json(msgspec.json.encode(fields, enc_hook=str).decode())
+
+
+def level_name(level: int) -> str:
+    """A level as it is shown."""
+    return NAMES.get(level) or logging.getLevelName(level)
+
+
+def extras(record: logging.LogRecord) -> dict[str, object]:
+    """The fields given with `extra`."""
+    return {name: value for name, value in vars(record).items() if name not in PLAIN_FIELDS}

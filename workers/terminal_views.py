@@ -1,0 +1,207 @@
+"""Reports as a person sees them on a terminal, and progress where there is one. Not here: finding the facts."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from service.telemetry.safe_text import csv_text
+from service.telemetry.terminal import SafeConsole, Text
+from workers.backup import Manifest
+from workers.recount import Progress as Told
+from workers.restore import Gap
+from workers.usage import Report, UsageSum, dollars, fields_of
+from workers.verify import StreamReport
+
+COUNTS = {
+    "requests": "requests",
+    "attempts": "attempts",
+    "failed": "failed",
+    "aborted": "aborted",
+    "lost": "lost",
+    "input_tokens": "input",
+    "output_tokens": "output",
+    "cached_tokens": "cached",
+    "batch_items": "batch",
+}
+ALWAYS = ("requests", "attempts", "input_tokens", "output_tokens")
+"""Shown though they be 0; the other columns only where one of them is not."""
+NAME_WIDTH = 12
+"""What a column of names so long has at least, so that numbers never crowd it out."""
+PIPE_WIDTH = 200
+"""Behind a pipe there is no edge to wrap at."""
+LINE_EVERY = 100_000
+"""Rows after which a pipe is told of progress."""
+
+
+@contextmanager
+def progress_of(console: SafeConsole, title: str, begin: int, end: int, *, lines: bool = False) -> Iterator[Told]:
+    """A bar on a terminal; else, with `lines`, a line now and then, or nothing."""
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=max(1, end - begin))
+            yield lambda position: bar.update(task, completed=position - begin)
+        return
+    said = begin
+
+    def say(position: int) -> None:
+        nonlocal said
+        if lines and position >= said + LINE_EVERY:
+            said = position
+            console.print(f"{title}: {position - begin:,} of {end - begin:,}", soft_wrap=True)
+
+    yield say
+
+
+def show_verified(reports: Sequence[StreamReport], console: SafeConsole) -> None:
+    """A line a stream, then what differs, by name."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("stream")
+    for name in ("events", "from", "to", "differences"):
+        table.add_column(name, justify="right")
+    for report in reports:
+        count = len(report.differences) + report.more
+        words = Text(f"{count:,}" if count else "none", style="red" if count else "green")
+        table.add_row(
+            report.stream, f"{report.events:,}", f"{report.from_position + 1:,}", f"{report.position:,}", words
+        )
+    console.print(table)
+    if all(report.ok for report in reports):
+        console.print("Every projection is what its events say.")
+        return
+    console.print()
+    console.print(differences_table(reports))
+    for report in reports:
+        if report.more:
+            console.print(f"{report.stream}: and {report.more:,} more rows with faults")
+    console.print("`ccproxy ledger rebuild` makes the projections anew from the events.")
+
+
+def differences_table(reports: Sequence[StreamReport]) -> Table:
+    """All that differs."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("stream", "what", "where", "stands", "should be"):
+        table.add_column(name, overflow="fold")
+    for report in reports:
+        for one in report.differences:
+            table.add_row(report.stream, *(Text(words) for words in (one.what, one.name, one.stands, one.should)))
+    return table
+
+
+def show_usage(report: Report, console: SafeConsole) -> None:
+    """A row a group, and the totals."""
+    since, until = report.period
+    console.print(f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}, UTC")
+    if not report.rows:
+        console.print("Nothing was used then; `--since` and `--until` choose another time.")
+        return
+    total = row_fields_for_table(report.total, ())
+    shown = [name for name in COUNTS if name in ALWAYS or total[name]]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_footer=True)
+    for place, name in enumerate(report.by):
+        longest = max(len(text) for text in (name, "total", *(row.names[place] for row in report.rows)))
+        width = min(NAME_WIDTH, longest)
+        table.add_column(name, footer="total" if place == 0 else "", overflow="fold", min_width=width)
+    for name in shown:
+        table.add_column(COUNTS[name], footer=counted(total[name]), justify="right", no_wrap=True)
+    table.add_column("cost", footer=cost_of(report.total), justify="right", no_wrap=True)
+    for row in report.rows:
+        fields = row_fields_for_table(row, report.by)
+        names = (Text(name or "-") for name in row.names)
+        table.add_row(*names, *(counted(fields[name]) for name in shown), cost_of(row))
+    console.print(table, width=None if console.is_terminal else PIPE_WIDTH, crop=False)
+    if report.total.requests is None:
+        console.print("Requests are not known: events of this time were dropped.", style="dim")
+    if report.total.usage.unpriced:
+        console.print(f"+ {report.total.usage.unpriced:,} attempts or batch items without a price", style="dim")
+    if report.total.usage.lost:
+        console.print("The tokens of lost attempts are estimates.", style="dim")
+
+
+def row_fields_for_table(row: UsageSum, by: Sequence[str]) -> dict[str, Any]:
+    """A row's fields with the kinds of cached tokens together; JSON and CSV have them apart."""
+    fields = fields_of(row, by)
+    kinds = ("cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens")
+    return fields | {"cached_tokens": sum(fields[kind] for kind in kinds)}
+
+
+def counted(count: int | None) -> str:
+    """A count with its thousands apart."""
+    return "-" if count is None else f"{count:,}"
+
+
+def cost_of(row: UsageSum) -> str:
+    """Dollars; a plus says that some of it has no price, a dash that nothing has."""
+    usage = row.usage
+    if usage.unpriced and not usage.cost_nusd:
+        return "-"
+    whole, _, part = dollars(usage.cost_nusd, 4).partition(".")
+    return f"${int(whole):,}.{part}{'+' if usage.unpriced else ''}"
+
+
+def usage_json(report: Report) -> dict[str, Any]:
+    """A report as plain values."""
+    return {
+        "since": f"{report.period.since:%Y-%m-%dT%H:%M:%SZ}",
+        "until": f"{report.period.until:%Y-%m-%dT%H:%M:%SZ}",
+        "time_zone": "UTC",
+        "by": list(report.by),
+        "rows": [fields_of(row, report.by) for row in report.rows],
+        "total": fields_of(report.total, ()),
+    }
+
+
+def usage_csv(report: Report) -> str:
+    """A report's rows, with a head and without a total."""
+    return csv_text([*report.by, *fields_of(report.total, ())], [fields_of(row, report.by) for row in report.rows])
+
+
+def show_backup(manifest: Manifest, title: str, console: SafeConsole) -> None:
+    """What a backup holds."""
+    made = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(manifest.made_at_ms / 1000))
+    events = sum(place.position for place in manifest.streams)
+    console.print(title, soft_wrap=True)
+    console.print(
+        f"{manifest.rows:,} rows, {events:,} events in {len(manifest.streams)} streams, schema {manifest.schema:04}, "
+        f"as of {made} UTC",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def show_gaps(gaps: Sequence[Gap], console: SafeConsole) -> None:
+    """What neither the backup nor Redis has."""
+    for gap in gaps:
+        begin, end = (time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1000)) for at in (gap.from_ms, gap.to_ms))
+        words = f"{gap.stream}: what happened between {begin} and {end} UTC is in no ledger"
+        console.print(words, style="yellow", soft_wrap=True)
+
+
+def show_put_aside(rows: Sequence[dict[str, Any]], console: SafeConsole) -> None:
+    """What was put aside, newest first."""
+    if not rows:
+        console.print("Nothing was put aside: no dead letters, no quarantine.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in ("kind", "stream", "seen (UTC)", "reason", "bytes"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        seen = row["seen_at"].replace("T", " ").removesuffix("Z")
+        table.add_row(
+            *(Text(words) for words in (row["kind"], row["stream"], seen, row["reason"], preview(row["raw"])))
+        )
+    console.print(table)
+
+
+def preview(raw: str) -> str:
+    """The beginning of what was put aside."""
+    return raw if len(raw) <= 120 else f"{raw[:120]} ..."

@@ -1,0 +1,175 @@
+"""One worker process: an RQ worker in the main thread, a ticker beside it, and the waiting for what both need.
+
+Not here: what a job does (`fold_job`), and the command line (`cli`).
+
+RQ's worker gives up when Redis goes away at the wrong moment; it is begun again until the process is told to stop.
+"""
+
+import gc
+import logging
+import signal
+from threading import Event, Thread
+from typing import Any
+
+import psycopg
+from redis import RedisError
+from rq import Queue
+from rq.exceptions import StopRequested
+from rq.serializers import JSONSerializer
+
+from workers import jobs
+from workers.archive import open_archive
+from workers.consume import Streams, open_redis
+from workers.fold_job import FoldJob
+from workers.migrate import SchemaError, pending
+from workers.outage import Outage
+from workers.project import Projector
+from workers.publish import Publisher
+from workers.report_service import ReportService
+from workers.retention import Damaged, Retention
+from workers.store import Store, connect
+from workers.ticker import Ticker
+from workers.wake import Wake, open_queue
+from workers.worker import FoldWorker
+
+log = logging.getLogger("ccproxy.worker")
+
+RETRY_S = 0.5
+SCHEMA_RETRY_S = 1.0
+TICKER_STOP_S = 1.5
+RETENTION_LOOK_S = 3_600.0
+RETENTION_RETRY_S = 60.0
+COLLECT_AFTER = 20_000
+"""Objects made and not yet dropped: a large batch."""
+WORKER_TTL_S = 20
+"""RQ blocks on its queue for 15 s less than this, and shows itself alive as often."""
+
+
+class WorkerProcess:
+    """The parts of one worker process, put together. `direct_url` is Postgres itself, for what needs a session."""
+
+    def __init__(
+        self, redis_url: str, rq_redis_url: str, database_url: str, direct_url: str, retention_weeks: int = 0
+    ) -> None:
+        self.database_url = database_url
+        self.stopping = Event()
+        self.outage = Outage("redis")
+        self.store = Store(database_url)
+        self.queue = open_queue(rq_redis_url)
+        redis = open_redis(redis_url)
+        streams = Streams(redis)
+        wake = Wake(redis, self.queue)
+        publisher = Publisher(redis, self.stopping)
+        self.shift = FoldJob(Projector(self.store, streams), publisher, streams, wake, self.stopping, self.outage)
+        # The ticker's own client does not try again: it has to notice when Redis was away.
+        self.desk = ReportService(direct_url, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
+        self.retention = Retention(lambda: open_archive(direct_url), retention_weeks)
+        self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.load_ledger, self.outage)
+
+    def load_ledger(self) -> list[str]:
+        """The streams that Postgres knows, asked by the ticker's thread on a connection of its own."""
+        store = Store(self.database_url)
+        try:
+            return store.streams()
+        finally:
+            store.close()
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: self.stopping.set())
+        if wait_for_schema(self.database_url, self.stopping):
+            jobs.begin(self.shift, self.desk)
+            tune_collector()
+            self.ticker.start()
+            self.desk.start()
+            Thread(target=self.retain, name="retention", daemon=True).start()
+            self.serve()
+            self.desk.stop()
+            self.ticker.stop(TICKER_STOP_S)
+        self.store.close()
+        log.info("worker.stopped")
+
+    def retain(self) -> None:
+        """Drop expired weeks, now and every hour. A process that ends meanwhile leaves the database to roll back."""
+        outage = Outage("retention")
+        while self.retention.keep_weeks and not self.stopping.is_set():
+            pause_s = RETENTION_LOOK_S
+            try:
+                self.retention.look()
+                outage.mark_up()
+            except Exception as error:  # noqa: BLE001 - folding goes on whatever this comes to; it is said, once
+                outage.mark_down(error, traceback=not isinstance(error, psycopg.Error | Damaged))
+                pause_s = RETENTION_RETRY_S
+            self.stopping.wait(pause_s)
+
+    def serve(self) -> None:
+        """Do jobs; begin again when RQ gave up."""
+        greeted = False
+        while not self.stopping.is_set():
+            try:
+                worker = open_worker(self.queue, self.stopping)
+                if not greeted:
+                    log.info("worker.ready queue=%s worker=%s", self.queue.name, worker.name)
+                    greeted = True
+                worker.work(logging_level=rq_level())
+                self.stopping.wait(RETRY_S)
+            except RedisError as error:
+                self.outage.mark_down(error)
+                self.stopping.wait(RETRY_S)
+            except StopRequested:
+                return  # the signal came after RQ's own loop had ended
+
+
+def open_worker(queue: Queue, stopping: Event) -> FoldWorker:
+    """An RQ worker for this queue. Raises RedisError while Redis is away."""
+    worker = FoldWorker(
+        [queue],
+        connection=queue.connection,
+        serializer=JSONSerializer,
+        worker_ttl=WORKER_TTL_S,
+        log_job_description=False,
+    )
+    worker.stopping = stopping
+    return worker
+
+
+def tune_collector() -> None:
+    """What was made at the start stays, and a batch's events go by themselves: the collector looks seldomer."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 20, 20)
+
+
+def rq_level() -> str:
+    """RQ tells of every job and every failed reconnection: worth reading when looking for a fault, and only then."""
+    return "DEBUG" if log.isEnabledFor(logging.DEBUG) else "CRITICAL"
+
+
+def wait_for_schema(database_url: str, stopping: Event) -> bool:
+    """Wait until the database answers and has our schema: in compose, all start at once. False when told to stop."""
+    outage, schema = Outage("postgres"), Outage("schema")
+    while not stopping.is_set():
+        try:
+            check_schema(database_url)
+        except SchemaError as error:
+            outage.mark_up()
+            schema.mark_down(error)
+        except psycopg.Error as error:
+            outage.mark_down(error)
+        else:
+            outage.mark_up()
+            schema.mark_up()
+            return True
+        stopping.wait(SCHEMA_RETRY_S)
+    return False
+
+
+def check_schema(database_url: str) -> None:
+    """Raises SchemaError unless the schema is the one that this version works with."""
+    connection: psycopg.Connection[Any] = connect(database_url)
+    with connection:
+        missing = pending(connection)
+    if missing:
+        names = ", ".join(f"{migration.number:04} {migration.name}" for migration in missing)
+        raise SchemaError(f"the database lacks {names}; `ccproxy migrate` brings it up to date")
