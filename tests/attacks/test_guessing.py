@@ -11,7 +11,7 @@ import pytest
 from service import auth_throttle as brake
 from service.auth_throttle import FREE_TRIES
 from tests.attacks.raw import ByteProvider, byte_provider
-from tests.edge.test_admit import issue, shown
+from tests.edge.test_key_limits import issue, shown
 from tests.relay.serving import ASK, Server, Serving
 
 ADMIN, METRICS, ANN = "admin-token-0123456789", "metrics-token-0123456789", "key-of-ann-0123456789"

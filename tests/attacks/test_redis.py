@@ -20,7 +20,7 @@ from service.oauth.credentials_file import OAuthTokens
 from service.oauth.shared_token import SharedToken
 from service.settings import Secret
 from tests.attacks.raw import byte_provider, leave, listening
-from tests.outbox.making import clock, eventually
+from tests.fleet.outbox.making import clock, eventually
 from tests.relay.serving import ASK, Server
 
 PASSWORD = "redis-password-marked-aaaaaaaa"

@@ -7,7 +7,7 @@ import pytest
 from service.ledger.events import AttemptEnded, TokenCounts
 from tests.attacks.raw import MESSAGE, answer, byte_provider, raw_client, request
 from tests.fakes import FakeProvider, reply
-from tests.outbox.making import eventually
+from tests.fleet.outbox.making import eventually
 from tests.relay.serving import ASK, STREAM, STREAM_BYTES, Server, connected, request_bytes
 
 SSE = "text/event-stream; charset=utf-8"

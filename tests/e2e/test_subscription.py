@@ -11,7 +11,7 @@ from service.ledger.wire import oauth_token_key
 from tests.e2e.asking import ASK, HEADERS, STREAM, client_of
 from tests.e2e.house import House, Proxy
 from tests.fakes import FakeProvider
-from tests.providers.making import OLD_ACCESS, OLD_REFRESH, log_in, refreshes, told
+from tests.oauth.factories import OLD_ACCESS, OLD_REFRESH, log_in, refreshes, told
 
 pytestmark = pytest.mark.e2e
 

@@ -7,7 +7,7 @@ import pytest
 
 from service.edge.request_target import endpoint_of
 from tests.fakes import FakeProvider, reply
-from tests.outbox.making import eventually
+from tests.fleet.outbox.making import eventually
 from tests.relay.serving import ASK, ASK_BYTES, Server, connected, request_bytes
 
 

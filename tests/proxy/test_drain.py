@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.fakes import FakeProvider, reply
-from tests.outbox.making import ScriptedPort, eventually
+from tests.fleet.outbox.making import ScriptedPort, eventually
 from tests.relay.serving import ASK_BYTES, STREAM_BYTES, Server, chunked, connected, request_bytes
 from tests.relay.test_commit import DELTA, END, SSE, START
 

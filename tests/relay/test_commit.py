@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.fakes import FakeProvider, Reply, reply
-from tests.outbox.making import eventually
+from tests.fleet.outbox.making import eventually
 from tests.relay.serving import ASK, STREAM, STREAM_BYTES, Server, connected, request_bytes
 
 START = (

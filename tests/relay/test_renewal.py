@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import FakeProvider, reply
-from tests.providers.making import HOUR_MS, OLD_REFRESH, log_in, refreshes
+from tests.oauth.factories import HOUR_MS, OLD_REFRESH, log_in, refreshes
 from tests.relay.serving import STREAM_BYTES, Server, Serving, connected, request_bytes
 
 

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 
 from service.ledger.events import ResourceCreated
 from tests.fakes import FakeProvider, reply
-from tests.outbox.making import eventually
+from tests.fleet.outbox.making import eventually
 from tests.relay.serving import ASK, STREAM, Server, Serving, connected
 
 OTHER_KEY = "sk-ant-api03-second-marked-cccccccccc"

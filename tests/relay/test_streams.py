@@ -6,7 +6,7 @@ import pytest
 
 from service.fleet import outbox
 from tests.fakes import FakeProvider, reply
-from tests.outbox.making import ScriptedPort, eventually
+from tests.fleet.outbox.making import ScriptedPort, eventually
 from tests.relay.serving import (
     ASK,
     ASK_BYTES,

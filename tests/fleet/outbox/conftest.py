@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from service.app import open_redis
 from service.embedded.valkey import Valkey
 from service.fleet.outbox import Outbox, StreamPort
-from tests.outbox.making import clock
+from tests.fleet.outbox.making import clock
 
 MakeOutbox = Callable[..., Outbox]
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from service.fleet.outbox import FRESH_MS
-from tests.outbox.conftest import MakeOutbox
-from tests.outbox.making import STREAM, ScriptedPort, eventually, heard, started
+from tests.fleet.outbox.conftest import MakeOutbox
+from tests.fleet.outbox.making import STREAM, ScriptedPort, eventually, heard, started
 
 
 async def test_what_redis_took_last_is_on_disk_once_it_is_away(make: MakeOutbox, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from service.fleet import outbox as rooms
 from service.fleet.outbox import Outbox
 from service.fleet.spool import SpoolRecord, adopt, read_segment
 from service.ledger.events import Event
-from tests.outbox.conftest import MakeOutbox
-from tests.outbox.making import STREAM, ScriptedPort, eventually, heard, started
+from tests.fleet.outbox.conftest import MakeOutbox
+from tests.fleet.outbox.making import STREAM, ScriptedPort, eventually, heard, started
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from service.fleet.spool import read_segment
 from service.ledger.events import Event
 from service.ledger.fold import hear
 from service.ledger.state import Heard
-from tests.outbox.making import STREAM, Behaviour, ScriptedPort, clock, eventually, started
+from tests.fleet.outbox.making import STREAM, Behaviour, ScriptedPort, clock, eventually, started
 
 STEPS = st.one_of(
     st.tuples(st.just("append"), st.integers(1, 6)),

@@ -14,8 +14,8 @@ from service.fleet.snapshots import Watcher
 from service.ledger import wire
 from service.ledger.events import CircuitReset, ClientKeyIssued, RequestRefused, RouteDisabled, RouteEnabled
 from service.ledger.wire import CONTROL
-from tests.outbox.making import clock, ended, eventually, started
-from tests.watcher.conftest import Post, control_ledger, route_ledger
+from tests.fleet.outbox.making import clock, ended, eventually, started
+from tests.fleet.snapshots.conftest import Post, control_ledger, route_ledger
 
 MakePost = Callable[..., Post]
 

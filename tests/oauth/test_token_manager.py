@@ -14,8 +14,8 @@ from service.oauth import token_manager as page
 from service.oauth.credentials_file import CredentialsFile
 from tests.fakes import FakeProvider, reply
 from tests.fakes.language import Reply
-from tests.providers.conftest import MakeSubscription
-from tests.providers.making import (
+from tests.oauth.conftest import MakeSubscription
+from tests.oauth.factories import (
     HOUR_MS,
     OLD_ACCESS,
     OLD_REFRESH,
@@ -402,13 +402,13 @@ async def test_what_cannot_be_saved_is_kept_and_saved_later(
 PROCESS = """\
 import asyncio, sys
 from service.oauth.credentials_file import CredentialsFile
-from service.oauth.token_manager import Subscription
+from service.oauth.token_manager import TokenManager
 from service.oauth.token_endpoint import TokenEndpoint
 from service.settings import OAuth
 import time
 
 async def main():
-    one = Subscription("subscription", CredentialsFile(sys.argv[1]), TokenEndpoint(OAuth(refresh_url=sys.argv[2])),
+    one = TokenManager("subscription", CredentialsFile(sys.argv[1]), TokenEndpoint(OAuth(refresh_url=sys.argv[2])),
         None, skew_ms=300_000, now_ms=lambda: int(time.time() * 1000))
     await one.token()
 

@@ -12,7 +12,7 @@ from service.ledger.state import Heard, Usage
 from service.ledger.wire import probe_key, reserved_key, slots_key
 from service.routing.failover import AdmissionDenied
 from service.routing.quota import QuotaReading
-from tests.admission.conftest import NewReplica, Replica
+from tests.fleet.admission.conftest import NewReplica, Replica
 
 QUOTA = AdmissionDenied("quota", admission.REASONS["quota"])
 

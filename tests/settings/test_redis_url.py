@@ -54,7 +54,7 @@ def test_a_mistake_repeats_nothing(url: str) -> None:
 
 
 def test_redis_is_opened_by_one_page_alone() -> None:
-    """Nobody but `topology` makes a client, so that TLS, Sentinel and Cluster work wherever Redis is asked."""
+    """Nobody but `redis_client.factory` makes a client: TLS, Sentinel and Cluster work wherever Redis is asked."""
     pages = [page for house in (service, workers) for page in Path(house.__path__[0]).rglob("*.py")]
     found = {page.stem for page in pages if CLIENT.search(page.read_text("utf-8"))}
-    assert found == {"topology"}
+    assert found == {"factory"}

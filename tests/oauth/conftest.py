@@ -16,7 +16,7 @@ from service.oauth.token_endpoint import TokenEndpoint
 from service.oauth.token_manager import TokenManager
 from service.settings import OAuth, Secret
 from tests.fakes import FakeProvider
-from tests.providers.making import OLD_REFRESH, Time, log_in
+from tests.oauth.factories import OLD_REFRESH, Time, log_in
 
 SHARE_KEY = "a-share-key-of-more-than-thirty-two-characters"
 MakeSubscription = Callable[..., TokenManager]

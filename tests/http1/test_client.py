@@ -20,7 +20,7 @@ from service.http1.connection import READ_AHEAD_BYTES, StaleSocket
 from service.http1.connector import connected
 from service.http1.pool import Limits
 from service.http1.request_head import Origin
-from tests.providers.scripted import Peer, answer, answers, scripted, until
+from tests.http1.scripted import Peer, answer, answers, scripted, until
 
 WAITS = HttpTimeouts(connect_s=20, pool_s=20, write_s=20, head_s=20, chunk_s=20)
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -673,7 +673,7 @@ async def test_a_connection_that_comes_after_the_close_is_closed(
         await lean.aclose()
         return connection
 
-    monkeypatch.setattr(dialer, "dial", late)
+    monkeypatch.setattr(dialer, "connect", late)
     async with scripted(hang) as server:
         with pytest.raises(httpx.ConnectError):
             await ask(lean, server.url)

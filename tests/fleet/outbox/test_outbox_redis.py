@@ -10,8 +10,8 @@ from service.embedded.valkey import Valkey
 from service.fleet.outbox import StreamPort
 from service.fleet.stream_writer import PipelinedStreamPort, RedisPort, port_to
 from service.ledger.wire import CHANGES_CHANNEL, CONTROL, CONTROL_NEWS, ENTRY_FIELD, STREAMS_KEY, events_key
-from tests.outbox.conftest import MakeOutbox
-from tests.outbox.making import STREAM, events_of, eventually, started
+from tests.fleet.outbox.conftest import MakeOutbox
+from tests.fleet.outbox.making import STREAM, events_of, eventually, started
 
 
 @pytest.fixture(params=["pool", "line"])
