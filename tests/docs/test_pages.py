@@ -136,6 +136,13 @@ def test_targets_exist() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_source_files_exist(page: Path) -> None:
+    """Each file of the project that a page names by its path is there."""
+    named = re.findall(r"`((?:service|workers|tests|bench|deploy|\.ci)/[\w./-]*)`", prose_of(page))
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_in_examples_exist(page: Path) -> None:
     """Each `ccproxy` that a page names is a command, and has the options that it is given."""
     if page == CLI_PAGE:
