@@ -33,7 +33,7 @@ COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-comp
   $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo dev build test simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale lock docs screenshots clean stale
+.PHONY: help up demo dev build test unit room mutate simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale lock docs screenshots clean stale
 .PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
@@ -59,6 +59,16 @@ test: $(DEVELOP) ## every check: format, lint, types, import contract, tests (AR
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n $(or $(JOBS),3) --dist loadfile $(if $(CI),-p tests.no_skips) $(ARGS)
+
+unit: $(DEVELOP) ## tests of the pure packages alone, no server and no process: a few seconds
+	$(BIN)/python -m pytest -q -n 2 tests/routing tests/ledger tests/settings tests/architecture $(ARGS)
+
+room: $(DEVELOP) ## tests of one package alone, without the other checks: make room ROOM=routing
+	@test -d "tests/$(ROOM)" || { echo "Name a package that has tests: make room ROOM=routing" >&2; exit 1; }
+	$(BIN)/python -m pytest -q -n $(or $(JOBS),2) --dist loadfile tests/$(ROOM) $(ARGS)
+
+mutate: $(DEVELOP) ## plant faults in the pure packages; their tests have to notice (ARGS="--rooms routing --count 50 --seed 2")
+	@PYTHONPATH=. $(BIN)/python -m tests.mutation $(ARGS)
 
 lint: $(DEVELOP) ## ruff's rules and the import contract
 	$(BIN)/ruff check .

@@ -1,0 +1,82 @@
+"""Mutants are what they say: one fault each, at its place, in text that still compiles; and survivors are told."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.mutation.__main__ import ROOMS, Room, Verdict, draw, modules_of, report
+from tests.mutation.mutants import Mutant, line_starts, mutants_of, planted
+
+ROOT = Path(__file__).parents[2]
+TEXT = '''\
+"""Ein Modul, 5 < 6."""
+LIMIT = 3
+
+
+def price(tokens: int, rate: int = 2) -> int:
+    """At most: 7 + 7."""
+    total = 0
+    total += tokens * rate
+    return min(total, LIMIT) if tokens > 0 and not rate < 1 else -1  # ä
+'''
+
+
+def test_each_kind_of_fault_is_planted_where_it_belongs() -> None:
+    found = {(mutant.before, mutant.after) for mutant in mutants_of("m.py", TEXT)}
+    assert found == {
+        ("0", "(1)"),
+        ("1", "(2)"),
+        ("-1", "(1)"),
+        ("total += tokens * rate", "total -= tokens * rate"),
+        ("tokens * rate", "(tokens // rate)"),
+        ("min(total, LIMIT)", "(max(total, LIMIT))"),
+        ("tokens > 0", "(tokens >= 0)"),
+        ("rate < 1", "(rate <= 1)"),
+        ("not rate < 1", "(rate < 1)"),
+        ("tokens > 0 and (not rate < 1)", "(tokens > 0 or not rate < 1)"),
+        (
+            "min(total, LIMIT) if tokens > 0 and (not rate < 1) else -1",
+            "(-1 if tokens > 0 and (not rate < 1) else min(total, LIMIT))",
+        ),
+    }
+
+
+def test_annotations_defaults_docstrings_and_module_constants_are_left_alone() -> None:
+    assert {mutant.function for mutant in mutants_of("m.py", TEXT)} == {"price"}
+    assert all(mutant.line >= 7 for mutant in mutants_of("m.py", TEXT))
+
+
+def test_a_planted_fault_changes_nothing_else() -> None:
+    [mutant] = [mutant for mutant in mutants_of("m.py", TEXT) if mutant.before == "tokens > 0"]
+    assert planted(TEXT, mutant) == TEXT.replace("tokens > 0", "(tokens >= 0)")
+
+
+def test_columns_are_bytes() -> None:
+    text = 'def f(x: int) -> int:\n    return len("ä" * x) + x\n'
+    [mutant] = [mutant for mutant in mutants_of("m.py", text) if mutant.after.endswith("- x)")]
+    assert planted(text, mutant).splitlines()[1] == "    return (len('ä' * x) - x)"
+    assert line_starts("ä\nb\n") == [0, 3, 5]
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
+def test_every_mutant_of_a_room_compiles(room: Room) -> None:
+    modules = modules_of(room)
+    assert modules, "the room has moved"
+    for module in modules:
+        text = (ROOT / module).read_text(encoding="utf-8")
+        for mutant in mutants_of(module, text):
+            compile(planted(text, mutant), module, "exec")
+
+
+def test_the_same_seed_draws_the_same_mutants() -> None:
+    first, again = (draw(ROOMS[:1], 5, random.Random(7)) for _ in range(2))  # noqa: S311 - reproducible
+    assert first == again
+    assert len(first) == 5
+
+
+def test_a_survivor_without_a_reason_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    mutant = Mutant("service/x.py", 1, "f", "a < b", "(a <= b)", 0, 5)
+    assert report([Verdict("routing", mutant, killed=True)], as_json=False) == 0
+    assert report([Verdict("routing", mutant, killed=False)], as_json=True) == 1
+    assert "service/x.py:1 f: a < b  ->  (a <= b)" in capsys.readouterr().out
