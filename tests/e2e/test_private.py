@@ -78,11 +78,11 @@ def test_a_spool_is_for_its_owner_alone(tmp_path: Path) -> None:
     root.mkdir(parents=True, mode=0o777)
     root.chmod(0o777)
     program = (
-        "import os, sys; os.umask(0); from pathlib import Path; from service.fleet.spool import Record, Spool;"
+        "import os, sys; os.umask(0); from pathlib import Path; from service.fleet.spool import SpoolRecord, Spool;"
         "from service.console.auth import kept_token;"
         "from service.ledger.events import RouteEnabled;"
         "home = Path(sys.argv[1]); spool = Spool(home / 'spool' / 'r1');"
-        "spool.append([Record('control', RouteEnabled(event_id='x', at_ms=1, route='zai'))]);"
+        "spool.append([SpoolRecord('control', RouteEnabled(event_id='x', at_ms=1, route='zai'))]);"
         "kept_token(home / 'deep' / 'er')"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "new")], cwd=ROOT, check=True, timeout=60)
