@@ -188,7 +188,10 @@ class ResponseRelay:
         """The headers that the client gets, should the provider have quoted the credential in one as well."""
         shared = self._settings.asks_for_keys and one.route.auth != "client"
         headers = client_headers(one.headers, shared_credential=shared, body_decoded=decoded)
-        return [(name, redacted(value, one.credential)) for name, value in headers]
+        secret = one.credential
+        if not secret or secret.encode() not in b"\n".join([value for _, value in headers]):
+            return headers
+        return [(name, redacted(value, secret)) for name, value in headers]
 
     def error_head(self, one: AttemptState) -> list[tuple[bytes, bytes]]:
         """The headers of an error; one that came inside a stream is an answer of its own now."""
