@@ -103,6 +103,7 @@ class AttemptState(Struct, kw_only=True):
     """An attempt under way: what becomes its `AttemptEnded`, and its error answer for when it is the one to show."""
 
     attempt: Attempt
+    route: Route
     attempt_id: str
     started_ms: int
     outcome: Outcome = "failed"
@@ -127,11 +128,6 @@ class AttemptState(Struct, kw_only=True):
     def shown_status(self) -> int:
         """The status of the error answer: that of its type, should it have come inside a 200."""
         return self.failure.status if self.failure and self.status == 200 else self.status
-
-    @property
-    def route(self) -> Route:
-        """The route that is tried."""
-        return self.attempt.candidate.route
 
 
 async def track_upload(call: ClientRequest, upload: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

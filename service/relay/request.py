@@ -129,8 +129,11 @@ class Relay:
         while attempt:
             if attempt.wait_ms:
                 await asyncio.sleep(attempt.wait_ms / 1000)
-            reply.route, reply.attempts = attempt.candidate.route.id, attempt.number
-            one = AttemptState(attempt=attempt, attempt_id=self.clock.new_id(), started_ms=self.clock.now_ms())
+            route = attempt.candidate.route
+            reply.route, reply.attempts = route.id, attempt.number
+            one = AttemptState(
+                attempt=attempt, route=route, attempt_id=self.clock.new_id(), started_ms=self.clock.now_ms()
+            )
             is_late = bool(asked) and all(tried.route.id != one.route.id for tried in tries)
             asked.add(one.route.id)
             refusal = (self._recheck(ask, one, tries) if is_late else None) or await self._admit(call, one)
