@@ -31,9 +31,9 @@ def is_native(provider: Provider, model: str) -> bool:
 
 def map_model(route: Route, asked: str, policy: Policy) -> str:
     """The name to send to this route, as far as settings tell."""
-    if own := target_of(route.model_map, asked):
+    if route.model_map and (own := target_of(route.model_map, asked)):
         return own
-    chosen = target_of(policy.model_map, asked) or asked
+    chosen = (policy.model_map and target_of(policy.model_map, asked)) or asked
     if is_native(route.provider, chosen):
         return chosen
     return first_match(route.provider.model_map, chosen) or chosen
@@ -41,8 +41,8 @@ def map_model(route: Route, asked: str, policy: Policy) -> str:
 
 def target_of(names: Mapping[str, str], model: str) -> str | None:
     """What a map of names has for this one: as it is written, else in normal form."""
-    if not names or model in names:
-        return names.get(model)
+    if model in names:
+        return names[model]
     wanted = canonical(model)
     return next((target for name, target in names.items() if canonical(name) == wanted), None)
 
