@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 LIMIT_S = 120
 """Ten times what a room's tests take: a mutant that never ends is noticed as well."""
-COPIED = ("service", "workers", "tests", "bench", "pyproject.toml")
+LEFT_OUT = (".*", "__pycache__", "build", "dist", "node_modules")
 
 
 class Room(Struct, frozen=True):
@@ -116,11 +116,7 @@ def run_all(drawn: Sequence[tuple[Room, Mutant]], jobs: int, *, quiet: bool) -> 
 
 def copy_of_checkout(target: Path) -> Path:
     """A checkout to plant faults in."""
-    for name in COPIED:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(ROOT / name, target / name)
+    shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(*LEFT_OUT))
     return target
 
 
