@@ -1,11 +1,9 @@
 """A token endpoint, a real Valkey, and subscriptions before them, each as another process would have it."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-import uvloop
 from redis.asyncio import Redis
 
 from service.app import open_redis
@@ -80,10 +78,3 @@ async def subscribe(fake: FakeProvider, path: Path, time: Time) -> AsyncIterator
     yield make
     for subscription in made:
         await subscription.stop()
-
-
-def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The lean transport is tested on both event loops: the proxy serves on uvloop where it is installed."""
-    if item.path.name == "test_lean.py":
-        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-    return {"asyncio": asyncio.new_event_loop}
