@@ -14,7 +14,8 @@ Rules
 - When only open circuits are left, the one that closes first is tried all the same. A spent limit never is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Literal
 
 from msgspec import Struct
@@ -23,10 +24,20 @@ from msgspec.structs import replace
 from service.ledger.events import Endpoint
 from service.ledger.fold import HOUR_MS
 from service.ledger.model_names import is_of
-from service.routing.circuit import read_circuit
+from service.ledger.state import ControlLedger, RouteLedger
+from service.routing.circuit import CircuitReading, is_sound, read_circuit
 from service.routing.context import too_large_for
 from service.routing.models import choose_model, is_native, map_model
-from service.routing.quota import QuotaReading, is_pressed, is_warned, quota_of, read_waits, read_windows, week_of
+from service.routing.quota import (
+    QuotaReading,
+    WaitReading,
+    is_pressed,
+    is_warned,
+    quota_of,
+    read_waits,
+    read_windows,
+    week_of,
+)
 from service.routing.view import View
 from service.settings import ClientCredentials, Policy, Route
 
@@ -108,113 +119,251 @@ def passes_through(routes: Sequence[Route], credential: str, mode: ClientCredent
     return looks_real and (mode == "prefer" or all(route.provider.dialect != "anthropic" for route in configured))
 
 
-def rank(ask: RoutingRequest, chain: Sequence[Route], view: View, policy: Policy, now_ms: int) -> list[Candidate]:
+def rank(request: RoutingRequest, chain: Sequence[Route], view: View, policy: Policy, now_ms: int) -> list[Candidate]:
     """All routes of the chain: those to try, in order, then those passed over."""
-    considered = [evaluate_route(ask, route, view, policy, now_ms) for route in chain]
-    if ask.endpoint in MODEL_ENDPOINTS and ask.model and not is_of(ask.model, ("claude",)):
-        considered.sort(key=lambda candidate: not is_native(candidate.route.provider, ask.model))
+    candidates = [evaluate_route(request, route, view, policy, now_ms) for route in chain]
+    if request.endpoint in MODEL_ENDPOINTS and request.model and not is_of(request.model, ("claude",)):
+        candidates.sort(key=lambda candidate: not is_native(candidate.route.provider, request.model))
     usable: list[Candidate] = []
     passed_over: list[Candidate] = []
-    for candidate in considered:
+    for candidate in candidates:
         (passed_over if candidate.passed_over else usable).append(candidate)
     if not usable:
-        usable = last_resort(passed_over)
-        taken = {candidate.route.id for candidate in usable}
-        passed_over = [candidate for candidate in passed_over if candidate.route.id not in taken]
-    usable.sort(key=lambda candidate: (candidate.late, candidate.route.id != ask.session_route))
+        usable, passed_over = with_last_resort(passed_over)
+    usable.sort(key=lambda candidate: (candidate.late, candidate.route.id != request.session_route))
     return usable + passed_over
 
 
-def last_resort(passed_over: Sequence[Candidate]) -> list[Candidate]:
-    """Of the routes whose only fault is an open circuit, the one that closes first."""
+def with_last_resort(passed_over: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    """Of the routes whose only fault is an open circuit, the one that closes first, as usable; and the others."""
     opened = [candidate for candidate in passed_over if candidate.passed_over == "circuit_open"]
     if not opened:
-        return []
+        return [], passed_over
     first = min(opened, key=lambda candidate: candidate.until_ms)
-    return [replace(first, passed_over="", reason="", until_ms=0)]
+    others = [candidate for candidate in passed_over if candidate is not first]
+    return [replace(first, passed_over="", reason="", until_ms=0)], others
 
 
-def recheck(candidate: Candidate, ask: RoutingRequest, view: View, policy: Policy, now_ms: int) -> Candidate:
+def recheck(candidate: Candidate, request: RoutingRequest, view: View, policy: Policy, now_ms: int) -> Candidate:
     """A candidate whose turn comes later, as its route stands by now: passed over, or with newer figures."""
-    now = evaluate_route(ask, candidate.route, view, policy, now_ms)
+    now = evaluate_route(request, candidate.route, view, policy, now_ms)
     return replace(candidate, quota=now.quota, open_attempts=now.open_attempts) if now.usable else now
 
 
-def evaluate_route(ask: RoutingRequest, route: Route, view: View, policy: Policy, now_ms: int) -> Candidate:
-    """One route, with the first reason that speaks against it."""
-    if route.off:
-        return Candidate(route, passed_over="off", reason=route.off)
-    if ask.bound_to and route.id != ask.bound_to:
-        return Candidate(route, passed_over="elsewhere", reason=f"the resource lives on {ask.bound_to}")
-    if ask.threaded and route.provider.dialect != "anthropic":
-        return Candidate(route, passed_over="elsewhere", reason="threads are Anthropic's")
-    if not serves(route, ask):
-        return Candidate(route, passed_over="model_missing", reason=f"{route.title} does not offer {ask.endpoint}")
-    if route.id in view.control.disabled:
-        why = view.control.disabled[route.id] or "by an operator"
-        return Candidate(route, passed_over="disabled", reason=f"disabled: {why}")
-    return evaluate_state(ask, route, view, policy, now_ms)
+# -- one route
 
 
-def evaluate_state(ask: RoutingRequest, route: Route, view: View, policy: Policy, now_ms: int) -> Candidate:
-    """One route, by its ledger. The pseudo-route of clients shares no state, so that nothing speaks against it."""
-    if route.auth == "client":
-        return Candidate(route, map_model(route, ask.model, policy) if ask.model else "")
+def evaluate_route(request: RoutingRequest, route: Route, view: View, policy: Policy, now_ms: int) -> Candidate:
+    """One route as a candidate: the outcome of the first of `RULES` that applies.
+
+    They are not walked for a route that nothing can be held against, as it mostly is.
+    """
     ledger = view.ledger(route.id)
-    model = choose_model(route, ask.model, ledger, policy, now_ms) if ask.model else ""
-    if model is None:
-        return Candidate(route, passed_over="model_missing", reason=f"{route.title} lacks {ask.model}")
-    too_large = too_large_for(route, ask.model, model, ask.least_tokens, policy, trimmed=ask.trimmed)
-    if too_large:
-        return Candidate(route, model, "context_too_small", too_large)
-    limit_tokens = view.control.limits.get(route.id, route.weekly_tokens)
-    quota = read_week(route, view, limit_tokens, policy, now_ms) if limit_tokens else None
-    free = ask.endpoint in FREE_ENDPOINTS
-    if quota and quota.state == "spent" and not free:
-        return Candidate(route, model, "quota_spent", "weekly limit spent", quota.resets_at_ms)
-    reset_ms = view.control.resets.get(route.id, 0)
-    pressed = is_pressed(ledger, policy)
-    wait = read_waits(ledger, policy, now_ms, reset_ms, model=model, free=free) if pressed or ledger.waits else None
-    if wait:
-        return Candidate(route, model, "waiting", wait.reason, wait.until_ms)
-    circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms)
-    if circuit.state == "open":
-        return Candidate(
-            route,
-            model,
-            "circuit_open",
-            circuit.reason,
-            circuit.until_ms,
-            quota=quota,
-            open_attempts=len(ledger.open),
+    if is_unrestricted(request, route, view.control) and is_healthy(ledger, policy, now_ms, view.replica):
+        model = map_model(route, request.model, policy) if request.model else ""
+        return Candidate(route, model, open_attempts=len(ledger.open))
+    check = RouteCheck(request, route, view, policy, now_ms)
+    return next(outcome(check) for applies, outcome in RULES if applies(check))
+
+
+def is_unrestricted(request: RoutingRequest, route: Route, control: ControlLedger) -> bool:
+    """Whether request, settings and operators leave nothing to check on the route."""
+    if request.endpoint != "messages" or request.bound_to or request.threaded or request.least_tokens:
+        return False
+    return not (route.off or route.weekly_tokens or route.id in control.disabled or route.id in control.limits)
+
+
+def is_healthy(ledger: RouteLedger, policy: Policy, now_ms: int, replica: str) -> bool:
+    """Whether a ledger holds no wait, no missing model, no window near its end, and no trace of failures."""
+    if ledger.waits or ledger.missing_models or (ledger.windows and is_pressed(ledger, policy)):
+        return False
+    return is_sound(ledger, policy.circuit, now_ms, replica)
+
+
+class RouteCheck(Struct, frozen=True, dict=True):
+    """A request and a route, with what `RULES` read of the route's ledger: each once, when a rule asks for it."""
+
+    request: RoutingRequest
+    route: Route
+    view: View
+    policy: Policy
+    now_ms: int
+
+    @property
+    def ledger(self) -> RouteLedger:
+        """The route's ledger."""
+        return self.view.ledger(self.route.id)
+
+    @property
+    def reset_ms(self) -> int:
+        """When an operator last reset the route; 0: never."""
+        return self.view.control.resets.get(self.route.id, 0)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the request uses no tokens."""
+        return self.request.endpoint in FREE_ENDPOINTS
+
+    @cached_property
+    def model(self) -> str | None:
+        """The name to send; None when the route lacks the model and every stand-in."""
+        request = self.request
+        return choose_model(self.route, request.model, self.ledger, self.policy, self.now_ms) if request.model else ""
+
+    @cached_property
+    def too_large(self) -> str:
+        """Why the model can't hold the prompt; "" when it may."""
+        request = self.request
+        return too_large_for(
+            self.route, request.model, self.model or "", request.least_tokens, self.policy, trimmed=request.trimmed
         )
-    warned = (quota is not None and quota.state == "warning") or (
-        pressed and is_warned(read_windows(ledger, policy, now_ms, reset_ms), model)
-    )
-    return Candidate(
-        route,
-        model,
-        until_ms=circuit.until_ms,
-        probe=circuit.state == "half_open" and ask.endpoint == "messages",
-        late=warned or ask.draw > circuit.share,
-        quota=quota,
-        open_attempts=len(ledger.open),
-    )
+
+    @cached_property
+    def quota(self) -> QuotaReading | None:
+        """The user's limit for the week, where there is one."""
+        limit_tokens = self.view.control.limits.get(self.route.id, self.route.weekly_tokens)
+        if not limit_tokens:
+            return None
+        week = week_of(self.now_ms, self.policy.quota)
+        return quota_of(self.view.used(self.route.id, week[0] // HOUR_MS), limit_tokens, self.policy, week)
+
+    @cached_property
+    def wait(self) -> WaitReading | None:
+        """The wait that ends last of those that hold this request."""
+        return read_waits(
+            self.ledger, self.policy, self.now_ms, self.reset_ms, model=self.model or "", free=self.is_free
+        )
+
+    @cached_property
+    def circuit(self) -> CircuitReading:
+        """The route's circuit as this replica sees it."""
+        return read_circuit(
+            self.ledger, self.policy.circuit, self.now_ms, replica=self.view.replica, reset_ms=self.reset_ms
+        )
+
+    @property
+    def is_near_limit(self) -> bool:
+        """Whether its quota, or a provider's window, nears its end."""
+        if self.quota is not None and self.quota.state == "warning":
+            return True
+        return is_warned(read_windows(self.ledger, self.policy, self.now_ms, self.reset_ms), self.model or "")
 
 
-def read_week(route: Route, view: View, limit_tokens: int, policy: Policy, now_ms: int) -> QuotaReading:
-    """How much of the week's limit is gone."""
-    week = week_of(now_ms, policy.quota)
-    return quota_of(view.used(route.id, week[0] // HOUR_MS), limit_tokens, policy, week)
+# -- the rules
 
 
-def serves(route: Route, ask: RoutingRequest) -> bool:
-    """Whether the provider offers the endpoint: others than Anthropic are asked for messages alone.
+def is_elsewhere(check: RouteCheck) -> bool:
+    """Whether the request's resources live on another route."""
+    return bool(check.request.bound_to) and check.route.id != check.request.bound_to
+
+
+def is_foreign_thread(check: RouteCheck) -> bool:
+    """Whether it is a thread, which another vendor would answer without what came before."""
+    return check.request.threaded and check.route.provider.dialect != "anthropic"
+
+
+def lacks_endpoint(check: RouteCheck) -> bool:
+    """Whether the provider does not offer the endpoint: others than Anthropic are asked for messages alone.
 
     `count_tokens` of another vendor would count with another tokenizer, and cost a key that the client did not mean.
     """
+    route, request = check.route, check.request
     if route.provider.dialect == "anthropic":
-        return True
-    if ask.endpoint == "count_tokens":
-        return is_native(route.provider, ask.model)
-    return ask.endpoint in ("messages", "models")
+        return False
+    if request.endpoint == "count_tokens":
+        return not is_native(route.provider, request.model)
+    return request.endpoint not in ("messages", "models")
+
+
+def elsewhere(check: RouteCheck) -> Candidate:
+    """Passed over in favour of the resources' route."""
+    return Candidate(check.route, "", "elsewhere", f"the resource lives on {check.request.bound_to}")
+
+
+def endpoint_missing(check: RouteCheck) -> Candidate:
+    """Passed over for good: the provider has no such endpoint."""
+    return Candidate(check.route, "", "model_missing", f"{check.route.title} does not offer {check.request.endpoint}")
+
+
+def disabled(check: RouteCheck) -> Candidate:
+    """Passed over, with the operator's reason."""
+    reason = check.view.control.disabled[check.route.id] or "by an operator"
+    return Candidate(check.route, "", "disabled", f"disabled: {reason}")
+
+
+def usable_for_client(check: RouteCheck) -> Candidate:
+    """The pseudo-route of a client's own credential: it shares no state, so that no ledger speaks against it."""
+    asked = check.request.model
+    model = map_model(check.route, asked, check.policy) if asked else ""
+    return Candidate(check.route, model, open_attempts=len(check.ledger.open))
+
+
+def model_missing(check: RouteCheck) -> Candidate:
+    """Passed over: the provider denied the model lately, and no other stands in for it."""
+    return Candidate(check.route, "", "model_missing", f"{check.route.title} lacks {check.request.model}")
+
+
+def too_large(check: RouteCheck) -> Candidate:
+    """Passed over: the model can't hold the prompt."""
+    return Candidate(check.route, check.model or "", "context_too_small", check.too_large)
+
+
+def is_spent(check: RouteCheck) -> bool:
+    """Whether the user's limit for the week is used up."""
+    return check.quota is not None and check.quota.state == "spent" and not check.is_free
+
+
+def spent(check: RouteCheck) -> Candidate:
+    """Passed over until the week is over."""
+    until_ms = check.quota.resets_at_ms if check.quota else 0
+    return Candidate(check.route, check.model or "", "quota_spent", "weekly limit spent", until_ms)
+
+
+def waiting(check: RouteCheck) -> Candidate:
+    """Passed over until the wait is over."""
+    reason, until_ms = (check.wait.reason, check.wait.until_ms) if check.wait else ("", 0)
+    return Candidate(check.route, check.model or "", "waiting", reason, until_ms)
+
+
+def circuit_open(check: RouteCheck) -> Candidate:
+    """Passed over until the circuit closes, but with all that it takes to be tried as the last resort."""
+    return Candidate(
+        check.route,
+        check.model or "",
+        "circuit_open",
+        check.circuit.reason,
+        check.circuit.until_ms,
+        quota=check.quota,
+        open_attempts=len(check.ledger.open),
+    )
+
+
+def usable(check: RouteCheck) -> Candidate:
+    """To be tried: perhaps as a probe, perhaps after the others."""
+    circuit, request = check.circuit, check.request
+    return Candidate(
+        check.route,
+        check.model or "",
+        until_ms=circuit.until_ms,
+        probe=circuit.state == "half_open" and request.endpoint == "messages",
+        late=check.is_near_limit or request.draw > circuit.share,
+        quota=check.quota,
+        open_attempts=len(check.ledger.open),
+    )
+
+
+RULES: tuple[tuple[Callable[[RouteCheck], object], Callable[[RouteCheck], Candidate]], ...] = (
+    (lambda check: check.route.off, lambda check: Candidate(check.route, "", "off", check.route.off or "")),
+    (is_elsewhere, elsewhere),
+    (is_foreign_thread, lambda check: Candidate(check.route, "", "elsewhere", "threads are Anthropic's")),
+    (lacks_endpoint, endpoint_missing),
+    (lambda check: check.route.id in check.view.control.disabled, disabled),
+    (lambda check: check.route.auth == "client", usable_for_client),
+    (lambda check: check.model is None, model_missing),
+    (lambda check: check.too_large, too_large),
+    (is_spent, spent),
+    (lambda check: check.wait, waiting),
+    (lambda check: check.circuit.state == "open", circuit_open),
+    (lambda _: True, usable),
+)
+"""What becomes of a route: (predicate, outcome), in the order in which they are asked."""

@@ -1,11 +1,16 @@
 """Which routes a request may take, in which order, and why not the others."""
 
+from unittest.mock import patch
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.ledger.events import Endpoint
 from service.ledger.state import ControlLedger, ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
-from service.routing.rank import Candidate, RoutingRequest, choose_chain, rank, recheck
+from service.routing import rank as module
+from service.routing.rank import Candidate, RoutingRequest, choose_chain, evaluate_route, rank, recheck
 from service.routing.view import View
 from service.settings import ClientCredentials, Route, from_variables
 from tests.routing.making import (
@@ -377,3 +382,60 @@ def test_what_is_free_waits_for_no_throttle(endpoint: Endpoint, scope: str, *, f
     """It has limits of its own; a refused credential is refused everywhere."""
     ranked = rank(RoutingRequest(endpoint, "claude-opus-4-8"), (A,), view_of(anthropic=waiting(scope)), POLICY, NOW_MS)
     assert (names(ranked) == ["anthropic"]) == free
+
+
+# -- the short way
+
+
+REQUESTS = st.builds(
+    RoutingRequest,
+    st.sampled_from(("messages", "count_tokens", "models", "files")),
+    st.sampled_from(("claude-opus-4-8", "glm-5.2", "")),
+    bound_to=st.sampled_from(("", "", "anthropic", "zai")),
+    least_tokens=st.sampled_from((0, 0, 10_000_000)),
+    threaded=st.booleans(),
+    draw=st.sampled_from((0.0, 0.5, 1.0)),
+)
+ROUTES = st.sampled_from((A, S, Z, CLIENT, route_of("anthropic", off="no key"), *limited(1_000)[:1]))
+HEALTH = ReplicaHealth(last_success_ms=NOW_MS - 1_000)
+LEDGERS = st.sampled_from(
+    (
+        RouteLedger(),
+        RouteLedger(health={"me": HEALTH}),
+        RouteLedger(health={"me": replace(HEALTH, recovered_ms=NOW_MS - 5_000)}),
+        RouteLedger(missing_models={"claude-opus-4-8": NOW_MS}),
+        open_circuit(),
+        open_circuit(ago_ms=70_000),
+        used(1_000),
+        waiting(),
+        window("5h", 0.2),
+        window("5h", 0.95),
+    )
+)
+CONTROLS = st.sampled_from(
+    (
+        ControlLedger(),
+        ControlLedger(disabled={"anthropic": ""}),
+        ControlLedger(limits={"anthropic": 500}),
+        ControlLedger(resets={"anthropic": NOW_MS}),
+    )
+)
+
+
+@given(REQUESTS, ROUTES, LEDGERS, CONTROLS)
+def test_a_route_with_nothing_against_it_is_the_same_by_the_rules(
+    request: RoutingRequest, route: Route, ledger: RouteLedger, control: ControlLedger
+) -> None:
+    """Where the rules are not walked, walking them comes to the same."""
+    view = View(replica="me", routes={route.id: ledger}, control=control)
+    short = evaluate_route(request, route, view, POLICY, NOW_MS)
+    with patch.object(module, "is_healthy", lambda *_: False):
+        long = evaluate_route(request, route, view, POLICY, NOW_MS)
+    assert short == long
+
+
+def test_the_rules_are_not_walked_for_a_healthy_route() -> None:
+    """Which nearly every request finds: with answers behind it, and windows of which much is left."""
+    ledger = replace(window("5h", 0.5), health={"me": HEALTH})
+    with patch.object(module, "RULES", ()):
+        assert evaluate_route(CLAUDE, A, view_of(anthropic=ledger), POLICY, NOW_MS).usable
