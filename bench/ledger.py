@@ -55,7 +55,7 @@ def events(replica: str, number: Numbers, at_ms: Callable[[int], int]) -> Iterat
     for seq in count(1, 2):
         n = next(number)
         begun_ms = at_ms(n)
-        attempt_id = ids.format_uuid((begun_ms << 80) | (7 << 76) | (2 << 62) | n)
+        attempt_id = ids.uuid7(begun_ms, n)
         shared: dict[str, Any] = {
             "request_id": f"{n:018x}",
             "model_asked": MODELS[n % 4],

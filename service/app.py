@@ -123,8 +123,8 @@ class Parts:
             under_way=lambda: self.gate.under_way,
         )
         self.metrics = Metrics(clock, self.watcher, self.outbox, VERSION, settings.digest)
-        self.outbox.listeners.append(self.metrics.note)
         self.traces = open_traces(settings, VERSION)
+        self.outbox.listeners += [self.watcher.note_own, self.metrics.note]
         if self.traces:
             self.outbox.listeners.append(self.traces.note)
         self.messages = messages_app(

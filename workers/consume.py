@@ -18,6 +18,7 @@ from redis.retry import Retry
 
 from service.ledger import ids, wire
 from service.ledger.events import CONTROL_KINDS, AttemptEnded, AttemptLost, BatchItemUsed, Event
+from service.ledger.model_names import NAME_CHARS
 from service.redis_client.factory import execute_with_run_ids, open_sync
 from workers.store import Rejected, SkippedSeq
 
@@ -28,12 +29,10 @@ BATCH_ENTRIES = 2_000
 BATCH_EVENTS = 10_000
 LATEST_MS = 1 << 42
 """In the year 2109; a later time is a mistake that would make the fold forget all before it."""
-LATEST_ID = ids.format_uuid(LATEST_MS << 80)
+LATEST_ID = ids.lowest_id(LATEST_MS)
 LARGEST_COUNT = 1 << 40
 """More tokens than any attempt can have, and few enough for sums to stay within Postgres' bigint."""
 LARGEST_COST_NUSD = 1 << 50
-LONGEST_NAME = 256
-"""Characters of a name that is part of a key; a row of an index has room for about 2,700 bytes."""
 UsageEvent: TypeAlias = AttemptEnded | AttemptLost | BatchItemUsed
 CANONICAL_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -196,7 +195,7 @@ def fault_of_usage(event: UsageEvent) -> str:
 
 def fits(name: str) -> bool:
     """Whether a name can be part of a key in Postgres."""
-    return len(name) <= LONGEST_NAME and "\0" not in name
+    return len(name) <= NAME_CHARS and "\0" not in name
 
 
 class Numbered(msgspec.Struct):

@@ -15,6 +15,7 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
 
+from service.ledger.wire import REPORT_QUEUE
 from workers.archive import Archive, open_archive
 from workers.outage import Outage
 from workers.reports import Refused, Reports
@@ -22,7 +23,6 @@ from workers.worker import FoldWorker
 
 log = logging.getLogger("ccproxy.worker")
 
-QUEUE_NAME = "ccproxy-reports"
 RETRY_S = 0.5
 STATEMENT_MS = 9_000
 """Whoever asked waits for ten seconds."""
@@ -43,7 +43,7 @@ class ReportService:
     def __init__(self, database_url: str, redis: Redis, queue: Queue, stopping: Event) -> None:
         self._database_url = database_url
         self._redis = redis
-        self._queue = Queue(QUEUE_NAME, connection=queue.connection, serializer=JSONSerializer)
+        self._queue = Queue(REPORT_QUEUE, connection=queue.connection, serializer=JSONSerializer)
         self._stopping = stopping
         self._archive: Archive | None = None
         self._worker: ReportWorker | None = None

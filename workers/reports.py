@@ -26,7 +26,6 @@ MOST_ROWS = 5_000
 TURNS = 60
 LAST_MS = 2**48 - 1
 """No id can tell of a later time."""
-TIME_IN_ID_DIGITS = 11
 REQUEST_ID = re.compile(r"[0-9a-f]{18}")
 BEFORE_MS, AFTER_MS = 60_000, 7_200_000
 FILTERS = ("stream", "type", "route", "key", "model", "request", "outcome")
@@ -103,7 +102,7 @@ class Reports:
         """All events of a request; its id says when it came."""
         if not REQUEST_ID.fullmatch(request_id):
             return []
-        at_ms = int(request_id[:TIME_IN_ID_DIGITS], 16)
+        at_ms = ids.time_of_request_id_ms(request_id)
         parameters = {
             "request": request_id,
             "first": id_at(max(0, at_ms - BEFORE_MS)),
@@ -256,4 +255,4 @@ def ms_of(moment: datetime) -> int:
 
 def id_at(at_ms: int) -> str:
     """The least id of a millisecond."""
-    return ids.format_uuid(min(max(0, at_ms), LAST_MS) << 80)
+    return ids.lowest_id(min(max(0, at_ms), LAST_MS))

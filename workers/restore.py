@@ -180,13 +180,7 @@ def gaps_of(redis: Redis, streams: tuple[StreamPlace, ...]) -> list[Gap]:
     found = []
     for place in streams:
         entries = cast("list[tuple[bytes, object]]", redis.xrange(wire.events_key(place.stream), count=1))
-        last = parts_of(place.stream_id)
-        if entries and (first := parts_of(entries[0][0].decode())) > last > (0, 0):
+        last = wire.entry_order(place.stream_id)
+        if entries and (first := wire.entry_order(entries[0][0].decode())) > last > (0, 0):
             found.append(Gap(place.stream, last[0], first[0]))
     return found
-
-
-def parts_of(stream_id: str) -> tuple[int, int]:
-    """The time in milliseconds and the count within it."""
-    at_ms, _, count = stream_id.partition("-")
-    return int(at_ms), int(count)

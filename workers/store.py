@@ -359,4 +359,4 @@ def week_of_partition(name: str) -> int:
 
 def first_id(week: int) -> str:
     """The least id of a week."""
-    return ids.format_uuid(max(0, EPOCH_MONDAY_MS + week * WEEK_MS) << 80)
+    return ids.lowest_id(max(0, EPOCH_MONDAY_MS + week * WEEK_MS))

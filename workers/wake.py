@@ -15,7 +15,6 @@ from rq.serializers import JSONSerializer
 from service.ledger import wire
 from service.redis_client.factory import open_sync
 
-QUEUE_NAME = "ccproxy"
 FOLD_JOB = "workers.jobs.fold"
 WAKE_MS = 3_000
 """A worker that died with a wake-up in hand is replaced after this time at the latest."""
@@ -28,7 +27,7 @@ JOB_TTL_S = 60
 def open_queue(url: str) -> Queue:
     """The queue of wake-ups on a plain Redis (RQ knows no cluster). JSON, never pickle."""
     redis = open_sync(url, socket_timeout=5, socket_connect_timeout=2, retry=Retry(NoBackoff(), 1))
-    return Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
+    return Queue(wire.FOLD_QUEUE, connection=redis, serializer=JSONSerializer)
 
 
 class Wake:

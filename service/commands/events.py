@@ -21,8 +21,9 @@ from rich.table import Table
 from service.commands import config_option, json_option, with_settings
 from service.commands.routes import complete_route
 from service.console.api_types import EventView
-from service.console.stream_reader import StreamReader, order
+from service.console.stream_reader import StreamReader
 from service.embedded.run_file import place_of, redis_url_of
+from service.ledger.wire import entry_order
 from service.redis_client.factory import open_async
 from service.telemetry.terminal import SafeConsole, Text, echo, echo_json
 
@@ -136,7 +137,7 @@ async def look(url: str, wanted: Wanted, most: int, show: Show, *, follow: bool)
 
 def is_past(view: EventView, ends: dict[str, str]) -> bool:
     """Whether an event is no news for who follows from these ends."""
-    return order(view.entry) <= order(ends[view.stream])
+    return entry_order(view.entry) <= entry_order(ends[view.stream])
 
 
 def shower(console: SafeConsole, *, as_json: bool) -> Show:

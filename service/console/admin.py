@@ -40,7 +40,7 @@ from service.console.overview import attempts_of, keys_of, routes_of
 from service.console.redacted_settings import redacted_settings_view
 from service.console.requests import request_of
 from service.errors import NotFound, ProxyError
-from service.ledger.ids import format_uuid
+from service.ledger.ids import lowest_id
 from service.ledger.wire import decode_event
 
 HISTORY = "h:"
@@ -184,7 +184,7 @@ class Events(Controller):
             page = await console.tail.page(
                 [stream] if stream else await console.tail.streams(), before, limit, filters.wants
             )
-            following = page.next or (HISTORY + first_id_at(oldest_ms(page.events, until) or console.now_ms()))
+            following = page.next or (HISTORY + lowest_id((oldest_ms(page.events, until) or console.now_ms()) + 1))
             return EventPage(events=page.events, next=following, source="stream")
         asked = msgspec.structs.asdict(filters) | {"before": before.removeprefix(HISTORY), "limit": limit}
         found = await console.reports.ask("events", **asked)
@@ -265,11 +265,6 @@ def admin_router() -> Router:
 def oldest_ms(events: Sequence[EventView], until: int) -> int:
     """The time from which on the streams have told all."""
     return min((view.at_ms for view in events), default=until)
-
-
-def first_id_at(at_ms: int) -> str:
-    """The least id of an event made later."""
-    return format_uuid((at_ms + 1) << 80)
 
 
 def views_of_rows(rows: Sequence[dict[str, Any]]) -> list[EventView]:

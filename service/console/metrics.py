@@ -33,6 +33,7 @@ from service.fleet.clock import Clock
 from service.fleet.outbox import Outbox
 from service.fleet.snapshots import Watcher
 from service.ledger.events import AttemptEnded, AttemptStarted, Endpoint, Event, TokenCounts
+from service.ledger.ids import time_of_request_id_ms
 from service.loopback import host_name, is_loopback
 from service.routing.route_status import RouteStatus
 from service.telemetry.counters import BufferedCounter, BufferedHistogram
@@ -47,7 +48,6 @@ HAND_OVER_S = 0.1
 """What was counted reaches the files that siblings read within this time."""
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 """By this prometheus_client knows that it counts into files, and where; `multiprocess` sets it."""
-TIME_IN_ID_DIGITS = 11
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 ADDED_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5)
 CIRCUITS = {"closed": 0, "half_open": 1, "open": 2}
@@ -285,7 +285,7 @@ def one(name: str, words: str, value: float) -> GaugeMetricFamily:
 def arrived_ms(event: AttemptStarted) -> int:
     """When its request came: a request's id begins with it."""
     try:
-        return int(event.request_id[:TIME_IN_ID_DIGITS], 16)
+        return time_of_request_id_ms(event.request_id)
     except ValueError:
         return event.at_ms
 

@@ -16,12 +16,12 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 
 from service.errors import BadReport, ReportAway
+from service.ledger.wire import REPORT_QUEUE
 from service.redis_client.factory import open_sync
 from service.redis_client.failures import as_redis_error
 from service.settings import Settings
 from service.settings.redis_url import place_of
 
-QUEUE_NAME = "ccproxy-reports"
 JOB = "workers.jobs.report"
 ANSWER_S = 10.0
 KEPT_S = 30
@@ -96,7 +96,7 @@ class ReportClient:
         if self._queue is None:
             retry = Retry(NoBackoff(), 1)
             redis = open_sync(str(self._url), socket_timeout=ANSWER_S + 1, socket_connect_timeout=2, retry=retry)
-            self._queue = Queue(QUEUE_NAME, connection=redis, serializer=JSONSerializer)
+            self._queue = Queue(REPORT_QUEUE, connection=redis, serializer=JSONSerializer)
         return self._queue
 
     def close(self) -> None:

@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 
 from service.console.api_types import EventView
 from service.console.event_text import view_of
-from service.ledger.wire import CONTROL, ENTRY_FIELD, STREAMS_KEY, decode_entry, events_key
+from service.ledger.ids import time_of_request_id_ms
+from service.ledger.wire import CONTROL, ENTRY_FIELD, STREAMS_KEY, decode_entry, entry_order, events_key
 
 SCANNED_ENTRIES = 5_000
 """Entries of a stream that one page looks through at most."""
@@ -19,8 +20,6 @@ NEW_ENTRIES = 500
 REQUEST_MS = 3_600_000
 """A request's events come within an hour of its arrival."""
 REQUEST_ENTRIES = 5_000
-TIME_IN_ID_DIGITS = 11
-"""A request's id begins with its time (`Clock.new_request_id`)."""
 
 Wanted = Callable[[EventView], bool]
 
@@ -67,15 +66,15 @@ class StreamReader:
             pipe.xrevrange(events_key(stream), max=end, min="-", count=STEP_ENTRIES)
         replies: list[Any] = await pipe.execute()
         # A stream that has more would go on below its last entry: nothing below the highest of these is complete.
-        floors = [order(reply[-1][0].decode()) for reply in replies if len(reply or ()) == STEP_ENTRIES]
+        floors = [entry_order(reply[-1][0].decode()) for reply in replies if len(reply or ()) == STEP_ENTRIES]
         floor = max(floors, default=(0, 0))
         merged = [
             (entry.decode(), views_of(stream, entry.decode(), fields))
             for stream, reply in zip(streams, replies, strict=True)
             for entry, fields in reply or ()
-            if order(entry.decode()) >= floor
+            if entry_order(entry.decode()) >= floor
         ]
-        merged.sort(key=lambda item: order(item[0]), reverse=True)
+        merged.sort(key=lambda item: entry_order(item[0]), reverse=True)
         return merged
 
     async def ends(self, streams: Sequence[str]) -> dict[str, str]:
@@ -99,13 +98,13 @@ class StreamReader:
             for entry, fields in reply or ():
                 after[stream] = entry.decode()
                 found += views_of(stream, entry.decode(), fields)
-        found.sort(key=lambda view: order(view.entry))
+        found.sort(key=lambda view: entry_order(view.entry))
         return found
 
     async def of_request(self, request_id: str, streams: Sequence[str]) -> list[EventView]:
         """A request's events that are still on the streams, oldest first."""
         try:
-            from_ms = int(request_id[:TIME_IN_ID_DIGITS], 16)
+            from_ms = time_of_request_id_ms(request_id)
         except ValueError:
             return []
         pipe = self._redis.pipeline(transaction=False)
@@ -129,9 +128,3 @@ def views_of(stream: str, entry: str, fields: dict[bytes, bytes]) -> list[EventV
     decoded = decode_entry(fields.get(ENTRY_FIELD.encode(), b""))
     views = [view_of(stream, event, entry=entry) for event in decoded]
     return [view for view in reversed(views) if view]
-
-
-def order(entry: str) -> tuple[int, int]:
-    """An entry's id as numbers."""
-    ms, _, seq = entry.partition("-")
-    return int(ms), int(seq or 0)

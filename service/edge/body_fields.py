@@ -17,6 +17,7 @@ from msgspec import Raw, Struct
 
 from service.errors import ClientError
 from service.fleet.resource_index import ID_CHARS
+from service.ledger.model_names import NAME_CHARS
 from service.protocol.body_survey import MessageSurvey, blocks_of
 from service.protocol.file_refs import Block, Thread, file_ids, ids_in_any, note_id, refuse_hidden, seen
 from service.protocol.json_shape import check_shape, too_many_blocks
@@ -26,8 +27,6 @@ from service.settings import BodyLimits
 T = TypeVar("T")
 Object = dict[str, Raw]
 
-MODEL_CHARS = 256
-"""No model has a longer name; the ledger takes no longer one."""
 MOST_TOKENS = 2**31 - 1
 MOST_FILE_IDS = 16
 """Look-ups of a request's files where all are one owner's: they live on one route, so that the first ones tell."""
@@ -135,8 +134,8 @@ def model_in(raw: Raw | None) -> str:
     model = value_in(raw, TEXT, "model: Input should be a valid string") or ""
     if " " in model or not model.isprintable():
         raise ClientError("model: String should have no blanks, control or invisible characters")
-    if len(model) > MODEL_CHARS:
-        raise ClientError(f"model: String should have at most {MODEL_CHARS} characters")
+    if len(model) > NAME_CHARS:
+        raise ClientError(f"model: String should have at most {NAME_CHARS} characters")
     return model
 
 

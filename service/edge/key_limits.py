@@ -18,6 +18,7 @@ from service.errors import ClientError, KeyBusy, KeyExpired, KeyForbids, KeySpen
 from service.fleet.admission import Admission, Grant
 from service.fleet.clock import Clock, utc_of
 from service.ledger.events import Endpoint, Event, RequestRefused
+from service.ledger.model_names import NAME_CHARS, bounded_name
 from service.ledger.price import PriceList
 from service.ledger.state import ClientKey
 from service.ledger.wire import CONTROL
@@ -32,7 +33,6 @@ from service.settings import QuotaPolicy
 TELL_MS = 60_000
 """Refusals of one key for one reason are written down this often."""
 BUSY_RETRY_S = 2
-NAME_CHARS = 256
 READS = frozenset(("GET", "HEAD"))
 REASONS: dict[type[ClientError], str] = {
     KeyExpired: "key_expired",
@@ -141,7 +141,7 @@ class KeyGuard:
             request_id=call.request_id,
             client_key=key_id,
             reason=reason,
-            model_asked=call.model[:NAME_CHARS].replace("\0", ""),
+            model_asked=bounded_name(call.model),
             count=told.since,
         )
         told.at_ms, told.since = now_ms, 0

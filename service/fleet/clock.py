@@ -14,7 +14,7 @@ import os
 import time
 from datetime import UTC, datetime
 
-from service.ledger.ids import format_uuid
+from service.ledger.ids import REQUEST_TIME_DIGITS, uuid7
 
 SLEW_RATIO = 0.1
 """A correction may make fleet time run at most a tenth faster or slower."""
@@ -70,14 +70,12 @@ class Clock:
     def new_id(self) -> str:
         """A fresh UUIDv7."""
         self._made_ids = True
-        random = int.from_bytes(os.urandom(10), "big")
-        bits = self.now_ms() << 80 | 0x7 << 76 | (random >> 62 & 0xFFF) << 64 | 0b10 << 62 | random & (1 << 62) - 1
-        return format_uuid(bits)
+        return uuid7(self.now_ms(), int.from_bytes(os.urandom(10)))
 
     def new_request_id(self) -> str:
         """A fresh id of a client's request, short enough for a log line: time and chance, 18 hexadecimal digits."""
         self._made_ids = True
-        return f"{self.now_ms():011x}{int.from_bytes(os.urandom(4), 'big') >> 4:07x}"
+        return f"{self.now_ms():0{REQUEST_TIME_DIGITS}x}{int.from_bytes(os.urandom(4)) >> 4:07x}"
 
 
 def utc_of(at_ms: int) -> datetime:

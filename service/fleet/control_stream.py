@@ -8,17 +8,17 @@ import getpass
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from redis import Redis
 
-from service.fleet.snapshots import overlay
+from service.fleet.overlay import ControlOverlay, ledger_in, view_of
 from service.ledger.events import ControlEvent
-from service.ledger.ids import format_uuid
-from service.ledger.state import ControlLedger, RouteLedger
+from service.ledger.ids import uuid7
+from service.ledger.state import ControlLedger
 from service.ledger.wire import (
     CHANGES_CHANNEL,
     CONTROL,
@@ -26,8 +26,6 @@ from service.ledger.wire import (
     ENTRY_FIELD,
     STREAMS_KEY,
     Snapshot,
-    decode_entry,
-    decode_ledger,
     decode_snapshot,
     encode_entry,
     events_key,
@@ -57,9 +55,7 @@ class Operator:
     def stamp(self) -> dict[str, Any]:
         """What every event has: a fresh id, the time, and who did it. Raises RedisError."""
         at_ms = self.now_ms()
-        chance = int.from_bytes(secrets.token_bytes(10), "big")
-        bits = at_ms << 80 | 7 << 76 | (chance >> 62 & 0xFFF) << 64 | 2 << 62 | chance & (1 << 62) - 1
-        return {"event_id": format_uuid(bits), "at_ms": at_ms, "by": self.by}
+        return {"event_id": uuid7(at_ms, int.from_bytes(secrets.token_bytes(10))), "at_ms": at_ms, "by": self.by}
 
     def append(self, events: Sequence[ControlEvent]) -> None:
         """Put events on the stream, and tell the proxies. Raises RedisError."""
@@ -88,37 +84,36 @@ def operator(url: str) -> Iterator[Operator]:
 
 def read_control(redis: Redis) -> ControlLedger:
     """The operators' ledger: the newest snapshot, and what came behind it. Raises RedisError."""
-    snapshot, found = read_ledger(redis, CONTROL)
-    ledger = found if isinstance(found, ControlLedger) else ControlLedger()
-    after = snapshot.stream_id.encode() if snapshot else b"0-0"
+    control, snapshot = ControlOverlay(), read_snapshot(redis, CONTROL)
+    ledger = ledger_in(snapshot) if snapshot else None
+    if snapshot and isinstance(ledger, ControlLedger):
+        control.take(snapshot, ledger)
     while True:
-        entries: Any = redis.xrange(events_key(CONTROL), min=b"(" + after, max="+", count=PAGE)
-        for entry, fields in entries or ():
-            after = entry
-            decoded = decode_entry(fields.get(ENTRY_FIELD.encode(), b""))
-            overlay(ledger, [event for event in decoded if isinstance(event, ControlEvent)])
+        entries: Any = redis.xrange(events_key(CONTROL), min=control.unread, max="+", count=PAGE)
+        control.add(entries or ())
         if len(entries or ()) < PAGE:
-            return ledger
+            return control.ledger
 
 
 def read_view(redis: Redis) -> View:
     """All ledgers as the newest snapshots have them, and the operators' own as of now. Raises RedisError."""
-    view = View(control=read_control(redis))
-    for name in redis.smembers(STREAMS_KEY):
-        stream = name.decode() if isinstance(name, bytes) else name
-        _, ledger = read_ledger(redis, stream)
-        if isinstance(ledger, RouteLedger):
-            view.routes[stream] = ledger
-    return view
+    return view_of(read_snapshots(redis, stream_names(redis)).values(), read_control(redis))
 
 
-def read_ledger(redis: Redis, stream: str) -> tuple[Snapshot | None, RouteLedger | ControlLedger | None]:
-    """The newest snapshot of a stream, and its ledger where this version can read it. Raises RedisError."""
+def stream_names(redis: Redis) -> set[str]:
+    """The names of all streams that were ever written. Raises RedisError."""
+    return {name.decode() if isinstance(name, bytes) else name for name in redis.smembers(STREAMS_KEY)}
+
+
+def read_snapshots(redis: Redis, streams: Iterable[str]) -> dict[str, Snapshot]:
+    """The newest snapshots of the streams that have one. Raises RedisError."""
+    return {stream: snapshot for stream in streams if (snapshot := read_snapshot(redis, stream))}
+
+
+def read_snapshot(redis: Redis, stream: str) -> Snapshot | None:
+    """The newest snapshot of a stream. Raises RedisError."""
     raw: Any = redis.get(snapshot_key(stream))
-    snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
-    with suppress(msgspec.DecodeError):
-        return snapshot, decode_ledger(stream, snapshot.ledger) if snapshot else None
-    return snapshot, None
+    return decode_snapshot(raw) if isinstance(raw, bytes) else None
 
 
 def who() -> str:

@@ -80,7 +80,8 @@ class StreamQueue(Struct):
 
 
 class Outbox:
-    """Appends events for this process; `on_event`, and then `listeners`, are told of each as soon as it is numbered."""
+    """Appends events for this process. The composition root adds `listeners`, which are called with each event
+    as soon as it is numbered."""
 
     def __init__(
         self,
@@ -89,10 +90,8 @@ class Outbox:
         replica: str,
         clock: Clock,
         spool_root: Path,
-        on_event: Callable[[str, Event], None] = lambda _stream, _event: None,
     ) -> None:
         self.replica = replica
-        self.on_event = on_event
         self.listeners: list[Callable[[str, Event], None]] = []
         self.lanes: dict[str, StreamQueue] = {}
         self.away = False
@@ -181,9 +180,8 @@ class Outbox:
             lane = self.lanes[stream] = StreamQueue()
         lane.seq += 1
         event = msgspec.structs.replace(event, replica=self.replica, seq=lane.seq, spooled=self.away)
-        self.on_event(stream, event)
-        for tell in self.listeners:
-            tell(stream, event)
+        for listener in self.listeners:
+            listener(stream, event)
         if self._port is None:
             return event.seq
         done = asyncio.get_running_loop().create_future()

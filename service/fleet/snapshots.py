@@ -13,7 +13,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -24,18 +24,17 @@ from redis.exceptions import RedisError, ResponseError
 from service.drain import Drain
 from service.fleet.clock import STEP_MS, Clock
 from service.fleet.outbox import Outbox
-from service.ledger.events import ControlEvent, Event
+from service.fleet.overlay import ControlOverlay, age_of, overlay
+from service.ledger.events import Event
 from service.ledger.fold import advance
-from service.ledger.state import ControlLedger, Heard, Ledger
+from service.ledger.state import ControlLedger, Heard
 from service.ledger.wire import (
     CHANGES_CHANNEL,
     CONTROL,
-    ENTRY_FIELD,
     REPLICAS_KEY,
     STREAMS_KEY,
     Snapshot,
     decode_change,
-    decode_entry,
     decode_ledger,
     decode_snapshot,
     events_key,
@@ -72,7 +71,8 @@ class Watcher:
     def __init__(
         self, redis: Redis | None, outbox: Outbox, clock: Clock, settings: Settings, drain: Drain | None = None
     ) -> None:
-        self.view = View(replica=outbox.replica)
+        self._control = ControlOverlay()
+        self.view = View(replica=outbox.replica, control=self._control.ledger)
         self.snapshots: dict[str, Snapshot] = {}
         self.ready = asyncio.Event()
         self.redis_up = False
@@ -91,15 +91,12 @@ class Watcher:
         self._wake = asyncio.Event()
         self._run_id = ""
         self._sampled_s = 0.0
-        self._control: list[tuple[bytes, ControlEvent]] = []
-        self._control_read = b""
         self._control_anew = False
         self._control_lock = asyncio.Lock()
         self.control_known = redis is None  # whether operators' events were read to their end once
         self._tasks: list[asyncio.Task[None]] = []
         self._started_ms = clock.now_ms()
         self._heard: dict[str, dict[str, Heard]] = {}
-        outbox.on_event = self.note_own
 
     async def start(self) -> None:
         """Begin to listen and to re-read."""
@@ -147,17 +144,11 @@ class Watcher:
         self._heard = self._heard | {snapshot.stream: copied(ledger.heard)}
         self._outbox.discard_acknowledged(self._heard)
         if isinstance(ledger, ControlLedger):
-            self._take_control(ledger, snapshot)
+            self._control.take(snapshot, ledger)
+            self.view.control = ledger
         else:
             overlay(ledger, self._outbox.unheard(snapshot.stream))
             self.view.routes[snapshot.stream] = ledger
-
-    def _take_control(self, ledger: ControlLedger, snapshot: Snapshot) -> None:
-        """Control events read from the stream itself are the overlay here."""
-        folded = entry_order(snapshot.stream_id.encode())
-        self._control = [(entry, event) for entry, event in self._control if entry_order(entry) > folded]
-        overlay(ledger, (event for _, event in self._control))
-        self.view.control = ledger
 
     async def _listen_forever(self, redis: Redis) -> None:
         while True:
@@ -242,19 +233,13 @@ class Watcher:
         Another Redis is read from its first entry. What stood on the one before and was never folded counts no more:
         who made it appends it again, and when nobody does, it is lost for the whole fleet.
         """
-        snapshot = self.snapshots.get(CONTROL)
-        after = self._control_read or (snapshot.stream_id.encode() if snapshot else b"0-0")
-        after = b"0-0" if self._control_anew else after
-        entries: Any = await redis.xrange(events_key(CONTROL), min=b"(" + after, max="+", count=CONTROL_BATCH)
+        unread = "-" if self._control_anew else self._control.unread
+        entries: Any = await redis.xrange(events_key(CONTROL), min=unread, max="+", count=CONTROL_BATCH)
         if self._control_anew:
-            self._control_anew, self._control, self._control_read = False, [], b"0-0"
-            self.view.control = control_of(snapshot)
-        for entry, fields in entries or ():
-            self._control_read = entry
-            decoded = decode_entry(fields.get(ENTRY_FIELD.encode(), b""))
-            events = [event for event in decoded if isinstance(event, ControlEvent)]
-            self._control += [(entry, event) for event in events]
-            overlay(self.view.control, events)
+            self._control_anew = False
+            self._control.restart(self.snapshots.get(CONTROL))
+            self.view.control = self._control.ledger
+        self._control.add(entries or ())
         self.control_known = self.control_known or len(entries or ()) < CONTROL_BATCH
 
     async def _beat(self, redis: Redis) -> None:
@@ -307,31 +292,6 @@ async def raw_snapshot(redis: Redis, stream: str) -> object:
 def copied(heard: Mapping[str, Heard]) -> dict[str, Heard]:
     """What a snapshot has heard, apart from its ledger, whose own account goes on with the overlay."""
     return {replica: Heard(account.high, account.at_ms, account.gaps.copy()) for replica, account in heard.items()}
-
-
-def control_of(snapshot: Snapshot | None) -> ControlLedger:
-    """What a snapshot says of the operators' commands; nothing without one."""
-    ledger = decode_ledger(CONTROL, snapshot.ledger) if snapshot else None
-    return ledger if isinstance(ledger, ControlLedger) else ControlLedger()
-
-
-def age_of(snapshot: Snapshot) -> tuple[int, int, tuple[int, int]]:
-    """By what a snapshot is newer than another; `publish.lua` has the same order."""
-    return snapshot.epoch, snapshot.position, entry_order(snapshot.stream_id.encode())
-
-
-def overlay(ledger: Ledger, events: Iterable[Event]) -> None:
-    """Fold the events that the ledger has not heard into it, by number."""
-    for event in events:
-        account = ledger.heard.get(event.replica)
-        if account is None or not account.has(event.seq):
-            advance(ledger, event)
-
-
-def entry_order(entry: bytes) -> tuple[int, int]:
-    """A stream id as numbers that can be compared."""
-    ms, _, seq = entry.partition(b"-")
-    return int(ms), int(seq or 0)
 
 
 async def changes(redis: Redis) -> AsyncIterator[str]:

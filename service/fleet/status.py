@@ -3,7 +3,6 @@
 What `ccproxy status` shows. It needs no proxy, no worker and no Postgres to answer. Not here: history.
 """
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,22 +11,17 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from redis import Redis
 
-from service.fleet.control_stream import read_control
-from service.ledger.state import ControlLedger, Ledger, RouteLedger
+from service.fleet.control_stream import read_control, read_snapshots, stream_names
+from service.fleet.overlay import view_of
 from service.ledger.wire import (
     CONTROL,
     REPLICA_PREFIX,
-    STREAMS_KEY,
     Snapshot,
-    decode_ledger,
-    decode_snapshot,
     events_key,
     route_key,
-    snapshot_key,
 )
 from service.redis_client.factory import open_sync
 from service.routing.route_status import RouteStatus, read_route_status, reading_of
-from service.routing.view import View
 from service.settings import Settings
 
 LAG_LIMIT = 1_000
@@ -99,10 +93,10 @@ def read_status(settings: Settings, url: str) -> Status:
     with redis:
         seconds, micros = redis.time()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
-        names = sorted({decoded(name) for name in redis.smembers(STREAMS_KEY)} | {CONTROL})
-        snapshots = {name: snapshot for name in names if (snapshot := read_snapshot(redis, name))}
+        names = sorted(stream_names(redis) | {CONTROL})
+        snapshots = read_snapshots(redis, names)
         replicas, told = read_replicas(redis, now_ms)
-        view = view_of(snapshots, read_control(redis))
+        view = view_of(snapshots.values(), read_control(redis))
         routes = [reading for name in told if (reading := read_published(redis, name))]
         if not routes:
             routes = [read_route_status(route, view, settings.policy, now_ms) for route in settings.routes]
@@ -128,24 +122,6 @@ def read_published(redis: Redis, route_id: str) -> RouteStatus | None:
 def decoded(raw: bytes | str) -> str:
     """A reply of Redis as text."""
     return raw.decode() if isinstance(raw, bytes) else raw
-
-
-def read_snapshot(redis: Redis, stream: str) -> Snapshot | None:
-    """A stream's newest snapshot."""
-    raw = redis.get(snapshot_key(stream))
-    return decode_snapshot(raw) if isinstance(raw, bytes) else None
-
-
-def view_of(snapshots: dict[str, Snapshot], control: ControlLedger) -> View:
-    """The ledgers of all snapshots, and the operators' as of now."""
-    ledgers: dict[str, Ledger] = {}
-    for name, snapshot in snapshots.items():
-        with contextlib.suppress(msgspec.DecodeError):  # of another version: as if nothing was published yet
-            ledgers[name] = decode_ledger(name, snapshot.ledger)
-    return View(
-        routes={name: ledger for name, ledger in ledgers.items() if isinstance(ledger, RouteLedger)},
-        control=control,
-    )
 
 
 def read_stream(redis: Redis, stream: str, snapshot: Snapshot | None, now_ms: int) -> StreamStatus:

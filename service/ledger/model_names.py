@@ -12,8 +12,15 @@ from functools import lru_cache
 GATEWAYS = r"anthropic|bedrock|openrouter|vertex_ai|z-ai|zai|zai-org|zhipuai"
 PREFIX = re.compile(rf"(?:(?:{GATEWAYS})/)*(?:(?:[a-z]{{2,6}}(?:-gov)?\.)?anthropic\.)?")
 SUFFIX = re.compile(r"(?:-\d{8}|@\d{8}|-v\d+(?::\d+)?|-latest|\[1m\])+$")
+NAME_CHARS = 256
+"""The longest name in the ledger. No model has a longer one, and an index in Postgres takes 2,700 bytes a row."""
 MOST_NAMES = 512
 """Of clients' making; few of them come often."""
+
+
+def bounded_name(name: str) -> str:
+    """A name as it may stand in the ledger: clients can invent any, and Postgres reads no JSON with a NUL."""
+    return name[:NAME_CHARS].replace("\0", "")
 
 
 @lru_cache(MOST_NAMES)

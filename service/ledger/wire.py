@@ -21,6 +21,10 @@ CHANGES_CHANNEL = f"{PREFIX}:changes"
 REPLICAS_KEY = f"{PREFIX}:replicas"
 """A sorted set: the replicas alive, by their last heartbeat."""
 REPLICA_PREFIX = f"{PREFIX}:replica:"
+FOLD_QUEUE = PREFIX
+"""The RQ queue of wake-ups."""
+REPORT_QUEUE = f"{PREFIX}-reports"
+"""The RQ queue of reports that proxies ask of the workers."""
 ENTRY_FIELD = "e"
 """The one field of a stream entry: a JSON array of events of one replica."""
 SNAPSHOT_VERSION = 1
@@ -129,6 +133,12 @@ _snapshot_decoder = msgspec.json.Decoder(Snapshot)
 _route_ledger_decoder = msgspec.json.Decoder(RouteLedger)
 _control_ledger_decoder = msgspec.json.Decoder(ControlLedger)
 _change_decoder = msgspec.json.Decoder(Change)
+
+
+def entry_order(entry_id: str) -> tuple[int, int]:
+    """The id of a stream entry as numbers that can be compared: its time in milliseconds, and the count within it."""
+    at_ms, _, count = entry_id.partition("-")
+    return int(at_ms), int(count or 0)
 
 
 def encode_entry(events: Sequence[Event]) -> bytes:

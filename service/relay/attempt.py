@@ -15,9 +15,6 @@ from service.routing.failover import Attempt
 from service.routing.failure import Failure
 from service.settings import Route
 
-NAME_CHARS = 256
-"""No model has a longer name; the ledger takes no longer one."""
-
 
 class ClientRequest(Struct, kw_only=True):
     """A client's request, as the edge read it.
@@ -140,8 +137,3 @@ async def track_upload(call: ClientRequest, upload: AsyncIterator[bytes]) -> Asy
 def length_of(body: bytes) -> tuple[bytes, bytes]:
     """The header that frames a whole body."""
     return b"content-length", b"%d" % len(body)
-
-
-def bounded_name(name: str) -> str:
-    """A name as it may stand in the ledger: clients can invent any, and Postgres reads no JSON with a NUL."""
-    return name[:NAME_CHARS].replace("\0", "")

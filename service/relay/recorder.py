@@ -14,11 +14,12 @@ from service.fleet.outbox import Outbox
 from service.fleet.resource_index import ID_CHARS, ResourceHome, ResourceIndex
 from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated, TokenCounts
 from service.ledger.ids import derived_id, ended_id, time_of_id_ms
+from service.ledger.model_names import bounded_name
 from service.ledger.price import PriceList, cost_nusd
 from service.protocol.batch_results import BatchItem
 from service.protocol.redaction import redact
 from service.protocol.tap import JsonAnswer, StreamTap
-from service.relay.attempt import AttemptState, ClientRequest, bounded_name
+from service.relay.attempt import AttemptState, ClientRequest
 from service.routing.failure import Failure
 from service.settings import Settings
 from service.telemetry.log import logger_of_lines

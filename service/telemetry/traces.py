@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from service.ledger.events import AttemptEnded, Event
+from service.ledger.ids import time_of_request_id_ms
 from service.settings import Settings
 
 log = logging.getLogger("ccproxy.traces")
@@ -21,7 +22,6 @@ PATH = "/v1/traces"
 EXPORT_S = 2.0
 """What is not taken within this time is given up, also at the stop."""
 SERVICE = "claude-code-proxy"
-TIME_IN_ID_DIGITS = 11
 NS = 1_000_000
 
 
@@ -104,7 +104,7 @@ def request_of(event: AttemptEnded) -> dict[str, Any]:
     """A request's span, as its last attempt tells; its id begins with when it came."""
     from opentelemetry.trace import SpanKind
 
-    arrived_ms = min(int(event.request_id[:TIME_IN_ID_DIGITS], 16), event.started_at_ms)
+    arrived_ms = min(time_of_request_id_ms(event.request_id), event.started_at_ms)
     return {
         "name": f"request {event.endpoint}",
         "kind": SpanKind.SERVER,

@@ -51,7 +51,7 @@ def ended(number: int, **fields: Any) -> AttemptEnded:
 
 def id_of(number: int) -> str:
     """The id of an attempt."""
-    return ids.format_uuid((NOW_MS << 80) | (7 << 76) | (2 << 62) | number)
+    return ids.uuid7(NOW_MS, number)
 
 
 def append(redis: Redis, stream: str, *events: RouteEvent | ControlEvent) -> None:

@@ -29,7 +29,7 @@ Log: TypeAlias = list[RouteEvent]
 
 def id_of(number: int, at_ms: int = NOW_MS) -> str:
     """The UUIDv7 of this time and number."""
-    return ids.format_uuid((at_ms << 80) | (7 << 76) | (2 << 62) | number)
+    return ids.uuid7(at_ms, number)
 
 
 def started(number: int = 1, at_ms: int = NOW_MS, **fields: Any) -> AttemptStarted:

@@ -1,11 +1,20 @@
-"""Ids that follow from other ids."""
+"""Ids: what they are made of, and what follows from them."""
 
 from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.ledger.ids import derived_id, ended_id, format_uuid, lost_id, time_of_id_ms
+from service.fleet.clock import Clock
+from service.ledger.ids import (
+    derived_id,
+    ended_id,
+    lost_id,
+    lowest_id,
+    time_of_id_ms,
+    time_of_request_id_ms,
+    uuid7,
+)
 
 TIMES_MS = st.integers(0, 2**48 - 1)
 
@@ -13,8 +22,7 @@ TIMES_MS = st.integers(0, 2**48 - 1)
 @st.composite
 def uuid7s(draw: st.DrawFn) -> str:
     """Any UUIDv7."""
-    random = draw(st.integers(0, 2**12 - 1)) << 64 | draw(st.integers(0, 2**62 - 1))
-    return format_uuid(draw(TIMES_MS) << 80 | 7 << 76 | 2 << 62 | random)
+    return uuid7(draw(TIMES_MS), draw(st.integers(0, 2**80 - 1)))
 
 
 @given(uuid7s(), st.text(max_size=8))
@@ -36,7 +44,24 @@ def test_an_attempt_has_one_end_and_one_loss(one: str, other: str) -> None:
 @given(TIMES_MS)
 def test_the_time_inside_an_id_is_read(at_ms: int) -> None:
     """Unix milliseconds, all 48 bits of them."""
-    assert time_of_id_ms(format_uuid(at_ms << 80 | 7 << 76 | 2 << 62)) == at_ms
+    assert time_of_id_ms(uuid7(at_ms, 0)) == time_of_id_ms(lowest_id(at_ms)) == at_ms
+
+
+@given(TIMES_MS, st.integers(0, 2**74 - 1))
+def test_an_id_is_made_of_its_time_and_all_random_bits(at_ms: int, random: int) -> None:
+    """RFC 9562: 48 bits of time, version 7, 12 random bits, the variant, 62 random bits; and its canonical text."""
+    bits = at_ms << 80 | 7 << 76 | (random >> 62) << 64 | 2 << 62 | random & 2**62 - 1
+    assert uuid7(at_ms, random) == str(UUID(int=bits))
+    assert lowest_id(at_ms) == str(UUID(int=at_ms << 80)) < uuid7(at_ms, random)
+
+
+def test_the_time_inside_a_request_id_is_read() -> None:
+    """A request's id has 18 digits, and begins with its time."""
+    clock = Clock()
+    before_ms = clock.now_ms()
+    request_id = clock.new_request_id()
+    assert len(request_id) == 18
+    assert before_ms <= time_of_request_id_ms(request_id) <= clock.now_ms()
 
 
 def test_derived_ids_never_change() -> None:

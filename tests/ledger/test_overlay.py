@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.fleet.snapshots import overlay
+from service.fleet.overlay import overlay
 from service.ledger import fold, wire
 from service.ledger.events import RouteEvent
 from service.ledger.state import RouteLedger

@@ -52,13 +52,7 @@ class Serving:
             timeout=20,
             headers={"anthropic-version": "2023-06-01"},
         )
-        tell = parts.outbox.on_event
-
-        def note(stream: str, event: Event) -> None:
-            self.events.append((stream, event))
-            tell(stream, event)
-
-        parts.outbox.on_event = note
+        parts.outbox.listeners.insert(0, lambda stream, event: self.events.append((stream, event)))
 
     @property
     def url(self) -> str:

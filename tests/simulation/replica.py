@@ -7,6 +7,7 @@ them.
 import asyncio
 import os
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -60,8 +61,7 @@ class SeededClock(Clock):
         self._rng = rng
 
     def new_id(self) -> str:
-        bits = self.now_ms() << 80 | 7 << 76 | 2 << 62
-        return ids.format_uuid(bits | self._rng.getrandbits(12) << 64 | self._rng.getrandbits(62))
+        return ids.uuid7(self.now_ms(), self._rng.getrandbits(12) << 62 | self._rng.getrandbits(62))
 
 
 class Disk:
@@ -105,12 +105,7 @@ class Replica:
         redis: Any = AsyncRedis(server, weather, rng)
         self.outbox = Outbox(RedisPort(redis), replica=self.name, clock=self.clock, spool_root=spool_root)
         self.watcher = Watcher(redis, self.outbox, self.clock, self.settings)
-        note_own = self.outbox.on_event
         write = self.outbox._spool.append
-
-        def on_event(stream: str, event: Event) -> None:
-            self.oracle.note_own(self.name, stream, event)
-            note_own(stream, event)
 
         def append(records: Sequence[SpoolRecord]) -> None:
             last = self.outbox._spool.segments[-1:]
@@ -123,7 +118,7 @@ class Replica:
                 raise
             self.oracle.on_disk |= names
 
-        self.outbox.on_event = on_event
+        self.outbox.listeners += [partial(self.oracle.note_own, self.name), self.watcher.note_own]
         self.outbox._spool.append = append  # type: ignore[method-assign]
         self.run(self._start())
 
@@ -188,7 +183,7 @@ class Replica:
         """The results of a message batch pass through: somebody may have read them before."""
         number, at_ms = self.rng.randrange(BATCHES), self.clock.now_ms()
         route = self.settings.routes[0].id
-        batch_id = ids.format_uuid(1_788_999_000_000 << 80 | 7 << 76 | 2 << 62 | number)
+        batch_id = ids.uuid7(1_788_999_000_000, number)
         for item in range(2):
             event = BatchItemUsed(
                 event_id=ids.derived_id(batch_id, str(item)), at_ms=at_ms, batch_id=f"b{number}", custom_id=str(item),

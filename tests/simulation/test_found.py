@@ -28,7 +28,7 @@ def world() -> Iterator[World]:
 
 def item(replica: Replica) -> BatchItemUsed:
     """The one item of a batch, told by this replica."""
-    event_id = ids.derived_id(ids.format_uuid(1_788_999_000_000 << 80 | 7 << 76 | 2 << 62), "1")
+    event_id = ids.derived_id(ids.uuid7(1_788_999_000_000, 0), "1")
     at_ms = replica.clock.now_ms()
     return BatchItemUsed(event_id=event_id, at_ms=at_ms, batch_id="b", custom_id="1", tokens=TokenCounts(input=10))
 

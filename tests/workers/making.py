@@ -19,7 +19,7 @@ numbers = count(1)
 
 def new_id(at_ms: int = NOON_MS) -> str:
     """The next id: a UUIDv7 whose random bits count up."""
-    return ids.format_uuid((at_ms << 80) | (7 << 76) | (2 << 62) | next(numbers))
+    return ids.uuid7(at_ms, next(numbers))
 
 
 def started(seq: int = 1, *, at_ms: int = NOON_MS, replica: str = "r1") -> AttemptStarted:

@@ -67,7 +67,7 @@ def logs(draw: st.DrawFn) -> Log:
 
 def numbered(event: RouteEvent, number: int) -> RouteEvent:
     """The event under an id that does not depend on what was drawn before it."""
-    event_id = ids.format_uuid((event.at_ms << 80) | (7 << 76) | (2 << 62) | number)
+    event_id = ids.uuid7(event.at_ms, number)
     if isinstance(event, AttemptEnded):
         return msgspec.structs.replace(event, event_id=ids.ended_id(event_id), attempt_id=event_id, request_id="q")
     return msgspec.structs.replace(event, event_id=event_id)

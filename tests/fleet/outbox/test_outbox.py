@@ -437,7 +437,7 @@ async def test_without_redis_events_are_told_and_nothing_is_kept(make: MakeOutbo
     """Without a Redis there is no ledger beyond this process: events are numbered and told, and cost no memory."""
     outbox = make(None)
     told: list[tuple[str, Event]] = []
-    outbox.on_event = lambda stream, event: told.append((stream, event))
+    outbox.listeners.append(lambda stream, event: told.append((stream, event)))
     await outbox.start()
     await append_many(outbox, 3)
     assert [(stream, event.seq, event.replica) for stream, event in told] == [(STREAM, n, "r1") for n in (1, 2, 3)]
@@ -447,11 +447,11 @@ async def test_without_redis_events_are_told_and_nothing_is_kept(make: MakeOutbo
 
 
 async def test_each_event_is_told_before_anybody_waits(make: MakeOutbox) -> None:
-    """`on_event` is told at once, with the number, so that the view counts what is still on its way."""
+    """Listeners are called at once, with the number, so that the view counts what is still on its way."""
     port = ScriptedPort("hang")
     outbox = make(port)
     told: list[int] = []
-    outbox.on_event = lambda _, event: told.append(event.seq)
+    outbox.listeners.append(lambda _, event: told.append(event.seq))
     await outbox.start()
     append = asyncio.create_task(outbox.append(STREAM, started()))
     await asyncio.sleep(0)

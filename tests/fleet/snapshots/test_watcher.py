@@ -359,6 +359,7 @@ async def test_without_redis_it_is_ready_at_once(post: Post) -> None:
     """A proxy without Redis waits for nobody, and its own events count."""
     post.outbox._port = None
     alone = Watcher(None, post.outbox, post.clock, post.watcher._settings)
+    post.outbox.listeners.append(alone.note_own)
     await alone.start()
     assert alone.ready.is_set()
     await post.outbox.append("anthropic", ended())
