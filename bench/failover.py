@@ -29,9 +29,9 @@ from bench.tell import tell
 from service.ledger import wire
 from service.ledger.events import AttemptEnded, AttemptStarted, Event
 from service.settings import CircuitPolicy
-from tests.e2e.books import Books
-from tests.e2e.house import House, Proxy
 from tests.fakes import Usage, reply
+from tests.support.installation import Installation, Proxy
+from tests.support.ledger_reader import LedgerReader
 
 ROUNDS = int(os.environ.get("ROUNDS") or 8)
 CLIENTS = 12
@@ -69,17 +69,17 @@ async def clients(proxies: Sequence[Proxy], count: int, *, pause_s: float, strea
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def events_of(house: House, route: str) -> list[Event]:
+def events_of(installation: Installation, route: str) -> list[Event]:
     """All events of a route, by their time."""
-    with contextlib.closing(house.redis()) as redis:
+    with contextlib.closing(installation.redis()) as redis:
         entries: Any = redis.xrange(wire.events_key(route))
     told = [event for _, fields in entries for event in wire.decode_entry(fields[wire.ENTRY_FIELD.encode()])]
     return sorted((event for event in told if not isinstance(event, wire.Undecodable)), key=lambda event: event.at_ms)
 
 
-def serving(house: House, since_ms: int) -> int:
+def serving(installation: Installation, since_ms: int) -> int:
     """How many replicas have an answer of the first route that was no probe, since then."""
-    ended = [event for event in events_of(house, "anthropic") if isinstance(event, AttemptEnded)]
+    ended = [event for event in events_of(installation, "anthropic") if isinstance(event, AttemptEnded)]
     return len({e.replica for e in ended if e.started_at_ms > since_ms and e.outcome == "ok" and not e.probe})
 
 
@@ -109,22 +109,24 @@ async def until(true: Any, what: str) -> None:
         await asyncio.sleep(0.05)
 
 
-async def measure_trips(house: House) -> None:
+async def measure_trips(installation: Installation) -> None:
     """The first route dies and comes back, ROUNDS times."""
-    proxies = [house.start_proxy(BREAKING) for _ in range(3)]
+    proxies = [installation.start_proxy(BREAKING) for _ in range(3)]
     rounds: list[tuple[int, list[Event]]] = []
-    house.zai.default = reply.message()
+    installation.zai.default = reply.message()
     async with clients(proxies, CLIENTS, pause_s=0.02, stream=True) as statuses:
         for _ in range(ROUNDS):
-            house.anthropic.default = reply.message()
+            installation.anthropic.default = reply.message()
             back_ms = time.time_ns() // 1_000_000
-            await until(lambda back_ms=back_ms: serving(house, back_ms) >= len(proxies), "all serve by it again")
-            before = len(house.anthropic.requests)
-            await until(lambda before=before: len(house.anthropic.requests) > before + 300, "the route serves again")
+            await until(lambda back_ms=back_ms: serving(installation, back_ms) >= len(proxies), "all serve by it again")
+            before = len(installation.anthropic.requests)
+            await until(
+                lambda before=before: len(installation.anthropic.requests) > before + 300, "the route serves again"
+            )
             mark_ms = time.time_ns() // 1_000_000
-            house.anthropic.default = reply.error(500)
+            installation.anthropic.default = reply.error(500)
             await asyncio.sleep(3 * OPEN_MS / 1000)
-            told = events_of(house, "anthropic")  # now: of what is folded the stream keeps but a tail
+            told = events_of(installation, "anthropic")  # now: of what is folded the stream keeps but a tail
             rounds.append((mark_ms, [event for event in told if event.at_ms >= mark_ms]))
     late: list[int] = []
     spans: list[tuple[int, int]] = []
@@ -163,34 +165,34 @@ def sizes(count: int, seed: int) -> list[int]:
     return [int(LEAST_TOKENS * 10 ** chance.random()) for _ in range(count)]
 
 
-async def measure_quota(house: House, *, crash: bool) -> None:
+async def measure_quota(installation: Installation, *, crash: bool) -> None:
     """A hundred streams use a limit up; with `crash` one of the proxies is killed on the way."""
     tokens = sizes(4 * QUOTA_REQUESTS, seed=7 + crash)
     limit = sum(tokens[:QUOTA_REQUESTS])
     route = "crashed" if crash else "limited"
-    house.anthropic.reset()
-    house.anthropic.script(
+    installation.anthropic.reset()
+    installation.anthropic.script(
         *(reply.message(usage=Usage(input=0, output=size)).pausing(300, "content_block_delta") for size in tokens)
     )
-    with tempfile.NamedTemporaryFile("w", suffix=".toml", dir=house.folder) as config:
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", dir=installation.folder) as config:
         config.write(
-            f'[[routes]]\nid = "{route}"\nprovider = "anthropic"\nbase_url = "{house.anthropic.base_url}"\n'
+            f'[[routes]]\nid = "{route}"\nprovider = "anthropic"\nbase_url = "{installation.anthropic.base_url}"\n'
             f'api_key_env = "ANTHROPIC_API_KEY"\nweekly_tokens = {limit}\n'
         )
         config.flush()
         variables = {"CCPROXY_CONFIG": config.name, "QUOTA_WARNING_THRESHOLD": "100", "LOG_LEVEL": "warn"}
-        proxies = [house.start_proxy(variables) for _ in range(3)]
+        proxies = [installation.start_proxy(variables) for _ in range(3)]
         async with clients(proxies, STREAMS, pause_s=0, stream=True) as statuses:
             if crash:
-                await until(lambda: used(house, route) > limit * 2 / 3, "two thirds are used")
+                await until(lambda: used(installation, route) > limit * 2 / 3, "two thirds are used")
                 dead = proxies.pop(0)
                 dead.kill()
             await until(lambda: is_idle(statuses), "the limit is used up")
             if crash:  # what the dead one held is free after half a minute, and its attempts are closed after that
                 await asyncio.sleep(40)
                 await until(lambda: is_idle(statuses), "the limit is used up")
-        await until(lambda: open_attempts(house, route) == 0, "all attempts have ended")
-        taken = used(house, route)
+        await until(lambda: open_attempts(installation, route) == 0, "all attempts have ended")
+        taken = used(installation, route)
         name = "quota, a proxy killed on the way" if crash else f"quota, {STREAMS} streams"
         over, left = max(0, taken - limit) / limit, max(0, limit - taken) / limit
         served = sum(status == 200 for status in statuses)
@@ -209,15 +211,15 @@ def is_idle(statuses: Sequence[int]) -> bool:
     return len(statuses) > 10 * STREAMS and not any(status == 200 for status in statuses[-10 * STREAMS :])
 
 
-def used(house: House, route: str) -> int:
+def used(installation: Installation, route: str) -> int:
     """Tokens used on a route, in Postgres."""
     query = "SELECT coalesce(sum(input + output), 0) FROM ccproxy.usage_hourly WHERE route = %s"
-    return Books(house).number(query, route)
+    return LedgerReader(installation).number(query, route)
 
 
-def open_attempts(house: House, route: str) -> int:
+def open_attempts(installation: Installation, route: str) -> int:
     """Attempts of a route that have not ended, by its newest snapshot."""
-    with contextlib.closing(house.redis()) as redis:
+    with contextlib.closing(installation.redis()) as redis:
         raw = redis.get(wire.snapshot_key(route))
     snapshot = wire.decode_snapshot(raw) if isinstance(raw, bytes) else None
     return len(msgspec.json.decode(snapshot.ledger).get("open", {})) if snapshot else 0
@@ -225,11 +227,11 @@ def open_attempts(house: House, route: str) -> int:
 
 async def run() -> None:
     """All measurements, one after the other."""
-    with tempfile.TemporaryDirectory(prefix="ccproxy-bench-") as folder, House(Path(folder)) as house:
+    with tempfile.TemporaryDirectory(prefix="ccproxy-bench-") as folder, Installation(Path(folder)) as installation:
         print(f"{os.cpu_count()} cores, {sys.version.split()[0]}, three proxies, one worker")
-        await measure_trips(house)
-        await measure_quota(house, crash=False)
-        await measure_quota(house, crash=True)
+        await measure_trips(installation)
+        await measure_quota(installation, crash=False)
+        await measure_quota(installation, crash=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every test gets: an environment without the developer's settings, and a log that no other test has set up."""
+"""What every test gets: an environment without the developer's settings, the usual log, and servers if it asks."""
 
 import logging
 import os
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from service.settings.variables import VARIABLES
+from tests.support.server_fixtures import postgres, shared_postgres, shared_valkey, valkey
+
+__all__ = ["postgres", "shared_postgres", "shared_valkey", "valkey"]
 
 FOREIGN_PREFIXES = ("ANTHROPIC_", "CLAUDE_", "CCPROXY_", "DB_", "OTEL_", "PG", "PROXY_", "ZAI_")
 FOREIGN = {variable.name for variable in VARIABLES} | {

@@ -1,5 +1,5 @@
 """What attacks are run on: proxies in this process (`server`), before fakes that behave, or none."""
 
-from tests.relay.fixtures import anthropic, server, zai
+from tests.support.proxy_fixtures import anthropic, server, zai
 
 __all__ = ["anthropic", "server", "zai"]

@@ -35,8 +35,8 @@ from service.ledger.events import AttemptEnded, AttemptStarted, TokenCounts
 from tests.attacks.fuzz_answers import echo_of, marker_of, said_by_provider, usage_for
 from tests.attacks.fuzz_requests import MARKER, FuzzedRequest, fuzzed
 from tests.attacks.raw import ByteProvider, RawClient, RawResponse, SeenRequest, byte_provider, request
-from tests.edge.test_key_limits import issue
-from tests.relay.serving import ANTHROPIC_KEY, ASK, Server, Serving, server_of
+from tests.support.client_keys import issue
+from tests.support.proxies import ANTHROPIC_KEY, ASK, Server, Serving, server_of
 
 AT_ONCE = 32
 PARTIAL_S = 0.3

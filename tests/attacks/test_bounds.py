@@ -11,7 +11,7 @@ import pytest
 from service.edge import connection as module
 from service.edge.connection import ClientConnection
 from tests.attacks.raw import answer, byte_provider, raw_client, request
-from tests.relay.serving import ASK, ASK_BYTES, Server, Serving
+from tests.support.proxies import ASK, ASK_BYTES, Server, Serving
 
 LINE = b"POST /v1/messages HTTP/1.1\r\nhost: 127.0.0.1\r\n"
 LENGTH = b"content-length: %d\r\n\r\n" % len(ASK_BYTES)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.attacks.raw import SeenRequest, answer, byte_provider, raw_client, request
-from tests.relay.serving import ASK, STREAM, Server
+from tests.support.proxies import ASK, STREAM, Server
 
 MOST_BYTES = 60_000_000
 """What tracing sees at the height; the bombs become twice as much and more."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.attacks.raw import RawClient, answer, byte_provider, raw_client, request
-from tests.relay.serving import ASK, ASK_BYTES, Server
+from tests.support.proxies import ASK, ASK_BYTES, Server
 
 SMUGGLED = b"DELETE /v1/files/file_011smuggled HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
 JSON = b"content-type: application/json\r\n"

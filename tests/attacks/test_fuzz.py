@@ -7,7 +7,7 @@ from tests.attacks.fuzz import Oracle, Seen, fuzz, readings, usual
 from tests.attacks.fuzz_answers import usage_for
 from tests.attacks.fuzz_requests import FuzzedRequest
 from tests.attacks.raw import RawResponse, SeenRequest
-from tests.relay.serving import ANTHROPIC_KEY, Server
+from tests.support.proxies import ANTHROPIC_KEY, Server
 
 SEED = 20_261_129
 REQUESTS = 600

@@ -11,8 +11,8 @@ import pytest
 from service import auth_throttle as brake
 from service.auth_throttle import FREE_TRIES
 from tests.attacks.raw import ByteProvider, byte_provider
-from tests.edge.test_key_limits import issue, shown
-from tests.relay.serving import ASK, Server, Serving
+from tests.support.client_keys import issue, shown
+from tests.support.proxies import ASK, Server, Serving
 
 ADMIN, METRICS, ANN = "admin-token-0123456789", "metrics-token-0123456789", "key-of-ann-0123456789"
 OWN = "sk-ant-api03-own-credential"

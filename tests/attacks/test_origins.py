@@ -11,7 +11,7 @@ from service.edge.origins import OriginGuard
 from service.errors import SettingsError
 from service.settings import from_variables
 from tests.attacks.raw import ByteProvider, RawResponse, answer, byte_provider, raw_client, request
-from tests.relay.serving import ASK, Server, Serving
+from tests.support.proxies import ASK, Server, Serving
 
 EVIL = "https://evil.example"
 APP = "https://app.example"

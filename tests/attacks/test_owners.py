@@ -11,9 +11,9 @@ from service.fleet.resource_index import ResourceHome, home_of, value_of
 from service.ledger.events import BatchItemUsed, ClientKeyRevoked, ResourceCreated
 from service.ledger.fold import advance
 from tests.attacks.raw import MESSAGE, SeenRequest, answer, byte_provider
-from tests.edge.test_key_limits import issue
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import ASK, STREAM, Server, Serving
+from tests.support.client_keys import issue
+from tests.support.proxies import ASK, STREAM, Server, Serving
 
 ISSUED = {"PROXY_API_KEYS": "ledger"}
 BATCH: dict[str, Any] = {"requests": [{"custom_id": "one", "params": ASK}]}

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.attacks.raw import RawResponse, byte_provider, raw_client, request
-from tests.relay.serving import ANTHROPIC_KEY, ASK, Server
+from tests.support.proxies import ANTHROPIC_KEY, ASK, Server
 
 
 class Asked(NamedTuple):

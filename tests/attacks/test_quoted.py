@@ -8,7 +8,7 @@ import pytest
 
 from tests.attacks.raw import MESSAGE, answer, byte_provider
 from tests.fakes import FakeProvider, Reply, reply
-from tests.relay.serving import ANTHROPIC_KEY, ASK, STREAM, Server
+from tests.support.proxies import ANTHROPIC_KEY, ASK, STREAM, Server
 
 PROMPT = "my neighbour is called Ann and her password is a heron"
 CUT_KEY = f"{ANTHROPIC_KEY[:11]}...{ANTHROPIC_KEY[-5:]}"

@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.attacks.raw import byte_provider, raw_client, request
-from tests.relay.serving import ANTHROPIC_KEY, ASK, Server
+from tests.support.proxies import ANTHROPIC_KEY, ASK, Server
 
 
 async def test_a_plain_request_reaches_the_byte_provider_as_it_was_sent(server: Server) -> None:

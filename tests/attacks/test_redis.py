@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,8 +20,9 @@ from service.oauth.credentials_file import OAuthTokens
 from service.oauth.shared_token import SharedToken
 from service.settings import Secret
 from tests.attacks.raw import byte_provider, leave, listening
-from tests.fleet.outbox.making import clock, eventually
-from tests.relay.serving import ASK, Server
+from tests.support.outbox_factories import clock
+from tests.support.proxies import ASK, Server
+from tests.support.waiting import wait_until
 
 PASSWORD = "redis-password-marked-aaaaaaaa"
 ADMIN = "admin-token-marked-0123456789"
@@ -77,18 +78,10 @@ async def no_redis(said: bytes) -> AsyncIterator[tuple[str, NoRedis]]:
         yield f"redis://:{PASSWORD}@127.0.0.1:{port}/0", made
 
 
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """A Valkey of this page."""
-    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
-
-
 @pytest.fixture
 async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
     """A client, on an empty server."""
     client = open_redis(valkey.url)
-    await client.flushall()
     yield client
     await client.aclose()
 
@@ -131,7 +124,7 @@ async def test_requests_are_served_whatever_stands_at_redis_address(
             assert (await served.ask(ASK)).status_code == 200
         asked = [await served.http.get(path, headers=bearer()) for path in ("/metrics", "/health", "/admin/api/fleet")]
         assert [answer.status_code for answer in asked] == [200] * 3
-        await eventually(lambda: not served.parts.watcher.redis_up)
+        await wait_until(lambda: not served.parts.watcher.redis_up)
         assert not any(task.done() for task in served.parts.watcher._tasks)
         shown = caplog.text + "".join(answer.text for answer in asked)
     assert PASSWORD not in shown
@@ -165,7 +158,7 @@ async def test_values_of_another_type_stop_nothing(server: Server, valkey: Valke
         assert (await served.http.get("/v1/messages/batches/msgbatch_01spoiled")).status_code < 600
         event = RouteDisabled(event_id=clock.new_id(), at_ms=clock.now_ms(), replica="op", seq=1, route="anthropic")
         await redis.xadd(wire.events_key(wire.CONTROL), {wire.ENTRY_FIELD: wire.encode_entry([event])})
-        await eventually(lambda: "anthropic" in served.parts.watcher.view.control.disabled)
+        await wait_until(lambda: "anthropic" in served.parts.watcher.view.control.disabled)
         assert not any(task.done() for task in served.parts.watcher._tasks)
         assert (await served.http.get("/metrics")).status_code == 200
 
@@ -181,7 +174,7 @@ async def test_strange_news_end_nothing(server: Server, valkey: Valkey, redis: R
         for news in NEWS:
             await redis.publish(wire.CHANGES_CHANNEL, news)
         await publish(redis, {"hours": {"1": {"attempts": 7}}})
-        await eventually(lambda: served.parts.watcher.view.ledger("anthropic").hours != {})
+        await wait_until(lambda: served.parts.watcher.view.ledger("anthropic").hours != {})
         assert not any(task.done() for task in served.parts.watcher._tasks)
 
 
@@ -216,7 +209,7 @@ async def test_absurd_numbers_are_no_failure(server: Server, valkey: Valkey, red
     async with byte_provider() as provider:
         served = await server.start(anthropic=provider.base_url, variables=VARIABLES, redis_url=valkey.url)
         await publish(redis, LEDGERS[name])
-        await eventually(lambda: "anthropic" in served.parts.watcher.snapshots)
+        await wait_until(lambda: "anthropic" in served.parts.watcher.snapshots)
         answer = await served.ask(ASK)
         assert answer.status_code in (200, 402, 403, 429, 503, 529), answer.text
         for page in ("/metrics", "/health", *(f"/admin/api/{page}" for page in PAGES)):

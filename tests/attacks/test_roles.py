@@ -11,7 +11,7 @@ from service import app
 from service import auth_throttle as brake
 from service.console import auth
 from tests.attacks.raw import byte_provider
-from tests.relay.serving import Server, Serving
+from tests.support.proxies import Server, Serving
 
 ADMIN, VIEWER = "admin-token-marked-0123456789", "viewer-token-marked-0123456789"
 CLIENT = "client-key-marked-0123456789"

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tests.attacks.raw import byte_provider, raw_client, request
-from tests.relay.serving import ASK, Server, Serving
+from tests.support.proxies import ASK, Server, Serving
 
 MARK = "xyzzy"
 KEY = "proxy-key-marked-0123456789abcdef"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.raw import RawClient, request
-from tests.e2e.house import Proxy
+from tests.support.installation import Proxy
 
 REQUESTS = 100
 AT_ONCE = 50

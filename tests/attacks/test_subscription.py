@@ -19,7 +19,7 @@ from service.oauth.token_endpoint import TokenEndpoint
 from service.oauth.token_manager import TokenManager
 from service.settings import OAuth
 from tests.attacks.raw import SeenRequest, answer, byte_provider
-from tests.oauth.factories import HOUR_MS, OLD_REFRESH, content, log_in, now_ms, told
+from tests.support.subscriptions import HOUR_MS, OLD_REFRESH, content, log_in, now_ms, told
 
 NEW = {"access_token": "sk-ant-oat01-new", "refresh_token": "sk-ant-ort01-new", "expires_in": 28_800}
 NOT_A_TOKEN = "answered without a token"

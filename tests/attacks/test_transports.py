@@ -12,7 +12,7 @@ import pytest
 from service.http1.upstream import UpstreamClient, proxy_for
 from service.settings import Timeouts
 from tests.attacks.raw import ByteProvider, answer, byte_provider, raw_client, request
-from tests.relay.serving import ANTHROPIC_KEY, ASK, Server
+from tests.support.proxies import ANTHROPIC_KEY, ASK, Server
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 MARK = b"of another client"

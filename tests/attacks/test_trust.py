@@ -19,8 +19,8 @@ from service.edge import messages
 from service.ledger.events import ClientKeyLimited, ClientKeyRevoked, Event
 from service.ledger.fold import advance
 from tests.attacks.raw import SeenRequest, answer, byte_provider, raw_client, request
-from tests.edge.test_key_limits import issue
-from tests.relay.serving import ASK, ASK_BYTES, Server, Serving
+from tests.support.client_keys import issue
+from tests.support.proxies import ASK, ASK_BYTES, Server, Serving
 
 JUNK = {"x-api-key": "junk"}
 KEYS = {"PROXY_API_KEYS": "ann:" + "k" * 32}

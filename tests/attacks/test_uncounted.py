@@ -7,8 +7,8 @@ import pytest
 from service.ledger.events import AttemptEnded, TokenCounts
 from tests.attacks.raw import MESSAGE, answer, byte_provider, raw_client, request
 from tests.fakes import FakeProvider, reply
-from tests.fleet.outbox.making import eventually
-from tests.relay.serving import ASK, STREAM, STREAM_BYTES, Server, connected, request_bytes
+from tests.support.proxies import ASK, STREAM, STREAM_BYTES, Server, connected, request_bytes
+from tests.support.waiting import wait_until
 
 SSE = "text/event-stream; charset=utf-8"
 
@@ -56,7 +56,7 @@ async def test_a_stream_that_is_left_counts(server: Server, anthropic: FakeProvi
     async with connected(served) as wire:
         await wire.send(request_bytes(STREAM_BYTES))
         await wire.until(b"a word or two")
-    await eventually(lambda: served.ends)
+    await wait_until(lambda: served.ends)
     ended = served.ends[0][1]
     assert ended.outcome == "aborted"
     tokens = told(ended)
@@ -106,7 +106,7 @@ async def test_what_was_reported_is_not_estimated(server: Server, anthropic: Fak
     async with connected(served) as wire:
         await wire.send(request_bytes(STREAM_BYTES))
         await wire.until(b"message_delta")
-    await eventually(lambda: served.ends)
+    await wait_until(lambda: served.ends)
     assert served.ends[0][1].tokens == TokenCounts(input=50, output=321)
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.raw import MESSAGE, SeenRequest, answer, byte_provider, raw_client, request
-from tests.relay.serving import ASK, ASK_BYTES, Server, free_port
-from tests.scale.programs import program
+from tests.support.ports import free_port
+from tests.support.proxies import ASK, ASK_BYTES, Server
+from tests.support.servers import program
 
 H2C = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
 OFFERS = {

@@ -13,8 +13,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Request, sync_playwright
 
 from tests.browser.looking import ADMIN, VIEWER, log_in
-from tests.e2e.asking import client_of
-from tests.e2e.house import House, Proxy
+from tests.support.installation import Installation, Proxy
+from tests.support.messages import client_of
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -29,22 +29,22 @@ Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="package")
-def shared_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """The house of these tests."""
-    with House(tmp_path_factory.mktemp("house")) as made:
+def shared_installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """The installation of these tests."""
+    with Installation(tmp_path_factory.mktemp("installation")) as made:
         yield made
 
 
 @pytest.fixture(scope="package")
-def proxy(shared_house: House) -> Proxy:
+def proxy(shared_installation: Installation) -> Proxy:
     """Its proxy, whose tokens the tests know."""
-    return shared_house.start_proxy({"ADMIN_TOKEN": ADMIN, "VIEWER_TOKEN": VIEWER})
+    return shared_installation.start_proxy({"ADMIN_TOKEN": ADMIN, "VIEWER_TOKEN": VIEWER})
 
 
 @pytest.fixture
-def house(shared_house: House) -> House:
-    """The house with fakes that have forgotten the last test."""
-    return shared_house.fresh()
+def installation(shared_installation: Installation) -> Installation:
+    """The installation with fakes that have forgotten the last test."""
+    return shared_installation.fresh()
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from typing import Any
 import httpx
 from playwright.sync_api import Locator, Page, expect
 
-from tests.e2e.asking import ask
-from tests.e2e.house import House
 from tests.fakes import reply
+from tests.support.installation import Installation
+from tests.support.messages import ask
 
 ADMIN, VIEWER = "admin-token-marked-0123456789", "viewer-token-marked-0123456789"
 REQUEST_ID = "x-ccproxy-request-id"
@@ -37,9 +37,9 @@ def card(page: Page, title: str) -> Locator:
     return page.get_by_role("article", name=title, exact=True)
 
 
-def fail_over(house: House, client: httpx.Client, **error: Any) -> str:
+def fail_over(installation: Installation, client: httpx.Client, **error: Any) -> str:
     """A request that Anthropic fails and Z.AI answers; its id."""
-    house.anthropic.script(reply.error(529, **error))
+    installation.anthropic.script(reply.error(529, **error))
     answer = ask(client)
     assert (answer.status_code, answer.headers["x-ccproxy-route"]) == (200, "zai"), answer.text
     return answer.headers[REQUEST_ID]

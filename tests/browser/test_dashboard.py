@@ -10,9 +10,9 @@ from playwright.sync_api import Route, expect
 from service.ledger import wire
 from tests.browser.conftest import Complaints, Open
 from tests.browser.looking import ADMIN, PAGES, REQUEST_ID, VIEWER, card, fail_over, link_to, log_in, region, settle
-from tests.e2e.asking import MODEL, ask
-from tests.e2e.house import House, Proxy
 from tests.fakes import reply
+from tests.support.installation import Installation, Proxy
+from tests.support.messages import MODEL, ask
 
 pytestmark = pytest.mark.e2e
 
@@ -55,9 +55,9 @@ def test_who_is_logged_out_elsewhere_is_asked_again(visit: Open, complaints: Com
     settle(page)
 
 
-def test_every_page_loads_without_a_complaint(visit: Open, http: httpx.Client, house: House) -> None:
+def test_every_page_loads_without_a_complaint(visit: Open, http: httpx.Client, installation: Installation) -> None:
     """No error, no warning, nothing from elsewhere, nothing that could not be asked for."""
-    fail_over(house, http)
+    fail_over(installation, http)
     page = visit()
     for place in PAGES:
         page.evaluate("place => { location.hash = place }", place)
@@ -66,12 +66,12 @@ def test_every_page_loads_without_a_complaint(visit: Open, http: httpx.Client, h
     expect(page.locator(".feed")).to_have_text("Live")
 
 
-def test_a_failover_is_shown_within_two_seconds(visit: Open, http: httpx.Client, house: House) -> None:
+def test_a_failover_is_shown_within_two_seconds(visit: Open, http: httpx.Client, installation: Installation) -> None:
     """What failed, why, and who took over."""
     page = visit()
     settle(page)
     for tried in range(TRIES):
-        request_id = fail_over(house, http)
+        request_id = fail_over(installation, http)
         try:
             expect(link_to(page, request_id)).to_be_visible(timeout=SHOWN_MS)
             break
@@ -84,7 +84,7 @@ def test_a_failover_is_shown_within_two_seconds(visit: Open, http: httpx.Client,
 
 
 @pytest.mark.usefixtures("both_enabled")
-def test_a_disabled_route_gets_no_request(visit: Open, http: httpx.Client, house: House) -> None:
+def test_a_disabled_route_gets_no_request(visit: Open, http: httpx.Client, installation: Installation) -> None:
     """Asked first, with the reason shown; the very next request goes elsewhere, until the route is enabled."""
     page = visit()
     anthropic = card(page, "Anthropic")
@@ -98,7 +98,7 @@ def test_a_disabled_route_gets_no_request(visit: Open, http: httpx.Client, house
     expect(anthropic).to_contain_text("too dear <b>today</b>", ignore_case=True)
     expect(card(page, "Z.AI")).to_contain_text("serves now")
     assert ask(http).headers["x-ccproxy-route"] == "zai"
-    assert house.anthropic.requests == []
+    assert installation.anthropic.requests == []
     anthropic.get_by_role("button", name="Enable").click()
     dialog.get_by_role("button", name="Enable").click()
     expect(anthropic).to_contain_text("serves now")
@@ -122,9 +122,9 @@ def test_a_limit_is_changed_and_shown(visit: Open) -> None:
         expect(zai).to_contain_text(shown)
 
 
-def test_events_are_filtered_and_followed(visit: Open, http: httpx.Client, house: House) -> None:
+def test_events_are_filtered_and_followed(visit: Open, http: httpx.Client, installation: Installation) -> None:
     """By route and outcome; the filter stands in the address; new events that fit come by themselves, others do not."""
-    first = fail_over(house, http)
+    first = fail_over(installation, http)
     page = visit("#/events")
     rows = page.locator(".events").get_by_role("listitem")
     expect(rows.filter(has_text="Z.AI").first).to_be_visible()
@@ -140,7 +140,7 @@ def test_events_are_filtered_and_followed(visit: Open, http: httpx.Client, house
     page.get_by_label("Request").fill("")
     page.keyboard.press("Enter")
     expect(page).not_to_have_url(re.compile("request="))
-    second = fail_over(house, http)
+    second = fail_over(installation, http)
     expect(rows.filter(has=link_to(page, second))).to_have_count(1)
     expect(rows.filter(has_text="Z.AI")).to_have_count(0)
     rows.filter(has=link_to(page, second)).locator("summary").click()
@@ -148,9 +148,11 @@ def test_events_are_filtered_and_followed(visit: Open, http: httpx.Client, house
     expect(page.get_by_role("heading", name=f"Request {second}")).to_be_visible()
 
 
-def test_a_request_has_its_attempts_on_a_line_of_time(visit: Open, http: httpx.Client, house: House) -> None:
+def test_a_request_has_its_attempts_on_a_line_of_time(
+    visit: Open, http: httpx.Client, installation: Installation
+) -> None:
     """Each with its outcome and why; the second begins where the first has ended."""
-    request_id = fail_over(house, http)
+    request_id = fail_over(installation, http)
     page = visit(f"#/requests/{request_id}")
     attempts = region(page, "Attempts").locator(".timeline > li")
     expect(attempts).to_have_count(2)
@@ -169,10 +171,10 @@ def test_a_request_that_nobody_knows_says_so(visit: Open, complaints: Complaints
     expect(page.get_by_role("alert")).to_contain_text("No request 000000000000000000 is on the ledger")
 
 
-def test_what_a_provider_says_is_never_markup(visit: Open, http: httpx.Client, house: House) -> None:
+def test_what_a_provider_says_is_never_markup(visit: Open, http: httpx.Client, installation: Installation) -> None:
     """Its words come from outside; they are shown as they are."""
     evil = "<img src=x onerror=document.title=document.title+1>"
-    house.anthropic.script(reply.error(529, "overloaded_error", evil))
+    installation.anthropic.script(reply.error(529, "overloaded_error", evil))
     request_id = ask(http).headers[REQUEST_ID]
     page = visit(f"#/requests/{request_id}")
     expect(page.locator(".timeline")).to_contain_text(evil)
@@ -180,9 +182,11 @@ def test_what_a_provider_says_is_never_markup(visit: Open, http: httpx.Client, h
     assert "1" not in page.title()
 
 
-def test_what_a_provider_says_neither_reorders_nor_hides_text(visit: Open, http: httpx.Client, house: House) -> None:
+def test_what_a_provider_says_neither_reorders_nor_hides_text(
+    visit: Open, http: httpx.Client, installation: Installation
+) -> None:
     """Bidirectional overrides, tags and zero-width characters are shown as escapes, should the API ever give them."""
-    house.anthropic.script(reply.error(529, "overloaded_error", "see here"))
+    installation.anthropic.script(reply.error(529, "overloaded_error", "see here"))
     request_id = ask(http).headers[REQUEST_ID]
     page = visit("#/")
 
@@ -200,9 +204,9 @@ def test_what_a_provider_says_neither_reorders_nor_hides_text(visit: Open, http:
     assert hidden.findall(page.content()) == []
 
 
-def test_history_comes_from_the_workers(visit: Open, http: httpx.Client, house: House) -> None:
+def test_history_comes_from_the_workers(visit: Open, http: httpx.Client, installation: Installation) -> None:
     """Usage by route, model and key, and latency, as tables beside their charts."""
-    fail_over(house, http)
+    fail_over(installation, http)
     page = visit("#/usage")
     sums = region(page, "Sums by route")
     expect(sums.get_by_role("row").filter(has_text="Z.AI")).to_be_visible()
@@ -235,9 +239,9 @@ def test_a_key_is_issued_shown_once_and_revoked(visit: Open, http: httpx.Client)
     assert ask(http, headers={"x-ccproxy-key": key}).status_code == 401
 
 
-def test_a_dead_letter_is_shown_and_dropped(visit: Open, house: House) -> None:
+def test_a_dead_letter_is_shown_and_dropped(visit: Open, installation: Installation) -> None:
     """What nobody can read is seen, and goes when an operator says so."""
-    house.redis().xadd(wire.events_key("zai"), {wire.ENTRY_FIELD: b'[{"type": "from_the_future"}]'})
+    installation.redis().xadd(wire.events_key("zai"), {wire.ENTRY_FIELD: b'[{"type": "from_the_future"}]'})
     page = visit("#/system")
     row = region(page, "What was put aside").get_by_role("row").filter(has_text="dead letter")
     expect(row).to_be_visible(timeout=40_000)
@@ -256,22 +260,26 @@ def test_a_viewer_may_look_and_change_nothing(visit: Open) -> None:
     expect(page.get_by_role("button", name="Issue a key")).to_have_count(0)
 
 
-def test_without_the_feed_the_page_asks(visit: Open, http: httpx.Client, house: House, complaints: Complaints) -> None:
+def test_without_the_feed_the_page_asks(
+    visit: Open, http: httpx.Client, installation: Installation, complaints: Complaints
+) -> None:
     """It says so, shows a failover all the same, and follows the feed again when it is back."""
     complaints.expected = ("Failed to load resource", "net::ERR")
     page = visit(token="")
     page.route("**/admin/api/live", lambda route: route.abort())
     log_in(page, VIEWER)
     expect(page.locator(".feed")).to_have_text("Every 2 s")
-    expect(link_to(page, fail_over(house, http))).to_be_visible()
+    expect(link_to(page, fail_over(installation, http))).to_be_visible()
     page.unroute("**/admin/api/live")
     expect(page.locator(".feed")).to_have_text("Live", timeout=45_000)
 
 
-def test_a_proxy_that_is_away_is_told_of(visit: Open, shared_house: House, complaints: Complaints) -> None:
+def test_a_proxy_that_is_away_is_told_of(
+    visit: Open, shared_installation: Installation, complaints: Complaints
+) -> None:
     """With the mend; what was known stays."""
     complaints.expected = ("Failed to load resource", "net::ERR")
-    other = shared_house.start_proxy({"ADMIN_TOKEN": ADMIN})
+    other = shared_installation.start_proxy({"ADMIN_TOKEN": ADMIN})
     complaints.homes += (other.url,)
     page = visit(url=other.url)
     settle(page)
@@ -282,11 +290,11 @@ def test_a_proxy_that_is_away_is_told_of(visit: Open, shared_house: House, compl
     expect(card(page, "Anthropic")).to_be_visible()
 
 
-def test_a_session_is_good_at_every_replica(visit: Open, proxy: Proxy, shared_house: House) -> None:
+def test_a_session_is_good_at_every_replica(visit: Open, proxy: Proxy, shared_installation: Installation) -> None:
     """Sessions are kept nowhere: any proxy with the same tokens knows them."""
     page = visit()
     settle(page)
-    other = shared_house.start_proxy({"ADMIN_TOKEN": ADMIN, "VIEWER_TOKEN": VIEWER})
+    other = shared_installation.start_proxy({"ADMIN_TOKEN": ADMIN, "VIEWER_TOKEN": VIEWER})
     try:
         cookies = page.context.cookies(proxy.url)
         found = httpx.get(f"{other.url}/admin/api/overview", cookies={cookies[0]["name"]: cookies[0]["value"]})

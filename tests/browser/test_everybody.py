@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Open
 from tests.browser.looking import PAGES, card, fail_over, settle
-from tests.e2e.house import House
+from tests.support.installation import Installation
 
 pytestmark = pytest.mark.e2e
 
@@ -44,9 +44,9 @@ def serious_faults(page: Page, scheme: str) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(visit: Open, http: httpx.Client, house: House, scheme: str) -> None:
+def test_axe_finds_no_serious_fault(visit: Open, http: httpx.Client, installation: Installation, scheme: str) -> None:
     """On every page, in dialogs, and at the door; names, roles, order, contrast."""
-    request_id = fail_over(house, http)
+    request_id = fail_over(installation, http)
     page = visit(token="", color_scheme=scheme)
     assert serious_faults(page, scheme) == []
     page = visit(color_scheme=scheme)
@@ -75,9 +75,9 @@ def test_the_colours_can_be_chosen(visit: Open) -> None:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark
 
 
-def test_a_phone_scrolls_in_one_direction(visit: Open, http: httpx.Client, house: House) -> None:
+def test_a_phone_scrolls_in_one_direction(visit: Open, http: httpx.Client, installation: Installation) -> None:
     """No page is wider than the screen, in any of its states."""
-    request_id = fail_over(house, http)
+    request_id = fail_over(installation, http)
     page = visit(**PHONE)
     for place in (*PAGES, f"#/requests/{request_id}"):
         page.evaluate("place => { location.hash = place }", place)

@@ -14,8 +14,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.conftest import WAIT_MS
 from tests.browser.looking import ADMIN, log_in
-from tests.e2e.asking import NO_TLS, STREAM
-from tests.e2e.house import House, Proxy
+from tests.support.installation import Installation, Proxy
+from tests.support.messages import NO_TLS, STREAM
 
 pytestmark = pytest.mark.e2e
 
@@ -118,9 +118,9 @@ def sites() -> Iterator[tuple[Site, ...]]:
 
 
 @pytest.fixture(scope="module")
-def friendly(shared_house: House, sites: tuple[Site, ...]) -> Iterator[Proxy]:
+def friendly(shared_installation: Installation, sites: tuple[Site, ...]) -> Iterator[Proxy]:
     """A proxy that allows the second site."""
-    made = shared_house.start_proxy({"ALLOWED_ORIGINS": sites[1].url})
+    made = shared_installation.start_proxy({"ALLOWED_ORIGINS": sites[1].url})
     yield made
     made.stop()
 
@@ -143,9 +143,9 @@ def logged_in(context: BrowserContext, proxy: Proxy) -> Page:
 
 
 @pytest.fixture
-def body(house: House) -> str:
-    """What a page would send; the house has forgotten the last test."""
-    assert house.anthropic.requests == []
+def body(installation: Installation) -> str:
+    """What a page would send; the installation has forgotten the last test."""
+    assert installation.anthropic.requests == []
     return httpx.Request("POST", "http://x", json=STREAM).content.decode()
 
 
@@ -158,7 +158,7 @@ def names_of_keys(proxy: Proxy) -> set[str]:
 @pytest.mark.usefixtures("logged_in")
 @pytest.mark.parametrize("own", ["127.0.0.1", "localhost"], ids=["cross-site", "same-site"])
 def test_a_page_of_another_site_spends_nothing(
-    context: BrowserContext, proxy: Proxy, house: House, sites: tuple[Site, ...], body: str, own: str
+    context: BrowserContext, proxy: Proxy, installation: Installation, sites: tuple[Site, ...], body: str, own: str
 ) -> None:
     """Neither by simple requests nor by forms, images, scripts, beacons or sockets; and it reads nothing."""
     target = proxy.url.replace("127.0.0.1", own)
@@ -168,24 +168,26 @@ def test_a_page_of_another_site_spends_nothing(
     with page.expect_navigation():
         page.evaluate(FORM, [target, body])
     expect(page.locator("body")).to_contain_text("ALLOWED_ORIGINS")
-    assert [*house.anthropic.requests, *house.zai.requests] == []
+    assert [*installation.anthropic.requests, *installation.zai.requests] == []
 
 
-def test_a_rebound_name_reads_nothing(context: BrowserContext, proxy: Proxy, house: House, body: str) -> None:
+def test_a_rebound_name_reads_nothing(
+    context: BrowserContext, proxy: Proxy, installation: Installation, body: str
+) -> None:
     """A page that was loaded from elsewhere under a name that now leads here: the same origin, for the browser."""
     page = context.new_page()
     url = proxy.url.replace("127.0.0.1", "evil.example")
     page.route(f"{url}/attack", lambda route: route.fulfill(body=PAGE, content_type="text/html"))
     page.goto(f"{url}/attack")
     assert page.evaluate(REBOUND, body) == [403] * 5
-    assert house.anthropic.requests == []
+    assert installation.anthropic.requests == []
 
 
 def test_html_below_v1_does_not_run_beside_the_dashboard(
-    context: BrowserContext, shared_house: House, sites: tuple[Site, ...]
+    context: BrowserContext, shared_installation: Installation, sites: tuple[Site, ...]
 ) -> None:
     """What a provider or a file contains has an admin's session within reach, and no script to use it."""
-    proxy = shared_house.start_proxy({"ANTHROPIC_BASE_URL": sites[2].url, "ADMIN_TOKEN": ADMIN})
+    proxy = shared_installation.start_proxy({"ANTHROPIC_BASE_URL": sites[2].url, "ADMIN_TOKEN": ADMIN})
     page = context.new_page()
     page.goto(f"{proxy.url}/dashboard")
     log_in(page, ADMIN)
@@ -224,7 +226,7 @@ def test_a_link_from_elsewhere_opens_the_dashboard(
 
 
 def test_an_allowed_origin_streams(
-    context: BrowserContext, friendly: Proxy, house: House, sites: tuple[Site, ...], body: str
+    context: BrowserContext, friendly: Proxy, installation: Installation, sites: tuple[Site, ...], body: str
 ) -> None:
     """With the headers that the SDK sends, and those that it reads; errors are readable too."""
     page = context.new_page()
@@ -233,7 +235,7 @@ def test_an_allowed_origin_streams(
     assert (status, lost, kind) == (200, 404, "error")
     assert request_id
     assert "message_stop" in text
-    assert len(house.anthropic.requests) >= 1
+    assert len(installation.anthropic.requests) >= 1
     page.goto(sites[0].url)
     with pytest.raises(Exception, match="Failed to fetch"):
         page.evaluate(STREAMED, [friendly.url, body])

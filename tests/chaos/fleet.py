@@ -25,9 +25,11 @@ from service.embedded.valkey import Valkey
 from service.ledger import wire
 from tests.chaos.plan import LOSSES, PARTS, PROXIES, WIRES, Act
 from tests.chaos.wire import Wire
-from tests.e2e.house import ANTHROPIC_KEY, PATIENT, ZAI_KEY
-from tests.e2e.processes import Command, eventually, free_port, run
 from tests.fakes import FakeProvider
+from tests.support.installation import ANTHROPIC_KEY, PATIENT, ZAI_KEY
+from tests.support.ports import free_port
+from tests.support.processes import Command, run
+from tests.support.waiting import eventually
 
 END_S = 14.0
 """A proxy may take ten seconds for its streams; what takes longer is killed, as a supervisor would."""

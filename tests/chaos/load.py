@@ -15,8 +15,8 @@ from typing import Any, Literal, Self, TypeAlias
 import httpx
 from msgspec import Struct
 
-from tests.e2e.asking import HEADERS, MODEL
 from tests.fakes import FakeProvider, Reply, reply
+from tests.support.messages import HEADERS, MODEL
 
 Kind: TypeAlias = Literal[
     "plain",  # a good answer

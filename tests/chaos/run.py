@@ -13,7 +13,7 @@ from tests.chaos.audit import Tally, audit
 from tests.chaos.fleet import CommandPart, Fleet, ServerPart
 from tests.chaos.load import Load, count_by
 from tests.chaos.plan import LOSSES, PARTS, Act, Step, kind_of, plan
-from tests.e2e.processes import run as run_command
+from tests.support.processes import run as run_command
 
 TICK_S = 0.02
 TELL_S = 5.0

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from tests.chaos.plan import Act
-from tests.e2e.processes import free_port
+from tests.support.ports import free_port
 
 CHUNK_BYTES = 65_536
 START_S = 10.0

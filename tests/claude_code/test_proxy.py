@@ -12,8 +12,8 @@ import pytest
 from service import ClaudeCodeProxy, ProviderConfig, ProxyConfig
 from service.settings import Settings, load
 from tests.claude_code.claude import run_claude
-from tests.e2e.processes import free_port
 from tests.fakes import FakeProvider, Reply, Usage, reply
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

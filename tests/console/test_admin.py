@@ -11,7 +11,7 @@ import pytest
 from service.console import api_types
 from service.ledger.events import ClientKeyIssued, RouteDisabled
 from tests.fakes import FakeProvider
-from tests.relay.serving import Server, Serving
+from tests.support.proxies import Server, Serving
 
 ADMIN, VIEWER = "admin-token-marked-0123456789", "viewer-token-marked-0123456789"
 VARIABLES = {"ADMIN_TOKEN": ADMIN, "VIEWER_TOKEN": VIEWER}

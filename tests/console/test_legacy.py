@@ -8,7 +8,7 @@ import pytest
 
 from service.ledger.events import CircuitReset
 from tests.fakes import FakeProvider
-from tests.relay.serving import ANTHROPIC_KEY, Serving, server_of
+from tests.support.proxies import ANTHROPIC_KEY, Serving, server_of
 
 ADMIN = "admin-token-marked-0123456789"
 BEARER = {"authorization": f"Bearer {ADMIN}"}

@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service import auth_throttle as brake
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import STREAM, Server, Serving
+from tests.support.proxies import STREAM, Server, Serving
 
 NAMES = {
     "ccproxy_requests", "ccproxy_request_refusals", "ccproxy_attempts", "ccproxy_failovers", "ccproxy_circuit_state",

@@ -10,7 +10,7 @@ import pytest
 
 from service.console.pages import ASSETS, CURRENT, PAGE_BODY, read_assets
 from service.ledger.events import Event
-from tests.relay.serving import Server, Serving, server_of
+from tests.support.proxies import Server, Serving, server_of
 
 VENDORED = {
     "vendor/uPlot.LICENSE.txt": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",

@@ -10,7 +10,7 @@ import pytest
 from service.console.redacted_settings import redacted_settings_view
 from service.settings import VARIABLES, load
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import Server, server_of
+from tests.support.proxies import Server, server_of
 
 MARK = "MARKED-SECRET"
 SECRETS = {

@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import STREAM, Server
+from tests.support.proxies import STREAM, Server
 
 HIDDEN = "words-of-the-prompt-marked"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scale.programs import program
+from tests.support.servers import program
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

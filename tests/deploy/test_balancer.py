@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.deploy.judges import DEPLOY
-from tests.e2e.processes import free_port, settles_to
-from tests.scale.programs import program
+from tests.support.ports import free_port
+from tests.support.servers import program
+from tests.support.waiting import settles_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,8 +15,8 @@ from service.edge.forwarded import is_in
 from service.settings import SECRETS, VARIABLES, load
 from tests.deploy.image import ROOT, stages, variables
 from tests.deploy.judges import DEPLOY, judged, packaged
-from tests.docs.settings_pages import DOCKER_MARK, ENV_DOCKER_EXAMPLE, FIXED_IN_CONTAINERS, container_defaults
-from tests.scale.programs import program
+from tests.support.containers import DOCKER_MARK, ENV_DOCKER_EXAMPLE, FIXED_IN_CONTAINERS, container_defaults
+from tests.support.servers import program
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,12 +12,14 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
-from tests.deploy.metrics import METRICS
 from tests.deploy.test_compose import SERVICES, with_defaults
-from tests.e2e.asking import ask, client_of
-from tests.e2e.house import House
-from tests.e2e.processes import environment, eventually, free_port
-from tests.scale.programs import program
+from tests.support.installation import Installation
+from tests.support.messages import ask, client_of
+from tests.support.metric_names import METRICS
+from tests.support.ports import free_port
+from tests.support.processes import environment
+from tests.support.servers import program
+from tests.support.waiting import eventually
 
 
 def script(service: str) -> str:
@@ -87,15 +89,15 @@ def test_redis_asks_for_a_password(tmp_path: Path, password: str) -> None:
 def test_the_first_start_issues_a_key_that_opens_the_proxy(tmp_path: Path) -> None:
     """Once: the line can be pasted; a second start says nothing; without the key nobody comes in."""
     text = script("cc-migrate")
-    with House(tmp_path) as house:
-        environ = environment(tmp_path / "migrate", house.addresses | {"PUBLISHED_PORT": "4181"})
+    with Installation(tmp_path) as installation:
+        environ = environment(tmp_path / "migrate", installation.addresses | {"PUBLISHED_PORT": "4181"})
         found = re.search(
             r"^export ANTHROPIC_BASE_URL=(\S+) ANTHROPIC_AUTH_TOKEN=(\S+)$", run(text, environ), re.MULTILINE
         )
         assert found
         assert found[1] == "http://127.0.0.1:4181"
         assert "ANTHROPIC_AUTH_TOKEN" not in run(text, environ)
-        proxy = house.start_proxy({"PROXY_API_KEYS": "ledger", "CLIENT_CREDENTIALS": "never"})
+        proxy = installation.start_proxy({"PROXY_API_KEYS": "ledger", "CLIENT_CREDENTIALS": "never"})
         with client_of(proxy.url) as client:
             assert ask(client, headers={"x-api-key": found[2]}).status_code == 200
             assert ask(client, headers={"x-api-key": found[2][:-1] + "#"}).status_code == 401

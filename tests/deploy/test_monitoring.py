@@ -12,7 +12,7 @@ import yaml
 
 from service.ledger.events import FailureKind
 from tests.deploy.judges import DEPLOY, judged, promtool
-from tests.deploy.metrics import METRICS
+from tests.support.metric_names import METRICS
 
 if TYPE_CHECKING:
     from pathlib import Path

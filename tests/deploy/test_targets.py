@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.deploy.judges import ROOT
-from tests.scale.programs import program
+from tests.support.servers import program
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from tests.docs.cli_page import CLI_PAGE, cli_page
-from tests.docs.settings_pages import (
-    ENV_DOCKER_EXAMPLE,
-    ENV_EXAMPLE,
-    SETTINGS_PAGE,
-    env_docker_example,
-    env_example,
-    with_settings,
-)
+from tests.docs.settings_pages import ENV_EXAMPLE, SETTINGS_PAGE, env_docker_example, env_example, with_settings
+from tests.support.containers import ENV_DOCKER_EXAMPLE
 
 if __name__ == "__main__":
     SETTINGS_PAGE.write_text(with_settings(SETTINGS_PAGE.read_text(encoding="utf-8")), encoding="utf-8")

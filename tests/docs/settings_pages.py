@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.settings import VARIABLES, Variable
+from tests.support.containers import DOCKER_MARK, FIXED_IN_CONTAINERS, container_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 ENV_EXAMPLE = ROOT / ".env.example"
-ENV_DOCKER_EXAMPLE = ROOT / ".env.docker.example"
-DOCKER_MARK = "# ==== Settings of the proxy and the workers: make docs writes all that follows\n"
 BEGIN, END = "<!-- settings: make docs writes this part -->", "<!-- end of settings -->"
 WIDTH = 118
 
@@ -41,11 +40,6 @@ GROUPS = {
     "CCPROXY_HOME": "Places",
     "SSL_CERT_FILE": "Network (read from the environment alone)",
 }
-# What the image and docker-compose.yml say, and what only `ccproxy up` reads, is not for .env.docker.
-FIXED_IN_CONTAINERS = frozenset((
-    "CCPROXY_CONFIG", "CCPROXY_HOME", "CCPROXY_POSTGRES_BIN", "CCPROXY_REDIS_BIN", "CLAUDE_CREDENTIALS_PATH",
-    "DB_HOST", "DB_NAME", "DB_PASSWORD", "DB_PORT", "DB_USER", "METRICS_TOKEN", "PROXY_HOST", "PROXY_PORT",
-))  # fmt: skip
 IN_CONTAINERS = {"REDIS_URL": "cc-redis, with its password"}
 """Defaults that docker-compose.yml gives by way of a file."""
 HEAD = """\
@@ -96,12 +90,6 @@ def env_docker_example(by_hand: str) -> str:
                 entry(variable._replace(default=defaults.get(variable.name, variable.default))) for variable in found
             ]
     return "\n".join(parts)
-
-
-def container_defaults() -> dict[str, str]:
-    """What containers are told before `.env.docker` is read."""
-    lines = (ROOT / "deploy" / "compose.env").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
 def entry(variable: Variable) -> str:

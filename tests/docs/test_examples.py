@@ -14,8 +14,9 @@ import pytest
 from service.ledger import wire
 from service.settings import ANTHROPIC, VARIABLES, ZAI, Provider, load
 from tests.docs.pages import DOCS, ROOT, blocks, text_of
-from tests.docs.settings_pages import ENV_DOCKER_EXAMPLE, ENV_EXAMPLE, env_docker_example, env_example
+from tests.docs.settings_pages import ENV_EXAMPLE, env_docker_example, env_example
 from tests.fakes import FakeProvider
+from tests.support.containers import ENV_DOCKER_EXAMPLE
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,10 +14,10 @@ from service.cli import main
 from service.console import revoked_sessions as ended
 from service.ledger import wire
 from service.settings import VARIABLES
-from tests.deploy.metrics import METRICS
 from tests.docs.cli_page import CLI_PAGE, cli_page, commands
 from tests.docs.pages import DOCS, README, ROOT, anchors, blocks, links, name_of, pages, prose_of, text_of
 from tests.docs.settings_pages import SETTINGS_PAGE, with_settings
+from tests.support.metric_names import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,9 +9,9 @@ import httpx
 import pytest
 import zstandard
 
-from tests.e2e.asking import ASK, HEADERS, MODEL, STREAM, ask, client_of, deltas, error_of, way
-from tests.e2e.house import House, Proxy
 from tests.fakes import FakeProvider, reply
+from tests.support.installation import Installation, Proxy
+from tests.support.messages import ASK, HEADERS, MODEL, STREAM, ask, client_of, deltas, error_of, way
 
 pytestmark = pytest.mark.e2e
 
@@ -36,13 +36,15 @@ def test_a_compressed_request_goes_on_compressed(http: httpx.Client, anthropic_f
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])
-def test_a_compressed_request_reaches_another_vendor(http: httpx.Client, house: House, coding: str) -> None:
+def test_a_compressed_request_reaches_another_vendor(
+    http: httpx.Client, installation: Installation, coding: str
+) -> None:
     """A body that has to be changed on its way is sent in the clear, whole."""
-    house.anthropic.script(reply.error(529))
+    installation.anthropic.script(reply.error(529))
     headers = HEADERS | {"content-encoding": coding, "content-type": "application/json"}
     answer = http.post("/v1/messages", content=compressed(PLAIN, coding), headers=headers)
     assert way(answer) == (200, "zai", "2")
-    [request] = house.zai.requests
+    [request] = installation.zai.requests
     assert request.header("content-encoding") is None
     assert request.json["messages"] == [{"role": "user", "content": TEXT}]
 
@@ -83,16 +85,16 @@ def test_every_framing_of_an_answer(
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 7])
-def test_utf8_may_be_split_anywhere(http: httpx.Client, house: House, piece_bytes: int) -> None:
+def test_utf8_may_be_split_anywhere(http: httpx.Client, installation: Installation, piece_bytes: int) -> None:
     """Request and answer in pieces that split every character: both arrive whole."""
-    house.anthropic.script(reply.message(TEXT).in_chunks(piece_bytes).repeated(2))
+    installation.anthropic.script(reply.message(TEXT).in_chunks(piece_bytes).repeated(2))
     pieces = (PLAIN[at : at + piece_bytes] for at in range(0, len(PLAIN), piece_bytes))
     headers = HEADERS | {"content-type": "application/json"}
     answer = http.post("/v1/messages", content=pieces, headers=headers)
     assert answer.request.headers.get("transfer-encoding") == "chunked"
     assert answer.json()["content"][0]["text"] == TEXT
-    assert house.anthropic.requests[0].body == PLAIN
-    assert house.anthropic.requests[0].header("content-length") == str(len(PLAIN))
+    assert installation.anthropic.requests[0].body == PLAIN
+    assert installation.anthropic.requests[0].header("content-length") == str(len(PLAIN))
     assert deltas(ask(http, STREAM).content) == TEXT
 
 
@@ -107,21 +109,21 @@ def test_ten_megabytes_each_way(http: httpx.Client, anthropic_fake: FakeProvider
 
 
 @pytest.fixture(scope="module")
-def small_proxy(shared_house: House) -> Iterator[Proxy]:
+def small_proxy(shared_installation: Installation) -> Iterator[Proxy]:
     """A proxy that takes 100,000 bytes."""
-    made = shared_house.start_proxy({"MAX_BODY_BYTES": "100000"})
+    made = shared_installation.start_proxy({"MAX_BODY_BYTES": "100000"})
     yield made
     made.stop()
 
 
 @pytest.fixture
-def small(house: House, small_proxy: Proxy) -> httpx.Client:  # noqa: ARG001 - the house is made ready first
+def small(installation: Installation, small_proxy: Proxy) -> httpx.Client:  # noqa: ARG001 - the installation is made ready first
     """Its address; each request on a connection of its own, since a refused body is not read to its end."""
     return client_of(small_proxy.url)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["content-length", "chunked"])
-def test_a_body_over_the_limit_is_413(small: httpx.Client, house: House, *, chunked: bool) -> None:
+def test_a_body_over_the_limit_is_413(small: httpx.Client, installation: Installation, *, chunked: bool) -> None:
     """Over MAX_BODY_BYTES the request is refused in Anthropic's shape, whatever it says of its length."""
     body = b'{"model": "claude-opus-5-5", "x": "' + b"x" * 200_000 + b'"}'
     with small:
@@ -130,29 +132,31 @@ def test_a_body_over_the_limit_is_413(small: httpx.Client, house: House, *, chun
         assert answer.status_code == 413
         assert error_of(answer)["type"] == "request_too_large"
         assert "MAX_BODY_BYTES" in error_of(answer)["message"]
-        assert house.anthropic.requests == []
+        assert installation.anthropic.requests == []
         assert small.post("/v1/messages", json=ASK, headers=HEADERS).status_code == 200
 
 
 @pytest.mark.parametrize("coding", ["gzip", "zstd"])
-def test_a_decompression_bomb_is_413(small: httpx.Client, house: House, coding: str) -> None:
+def test_a_decompression_bomb_is_413(small: httpx.Client, installation: Installation, coding: str) -> None:
     """A small body that becomes a large one is refused before it does."""
     bomb = compressed(b"0" * 50_000_000, coding)
     assert len(bomb) < 100_000
     with small:
         answer = small.post("/v1/messages", content=bomb, headers=HEADERS | {"content-encoding": coding})
     assert answer.status_code == 413
-    assert house.anthropic.requests == []
+    assert installation.anthropic.requests == []
 
 
 @pytest.mark.parametrize(("coding", "body"), [("gzip", b"no gzip"), ("snappy", PLAIN), ("zstd", b"\x28\xb5\x2f\xfd")])
-def test_a_body_that_is_not_what_it_says(small: httpx.Client, house: House, coding: str, body: bytes) -> None:
+def test_a_body_that_is_not_what_it_says(
+    small: httpx.Client, installation: Installation, coding: str, body: bytes
+) -> None:
     """A broken or unknown coding is the client's fault, told at once."""
     with small:
         answer = small.post("/v1/messages", content=body, headers=HEADERS | {"content-encoding": coding})
     assert answer.status_code == 400
     assert error_of(answer)["type"] == "invalid_request_error"
-    assert house.anthropic.requests == []
+    assert installation.anthropic.requests == []
 
 
 def test_a_body_that_is_no_json_goes_nowhere(http: httpx.Client, anthropic_fake: FakeProvider) -> None:
@@ -162,9 +166,9 @@ def test_a_body_that_is_no_json_goes_nowhere(http: httpx.Client, anthropic_fake:
     assert anthropic_fake.requests == []
 
 
-def test_a_client_that_leaves_while_it_sends(proxy: Proxy, house: House, http: httpx.Client) -> None:
+def test_a_client_that_leaves_while_it_sends(proxy: Proxy, installation: Installation, http: httpx.Client) -> None:
     """A request that is never finished asks nobody, and the proxy lives on."""
     with socket.create_connection(("127.0.0.1", proxy.port)) as connection:
         connection.sendall(b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n{")
     assert ask(http).status_code == 200
-    assert len(house.anthropic.requests) == 1
+    assert len(installation.anthropic.requests) == 1

@@ -6,9 +6,9 @@ import anthropic
 import httpx
 import pytest
 
-from tests.e2e.asking import ASK, HEADERS, HI, MODEL, OWN_HEADERS, STREAM, TOOLS, ask, event_names, usage_of, way
-from tests.e2e.house import ANTHROPIC_KEY, ZAI_KEY, House, Proxy
 from tests.fakes import FakeProvider, Text, Thinking, ToolUse, Usage, reply
+from tests.support.installation import ANTHROPIC_KEY, ZAI_KEY, Installation, Proxy
+from tests.support.messages import ASK, HEADERS, HI, MODEL, OWN_HEADERS, STREAM, TOOLS, ask, event_names, usage_of, way
 
 pytestmark = pytest.mark.e2e
 USAGE = Usage(input=21, output=9, cache_read=7, cache_write_5m=5, cache_write_1h=3)
@@ -91,11 +91,11 @@ def test_a_batch_up_to_its_results(sdk: anthropic.Anthropic, proxy: Proxy, anthr
     assert {request.credential for request in anthropic_fake.requests} == {ANTHROPIC_KEY}
 
 
-def test_a_batch_stays_where_it_was_made(house: House, sdk: anthropic.Anthropic) -> None:
+def test_a_batch_stays_where_it_was_made(installation: Installation, sdk: anthropic.Anthropic) -> None:
     """Another proxy of the fleet finds a batch on the route that made it, though that is not its first."""
     batch = sdk.messages.batches.create(requests=[{"custom_id": "a", "params": ASK}])  # type: ignore[typeddict-item]
-    routes = house.own_routes(("other", "anthropic", "sk-ant-none"), ("anthropic", "anthropic", ANTHROPIC_KEY))
-    second = house.start_proxy(routes)
+    routes = installation.own_routes(("other", "anthropic", "sk-ant-none"), ("anthropic", "anthropic", ANTHROPIC_KEY))
+    second = installation.start_proxy(routes)
     with anthropic.Anthropic(base_url=second.url, api_key="placeholder", max_retries=0) as client:
         assert client.messages.batches.retrieve(batch.id).id == batch.id
 
@@ -178,9 +178,9 @@ def test_the_owners_credential_replaces_the_clients(
     assert (request.credential_kind, request.credential) == ("x-api-key", ANTHROPIC_KEY)
 
 
-def test_zai_is_told_nothing_but_the_request(http: httpx.Client, house: House) -> None:
+def test_zai_is_told_nothing_but_the_request(http: httpx.Client, installation: Installation) -> None:
     """Towards another vendor go its own key and the request: no betas, session, machine, or key of Anthropic's."""
-    house.anthropic.script(reply.error(529))
+    installation.anthropic.script(reply.error(529))
     headers = {
         "anthropic-beta": "one-2025-01-01",
         "x-claude-code-session-id": "11111111-2222-4333-8444-555555555555",
@@ -189,7 +189,7 @@ def test_zai_is_told_nothing_but_the_request(http: httpx.Client, house: House) -
         "user-agent": "claude-cli/2.1.330 (external, sdk-cli)",
     }
     assert way(ask(http, ASK, headers)) == (200, "zai", "2")
-    [request] = house.zai.requests
+    [request] = installation.zai.requests
     assert (request.credential_kind, request.credential) == ("bearer", ZAI_KEY)
     sent = {name.lower() for name, _ in request.headers}
     assert sent & {"anthropic-beta", "x-claude-code-session-id", "x-stainless-os", "cookie", "x-api-key"} == set()

@@ -8,7 +8,10 @@ import anthropic
 import httpx
 import pytest
 
-from tests.e2e.asking import (
+from tests.fakes import FakeProvider, Reply, Usage, reply
+from tests.support.installation import ANTHROPIC_KEY, ZAI_KEY, Installation
+from tests.support.ledger_reader import LedgerReader
+from tests.support.messages import (
     ASK,
     GLM,
     HEADERS,
@@ -23,9 +26,6 @@ from tests.e2e.asking import (
     event_names,
     way,
 )
-from tests.e2e.books import Books
-from tests.e2e.house import ANTHROPIC_KEY, ZAI_KEY, House
-from tests.fakes import FakeProvider, Reply, Usage, reply
 
 pytestmark = pytest.mark.e2e
 
@@ -71,26 +71,28 @@ def failing(fake: FakeProvider, failure: Reply | None) -> Iterator[None]:
         yield
 
 
-def check_zai_answered(house: House, books: Books, answer: httpx.Response, *, refused: bool) -> None:
+def check_zai_answered(
+    installation: Installation, ledger: LedgerReader, answer: httpx.Response, *, refused: bool
+) -> None:
     """Two attempts: the first route once, then Z.AI with its own model name; both in the ledger."""
     assert way(answer) == (200, "zai", "2"), answer.text
-    assert len(house.anthropic.requests) == (0 if refused else 1)
-    [request] = house.zai.requests
+    assert len(installation.anthropic.requests) == (0 if refused else 1)
+    [request] = installation.zai.requests
     assert (request.path, request.json["model"]) == ("/api/anthropic/v1/messages", GLM)
-    first, second = books.wait_for_ends(answer.headers["x-ccproxy-request-id"], 2)
+    first, second = ledger.wait_for_ends(answer.headers["x-ccproxy-request-id"], 2)
     assert (first["route"], first["outcome"], first.get("final")) == ("anthropic", "failed", False)
     assert (second["route"], second["outcome"], second["model_sent"]) == ("zai", "ok", GLM)
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_call_succeeds_from_the_next_route(
-    http: httpx.Client, house: House, books: Books, sdk: anthropic.Anthropic, failure: str
+    http: httpx.Client, installation: Installation, ledger: LedgerReader, sdk: anthropic.Anthropic, failure: str
 ) -> None:
     """A call for JSON gets Z.AI's answer whole, raw and through the SDK."""
-    house.zai.script(reply.message("from zai", usage=Usage(input=8, output=2)).repeated(2))
-    with failing(house.anthropic, FAILURES[failure]):
-        check_zai_answered(house, books, ask(http), refused=FAILURES[failure] is None)
-    with failing(house.anthropic, FAILURES[failure]):
+    installation.zai.script(reply.message("from zai", usage=Usage(input=8, output=2)).repeated(2))
+    with failing(installation.anthropic, FAILURES[failure]):
+        check_zai_answered(installation, ledger, ask(http), refused=FAILURES[failure] is None)
+    with failing(installation.anthropic, FAILURES[failure]):
         message = sdk.messages.create(model=MODEL, max_tokens=64, messages=HI)
     assert [block.text for block in message.content if block.type == "text"] == ["from zai"]
     assert (message.usage.input_tokens, message.usage.output_tokens) == (8, 2)
@@ -98,38 +100,43 @@ def test_a_call_succeeds_from_the_next_route(
 
 @pytest.mark.parametrize("failure", [*FAILURES, *STREAM_FAILURES])
 def test_a_stream_succeeds_from_the_next_route(
-    http: httpx.Client, house: House, books: Books, sdk: anthropic.Anthropic, failure: str
+    http: httpx.Client, installation: Installation, ledger: LedgerReader, sdk: anthropic.Anthropic, failure: str
 ) -> None:
     """A stream is Z.AI's alone, from its first event to its last, raw and through the SDK."""
     scripted = {**FAILURES, **STREAM_FAILURES}[failure]
-    house.zai.script(reply.message("from zai", usage=Usage(input=8, output=2)).repeated(2))
-    with failing(house.anthropic, scripted):
+    installation.zai.script(reply.message("from zai", usage=Usage(input=8, output=2)).repeated(2))
+    with failing(installation.anthropic, scripted):
         answer = ask(http, STREAM)
-    check_zai_answered(house, books, answer, refused=scripted is None)
+    check_zai_answered(installation, ledger, answer, refused=scripted is None)
     names = event_names(answer.content)
     assert (names.count("message_start"), names.count("error"), names[-1]) == (1, 0, "message_stop")
     assert deltas(answer.content) == "from zai"
-    with failing(house.anthropic, scripted), sdk.messages.stream(model=MODEL, max_tokens=64, messages=HI) as stream:
+    with (
+        failing(installation.anthropic, scripted),
+        sdk.messages.stream(model=MODEL, max_tokens=64, messages=HI) as stream,
+    ):
         message = stream.get_final_message()
     assert [block.text for block in message.content if block.type == "text"] == ["from zai"]
     assert (message.usage.input_tokens, message.usage.output_tokens) == (8, 2)
 
 
 @pytest.mark.parametrize("failure", JSON_FAILURES)
-def test_an_answer_is_whole_or_another_routes(http: httpx.Client, house: House, books: Books, failure: str) -> None:
+def test_an_answer_is_whole_or_another_routes(
+    http: httpx.Client, installation: Installation, ledger: LedgerReader, failure: str
+) -> None:
     """An answer in one piece that is broken never reaches the client."""
-    house.anthropic.script(JSON_FAILURES[failure])
-    check_zai_answered(house, books, ask(http), refused=False)
+    installation.anthropic.script(JSON_FAILURES[failure])
+    check_zai_answered(installation, ledger, ask(http), refused=False)
 
 
-def test_tools_and_thinking_survive_the_change_of_route(sdk: anthropic.Anthropic, house: House) -> None:
+def test_tools_and_thinking_survive_the_change_of_route(sdk: anthropic.Anthropic, installation: Installation) -> None:
     """A history that Anthropic made, thinking and tool use in it, is one that Z.AI takes; and back again."""
-    house.anthropic.script(
+    installation.anthropic.script(
         reply.tool_use("Read", {"file_path": "a"}, text="I'll read."),
         reply.error(529),
         reply.thinking("hm", "back at Anthropic"),
     )
-    house.zai.script(reply.tool_use("Read", {"file_path": "b"}, tool_id="call_123", text="And another."))
+    installation.zai.script(reply.tool_use("Read", {"file_path": "b"}, tool_id="call_123", text="And another."))
     history: list[Any] = list(HI)
     for result in ("one", "two"):
         message = sdk.messages.create(model=MODEL, max_tokens=64, messages=history, tools=TOOLS)
@@ -140,68 +147,70 @@ def test_tools_and_thinking_survive_the_change_of_route(sdk: anthropic.Anthropic
         ]
     last = sdk.messages.create(model=MODEL, max_tokens=64, messages=history, tools=TOOLS)
     assert [block.text for block in last.content if block.type == "text"] == ["back at Anthropic"]
-    assert (len(house.anthropic.requests), len(house.zai.requests)) == (3, 1)
+    assert (len(installation.anthropic.requests), len(installation.zai.requests)) == (3, 1)
 
 
 @pytest.mark.parametrize("body", [ASK, STREAM], ids=["json", "stream"])
-def test_the_clients_own_fault_is_answered_at_once(http: httpx.Client, house: House, body: dict[str, Any]) -> None:
+def test_the_clients_own_fault_is_answered_at_once(
+    http: httpx.Client, installation: Installation, body: dict[str, Any]
+) -> None:
     """A 400 comes back byte for byte after one attempt, and no other vendor gets to see the request."""
     told = b'{"type": "error",  "error":{"type":"invalid_request_error","message":"prompt is too long: 2 > 1"} , "x":1}'
-    house.anthropic.script(reply.raw(told, status=400, content_type="application/json"))
+    installation.anthropic.script(reply.raw(told, status=400, content_type="application/json"))
     answer = ask(http, body)
     assert way(answer) == (400, "anthropic", "1")
     assert answer.content == told
     assert answer.headers["content-type"] == "application/json"
-    assert (len(house.anthropic.requests), house.zai.requests) == (1, [])
+    assert (len(installation.anthropic.requests), installation.zai.requests) == (1, [])
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_the_sdk_sees_its_own_fault(sdk: anthropic.Anthropic, house: House, status: int) -> None:
+def test_the_sdk_sees_its_own_fault(sdk: anthropic.Anthropic, installation: Installation, status: int) -> None:
     """A 4xx of the request's own making is the SDK's exception with the provider's words and request id."""
-    house.anthropic.script(reply.error(status, message="the provider's words"))
+    installation.anthropic.script(reply.error(status, message="the provider's words"))
     with pytest.raises(anthropic.APIStatusError, match="the provider's words") as caught:
         sdk.messages.create(model=MODEL, max_tokens=64, messages=HI)
     assert caught.value.status_code == status
-    assert caught.value.request_id == house.anthropic.served[0].request_id
-    assert house.zai.requests == []
+    assert caught.value.request_id == installation.anthropic.served[0].request_id
+    assert installation.zai.requests == []
 
 
-def test_a_request_that_only_the_other_vendor_refuses(http: httpx.Client, house: House) -> None:
+def test_a_request_that_only_the_other_vendor_refuses(http: httpx.Client, installation: Installation) -> None:
     """After an overload, another vendor's 400 means only that it can't take this request: the overload is shown."""
-    house.anthropic.script(reply.error(529))
-    house.zai.script(reply.zai_error(1210))
+    installation.anthropic.script(reply.error(529))
+    installation.zai.script(reply.zai_error(1210))
     answer = ask(http)
     assert answer.status_code == 529
     assert way(answer)[2] == "2"
     assert error_of(answer)["type"] == "overloaded_error"
 
 
-def test_a_model_that_one_provider_lacks(http: httpx.Client, house: House) -> None:
+def test_a_model_that_one_provider_lacks(http: httpx.Client, installation: Installation) -> None:
     """A 404 of the model is made good on the next route, and remembered."""
     body = ASK | {"model": "claude-of-tomorrow"}
-    house.anthropic.script(reply.model_not_found("claude-of-tomorrow"))
+    installation.anthropic.script(reply.model_not_found("claude-of-tomorrow"))
     assert way(ask(http, body)) == (200, "zai", "2")
     assert way(ask(http, body)) == (200, "zai", "1")
-    assert len(house.anthropic.requests) == 1
+    assert len(installation.anthropic.requests) == 1
 
 
 @pytest.mark.parametrize("body", [ASK, STREAM], ids=["json", "stream"])
-def test_a_routes_bad_credential_is_never_the_clients(house: House, body: dict[str, Any]) -> None:
+def test_a_routes_bad_credential_is_never_the_clients(installation: Installation, body: dict[str, Any]) -> None:
     """401, 402 and 403 of the owner's keys are passed over; with nothing else left, the client gets none of them."""
     names = ["refused", "unpaid", "forbidden"]
     faults = dict(zip(names, (reply.error(401), reply.error(402), reply.error(403)), strict=True))
     suffix = "stream" if body is STREAM else "json"
     routes = [(f"{name}-{suffix}", "anthropic", f"sk-ant-{name}") for name in names]
-    house.anthropic.keys = {f"sk-ant-{name}" for name in names}
-    proxy = house.start_proxy(house.own_routes(*routes, (f"zai-{suffix}", "zai", ZAI_KEY)))
-    house.anthropic.script(*(fault.when(credential=f"sk-ant-{name}") for name, fault in faults.items()))
+    installation.anthropic.keys = {f"sk-ant-{name}" for name in names}
+    proxy = installation.start_proxy(installation.own_routes(*routes, (f"zai-{suffix}", "zai", ZAI_KEY)))
+    installation.anthropic.script(*(fault.when(credential=f"sk-ant-{name}") for name, fault in faults.items()))
     with client_of(proxy.url) as client:
         assert way(ask(client, body)) == (200, f"zai-{suffix}", "4")
-        house.zai.script(reply.zai_error(1001))
+        installation.zai.script(reply.zai_error(1001))
         answer = ask(client, body)
         assert answer.status_code not in (401, 402, 403)
         assert error_of(answer)["type"] not in ("authentication_error", "permission_error", "billing_error")
-        assert len(house.anthropic.requests) == 3, "a refused credential is not tried again at once"
+        assert len(installation.anthropic.requests) == 3, "a refused credential is not tried again at once"
 
 
 @pytest.mark.parametrize(
@@ -216,10 +225,10 @@ def test_a_routes_bad_credential_is_never_the_clients(house: House, body: dict[s
     ids=["reset", "closed", "error event", "clean end", "no message_stop"],
 )
 def test_no_failover_once_committed(
-    http: httpx.Client, house: House, books: Books, sdk: anthropic.Anthropic, broken: Reply
+    http: httpx.Client, installation: Installation, ledger: LedgerReader, sdk: anthropic.Anthropic, broken: Reply
 ) -> None:
     """A stream that breaks after content ends with an error event, the SDK raises, no second route is spliced in."""
-    house.anthropic.script(broken.repeated(2))
+    installation.anthropic.script(broken.repeated(2))
     answer = ask(http, STREAM)
     assert way(answer) == (200, "anthropic", "1")
     names = event_names(answer.content)
@@ -231,9 +240,9 @@ def test_no_failover_once_committed(
         sdk.messages.stream(model=MODEL, max_tokens=64, messages=HI) as stream,
     ):
         stream.get_final_message()
-    assert house.zai.requests == []
-    [end] = books.wait_for_ends(answer.headers["x-ccproxy-request-id"])
-    assert (end["outcome"], end["tokens"]["input"]) == ("failed", house.anthropic.served[0].usage.input)
+    assert installation.zai.requests == []
+    [end] = ledger.wait_for_ends(answer.headers["x-ccproxy-request-id"])
+    assert (end["outcome"], end["tokens"]["input"]) == ("failed", installation.anthropic.served[0].usage.input)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +259,7 @@ def test_no_failover_once_committed(
 )
 @pytest.mark.parametrize("body", [ASK, STREAM], ids=["json", "stream"])
 def test_when_all_routes_fail(
-    house: House,
+    installation: Installation,
     all_fail_proxy: httpx.Client,
     body: dict[str, Any],
     first: Reply,
@@ -259,8 +268,8 @@ def test_when_all_routes_fail(
     error_type: str,
 ) -> None:
     """The most useful error is shown, in Anthropic's shape, with what was tried."""
-    house.anthropic.script(first.forever())
-    house.zai.script(second.forever())
+    installation.anthropic.script(first.forever())
+    installation.zai.script(second.forever())
     answer = ask(all_fail_proxy, body)
     assert answer.status_code == status, answer.text
     assert error_of(answer)["type"] == error_type
@@ -268,56 +277,58 @@ def test_when_all_routes_fail(
 
 
 @pytest.fixture
-def all_fail_proxy(house: House, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+def all_fail_proxy(installation: Installation, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
     """A client of the shared proxy; of one with routes of its own where a credential is to be condemned."""
     if "credential" in request.node.callspec.id:
         kind = "s" if "stream" in request.node.callspec.id else "j"
-        variables = house.own_routes((f"bad-{kind}", "anthropic", ANTHROPIC_KEY), (f"busy-{kind}", "zai", ZAI_KEY))
-        url = house.start_proxy(variables).url
+        variables = installation.own_routes(
+            (f"bad-{kind}", "anthropic", ANTHROPIC_KEY), (f"busy-{kind}", "zai", ZAI_KEY)
+        )
+        url = installation.start_proxy(variables).url
     else:
         url = request.getfixturevalue("proxy").url
     with client_of(url) as client:
         yield client
 
 
-def test_a_wait_of_all_routes_is_told(house: House) -> None:
+def test_a_wait_of_all_routes_is_told(installation: Installation) -> None:
     """When every route asks for patience, the client is told the shortest true wait, and that waiting pays."""
-    variables = house.own_routes(("slow", "anthropic", ANTHROPIC_KEY), ("slower", "zai", ZAI_KEY))
-    proxy = house.start_proxy(variables)
-    house.anthropic.script(reply.error(429, retry_after_s=20))
-    house.zai.script(reply.error(429, retry_after_s=50))
+    variables = installation.own_routes(("slow", "anthropic", ANTHROPIC_KEY), ("slower", "zai", ZAI_KEY))
+    proxy = installation.start_proxy(variables)
+    installation.anthropic.script(reply.error(429, retry_after_s=20))
+    installation.zai.script(reply.error(429, retry_after_s=50))
     with client_of(proxy.url) as client:
         for _ in range(2):  # the second one is not even tried
             answer = ask(client)
             assert (answer.status_code, error_of(answer)["type"]) == (429, "rate_limit_error")
             assert 1 <= int(answer.headers["retry-after"]) <= 20
             assert answer.headers["x-should-retry"] == "true"
-    assert (len(house.anthropic.requests), len(house.zai.requests)) == (1, 1)
+    assert (len(installation.anthropic.requests), len(installation.zai.requests)) == (1, 1)
 
 
-def test_a_long_wait_of_all_routes_is_final(house: House) -> None:
+def test_a_long_wait_of_all_routes_is_final(installation: Installation) -> None:
     """A wait that clients give up on anyhow says so at once."""
-    variables = house.own_routes(("spent", "anthropic", ANTHROPIC_KEY), ("gone", "zai", ZAI_KEY))
-    proxy = house.start_proxy(variables)
-    house.anthropic.script(reply.error(429, retry_after_s=7200))
-    house.zai.script(reply.error(429, retry_after_s=9000))
+    variables = installation.own_routes(("spent", "anthropic", ANTHROPIC_KEY), ("gone", "zai", ZAI_KEY))
+    proxy = installation.start_proxy(variables)
+    installation.anthropic.script(reply.error(429, retry_after_s=7200))
+    installation.zai.script(reply.error(429, retry_after_s=9000))
     with client_of(proxy.url) as client:
         answer = ask(client)
     assert (answer.status_code, answer.headers["x-should-retry"]) == (429, "false")
     assert 7000 <= int(answer.headers["retry-after"]) <= 7200
 
 
-def test_count_tokens_never_asks_another_vendor(http: httpx.Client, house: House) -> None:
+def test_count_tokens_never_asks_another_vendor(http: httpx.Client, installation: Installation) -> None:
     """Counting goes to the model's own family alone: when that fails, the client is told, and estimates."""
-    house.anthropic.script(reply.error(529).when("/v1/messages/count_tokens"))
+    installation.anthropic.script(reply.error(529).when("/v1/messages/count_tokens"))
     answer = ask(http, path="/v1/messages/count_tokens")
     assert answer.status_code >= 400
-    assert house.zai.requests == []
+    assert installation.zai.requests == []
 
 
-def test_a_stale_connection_costs_nothing(http: httpx.Client, house: House) -> None:
+def test_a_stale_connection_costs_nothing(http: httpx.Client, installation: Installation) -> None:
     """A connection that the provider has closed unannounced is noticed, and the route is asked again."""
-    house.anthropic.script(reply.message("one").closing(announced=False))
+    installation.anthropic.script(reply.message("one").closing(announced=False))
     assert way(ask(http))[0] == 200
     status, route, _ = way(http.post("/v1/messages", json=ASK, headers=HEADERS))
     assert (status, route) == (200, "anthropic")

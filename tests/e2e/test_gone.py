@@ -5,10 +5,10 @@ import threading
 import httpx
 import pytest
 
-from tests.e2e.asking import ASK, HEADERS, STREAM, ask, client_of, event_names
-from tests.e2e.books import Books
-from tests.e2e.house import House, Proxy
 from tests.fakes import Reply, Usage, reply
+from tests.support.installation import Installation, Proxy
+from tests.support.ledger_reader import LedgerReader
+from tests.support.messages import ASK, HEADERS, STREAM, ask, client_of, event_names
 
 pytestmark = pytest.mark.e2e
 WHOLE = 48_000_000
@@ -19,9 +19,11 @@ USAGE = Usage(input=33, output=44, cache_read=5)
 @pytest.mark.parametrize(
     "silent", [reply.hang("content_block_delta"), reply.drip(50)], ids=["in a silence", "while bytes come"]
 )
-def test_a_client_that_leaves_mid_stream(http: httpx.Client, house: House, books: Books, silent: Reply) -> None:
+def test_a_client_that_leaves_mid_stream(
+    http: httpx.Client, installation: Installation, ledger: LedgerReader, silent: Reply
+) -> None:
     """The upstream connection is closed soon, and the ledger has an aborted attempt with the usage so far."""
-    house.anthropic.script(silent)
+    installation.anthropic.script(silent)
     with http.stream("POST", "/v1/messages", json=STREAM, headers=HEADERS) as answer:
         request_id = answer.headers["x-ccproxy-request-id"]
         seen = b""
@@ -29,62 +31,64 @@ def test_a_client_that_leaves_mid_stream(http: httpx.Client, house: House, books
             seen += chunk
             if "content_block_delta" in event_names(seen):
                 break
-    house.anthropic.wait_until(lambda: house.anthropic.requests[0].aborted)
-    [end] = books.wait_for_ends(request_id)
+    installation.anthropic.wait_until(lambda: installation.anthropic.requests[0].aborted)
+    [end] = ledger.wait_for_ends(request_id)
     assert (end["outcome"], end.get("kind", ""), end["status"]) == ("aborted", "", 200)
-    assert end["tokens"]["input"] == house.anthropic.served[0].usage.input > 0
-    assert house.zai.requests == []
+    assert end["tokens"]["input"] == installation.anthropic.served[0].usage.input > 0
+    assert installation.zai.requests == []
 
 
 @pytest.mark.parametrize("body", [ASK, STREAM], ids=["json", "stream"])
 @pytest.mark.parametrize("silent", [reply.hang("request"), reply.hang("headers"), reply.hang("message_start")])
 def test_a_client_that_leaves_before_the_answer(
-    proxy: Proxy, house: House, books: Books, body: dict[str, object], silent: Reply
+    proxy: Proxy, installation: Installation, ledger: LedgerReader, body: dict[str, object], silent: Reply
 ) -> None:
     """The same while nothing has come back yet: no other route is tried for nobody."""
-    before = len(aborted(books))
-    house.anthropic.script(silent)
+    before = len(aborted(ledger))
+    installation.anthropic.script(silent)
     with (
         client_of(proxy.url, timeout_s=0.3) as client,
         pytest.raises(httpx.ReadTimeout),
     ):
         ask(client, body)
-    house.anthropic.wait_until(lambda: house.anthropic.requests[0].client_closed_s is not None)
-    house.anthropic.wait_until(lambda: len(aborted(books)) == before + 1, timeout_s=30)
-    assert house.zai.requests == []
+    installation.anthropic.wait_until(lambda: installation.anthropic.requests[0].client_closed_s is not None)
+    installation.anthropic.wait_until(lambda: len(aborted(ledger)) == before + 1, timeout_s=30)
+    assert installation.zai.requests == []
 
 
-def aborted(books: Books) -> list[object]:
+def aborted(ledger: LedgerReader) -> list[object]:
     """All aborted attempts."""
     query = "SELECT event_id FROM ccproxy.events WHERE body->>'outcome' = 'aborted' AND stream = 'anthropic'"
-    return [row[0] for row in books.rows(query)]
+    return [row[0] for row in ledger.rows(query)]
 
 
-def test_a_client_that_reads_slowly_holds_the_provider_back(http: httpx.Client, house: House, books: Books) -> None:
+def test_a_client_that_reads_slowly_holds_the_provider_back(
+    http: httpx.Client, installation: Installation, ledger: LedgerReader
+) -> None:
     """Back-pressure reaches the provider, and in the end the answer is whole and counted."""
-    house.anthropic.script(reply.message("0123456789abcdef" * 3_000_000, usage=USAGE))
+    installation.anthropic.script(reply.message("0123456789abcdef" * 3_000_000, usage=USAGE))
     size = 0
     with http.stream("POST", "/v1/messages", json=STREAM, headers=HEADERS) as answer:
         chunks = answer.iter_raw()
         size += len(next(chunks))
         threading.Event().wait(0.3)
-        sent = house.anthropic.served[0].body_bytes_sent
+        sent = installation.anthropic.served[0].body_bytes_sent
         assert sent < WHOLE, "the proxy has read on though nobody took it"
         size += sum(len(chunk) for chunk in chunks)
     assert size > WHOLE
-    [end] = books.wait_for_ends(answer.headers["x-ccproxy-request-id"])
+    [end] = ledger.wait_for_ends(answer.headers["x-ccproxy-request-id"])
     assert (end["outcome"], end["tokens"]) == ("ok", {"input": 33, "output": 44, "cache_read": 5})
 
 
-def test_aborted_attempts_move_no_circuit(http: httpx.Client, house: House, books: Books) -> None:
+def test_aborted_attempts_move_no_circuit(http: httpx.Client, installation: Installation, ledger: LedgerReader) -> None:
     """Clients that go away say nothing about the route."""
     for _ in range(6):
-        house.anthropic.script(reply.hang("content_block_delta"))
+        installation.anthropic.script(reply.hang("content_block_delta"))
         with http.stream("POST", "/v1/messages", json=STREAM, headers=HEADERS) as answer:
             next(answer.iter_raw())
-    house.anthropic.wait_until(lambda: all(request.aborted for request in house.anthropic.requests))
+    installation.anthropic.wait_until(lambda: all(request.aborted for request in installation.anthropic.requests))
     assert ask(http).headers["x-ccproxy-route"] == "anthropic"
-    books.settle()
-    [reading] = [route for route in books.status()["routes"] if route["route"] == "anthropic"]
+    ledger.settle()
+    [reading] = [route for route in ledger.status()["routes"] if route["route"] == "anthropic"]
     assert reading["aborted"] >= 6
     assert reading["failures_in_row"] == 0

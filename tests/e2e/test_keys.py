@@ -13,8 +13,8 @@ import pytest
 from service.fleet.control_stream import Operator, operator
 from service.ledger.events import ClientKeyIssued, ClientKeyRevoked
 from service.ledger.keys import GeneratedKey, make_key
-from tests.e2e.house import House, Proxy
-from tests.e2e.processes import eventually
+from tests.support.installation import Installation, Proxy
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -31,8 +31,8 @@ SERVED = 10
 class Fleet:
     """Three proxies, all that is behind them, and an operator."""
 
-    def __init__(self, house: House, proxies: list[Proxy], desk: Operator) -> None:
-        self.house = house
+    def __init__(self, installation: Installation, proxies: list[Proxy], desk: Operator) -> None:
+        self.installation = installation
         self.proxies = proxies
         self.desk = desk
 
@@ -95,11 +95,11 @@ class Load:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with House(tmp_path_factory.mktemp("keys")) as house, operator(house.valkey.url) as desk:
-        proxies = [house.launch(TERMS) for _ in range(3)]
+    with Installation(tmp_path_factory.mktemp("keys")) as installation, operator(installation.valkey.url) as desk:
+        proxies = [installation.launch(TERMS) for _ in range(3)]
         for proxy in proxies:
             proxy.ready()
-        yield Fleet(house, proxies, desk)
+        yield Fleet(installation, proxies, desk)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def serves(proxy: Proxy, key: GeneratedKey) -> bool:
 
 def test_nothing_is_admitted_once_the_view_shows_the_key_spent(fleet: Fleet, keys: list[GeneratedKey]) -> None:
     """From the first refusal on a proxy answers no later request of the key; what it still answers was in flight."""
-    provider = fleet.house.anthropic
+    provider = fleet.installation.anthropic
     used = provider.served[-1].usage
     [key] = fleet.issue(1, 30 * (used.input + used.output))
     for proxy in fleet.proxies:
@@ -144,10 +144,10 @@ def test_nothing_is_admitted_once_the_view_shows_the_key_spent(fleet: Fleet, key
 def test_a_revoked_key_stops_everywhere(fleet: Fleet, keys: list[GeneratedKey], ledger: str) -> None:
     """A second later no request with it goes up any more, from no proxy; the answers may be held back."""
     if ledger == "down":
-        assert fleet.house.worker is not None
-        fleet.house.worker.kill()
-        fleet.house.postgres.kill()
-    key, provider = keys.pop(), fleet.house.anthropic
+        assert fleet.installation.worker is not None
+        fleet.installation.worker.kill()
+        fleet.installation.postgres.kill()
+    key, provider = keys.pop(), fleet.installation.anthropic
     with Load(fleet, key) as load:
         eventually(lambda: all(len(load.of(proxy, 200)) > SERVED for proxy in range(3)))
         fleet.desk.append([ClientKeyRevoked(**fleet.desk.stamp(), key_id=key.key_id)])

@@ -15,10 +15,11 @@ import msgspec
 import pytest
 
 from service.ledger import wire
-from tests.e2e.asking import ask
-from tests.e2e.books import Books
-from tests.e2e.house import House, Proxy
-from tests.e2e.processes import ROOT, eventually, run
+from tests.support.installation import Installation, Proxy
+from tests.support.ledger_reader import LedgerReader
+from tests.support.messages import ask
+from tests.support.processes import ROOT, run
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -41,7 +42,7 @@ Cli = Callable[[str], list[str]]
 
 
 @pytest.fixture(params=["redis-cli", "redis-py"] if shutil.which("redis-cli") else ["redis-py"])
-def cli(request: pytest.FixtureRequest, house: House, proxy: Proxy, tmp_path: Path) -> Cli:  # noqa: ARG001 - a proxy beats
+def cli(request: pytest.FixtureRequest, installation: Installation, proxy: Proxy, tmp_path: Path) -> Cli:  # noqa: ARG001 - a proxy beats
     """Runs a line in a shell, as the documentation has it; the lines of its answer."""
     path = os.environ["PATH"]
     if request.param == "redis-py":
@@ -51,8 +52,8 @@ def cli(request: pytest.FixtureRequest, house: House, proxy: Proxy, tmp_path: Pa
         )
         stand_in.chmod(0o700)
         path = f"{tmp_path}:{path}"
-    password = (house.valkey.place / "password").read_text(encoding="utf-8").strip()
-    environ = {"PATH": path, "PORT": str(house.valkey.port), "REDISCLI_AUTH": password}
+    password = (installation.valkey.place / "password").read_text(encoding="utf-8").strip()
+    environ = {"PATH": path, "PORT": str(installation.valkey.port), "REDISCLI_AUTH": password}
 
     def run_line(line: str) -> list[str]:
         done = subprocess.run(
@@ -66,11 +67,11 @@ def cli(request: pytest.FixtureRequest, house: House, proxy: Proxy, tmp_path: Pa
 
 
 @pytest.fixture
-def told(http: httpx.Client, books: Books) -> httpx.Response:
+def told(http: httpx.Client, ledger: LedgerReader) -> httpx.Response:
     """An answer that the ledger has."""
     answer = ask(http)
-    books.wait_for_ends(answer.headers["x-ccproxy-request-id"])
-    books.settle()
+    ledger.wait_for_ends(answer.headers["x-ccproxy-request-id"])
+    ledger.settle()
     return answer
 
 
@@ -80,9 +81,9 @@ def pairs(answer: list[str]) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("told")
-def test_a_route(cli: Cli, books: Books) -> None:
+def test_a_route(cli: Cli, ledger: LedgerReader) -> None:
     """The hash has the state, the week's tokens, and where its ledger is."""
-    counted = books.route_totals()["anthropic"]
+    counted = ledger.route_totals()["anthropic"]
 
     def told() -> dict[str, str]:  # by this test's proxy; others that live have other settings
         found = pairs(cli(READ_ROUTE))
@@ -96,12 +97,12 @@ def test_a_route(cli: Cli, books: Books) -> None:
 
 
 @pytest.mark.usefixtures("told")
-def test_a_snapshot(cli: Cli, books: Books) -> None:
+def test_a_snapshot(cli: Cli, ledger: LedgerReader) -> None:
     """It is one line of JSON, as of the checkpoint."""
     [line] = cli(READ_SNAPSHOT)
     snapshot = msgspec.json.decode(line)
     assert snapshot["version"] == wire.SNAPSHOT_VERSION
-    assert snapshot["position"] == books.number("SELECT position FROM ccproxy.checkpoints WHERE stream = 'anthropic'")
+    assert snapshot["position"] == ledger.number("SELECT position FROM ccproxy.checkpoints WHERE stream = 'anthropic'")
 
 
 def test_the_streams(cli: Cli, told: httpx.Response) -> None:
@@ -140,37 +141,39 @@ def test_the_next_event(cli: Cli, http: httpx.Client) -> None:
 
 
 @pytest.mark.usefixtures("told")
-def test_the_lag(cli: Cli, house: House, http: httpx.Client) -> None:
+def test_the_lag(cli: Cli, installation: Installation, http: httpx.Client) -> None:
     """Entries that are not folded yet: none when all is well, and as many as come while Postgres is away."""
     assert cli(READ_LAG) == ["0"]
-    assert house.worker is not None
-    house.worker.stop()
+    assert installation.worker is not None
+    installation.worker.stop()
     ask(http)
     assert int(cli(READ_LAG)[0]) >= 1
-    house.start_worker()
+    installation.start_worker()
     eventually(lambda: cli(READ_LAG) == ["0"])
 
 
-def test_replicas_and_whether_they_agree(cli: Cli, house: House, proxy: Proxy) -> None:
+def test_replicas_and_whether_they_agree(cli: Cli, installation: Installation, proxy: Proxy) -> None:
     """Each live proxy beats; one line a setting, so that a second line is a proxy that is set otherwise."""
-    digest = beat_of(house, proxy)["settings"]
+    digest = beat_of(installation, proxy)["settings"]
     assert re.fullmatch("[0-9a-f]{12}", digest)
     assert wire.REPLICA_PREFIX in cli(READ_REPLICAS)[0]
-    with house.redis() as redis:  # of proxies that other tests have killed; the living beat again
+    with installation.redis() as redis:  # of proxies that other tests have killed; the living beat again
         redis.delete(*redis.scan_iter(match=f"{wire.REPLICA_PREFIX}*"))
     eventually(lambda: settings_told(cli)[digest])
-    alike, other = house.launch(), house.launch({"ZAI_WEEKLY_LIMIT": "1000000"})
-    others = beat_of(house, other)["settings"]
-    assert others != digest == beat_of(house, alike)["settings"]
+    alike, other = installation.launch(), installation.launch({"ZAI_WEEKLY_LIMIT": "1000000"})
+    others = beat_of(installation, other)["settings"]
+    assert others != digest == beat_of(installation, alike)["settings"]
     eventually(lambda: settings_told(cli)[digest] >= 2)  # `alike`, and the one whose beat came again
     assert settings_told(cli)[others] == 1
-    said = run("status", home=house.folder / "status", variables=house.addresses | house.upstreams)[1]
+    said = run(
+        "status", home=installation.folder / "status", variables=installation.addresses | installation.upstreams
+    )[1]
     assert "settings  differ between replicas" in said
     assert f"-{other.process.pid}-" in said.partition("settings  differ")[2]
     other.stop()
     alike.stop()
     eventually(lambda: not settings_told(cli)[others])
-    with house.redis() as redis:
+    with installation.redis() as redis:
         eventually(lambda: not list(redis.scan_iter(match=f"{wire.REPLICA_PREFIX}*-{alike.process.pid}-*")))
 
 
@@ -179,9 +182,9 @@ def settings_told(cli: Cli) -> Counter[str]:
     return Counter({digest: int(number) for number, digest in (line.split() for line in cli(READ_SETTINGS))})
 
 
-def beat_of(house: House, proxy: Proxy) -> dict[str, str]:
+def beat_of(installation: Installation, proxy: Proxy) -> dict[str, str]:
     """A proxy's heartbeat."""
-    with house.redis() as redis:
+    with installation.redis() as redis:
 
         def found() -> dict[str, str]:
             for key in redis.scan_iter(match=f"{wire.REPLICA_PREFIX}*-{proxy.process.pid}-*"):

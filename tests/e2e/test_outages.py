@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.asking import ask, client_of
-from tests.e2e.books import Books, doubled
-from tests.e2e.house import House, Proxy
-from tests.e2e.processes import eventually, settles_to
 from tests.e2e.traffic import Traffic
 from tests.fakes import reply
+from tests.support.installation import Installation, Proxy
+from tests.support.ledger_reader import LedgerReader, doubled
+from tests.support.messages import ask, client_of
+from tests.support.waiting import eventually, settles_to
 
 pytestmark = pytest.mark.e2e
 
@@ -22,21 +22,21 @@ OUTAGE_S = 10.0
 
 
 @pytest.fixture(scope="module")
-def storm_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A house of its own, whose servers may be hurt."""
-    with House(tmp_path_factory.mktemp("storm")) as made:
+def storm_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """An installation of its own, whose servers may be hurt."""
+    with Installation(tmp_path_factory.mktemp("storm")) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def fleet(storm_house: House) -> list[Proxy]:
+def fleet(storm_house: Installation) -> list[Proxy]:
     """Two proxies of one installation."""
     return [storm_house.start_proxy() for _ in range(2)]
 
 
 @pytest.fixture
-def storm(storm_house: House, fleet: list[Proxy]) -> Iterator[House]:
-    """The house with everything up; and what no test here may bring about."""
+def storm(storm_house: Installation, fleet: list[Proxy]) -> Iterator[Installation]:
+    """The installation with everything up; and what no test here may bring about."""
     storm_house.mend()
     assert all(proxy.alive for proxy in fleet)
     storm_house.anthropic.script(*(reply.error(529).repeated(3) for _ in range(2)))  # so that both routes have a part
@@ -56,26 +56,26 @@ def wait(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def check(house: House, traffic: Traffic) -> None:
+def check(installation: Installation, traffic: Traffic) -> None:
     """No client saw an error, each answer is on the ledger once, and the ledger is exact."""
     assert traffic.faults == []
     assert doubled(traffic.request_ids) == []
-    books = Books(house)
+    ledger = LedgerReader(installation)
     ids = set(traffic.request_ids)
-    settles_to(ids, lambda: {end["request_id"] for end in books.ended(list(ids)) if end["outcome"] == "ok"})
-    books.check_against({"anthropic": house.anthropic, "zai": house.zai})
+    settles_to(ids, lambda: {end["request_id"] for end in ledger.ended(list(ids)) if end["outcome"] == "ok"})
+    ledger.check_against({"anthropic": installation.anthropic, "zai": installation.zai})
     nothing: list[object] = []
-    settles_to(nothing, lambda: gaps(books))
+    settles_to(nothing, lambda: gaps(ledger))
 
 
-def gaps(books: Books) -> list[object]:
+def gaps(ledger: LedgerReader) -> list[object]:
     """Numbers of a replica that the ledger misses."""
     query = """SELECT stream, account.key, account.value->'gaps' FROM ccproxy.checkpoints,
         json_each(state->'heard') AS account WHERE coalesce(json_array_length(account.value->'gaps'), 0) > 0"""
-    return list(books.rows(query))
+    return list(ledger.rows(query))
 
 
-def test_the_worker_is_killed(storm: House, urls: list[str]) -> None:
+def test_the_worker_is_killed(storm: Installation, urls: list[str]) -> None:
     """A worker killed with -9 under traffic, twice, and started again."""
     with Traffic(urls) as traffic:
         for _ in range(2):
@@ -87,7 +87,7 @@ def test_the_worker_is_killed(storm: House, urls: list[str]) -> None:
     check(storm, traffic)
 
 
-def test_redis_is_stopped_for_ten_seconds(storm: House, urls: list[str]) -> None:
+def test_redis_is_stopped_for_ten_seconds(storm: Installation, urls: list[str]) -> None:
     """Redis stopped in order, away for ten seconds under traffic, and back."""
     with Traffic(urls) as traffic:
         storm.valkey.stop()
@@ -100,7 +100,7 @@ def test_redis_is_stopped_for_ten_seconds(storm: House, urls: list[str]) -> None
     check(storm, traffic)
 
 
-def test_redis_is_killed(storm: House, urls: list[str]) -> None:
+def test_redis_is_killed(storm: Installation, urls: list[str]) -> None:
     """Redis killed with -9 under traffic: what it had not yet written to disk comes again from the proxies."""
     with Traffic(urls) as traffic:
         for _ in range(2):
@@ -111,7 +111,7 @@ def test_redis_is_killed(storm: House, urls: list[str]) -> None:
     check(storm, traffic)
 
 
-def test_redis_hangs(storm: House, urls: list[str]) -> None:
+def test_redis_hangs(storm: Installation, urls: list[str]) -> None:
     """A Redis that accepts and never answers holds no client up, and costs no event."""
     with Traffic(urls) as traffic:
         with storm.redis() as redis:
@@ -122,7 +122,7 @@ def test_redis_hangs(storm: House, urls: list[str]) -> None:
     check(storm, traffic)
 
 
-def test_redis_comes_back_empty(storm: House, urls: list[str]) -> None:
+def test_redis_comes_back_empty(storm: Installation, urls: list[str]) -> None:
     """Redis loses everything while it is down: the ledger stands in Postgres, and the rest comes from the proxies."""
     with Traffic(urls) as traffic:
         storm.valkey.kill()
@@ -133,7 +133,7 @@ def test_redis_comes_back_empty(storm: House, urls: list[str]) -> None:
     check(storm, traffic)
 
 
-def test_postgres_is_stopped(storm: House, urls: list[str]) -> None:
+def test_postgres_is_stopped(storm: Installation, urls: list[str]) -> None:
     """Postgres stopped for some seconds under traffic: the streams grow, and are folded when it is back."""
     with Traffic(urls) as traffic:
         storm.postgres.stop()
@@ -144,7 +144,7 @@ def test_postgres_is_stopped(storm: House, urls: list[str]) -> None:
     check(storm, traffic)
 
 
-def test_postgres_is_killed(storm: House, urls: list[str]) -> None:
+def test_postgres_is_killed(storm: Installation, urls: list[str]) -> None:
     """Postgres killed with -9 in the middle of its work."""
     with Traffic(urls) as traffic:
         storm.postgres.kill()
@@ -154,7 +154,7 @@ def test_postgres_is_killed(storm: House, urls: list[str]) -> None:
     check(storm, traffic)
 
 
-def test_everything_behind_the_proxies_is_away(storm: House, urls: list[str]) -> None:
+def test_everything_behind_the_proxies_is_away(storm: Installation, urls: list[str]) -> None:
     """Redis, Postgres and the worker all gone: clients are served all the same."""
     assert storm.worker is not None
     with Traffic(urls) as traffic:
@@ -167,7 +167,7 @@ def test_everything_behind_the_proxies_is_away(storm: House, urls: list[str]) ->
     check(storm, traffic)
 
 
-def test_a_proxy_is_killed_while_redis_is_away(storm: House) -> None:
+def test_a_proxy_is_killed_while_redis_is_away(storm: Installation) -> None:
     """A proxy killed with -9 has its events on disk; the one that is started on the same home brings them in, once."""
     victim = storm.start_proxy()
     with Traffic([victim.url], clients=2) as before:
@@ -185,9 +185,9 @@ def test_a_proxy_is_killed_while_redis_is_away(storm: House) -> None:
     heir.stop()
 
 
-def test_a_proxy_is_killed_under_traffic(storm: House, urls: list[str]) -> None:
+def test_a_proxy_is_killed_under_traffic(storm: Installation, urls: list[str]) -> None:
     """Of the answers that clients have whole, none is missing, though their proxy and Redis died at the same moment."""
-    books = Books(storm)
+    ledger = LedgerReader(storm)
     victim = storm.start_proxy()
     with Traffic([victim.url], clients=2) as traffic:
         storm.valkey.kill()
@@ -198,8 +198,8 @@ def test_a_proxy_is_killed_under_traffic(storm: House, urls: list[str]) -> None:
     assert traffic.faults
     heir = storm.start_proxy(home=victim.home)
     ids = set(traffic.request_ids)
-    settles_to(ids, lambda: {end["request_id"] for end in books.ended(list(ids))})
-    assert doubled(end["request_id"] for end in books.ended(list(ids)) if end["outcome"] == "ok") == []
+    settles_to(ids, lambda: {end["request_id"] for end in ledger.ended(list(ids))})
+    assert doubled(end["request_id"] for end in ledger.ended(list(ids)) if end["outcome"] == "ok") == []
     heir.stop()
     with client_of(urls[0]) as client:
         assert ask(client).status_code == 200

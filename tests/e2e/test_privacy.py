@@ -6,11 +6,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.e2e.asking import ASK, STREAM, ask, client_of
-from tests.e2e.books import Books
-from tests.e2e.house import ANTHROPIC_KEY, ZAI_KEY, House
-from tests.e2e.processes import LOGS
 from tests.fakes import reply
+from tests.support.installation import ANTHROPIC_KEY, ZAI_KEY, Installation
+from tests.support.ledger_reader import LedgerReader
+from tests.support.messages import ASK, STREAM, ask, client_of
+from tests.support.processes import LOGS
 
 pytestmark = pytest.mark.e2e
 
@@ -20,23 +20,23 @@ MARKED = ("prompt-xyzzy", "system-xyzzy", "answer-xyzzy", "tool-xyzzy", "query-x
 SECRETS = (PROXY_KEY, CLIENTS_KEY, ANTHROPIC_KEY, ZAI_KEY)
 
 
-def test_what_passes_through_leaves_no_trace(house: House, books: Books) -> None:
+def test_what_passes_through_leaves_no_trace(installation: Installation, ledger: LedgerReader) -> None:
     """Marked texts in prompts, answers, tools, queries and headers, and marked keys, are found nowhere after."""
-    proxy = house.start_proxy({"PROXY_API_KEYS": f"team:{PROXY_KEY}", "LOG_LEVEL": "debug"})
-    direct = house.start_proxy({"ANTHROPIC_API_KEY": "", "ZAI_API_KEY": "", "LOG_LEVEL": "debug"})
-    ids = [request(proxy.url, house, body, {"x-api-key": PROXY_KEY}) for body in (ASK, STREAM)]
-    house.anthropic.keys = {CLIENTS_KEY}
-    ids += [request(direct.url, house, body, {"x-api-key": CLIENTS_KEY}) for body in (ASK, STREAM)]
+    proxy = installation.start_proxy({"PROXY_API_KEYS": f"team:{PROXY_KEY}", "LOG_LEVEL": "debug"})
+    direct = installation.start_proxy({"ANTHROPIC_API_KEY": "", "ZAI_API_KEY": "", "LOG_LEVEL": "debug"})
+    ids = [request(proxy.url, installation, body, {"x-api-key": PROXY_KEY}) for body in (ASK, STREAM)]
+    installation.anthropic.keys = {CLIENTS_KEY}
+    ids += [request(direct.url, installation, body, {"x-api-key": CLIENTS_KEY}) for body in (ASK, STREAM)]
     for request_id in ids:
-        books.wait_for_ends(request_id)
-    books.settle()
+        ledger.wait_for_ends(request_id)
+    ledger.settle()
     proxy.stop()
     direct.stop()
-    found = [(place, word) for place, text in everything(house) for word in (*MARKED, *SECRETS) if word in text]
+    found = [(place, word) for place, text in everything(installation) for word in (*MARKED, *SECRETS) if word in text]
     assert found == []
 
 
-def request(url: str, house: House, body: dict[str, Any], headers: dict[str, str]) -> str:
+def request(url: str, installation: Installation, body: dict[str, Any], headers: dict[str, str]) -> str:
     """A request full of marks, answered in full and in part, well and badly. The id of the last."""
     told = body | {
         "system": "system-xyzzy",
@@ -44,7 +44,7 @@ def request(url: str, house: House, body: dict[str, Any], headers: dict[str, str
         "tools": [{"name": "tool-xyzzy", "input_schema": {"type": "object"}}],
         "metadata": {"user_id": '{"session_id": "s", "device_id": "user-xyzzy"}'},
     }
-    house.anthropic.script(
+    installation.anthropic.script(
         reply.tool_use("tool-xyzzy", {"a": "prompt-xyzzy"}, text="answer-xyzzy"),
         reply.reset("content_block_delta"),
         reply.reset("request"),
@@ -58,20 +58,20 @@ def request(url: str, house: House, body: dict[str, Any], headers: dict[str, str
     return last
 
 
-def everything(house: House) -> Iterator[tuple[str, str]]:
+def everything(installation: Installation) -> Iterator[tuple[str, str]]:
     """All that is kept of it."""
     for path in LOGS:
         yield str(path), path.read_text(encoding="utf-8", errors="replace")
-    for path in house.folder.glob("proxy-*/**/*"):
+    for path in installation.folder.glob("proxy-*/**/*"):
         if path.is_file():
             yield str(path), path.read_text(encoding="utf-8", errors="replace")
-    yield from in_redis(house)
-    yield from in_postgres(house)
+    yield from in_redis(installation)
+    yield from in_postgres(installation)
 
 
-def in_redis(house: House) -> Iterator[tuple[str, str]]:
+def in_redis(installation: Installation) -> Iterator[tuple[str, str]]:
     """Every key with its value, whatever its type."""
-    with house.redis() as redis:
+    with installation.redis() as redis:
         readers: dict[bytes, Any] = {
             b"string": redis.get,
             b"hash": redis.hgetall,
@@ -87,9 +87,9 @@ def in_redis(house: House) -> Iterator[tuple[str, str]]:
                 yield key.decode(), "" if kind == b"none" else f"{key!r}{readers[kind](key)!r}"
 
 
-def in_postgres(house: House) -> Iterator[tuple[str, str]]:
+def in_postgres(installation: Installation) -> Iterator[tuple[str, str]]:
     """Every row of every table of ours."""
-    with psycopg.connect(house.postgres.url, autocommit=True) as connection:
+    with psycopg.connect(installation.postgres.url, autocommit=True) as connection:
         tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'ccproxy'").fetchall()
         assert ("events",) not in tables or len(tables) > 5
         for (table,) in tables:
@@ -97,9 +97,9 @@ def in_postgres(house: House) -> Iterator[tuple[str, str]]:
                 yield table, row[0]
 
 
-def test_no_process_has_stumbled(house: House) -> None:
+def test_no_process_has_stumbled(installation: Installation) -> None:
     """So far no process has met a fault of its own."""
-    assert house.folder.exists()
+    assert installation.folder.exists()
     for path in LOGS:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         assert [line for line in lines if any(word in line for word in ("Traceback", "request.failed"))] == [], path

@@ -18,7 +18,9 @@ import pytest
 
 from service.private_files import FOR_OTHERS
 from service.settings import FOR_WORKERS, SECRETS, load_for_workers
-from tests.e2e.processes import PATIENCE_S, ROOT, environment, eventually, free_port
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, environment
+from tests.support.waiting import PATIENCE_S, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

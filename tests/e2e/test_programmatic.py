@@ -10,9 +10,9 @@ import pytest
 
 from service import ClaudeCodeProxy, ProviderConfig, ProxyConfig
 from service.errors import ProxyError, SettingsError
-from tests.e2e.asking import ASK, GLM, HI, MODEL, way
-from tests.e2e.processes import free_port
 from tests.fakes import FakeProvider, reply
+from tests.support.messages import ASK, GLM, HI, MODEL, way
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.e2e
 

@@ -3,11 +3,11 @@
 import httpx
 import pytest
 
-from tests.e2e.asking import ASK, ask, client_of, way
-from tests.e2e.books import Books
-from tests.e2e.house import ANTHROPIC_KEY, ZAI_KEY, House, Proxy
-from tests.e2e.processes import eventually
 from tests.fakes import Usage, reply
+from tests.support.installation import ANTHROPIC_KEY, ZAI_KEY, Installation, Proxy
+from tests.support.ledger_reader import LedgerReader
+from tests.support.messages import ASK, ask, client_of, way
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -25,87 +25,89 @@ def once(proxy: Proxy) -> httpx.Response:
         return ask(client, ASK)
 
 
-def used_tokens(books: Books) -> int:
+def used_tokens(ledger: LedgerReader) -> int:
     """What counts against the week of the route `anthropic` so far."""
-    books.settle()
+    ledger.settle()
     week = "route = 'anthropic' AND hour >= date_trunc('week', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
-    return sum(counted.usage.input + counted.usage.output for counted in books.usage(week).values())
+    return sum(counted.usage.input + counted.usage.output for counted in ledger.usage(week).values())
 
 
-def test_a_spent_week_moves_traffic_on(house: House, books: Books) -> None:
+def test_a_spent_week_moves_traffic_on(installation: Installation, ledger: LedgerReader) -> None:
     """At ANTHROPIC_WEEKLY_LIMIT the next request goes to Z.AI: in this process, in others, and after a restart."""
-    variables = {"ANTHROPIC_WEEKLY_LIMIT": str(used_tokens(books) + 2000), "QUOTA_WARNING_THRESHOLD": "100"}
-    first, second = house.start_proxy(variables), house.start_proxy(variables)
-    house.anthropic.script(reply.message(usage=Usage(input=500, output=499, cache_read=10_000)).repeated(1))
+    variables = {"ANTHROPIC_WEEKLY_LIMIT": str(used_tokens(ledger) + 2000), "QUOTA_WARNING_THRESHOLD": "100"}
+    first, second = installation.start_proxy(variables), installation.start_proxy(variables)
+    installation.anthropic.script(reply.message(usage=Usage(input=500, output=499, cache_read=10_000)).repeated(1))
     assert route_of(first) == "anthropic"
-    house.anthropic.default = reply.message(usage=Usage(input=900, output=101))
+    installation.anthropic.default = reply.message(usage=Usage(input=900, output=101))
     assert route_of(first) == "anthropic", "half was left; what was read from a cache does not count"
     assert route_of(first) == "zai"
     eventually(lambda: route_of(second) == "zai")
-    spent = len(house.anthropic.requests)
+    spent = len(installation.anthropic.requests)
     first.stop()
-    third = house.start_proxy(variables, home=first.home)
+    third = installation.start_proxy(variables, home=first.home)
     assert [route_of(proxy) for proxy in (second, third, third)] == ["zai"] * 3
-    assert len(house.anthropic.requests) == spent
+    assert len(installation.anthropic.requests) == spent
 
 
-def test_the_warning_threshold_swaps_before(house: House, books: Books) -> None:
+def test_the_warning_threshold_swaps_before(installation: Installation, ledger: LedgerReader) -> None:
     """From QUOTA_WARNING_THRESHOLD on other routes go first; the route still serves when they fail."""
-    used = used_tokens(books)
+    used = used_tokens(ledger)
     limit = (used + 500) * 2
-    proxy = house.start_proxy({"ANTHROPIC_WEEKLY_LIMIT": str(limit), "QUOTA_WARNING_THRESHOLD": "50"})
-    house.anthropic.script(reply.message(usage=Usage(input=400)), reply.message(usage=Usage(output=100)))
+    proxy = installation.start_proxy({"ANTHROPIC_WEEKLY_LIMIT": str(limit), "QUOTA_WARNING_THRESHOLD": "50"})
+    installation.anthropic.script(reply.message(usage=Usage(input=400)), reply.message(usage=Usage(output=100)))
     assert [route_of(proxy) for _ in range(3)] == ["anthropic", "anthropic", "zai"]
-    house.zai.script(reply.error(500))
+    installation.zai.script(reply.error(500))
     assert way(once(proxy)) == (200, "anthropic", "2")
 
 
-def test_a_hard_limit_holds_whatever_else_is_down(house: House, books: Books) -> None:
+def test_a_hard_limit_holds_whatever_else_is_down(installation: Installation, ledger: LedgerReader) -> None:
     """A spent limit is never overstepped: when the other routes are down, the client is told to wait."""
-    proxy = house.start_proxy({"ANTHROPIC_WEEKLY_LIMIT": str(max(1, used_tokens(books)))})
-    house.anthropic.script(reply.message(usage=Usage(input=10)))
+    proxy = installation.start_proxy({"ANTHROPIC_WEEKLY_LIMIT": str(max(1, used_tokens(ledger)))})
+    installation.anthropic.script(reply.message(usage=Usage(input=10)))
     eventually(lambda: route_of(proxy) == "zai")
-    asked = len(house.anthropic.requests)
-    house.zai.script(reply.error(529).forever())
+    asked = len(installation.anthropic.requests)
+    installation.zai.script(reply.error(529).forever())
     answer = once(proxy)
     assert answer.status_code in (429, 529)
-    assert len(house.anthropic.requests) == asked
+    assert len(installation.anthropic.requests) == asked
 
 
-def test_an_open_circuit_is_avoided_by_the_fleet(house: House, books: Books) -> None:
+def test_an_open_circuit_is_avoided_by_the_fleet(installation: Installation, ledger: LedgerReader) -> None:
     """After five failures the route is not asked again: by this process, by one that starts later, after a restart."""
-    routes = house.own_routes(("frail", "anthropic", ANTHROPIC_KEY), ("firm", "zai", ZAI_KEY))
+    routes = installation.own_routes(("frail", "anthropic", ANTHROPIC_KEY), ("firm", "zai", ZAI_KEY))
     variables = routes | {"CIRCUIT_BREAKER_ENABLED": "true", "CIRCUIT_BREAKER_COOLDOWN_MS": "60000"}
-    first = house.start_proxy(variables)
-    house.anthropic.script(reply.error(500).repeated(5))
+    first = installation.start_proxy(variables)
+    installation.anthropic.script(reply.error(500).repeated(5))
     ways = [way(once(first)) for _ in range(7)]
     assert ways == [(200, "firm", "2")] * 5 + [(200, "firm", "1")] * 2
-    assert len(house.anthropic.requests) == 5
-    books.settle()
-    second = house.start_proxy(variables)
+    assert len(installation.anthropic.requests) == 5
+    ledger.settle()
+    second = installation.start_proxy(variables)
     assert way(once(second)) == (200, "firm", "1")
     first.stop()
-    again = house.start_proxy(variables, home=first.home)
+    again = installation.start_proxy(variables, home=first.home)
     assert way(once(again)) == (200, "firm", "1")
-    assert len(house.anthropic.requests) == 5
+    assert len(installation.anthropic.requests) == 5
     health = "SELECT (account->>'failures_in_row')::int FROM ccproxy.route_health WHERE route = 'frail'"
-    assert max(row[0] for row in books.rows(health)) == 5
+    assert max(row[0] for row in ledger.rows(health)) == 5
 
 
-def test_a_circuit_closes_after_a_probe(house: House) -> None:
+def test_a_circuit_closes_after_a_probe(installation: Installation) -> None:
     """When the open time is over, a success brings the route back: for a growing share, then for all."""
-    routes = house.own_routes(("brittle", "anthropic", ANTHROPIC_KEY), ("solid", "zai", ZAI_KEY))
-    proxy = house.start_proxy(routes | {"CIRCUIT_BREAKER_ENABLED": "true", "CIRCUIT_BREAKER_COOLDOWN_MS": "1500"})
-    house.anthropic.script(reply.error(500).repeated(5))
+    routes = installation.own_routes(("brittle", "anthropic", ANTHROPIC_KEY), ("solid", "zai", ZAI_KEY))
+    proxy = installation.start_proxy(
+        routes | {"CIRCUIT_BREAKER_ENABLED": "true", "CIRCUIT_BREAKER_COOLDOWN_MS": "1500"}
+    )
+    installation.anthropic.script(reply.error(500).repeated(5))
     assert [route_of(proxy) for _ in range(6)] == ["solid"] * 6
     eventually(lambda: route_of(proxy) == "brittle")
     eventually(lambda: [route_of(proxy) for _ in range(12)] == ["brittle"] * 12)
 
 
-def test_the_clients_own_faults_open_no_circuit(house: House) -> None:
+def test_the_clients_own_faults_open_no_circuit(installation: Installation) -> None:
     """Any number of 400s leaves the route as it was."""
-    routes = house.own_routes(("patient", "anthropic", ANTHROPIC_KEY), ("spare", "zai", ZAI_KEY))
-    proxy = house.start_proxy(routes | {"CIRCUIT_BREAKER_ENABLED": "true"})
-    house.anthropic.script(reply.bad_request("prompt_too_long").repeated(8))
+    routes = installation.own_routes(("patient", "anthropic", ANTHROPIC_KEY), ("spare", "zai", ZAI_KEY))
+    proxy = installation.start_proxy(routes | {"CIRCUIT_BREAKER_ENABLED": "true"})
+    installation.anthropic.script(reply.bad_request("prompt_too_long").repeated(8))
     assert {way(once(proxy)) for _ in range(8)} == {(400, "patient", "1")}
     assert route_of(proxy) == "patient"

@@ -12,7 +12,7 @@ from schemathesis.specs.openapi.checks import ignored_auth, positive_data_accept
 
 from service import app
 from service.settings import load
-from tests.e2e.house import House, Proxy
+from tests.support.installation import Installation, Proxy
 
 pytestmark = pytest.mark.e2e
 
@@ -25,9 +25,9 @@ LEFT_OUT = [ignored_auth, positive_data_acceptance]
 
 
 @pytest.fixture(scope="module")
-def proxy(shared_house: House) -> Proxy:
+def proxy(shared_installation: Installation) -> Proxy:
     """A proxy whose token the test knows."""
-    return shared_house.start_proxy({"ADMIN_TOKEN": ADMIN})
+    return shared_installation.start_proxy({"ADMIN_TOKEN": ADMIN})
 
 
 @pytest.fixture(scope="module")

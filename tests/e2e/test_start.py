@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.asking import ask, client_of
-from tests.e2e.house import House
-from tests.e2e.processes import free_port, run
 from tests.fakes import reply
+from tests.support.installation import Installation
+from tests.support.messages import ask, client_of
+from tests.support.ports import free_port
+from tests.support.processes import run
 
 pytestmark = pytest.mark.e2e
 
@@ -43,9 +44,9 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert "PROXY_PORT" in said
 
 
-def test_a_second_proxy_on_the_same_port(house: House, tmp_path: Path) -> None:
+def test_a_second_proxy_on_the_same_port(installation: Installation, tmp_path: Path) -> None:
     """The same when a proxy is there already, which goes on serving."""
-    first = house.start_proxy()
+    first = installation.start_proxy()
     said = refused(tmp_path, {"PROXY_PORT": str(first.port)})
     assert "PROXY_PORT" in said
     assert first.answers()
@@ -73,19 +74,19 @@ def test_a_bad_setting_names_its_place(tmp_path: Path, variables: dict[str, str]
     assert named in refused(tmp_path, {"PROXY_PORT": str(free_port()), **variables})
 
 
-def test_it_ends_cleanly_when_asked(house: House) -> None:
+def test_it_ends_cleanly_when_asked(installation: Installation) -> None:
     """SIGTERM and SIGINT end a proxy with status 0, without a word of trouble."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        proxy = house.start_proxy()
+        proxy = installation.start_proxy()
         os.kill(proxy.process.pid, number)
         assert proxy.wait() == 0
         assert "Traceback" not in proxy.text
 
 
-def test_an_answer_in_flight_ends_before_the_proxy_does(house: House) -> None:
+def test_an_answer_in_flight_ends_before_the_proxy_does(installation: Installation) -> None:
     """A proxy that is asked to end lets its streams end first."""
-    proxy = house.start_proxy()
-    house.anthropic.script(reply.slow(700, "content_block_delta"))
+    proxy = installation.start_proxy()
+    installation.anthropic.script(reply.slow(700, "content_block_delta"))
     body = {"model": "claude-opus-5-5", "max_tokens": 9, "messages": [], "stream": True}
     with client_of(proxy.url) as client:
         headers = {"anthropic-version": "2023-06-01"}
@@ -98,10 +99,10 @@ def test_an_answer_in_flight_ends_before_the_proxy_does(house: House) -> None:
     assert proxy.wait() == 0
 
 
-def test_without_redis_it_serves_all_the_same(house: House) -> None:
+def test_without_redis_it_serves_all_the_same(installation: Installation) -> None:
     """A proxy whose Redis is not there yet serves; what happened waits on disk."""
     port = free_port()
-    proxy = house.launch({"REDIS_URL": f"redis://127.0.0.1:{port}/0"}).ready("/livez")
+    proxy = installation.launch({"REDIS_URL": f"redis://127.0.0.1:{port}/0"}).ready("/livez")
     with client_of(proxy.url) as client:
         assert [ask(client).status_code for _ in range(3)] == [200] * 3
     proxy.stop()

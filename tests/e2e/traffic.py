@@ -8,8 +8,8 @@ from typing import Self
 import httpx
 from msgspec import Struct
 
-from tests.e2e.asking import ASK, HEADERS, NO_TLS, STREAM, event_names
-from tests.e2e.processes import eventually
+from tests.support.messages import ASK, HEADERS, NO_TLS, STREAM, event_names
+from tests.support.waiting import eventually
 
 CLIENTS = 4
 PAUSE_S = 0.01

@@ -21,7 +21,7 @@ from service.edge.request_target import read_target, target_in
 from service.edge.responses import AsgiResponseWriter
 from service.errors import ClientError
 from tests.fakes import FakeProvider
-from tests.relay.serving import ASK, STREAM, Server, Wire
+from tests.support.proxies import ASK, STREAM, Server, Wire
 
 Handler = Callable[[Any, Any, Any], Awaitable[None]]
 JSON = b"content-type: application/json\r\n"

@@ -8,7 +8,7 @@ import pytest
 from service.edge.forwarded import apply_forwarded_headers
 from service.settings import Network
 from tests.fakes import FakeProvider
-from tests.relay.serving import ASK, Server
+from tests.support.proxies import ASK, Server
 
 TRUSTED: tuple[Network, ...] = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 

@@ -1,7 +1,7 @@
 """`/health` as the original's users know it: its fields, true this time, and nothing secret."""
 
 from tests.fakes import FakeProvider
-from tests.relay.serving import ANTHROPIC_KEY, ASK, Server
+from tests.support.proxies import ANTHROPIC_KEY, ASK, Server
 
 FIELDS = {"status", "service", "version", "uptime", "timestamp", "endpoints", "config", "providers"}
 

@@ -1,43 +1,28 @@
 """What a key on the ledger may do: through the real server, with a view as workers and operators make it."""
 
-import secrets
 from typing import Any
 
 import pytest
 
 from service.errors import BadClientKey
 from service.fleet.admission import Grant
-from service.ledger.events import ClientKeyIssued, ClientKeyRevoked, RequestRefused
+from service.ledger.events import ClientKeyRevoked, RequestRefused
 from service.ledger.fold import advance
-from service.ledger.keys import make_key
 from service.ledger.price import PriceList
 from service.ledger.wire import CONTROL
 from service.routing.keys import read_key
 from service.settings import QuotaPolicy
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import ASK, Server, Serving
+from tests.support.client_keys import issue, shown
+from tests.support.proxies import ASK, Server, Serving
 
 ASKS = {"PROXY_API_KEYS": "ledger"}
 WRONG = BadClientKey("no key of this proxy")
 
 
-def issue(served: Serving, name: str = "ann", **limits: Any) -> tuple[str, str]:
-    """A key as the operators' stream would bring it: its text and its id."""
-    key = make_key(name, secrets.token_bytes(27))
-    event = ClientKeyIssued(
-        event_id=f"issued {key.key_id}", at_ms=0, key_id=key.key_id, name=name, sha256=key.sha256, **limits
-    )
-    advance(served.parts.watcher.view.control, event)
-    return key.text, key.key_id
-
-
 def refusals(served: Serving) -> list[RequestRefused]:
     """The refusals that were written down."""
     return [event for stream, event in served.events if isinstance(event, RequestRefused) and stream == CONTROL]
-
-
-def shown(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}
 
 
 async def test_an_issued_key_is_served_and_counted(server: Server, anthropic: FakeProvider) -> None:

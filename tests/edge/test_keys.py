@@ -9,7 +9,7 @@ from service.errors import BadClientKey
 from service.ledger.state import ClientKey, ControlLedger
 from service.settings import Secret, StaticKey
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import ANTHROPIC_KEY, Server
+from tests.support.proxies import ANTHROPIC_KEY, Server
 
 ANN, BEN = "proxy-key-of-ann", "proxy-key-of-ben"
 OWN = "sk-ant-own-credential"

@@ -7,8 +7,8 @@ import pytest
 
 from service.edge.request_target import endpoint_of
 from tests.fakes import FakeProvider, reply
-from tests.fleet.outbox.making import eventually
-from tests.relay.serving import ASK, ASK_BYTES, Server, connected, request_bytes
+from tests.support.proxies import ASK, ASK_BYTES, Server, connected, request_bytes
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ async def test_a_connection_serves_many_requests(server: Server, anthropic: Fake
             await wire.send(request_bytes(ASK_BYTES, path=target))
             await wire.until(b"}")
             await wire.quiet(0.03)
-    await eventually(lambda: len(served.ends) == 3)
+    await wait_until(lambda: len(served.ends) == 3)
 
 
 @pytest.mark.parametrize(

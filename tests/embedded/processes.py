@@ -1,23 +1,8 @@
-"""What the tests of `embedded` know of processes: whether they live, and how long one waits for them at most."""
+"""What the tests of `embedded` know of processes: whether they live, and what they are called."""
 
 import os
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
-
-PATIENCE_S = 30.0
-POLL_S = 0.02
-
-
-def eventually(happens: Callable[[], bool]) -> bool:
-    """Whether `happens()` becomes true before patience ends. No law on speed: only a bound for a failing test."""
-    give_up_at_s = time.monotonic() + PATIENCE_S
-    while not happens():
-        if time.monotonic() >= give_up_at_s:
-            return False
-        time.sleep(POLL_S)
-    return True
 
 
 def is_alive(pid: int) -> bool:

@@ -18,7 +18,7 @@ from service.embedded.demo_provider import SCRIPT, phase_at
 from service.embedded.program import answers_livez
 from service.fleet.status import Status, read_status
 from service.settings import load
-from tests.embedded.processes import PATIENCE_S, eventually
+from tests.support.waiting import PATIENCE_S, eventually
 
 SECRET = "marked-secret-of-the-user"
 

@@ -19,7 +19,8 @@ from service.embedded import account as accounts
 from service.embedded.postgres import Postgres
 from service.embedded.server import Server
 from service.embedded.valkey import Valkey
-from tests.embedded.processes import arguments_of, eventually, is_alive
+from tests.embedded.processes import arguments_of, is_alive
+from tests.support.waiting import eventually
 
 
 class Client(Protocol):

@@ -17,7 +17,8 @@ import pytest
 from service.embedded import folder, up
 from service.embedded.screen import Screen
 from service.settings import load
-from tests.embedded.processes import eventually, is_alive, pids_in
+from tests.embedded.processes import is_alive, pids_in
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 FAKE_UP = Path(__file__).with_name("fake_up.py")

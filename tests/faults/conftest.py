@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fakes import FakeProvider
-from tests.relay.fixtures import server
+from tests.support.proxy_fixtures import server
 
 __all__ = ["anthropic", "both", "server", "zai"]
 

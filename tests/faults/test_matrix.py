@@ -12,7 +12,7 @@ from anthropic import APIError, APIStatusError, AsyncAnthropic
 from service.ledger.state import RouteLedger
 from tests.fakes import FakeProvider, Usage, reply
 from tests.faults.faults import FAULTS, ZAI, Fault, ZaiMeaning
-from tests.relay.serving import Server, Serving
+from tests.support.proxies import Server, Serving
 
 MODEL = "claude-opus-5-5"
 GLM = "glm-5.2"

@@ -18,7 +18,7 @@ from service.ledger.events import (
     RouteEnabled,
 )
 from service.ledger.state import ClientKey, ControlLedger
-from tests.ledger.making import NOW_MS, id_of
+from tests.support.event_factories import NOW_MS, id_of
 
 HASH = "ab" * 32
 

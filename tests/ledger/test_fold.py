@@ -31,7 +31,7 @@ from service.ledger.fold import (
     OTHER_MODEL,
 )
 from service.ledger.state import ControlLedger, RouteLedger, Usage, Wait, WindowTold
-from tests.ledger.making import (
+from tests.support.event_factories import (
     MODEL,
     NOW_MS,
     SECOND_MS,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from service.ledger.fold import without
 from service.ledger.state import Heard, RouteLedger
-from tests.ledger.making import NOW_MS, after, started
+from tests.support.event_factories import NOW_MS, after, started
 
 
 def heard(*seqs: int) -> Heard:

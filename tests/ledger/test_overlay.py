@@ -7,7 +7,7 @@ from service.fleet.overlay import overlay
 from service.ledger import fold, wire
 from service.ledger.events import RouteEvent
 from service.ledger.state import RouteLedger
-from tests.ledger.making import Log, after, distinct, logs, plain
+from tests.support.event_factories import Log, after, distinct, logs, plain
 
 FEW = settings(max_examples=60, deadline=None)
 OWN = "r1"

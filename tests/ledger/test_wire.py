@@ -9,7 +9,7 @@ from service.ledger import wire
 from service.ledger.events import RouteDisabled
 from service.ledger.state import ControlLedger, RouteLedger
 from service.ledger.wire import Snapshot, Undecodable
-from tests.ledger.making import NOW_MS, Log, after, ended, id_of, logs, started
+from tests.support.event_factories import NOW_MS, Log, after, ended, id_of, logs, started
 
 GOOD = RouteDisabled(event_id=id_of(1), at_ms=NOW_MS, route="zai")
 GOOD_BYTES = wire.encode_event(GOOD)

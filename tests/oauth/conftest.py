@@ -14,7 +14,7 @@ from service.oauth.token_endpoint import TokenEndpoint
 from service.oauth.token_manager import TokenManager
 from service.settings import OAuth, Secret
 from tests.fakes import FakeProvider
-from tests.oauth.factories import OLD_REFRESH, Time, log_in
+from tests.support.subscriptions import OLD_REFRESH, Time, log_in
 
 SHARE_KEY = "a-share-key-of-more-than-thirty-two-characters"
 MakeSubscription = Callable[..., TokenManager]
@@ -33,18 +33,10 @@ def path(tmp_path: Path) -> Path:
     return log_in(tmp_path / ".credentials.json")
 
 
-@pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """A Valkey of this run."""
-    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
-
-
 @pytest.fixture
 async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
     """A client as the proxy has it, on an empty server."""
     client = open_redis(valkey.url)
-    await client.flushall()
     yield client
     await client.aclose()
 

@@ -13,7 +13,7 @@ from service.oauth.credentials import Credentials, NoCredential
 from service.oauth.token_manager import TokenManager
 from service.settings import Route, Settings, load
 from tests.fakes import FakeProvider
-from tests.oauth.factories import OLD_ACCESS, log_in, refreshes, told
+from tests.support.subscriptions import OLD_ACCESS, log_in, refreshes, told
 
 
 def settings_of(home: Path, fake: FakeProvider, variables: Mapping[str, str]) -> Settings:

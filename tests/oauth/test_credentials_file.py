@@ -12,7 +12,7 @@ import pytest
 
 from service.oauth import credentials_file
 from service.oauth.credentials_file import CredentialsFile, NoLogin, OAuthTokens, Unreadable
-from tests.oauth.factories import MCP, OLD_ACCESS, OLD_REFRESH, log_in, told
+from tests.support.subscriptions import MCP, OLD_ACCESS, OLD_REFRESH, log_in, told
 
 ISSUED = OAuthTokens("sk-ant-oat01-new", "sk-ant-ort01-new", 4_000_000_000_000)
 

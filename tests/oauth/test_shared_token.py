@@ -17,7 +17,7 @@ from service.oauth.shared_token import SharedToken
 from service.settings import Secret
 from tests.fakes import FakeProvider
 from tests.oauth.conftest import SHARE_KEY, MakeSubscription
-from tests.oauth.factories import HOUR_MS, OLD_ACCESS, OLD_REFRESH, Time, log_in, now_ms, refreshes, told
+from tests.support.subscriptions import HOUR_MS, OLD_ACCESS, OLD_REFRESH, Time, log_in, now_ms, refreshes, told
 
 NOWHERE = "redis://127.0.0.1:1/0"
 

@@ -15,7 +15,7 @@ from service.oauth.credentials_file import CredentialsFile
 from tests.fakes import FakeProvider, reply
 from tests.fakes.language import Reply
 from tests.oauth.conftest import MakeSubscription
-from tests.oauth.factories import (
+from tests.support.subscriptions import (
     HOUR_MS,
     OLD_ACCESS,
     OLD_REFRESH,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.protocol.truncation import cut
-from tests.providers.conversations import assert_whole, conversations, text
+from tests.support.conversations import assert_whole, conversations, text
 
 
 def call(name: str, size: int = 4) -> dict[str, Any]:

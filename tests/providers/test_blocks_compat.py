@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.providers.bodies import clean_body
 from service.settings import ZAI, Policy, Route, from_variables
-from tests.providers.conversations import assert_whole, conversations, text
+from tests.support.conversations import assert_whole, conversations, text
 
 POLICY: Policy = from_variables({"CCPROXY_HOME": "/nowhere"}).policy
 ROUTE = Route(id="zai", title="", provider=ZAI, base_url="")

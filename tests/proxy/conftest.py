@@ -1,5 +1,5 @@
 """A fake provider, and a server before it."""
 
-from tests.relay.fixtures import anthropic, server
+from tests.support.proxy_fixtures import anthropic, server
 
 __all__ = ["anthropic", "server"]

@@ -7,9 +7,10 @@ import httpx
 import pytest
 
 from tests.fakes import FakeProvider, reply
-from tests.fleet.outbox.making import ScriptedPort, eventually
-from tests.relay.serving import ASK_BYTES, STREAM_BYTES, Server, chunked, connected, request_bytes
-from tests.relay.test_commit import DELTA, END, SSE, START
+from tests.support.outbox_factories import ScriptedPort
+from tests.support.proxies import ASK_BYTES, STREAM_BYTES, Server, chunked, connected, request_bytes
+from tests.support.streams import DELTA, END, SSE, START
+from tests.support.waiting import wait_until
 
 ADMIN = "admin-token-of-this-test-0123456789"
 WHOLE = START + DELTA * 3 + END
@@ -103,7 +104,7 @@ async def test_an_upload_is_broken_off_too(server: Server, anthropic: FakeProvid
     served = await server.start(anthropic=anthropic, variables={"DRAIN_TIMEOUT": "50ms"})
     async with connected(served) as wire:
         await wire.send(b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\nbeginning")
-        await eventually(lambda: bool(served.proxy._server and served.proxy._server.server_state.tasks))
+        await wait_until(lambda: bool(served.proxy._server and served.proxy._server.server_state.tasks))
         await served.proxy.stop()
         assert (await wire.to_the_end()).startswith(b"HTTP/1.1 503 ")
 

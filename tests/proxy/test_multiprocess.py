@@ -10,10 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.house import ANTHROPIC_KEY, Proxy
-from tests.e2e.processes import Command, eventually, run
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import STREAM
+from tests.support.installation import ANTHROPIC_KEY, Proxy
+from tests.support.processes import Command, run
+from tests.support.proxies import STREAM
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 NOWHERE = "redis://127.0.0.1:1/0"

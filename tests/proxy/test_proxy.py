@@ -12,7 +12,8 @@ from service import proxy as running
 from service.edge import connection as connections
 from service.errors import ProxyError, SettingsError
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import ASK, free_port
+from tests.support.ports import free_port
+from tests.support.proxies import ASK
 
 
 async def test_it_serves_from_start_to_stop(tmp_path: Path) -> None:

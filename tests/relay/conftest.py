@@ -1,5 +1,5 @@
 """Fakes of both vendors, and a server before them."""
 
-from tests.relay.fixtures import anthropic, server, zai
+from tests.support.proxy_fixtures import anthropic, server, zai
 
 __all__ = ["anthropic", "server", "zai"]

@@ -8,7 +8,7 @@ import pytest
 
 from service.ledger.state import ReplicaHealth, RouteLedger, Usage
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import ASK, Server
+from tests.support.proxies import ASK, Server
 
 LIMITED = {"ANTHROPIC_CONCURRENCY": "1"}
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.fakes import FakeProvider, reply
 from tests.fakes.reply import WORDINGS_400
-from tests.relay.serving import ANTHROPIC_KEY, ASK, ASK_BYTES, STREAM, ZAI_KEY, Server
+from tests.support.proxies import ANTHROPIC_KEY, ASK, ASK_BYTES, STREAM, ZAI_KEY, Server
 
 
 @pytest.mark.parametrize("wording", ["prompt_too_long", "beta", "system_role"])

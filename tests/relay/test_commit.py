@@ -5,26 +5,9 @@ import asyncio
 import pytest
 
 from tests.fakes import FakeProvider, Reply, reply
-from tests.fleet.outbox.making import eventually
-from tests.relay.serving import ASK, STREAM, STREAM_BYTES, Server, connected, request_bytes
-
-START = (
-    b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant",'
-    b'"model":"m","content":[],"usage":{"input_tokens":7,"output_tokens":1}}}\n\n'
-    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,'
-    b'"content_block":{"type":"text","text":""}}\n\n'
-    b'event: ping\ndata: {"type": "ping"}\n\n'
-)
-DELTA = (
-    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta",'
-    b'"text":"na\xc3\xafve"}}\n\n'
-)
-END = (
-    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},'
-    b'"usage":{"output_tokens":9}}\n\n'
-    b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
-)
-SSE = "text/event-stream; charset=utf-8"
+from tests.support.proxies import ASK, STREAM, STREAM_BYTES, Server, connected, request_bytes
+from tests.support.streams import DELTA, END, SSE, START
+from tests.support.waiting import wait_until
 
 FAULTS: dict[str, tuple[Reply, str]] = {
     "reset at the request": (reply.reset("request"), "reset"),
@@ -139,7 +122,7 @@ async def test_the_hold_has_a_limit(server: Server, anthropic: FakeProvider) -> 
         assert b"content_block_delta" not in got
         got = await wire.until(b"message_stop")
     assert got.count(b"event: ping") > START.count(b"event: ping")
-    await eventually(lambda: served.ends)
+    await wait_until(lambda: served.ends)
     assert (served.ends[0][1].tokens.output, served.ends[0][1].slow) == (9, True)
 
 
@@ -182,7 +165,7 @@ async def test_a_client_that_goes_before_content_ends_the_attempt(server: Server
         await wire.send(request_bytes(STREAM_BYTES))
         await anthropic.wait_until_async(lambda: bool(anthropic.served) and anthropic.served[0].events_sent > 0)
     await anthropic.wait_until_async(lambda: anthropic.requests[0].aborted)
-    await eventually(lambda: served.told == [("anthropic", "aborted", "")])
+    await wait_until(lambda: served.told == [("anthropic", "aborted", "")])
 
 
 @pytest.mark.parametrize("when", ["request", "headers"])
@@ -196,7 +179,7 @@ async def test_a_client_that_goes_before_the_head_ends_the_attempt(
         await wire.send(request_bytes(STREAM_BYTES))
         await anthropic.wait_until_async(lambda: bool(anthropic.requests))
     await anthropic.wait_until_async(lambda: anthropic.requests[0].client_closed_s is not None)
-    await eventually(lambda: served.told == [("anthropic", "aborted", "")])
+    await wait_until(lambda: served.told == [("anthropic", "aborted", "")])
     assert zai.requests == []
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from service.relay import responses as answers
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import ASK, STREAM, Server
+from tests.support.proxies import ASK, STREAM, Server
 
 
 @pytest.mark.parametrize("body", [STREAM, ASK], ids=["stream", "whole"])

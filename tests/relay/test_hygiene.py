@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import ASK, STREAM, Server
+from tests.support.proxies import ASK, STREAM, Server
 
 WORDS = "Words that somebody has written, over and over again; "
 TOO_LONG = ASK | {"model": "claude-haiku-4-5", "messages": [{"role": "user", "content": WORDS * 17_000}]}

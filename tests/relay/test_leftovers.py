@@ -3,8 +3,8 @@
 import asyncio
 
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import ASK, STREAM, Server, Serving
-from tests.relay.test_commit import DELTA, SSE, START
+from tests.support.proxies import ASK, STREAM, Server, Serving
+from tests.support.streams import DELTA, SSE, START
 
 PATIENCE_S = 20.0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import ASK, Server
+from tests.support.proxies import ASK, Server
 
 HAIKU = ASK | {"model": "claude-haiku-4-6"}
 RESET = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=2)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import FakeProvider, reply
-from tests.oauth.factories import HOUR_MS, OLD_REFRESH, log_in, refreshes
-from tests.relay.serving import STREAM_BYTES, Server, Serving, connected, request_bytes
+from tests.support.proxies import STREAM_BYTES, Server, Serving, connected, request_bytes
+from tests.support.subscriptions import HOUR_MS, OLD_REFRESH, log_in, refreshes
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from redis.exceptions import RedisError
 
 from service.ledger.events import ResourceCreated
 from tests.fakes import FakeProvider, reply
-from tests.fleet.outbox.making import eventually
-from tests.relay.serving import ASK, STREAM, Server, Serving, connected
+from tests.support.proxies import ASK, STREAM, Server, Serving, connected
+from tests.support.waiting import wait_until
 
 OTHER_KEY = "sk-ant-api03-second-marked-cccccccccc"
 ROUTES = """
@@ -166,8 +166,8 @@ async def test_a_client_that_goes_in_mid_upload_is_accounted(server: Server, ant
     served = await server.start(anthropic=anthropic)
     async with connected(served) as wire:
         await wire.send(b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n" + b"x" * 500)
-        await eventually(served.open_attempts)
-    await eventually(lambda: served.told == [("anthropic", "aborted", "")])
+        await wait_until(served.open_attempts)
+    await wait_until(lambda: served.told == [("anthropic", "aborted", "")])
     assert anthropic.requests == []
 
 

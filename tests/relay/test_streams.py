@@ -6,18 +6,10 @@ import pytest
 
 from service.fleet import outbox
 from tests.fakes import FakeProvider, reply
-from tests.fleet.outbox.making import ScriptedPort, eventually
-from tests.relay.serving import (
-    ASK,
-    ASK_BYTES,
-    STREAM,
-    STREAM_BYTES,
-    Server,
-    chunked,
-    connected,
-    request_bytes,
-)
-from tests.relay.test_commit import DELTA, END, SSE, START
+from tests.support.outbox_factories import ScriptedPort
+from tests.support.proxies import ASK, ASK_BYTES, STREAM, STREAM_BYTES, Server, chunked, connected, request_bytes
+from tests.support.streams import DELTA, END, SSE, START
+from tests.support.waiting import wait_until
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 WHOLE = START + DELTA * 3 + END
@@ -80,7 +72,7 @@ async def test_no_ping_comes_into_the_last_event_while_the_ledger_is_waited_for(
     anthropic.script(reply.raw(WHOLE, content_type=SSE).pausing(100, "bytes", at))
     async with connected(served) as wire:
         await wire.send(request_bytes(STREAM_BYTES))
-        await eventually(lambda: port.in_flight and len(port.tried) == 2)
+        await wait_until(lambda: port.in_flight and len(port.tried) == 2)
         await wire.quiet(0.12)
         port.release.set()
         got = chunked(await wire.until(b"0\r\n\r\n"))
@@ -98,7 +90,7 @@ async def test_the_last_event_waits_for_the_ledger(
     anthropic.script(reply.raw(WHOLE, content_type=SSE))
     async with connected(served) as wire:
         await wire.send(request_bytes(STREAM_BYTES))
-        await eventually(lambda: len(port.tried) == 2)
+        await wait_until(lambda: len(port.tried) == 2)
         got = await wire.quiet()
         assert b"content_block_delta" in got
         assert b"message_stop" not in got
@@ -116,7 +108,7 @@ async def test_a_whole_answer_waits_for_the_ledger(
     served = await server.start(anthropic=anthropic, port=port)
     async with connected(served) as wire:
         await wire.send(request_bytes(ASK_BYTES))
-        await eventually(lambda: len(port.tried) == 2)
+        await wait_until(lambda: len(port.tried) == 2)
         assert await wire.quiet() == b""
         port.release.set()
         await wire.until(b'"type":"message"')
@@ -131,7 +123,7 @@ async def test_nothing_goes_up_before_the_start_is_acknowledged(
     served = await server.start(anthropic=anthropic, port=port)
     async with connected(served) as wire:
         await wire.send(request_bytes(STREAM_BYTES))
-        await eventually(lambda: port.in_flight)
+        await wait_until(lambda: port.in_flight)
         await wire.quiet(0.05)
         assert anthropic.requests == []
         port.release.set()
@@ -147,10 +139,10 @@ async def test_a_client_that_goes_while_the_start_is_waited_for_leaves_no_open_a
     served = await server.start(anthropic=anthropic, port=port)
     async with connected(served) as wire:
         await wire.send(request_bytes(STREAM_BYTES))
-        await eventually(lambda: port.in_flight)
-    await eventually(lambda: served.told == [("anthropic", "aborted", "")])
+        await wait_until(lambda: port.in_flight)
+    await wait_until(lambda: served.told == [("anthropic", "aborted", "")])
     port.release.set()
-    await eventually(lambda: [event.seq for event in port.events()] == [1, 2])
+    await wait_until(lambda: [event.seq for event in port.events()] == [1, 2])
     assert anthropic.requests == []
 
 
@@ -202,7 +194,7 @@ async def test_a_client_that_goes_closes_the_upstream_and_pays_for_what_it_had(
         await wire.send(request_bytes(STREAM_BYTES))
         await wire.until(b"content_block_delta")
     await anthropic.wait_until_async(lambda: anthropic.requests[0].aborted)
-    await eventually(lambda: served.told == [("anthropic", "aborted", "")])
+    await wait_until(lambda: served.told == [("anthropic", "aborted", "")])
     assert served.ends[0][1].tokens.input == 7
 
 
@@ -234,7 +226,7 @@ async def test_a_client_that_reads_nothing_counts_as_gone(server: Server, anthro
         await wire.send(request_bytes(STREAM_BYTES))
         await wire.until(b"content_block_delta")
         await anthropic.wait_until_async(lambda: anthropic.requests[0].client_closed_s is not None)
-    await eventually(lambda: served.told == [("anthropic", "aborted", "")])
+    await wait_until(lambda: served.told == [("anthropic", "aborted", "")])
 
 
 async def test_large_answers_arrive_whole(server: Server, anthropic: FakeProvider) -> None:

@@ -14,7 +14,7 @@ from service.http1 import upstream as transport
 from service.http1.upstream import UpstreamClient, UpstreamError, UpstreamResponse, proxy_for
 from service.settings import Timeouts
 from tests.fakes import FakeProvider, closed_port, reply
-from tests.relay.serving import STREAM_BYTES
+from tests.support.proxies import STREAM_BYTES
 
 HEADERS = [(b"x-api-key", b"k"), (b"anthropic-version", b"2023-06-01"), (b"content-type", b"application/json")]
 LOCALHOST = "/CN=localhost"

@@ -13,8 +13,8 @@ from service.ledger.state import Bucket, ReplicaHealth, RouteLedger
 from service.routing import circuit
 from service.routing.circuit import JITTER_RATIO, RAMP_MS, RECENT_MS, CircuitReading, open_until_ms, read_circuit
 from service.settings import CircuitPolicy
-from tests.ledger.making import Log, ended, failed
-from tests.routing.making import ME, NOW_MS, tripped
+from tests.support.event_factories import Log, ended, failed
+from tests.support.routing_factories import ME, NOW_MS, tripped
 
 POLICY = CircuitPolicy()
 IDS = st.text(min_size=1, max_size=12)

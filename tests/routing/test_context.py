@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from service.routing.context import limits_of, smallest_context_tokens, smallest_on, too_large_for
 from service.settings import ModelLimits, Route, from_variables
-from tests.routing.making import OTHER, POLICY, A, Z
+from tests.support.routing_factories import OTHER, POLICY, A, Z
 
 KNOWN = from_variables({"CCPROXY_HOME": "/nowhere"}).policy
 SMALL = ModelLimits(context_tokens=1_000)

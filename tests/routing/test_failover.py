@@ -22,7 +22,7 @@ from service.routing.failure import Failure
 from service.routing.rank import Candidate
 from service.routing.retry_budget import RetryBudget
 from service.settings import Policy
-from tests.routing.making import CLIENT, NOW_MS, POLICY, A, S, Z, route_of
+from tests.support.routing_factories import CLIENT, NOW_MS, POLICY, A, S, Z, route_of
 
 MODEL = "claude-sonnet-4-6"
 FIRST = Candidate(A, MODEL)

@@ -13,7 +13,7 @@ from service.ledger.fold import CIRCUIT_SCOPES
 from service.routing.failure import LONG_WAIT_MS, Facts, Failure, FailureTable, classify, is_signature_refusal
 from service.settings.failure_rules import FailureRule, Rules, WindowRule, packaged_rules
 from tests.fakes.zai_codes import ZAI_CODES as RECORDED
-from tests.routing.making import NOW_MS
+from tests.support.routing_factories import NOW_MS
 
 TABLE = FailureTable(packaged_rules())
 ZAI_RULES = [rule for rule in packaged_rules().failures if "".join(rule.codes).isdigit()]

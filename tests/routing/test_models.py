@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from service.ledger.state import RouteLedger
 from service.routing.models import choose_model, first_match, is_native, map_model
 from service.settings import Provider, Route
-from tests.routing.making import NOW_MS, POLICY, A, S, Z, route_of
+from tests.support.routing_factories import NOW_MS, POLICY, A, S, Z, route_of
 
 # Name asked, at Anthropic, at Z.AI: the original's effective table, but for names that a provider serves itself,
 # which stay as they are.

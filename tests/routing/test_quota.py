@@ -25,7 +25,7 @@ from service.routing.quota import (
     week_of,
 )
 from service.settings import QuotaPolicy, QuotaWeights, minute_of_week
-from tests.routing.making import HOUR_MS, MONDAY_MS, NOW_MS, POLICY, used, waiting
+from tests.support.routing_factories import HOUR_MS, MONDAY_MS, NOW_MS, POLICY, used, waiting
 
 DAY_MS = 24 * HOUR_MS
 

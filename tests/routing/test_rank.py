@@ -13,7 +13,7 @@ from service.routing import rank as module
 from service.routing.rank import Candidate, RoutingRequest, choose_chain, evaluate_route, rank, recheck
 from service.routing.view import View
 from service.settings import ClientCredentials, Route, from_variables
-from tests.routing.making import (
+from tests.support.routing_factories import (
     CHAIN,
     CLIENT,
     HOUR_MS,

@@ -13,7 +13,7 @@ from service.routing.rank import RoutingRequest, rank
 from service.routing.route_status import RouteStatus, fields_of, read_route_status, reading_of
 from service.routing.view import View
 from service.settings import Route
-from tests.routing.making import (
+from tests.support.routing_factories import (
     CLIENT,
     HOUR_MS,
     MONDAY_MS,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from service.ledger.fold import HOUR_MS, fold_route
 from service.ledger.state import RouteLedger
 from service.routing.view import KEPT_FAMILIES, View, key_usage_since, usage_since
-from tests.ledger.making import NOW_MS, Log, batch_item, distinct, ended, logs
+from tests.support.event_factories import NOW_MS, Log, batch_item, distinct, ended, logs
 
 HOUR = NOW_MS // HOUR_MS
 KEYS = ("alice", "bob", "nobody")

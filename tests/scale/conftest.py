@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.conftest import pytest_runtest_makereport, pytest_runtest_setup
 from tests.scale.fleet import Fleet
+from tests.support.process_logs import pytest_runtest_makereport, pytest_runtest_setup
 
 __all__ = ["pytest_runtest_makereport", "pytest_runtest_setup"]
 

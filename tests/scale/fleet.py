@@ -4,10 +4,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from tests.e2e.books import Books
-from tests.e2e.house import House, Proxy
-from tests.e2e.processes import Command, eventually, free_port, run
-from tests.scale.programs import Balancer, Redis7
+from tests.support.installation import Installation, Proxy
+from tests.support.ledger_reader import LedgerReader
+from tests.support.ports import free_port
+from tests.support.processes import Command, run
+from tests.support.servers import Balancer, Redis7
+from tests.support.waiting import eventually
 
 TERMS = {
     # The balancer needs two failed checks, 0.1 s apart, and half of the machine's time may belong to others.
@@ -23,9 +25,9 @@ class Fleet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.house = House(folder / "house")
-        self.house.valkey = Redis7(folder / "redis")
-        self.books = Books(self.house)
+        self.installation = Installation(folder / "installation")
+        self.installation.valkey = Redis7(folder / "redis")
+        self.ledger = LedgerReader(self.installation)
         self.ports = {f"proxy{number}": free_port() for number in (1, 2, 3)}
         self.balancer = Balancer(folder, self.ports)
         self.proxies: dict[str, Proxy] = {}
@@ -34,9 +36,9 @@ class Fleet:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(self.house)
-            assert self.house.worker is not None
-            self.workers = {"worker1": self.house.worker, "worker2": self.house.start_worker()}
+            stack.enter_context(self.installation)
+            assert self.installation.worker is not None
+            self.workers = {"worker1": self.installation.worker, "worker2": self.installation.start_worker()}
             stack.callback(self._end_workers)
             for name in self.ports:
                 self.start(name, wait=False)
@@ -53,7 +55,7 @@ class Fleet:
     def start(self, name: str, *, wait: bool = True) -> None:
         """A proxy at its address; the third one is two processes."""
         variables = TERMS | {"PROXY_PORT": str(self.ports[name]), "PROXY_WORKERS": "2" if name == "proxy3" else "1"}
-        proxy = self.proxies[name] = self.house.launch(variables, home=self.folder / name)
+        proxy = self.proxies[name] = self.installation.launch(variables, home=self.folder / name)
         proxy.port = self.ports[name]
         if wait:
             proxy.ready()
@@ -68,7 +70,7 @@ class Fleet:
     def restart_worker(self, name: str) -> None:
         """End a worker in order, and start it again."""
         self.workers[name].stop()
-        self.workers[name] = self.house.start_worker()
+        self.workers[name] = self.installation.start_worker()
 
     def wait_for_all(self) -> None:
         """Until the balancer sends requests to every proxy."""
@@ -76,7 +78,7 @@ class Fleet:
 
     def verify(self) -> str:
         """What `ledger verify` says; it must find nothing."""
-        status, said = run("ledger", "verify", home=self.folder / "verify", variables=self.house.addresses)
+        status, said = run("ledger", "verify", home=self.folder / "verify", variables=self.installation.addresses)
         assert status == 0, said
         return said
 

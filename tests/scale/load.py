@@ -13,8 +13,8 @@ import anthropic
 import httpx2
 from msgspec import Struct
 
-from tests.e2e.asking import MODEL, NO_TLS
-from tests.e2e.processes import eventually
+from tests.support.messages import MODEL, NO_TLS
+from tests.support.waiting import eventually
 
 TEXT = "hi"
 SLOWLY = "take your time"

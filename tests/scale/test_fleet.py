@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.e2e.asking import GLM
-from tests.e2e.processes import eventually
 from tests.fakes import reply
 from tests.scale.fleet import Fleet
 from tests.scale.load import SLOWLY, Asked, Load
+from tests.support.messages import GLM
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 ROUNDS = int(os.environ.get("SCALE_ROUNDS", "1"))
@@ -33,7 +33,7 @@ class Killed(NamedTuple):
 @pytest.fixture(scope="module")
 def killed(fleet: Fleet) -> Killed:
     """A proxy is killed with -9 while streams are under way, and started again."""
-    fleet.house.zai.script(reply.drip(400).when(body=SLOWLY).forever())
+    fleet.installation.zai.script(reply.drip(400).when(body=SLOWLY).forever())
     with Load(fleet.balancer.url, 0) as load:
         asked = load.begin_slow(3 * SLOW, GLM)
         fleet.proxies["proxy1"].kill()
@@ -52,7 +52,7 @@ def test_a_kill_breaks_only_its_own_streams(killed: Killed) -> None:
 @pytest.mark.usefixtures("killed")
 def test_a_rolling_restart_breaks_nothing(fleet: Fleet) -> None:
     """Every proxy and every worker is restarted while clients stream: no request fails, no token is lost or doubled."""
-    fake = fleet.house.anthropic
+    fake = fleet.installation.anthropic
     fake.script(reply.drip(250).when(body=SLOWLY).forever())
     retried = fleet.balancer.retried()
     with Load(fleet.balancer.url, CLIENTS) as load:
@@ -69,7 +69,7 @@ def test_a_rolling_restart_breaks_nothing(fleet: Fleet) -> None:
     assert {asked.kind for asked in load.asked} == {"whole", "stream", "slow"}
     assert fleet.balancer.retried() == retried, "the balancer hid a failure"
     assert len(fake.requests) == len(load.asked), "an attempt was repeated"
-    fleet.books.check_against({"anthropic": fake})
+    fleet.ledger.check_against({"anthropic": fake})
     fleet.verify()
 
 
@@ -77,14 +77,14 @@ def test_what_a_kill_left_open_is_closed(fleet: Fleet, killed: Killed) -> None:
     """Half a minute after the kill, through all restarts: its attempts are closed as lost, each other one ended once,
     and `verify` finds nothing."""
     eventually(lambda: lost(fleet) == killed.own, patience_s=LOST_S)
-    ends = fleet.books.ended([one.request_id for one in killed.asked])
+    ends = fleet.ledger.ended([one.request_id for one in killed.asked])
     assert sorted(end["request_id"] for end in ends) == sorted({one.request_id for one in killed.asked} - killed.own)
     assert {end["outcome"] for end in ends} == {"ok"}
-    fleet.books.settle()
-    fleet.books.check_sound()
+    fleet.ledger.settle()
+    fleet.ledger.check_sound()
     fleet.verify()
 
 
 def lost(fleet: Fleet) -> set[str]:
     """The requests with attempts that were closed as lost."""
-    return {row[0] for row in fleet.books.rows("SELECT request_id FROM ccproxy.events WHERE type = 'attempt_lost'")}
+    return {row[0] for row in fleet.ledger.rows("SELECT request_id FROM ccproxy.events WHERE type = 'attempt_lost'")}

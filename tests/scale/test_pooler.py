@@ -9,11 +9,13 @@ import pytest
 
 from service.embedded.folder import is_free
 from service.embedded.managed_process import ManagedProcess
-from tests.e2e.asking import STREAM, ask, client_of
-from tests.e2e.books import Books
-from tests.e2e.house import House
-from tests.e2e.processes import eventually, free_port, run
-from tests.scale.programs import STOP_S, program
+from tests.support.installation import Installation
+from tests.support.ledger_reader import LedgerReader
+from tests.support.messages import STREAM, ask, client_of
+from tests.support.ports import free_port
+from tests.support.processes import run
+from tests.support.servers import STOP_S, program
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 CONFIGURATION = """\
@@ -31,14 +33,14 @@ server_round_robin = 1
 """
 
 
-class Pooled(House):
-    """A house whose workers reach Postgres through the pooler, but for what needs a session."""
+class Pooled(Installation):
+    """An installation whose workers reach Postgres through the pooler, but for what needs a session."""
 
     pooler_port = 0
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Where the servers are; the house's first worker comes before the pooler."""
+        """Where the servers are; the installation's first worker comes before the pooler."""
         if not self.pooler_port:
             return super().addresses
         pooled = f"postgresql://anybody@127.0.0.1:{self.pooler_port}/ccproxy"
@@ -46,20 +48,20 @@ class Pooled(House):
 
 
 @contextmanager
-def pooler(house: Pooled) -> Iterator[None]:
+def pooler(installation: Pooled) -> Iterator[None]:
     """PgBouncer, as the account that Postgres runs as: it refuses root too."""
-    place, port = house.postgres.place, free_port()
-    parts = psycopg.conninfo.conninfo_to_dict(house.postgres.url)
+    place, port = installation.postgres.place, free_port()
+    parts = psycopg.conninfo.conninfo_to_dict(installation.postgres.url)
     file = place / "pgbouncer.ini"
     file.write_text(
         CONFIGURATION.format(port=port, postgres=parts["port"], name=parts["user"], password=parts["password"])
     )
-    with (house.folder / "pgbouncer.log").open("wb") as output:
+    with (installation.folder / "pgbouncer.log").open("wb") as output:
         command = [program("pgbouncer", "pgbouncer"), file]
-        process = ManagedProcess(command, account=house.postgres.account, output=output.fileno())
+        process = ManagedProcess(command, account=installation.postgres.account, output=output.fileno())
     try:
         eventually(lambda: not is_free("127.0.0.1", port) or process.poll() is not None)
-        house.pooler_port = port
+        installation.pooler_port = port
         yield
     finally:
         process.stop(STOP_S)
@@ -67,25 +69,27 @@ def pooler(house: Pooled) -> Iterator[None]:
 
 def test_the_ledger_is_exact_behind_a_pooler(tmp_path: Path) -> None:
     """Two workers fold at once through two connections that they share; what is counted is exact, and is proved."""
-    with Pooled(tmp_path) as house, pooler(house):
-        assert house.worker is not None
-        house.worker.stop()
-        with house.start_worker() as first:
-            second = house.start_worker()
-            proxy = house.start_proxy()
+    with Pooled(tmp_path) as installation, pooler(installation):
+        assert installation.worker is not None
+        installation.worker.stop()
+        with installation.start_worker() as first:
+            second = installation.start_worker()
+            proxy = installation.start_proxy()
             with client_of(proxy.url) as client:
                 assert {ask(client, STREAM).status_code for _ in range(30)} == {200}
-            Books(house).check_against({"anthropic": house.anthropic})
-            status, said = run("ledger", "verify", home=house.folder / "verify", variables=house.addresses)
+            LedgerReader(installation).check_against({"anthropic": installation.anthropic})
+            status, said = run(
+                "ledger", "verify", home=installation.folder / "verify", variables=installation.addresses
+            )
             assert status == 0, said
             assert not any("ERROR" in worker.text or "lost" in worker.text for worker in (first, second))
-            assert pooled_transactions(house) > 0, "nobody came through the pooler"
+            assert pooled_transactions(installation) > 0, "nobody came through the pooler"
 
 
-def pooled_transactions(house: Pooled) -> int:
+def pooled_transactions(installation: Pooled) -> int:
     """What PgBouncer says that it has passed on."""
     with psycopg.connect(
-        f"postgresql://anybody@127.0.0.1:{house.pooler_port}/pgbouncer", autocommit=True
+        f"postgresql://anybody@127.0.0.1:{installation.pooler_port}/pgbouncer", autocommit=True
     ) as connection:
         rows = psycopg.ClientCursor(connection).execute("SHOW STATS_TOTALS").fetchall()
     return sum(int(row[1]) for row in rows if row[0] == "ccproxy")

@@ -7,18 +7,19 @@ from redis import Redis
 
 from service.ledger import wire
 from service.redis_client.factory import open_sync
-from tests.e2e.asking import STREAM, ask, client_of
-from tests.e2e.books import Books
-from tests.e2e.house import House
-from tests.e2e.processes import eventually, run
 from tests.scale.topologies import Cluster, Secured, Sentinel
+from tests.support.installation import Installation
+from tests.support.ledger_reader import LedgerReader
+from tests.support.messages import STREAM, ask, client_of
+from tests.support.processes import run
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 TOPOLOGIES: list[type[Cluster | Sentinel | Secured]] = [Cluster, Sentinel, Secured]
 
 
-class Elsewhere(House):
-    """A house whose ledger lies elsewhere; the queue is on its own Valkey."""
+class Elsewhere(Installation):
+    """An installation whose ledger lies elsewhere; the queue is on its own Valkey."""
 
     def __init__(self, folder: Path, url: str) -> None:
         super().__init__(folder)
@@ -37,29 +38,31 @@ class Elsewhere(House):
 @pytest.mark.parametrize("kind", TOPOLOGIES, ids=lambda kind: kind.__name__.lower())
 def test_the_ledger_is_exact_on(kind: type[Cluster | Sentinel | Secured], tmp_path: Path) -> None:
     """Requests are answered while a server is lost, and each attempt and token is counted once."""
-    with kind(tmp_path) as topology, Elsewhere(tmp_path / "house", topology.url) as house:
-        proxy, books = house.start_proxy(), Books(house)
+    with kind(tmp_path) as topology, Elsewhere(tmp_path / "installation", topology.url) as installation:
+        proxy, ledger = installation.start_proxy(), LedgerReader(installation)
         with client_of(proxy.url) as client:
             assert [ask(client, STREAM).status_code for _ in range(4)] == [200] * 4
-            books.check_against({"anthropic": house.anthropic})
-            [replica] = books.status()["replicas"]
+            ledger.check_against({"anthropic": installation.anthropic})
+            [replica] = ledger.status()["replicas"]
             assert replica["address"] == f"127.0.0.1:{proxy.port}"
             topology.nodes[0].kill()
             assert [ask(client, STREAM).status_code for _ in range(4)] == [200] * 4
             if not isinstance(topology, Sentinel):
                 topology.nodes[0].start()
-            eventually(lambda: is_back(house))
+            eventually(lambda: is_back(installation))
             assert ask(client, STREAM).status_code == 200
-            books.check_against({"anthropic": house.anthropic})
-        status, said = run("check", home=house.folder / "check", variables=house.addresses | house.upstreams)
+            ledger.check_against({"anthropic": installation.anthropic})
+        status, said = run(
+            "check", home=installation.folder / "check", variables=installation.addresses | installation.upstreams
+        )
         assert status == 0, said
-        assert "topology-password" not in said + proxy.text + str(house.worker and house.worker.text)
+        assert "topology-password" not in said + proxy.text + str(installation.worker and installation.worker.text)
 
 
-def is_back(house: Elsewhere) -> bool:
+def is_back(installation: Elsewhere) -> bool:
     """Whether Redis takes writes again."""
     try:
-        with house.redis() as redis:
+        with installation.redis() as redis:
             return bool(redis.set(wire.resource_key("back"), b"1", ex=1))
     except Exception:  # noqa: BLE001 - whatever it is, it is not back
         return False

@@ -10,8 +10,9 @@ from typing import Any, Self
 from redis import Redis, RedisError
 
 from service.embedded.managed_process import ManagedProcess
-from tests.e2e.processes import eventually, free_port
-from tests.scale.programs import program
+from tests.support.ports import free_port
+from tests.support.servers import program
+from tests.support.waiting import eventually
 
 PASSWORD = "topology-password"
 SLOTS = 16_384
@@ -133,10 +134,10 @@ class Sentinel(Topology):
             folder,
             [
                 f"requirepass {PASSWORD}",
-                f"sentinel monitor house 127.0.0.1 {primary.port} 1",
-                f"sentinel auth-pass house {PASSWORD}",
-                "sentinel down-after-milliseconds house 500",
-                "sentinel failover-timeout house 2000",
+                f"sentinel monitor installation 127.0.0.1 {primary.port} 1",
+                f"sentinel auth-pass installation {PASSWORD}",
+                "sentinel down-after-milliseconds installation 500",
+                "sentinel failover-timeout installation 2000",
             ],
             sentinel=True,
         )
@@ -146,7 +147,7 @@ class Sentinel(Topology):
     def url(self) -> str:
         """How it is named in REDIS_URL; the first Sentinel is not there."""
         places = f"127.0.0.1:{free_port()},127.0.0.1:{self.nodes[2].port}"
-        return f"redis+sentinel://:{PASSWORD}@{places}/house/0?sentinel_password={PASSWORD}"
+        return f"redis+sentinel://:{PASSWORD}@{places}/installation/0?sentinel_password={PASSWORD}"
 
     def _start(self) -> None:
         """The Sentinel last: it asks the primary for its replicas at once, and then each ten seconds."""
@@ -167,7 +168,7 @@ def is_synced(replica: Node) -> bool:
 def knows_replica(sentinel: Node) -> bool:
     """Whether there is somebody to fail over to."""
     with sentinel.client() as client:
-        return bool(client.execute_command("SENTINEL", "REPLICAS", "house"))
+        return bool(client.execute_command("SENTINEL", "REPLICAS", "installation"))
 
 
 class Secured(Topology):

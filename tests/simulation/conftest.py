@@ -1,9 +1,8 @@
-"""The two houses that the contract is held in: the models, and a real Postgres with a real Valkey."""
+"""The two pairs of servers that the contract is tested on: the models, and a real Postgres with a real Valkey."""
 
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 
 from service.embedded.postgres import Postgres
@@ -14,13 +13,10 @@ from tests.simulation.postgres_model import Database, ModelStore
 from tests.simulation.redis_model import Data, Server
 from tests.simulation.virtual import Now
 from workers.consume import open_redis
-from workers.migrate import migrate
-from workers.store import Store, connect
-
-TABLES = "events, control_events, checkpoints, usage_hourly, route_health, dead_letters, quarantine, asides"
+from workers.store import Store
 
 
-class ModelHouse:
+class ModelServers:
     """The models."""
 
     def __init__(self) -> None:
@@ -48,7 +44,7 @@ class ModelHouse:
         """Nothing to close."""
 
 
-class RealHouse:
+class RealServers:
     """The servers."""
 
     def __init__(self, postgres: Postgres, valkey: Valkey) -> None:
@@ -85,38 +81,25 @@ class RealHouse:
             each.close()
 
 
-House = ModelHouse | RealHouse
+Servers = ModelServers | RealServers
 
 
-@pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Postgres, Valkey]]:
-    """A Postgres with the schema, and a Valkey, of this run."""
-    with Postgres(tmp_path_factory.mktemp("postgres")) as postgres, Valkey(tmp_path_factory.mktemp("valkey")) as valkey:
-        with connect(postgres.url) as connection:
-            migrate(connection)
-        yield postgres, valkey
-
-
-def real_house(servers: tuple[Postgres, Valkey]) -> RealHouse:
-    """The servers, empty."""
-    house = RealHouse(*servers)
-    house.redis().flushall()
-    with psycopg.connect(house.postgres.url, autocommit=True) as connection:
-        connection.execute(f"TRUNCATE {', '.join(f'ccproxy.{name}' for name in TABLES.split(', '))}".encode())
-    return house
+def real_servers(request: pytest.FixtureRequest) -> RealServers:
+    """The servers, empty; they start only for tests that ask for them."""
+    return RealServers(request.getfixturevalue("postgres"), request.getfixturevalue("valkey"))
 
 
 @pytest.fixture(params=["model", "real"])
-def house(request: pytest.FixtureRequest) -> Iterator[House]:
+def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
     """Each of the two, empty."""
-    made: House = ModelHouse() if request.param == "model" else real_house(request.getfixturevalue("servers"))
+    made: Servers = ModelServers() if request.param == "model" else real_servers(request)
     yield made
     made.close()
 
 
 @pytest.fixture
-def both(request: pytest.FixtureRequest) -> Iterator[tuple[ModelHouse, RealHouse]]:
+def both(postgres: Postgres, valkey: Valkey) -> Iterator[tuple[ModelServers, RealServers]]:
     """Both at once, to be compared step by step."""
-    made = (ModelHouse(), real_house(request.getfixturevalue("servers")))
+    made = (ModelServers(), RealServers(postgres, valkey))
     yield made
     made[1].close()

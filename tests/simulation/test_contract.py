@@ -16,8 +16,8 @@ from service.ledger import wire
 from service.ledger.events import AttemptEnded, Event
 from service.ledger.state import ReplicaHealth, Usage
 from tests.simulation.clients import AsyncRedis, Weather
-from tests.simulation.conftest import House, ModelHouse, RealHouse
-from tests.workers.making import NOON_MS, STREAM, ended, spooled, started
+from tests.simulation.conftest import ModelServers, RealServers, Servers
+from tests.support.stream_factories import NOON_MS, STREAM, ended, spooled, started
 from workers import consume, publish
 from workers.consume import NO_ENTRY, Streams
 from workers.outage import Outage
@@ -54,9 +54,9 @@ def locked(store: Store) -> Checkpoint:
     return checkpoint
 
 
-def test_entries_are_read_from_any_id_in_order(house: House) -> None:
+def test_entries_are_read_from_any_id_in_order(servers: Servers) -> None:
     """Pages begin with the id that was asked for; a stream that is not there has none."""
-    redis = house.redis()
+    redis = servers.redis()
     streams = Streams(redis)
     assert (streams.page(STREAM, NO_ENTRY).entries, streams.last_id(STREAM)) == ([], NO_ENTRY)
     first, second, third = (add(redis, ended(number)) for number in range(3))
@@ -69,18 +69,18 @@ def test_entries_are_read_from_any_id_in_order(house: House) -> None:
     assert redis.xlen(wire.events_key(STREAM)) == 3
 
 
-def test_another_run_has_another_id(house: House) -> None:
+def test_another_run_has_another_id(servers: Servers) -> None:
     """A server that came back says so, and has lost what it lost."""
-    redis = house.redis()
+    redis = servers.redis()
     add(redis, ended(1))
     before = Streams(redis).page(STREAM, NO_ENTRY)
-    house.empty_redis()
-    after = Streams(house.redis()).page(STREAM, NO_ENTRY)
+    servers.empty_redis()
+    after = Streams(servers.redis()).page(STREAM, NO_ENTRY)
     assert (len(before.entries), len(after.entries)) == (1, 0)
     assert before.run_id != after.run_id
 
 
-def test_a_wake_up_waits_once_until_it_expires(house: House) -> None:
+def test_a_wake_up_waits_once_until_it_expires(servers: Servers) -> None:
     """The guard is set once, taken away by the job, and gone by itself when the job has died."""
     called: list[str] = []
 
@@ -89,18 +89,18 @@ def test_a_wake_up_waits_once_until_it_expires(house: House) -> None:
             called.append(args[0])
 
     queue: Any = Queue()
-    wake = Wake(house.redis(), queue)
+    wake = Wake(servers.redis(), queue)
     assert [wake.enqueue(STREAM), wake.enqueue(STREAM)] == [True, False]
     wake.clear_guard(STREAM)
     assert wake.enqueue(STREAM)
-    house.pass_ms(WAKE_MS)
+    servers.pass_ms(WAKE_MS)
     assert wake.enqueue(STREAM)
     assert called == [STREAM] * 3
 
 
-def test_a_transaction_is_seen_after_its_commit_alone(house: House) -> None:
+def test_a_transaction_is_seen_after_its_commit_alone(servers: Servers) -> None:
     """What fails leaves nothing; what is open is seen by its own session."""
-    one, other = house.store(), house.store()
+    one, other = servers.store(), servers.store()
     one.open_checkpoint(STREAM)
     event = ended(1)
     with pytest.raises(Refused), one.transaction():  # noqa: PT012 - what is done before it is what is undone
@@ -123,9 +123,9 @@ def test_a_transaction_is_seen_after_its_commit_alone(house: House) -> None:
         assert locked(other)[1:5] == (3, "r", "1-1", 1)
 
 
-def test_one_worker_at_a_time_has_a_checkpoint(house: House) -> None:
+def test_one_worker_at_a_time_has_a_checkpoint(servers: Servers) -> None:
     """Others pass on at once, until the transaction ends or its connection breaks; one that is unknown is nobody's."""
-    one, other = house.store(), house.store()
+    one, other = servers.store(), servers.store()
     one.open_checkpoint(STREAM)
     one.open_checkpoint("zai")
     with one.transaction():
@@ -144,9 +144,9 @@ def test_one_worker_at_a_time_has_a_checkpoint(house: House) -> None:
     assert one.streams() == [STREAM, "zai"]
 
 
-def test_a_broken_transaction_begins_another_generation(house: House) -> None:
+def test_a_broken_transaction_begins_another_generation(servers: Servers) -> None:
     """Whoever remembers something of a connection can see that it is another one."""
-    store = house.store()
+    store = servers.store()
     store.open_checkpoint(STREAM)
     generation = store.generation
     with pytest.raises(Refused), store.transaction():
@@ -155,9 +155,9 @@ def test_a_broken_transaction_begins_another_generation(house: House) -> None:
     assert store.generation == generation + 1
 
 
-def test_an_id_is_one_row(house: House) -> None:
+def test_an_id_is_one_row(servers: Servers) -> None:
     """Postgres itself refuses a second row with an event's id."""
-    store, event = house.store(), ended(1)
+    store, event = servers.store(), ended(1)
     with store.transaction():
         store.add_events(STREAM, [row_of(event)])
     with pytest.raises(psycopg.errors.UniqueViolation), store.transaction():
@@ -166,9 +166,9 @@ def test_an_id_is_one_row(house: House) -> None:
         assert [known.stream for known in store.known_events(STREAM, [event.event_id])] == [STREAM]
 
 
-def test_usage_adds_up_and_tells_what_moved(house: House) -> None:
+def test_usage_adds_up_and_tells_what_moved(servers: Servers) -> None:
     """Cells add up; those that were added to after a position, in hours that are kept, are told."""
-    store = house.store()
+    store = servers.store()
     old = CELL._replace(hour=CELL.hour - 500)
     with store.transaction():
         store.add_usage(STREAM, 3, {CELL: Usage(attempts=1, input=5, cost_nusd=7), old: Usage(attempts=1)})
@@ -182,9 +182,9 @@ def test_usage_adds_up_and_tells_what_moved(house: House) -> None:
         assert store.usage_since("zai", -1, 0) == []
 
 
-def test_what_is_put_aside_is_counted_once(house: House) -> None:
+def test_what_is_put_aside_is_counted_once(servers: Servers) -> None:
     """The same bytes are one dead letter, and the same number is heard once, in one batch or in two."""
-    store = house.store()
+    store = servers.store()
     letters = [Rejected("1-0", b"x", "why"), Rejected("2-0", b"x", "why"), Rejected("3-0", b"y", "why")]
     with store.transaction():
         assert store.add_dead_letters(STREAM, 1, letters) == 2
@@ -207,15 +207,15 @@ def test_what_is_put_aside_is_counted_once(house: House) -> None:
         assert store.dead_letters(STREAM, None, 9) == rest
 
 
-def test_health_is_written_and_forgotten(house: House) -> None:
+def test_health_is_written_and_forgotten(servers: Servers) -> None:
     """Accounts are replaced; those of replicas that are gone go."""
-    store = house.store()
+    store = servers.store()
     with store.transaction():
         store.save_health(STREAM, {"r1": ReplicaHealth(failures_in_row=1), "r2": ReplicaHealth()}, [])
         store.save_health(STREAM, {"r1": ReplicaHealth(failures_in_row=2)}, ["r2", "never-there"])
 
 
-def test_a_proxys_client_speaks_as_redis_py(both: tuple[ModelHouse, RealHouse]) -> None:
+def test_a_proxys_client_speaks_as_redis_py(both: tuple[ModelServers, RealServers]) -> None:
     """What the outbox and the watcher ask has the same shape; a notice reaches who listens."""
     model, real = both
     weather = Weather(slow=0.0)
@@ -261,12 +261,12 @@ async def told(make: Callable[[], Any]) -> list[Any]:
 
 
 class Side:
-    """One house with two workers in it, for a story that is told in both."""
+    """Servers with two workers, for a story that both act out."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
-        self.redis = house.redis()
-        self.workers = [Projector(house.store(), Streams(self.redis)) for _ in range(2)]
+    def __init__(self, servers: Servers) -> None:
+        self.servers = servers
+        self.redis = servers.redis()
+        self.workers = [Projector(servers.store(), Streams(self.redis)) for _ in range(2)]
         self.publisher = Publisher(self.redis, Stopping())
         self.held: Projected | None = None
         self.ticker = Ticker(self.redis, Wake(self.redis, self.redis), list, Outage("redis"))
@@ -298,12 +298,12 @@ class Side:
 
     def empty(self) -> None:
         """Redis comes back with nothing."""
-        self.house.empty_redis()
+        self.servers.empty_redis()
         self.held = None
 
 
 def test_a_story_has_one_end_in_both_houses(
-    both: tuple[ModelHouse, RealHouse], monkeypatch: pytest.MonkeyPatch
+    both: tuple[ModelServers, RealServers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Appends, duplicates, forgeries, garbage, batches, two workers, late and trimmed snapshots, an emptied Redis:
     after every act both houses say the same."""
@@ -311,7 +311,7 @@ def test_a_story_has_one_end_in_both_houses(
     monkeypatch.setattr(consume, "BATCH_ENTRIES", 7)
     monkeypatch.setattr(consume, "PAGE_ENTRIES", 3)
     rng = Random(7)  # noqa: S311 - a seed
-    sides = [Side(house) for house in both]
+    sides = [Side(servers) for servers in both]
     told: list[Any] = [ended(1)]
     for side in sides:
         add(side.redis, told[0])
@@ -340,7 +340,7 @@ def story(act: str, number: int, told: list[Any], rng: Random) -> list[Any]:
 
 
 def perform(side: Side, act: str, events: list[Any], worker: int) -> Any:
-    """One act in one house; what can be seen of it."""
+    """One act on these servers, and what can be seen of it."""
     if events:
         add(side.redis, *events)
     elif act == "garbage":

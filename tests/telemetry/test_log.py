@@ -17,7 +17,7 @@ from service.settings import LogLevel
 from service.telemetry.log import OK, LineLogger, listeners_to, logger_of_lines, set_up
 from service.telemetry.log_buffer import LogBuffer
 from tests.fakes import FakeProvider, reply
-from tests.relay.serving import ANTHROPIC_KEY, ZAI_KEY, server_of
+from tests.support.proxies import ANTHROPIC_KEY, ZAI_KEY, server_of
 
 log = logging.getLogger("ccproxy.test")
 

@@ -1,7 +1,6 @@
-"""A real Postgres and a real Valkey for the whole run, emptied before each test."""
+"""What a worker does, on a real Postgres and a real Valkey."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -15,32 +14,16 @@ from click.testing import CliRunner
 from service.embedded.postgres import Postgres
 from service.embedded.valkey import Valkey
 from service.ledger import wire
-from tests.workers.making import STREAM
+from tests.support.stream_factories import STREAM
 from workers.archive import Archive, open_archive
 from workers.consume import Streams, open_redis
 from workers.fold_job import FoldJob
-from workers.migrate import migrate
 from workers.outage import Outage
 from workers.project import Projected, Projector
 from workers.publish import Publisher
-from workers.store import GENESIS_HASH, Store, connect
+from workers.store import GENESIS_HASH, Store
 from workers.verify import StreamReport, verify
 from workers.wake import Wake, open_queue
-
-PATIENCE_S = 30.0
-POLL_S = 0.02
-TABLES = (
-    "events, control_events, checkpoints, usage_hourly, route_health, dead_letters, quarantine, asides, "
-    "balances, usage_closed"
-)
-
-
-def eventually(happens: Callable[[], object]) -> None:
-    """Wait until it happens; a test that fails for lack of speed is not wanted, so that patience is long."""
-    give_up_at_s = time.monotonic() + PATIENCE_S
-    while not happens():
-        assert time.monotonic() < give_up_at_s, "it never happened"
-        time.sleep(POLL_S)
 
 
 class Bench:
@@ -136,40 +119,12 @@ class Bench:
         self.queue.connection.close()
 
 
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A Postgres of this run, with the schema."""
-    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
-        with connect(server.url) as connection:
-            migrate(connection)
-        yield server
-
-
-@pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """A Valkey of this run."""
-    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
-
-
 @pytest.fixture
 def bench(postgres: Postgres, valkey: Valkey) -> Iterator[Bench]:
     """Both servers, running and empty."""
-    for server in (postgres, valkey):
-        if not server.alive:
-            server.start()
     made = Bench(postgres, valkey)
-    made.redis.flushall()
-    empty(postgres)
     yield made
     made.close()
-
-
-def empty(postgres: Postgres) -> None:
-    """Forget all rows."""
-    with psycopg.connect(postgres.url, autocommit=True) as connection:
-        # Quicker than TRUNCATE, which makes new files of all tables and indexes.
-        connection.execute(";".join(f"DELETE FROM ccproxy.{name}" for name in TABLES.split(", ")).encode())  # noqa: S608
 
 
 @pytest.fixture

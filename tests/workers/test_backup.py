@@ -16,8 +16,9 @@ from service.embedded.postgres import Postgres
 from service.ledger import wire
 from service.ledger.events import ClientKeyIssued
 from service.ledger.state import RouteLedger
-from tests.workers.conftest import TABLES, Bench
-from tests.workers.making import NOON_MS, STREAM, append, append_each, append_raw, ended, many, new_id
+from tests.support.server_fixtures import TABLES
+from tests.support.stream_factories import NOON_MS, STREAM, append, append_each, append_raw, ended, many, new_id
+from tests.workers.conftest import Bench
 from workers import cli
 from workers.backup import MANIFEST, back_up
 from workers.migrate import migrate
@@ -48,7 +49,7 @@ def fill(bench: Bench) -> None:
 
 def contents(bench: Bench) -> dict[str, list[tuple[Any, ...]]]:
     """All rows of all tables, but for how often Redis was begun anew, and when that was."""
-    found = {name: bench.rows(f"SELECT * FROM ccproxy.{name} AS t ORDER BY t::text") for name in TABLES.split(", ")}  # noqa: S608
+    found = {name: bench.rows(f"SELECT * FROM ccproxy.{name} AS t ORDER BY t::text") for name in TABLES}  # noqa: S608
     columns = "stream, stream_id, position, hash, state::text, dead, quarantined, kept_from"
     found["checkpoints"] = bench.rows(f"SELECT {columns} FROM ccproxy.checkpoints ORDER BY stream")  # noqa: S608
     return found
@@ -64,7 +65,7 @@ def test_backup_drop_restore_verify_equal(bench: Bench, command: Run, tmp_path: 
     bench.execute("ALTER TABLE ccproxy.asides ALTER COLUMN number RESTART WITH 1000")
     fill(bench)
     before = contents(bench)
-    assert all(before[name] for name in TABLES.split(", "))
+    assert all(before[name] for name in TABLES)
     file = tmp_path / "ledger.zip"
     status, output = command(cli.backup, str(file))
     assert (status, stat.S_IMODE(file.stat().st_mode)) == (0, 0o600)

@@ -9,8 +9,8 @@ import pytest
 
 from service.ledger import wire
 from service.ledger.events import BatchItemUsed, Event
+from tests.support.stream_factories import NOON_MS, STREAM, append, append_raw, ended, many
 from tests.workers.conftest import Bench
-from tests.workers.making import NOON_MS, STREAM, append, append_raw, ended, many
 from workers import cli
 
 Run = Callable[..., tuple[int, str]]

@@ -8,8 +8,8 @@ import pytest
 from service.ledger import fold, ids, wire
 from service.ledger.events import AttemptEnded, AttemptStarted, TokenCounts
 from service.ledger.state import RouteLedger, Usage
+from tests.support.stream_factories import NOON_MS, STREAM, append, ended, started
 from tests.workers.conftest import Bench
-from tests.workers.making import NOON_MS, STREAM, append, ended, started
 from workers.lost import Estimate, LostAttempts, lost_events, mean_of
 from workers.outage import Outage
 from workers.ticker import Ticker

@@ -7,8 +7,8 @@ import pytest
 
 from service.ledger import wire
 from service.ledger.events import ClientKeyIssued, Event, ResourceCreated
+from tests.support.stream_factories import NOON_MS, STREAM, append, new_id, started
 from tests.workers.conftest import Bench
-from tests.workers.making import NOON_MS, STREAM, append, new_id, started
 from workers import cli
 
 Run = Callable[..., tuple[int, str]]

@@ -13,8 +13,9 @@ import pytest
 
 from service.ledger import wire
 from service.ledger.events import ClientKeyIssued, Event
-from tests.workers.conftest import Bench, eventually
-from tests.workers.making import NOON_MS, STREAM, append, append_each, ended, many, new_id
+from tests.support.stream_factories import NOON_MS, STREAM, append, append_each, ended, many, new_id
+from tests.support.waiting import eventually
+from tests.workers.conftest import Bench
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "from workers.cli import worker; worker()"

@@ -10,8 +10,7 @@ from redis import Redis
 from service.ledger import fold, ids, wire
 from service.ledger.events import AttemptEnded, ClientKeyIssued, RouteDisabled
 from service.ledger.state import ControlLedger, RouteLedger
-from tests.workers.conftest import Bench, eventually
-from tests.workers.making import (
+from tests.support.stream_factories import (
     NOON_MS,
     STREAM,
     append,
@@ -23,6 +22,8 @@ from tests.workers.making import (
     spooled,
     started,
 )
+from tests.support.waiting import eventually
+from tests.workers.conftest import Bench
 from workers import consume
 from workers.consume import EntryPage, Streams
 from workers.store import Row, Store, partition_name, week_of

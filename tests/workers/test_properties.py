@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from service.ledger import fold, ids, wire
 from service.ledger.events import AttemptEnded, RouteEvent, TokenCounts
 from service.ledger.state import RouteLedger
-from tests.ledger.making import logs as ledger_logs
-from tests.workers.conftest import Bench, empty
-from tests.workers.making import NOON_MS, STREAM, append, append_raw, ended, spooled, started
+from tests.support.event_factories import logs as ledger_logs
+from tests.support.server_fixtures import empty
+from tests.support.stream_factories import NOON_MS, STREAM, append, append_raw, ended, spooled, started
+from tests.workers.conftest import Bench
 from workers.rebuild import rebuild
 from workers.store import Cell
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from service.ledger import wire
-from tests.workers.conftest import Bench, empty
-from tests.workers.making import NOON_MS, STREAM, append, append_each, ended, many
+from tests.support.server_fixtures import empty
+from tests.support.stream_factories import NOON_MS, STREAM, append, append_each, ended, many
+from tests.workers.conftest import Bench
 from workers import publish
 from workers.consume import Streams
 from workers.publish import Publisher, published_of

@@ -7,8 +7,9 @@ import pytest
 
 from service.ledger import wire
 from service.ledger.events import FOLD_RULES, ClientKeyIssued, Event
-from tests.workers.conftest import Bench, eventually
-from tests.workers.making import NOON_MS, STREAM, append, ended, new_id, started
+from tests.support.stream_factories import NOON_MS, STREAM, append, ended, new_id, started
+from tests.support.waiting import eventually
+from tests.workers.conftest import Bench
 from workers.archive import Archive
 from workers.rebuild import rebuild
 from workers.retention import Damaged, Retention, drop_week, expired_weeks

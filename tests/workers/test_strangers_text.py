@@ -29,7 +29,7 @@ from service.ledger import wire
 from service.ledger.events import ClientKeyIssued, RouteDisabled
 from service.telemetry.safe_text import csv_cell, visible, visible_json
 from service.telemetry.terminal import show_exception
-from tests.workers.making import NOON_MS, STREAM, append, append_raw, ended, new_id, started
+from tests.support.stream_factories import NOON_MS, STREAM, append, append_raw, ended, new_id, started
 from workers.cli import TextLines
 
 if TYPE_CHECKING:

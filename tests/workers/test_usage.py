@@ -11,8 +11,8 @@ import click
 import pytest
 
 from service.ledger.events import TokenCounts
+from tests.support.stream_factories import NOON_MS, append, ended
 from tests.workers.conftest import Bench
-from tests.workers.making import NOON_MS, append, ended
 from workers import cli
 from workers.store import first_id, week_of
 from workers.usage import Period, dimensions_of, dollars, period_of

@@ -11,8 +11,8 @@ import pytest
 from service.ledger import wire
 from service.ledger.events import FOLD_RULES, BatchItemUsed, ClientKeyIssued, Event
 from service.ledger.state import RouteLedger
+from tests.support.stream_factories import NOON_MS, STREAM, append, append_raw, ended, many, new_id, started
 from tests.workers.conftest import Bench
-from tests.workers.making import NOON_MS, STREAM, append, append_raw, ended, many, new_id, started
 from workers import cli, recount
 from workers.rebuild import rebuild
 from workers.recount import Recount

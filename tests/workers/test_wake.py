@@ -8,8 +8,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.ledger import wire
+from tests.support.stream_factories import STREAM, append, ended, many
 from tests.workers.conftest import Bench
-from tests.workers.making import STREAM, append, ended, many
 from workers import jobs
 from workers.consume import EntryPage, Streams
 from workers.outage import Outage

@@ -1,7 +1,7 @@
 """Admissions of a fleet on one real Valkey: each with a view and a ledger that the test sets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from service.routing.failover import AdmissionDenied
 from service.routing.quota import QuotaReading, QuotaState
 from service.routing.rank import Candidate
 from service.settings import QuotaWeights
-from tests.routing.making import A, route_of
+from tests.support.routing_factories import A, route_of
 
 
 class Replica:
@@ -76,16 +76,9 @@ class Replica:
 NewReplica = Callable[[str], Replica]
 
 
-@pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server.url
-
-
 @pytest.fixture
-async def redis(valkey: str) -> AsyncIterator[Redis]:
-    connection = open_redis(valkey)
-    await connection.flushall()
+async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
+    connection = open_redis(valkey.url)
     yield connection
     await connection.aclose()
 

@@ -1,6 +1,6 @@
 """Outboxes on a scripted port, and a real Valkey."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from service.app import open_redis
 from service.embedded.valkey import Valkey
 from service.fleet.outbox import Outbox, StreamPort
-from tests.fleet.outbox.making import clock
+from tests.support.outbox_factories import clock
 
 MakeOutbox = Callable[..., Outbox]
 
@@ -29,19 +29,9 @@ async def make(tmp_path: Path) -> AsyncIterator[MakeOutbox]:
             task.cancel()
 
 
-@pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """A Valkey of this run."""
-    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
-
-
 @pytest.fixture
 async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
     """A client as the proxy has it, on an empty server."""
-    if not valkey.alive:
-        valkey.start()
     client = open_redis(valkey.url)
-    await client.flushall()
     yield client
     await client.aclose()

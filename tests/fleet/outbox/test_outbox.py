@@ -14,7 +14,8 @@ from service.fleet.outbox import Outbox
 from service.fleet.spool import SpoolRecord, adopt, read_segment
 from service.ledger.events import Event
 from tests.fleet.outbox.conftest import MakeOutbox
-from tests.fleet.outbox.making import STREAM, ScriptedPort, eventually, heard, started
+from tests.support.outbox_factories import STREAM, ScriptedPort, heard, started
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +58,7 @@ async def test_append_returns_once_the_disk_has_it(make: MakeOutbox, tmp_path: P
     assert port.events() == []
     assert spooled(tmp_path) == [1]
     port.release.set()
-    await eventually(lambda: port.seqs() == [1])
+    await wait_until(lambda: port.seqs() == [1])
     await outbox.stop()
 
 
@@ -78,7 +79,7 @@ async def test_it_returns_neither_before_the_stream_nor_before_the_disk(
     monkeypatch.setattr(os, "fsync", slow)
     await outbox.start()
     append = asyncio.create_task(outbox.append(STREAM, started()))
-    await eventually(lambda: outbox.pending and not outbox._to_disk and outbox.lanes[STREAM].pending[0].to_disk)
+    await wait_until(lambda: outbox.pending and not outbox._to_disk and outbox.lanes[STREAM].pending[0].to_disk)
     await asyncio.sleep(0.02)
     assert not append.done()
     written.set()
@@ -104,7 +105,7 @@ async def test_one_append_is_in_flight_and_what_gathers_goes_together(make: Make
     outbox = make(port)
     await outbox.start()
     first = asyncio.create_task(outbox.append(STREAM, started()))
-    await eventually(lambda: port.in_flight)
+    await wait_until(lambda: port.in_flight)
     rest = asyncio.gather(append_many(outbox, 50), append_many(outbox, 20, "zai"))
     await asyncio.sleep(0)
     port.release.set()
@@ -137,7 +138,7 @@ async def test_after_a_doubt_it_begins_at_the_oldest(make: MakeOutbox, doubt: st
     await outbox.start()
     for _ in range(3):
         await outbox.append(STREAM, started())
-    await eventually(lambda: not outbox.pending and not outbox.away)
+    await wait_until(lambda: not outbox.pending and not outbox.away)
     landed = port.seqs()
     assert sorted(set(landed)) == [1, 2, 3]
     assert landed[0] == 1
@@ -163,11 +164,11 @@ async def test_while_redis_is_away_answers_wait_for_the_disk_alone(make: MakeOut
     outbox = make(port)
     await outbox.start()
     await append_many(outbox, 20)
-    await eventually(lambda: outbox.away)
+    await wait_until(lambda: outbox.away)
     await append_many(outbox, 20)
     assert sorted(set(spooled(tmp_path))) == list(range(1, 41))
     port.usual = "answer"
-    await eventually(lambda: not outbox.pending)
+    await wait_until(lambda: not outbox.pending)
     assert sorted(set(port.seqs())) == list(range(1, 41))
     assert all(event.spooled for event in port.events() if event.seq > 20), "it waited, and says so"
     await outbox.stop()
@@ -202,7 +203,7 @@ async def test_another_redis_gets_all_that_was_not_heard(make: MakeOutbox) -> No
     port.entries.clear()
     outbox.redis_changed()
     await outbox.append(STREAM, started())
-    await eventually(lambda: len(port.seqs()) >= 4)
+    await wait_until(lambda: len(port.seqs()) >= 4)
     assert port.seqs() == [3, 4, 5, 6]
     await outbox.stop()
 
@@ -215,12 +216,12 @@ async def test_another_redis_noticed_under_an_append_loses_nothing(make: MakeOut
     await outbox.append(STREAM, started())
     await outbox.append(STREAM, started())
     last = asyncio.create_task(outbox.append(STREAM, started()))
-    await eventually(lambda: port.in_flight)
+    await wait_until(lambda: port.in_flight)
     port.entries.clear()
     outbox.redis_changed()
     port.release.set()
     await last
-    await eventually(lambda: {1, 2, 3} <= set(port.seqs()) and not outbox.pending)
+    await wait_until(lambda: {1, 2, 3} <= set(port.seqs()) and not outbox.pending)
     assert numbers(outbox.unheard(STREAM)) == [1, 2, 3]
     await outbox.stop()
 
@@ -237,7 +238,7 @@ async def test_an_adopted_spool_goes_up_once_and_goes_when_heard(make: MakeOutbo
     outbox = make(port, "next")
     await outbox.start()
     assert outbox.streams == {STREAM}, "its snapshot is to be read, whatever routes there are"
-    await eventually(lambda: len(port.seqs()) >= 3)
+    await wait_until(lambda: len(port.seqs()) >= 3)
     await outbox.append(STREAM, started())
     assert [(event.replica, event.seq, event.spooled) for event in port.events()] == [
         ("gone", 1, True),
@@ -263,7 +264,7 @@ async def test_an_adopted_spool_waits_for_redis(make: MakeOutbox, tmp_path: Path
     port = ScriptedPort("refuse", "refuse", "refuse")
     outbox = make(port, "next")
     await outbox.start()
-    await eventually(lambda: sorted(port.seqs()) == [1, 2, 3])
+    await wait_until(lambda: sorted(port.seqs()) == [1, 2, 3])
     await outbox.stop()
     assert len(adopt(tmp_path / "spool", tmp_path / "own")) == 1, "let go of at the stop, for the next one to adopt"
 
@@ -284,7 +285,7 @@ async def test_memory_is_bounded_while_redis_is_away(
     assert outbox.pending <= 12
     assert sorted(set(spooled(tmp_path))) == list(range(1, 62))
     port.usual = "answer"
-    await eventually(lambda: set(port.seqs()) == set(range(1, 62)) and not outbox.away)
+    await wait_until(lambda: set(port.seqs()) == set(range(1, 62)) and not outbox.away)
     assert len(outbox.lanes[STREAM].sent) <= 10
     await outbox.stop()
 
@@ -299,11 +300,11 @@ async def test_memory_is_bounded_while_the_workers_are_away(
     await outbox.start()
     for _ in range(50):
         await outbox.append(STREAM, started())
-    await eventually(lambda: len(list(outbox.unheard(STREAM))) == 10)
+    await wait_until(lambda: len(list(outbox.unheard(STREAM))) == 10)
     assert sorted(set(spooled(tmp_path))) == list(range(1, 41))
     port.entries.clear()
     outbox.redis_changed()
-    await eventually(lambda: set(port.seqs()) == set(range(1, 51)))
+    await wait_until(lambda: set(port.seqs()) == set(range(1, 51)))
     await outbox.discard_delivered(heard(50))
     assert spooled(tmp_path) == []
     await outbox.stop()
@@ -329,7 +330,7 @@ async def test_what_comes_while_the_disk_is_read_back_is_not_left_behind(
 
     monkeypatch.setattr(rooms, "read_segment", read_slowly)
     port.usual = "answer"
-    await eventually(lambda: set(port.seqs()) == set(range(1, 33)) and not outbox.pending)
+    await wait_until(lambda: set(port.seqs()) == set(range(1, 33)) and not outbox.pending)
     await outbox.stop()
 
 
@@ -349,9 +350,9 @@ async def test_a_full_disk_holds_up_no_answer_and_loses_nothing(
     assert outbox.pending == 30
     assert spooled(tmp_path) == []
     monkeypatch.setattr(os, "fsync", fsync)
-    await eventually(lambda: set(spooled(tmp_path)) == set(range(1, 31)))
+    await wait_until(lambda: set(spooled(tmp_path)) == set(range(1, 31)))
     port.usual = "answer"
-    await eventually(lambda: set(port.seqs()) == set(range(1, 31)))
+    await wait_until(lambda: set(port.seqs()) == set(range(1, 31)))
     await outbox.stop()
 
 
@@ -380,7 +381,7 @@ async def test_stop_sends_what_is_pending(make: MakeOutbox) -> None:
     outbox = make(port)
     await outbox.start()
     appends = asyncio.gather(*(outbox.append(STREAM, started()) for _ in range(5)))
-    await eventually(lambda: port.in_flight)
+    await wait_until(lambda: port.in_flight)
     stop = asyncio.create_task(outbox.stop())
     port.release.set()
     await asyncio.gather(stop, appends)
@@ -395,7 +396,7 @@ async def test_stop_spools_what_it_cannot_send(make: MakeOutbox, tmp_path: Path,
     outbox = make(port)
     await outbox.start()
     appends = [asyncio.create_task(outbox.append(STREAM, started())) for _ in range(5)]
-    await eventually(lambda: port.tried)
+    await wait_until(lambda: port.tried)
     await outbox.stop(limit_s=0.02)
     await asyncio.gather(*appends)
     [orphan] = adopt(tmp_path / "spool", tmp_path / "own")
@@ -424,12 +425,12 @@ async def test_a_caller_that_is_cancelled_loses_no_event(make: MakeOutbox) -> No
     outbox = make(port)
     await outbox.start()
     append = asyncio.create_task(outbox.append(STREAM, started()))
-    await eventually(lambda: port.in_flight)
+    await wait_until(lambda: port.in_flight)
     append.cancel()
     with pytest.raises(asyncio.CancelledError):
         await append
     port.release.set()
-    await eventually(lambda: port.seqs() == [1])
+    await wait_until(lambda: port.seqs() == [1])
     await outbox.stop()
 
 
@@ -467,7 +468,7 @@ async def test_one_stream_that_fails_holds_up_no_other_for_good(make: MakeOutbox
     outbox = make(port)
     await outbox.start()
     await asyncio.gather(append_many(outbox, 5), append_many(outbox, 5, "zai"))
-    await eventually(lambda: not outbox.pending)
+    await wait_until(lambda: not outbox.pending)
     assert set(port.seqs()) == set(port.seqs("zai")) == {1, 2, 3, 4, 5}
     await outbox.stop()
 
@@ -482,7 +483,7 @@ async def test_a_disk_that_hangs_at_the_stop_holds_up_nobody(make: MakeOutbox, m
     outbox = make(port)
     await outbox.start()
     append = asyncio.create_task(outbox.append(STREAM, started()))
-    await eventually(lambda: outbox.away)
+    await wait_until(lambda: outbox.away)
     await outbox.stop()
     await append
     let_go.set()

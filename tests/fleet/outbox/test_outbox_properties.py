@@ -14,7 +14,8 @@ from service.fleet.spool import read_segment
 from service.ledger.events import Event
 from service.ledger.fold import hear
 from service.ledger.state import Heard
-from tests.fleet.outbox.making import STREAM, Behaviour, ScriptedPort, clock, eventually, started
+from tests.support.outbox_factories import STREAM, Behaviour, ScriptedPort, clock, started
+from tests.support.waiting import wait_until
 
 STEPS = st.one_of(
     st.tuples(st.just("append"), st.integers(1, 6)),
@@ -76,7 +77,7 @@ async def run(steps: list[tuple[str, int | Behaviour]], folder: Path) -> None:
         kept = {event.seq for event in bench.outbox.unheard(STREAM)}
         assert bench.known() | kept >= set(range(1, bench.acknowledged + 1))
     bench.port.usual = "answer"
-    await eventually(lambda: not bench.outbox.pending and not bench.outbox.away)
+    await wait_until(lambda: not bench.outbox.pending and not bench.outbox.away)
     unheard = {event.seq for event in bench.outbox.unheard(STREAM)}
     assert unheard <= set(bench.port.seqs()), "what no snapshot has heard stands on this Redis"
     assert bench.known() >= set(range(1, bench.acknowledged + 1))

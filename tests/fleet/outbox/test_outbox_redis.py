@@ -11,7 +11,8 @@ from service.fleet.outbox import StreamPort
 from service.fleet.stream_writer import PipelinedStreamPort, RedisPort, port_to
 from service.ledger.wire import CHANGES_CHANNEL, CONTROL, CONTROL_NEWS, ENTRY_FIELD, STREAMS_KEY, events_key
 from tests.fleet.outbox.conftest import MakeOutbox
-from tests.fleet.outbox.making import STREAM, events_of, eventually, started
+from tests.support.outbox_factories import STREAM, events_of, started
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(params=["pool", "line"])
@@ -48,12 +49,12 @@ async def test_a_redis_that_goes_and_comes_back_has_everything(
     await asyncio.gather(*(outbox.append(STREAM, started()) for _ in range(5)))
     valkey.kill()
     await asyncio.gather(*(outbox.append(STREAM, started()) for _ in range(5)))
-    await eventually(lambda: outbox.away)
+    await wait_until(lambda: outbox.away)
     await outbox.append(STREAM, started())
     valkey.start()
-    await eventually(lambda: not outbox.away and not outbox.pending)
+    await wait_until(lambda: not outbox.away and not outbox.pending)
     outbox.redis_changed()
-    await eventually(lambda: not outbox.pending)
+    await wait_until(lambda: not outbox.pending)
     assert set(await seqs(redis)) == set(range(1, 12))
     await outbox.stop()
 
@@ -66,7 +67,7 @@ async def test_a_redis_that_refuses_writes_is_away(make: MakeOutbox, port: Strea
     await outbox.append(STREAM, started())
     assert outbox.pending == 1
     await redis.delete(events_key(STREAM))
-    await eventually(lambda: not outbox.pending)
+    await wait_until(lambda: not outbox.pending)
     assert await seqs(redis) == [1]
     await outbox.stop()
 
@@ -78,7 +79,7 @@ async def test_a_connection_that_is_cut_is_made_again(make: MakeOutbox, redis: R
     await outbox.start()
     for number in range(1, 4):
         await outbox.append(STREAM, started())
-        await eventually(lambda: not outbox.pending)
+        await wait_until(lambda: not outbox.pending)
         [held] = [client for client in await redis.client_list() if client["cmd"] in ("xadd", "sadd")]
         assert await redis.client_kill(held["addr"])
         assert set(await seqs(redis)) == set(range(1, number + 1))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from service.fleet.outbox import FRESH_MS
 from tests.fleet.outbox.conftest import MakeOutbox
-from tests.fleet.outbox.making import STREAM, ScriptedPort, eventually, heard, started
+from tests.support.outbox_factories import STREAM, ScriptedPort, heard, started
+from tests.support.waiting import wait_until
 
 
 async def test_what_redis_took_last_is_on_disk_once_it_is_away(make: MakeOutbox, tmp_path: Path) -> None:
@@ -17,12 +18,12 @@ async def test_what_redis_took_last_is_on_disk_once_it_is_away(make: MakeOutbox,
     victim.discard_acknowledged(heard(1, replica="victim"))
     port.usual = "refuse"
     await victim.append(STREAM, started())
-    await eventually(lambda: list((tmp_path / "spool" / "victim").glob("*.spool")))
+    await wait_until(lambda: list((tmp_path / "spool" / "victim").glob("*.spool")))
     await victim.stop()
     empty = ScriptedPort()
     heir = make(empty, "heir")
     await heir.start()
-    await eventually(lambda: sorted(empty.seqs()) == [2, 3, 4, 5])
+    await wait_until(lambda: sorted(empty.seqs()) == [2, 3, 4, 5])
     await heir.stop()
 
 

@@ -15,7 +15,7 @@ import pytest
 from service.fleet import spool
 from service.fleet.spool import Spool, SpoolRecord, adopt, frame, read_segment, try_lock
 from service.ledger.events import AttemptStarted
-from tests.fleet.outbox.making import heard, record, started
+from tests.support.outbox_factories import heard, record, started
 
 LOCKER = """
 import sys

@@ -1,7 +1,7 @@
 """A watcher on a real Valkey, with an outbox of its own, and what a worker would publish."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -88,18 +88,9 @@ def control_ledger(**fields: object) -> ControlLedger:
     return msgspec.convert(fields, ControlLedger)
 
 
-@pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """A Valkey of this run."""
-    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
-        yield server
-
-
 @pytest.fixture
 async def make_post(valkey: Valkey, tmp_path: Path) -> AsyncIterator[Callable[..., Post]]:
     """Makes posts on an empty Valkey; all of them are ended."""
-    if not valkey.alive:
-        valkey.start()
     made: list[Post] = []
 
     def make(replica: str = "r1", variables: Mapping[str, str] | None = None) -> Post:
@@ -107,9 +98,6 @@ async def make_post(valkey: Valkey, tmp_path: Path) -> AsyncIterator[Callable[..
         made.append(Post(open_redis(valkey.url), settings, replica))
         return made[-1]
 
-    cleaner = open_redis(valkey.url)
-    await cleaner.flushall()
-    await cleaner.aclose()
     yield make
     for post in made:
         await post.stop()

@@ -14,8 +14,9 @@ from service.fleet.snapshots import Watcher
 from service.ledger import wire
 from service.ledger.events import CircuitReset, ClientKeyIssued, RequestRefused, RouteDisabled, RouteEnabled
 from service.ledger.wire import CONTROL
-from tests.fleet.outbox.making import clock, ended, eventually, started
 from tests.fleet.snapshots.conftest import Post, control_ledger, route_ledger
+from tests.support.outbox_factories import clock, ended, started
+from tests.support.waiting import wait_until
 
 MakePost = Callable[..., Post]
 
@@ -42,9 +43,9 @@ def enabled(seq: int = 2, *, replica: str = "op", route: str = "anthropic") -> R
 async def test_a_published_snapshot_is_taken(post: Post) -> None:
     """A snapshot is in the view soon after its notice, and all the same when the notice was missed."""
     await post.publish(route_ledger(3), position=10)
-    await eventually(lambda: post.attempts() == 3)
+    await wait_until(lambda: post.attempts() == 3)
     await post.publish(route_ledger(4), position=11, tell=False)
-    await eventually(lambda: post.attempts() == 4)
+    await wait_until(lambda: post.attempts() == 4)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ async def test_a_published_snapshot_is_taken(post: Post) -> None:
 async def test_the_greater_epoch_and_position_wins(post: Post, epoch: int, position: int, *, taken: bool) -> None:
     """A snapshot counts only if its (epoch, position) is greater than what is known."""
     await post.publish(route_ledger(1), epoch=2, position=10)
-    await eventually(lambda: post.attempts() == 1)
+    await wait_until(lambda: post.attempts() == 1)
     await post.publish(route_ledger(2), epoch=epoch, position=position)
     await post.watcher._read(post.redis, ["anthropic"])
     assert post.attempts() == (2 if taken else 1)
@@ -65,46 +66,46 @@ async def test_the_greater_epoch_and_position_wins(post: Post, epoch: int, posit
 async def test_an_unreadable_snapshot_leaves_the_last(post: Post, raw: bytes) -> None:
     """Whatever lies under the key, the last good snapshot stands, and other streams are read."""
     await post.publish(route_ledger(1), position=1)
-    await eventually(lambda: post.attempts() == 1)
+    await wait_until(lambda: post.attempts() == 1)
     await post.redis.set(wire.snapshot_key("anthropic"), raw)
     await post.publish(route_ledger(5), stream="zai", position=1)
-    await eventually(lambda: post.attempts("zai") == 5)
+    await wait_until(lambda: post.attempts("zai") == 5)
     assert post.attempts() == 1
 
 
 async def test_an_unreadable_ledger_leaves_the_last_and_ends_nothing(post: Post) -> None:
     """A good snapshot around a ledger that is none leaves the last one, and the watcher goes on."""
     await post.publish(route_ledger(1), position=1)
-    await eventually(lambda: post.attempts() == 1)
+    await wait_until(lambda: post.attempts() == 1)
     await post.redis.set(
         wire.snapshot_key("anthropic"),
         b'{"version":1,"stream":"anthropic","epoch":1,"position":2,"stream_id":"0-0","as_of_ms":0,"ledger":[1]}',
     )
     await post.publish(route_ledger(5), stream="zai", position=1)
-    await eventually(lambda: post.attempts("zai") == 5)
+    await wait_until(lambda: post.attempts("zai") == 5)
     assert post.attempts() == 1
     await post.publish(route_ledger(2), position=3)
-    await eventually(lambda: post.attempts() == 2)
+    await wait_until(lambda: post.attempts() == 2)
     assert all(not task.done() for task in post.watcher._tasks)
 
 
 async def test_an_unknown_version_leaves_the_last(post: Post) -> None:
     """A snapshot of a newer version is passed over until one comes that this code knows."""
     await post.publish(route_ledger(1), position=1)
-    await eventually(lambda: post.attempts() == 1)
+    await wait_until(lambda: post.attempts() == 1)
     await post.publish(route_ledger(9), position=2, version=wire.SNAPSHOT_VERSION + 1)
     await post.publish(route_ledger(5), stream="zai", position=1)
-    await eventually(lambda: post.attempts("zai") == 5)
+    await wait_until(lambda: post.attempts("zai") == 5)
     assert post.attempts() == 1
 
 
 async def test_a_missing_snapshot_leaves_the_last(post: Post) -> None:
     """A key that is gone changes nothing of what is known."""
     await post.publish(route_ledger(1), position=1)
-    await eventually(lambda: post.attempts() == 1)
+    await wait_until(lambda: post.attempts() == 1)
     await post.redis.delete(wire.snapshot_key("anthropic"))
     await post.publish(route_ledger(5), stream="zai", position=1)
-    await eventually(lambda: post.attempts("zai") == 5)
+    await wait_until(lambda: post.attempts("zai") == 5)
     assert post.attempts() == 1
 
 
@@ -127,10 +128,10 @@ async def test_own_events_are_laid_over_a_snapshot_once(post: Post) -> None:
     assert post.attempts() == 4
     heard = {"r1": {"high": 4, "gaps": [[2, 2]]}, "r2": {"high": 50}}
     await post.publish(route_ledger(100, heard=heard), position=10)
-    await eventually(lambda: "anthropic" in post.watcher.snapshots)
+    await wait_until(lambda: "anthropic" in post.watcher.snapshots)
     assert post.attempts() == 101
     await post.publish(route_ledger(105, heard={"r1": {"high": 4}}), position=11)
-    await eventually(lambda: post.watcher.snapshots["anthropic"].position == 11)
+    await wait_until(lambda: post.watcher.snapshots["anthropic"].position == 11)
     assert post.attempts() == 105
     assert list(post.outbox.unheard("anthropic")) == []
 
@@ -148,9 +149,9 @@ async def test_what_was_heard_goes_from_the_disk(post: Post, valkey: Valkey) -> 
     await post.outbox.append("anthropic", ended())
     assert list(post.outbox._spool.folder.glob("*.spool"))
     valkey.start()
-    await eventually(lambda: not post.outbox.pending)
+    await wait_until(lambda: not post.outbox.pending)
     await post.publish(route_ledger(1, heard={"r1": {"high": 1}}), position=1)
-    await eventually(lambda: not list(post.outbox._spool.folder.glob("*.spool")))
+    await wait_until(lambda: not list(post.outbox._spool.folder.glob("*.spool")))
 
 
 # -- control events
@@ -159,9 +160,9 @@ async def test_what_was_heard_goes_from_the_disk(post: Post, valkey: Valkey) -> 
 async def test_control_events_act_without_workers(post: Post) -> None:
     """A disable on the control stream acts though nobody folds it; so does the enable after it."""
     await post.control(disabled(1))
-    await eventually(lambda: "anthropic" in post.watcher.view.control.disabled)
+    await wait_until(lambda: "anthropic" in post.watcher.view.control.disabled)
     await post.control(enabled(2))
-    await eventually(lambda: "anthropic" not in post.watcher.view.control.disabled)
+    await wait_until(lambda: "anthropic" not in post.watcher.view.control.disabled)
 
 
 async def test_a_new_process_reads_the_control_events_from_before(post: Post, make_post: MakePost) -> None:
@@ -169,24 +170,24 @@ async def test_a_new_process_reads_the_control_events_from_before(post: Post, ma
     await post.control(disabled(1))
     later = make_post("r2")
     await later.start()
-    await eventually(later.watcher.ready.is_set)
+    await wait_until(later.watcher.ready.is_set)
     assert "anthropic" in later.watcher.view.control.disabled
 
 
 async def test_control_events_behind_the_snapshot_are_laid_over_it(post: Post) -> None:
     """A control snapshot that lags undoes nothing that came after it; one that caught up replaces it."""
     first = await post.control(disabled(1))
-    await eventually(lambda: post.watcher.view.control.disabled)
+    await wait_until(lambda: post.watcher.view.control.disabled)
     last = await post.control(disabled(2, route="zai"))
-    await eventually(lambda: len(post.watcher.view.control.disabled) == 2)
+    await wait_until(lambda: len(post.watcher.view.control.disabled) == 2)
     heard = {"op": {"high": 1}}
     await post.publish(
         control_ledger(disabled={"anthropic": ""}, heard=heard), stream=CONTROL, position=1, stream_id=first
     )
-    await eventually(lambda: CONTROL in post.watcher.snapshots)
+    await wait_until(lambda: CONTROL in post.watcher.snapshots)
     assert set(post.watcher.view.control.disabled) == {"anthropic", "zai"}
     await post.publish(control_ledger(heard={"op": {"high": 2}}), stream=CONTROL, position=2, stream_id=last)
-    await eventually(lambda: not post.watcher.view.control.disabled)
+    await wait_until(lambda: not post.watcher.view.control.disabled)
 
 
 async def test_a_control_event_that_comes_again_acts_once(post: Post) -> None:
@@ -201,7 +202,7 @@ async def test_a_control_event_that_comes_again_acts_once(post: Post) -> None:
     await post.control(refused)
     await post.control(refused)
     await post.control(disabled(2, replica="op2", route="zai"))
-    await eventually(lambda: "zai" in post.watcher.view.control.disabled)
+    await wait_until(lambda: "zai" in post.watcher.view.control.disabled)
     assert "anthropic" not in post.watcher.view.control.disabled
     assert post.watcher.view.control.refused == {"k": 1}
 
@@ -214,7 +215,7 @@ async def test_foreign_control_entries_stop_nothing(post: Post, monkeypatch: pyt
         for _ in range(2):
             await post.redis.xadd(key, fields)  # type: ignore[arg-type]
     await post.control(disabled(1))
-    await eventually(lambda: post.watcher.view.control.disabled)
+    await wait_until(lambda: post.watcher.view.control.disabled)
 
 
 async def test_every_kind_of_control_event_is_in_the_view(post: Post) -> None:
@@ -223,7 +224,7 @@ async def test_every_kind_of_control_event_is_in_the_view(post: Post) -> None:
         CircuitReset(event_id=clock.new_id(), at_ms=77, replica="op", seq=1, route="zai"),
         ClientKeyIssued(event_id=clock.new_id(), at_ms=1, replica="op", seq=2, key_id="k1", name="ann", sha256="ab"),
     )
-    await eventually(lambda: post.watcher.view.control.keys)
+    await wait_until(lambda: post.watcher.view.control.keys)
     assert post.watcher.view.control.resets == {"zai": 77}
     assert post.watcher.view.control.keys["k1"].name == "ann"
 
@@ -235,7 +236,7 @@ async def test_another_redis_is_noticed_and_filled(post: Post) -> None:
     """When the run id changes, all unheard events are appended again."""
     for _ in range(3):
         await post.outbox.append("anthropic", ended())
-    await eventually(lambda: post.watcher._run_id)
+    await wait_until(lambda: post.watcher._run_id)
     await post.redis.delete(wire.events_key("anthropic"))
     post.watcher._run_id = "another one's"
     for _ in range(400):
@@ -254,14 +255,14 @@ async def length(redis: Redis) -> int:
 async def test_it_outlives_redis(post: Post, valkey: Valkey) -> None:
     """While Redis is away the view stands and own events count; when it is back, snapshots and notices come again."""
     await post.publish(route_ledger(1), position=1)
-    await eventually(lambda: post.attempts() == 1)
+    await wait_until(lambda: post.attempts() == 1)
     valkey.kill()
     await post.outbox.append("anthropic", ended())
     assert post.attempts() == 2
     valkey.start()
-    await eventually(lambda: not post.outbox.pending)
+    await wait_until(lambda: not post.outbox.pending)
     await post.publish(route_ledger(10, heard={"r1": {"high": 1}}), position=5)
-    await eventually(lambda: post.attempts() == 10)
+    await wait_until(lambda: post.attempts() == 10)
     assert all(not task.done() for task in post.watcher._tasks)
     key = wire.replica_key("r1")
     for _ in range(400):
@@ -280,7 +281,7 @@ async def test_redis_away_at_the_start_makes_ready_all_the_same(
     await post.start()
     assert not post.watcher.ready.is_set()
     post.watcher._started_ms -= 10_000
-    await eventually(post.watcher.ready.is_set)
+    await wait_until(post.watcher.ready.is_set)
     valkey.start()
     await asyncio.sleep(0)
     monkeypatch.undo()
@@ -290,12 +291,12 @@ async def test_redis_away_at_the_start_makes_ready_all_the_same(
             break
         except OSError:
             await asyncio.sleep(0.01)
-    await eventually(lambda: post.attempts() == 3)
+    await wait_until(lambda: post.attempts() == 3)
 
 
 async def test_a_heartbeat_and_the_readings_are_written(post: Post) -> None:
     """Redis shows that this replica lives, with an expiry, and how it reads each route."""
-    await eventually(post.watcher.ready.is_set)
+    await wait_until(post.watcher.ready.is_set)
     beat = await post.redis.hgetall(wire.replica_key("r1"))
     assert beat[b"version"] == rooms.VERSION.encode()
     assert (beat[b"address"], beat[b"draining"]) == (b"127.0.0.1:4181", b"0")
@@ -321,7 +322,7 @@ async def test_a_host_a_day_ahead_takes_the_fleets_time(make_post: MakePost) -> 
     post.clock._now_ms += 86_400_000
     post.watcher._started_ms = post.clock.now_ms()
     await post.start()
-    await eventually(post.watcher.ready.is_set)
+    await wait_until(post.watcher.ready.is_set)
     beat = await post.redis.hgetall(wire.replica_key("r1"))
     assert abs(int(beat[b"at_ms"]) - time.time() * 1000) < 3_600_000
     assert int(beat[b"started_at_ms"]) <= int(beat[b"at_ms"])
@@ -329,23 +330,23 @@ async def test_a_host_a_day_ahead_takes_the_fleets_time(make_post: MakePost) -> 
 
 async def test_a_clock_that_stays_ahead_is_told(post: Post, caplog: pytest.LogCaptureFixture) -> None:
     """Once events bear its time it can't be set back: the log says so, with the mend."""
-    await eventually(post.watcher.ready.is_set)
+    await wait_until(post.watcher.ready.is_set)
     post.clock.new_id()
     post.clock._now_ms += 86_400_000
     post.watcher._sampled_s = 0.0
-    await eventually(lambda: any(record.message == "clock.ahead" for record in caplog.records))
+    await wait_until(lambda: any(record.message == "clock.ahead" for record in caplog.records))
 
 
 async def test_the_heartbeat_goes_with_its_process(post: Post) -> None:
     """A process that ends in order takes its heartbeat away."""
-    await eventually(post.watcher.ready.is_set)
+    await wait_until(post.watcher.ready.is_set)
     await post.stop()
     assert not await post.redis.exists(wire.replica_key("r1"))
 
 
 async def test_readings_lost_by_redis_are_told_again(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readings that did not change are told again after a while, in case Redis has lost them."""
-    await eventually(post.watcher.ready.is_set)
+    await wait_until(post.watcher.ready.is_set)
     monkeypatch.setattr(rooms, "TELL_ALL_S", 0.0)
     await post.redis.delete(wire.route_key("zai"))
     for _ in range(400):

@@ -1,9 +1,8 @@
 """Events, and a stream port that does as it is told: hangs, refuses, lands and then times out, answers late."""
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import Literal
 
@@ -17,18 +16,9 @@ from service.ledger.wire import decode_entry
 
 Behaviour = Literal["answer", "refuse", "land and fail", "hang", "land and hang"]
 STREAM = "anthropic"
-PATIENCE_S = 20.0
 
 clock = Clock()
 numbers = count(1)
-
-
-async def eventually(happens: Callable[[], object]) -> None:
-    """Wait until it happens; slowness alone fails no test."""
-    give_up_at_s = time.monotonic() + PATIENCE_S
-    while not happens():
-        assert time.monotonic() < give_up_at_s, "it never happened"
-        await asyncio.sleep(0.005)
 
 
 def started(*, replica: str = "", seq: int = 0) -> AttemptStarted:

@@ -4,52 +4,22 @@ They die with the test run, however it ends (`ManagedProcess`). Not here: what t
 """
 
 import os
-import random
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
-from service.embedded.folder import is_free
 from service.embedded.managed_process import ManagedProcess
+from tests.support.waiting import PATIENCE_S, eventually
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 40.0
-POLL_S = 0.02
 STOP_S = 20.0
-FIRST_PORT, LAST_PORT = 30_000, 32_700
-"""Above the embedded servers' ports, and below those that the kernel gives to outgoing connections."""
 IN_FOLDER = 'cd "$1" && shift && exec "$@"'
 """In a folder of its own a process meets no `.env` of the developer's."""
 PASSED_ON = ("PATH", "LANG", "TMPDIR", "SYSTEMROOT")
-T = TypeVar("T")
 LOGS: list[Path] = []
 """The logs of all processes so far, shown when a test fails."""
-
-
-def eventually(happens: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
-    """What `happens` gives, once that is true. Patience is long: no test fails for lack of speed."""
-    give_up_at_s = time.monotonic() + patience_s
-    while not (result := happens()):
-        assert time.monotonic() < give_up_at_s, f"it never happened; last seen: {result!r}"
-        time.sleep(POLL_S)
-    return result
-
-
-def settles_to(wanted: T, look: Callable[[], T], patience_s: float = PATIENCE_S) -> None:
-    """Wait until `look` gives `wanted`; an ordinary assertion shows the difference when it never does."""
-    give_up_at_s = time.monotonic() + patience_s
-    while (seen := look()) != wanted and time.monotonic() < give_up_at_s:
-        time.sleep(POLL_S)
-    assert seen == wanted, f"seen: {seen!r}\nwanted: {wanted!r}"
-
-
-def free_port() -> int:
-    """A port on which nothing listens."""
-    ports = (random.randint(FIRST_PORT, LAST_PORT) for _ in range(200))  # noqa: S311 - a port is no secret
-    return next(port for port in ports if is_free("127.0.0.1", port))
 
 
 def environment(home: Path, variables: Mapping[str, str]) -> dict[str, str]:

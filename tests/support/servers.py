@@ -15,7 +15,8 @@ import pytest
 
 from service.embedded.managed_process import ManagedProcess
 from service.embedded.valkey import Valkey
-from tests.e2e.processes import eventually, free_port
+from tests.support.ports import free_port
+from tests.support.waiting import eventually
 
 PLACES = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
 STOP_S = 5.0

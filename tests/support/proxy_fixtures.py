@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import FakeProvider
-from tests.relay.serving import ANTHROPIC_KEY, ZAI_KEY, Server, server_of
+from tests.support.proxies import ANTHROPIC_KEY, ZAI_KEY, Server, server_of
 
 
 @pytest.fixture

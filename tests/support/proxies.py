@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -21,6 +20,7 @@ from service.ledger.events import AttemptEnded, AttemptStarted, Event
 from service.proxy import ClaudeCodeProxy
 from service.settings import Timeouts, load
 from tests.fakes import FakeProvider
+from tests.support.ports import free_port
 
 ANTHROPIC_KEY = "sk-ant-api03-owner-marked-aaaaaaaaaaaa"
 ZAI_KEY = "zai-owner-marked-bbbbbbbbbbbbbbbb"
@@ -176,13 +176,6 @@ class Hasty:
 
     async def sleep(self, delay_s: float) -> None:
         await asyncio.sleep(min(delay_s, 0.005))
-
-
-def free_port() -> int:
-    """A port that was free just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Wire:

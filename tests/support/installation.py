@@ -1,6 +1,6 @@
 """A whole installation: Postgres, Valkey, a worker, proxies, and fake providers that they know as the real ones.
 
-`House` starts and ends its parts; `Books` (in `books.py`) reads what they wrote. Not here: what is asked of them.
+`Installation` starts and ends its parts; `LedgerReader` reads what they wrote. Not here: requests to it.
 """
 
 import shutil
@@ -14,8 +14,9 @@ from redis import Redis
 
 from service.embedded.postgres import Postgres
 from service.embedded.valkey import Valkey
-from tests.e2e.processes import Command, free_port, run
 from tests.fakes import FakeProvider
+from tests.support.ports import free_port
+from tests.support.processes import Command, run
 
 ANTHROPIC_KEY = "sk-ant-api03-owner-marked-aaaaaaaaaaaa"
 ZAI_KEY = "zai-owner-marked-bbbbbbbbbbbbbbbb"
@@ -62,7 +63,7 @@ class Proxy(Command):
         return self
 
 
-class House:
+class Installation:
     """Everything but the clients. Parts are started on the main thread: the kernel ties children to their thread."""
 
     def __init__(self, folder: Path) -> None:
@@ -156,7 +157,7 @@ class House:
             self.start_worker()
 
     def fresh(self) -> Self:
-        """The house with fakes that have forgotten the last test; and everything up."""
+        """The installation with fakes that have forgotten the last test; and everything up."""
         self.mend()
         for fake in (self.anthropic, self.zai):
             fake.reset()

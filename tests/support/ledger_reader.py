@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import psycopg
 
 from service.ledger import wire
-from tests.e2e.house import House
-from tests.e2e.processes import eventually, run, settles_to
 from tests.fakes import FakeProvider, Usage
+from tests.support.installation import Installation
+from tests.support.processes import run
+from tests.support.waiting import eventually, settles_to
 
 KINDS = Usage.__struct_fields__
 
@@ -41,15 +42,15 @@ class Counted(NamedTuple):
         )
 
 
-class Books:
-    """Questions to the ledger of a house."""
+class LedgerReader:
+    """Questions to the ledger of an installation."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, installation: Installation) -> None:
+        self.installation = installation
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """What Postgres answers."""
-        with psycopg.connect(self.house.postgres.url, autocommit=True) as connection:
+        with psycopg.connect(self.installation.postgres.url, autocommit=True) as connection:
             return connection.execute(query.encode(), parameters).fetchall()
 
     def number(self, query: str, *parameters: object) -> int:
@@ -85,7 +86,7 @@ class Books:
 
     def is_settled(self) -> bool:
         """Whether Postgres has all that stands on the streams."""
-        with self.house.redis() as redis:
+        with self.installation.redis() as redis:
             streams = sorted(name.decode() for name in redis.smembers(wire.STREAMS_KEY))
             last = {name: redis.xrevrange(wire.events_key(name), count=1) for name in streams}
         ends = {name: entries[0][0].decode() for name, entries in last.items() if entries}
@@ -128,8 +129,8 @@ class Books:
 
     def status(self) -> dict[str, Any]:
         """What `ccproxy status --json` says."""
-        variables = self.house.addresses | self.house.upstreams
-        status, said = run("status", "--json", home=self.house.folder / "status", variables=variables)
+        variables = self.installation.addresses | self.installation.upstreams
+        status, said = run("status", "--json", home=self.installation.folder / "status", variables=variables)
         assert status == 0, said
         found: dict[str, Any] = json.loads(said)
         return found

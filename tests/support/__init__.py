@@ -1,0 +1,1 @@
+"""What tests of several rooms share: servers, processes, proxies, factories, waiting. Holds no test."""
