@@ -218,7 +218,7 @@ def test_the_lock_dies_with_its_process(folder: Path) -> None:
     """A process that was killed leaves a folder that can be adopted at once, with all that it had written."""
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom service.fleet.spool import Spool\n"
-        "from tests.fleet.outbox.making import record\n"
+        "from tests.support.outbox_factories import record\n"
         "Spool(Path(sys.argv[1])).append([record(1), record(2)])\nos.kill(os.getpid(), 9)\n"
     )
     run = subprocess.run([sys.executable, "-c", code, str(folder)], check=False, timeout=60)
