@@ -68,7 +68,7 @@ room: $(DEVELOP) ## tests of one package alone, without the other checks: make r
 	$(BIN)/python -m pytest -q -n $(or $(JOBS),2) --dist loadfile tests/$(ROOM) $(ARGS)
 
 mutate: $(DEVELOP) ## plant faults in the pure packages; their tests have to notice (ARGS="--rooms routing --count 50 --seed 2")
-	@PYTHONPATH=. $(BIN)/python -m tests.mutation $(ARGS)
+	@PYTHONHASHSEED=0 PYTHONPATH=. $(BIN)/python -m tests.mutation $(ARGS)
 
 lint: $(DEVELOP) ## ruff's rules and the import contract
 	$(BIN)/ruff check .

@@ -1,14 +1,14 @@
 """Mutants are what they say: one fault each, at its place, in text that still compiles; and survivors are told."""
 
 import random
-from pathlib import Path
+from importlib.util import module_from_spec
 
 import pytest
 
-from tests.mutation.__main__ import ROOMS, Room, Verdict, draw, modules_of, report
+from tests.mutation.__main__ import ROOMS, Room, Verdict, by_nearness, draw, files_of, report, room_tests, text_of
 from tests.mutation.mutants import Mutant, line_starts, mutants_of, planted
+from tests.mutation.sandbox import PlantedFinder
 
-ROOT = Path(__file__).parents[2]
 TEXT = '''\
 """Ein Modul, 5 < 6."""
 LIMIT = 3
@@ -61,10 +61,11 @@ def test_columns_are_bytes() -> None:
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)
 def test_every_mutant_of_a_room_compiles(room: Room) -> None:
-    modules = modules_of(room)
+    modules = files_of(room.code, "*.py")
     assert modules, "the room has moved"
+    assert room_tests(room), "its tests have moved"
     for module in modules:
-        text = (ROOT / module).read_text(encoding="utf-8")
+        text = text_of(module)
         for mutant in mutants_of(module, text):
             compile(planted(text, mutant), module, "exec")
 
@@ -80,3 +81,27 @@ def test_a_survivor_without_a_reason_fails_the_run(capsys: pytest.CaptureFixture
     assert report([Verdict("routing", mutant, killed=True)], as_json=False) == 0
     assert report([Verdict("routing", mutant, killed=False)], as_json=True) == 1
     assert "service/x.py:1 f: a < b  ->  (a <= b)" in capsys.readouterr().out
+
+
+def test_a_module_is_imported_with_its_fault() -> None:
+    text = text_of("service/routing/retry_budget.py")
+    [mutant] = [
+        found for found in mutants_of("service/routing/retry_budget.py", text) if found.before == "self.credit < 1"
+    ]
+    finder = PlantedFinder(mutant.module, planted(text, mutant))
+    spec = finder.find_spec("service.routing.retry_budget", None)
+    assert spec
+    assert spec.loader
+    assert finder.find_spec("service.routing.rank", None) is None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    budget = module.RetryBudget()
+    budget.credit = 1.0
+    assert not budget.spend()
+
+
+def test_tests_that_import_a_module_come_first_and_those_of_its_name_before_them() -> None:
+    near, far = by_nearness("service/routing/quota.py", room_tests(ROOMS[0]))
+    assert near[0] == "tests/routing/test_quota.py"
+    assert set(near) | set(far) == set(room_tests(ROOMS[0]))
+    assert all("service.routing.quota" in text_of(file) for file in near)
