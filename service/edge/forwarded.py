@@ -38,12 +38,12 @@ def apply_forwarded_headers(scope: Any, trusted: Sequence[Network]) -> None:
         return
     headers: list[tuple[bytes, bytes]] = list(scope["headers"])
     scope["client"] = (str(client_of(neighbour, parts_of(headers, b"x-forwarded-for"), trusted)), 0)
-    schemes = [part.lower() for part in parts_of(headers, b"x-forwarded-proto")]
-    if schemes and schemes[-1] in SCHEMES:
-        scope["scheme"] = schemes[-1].decode()
-    hosts = parts_of(headers, b"x-forwarded-host")
-    if hosts and HOST.fullmatch(hosts[-1]):
-        scope["headers"] = [*((name, value) for name, value in headers if name != b"host"), (b"host", hosts[-1])]
+    scheme = last_part_of(headers, b"x-forwarded-proto").lower()
+    if scheme in SCHEMES:
+        scope["scheme"] = scheme.decode()
+    host = last_part_of(headers, b"x-forwarded-host")
+    if HOST.fullmatch(host):
+        scope["headers"] = [*((name, value) for name, value in headers if name != b"host"), (b"host", host)]
 
 
 def client_of(neighbour: Address, told: Sequence[bytes], trusted: Sequence[Network]) -> Address:
@@ -62,6 +62,12 @@ def client_of(neighbour: Address, told: Sequence[bytes], trusted: Sequence[Netwo
 def parts_of(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
     """The elements of a list header, from all its lines in their order."""
     return [part.strip() for name, value in headers if name == wanted for part in value.split(b",") if part.strip()]
+
+
+def last_part_of(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes:
+    """The last element of a list header; empty when there is none."""
+    parts = parts_of(headers, wanted)
+    return parts[-1] if parts else b""
 
 
 def parse_address(raw: bytes) -> Address | None:

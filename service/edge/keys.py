@@ -67,22 +67,18 @@ class Keyring:
 
         Raises BadClientKey when it showed nothing and must, or a key that is none; KeysUnknown when nobody can tell.
         """
-        tokens = [(name, token) for name, value in headers if name in SHOWN and (token := token_of(name, value))]
-        if len(tokens) > 1 and len(dict(tokens)) < len(tokens):
-            raise BadClientKey("a header with a key or a credential comes twice; send each of them once")
-        found = {name: key_id for name, token in tokens if (key_id := self._key_id(token))}
+        tokens = tokens_of(headers)
+        key_ids = {name: key_id for name, token in tokens if (key_id := self._key_id(token))}
         if not self._open_to_all:
-            check_shown(tokens, found)
-        key_id = next(iter(found.values()), "")
+            check_shown(tokens, key_ids)
+        key_id = next(iter(key_ids.values()), "")
         key = self._ledger_key(key_id) if key_id else None
-        return CallerIdentity(
-            key_id=key_id,
-            credential="" if len(found) == len(tokens) else own_credential(tokens, found),
-            withhold=tuple(found),
-            key=key,
-            owner=None if self._open_to_all else key.name if key else self._owners.get(key_id, ""),
-            shared=not self._open_to_all and (not key_id or self._has_several_owners()),
-        )
+        credential = "" if len(key_ids) == len(tokens) else own_credential(tokens, key_ids)
+        if self._open_to_all:
+            return CallerIdentity(key_id, credential, tuple(key_ids), key)
+        owner = key.name if key else self._owners.get(key_id, "")
+        shared = not key_id or self._has_several_owners()
+        return CallerIdentity(key_id, credential, tuple(key_ids), key, owner, shared)
 
     def _has_several_owners(self) -> bool:
         """Whether there are keys of more than one owner; as long as that is not known, there are."""
@@ -123,6 +119,17 @@ def owner_of(key: StaticKey) -> str:
     """Whose resources a key of the settings may use. One without a name is called after its place in the list, which
     another gets when keys come and go: it owns what it makes as itself. The colon stands in no name."""
     return key.key_id if key.has_name else f"sha256:{sha256(key.key.reveal().encode()).hexdigest()[:OWNER_DIGITS]}"
+
+
+def tokens_of(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The tokens that a request shows, by header. Raises BadClientKey when a header comes twice."""
+    tokens = []
+    for name, value in headers:
+        if name in SHOWN and (token := token_of(name, value)):
+            tokens.append((name, token))
+    if len(tokens) > 1 and len(dict(tokens)) < len(tokens):
+        raise BadClientKey("a header with a key or a credential comes twice; send each of them once")
+    return tokens
 
 
 def check_shown(tokens: Sequence[tuple[bytes, bytes]], keys: Container[bytes]) -> None:

@@ -171,9 +171,8 @@ class RequestCycle:
     async def receive(self) -> dict[str, Any]:
         """What has come of the body, or comes next; later, that the exchange is over. Raises ClientError when the rest
         can't come."""
-        if self.expects and not self._line.transport.is_closing():
-            self.expects = False
-            self._line.transport.write(CONTINUE)
+        if self.expects:
+            self._send_continue()
         while not (self._parts or (self.whole and not self._read) or self._is_over):
             await self._come()
         if self.disconnected or self.response_complete:
@@ -265,6 +264,12 @@ class RequestCycle:
             self._line.transport.write(head)
 
     # -- waiting for the body
+
+    def _send_continue(self) -> None:
+        """Ask for the body of a client that waits for the word."""
+        if not self._line.transport.is_closing():
+            self.expects = False
+            self._line.transport.write(CONTINUE)
 
     def _release(self) -> None:
         """What was kept of the body is kept no longer, or by somebody else."""

@@ -47,11 +47,7 @@ class Traffic(Protocol):
 def verdict_of(reply: AsgiResponseWriter, error: ProxyError | None) -> tuple[str, str]:
     """How a request ended: verdict, and the reason when we refused it ourselves."""
     if error is not None:
-        if reason := next((word for kind, word in REASONS if isinstance(error, kind)), ""):
-            return "refused", reason
-        if isinstance(error, AllThrottled):
-            return "throttled", ""
-        return ("client_error" if isinstance(error, ClientError) else "provider_error"), ""
+        return verdict_of_error(error)
     if reply.broken:
         return "provider_error", ""
     if not reply.ended:
@@ -61,3 +57,13 @@ def verdict_of(reply: AsgiResponseWriter, error: ProxyError | None) -> tuple[str
     if reply.status >= 500:
         return "provider_error", ""
     return ("client_error" if reply.status >= 400 else "ok"), ""
+
+
+def verdict_of_error(error: ProxyError) -> tuple[str, str]:
+    """The same for a request that ended with an error of this proxy."""
+    reason = next((word for kind, word in REASONS if isinstance(error, kind)), "")
+    if reason:
+        return "refused", reason
+    if isinstance(error, AllThrottled):
+        return "throttled", ""
+    return ("client_error" if isinstance(error, ClientError) else "provider_error"), ""

@@ -178,11 +178,11 @@ class UpstreamConnection(asyncio.Protocol):
     def finish(self) -> bool:
         """The request is over; whether another can follow. If not, the connection is closed."""
         answer, sender = self._answer, self._sender
-        sent = not sender or (sender.done() and not sender.cancelled())
+        reusable = self._is_reusable()
         self._answer, self._sender, self._due = None, None, None
         if sender:
             sender.cancel()
-        if sent and answer and answer.complete and answer.keep_alive and not answer.parts and self._is_clear():
+        if reusable:
             return True
         if answer:
             answer.drop()
@@ -203,8 +203,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     # -- within
 
-    def _is_clear(self) -> bool:
-        """Whether nothing of the last request is left on this side."""
+    def _is_reusable(self) -> bool:
+        """Whether the request was sent and its answer read, both to the end, and nothing of either is left."""
+        answer, sender = self._answer, self._sender
+        if sender and (not sender.done() or sender.cancelled()):
+            return False
+        if not answer or answer.parts or not (answer.complete and answer.keep_alive):
+            return False
         return self.usable and not self._error and not self._transport.get_write_buffer_size()
 
     def _begin(self, *, is_head: bool) -> None:

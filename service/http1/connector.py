@@ -121,27 +121,38 @@ async def connected(addresses: Sequence[Address]) -> socket.socket:
     """A socket to the first address that answers. Raises the first OSError when none does."""
     if len(addresses) == 1:
         return await connect(addresses[0])
-    waiting = list(reversed(addresses))
     trying: set[asyncio.Task[socket.socket]] = set()
-    errors: list[BaseException] = []
     try:
-        while waiting or trying:
-            if waiting:
-                trying.add(asyncio.create_task(connect(waiting.pop())))
-            done, trying = await asyncio.wait(
-                trying, timeout=HEAD_START_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
-            )
-            won = [task.result() for task in done if not task.exception()]
-            if won:
-                for late in won[1:]:
-                    late.close()
-                return won[0]
-            errors += [error for task in done if (error := task.exception())]
+        return await first_connected(addresses, trying)
     finally:
         for task in trying:
             task.add_done_callback(close_late)
             task.cancel()
+
+
+async def first_connected(addresses: Sequence[Address], trying: set[asyncio.Task[socket.socket]]) -> socket.socket:
+    """The socket that connects first; each address has a head start before the next. `trying` are those under way."""
+    untried = list(reversed(addresses))
+    errors: list[BaseException] = []
+    while untried or trying:
+        if untried:
+            trying.add(asyncio.create_task(connect(untried.pop())))
+        done, _ = await asyncio.wait(
+            trying, timeout=HEAD_START_S if untried else None, return_when=asyncio.FIRST_COMPLETED
+        )
+        trying.difference_update(done)
+        if won := one_socket_of(done):
+            return won
+        errors += [error for task in done if (error := task.exception())]
     raise errors[0]
+
+
+def one_socket_of(done: set[asyncio.Task[socket.socket]]) -> socket.socket | None:
+    """The socket of one of the tasks that connected; the others are closed."""
+    sockets = [task.result() for task in done if not task.exception()]
+    for late in sockets[1:]:
+        late.close()
+    return sockets[0] if sockets else None
 
 
 async def connect(address: Address) -> socket.socket:

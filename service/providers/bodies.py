@@ -103,8 +103,9 @@ def for_anthropic(
 ) -> bytes:
     """The body as Anthropic takes it; `blocks` are those of its messages."""
     new_ids = id_map(blocks)
-    thoughts = [block for block in blocks if block.type in THINKING_BLOCKS]
-    strips = any(is_stripped(block.type, block.signature, strip, refused) for block in thoughts)
+    strips = any(
+        is_stripped(block.type, block.signature, strip, refused) for block in blocks if block.type in THINKING_BLOCKS
+    )
     if model_asked == model_sent and not new_ids and not strips:
         return raw
     fields = fields_of(raw)

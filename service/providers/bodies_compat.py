@@ -172,18 +172,31 @@ def fold_system(value: Raw) -> Raw:
     if not any(role == "system" for role, _ in runs):
         return value
     folded: list[Fields] = []
-    waiting: list[Raw] = []
+    left: list[Raw] = []
     for role, run in runs:
         if role == "system":
-            waiting += all_blocks_of(run)
-            if folded and turn_of(folded[-1]) == "user":
-                folded[-1], waiting = extended(folded[-1], waiting), []
-            continue
-        if waiting and role != "user":
-            folded.append(user_message(waiting))
-        folded += [extended(run[0], waiting), *run[1:]] if waiting and role == "user" else run
-        waiting = []
-    return encoded([*folded, user_message(waiting)] if waiting else folded)
+            left = append_to_user(folded, all_blocks_of(run))
+        else:
+            folded += following(left, run)
+            left = []
+    return encoded([*folded, *following(left, [])])
+
+
+def append_to_user(messages: list[Fields], blocks: list[Raw]) -> list[Raw]:
+    """Put blocks at the end of the last message if it is the user's. Returns those for which there is no place."""
+    if not messages or turn_of(messages[-1]) != "user":
+        return blocks
+    messages[-1] = extended(messages[-1], blocks)
+    return []
+
+
+def following(blocks: list[Raw], run: list[Fields]) -> list[Fields]:
+    """Messages of one role behind blocks: at the end of the first if it is the user's, else in a message before it."""
+    if not blocks:
+        return run
+    if run and turn_of(run[0]) == "user":
+        return [extended(run[0], blocks), *run[1:]]
+    return [user_message(blocks), *run]
 
 
 def turn_of(message: Fields) -> str:

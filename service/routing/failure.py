@@ -99,14 +99,13 @@ class FailureTable:
 
 def fits(rule: FailureRule, facts: Facts, words: str, spent_words: frozenset[str], now_ms: int) -> bool:
     """Whether an answer whose status and code fit meets a rule's other conditions."""
-    if not all(is_among(value_of(facts), values_of(rule)) for value_of, values_of in LISTS):
-        return False
-    if rule.words and not any(word.lower() in words for word in rule.words):
-        return False
-    if rule.should_retry is not None and rule.should_retry != facts.should_retry:
-        return False
-    unified_fits = not rule.unified or rule.unified == unified_word(facts, spent_words)
-    return unified_fits and (not rule.wait or rule.wait == wait_word(facts, now_ms))
+    return (
+        all(is_among(value_of(facts), values_of(rule)) for value_of, values_of in LISTS)
+        and has_any_word(rule, words)
+        and (rule.should_retry is None or rule.should_retry == facts.should_retry)
+        and (not rule.unified or rule.unified == unified_word(facts, spent_words))
+        and (not rule.wait or rule.wait == wait_word(facts, now_ms))
+    )
 
 
 LISTS: tuple[tuple[Callable[[Facts], str], Callable[[FailureRule], tuple[str, ...]]], ...] = (
@@ -121,6 +120,11 @@ LISTS: tuple[tuple[Callable[[Facts], str], Callable[[FailureRule], tuple[str, ..
 def is_among(value: str, values: tuple[str, ...]) -> bool:
     """Whether a value is one of those asked for; none asked for is all."""
     return not values or value in values
+
+
+def has_any_word(rule: FailureRule, message: str) -> bool:
+    """Whether one of the words that a rule asks for is in the message, which is in small letters."""
+    return not rule.words or any(word.lower() in message for word in rule.words)
 
 
 def unified_word(facts: Facts, spent_words: frozenset[str]) -> str:
