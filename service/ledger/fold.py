@@ -287,9 +287,7 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
         remember(ledger.ended_early, event.attempt_id, event.at_ms, KEPT_ENDED_EARLY)
     if event.windows and event.endpoint == "messages":
         note_windows(ledger, event)
-    if denies_model(event):
-        denied_ms = max(event.at_ms, ledger.missing_models.get(event.model_sent, 0))
-        remember(ledger.missing_models, event.model_sent, denied_ms, KEPT_MISSING_MODELS)
+    note_missing_model(ledger, event)
     if not event.spooled:
         if event.scope or ledger.waits:
             note_wait(ledger, event)
@@ -299,10 +297,14 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
     return charged(ledger, charge, taken_back(estimate)) if estimate else charged(ledger, charge)
 
 
-def denies_model(event: AttemptEnded) -> bool:
-    """Whether the provider does not know the model, by a name that is worth remembering."""
-    is_denied = event.scope == "model" and bool(event.model_sent) and event.endpoint == "messages"
-    return is_denied and not (event.fold_rules >= MODELS_BOUNDED and is_long(event.model_sent))
+def note_missing_model(ledger: RouteLedger, event: AttemptEnded) -> None:
+    """Remember a model that the provider does not know, when its name is worth remembering."""
+    if event.scope != "model" or not event.model_sent or event.endpoint != "messages":
+        return
+    if event.fold_rules >= MODELS_BOUNDED and is_long(event.model_sent):
+        return
+    denied_ms = max(event.at_ms, ledger.missing_models.get(event.model_sent, 0))
+    remember(ledger.missing_models, event.model_sent, denied_ms, KEPT_MISSING_MODELS)
 
 
 def lose(ledger: RouteLedger, event: AttemptLost) -> Sequence[Charge]:

@@ -210,11 +210,15 @@ def ids_anywhere(value: Any, *, is_known: bool) -> Iterator[str]:
 
 def ids_of(name: str, value: Any, *, is_known: bool) -> Iterator[str]:
     """The ids in one field."""
-    values = value if isinstance(value, list) else [value]
-    if name in HOLDERS:
-        values = [one.get("id") if isinstance(one, dict) else one for one in values]
-    texts = [text for text in values if isinstance(text, str)]
     if name in NAMES:
-        yield from texts
+        yield from texts_in(name, value)
     elif name == "skill_id" or (not is_known and (name in AGENTS or name.endswith(OTHER_NAMES))):
-        yield from filter(ID.fullmatch, texts)
+        yield from filter(ID.fullmatch, texts_in(name, value))
+
+
+def texts_in(name: str, value: Any) -> Iterator[str]:
+    """The texts of one field: itself, or the elements of its list; of objects that hold an id, the id."""
+    for element in value if isinstance(value, list) else [value]:
+        text = element.get("id") if name in HOLDERS and isinstance(element, dict) else element
+        if isinstance(text, str):
+            yield text

@@ -26,8 +26,8 @@ COMMAS_PER_BLOCK: Final = 3
 """No model reads more values than that: each is a token or several."""
 MOST_KEYS: Final = 10_000
 """Of one object, which is decoded in one go."""
-MOST_ITEMS: Final = 1 << 60
-"""Of one list: no bound but that of the whole."""
+FIRST_COUNT: Final = {OPENING[0]: -1 << 60, OPENING[1]: 0}
+"""Where the count of commas begins: a list has no bound but that of the whole."""
 CLEAR_COMMAS: Final = 50_000
 """Bodies with no more are not scanned for objects of many keys."""
 
@@ -46,7 +46,7 @@ def check_shape(raw: bytes, limits: BodyLimits) -> None:
             commas_in[-1] += 1
         elif token in OPENING:
             containers += 1
-            commas_in.append(-MOST_ITEMS if token == OPENING[0] else 0)
+            commas_in.append(FIRST_COUNT[token])
         elif len(commas_in) > 1:
             commas_in.pop()
         if len(commas_in) > limits.json_depth + 1:

@@ -3,7 +3,7 @@
 Not here: what is changed for whom (`bodies`, `providers.bodies_compat`).
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -37,7 +37,7 @@ def clean_messages(fields: Fields, clean: BlockCleaner) -> Fields:
     if messages is None:
         return fields
     cleaned = [new for message in messages if (new := clean_message(message, clean)) is not None]
-    if len(cleaned) == len(messages) and all(new is old for new, old in zip(cleaned, messages, strict=True)):
+    if are_same(cleaned, messages):
         return fields
     return fields | {"messages": encoded(cleaned)}
 
@@ -48,19 +48,28 @@ def clean_message(raw: Raw, clean: BlockCleaner) -> Raw | None:
     blocks = list_of(message.get("content")) if message else None
     if message is None or not blocks:
         return raw
-    kept = []
-    for block in blocks:
-        fields = fields_of(block)
-        new = clean(fields) if fields is not None else None
-        if fields is None or new is fields:
-            kept.append(block)
-        elif new is not None:
-            kept.append(encoded(new))
-    if len(kept) == len(blocks) and all(new is old for new, old in zip(kept, blocks, strict=True)):
+    kept = [new for block in blocks if (new := clean_raw_block(block, clean)) is not None]
+    if are_same(kept, blocks):
         return raw
     if not kept and text_of(message.get("role")) == "assistant":
         return None
     return encoded(message | {"content": encoded(kept)})
+
+
+def clean_raw_block(block: Raw, clean: BlockCleaner) -> Raw | None:
+    """One block cleaned, the same object when nothing changes; None when it goes."""
+    fields = fields_of(block)
+    if fields is None:
+        return block
+    cleaned = clean(fields)
+    if cleaned is fields:
+        return block
+    return None if cleaned is None else encoded(cleaned)
+
+
+def are_same(new: Sequence[Raw], old: Sequence[Raw]) -> bool:
+    """Whether these are the same objects in the same order."""
+    return len(new) == len(old) and all(one is other for one, other in zip(new, old, strict=True))
 
 
 def with_model(fields: Fields, model: str) -> Fields:

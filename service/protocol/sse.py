@@ -113,7 +113,7 @@ class SseReader:
 
     def events(self, chunk: bytes) -> Iterator[SseEvent]:
         """The same, cut one after the other; those behind one that is not asked for are lost. Raises EventTooLarge."""
-        if not self._other_line_ends and b"\r" in chunk:
+        if b"\r" in chunk:
             self._other_line_ends = True
         self.free = 0
         buffer, carried = self._with_rest(chunk)

@@ -231,22 +231,14 @@ class StreamTap:
     def _read_data(self, name: str, data: bytes) -> None:
         fields = object_of(data)
         kind = name or text_or_empty(fields.get("type"))
-        if kind == "error" or fields.get("type") == "error" or (not name and fields.get("error")):
+        if is_error(name, fields):
             self.error = self.error or stream_error(fields, data)
         elif kind == "message_start":
             self._start(inner(fields, "message"))
         elif kind == "message_delta":
-            delta = inner(fields, "delta")
-            self._usage.merge(fields.get("usage"))
-            self.reported = self.reported or bool(inner(fields, "usage").get("output_tokens"))
-            self._note_container(fields)
-            self._note_container(delta)
-            self.stop_reason = text_or_empty(delta.get("stop_reason")) or self.stop_reason
+            self._change(fields)
         elif kind == "content_block_start":
-            self._begun = True
-            block = inner(fields, "content_block")
-            self.has_content = self.has_content or carries_content(block)
-            self.file_ids += made_files(block)[: MOST_MADE_FILES - len(self.file_ids)]
+            self._start_block(inner(fields, "content_block"))
         elif kind == "content_block_delta":
             self.has_content = self._begun = True
         elif kind == "message_stop":
@@ -258,10 +250,32 @@ class StreamTap:
         self.message_id = text_or_empty(message.get("id"))
         self.model = text_or_empty(message.get("model"))
         self.has_content = self._begun = self.has_content or bool(message.get("content"))
-        self._note_container(message)
+        if "container" in message:
+            self._note_container(message)
+
+    def _change(self, fields: dict[str, Any]) -> None:
+        """Read a `message_delta`."""
+        delta = inner(fields, "delta")
+        self._usage.merge(fields.get("usage"))
+        self.reported = self.reported or bool(inner(fields, "usage").get("output_tokens"))
+        for holder in (fields, delta):
+            if "container" in holder:
+                self._note_container(holder)
+        self.stop_reason = text_or_empty(delta.get("stop_reason")) or self.stop_reason
+
+    def _start_block(self, block: dict[str, Any]) -> None:
+        """Read the block of a `content_block_start`."""
+        self._begun = True
+        self.has_content = self.has_content or carries_content(block)
+        self.file_ids += made_files(block)[: MOST_MADE_FILES - len(self.file_ids)]
 
     def _note_container(self, fields: dict[str, Any]) -> None:
         self.container_id = text_or_empty(inner(fields, "container").get("id")) or self.container_id
+
+
+def is_error(name: str, fields: dict[str, Any]) -> bool:
+    """Whether an event is an error: by its name, by the type of its data, or, without a name, by an `error` in it."""
+    return name == "error" or fields.get("type") == "error" or (not name and bool(fields.get("error")))
 
 
 class AnswerFields(Struct):

@@ -11,13 +11,14 @@ Rules
 Sizes are those of `token_estimate`: a guess, so that the threshold of the settings leaves room.
 """
 
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw
 
-from service.protocol.raw_json import encoded, fields_of, list_of
+from service.protocol.raw_json import Fields, encoded, fields_of, list_of
 from service.protocol.token_estimate import (
     LIKELY_CHARS_PER_TOKEN,
     UNREADABLE,
@@ -49,26 +50,48 @@ class Measured(NamedTuple):
     results: frozenset[str]
 
 
+class Conversation(NamedTuple):
+    """A body as far as a cut needs it: fields, messages with their sizes, and the size of what is around them."""
+
+    fields: Fields
+    messages: list[Raw]
+    measured: list[Measured]
+    around_tokens: int
+
+    def tokens_with(self, places: Iterable[int]) -> int:
+        """The size with these messages alone."""
+        return self.around_tokens + sum(self.measured[place].tokens for place in places)
+
+
 def cut(raw: bytes, most_tokens: int) -> Cut | None:
     """The body within that many tokens; None when it is, or is no conversation that can be read."""
     if len(raw) <= most_tokens * LIKELY_CHARS_PER_TOKEN and not any(kind in raw for kind in MEDIA):
         return None
-    fields = fields_of(raw) or {}
-    messages = list_of(fields.get("messages")) or []
-    try:
-        around = likely_tokens_of(fields.get("system"), fields.get("tools"))
-        measured = [measure(message) for message in messages]
-    except UNREADABLE:
+    conversation = read_conversation(raw)
+    if conversation is None:
         return None
-    tokens = around + sum(message.tokens for message in measured)
-    if tokens <= most_tokens or not messages:
+    fields, messages, measured, around_tokens = conversation
+    tokens = conversation.tokens_with(range(len(messages)))
+    if tokens <= most_tokens:
         return None
-    kept = kept_of(measured, most_tokens - around)
-    after = around + sum(measured[place].tokens for place in kept)
+    kept = kept_of(measured, most_tokens - around_tokens)
     if len(kept) == len(messages):
         return Cut(raw, 0, tokens, tokens)
     body = msgspec.json.encode(fields | {"messages": encoded([messages[place] for place in kept])})
-    return Cut(body, len(messages) - len(kept), tokens, after)
+    return Cut(body, len(messages) - len(kept), tokens, conversation.tokens_with(kept))
+
+
+def read_conversation(raw: bytes) -> Conversation | None:
+    """The conversation in a body; None when it has no messages, or any that can't be read."""
+    fields = fields_of(raw) or {}
+    messages = list_of(fields.get("messages"))
+    if not messages:
+        return None
+    try:
+        around_tokens = likely_tokens_of(fields.get("system"), fields.get("tools"))
+        return Conversation(fields, messages, [measure(message) for message in messages], around_tokens)
+    except UNREADABLE:
+        return None
 
 
 def measure(raw: Raw) -> Measured:
@@ -86,17 +109,26 @@ def measure(raw: Raw) -> Measured:
 def kept_of(messages: list[Measured], most_tokens: int) -> list[int]:
     """The places of the messages that stay: all of them when no cut fits."""
     behind = list(accumulate((message.tokens for message in reversed(messages)), initial=0))[::-1]
+    for head, place in possible_cuts(messages):
+        if behind[place] + sum(messages[first].tokens for first in head) <= most_tokens:
+            return [*head, *range(place, len(messages))]
+    return list(range(len(messages)))
+
+
+def possible_cuts(messages: list[Measured]) -> Iterator[tuple[list[int], int]]:
+    """The ways to cut, those that drop least first: what stays of the messages before, and the first that stays
+    behind."""
     whole = whole_from(messages)
     asked = -1
     for place, message in enumerate(messages):
         if message.role == "user" and not message.results:
             asked = place
-        if place == 0 or asked < 0 or not whole[place] or (asked != place and message.role != "assistant"):
+        if place == 0 or asked < 0 or not whole[place]:
             continue
-        head = [] if asked == place else [asked]
-        if behind[place] + sum(messages[first].tokens for first in head) <= most_tokens:
-            return [*head, *range(place, len(messages))]
-    return list(range(len(messages)))
+        if asked == place:
+            yield [], place
+        elif message.role == "assistant":
+            yield [asked], place
 
 
 def whole_from(messages: list[Measured]) -> list[bool]:
