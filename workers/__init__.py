@@ -1,4 +1,5 @@
-"""The workers: streams of events in, an exact ledger in Postgres and snapshots in Redis out.
+"""The worker processes: they fold event streams into an exact ledger in Postgres and publish snapshots to Redis.
 
-They share `service.ledger` and `service.settings` with the proxies and nothing else; the proxies never import them.
+They import a listed part of `service` (`ledger`, `settings`, `errors`, `redis_client`, `telemetry.log`); the proxies
+never import them.
 """

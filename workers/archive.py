@@ -1,8 +1,8 @@
-"""What is read back of the ledger in Postgres: rows in pages, balances, projections, and what is recounted from them.
+"""Read access to the ledger in Postgres: event rows in pages, closing balances, projections, and recounted usage.
 
-One method per statement of `queries.sql`, on a connection of its own, apart from the workers' `Store`: its statements
-may take longer, and it reads in one snapshot of the database while the workers write. Not here: folding (`recount`),
-and deciding what differs (`verify`).
+Each method runs one statement of `queries.sql`, on a connection separate from the workers' `Store`: its statements may
+run longer, and it reads from one database snapshot while the workers write. Not here: folding (`recount`) and
+comparison (`verify`).
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ _health_decoder = msgspec.json.Decoder(ReplicaHealth)
 
 
 class EventRow(NamedTuple):
-    """An event's row, as far as it is checked."""
+    """The columns of an event row that verification checks."""
 
     position: int
     event_id: str
@@ -45,7 +45,8 @@ class EventRow(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """Where a recount begins: the count, hash and state of what is not there any more, and the last aside in it."""
+    """Starting point of a recount: position, hash and state up to the dropped events, and the last skipped number
+    covered."""
 
     position: int
     hash: bytes
@@ -54,7 +55,7 @@ class Balance(NamedTuple):
 
 
 class AsideRow(NamedTuple):
-    """The number of an event that was not folded, and where the stream stood when it was heard."""
+    """A skipped event number, with the stream position at which it was recorded."""
 
     number: int
     position: int
@@ -62,7 +63,7 @@ class AsideRow(NamedTuple):
 
 
 class CellDifference(NamedTuple):
-    """A cell that is not as it should be; None where there is none."""
+    """A usage cell that differs from its recount; None on the side where the cell is missing."""
 
     hour: str
     model: str
@@ -72,7 +73,7 @@ class CellDifference(NamedTuple):
 
 
 class Unowned(NamedTuple):
-    """A resource of which no owner was noted when it was made, and whose it is."""
+    """A resource recorded without an owner, and the owner found in the ledger."""
 
     resource_id: str
     stream: str
@@ -81,12 +82,12 @@ class Unowned(NamedTuple):
 
 
 def events_table(stream: str) -> str:
-    """Where a stream's rows are."""
+    """Return the name of the table that holds a stream's events."""
     return "ccproxy.control_events" if stream == wire.CONTROL else "ccproxy.events"
 
 
 def open_archive(url: str) -> "Archive":
-    """An archive on a connection of its own. Raises psycopg.Error."""
+    """Open an archive on a connection of its own. Raises psycopg.Error."""
     connection = connect(url)
     connection.execute(QUERIES["reader_session"])
     connection.execute(QUERIES["create_recount"])
@@ -94,18 +95,18 @@ def open_archive(url: str) -> "Archive":
 
 
 class Archive:
-    """The ledger in Postgres, as those see it who read it whole."""
+    """The ledger in Postgres, for readers that process all of it."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self.connection = connection
 
     def close(self) -> None:
-        """Let go of the connection, and with it of what was recounted."""
+        """Close the connection, which also drops the recounted cells."""
         self.connection.close()
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """All reads within see the database at one moment."""
+        """Run all reads of the block against one snapshot of the database."""
         with self.connection.transaction():
             self.connection.execute(QUERIES["one_snapshot"])
             yield
@@ -115,43 +116,44 @@ class Archive:
         return [stream for (stream,) in self.connection.execute(QUERIES["known_streams"]).fetchall()]
 
     def checkpoint(self, stream: str) -> Checkpoint | None:
-        """A stream's checkpoint."""
+        """Return a stream's checkpoint, or None."""
         return checkpoint_of(self.connection.execute(QUERIES["checkpoint"], (stream,)).fetchone())
 
     def await_checkpoint(self, stream: str) -> Checkpoint | None:
-        """The same, ours until the transaction ends; waits for its turn, at most as long as the session allows."""
+        """Lock and return a stream's checkpoint until the end of the transaction; waits up to the session's lock
+        timeout."""
         return checkpoint_of(self.connection.execute(QUERIES["await_checkpoint"], (stream,)).fetchone())
 
     def balance(self, stream: str) -> Balance:
-        """Where a recount of the stream begins."""
+        """Return the closing balance at which a recount of the stream begins."""
         row = self.connection.execute(QUERIES["balance"], (stream,)).fetchone()
         return Balance._make((*row[:3], row[3].encode())) if row else Balance(0, GENESIS_HASH, 0, b"{}")
 
     def last_position(self, stream: str, table: str = "") -> int:
-        """The greatest position of the stream's rows, in all of them or in one partition."""
+        """Return the highest position of the stream's rows, in all of them or in one partition."""
         query = templated("last_position", table or events_table(stream))
         row = self.connection.execute(query, (stream,)).fetchone()
         return int(row[0]) if row else 0
 
     def rows_between(self, stream: str, after: int, upto: int) -> list[EventRow]:
-        """The rows of a stream behind a position, up to another."""
+        """Return a stream's rows with `after` < position <= `upto`."""
         query = templated("rows_between", events_table(stream))
         parameters = {"stream": stream, "after": after, "upto": upto}
         return [EventRow(*row) for row in self.connection.execute(query, parameters, binary=True).fetchall()]
 
     def asides_after(self, stream: str, after: int, upto: int) -> list[AsideRow]:
-        """The numbers heard of events that were not folded, up to a position."""
+        """Return the event numbers skipped after the aside id `after`, up to position `upto`."""
         parameters = {"stream": stream, "after": after, "upto": upto}
         rows = self.connection.execute(QUERIES["asides_after"], parameters).fetchall()
         return [AsideRow(number, position, SkippedSeq(*rest)) for number, position, *rest in rows]
 
     def begin_recount(self, stream: str) -> None:
-        """Begin with the cells of what is not there any more."""
+        """Initialize the recounted cells with those of the closing balance."""
         self.connection.execute(QUERIES["empty_recount"], (stream,))
         self.connection.execute(QUERIES["begin_recount"], (stream,))
 
     def recounted(self, stream: str, oldest_hour: int) -> list[tuple[Cell, Usage]]:
-        """The recounted cells, from `oldest_hour` on."""
+        """Return the recounted cells from `oldest_hour` on."""
         return cells_since(self.connection, "pg_temp.recount", stream, -1, oldest_hour)
 
     def recount(self, stream: str, position: int, usage: dict[Cell, Usage]) -> None:
@@ -160,7 +162,7 @@ class Archive:
             add_usage(self.connection, "pg_temp.recount", stream, position, usage)
 
     def usage_differences(self, stream: str, limit: int) -> list[CellDifference]:
-        """The cells that are not what was recounted."""
+        """Return the cells that differ from the recount."""
         rows = self.connection.execute(QUERIES["usage_differences"], {"route": stream, "limit": limit}).fetchall()
         size = len(USAGE_FIELDS)
         return [
@@ -168,17 +170,17 @@ class Archive:
         ]
 
     def health(self, stream: str) -> dict[str, ReplicaHealth]:
-        """A route's health by replica, as it stands."""
+        """Return a route's stored health by replica."""
         rows = self.connection.execute(QUERIES["health"], (stream,)).fetchall()
         return {replica: _health_decoder.decode(account) for replica, account in rows}
 
     def put_aside_counts(self, stream: str) -> tuple[int, int]:
-        """How many dead letters and quarantined events there are."""
+        """Count a stream's dead letters and quarantined events."""
         row = self.connection.execute(QUERIES["put_aside_counts"], {"stream": stream}).fetchone()
         return (int(row[0]), int(row[1])) if row else (0, 0)
 
     def put_aside(self, stream: str | None, limit: int) -> list[dict[str, Any]]:
-        """What was put aside, newest first, as plain values."""
+        """Return dead letters and quarantined events, newest first, as JSON-compatible values."""
         rows = self.connection.execute(QUERIES["put_aside"], {"stream": stream, "limit": limit}).fetchall()
         names = ("kind", "stream", "seen_at", "stream_id", "reason", "raw")
         return [
@@ -188,7 +190,7 @@ class Archive:
         ]
 
     def swap(self, stream: str, health: dict[str, ReplicaHealth]) -> None:
-        """Put what was recounted in the place of the live projections."""
+        """Replace the live projections with the recounted ones."""
         self.connection.execute(QUERIES["drop_other_cells"], {"route": stream})
         self.connection.execute(QUERIES["swap_cells"], {"route": stream})
         self.connection.execute(QUERIES["drop_all_health"], (stream,))
@@ -196,45 +198,46 @@ class Archive:
             cursor.executemany(QUERIES["save_health"], [health_row(stream, *item) for item in sorted(health.items())])
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Write down a checkpoint that is ours."""
+        """Save a checkpoint that this transaction has locked."""
         parameters = checkpoint._asdict() | {"state": checkpoint.state.decode()}
         self.connection.execute(QUERIES["save_checkpoint"], parameters)
 
     def partitions(self) -> list[str]:
-        """The tables of weeks, oldest first."""
+        """Return the weekly partitions, oldest first."""
         return [name for (name,) in self.connection.execute(QUERIES["partitions"]).fetchall()]
 
     def lock_retention(self) -> bool:
-        """Whether it is ours to drop weeks, until the transaction ends. Whoever waits later does so briefly."""
+        """Try to lock retention for this transaction; False if another process has it. Later locks get a short
+        timeout."""
         self.connection.execute(QUERIES["haste"])
         row = self.connection.execute(QUERIES["lock_retention"]).fetchone()
         return bool(row and row[0])
 
     def await_all_checkpoints(self) -> list[str]:
-        """All streams, ours until the transaction ends."""
+        """Lock all checkpoints until the end of the transaction and return their streams."""
         return [stream for (stream,) in self.connection.execute(QUERIES["await_all_checkpoints"]).fetchall()]
 
     def close_stream(self, stream: str, balance: Balance) -> None:
-        """Write down a stream's closing balance, with the recounted cells."""
+        """Save a stream's closing balance with the recounted cells."""
         self.connection.execute(QUERIES["save_balance"], (stream, *balance[:3], balance.state.decode()))
         self.connection.execute(QUERIES["empty_closed_usage"], (stream,))
         self.connection.execute(QUERIES["close_usage"], (stream,))
 
     def unowned(self) -> list[Unowned]:
-        """The resources that were made by a key and noted without it."""
+        """Return the resources that a client key created but that were recorded without an owner."""
         return [Unowned(*row) for row in self.connection.execute(QUERIES["unowned_resources"]).fetchall()]
 
     def drop_partition(self, name: str, kept_from: str) -> None:
-        """Drop a week; events with lesser ids than `kept_from` are not taken any more."""
+        """Drop a weekly partition; events with ids below `kept_from` are rejected from then on."""
         self.connection.execute(QUERIES["keep_from"], (kept_from,))
         self.connection.execute(sql.SQL(QUERIES["drop_partition"].decode()).format(name=sql.Identifier(name)))
 
 
 def templated(query: str, table: str) -> bytes:
-    """A statement about one of our own tables."""
+    """Return a statement with the name of one of the ledger's tables filled in."""
     return QUERIES[query].replace(b"{table}", table.encode())
 
 
 def usage_of(columns: tuple[int | None, ...]) -> Usage | None:
-    """A cell from its columns; None when there is none."""
+    """Build a usage cell from its columns; None if all are NULL."""
     return None if columns[0] is None else Usage(*(count or 0 for count in columns))

@@ -1,8 +1,9 @@
-"""The whole ledger as one file: every table as COPY writes it, as of one moment, and a manifest that proves each.
+"""Backup of the whole ledger into one file: every table in COPY format, from one snapshot, with a manifest of
+checksums.
 
-The file is a zip archive, so that its parts can be looked at with what every machine has: `tables/NAME.copy` for each
-table of the schema `ccproxy`, and `manifest.json`, written last. A file that was cut off has no manifest, and is none.
-Traffic, workers and retention go on meanwhile. Not here: putting it back (`restore`).
+The file is a zip archive that standard tools can open: `tables/NAME.copy` for each table of the schema `ccproxy`, and
+`manifest.json`, written last, so that a truncated file has no manifest and is rejected. Traffic, workers and retention
+continue meanwhile. Not here: restoring it (`restore`).
 """
 
 import os
@@ -28,15 +29,15 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION: Literal[1] = 1
 PIECE_BYTES = 1 << 18
 COMPRESSION = 4
-"""Of JSON text, the levels above gain little and cost twice the time."""
+"""For JSON text, higher levels save little and take twice the time."""
 
 
 class BackupError(Exception):
-    """A file can't be written, or is no backup that can be trusted. The message says why, and what mends it."""
+    """A file can't be written, or is not a valid backup. The message says why, and how to fix it."""
 
 
 class TableCopy(Struct, frozen=True):
-    """A table in the file. `bytes` and `sha256` are of its text before it was compressed."""
+    """A table in the file. `bytes` and `sha256` are of its uncompressed text."""
 
     name: str
     columns: tuple[str, ...]
@@ -46,7 +47,7 @@ class TableCopy(Struct, frozen=True):
 
 
 class StreamPlace(Struct, frozen=True):
-    """How far a stream was folded: its checkpoint without the state. `hash` is the chain's, in hex."""
+    """The checkpoint of a stream without its state. `hash` is the head of the hash chain, in hex."""
 
     stream: str
     epoch: int
@@ -56,7 +57,7 @@ class StreamPlace(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """What the file holds, and which schema it was made of."""
+    """Contents of the file, and the schema that it was made from."""
 
     format: Literal["ccproxy-backup"] = "ccproxy-backup"
     version: int = FORMAT_VERSION
@@ -69,19 +70,19 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
     @property
     def rows(self) -> int:
-        """The rows of all tables."""
+        """The number of rows in all tables."""
         return sum(table.rows for table in self.tables)
 
     @property
     def schema(self) -> int:
-        """The number of the schema's last step."""
+        """The number of the last migration."""
         return max((step.number for step in self.migrations), default=0)
 
 
 def back_up(connection: psycopg.Connection, path: Path, progress: Progress = lambda _: None) -> Manifest:
-    """Write the ledger to a new file, which stands there whole or not at all, for its owner's eyes only.
+    """Write the ledger to a new file, atomically and readable by its owner only.
 
-    `progress` is told of rows. Raises BackupError, psycopg.Error.
+    `progress` is called with the number of rows so far. Raises BackupError, psycopg.Error.
     """
     if path.exists():
         raise BackupError(f"{path} is there already; nothing was overwritten. Give another name")
@@ -94,13 +95,13 @@ def back_up(connection: psycopg.Connection, path: Path, progress: Progress = lam
 
 
 def expected_rows(connection: psycopg.Connection) -> int:
-    """About how many rows there are to copy. Raises psycopg.Error."""
+    """Estimate how many rows there are to copy. Raises psycopg.Error."""
     row = connection.execute(QUERIES["expected_rows"]).fetchone()
     return int(row[0]) if row else 0
 
 
 def copy_ledger(connection: psycopg.Connection, archive: ZipFile, progress: Progress) -> Manifest:
-    """Copy all tables as of one moment."""
+    """Copy all tables from one snapshot of the database."""
     with connection.transaction():
         connection.execute(QUERIES["one_snapshot"])
         connection.execute(QUERIES["hold_ledger"])
@@ -125,19 +126,19 @@ def copy_ledger(connection: psycopg.Connection, archive: ZipFile, progress: Prog
 
 
 def member_of(table: str) -> str:
-    """Where a table lies in the file."""
+    """Return the name of a table's member in the archive."""
     return f"tables/{table}.copy"
 
 
 class RowCount:
-    """Rows of COPY's text, counted as they go by."""
+    """Counter of the rows in COPY text."""
 
     def __init__(self, progress: Progress) -> None:
         self.rows = 0
         self._progress = progress
 
     def add(self, piece: bytes) -> None:
-        """Count the rows that end in this piece: a line feed ends each, and within a value it is escaped."""
+        """Count the rows that end in this piece: each ends with a line feed, which is escaped within values."""
         self.rows += piece.count(b"\n")
         self._progress(self.rows)
 
@@ -157,7 +158,7 @@ def copy_table(
 
 
 def gathered(pieces: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
-    """The same bytes in larger pieces: Postgres sends each row by itself."""
+    """Join the pieces into larger ones: Postgres sends each row by itself."""
     held = bytearray()
     for piece in pieces:
         held += piece
@@ -169,7 +170,7 @@ def gathered(pieces: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes
 
 
 def copying(query: str, table: str, columns: Iterable[str]) -> sql.Composed:
-    """A statement that copies a table of the schema."""
+    """Return a COPY statement for a table of the schema."""
     return sql.SQL(QUERIES[query].decode()).format(
         table=sql.Identifier("ccproxy", table), columns=sql.SQL(", ").join(map(sql.Identifier, columns))
     )
@@ -177,7 +178,7 @@ def copying(query: str, table: str, columns: Iterable[str]) -> sql.Composed:
 
 @contextmanager
 def drafted(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside `path` that takes its place, on disk and whole, unless something goes wrong."""
+    """Open a draft beside `path`, which replaces it after an fsync unless an error occurs."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:

@@ -1,4 +1,4 @@
-"""The workers' commands. They join `ccproxy` as entry points, so that the proxy need not know them."""
+"""The workers' commands. They join `ccproxy` as entry points, so that the proxy does not import them."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ from workers.verify import verify
 from workers.worker_process import WorkerProcess, check_schema
 
 TURNS = 300
-"""A command waits for so many turns of workers, then says so."""
+"""How often a command tries to lock a stream that workers hold before it gives up."""
 NOT_TOLD = "; Redis could not be told: proxies take it when a worker starts, or with the next event"
 
 LEVELS = {
@@ -106,13 +106,14 @@ def worker() -> None:
 
 
 def keep_own_variables() -> None:
-    """Begin again with the workers' variables alone: what the process was started with stays readable in /proc.
+    """Re-execute with only the workers' variables, because the initial environment stays readable in /proc.
 
-    So no provider's key is in a worker, whoever starts it: a shell, a container's env file, a service manager.
+    So no provider key is in a worker's environment, whether a shell, a container's env file or a service manager
+    started it.
     """
     environ = worker_environ(os.environ)
     if environ != dict(os.environ):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)  # noqa: S606 - it takes our place
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)  # noqa: S606 - replaces this process
 
 
 @click.command()
@@ -305,7 +306,7 @@ def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
 
 
 def catch_up(settings: Settings, manifest: Manifest) -> list[Gap] | None:
-    """Fold what Redis has, whether workers run or not, and tell the proxies: what is missing; None without Redis."""
+    """Fold what Redis has, with or without workers, and publish it. Returns what is missing; None without Redis."""
     url = settings.redis_url or running(settings, "redis_url")
     if not url:
         return None
@@ -321,13 +322,13 @@ def catch_up(settings: Settings, manifest: Manifest) -> list[Gap] | None:
 
 
 def project_next(projector: Projector, stream: str) -> Projected | None:
-    """A step of `in_turn`: fold the stream's next batch."""
+    """Fold the stream's next batch; a step for `in_turn`."""
     return projector.project(stream)
 
 
 @contextmanager
 def archive_of(settings: Settings) -> Iterator[Archive]:
-    """The ledger of the settings, or of the `ccproxy up` that runs; what goes wrong with Postgres ends the command."""
+    """Open the ledger of the settings or of a running `ccproxy up`; errors of Postgres end the command."""
     url = database_url_of(settings)
     with errors_as_messages():
         check_schema(url)
@@ -340,7 +341,7 @@ def archive_of(settings: Settings) -> Iterator[Archive]:
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """What goes wrong with Postgres, or with a backup, ends the command with its message."""
+    """Turn errors of Postgres and of backups into error messages of the command."""
     try:
         yield
     except (SchemaError, BackupError, psycopg.Error) as error:
@@ -350,14 +351,14 @@ def errors_as_messages() -> Iterator[None]:
 
 
 def database_url_of(settings: Settings) -> str:
-    """Where the ledger is: as the settings say, or a running `ccproxy up`."""
+    """Return the ledger's URL, from the settings or from a running `ccproxy up`."""
     return needed(
         settings.database_direct_url or settings.database_url or running(settings, "database_url"), "DATABASE_URL"
     )
 
 
 def running(settings: Settings, name: str) -> str | None:
-    """An address that a running `ccproxy up` has written down."""
+    """Return an address published by a running `ccproxy up`."""
     try:
         found = json.loads((settings.home / "run.json").read_bytes())
     except (OSError, ValueError):
@@ -367,7 +368,7 @@ def running(settings: Settings, name: str) -> str | None:
 
 
 def chosen(archive: Archive, stream: str | None) -> list[str]:
-    """The stream asked for, or all."""
+    """Return the requested stream, or all streams."""
     streams = archive.streams()
     if stream is None:
         return streams
@@ -377,12 +378,12 @@ def chosen(archive: Archive, stream: str | None) -> list[str]:
 
 
 def revive(settings: Settings, stream: str) -> Projected:
-    """Fold a stream's dead letters, as a worker does, and tell the proxies."""
+    """Fold a stream's dead letters, as a worker does, and publish the result."""
     return in_turn(settings, stream, lambda projector: projector.retry_dead_letters(stream))
 
 
 def tell_proxies(settings: Settings, stream: str) -> bool:
-    """Publish a stream as it stands; whether Redis could be told."""
+    """Publish a stream's current state; False if Redis is unavailable."""
     url = settings.redis_url or running(settings, "redis_url")
     if not url:
         return False
@@ -394,7 +395,7 @@ def tell_proxies(settings: Settings, stream: str) -> bool:
 
 
 def tell_owner(redis: Redis, one: Unowned) -> bool:
-    """Add the owner to a resource's place in Redis, for as long as it is kept; whether it lacked one."""
+    """Add the owner to a resource in the Redis index, keeping its expiry; True if it had none."""
     key, without = wire.resource_key(one.resource_id), f"{one.stream} {one.event_id}"
     if redis.get(key) != without.encode():
         return False
@@ -402,7 +403,7 @@ def tell_owner(redis: Redis, one: Unowned) -> bool:
 
 
 def in_turn(settings: Settings, stream: str, step: Callable[[Projector], Projected | None]) -> Projected:
-    """Do a step on a stream as soon as no worker has it, until nothing is left to do, and publish what comes of it."""
+    """Run a step on a stream whenever no worker holds it, until nothing is left to do, and publish the result."""
     database_url = database_url_of(settings)
     redis = open_redis(needed(settings.redis_url or running(settings, "redis_url"), "REDIS_URL"))
     store = Store(database_url)
@@ -418,14 +419,14 @@ def in_turn(settings: Settings, stream: str, step: Callable[[Projector], Project
 
 
 def needed(value: str | None, name: str) -> str:
-    """A setting without which there is nothing to do."""
+    """Return the setting's value; a missing one ends the command."""
     if not value:
         raise click.ClickException(f"{name} is not set; set it, or use `ccproxy up`, which brings its own servers")
     return value
 
 
 def open_log(settings: Settings) -> None:
-    """Log to stderr as the settings say, in UTC."""
+    """Set up logging to stderr as configured, in UTC."""
     formatter = TextLines() if settings.log_format == "text" else JsonLines()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)

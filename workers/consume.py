@@ -1,11 +1,11 @@
-"""From stream entries to a bounded batch of events that can be folded.
+"""Reads stream entries into a bounded batch of valid events.
 
-`Streams` is the port to Redis; `read_batch` decides what is read and sorts out what is no event. Not here: whether an
-event is new (that is `project`'s), and anything that changes a stream.
+`Streams` is the Redis adapter; `read_batch` decides what to read and separates invalid entries. Not here: deduplication
+(`project`), and anything that changes a stream.
 
-A stream is taken for the one that the checkpoint was made of when the server is the same run and the checkpoint's own
-entry is still in it (trimming keeps it: `publish.lua`). Anything else was emptied, restored or replaced, and is read
-from its first entry.
+A stream is the same one that the checkpoint describes if the server has the same run id and the checkpoint's entry
+still exists (trimming keeps it: `publish.lua`). Any other stream was emptied, restored or replaced, and is read from
+its first entry.
 """
 
 import re
@@ -31,22 +31,21 @@ LATEST_MS = 1 << 42
 """In the year 2109; a later time is a mistake that would make the fold forget all before it."""
 LATEST_ID = ids.lowest_id(LATEST_MS)
 LARGEST_COUNT = 1 << 40
-"""More tokens than any attempt can have, and few enough for sums to stay within Postgres' bigint."""
+"""More tokens than any attempt can have, and few enough for sums to fit Postgres' bigint."""
 LARGEST_COST_NUSD = 1 << 50
 UsageEvent: TypeAlias = AttemptEnded | AttemptLost | BatchItemUsed
 CANONICAL_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class StreamEntry(NamedTuple):
-    """One stream entry; `value` is None when it lacks the one field that ours have."""
+    """A stream entry; `value` is None if the entry lacks the expected field."""
 
     stream_id: str
     value: bytes | None
 
 
 class EntryPage(NamedTuple):
-    """Some entries of a stream, the run of the server that they were read from, and the epoch of the snapshot that
-    stands there, 0 when there is none."""
+    """A page of entries, the server's run id, and the epoch of the published snapshot (0 if there is none)."""
 
     run_id: str
     epoch: int
@@ -54,15 +53,15 @@ class EntryPage(NamedTuple):
 
 
 class EventRecord(NamedTuple):
-    """An event and the stream entry that it came in."""
+    """An event and the id of its stream entry."""
 
     stream_id: str
     event: Event
 
 
 class EntryBatch(NamedTuple):
-    """What was read after a checkpoint, from the server's run and epoch. `replaced`: from the first entry, since the
-    stream is another or was never read; `full`: a limit ended the batch, and there is more."""
+    """The events after a checkpoint, with the server's run id and epoch. `replaced`: read from the first entry, since
+    the stream is new or another one; `full`: a limit ended the batch, and there is more."""
 
     run_id: str
     epoch: int
@@ -74,17 +73,17 @@ class EntryBatch(NamedTuple):
 
 
 class StreamSource(Protocol):
-    """The two ways in which a stream is read."""
+    """How streams are read."""
 
     def page(self, stream: str, first_id: str) -> EntryPage:
-        """Up to PAGE_ENTRIES entries from `first_id` on, itself included, and the run of the server."""
+        """Return up to PAGE_ENTRIES entries from `first_id` on (inclusive), and the server's run id."""
 
     def last_id(self, stream: str) -> str:
-        """The id of the stream's last entry, NO_ENTRY when it has none."""
+        """Return the id of the stream's last entry, NO_ENTRY if it is empty."""
 
 
 def open_redis(url: str, *, retries: int = 1) -> Redis:
-    """A client that answers or fails within seconds, with the replies' shapes the same on every server."""
+    """Open a client with short timeouts and the same reply shapes on every server version."""
     return open_sync(
         url,
         socket_timeout=5,
@@ -102,9 +101,9 @@ class Streams:
         self.redis = redis
 
     def page(self, stream: str, first_id: str) -> EntryPage:
-        """Up to PAGE_ENTRIES entries from `first_id` on, itself included, and the run of the server.
+        """Return up to PAGE_ENTRIES entries from `first_id` on (inclusive), and the server's run id.
 
-        The run is asked last: a server that changed in between is found out.
+        The run id is read last, so that a server replaced in between is noticed.
         """
         pipeline = self.redis.pipeline(transaction=False)
         pipeline.xrange(wire.events_key(stream), min=first_id, count=PAGE_ENTRIES)
@@ -115,13 +114,13 @@ class Streams:
         return EntryPage(run_id, int(epoch or 0), entries)
 
     def last_id(self, stream: str) -> str:
-        """The id of the stream's last entry, NO_ENTRY when it has none."""
+        """Return the id of the stream's last entry, NO_ENTRY if it is empty."""
         entries = cast("list[tuple[bytes, object]]", self.redis.xrevrange(wire.events_key(stream), count=1))
         return entries[0][0].decode() if entries else NO_ENTRY
 
 
 def read_batch(streams: StreamSource, stream: str, run_id: str, stream_id: str) -> EntryBatch:
-    """The next events after the checkpoint (run_id, stream_id); an empty `run_id` stands for a stream never read."""
+    """Read the next events after the checkpoint (run_id, stream_id); an empty `run_id` means a stream never read."""
     page = streams.page(stream, stream_id)
     replaced = page.run_id != run_id or not continues(page, stream_id)
     if replaced and stream_id != NO_ENTRY:
@@ -145,12 +144,12 @@ def read_batch(streams: StreamSource, stream: str, run_id: str, stream_id: str) 
 
 
 def continues(page: EntryPage, stream_id: str) -> bool:
-    """Whether the page begins with the entry that was read last."""
+    """True if the page begins with the last entry that was read."""
     return stream_id == NO_ENTRY or (bool(page.entries) and page.entries[0].stream_id == stream_id)
 
 
 def take(entry: StreamEntry, stream: str, records: list[EventRecord], dead: list[Rejected]) -> None:
-    """Sort the events of one entry from what is none."""
+    """Decode an entry's events into `records`, and invalid ones into `dead`."""
     if entry.value is None:
         dead.append(Rejected(entry.stream_id, entry.stream_id.encode(), f"no field {wire.ENTRY_FIELD!r}"))
         return
@@ -164,7 +163,7 @@ def take(entry: StreamEntry, stream: str, records: list[EventRecord], dead: list
 
 
 def fault_of(stream: str, event: Event) -> str:
-    """Why an event must not be folded, though it decodes: it would fail its batch for ever, or spoil the state."""
+    """Return why a decodable event must not be folded, "" if it may: it would fail each batch, or corrupt the state."""
     if (type(event) in CONTROL_KINDS) != (stream == wire.CONTROL):
         return "not an event of this stream"
     if not CANONICAL_ID.fullmatch(event.event_id):
@@ -179,7 +178,7 @@ def fault_of(stream: str, event: Event) -> str:
 
 
 def fault_of_usage(event: UsageEvent) -> str:
-    """Why an attempt, or an item of a batch, can't be counted."""
+    """Return why an attempt's or batch item's usage can't be counted, "" if it can."""
     tokens = event.tokens
     counts = (tokens.input, tokens.output, tokens.cache_read, tokens.cache_write_5m, tokens.cache_write_1h)
     if min(counts) < 0 or max(counts) > LARGEST_COUNT:
@@ -199,7 +198,7 @@ def fits(name: str) -> bool:
 
 
 class Numbered(msgspec.Struct):
-    """What can be read of an event that is none."""
+    """The fields that identify an event, decoded from an otherwise invalid one."""
 
     replica: str = ""
     seq: int = 0
@@ -210,9 +209,9 @@ _numbered_decoder = msgspec.json.Decoder(Numbered)
 
 
 def number_of(raw: bytes) -> SkippedSeq | None:
-    """The number of an event that is not folded, as far as it can be read.
+    """Decode the number of an event that is not folded, or None.
 
-    Its replica is told that it was heard: it lies safe in Postgres, and there is nothing to wait for.
+    It is acknowledged to the replica all the same: the event is stored in Postgres, and need not be sent again.
     """
     try:
         told = _numbered_decoder.decode(raw)

@@ -1,16 +1,16 @@
-"""What a wake-up sets going: fold until the stream is read, publish, stay while there is more, look again.
+"""The fold job: fold a stream until it is read, publish, linger for more entries, then check once more.
 
-A job costs as much as a batch of some ten events. So one that has read all stays with its stream for an interval, and
-goes on if more has come: a busy stream has one job in five seconds, unless other jobs wait.
+Starting a job costs as much as folding about ten events. So a job that has read everything lingers for an interval and
+continues if more arrives: a busy stream has one job in five seconds, unless other jobs wait.
 
-No wake-up is lost. Say job A reads the last entry, entry X arrives, and X's job B finds the checkpoint locked by A and
-returns: A looks at the stream once more *after* its transaction, sees X, and calls for another job. An entry that comes
-after that look has a job which finds no lock. A job that stayed looks once more after it has given up the guard: an
-entry for which nobody was called, since the guard was set, lies there by then.
+No news is missed. Say job A reads the last entry, entry X arrives, and X's job B finds the checkpoint locked by A and
+returns: A checks the stream again *after* its transaction, sees X, and enqueues another job. A later entry gets a job
+that finds no lock. A job that lingered checks again after it has deleted the guard, and so finds entries for which no
+job was enqueued while the guard was set.
 
-What older versions could not read is tried again when a process first has the stream.
+Dead letters are retried when a process first folds a stream, since this version may decode them.
 
-A job never fails: what went wrong is said once, and the ticker calls again while the stream has unread entries.
+A job never fails: errors are logged once per outage, and the ticker enqueues again while the stream has unread entries.
 """
 
 import time
@@ -27,13 +27,13 @@ from workers.publish import Publisher
 from workers.wake import Wake
 
 BATCHES_PER_JOB = 10
-"""A stream that has to catch up lets the others have their turn after these."""
+"""After so many batches, a stream with a backlog yields to other streams."""
 STAY_S = 5.0
-"""A job stays with its stream for this long, well below what RQ lets it have."""
+"""How long a job lingers, well below RQ's job timeout."""
 
 
 class FoldJob:
-    """All that a worker process needs to do its jobs."""
+    """Runs the fold jobs of a worker process."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class FoldJob:
         self._revived: set[str] = set()
 
     def fold(self, stream: str) -> None:
-        """Answer a wake-up, whatever comes."""
+        """Fold a stream's news; never raises."""
         fault = self.faults.setdefault(stream, Outage(f"fold[{stream}]"))
         try:
             self.publisher.pause(stream)
@@ -76,7 +76,7 @@ class FoldJob:
             fault.mark_up()
 
     def linger(self, stream: str) -> None:
-        """Catch up with the stream until it has no news, or its turn is over; call again if there is more."""
+        """Fold until the stream has no more entries or the time is up; enqueue another job if there is more."""
         until_s = self.clock() + STAY_S
         attended = False
         folded = newest = self.catch_up(stream)
@@ -89,17 +89,18 @@ class FoldJob:
             newest = self.catch_up(stream)
             folded = newest or folded
         if folded is None:
-            return  # whoever has the stream looks at it again when done
+            return  # the worker that holds the stream checks it again when done
         if attended:
             self.wake.clear_guard(stream)
         self.recheck(folded)
 
     def may_linger(self, folded: Projected, until_s: float) -> bool:
-        """Whether the job may wait for more: nobody else needs this worker, and its time is not over."""
+        """True if the job may wait for more: no other job waits, and its time is not up."""
         return not (folded.full or self.stopping.is_set() or self.clock() >= until_s or self.wake.others_wait())
 
     def catch_up(self, stream: str) -> Projected | None:
-        """Fold batches until the stream is read, or its turn is over, and publish; None when another worker has it."""
+        """Fold and publish batches until the stream is read or BATCHES_PER_JOB is reached; None if another worker holds
+        it."""
         for turns_left in reversed(range(BATCHES_PER_JOB)):
             projected = self.projector.project(stream)
             if projected is None:
@@ -112,7 +113,7 @@ class FoldJob:
         return None
 
     def retry_dead_letters(self, stream: str) -> None:
-        """Once in a process's life: this version may read what an older one could not."""
+        """Retry dead letters once per process: this version may decode what an older one could not."""
         while (revived := self.projector.retry_dead_letters(stream)) is not None:
             if revived.moved:
                 self.publisher.publish(revived)
@@ -121,6 +122,6 @@ class FoldJob:
                 return
 
     def recheck(self, projected: Projected) -> None:
-        """Call for another job if the stream has more than was folded."""
+        """Enqueue another job if the stream has more than was folded."""
         if self.streams.last_id(projected.stream) != projected.stream_id:
             self.wake.enqueue(projected.stream)

@@ -1,5 +1,5 @@
-"""What RQ calls by dotted path. Jobs run in the worker's own process, one after the other; the work is `fold_job`'s,
-and reports are the `report_service`'s, in a thread of its own."""
+"""Job functions that RQ calls by their dotted path. Fold jobs run one after another in the worker's process
+(`fold_job`); reports run in a thread of their own (`report_service`)."""
 
 from typing import Any
 
@@ -7,22 +7,22 @@ from workers.fold_job import FoldJob
 from workers.report_service import ReportService
 
 on_duty: list[FoldJob] = []
-"""The one shift of this process: RQ hands a job nothing but JSON."""
+"""The fold job of this process, kept here since RQ passes nothing but JSON. At most one."""
 at_the_desk: list[ReportService] = []
-"""Who makes reports."""
+"""The report service of this process. At most one."""
 
 
 def begin(shift: FoldJob, desk: ReportService | None = None) -> None:
-    """From now on this process's jobs are done by these."""
+    """Register the objects that run this process's jobs."""
     on_duty[:] = [shift]
     at_the_desk[:] = [desk] if desk else []
 
 
 def fold(stream: str) -> None:
-    """Fold what the stream has."""
+    """Fold a stream's new entries."""
     on_duty[0].fold(stream)
 
 
 def report(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """A report for a proxy."""
+    """Make a report for a proxy."""
     return at_the_desk[0].answer(name, arguments)

@@ -1,12 +1,12 @@
-"""Closes attempts whose replica is gone: nobody else will tell their end, and their usage would never be counted.
+"""Closes attempts of crashed replicas, whose end no other process would record.
 
-`lost_events` decides, and is pure. `LostAttempts` looks at heartbeats and appends; the ticker's thread drives it. Not
-here: taking an estimate back when the true end comes after all (the ledger's fold does), and counting twice (the ids of
-these events follow from the attempts', so that any number of workers may write the same).
+`lost_events` decides, and is pure. `LostAttempts` reads heartbeats and appends the events, in the ticker's thread. Not
+here: replacing the estimate if the real end arrives after all (the fold does), and deduplication (event ids are derived
+from attempt ids, so that several workers may append the same event).
 
-A replica is gone when its heartbeat's key has expired, at two looks in a row, and this worker saw Redis up all the time
-that the key takes to expire: a Redis that was away, or came back empty, says nothing about proxies. An attempt younger
-than that waits: its replica may not have beaten yet.
+A replica counts as crashed when its heartbeat key has been expired in two checks in a row, and this worker saw Redis up
+for as long as the key takes to expire: after a Redis outage, missing heartbeats prove nothing. Younger attempts are
+skipped: their replica may not have sent a heartbeat yet.
 """
 
 import time
@@ -23,24 +23,24 @@ from service.redis_client.factory import execute_with_run_ids
 from workers.publish import MARK_FIELDS
 
 AWAY_S = 30.0
-"""What a heartbeat takes to expire (the proxies set it so)."""
+"""Expiry of a heartbeat key, as the proxies set it."""
 LOOK_S = 5.0
 TELL_AGAIN_S = 600.0
-"""An attempt that is still open so long after it was given up is told again: Redis may have lost the event."""
+"""An attempt still open this long after its AttemptLost gets another one: Redis may have lost the event."""
 MEAN_HOURS = 24
 ENTRY_EVENTS = 256
 NO_TOKENS = TokenCounts()
 
 
 class Estimate(NamedTuple):
-    """What an attempt may have used; the cost is None when nothing like it had a price."""
+    """Estimated usage of a lost attempt; the cost is None if no comparable attempt had a price."""
 
     tokens: TokenCounts
     cost_nusd: int | None
 
 
 class Seen(NamedTuple):
-    """A stream's attempts without an end, as of the snapshot with this mark."""
+    """A stream's open attempts, as of the snapshot at this position."""
 
     mark: tuple[bytes | None, ...]
     ledger: RouteLedger
@@ -49,7 +49,7 @@ class Seen(NamedTuple):
 def lost_events(
     ledger: RouteLedger, attempt_ids: Iterable[str], now_ms: int, estimates: dict[str, Estimate] | None = None
 ) -> list[RouteEvent]:
-    """The events that close these open attempts. `estimates` by model are made as needed."""
+    """Return the events that close these open attempts. `estimates` caches one estimate per model."""
     estimates = {} if estimates is None else estimates
     events: list[RouteEvent] = []
     for attempt_id in attempt_ids:
@@ -61,7 +61,7 @@ def lost_events(
 
 
 def lost_event(attempt_id: str, attempt: OpenAttempt, estimate: Estimate, now_ms: int) -> AttemptLost:
-    """The event that closes an attempt. Only `messages` use tokens."""
+    """Return the event that closes an attempt. Only `messages` attempts get an estimate."""
     if attempt.endpoint != "messages":
         estimate = Estimate(NO_TOKENS, 0)
     return AttemptLost(
@@ -82,9 +82,9 @@ def lost_event(attempt_id: str, attempt: OpenAttempt, estimate: Estimate, now_ms
 
 
 def mean_of(ledger: RouteLedger, model: str, now_ms: int) -> Estimate:
-    """What an answered attempt of this model used on this route, on the mean of the last hours; nothing when none was.
+    """Estimate an attempt of this model as the mean of the route's answered ones in the last hours; zero if none.
 
-    Estimates of other lost attempts are among them, tokens and count, and so don't move the mean.
+    Earlier estimates are part of it, in tokens and in count, and so don't shift the mean.
     """
     oldest = now_ms // fold.HOUR_MS - MEAN_HOURS
     total = Usage()
@@ -107,7 +107,7 @@ def mean_of(ledger: RouteLedger, model: str, now_ms: int) -> Estimate:
 
 
 class LostAttempts:
-    """Looks every LOOK_S at the open attempts of all streams and at the heartbeats of their replicas."""
+    """Checks the open attempts of all streams against their replicas' heartbeats, every LOOK_S seconds."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class LostAttempts:
         self.forget()
 
     def forget(self) -> None:
-        """Redis was away, or may have been: what was seen of it counts no more."""
+        """Discard what was seen before a (possible) Redis outage."""
         self._run_id = ""
         self._up_since_s = 0.0
         self._looked_s: float | None = None
@@ -133,7 +133,7 @@ class LostAttempts:
         self._told_s: dict[str, float] = {}
 
     def look(self, streams: Iterable[str]) -> int:
-        """Close what is lost, if a look is due; how many attempts were closed. Raises RedisError."""
+        """Close lost attempts if a check is due; return how many. Raises RedisError."""
         now_s = self._clock()
         if self._looked_s is not None and now_s < self._looked_s + self.look_s:
             return 0
@@ -147,7 +147,7 @@ class LostAttempts:
         return sum(self._close(stream, gone, now_ms) for stream in routes if stream in self._seen)
 
     def _ask(self, routes: Sequence[str]) -> int:
-        """Ask Redis who it is, for the time, and for snapshots that moved; the time in ms."""
+        """Read the server's run id, its time and the snapshots that changed; return the time in ms."""
         seconds, micros = self.redis.time()
         pipeline = self.redis.pipeline(transaction=False)
         for stream in routes:
@@ -166,17 +166,17 @@ class LostAttempts:
         return int(seconds) * 1000 + int(micros) // 1000
 
     def _read(self, stream: str) -> RouteLedger:
-        """The ledger of a stream's snapshot if it has open attempts, else an empty one, which is all that is needed."""
+        """Return the ledger of a stream's snapshot if it has open attempts, else an empty one."""
         raw: Any = self.redis.get(wire.snapshot_key(stream))
         snapshot = wire.decode_snapshot(raw) if raw else None
         try:
             ledger = wire.decode_ledger(stream, snapshot.ledger) if snapshot else None
         except msgspec.DecodeError:
-            ledger = None  # of another version, whose workers will see to it
+            ledger = None  # written by another version, whose workers handle it
         return ledger if isinstance(ledger, RouteLedger) and ledger.open else RouteLedger()
 
     def _silent_replicas(self) -> set[str]:
-        """The replicas with open attempts whose heartbeat is not there."""
+        """Return the replicas with open attempts but without a heartbeat."""
         replicas = sorted({attempt.replica for seen in self._seen.values() for attempt in seen.ledger.open.values()})
         if not replicas:
             return set()
@@ -186,7 +186,7 @@ class LostAttempts:
         return {replica for replica, beats in zip(replicas, pipeline.execute(), strict=True) if not beats}
 
     def _close(self, stream: str, gone: Collection[str], now_ms: int) -> int:
-        """Append what closes the attempts of these replicas, each once in a while; how many there were."""
+        """Append events that close these replicas' attempts, at most once per TELL_AGAIN_S; return how many."""
         ledger = self._seen[stream].ledger
         latest_ms, now_s = now_ms - int(self.away_s * 1000), self._clock()
         self._told_s = {told: at_s for told, at_s in self._told_s.items() if now_s < at_s + TELL_AGAIN_S}

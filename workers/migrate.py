@@ -1,6 +1,6 @@
-"""Brings the schema up to date: numbered steps, each once, forward only, under a lock that one process at a time holds.
+"""Schema migrations: numbered steps, applied once each, forward only, under an advisory lock.
 
-Not here: going back, and anything that reads or writes the ledger.
+Not here: downgrades, and anything that reads or writes the ledger.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from workers.store import QUERIES
 
 
 class Migration(NamedTuple):
-    """One step of the schema."""
+    """A migration step."""
 
     number: int
     name: str
@@ -22,12 +22,12 @@ class Migration(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """What a database that has this step recorded of it."""
+        """Digest of the step, as recorded in a database that has applied it."""
         return sha256(self.sql).hexdigest()
 
 
 class Applied(NamedTuple):
-    """A step that a database has, and the digest of what it was."""
+    """A step that a database has applied, with its digest."""
 
     number: int
     name: str
@@ -35,11 +35,11 @@ class Applied(NamedTuple):
 
 
 class SchemaError(Exception):
-    """The database's schema is not one that these workers can go on from. The message says why."""
+    """The database's schema can't be used or migrated by this version. The message says why."""
 
 
 def migrations() -> list[Migration]:
-    """All steps that this version knows, in order."""
+    """Return all steps of this version, in order."""
     found = []
     for file in files("workers.migrations").iterdir():
         number, _, name = file.name.removesuffix(".sql").partition("_")
@@ -49,7 +49,7 @@ def migrations() -> list[Migration]:
 
 
 def pending(connection: psycopg.Connection) -> list[Migration]:
-    """The steps that the database lacks. Raises SchemaError when it has steps that differ from ours."""
+    """Return the steps that the database lacks. Raises SchemaError if it has steps that differ from ours."""
     _, has_table = has_schema(connection)
     applied = applied_migrations(connection) if has_table else []
     check_known(applied)
@@ -58,12 +58,12 @@ def pending(connection: psycopg.Connection) -> list[Migration]:
 
 
 def applied_migrations(connection: psycopg.Connection) -> list[Applied]:
-    """The steps that the database has."""
+    """Return the steps that the database has applied."""
     return [Applied(*row) for row in connection.execute(QUERIES["applied_migrations"]).fetchall()]
 
 
 def check_known(applied: Sequence[Applied]) -> None:
-    """Raises SchemaError when one of these steps is not ours, or is not what ours is."""
+    """Raise SchemaError if one of these steps is unknown or differs from ours."""
     known = {migration.number: migration for migration in migrations()}
     for number, name, digest in applied:
         if number not in known:
@@ -75,7 +75,7 @@ def check_known(applied: Sequence[Applied]) -> None:
 
 
 def migrate(connection: psycopg.Connection, upto: int | None = None) -> list[Migration]:
-    """Apply what is missing (up to a number), all or nothing; returns what was applied."""
+    """Apply the missing steps (up to a number) in one transaction and return them."""
     with connection.transaction():
         connection.execute(QUERIES["lock_migrations"])
         has_namespace, has_table = has_schema(connection)
@@ -91,6 +91,6 @@ def migrate(connection: psycopg.Connection, upto: int | None = None) -> list[Mig
 
 
 def has_schema(connection: psycopg.Connection) -> tuple[bool, bool]:
-    """Whether the schema is there, and whether the table of migrations is."""
+    """Return whether the schema exists, and whether its table of migrations does."""
     row = connection.execute(QUERIES["has_schema"]).fetchone()
     return (bool(row[0]), bool(row[1])) if row else (False, False)

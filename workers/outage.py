@@ -1,4 +1,4 @@
-"""Says once that something has gone, and once that it is back: an outage of an hour is two lines, not thousands."""
+"""Logs the beginning and the end of an outage, once each, however many errors there are in between."""
 
 import logging
 from threading import Lock
@@ -7,7 +7,7 @@ log = logging.getLogger("ccproxy.worker")
 
 
 class Outage:
-    """The state of one thing that may go away, shared by all threads that use it."""
+    """Up/down state of one dependency, shared by all threads that use it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -15,7 +15,7 @@ class Outage:
         self._away = False
 
     def mark_down(self, error: BaseException, *, traceback: bool = False) -> None:
-        """The thing failed with this error."""
+        """Record a failure; logs the first one of an outage."""
         with self._lock:
             first, self._away = not self._away, True
         if first:
@@ -23,7 +23,7 @@ class Outage:
             log.warning("%s.lost error=%r", self.name, message, exc_info=error if traceback else None)
 
     def mark_up(self) -> None:
-        """The thing answered."""
+        """Record a success; logs the end of an outage."""
         with self._lock:
             was_away, self._away = self._away, False
         if was_away:

@@ -1,12 +1,12 @@
-"""One transaction folds one batch: lock, read, drop what is known, fold, save, advance.
+"""Folds one batch in one transaction: lock, read, deduplicate, fold, save, advance the checkpoint.
 
 The checkpoint moves in the same transaction as the rows and the projections, so that a batch is folded wholly or not at
-all, whenever a worker dies. Not here: how things are read and written (`consume`, `store`), what events mean (the
-ledger's `fold`), and telling the proxies (`publish`).
+all, whenever a worker dies. Not here: I/O (`consume`, `store`), what events mean (the ledger's `fold`), and publishing
+(`publish`).
 
-Why COPY straight into the table: the lock on the checkpoint leaves one writer per stream, so that ids which one SELECT
-did not find can't be added by anybody else meanwhile. An id of another stream that comes in at the same moment is the
-exception; it breaks the primary key, the transaction is tried again, and then the SELECT finds it.
+Why COPY goes straight into the table: the lock on the checkpoint leaves one writer per stream, so that nobody else can
+insert ids which the SELECT did not find. The exception is the same id in another stream at the same moment; it violates
+the primary key, the transaction is retried, and then the SELECT finds it.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,11 +23,11 @@ from workers.store import Cell, Checkpoint, Rejected, Row, SkippedSeq, Store
 
 DEAD_LETTERS_PAGE = 1_000
 Step: TypeAlias = Callable[[Checkpoint, Ledger], tuple[Checkpoint, bool]]
-"""From a checkpoint and its ledger, in place, to the next checkpoint, and whether there is more."""
+"""Takes a checkpoint and its ledger (changed in place); returns the next checkpoint, and True if there is more."""
 
 
 class Projected(NamedTuple):
-    """A stream as of a checkpoint that is committed. `moved`: this batch changed it; `full`: there is more to read."""
+    """A stream as of a committed checkpoint. `moved`: this batch changed it; `full`: there is more to read."""
 
     stream: str
     epoch: int
@@ -42,9 +42,9 @@ class Projected(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A ledger in memory, good for the checkpoint of this connection with the same epoch, position, hash and state.
+    """A cached ledger, valid for the checkpoint of this connection with the same epoch, position, hash and state.
 
-    The state too: a batch of nothing but asides moves neither position nor hash, and what it heard is in the state.
+    The state is compared too, because a batch of skipped events changes nothing else.
     """
 
     generation: int
@@ -56,7 +56,7 @@ class Kept(NamedTuple):
 
 
 class Sorted(NamedTuple):
-    """The events of a batch, told apart. `repeated`: known facts, told again under another number."""
+    """The events of a batch by what becomes of them. `repeated`: known events that came again under another number."""
 
     fresh: list[EventRecord]
     quarantined: list[Rejected]
@@ -64,7 +64,7 @@ class Sorted(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """What a batch adds to Postgres."""
+    """The rows and usage that a batch adds to Postgres."""
 
     rows: list[Row]
     usage: dict[Cell, Usage]
@@ -73,7 +73,7 @@ class Folded(NamedTuple):
 
 
 class Projector:
-    """Folds streams into a store, one batch at a time. It owns the ledgers in memory, one per stream."""
+    """Folds streams into a store, one batch at a time. Caches one ledger per stream."""
 
     def __init__(self, store: Store, streams: StreamSource) -> None:
         self.store = store
@@ -82,23 +82,23 @@ class Projector:
         self._opened: set[str] = set()
 
     def project(self, stream: str) -> Projected | None:
-        """Fold the stream's next batch; None when another worker has the stream."""
+        """Fold the stream's next batch; None if another worker holds the stream."""
         return self._in_turn(stream, self._advance)
 
     def retry_dead_letters(self, stream: str) -> Projected | None:
-        """Fold dead letters that this version can read; None when another worker has the stream."""
+        """Fold dead letters that this version can decode; None if another worker holds the stream."""
         return self._in_turn(stream, self._retry_dead_letters)
 
     def load_ledger(self, stream: str) -> Projected | None:
-        """The stream as of its checkpoint; None when another worker has it."""
+        """Return the stream as of its checkpoint; None if another worker holds it."""
         return self._in_turn(stream, lambda checkpoint, _: (checkpoint, False))
 
     def _in_turn(self, stream: str, step: Step) -> Projected | None:
-        """Do one step from a checkpoint to the next, in a transaction in which the stream is ours."""
+        """Run a step in a transaction that locks the stream's checkpoint."""
         if stream not in self._opened:
             self.store.open_checkpoint(stream)
             self._opened.add(stream)
-        # Put back after the commit alone: a step that failed leaves the ledger half folded.
+        # Cached again only after the commit: a failed step leaves the ledger half folded.
         kept = self._kept.pop(stream, None)
         with self.store.transaction():
             before = self.store.lock_checkpoint(stream)
@@ -106,7 +106,7 @@ class Projector:
                 ledger = self._load_ledger(before, kept)
                 after, full = step(before, ledger)
         if before is None:
-            self._opened.discard(stream)  # or nobody has it: the ledger was replaced by one without this stream
+            self._opened.discard(stream)  # or it no longer exists: a restored ledger lacks this stream
             self._keep(stream, kept)
             return None
         self._keep(stream, Kept(self.store.generation, after.epoch, after.position, after.hash, after.state, ledger))
@@ -119,9 +119,9 @@ class Projector:
             self._kept[stream] = kept
 
     def _load_ledger(self, checkpoint: Checkpoint, kept: Kept | None) -> Ledger:
-        """The ledger as of the checkpoint: the one in memory, brought up to date when other workers folded on."""
+        """Return the ledger as of the checkpoint: the cached one, updated if other workers have folded since."""
         if kept is not None and kept.generation != self.store.generation:
-            kept = None  # the database went away: what came back may be another, or an older one
+            kept = None  # reconnected: the database may be another one, or an older state of it
         if kept is not None and kept[1:5] == (checkpoint.epoch, checkpoint.position, checkpoint.hash, checkpoint.state):
             return kept.ledger
         ledger = wire.decode_ledger(checkpoint.stream, checkpoint.state)
@@ -131,7 +131,7 @@ class Projector:
 
     def _load_usage(self, checkpoint: Checkpoint, ledger: RouteLedger, kept: Kept | None) -> None:
         since = -1
-        # In another epoch the cells may have been recounted, without regard to positions.
+        # In another epoch the cells may have been recounted, regardless of positions.
         same_epoch = kept is not None and kept.epoch == checkpoint.epoch and kept.position <= checkpoint.position
         if kept is not None and same_epoch and isinstance(kept.ledger, RouteLedger):
             since = kept.position
@@ -141,11 +141,12 @@ class Projector:
         fold.prune(ledger)
 
     def _advance(self, before: Checkpoint, ledger: Ledger) -> tuple[Checkpoint, bool]:
-        """Read and fold the next batch in the open transaction: the checkpoint after it, and whether there is more."""
+        """Read and fold the next batch in the open transaction; return the new checkpoint, and True if there is
+        more."""
         batch = read_batch(self.streams, before.stream, before.run_id, before.stream_id)
         after = before._replace(run_id=batch.run_id, stream_id=batch.stream_id)
         if batch.replaced:
-            # Above what Redis shows as well: a Postgres that came back empty or older must not stay unheard.
+            # Above the published epoch too: otherwise proxies would ignore a Postgres that was emptied or rolled back.
             after = after._replace(epoch=max(before.epoch, batch.epoch) + 1)
         if after == before:
             return before, False
@@ -154,8 +155,8 @@ class Projector:
         return after, batch.full
 
     def _retry_dead_letters(self, before: Checkpoint, ledger: Ledger) -> tuple[Checkpoint, bool]:
-        """Try the dead letters again in the open transaction. What can be read now counts for usage, but no more for
-        health, as if it had waited on disk."""
+        """Retry the dead letters in the open transaction. Those that decode now count as usage but not towards health,
+        like spooled events."""
         records: list[EventRecord] = []
         digests: list[bytes] = []
         last, full = None, False
@@ -176,7 +177,7 @@ class Projector:
     def _take(
         self, checkpoint: Checkpoint, ledger: Ledger, records: list[EventRecord], dead: list[Rejected]
     ) -> Checkpoint:
-        """Fold what is new, put aside what can't be folded; the checkpoint after it."""
+        """Fold new events, set aside what can't be folded, and return the new checkpoint."""
         stream, epoch = checkpoint.stream, checkpoint.epoch
         found = self._sort(checkpoint, ledger, records)
         after = checkpoint._replace(
@@ -189,14 +190,14 @@ class Projector:
         return after._replace(state=state_of(ledger)) if found.fresh or heard else after
 
     def _put_aside(self, checkpoint: Checkpoint, ledger: Ledger, asides: list[SkippedSeq]) -> bool:
-        """Hear the numbers of events that are not folded; whether one of them was new."""
+        """Record the numbers of events that are not folded; True if one was new."""
         new = self.store.add_asides(checkpoint.stream, checkpoint.position, asides)
         for aside in new:
             hear_aside(ledger, aside)
         return bool(new)
 
     def _fold(self, checkpoint: Checkpoint, ledger: Ledger, fresh: list[EventRecord]) -> Checkpoint:
-        """Fold new events and save what follows from them; the checkpoint with their count and hash."""
+        """Fold new events and save the projections; return the checkpoint with the new position and hash."""
         stream = checkpoint.stream
         replicas = set(health_of(ledger))
         folded = fold_records(ledger, checkpoint, fresh)
@@ -210,7 +211,7 @@ class Projector:
         return after
 
     def _sort(self, checkpoint: Checkpoint, ledger: Ledger, records: list[EventRecord]) -> Sorted:
-        """Leave out what Postgres, or the batch itself, has already; set apart what contradicts it."""
+        """Drop events that Postgres or the batch already has; separate those that contradict it."""
         found = Sorted([], [], [])
         if not records:
             return found
@@ -236,30 +237,30 @@ class Projector:
 
 
 def has_heard(ledger: Ledger, event: Event) -> bool:
-    """Whether an event was read before: a stream that is read again brings also those whose week was dropped."""
+    """True if an event was folded before: a stream that is read again includes events of dropped weeks."""
     account = ledger.heard.get(event.replica)
     return bool(event.seq) and account is not None and account.has(event.seq)
 
 
 def rejected(record: EventRecord, reason: str) -> Rejected:
-    """An event that goes to quarantine."""
+    """Return the quarantine record of an event."""
     return Rejected(record.stream_id, wire.encode_event(record.event), reason, record.event.event_id)
 
 
 def numbers_of(put_aside: list[Rejected], repeated: list[Event]) -> list[SkippedSeq]:
-    """The numbers of what is not folded, as far as they can be read, each once."""
+    """Return the numbers of events that are not folded, without duplicates, as far as they can be decoded."""
     asides = [number for one in put_aside if (number := number_of(one.raw))]
     asides += [SkippedSeq(event.replica, event.seq, event.at_ms) for event in repeated if event.replica and event.seq]
     return list({aside[:2]: aside for aside in asides}.values())
 
 
 def hear_aside(ledger: Ledger, aside: SkippedSeq) -> None:
-    """Note the number of an event that is not folded, so that its replica need not keep it."""
+    """Acknowledge the number of an event that is not folded, so that its replica can discard it."""
     fold.hear(ledger.heard, EventBase(event_id="", at_ms=aside.at_ms, replica=aside.replica, seq=aside.seq))
 
 
 def fold_records(ledger: Ledger, checkpoint: Checkpoint, records: list[EventRecord]) -> Folded:
-    """Fold new events into the ledger in place, in stream order, and make their rows."""
+    """Fold new events into the ledger in place, in stream order, and return their rows."""
     folded = Folded([], {}, set(), checkpoint.hash)
     chained = checkpoint.hash
     for position, (stream_id, event) in enumerate(records, checkpoint.position + 1):
@@ -275,7 +276,7 @@ def fold_records(ledger: Ledger, checkpoint: Checkpoint, records: list[EventReco
 
 
 def row_of(event: Event, checkpoint: Checkpoint, position: int, stream_id: str, body: bytes, chained: bytes) -> Row:
-    """An event's row at its position in the checkpoint's stream and epoch."""
+    """Return an event's row at its position in the checkpoint's stream and epoch."""
     return Row(
         event.event_id,
         checkpoint.stream,
@@ -291,19 +292,19 @@ def row_of(event: Event, checkpoint: Checkpoint, position: int, stream_id: str, 
 
 
 def state_of(ledger: Ledger) -> bytes:
-    """The part of a ledger that the checkpoint keeps: all but the usage, which has a table of its own."""
+    """Encode the part of a ledger stored with the checkpoint: all but the usage, which has its own table."""
     if isinstance(ledger, RouteLedger):
         ledger = msgspec.structs.replace(ledger, usage={}, hours={})
     return wire.encode_ledger(ledger)
 
 
 def health_of(ledger: Ledger) -> dict[str, ReplicaHealth]:
-    """The accounts of a route's replicas; the control stream has none."""
+    """Return a route's health by replica; empty for the control stream."""
     return ledger.health if isinstance(ledger, RouteLedger) else {}
 
 
 def put_cells(ledger: RouteLedger, cells: Iterable[tuple[Cell, Usage]]) -> None:
-    """Put cells as they are stored in the place of those that a ledger has."""
+    """Replace cells of a ledger with stored ones."""
     touched = set()
     for cell, usage in cells:
         ledger.usage.setdefault(cell.hour, {}).setdefault(cell.model, {})[cell.client_key] = usage
@@ -313,7 +314,7 @@ def put_cells(ledger: RouteLedger, cells: Iterable[tuple[Cell, Usage]]) -> None:
 
 
 def sum_of(hour: dict[str, dict[str, Usage]]) -> Usage:
-    """All cells of an hour together."""
+    """Sum the cells of an hour."""
     total = Usage()
     for by_key in hour.values():
         for usage in by_key.values():

@@ -1,7 +1,7 @@
-"""Tells the proxies: a stream's ledger as a snapshot in Redis, after the commit and only forward.
+"""Publishes a stream's ledger as a snapshot in Redis, after the commit and never backwards.
 
-Not here: what a snapshot means to routing. `publish.lua` does it in one step and is the fence: it acts only if its
-(epoch, position, stream id) is greater than what stands there, or nothing does.
+`publish.lua` does it atomically, and only if the new (epoch, position, stream id) is greater than the published one.
+Not here: what a snapshot means to routing.
 """
 
 import time
@@ -17,24 +17,24 @@ from service.ledger import wire
 from workers.project import Projected
 
 INTERVAL_S = 0.02
-"""At most one snapshot of a stream within this time from one worker."""
+"""Minimum interval between snapshots of a stream from one worker."""
 INTERVAL_PER_EVENT_S = 0.001
-"""How much longer for each event of the snapshot before: what a batch costs is shared by more events when many come.
-At 500 events/s it comes to 40 ms; from 900 on, LONGEST_INTERVAL_S holds."""
+"""Added to the interval for each event of the previous snapshot, to spread the cost of a batch over more events under
+load. 40 ms at 500 events/s; capped by LONGEST_INTERVAL_S from 900 on."""
 LONGEST_INTERVAL_S = 0.2
 SNAPSHOT_BYTES_PER_S = 20_000_000
-"""A large snapshot (many client keys) comes seldomer: to encode it here and decode it in every proxy takes a few
-percent of a core at this rate."""
+"""Large snapshots (many client keys) are published less often: encoding and decoding at this rate takes a few percent
+of a core in the worker and in each proxy."""
 LARGEST_INTERVAL_S = 1.0
-"""Proxies look again each second anyway."""
+"""Proxies re-read snapshots each second anyway."""
 KEPT_ENTRIES = 1_000
-"""Entries behind the checkpoint that stay on the stream, for the console's tail."""
+"""Entries before the checkpoint that stay on the stream, for the console's event list."""
 NOTHING_STOOD = 2
 MARK_FIELDS = ("epoch", "position", "stream_id", "run_id")
 
 
 class PublishedPosition(NamedTuple):
-    """What stands in Redis as a stream's newest snapshot; `run_id` is the run of the server that it was folded from."""
+    """Position of the newest published snapshot; `run_id` is that of the server whose stream was folded."""
 
     epoch: int
     position: int
@@ -43,7 +43,7 @@ class PublishedPosition(NamedTuple):
 
 
 def read_published(exists: int, fields: list[bytes | None]) -> PublishedPosition | None:
-    """The mark from `EXISTS snapshot` and MARK_FIELDS of the route's hash; None when either is missing."""
+    """Decode the replies to `EXISTS snapshot` and to HMGET of MARK_FIELDS; None if either is missing."""
     if not exists or None in fields:
         return None
     epoch, position, stream_id, run_id = (field.decode() for field in fields if field is not None)
@@ -51,12 +51,12 @@ def read_published(exists: int, fields: list[bytes | None]) -> PublishedPosition
 
 
 def published_of(projected: Projected) -> PublishedPosition:
-    """The mark that a publication leaves."""
+    """Return the position that a publication sets."""
     return PublishedPosition(projected.epoch, projected.position, projected.stream_id, projected.run_id)
 
 
 class Publisher:
-    """Publishes snapshots; remembers, stream by stream, what it published last and when it may again."""
+    """Publishes snapshots; remembers per stream the last published position and the earliest next time."""
 
     def __init__(self, redis: Redis, stopping: Event, clock: Callable[[], float] = time.monotonic) -> None:
         self.redis = redis
@@ -67,15 +67,15 @@ class Publisher:
         self._due_s: dict[str, float] = {}
 
     def wait_s(self, stream: str) -> float:
-        """How long until the stream may be published again."""
+        """Return the seconds until the stream may be published again."""
         return max(0.0, self._due_s.get(stream, 0.0) - self._clock())
 
     def pause(self, stream: str) -> None:
-        """Let the rest of the interval pass, so that what comes meanwhile is folded and published together."""
+        """Wait for the rest of the interval, so that entries arriving meanwhile are folded and published together."""
         self._stopping.wait(self.wait_s(stream))
 
     def publish(self, projected: Projected) -> bool:
-        """Publish the ledger unless something as new stands there; whether it was published."""
+        """Publish the ledger unless a snapshot at least as new is published; True if it was."""
         stream = projected.stream
         if not projected.moved and self.mark(stream) == published_of(projected):
             return False
@@ -97,11 +97,11 @@ class Publisher:
         )
         self._note(projected, len(encoded))
         if outcome == NOTHING_STOOD:
-            self.redis.sadd(wire.STREAMS_KEY, stream)  # on a Redis that came back empty, the set is gone as well
+            self.redis.sadd(wire.STREAMS_KEY, stream)  # a Redis that was emptied has lost this set too
         return bool(outcome)
 
     def _note(self, projected: Projected, snapshot_bytes: int) -> None:
-        """Remember when the stream may be published again."""
+        """Set the earliest time of the stream's next publication."""
         stream, position = projected.stream, projected.position
         events = max(0, position - self._position.get(stream, position))
         self._position[stream] = position
@@ -110,7 +110,7 @@ class Publisher:
         self._due_s[stream] = self._clock() + max(for_events_s, for_size_s)
 
     def mark(self, stream: str) -> PublishedPosition | None:
-        """What stands in Redis for the stream."""
+        """Read the stream's published position from Redis."""
         pipeline = self.redis.pipeline(transaction=False)
         pipeline.exists(wire.snapshot_key(stream))
         pipeline.hmget(wire.route_key(stream), MARK_FIELDS)
@@ -118,7 +118,7 @@ class Publisher:
 
 
 def snapshot_of(projected: Projected, as_of_ms: int) -> wire.Snapshot:
-    """The ledger in its envelope."""
+    """Return the ledger as a snapshot."""
     return wire.Snapshot(
         version=wire.SNAPSHOT_VERSION,
         stream=projected.stream,

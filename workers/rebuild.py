@@ -1,9 +1,8 @@
-"""Makes a stream's projections anew from its event rows and puts them in the place of the live ones, under traffic.
+"""Rebuilds a stream's projections from its event rows and swaps them in, under traffic.
 
-Most is read without any lock; only what came meanwhile is read, and the cells that differ are written, while the
-checkpoint is ours. The epoch rises, which tells workers to forget what they hold in memory, and proxies to take the
-snapshot. Not here: telling the proxies (`publish`), and judging the rows (`verify`): faulty ones are refused unless the
-operator insists.
+Most rows are read without a lock; only the newest rows are read, and only differing cells written, while the checkpoint
+is locked. The epoch rises, so that workers discard their cached ledgers and proxies accept the snapshot. Not here:
+publishing (`publish`) and verification (`verify`): faulty rows are refused unless forced.
 """
 
 from typing import NamedTuple
@@ -13,13 +12,13 @@ from workers.project import state_of
 from workers.recount import Fault, Progress, Recount
 
 NEAR_ROWS = 2_000
-"""So few rows are read under the lock; what came in before is read without."""
+"""At most so many rows are read under the lock; those before are read without it."""
 MOST_ROUNDS = 20
-"""Traffic that comes in faster than it is recounted has to wait in the end."""
+"""After so many rounds, traffic that outpaces the recount has to wait for the lock."""
 
 
 class Rebuilt(NamedTuple):
-    """A stream whose projections were made anew, or were not because of these faults."""
+    """Result of a rebuild; not done if there are faults and it was not forced."""
 
     stream: str
     events: int
@@ -28,7 +27,7 @@ class Rebuilt(NamedTuple):
 
 
 def rebuild(archive: Archive, stream: str, progress: Progress = lambda _: None, *, force: bool = False) -> Rebuilt:
-    """Rebuild a stream's projections. Raises psycopg.Error, and LookupError when there is no such stream."""
+    """Rebuild a stream's projections. Raises psycopg.Error, and LookupError if there is no such stream."""
     recount = Recount(archive, stream)
     for _ in range(MOST_ROUNDS):
         last = archive.last_position(stream)
@@ -45,7 +44,7 @@ def rebuild(archive: Archive, stream: str, progress: Progress = lambda _: None, 
             return Rebuilt(stream, recount.events, before.epoch, tuple(recount.faults))
         archive.swap(stream, recount.health)
         dead, quarantined = archive.put_aside_counts(stream)
-        # With `force`, what is missing stays missing: the chain goes on from the checkpoint's own place and hash.
+        # With `force`, missing rows stay missing: the chain continues from the checkpoint's position and hash.
         after = before._replace(
             epoch=before.epoch + 1, state=state_of(recount.ledger), dead=dead, quarantined=quarantined
         )

@@ -1,9 +1,9 @@
-"""A stream's projections made anew from its event rows, by the same fold, beside the live ones.
+"""Folds a stream's event rows again, beside the live projections.
 
-It begins at the stream's closing balance (or at nothing) and reads on in pages, so that memory is bounded. On the way
-it checks what the rows themselves say: positions without a gap, each hash made of the one before and the event's bytes,
-columns that agree with the event. A fault is named, and the recount goes on behind it. Not here: comparing with what
-stands (`verify`), and writing (`rebuild`, `retention`).
+It starts at the stream's closing balance (or at zero) and reads in pages, so that memory is bounded. It also checks the
+rows: no gaps in positions, a valid hash chain, and columns that agree with the event. Faults are recorded, and the
+recount continues after them. Not here: comparison with the live projections (`verify`), and writing (`rebuild`,
+`retention`).
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from workers.project import health_of, hear_aside, put_cells, state_of
 from workers.store import Cell
 
 Progress = Callable[[int], None]
-"""Told of positions, as they are reached."""
+"""Callback with the position reached so far."""
 PAGE_ROWS = 5_000
 KEPT_FAULTS = 1_000
-"""Faults that are remembered; a table that was overwritten has a million of them."""
+"""Maximum faults kept in memory; an overwritten table has a million."""
 
 
 class Fault(NamedTuple):
-    """What is wrong with event rows: which, what is found there, and what should be."""
+    """A fault in event rows: which, what was found, and what was expected."""
 
     place: str
     stands: str
@@ -33,7 +33,7 @@ class Fault(NamedTuple):
 
 
 class Recount:
-    """One stream's ledger as its rows make it. The cells are in the archive's own table."""
+    """Recounted ledger of a stream. Its usage cells are in the archive's temporary table."""
 
     def __init__(self, archive: Archive, stream: str) -> None:
         self.archive = archive
@@ -46,7 +46,7 @@ class Recount:
         self.aside = balance.aside
         self.ledger: Ledger = wire.decode_ledger(stream, balance.state)
         if isinstance(self.ledger, RouteLedger):
-            # The hours in which it goes on: which models have cells of their own depends on those that are there.
+            # The hours that are still open: which models get cells of their own depends on the existing ones.
             put_cells(self.ledger, archive.recounted(stream, max(0, fold.oldest_hour(self.ledger))))
         self.events = 0
         self.faults: list[Fault] = []
@@ -56,16 +56,16 @@ class Recount:
 
     @property
     def health(self) -> dict[str, ReplicaHealth]:
-        """The recounted health by replica."""
+        """Recounted health by replica."""
         return health_of(self.ledger)
 
     @property
     def balance(self) -> Balance:
-        """Where another recount could go on from here."""
+        """Return the balance from which a later recount can continue."""
         return Balance(self.position, self.hash, self.aside, state_of(self.ledger))
 
     def read(self, upto: int, progress: Progress = lambda _: None) -> None:
-        """Read on up to a position, itself included."""
+        """Read on up to a position (inclusive)."""
         while self._read_to < upto:
             end = min(self._read_to + PAGE_ROWS, upto)
             rows = self.archive.rows_between(self.stream, self._read_to, end)
@@ -78,17 +78,17 @@ class Recount:
             self._hear_before(end + 1)
             self._read_to = end
             progress(end)
-        # What was put aside since at the last position that was read.
+        # Numbers skipped since then, recorded at the last position read.
         self._asides = self.archive.asides_after(self.stream, self.aside, upto)[::-1]
         self._hear_before(upto + 1)
 
     def expect(self, position: int) -> None:
-        """All rows up to a position should have been there."""
+        """Record a fault unless all rows up to a position have been read."""
         if self.position < position:
             self._note_gap(position + 1)
 
     def _hear_before(self, position: int) -> None:
-        """Hear what was put aside before the event at a position was folded."""
+        """Acknowledge the numbers that were skipped before the event at a position was folded."""
         while self._asides and self._asides[-1].position < position:
             row = self._asides.pop()
             hear_aside(self.ledger, row.aside)
@@ -129,7 +129,7 @@ class Recount:
 
 
 def mismatch(row: EventRow, event: Event) -> str:
-    """The first column that does not agree with the event; empty when all do."""
+    """Return the first column that disagrees with the event; "" if none does."""
     if row.event_id != event.event_id:
         return "id"
     if row.type != event.__struct_config__.tag:

@@ -1,7 +1,7 @@
-"""Makes reports for proxies, in a thread of its own beside the fold: an RQ worker of the queue of reports.
+"""Answers report jobs of proxies: an RQ worker of the reports queue, in a thread beside the fold.
 
-Reports never fail a job: what went wrong is the answer. A connection to Postgres is opened for the first report,
-and anew after a failure. Not here: the reports themselves (`reports`).
+A report job never fails: errors are part of the answer. Its Postgres connection is opened with the first report, and
+again after an error. Not here: the reports themselves (`reports`).
 """
 
 import logging
@@ -25,20 +25,20 @@ log = logging.getLogger("ccproxy.worker")
 
 RETRY_S = 0.5
 STATEMENT_MS = 9_000
-"""Whoever asked waits for ten seconds."""
+"""Below the ten seconds after which a proxy gives up."""
 
 
 class ReportWorker(FoldWorker):
-    """An RQ worker in a thread: signals are the main thread's, and so is the alarm clock."""
+    """RQ worker in a thread: signals, and RQ's alarm-based timeout, work in the main thread only."""
 
     death_penalty_class = TimerDeathPenalty
 
     def _install_signal_handlers(self) -> None:
-        """None; the thread ends with its process."""
+        """Do nothing; the thread ends with its process."""
 
 
 class ReportService:
-    """Answers what proxies ask."""
+    """Answers the report jobs of one worker process."""
 
     def __init__(self, database_url: str, redis: Redis, queue: Queue, stopping: Event) -> None:
         self._database_url = database_url
@@ -50,11 +50,11 @@ class ReportService:
         self._outage = Outage("reports")
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the thread."""
         Thread(target=self._serve, name="reports", daemon=True).start()
 
     def stop(self) -> None:
-        """Say that nobody answers here any more; the thread ends with its process."""
+        """Unregister from RQ; the thread ends with its process."""
         if self._worker is not None:
             try:
                 self._worker.register_death()  # type: ignore[no-untyped-call]
@@ -73,7 +73,7 @@ class ReportService:
             self._stopping.wait(RETRY_S)
 
     def answer(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """A report, or why there is none: plain values, whatever happens."""
+        """Return a report, or the reason why there is none, as JSON-compatible values; never raises."""
         try:
             return {"report": self._made(lambda reports: reports.make(name, arguments))}
         except Refused as refused:
@@ -104,7 +104,7 @@ class ReportService:
 
 
 def is_slow(error: Exception) -> bool:
-    """Whether a statement was broken off because of its time."""
+    """True if a statement was cancelled by its timeout."""
     return isinstance(error, psycopg.errors.QueryCanceled)
 
 

@@ -1,7 +1,7 @@
-"""What proxies ask for that stands in Postgres alone: reports, by name, with plain values in and out.
+"""Reports that need Postgres, by name, with JSON-compatible arguments and results.
 
-The shapes are those of the admin API. A report that can't be asked for raises Refused with words for who asked.
-Not here: the queue (`report_service`), and what the fold does.
+Their shapes are those of the admin API. An invalid request raises Refused with a message for its sender. Not here: the
+queue (`report_service`) and the fold.
 """
 
 import re
@@ -34,11 +34,11 @@ KINDS = {"dead": "dead letter", "quarantined": "quarantine"}
 
 
 class Refused(Exception):
-    """The report can't be made as asked; the message says why."""
+    """The request for a report is invalid; the message says why."""
 
 
 class Reports:
-    """Makes reports from one archive. `redis` is the ledger's, for telling proxies of what was replayed."""
+    """Makes reports from one archive. `redis` is the ledger's, to publish replayed events."""
 
     def __init__(self, archive: Archive, database_url: str, redis: Redis) -> None:
         self._archive = archive
@@ -55,13 +55,13 @@ class Reports:
         }
 
     def make(self, name: str, arguments: dict[str, Any]) -> Any:
-        """A report by name. Raises Refused, psycopg.Error, RedisError."""
+        """Make a report by name. Raises Refused, psycopg.Error, RedisError."""
         if name not in self._made:
             raise Refused(f"these workers know no report {name!r}; bring them up to date")
         return self._made[name](**arguments)
 
     def usage(self, *, since: str, until: str, by: str, route: str, model: str, key: str) -> dict[str, Any]:
-        """Usage in whole hours, by any of the dimensions."""
+        """Return usage in whole hours, grouped by any of the dimensions."""
         period = period_asked(since, until)
         dimensions = asked_for(by, DIMENSIONS)
         found = report(self._archive, period, dimensions, route=route, model=model, key=key)
@@ -70,7 +70,7 @@ class Reports:
         return usage_fields(found)
 
     def latency(self, *, since: str, until: str, by: str) -> dict[str, Any]:
-        """Percentiles of what was answered."""
+        """Return latency percentiles of answered attempts."""
         period = period_asked(since, until)
         if (period.until - period.since).total_seconds() > LATENCY_HOURS * 3600:
             raise Refused(f"latency is told of at most {LATENCY_HOURS // 24} days")
@@ -86,7 +86,7 @@ class Reports:
         }
 
     def events(self, *, before: str, limit: int, since: int, until: int, **filters: str) -> dict[str, Any]:
-        """Events before an id, newest first, as they stand; the page's end, "" when there is no more."""
+        """Return events before an id, newest first, and the id at which the next page starts ("" if there is none)."""
         parameters: dict[str, Any] = {name: filters.get(name, "") for name in FILTERS}
         parameters |= {
             "before": before or LAST_ID,
@@ -99,7 +99,7 @@ class Reports:
         return {"rows": [event_fields(row) for row in rows], "next": rows[-1][0] if len(rows) == limit else ""}
 
     def request(self, *, request_id: str) -> list[dict[str, Any]]:
-        """All events of a request; its id says when it came."""
+        """Return all events of a request; the time is taken from its id."""
         if not REQUEST_ID.fullmatch(request_id):
             return []
         at_ms = ids.time_of_request_id_ms(request_id)
@@ -112,7 +112,7 @@ class Reports:
         return [event_fields(row) for row in rows]
 
     def put_aside(self, *, stream: str, limit: int) -> dict[str, Any]:
-        """Dead letters and quarantine, newest first, and how many there are."""
+        """Return dead letters and quarantined events, newest first, and their counts."""
         parameters = {"stream": stream or None, "limit": limit}
         rows = self._archive.connection.execute(QUERIES["put_aside_page"], parameters).fetchall()
         counts = [self._archive.put_aside_counts(name) for name in self._streams(stream)]
@@ -123,7 +123,7 @@ class Reports:
         }
 
     def replay(self, *, stream: str) -> dict[str, int]:
-        """Fold what this version can read of the dead letters."""
+        """Fold the dead letters that this version can decode."""
         read = left = 0
         for name in self._streams(stream):
             before, _ = self._archive.put_aside_counts(name)
@@ -133,8 +133,8 @@ class Reports:
                 read, left = read + max(0, before - after), left + after
         return {"read": read, "left": left}
 
-    def drop(self, *, ids: list[str], by: str) -> dict[str, int]:  # noqa: ARG002 - told in the desk's log
-        """Forget rows for good; their numbers stay heard."""
+    def drop(self, *, ids: list[str], by: str) -> dict[str, int]:  # noqa: ARG002 - for the service's log
+        """Delete dead letters or quarantined events for good; their numbers stay acknowledged."""
         wanted: dict[str, list[bytes]] = {}
         for row_id in ids:
             stream, _, digest = row_id.rpartition("/")
@@ -157,12 +157,12 @@ class Reports:
             quarantined = connection.execute(QUERIES["drop_quarantined"], (stream, digests)).rowcount
             left = checkpoint._replace(dead=checkpoint.dead - dead, quarantined=checkpoint.quarantined - quarantined)
             self._archive.save_checkpoint(left)
-        # Nothing was folded, so that no snapshot is newer: operators' counts are told by themselves.
+        # Nothing was folded, so no snapshot follows: update the count for operators directly.
         self._redis.hset(wire.route_key(stream), mapping={"dead": left.dead, "quarantined": left.quarantined})
         return dead + quarantined
 
     def _in_turn(self, stream: str) -> None:
-        """Fold what can be read, and tell the proxies how the stream stands."""
+        """Fold the stream's decodable dead letters and publish it."""
         store = Store(self._database_url)
         try:
             projector = Projector(store, Streams(self._redis))
@@ -178,7 +178,7 @@ class Reports:
 
 
 def period_asked(since: str, until: str) -> Period:
-    """Whole hours. Raises Refused."""
+    """Parse a period of whole hours. Raises Refused."""
     try:
         return period_of(since or None, until or None, datetime.now(UTC))
     except (ValueError, OverflowError) as error:
@@ -186,7 +186,7 @@ def period_asked(since: str, until: str) -> Period:
 
 
 def asked_for(by: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """What to group by. Raises Refused."""
+    """Parse the dimensions to group by. Raises Refused."""
     try:
         return dimensions_of([by], known)
     except ValueError as error:
@@ -194,12 +194,12 @@ def asked_for(by: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def period_fields(period: Period) -> dict[str, str]:
-    """A period as text."""
+    """Return a period as text."""
     return {"since": f"{period.since:%Y-%m-%dT%H:%MZ}", "until": f"{period.until:%Y-%m-%dT%H:%MZ}"}
 
 
 def usage_fields(found: Report) -> dict[str, Any]:
-    """A report in the admin API's shape."""
+    """Return a report in the admin API's shape."""
     return {
         **period_fields(found.period),
         "by": list(found.by),
@@ -209,7 +209,7 @@ def usage_fields(found: Report) -> dict[str, Any]:
 
 
 def row_fields(row: UsageSum, by: tuple[str, ...]) -> dict[str, Any]:
-    """A row with its share of cached tokens."""
+    """Return a row with its share of cached tokens."""
     fields = fields_of(row, by)
     del fields["cost_usd"]
     usage = row.usage
@@ -218,7 +218,7 @@ def row_fields(row: UsageSum, by: tuple[str, ...]) -> dict[str, Any]:
 
 
 def latency_fields(row: tuple[Any, ...], by: tuple[str, ...]) -> dict[str, Any]:
-    """A group's percentiles."""
+    """Return a group's percentiles."""
     names = dict(zip(LATENCY_DIMENSIONS, row, strict=False))
     count, first_byte, total = row[len(LATENCY_DIMENSIONS) :]
     fields: dict[str, Any] = {name: names[name] for name in by} | {"attempts": count}
@@ -229,13 +229,13 @@ def latency_fields(row: tuple[Any, ...], by: tuple[str, ...]) -> dict[str, Any]:
 
 
 def event_fields(row: tuple[Any, ...]) -> dict[str, Any]:
-    """An event's stream, place and body."""
+    """Return an event's stream, position and body."""
     _, stream, position, body = row
     return {"stream": stream, "position": position, "body": body}
 
 
 def aside_fields(row: tuple[Any, ...]) -> dict[str, Any]:
-    """A row that was put aside."""
+    """Return a dead letter or quarantined event."""
     kind, stream, seen_at, entry, reason, raw, digest = row
     return {
         "id": f"{stream}/{digest.hex()}",
@@ -249,7 +249,7 @@ def aside_fields(row: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def ms_of(moment: datetime) -> int:
-    """Unix milliseconds."""
+    """Return a datetime as Unix milliseconds."""
     return int(moment.timestamp() * 1000)
 
 

@@ -1,10 +1,10 @@
-"""A backup put back: checked, and then, in one transaction, made the ledger in the place of what stood there.
+"""Restores a backup: checks it, then replaces the ledger in one transaction.
 
-The tables are made as they were when the backup was made, filled, and then brought up to date by the migrations that
-came since. Others see the old ledger until all of that is done. What Redis has is not asked: every checkpoint forgets
-which run of it was read, so that workers read each stream from its first entry. Events that the backup has are known
-by their ids and not folded again; those after it are; those that Redis has trimmed meanwhile are missing, and are told
-(`gaps_of`). The epoch rises, so that proxies take the snapshots that follow. Not here: that reading (`project`).
+The tables are created as of the backup's schema, filled, and migrated to this version. Until the commit, other sessions
+see the old ledger. Redis is not consulted: every checkpoint forgets the server's run id, so that workers read each
+stream from its first entry. Events in the backup are recognized by id, later ones are folded, and those that Redis has
+trimmed since are missing and reported (`gaps_of`). The epoch rises, so that proxies accept the snapshots that follow.
+Not here: that folding (`project`).
 """
 
 import zlib
@@ -44,10 +44,10 @@ MAX_MANIFEST_BYTES = 16 << 20
 
 
 class Backup:
-    """A backup file that is open for reading."""
+    """A backup file open for reading."""
 
     def __init__(self, path: Path) -> None:
-        """Raises BackupError when it is none, and SchemaError when this version is too old for it."""
+        """Raises BackupError if it is not a backup, and SchemaError if it is newer than this version."""
         self.path = path
         try:
             self._archive = ZipFile(path)
@@ -78,7 +78,7 @@ class Backup:
         return manifest
 
     def pieces(self, table: TableCopy) -> Iterator[bytes]:
-        """A table's text; raises BackupError, at its end at the latest, unless it is what was written."""
+        """Yield a table's text; raises BackupError, at the end at the latest, if the checksum differs."""
         digest = sha256()
         try:
             with self._archive.open(member_of(table.name)) as member:
@@ -91,14 +91,14 @@ class Backup:
             raise BackupError(f"{self.path} is damaged: {table.name} is not what was written")
 
     def check(self) -> None:
-        """Read everything once. Raises BackupError."""
+        """Read and check the whole file. Raises BackupError."""
         for table in self.manifest.tables:
             for _ in self.pieces(table):
                 pass
 
 
 class Gap(Struct, frozen=True):
-    """A time of which nothing is left: the backup ends at `from_ms`, and the stream in Redis begins at `to_ms`."""
+    """A period of possibly missing events: the backup ends at `from_ms`, and the stream in Redis begins at `to_ms`."""
 
     stream: str
     from_ms: int
@@ -106,15 +106,15 @@ class Gap(Struct, frozen=True):
 
 
 class NotEmpty(Exception):
-    """There is a ledger with something in it, and it was not said that it may go."""
+    """The database holds a ledger, and replacing it was not confirmed."""
 
 
 def restore(
     connection: psycopg.Connection, backup: Backup, progress: Progress = lambda _: None, *, replace: bool = False
 ) -> None:
-    """Make the backup the ledger, all or nothing. `progress` is told of rows.
+    """Replace the ledger with the backup, all or nothing. `progress` is called with the number of rows so far.
 
-    Raises NotEmpty (with `replace`, what is there goes), BackupError, SchemaError, psycopg.Error.
+    Raises NotEmpty (unless `replace`), BackupError, SchemaError, psycopg.Error.
     """
     backup.check()
     connection.execute(QUERIES["copying_session"])
@@ -132,7 +132,7 @@ def restore(
 
 
 def set_aside(connection: psycopg.Connection, *, replace: bool) -> int:
-    """Rename the ledger that is there; its highest epoch. Raises NotEmpty."""
+    """Rename the current ledger's schema and return its highest epoch. Raises NotEmpty."""
     if not replace and not is_empty(connection):
         raise NotEmpty("the database has a ledger with events in it")
     (epoch,) = connection.execute(QUERIES["highest_epoch"]).fetchone() or (0,)
@@ -141,7 +141,7 @@ def set_aside(connection: psycopg.Connection, *, replace: bool) -> int:
 
 
 def is_empty(connection: psycopg.Connection) -> bool:
-    """Whether nothing was ever folded. Workers that wait for a first event have made checkpoints, at position 0."""
+    """True if nothing was ever folded. Idle workers create checkpoints at position 0."""
     tables = [name for name, _ in connection.execute(QUERIES["tables"]).fetchall() if name != "checkpoints"]
     queries = [QUERIES["has_positions"], *(templated("has_rows", f"ccproxy.{name}") for name in tables)]
     return not any(connection.execute(query).fetchone() == (True,) for query in queries)
@@ -165,7 +165,7 @@ def fill(connection: psycopg.Connection, backup: Backup, progress: Progress) -> 
 
 
 def copy_in(connection: psycopg.Connection, backup: Backup, table: TableCopy, count: RowCount) -> None:
-    """Copy one table's rows. Raises BackupError when their number is another."""
+    """Copy one table's rows. Raises BackupError if the number of rows differs."""
     with connection.cursor() as cursor:
         with cursor.copy(copying("copy_in", table.name, table.columns)) as copy:
             for piece in backup.pieces(table):
@@ -176,7 +176,7 @@ def copy_in(connection: psycopg.Connection, backup: Backup, table: TableCopy, co
 
 
 def gaps_of(redis: Redis, streams: tuple[StreamPlace, ...]) -> list[Gap]:
-    """Where entries may be missing between a backup and what Redis has. Raises RedisError."""
+    """Return where entries may be missing between a backup and the streams in Redis. Raises RedisError."""
     found = []
     for place in streams:
         entries = cast("list[tuple[bytes, object]]", redis.xrange(wire.events_key(place.stream), count=1))

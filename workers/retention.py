@@ -1,11 +1,11 @@
-"""Drops whole weeks of events that are older than the operator wants to keep, and closes the books on them.
+"""Drops event weeks older than the retention period, and saves closing balances for them.
 
-What was folded from them stays: a closing balance for each stream (position, hash, state, cells), from which `verify`
-and `rebuild` begin. All of one week happens in one transaction, or nothing. Operators' events are never dropped. Not
-here: refusing events that come later for a dropped week (`project` does, by the checkpoint's `kept_from`).
+What was folded from them stays: a closing balance per stream (position, hash, state, cells), from which `verify` and
+`rebuild` start. Each week is dropped in one transaction. Operators' events are never dropped. Not here: rejecting late
+events of a dropped week (`project`, by the checkpoint's `kept_from`).
 
-An event lies in the week of its id, which may be long before it was folded: a balance reaches to the last position that
-the week has, and rows of other weeks before it are from then on covered by the balance too.
+An event belongs to the week of its id, which may be long before it was folded: a balance extends to the last position
+in the week, and so also covers earlier rows of other weeks.
 """
 
 import logging
@@ -23,17 +23,17 @@ log = logging.getLogger("ccproxy.worker")
 
 
 class Damaged(Exception):
-    """A stream's rows are not what was folded; they are evidence, and are not dropped."""
+    """A stream's rows differ from what was folded; they are kept as evidence."""
 
 
 def expired_weeks(weeks: list[int], keep_weeks: int, now_ms: int) -> list[int]:
-    """The weeks that ended at least `keep_weeks` weeks ago; none when that is 0."""
+    """Return the weeks that ended at least `keep_weeks` weeks ago; none if that is 0."""
     first_kept = (now_ms - EPOCH_MONDAY_MS) // WEEK_MS - keep_weeks
     return sorted(week for week in weeks if week < first_kept) if keep_weeks else []
 
 
 class Retention:
-    """Drops what is expired when it is told to look."""
+    """Drops expired weeks on each call of `look`."""
 
     def __init__(self, opens: Callable[[], Archive], keep_weeks: int, clock: Callable[[], float] = time.time) -> None:
         self.opens = opens
@@ -41,7 +41,7 @@ class Retention:
         self._clock = clock
 
     def look(self) -> list[str]:
-        """Drop all weeks that are expired; their partitions. Raises psycopg.Error, Damaged."""
+        """Drop all expired weeks and return their partitions. Raises psycopg.Error, Damaged."""
         if not self.keep_weeks:
             return []
         archive = self.opens()
@@ -54,7 +54,7 @@ class Retention:
 
 
 def drop_week(archive: Archive, week: int, partition: str) -> bool:
-    """Close the books on a week and drop it; False when another process is at it, or has done it."""
+    """Save closing balances for a week and drop it; False if another process does, or has done so."""
     table = f"ccproxy.{partition}"
     try:
         recounts = recount_streams(archive, table)
@@ -73,7 +73,7 @@ def drop_week(archive: Archive, week: int, partition: str) -> bool:
 
 
 def recount_streams(archive: Archive, table: str) -> dict[str, Recount]:
-    """Recount what has rows in a partition, up to the last of them: nearly all is read before any lock is taken."""
+    """Recount the streams with rows in a partition up to the last of them, mostly before any lock is taken."""
     recounts = {}
     for stream in archive.streams():
         last = archive.last_position(stream, table) if stream != wire.CONTROL else 0
@@ -84,7 +84,7 @@ def recount_streams(archive: Archive, table: str) -> dict[str, Recount]:
 
 
 def close_stream(archive: Archive, recount: Recount, last: int) -> None:
-    """Write down the balance of a stream as of a position, or as of the last balance where that lies behind it."""
+    """Save a stream's balance as of a position, or as of the last balance if that is later."""
     if last > recount.position:
         recount.read(last)
     if recount.position < last or recount.faults:

@@ -1,12 +1,12 @@
-"""What the workers keep in Postgres: one method per statement of `queries.sql`, and one transaction at a time.
+"""The workers' tables in Postgres: one method per statement of `queries.sql`, one transaction at a time.
 
-Not here: deciding what is written (that is `project`'s), and the schema (`migrate`).
+Not here: what to write (`project`), and the schema (`migrate`).
 
-Each round trip wakes both sides, which costs more than most statements. So what nobody has to wait for is sent
-together: the beginning with its bounds, and the projections and the checkpoint with the commit.
+A round trip costs more than most statements. So statements whose result nobody needs are sent together: BEGIN with the
+session's limits, and projections and checkpoint with COMMIT.
 
-A store is used by one thread. Whatever goes wrong within a transaction closes the connection: the server then rolls
-back and frees the locks, and the next transaction begins on a fresh one, with nothing remembered.
+A store is used by one thread. Any error within a transaction closes the connection: the server rolls back and frees the
+locks, and the next transaction opens a new connection without cached state.
 """
 
 import re
@@ -25,7 +25,7 @@ from service.ledger import ids, wire
 from service.ledger.state import ReplicaHealth, Usage
 
 GENESIS_HASH = bytes(32)
-"""What stands before the first event of a hash chain."""
+"""Hash before the first event of a hash chain."""
 USAGE_FIELDS = Usage.__struct_fields__
 EPOCH_MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
 EPOCH_MONDAY_MS = 4 * 86_400_000
@@ -45,7 +45,7 @@ Parameters = Sequence[object] | dict[str, object]
 
 
 def read_queries() -> dict[str, bytes]:
-    """The statements of queries.sql by name."""
+    """Return the statements of queries.sql by name."""
     text = files("workers").joinpath("queries.sql").read_text(encoding="utf-8")
     parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
     return {name: body.rpartition(";")[0].strip().encode() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
@@ -53,15 +53,15 @@ def read_queries() -> dict[str, bytes]:
 
 QUERIES = read_queries()
 CELL_TABLES = ("ccproxy.usage_hourly", "pg_temp.recount")
-"""The live cells, and those that a recount makes."""
+"""The live cells, and those of a recount."""
 ADD_USAGE = {table: QUERIES["add_usage"].replace(b"{table}", table.encode()) for table in CELL_TABLES}
 CELLS_SINCE = {table: QUERIES["cells_since"].replace(b"{table}", table.encode()) for table in CELL_TABLES}
 
 
 class Checkpoint(NamedTuple):
-    """How far a stream is folded: the last entry, the count and hash of its events, and the folded state.
+    """Progress of a stream: last entry folded, position, head of the hash chain, and the folded state.
 
-    `dead` and `quarantined` count what was put aside; events with an id below `kept_from` were dropped by retention.
+    `dead` and `quarantined` count events set aside; events with an id below `kept_from` were dropped by retention.
     """
 
     stream: str
@@ -77,7 +77,7 @@ class Checkpoint(NamedTuple):
 
 
 class Row(NamedTuple):
-    """An event as it stands in Postgres, in the order of its columns."""
+    """An event row, in the order of its columns."""
 
     event_id: str
     stream: str
@@ -92,7 +92,7 @@ class Row(NamedTuple):
 
 
 class Known(NamedTuple):
-    """An event that Postgres has already."""
+    """An event that is already stored."""
 
     event_id: str
     stream: str
@@ -100,7 +100,7 @@ class Known(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """Bytes that were not folded, where they lay, and why. `event_id` is empty when they are no event."""
+    """Bytes that were not folded, their stream entry, and the reason. `event_id` is empty if they are not an event."""
 
     stream_id: str
     raw: bytes
@@ -109,7 +109,7 @@ class Rejected(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A row of the dead letters, in the order in which they are tried again."""
+    """A dead letter, in the order of retries."""
 
     seen_at: datetime
     digest: bytes
@@ -118,7 +118,7 @@ class DeadLetter(NamedTuple):
 
 
 class SkippedSeq(NamedTuple):
-    """The number of an event that was read and not folded."""
+    """The number of an event that was read but not folded."""
 
     replica: str
     seq: int
@@ -126,7 +126,7 @@ class SkippedSeq(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """The key of one cell of usage; an hour is Unix time in units of 3600 s."""
+    """Key of a usage cell; `hour` is Unix time in units of 3600 s."""
 
     hour: int
     model: str
@@ -134,14 +134,14 @@ class Cell(NamedTuple):
 
 
 def connect(url: str) -> psycopg.Connection:
-    """A connection whose session can neither hang nor hold a lock for long; it prepares nothing, for poolers."""
+    """Connect with time limits on statements and locks, and without prepared statements, for poolers."""
     connection = psycopg.connect(url, autocommit=True, prepare_threshold=None, **CONNECT_PARAMETERS)
     connection.execute(QUERIES["session"])
     return connection
 
 
 class Store:
-    """The ledger in Postgres, as one worker sees it. `generation` rises with every new connection."""
+    """The ledger in Postgres for one worker. `generation` rises with every new connection."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -152,14 +152,14 @@ class Store:
 
     @property
     def connection(self) -> psycopg.Connection:
-        """The connection, opened when there is none."""
+        """The connection, opened on first use."""
         if self._connection is None:
             self._connection = connect(self.url)
             self.generation += 1
         return self._connection
 
     def close(self) -> None:
-        """Let go of the connection, and with it of locks and of what was not committed."""
+        """Close the connection, which drops locks and uncommitted changes."""
         connection, self._connection = self._connection, None
         self._weeks.clear()
         self._later.clear()
@@ -168,7 +168,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing of what is done within."""
+        """Run the block in a transaction."""
         try:
             with ExitStack() as stack:
                 with self.connection.pipeline():
@@ -183,7 +183,7 @@ class Store:
             raise
 
     def _write(self) -> None:
-        """Send what was put off: all of it goes with the commit, or before something that has to see it is read."""
+        """Send deferred statements: with the commit, or before a read that has to see them."""
         for statement, parameters in self._later:
             self.connection.execute(statement, parameters)
         self._later.clear()
@@ -193,28 +193,28 @@ class Store:
         return [stream for (stream,) in self.connection.execute(QUERIES["streams"]).fetchall()]
 
     def open_checkpoint(self, stream: str) -> None:
-        """Make sure that the stream has a checkpoint."""
+        """Create the stream's checkpoint unless it exists."""
         with self.transaction():
             self.connection.execute(QUERIES["open_checkpoint"], (stream, GENESIS_HASH))
 
     def lock_checkpoint(self, stream: str) -> Checkpoint | None:
-        """The stream's checkpoint, now ours until the transaction ends; None when another worker has it."""
+        """Lock and return the stream's checkpoint until the transaction ends; None if another worker holds it."""
         return checkpoint_of(self.connection.execute(QUERIES["lock_checkpoint"], (stream,)).fetchone())
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Write down how far the stream is folded."""
+        """Save the stream's checkpoint."""
         parameters = checkpoint._asdict() | {"state": checkpoint.state.decode()}
         self._later.append((QUERIES["save_checkpoint"], parameters))
 
     def known_events(self, stream: str, event_ids: Sequence[str]) -> list[Known]:
-        """Which of these events Postgres has, in any stream of the kind."""
+        """Return which of these events are stored, in any stream of the same kind."""
         query = QUERIES["known_control_events" if stream == wire.CONTROL else "known_events"]
         parameters = {"ids": array_of(event_ids), "first": min(event_ids), "last": max(event_ids)}
         rows = self.connection.execute(query, parameters).fetchall()
         return [Known(event_id, stream, body.encode()) for event_id, stream, body in rows]
 
     def add_events(self, stream: str, rows: Sequence[Row]) -> None:
-        """Add new events of one stream."""
+        """Insert new events of one stream."""
         if stream != wire.CONTROL:
             self._open_weeks(weeks_of([row.event_id for row in rows]))
         query = QUERIES["copy_control_events" if stream == wire.CONTROL else "copy_events"]
@@ -223,7 +223,7 @@ class Store:
                 copy.write_row(row)
 
     def _open_weeks(self, weeks: set[int]) -> None:
-        """Make the partitions that these weeks lack. Workers take turns, so that none fails on another's."""
+        """Create missing partitions for these weeks, under a lock so that workers don't collide."""
         missing = weeks - self._weeks
         if not missing:
             return
@@ -240,22 +240,22 @@ class Store:
         self._later.append((ADD_USAGE["ccproxy.usage_hourly"], usage_parameters(route, position, added)))
 
     def usage_since(self, route: str, position: int, oldest_hour: int) -> list[tuple[Cell, Usage]]:
-        """The route's cells that were added to after `position`, from `oldest_hour` on."""
+        """Return the route's cells changed after `position`, from `oldest_hour` on."""
         self._write()
         return cells_since(self.connection, "ccproxy.usage_hourly", route, position, oldest_hour)
 
     def save_health(self, route: str, health: dict[str, ReplicaHealth], gone: Iterable[str]) -> None:
-        """Write down these replicas' accounts, and forget those of the replicas that are gone."""
+        """Save these replicas' health, and delete the `gone` ones."""
         self._later += [(QUERIES["save_health"], health_row(route, *item)) for item in sorted(health.items())]
         if names := sorted(gone):
             self._later.append((QUERIES["drop_health"], (route, names)))
 
     def add_dead_letters(self, stream: str, epoch: int, dead: Sequence[Rejected]) -> int:
-        """Keep what no event could be made of; how many of them are new."""
+        """Insert undecodable events; return how many are new."""
         return self._add_rejected("add_dead_letters", stream, epoch, dead)
 
     def add_quarantined(self, stream: str, epoch: int, rejected: Sequence[Rejected]) -> int:
-        """Keep events that contradict the ledger; how many of them are new."""
+        """Insert events that contradict the ledger; return how many are new."""
         return self._add_rejected("add_quarantined", stream, epoch, rejected)
 
     def _add_rejected(self, query: str, stream: str, epoch: int, rejected: Sequence[Rejected]) -> int:
@@ -267,18 +267,18 @@ class Store:
         return self.connection.execute(QUERIES[query], columns).rowcount
 
     def dead_letters(self, stream: str, after: DeadLetter | None, limit: int) -> list[DeadLetter]:
-        """The next dead letters of a stream."""
+        """Return the next dead letters of a stream."""
         after = after or DeadLetter(datetime.min.replace(tzinfo=UTC), b"", "", b"")
         parameters = {"stream": stream, "seen_at": after.seen_at, "digest": after.digest, "limit": limit}
         rows = self.connection.execute(QUERIES["dead_letters"], parameters).fetchall()
         return [DeadLetter(*row) for row in rows]
 
     def drop_dead_letters(self, stream: str, digests: Sequence[bytes]) -> int:
-        """Forget dead letters that were read after all; how many there were."""
+        """Delete dead letters that were folded; return how many."""
         return self.connection.execute(QUERIES["drop_dead_letters"], (stream, list(digests))).rowcount
 
     def add_asides(self, stream: str, position: int, asides: Sequence[SkippedSeq]) -> list[SkippedSeq]:
-        """Note the numbers of events that are not folded; those that were not noted before."""
+        """Insert the numbers of events that are not folded; return the new ones."""
         if not asides:
             return []
         columns: dict[str, object] = {field: [getattr(one, field) for one in asides] for field in SkippedSeq._fields}
@@ -287,12 +287,12 @@ class Store:
 
 
 def checkpoint_of(row: tuple[Any, ...] | None) -> Checkpoint | None:
-    """A checkpoint from its columns."""
+    """Build a checkpoint from its columns."""
     return None if row is None else Checkpoint._make((*row[:-1], row[-1].encode()))
 
 
 def create_partition(connection: psycopg.Connection, week: int) -> None:
-    """Make the table of a week's events."""
+    """Create the partition of a week."""
     table = sql.Identifier(partition_name(week))
     connection.execute(sql.SQL(QUERIES["create_partition"].decode()).format(name=table))
     first, end = (sql.Literal(first_id(each)) for each in (week, week + 1))
@@ -303,7 +303,7 @@ def create_partition(connection: psycopg.Connection, week: int) -> None:
 def cells_since(
     connection: psycopg.Connection, table: str, route: str, position: int, oldest_hour: int
 ) -> list[tuple[Cell, Usage]]:
-    """The route's cells of a table that were added to after `position`, from `oldest_hour` on."""
+    """Return the route's cells of a table changed after `position`, from `oldest_hour` on."""
     parameters = {"route": route, "position": position, "oldest_hour": oldest_hour}
     rows = connection.execute(CELLS_SINCE[table], parameters).fetchall()
     return [(Cell(*row[:3]), Usage(*row[3:])) for row in rows]
@@ -315,7 +315,7 @@ def add_usage(connection: psycopg.Connection, table: str, route: str, position: 
 
 
 def usage_parameters(route: str, position: int, added: dict[Cell, Usage]) -> dict[str, object]:
-    """What is added to a route's cells, in the order of their keys, so that no two workers deadlock."""
+    """Return the parameters for adding to a route's cells, sorted by key so that workers can't deadlock."""
     cells = sorted(added.items(), key=lambda item: item[0])
     columns: dict[str, object] = {
         field: array_of(getattr(usage, field) for _, usage in cells) for field in USAGE_FIELDS
@@ -326,33 +326,33 @@ def usage_parameters(route: str, position: int, added: dict[Cell, Usage]) -> dic
 
 
 def array_of(values: Iterable[object]) -> str:
-    """An array's text, for values that need no quotes."""
+    """Format a Postgres array of values that need no quotes."""
     return "{" + ",".join(map(str, values)) + "}"
 
 
 def health_row(route: str, replica: str, health: ReplicaHealth) -> tuple[object, ...]:
-    """A replica's account in the order of its columns."""
+    """Return a replica's health in the order of its columns."""
     return route, replica, msgspec.json.encode(health).decode()
 
 
 def week_of(event_id: str) -> int:
-    """The week of an event's id, counted from the first Monday of 1970."""
+    """Return the week of an event's id, counted from the first Monday of 1970."""
     return (ids.time_of_id_ms(event_id) - EPOCH_MONDAY_MS) // WEEK_MS
 
 
 def weeks_of(event_ids: Sequence[str]) -> set[int]:
-    """The weeks of some ids, which nearly always is one."""
+    """Return the weeks of some ids; usually one."""
     first, last = week_of(min(event_ids)), week_of(max(event_ids))
     return {first} if first == last else {week_of(event_id) for event_id in event_ids}
 
 
 def partition_name(week: int) -> str:
-    """The partition of a week, named after its Monday."""
+    """Return the partition of a week, named after its Monday."""
     return f"events_{EPOCH_MONDAY + timedelta(weeks=week):%Y%m%d}"
 
 
 def week_of_partition(name: str) -> int:
-    """The week of a partition."""
+    """Return the week of a partition."""
     monday = datetime.strptime(name.removeprefix("events_"), "%Y%m%d").replace(tzinfo=UTC)
     return (monday - EPOCH_MONDAY).days // 7
 

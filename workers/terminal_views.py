@@ -1,4 +1,4 @@
-"""Reports as a person sees them on a terminal, and progress where there is one. Not here: finding the facts."""
+"""Terminal output of the workers' commands, with progress bars. Not here: finding the facts."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -28,18 +28,18 @@ COUNTS = {
     "batch_items": "batch",
 }
 ALWAYS = ("requests", "attempts", "input_tokens", "output_tokens")
-"""Shown though they be 0; the other columns only where one of them is not."""
+"""Shown even if 0; other columns only if one of their values is not."""
 NAME_WIDTH = 12
-"""What a column of names so long has at least, so that numbers never crowd it out."""
+"""Minimum width of a column of long names, next to columns of numbers."""
 PIPE_WIDTH = 200
-"""Behind a pipe there is no edge to wrap at."""
+"""Width of output to a pipe, which has no edge to wrap at."""
 LINE_EVERY = 100_000
-"""Rows after which a pipe is told of progress."""
+"""Rows between progress lines written to a pipe."""
 
 
 @contextmanager
 def progress_of(console: SafeConsole, title: str, begin: int, end: int, *, lines: bool = False) -> Iterator[Told]:
-    """A bar on a terminal; else, with `lines`, a line now and then, or nothing."""
+    """Show a progress bar on a terminal; otherwise, with `lines`, print occasional lines, or nothing."""
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -63,7 +63,7 @@ def progress_of(console: SafeConsole, title: str, begin: int, end: int, *, lines
 
 
 def show_verified(reports: Sequence[StreamReport], console: SafeConsole) -> None:
-    """A line a stream, then what differs, by name."""
+    """Print a line per stream, then the differences."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("stream")
     for name in ("events", "from", "to", "differences"):
@@ -87,7 +87,7 @@ def show_verified(reports: Sequence[StreamReport], console: SafeConsole) -> None
 
 
 def differences_table(reports: Sequence[StreamReport]) -> Table:
-    """All that differs."""
+    """Return a table of all differences."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("stream", "what", "where", "stands", "should be"):
         table.add_column(name, overflow="fold")
@@ -98,7 +98,7 @@ def differences_table(reports: Sequence[StreamReport]) -> Table:
 
 
 def show_usage(report: Report, console: SafeConsole) -> None:
-    """A row a group, and the totals."""
+    """Print a row per group, and the totals."""
     since, until = report.period
     console.print(f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}, UTC")
     if not report.rows:
@@ -128,19 +128,19 @@ def show_usage(report: Report, console: SafeConsole) -> None:
 
 
 def row_fields_for_table(row: UsageSum, by: Sequence[str]) -> dict[str, Any]:
-    """A row's fields with the kinds of cached tokens together; JSON and CSV have them apart."""
+    """Return a row's fields with the cached token kinds summed; JSON and CSV list them separately."""
     fields = fields_of(row, by)
     kinds = ("cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens")
     return fields | {"cached_tokens": sum(fields[kind] for kind in kinds)}
 
 
 def counted(count: int | None) -> str:
-    """A count with its thousands apart."""
+    """Format a count with thousands separators."""
     return "-" if count is None else f"{count:,}"
 
 
 def cost_of(row: UsageSum) -> str:
-    """Dollars; a plus says that some of it has no price, a dash that nothing has."""
+    """Format a cost in dollars; "+" if part of the usage has no price, "-" if none has."""
     usage = row.usage
     if usage.unpriced and not usage.cost_nusd:
         return "-"
@@ -149,7 +149,7 @@ def cost_of(row: UsageSum) -> str:
 
 
 def usage_json(report: Report) -> dict[str, Any]:
-    """A report as plain values."""
+    """Return a report as JSON-compatible values."""
     return {
         "since": f"{report.period.since:%Y-%m-%dT%H:%M:%SZ}",
         "until": f"{report.period.until:%Y-%m-%dT%H:%M:%SZ}",
@@ -161,12 +161,12 @@ def usage_json(report: Report) -> dict[str, Any]:
 
 
 def usage_csv(report: Report) -> str:
-    """A report's rows, with a head and without a total."""
+    """Return a report's rows as CSV, with a header and without totals."""
     return csv_text([*report.by, *fields_of(report.total, ())], [fields_of(row, report.by) for row in report.rows])
 
 
 def show_backup(manifest: Manifest, title: str, console: SafeConsole) -> None:
-    """What a backup holds."""
+    """Print the contents of a backup."""
     made = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(manifest.made_at_ms / 1000))
     events = sum(place.position for place in manifest.streams)
     console.print(title, soft_wrap=True)
@@ -179,7 +179,7 @@ def show_backup(manifest: Manifest, title: str, console: SafeConsole) -> None:
 
 
 def show_gaps(gaps: Sequence[Gap], console: SafeConsole) -> None:
-    """What neither the backup nor Redis has."""
+    """Print the periods that neither the backup nor Redis covers."""
     for gap in gaps:
         begin, end = (time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1000)) for at in (gap.from_ms, gap.to_ms))
         words = f"{gap.stream}: what happened between {begin} and {end} UTC is in no ledger"
@@ -187,7 +187,7 @@ def show_gaps(gaps: Sequence[Gap], console: SafeConsole) -> None:
 
 
 def show_put_aside(rows: Sequence[dict[str, Any]], console: SafeConsole) -> None:
-    """What was put aside, newest first."""
+    """Print dead letters and quarantined events, newest first."""
     if not rows:
         console.print("Nothing was put aside: no dead letters, no quarantine.")
         return
@@ -203,5 +203,5 @@ def show_put_aside(rows: Sequence[dict[str, Any]], console: SafeConsole) -> None
 
 
 def preview(raw: str) -> str:
-    """The beginning of what was put aside."""
+    """Return the beginning of an event's text."""
     return raw if len(raw) <= 120 else f"{raw[:120]} ..."

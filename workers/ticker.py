@@ -1,15 +1,14 @@
-"""Waits for news on the streams and calls for workers. Each worker process has one, in a thread of its own.
+"""Watches the streams and enqueues fold jobs, in one thread per worker process.
 
-Not here: folding, or knowing how far anything is folded. What Redis shows suffices: a stream is settled when its newest
-snapshot was made of this run of the server and stands at its last entry. Between news there is one blocking read and
-one look a second.
+It does not fold, and does not read Postgres. Redis suffices: a stream is settled when its newest snapshot was made from
+this run of the server and stands at its last entry. Without news, it costs one blocking read and one check a second.
 
-- News: a blocking read over all streams; whatever comes calls for a job at once. A stream that a job stays with, or
-  that one is on its way to, is left out for a while; for as long as it stays, when it is one of this process.
-- The look: once a second, every stream that is not settled calls for a job: one whose job failed or whose worker was
-  killed, one that is new, one whose snapshot is gone.
-- Attempts whose replica is gone are closed (`lost`), every few seconds.
-- At start, and whenever Redis was away, every stream is called for once, also those that only Postgres knows.
+- News: a blocking read over all streams; any entry enqueues a job at once. A stream with a pending or lingering job is
+  left out for a while, or as long as the job lingers if it is one of this process.
+- The check: once a second, a job is enqueued for every stream that is not settled: its job failed, its worker was
+  killed, it is new, or its snapshot is gone.
+- Attempts of crashed replicas are closed (`lost`), every few seconds.
+- At start and after each Redis outage, a job is enqueued for every stream, including those that only Postgres knows.
 """
 
 import time
@@ -29,16 +28,16 @@ from workers.publish import INTERVAL_S, MARK_FIELDS, read_published
 from workers.wake import Wake
 
 BLOCK_MS = 1_000
-"""Well below redis-py's socket time-out, which would send the read again; a stop is heeded within this time."""
+"""Well below redis-py's socket timeout, which would repeat the read; also the longest delay of a stop."""
 POLL_S = 0.05
-"""Between two looks at a Cluster's streams: some twenty small commands a second where nothing goes on."""
+"""Interval between polls of a Cluster's streams: about twenty small commands a second when idle."""
 LEFT_OUT_S = 0.1
 LOOK_S = 1.0
 RETRY_S = 0.5
 
 
 class Ticker:
-    """Wakes the queue. `recall` names the streams that Postgres knows, and may fail while it is away."""
+    """Enqueues fold jobs. `recall` returns the streams that Postgres knows, and may fail while it is away."""
 
     def __init__(
         self,
@@ -61,11 +60,11 @@ class Ticker:
         self._thread = Thread(target=self._run, name="ticker", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Stop watching; returns when the thread has ended or the time is over."""
+        """Stop the thread; returns when it has ended or after `timeout_s`."""
         self._stopping.set()
         self._thread.join(timeout_s)
 
@@ -75,12 +74,12 @@ class Ticker:
                 self.forget()
                 while not self._stopping.is_set():
                     self.tick()
-            except Exception as error:  # noqa: BLE001 - without a ticker nothing is folded; whatever it is, it is said
+            except Exception as error:  # noqa: BLE001 - without a ticker nothing is folded, so it has to survive any error
                 self.outage.mark_down(error, traceback=not isinstance(error, RedisError))
                 self._stopping.wait(RETRY_S)
 
     def forget(self) -> None:
-        """Begin anew: all streams are to be called for."""
+        """Start over: a job is due for all streams."""
         self.seen = {}
         self._left_out = {}
         self._recalled = False
@@ -88,7 +87,7 @@ class Ticker:
         self.lost.forget()
 
     def tick(self) -> None:
-        """Wait for news for up to BLOCK_MS and call for what has some; look around when a second has passed."""
+        """Wait up to BLOCK_MS for entries and enqueue jobs for them; run the check once a second."""
         if time.monotonic() >= self._looked_s + LOOK_S:
             self._looked_s = time.monotonic()
             self.look()
@@ -97,10 +96,10 @@ class Ticker:
         news = self.wait()
         if news:
             self.note(news)
-            self._stopping.wait(INTERVAL_S)  # what comes meanwhile goes into the same batch
+            self._stopping.wait(INTERVAL_S)  # entries arriving meanwhile join the same batch
 
     def look(self) -> None:
-        """Take up new streams, and call for every stream that is not settled."""
+        """Add new streams, and enqueue a job for every stream that is not settled."""
         named = {wire.CONTROL} | {name.decode() for name in self.members()} | set(self.recalled())
         fresh = named - self.seen.keys()
         self.seen |= dict.fromkeys(fresh, NO_ENTRY)
@@ -109,22 +108,23 @@ class Ticker:
                 self.wake.enqueue(stream)
 
     def members(self) -> set[bytes]:
-        """The streams that Redis knows."""
+        """Return the streams that Redis knows."""
         return self.redis.smembers(wire.STREAMS_KEY)  # type: ignore[return-value]
 
     def recalled(self) -> Iterable[str]:
-        """The streams that Postgres knows, asked once; a Redis that came back empty has forgotten them."""
+        """Return the streams that Postgres knows, once after each start or outage: an emptied Redis has
+        forgotten them."""
         if self._recalled:
             return ()
         try:
             streams = list(self.recall())
         except psycopg.Error:
-            return ()  # asked again at the next look; that Postgres is away is said by the jobs
+            return ()  # retried at the next check; the jobs report that Postgres is away
         self._recalled = True
         return streams
 
     def settled(self, streams: list[str]) -> dict[str, bool]:
-        """Whether each stream's snapshot is this run's and stands at the last entry. Sets `seen` to last entries."""
+        """Return per stream if its snapshot is of this run and at the last entry. Sets `seen` to the last entries."""
         pipeline = self.redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.xrevrange(wire.events_key(stream), count=1)
@@ -141,8 +141,8 @@ class Ticker:
         return verdicts
 
     def wait(self) -> list[str]:
-        """The streams that have entries behind those seen; returns empty-handed after BLOCK_MS, or sooner when a
-        stream is left out, and is to be asked for again."""
+        """Return the streams with entries after those seen; empty after BLOCK_MS, or earlier if a stream that was left
+        out has to be included again."""
         now_s = time.monotonic()
         self._left_out = {stream: until_s for stream, until_s in self._left_out.items() if until_s > now_s}
         left_out = self._left_out.keys() | self.wake.attended
@@ -159,7 +159,7 @@ class Ticker:
         return [keys[key.decode()] for key in reply]
 
     def _poll(self, positions: dict[Any, Any], block_ms: int) -> dict[bytes, Any]:
-        """The same on a Cluster, where one read can't wait for several slots."""
+        """Poll instead of blocking, since one read can't wait on several slots of a Cluster."""
         give_up_s = time.monotonic() + block_ms / 1000
         while not self._stopping.is_set() and time.monotonic() < give_up_s:
             pipeline = self.redis.pipeline(transaction=False)
@@ -174,7 +174,7 @@ class Ticker:
         return {}
 
     def note(self, news: list[str]) -> None:
-        """Call for these streams. What is seen is read before the call: the job that it calls for reads no less."""
+        """Enqueue jobs for these streams. `seen` is read before, so that the job reads at least as far."""
         for stream, settled in self.settled(news).items():
             if not settled and not self.wake.enqueue(stream):
                 self._left_out[stream] = time.monotonic() + LEFT_OUT_S

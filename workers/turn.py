@@ -1,4 +1,4 @@
-"""A step on a stream from outside of the fold: done as soon as no worker has the stream, then published."""
+"""Runs a step on a stream from outside the fold job: as soon as no worker holds the stream, then publishes it."""
 
 import time
 from collections.abc import Callable
@@ -10,13 +10,13 @@ TURN_S = 0.1
 
 
 class NeverDone(Exception):
-    """Workers had the stream all the time."""
+    """Workers held the stream during all tries."""
 
 
 def run_step(
     projector: Projector, publisher: Publisher, step: Callable[[Projector], Projected | None], turns: int
 ) -> Projected:
-    """Do a step until nothing is left to do, and publish what comes of it. Raises NeverDone, RedisError."""
+    """Run a step until nothing is left to do, and publish the result. Raises NeverDone, RedisError."""
     for _ in range(turns):
         projected = step(projector)
         if projected is None:

@@ -1,8 +1,8 @@
-"""What was used: tokens, costs and attempts by day, week, route, model and client key, from the cells of Postgres.
+"""Usage reports: tokens, costs and attempts by day, week, route, model and client key, from the usage cells in
+Postgres.
 
-Cells are whole hours, so that the limits of the time asked for are whole hours too; all is UTC. A request counts where
-its last attempt ended; that stands in the events alone, and is unknown (None) for times of which events were dropped.
-Not here: showing it (`terminal_views`).
+Cells are whole hours, so reports cover whole hours; all times are UTC. A request counts where its last attempt ended;
+that is known from the events alone, and None for periods with dropped events. Not here: output (`terminal_views`).
 """
 
 import re
@@ -23,14 +23,14 @@ TIME_FORMS = "a date (2026-11-02), a time (2026-11-02T15:00), or a duration (12h
 
 
 class Period(NamedTuple):
-    """Whole hours, from `since` to before `until`, UTC."""
+    """A period of whole hours, `since` <= hour < `until`, UTC."""
 
     since: datetime
     until: datetime
 
 
 class UsageSum(NamedTuple):
-    """The usage of one group; `names` are what it was grouped by, in the order of `Report.by`."""
+    """Usage of one group; `names` are its dimensions, in the order of `Report.by`."""
 
     names: tuple[str, ...]
     usage: Usage
@@ -38,7 +38,7 @@ class UsageSum(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The rows of a report, and all of them together."""
+    """The rows of a report, and their totals."""
 
     period: Period
     by: tuple[str, ...]
@@ -47,7 +47,7 @@ class Report(NamedTuple):
 
 
 def read_time(text: str, now: datetime) -> datetime:
-    """A moment as a person writes it. Raises ValueError, which says what is understood."""
+    """Parse a time as typed by a user. Raises ValueError with the accepted forms."""
     if back := BACK.fullmatch(text):
         return now - int(back[1]) * UNITS[back[2]]
     try:
@@ -58,7 +58,7 @@ def read_time(text: str, now: datetime) -> datetime:
 
 
 def period_of(since: str | None, until: str | None, now: datetime) -> Period:
-    """Whole hours around the time asked for: by default the last seven days and today. Raises ValueError."""
+    """Return the whole hours that cover a period; by default the last seven days and today. Raises ValueError."""
     begin = read_time(since, now) if since else (now - timedelta(days=7)).replace(hour=0)
     end = read_time(until, now) if until else now
     begin = begin.replace(minute=0, second=0, microsecond=0)
@@ -70,7 +70,7 @@ def period_of(since: str | None, until: str | None, now: datetime) -> Period:
 
 
 def dimensions_of(asked: Iterable[str], known: tuple[str, ...] = DIMENSIONS) -> tuple[str, ...]:
-    """What to group by, from options that may be given several times or with commas. Raises ValueError."""
+    """Parse the dimensions to group by, given repeatedly or with commas. Raises ValueError."""
     names = [name.strip() for option in asked for name in option.split(",") if name.strip()]
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -81,7 +81,7 @@ def dimensions_of(asked: Iterable[str], known: tuple[str, ...] = DIMENSIONS) -> 
 def report(
     archive: Archive, period: Period, by: tuple[str, ...], *, route: str = "", model: str = "", key: str = ""
 ) -> Report:
-    """What was used in a period, of one route, model or key, or of all (""). Raises psycopg.Error."""
+    """Report the usage of a period, of one route, model or key, or of all (""). Raises psycopg.Error."""
     parameters: dict[str, Any] = {name: name in by for name in DIMENSIONS}
     parameters |= {"only_route": route, "only_model": model, "only_key": key}
     parameters |= {"since": int(period.since.timestamp()), "until": int(period.until.timestamp())}
@@ -108,7 +108,7 @@ def read_requests(archive: Archive, parameters: dict[str, Any]) -> dict[tuple[st
 
 
 def total_of(rows: Sequence[UsageSum], *, known: bool) -> UsageSum:
-    """All rows together."""
+    """Sum all rows."""
     total = Usage()
     for row in rows:
         fold.add_usage(total, row.usage)
@@ -116,7 +116,7 @@ def total_of(rows: Sequence[UsageSum], *, known: bool) -> UsageSum:
 
 
 def fields_of(row: UsageSum, by: Sequence[str]) -> dict[str, Any]:
-    """A row as plain values, for JSON and CSV. The cost is that of what has a price."""
+    """Return a row as plain values, for JSON and CSV. The cost covers usage that has a price."""
     usage = row.usage
     return dict(zip(by, row.names, strict=False)) | {
         "requests": row.requests,
@@ -137,7 +137,7 @@ def fields_of(row: UsageSum, by: Sequence[str]) -> dict[str, Any]:
 
 
 def dollars(nusd: int, places: int) -> str:
-    """Nano-dollars as dollars, exact, rounded half up to so many places."""
+    """Format nano-dollars as dollars, exactly, rounded half up to so many places."""
     unit = 10 ** (9 - places)
     units = (abs(nusd) + unit // 2) // unit
     whole, part = divmod(units, 10**places)

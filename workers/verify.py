@@ -1,7 +1,7 @@
-"""Whether the projections are what the event rows say: everything is recounted and compared, and what differs is named.
+"""Verifies the projections: recounts everything from the event rows and lists the differences.
 
-It reads one snapshot of the database for each stream, so that it is exact while traffic goes on, and changes nothing.
-Not here: mending (`rebuild`), and showing (`terminal_views`).
+It reads each stream from one snapshot of the database, so that it is exact under traffic, and changes nothing. Not
+here: repair (`rebuild`) and output (`terminal_views`).
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ from workers.recount import Progress, Recount
 from workers.store import USAGE_FIELDS, Checkpoint
 
 MOST_DIFFERENCES = 50
-"""Named for each stream and kind; the count says how many there are."""
+"""Maximum listed per stream and kind; the count covers all."""
 LONGEST = 200
-"""Characters of a value that are shown."""
+"""Maximum characters shown of a value."""
 
 
 class Difference(Struct, frozen=True):
-    """Something that is not as its events make it. `what`: event, checkpoint, usage, health, state or count."""
+    """A difference from the recount. `what`: event, checkpoint, usage, health, state or count."""
 
     what: str
     name: str
@@ -33,7 +33,7 @@ class Difference(Struct, frozen=True):
 
 
 class StreamReport(Struct, frozen=True):
-    """What was found of one stream. Events up to `from_position` are known by their closing balance alone."""
+    """Findings for one stream. Events up to `from_position` are covered by the closing balance alone."""
 
     stream: str
     from_position: int
@@ -44,7 +44,7 @@ class StreamReport(Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        """Whether all is as it should be."""
+        """True if there are no findings."""
         return not self.differences
 
 
@@ -70,7 +70,7 @@ def verify(archive: Archive, stream: str, progress: Progress = lambda _: None) -
 
 
 def differences_of(archive: Archive, recount: Recount, checkpoint: Checkpoint | None) -> Iterator[Difference]:
-    """What of the projections is not what was recounted."""
+    """Yield the projections that differ from the recount."""
     stream = recount.stream
     if checkpoint is None:
         yield Difference("checkpoint", stream, "missing", f"position {recount.position}")
@@ -90,7 +90,7 @@ def differences_of(archive: Archive, recount: Recount, checkpoint: Checkpoint | 
 
 
 def usage_difference(cell: CellDifference) -> Difference:
-    """The counts in which a cell differs."""
+    """Return the counts in which a cell differs."""
     name = f"{cell.hour} {cell.model or '(no model)'} {cell.client_key or '(no key)'}"
     if cell.stands is None or cell.should is None:
         return Difference("usage", name, counts_of(cell.stands, USAGE_FIELDS), counts_of(cell.should, USAGE_FIELDS))
@@ -99,7 +99,7 @@ def usage_difference(cell: CellDifference) -> Difference:
 
 
 def counts_of(usage: Usage | None, fields: list[str] | tuple[str, ...]) -> str:
-    """Some counts of a cell; zeros are left out when all are asked for."""
+    """Format some counts of a cell; omits zeros if all are requested."""
     if usage is None:
         return "missing"
     counts = [
@@ -109,7 +109,7 @@ def counts_of(usage: Usage | None, fields: list[str] | tuple[str, ...]) -> str:
 
 
 def state_differences(stream: str, stands: bytes, should: bytes) -> Iterator[Difference]:
-    """Where the checkpoint's state is not what was recounted, part by part."""
+    """Yield the differences of the checkpoint's state, part by part."""
     try:
         ledger = wire.decode_ledger(stream, stands)
     except msgspec.DecodeError as error:
@@ -127,20 +127,20 @@ def state_differences(stream: str, stands: bytes, should: bytes) -> Iterator[Dif
 def entries_that_differ(
     what: str, stands: dict[str, Any], should: dict[str, Any], prefix: str = ""
 ) -> Iterator[Difference]:
-    """The entries that two mappings do not share, the first few."""
+    """Yield the first few entries in which two mappings differ."""
     names = [name for name in sorted(stands.keys() | should.keys()) if stands.get(name) != should.get(name)]
     for name in names[:MOST_DIFFERENCES]:
         yield Difference(what, f"{prefix}{name}", shown(stands.get(name)), shown(should.get(name)))
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """A value as JSON would show it, so that it can be compared whatever its order."""
+    """Return a value as JSON would represent it, so that order does not matter."""
     found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
     return found
 
 
 def shown(value: Any) -> str:
-    """A value as a person reads it."""
+    """Format a value for people."""
     if value is None:
         return "missing"
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -1,4 +1,4 @@
-"""RQ's worker as we run it: within its process, quiet, and made to stop as a whole. Not here: jobs, and queues."""
+"""RQ worker that runs jobs in its own process, logs little, and stops as a whole process. Not here: jobs and queues."""
 
 from threading import Event
 from types import FrameType
@@ -9,22 +9,23 @@ from rq.worker import WorkerStatus
 
 
 class FoldWorker(SimpleWorker):
-    """RQ's worker that does not fork, made to stop as a whole process and to keep quiet about an absent Redis."""
+    """RQ worker without fork; stops the whole process, and logs nothing about a Redis outage."""
 
     max_connection_wait_time = 1.0
     stopping: Event
 
     def subscribe(self) -> None:
-        """Commands over pub/sub are not served: the process is stopped by signal, its jobs are short."""
+        """Skip RQ's pub/sub commands: the process is stopped by signal, and its jobs are short."""
 
     def _install_signal_handlers(self) -> None:
-        """Take RQ's signals over; one that came just before must not be forgotten, or the worker would never end."""
+        """Install RQ's signal handlers, and apply a signal that came just before: otherwise the worker would
+        never end."""
         super()._install_signal_handlers()  # type: ignore[no-untyped-call]
         self._stop_requested = self._stop_requested or self.stopping.is_set()
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - RQ's signature
-        """Stop after the job in hand. Unlike RQ's own, it does not speak to Redis from within a signal handler, and
-        a second signal does no harm."""
+        """Stop after the current job. Unlike RQ's own handler, it does not call Redis from a signal handler, and a
+        second signal has no effect."""
         if self.stopping.is_set():
             return
         self.stopping.set()

@@ -1,8 +1,8 @@
-"""One worker process: an RQ worker in the main thread, a ticker beside it, and the waiting for what both need.
+"""A worker process: an RQ worker in the main thread, a ticker, retention and reports in threads beside it.
 
-Not here: what a job does (`fold_job`), and the command line (`cli`).
+Not here: jobs (`fold_job`) and the command line (`cli`).
 
-RQ's worker gives up when Redis goes away at the wrong moment; it is begun again until the process is told to stop.
+RQ's worker gives up if Redis goes away at the wrong moment; it is restarted until the process is stopped.
 """
 
 import gc
@@ -40,13 +40,13 @@ TICKER_STOP_S = 1.5
 RETENTION_LOOK_S = 3_600.0
 RETENTION_RETRY_S = 60.0
 COLLECT_AFTER = 20_000
-"""Objects made and not yet dropped: a large batch."""
+"""Net allocated objects before a collection: about one large batch."""
 WORKER_TTL_S = 20
-"""RQ blocks on its queue for 15 s less than this, and shows itself alive as often."""
+"""RQ blocks on its queue for 15 s less than this, and refreshes its registration as often."""
 
 
 class WorkerProcess:
-    """The parts of one worker process, put together. `direct_url` is Postgres itself, for what needs a session."""
+    """Composition root of a worker process. `direct_url` is a session-level Postgres connection, without a pooler."""
 
     def __init__(
         self, redis_url: str, rq_redis_url: str, database_url: str, direct_url: str, retention_weeks: int = 0
@@ -61,13 +61,13 @@ class WorkerProcess:
         wake = Wake(redis, self.queue)
         publisher = Publisher(redis, self.stopping)
         self.shift = FoldJob(Projector(self.store, streams), publisher, streams, wake, self.stopping, self.outage)
-        # The ticker's own client does not try again: it has to notice when Redis was away.
+        # The ticker's own client does not retry: the ticker has to notice every outage of Redis.
         self.desk = ReportService(direct_url, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
         self.retention = Retention(lambda: open_archive(direct_url), retention_weeks)
         self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.load_ledger, self.outage)
 
     def load_ledger(self) -> list[str]:
-        """The streams that Postgres knows, asked by the ticker's thread on a connection of its own."""
+        """Return the streams that Postgres knows, on a connection of its own: the ticker's thread calls it."""
         store = Store(self.database_url)
         try:
             return store.streams()
@@ -91,20 +91,20 @@ class WorkerProcess:
         log.info("worker.stopped")
 
     def retain(self) -> None:
-        """Drop expired weeks, now and every hour. A process that ends meanwhile leaves the database to roll back."""
+        """Drop expired weeks now and every hour. If the process ends meanwhile, the database rolls back."""
         outage = Outage("retention")
         while self.retention.keep_weeks and not self.stopping.is_set():
             pause_s = RETENTION_LOOK_S
             try:
                 self.retention.look()
                 outage.mark_up()
-            except Exception as error:  # noqa: BLE001 - folding goes on whatever this comes to; it is said, once
+            except Exception as error:  # noqa: BLE001 - folding goes on whatever the error; it is logged once
                 outage.mark_down(error, traceback=not isinstance(error, psycopg.Error | Damaged))
                 pause_s = RETENTION_RETRY_S
             self.stopping.wait(pause_s)
 
     def serve(self) -> None:
-        """Do jobs; begin again when RQ gave up."""
+        """Work on jobs; restart the RQ worker if it gave up."""
         greeted = False
         while not self.stopping.is_set():
             try:
@@ -118,11 +118,11 @@ class WorkerProcess:
                 self.outage.mark_down(error)
                 self.stopping.wait(RETRY_S)
             except StopRequested:
-                return  # the signal came after RQ's own loop had ended
+                return  # the signal came after RQ's loop had ended
 
 
 def open_worker(queue: Queue, stopping: Event) -> FoldWorker:
-    """An RQ worker for this queue. Raises RedisError while Redis is away."""
+    """Open an RQ worker for this queue. Raises RedisError while Redis is away."""
     worker = FoldWorker(
         [queue],
         connection=queue.connection,
@@ -135,19 +135,21 @@ def open_worker(queue: Queue, stopping: Event) -> FoldWorker:
 
 
 def tune_collector() -> None:
-    """What was made at the start stays, and a batch's events go by themselves: the collector looks seldomer."""
+    """Exclude start-up objects from garbage collection, and collect less often: a batch's events are freed by reference
+    counting."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 20, 20)
 
 
 def rq_level() -> str:
-    """RQ tells of every job and every failed reconnection: worth reading when looking for a fault, and only then."""
+    """Return RQ's log level: it logs every job and failed reconnection, which only helps when debugging."""
     return "DEBUG" if log.isEnabledFor(logging.DEBUG) else "CRITICAL"
 
 
 def wait_for_schema(database_url: str, stopping: Event) -> bool:
-    """Wait until the database answers and has our schema: in compose, all start at once. False when told to stop."""
+    """Wait until the database answers with the expected schema: in Compose, everything starts at once. False if
+    stopped."""
     outage, schema = Outage("postgres"), Outage("schema")
     while not stopping.is_set():
         try:
@@ -166,7 +168,7 @@ def wait_for_schema(database_url: str, stopping: Event) -> bool:
 
 
 def check_schema(database_url: str) -> None:
-    """Raises SchemaError unless the schema is the one that this version works with."""
+    """Raise SchemaError unless the schema is up to date."""
     connection: psycopg.Connection[Any] = connect(database_url)
     with connection:
         missing = pending(connection)

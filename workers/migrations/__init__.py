@@ -1,1 +1,1 @@
-"""The schema, step by step: `NNNN_name.sql`, forward only. A step that was released is never edited."""
+"""Schema migrations, `NNNN_name.sql`, forward only. A released file is never edited."""
