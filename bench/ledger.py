@@ -34,7 +34,7 @@ from workers.project import Projector, fold_records
 from workers.publish import Publisher
 from workers.store import Checkpoint, Row, Store, connect
 from workers.verify import verify
-from workers.wake import Wake, open_queue
+from workers.wake import WakeQueue, open_queue
 
 ROOT = Path(__file__).parents[1]
 EVENTS = int(os.environ.get("EVENTS") or 1_000_000)
@@ -117,7 +117,7 @@ class Bench:
         """A worker in this process."""
         streams = streams or Streams(self.redis)
         projector = Projector(Store(self.postgres.url), streams)
-        wake = Wake(self.redis, open_queue(self.valkey.url))
+        wake = WakeQueue(self.redis, open_queue(self.valkey.url))
         stopping = threading.Event()
         return FoldJob(projector, Publisher(self.redis, stopping), streams, wake, stopping, Outage("redis"))
 

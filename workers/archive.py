@@ -50,16 +50,16 @@ class Balance(NamedTuple):
 
     position: int
     hash: bytes
-    aside: int
+    skipped_number: int
     state: bytes
 
 
-class AsideRow(NamedTuple):
+class SkippedRow(NamedTuple):
     """A skipped event number, with the stream position at which it was recorded."""
 
     number: int
     position: int
-    aside: SkippedSeq
+    skipped: SkippedSeq
 
 
 class CellDifference(NamedTuple):
@@ -68,8 +68,8 @@ class CellDifference(NamedTuple):
     hour: str
     model: str
     client_key: str
-    stands: Usage | None
-    should: Usage | None
+    stored: Usage | None
+    expected: Usage | None
 
 
 class Unowned(NamedTuple):
@@ -141,11 +141,11 @@ class Archive:
         parameters = {"stream": stream, "after": after, "upto": upto}
         return [EventRow(*row) for row in self.connection.execute(query, parameters, binary=True).fetchall()]
 
-    def asides_after(self, stream: str, after: int, upto: int) -> list[AsideRow]:
+    def skipped_after(self, stream: str, after: int, upto: int) -> list[SkippedRow]:
         """Return the event numbers skipped after the aside id `after`, up to position `upto`."""
         parameters = {"stream": stream, "after": after, "upto": upto}
         rows = self.connection.execute(QUERIES["asides_after"], parameters).fetchall()
-        return [AsideRow(number, position, SkippedSeq(*rest)) for number, position, *rest in rows]
+        return [SkippedRow(number, position, SkippedSeq(*rest)) for number, position, *rest in rows]
 
     def begin_recount(self, stream: str) -> None:
         """Initialize the recounted cells with those of the closing balance."""
@@ -174,12 +174,12 @@ class Archive:
         rows = self.connection.execute(QUERIES["health"], (stream,)).fetchall()
         return {replica: _health_decoder.decode(account) for replica, account in rows}
 
-    def put_aside_counts(self, stream: str) -> tuple[int, int]:
+    def set_aside_counts(self, stream: str) -> tuple[int, int]:
         """Count a stream's dead letters and quarantined events."""
         row = self.connection.execute(QUERIES["put_aside_counts"], {"stream": stream}).fetchone()
         return (int(row[0]), int(row[1])) if row else (0, 0)
 
-    def put_aside(self, stream: str | None, limit: int) -> list[dict[str, Any]]:
+    def set_aside_rows(self, stream: str | None, limit: int) -> list[dict[str, Any]]:
         """Return dead letters and quarantined events, newest first, as JSON-compatible values."""
         rows = self.connection.execute(QUERIES["put_aside"], {"stream": stream, "limit": limit}).fetchall()
         names = ("kind", "stream", "seen_at", "stream_id", "reason", "raw")

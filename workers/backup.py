@@ -88,7 +88,7 @@ def back_up(connection: psycopg.Connection, path: Path, progress: Progress = lam
         raise BackupError(f"{path} is there already; nothing was overwritten. Give another name")
     connection.execute(QUERIES["copying_session"])
     try:
-        with drafted(path) as file, ZipFile(file, "w", ZIP_DEFLATED, compresslevel=COMPRESSION) as archive:
+        with atomic_file(path) as file, ZipFile(file, "w", ZIP_DEFLATED, compresslevel=COMPRESSION) as archive:
             return copy_ledger(connection, archive, progress)
     except OSError as error:
         raise BackupError(f"{path} can't be written: {error.strerror or error}") from error
@@ -148,8 +148,8 @@ def copy_table(
 ) -> TableCopy:
     """Copy one table's rows."""
     digest, size, before = sha256(), 0, count.rows
-    with connection.cursor() as cursor, cursor.copy(copying("copy_out", name, columns)) as copy:
-        for piece in gathered(copy):
+    with connection.cursor() as cursor, cursor.copy(copy_statement("copy_out", name, columns)) as copy:
+        for piece in joined_pieces(copy):
             digest.update(piece)
             member.write(piece)
             count.add(piece)
@@ -157,19 +157,19 @@ def copy_table(
     return TableCopy(name, columns, count.rows - before, size, digest.hexdigest())
 
 
-def gathered(pieces: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
+def joined_pieces(pieces: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytes]:
     """Join the pieces into larger ones: Postgres sends each row by itself."""
-    held = bytearray()
+    buffered = bytearray()
     for piece in pieces:
-        held += piece
-        if len(held) >= PIECE_BYTES:
-            yield bytes(held)
-            held.clear()
-    if held:
-        yield bytes(held)
+        buffered += piece
+        if len(buffered) >= PIECE_BYTES:
+            yield bytes(buffered)
+            buffered.clear()
+    if buffered:
+        yield bytes(buffered)
 
 
-def copying(query: str, table: str, columns: Iterable[str]) -> sql.Composed:
+def copy_statement(query: str, table: str, columns: Iterable[str]) -> sql.Composed:
     """Return a COPY statement for a table of the schema."""
     return sql.SQL(QUERIES[query].decode()).format(
         table=sql.Identifier("ccproxy", table), columns=sql.SQL(", ").join(map(sql.Identifier, columns))
@@ -177,7 +177,7 @@ def copying(query: str, table: str, columns: Iterable[str]) -> sql.Composed:
 
 
 @contextmanager
-def drafted(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a draft beside `path`, which replaces it after an fsync unless an error occurs."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)

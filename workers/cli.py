@@ -42,15 +42,15 @@ from workers.terminal_views import (
     usage_csv,
     usage_json,
 )
-from workers.turn import NeverDone
+from workers.turn import StreamBusy
 from workers.turn import run_step as turns
 from workers.usage import TIME_FORMS, dimensions_of, period_of, report
 from workers.verify import verify
 from workers.worker_process import WorkerProcess, check_schema
 
-TURNS = 300
+MAX_TRIES = 300
 """How often a command tries to lock a stream that workers hold before it gives up."""
-NOT_TOLD = "; Redis could not be told: proxies take it when a worker starts, or with the next event"
+NOT_PUBLISHED = "; Redis could not be told: proxies take it when a worker starts, or with the next event"
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -94,10 +94,10 @@ def worker() -> None:
     """Fold events from Redis into Postgres until stopped."""
     settings = load_for_workers()
     open_log(settings)
-    redis_url = needed(settings.redis_url, "REDIS_URL")
-    database_url = needed(settings.database_url, "DATABASE_URL")
+    redis_url = required_setting(settings.redis_url, "REDIS_URL")
+    database_url = required_setting(settings.database_url, "DATABASE_URL")
     if place_of(redis_url).kind == "cluster":
-        needed(settings.rq_redis_url, "RQ_REDIS_URL, a plain Redis for the queue beside the Cluster,")
+        required_setting(settings.rq_redis_url, "RQ_REDIS_URL, a plain Redis for the queue beside the Cluster,")
     direct_url = settings.database_direct_url or database_url
     keep_own_variables()
     WorkerProcess(
@@ -151,7 +151,7 @@ def verify_ledger(stream: str | None, *, as_json: bool) -> None:
     screen = SafeConsole(stderr=True)
     with archive_of(load_for_workers()) as archive:
         reports = []
-        for name in chosen(archive, stream):
+        for name in selected_streams(archive, stream):
             checkpoint, balance = archive.checkpoint(name), archive.balance(name)
             end = checkpoint.position if checkpoint else balance.position
             with progress_of(screen, f"verify {name}", balance.position, end) as told:
@@ -172,7 +172,7 @@ def rebuild_ledger(stream: str | None, *, force: bool) -> None:
     """Rebuild the projections from the events, beside the live ones, and swap them in while traffic goes on."""
     screen, settings = SafeConsole(stderr=True), load_for_workers()
     with archive_of(settings) as archive:
-        for name in chosen(archive, stream):
+        for name in selected_streams(archive, stream):
             begin, end = archive.balance(name).position, archive.last_position(name)
             with progress_of(screen, f"rebuild {name}", begin, end, lines=True) as told:
                 rebuilt = rebuild(archive, name, told, force=force)
@@ -182,8 +182,8 @@ def rebuild_ledger(stream: str | None, *, force: bool) -> None:
                     f"{name}: the events are not what was folded ({place}: {stands}); nothing was changed. See "
                     "`ccproxy ledger verify`; `--force` rebuilds from what is there"
                 )
-            told_proxies = tell_proxies(settings, name)
-            echo(f"{name}: {rebuilt.events:,} events, epoch {rebuilt.epoch}{'' if told_proxies else NOT_TOLD}")
+            told_proxies = publish_current(settings, name)
+            echo(f"{name}: {rebuilt.events:,} events, epoch {rebuilt.epoch}{'' if told_proxies else NOT_PUBLISHED}")
 
 
 @ledger.command("owners")
@@ -193,10 +193,10 @@ def add_owners() -> None:
     Until then nobody can use them where keys have several names. The ledger knows whose request made them.
     """
     settings = load_for_workers()
-    redis = open_redis(needed(settings.redis_url or running(settings, "redis_url"), "REDIS_URL"))
+    redis = open_redis(required_setting(settings.redis_url or running_address(settings, "redis_url"), "REDIS_URL"))
     try:
         with archive_of(settings) as archive:
-            told = sum(tell_owner(redis, one) for one in archive.unowned())
+            told = sum(add_owner(redis, one) for one in archive.unowned())
     except RedisError as error:
         raise click.ClickException(f"Redis can't be told ({error}); start it, and try again") from None
     finally:
@@ -214,7 +214,7 @@ def dead(context: click.Context, stream: str | None, limit: int, *, as_json: boo
     if context.invoked_subcommand:
         return
     with archive_of(load_for_workers()) as archive:
-        rows = archive.put_aside(stream, limit)
+        rows = archive.set_aside_rows(stream, limit)
     if as_json:
         echo_json(rows)
     else:
@@ -227,10 +227,12 @@ def replay(stream: str | None) -> None:
     """Fold the dead letters that this version can decode. Workers do this by themselves when they start."""
     settings = load_for_workers()
     with archive_of(settings) as archive:
-        dead_before = {name: before.dead for name in chosen(archive, stream) if (before := archive.checkpoint(name))}
+        dead_before = {
+            name: before.dead for name in selected_streams(archive, stream) if (before := archive.checkpoint(name))
+        }
     for name, dead in dead_before.items():
         if dead:
-            left = revive(settings, name).dead
+            left = fold_dead_letters(settings, name).dead
             echo(f"{name}: {dead - left:,} read, {left:,} still unreadable")
     if not any(dead_before.values()):
         echo("There are no dead letters.")
@@ -298,7 +300,7 @@ def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
         found = {"ok": ok, "manifest": manifest, "redis_told": gaps is not None, "gaps": gaps or [], "streams": reports}
         echo_json(found)
     else:
-        show_backup(manifest, f"{file} is the ledger now{NOT_TOLD if gaps is None else ''}", SafeConsole())
+        show_backup(manifest, f"{file} is the ledger now{NOT_PUBLISHED if gaps is None else ''}", SafeConsole())
         show_gaps(gaps or [], SafeConsole())
         show_verified(reports, SafeConsole(soft_wrap=False))
     if not ok:
@@ -307,7 +309,7 @@ def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
 
 def catch_up(settings: Settings, manifest: Manifest) -> list[Gap] | None:
     """Fold what Redis has, with or without workers, and publish it. Returns what is missing; None without Redis."""
-    url = settings.redis_url or running(settings, "redis_url")
+    url = settings.redis_url or running_address(settings, "redis_url")
     if not url:
         return None
     try:
@@ -315,7 +317,7 @@ def catch_up(settings: Settings, manifest: Manifest) -> list[Gap] | None:
             gaps = gaps_of(redis, manifest.streams)
             streams = {name.decode() for name in redis.smembers(wire.STREAMS_KEY)}
         for stream in sorted(streams.union(place.stream for place in manifest.streams)):
-            in_turn(settings, stream, partial(project_next, stream=stream))
+            run_until_done(settings, stream, partial(project_next, stream=stream))
     except (RedisError, click.ClickException):
         return None
     return gaps
@@ -352,12 +354,13 @@ def errors_as_messages() -> Iterator[None]:
 
 def database_url_of(settings: Settings) -> str:
     """Return the ledger's URL, from the settings or from a running `ccproxy up`."""
-    return needed(
-        settings.database_direct_url or settings.database_url or running(settings, "database_url"), "DATABASE_URL"
+    return required_setting(
+        settings.database_direct_url or settings.database_url or running_address(settings, "database_url"),
+        "DATABASE_URL",
     )
 
 
-def running(settings: Settings, name: str) -> str | None:
+def running_address(settings: Settings, name: str) -> str | None:
     """Return an address published by a running `ccproxy up`."""
     try:
         found = json.loads((settings.home / "run.json").read_bytes())
@@ -367,7 +370,7 @@ def running(settings: Settings, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def chosen(archive: Archive, stream: str | None) -> list[str]:
+def selected_streams(archive: Archive, stream: str | None) -> list[str]:
     """Return the requested stream, or all streams."""
     streams = archive.streams()
     if stream is None:
@@ -377,24 +380,24 @@ def chosen(archive: Archive, stream: str | None) -> list[str]:
     return [stream]
 
 
-def revive(settings: Settings, stream: str) -> Projected:
+def fold_dead_letters(settings: Settings, stream: str) -> Projected:
     """Fold a stream's dead letters, as a worker does, and publish the result."""
-    return in_turn(settings, stream, lambda projector: projector.retry_dead_letters(stream))
+    return run_until_done(settings, stream, lambda projector: projector.retry_dead_letters(stream))
 
 
-def tell_proxies(settings: Settings, stream: str) -> bool:
+def publish_current(settings: Settings, stream: str) -> bool:
     """Publish a stream's current state; False if Redis is unavailable."""
-    url = settings.redis_url or running(settings, "redis_url")
+    url = settings.redis_url or running_address(settings, "redis_url")
     if not url:
         return False
     try:
-        in_turn(settings, stream, lambda projector: projector.load_ledger(stream))
+        run_until_done(settings, stream, lambda projector: projector.load_ledger(stream))
     except click.ClickException:
         return False
     return True
 
 
-def tell_owner(redis: Redis, one: Unowned) -> bool:
+def add_owner(redis: Redis, one: Unowned) -> bool:
     """Add the owner to a resource in the Redis index, keeping its expiry; True if it had none."""
     key, without = wire.resource_key(one.resource_id), f"{one.stream} {one.event_id}"
     if redis.get(key) != without.encode():
@@ -402,23 +405,23 @@ def tell_owner(redis: Redis, one: Unowned) -> bool:
     return bool(redis.set(key, f"{without} {one.owner}", xx=True, keepttl=True))
 
 
-def in_turn(settings: Settings, stream: str, step: Callable[[Projector], Projected | None]) -> Projected:
+def run_until_done(settings: Settings, stream: str, step: Callable[[Projector], Projected | None]) -> Projected:
     """Run a step on a stream whenever no worker holds it, until nothing is left to do, and publish the result."""
     database_url = database_url_of(settings)
-    redis = open_redis(needed(settings.redis_url or running(settings, "redis_url"), "REDIS_URL"))
+    redis = open_redis(required_setting(settings.redis_url or running_address(settings, "redis_url"), "REDIS_URL"))
     store = Store(database_url)
     try:
-        return turns(Projector(store, Streams(redis)), Publisher(redis, Event()), step, TURNS)
+        return turns(Projector(store, Streams(redis)), Publisher(redis, Event()), step, MAX_TRIES)
     except RedisError as error:
         raise click.ClickException(f"Redis can't be told ({error}); start it, and try again") from None
-    except NeverDone:
+    except StreamBusy:
         raise click.ClickException(f"{stream}: workers were never done with it; try again") from None
     finally:
         store.close()
         redis.close()
 
 
-def needed(value: str | None, name: str) -> str:
+def required_setting(value: str | None, name: str) -> str:
     """Return the setting's value; a missing one ends the command."""
     if not value:
         raise click.ClickException(f"{name} is not set; set it, or use `ccproxy up`, which brings its own servers")

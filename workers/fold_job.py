@@ -24,11 +24,11 @@ from workers.consume import StreamSource
 from workers.outage import Outage
 from workers.project import Projected, Projector
 from workers.publish import Publisher
-from workers.wake import Wake
+from workers.wake import WakeQueue
 
 BATCHES_PER_JOB = 10
 """After so many batches, a stream with a backlog yields to other streams."""
-STAY_S = 5.0
+LINGER_S = 5.0
 """How long a job lingers, well below RQ's job timeout."""
 
 
@@ -40,7 +40,7 @@ class FoldJob:
         projector: Projector,
         publisher: Publisher,
         streams: StreamSource,
-        wake: Wake,
+        wake: WakeQueue,
         stopping: Event,
         redis_outage: Outage,
         clock: Callable[[], float] = time.monotonic,
@@ -54,7 +54,7 @@ class FoldJob:
         self.clock = clock
         self.postgres_outage = Outage("postgres")
         self.faults: dict[str, Outage] = {}
-        self._revived: set[str] = set()
+        self._retried: set[str] = set()
 
     def fold(self, stream: str) -> None:
         """Fold a stream's news; never raises."""
@@ -62,7 +62,7 @@ class FoldJob:
         try:
             self.publisher.pause(stream)
             self.wake.clear_guard(stream)
-            if stream not in self._revived:
+            if stream not in self._retried:
                 self.retry_dead_letters(stream)
             self.linger(stream)
         except RedisError as error:
@@ -77,11 +77,11 @@ class FoldJob:
 
     def linger(self, stream: str) -> None:
         """Fold until the stream has no more entries or the time is up; enqueue another job if there is more."""
-        until_s = self.clock() + STAY_S
-        attended = False
+        until_s = self.clock() + LINGER_S
+        lingered = False
         folded = newest = self.catch_up(stream)
         while newest is not None and self.may_linger(newest, until_s):
-            attended = True
+            lingered = True
             self.wake.extend_guard(stream)
             self.publisher.pause(stream)
             if self.streams.last_id(stream) == newest.stream_id:
@@ -90,13 +90,13 @@ class FoldJob:
             folded = newest or folded
         if folded is None:
             return  # the worker that holds the stream checks it again when done
-        if attended:
+        if lingered:
             self.wake.clear_guard(stream)
         self.recheck(folded)
 
     def may_linger(self, folded: Projected, until_s: float) -> bool:
         """True if the job may wait for more: no other job waits, and its time is not up."""
-        return not (folded.full or self.stopping.is_set() or self.clock() >= until_s or self.wake.others_wait())
+        return not (folded.full or self.stopping.is_set() or self.clock() >= until_s or self.wake.has_waiting_jobs())
 
     def catch_up(self, stream: str) -> Projected | None:
         """Fold and publish batches until the stream is read or BATCHES_PER_JOB is reached; None if another worker holds
@@ -118,7 +118,7 @@ class FoldJob:
             if revived.moved:
                 self.publisher.publish(revived)
             if not revived.full:
-                self._revived.add(stream)
+                self._retried.add(stream)
                 return
 
     def recheck(self, projected: Projected) -> None:

@@ -6,23 +6,23 @@ from typing import Any
 from workers.fold_job import FoldJob
 from workers.report_service import ReportService
 
-on_duty: list[FoldJob] = []
+fold_jobs: list[FoldJob] = []
 """The fold job of this process, kept here since RQ passes nothing but JSON. At most one."""
-at_the_desk: list[ReportService] = []
+report_services: list[ReportService] = []
 """The report service of this process. At most one."""
 
 
-def begin(shift: FoldJob, desk: ReportService | None = None) -> None:
+def register(fold_job: FoldJob, report_service: ReportService | None = None) -> None:
     """Register the objects that run this process's jobs."""
-    on_duty[:] = [shift]
-    at_the_desk[:] = [desk] if desk else []
+    fold_jobs[:] = [fold_job]
+    report_services[:] = [report_service] if report_service else []
 
 
 def fold(stream: str) -> None:
     """Fold a stream's new entries."""
-    on_duty[0].fold(stream)
+    fold_jobs[0].fold(stream)
 
 
 def report(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Make a report for a proxy."""
-    return at_the_desk[0].answer(name, arguments)
+    return report_services[0].answer(name, arguments)

@@ -20,12 +20,12 @@ from service.ledger import fold, ids, wire
 from service.ledger.events import FOLD_RULES, AttemptLost, RouteEvent, TokenCounts
 from service.ledger.state import OpenAttempt, RouteLedger, Usage
 from service.redis_client.factory import execute_with_run_ids
-from workers.publish import MARK_FIELDS
+from workers.publish import POSITION_FIELDS
 
-AWAY_S = 30.0
+HEARTBEAT_TTL_S = 30.0
 """Expiry of a heartbeat key, as the proxies set it."""
-LOOK_S = 5.0
-TELL_AGAIN_S = 600.0
+CHECK_INTERVAL_S = 5.0
+REPORT_AGAIN_S = 600.0
 """An attempt still open this long after its AttemptLost gets another one: Redis may have lost the event."""
 MEAN_HOURS = 24
 ENTRY_EVENTS = 256
@@ -39,10 +39,10 @@ class Estimate(NamedTuple):
     cost_nusd: int | None
 
 
-class Seen(NamedTuple):
+class SeenSnapshot(NamedTuple):
     """A stream's open attempts, as of the snapshot at this position."""
 
-    mark: tuple[bytes | None, ...]
+    position: tuple[bytes | None, ...]
     ledger: RouteLedger
 
 
@@ -107,62 +107,62 @@ def mean_of(ledger: RouteLedger, model: str, now_ms: int) -> Estimate:
 
 
 class LostAttempts:
-    """Checks the open attempts of all streams against their replicas' heartbeats, every LOOK_S seconds."""
+    """Checks the open attempts of all streams against their replicas' heartbeats, every CHECK_INTERVAL_S seconds."""
 
     def __init__(
         self,
         redis: Redis,
         *,
-        away_s: float = AWAY_S,
-        look_s: float = LOOK_S,
+        heartbeat_ttl_s: float = HEARTBEAT_TTL_S,
+        interval_s: float = CHECK_INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.redis = redis
-        self.away_s = away_s
-        self.look_s = look_s
+        self.heartbeat_ttl_s = heartbeat_ttl_s
+        self.interval_s = interval_s
         self._clock = clock
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Discard what was seen before a (possible) Redis outage."""
         self._run_id = ""
         self._up_since_s = 0.0
-        self._looked_s: float | None = None
-        self._silent: set[str] = set()
-        self._seen: dict[str, Seen] = {}
-        self._told_s: dict[str, float] = {}
+        self._checked_s: float | None = None
+        self._missing: set[str] = set()
+        self._seen: dict[str, SeenSnapshot] = {}
+        self._reported_s: dict[str, float] = {}
 
-    def look(self, streams: Iterable[str]) -> int:
+    def close_lost(self, streams: Iterable[str]) -> int:
         """Close lost attempts if a check is due; return how many. Raises RedisError."""
         now_s = self._clock()
-        if self._looked_s is not None and now_s < self._looked_s + self.look_s:
+        if self._checked_s is not None and now_s < self._checked_s + self.interval_s:
             return 0
-        self._looked_s = now_s
+        self._checked_s = now_s
         routes = [stream for stream in streams if stream != wire.CONTROL]
-        now_ms = self._ask(routes)
-        silent = self._silent_replicas()
-        gone, self._silent = silent & self._silent, silent
-        if not gone or now_s < self._up_since_s + self.away_s:
+        now_ms = self._read_server(routes)
+        missing = self._missing_replicas()
+        gone, self._missing = missing & self._missing, missing
+        if not gone or now_s < self._up_since_s + self.heartbeat_ttl_s:
             return 0
         return sum(self._close(stream, gone, now_ms) for stream in routes if stream in self._seen)
 
-    def _ask(self, routes: Sequence[str]) -> int:
+    def _read_server(self, routes: Sequence[str]) -> int:
         """Read the server's run id, its time and the snapshots that changed; return the time in ms."""
         seconds, micros = self.redis.time()
         pipeline = self.redis.pipeline(transaction=False)
         for stream in routes:
-            pipeline.hmget(wire.route_key(stream), MARK_FIELDS)
+            pipeline.hmget(wire.route_key(stream), POSITION_FIELDS)
         keys = [wire.route_key(stream) for stream in routes] or [wire.STREAMS_KEY]
         marks, runs = execute_with_run_ids(self.redis, pipeline, keys)
         run_id = "+".join(sorted({*runs}))
         if run_id != self._run_id:
-            self.forget()
+            self.reset()
             self._run_id = run_id
-            self._up_since_s = self._looked_s = self._clock()
+            self._up_since_s = self._checked_s = self._clock()
         for stream, fields in zip(routes, marks, strict=True):
             mark = tuple(fields)
-            if stream not in self._seen or self._seen[stream].mark != mark:
-                self._seen[stream] = Seen(mark, self._read(stream))
+            if stream not in self._seen or self._seen[stream].position != mark:
+                self._seen[stream] = SeenSnapshot(mark, self._read(stream))
         return int(seconds) * 1000 + int(micros) // 1000
 
     def _read(self, stream: str) -> RouteLedger:
@@ -175,7 +175,7 @@ class LostAttempts:
             ledger = None  # written by another version, whose workers handle it
         return ledger if isinstance(ledger, RouteLedger) and ledger.open else RouteLedger()
 
-    def _silent_replicas(self) -> set[str]:
+    def _missing_replicas(self) -> set[str]:
         """Return the replicas with open attempts but without a heartbeat."""
         replicas = sorted({attempt.replica for seen in self._seen.values() for attempt in seen.ledger.open.values()})
         if not replicas:
@@ -186,14 +186,16 @@ class LostAttempts:
         return {replica for replica, beats in zip(replicas, pipeline.execute(), strict=True) if not beats}
 
     def _close(self, stream: str, gone: Collection[str], now_ms: int) -> int:
-        """Append events that close these replicas' attempts, at most once per TELL_AGAIN_S; return how many."""
+        """Append events that close these replicas' attempts, at most once per REPORT_AGAIN_S; return how many."""
         ledger = self._seen[stream].ledger
-        latest_ms, now_s = now_ms - int(self.away_s * 1000), self._clock()
-        self._told_s = {told: at_s for told, at_s in self._told_s.items() if now_s < at_s + TELL_AGAIN_S}
+        latest_ms, now_s = now_ms - int(self.heartbeat_ttl_s * 1000), self._clock()
+        self._reported_s = {
+            attempt_id: at_s for attempt_id, at_s in self._reported_s.items() if now_s < at_s + REPORT_AGAIN_S
+        }
         attempts = [
             attempt_id
             for attempt_id, attempt in ledger.open.items()
-            if attempt.replica in gone and attempt.at_ms <= latest_ms and attempt_id not in self._told_s
+            if attempt.replica in gone and attempt.at_ms <= latest_ms and attempt_id not in self._reported_s
         ]
         events = lost_events(ledger, attempts, now_ms)
         pipeline = self.redis.pipeline(transaction=False)
@@ -201,5 +203,5 @@ class LostAttempts:
             entry: dict[Any, Any] = {wire.ENTRY_FIELD: wire.encode_entry(events[at : at + ENTRY_EVENTS])}
             pipeline.xadd(wire.events_key(stream), entry)
         pipeline.execute()
-        self._told_s |= dict.fromkeys(attempts, now_s)
+        self._reported_s |= dict.fromkeys(attempts, now_s)
         return len(events)

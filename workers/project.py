@@ -41,7 +41,7 @@ class Projected(NamedTuple):
     quarantined: int = 0
 
 
-class Kept(NamedTuple):
+class CachedLedger(NamedTuple):
     """A cached ledger, valid for the checkpoint of this connection with the same epoch, position, hash and state.
 
     The state is compared too, because a batch of skipped events changes nothing else.
@@ -55,7 +55,7 @@ class Kept(NamedTuple):
     ledger: Ledger
 
 
-class Sorted(NamedTuple):
+class SortedBatch(NamedTuple):
     """The events of a batch by what becomes of them. `repeated`: known events that came again under another number."""
 
     fresh: list[EventRecord]
@@ -78,28 +78,28 @@ class Projector:
     def __init__(self, store: Store, streams: StreamSource) -> None:
         self.store = store
         self.streams = streams
-        self._kept: dict[str, Kept] = {}
+        self._cached: dict[str, CachedLedger] = {}
         self._opened: set[str] = set()
 
     def project(self, stream: str) -> Projected | None:
         """Fold the stream's next batch; None if another worker holds the stream."""
-        return self._in_turn(stream, self._advance)
+        return self._with_lock(stream, self._advance)
 
     def retry_dead_letters(self, stream: str) -> Projected | None:
         """Fold dead letters that this version can decode; None if another worker holds the stream."""
-        return self._in_turn(stream, self._retry_dead_letters)
+        return self._with_lock(stream, self._retry_dead_letters)
 
     def load_ledger(self, stream: str) -> Projected | None:
         """Return the stream as of its checkpoint; None if another worker holds it."""
-        return self._in_turn(stream, lambda checkpoint, _: (checkpoint, False))
+        return self._with_lock(stream, lambda checkpoint, _: (checkpoint, False))
 
-    def _in_turn(self, stream: str, step: Step) -> Projected | None:
+    def _with_lock(self, stream: str, step: Step) -> Projected | None:
         """Run a step in a transaction that locks the stream's checkpoint."""
         if stream not in self._opened:
             self.store.open_checkpoint(stream)
             self._opened.add(stream)
         # Cached again only after the commit: a failed step leaves the ledger half folded.
-        kept = self._kept.pop(stream, None)
+        kept = self._cached.pop(stream, None)
         with self.store.transaction():
             before = self.store.lock_checkpoint(stream)
             if before is not None:
@@ -107,18 +107,20 @@ class Projector:
                 after, full = step(before, ledger)
         if before is None:
             self._opened.discard(stream)  # or it no longer exists: a restored ledger lacks this stream
-            self._keep(stream, kept)
+            self._cache_ledger(stream, kept)
             return None
-        self._keep(stream, Kept(self.store.generation, after.epoch, after.position, after.hash, after.state, ledger))
+        self._cache_ledger(
+            stream, CachedLedger(self.store.generation, after.epoch, after.position, after.hash, after.state, ledger)
+        )
         place = (after.epoch, after.position, after.stream_id, after.run_id)
         moved = after is not before
         return Projected(stream, *place, ledger, moved, full, after.dead, after.quarantined)
 
-    def _keep(self, stream: str, kept: Kept | None) -> None:
+    def _cache_ledger(self, stream: str, kept: CachedLedger | None) -> None:
         if kept is not None:
-            self._kept[stream] = kept
+            self._cached[stream] = kept
 
-    def _load_ledger(self, checkpoint: Checkpoint, kept: Kept | None) -> Ledger:
+    def _load_ledger(self, checkpoint: Checkpoint, kept: CachedLedger | None) -> Ledger:
         """Return the ledger as of the checkpoint: the cached one, updated if other workers have folded since."""
         if kept is not None and kept.generation != self.store.generation:
             kept = None  # reconnected: the database may be another one, or an older state of it
@@ -129,7 +131,7 @@ class Projector:
             self._load_usage(checkpoint, ledger, kept)
         return ledger
 
-    def _load_usage(self, checkpoint: Checkpoint, ledger: RouteLedger, kept: Kept | None) -> None:
+    def _load_usage(self, checkpoint: Checkpoint, ledger: RouteLedger, kept: CachedLedger | None) -> None:
         since = -1
         # In another epoch the cells may have been recounted, regardless of positions.
         same_epoch = kept is not None and kept.epoch == checkpoint.epoch and kept.position <= checkpoint.position
@@ -150,7 +152,7 @@ class Projector:
             after = after._replace(epoch=max(before.epoch, batch.epoch) + 1)
         if after == before:
             return before, False
-        after = self._take(after, ledger, batch.records, batch.dead)
+        after = self._fold_batch(after, ledger, batch.records, batch.dead)
         self.store.save_checkpoint(after)
         return after, batch.full
 
@@ -170,11 +172,11 @@ class Projector:
         if not records:
             return before, False
         dropped = self.store.drop_dead_letters(before.stream, digests)
-        after = self._take(before._replace(dead=before.dead - dropped), ledger, records, [])
+        after = self._fold_batch(before._replace(dead=before.dead - dropped), ledger, records, [])
         self.store.save_checkpoint(after)
         return after, full
 
-    def _take(
+    def _fold_batch(
         self, checkpoint: Checkpoint, ledger: Ledger, records: list[EventRecord], dead: list[Rejected]
     ) -> Checkpoint:
         """Fold new events, set aside what can't be folded, and return the new checkpoint."""
@@ -186,14 +188,14 @@ class Projector:
         )
         if found.fresh:
             after = self._fold(after, ledger, found.fresh)
-        heard = self._put_aside(after, ledger, numbers_of([*dead, *found.quarantined], found.repeated))
+        heard = self._record_skipped(after, ledger, numbers_of([*dead, *found.quarantined], found.repeated))
         return after._replace(state=state_of(ledger)) if found.fresh or heard else after
 
-    def _put_aside(self, checkpoint: Checkpoint, ledger: Ledger, asides: list[SkippedSeq]) -> bool:
+    def _record_skipped(self, checkpoint: Checkpoint, ledger: Ledger, skipped: list[SkippedSeq]) -> bool:
         """Record the numbers of events that are not folded; True if one was new."""
-        new = self.store.add_asides(checkpoint.stream, checkpoint.position, asides)
+        new = self.store.add_skipped(checkpoint.stream, checkpoint.position, skipped)
         for aside in new:
-            hear_aside(ledger, aside)
+            acknowledge_skipped(ledger, aside)
         return bool(new)
 
     def _fold(self, checkpoint: Checkpoint, ledger: Ledger, fresh: list[EventRecord]) -> Checkpoint:
@@ -210,9 +212,9 @@ class Projector:
         self.store.save_health(stream, changed, replicas - set(health))
         return after
 
-    def _sort(self, checkpoint: Checkpoint, ledger: Ledger, records: list[EventRecord]) -> Sorted:
+    def _sort(self, checkpoint: Checkpoint, ledger: Ledger, records: list[EventRecord]) -> SortedBatch:
         """Drop events that Postgres or the batch already has; separate those that contradict it."""
-        found = Sorted([], [], [])
+        found = SortedBatch([], [], [])
         if not records:
             return found
         stream = checkpoint.stream
@@ -223,7 +225,7 @@ class Projector:
         for record in records:
             event = record.event
             if event.event_id < checkpoint.kept_from and event.event_id not in seen and stream != wire.CONTROL:
-                if not has_heard(ledger, event):
+                if not is_acknowledged(ledger, event):
                     found.quarantined.append(rejected(record, "its week was dropped, and it may have been counted"))
                 continue
             known_stream, known = seen.setdefault(event.event_id, (stream, event))
@@ -236,7 +238,7 @@ class Projector:
         return found
 
 
-def has_heard(ledger: Ledger, event: Event) -> bool:
+def is_acknowledged(ledger: Ledger, event: Event) -> bool:
     """True if an event was folded before: a stream that is read again includes events of dropped weeks."""
     account = ledger.heard.get(event.replica)
     return bool(event.seq) and account is not None and account.has(event.seq)
@@ -249,14 +251,14 @@ def rejected(record: EventRecord, reason: str) -> Rejected:
 
 def numbers_of(put_aside: list[Rejected], repeated: list[Event]) -> list[SkippedSeq]:
     """Return the numbers of events that are not folded, without duplicates, as far as they can be decoded."""
-    asides = [number for one in put_aside if (number := number_of(one.raw))]
-    asides += [SkippedSeq(event.replica, event.seq, event.at_ms) for event in repeated if event.replica and event.seq]
-    return list({aside[:2]: aside for aside in asides}.values())
+    skipped = [number for one in put_aside if (number := number_of(one.raw))]
+    skipped += [SkippedSeq(event.replica, event.seq, event.at_ms) for event in repeated if event.replica and event.seq]
+    return list({aside[:2]: aside for aside in skipped}.values())
 
 
-def hear_aside(ledger: Ledger, aside: SkippedSeq) -> None:
+def acknowledge_skipped(ledger: Ledger, skipped: SkippedSeq) -> None:
     """Acknowledge the number of an event that is not folded, so that its replica can discard it."""
-    fold.hear(ledger.heard, EventBase(event_id="", at_ms=aside.at_ms, replica=aside.replica, seq=aside.seq))
+    fold.hear(ledger.heard, EventBase(event_id="", at_ms=skipped.at_ms, replica=skipped.replica, seq=skipped.seq))
 
 
 def fold_records(ledger: Ledger, checkpoint: Checkpoint, records: list[EventRecord]) -> Folded:

@@ -29,8 +29,8 @@ LARGEST_INTERVAL_S = 1.0
 """Proxies re-read snapshots each second anyway."""
 KEPT_ENTRIES = 1_000
 """Entries before the checkpoint that stay on the stream, for the console's event list."""
-NOTHING_STOOD = 2
-MARK_FIELDS = ("epoch", "position", "stream_id", "run_id")
+NOTHING_PUBLISHED = 2
+POSITION_FIELDS = ("epoch", "position", "stream_id", "run_id")
 
 
 class PublishedPosition(NamedTuple):
@@ -43,7 +43,7 @@ class PublishedPosition(NamedTuple):
 
 
 def read_published(exists: int, fields: list[bytes | None]) -> PublishedPosition | None:
-    """Decode the replies to `EXISTS snapshot` and to HMGET of MARK_FIELDS; None if either is missing."""
+    """Decode the replies to `EXISTS snapshot` and to HMGET of POSITION_FIELDS; None if either is missing."""
     if not exists or None in fields:
         return None
     epoch, position, stream_id, run_id = (field.decode() for field in fields if field is not None)
@@ -77,7 +77,7 @@ class Publisher:
     def publish(self, projected: Projected) -> bool:
         """Publish the ledger unless a snapshot at least as new is published; True if it was."""
         stream = projected.stream
-        if not projected.moved and self.mark(stream) == published_of(projected):
+        if not projected.moved and self.published_position(stream) == published_of(projected):
             return False
         change = wire.Change(stream, projected.epoch, projected.position)
         as_of_ms = time.time_ns() // 1_000_000
@@ -95,12 +95,12 @@ class Publisher:
                 projected.quarantined,
             ],
         )
-        self._note(projected, len(encoded))
-        if outcome == NOTHING_STOOD:
+        self._schedule_next(projected, len(encoded))
+        if outcome == NOTHING_PUBLISHED:
             self.redis.sadd(wire.STREAMS_KEY, stream)  # a Redis that was emptied has lost this set too
         return bool(outcome)
 
-    def _note(self, projected: Projected, snapshot_bytes: int) -> None:
+    def _schedule_next(self, projected: Projected, snapshot_bytes: int) -> None:
         """Set the earliest time of the stream's next publication."""
         stream, position = projected.stream, projected.position
         events = max(0, position - self._position.get(stream, position))
@@ -109,11 +109,11 @@ class Publisher:
         for_size_s = min(snapshot_bytes / SNAPSHOT_BYTES_PER_S, LARGEST_INTERVAL_S)
         self._due_s[stream] = self._clock() + max(for_events_s, for_size_s)
 
-    def mark(self, stream: str) -> PublishedPosition | None:
+    def published_position(self, stream: str) -> PublishedPosition | None:
         """Read the stream's published position from Redis."""
         pipeline = self.redis.pipeline(transaction=False)
         pipeline.exists(wire.snapshot_key(stream))
-        pipeline.hmget(wire.route_key(stream), MARK_FIELDS)
+        pipeline.hmget(wire.route_key(stream), POSITION_FIELDS)
         return read_published(*pipeline.execute())
 
 

@@ -43,7 +43,7 @@ def rebuild(archive: Archive, stream: str, progress: Progress = lambda _: None, 
         if recount.faults and not force:
             return Rebuilt(stream, recount.events, before.epoch, tuple(recount.faults))
         archive.swap(stream, recount.health)
-        dead, quarantined = archive.put_aside_counts(stream)
+        dead, quarantined = archive.set_aside_counts(stream)
         # With `force`, missing rows stay missing: the chain continues from the checkpoint's position and hash.
         after = before._replace(
             epoch=before.epoch + 1, state=state_of(recount.ledger), dead=dead, quarantined=quarantined

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from service.ledger import fold, wire
 from service.ledger.events import Event
 from service.ledger.state import Ledger, ReplicaHealth, RouteLedger, Usage
-from workers.archive import Archive, AsideRow, Balance, EventRow
-from workers.project import health_of, hear_aside, put_cells, state_of
+from workers.archive import Archive, Balance, EventRow, SkippedRow
+from workers.project import acknowledge_skipped, health_of, put_cells, state_of
 from workers.store import Cell
 
 Progress = Callable[[int], None]
@@ -28,8 +28,8 @@ class Fault(NamedTuple):
     """A fault in event rows: which, what was found, and what was expected."""
 
     place: str
-    stands: str
-    should: str
+    found: str
+    expected: str
 
 
 class Recount:
@@ -43,7 +43,7 @@ class Recount:
         self.began_at = balance.position
         self.position = balance.position
         self.hash = balance.hash
-        self.aside = balance.aside
+        self.skipped_number = balance.skipped_number
         self.ledger: Ledger = wire.decode_ledger(stream, balance.state)
         if isinstance(self.ledger, RouteLedger):
             # The hours that are still open: which models get cells of their own depends on the existing ones.
@@ -52,7 +52,7 @@ class Recount:
         self.faults: list[Fault] = []
         self.fault_count = 0
         self._read_to = balance.position
-        self._asides: list[AsideRow] = []
+        self._skipped: list[SkippedRow] = []
 
     @property
     def health(self) -> dict[str, ReplicaHealth]:
@@ -62,67 +62,67 @@ class Recount:
     @property
     def balance(self) -> Balance:
         """Return the balance from which a later recount can continue."""
-        return Balance(self.position, self.hash, self.aside, state_of(self.ledger))
+        return Balance(self.position, self.hash, self.skipped_number, state_of(self.ledger))
 
     def read(self, upto: int, progress: Progress = lambda _: None) -> None:
         """Read on up to a position (inclusive)."""
         while self._read_to < upto:
             end = min(self._read_to + PAGE_ROWS, upto)
             rows = self.archive.rows_between(self.stream, self._read_to, end)
-            self._asides = self.archive.asides_after(self.stream, self.aside, end)[::-1]
+            self._skipped = self.archive.skipped_after(self.stream, self.skipped_number, end)[::-1]
             usage: dict[Cell, Usage] = {}
             for row in rows:
-                self._hear_before(row.position)
-                self._take(row, usage)
+                self._acknowledge_before(row.position)
+                self._check_and_fold(row, usage)
             self.archive.recount(self.stream, self.position, usage)
-            self._hear_before(end + 1)
+            self._acknowledge_before(end + 1)
             self._read_to = end
             progress(end)
         # Numbers skipped since then, recorded at the last position read.
-        self._asides = self.archive.asides_after(self.stream, self.aside, upto)[::-1]
-        self._hear_before(upto + 1)
+        self._skipped = self.archive.skipped_after(self.stream, self.skipped_number, upto)[::-1]
+        self._acknowledge_before(upto + 1)
 
     def expect(self, position: int) -> None:
         """Record a fault unless all rows up to a position have been read."""
         if self.position < position:
-            self._note_gap(position + 1)
+            self._add_gap(position + 1)
 
-    def _hear_before(self, position: int) -> None:
+    def _acknowledge_before(self, position: int) -> None:
         """Acknowledge the numbers that were skipped before the event at a position was folded."""
-        while self._asides and self._asides[-1].position < position:
-            row = self._asides.pop()
-            hear_aside(self.ledger, row.aside)
-            self.aside = row.number
+        while self._skipped and self._skipped[-1].position < position:
+            row = self._skipped.pop()
+            acknowledge_skipped(self.ledger, row.skipped)
+            self.skipped_number = row.number
 
-    def _take(self, row: EventRow, usage: dict[Cell, Usage]) -> None:
+    def _check_and_fold(self, row: EventRow, usage: dict[Cell, Usage]) -> None:
         """Check a row and fold its event."""
         body = row.body.encode()
         if row.position == self.position + 1:
             if sha256(self.hash + body).digest() != row.hash:
-                self._note(f"position {row.position}", "bytes that its hash is not made of", "what was folded")
+                self._add_fault(f"position {row.position}", "bytes that its hash is not made of", "what was folded")
         else:
-            self._note_gap(row.position)
+            self._add_gap(row.position)
         self.position, self.hash = row.position, row.hash
         self.events += 1
         event = wire.decode_event(body)
         if isinstance(event, wire.Undecodable):
-            self._note(f"position {row.position}", f"no event: {event.reason}", "an event")
+            self._add_fault(f"position {row.position}", f"no event: {event.reason}", "an event")
             return
-        if words := mismatch(row, event):
-            self._note(f"position {row.position}", f"another {words} in its columns", "that of its event")
+        if column := mismatch(row, event):
+            self._add_fault(f"position {row.position}", f"another {column} in its columns", "that of its event")
         for charge in fold.advance(self.ledger, event):
             cell = Cell(charge.hour, charge.model, charge.client_key)
             fold.add_usage(usage.setdefault(cell, Usage()), charge.usage)
 
-    def _note_gap(self, position: int) -> None:
+    def _add_gap(self, position: int) -> None:
         if position <= self.position:
-            self._note(f"position {position}", "twice", "once")
+            self._add_fault(f"position {position}", "twice", "once")
         elif position == self.position + 2:
-            self._note(f"position {position - 1}", "missing", "an event")
+            self._add_fault(f"position {position - 1}", "missing", "an event")
         else:
-            self._note(f"positions {self.position + 1} to {position - 1}", "missing", "events")
+            self._add_fault(f"positions {self.position + 1} to {position - 1}", "missing", "events")
 
-    def _note(self, place: str, stands: str, should: str) -> None:
+    def _add_fault(self, place: str, stands: str, should: str) -> None:
         self.fault_count += 1
         if len(self.faults) < KEPT_FAULTS:
             self.faults.append(Fault(place, stands, should))

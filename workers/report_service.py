@@ -75,7 +75,7 @@ class ReportService:
     def answer(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return a report, or the reason why there is none, as JSON-compatible values; never raises."""
         try:
-            return {"report": self._made(lambda reports: reports.make(name, arguments))}
+            return {"report": self._with_reports(lambda reports: reports.make(name, arguments))}
         except Refused as refused:
             return {"refused": str(refused)}
         except TypeError as error:
@@ -90,7 +90,7 @@ class ReportService:
             if name in ("drop", "replay"):
                 log.warning("report.%s by=%s", name, arguments.get("by", ""))
 
-    def _made(self, make: Callable[[Reports], Any]) -> Any:
+    def _with_reports(self, make: Callable[[Reports], Any]) -> Any:
         archive = self._archive or open_archive(self._database_url)
         self._archive = None
         try:

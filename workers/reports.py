@@ -17,13 +17,13 @@ from workers.consume import Streams
 from workers.project import Projector
 from workers.publish import Publisher
 from workers.store import QUERIES, Store
-from workers.turn import NeverDone, run_step
+from workers.turn import StreamBusy, run_step
 from workers.usage import DIMENSIONS, Period, Report, UsageSum, dimensions_of, fields_of, period_of, report
 
 LATENCY_DIMENSIONS = ("hour", "day", "route", "model")
 LATENCY_HOURS = 8 * 24
 MOST_ROWS = 5_000
-TURNS = 60
+MAX_TRIES = 60
 LAST_MS = 2**48 - 1
 """No id can tell of a later time."""
 REQUEST_ID = re.compile(r"[0-9a-f]{18}")
@@ -49,7 +49,7 @@ class Reports:
             "latency": self.latency,
             "events": self.events,
             "request": self.request,
-            "put_aside": self.put_aside,
+            "put_aside": self.set_aside,
             "replay": self.replay,
             "drop": self.drop,
         }
@@ -62,8 +62,8 @@ class Reports:
 
     def usage(self, *, since: str, until: str, by: str, route: str, model: str, key: str) -> dict[str, Any]:
         """Return usage in whole hours, grouped by any of the dimensions."""
-        period = period_asked(since, until)
-        dimensions = asked_for(by, DIMENSIONS)
+        period = requested_period(since, until)
+        dimensions = requested_dimensions(by, DIMENSIONS)
         found = report(self._archive, period, dimensions, route=route, model=model, key=key)
         if len(found.rows) > MOST_ROWS:
             raise Refused(f"more than {MOST_ROWS:,} rows; ask for a shorter time, or by less")
@@ -71,10 +71,10 @@ class Reports:
 
     def latency(self, *, since: str, until: str, by: str) -> dict[str, Any]:
         """Return latency percentiles of answered attempts."""
-        period = period_asked(since, until)
+        period = requested_period(since, until)
         if (period.until - period.since).total_seconds() > LATENCY_HOURS * 3600:
             raise Refused(f"latency is told of at most {LATENCY_HOURS // 24} days")
-        dimensions = asked_for(by, LATENCY_DIMENSIONS)
+        dimensions = requested_dimensions(by, LATENCY_DIMENSIONS)
         parameters: dict[str, Any] = {name: name in dimensions for name in LATENCY_DIMENSIONS}
         parameters |= {"since": ms_of(period.since), "until": ms_of(period.until), "limit": MOST_ROWS}
         parameters |= {"first": id_at(ms_of(period.since) - AFTER_MS), "last": id_at(ms_of(period.until))}
@@ -111,13 +111,13 @@ class Reports:
         rows = self._archive.connection.execute(QUERIES["events_of_request"], parameters).fetchall()
         return [event_fields(row) for row in rows]
 
-    def put_aside(self, *, stream: str, limit: int) -> dict[str, Any]:
+    def set_aside(self, *, stream: str, limit: int) -> dict[str, Any]:
         """Return dead letters and quarantined events, newest first, and their counts."""
         parameters = {"stream": stream or None, "limit": limit}
         rows = self._archive.connection.execute(QUERIES["put_aside_page"], parameters).fetchall()
-        counts = [self._archive.put_aside_counts(name) for name in self._streams(stream)]
+        counts = [self._archive.set_aside_counts(name) for name in self._streams(stream)]
         return {
-            "rows": [aside_fields(row) for row in rows],
+            "rows": [set_aside_fields(row) for row in rows],
             "dead_letters": sum(dead for dead, _ in counts),
             "quarantined": sum(quarantined for _, quarantined in counts),
         }
@@ -126,10 +126,10 @@ class Reports:
         """Fold the dead letters that this version can decode."""
         read = left = 0
         for name in self._streams(stream):
-            before, _ = self._archive.put_aside_counts(name)
+            before, _ = self._archive.set_aside_counts(name)
             if before:
-                self._in_turn(name)
-                after, _ = self._archive.put_aside_counts(name)
+                self._replay_stream(name)
+                after, _ = self._archive.set_aside_counts(name)
                 read, left = read + max(0, before - after), left + after
         return {"read": read, "left": left}
 
@@ -161,13 +161,13 @@ class Reports:
         self._redis.hset(wire.route_key(stream), mapping={"dead": left.dead, "quarantined": left.quarantined})
         return dead + quarantined
 
-    def _in_turn(self, stream: str) -> None:
+    def _replay_stream(self, stream: str) -> None:
         """Fold the stream's decodable dead letters and publish it."""
         store = Store(self._database_url)
         try:
             projector = Projector(store, Streams(self._redis))
-            run_step(projector, Publisher(self._redis, Event()), lambda one: one.retry_dead_letters(stream), TURNS)
-        except NeverDone:
+            run_step(projector, Publisher(self._redis, Event()), lambda one: one.retry_dead_letters(stream), MAX_TRIES)
+        except StreamBusy:
             raise Refused(f"{stream}: workers were never done with it; try again") from None
         finally:
             store.close()
@@ -177,7 +177,7 @@ class Reports:
         return [name for name in known if stream in ("", name)]
 
 
-def period_asked(since: str, until: str) -> Period:
+def requested_period(since: str, until: str) -> Period:
     """Parse a period of whole hours. Raises Refused."""
     try:
         return period_of(since or None, until or None, datetime.now(UTC))
@@ -185,7 +185,7 @@ def period_asked(since: str, until: str) -> Period:
         raise Refused(str(error)) from None
 
 
-def asked_for(by: str, known: tuple[str, ...]) -> tuple[str, ...]:
+def requested_dimensions(by: str, known: tuple[str, ...]) -> tuple[str, ...]:
     """Parse the dimensions to group by. Raises Refused."""
     try:
         return dimensions_of([by], known)
@@ -234,7 +234,7 @@ def event_fields(row: tuple[Any, ...]) -> dict[str, Any]:
     return {"stream": stream, "position": position, "body": body}
 
 
-def aside_fields(row: tuple[Any, ...]) -> dict[str, Any]:
+def set_aside_fields(row: tuple[Any, ...]) -> dict[str, Any]:
     """Return a dead letter or quarantined event."""
     kind, stream, seen_at, entry, reason, raw, digest = row
     return {

@@ -32,7 +32,7 @@ from workers.backup import (
     RowCount,
     StreamPlace,
     TableCopy,
-    copying,
+    copy_statement,
     member_of,
 )
 from workers.migrate import check_known, has_schema, migrate
@@ -120,13 +120,13 @@ def restore(
     connection.execute(QUERIES["copying_session"])
     with connection.transaction():
         connection.execute(QUERIES["lock_migrations"])
-        stood = has_schema(connection)[1]
-        epoch = set_aside(connection, replace=replace) if stood else 0
+        existing = has_schema(connection)[1]
+        epoch = set_aside(connection, replace=replace) if existing else 0
         migrate(connection, backup.manifest.schema)
         fill(connection, backup, progress)
         migrate(connection)
         connection.execute(QUERIES["forget_runs"], (epoch,))
-        if stood:
+        if existing:
             connection.execute(QUERIES["await_replaced"])
             connection.execute(QUERIES["drop_replaced"])
 
@@ -167,7 +167,7 @@ def fill(connection: psycopg.Connection, backup: Backup, progress: Progress) -> 
 def copy_in(connection: psycopg.Connection, backup: Backup, table: TableCopy, count: RowCount) -> None:
     """Copy one table's rows. Raises BackupError if the number of rows differs."""
     with connection.cursor() as cursor:
-        with cursor.copy(copying("copy_in", table.name, table.columns)) as copy:
+        with cursor.copy(copy_statement("copy_in", table.name, table.columns)) as copy:
             for piece in backup.pieces(table):
                 copy.write(piece)
                 count.add(piece)

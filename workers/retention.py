@@ -35,16 +35,18 @@ def expired_weeks(weeks: list[int], keep_weeks: int, now_ms: int) -> list[int]:
 class Retention:
     """Drops expired weeks on each call of `look`."""
 
-    def __init__(self, opens: Callable[[], Archive], keep_weeks: int, clock: Callable[[], float] = time.time) -> None:
-        self.opens = opens
+    def __init__(
+        self, open_archive: Callable[[], Archive], keep_weeks: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.open_archive = open_archive
         self.keep_weeks = keep_weeks
         self._clock = clock
 
-    def look(self) -> list[str]:
+    def drop_expired(self) -> list[str]:
         """Drop all expired weeks and return their partitions. Raises psycopg.Error, Damaged."""
         if not self.keep_weeks:
             return []
-        archive = self.opens()
+        archive = self.open_archive()
         try:
             names = {week_of_partition(name): name for name in archive.partitions()}
             weeks = expired_weeks(list(names), self.keep_weeks, int(self._clock() * 1000))

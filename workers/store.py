@@ -91,7 +91,7 @@ class Row(NamedTuple):
     hash: bytes
 
 
-class Known(NamedTuple):
+class KnownEvent(NamedTuple):
     """An event that is already stored."""
 
     event_id: str
@@ -148,7 +148,7 @@ class Store:
         self.generation = 0
         self._connection: psycopg.Connection | None = None
         self._weeks: set[int] = set()
-        self._later: list[tuple[bytes, Parameters]] = []
+        self._deferred: list[tuple[bytes, Parameters]] = []
 
     @property
     def connection(self) -> psycopg.Connection:
@@ -162,7 +162,7 @@ class Store:
         """Close the connection, which drops locks and uncommitted changes."""
         connection, self._connection = self._connection, None
         self._weeks.clear()
-        self._later.clear()
+        self._deferred.clear()
         if connection is not None:
             connection.close()
 
@@ -176,17 +176,17 @@ class Store:
                     self.connection.execute(QUERIES["bounds"])
                 yield
                 with self.connection.pipeline():
-                    self._write()
+                    self._flush()
                     stack.close()
         except BaseException:
             self.close()
             raise
 
-    def _write(self) -> None:
+    def _flush(self) -> None:
         """Send deferred statements: with the commit, or before a read that has to see them."""
-        for statement, parameters in self._later:
+        for statement, parameters in self._deferred:
             self.connection.execute(statement, parameters)
-        self._later.clear()
+        self._deferred.clear()
 
     def streams(self) -> list[str]:
         """The streams that have a checkpoint."""
@@ -204,14 +204,14 @@ class Store:
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Save the stream's checkpoint."""
         parameters = checkpoint._asdict() | {"state": checkpoint.state.decode()}
-        self._later.append((QUERIES["save_checkpoint"], parameters))
+        self._deferred.append((QUERIES["save_checkpoint"], parameters))
 
-    def known_events(self, stream: str, event_ids: Sequence[str]) -> list[Known]:
+    def known_events(self, stream: str, event_ids: Sequence[str]) -> list[KnownEvent]:
         """Return which of these events are stored, in any stream of the same kind."""
         query = QUERIES["known_control_events" if stream == wire.CONTROL else "known_events"]
         parameters = {"ids": array_of(event_ids), "first": min(event_ids), "last": max(event_ids)}
         rows = self.connection.execute(query, parameters).fetchall()
-        return [Known(event_id, stream, body.encode()) for event_id, stream, body in rows]
+        return [KnownEvent(event_id, stream, body.encode()) for event_id, stream, body in rows]
 
     def add_events(self, stream: str, rows: Sequence[Row]) -> None:
         """Insert new events of one stream."""
@@ -237,18 +237,18 @@ class Store:
 
     def add_usage(self, route: str, position: int, added: dict[Cell, Usage]) -> None:
         """Add to the route's cells."""
-        self._later.append((ADD_USAGE["ccproxy.usage_hourly"], usage_parameters(route, position, added)))
+        self._deferred.append((ADD_USAGE["ccproxy.usage_hourly"], usage_parameters(route, position, added)))
 
     def usage_since(self, route: str, position: int, oldest_hour: int) -> list[tuple[Cell, Usage]]:
         """Return the route's cells changed after `position`, from `oldest_hour` on."""
-        self._write()
+        self._flush()
         return cells_since(self.connection, "ccproxy.usage_hourly", route, position, oldest_hour)
 
-    def save_health(self, route: str, health: dict[str, ReplicaHealth], gone: Iterable[str]) -> None:
+    def save_health(self, route: str, health: dict[str, ReplicaHealth], removed: Iterable[str]) -> None:
         """Save these replicas' health, and delete the `gone` ones."""
-        self._later += [(QUERIES["save_health"], health_row(route, *item)) for item in sorted(health.items())]
-        if names := sorted(gone):
-            self._later.append((QUERIES["drop_health"], (route, names)))
+        self._deferred += [(QUERIES["save_health"], health_row(route, *item)) for item in sorted(health.items())]
+        if names := sorted(removed):
+            self._deferred.append((QUERIES["drop_health"], (route, names)))
 
     def add_dead_letters(self, stream: str, epoch: int, dead: Sequence[Rejected]) -> int:
         """Insert undecodable events; return how many are new."""
@@ -262,7 +262,7 @@ class Store:
         if not rejected:
             return 0
         columns: dict[str, object] = {"stream": stream, "epoch": epoch}
-        columns["digest"] = [sha256(one.raw).digest() for one in rejected]
+        columns["digest"] = [sha256(each.raw).digest() for each in rejected]
         columns |= {field: [getattr(one, field) for one in rejected] for field in Rejected._fields}
         return self.connection.execute(QUERIES[query], columns).rowcount
 
@@ -277,11 +277,11 @@ class Store:
         """Delete dead letters that were folded; return how many."""
         return self.connection.execute(QUERIES["drop_dead_letters"], (stream, list(digests))).rowcount
 
-    def add_asides(self, stream: str, position: int, asides: Sequence[SkippedSeq]) -> list[SkippedSeq]:
+    def add_skipped(self, stream: str, position: int, skipped: Sequence[SkippedSeq]) -> list[SkippedSeq]:
         """Insert the numbers of events that are not folded; return the new ones."""
-        if not asides:
+        if not skipped:
             return []
-        columns: dict[str, object] = {field: [getattr(one, field) for one in asides] for field in SkippedSeq._fields}
+        columns: dict[str, object] = {field: [getattr(one, field) for one in skipped] for field in SkippedSeq._fields}
         parameters = columns | {"stream": stream, "position": position}
         return [SkippedSeq(*row) for row in self.connection.execute(QUERIES["add_asides"], parameters).fetchall()]
 

@@ -51,15 +51,15 @@ def progress_of(console: SafeConsole, title: str, begin: int, end: int, *, lines
             task = bar.add_task(title, total=max(1, end - begin))
             yield lambda position: bar.update(task, completed=position - begin)
         return
-    said = begin
+    reported = begin
 
-    def say(position: int) -> None:
-        nonlocal said
-        if lines and position >= said + LINE_EVERY:
-            said = position
+    def report_position(position: int) -> None:
+        nonlocal reported
+        if lines and position >= reported + LINE_EVERY:
+            reported = position
             console.print(f"{title}: {position - begin:,} of {end - begin:,}", soft_wrap=True)
 
-    yield say
+    yield report_position
 
 
 def show_verified(reports: Sequence[StreamReport], console: SafeConsole) -> None:
@@ -70,9 +70,9 @@ def show_verified(reports: Sequence[StreamReport], console: SafeConsole) -> None
         table.add_column(name, justify="right")
     for report in reports:
         count = len(report.differences) + report.more
-        words = Text(f"{count:,}" if count else "none", style="red" if count else "green")
+        summary = Text(f"{count:,}" if count else "none", style="red" if count else "green")
         table.add_row(
-            report.stream, f"{report.events:,}", f"{report.from_position + 1:,}", f"{report.position:,}", words
+            report.stream, f"{report.events:,}", f"{report.from_position + 1:,}", f"{report.position:,}", summary
         )
     console.print(table)
     if all(report.ok for report in reports):
@@ -182,8 +182,8 @@ def show_gaps(gaps: Sequence[Gap], console: SafeConsole) -> None:
     """Print the periods that neither the backup nor Redis covers."""
     for gap in gaps:
         begin, end = (time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1000)) for at in (gap.from_ms, gap.to_ms))
-        words = f"{gap.stream}: what happened between {begin} and {end} UTC is in no ledger"
-        console.print(words, style="yellow", soft_wrap=True)
+        message = f"{gap.stream}: what happened between {begin} and {end} UTC is in no ledger"
+        console.print(message, style="yellow", soft_wrap=True)
 
 
 def show_put_aside(rows: Sequence[dict[str, Any]], console: SafeConsole) -> None:

@@ -24,15 +24,15 @@ from service.redis_client.factory import execute_with_run_ids, is_cluster
 from workers.consume import NO_ENTRY
 from workers.lost import LostAttempts
 from workers.outage import Outage
-from workers.publish import INTERVAL_S, MARK_FIELDS, read_published
-from workers.wake import Wake
+from workers.publish import INTERVAL_S, POSITION_FIELDS, read_published
+from workers.wake import WakeQueue
 
 BLOCK_MS = 1_000
 """Well below redis-py's socket timeout, which would repeat the read; also the longest delay of a stop."""
 POLL_S = 0.05
 """Interval between polls of a Cluster's streams: about twenty small commands a second when idle."""
-LEFT_OUT_S = 0.1
-LOOK_S = 1.0
+EXCLUDED_S = 0.1
+CHECK_INTERVAL_S = 1.0
 RETRY_S = 0.5
 
 
@@ -42,19 +42,19 @@ class Ticker:
     def __init__(
         self,
         redis: Redis,
-        wake: Wake,
-        recall: Callable[[], Iterable[str]],
+        wake: WakeQueue,
+        list_stored_streams: Callable[[], Iterable[str]],
         outage: Outage,
         lost: LostAttempts | None = None,
     ) -> None:
         self.redis = redis
         self.wake = wake
-        self.recall = recall
+        self.list_stored_streams = list_stored_streams
         self.outage = outage
         self.lost = lost or LostAttempts(redis)
         self.seen: dict[str, str] = {}
-        self._left_out: dict[str, float] = {}
-        self._recalled = False
+        self._excluded_until_s: dict[str, float] = {}
+        self._stored_read = False
         self._looked_s = 0.0
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="ticker", daemon=True)
@@ -71,56 +71,56 @@ class Ticker:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self.forget()
+                self.reset()
                 while not self._stopping.is_set():
                     self.tick()
             except Exception as error:  # noqa: BLE001 - without a ticker nothing is folded, so it has to survive any error
                 self.outage.mark_down(error, traceback=not isinstance(error, RedisError))
                 self._stopping.wait(RETRY_S)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Start over: a job is due for all streams."""
         self.seen = {}
-        self._left_out = {}
-        self._recalled = False
+        self._excluded_until_s = {}
+        self._stored_read = False
         self._looked_s = 0.0
-        self.lost.forget()
+        self.lost.reset()
 
     def tick(self) -> None:
         """Wait up to BLOCK_MS for entries and enqueue jobs for them; run the check once a second."""
-        if time.monotonic() >= self._looked_s + LOOK_S:
+        if time.monotonic() >= self._looked_s + CHECK_INTERVAL_S:
             self._looked_s = time.monotonic()
-            self.look()
-            self.lost.look(self.seen)
+            self.check()
+            self.lost.close_lost(self.seen)
             self.outage.mark_up()
         news = self.wait()
         if news:
-            self.note(news)
+            self.enqueue_unsettled(news)
             self._stopping.wait(INTERVAL_S)  # entries arriving meanwhile join the same batch
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Add new streams, and enqueue a job for every stream that is not settled."""
-        named = {wire.CONTROL} | {name.decode() for name in self.members()} | set(self.recalled())
+        named = {wire.CONTROL} | {name.decode() for name in self.redis_streams()} | set(self.stored_streams())
         fresh = named - self.seen.keys()
         self.seen |= dict.fromkeys(fresh, NO_ENTRY)
         for stream, settled in self.settled(sorted(self.seen)).items():
             if stream in fresh or not settled:
                 self.wake.enqueue(stream)
 
-    def members(self) -> set[bytes]:
+    def redis_streams(self) -> set[bytes]:
         """Return the streams that Redis knows."""
         return self.redis.smembers(wire.STREAMS_KEY)  # type: ignore[return-value]
 
-    def recalled(self) -> Iterable[str]:
+    def stored_streams(self) -> Iterable[str]:
         """Return the streams that Postgres knows, once after each start or outage: an emptied Redis has
         forgotten them."""
-        if self._recalled:
+        if self._stored_read:
             return ()
         try:
-            streams = list(self.recall())
+            streams = list(self.list_stored_streams())
         except psycopg.Error:
             return ()  # retried at the next check; the jobs report that Postgres is away
-        self._recalled = True
+        self._stored_read = True
         return streams
 
     def settled(self, streams: list[str]) -> dict[str, bool]:
@@ -129,25 +129,27 @@ class Ticker:
         for stream in streams:
             pipeline.xrevrange(wire.events_key(stream), count=1)
             pipeline.exists(wire.snapshot_key(stream))
-            pipeline.hmget(wire.route_key(stream), MARK_FIELDS)
+            pipeline.hmget(wire.route_key(stream), POSITION_FIELDS)
         replies, runs = execute_with_run_ids(self.redis, pipeline, [wire.events_key(stream) for stream in streams])
-        verdicts = {}
+        settled = {}
         for stream, run_id, last, exists, fields in zip(
             streams, runs, replies[::3], replies[1::3], replies[2::3], strict=True
         ):
             self.seen[stream] = last[0][0].decode() if last else NO_ENTRY
-            mark = read_published(exists, fields)
-            verdicts[stream] = mark is not None and mark[2:] == (self.seen[stream], run_id)
-        return verdicts
+            published = read_published(exists, fields)
+            settled[stream] = published is not None and published[2:] == (self.seen[stream], run_id)
+        return settled
 
     def wait(self) -> list[str]:
         """Return the streams with entries after those seen; empty after BLOCK_MS, or earlier if a stream that was left
         out has to be included again."""
         now_s = time.monotonic()
-        self._left_out = {stream: until_s for stream, until_s in self._left_out.items() if until_s > now_s}
-        left_out = self._left_out.keys() | self.wake.attended
-        block_ms = int(LEFT_OUT_S * 1000) if left_out else BLOCK_MS
-        keys = {wire.events_key(stream): stream for stream in self.seen if stream not in left_out}
+        self._excluded_until_s = {
+            stream: until_s for stream, until_s in self._excluded_until_s.items() if until_s > now_s
+        }
+        excluded = self._excluded_until_s.keys() | self.wake.lingering
+        block_ms = int(EXCLUDED_S * 1000) if excluded else BLOCK_MS
+        keys = {wire.events_key(stream): stream for stream in self.seen if stream not in excluded}
         positions: dict[Any, Any] = {key: self.seen[stream] for key, stream in keys.items()}
         if not positions:
             self._stopping.wait(block_ms / 1000)
@@ -173,8 +175,8 @@ class Ticker:
             self._stopping.wait(POLL_S)
         return {}
 
-    def note(self, news: list[str]) -> None:
+    def enqueue_unsettled(self, news: list[str]) -> None:
         """Enqueue jobs for these streams. `seen` is read before, so that the job reads at least as far."""
         for stream, settled in self.settled(news).items():
             if not settled and not self.wake.enqueue(stream):
-                self._left_out[stream] = time.monotonic() + LEFT_OUT_S
+                self._excluded_until_s[stream] = time.monotonic() + EXCLUDED_S

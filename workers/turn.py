@@ -6,22 +6,22 @@ from collections.abc import Callable
 from workers.project import Projected, Projector
 from workers.publish import Publisher
 
-TURN_S = 0.1
+RETRY_S = 0.1
 
 
-class NeverDone(Exception):
+class StreamBusy(Exception):
     """Workers held the stream during all tries."""
 
 
 def run_step(
-    projector: Projector, publisher: Publisher, step: Callable[[Projector], Projected | None], turns: int
+    projector: Projector, publisher: Publisher, step: Callable[[Projector], Projected | None], max_tries: int
 ) -> Projected:
-    """Run a step until nothing is left to do, and publish the result. Raises NeverDone, RedisError."""
-    for _ in range(turns):
+    """Run a step until nothing is left to do, and publish the result. Raises StreamBusy, RedisError."""
+    for _ in range(max_tries):
         projected = step(projector)
         if projected is None:
-            time.sleep(TURN_S)
+            time.sleep(RETRY_S)
         elif not projected.full:
             publisher.publish(projected)
             return projected
-    raise NeverDone
+    raise StreamBusy

@@ -69,9 +69,9 @@ def period_of(since: str | None, until: str | None, now: datetime) -> Period:
     return Period(begin, end)
 
 
-def dimensions_of(asked: Iterable[str], known: tuple[str, ...] = DIMENSIONS) -> tuple[str, ...]:
+def dimensions_of(requested: Iterable[str], known: tuple[str, ...] = DIMENSIONS) -> tuple[str, ...]:
     """Parse the dimensions to group by, given repeatedly or with commas. Raises ValueError."""
-    names = [name.strip() for option in asked for name in option.split(",") if name.strip()]
+    names = [name.strip() for option in requested for name in option.split(",") if name.strip()]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is nothing to group by; there are {', '.join(known)}")

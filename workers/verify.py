@@ -83,7 +83,7 @@ def differences_of(archive: Archive, recount: Recount, checkpoint: Checkpoint | 
         yield usage_difference(cell)
     yield from entries_that_differ("health", plain(archive.health(stream)), plain(recount.health))
     yield from state_differences(stream, checkpoint.state, state_of(recount.ledger))
-    counts = zip(("dead", "quarantined"), checkpoint[6:8], archive.put_aside_counts(stream), strict=True)
+    counts = zip(("dead", "quarantined"), checkpoint[6:8], archive.set_aside_counts(stream), strict=True)
     for name, stands, should in counts:
         if stands != should:
             yield Difference("count", name, str(stands), str(should))
@@ -92,10 +92,10 @@ def differences_of(archive: Archive, recount: Recount, checkpoint: Checkpoint | 
 def usage_difference(cell: CellDifference) -> Difference:
     """Return the counts in which a cell differs."""
     name = f"{cell.hour} {cell.model or '(no model)'} {cell.client_key or '(no key)'}"
-    if cell.stands is None or cell.should is None:
-        return Difference("usage", name, counts_of(cell.stands, USAGE_FIELDS), counts_of(cell.should, USAGE_FIELDS))
-    fields = [field for field in USAGE_FIELDS if getattr(cell.stands, field) != getattr(cell.should, field)]
-    return Difference("usage", name, counts_of(cell.stands, fields), counts_of(cell.should, fields))
+    if cell.stored is None or cell.expected is None:
+        return Difference("usage", name, counts_of(cell.stored, USAGE_FIELDS), counts_of(cell.expected, USAGE_FIELDS))
+    fields = [field for field in USAGE_FIELDS if getattr(cell.stored, field) != getattr(cell.expected, field)]
+    return Difference("usage", name, counts_of(cell.stored, fields), counts_of(cell.expected, fields))
 
 
 def counts_of(usage: Usage | None, fields: list[str] | tuple[str, ...]) -> str:
@@ -117,11 +117,11 @@ def state_differences(stream: str, stands: bytes, should: bytes) -> Iterator[Dif
         return
     parts, others = plain(ledger), plain(wire.decode_ledger(stream, should))
     for part in sorted(parts.keys() | others.keys()):
-        one, other = parts.get(part), others.get(part)
-        if isinstance(one, dict) or isinstance(other, dict):
-            yield from entries_that_differ("state", one or {}, other or {}, prefix=f"{part} ")
-        elif one != other:
-            yield Difference("state", part, shown(one), shown(other))
+        part_found, part_expected = parts.get(part), others.get(part)
+        if isinstance(part_found, dict) or isinstance(part_expected, dict):
+            yield from entries_that_differ("state", part_found or {}, part_expected or {}, prefix=f"{part} ")
+        elif part_found != part_expected:
+            yield Difference("state", part, shown(part_found), shown(part_expected))
 
 
 def entries_that_differ(

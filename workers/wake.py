@@ -18,7 +18,7 @@ from service.redis_client.factory import open_sync
 FOLD_JOB = "workers.jobs.fold"
 WAKE_MS = 3_000
 """A worker that dies before it started a job is replaced after this time at the latest."""
-STAY_MS = 1_000
+LINGER_MS = 1_000
 """A worker that dies while lingering is replaced after this time; longer than most batches take."""
 JOB_TTL_S = 60
 """Jobs that waited longer than this are stale: newer ones are in the queue."""
@@ -30,13 +30,13 @@ def open_queue(url: str) -> Queue:
     return Queue(wire.FOLD_QUEUE, connection=redis, serializer=JSONSerializer)
 
 
-class Wake:
+class WakeQueue:
     """Enqueues fold jobs and keeps their guards."""
 
     def __init__(self, redis: Redis, queue: Queue) -> None:
         self.redis = redis
         self.queue = queue
-        self.attended: set[str] = set()
+        self.lingering: set[str] = set()
         """Streams on which a job of this process lingers."""
 
     def enqueue(self, stream: str) -> bool:
@@ -50,14 +50,14 @@ class Wake:
 
     def clear_guard(self, stream: str) -> None:
         """Delete the guard: the job has started, or stops lingering, and later entries need another one."""
-        self.attended.discard(stream)
+        self.lingering.discard(stream)
         self.redis.delete(wire.wake_key(stream))
 
     def extend_guard(self, stream: str) -> None:
         """Set the guard again: the job lingers, and entries need no other job for now."""
-        self.redis.set(wire.wake_key(stream), b"1", px=STAY_MS)
-        self.attended.add(stream)
+        self.redis.set(wire.wake_key(stream), b"1", px=LINGER_MS)
+        self.lingering.add(stream)
 
-    def others_wait(self) -> bool:
+    def has_waiting_jobs(self) -> bool:
         """True if a job waits for a worker."""
         return not self.queue.is_empty()

@@ -29,7 +29,7 @@ from workers.report_service import ReportService
 from workers.retention import Damaged, Retention
 from workers.store import Store, connect
 from workers.ticker import Ticker
-from workers.wake import Wake, open_queue
+from workers.wake import WakeQueue, open_queue
 from workers.worker import FoldWorker
 
 log = logging.getLogger("ccproxy.worker")
@@ -37,7 +37,7 @@ log = logging.getLogger("ccproxy.worker")
 RETRY_S = 0.5
 SCHEMA_RETRY_S = 1.0
 TICKER_STOP_S = 1.5
-RETENTION_LOOK_S = 3_600.0
+RETENTION_INTERVAL_S = 3_600.0
 RETENTION_RETRY_S = 60.0
 COLLECT_AFTER = 20_000
 """Net allocated objects before a collection: about one large batch."""
@@ -58,11 +58,11 @@ class WorkerProcess:
         self.queue = open_queue(rq_redis_url)
         redis = open_redis(redis_url)
         streams = Streams(redis)
-        wake = Wake(redis, self.queue)
+        wake = WakeQueue(redis, self.queue)
         publisher = Publisher(redis, self.stopping)
-        self.shift = FoldJob(Projector(self.store, streams), publisher, streams, wake, self.stopping, self.outage)
+        self.fold_job = FoldJob(Projector(self.store, streams), publisher, streams, wake, self.stopping, self.outage)
         # The ticker's own client does not retry: the ticker has to notice every outage of Redis.
-        self.desk = ReportService(direct_url, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
+        self.report_service = ReportService(direct_url, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
         self.retention = Retention(lambda: open_archive(direct_url), retention_weeks)
         self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.load_ledger, self.outage)
 
@@ -79,13 +79,13 @@ class WorkerProcess:
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: self.stopping.set())
         if wait_for_schema(self.database_url, self.stopping):
-            jobs.begin(self.shift, self.desk)
+            jobs.register(self.fold_job, self.report_service)
             tune_collector()
             self.ticker.start()
-            self.desk.start()
+            self.report_service.start()
             Thread(target=self.retain, name="retention", daemon=True).start()
             self.serve()
-            self.desk.stop()
+            self.report_service.stop()
             self.ticker.stop(TICKER_STOP_S)
         self.store.close()
         log.info("worker.stopped")
@@ -94,9 +94,9 @@ class WorkerProcess:
         """Drop expired weeks now and every hour. If the process ends meanwhile, the database rolls back."""
         outage = Outage("retention")
         while self.retention.keep_weeks and not self.stopping.is_set():
-            pause_s = RETENTION_LOOK_S
+            pause_s = RETENTION_INTERVAL_S
             try:
-                self.retention.look()
+                self.retention.drop_expired()
                 outage.mark_up()
             except Exception as error:  # noqa: BLE001 - folding goes on whatever the error; it is logged once
                 outage.mark_down(error, traceback=not isinstance(error, psycopg.Error | Damaged))
@@ -105,13 +105,13 @@ class WorkerProcess:
 
     def serve(self) -> None:
         """Work on jobs; restart the RQ worker if it gave up."""
-        greeted = False
+        announced = False
         while not self.stopping.is_set():
             try:
                 worker = open_worker(self.queue, self.stopping)
-                if not greeted:
+                if not announced:
                     log.info("worker.ready queue=%s worker=%s", self.queue.name, worker.name)
-                    greeted = True
+                    announced = True
                 worker.work(logging_level=rq_level())
                 self.stopping.wait(RETRY_S)
             except RedisError as error:

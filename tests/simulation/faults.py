@@ -11,7 +11,7 @@ from service.ledger.fold import advance
 from service.ledger.state import Ledger
 from tests.simulation.redis_model import Data
 from workers.consume import EntryBatch, StreamSource, read_batch
-from workers.project import Projected, Projector, Sorted
+from workers.project import Projected, Projector, SortedBatch
 from workers.store import Checkpoint
 
 
@@ -27,12 +27,14 @@ def checkpoint_outside(projector: Projector, stream: str, step: Any) -> Projecte
     return projected
 
 
-in_turn = Projector._in_turn
+in_turn = Projector._with_lock
 
 
-def everything_is_fresh(_projector: Projector, _checkpoint: Checkpoint, _ledger: Ledger, records: list[Any]) -> Sorted:
+def everything_is_fresh(
+    _projector: Projector, _checkpoint: Checkpoint, _ledger: Ledger, records: list[Any]
+) -> SortedBatch:
     """No event was ever seen before."""
-    return Sorted(records, [], [])
+    return SortedBatch(records, [], [])
 
 
 def trim_by_length(data: Data, events_key: str, _stream_id: str, kept: int) -> None:
@@ -68,7 +70,7 @@ send = Outbox._send
 
 Switch = Callable[[], contextlib.AbstractContextManager[Any]]
 FAULTS: dict[str, list[Switch]] = {
-    "checkpoint-outside-the-transaction": [lambda: patch.object(Projector, "_in_turn", checkpoint_outside)],
+    "checkpoint-outside-the-transaction": [lambda: patch.object(Projector, "_with_lock", checkpoint_outside)],
     "dedupe-removed": [
         lambda: patch.object(Projector, "_sort", everything_is_fresh),
         lambda: patch("tests.simulation.postgres_model.Database.unique_ids", new=False),

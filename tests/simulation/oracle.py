@@ -15,7 +15,7 @@ from service.routing.quota import counted_tokens
 from service.settings import QuotaWeights
 from tests.simulation.postgres_model import Database, Writes
 from tests.simulation.redis_model import Data, Server
-from workers.project import health_of, hear_aside
+from workers.project import acknowledge_skipped, health_of
 from workers.store import GENESIS_HASH, Cell, Checkpoint, Row, health_row
 
 Mark = tuple[int, int, str]
@@ -93,7 +93,7 @@ class Oracle:
             charges = self._note_rows(stream, writes.rows.get(stream, []))
             for key, aside in writes.asides.items():
                 if key[0] == stream:
-                    hear_aside(self.ledger(stream), aside)
+                    acknowledge_skipped(self.ledger(stream), aside)
             self._check_cells(stream, charges)
             if stream in writes.checkpoints:
                 self._note_checkpoint(before[stream], self.database.checkpoints[stream])

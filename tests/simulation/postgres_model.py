@@ -23,7 +23,7 @@ from workers.store import (
     Cell,
     Checkpoint,
     DeadLetter,
-    Known,
+    KnownEvent,
     Rejected,
     Row,
     SkippedSeq,
@@ -231,10 +231,10 @@ class ModelStore(Store):
         self._at("save_checkpoint")
         self._writes.checkpoints[checkpoint.stream] = checkpoint
 
-    def known_events(self, stream: str, event_ids: Sequence[str]) -> list[Known]:  # noqa: ARG002 - Store's
+    def known_events(self, stream: str, event_ids: Sequence[str]) -> list[KnownEvent]:  # noqa: ARG002 - Store's
         self._at("known_events")
         found = [self.database.ids.get(one) or self._writes.ids.get(one) for one in dict.fromkeys(event_ids)]
-        return [Known(row.event_id, row.stream, row.body.encode()) for row in found if row is not None]
+        return [KnownEvent(row.event_id, row.stream, row.body.encode()) for row in found if row is not None]
 
     def add_events(self, stream: str, rows: Sequence[Row]) -> None:
         self._at("add_events")
@@ -296,11 +296,11 @@ class ModelStore(Store):
         self._writes.revived |= gone
         return len(gone)
 
-    def add_asides(self, stream: str, position: int, asides: Sequence[SkippedSeq]) -> list[SkippedSeq]:  # noqa: ARG002 - Store's
-        self._at("add_asides")
-        new = {(stream, one.replica, one.seq): one for one in reversed(asides)}
+    def add_skipped(self, stream: str, position: int, skipped: Sequence[SkippedSeq]) -> list[SkippedSeq]:  # noqa: ARG002 - Store's
+        self._at("add_skipped")
+        new = {(stream, one.replica, one.seq): one for one in reversed(skipped)}
         new = {
             key: one for key, one in new.items() if key not in self.database.asides and key not in self._writes.asides
         }
         self._writes.asides.update(new)
-        return [one for one in asides if any(one is other for other in new.values())]
+        return [one for one in skipped if any(one is other for other in new.values())]

@@ -25,7 +25,7 @@ from workers.project import Projected, Projector
 from workers.publish import Publisher
 from workers.store import Cell, Checkpoint, Rejected, Row, SkippedSeq, Store
 from workers.ticker import Ticker
-from workers.wake import WAKE_MS, Wake
+from workers.wake import WAKE_MS, WakeQueue
 
 CELL = Cell(496_944, "m1", "alice")
 
@@ -194,12 +194,14 @@ def test_what_is_put_aside_is_counted_once(servers: Servers) -> None:
     with store.transaction():
         assert store.add_quarantined(STREAM, 1, forged[:1]) == 1
         assert store.add_quarantined(STREAM, 1, forged) == 1
-        assert store.add_asides(STREAM, 0, [SkippedSeq("r1", 1, 5), SkippedSeq("r1", 2, 6)]) == [
+        assert store.add_skipped(STREAM, 0, [SkippedSeq("r1", 1, 5), SkippedSeq("r1", 2, 6)]) == [
             SkippedSeq("r1", 1, 5),
             SkippedSeq("r1", 2, 6),
         ]
     with store.transaction():
-        assert store.add_asides(STREAM, 1, [SkippedSeq("r1", 2, 9), SkippedSeq("r2", 1, 7)]) == [SkippedSeq("r2", 1, 7)]
+        assert store.add_skipped(STREAM, 1, [SkippedSeq("r1", 2, 9), SkippedSeq("r2", 1, 7)]) == [
+            SkippedSeq("r2", 1, 7)
+        ]
         page = store.dead_letters(STREAM, None, 1)
         rest = store.dead_letters(STREAM, page[0], 9)
         assert {letter.raw for letter in (*page, *rest)} == {b"x", b"y"}
@@ -269,7 +271,7 @@ class Side:
         self.workers = [Projector(servers.store(), Streams(self.redis)) for _ in range(2)]
         self.publisher = Publisher(self.redis, Stopping())
         self.held: Projected | None = None
-        self.ticker = Ticker(self.redis, Wake(self.redis, self.redis), list, Outage("redis"))
+        self.ticker = Ticker(self.redis, WakeQueue(self.redis, self.redis), list, Outage("redis"))
         self.ticker.seen = {STREAM: NO_ENTRY}
 
     def project(self, number: int) -> Any:
@@ -292,7 +294,7 @@ class Side:
 
     def shown(self) -> Any:
         """What stands in Redis."""
-        mark = self.publisher.mark(STREAM)
+        mark = self.publisher.published_position(STREAM)
         length = self.redis.xlen(wire.events_key(STREAM))
         return mark and mark[:2], length, self.ticker.settled([STREAM])
 

@@ -19,7 +19,7 @@ from workers.outage import Outage
 from workers.project import Projector
 from workers.publish import Publisher
 from workers.ticker import Ticker
-from workers.wake import Wake
+from workers.wake import WakeQueue
 
 LONGEST_JOB = 26
 """Places that a job comes by, about; faults are planned among them."""
@@ -71,7 +71,7 @@ class Worker:
         self.store = ModelStore(database, self.places)
         redis: Any = PlainRedis(server, self.places)
         queue: Any = Queue(server, self.places)
-        wake = Wake(redis, queue)
+        wake = WakeQueue(redis, queue)
         publisher = Publisher(redis, Unstopped(), clock=now.monotonic)
         streams = Streams(redis)
         self.shift = FoldJob(
@@ -79,7 +79,9 @@ class Worker:
         )
         ticking: Any = PlainRedis(server, Places())
         lost = LostAttempts(ticking, clock=now.monotonic)
-        self.ticker = Ticker(ticking, Wake(ticking, queue), lambda: sorted(database.checkpoints), Outage("redis"), lost)
+        self.ticker = Ticker(
+            ticking, WakeQueue(ticking, queue), lambda: sorted(database.checkpoints), Outage("redis"), lost
+        )
         self.ticker._stopping = Unstopped()
         self.fiber: Fiber | None = None
 
@@ -119,7 +121,7 @@ class Worker:
         try:
             self.ticker.tick()
         except RedisError:
-            self.ticker.forget()
+            self.ticker.reset()
 
     def is_settled(self, streams: list[str]) -> bool:
         """Whether Redis shows every stream as folded and published."""

@@ -28,7 +28,7 @@ from tests.simulation.redis_model import Data, Server
 from tests.simulation.replica import Disk, Replica
 from tests.simulation.virtual import NEVER_S, Died, Now
 from tests.simulation.worker import Worker, plan_of
-from workers.lost import AWAY_S, LOOK_S, lost_events
+from workers.lost import CHECK_INTERVAL_S, HEARTBEAT_TTL_S, lost_events
 
 STEPS = 220
 REPLICAS, MOST_REPLICAS = 2, 4
@@ -44,7 +44,7 @@ SIZES = [
 ]
 """What is made small, how small, and in each how-manieth seed."""
 ROUNDS_OF_REST = 60
-LOOKS_FOR_LOST = int(2 * AWAY_S / LOOK_S) + 4
+LOOKS_FOR_LOST = int(2 * HEARTBEAT_TTL_S / CHECK_INTERVAL_S) + 4
 """Looks after which whoever died is known to have died."""
 QUIET_ROUNDS = 4
 """Rounds without a change after which the world is at rest."""
@@ -328,7 +328,7 @@ class World:
         if self.rng.random() < 0.1:
             for _ in range(LOOKS_FOR_LOST):
                 self.do_all_jobs()
-                self.pass_time(LOOK_S)
+                self.pass_time(CHECK_INTERVAL_S)
             self.come_to_rest()
             self.check_open()
         self.check_rest()

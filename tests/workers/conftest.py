@@ -23,7 +23,7 @@ from workers.project import Projected, Projector
 from workers.publish import Publisher
 from workers.store import GENESIS_HASH, Store
 from workers.verify import StreamReport, verify
-from workers.wake import Wake, open_queue
+from workers.wake import WakeQueue, open_queue
 
 
 class Bench:
@@ -68,7 +68,7 @@ class Bench:
 
     def new_shift(self, projector: Projector) -> FoldJob:
         """A worker's shift with this projector."""
-        wake = Wake(self.redis, self.queue)
+        wake = WakeQueue(self.redis, self.queue)
         return FoldJob(projector, self.new_publisher(), Streams(self.redis), wake, threading.Event(), Outage("redis"))
 
     def project(self, stream: str = STREAM) -> Projected:

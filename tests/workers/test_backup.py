@@ -44,7 +44,7 @@ def fill(bench: Bench) -> None:
     for stream in (STREAM, wire.CONTROL):
         bench.new_publisher().publish(bench.projector.load_ledger(stream) or bench.project(stream))
     bench.new_publisher().publish(bench.project(wire.CONTROL))
-    Retention(bench.new_archive, 1, lambda: (NOON_MS + WEEK_MS) / 1000).look()
+    Retention(bench.new_archive, 1, lambda: (NOON_MS + WEEK_MS) / 1000).drop_expired()
 
 
 def contents(bench: Bench) -> dict[str, list[tuple[Any, ...]]]:
@@ -300,14 +300,14 @@ def test_no_week_is_dropped_under_a_backup(bench: Bench, tmp_path: Path) -> None
     def look(_: int) -> None:
         if not tries:
             with pytest.raises(psycopg.errors.LockNotAvailable) as error:
-                retention.look()
+                retention.drop_expired()
             tries.append(error.value)
 
     with connect(bench.postgres.url) as connection:
         manifest = back_up(connection, tmp_path / "b.zip", look)
     assert tries
     assert sum(table.rows for table in manifest.tables if table.name.startswith("events_")) == 1
-    assert retention.look()
+    assert retention.drop_expired()
 
 
 def test_a_backup_that_breaks_off_leaves_nothing(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

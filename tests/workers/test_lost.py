@@ -13,7 +13,7 @@ from tests.workers.conftest import Bench
 from workers.lost import Estimate, LostAttempts, lost_events, mean_of
 from workers.outage import Outage
 from workers.ticker import Ticker
-from workers.wake import Wake
+from workers.wake import WakeQueue
 
 MODEL = "claude-sonnet-4-5"
 HOUR = NOON_MS // fold.HOUR_MS
@@ -39,7 +39,7 @@ def watch(lost: LostAttempts, clock: Clock, seconds: float) -> int:
     closed = 0
     for _ in range(int(seconds)):
         clock.now_s += 1
-        closed += lost.look([STREAM, wire.CONTROL])
+        closed += lost.close_lost([STREAM, wire.CONTROL])
     return closed
 
 
@@ -99,7 +99,7 @@ def test_a_redis_that_was_watched_too_short_says_nothing(bench: Bench) -> None:
     clock = Clock()
     lost = watcher_of(bench, clock)
     assert watch(lost, clock, 29) == 0
-    lost.forget()
+    lost.reset()
     assert watch(lost, clock, 29) == 0
     assert watch(lost, clock, 10) == 1
 
@@ -195,15 +195,15 @@ def test_the_ticker_looks_and_forgets(bench: Bench, monkeypatch: pytest.MonkeyPa
     open_one(bench)
     clock = Clock()
     lost = watcher_of(bench, clock)
-    ticker = Ticker(bench.redis, Wake(bench.redis, bench.queue), list, Outage("redis"), lost)
+    ticker = Ticker(bench.redis, WakeQueue(bench.redis, bench.queue), list, Outage("redis"), lost)
     for _ in range(12):
         clock.now_s += 5
         ticker._looked_s = 0.0
         ticker.tick()
     assert bench.project().position == 2
-    ticker.forget()
+    ticker.reset()
     clock.now_s += 5
-    assert lost.look([STREAM]) == 0
+    assert lost.close_lost([STREAM]) == 0
 
 
 def usage(**counts: int) -> RouteLedger:

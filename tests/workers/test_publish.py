@@ -44,7 +44,7 @@ def test_an_older_snapshot_never_replaces_a_newer(bench: Bench) -> None:
     newer = bench.project()
     assert bench.new_publisher().publish(newer)
     assert not bench.new_publisher().publish(older)
-    assert bench.new_publisher().mark(STREAM) == published_of(newer)
+    assert bench.new_publisher().published_position(STREAM) == published_of(newer)
     snapshot = bench.snapshot()
     assert snapshot is not None
     assert snapshot.position == 2
@@ -96,7 +96,7 @@ def test_entries_without_news_move_the_mark(bench: Bench) -> None:
     projected = bench.project()
     assert (projected.position, projected.stream_id) == (1, last_id)
     assert publisher.publish(projected)
-    assert publisher.mark(STREAM) == published_of(projected)
+    assert publisher.published_position(STREAM) == published_of(projected)
 
 
 def test_the_stream_is_trimmed_behind_the_checkpoint_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,5 +157,5 @@ def test_a_large_snapshot_comes_seldomer(bench: Bench, size_bytes: int, interval
     """Each proxy decodes it: what it costs stays a few percent of a core, and no proxy waits for more than a second."""
     publisher = Publisher(bench.redis, threading.Event(), clock=lambda: 0.0)
     append(bench.redis, [ended(1)])
-    publisher._note(bench.project(), size_bytes)
+    publisher._schedule_next(bench.project(), size_bytes)
     assert publisher.wait_s(STREAM) == pytest.approx(interval_s)

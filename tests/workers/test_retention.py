@@ -45,7 +45,7 @@ def drop_partitions(bench: Bench) -> None:
 
 def look(bench: Bench, keep_weeks: int, at_ms: int) -> list[str]:
     """Drop what is expired at a moment."""
-    return Retention(bench.new_archive, keep_weeks, clock=lambda: at_ms / 1000).look()
+    return Retention(bench.new_archive, keep_weeks, clock=lambda: at_ms / 1000).drop_expired()
 
 
 def check(bench: Bench) -> None:
@@ -188,7 +188,7 @@ def test_damaged_rows_are_not_dropped(weeks: Bench) -> None:
 
 def test_a_worker_drops_weeks_by_itself(weeks: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The setting is heeded at start, in a thread that ends with the process."""
-    monkeypatch.setattr("workers.worker_process.RETENTION_LOOK_S", 0.01)
+    monkeypatch.setattr("workers.worker_process.RETENTION_INTERVAL_S", 0.01)
     process = WorkerProcess(weeks.valkey.url, weeks.valkey.url, weeks.postgres.url, weeks.postgres.url, 3)
     process.retention = Retention(weeks.new_archive, 3, clock=lambda: (LATER_MS + 3 * WEEK_MS) / 1000)
     thread = Thread(target=process.retain)

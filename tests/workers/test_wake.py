@@ -15,7 +15,7 @@ from workers.consume import EntryPage, Streams
 from workers.outage import Outage
 from workers.store import Store
 from workers.ticker import Ticker
-from workers.wake import Wake
+from workers.wake import WakeQueue
 
 
 def jobs_waiting(bench: Bench) -> list[str]:
@@ -32,12 +32,12 @@ def take_job(bench: Bench) -> str:
 
 def ticker_of(bench: Bench, recall: Callable[[], list[str]] = list) -> Ticker:
     """A ticker that is driven by hand."""
-    return Ticker(bench.redis, Wake(bench.redis, bench.queue), recall, Outage("redis"))
+    return Ticker(bench.redis, WakeQueue(bench.redis, bench.queue), recall, Outage("redis"))
 
 
 def test_one_job_waits_per_stream(bench: Bench) -> None:
     """While a job has yet to begin, news need no other; once it has begun, they do."""
-    wake = Wake(bench.redis, bench.queue)
+    wake = WakeQueue(bench.redis, bench.queue)
     assert [wake.enqueue(STREAM), wake.enqueue(STREAM), wake.enqueue("zai")] == [True, False, True]
     wake.clear_guard(STREAM)
     assert wake.enqueue(STREAM)
@@ -46,13 +46,13 @@ def test_one_job_waits_per_stream(bench: Bench) -> None:
 
 def test_the_guard_expires(bench: Bench) -> None:
     """The job of a worker that was killed is called for again within three seconds."""
-    Wake(bench.redis, bench.queue).enqueue(STREAM)
+    WakeQueue(bench.redis, bench.queue).enqueue(STREAM)
     assert 0 < int(bench.redis.pttl(wire.wake_key(STREAM))) <= 3_000
 
 
 def test_jobs_are_json(bench: Bench) -> None:
     """Whoever can write to Redis can't make a worker run what he likes."""
-    Wake(bench.redis, bench.queue).enqueue(STREAM)
+    WakeQueue(bench.redis, bench.queue).enqueue(STREAM)
     job = bench.queue.get_jobs()[0]
     assert bench.queue.serializer.loads(job.data) == ["workers.jobs.fold", None, [STREAM], {}]
 
@@ -99,7 +99,7 @@ def test_an_entry_that_comes_as_a_job_leaves_is_called_for(bench: Bench) -> None
     def come() -> None:
         if not called:
             append(bench.redis, [ended(2)])
-            called.append(Wake(bench.redis, bench.queue).enqueue(STREAM))
+            called.append(WakeQueue(bench.redis, bench.queue).enqueue(STREAM))
 
     append(bench.redis, [ended(1)])
     shift = bench.new_shift(bench.projector)
@@ -130,7 +130,7 @@ def test_a_job_stays_while_there_is_more(bench: Bench) -> None:
 
 def test_a_job_that_stays_gives_way(bench: Bench) -> None:
     """While another stream's job waits, a job ends after what there was, and calls for what came since."""
-    wake = Wake(bench.redis, bench.queue)
+    wake = WakeQueue(bench.redis, bench.queue)
 
     class Meanwhile(Streams):
         """After each read, lets more come, and a job for another stream."""
@@ -150,7 +150,7 @@ def test_a_job_that_stays_gives_way(bench: Bench) -> None:
 def test_a_job_publishes_what_it_folded(bench: Bench) -> None:
     """From an append to the snapshot, by way of the job that RQ calls."""
     append(bench.redis, many(3))
-    jobs.begin(bench.new_shift(bench.projector))
+    jobs.register(bench.new_shift(bench.projector))
     jobs.fold(STREAM)
     snapshot = bench.snapshot()
     assert snapshot is not None
@@ -196,11 +196,11 @@ def test_the_ticker_calls_for_news(bench: Bench) -> None:
     """An entry is heard by the blocking read, and its stream called for."""
     ticker = ticker_of(bench)
     bench.redis.sadd(wire.STREAMS_KEY, STREAM)
-    ticker.look()
+    ticker.check()
     settle(bench)
     append(bench.redis, [ended(1)])
     assert ticker.wait() == [STREAM]
-    ticker.note([STREAM])
+    ticker.enqueue_unsettled([STREAM])
     assert jobs_waiting(bench) == [STREAM]
 
 
@@ -209,12 +209,12 @@ def test_the_ticker_leaves_out_who_is_attended(bench: Bench, by: str) -> None:
     """News of a stream with which a job stays are not asked for again at once, and others' are."""
     ticker = ticker_of(bench)
     bench.redis.sadd(wire.STREAMS_KEY, STREAM, "zai")
-    ticker.look()
+    ticker.check()
     settle(bench)
-    wake = Wake(bench.redis, bench.queue) if by == "another process" else ticker.wake
+    wake = WakeQueue(bench.redis, bench.queue) if by == "another process" else ticker.wake
     wake.extend_guard(STREAM)
     append(bench.redis, [ended(1)])
-    ticker.note(ticker.wait())
+    ticker.enqueue_unsettled(ticker.wait())
     append(bench.redis, [ended(2)])
     append(bench.redis, [ended(3)], "zai")
     assert ticker.wait() == ["zai"]
@@ -225,11 +225,11 @@ def test_news_that_were_folded_call_for_nobody(bench: Bench) -> None:
     """What a ticker hears of late may have been folded by the job that stayed."""
     ticker = ticker_of(bench)
     bench.redis.sadd(wire.STREAMS_KEY, STREAM)
-    ticker.look()
+    ticker.check()
     settle(bench)
     append(bench.redis, [ended(1)])
     bench.new_shift(bench.projector).fold(STREAM)
-    ticker.note(ticker.wait())
+    ticker.enqueue_unsettled(ticker.wait())
     assert jobs_waiting(bench) == []
 
 
@@ -244,7 +244,7 @@ def test_every_stream_is_called_for_at_start(bench: Bench) -> None:
     """Streams of Redis, of Postgres alone, and `control`, which is there before its first event."""
     append(bench.redis, [ended(1)], "anthropic")
     ticker = ticker_of(bench, lambda: ["zai"])
-    ticker.look()
+    ticker.check()
     assert sorted(jobs_waiting(bench)) == ["anthropic", "control", "zai"]
     settle(bench)
     assert bench.snapshot("control") is not None
@@ -255,20 +255,20 @@ def test_an_idle_ticker_calls_for_nobody(bench: Bench) -> None:
     """Once all streams are settled, looks enqueue nothing."""
     append(bench.redis, [ended(1)])
     ticker = ticker_of(bench)
-    ticker.look()
+    ticker.check()
     settle(bench)
     for _ in range(3):
-        ticker.look()
+        ticker.check()
     assert jobs_waiting(bench) == []
 
 
 def test_a_new_stream_is_noticed_at_the_next_look(bench: Bench) -> None:
     """A stream that appears later is called for."""
     ticker = ticker_of(bench)
-    ticker.look()
+    ticker.check()
     settle(bench)
     append(bench.redis, [ended(1)], "subscription")
-    ticker.look()
+    ticker.check()
     assert jobs_waiting(bench) == ["subscription"]
 
 
@@ -277,13 +277,13 @@ def test_what_redis_lost_is_called_for(bench: Bench, lost: str) -> None:
     """A stream whose snapshot, mark or entries are gone is not settled, and one job settles it."""
     append(bench.redis, [ended(1)])
     ticker = ticker_of(bench)
-    ticker.look()
+    ticker.check()
     settle(bench)
     bench.redis.delete(lost)
-    ticker.look()
+    ticker.check()
     assert jobs_waiting(bench) == [STREAM]
     settle(bench)
-    ticker.look()
+    ticker.check()
     assert jobs_waiting(bench) == []
     assert bench.attempts() == 1
 
@@ -292,14 +292,14 @@ def test_a_restarted_redis_is_called_for(bench: Bench) -> None:
     """Another run may be older, with a snapshot to match: it is not settled until a job has looked at it."""
     append(bench.redis, [ended(1)])
     ticker = ticker_of(bench)
-    ticker.look()
+    ticker.check()
     settle(bench)
     bench.valkey.stop()
     bench.valkey.start()
-    ticker.look()
+    ticker.check()
     assert STREAM in jobs_waiting(bench)
     settle(bench)
-    ticker.look()
+    ticker.check()
     assert jobs_waiting(bench) == []
 
 
@@ -310,10 +310,10 @@ def test_a_job_that_failed_is_called_for_again(bench: Bench, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(Store, "transaction", lambda _: (_ for _ in ()).throw(psycopg.OperationalError("gone")))
         for _ in range(3):
-            ticker.look()
+            ticker.check()
             assert STREAM in jobs_waiting(bench)
             settle(bench)
-    ticker.look()
+    ticker.check()
     settle(bench)
     assert bench.attempts() == 1
 
@@ -329,8 +329,8 @@ def test_streams_are_recalled_once_postgres_answers(bench: Bench) -> None:
         return list(answer)
 
     ticker = ticker_of(bench, recall)
-    ticker.look()
+    ticker.check()
     assert "zai" not in jobs_waiting(bench)
-    ticker.look()
-    ticker.look()
+    ticker.check()
+    ticker.check()
     assert "zai" in jobs_waiting(bench)
