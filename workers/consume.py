@@ -28,7 +28,7 @@ PAGE_ENTRIES = 200
 BATCH_ENTRIES = 2_000
 BATCH_EVENTS = 10_000
 LATEST_MS = 1 << 42
-"""In the year 2109; a later time is a mistake that would make the fold forget all before it."""
+"""In the year 2109. A later time must be an error; folding it would make everything before it expire."""
 LATEST_ID = ids.lowest_id(LATEST_MS)
 LARGEST_COUNT = 1 << 40
 """More tokens than any attempt can have, and few enough for sums to fit Postgres' bigint."""
@@ -193,7 +193,7 @@ def fault_of_usage(event: UsageEvent) -> str:
 
 
 def fits(name: str) -> bool:
-    """Whether a name can be part of a key in Postgres."""
+    """True if a name fits into a Postgres key."""
     return len(name) <= NAME_CHARS and "\0" not in name
 
 

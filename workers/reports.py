@@ -25,7 +25,7 @@ LATENCY_HOURS = 8 * 24
 MOST_ROWS = 5_000
 MAX_TRIES = 60
 LAST_MS = 2**48 - 1
-"""No id can tell of a later time."""
+"""The latest time that an event id (UUIDv7) can hold."""
 REQUEST_ID = re.compile(r"[0-9a-f]{18}")
 BEFORE_MS, AFTER_MS = 60_000, 7_200_000
 FILTERS = ("stream", "type", "route", "key", "model", "request", "outcome")
@@ -254,5 +254,5 @@ def ms_of(moment: datetime) -> int:
 
 
 def id_at(at_ms: int) -> str:
-    """The least id of a millisecond."""
+    """Return the lowest event id of a millisecond."""
     return ids.lowest_id(min(max(0, at_ms), LAST_MS))

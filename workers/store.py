@@ -358,5 +358,5 @@ def week_of_partition(name: str) -> int:
 
 
 def first_id(week: int) -> str:
-    """The least id of a week."""
+    """Return the lowest event id of a week."""
     return ids.lowest_id(max(0, EPOCH_MONDAY_MS + week * WEEK_MS))

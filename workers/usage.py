@@ -98,7 +98,7 @@ def report(
 
 
 def read_requests(archive: Archive, parameters: dict[str, Any]) -> dict[tuple[str, ...], int] | None:
-    """Requests by all dimensions; None when events of the period were dropped."""
+    """Count requests by all dimensions; None if events of the period were dropped."""
     week = week_of(ids.lowest_id(max(0, parameters["since"]) * 1000))
     found = archive.connection.execute(QUERIES["kept_from"]).fetchone()
     if found and ids.time_of_id_ms(found[0]) > parameters["since"] * 1000:

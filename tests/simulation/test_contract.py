@@ -89,7 +89,7 @@ def test_a_wake_up_waits_once_until_it_expires(servers: Servers) -> None:
             called.append(args[0])
 
     queue: Any = Queue()
-    wake = Wake(servers.redis(), queue)
+    wake = WakeQueue(servers.redis(), queue)
     assert [wake.enqueue(STREAM), wake.enqueue(STREAM)] == [True, False]
     wake.clear_guard(STREAM)
     assert wake.enqueue(STREAM)
