@@ -111,7 +111,7 @@ class AuthThrottle:
 
 def too_often() -> AskedTooOften:
     """The answer that tells nothing of the key."""
-    return AskedTooOften("too many wrong keys come from this address; ask again later", retry_after_s=LATER_S)
+    return AskedTooOften("too many wrong keys from this address; try again later", retry_after_s=LATER_S)
 
 
 @lru_cache(maxsize=ADDRESSES)

@@ -56,27 +56,27 @@ class Routes(Controller):
     guards = [viewer, admin]  # noqa: RUF012 - Litestar's way
     tags = ["actions"]  # noqa: RUF012
 
-    @post("/disable", status_code=200, responses=documented(*CHANGING), summary="Take a route out of service")
+    @post("/disable", status_code=200, responses=documented(*CHANGING), summary="Disable a route")
     async def disable(self, request: Asked, console: Desk, route: RouteId, data: JSONBody[Disable]) -> Done:
-        """Requests go elsewhere from now on."""
+        """It gets no new requests; those in progress are completed."""
         console = known(console, route)
         return await done(console, RouteDisabled(**stamp(console, request), route=route, reason=data.reason))
 
-    @post("/enable", status_code=200, responses=documented(*CHANGING), summary="Put a route back into service")
+    @post("/enable", status_code=200, responses=documented(*CHANGING), summary="Enable a route")
     async def enable(self, request: Asked, console: Desk, route: RouteId) -> Done:
-        """What disabled it counts no more."""
+        """It gets requests again."""
         console = known(console, route)
         return await done(console, RouteEnabled(**stamp(console, request), route=route))
 
-    @post("/reset", status_code=200, responses=documented(*CHANGING), summary="End a circuit and its waits")
+    @post("/reset", status_code=200, responses=documented(*CHANGING), summary="Reset a route's circuit and cool-downs")
     async def reset(self, request: Asked, console: Desk, route: RouteId) -> Done:
-        """What failed before counts no more."""
+        """Past failures and cool-downs are ignored from now on; usage stays counted."""
         console = known(console, route)
         return await done(console, CircuitReset(**stamp(console, request), route=route))
 
     @put("/limit", responses=documented(*CHANGING), summary="Change a route's weekly limit")
     async def limit(self, request: Asked, console: Desk, route: RouteId, data: JSONBody[RouteLimit]) -> Done:
-        """None takes the limit of the settings again."""
+        """None restores the configured limit."""
         console = known(console, route)
         event = QuotaLimitChanged(**stamp(console, request), route=route, weekly_tokens=data.weekly_tokens)
         return await done(console, event)
@@ -91,10 +91,10 @@ class Keys(Controller):
 
     @post(responses=documented(400, 401, 403, 409, 429), summary="Issue a client key")
     async def issue(self, request: Asked, console: Desk, data: JSONBody[NewKey]) -> IssuedKey:
-        """The key itself is shown this once."""
+        """Only this response contains the key itself."""
         names = {key.name for key in console.view.control.keys.values()}
         if data.name in names | {key.key_id for key in console.settings.client_keys}:
-            raise Taken(f"there is a key called {data.name!r} already")
+            raise Taken(f"a key named {data.name!r} exists already")
         made = make_key(data.name, secrets.token_bytes(SECRET_BYTES + 3))
         event = ClientKeyIssued(
             **stamp(console, request), key_id=made.key_id, name=data.name, sha256=made.sha256, **limits_of(data)
@@ -105,7 +105,7 @@ class Keys(Controller):
 
     @put("/{key_id:str}/limits", responses=documented(*CHANGING), summary="Replace a key's limits")
     async def limit(self, request: Asked, console: Desk, key_id: KeyId, data: JSONBody[KeyLimits]) -> KeyView:
-        """All limits; one that is left out is none."""
+        """Replaces all limits; a missing field removes that limit."""
         key = key_named(console, key_id)
         await console.command(ClientKeyLimited(**stamp(console, request), key_id=key_id, **limits_of(data)))
         key = msgspec.structs.replace(key, **limits_of(data))
@@ -113,7 +113,7 @@ class Keys(Controller):
 
     @delete("/{key_id:str}", responses=documented(*CHANGING), summary="Revoke a key")
     async def revoke(self, request: Asked, console: Desk, key_id: KeyId) -> None:
-        """It is good for nothing, everywhere within a second."""
+        """It stops working on all proxies within a second."""
         key_named(console, key_id)
         await console.command(ClientKeyRevoked(**stamp(console, request), key_id=key_id))
 
@@ -125,15 +125,20 @@ class DeadLetters(Controller):
     guards = [viewer, admin]  # noqa: RUF012 - Litestar's way
     tags = ["actions"]  # noqa: RUF012
 
-    @post("/replay", status_code=200, responses=documented(400, 401, 403, 429, 503), summary="Read them again")
+    @post("/replay", status_code=200, responses=documented(400, 401, 403, 429, 503), summary="Retry dead letters")
     async def replay(self, request: Asked, console: Desk, data: JSONBody[Stream]) -> Replayed:
-        """Workers fold what their version can read."""
+        """The workers fold those that they can decode by now."""
         await console.command(ReplayAsked(**stamp(console, request), of=data.stream))
         return msgspec.convert(await console.reports.ask("replay", stream=data.stream), Replayed)
 
-    @post("/drop", status_code=200, responses=documented(400, 401, 403, 429, 503), summary="Forget them for good")
+    @post(
+        "/drop",
+        status_code=200,
+        responses=documented(400, 401, 403, 429, 503),
+        summary="Drop dead letters and quarantined events",
+    )
     async def drop(self, request: Asked, console: Desk, data: JSONBody[Drop]) -> Dropped:
-        """Rows are named by the ids that the list shows."""
+        """Takes the ids from the list of dead letters."""
         await console.command(DropAsked(**stamp(console, request), rows=tuple(data.ids)))
         found = await console.reports.ask("drop", ids=data.ids, by=who(request))
         return msgspec.convert(found, Dropped)
@@ -153,7 +158,7 @@ def key_named(console: Console, key_id: str) -> ClientKey:
     """A live key. Raises NotFound."""
     key = console.view.control.keys.get(key_id)
     if key is None:
-        raise NotFound(f"there is no key {key_id!r} on the ledger")
+        raise NotFound(f"the ledger has no key {key_id!r}")
     return key
 
 

@@ -49,7 +49,7 @@ FilterText = Annotated[str, QueryParameter(max_length=256)]
 TimeText = Annotated[str, QueryParameter(max_length=32)]
 """A date, a time, or a while ago: `2026-11-02`, `2026-11-02T15:00`, `12h`, `7d`, `4w`."""
 ByText = Annotated[str, QueryParameter(max_length=64)]
-GONE = {204: ResponseSpec(None, description="The session is over", generate_examples=False)}
+GONE = {204: ResponseSpec(None, description="Logged out", generate_examples=False)}
 LIVE = {200: ResponseSpec(str, media_type="text/event-stream", description="The live feed", generate_examples=False)}
 
 
@@ -88,21 +88,21 @@ class Sessions(Controller):
     path = "/session"
     tags = ["session"]  # noqa: RUF012 - Litestar's way
 
-    @post(responses=documented(400, 401, 429), summary="Log in: a session for a token")
+    @post(responses=documented(400, 401, 429), summary="Log in with a token")
     async def log_in(self, request: Request[Any, Any, Any], console: Desk, data: JSONBody[Login]) -> Response[Session]:
-        """The session, and its cookie, which no script can read."""
+        """Returns a session and sets its cookie, which scripts can't read."""
         secure = request.url.scheme == "https"
         session, cookie = await console.access.log_in(data.token, address_of(request), secure=secure)
         return Response(session, status_code=201, cookies=[cookie])
 
-    @get(guards=[viewer], responses=documented(401, 429), summary="Who is logged in")
+    @get(guards=[viewer], responses=documented(401, 429), summary="Current session")
     async def session(self, request: Request[Any, Any, Any], console: Desk) -> Session:
-        """The session that the request came with."""
+        """The session of this request."""
         return console.access.session_of(request.state.asker)
 
     @delete(guards=[viewer], responses=GONE | documented(401, 403, 429), summary="Log out")
     async def log_out(self, request: Request[Any, Any, Any], console: Desk) -> Response[None]:
-        """The session is over on every proxy, and its cookie is gone."""
+        """Ends the session on all proxies and deletes its cookie."""
         cookie = await console.access.log_out(request.state.asker, secure=request.url.scheme == "https")
         return Response(None, status_code=204, cookies=[cookie])
 
@@ -114,32 +114,32 @@ class Now(Controller):
     guards = [viewer]  # noqa: RUF012 - Litestar's way
     tags = ["now"]  # noqa: RUF012
 
-    @get("/overview", responses=documented(401, 429), summary="All that one wants to see at a glance")
+    @get("/overview", responses=documented(401, 429), summary="Overview")
     async def overview(self, console: Desk) -> Overview:
-        """Is anything wrong, which route serves and why, the quotas, what happened last."""
+        """Health, the serving route and why, quotas, recent events."""
         return await console.overview()
 
-    @get("/routes", responses=documented(401, 429), summary="The routes now", sync_to_thread=False)
+    @get("/routes", responses=documented(401, 429), summary="Routes", sync_to_thread=False)
     def routes(self, console: Desk) -> list[RouteView]:
-        """The routes in the order of the chain."""
+        """The routes in the order in which they are tried."""
         return routes_of(console.settings, console.view, console.now_ms())
 
-    @get("/attempts", responses=documented(401, 429), summary="Attempts under way in the fleet", sync_to_thread=False)
+    @get("/attempts", responses=documented(401, 429), summary="Attempts in progress", sync_to_thread=False)
     def attempts(self, console: Desk) -> list[LiveAttempt]:
         """Oldest first, at most 500."""
         return attempts_of(console.view)
 
-    @get("/fleet", responses=documented(401, 429), summary="Replicas, streams, lag, what waits")
+    @get("/fleet", responses=documented(401, 429), summary="Replicas, streams and lag")
     async def fleet(self, console: Desk) -> Fleet:
-        """Who serves, and how far the ledger is."""
+        """Replicas, workers, and the state of the ledger."""
         return await console.fleet.fleet(console.now_ms(), await console.reports.workers())
 
     @get("/keys", responses=documented(401, 429), summary="Client keys", sync_to_thread=False)
     def keys(self, console: Desk) -> list[KeyView]:
-        """All live keys with their limits and what they used this week."""
+        """All valid keys with their limits and this week's usage."""
         return keys_of(console.settings, console.view, console.under_way(), console.now_ms())
 
-    @get("/settings", responses=documented(401, 429), summary="Settings in force", sync_to_thread=False)
+    @get("/settings", responses=documented(401, 429), summary="Effective settings", sync_to_thread=False)
     def settings(self, console: Desk) -> list[SettingView]:
         """Secrets are masked."""
         return redacted_settings_view(console.settings)
@@ -162,7 +162,7 @@ class Events(Controller):
     guards = [viewer]  # noqa: RUF012 - Litestar's way
     tags = ["events"]  # noqa: RUF012
 
-    @get("/events", responses=documented(400, 401, 429, 503), summary="Events, newest first, filtered, in pages")
+    @get("/events", responses=documented(400, 401, 429, 503), summary="Events, newest first")
     async def events(
         self,
         console: Desk,
@@ -178,7 +178,7 @@ class Events(Controller):
         before: Annotated[str, QueryParameter(max_length=64, pattern=r"^(\d{1,19}-\d{1,19}|h:[0-9a-f-]{36})?$")] = "",
         limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
     ) -> EventPage:
-        """From the streams first, then, when those are read, from Postgres by way of the workers."""
+        """Read from the streams first, then from Postgres through the workers."""
         filters = Filters(stream, type_, route, key, model, request_id, outcome, since, until)
         if console.tail and not before.startswith(HISTORY):
             page = await console.tail.page(
@@ -201,7 +201,7 @@ class Events(Controller):
         if not views:
             views = views_of_rows(await console.reports.ask("request", request_id=request_id))
         if not views:
-            raise NotFound(f"no request {request_id} is on the ledger")
+            raise NotFound(f"the ledger has no request {request_id}")
         return request_of(request_id, views)
 
 
@@ -223,18 +223,18 @@ class History(Controller):
         model: FilterText = "",
         key: FilterText = "",
     ) -> UsageReport:
-        """By any of hour, day, week, route, model, key."""
+        """Grouped by any of hour, day, week, route, model, key."""
         asked = {"since": since, "until": until, "by": by, "route": route, "model": model, "key": key}
         return msgspec.convert(await console.reports.ask("usage", **asked), UsageReport)
 
-    @get("/latency", responses=documented(400, 401, 429, 503), summary="Percentiles of first byte and total")
+    @get("/latency", responses=documented(400, 401, 429, 503), summary="Latency percentiles")
     async def latency(
         self, console: Desk, since: TimeText = "24h", until: TimeText = "", by: ByText = "hour"
     ) -> LatencyReport:
-        """By any of hour, day, route, model."""
+        """Grouped by any of hour, day, route, model."""
         return msgspec.convert(await console.reports.ask("latency", since=since, until=until, by=by), LatencyReport)
 
-    @get("/dead-letters", responses=documented(400, 401, 429, 503), summary="What was put aside")
+    @get("/dead-letters", responses=documented(400, 401, 429, 503), summary="Dead letters and quarantined events")
     async def dead_letters(
         self, console: Desk, stream: FilterText = "", limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100
     ) -> PutAsidePage:

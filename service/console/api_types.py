@@ -1,22 +1,22 @@
-"""The admin API's shapes: what it takes and what it answers, as JSON. The contract between the API and its pages.
+"""The admin API's request and response bodies, as JSON. The contract between the API and the dashboard.
 
-Not here: making the answers (`admin_live`, `admin_history`, `admin_actions`), and who may ask (`auth`).
+Not here: building the responses (`admin`, `actions`), and authorization (`auth`).
 
-All paths lie below `/admin/api`. Reading needs the role `viewer`, changing `admin`. Who asks shows a token as
-`Authorization: Bearer`, or has a session: a cookie that no script can read, and, for everything but GET, the session's
-`csrf` in the header `x-ccproxy-csrf`. Without either: 401. With a viewer's token where an admin's is needed: 403.
+All paths are below `/admin/api`. Reading needs the role `viewer`, changes need `admin`: a token as
+`Authorization: Bearer`, or a session: a cookie that scripts can't read and, for everything but GET, the session's
+`csrf` in the header `x-ccproxy-csrf`. Without either: 401. With a viewer token where an admin token is needed: 403.
 Every error is Anthropic-shaped: `{"type": "error", "error": {"type", "message"}, "request_id"}`.
 
-| method and path | takes | answers | may say |
+| method and path | request | response | errors |
 |---|---|---|---|
-| POST /session | `LoginRecord` | `Session` (201) and the cookie | 401 wrong token, 429 too many tries |
+| POST /session | `Login` | `Session` (201) and the cookie | 401 wrong token, 429 too many attempts |
 | GET /session | | `Session` | |
-| DELETE /session | | 204; the cookie is gone | |
+| DELETE /session | | 204; the cookie is deleted | |
 | GET /overview | | `Overview` | |
 | GET /routes | | list of `RouteView` | |
 | POST /routes/{route}/disable | `Disable` | `Done` | 404 no such route |
 | POST /routes/{route}/enable | | `Done` | 404 |
-| POST /routes/{route}/reset | | `Done`: circuit and waits end | 404 |
+| POST /routes/{route}/reset | | `Done`: circuit and cool-downs end | 404 |
 | PUT /routes/{route}/limit | `RouteLimit` | `Done` | 404 |
 | GET /attempts | | list of `LiveAttempt`, oldest first; at most 500 | |
 | GET /events | `stream type route key model request outcome since until before limit` | `EventPage` | 400, 503 |
@@ -28,23 +28,23 @@ Every error is Anthropic-shaped: `{"type": "error", "error": {"type", "message"}
 | POST /dead-letters/replay | `Stream` | `Replayed` | 503 |
 | POST /dead-letters/drop | `Drop` | `Dropped` | 503 |
 | GET /keys | | list of `KeyView` | |
-| POST /keys | `GeneratedKey` | `IssuedKey` (201): the key itself, this once | 409 name taken |
+| POST /keys | `NewKey` | `IssuedKey` (201): the key itself, only here | 409 name taken |
 | PUT /keys/{key_id}/limits | `KeyLimits`: replaces all limits | `KeyView` | 404 |
-| DELETE /keys/{key_id} | | 204: revoked, everywhere within a second | 404 |
+| DELETE /keys/{key_id} | | 204: revoked on all proxies within a second | 404 |
 | GET /settings | | list of `SettingView`, secrets masked | |
-| GET /live | | SSE, below | 503 too many watch already |
+| GET /live | | SSE, below | 503 too many watchers |
 
-History is read from Postgres by the workers: where none answers within 10 s, the answer is 503 and says so; everything
-else works without workers and without Postgres. Changes answer once the event is on its stream (or on disk, while Redis
-is away), and act on every proxy within a second.
+History is read from Postgres by the workers: if none responds within 10 s, the response is 503. Everything else works
+without workers and without Postgres. A change is confirmed once its event is on its stream (or on disk, while Redis is
+unavailable), and takes effect on all proxies within a second.
 
 Live feed, `GET /admin/api/live` (`text/event-stream`, an `EventSource` with the cookie is enough; viewer):
 - `event: overview`, data `Overview`: at once, then every second in which it changed.
-- `event: event`, data `EventView`: what this fleet's proxies wrote down, within a second; the newest 50 first.
-- `: ping` every 15 s. At most 32 watch at a time; one that reads too slowly is cut off, and should come again.
+- `event: event`, data `EventView`: events of all proxies, within a second; first the newest 50.
+- `: ping` every 15 s. At most 32 clients at a time; one that reads too slowly is disconnected, and should reconnect.
 
 Times are Unix milliseconds, UTC (`_at_ms`, `_ms`), tokens are counts, costs are nano-dollars (`_nusd`, 1e-9 USD).
-Percent are 0 to 100 and may exceed 100. A field that is None is not known, or has no limit where it is a limit.
+Percentages may exceed 100. None means unknown, or for a limit, none.
 """
 
 from typing import Annotated, Literal
@@ -53,7 +53,7 @@ from msgspec import Meta, Struct
 
 Role = Literal["viewer", "admin"]
 Level = Literal["ok", "warning", "problem"]
-"""How bad it is: nothing to do, keep an eye on it, do something."""
+"""Severity: nothing to do, needs attention, needs action."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]*$")]
 ModelPattern = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -63,13 +63,13 @@ Percent = float
 
 
 class Login(Struct, frozen=True, kw_only=True):
-    """A token of this proxy: `ccproxy admin token` shows it."""
+    """The admin or viewer token; `ccproxy admin token` prints the admin token."""
 
     token: Annotated[str, Meta(min_length=1, max_length=512)]
 
 
 class Session(Struct, frozen=True, kw_only=True):
-    """Who is logged in. `csrf` goes into the header `x-ccproxy-csrf` of every change; "" for a bearer token."""
+    """The current session. Changes send `csrf` in the header `x-ccproxy-csrf`; "" for a bearer token."""
 
     role: Role
     csrf: str
@@ -77,7 +77,7 @@ class Session(Struct, frozen=True, kw_only=True):
 
 
 class Done(Struct, frozen=True, kw_only=True):
-    """A change was written down: the id of its event, and when."""
+    """A recorded change: the id of its event, and its time."""
 
     event_id: str
     at_ms: int
@@ -87,8 +87,8 @@ class Done(Struct, frozen=True, kw_only=True):
 
 
 class Notice(Struct, frozen=True, kw_only=True):
-    """Something that a person should know. `code` is stable (`redis_away`, `route_open`, `quota_spent`, `lag`, ...),
-    `subject` is what it is about (a route, a stream, a replica; "" for the whole)."""
+    """A warning or problem. `code` is stable (`redis_away`, `circuit_open`, `quota_spent`, `lag`, ...);
+    `subject` is the route, stream or replica concerned, "" for the whole fleet."""
 
     level: Level
     code: str
@@ -97,9 +97,9 @@ class Notice(Struct, frozen=True, kw_only=True):
 
 
 class Forecast(Struct, frozen=True, kw_only=True):
-    """Where the running week leads at the pace of the last 24 hours.
+    """Forecast of the current week at the rate of the last 24 hours.
 
-    `spent_at_ms` is when the limit is reached, None when it won't be this week; `percent_at_reset` what is gone then.
+    `spent_at_ms`: when the limit is reached, None if not this week; `percent_at_reset`: usage at the reset.
     """
 
     tokens_per_hour: int
@@ -108,8 +108,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
 
 
 class QuotaView(Struct, frozen=True, kw_only=True):
-    """A route's week. `limit_tokens` None is no limit; `hours` are the tokens that counted in each hour since
-    `week_start_ms`, oldest first, to draw the line from."""
+    """A route's weekly quota. `limit_tokens` None means no limit; `hours` are the tokens counted in each hour since
+    `week_start_ms`, oldest first."""
 
     used_tokens: int
     limit_tokens: int | None
@@ -122,7 +122,7 @@ class QuotaView(Struct, frozen=True, kw_only=True):
 
 
 class WindowView(Struct, frozen=True, kw_only=True):
-    """A provider's own reading of a quota window, as it last said."""
+    """A quota window as last reported by the provider."""
 
     name: str
     used_percent: Percent | None
@@ -131,9 +131,9 @@ class WindowView(Struct, frozen=True, kw_only=True):
 
 
 class RouteView(Struct, frozen=True, kw_only=True):
-    """A route now. `serves`: the next Claude request would take it; `until_ms` is when its state may change by itself.
+    """A route's current state. `serves`: it gets the next Claude request; `until_ms`: when the state may end by itself.
 
-    Counts are of the running week. `state` as in `ccproxy status`: healthy, degraded, off, disabled, circuit_open,
+    Counts are for the current week. `state` as in `ccproxy status`: healthy, degraded, off, disabled, circuit_open,
     waiting, quota_spent, quota_warning.
     """
 
@@ -178,10 +178,10 @@ class Tokens(Struct, frozen=True, kw_only=True):
 
 
 class EventView(Struct, frozen=True, kw_only=True):
-    """An event for people: what all have, what most have, and the rest in `fields` as it stands on the ledger.
+    """An event: the common fields, and in `fields` all of them as in the ledger.
 
-    `entry` is its place on the stream, `position` its place in Postgres (history only). `level` is a hint for colour.
-    `event_text` says it in one line.
+    `entry` is its id on the stream, `position` its position in Postgres (history only). `level` is its severity,
+    `words` describes it in one line.
     """
 
     event_id: str
@@ -205,9 +205,9 @@ class EventView(Struct, frozen=True, kw_only=True):
 
 
 class EventPage(Struct, frozen=True, kw_only=True):
-    """Events, newest first. `before` of the next page is `next`; "" when there is no more.
+    """Events, newest first. Pass `next` as `before` to get the next page; "" on the last one.
 
-    `source` is `stream` (the newest events, from Redis) or `history` (Postgres, by way of the workers).
+    `source` is `stream` (the newest events, from Redis) or `history` (Postgres, through the workers).
     """
 
     events: list[EventView]
@@ -216,9 +216,9 @@ class EventPage(Struct, frozen=True, kw_only=True):
 
 
 class Overview(Struct, frozen=True, kw_only=True):
-    """All that one wants to see at a glance. `serving` is the route that the next Claude request would take, "" when
-    none can; `serving_reason` says why it is this one. `recent` are the last failovers, trips, refusals and operators'
-    actions, newest first, at most 20; a failover is an `attempt_ended` with `fields.final` false."""
+    """State of the whole fleet. `serving` is the route that gets the next Claude request, "" if none is available;
+    `serving_reason` explains the choice. `recent` are the latest failovers, refusals and operators' actions, newest
+    first, at most 20; a failover is an `attempt_ended` with `fields.final` false."""
 
     at_ms: int
     version: str
@@ -235,7 +235,7 @@ class Overview(Struct, frozen=True, kw_only=True):
 
 
 class LiveAttempt(Struct, frozen=True, kw_only=True):
-    """An attempt that has begun and not ended, anywhere in the fleet."""
+    """An attempt in progress, on any replica."""
 
     attempt_id: str
     request_id: str
@@ -250,7 +250,7 @@ class LiveAttempt(Struct, frozen=True, kw_only=True):
 
 
 class AttemptView(Struct, frozen=True, kw_only=True):
-    """One try of one route, for the timeline of its request.
+    """One attempt on one route, for the timeline of its request.
 
     `outcome` is ok, failed, aborted, lost (an estimate), or open (not ended yet). `first_byte_ms` and `total_ms` count
     from `started_at_ms`.
@@ -274,9 +274,9 @@ class AttemptView(Struct, frozen=True, kw_only=True):
 
 
 class RequestView(Struct, frozen=True, kw_only=True):
-    """One request and its attempts in their order; `refused` is why the proxy itself turned it down, "" if not.
+    """One request and its attempts in order; `refused` is the reason if the proxy itself refused it, else "".
 
-    `verdict` is how it ended: ok, failed, aborted, refused or open.
+    `verdict` is one of ok, failed, aborted, refused or open.
     """
 
     request_id: str
@@ -293,7 +293,7 @@ class RequestView(Struct, frozen=True, kw_only=True):
 
 
 class ReplicaView(Struct, frozen=True, kw_only=True):
-    """A proxy that beats. `pending` events are not on their streams yet; `agrees` with most others' settings."""
+    """A live replica. `pending`: events not yet on their streams; `agrees`: its settings are those of the majority."""
 
     replica: str
     pid: int
@@ -305,7 +305,7 @@ class ReplicaView(Struct, frozen=True, kw_only=True):
 
 
 class StreamView(Struct, frozen=True, kw_only=True):
-    """A stream: `lag` entries wait to be folded (at most 1,000 are counted), how old its snapshot is."""
+    """A stream. `lag`: entries not folded yet (counted up to 1,000)."""
 
     stream: str
     epoch: int
@@ -316,7 +316,7 @@ class StreamView(Struct, frozen=True, kw_only=True):
 
 
 class Fleet(Struct, frozen=True, kw_only=True):
-    """Who serves and how far the ledger is. `spool_events` lie on this replica's disk; `workers` None: not known."""
+    """Replicas, workers and streams. `spool_events`: events on this replica's disk; `workers` None: unknown."""
 
     at_ms: int
     redis_up: bool
@@ -331,8 +331,8 @@ class Fleet(Struct, frozen=True, kw_only=True):
 
 
 class UsageRow(Struct, frozen=True, kw_only=True):
-    """The usage of one group. Of `hour day week route model key` those are set that were asked for with `by`; times
-    as `2026-11-02` or `2026-11-02T15:00Z`. `key` "" is no key. `requests` None: events of that time were dropped."""
+    """Usage of one group. Of `hour day week route model key`, those requested with `by` are set; times
+    are `2026-11-02` or `2026-11-02T15:00Z`. `key` "" means no key. `requests` None: those events were dropped."""
 
     hour: str | None = None
     day: str | None = None
@@ -357,8 +357,8 @@ class UsageRow(Struct, frozen=True, kw_only=True):
 
 
 class UsageReport(Struct, frozen=True, kw_only=True):
-    """Usage in whole hours, by any of hour, day, week, route, model, key. Asked: `by=day,route`; `since`, `until` as
-    a date, a time, or a while ago (`12h`, `7d`, `4w`); default the last seven days."""
+    """Usage in whole hours, grouped by any of hour, day, week, route, model, key (`by=day,route`). `since` and `until`
+    are a date, a time, or a duration ago (`12h`, `7d`, `4w`); default: the last seven days."""
 
     since: str
     until: str
@@ -368,7 +368,7 @@ class UsageReport(Struct, frozen=True, kw_only=True):
 
 
 class LatencyRow(Struct, frozen=True, kw_only=True):
-    """Percentiles of one group's answered attempts, in milliseconds; first byte of streams, total of all."""
+    """Latency percentiles of one group's answered attempts, in milliseconds; first byte: streams only."""
 
     hour: str | None = None
     day: str | None = None
@@ -384,7 +384,7 @@ class LatencyRow(Struct, frozen=True, kw_only=True):
 
 
 class LatencyReport(Struct, frozen=True, kw_only=True):
-    """Latency by any of hour, day, route, model. Default: the last 24 hours, by hour."""
+    """Latency grouped by any of hour, day, route, model. Default: the last 24 hours, by hour."""
 
     since: str
     until: str
@@ -393,7 +393,7 @@ class LatencyReport(Struct, frozen=True, kw_only=True):
 
 
 class PutAside(Struct, frozen=True, kw_only=True):
-    """A dead letter (unreadable) or a quarantined event (contradicts the ledger). `id` names it for `drop`."""
+    """A dead letter (can't be decoded) or a quarantined event (contradicts the ledger). `drop` takes its `id`."""
 
     id: str
     kind: Literal["dead letter", "quarantine"]
@@ -405,7 +405,7 @@ class PutAside(Struct, frozen=True, kw_only=True):
 
 
 class PutAsidePage(Struct, frozen=True, kw_only=True):
-    """What was put aside, newest first, and how much there is of each kind."""
+    """Dead letters and quarantined events, newest first, and the number of each."""
 
     rows: list[PutAside]
     dead_letters: int
@@ -413,26 +413,26 @@ class PutAsidePage(Struct, frozen=True, kw_only=True):
 
 
 class Stream(Struct, frozen=True, kw_only=True):
-    """The stream meant; "" is all."""
+    """A stream; "" means all."""
 
     stream: Annotated[str, Meta(max_length=64)] = ""
 
 
 class Replayed(Struct, frozen=True, kw_only=True):
-    """What was read after all, and what is still unreadable."""
+    """Number of dead letters folded, and of those left."""
 
     read: int
     left: int
 
 
 class Drop(Struct, frozen=True, kw_only=True):
-    """Rows to forget for good, by their ids. Their numbers stay heard, so that `verify` agrees."""
+    """Ids of the rows to delete. Their sequence numbers stay recorded, so that `verify` agrees."""
 
     ids: Annotated[list[Annotated[str, Meta(max_length=256)]], Meta(min_length=1, max_length=500)]
 
 
 class Dropped(Struct, frozen=True, kw_only=True):
-    """How many rows went."""
+    """Number of rows deleted."""
 
     dropped: int
 
@@ -441,9 +441,9 @@ class Dropped(Struct, frozen=True, kw_only=True):
 
 
 class KeyLimits(Struct, frozen=True, kw_only=True):
-    """A key's limits, all of them; None is no limit, an empty list is all. `models` may hold patterns (`claude-*`).
+    """All limits of a key; None means no limit, an empty list allows all. `models` may be patterns (`claude-*`).
 
-    A week is that of the routes' quotas. `concurrency` counts requests under way.
+    Weeks are those of the routes' quotas. `concurrency` limits requests in progress.
     """
 
     weekly_tokens: Count | None = None
@@ -455,15 +455,15 @@ class KeyLimits(Struct, frozen=True, kw_only=True):
 
 
 class NewKey(KeyLimits, frozen=True, kw_only=True):
-    """A key to be made. Its name must be free among the live keys."""
+    """A key to issue. Its name must be unique among valid keys."""
 
     name: Name
 
 
 class KeyView(Struct, frozen=True, kw_only=True):
-    """A live key. `source` is `ledger` (issued) or `settings` (`PROXY_API_KEYS`: no limits, no revoking here).
+    """A valid key. `source` is `ledger` (issued) or `settings` (`PROXY_API_KEYS`: no limits, can't be revoked here).
 
-    `state`: ok, spent (its own cap is reached), expired. Usage is of the running week, over all routes.
+    `state`: ok, spent (its limit is reached), expired. Usage is for the current week, on all routes.
     """
 
     key_id: str
@@ -482,7 +482,7 @@ class KeyView(Struct, frozen=True, kw_only=True):
 
 
 class IssuedKey(Struct, frozen=True, kw_only=True):
-    """A key as it was made: `key` is shown this once and stored nowhere."""
+    """A new key: `key` is returned only here and not stored."""
 
     key: str
     view: KeyView
@@ -492,7 +492,7 @@ class IssuedKey(Struct, frozen=True, kw_only=True):
 
 
 class SettingView(Struct, frozen=True, kw_only=True):
-    """A setting in force. `value` of a secret is `***`, "" when it is not set; URLs come without credentials."""
+    """An effective setting. The value of a secret is `***`, "" if not set; URLs are without credentials."""
 
     name: str
     value: str
@@ -501,12 +501,12 @@ class SettingView(Struct, frozen=True, kw_only=True):
 
 
 class Disable(Struct, frozen=True, kw_only=True):
-    """Why a route is taken out of service; shown to everybody who looks."""
+    """Reason for disabling a route; shown with the route."""
 
     reason: Annotated[str, Meta(max_length=200)] = ""
 
 
 class RouteLimit(Struct, frozen=True, kw_only=True):
-    """A route's weekly tokens: None takes the limit of the settings again, 0 is no limit."""
+    """A route's weekly limit in tokens; None means the configured limit, 0 no limit."""
 
     weekly_tokens: Count | None = None

@@ -120,7 +120,7 @@ class Access:
 
     async def wrong(self, address: str) -> ClientError:
         """The error for a wrong token, when the brake lets go of it."""
-        error = NotLoggedIn("this is no token of this proxy; `ccproxy admin token` shows it")
+        error = NotLoggedIn("wrong token; `ccproxy admin token` prints the right one")
         return await self._brake.delay_failure(address, error)
 
     def session_of(self, asker: Principal) -> Session:
@@ -134,10 +134,10 @@ class Access:
     def check_csrf(self, asker: Principal, shown: str) -> None:
         """Raises NotAllowed for a change by cookie without the session's CSRF token."""
         if asker.session and not compare_digest(self._csrf(asker.session).encode(), shown.encode()):
-            raise NotAllowed(f"a change needs the session's csrf in the header {CSRF_HEADER}")
+            raise NotAllowed(f"changes need the session's CSRF token in the header {CSRF_HEADER}")
 
     async def _of_session(self, value: str, address: str) -> Principal:
-        error = NotLoggedIn("log in first: a token as Authorization: Bearer, or a session")
+        error = NotLoggedIn("not logged in: send a token as Authorization: Bearer, or log in")
         if not value:
             raise error
         said, _, signature = value.rpartition(".")
@@ -145,7 +145,7 @@ class Access:
             raise await self._brake.delay_failure(address, error)
         role, expires, chance = said_by(value)
         if int(expires) <= time.time() or await self._ended.has(chance):
-            raise NotLoggedIn("this session is over; log in again")
+            raise NotLoggedIn("this session has ended; log in again")
         return Principal("admin" if role == "admin" else "viewer", value)
 
     def _told(self, role: Role, value: str) -> Session:
@@ -180,7 +180,7 @@ class Access:
         self._left = min(ASKED_BURST, self._left + (now_s - self._counted_s) * ASKED_PER_S)
         self._counted_s = now_s
         if self._left < 1:
-            raise AskedTooOften("the admin API is asked too often", retry_after_s=1)
+            raise AskedTooOften("too many requests to the admin API", retry_after_s=1)
         self._left -= 1
 
 
@@ -201,7 +201,7 @@ async def viewer(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHan
 async def admin(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """Guard, after `viewer`: whoever may change something."""
     if connection.state.asker.role != "admin":
-        raise NotAllowed("a viewer may look, and change nothing")
+        raise NotAllowed("viewer tokens are read-only; use the admin token")
 
 
 def address_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:

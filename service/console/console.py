@@ -73,7 +73,7 @@ class Console:
         try:
             self.access.open()
         except OSError as error:
-            words = "the admin API answers nobody: set ADMIN_TOKEN, or mend CCPROXY_HOME"
+            words = "the admin API is disabled: set ADMIN_TOKEN, or make CCPROXY_HOME writable"
             log.warning("admin.no_token", extra={"error": str(error), "mend": words})
         self.ring.attach()
 
@@ -122,10 +122,10 @@ class Console:
     def _own_notices(self) -> list[Notice]:
         found = []
         if self._outbox.away:
-            words = f"this replica can't reach Redis; {self._outbox.pending:,} events wait on its disk"
+            words = f"this replica can't reach Redis; {self._outbox.pending:,} events are kept on its disk"
             found.append(Notice(level="problem", code="spooling", subject=self._outbox.replica, message=words))
         if suspects := self.brake.suspects:
-            words = f"{suspects} addresses have shown wrong keys or tokens again and again"
+            words = f"{suspects} addresses repeatedly sent wrong keys or tokens"
             found.append(Notice(level="warning", code="guessing", message=words))
         return found
 

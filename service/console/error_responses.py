@@ -32,13 +32,13 @@ class Problem(Struct, frozen=True):
 
 
 WORDS = {
-    400: "What was asked for can't be understood",
-    401: "No token or session that is good",
-    403: "A viewer's token, or a change without the session's CSRF token",
-    404: "There is no such thing",
-    409: "It is there already",
-    429: "Asked too often",
-    503: "No worker, or Redis, answered",
+    400: "Invalid request",
+    401: "Missing or invalid token or session",
+    403: "Viewer token, or missing CSRF token",
+    404: "Not found",
+    409: "Already exists",
+    429: "Too many requests",
+    503: "No worker or Redis available",
 }
 TYPES = {
     400: "invalid_request_error",
@@ -71,11 +71,11 @@ def fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         message = in_words(error)
         headers |= {"allow": error.headers["Allow"]} if error.headers and "Allow" in error.headers else {}
     elif isinstance(error, RedisError | OSError | TimeoutError):
-        status, kind, message = 503, "api_error", "Redis can't be reached"
+        status, kind, message = 503, "api_error", "Redis is unreachable"
         headers["retry-after"] = str(RETRY_S)
     else:
         log.error("console.failed", exc_info=error)
-        status, kind, message = 500, "api_error", "the proxy failed; its log has the reason"
+        status, kind, message = 500, "api_error", "internal error; see the proxy's log"
     body = msgspec.json.encode(Problem(type="error", error=DocumentedError(type=kind, message=message), request_id=""))
     return Response(body, status_code=status, media_type="application/json", headers=headers)
 

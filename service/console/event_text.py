@@ -68,18 +68,18 @@ def describe(event: Event) -> tuple[Level, str]:
     """How bad it is, and what happened."""
     match event:
         case AttemptStarted():
-            return "ok", f"asked for {event.model_sent or event.endpoint}"
+            return "ok", f"started: {event.model_sent or event.endpoint}"
         case AttemptEnded():
             return describe_end(event)
         case AttemptLost():
-            return "warning", "lost: its proxy is gone; the charge is an estimate"
+            return "warning", "lost: its replica died; the charge is an estimate"
         case BatchItemUsed():
             return "ok", f"batch item {event.custom_id}: {tokens_in_words(event.tokens)}"
         case ResourceCreated():
-            return "ok", f"made {event.resource_kind} {event.resource_id}"
+            return "ok", f"created {event.resource_kind} {event.resource_id}"
         case RequestRefused():
             more = f", {event.count} times" if event.count > 1 else ""
-            return "warning", f"turned down: {event.reason.replace('_', ' ')}{more}"
+            return "warning", f"refused: {event.reason.replace('_', ' ')}{more}"
     return describe_command(event)
 
 
@@ -89,10 +89,10 @@ def describe_end(event: AttemptEnded) -> tuple[Level, str]:
     if event.outcome == "ok":
         return "ok", f"answered {event.status}, {tokens_in_words(event.tokens)}, {seconds}"
     if event.outcome == "aborted":
-        return "ok", f"the client has gone after {seconds}"
+        return "ok", f"client disconnected after {seconds}"
     words = f"{event.kind.replace('_', ' ')} {event.status or ''}".strip()
     more = f": {event.message}" if event.message else ""
-    return ("problem" if event.final else "warning"), f"{words}{more}{'' if event.final else '; went on elsewhere'}"
+    return ("problem" if event.final else "warning"), f"{words}{more}{'' if event.final else '; failed over'}"
 
 
 def describe_command(event: Event) -> tuple[Level, str]:
@@ -103,23 +103,23 @@ def describe_command(event: Event) -> tuple[Level, str]:
         case RouteEnabled():
             return "ok", f"{event.route} enabled"
         case CircuitReset():
-            return "ok", f"{event.route}: circuit and waits reset"
+            return "ok", f"{event.route}: circuit and cool-downs reset"
         case QuotaLimitChanged(weekly_tokens=None):
-            return "ok", f"{event.route}: weekly limit as in the settings"
+            return "ok", f"{event.route}: weekly limit as configured"
         case QuotaLimitChanged():
             limit = f"{event.weekly_tokens:,} tokens" if event.weekly_tokens else "none"
             return "ok", f"{event.route}: weekly limit {limit}"
         case ClientKeyIssued():
             return "ok", f"key {event.key_id} issued to {event.name}"
         case ClientKeyLimited():
-            return "ok", f"key {event.key_id}: limits replaced"
+            return "ok", f"key {event.key_id}: limits changed"
         case ClientKeyRevoked():
             return "ok", f"key {event.key_id} revoked"
         case ReplayAsked():
-            return "ok", f"dead letters of {event.of or 'all streams'} to be read again"
+            return "ok", f"retry of dead letters requested: {event.of or 'all streams'}"
         case DropAsked():
             rows = f"{len(event.rows)} rows" if len(event.rows) > 1 else "a row"
-            return "warning", f"{rows} of what was put aside to be dropped: {', '.join(event.rows)}"
+            return "warning", f"removal of {rows} from dead letters and quarantine requested: {', '.join(event.rows)}"
     return "ok", str(event.__struct_config__.tag).replace("_", " ")
 
 

@@ -107,13 +107,13 @@ def config(console: Desk) -> dict[str, Any]:
     }
 
 
-@get("/usage", guards=[viewer], responses=documented(400, 401, 429, 503), summary="Usage by day, and the last requests")
+@get("/usage", guards=[viewer], responses=documented(400, 401, 429, 503), summary="Usage by day, and recent requests")
 async def usage(
     console: Desk,
     days: Annotated[int, QueryParameter(ge=1, le=3650)] = 7,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
 ) -> dict[str, Any]:
-    """What the workers read from Postgres."""
+    """Read from Postgres by the workers."""
     asked = {"since": f"{days}d", "until": "", "by": "day,model,route", "route": "", "model": "", "key": ""}
     report = await console.reports.ask("usage", **asked)
     page = {"stream": "", "type": "attempt_ended", "route": "", "key": "", "model": "", "request": "", "outcome": ""}
@@ -129,11 +129,9 @@ async def usage(
     }
 
 
-@get(
-    "/logs", guards=[viewer], responses=documented(400, 401, 429), summary="The newest log lines", sync_to_thread=False
-)
+@get("/logs", guards=[viewer], responses=documented(400, 401, 429), summary="Recent log lines", sync_to_thread=False)
 def logs(console: Desk, limit: Annotated[int, QueryParameter(ge=1)] = 200) -> dict[str, Any]:
-    """Of this process, oldest first, at most 500."""
+    """Log lines of this process, oldest first, at most 500."""
     lines = console.ring.lines[-min(limit, MOST_LOGS) :]
     return {"logs": lines, "count": len(lines), "generated_at": iso(datetime.now(UTC))}
 
@@ -143,16 +141,16 @@ def logs(console: Desk, limit: Annotated[int, QueryParameter(ge=1)] = 200) -> di
     guards=[viewer],
     media_type="text/event-stream",
     responses=documented(401, 429, 503),
-    summary="Log lines as they come",
+    summary="Live log lines",
 )
 async def logs_stream(console: Desk) -> Stream:
-    """The last hundred lines, then each as it comes."""
+    """The last hundred lines, then new ones as they are written."""
     return Stream(followed(console.ring, lambda: console.draining), media_type="text/event-stream")
 
 
 @get("/logs/ui", media_type="text/html", summary="A page of log lines", sync_to_thread=False)
 def logs_ui() -> Response[bytes]:
-    """The page itself tells nothing; what it shows asks for a session."""
+    """The page contains no data; its requests need a session."""
     return Response(LOGS_PAGE, media_type="text/html", headers={"content-security-policy": POLICY})
 
 

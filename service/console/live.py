@@ -52,7 +52,7 @@ class Feed:
     async def watch(self) -> AsyncIterator[bytes]:
         """The feed for one watcher, until it goes or this process drains. Raises TooManyWatch."""
         if len(self._watchers) >= MOST_WATCHERS:
-            raise TooManyWatchers(f"{MOST_WATCHERS} watch already; close a page", retry_after_s=30)
+            raise TooManyWatchers(f"{MOST_WATCHERS} watchers are connected already; close a page", retry_after_s=30)
         queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUED)
         self._watchers.add(queue)
         return self._read(queue)

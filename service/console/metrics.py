@@ -72,22 +72,26 @@ class Metrics:
         self._looking: asyncio.Task[None] | None = None
         self._now = CurrentGauges(watcher, version, settings_digest)
         self.registry.register(self._now)
-        self.requests = self._counter("ccproxy_requests", "Requests by how they ended", "endpoint", "verdict")
-        self.refusals = self._counter("ccproxy_request_refusals", "Requests that the proxy itself refused", "reason")
-        self.attempts = self._counter("ccproxy_attempts", "Tries of routes", "route", "outcome", "kind")
-        self.failovers = self._counter("ccproxy_failovers", "Requests that went on elsewhere", "from_route", "to_route")
+        self.requests = self._counter("ccproxy_requests", "Requests by outcome", "endpoint", "verdict")
+        self.refusals = self._counter("ccproxy_request_refusals", "Requests refused by the proxy itself", "reason")
+        self.attempts = self._counter("ccproxy_attempts", "Attempts on routes", "route", "outcome", "kind")
+        self.failovers = self._counter(
+            "ccproxy_failovers", "Requests that failed over to another route", "from_route", "to_route"
+        )
         self.tokens = self._counter("ccproxy_tokens", "Tokens by kind", "route", "model", "type")
-        self.cost = self._counter("ccproxy_cost_usd", "Cost of what has a price", "route", "model")
+        self.cost = self._counter("ccproxy_cost_usd", "Cost of priced usage, in dollars", "route", "model")
         self.first_byte = self._histogram(
-            "gen_ai_server_time_to_first_token_seconds", "First byte of streams", SECONDS, "route"
+            "gen_ai_server_time_to_first_token_seconds", "Time to first byte of streams", SECONDS, "route"
         )
-        self.duration = self._histogram("gen_ai_server_request_duration_seconds", "Whole attempts", SECONDS, "route")
+        self.duration = self._histogram(
+            "gen_ai_server_request_duration_seconds", "Duration of attempts", SECONDS, "route"
+        )
         self.added = self._histogram(
-            "ccproxy_added_latency_seconds", "From arrival until the first attempt goes up", ADDED_SECONDS
+            "ccproxy_added_latency_seconds", "Time from arrival to the first upstream attempt", ADDED_SECONDS
         )
-        self.in_flight = self._gauge("ccproxy_requests_in_flight", "Requests under way")
-        self.pending = self._gauge("ccproxy_outbox_pending_events", "Events that are not yet on their streams")
-        self.spooled = self._gauge("ccproxy_spool_events", "Events that wait on this host's disk")
+        self.in_flight = self._gauge("ccproxy_requests_in_flight", "Requests in flight")
+        self.pending = self._gauge("ccproxy_outbox_pending_events", "Events not yet appended to their streams")
+        self.spooled = self._gauge("ccproxy_spool_events", "Events spooled on this host's disk")
 
     def _counter(self, name: str, words: str, *labels: str) -> BufferedCounter:
         made = BufferedCounter(name, words, labels, self.registry)
@@ -230,10 +234,10 @@ class CurrentGauges(Collector):
     def collect(self) -> Iterator[Metric]:
         """All gauges."""
         yield from route_gauges(self._watcher.readings())
-        info = GaugeMetricFamily("ccproxy_info", "Version, and digest of settings", labels=[*self._info])
+        info = GaugeMetricFamily("ccproxy_info", "Version and settings digest", labels=[*self._info])
         info.add_metric([*self._info.values()], 1)
         yield info
-        yield one("ccproxy_redis_up", "Whether Redis answered last", int(self._watcher.redis_up))
+        yield one("ccproxy_redis_up", "1 if Redis is reachable, else 0", int(self._watcher.redis_up))
         if self.standing is not None:
             yield from fleet_gauges(self.standing)
 
@@ -243,11 +247,11 @@ def route_gauges(readings: Iterable[RouteStatus]) -> Iterator[Metric]:
     made = {
         name: GaugeMetricFamily(f"ccproxy_{name}", words, labels=["route"])
         for name, words in (
-            ("circuit_state", "0 closed, 1 half open, 2 open"),
-            ("route_available", "Whether requests may take it"),
-            ("quota_used_tokens", "What counts of this week, of the whole fleet"),
-            ("quota_limit_tokens", "The weekly limit; 0 is none"),
-            ("quota_overshoot_tokens", "What is over the limit"),
+            ("circuit_state", "Circuit breaker: 0 closed, 1 half open, 2 open"),
+            ("route_available", "1 if the route accepts requests, else 0"),
+            ("quota_used_tokens", "Tokens counted towards the weekly quota, across the fleet"),
+            ("quota_limit_tokens", "Weekly limit; 0 means none"),
+            ("quota_overshoot_tokens", "Tokens used beyond the weekly limit"),
         )
     }
     for reading in readings:
@@ -261,8 +265,8 @@ def route_gauges(readings: Iterable[RouteStatus]) -> Iterator[Metric]:
 def fleet_gauges(standing: FleetStatus) -> Iterator[Metric]:
     """How far the ledger is, and who lives."""
     lag = GaugeMetricFamily("ccproxy_stream_lag_entries", "Entries not folded yet", labels=["stream"])
-    age = GaugeMetricFamily("ccproxy_snapshot_age_seconds", "Since the last snapshot", labels=["stream"])
-    dead = GaugeMetricFamily("ccproxy_dead_letters", "Events that can't be read", labels=["stream"])
+    age = GaugeMetricFamily("ccproxy_snapshot_age_seconds", "Age of the last snapshot", labels=["stream"])
+    dead = GaugeMetricFamily("ccproxy_dead_letters", "Events that can't be decoded", labels=["stream"])
     quarantined = GaugeMetricFamily(
         "ccproxy_quarantined_events", "Events that contradict the ledger", labels=["stream"]
     )
@@ -274,7 +278,7 @@ def fleet_gauges(standing: FleetStatus) -> Iterator[Metric]:
         dead.add_metric([stream.stream], counts[0])
         quarantined.add_metric([stream.stream], counts[1])
     yield from (lag, age, dead, quarantined)
-    yield one("ccproxy_replicas", "Proxies that beat", len(standing.status.replicas))
+    yield one("ccproxy_replicas", "Live replicas", len(standing.status.replicas))
 
 
 def one(name: str, words: str, value: float) -> GaugeMetricFamily:
@@ -326,5 +330,5 @@ async def let_in(request: Request[Any, Any, Any], console: Console) -> None:
     if not wanted and not shown and not forwarded and is_on_loopback(request):
         return
     if not shown:
-        raise NotLoggedIn("metrics are open to the loopback; others show METRICS_TOKEN as Authorization: Bearer")
+        raise NotLoggedIn("metrics need METRICS_TOKEN as Authorization: Bearer, except on the loopback")
     await console.access.asker(request)

@@ -50,10 +50,10 @@ STATE_LEVELS: dict[str, Level] = {
 
 
 STATE_WORDS = {
-    "quota_warning": "has little left of its week",
-    "quota_spent": "has spent its week",
+    "quota_warning": "is near its weekly limit",
+    "quota_spent": "has spent its weekly quota",
     "circuit_open": "has an open circuit",
-    "waiting": "has to wait",
+    "waiting": "is cooling down",
 }
 """Others read well after `is`."""
 
@@ -198,10 +198,10 @@ def answered_lately(ledger: RouteLedger, now_ms: int) -> int:
 def serving_reason(routes: Sequence[RouteView], serving: RouteView | None) -> str:
     """Why it is this route, in words."""
     if serving is None:
-        return "no route can take a request: " + "; ".join(f"{route.title} {why(route)}" for route in routes)
+        return "no route is available: " + "; ".join(f"{route.title} {why(route)}" for route in routes)
     before = [route for route in routes if route.priority < serving.priority]
     if not before:
-        return "it is the first of the chain" if serving.available else "only open circuits are left; it closes first"
+        return "it is first in order" if serving.available else "all circuits are open, and this one closes first"
     return "; ".join(f"{route.title} {why(route)}" for route in before)
 
 
@@ -215,7 +215,7 @@ def notices_of(settings: Settings, routes: Sequence[RouteView], standing: FleetS
     """All that a person should know, from what is seen here."""
     found: list[Notice] = []
     if not any(route.available for route in routes):
-        found.append(Notice(level="problem", code="no_route", message="no route can take a request"))
+        found.append(Notice(level="problem", code="no_route", message="no route is available"))
     for route in routes:
         level = STATE_LEVELS.get(route.state, "warning")
         if level != "ok":
@@ -223,9 +223,11 @@ def notices_of(settings: Settings, routes: Sequence[RouteView], standing: FleetS
                 Notice(level=level, code=route.state, subject=route.route, message=f"{route.title} {why(route)}")
             )
     if settings.redis_url is None:
-        found.append(Notice(level="warning", code="no_redis", message="there is no ledger: REDIS_URL is not set"))
+        found.append(Notice(level="warning", code="no_redis", message="no ledger: REDIS_URL is not set"))
     elif standing is None:
-        found.append(Notice(level="problem", code="redis_away", message="Redis can't be reached; events wait on disk"))
+        found.append(
+            Notice(level="problem", code="redis_away", message="Redis is unreachable; events are kept on disk")
+        )
     else:
         found += fleet_notices(standing)
     return found
@@ -237,14 +239,14 @@ def fleet_notices(standing: FleetStatus) -> list[Notice]:
     for stream in standing.status.streams:
         if stream.lag >= LAG_WARNING:
             level: Level = "problem" if stream.lag >= LAG_PROBLEM else "warning"
-            words = f"{stream.lag:,} entries wait to be folded; is a worker running?"
+            words = f"{stream.lag:,} entries are not folded yet; is a worker running?"
             found.append(Notice(level=level, code="lag", subject=stream.stream, message=words))
         dead, quarantined = standing.aside.get(stream.stream, (0, 0))
         if dead or quarantined:
             words = f"{dead:,} dead letters, {quarantined:,} quarantined events"
             found.append(Notice(level="warning", code="put_aside", subject=stream.stream, message=words))
     if len(standing.status.settings) > 1:
-        words = f"replicas have {len(standing.status.settings)} different settings"
+        words = f"replicas run with {len(standing.status.settings)} different configurations"
         found.append(Notice(level="warning", code="settings_differ", message=words))
     return found
 

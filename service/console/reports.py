@@ -44,7 +44,9 @@ class ReportClient:
     async def ask(self, name: str, **arguments: Any) -> Any:
         """A report. Raises ReportAway when no worker answers in time, BadReport for what can't be asked."""
         if self._url is None:
-            raise ReportAway("history needs a worker and its queue: set REDIS_URL, or RQ_REDIS_URL beside a Cluster")
+            raise ReportAway(
+                "history needs a worker and its queue: set REDIS_URL, or with a Redis Cluster RQ_REDIS_URL"
+            )
         try:
             async with asyncio.timeout(ANSWER_S + 2), self._free:
                 with as_redis_error():
@@ -56,7 +58,7 @@ class ReportClient:
         if "refused" in found:
             raise BadReport(str(found["refused"]))
         if "failed" in found:
-            raise ReportAway(f"the worker could not make this report: {found['failed']}", retry_after_s=5)
+            raise ReportAway(f"the worker failed to produce this report: {found['failed']}", retry_after_s=5)
         return found["report"]
 
     def _ask(self, name: str, arguments: dict[str, Any]) -> Any:
@@ -115,5 +117,5 @@ def queue_url(settings: Settings) -> str | None:
 def away() -> ReportAway:
     """No worker answered."""
     return ReportAway(
-        "history is read by the workers, and none answered; start one with `ccproxy worker`", retry_after_s=5
+        "history is read by workers, and none responded; start one with `ccproxy worker`", retry_after_s=5
     )

@@ -27,9 +27,9 @@ def openapi_config(version: str) -> OpenAPIConfig:
         title="Claude Code Proxy",
         version=version,
         description=(
-            "Health, metrics and the admin API. Reading asks for a viewer's or an admin's token, changing for an "
-            "admin's: as a bearer, or as a session's cookie together with its CSRF token in `x-ccproxy-csrf`. The "
-            "Messages API below /v1 is Anthropic's own, and not described here."
+            "Health, metrics and the admin API. Reading needs the admin or viewer token, changes need the admin token: "
+            "as a bearer token, or as a session cookie together with its CSRF token in `x-ccproxy-csrf`. The "
+            "Messages API below /v1 is Anthropic's, and not described here."
         ),
         path="/schema",
         render_plugins=[SchemaPage(path="/"), JsonRenderPlugin(path="/openapi.json")],
@@ -73,10 +73,10 @@ def operation_html(document: dict[str, Any], method: str, path: str, operation: 
     head = f'<span class="method">{method.upper()}</span> <code>{escape(path)}</code> {escape(operation["summary"])}'
     parameters = "".join(parameter_html(document, one) for one in operation.get("parameters", ()))
     body = operation.get("requestBody", {}).get("content", {})
-    takes = "".join(f"<p>takes</p>{shape_html(document, one.get('schema', {}))}" for one in body.values())
+    takes = "".join(f"<p>Request body</p>{shape_html(document, one.get('schema', {}))}" for one in body.values())
     answers = "".join(answer_html(document, status, one) for status, one in sorted(operation["responses"].items()))
     table = f"<table>{parameters}</table>" if parameters else ""
-    return f"<details><summary>{head}</summary><p>{words}</p>{table}{takes}<p>answers</p>{answers}</details>"
+    return f"<details><summary>{head}</summary><p>{words}</p>{table}{takes}<p>Responses</p>{answers}</details>"
 
 
 def parameter_html(document: dict[str, Any], parameter: dict[str, Any]) -> str:

@@ -79,7 +79,7 @@ class HealthChecks:
         return {"behind_events": self._outbox.unheard_count, "behind_ms": behind_ms}
 
     def report(self) -> dict[str, Any]:
-        """The original's /health, true this time: `best` is the route that the next Claude request would take."""
+        """Health in the original proxy's format; `best` is the route that gets the next Claude request."""
         readings = self._watcher.readings()
         return {
             "status": "healthy" if any(reading.available for reading in readings) else "degraded",
@@ -96,7 +96,7 @@ class HealthChecks:
         }
 
     def config(self) -> dict[str, Any]:
-        """The chain by name, as the original told it."""
+        """The routes by name, in the original proxy's format."""
         names = [
             NAMES.get(route.id, route.title) if route.off is None else "disabled" for route in self._settings.routes
         ]
@@ -124,30 +124,30 @@ def route_fields(reading: RouteStatus) -> dict[str, Any]:
     ["/", "/api/hello"], http_method=[HttpMethod.GET, HttpMethod.HEAD], media_type=MediaType.TEXT, sync_to_thread=False
 )
 def hello() -> str:
-    """What clients ask for to see whether anybody is there."""
+    """Reachability check of clients."""
     return "Claude Code Proxy\n"
 
 
 @get("/livez", sync_to_thread=False)
 def livez() -> dict[str, str]:
-    """This process runs."""
+    """Liveness probe: 200 while the process runs."""
     return {"status": "ok"}
 
 
 @get(
     "/readyz",
     sync_to_thread=False,
-    responses={503: ResponseSpec(dict[str, Any], description="Not yet, or not any more", generate_examples=False)},
+    responses={503: ResponseSpec(dict[str, Any], description="Not ready", generate_examples=False)},
 )
 def readyz(state: State) -> Response[dict[str, Any]]:
-    """This process may be given requests."""
+    """Readiness probe: 200 while the process accepts requests."""
     report = state.health.readiness()
     return Response(report, status_code=200 if report["status"] == "ready" else 503)
 
 
 @get("/health", sync_to_thread=False)
 def health(state: State) -> dict[str, Any]:
-    """How this process and its routes stand."""
+    """State of this process and its routes."""
     report: dict[str, Any] = state.health.report()
     return report
 

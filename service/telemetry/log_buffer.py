@@ -65,7 +65,9 @@ class LogBuffer(Listener):
     def followed(self) -> Iterator[asyncio.Queue[Line]]:
         """What comes from now on. Raises TooManyFollow."""
         if len(self._followers) >= MOST_FOLLOWERS:
-            raise TooManyFollowers(f"{MOST_FOLLOWERS} follow the log already; close a page", retry_after_s=30)
+            raise TooManyFollowers(
+                f"{MOST_FOLLOWERS} log followers are connected already; close a page", retry_after_s=30
+            )
         queue: asyncio.Queue[Line] = asyncio.Queue(QUEUED_LINES)
         self._followers.add(queue)
         try:

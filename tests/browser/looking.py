@@ -16,7 +16,7 @@ PAGES = ("#/", "#/usage", "#/events", "#/keys", "#/system")
 
 def log_in(page: Page, token: str) -> None:
     """Through the door."""
-    page.get_by_label("Token of the dashboard").fill(token)
+    page.get_by_label("Dashboard token").fill(token)
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
 

@@ -32,16 +32,16 @@ def test_nobody_enters_without_a_token(visit: Open, complaints: Complaints) -> N
     """A wrong one is told so, with the mend; the right one enters, stays after loading anew, and leaves for good."""
     complaints.expected = ("401",)
     page = visit(token="")
-    page.get_by_label("Token of the dashboard").fill("wrong")
+    page.get_by_label("Dashboard token").fill("wrong")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("ccproxy admin token")
     log_in(page, VIEWER)
     page.reload()
     expect(page.get_by_role("heading", name="Routes")).to_be_visible()
     page.get_by_role("button", name="Log out").click()
-    expect(page.get_by_label("Token of the dashboard")).to_be_visible()
+    expect(page.get_by_label("Dashboard token")).to_be_visible()
     page.reload()
-    expect(page.get_by_label("Token of the dashboard")).to_be_visible()
+    expect(page.get_by_label("Dashboard token")).to_be_visible()
 
 
 def test_who_is_logged_out_elsewhere_is_asked_again(visit: Open, complaints: Complaints) -> None:
@@ -50,7 +50,7 @@ def test_who_is_logged_out_elsewhere_is_asked_again(visit: Open, complaints: Com
     page = visit()
     settle(page)
     page.context.clear_cookies()
-    expect(page.get_by_label("Token of the dashboard")).to_be_visible()
+    expect(page.get_by_label("Dashboard token")).to_be_visible()
     log_in(page, VIEWER)
     settle(page)
 
@@ -78,7 +78,7 @@ def test_a_failover_is_shown_within_two_seconds(visit: Open, http: httpx.Client,
         except AssertionError:
             if tried + 1 == TRIES:
                 raise
-    line = region(page, "What happened last").get_by_role("listitem").filter(has=link_to(page, request_id))
+    line = region(page, "Recent events").get_by_role("listitem").filter(has=link_to(page, request_id))
     expect(line).to_contain_text("Failover: Anthropic → Z.AI")
     expect(line).to_contain_text("overloaded 529")
 
@@ -88,7 +88,7 @@ def test_a_disabled_route_gets_no_request(visit: Open, http: httpx.Client, insta
     """Asked first, with the reason shown; the very next request goes elsewhere, until the route is enabled."""
     page = visit()
     anthropic = card(page, "Anthropic")
-    expect(anthropic).to_contain_text("serves now")
+    expect(anthropic).to_contain_text("serving")
     anthropic.get_by_role("button", name="Disable").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Reason").fill("too dear <b>today</b>")
@@ -96,12 +96,12 @@ def test_a_disabled_route_gets_no_request(visit: Open, http: httpx.Client, insta
     expect(dialog).to_have_count(0)
     expect(anthropic).to_contain_text("disabled")
     expect(anthropic).to_contain_text("too dear <b>today</b>", ignore_case=True)
-    expect(card(page, "Z.AI")).to_contain_text("serves now")
+    expect(card(page, "Z.AI")).to_contain_text("serving")
     assert ask(http).headers["x-ccproxy-route"] == "zai"
     assert installation.anthropic.requests == []
     anthropic.get_by_role("button", name="Enable").click()
     dialog.get_by_role("button", name="Enable").click()
-    expect(anthropic).to_contain_text("serves now")
+    expect(anthropic).to_contain_text("serving")
     assert ask(http).headers["x-ccproxy-route"] == "anthropic"
 
 
@@ -114,9 +114,9 @@ def test_a_limit_is_changed_and_shown(visit: Open) -> None:
     """The quota's bar appears, and goes with the limit."""
     page = visit()
     zai = card(page, "Z.AI")
-    for given, shown in (("5000000", "of the week's 5M tokens"), ("0", "no limit")):
+    for given, shown in (("5000000", "of 5M tokens this week"), ("0", "no limit")):
         zai.get_by_role("button", name="Limit").click()
-        page.get_by_label("Tokens a week").fill(given)
+        page.get_by_label("Tokens per week").fill(given)
         page.get_by_role("button", name="Set the limit").click()
         expect(page.get_by_role("dialog")).to_have_count(0)
         expect(zai).to_contain_text(shown)
@@ -157,7 +157,7 @@ def test_a_request_has_its_attempts_on_a_line_of_time(
     attempts = region(page, "Attempts").locator(".timeline > li")
     expect(attempts).to_have_count(2)
     expect(attempts.nth(0)).to_contain_text("Overloaded, status 529")
-    expect(attempts.nth(0)).to_contain_text("went on to Z.AI")
+    expect(attempts.nth(0)).to_contain_text("failed over to Z.AI")
     expect(attempts.nth(1)).to_contain_text("answered")
     expect(region(page, f"Request {request_id}")).to_contain_text(MODEL)
     ends = attempts.nth(0).locator(".bar span").last.evaluate("one => one.getBoundingClientRect().right")
@@ -168,7 +168,7 @@ def test_a_request_has_its_attempts_on_a_line_of_time(
 def test_a_request_that_nobody_knows_says_so(visit: Open, complaints: Complaints) -> None:
     complaints.expected = ("404",)
     page = visit("#/requests/000000000000000000")
-    expect(page.get_by_role("alert")).to_contain_text("No request 000000000000000000 is on the ledger")
+    expect(page.get_by_role("alert")).to_contain_text("The ledger has no request 000000000000000000")
 
 
 def test_what_a_provider_says_is_never_markup(visit: Open, http: httpx.Client, installation: Installation) -> None:
@@ -208,13 +208,13 @@ def test_history_comes_from_the_workers(visit: Open, http: httpx.Client, install
     """Usage by route, model and key, and latency, as tables beside their charts."""
     fail_over(installation, http)
     page = visit("#/usage")
-    sums = region(page, "Sums by route")
+    sums = region(page, "Totals by route")
     expect(sums.get_by_role("row").filter(has_text="Z.AI")).to_be_visible()
     expect(region(page, "Latency by route").get_by_role("row").filter(has_text="Z.AI")).to_be_visible()
-    page.get_by_role("group", name="By").get_by_role("button", name="Model").click()
-    expect(region(page, "Sums by model").get_by_role("row").filter(has_text="glm-")).to_be_visible()
+    page.get_by_role("group", name="Group by").get_by_role("button", name="Model").click()
+    expect(region(page, "Totals by model").get_by_role("row").filter(has_text="glm-")).to_be_visible()
     page.get_by_role("button", name="7 days").click()
-    expect(region(page, "Sums by model").get_by_role("row").filter(has_text=MODEL)).to_be_visible()
+    expect(region(page, "Totals by model").get_by_role("row").filter(has_text=MODEL)).to_be_visible()
     expect(page.locator(".chart canvas")).to_have_count(2)
 
 
@@ -222,16 +222,16 @@ def test_a_key_is_issued_shown_once_and_revoked(visit: Open, http: httpx.Client)
     """It opens the door at once, and no longer when it is revoked."""
     page = visit("#/keys")
     page.get_by_role("button", name="Issue a key").click()
-    page.get_by_label("For whom").fill("ann")
+    page.get_by_label("Name").fill("ann")
     page.get_by_text("Limits", exact=True).click()
-    page.get_by_label("Tokens a week").fill("1000000")
+    page.get_by_label("Tokens per week").fill("1000000")
     page.get_by_role("button", name="Issue", exact=True).click()
     key = page.locator(".secret").inner_text()
     assert ask(http, headers={"x-api-key": key}).status_code == 200
-    page.get_by_role("button", name="I have it").click()
+    page.get_by_role("button", name="Done").click()
     expect(page.locator("dialog")).to_have_count(0)  # a closed one is hidden at once, and gone a moment later
     assert key not in page.content()
-    row = region(page, "Client keys and their use of this week").get_by_role("row").filter(has_text="ann")
+    row = region(page, "Client keys and this week's usage").get_by_role("row").filter(has_text="ann")
     expect(row).to_contain_text("of 1M tokens")
     row.get_by_role("button", name="Revoke").click()
     page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
@@ -243,12 +243,12 @@ def test_a_dead_letter_is_shown_and_dropped(visit: Open, installation: Installat
     """What nobody can read is seen, and goes when an operator says so."""
     installation.redis().xadd(wire.events_key("zai"), {wire.ENTRY_FIELD: b'[{"type": "from_the_future"}]'})
     page = visit("#/system")
-    row = region(page, "What was put aside").get_by_role("row").filter(has_text="dead letter")
+    row = region(page, "Dead letters and quarantined events").get_by_role("row").filter(has_text="dead letter")
     expect(row).to_be_visible(timeout=40_000)
     row.get_by_role("checkbox").check()
     page.get_by_role("button", name="Drop 1").click()
     page.get_by_role("dialog").get_by_role("button", name="Drop").click()
-    expect(page.get_by_text("Nothing was put aside")).to_be_visible()
+    expect(page.get_by_text("No dead letters and no quarantined events")).to_be_visible()
 
 
 def test_a_viewer_may_look_and_change_nothing(visit: Open) -> None:
@@ -285,7 +285,7 @@ def test_a_proxy_that_is_away_is_told_of(
     settle(page)
     expect(page.locator(".feed")).to_have_text("Live")
     other.kill()
-    expect(page.locator(".feed")).to_contain_text("No answer")
+    expect(page.locator(".feed")).to_contain_text("Disconnected")
     expect(page.locator(".feed")).to_have_attribute("title", re.compile("ccproxy up"))
     expect(card(page, "Anthropic")).to_be_visible()
 

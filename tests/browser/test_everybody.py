@@ -67,7 +67,7 @@ def test_the_colours_can_be_chosen(visit: Open) -> None:
     """Against the system's, and for the next visit too."""
     page = visit(color_scheme="light")
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    page.get_by_label("Colours").select_option("dark")
+    page.get_by_label("Theme").select_option("dark")
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert dark != light
     page.reload()

@@ -95,7 +95,7 @@ def test_what_happened_is_told_oldest_first(environ: dict[str, str]) -> None:
     lines = run(environ).stdout.splitlines()
     assert [line.split(maxsplit=1)[1] for line in lines] == [
         "q1                 anthropic    answered 200, 1,000→20 tokens, 1.50 s (alice)",
-        "q2                 anthropic    overloaded 529: Overloaded; went on elsewhere (bob)",
+        "q2                 anthropic    overloaded 529: Overloaded; failed over (bob)",
         "q3                 zai          answered 200, 1,000→20 tokens, 1.50 s (alice)",
         "zai          zai disabled: too dear (cli ann)",
     ]
@@ -180,9 +180,9 @@ def test_what_comes_is_followed(following: subprocess.Popen[str], redis: Redis) 
 def test_a_line_fits_a_terminal() -> None:
     """80 columns: what is long goes on below its own column."""
     page = StringIO()
-    view = view_of("anthropic", FAILED)
+    view = view_of("anthropic", msgspec.structs.replace(FAILED, message="Overloaded, try again"))
     assert view
     Console(file=page, width=80, color_system=None).print(row(view))
     first, second = page.getvalue().splitlines()
     assert max(len(first), len(second)) <= 80
-    assert first.index("overloaded 529") == second.index("elsewhere (bob)")
+    assert first.index("overloaded 529") == second.index("failed over (bob)")

@@ -56,7 +56,7 @@ def open_dashboard(browser: Browser, url: str, token: str, scheme: Scheme) -> Pa
     page = browser.new_context(viewport=VIEWPORT, color_scheme=scheme, reduced_motion="reduce").new_page()
     page.set_default_timeout(START_MS)
     page.goto(url)
-    page.get_by_label("Token of the dashboard").fill(token)
+    page.get_by_label("Dashboard token").fill(token)
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
     return page

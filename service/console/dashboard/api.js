@@ -86,7 +86,7 @@ async function ask(method, path, body) {
       signal: AbortSignal.timeout(20_000),
     });
   } catch {
-    throw new Refused(0, "The proxy does not answer. Is it running? `ccproxy up` starts it.");
+    throw new Refused(0, "The proxy does not respond. Is it running? `ccproxy up` starts it.");
   }
   if (answer.status === 401 && path !== "/session") dispatchEvent(new Event(SESSION_OVER));
   if (answer.status === 204) return null;
@@ -96,6 +96,6 @@ async function ask(method, path, body) {
 }
 
 function told(status, found) {
-  const message = found?.error?.message ?? `The proxy answered ${status}.`;
+  const message = found?.error?.message ?? `The proxy responded with status ${status}.`;
   return message.charAt(0).toUpperCase() + message.slice(1);
 }

@@ -52,7 +52,7 @@ export function ask({ title, words, fields, confirm, danger, act }) {
         h(
           "button",
           { type: "submit", class: danger ? "danger" : "main", disabled: busy },
-          busy ? "One moment …" : confirm,
+          busy ? "Please wait …" : confirm,
         ),
       ),
     );

@@ -28,7 +28,7 @@ const TYPES = [
   "resource_created",
   "batch_item_used",
 ];
-const OUTCOMES = { failed: "failed", ok: "answered", aborted: "client gone" };
+const OUTCOMES = { failed: "failed", ok: "answered", aborted: "client disconnected" };
 const PAST = {
   "1h": ["the last hour", 3_600_000],
   "24h": ["the last 24 hours", 86_400_000],
@@ -149,7 +149,7 @@ function form() {
     },
     select(
       "type",
-      "What",
+      "Type",
       TYPES.map((type) => [type, format.words(type)]),
     ),
     select(
@@ -160,7 +160,7 @@ function form() {
     select("outcome", "Outcome", Object.entries(OUTCOMES)),
     select(
       "past",
-      "When",
+      "Time",
       Object.entries(PAST).map(([value, [words]]) => [value, words]),
     ),
     input("model", "Model"),
@@ -188,12 +188,12 @@ function form() {
 
 function list() {
   if (page.error) return trouble(page.error, load);
-  if (!page.data) return h("p", { class: "boot" }, "Asking for events …");
+  if (!page.data) return h("p", { class: "boot" }, "Loading events …");
   if (!events.length && !next)
     return empty(
-      "No event is like that",
+      "No matching events",
       h("a", { href: "#/events" }, "Show all events"),
-      ", or choose a longer time.",
+      " or choose a longer period.",
     );
   return h(
     "section",
@@ -202,7 +202,7 @@ function list() {
       "header",
       {},
       h("h2", { id: "events" }, format.plural(events.length, "event"), " shown"),
-      h("div", { class: "aside" }, source === "history" ? "with those from Postgres" : "newest first"),
+      h("div", { class: "aside" }, source === "history" ? "including history from Postgres" : "newest first"),
     ),
     h("ol", { class: "log" }, events.map(entry)),
     older.error && trouble(older.error, loadOlder),
@@ -213,10 +213,10 @@ function list() {
           h(
             "button",
             { type: "button", disabled: older.busy, onclick: loadOlder },
-            older.busy ? "One moment …" : "Show older events",
+            older.busy ? "Loading …" : "Show older events",
           ),
         )
-      : h("p", { class: "more muted" }, "These are all."),
+      : h("p", { class: "more muted" }, "No older events."),
   );
 }
 
@@ -231,7 +231,7 @@ function entry(event) {
         "summary",
         {},
         h("span", { class: "when" }, ago(event.at_ms)),
-        isStart(event) ? mark("begun", "began") : mark(event.level),
+        isStart(event) ? mark("begun", "started") : mark(event.level),
         h("span", { class: "where" }, event.route ? route(event.route) : event.stream),
         h(
           "span",
@@ -252,7 +252,7 @@ function entry(event) {
           event.replica,
           event.by && ` · by ${event.by}`,
           event.position !== null && ` · position ${event.position}`,
-          event.request_id && [" · ", requestLink(event.request_id, "its request")],
+          event.request_id && [" · ", requestLink(event.request_id, "show request")],
         ),
         h("p", { class: "narrow" }, narrowing(event)),
         h("pre", {}, JSON.stringify(event.fields, null, 2)),
@@ -273,7 +273,7 @@ function narrowing(event) {
     ["key", event.client_key, event.client_key],
   ];
   return [
-    "Only ",
+    "Filter by ",
     ways
       .filter(([name, value]) => value && filters[name] !== value)
       .map(([name, value, words]) =>

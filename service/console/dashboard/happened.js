@@ -1,5 +1,5 @@
-// What happened last, for the overview: failovers, routes that changed their state, refusals, operators' actions. A
-// burst of the same is one line.
+// Recent events, for the overview: failovers, changes of a route's state, refusals, operators' actions. Repeated events
+// are one line.
 
 import * as format from "./format.js";
 import { ago, empty, mark, requestLink } from "./parts.js";
@@ -9,16 +9,16 @@ import { h } from "./view.js";
 const MOST_LINES = 12;
 const TURNS = {
   circuit_open: ["problem", "circuit opened"],
-  healthy: ["ok", "is healthy again"],
-  degraded: ["warning", "is degraded"],
-  waiting: ["warning", "waits"],
-  quota_warning: ["warning", "quota runs low"],
-  quota_spent: ["problem", "quota is spent"],
+  healthy: ["ok", "healthy again"],
+  degraded: ["warning", "degraded"],
+  waiting: ["warning", "cooling down"],
+  quota_warning: ["warning", "weekly quota nearly spent"],
+  quota_spent: ["problem", "weekly quota spent"],
 };
 
 export function happenings() {
   const lines = bursts([...notable().map(lineOf), ...state.turns.map(turnLine)].filter(Boolean).sort(newestFirst));
-  if (!lines.length) return empty("Nothing to tell", "Failovers, refusals and what operators do will stand here.");
+  if (!lines.length) return empty("No recent events", "Failovers, refused requests and operator actions appear here.");
   return h(
     "ol",
     { class: "happened" },
@@ -79,7 +79,7 @@ function lineOf(event) {
   return { ...common, title: format.sentence(event.words), more: event.by && `by ${event.by}`, alike: event.event_id };
 }
 
-const reason = (event) => event.words.replace(/; went on elsewhere$/, "");
+const reason = (event) => event.words.replace(/; failed over$/, "");
 
 // The route that took the request after this one, as far as the feed has it.
 function wentTo(event) {

@@ -10,7 +10,7 @@ import { h } from "./view.js";
 
 const AGAIN_MS = 3_000;
 const NUSD_PER_USD = 1e9;
-const STATES = { ok: ["ok", "good"], spent: ["problem", "spent"], expired: ["off", "expired"] };
+const STATES = { ok: ["ok", "valid"], spent: ["problem", "spent"], expired: ["off", "expired"] };
 
 const keys = new Loaded(() => api.get("/keys"));
 
@@ -24,7 +24,7 @@ export function view() {
     {
       id: "keys",
       aside: mayChange() && h("button", { type: "button", class: "main", onclick: issue }, "Issue a key"),
-      intro: "A key lets a client use the proxy. It is shown once, when it is issued; only its hash is kept.",
+      intro: "A key lets a client use the proxy. It is shown once, when issued; only its hash is stored.",
     },
     body(),
   );
@@ -32,17 +32,17 @@ export function view() {
 
 function body() {
   if (keys.error && !keys.data) return trouble(keys.error, () => keys.load());
-  if (!keys.data) return h("p", { class: "boot" }, "Asking for the keys …");
+  if (!keys.data) return h("p", { class: "boot" }, "Loading keys …");
   return [
     keys.error && h("p", { class: "stale" }, keys.error),
     table({
       kind: "stacks",
-      caption: "Client keys and their use of this week",
+      caption: "Client keys and this week's usage",
       rows: keys.data,
       keyOf: (key) => key.key_id,
       empty: empty(
-        "There are no keys",
-        "The proxy serves whoever reaches it, on this machine alone. Issue one for each person or program before it listens on other addresses.",
+        "No keys",
+        "Without keys, the proxy serves any client on this machine, and no others. Issue one for each person or program before it listens on other addresses.",
       ),
       columns: [
         {
@@ -55,7 +55,7 @@ function body() {
               key.source === "settings"
                 ? h(
                     "small",
-                    { title: "To change it, change PROXY_API_KEYS, and start the proxy again" },
+                    { title: "To change it, edit PROXY_API_KEYS and restart the proxy" },
                     "from the settings",
                   )
                 : h("small", {}, key.key_id, ", issued ", ago(key.issued_at_ms)),
@@ -66,8 +66,8 @@ function body() {
         { head: "Cost", class: "number", cell: (key) => cost(key.used_cost_nusd) },
         { head: "Attempts", class: "number", cell: (key) => format.count(key.attempts) },
         { head: "Refused", class: "number", cell: (key) => format.count(key.refused) },
-        { head: "Under way", class: "number", cell: (key) => format.count(key.under_way) },
-        { head: "May use", cell: (key) => h("span", { class: "stacked" }, ...limitWords(key.limits)) },
+        { head: "In progress", class: "number", cell: (key) => format.count(key.under_way) },
+        { head: "Allowed", cell: (key) => h("span", { class: "stacked" }, ...limitWords(key.limits)) },
         ...(mayChange() ? [{ head: h("span", { class: "unseen" }, "Actions"), class: "actions", cell: actions }] : []),
       ],
     }),
@@ -98,9 +98,9 @@ function limitWords(limits) {
   const found = [
     limits.models.length && limits.models.join(", "),
     limits.routes.length && `routes ${limits.routes.join(", ")}`,
-    limits.weekly_cost_nusd !== null && `${format.dollars(limits.weekly_cost_nusd)} a week`,
-    limits.concurrency && `${limits.concurrency} at a time`,
-    limits.expires_at_ms && ["until ", ago(limits.expires_at_ms)],
+    limits.weekly_cost_nusd !== null && `${format.dollars(limits.weekly_cost_nusd)} per week`,
+    limits.concurrency && `${limits.concurrency} concurrent`,
+    limits.expires_at_ms && ["expires ", ago(limits.expires_at_ms)],
   ].filter(Boolean);
   return found.length ? found.map((words) => h("small", {}, words)) : [h("small", {}, "everything")];
 }
@@ -124,7 +124,7 @@ function limitFields(limits = {}) {
   return [
     field({
       name: "weekly_tokens",
-      label: "Tokens a week",
+      label: "Tokens per week",
       type: "number",
       min: 0,
       step: 1,
@@ -133,7 +133,7 @@ function limitFields(limits = {}) {
     }),
     field({
       name: "weekly_usd",
-      label: "Dollars a week",
+      label: "Dollars per week",
       type: "number",
       min: 0,
       step: "any",
@@ -144,17 +144,17 @@ function limitFields(limits = {}) {
       name: "models",
       label: "Models",
       value: listed(limits.models),
-      hint: "With commas between; * stands for anything: claude-haiku-*",
+      hint: "Comma-separated; * matches anything, as in claude-haiku-*",
     }),
     field({
       name: "routes",
       label: "Routes",
       value: listed(limits.routes),
-      hint: `Of ${(state.overview?.routes ?? []).map((one) => one.route).join(", ")}`,
+      hint: `Comma-separated. Available: ${(state.overview?.routes ?? []).map((one) => one.route).join(", ")}`,
     }),
     field({
       name: "concurrency",
-      label: "Requests at a time",
+      label: "Concurrent requests",
       type: "number",
       min: 1,
       step: 1,
@@ -163,11 +163,11 @@ function limitFields(limits = {}) {
     }),
     field({
       name: "expires",
-      label: "Good until",
+      label: "Expires",
       type: "datetime-local",
       value: limits.expires_at_ms ? localTime(limits.expires_at_ms) : "",
     }),
-    h("p", { class: "hint" }, "An empty field is no limit."),
+    h("p", { class: "hint" }, "Leave a field empty for no limit."),
   ];
 }
 
@@ -197,11 +197,11 @@ function issue() {
     fields: () => [
       field({
         name: "name",
-        label: "For whom",
+        label: "Name",
         required: true,
         maxlength: 64,
         pattern: "[A-Za-z0-9][A-Za-z0-9 ._@\\-]*",
-        hint: "A person or a program: alice, ci. It stands in every event.",
+        hint: "A person or a program, such as alice or ci. It appears in every event.",
       }),
       h("details", { class: "limits" }, h("summary", {}, "Limits"), limitFields()),
     ],
@@ -210,10 +210,10 @@ function issue() {
       await keys.load();
       setTimeout(() =>
         show({
-          title: `The key of ${issued.view.name}`,
-          close: "I have it",
+          title: `Key for ${issued.view.name}`,
+          close: "Done",
           content: [
-            h("p", {}, "It is shown this once, and stored nowhere. Copy it now."),
+            h("p", {}, "Copy it now: it is not stored and can't be shown again."),
             h("pre", { class: "secret", tabindex: 0 }, issued.key),
             copyButton(issued.key, "Copy the key"),
           ],
@@ -227,12 +227,12 @@ function limit(key) {
   ask({
     title: `Limits of ${key.name}`,
     confirm: "Set the limits",
-    words: "They replace all limits that the key has, everywhere within a second.",
+    words: "These replace all limits of the key, on all replicas within a second.",
     fields: () => limitFields(key.limits),
     act: async (values) => {
       await api.put(`/keys/${encodeURIComponent(key.key_id)}/limits`, limitsFrom(values));
       await keys.load();
-      return `The limits of ${key.name} are set`;
+      return `Limits of ${key.name} changed`;
     },
   });
 }
@@ -242,11 +242,11 @@ function revoke(key) {
     title: `Revoke the key of ${key.name}?`,
     confirm: "Revoke",
     danger: true,
-    words: "It is good for nothing within a second, everywhere, and can't be brought back.",
+    words: "It stops working on all replicas within a second. This can't be undone.",
     act: async () => {
       await api.remove(`/keys/${encodeURIComponent(key.key_id)}`);
       await keys.load();
-      return `The key of ${key.name} is revoked`;
+      return `Key of ${key.name} revoked`;
     },
   });
 }

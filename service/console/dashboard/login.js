@@ -38,7 +38,7 @@ export function loginPage(entered) {
         h("path", { d: "M7 16h6m0 0 6-7h6m-12 7h12m-12 0 6 7h6" }),
       ),
       h("h1", {}, "Claude Code Proxy"),
-      h("label", { for: "token" }, "Token of the dashboard"),
+      h("label", { for: "token" }, "Dashboard token"),
       h("input", {
         id: "token",
         name: "token",
@@ -51,13 +51,12 @@ export function loginPage(entered) {
         mounted: (element) => element.focus(),
       }),
       told && h("p", { class: "error", role: "alert" }, told),
-      h("button", { type: "submit", class: "main", disabled: busy }, busy ? "One moment …" : "Log in"),
+      h("button", { type: "submit", class: "main", disabled: busy }, busy ? "Logging in …" : "Log in"),
       h(
         "p",
         { class: "hint", id: "token-hint" },
-        "On the proxy's machine, ",
         h("code", {}, "ccproxy admin token"),
-        " shows it. A viewer's token may look, and change nothing.",
+        " prints it on the proxy's machine. A viewer token is read-only.",
       ),
     ),
   );

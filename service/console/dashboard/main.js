@@ -122,12 +122,12 @@ function logo() {
 function feedState() {
   const { how, heardMs, error } = state.feed;
   const [level, words, more] = {
-    live: ["ok", "Live", "What happens is shown as it happens"],
-    polling: ["warning", "Every 2 s", "The live feed is away; the page asks every 2 seconds, and tries the feed again"],
-    away: ["problem", "No answer", error],
-    starting: ["off", "Connecting", "The live feed is on its way"],
+    live: ["ok", "Live", "Updates arrive as they happen"],
+    polling: ["warning", "Every 2 s", "The live feed is unavailable; the page polls every 2 seconds and keeps reconnecting"],
+    away: ["problem", "Disconnected", error],
+    starting: ["off", "Connecting", "Connecting to the live feed"],
   }[how];
-  const since = how === "away" && heardMs ? `, last heard ${format.span(Date.now() - heardMs)} ago` : "";
+  const since = how === "away" && heardMs ? `, last update ${format.span(Date.now() - heardMs)} ago` : "";
   return h(
     "span",
     { class: `feed ${how}`, title: more, role: "status" },
@@ -141,7 +141,7 @@ function themeChoice() {
   return h(
     "label",
     { class: "theme" },
-    h("span", { class: "unseen" }, "Colours"),
+    h("span", { class: "unseen" }, "Theme"),
     h(
       "select",
       { value: chosen, onchange: (event) => setTheme(event.target.value) },

@@ -1,4 +1,4 @@
-// At a glance: is anything wrong, which route serves and why, the quotas, what happened last, what is under way.
+// The overview: health, the serving route and why, quotas, recent events, attempts in progress.
 
 import { address, get } from "./api.js";
 import { chart, legend, seriesColor } from "./charts.js";
@@ -10,7 +10,7 @@ import { routeCard } from "./routes.js";
 import { now, routeTitle, state } from "./state.js";
 import { h } from "./view.js";
 
-const HEADLINES = { ok: "All is well", warning: "Worth a look", problem: "Something is wrong" };
+const HEADLINES = { ok: "All systems operational", warning: "Needs attention", problem: "Something is wrong" };
 const ATTEMPTS_MS = 1_000;
 const HOUR_S = 3_600;
 
@@ -22,7 +22,7 @@ export function enter() {
 
 export function view() {
   const { overview } = state;
-  if (!overview) return h("p", { class: "boot" }, state.feed.how === "away" ? state.feed.error : "Asking the proxy …");
+  if (!overview) return h("p", { class: "boot" }, state.feed.how === "away" ? state.feed.error : "Loading …");
   return [
     banner(overview),
     isNew(overview) && firstSteps(),
@@ -33,19 +33,19 @@ export function view() {
         "div",
         { class: "section-head" },
         h("h2", { id: "routes" }, "Routes"),
-        h("p", {}, "in the order in which they are tried"),
+        h("p", {}, "tried in this order"),
       ),
       h("div", { class: "cards" }, overview.routes.map(routeCard)),
     ),
     h(
       "div",
       { class: "columns" },
-      panel("What happened last", { id: "last", aside: h("a", { href: "#/events" }, "All events") }, happenings()),
+      panel("Recent events", { id: "last", aside: h("a", { href: "#/events" }, "All events") }, happenings()),
       h(
         "div",
         { class: "stack" },
-        panel("Under way", { id: "under-way", aside: format.plural(overview.open_attempts, "attempt") }, underWay()),
-        panel("Tokens of this week by hour", { id: "hours", aside: "as the quotas count them" }, hours(overview)),
+        panel("In progress", { id: "in-progress", aside: format.plural(overview.open_attempts, "attempt") }, inProgress()),
+        panel("Tokens this week, by hour", { id: "hours", aside: "weighted as for quotas" }, hours(overview)),
       ),
     ),
   ];
@@ -55,7 +55,7 @@ function banner(overview) {
   const title = routeTitle(overview.serving);
   return h(
     "section",
-    { class: `banner ${overview.level}`, "aria-label": "How things stand" },
+    { class: `banner ${overview.level}`, "aria-label": "Status" },
     h(
       "div",
       { class: "verdict" },
@@ -77,7 +77,7 @@ function banner(overview) {
       "dl",
       { class: "stats" },
       stat("Answered", format.count(overview.requests_per_minute), "in the last minute"),
-      stat("Under way", format.count(overview.open_attempts), "attempts"),
+      stat("In progress", format.count(overview.open_attempts), "attempts"),
       stat("Replicas", format.count(overview.replicas), "serving"),
       stat("Lag", format.count(overview.fleet_lag), "entries to fold"),
     ),
@@ -107,26 +107,26 @@ function firstSteps() {
   return h(
     "section",
     { class: "panel first", "aria-labelledby": "first" },
-    h("h2", { id: "first" }, "No request has come yet"),
-    h("p", {}, "Point Claude Code here, and ask it something; this page will show it at once."),
+    h("h2", { id: "first" }, "No requests yet"),
+    h("p", {}, "Point Claude Code at this proxy and send a message. It appears here immediately."),
     h("pre", {}, `${command}\nclaude`),
     h("p", {}, copyButton(`${command}\nclaude`, "Copy")),
-    h("p", { class: "hint" }, h("code", {}, "ccproxy claude setup"), " writes the same into Claude Code's settings."),
+    h("p", { class: "hint" }, h("code", {}, "ccproxy claude setup"), " writes this to Claude Code's settings."),
   );
 }
 
-function underWay() {
-  if (attempts.error && !attempts.data) return empty("Not known", attempts.error);
+function inProgress() {
+  if (attempts.error && !attempts.data) return empty("Not available", attempts.error);
   const rows = (attempts.data ?? []).slice(0, 12);
   return [
     table({
-      caption: "Attempts under way in the fleet",
+      caption: "Attempts in progress",
       rows,
       keyOf: (one) => one.attempt_id,
-      empty: empty("Nothing is under way"),
+      empty: empty("No attempts in progress"),
       columns: [
         {
-          head: "For",
+          head: "Elapsed",
           class: "number",
           cell: (one) => h("span", { title: format.exact(one.started_at_ms) }, format.span(now() - one.started_at_ms)),
         },
@@ -143,7 +143,7 @@ function underWay() {
 
 function hours(overview) {
   const routes = overview.routes.filter((one) => one.quota.hours.some((value) => value > 0));
-  if (!routes.length) return empty("No tokens were used this week");
+  if (!routes.length) return empty("No tokens used this week");
   const start = Math.min(...routes.map((one) => one.quota.week_start_ms)) / 1000;
   const length = Math.max(
     ...routes.map((one) => one.quota.hours.length + (one.quota.week_start_ms / 1000 - start) / HOUR_S),
@@ -162,7 +162,7 @@ function hours(overview) {
       series,
       show: format.compact,
       times: Array.from({ length }, (_, index) => start + index * HOUR_S),
-      label: `Tokens by hour of this week: ${routes.map((one) => `${one.title} ${format.compact(one.quota.used_tokens)}`).join(", ")}`,
+      label: `Tokens this week, by hour: ${routes.map((one) => `${one.title} ${format.compact(one.quota.used_tokens)}`).join(", ")}`,
     }),
   ];
 }

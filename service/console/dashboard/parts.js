@@ -11,14 +11,14 @@ const SHAPES = {
   begun: "M8 5.5a2.5 2.5 0 1 0 0 5 2.5 2.5 0 0 0 0-5Z",
   off: "M8 1.5a6.5 6.5 0 1 0 0 13 6.5 6.5 0 0 0 0-13ZM4.5 7.2h7v1.6h-7V7.2Z",
 };
-const LEVEL_WORDS = { ok: "fine", warning: "warning", problem: "problem", off: "off" };
+const LEVEL_WORDS = { ok: "ok", warning: "warning", problem: "problem", off: "off" };
 const STATES = {
   healthy: ["ok", "healthy"],
   degraded: ["warning", "degraded"],
   quota_warning: ["warning", "quota low"],
   quota_spent: ["problem", "quota spent"],
   circuit_open: ["problem", "circuit open"],
-  waiting: ["warning", "waiting"],
+  waiting: ["warning", "cooling down"],
   disabled: ["off", "disabled"],
   off: ["off", "off"],
 };
@@ -186,7 +186,7 @@ export function copyButton(textToCopy, label) {
           () => true,
           () => false,
         );
-        button.textContent = done ? "Copied" : "Select and copy it by hand";
+        button.textContent = done ? "Copied" : "Copy failed: select the text";
         setTimeout(() => {
           button.textContent = label;
         }, 2_000);

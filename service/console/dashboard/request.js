@@ -11,16 +11,16 @@ import { h } from "./view.js";
 const VERDICTS = {
   ok: ["ok", "answered"],
   failed: ["problem", "failed"],
-  aborted: ["off", "client gone"],
+  aborted: ["off", "client disconnected"],
   refused: ["warning", "refused"],
-  open: ["serving", "under way"],
+  open: ["serving", "in progress"],
 };
 const OUTCOMES = {
   ok: ["ok", "answered"],
   failed: ["problem", "failed"],
-  aborted: ["off", "client gone"],
+  aborted: ["off", "client disconnected"],
   lost: ["warning", "lost"],
-  open: ["serving", "under way"],
+  open: ["serving", "in progress"],
 };
 const MARKS = 4;
 
@@ -44,20 +44,20 @@ export function view(page) {
         h(
           "p",
           { class: "hint" },
-          "An id is in the header ",
+          "Every response has the request's id in its header ",
           h("code", {}, "x-ccproxy-request-id"),
-          " of every answer.",
+          ".",
         ),
       ),
     ];
   }
-  if (!found.data) return [back, h("p", { class: "boot" }, "Asking for the request …")];
+  if (!found.data) return [back, h("p", { class: "boot" }, "Loading the request …")];
   const request = found.data;
   return [
     back,
     heading(request),
     panel("Attempts", { id: "attempts", aside: scaleWords() }, timeline(request)),
-    panel("Its events", { id: "events" }, events(request)),
+    panel("Events", { id: "events" }, events(request)),
   ];
 }
 
@@ -65,8 +65,8 @@ const scaleWords = () =>
   h(
     "span",
     { class: "legend" },
-    h("span", {}, h("span", { class: "swatch waits" }), "waits for the first byte"),
-    h("span", {}, h("span", { class: "swatch flows" }), "answer flows"),
+    h("span", {}, h("span", { class: "swatch waits" }), "waiting for the first byte"),
+    h("span", {}, h("span", { class: "swatch flows" }), "receiving the response"),
   );
 
 function heading(request) {
@@ -83,19 +83,19 @@ function heading(request) {
       h("div", { class: "aside" }, copyButton(request.request_id, "Copy id")),
     ),
     request.refused &&
-      h("p", { class: "reason" }, "The proxy turned it down: ", h("strong", {}, format.words(request.refused))),
+      h("p", { class: "reason" }, "Refused by the proxy: ", h("strong", {}, format.words(request.refused))),
     facts(
-      fact("Came", ago(request.started_at_ms), format.exact(request.started_at_ms)),
+      fact("Received", ago(request.started_at_ms), format.exact(request.started_at_ms)),
       fact(
-        "Took",
-        request.ended_at_ms ? format.milliseconds(request.ended_at_ms - request.started_at_ms) : "still under way",
+        "Duration",
+        request.ended_at_ms ? format.milliseconds(request.ended_at_ms - request.started_at_ms) : "still in progress",
       ),
       fact("Model", request.model_asked || "–"),
       fact("Key", request.client_key || "none"),
       fact("Session", request.session_id ? h("code", {}, request.session_id) : "–"),
       fact("Endpoint", format.words(request.endpoint)),
-      fact("Read", tokens(total.read), total.read ? `${format.percent((100 * total.cached) / total.read)} cached` : ""),
-      fact("Written", tokens(total.output)),
+      fact("Input", tokens(total.read), total.read ? `${format.percent((100 * total.cached) / total.read)} cached` : ""),
+      fact("Output", tokens(total.output)),
       fact("Cost", cost(total.cost)),
     ),
   );
@@ -114,7 +114,7 @@ function sumOf(attempts) {
 
 function timeline(request) {
   if (!request.attempts.length)
-    return empty("No route was asked", request.refused ? "The proxy refused the request itself." : "");
+    return empty("No route was tried", request.refused ? "The proxy refused the request itself." : "");
   const from = request.started_at_ms;
   const lasts = Math.max(1, ...request.attempts.map((one) => one.started_at_ms - from + lengthOf(one)));
   return [
@@ -140,7 +140,7 @@ function bar(one, from, lasts) {
   const start = one.started_at_ms - from;
   const length = lengthOf(one);
   const first = Math.min(one.first_byte_ms ?? length, length);
-  const words = `${routeTitle(one.route)}: began ${format.milliseconds(start)} after the request, ${OUTCOMES[one.outcome][1]} after ${format.milliseconds(length)}`;
+  const words = `${routeTitle(one.route)}: started ${format.milliseconds(start)} after the request, ${OUTCOMES[one.outcome][1]} after ${format.milliseconds(length)}`;
   return h(
     "div",
     { class: `bar ${one.outcome}`, role: "img", "aria-label": words, title: words },
@@ -154,7 +154,7 @@ function details(one, next) {
   const why = [
     one.kind && format.words(one.kind),
     one.status ? `status ${one.status}` : "",
-    one.scope && `the ${one.scope}'s fault`,
+    one.scope && `scope: ${one.scope}`,
   ]
     .filter(Boolean)
     .join(", ");
@@ -173,13 +173,13 @@ function details(one, next) {
       h("span", { class: "muted" }, one.model_sent),
     ),
     one.outcome === "failed" && h("p", { class: "why" }, format.sentence(why), one.message && `: ${one.message}`),
-    next && one.outcome === "failed" && h("p", { class: "why" }, "→ went on to ", h("strong", {}, route(next.route))),
+    next && one.outcome === "failed" && h("p", { class: "why" }, "→ failed over to ", h("strong", {}, route(next.route))),
     h(
       "p",
       { class: "muted numbers" },
       `first byte ${format.milliseconds(one.first_byte_ms)} · total ${format.milliseconds(lengthOf(one))}`,
       read + used.output > 0 &&
-        ` · ${format.count(read)} read (${format.count(used.cache_read)} cached), ${format.count(used.output)} written · ${format.dollars(one.cost_nusd)}`,
+        ` · ${format.count(read)} input tokens (${format.count(used.cache_read)} cached), ${format.count(used.output)} output · ${format.dollars(one.cost_nusd)}`,
       ` · replica ${one.replica}`,
     ),
   );

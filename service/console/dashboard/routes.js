@@ -27,7 +27,7 @@ export function routeCard(one) {
       {},
       h("span", { class: "order", "aria-hidden": "true" }, one.priority),
       h("h3", { id: `route-${one.route}`, title: one.route }, one.title),
-      one.serves && badge("serving", "serves now"),
+      one.serves && badge("serving", "serving"),
       routeState(one.state),
     ),
     h("p", { class: "reason" }, reasonOf(one)),
@@ -48,11 +48,11 @@ function reasonOf(one) {
         )
       : null;
   if (one.reason) return [format.sentence(one.reason), until];
-  if (one.state === "quota_warning") return "Little is left of its week: other routes go first";
+  if (one.state === "quota_warning") return "Weekly quota nearly spent; other routes are tried first";
   return one.serves
-    ? "Takes requests now"
+    ? "Serving requests"
     : one.available
-      ? "Ready, and waits for its turn"
+      ? "Ready, on standby"
       : [format.sentence(one.state), until];
 }
 
@@ -76,9 +76,9 @@ function week(one) {
       "p",
       { class: "used" },
       h("strong", {}, format.percent(quota.used_percent)),
-      " of the week's ",
+      " of ",
       tokens(quota.limit_tokens),
-      " tokens",
+      " tokens this week",
       h("span", { class: "resets" }, "resets ", ago(quota.resets_at_ms)),
     ),
     meter({
@@ -96,16 +96,16 @@ function week(one) {
 function forecastWords(quota) {
   const { forecast } = quota;
   if (quota.state === "spent")
-    return [h("strong", {}, "Spent"), ": requests go elsewhere until ", ago(quota.resets_at_ms)];
-  if (!forecast || forecast.tokens_per_hour === 0) return "No use in the last day; nothing to foresee";
+    return [h("strong", {}, "Spent"), ": other routes are used until the reset"];
+  if (!forecast || forecast.tokens_per_hour === 0) return "No usage in the last 24 hours, so no forecast";
   if (forecast.spent_at_ms) {
     return [
-      "At this pace ",
+      "At this rate ",
       h("strong", {}, "it runs out ", ago(forecast.spent_at_ms)),
       `, ${format.dateAndTime(forecast.spent_at_ms)}`,
     ];
   }
-  return `At this pace ${format.percent(forecast.percent_at_reset)} at the reset`;
+  return `At this rate, ${format.percent(forecast.percent_at_reset)} used at the reset`;
 }
 
 // What was used so far, where it leads, and the limit.
@@ -155,7 +155,7 @@ function draw(one, times, series, most) {
     show: format.compact,
     range: [times[0], times.at(-1)],
     top: Math.max(most, quota.limit_tokens ?? 0, quota.used_tokens),
-    label: `${one.title}, tokens of this week: ${format.count(quota.used_tokens)} used${quota.limit_tokens ? ` of ${format.count(quota.limit_tokens)}` : ""}`,
+    label: `${one.title}, tokens this week: ${format.count(quota.used_tokens)} used${quota.limit_tokens ? ` of ${format.count(quota.limit_tokens)}` : ""}`,
   });
 }
 
@@ -165,10 +165,10 @@ function counts(one) {
   const share = one.attempts ? ` ${format.percent((100 * one.failed) / one.attempts)}` : "";
   const read = one.input_tokens + one.cache_read_tokens + one.cache_write_5m_tokens + one.cache_write_1h_tokens;
   return facts(
-    fact("Attempts", format.count(one.attempts), one.open_attempts ? `${one.open_attempts} under way` : ""),
+    fact("Attempts", format.count(one.attempts), one.open_attempts ? `${one.open_attempts} in progress` : ""),
     fact("Failed", format.count(one.failed), one.failed ? share : ""),
-    fact("Read", tokens(read), one.cache_hit_percent === null ? "" : `${format.percent(one.cache_hit_percent)} cached`),
-    fact("Written", tokens(one.output_tokens)),
+    fact("Input", tokens(read), one.cache_hit_percent === null ? "" : `${format.percent(one.cache_hit_percent)} cached`),
+    fact("Output", tokens(one.output_tokens)),
     fact("Cost", cost(one.cost_nusd)),
     fact("Last failure", ago(one.last_failure_ms), one.last_failure_kind && format.words(one.last_failure_kind)),
   );
@@ -178,7 +178,7 @@ function windows(one) {
   return h(
     "div",
     { class: "windows" },
-    h("p", {}, "As the provider says"),
+    h("p", {}, "Limits reported by the provider"),
     one.windows.map((each) =>
       h(
         "div",
@@ -222,9 +222,9 @@ function disable(one) {
     title: `Disable ${one.title}?`,
     confirm: "Disable",
     danger: true,
-    words: "No replica sends it another request until it is enabled again. What is under way is finished.",
+    words: "No replica sends it new requests until you enable it again. Requests in progress are completed.",
     fields: () =>
-      field({ name: "reason", label: "Reason", hint: "Shown to everybody who looks. May stay empty.", maxlength: 200 }),
+      field({ name: "reason", label: "Reason", hint: "Optional. Shown with the route.", maxlength: 200 }),
     act: async ({ reason }) => {
       await api.post(path(one, "disable"), { reason });
       return changedTo(`${one.title} is disabled`);
@@ -236,7 +236,7 @@ function enable(one) {
   ask({
     title: `Enable ${one.title}?`,
     confirm: "Enable",
-    words: "Requests may take it again, everywhere within a second.",
+    words: "All replicas use it again within a second.",
     act: async () => {
       await api.post(path(one, "enable"));
       return changedTo(`${one.title} is enabled`);
@@ -248,7 +248,7 @@ function reset(one) {
   ask({
     title: `Reset ${one.title}?`,
     confirm: "Reset",
-    words: "Its circuit closes and its waits end: what failed before counts no more. The next request tries it.",
+    words: "Closes its circuit, ends its cool-downs and forgets past failures. The next request may use it.",
     act: async () => {
       await api.post(path(one, "reset"));
       return changedTo(`${one.title} is reset`);
@@ -260,21 +260,21 @@ function limit(one) {
   ask({
     title: `Weekly limit of ${one.title}`,
     confirm: "Set the limit",
-    words: "What was used stays counted. From 90 % on other routes go first; at 100 % it takes no more requests.",
+    words: "Usage so far stays counted. From 90 % on, other routes are tried first; at 100 %, this route gets no more requests.",
     fields: () =>
       field({
         name: "tokens",
-        label: "Tokens a week",
+        label: "Tokens per week",
         type: "number",
         min: 0,
         step: 1,
         value: one.quota.limit_tokens ?? "",
         inputmode: "numeric",
-        hint: "0 is no limit. Empty takes the limit of the settings again.",
+        hint: "0 means no limit. Leave empty to use the configured limit.",
       }),
     act: async ({ tokens: given }) => {
       await api.put(path(one, "limit"), { weekly_tokens: given === "" ? null : Number(given) });
-      return changedTo(`The limit of ${one.title} is changed`);
+      return changedTo(`Limit of ${one.title} changed`);
     },
   });
 }

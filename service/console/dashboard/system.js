@@ -36,7 +36,7 @@ function standing() {
     return panel(
       "Fleet",
       { id: "fleet" },
-      fleet.error ? trouble(fleet.error, () => fleet.load()) : h("p", { class: "boot" }, "Asking Redis …"),
+      fleet.error ? trouble(fleet.error, () => fleet.load()) : h("p", { class: "boot" }, "Loading …"),
     );
   return [
     panel(
@@ -46,13 +46,13 @@ function standing() {
       facts(
         fact(
           "Redis",
-          data.redis_up ? badge("ok", "answers") : badge("problem", "does not answer"),
-          data.redis_up ? "" : "events wait on disk, and are not lost",
+          data.redis_up ? badge("ok", "up") : badge("problem", "down"),
+          data.redis_up ? "" : "events are kept on disk until it is back",
         ),
         fact("Workers", workers(data.workers)),
         fact("Replicas", format.count(data.replicas.length)),
         fact(
-          "Waiting here",
+          "Pending here",
           format.count(data.pending_events),
           data.spooling ? "spooled to disk" : "events in the outbox",
         ),
@@ -66,15 +66,15 @@ function standing() {
         caption: "Replicas",
         rows: data.replicas,
         keyOf: (one) => one.replica,
-        empty: empty("No replica is known", "Redis tells of them; it does not answer."),
+        empty: empty("No known replicas", "The list comes from Redis, which is down."),
         columns: [
           {
             head: "Replica",
             cell: (one) => [h("code", {}, one.replica), one.here && [" ", badge("serving", "this one")]],
           },
-          { head: "Process", class: "number", cell: (one) => one.pid },
-          { head: "Heard of", class: "number", cell: (one) => `${format.milliseconds(one.seen_ms_ago)} ago` },
-          { head: "Events waiting", class: "number", cell: (one) => format.count(one.pending) },
+          { head: "PID", class: "number", cell: (one) => one.pid },
+          { head: "Last seen", class: "number", cell: (one) => `${format.milliseconds(one.seen_ms_ago)} ago` },
+          { head: "Pending events", class: "number", cell: (one) => format.count(one.pending) },
           {
             head: "Settings",
             cell: (one) =>
@@ -88,13 +88,13 @@ function standing() {
       {
         id: "streams",
         intro:
-          "Lag is how many entries the workers have still to fold; a gap is an event that was announced and has not come.",
+          "Lag: entries that the workers have not folded yet. Gaps: sequence numbers that have not arrived.",
       },
       table({
         caption: "Streams",
         rows: data.streams,
         keyOf: (one) => one.stream,
-        empty: empty("No stream yet", "The first request makes one."),
+        empty: empty("No streams yet", "The first request creates one."),
         columns: [
           { head: "Stream", cell: (one) => one.stream },
           {
@@ -117,7 +117,7 @@ function standing() {
 }
 
 function workers(number) {
-  if (number === null) return badge("off", "not known");
+  if (number === null) return badge("off", "unknown");
   return number ? format.count(number) : badge("problem", "none: start `ccproxy worker`");
 }
 
@@ -131,10 +131,10 @@ function putAside() {
     {
       id: "aside",
       intro:
-        "Entries that this version can't read, and events that contradict the ledger. Nothing else waits for them.",
+        "Entries that this version can't decode, and events that contradict the ledger. They block nothing else.",
       aside: Boolean(many) &&
         mayChange() && [
-          h("button", { type: "button", onclick: replay }, "Read them again"),
+          h("button", { type: "button", onclick: replay }, "Retry dead letters"),
           h(
             "button",
             { type: "button", class: "danger-quiet", disabled: marked.size === 0, onclick: drop },
@@ -148,21 +148,21 @@ function putAside() {
 
 function asideBody(data) {
   if (!data)
-    return aside.error ? trouble(aside.error, () => aside.load()) : h("p", { class: "boot" }, "Asking the workers …");
+    return aside.error ? trouble(aside.error, () => aside.load()) : h("p", { class: "boot" }, "Loading …");
   return [
     aside.error && h("p", { class: "stale" }, aside.error),
     table({
-      caption: "What was put aside",
+      caption: "Dead letters and quarantined events",
       rows: data.rows,
       keyOf: (one) => one.id,
-      empty: empty("Nothing was put aside"),
+      empty: empty("No dead letters and no quarantined events"),
       columns: [
-        ...(mayChange() ? [{ head: h("span", { class: "unseen" }, "Choose"), cell: checkbox }] : []),
+        ...(mayChange() ? [{ head: h("span", { class: "unseen" }, "Select"), cell: checkbox }] : []),
         { head: "Seen", cell: (one) => ago(one.seen_at_ms) },
         { head: "Kind", cell: (one) => one.kind },
         { head: "Stream", cell: (one) => one.stream },
-        { head: "Why", cell: (one) => one.reason },
-        { head: "What", cell: (one) => h("details", {}, h("summary", {}, one.entry), h("pre", {}, one.raw)) },
+        { head: "Reason", cell: (one) => one.reason },
+        { head: "Entry", cell: (one) => h("details", {}, h("summary", {}, one.entry), h("pre", {}, one.raw)) },
       ],
     }),
   ];
@@ -172,7 +172,7 @@ function checkbox(one) {
   return h("input", {
     type: "checkbox",
     checked: marked.has(one.id),
-    "aria-label": `Choose ${one.kind} ${one.entry}`,
+    "aria-label": `Select ${one.kind} ${one.entry}`,
     onchange: (event) => {
       if (event.target.checked) marked.add(one.id);
       else marked.delete(one.id);
@@ -183,13 +183,13 @@ function checkbox(one) {
 
 function replay() {
   ask({
-    title: "Read the dead letters again?",
-    confirm: "Read them again",
-    words: "What this version of the workers can read is folded; the rest stays.",
+    title: "Retry the dead letters?",
+    confirm: "Retry",
+    words: "Those that the workers can now decode are folded; the rest stay.",
     act: async () => {
       const told = await api.post("/dead-letters/replay", { stream: "" });
       await aside.load();
-      return `${format.plural(told.read, "event")} read, ${told.left} left`;
+      return `${format.plural(told.read, "event")} folded, ${told.left} left`;
     },
   });
 }
@@ -197,10 +197,10 @@ function replay() {
 function drop() {
   const ids = [...marked];
   ask({
-    title: `Drop ${format.plural(ids.length, "row")} for good?`,
+    title: `Drop ${format.plural(ids.length, "row")} permanently?`,
     confirm: "Drop",
     danger: true,
-    words: "What they say is lost. The ledger stays whole without them.",
+    words: "Their content is lost. The ledger stays consistent without them.",
     act: async () => {
       const told = await api.post("/dead-letters/drop", { ids });
       marked.clear();
@@ -217,10 +217,10 @@ function inForce() {
     (one) => one.name.toLowerCase().includes(wanted) || one.value.toLowerCase().includes(wanted),
   );
   return panel(
-    "Settings in force",
+    "Effective settings",
     {
       id: "settings",
-      intro: "Of the replica that answers here. Secrets are masked. docs/settings.md explains each.",
+      intro: "Of the replica that serves this page. Secrets are masked. docs/settings.md explains each setting.",
       aside: h(
         "label",
         {},
@@ -241,10 +241,10 @@ function inForce() {
       : settings.data
         ? table({
             kind: "long",
-            caption: "Settings in force",
+            caption: "Effective settings",
             rows,
             keyOf: (one) => one.name,
-            empty: empty("No setting is called that"),
+            empty: empty("No matching settings"),
             columns: [
               { head: "Setting", cell: (one) => h("code", {}, one.name) },
               {
@@ -253,6 +253,6 @@ function inForce() {
               },
             ],
           })
-        : h("p", { class: "boot" }, "Asking for the settings …"),
+        : h("p", { class: "boot" }, "Loading settings …"),
   );
 }

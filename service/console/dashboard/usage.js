@@ -24,9 +24,9 @@ const MEASURES = {
   ],
 };
 const PERCENTILES = [
-  ["p50", "half of all"],
-  ["p95", "95 of 100"],
-  ["p99", "99 of 100"],
+  ["p50", "median"],
+  ["p95", "95th percentile"],
+  ["p99", "99th percentile"],
 ];
 const MOST_SERIES = 6;
 
@@ -64,19 +64,19 @@ export function view() {
       "div",
       { class: "controls" },
       choice({
-        label: "Time",
+        label: "Period",
         options: Object.entries(PERIODS).map(([value, [words]]) => [value, words]),
         chosen: chosen.period,
         choose: (value) => choose("period", value),
       }),
       choice({
-        label: "By",
+        label: "Group by",
         options: Object.entries(GROUPS),
         chosen: chosen.by,
         choose: (value) => choose("by", value),
       }),
       choice({
-        label: "What",
+        label: "Measure",
         options: Object.entries(MEASURES).map(([value, [words]]) => [value, words]),
         chosen: chosen.measure,
         choose: (value) => choose("measure", value),
@@ -92,15 +92,15 @@ export function view() {
       {
         id: "latency",
         aside: choice({
-          label: "What of latency",
+          label: "Latency measure",
           options: [
             ["first_byte", "First byte"],
-            ["total", "Whole answer"],
+            ["total", "Whole response"],
           ],
           chosen: chosen.latency,
           choose: (value) => choose("latency", value),
         }),
-        intro: chosen.period === "30d" ? "Of the last 7 days: latency is told of at most 8." : null,
+        intro: chosen.period === "30d" ? "Last 7 days: latency is available for 8 days at most." : null,
       },
       latencyBody(),
     ),
@@ -121,7 +121,7 @@ const totals = (total) =>
 
 function waiting(loaded) {
   if (loaded.error && !loaded.data) return trouble(loaded.error, () => loaded.load());
-  return loaded.data ? null : h("p", { class: "boot" }, "Asking the workers …");
+  return loaded.data ? null : h("p", { class: "boot" }, "Loading …");
 }
 
 // -- usage
@@ -130,7 +130,7 @@ function usageBody() {
   const wait = waiting(usage);
   if (wait) return wait;
   const { rows } = usage.data;
-  if (!rows.length) return empty("Nothing was used in this time", "Choose a longer one, or send a request.");
+  if (!rows.length) return empty("No usage in this period", "Choose a longer one, or send a request.");
   const [, value, show] = MEASURES[chosen.measure];
   const groups = grouped(rows);
   const times = timesOf(usage.data);
@@ -146,7 +146,7 @@ function usageBody() {
       times,
       series,
       show,
-      label: `${MEASURES[chosen.measure][0]} by ${chosen.by} over ${PERIODS[chosen.period][0]}; the table below has the sums`,
+      label: `${MEASURES[chosen.measure][0]} by ${chosen.by} over ${PERIODS[chosen.period][0]}; the table below has the totals`,
     }),
     sums(groups, usage.data.total),
   ];
@@ -221,8 +221,8 @@ function valuesAt(rows, times, value, summed) {
 function sums(groups, total) {
   const number = (head, cell) => ({ head, class: "number", cell });
   return table({
-    caption: `Sums by ${chosen.by}`,
-    rows: [...groups, { name: "All", sum: total, all: true }],
+    caption: `Totals by ${chosen.by}`,
+    rows: [...groups, { name: "Total", sum: total, all: true }],
     keyOf: (one) => one.name,
     rowClass: (one) => (one.all ? "total" : ""),
     empty: null,
@@ -246,7 +246,7 @@ function latencyBody() {
   const wait = waiting(latency);
   if (wait) return wait;
   const { rows } = latency.data;
-  if (!rows.length) return empty("Nothing was answered in this time");
+  if (!rows.length) return empty("No answered requests in this period");
   const byTime = new Map(rows.map((row) => [stampS(row), row]));
   const from = Math.min(...byTime.keys());
   const to = Math.max(...byTime.keys());
@@ -283,7 +283,7 @@ function percentiles(rows) {
       number("First byte p50", "first_byte_p50_ms"),
       number("p95", "first_byte_p95_ms"),
       number("p99", "first_byte_p99_ms"),
-      number("Whole p50", "total_p50_ms"),
+      number("Total p50", "total_p50_ms"),
       number("p95", "total_p95_ms"),
       number("p99", "total_p99_ms"),
     ],
