@@ -1,4 +1,4 @@
-"""Tests can be entered one room at a time: a room imports of other tests only what is meant to be shared."""
+"""Tests can be entered one room at a time, and none of them sleeps for a fixed time to let something happen."""
 
 import ast
 from collections.abc import Iterator
@@ -6,6 +6,23 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 SHARED = ("tests.support.", "tests.fakes.")
+MAY_SLEEP = {
+    "attacks/fuzz.py": "measures how long the event loop is blocked at most between two turns",
+    "attacks/test_strangers.py": "a probe's pace while an attack is on",
+    "chaos/load.py": "the pace of clients",
+    "chaos/run.py": "a tick of the plan, and of the wait for quiet, which is bounded",
+    "deploy/image.py": "polls the health command of the image, at most START_S",
+    "e2e/traffic.py": "the pace of clients",
+    "fakes/process.py": "polls a provider in another process, for a limited time",
+    "http1/scripted.py": "a provider that is slow",
+    "relay/test_deadline.py": "deadlines, compared with asyncio's own on the real clock",
+    "scale/load.py": "the pace of clients",
+    "simulation/clients.py": "simulated time",
+    "simulation/replica.py": "simulated time",
+    "support/proxies.py": "makes uvicorn's own polling faster",
+    "support/waiting.py": "polls a condition, for a limited time",
+}
+"""Everything else waits for a condition, with the help of `tests.support.waiting`."""
 
 
 def files() -> Iterator[tuple[Path, ast.Module]]:
@@ -36,3 +53,16 @@ def test_a_room_imports_no_other_room() -> None:
 
 def test_what_is_shared_holds_no_test() -> None:
     assert list((TESTS / "support").glob("test_*.py")) == []
+
+
+def sleeps(tree: ast.Module) -> Iterator[int]:
+    """The lines that sleep; `sleep(0)` only lets other tasks run."""
+    for node in ast.walk(tree):
+        called = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+        if called == "sleep" and ast.unparse(node) not in ("asyncio.sleep(0)", "sleep(0)"):
+            yield getattr(node, "lineno", 0)
+
+
+def test_no_test_sleeps_to_let_something_happen() -> None:
+    found = {path.as_posix(): list(sleeps(tree)) for path, tree in files() if path.as_posix() not in MAY_SLEEP}
+    assert {path: lines for path, lines in found.items() if lines} == {}

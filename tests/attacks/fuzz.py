@@ -37,6 +37,7 @@ from tests.attacks.fuzz_requests import MARKER, FuzzedRequest, fuzzed
 from tests.attacks.raw import ByteProvider, RawClient, RawResponse, SeenRequest, byte_provider, request
 from tests.support.client_keys import issue
 from tests.support.proxies import ANTHROPIC_KEY, ASK, Server, Serving, server_of
+from tests.support.waiting import wait_until
 
 AT_ONCE = 32
 PARTIAL_S = 0.3
@@ -352,9 +353,7 @@ class Fuzz:
 
     async def _settle(self) -> None:
         """Wait until all attempts have ended: clients left some."""
-        async with asyncio.timeout(ANSWER_S):
-            while self._served.open_attempts():  # noqa: ASYNC110 - what is noted is no event
-                await asyncio.sleep(0.005)
+        await wait_until(lambda: not self._served.open_attempts(), ANSWER_S)
 
     def _compare(self, asked: FuzzedRequest, told: Sequence[RawResponse]) -> None:
         host = f"127.0.0.1:{self._provider.port}".encode()

@@ -11,6 +11,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
+from tests.support.proxies import Serving
+from tests.support.reading import until_read
+
 LIMIT_S = 20
 MESSAGE: dict[str, Any] = {
     "id": "msg_01ByteProvider1",
@@ -151,6 +154,10 @@ class RawClient:
         """Bytes as they are."""
         self.writer.write(data)
         await self.writer.drain()
+
+    async def until_read(self, served: Serving) -> None:
+        """Wait until the proxy has read everything that was sent."""
+        await until_read(served.connections, self.reader, self.writer)
 
     async def receive(self, method: bytes = b"POST") -> RawResponse:
         """The next response. Raises IncompleteReadError when the proxy closes instead."""

@@ -12,6 +12,7 @@ from service.edge import connection as module
 from service.edge.connection import ClientConnection
 from tests.attacks.raw import answer, byte_provider, raw_client, request
 from tests.support.proxies import ASK, ASK_BYTES, Server, Serving
+from tests.support.waiting import wait_until
 
 LINE = b"POST /v1/messages HTTP/1.1\r\nhost: 127.0.0.1\r\n"
 LENGTH = b"content-length: %d\r\n\r\n" % len(ASK_BYTES)
@@ -104,9 +105,7 @@ async def test_chunks_of_two_bytes_take_no_more_than_their_body(server: Server) 
         tracemalloc.start()
         try:
             await client.send(b"2\r\nab\r\n" * 100_000)
-            async with asyncio.timeout(20):
-                while held_by(connection_of(served)) < 200_000:  # noqa: ASYNC110 - within the limit
-                    await asyncio.sleep(0.001)
+            await wait_until(lambda: held_by(connection_of(served)) >= 200_000)
             assert tracemalloc.get_traced_memory()[0] < 2_000_000
         finally:
             tracemalloc.stop()
@@ -129,7 +128,7 @@ async def test_one_byte_a_minute_does_not_keep_a_connection(server: Server, said
         await client.send(said)
         for passed_s in (30.0, 31.0):
             await client.send(b"a")
-            await asyncio.sleep(0.02)
+            await client.until_read(served)
             connection = connection_of(served)
             connection._since_s -= passed_s
             connection.close_if_slow()
@@ -146,17 +145,13 @@ async def test_who_reads_nothing_is_dropped(server: Server) -> None:
         async with raw_client(served.url) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined] # a socket's has it
             await client.send(request(ASK))
-            async with asyncio.timeout(20):
-                while not served.ends:  # noqa: ASYNC110 - within the limit
-                    await asyncio.sleep(0.01)
+            await wait_until(lambda: served.ends)
             connection = connection_of(served)
             connection.close_if_slow()
             assert connection.transport.get_write_buffer_size() > 1_000_000
             connection._unread_since_s -= 301
             connection.close_if_slow()
-            async with asyncio.timeout(5):
-                while connection.server_state.connections:  # noqa: ASYNC110 - within the limit
-                    await asyncio.sleep(0.01)
+            await wait_until(lambda: not connection.server_state.connections, patience_s=5)
 
 
 @pytest.mark.parametrize("target", ["/v1/messages", "/livez"])
@@ -185,9 +180,7 @@ async def test_a_half_closed_client_is_probed_while_it_waits(server: Server, mon
             client.writer.write_eof()
             assert [(await client.receive()).status for _ in range(2)] == [100, 100]
             leaving.writer.close()
-            async with asyncio.timeout(1.5):
-                while [end.outcome for _, end in served.ends] != ["aborted"]:  # noqa: ASYNC110 - within the limit
-                    await asyncio.sleep(0.005)
+            await wait_until(lambda: [end.outcome for _, end in served.ends] == ["aborted"], patience_s=1.5)
             while (told := await client.receive()).status == 100:
                 pass
             assert told.status == 504

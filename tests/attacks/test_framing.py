@@ -232,7 +232,7 @@ async def test_a_body_that_breaks_behind_its_head_is_refused_by_its_reader(serve
             async with raw_client(served.url) as client:
                 head = f"POST {target} HTTP/1.1\r\nhost: 127.0.0.1\r\n".encode() + kind + CHUNKED
                 await client.send(head + b"\r\n5\r\nabcde\r\n")
-                await asyncio.sleep(0.02)
+                await client.until_read(served)
                 told = await client.ask(b"zz\r\n" + SMUGGLED)
                 assert told.status in (400, 401, 404), target
                 assert await client.closed() == b""

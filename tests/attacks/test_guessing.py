@@ -13,6 +13,7 @@ from service.auth_throttle import FREE_TRIES
 from tests.attacks.raw import ByteProvider, byte_provider
 from tests.support.client_keys import issue, shown
 from tests.support.proxies import ASK, Server, Serving
+from tests.support.waiting import wait_until
 
 ADMIN, METRICS, ANN = "admin-token-0123456789", "metrics-token-0123456789", "key-of-ann-0123456789"
 OWN = "sk-ant-api03-own-credential"
@@ -86,8 +87,7 @@ async def test_guesses_of_every_kind_are_slowed_together(server: Server, provide
     async with client_at(served) as client:
         wrong = [kinds[number % len(kinds)] for number in range(GUESSES)]
         guesses = [asyncio.ensure_future(timed(client, method, path, **more)) for method, path, more in wrong]
-        while served.parts.brake.tries < len(guesses) // 2:  # noqa: ASYNC110 - bounded by the test's time
-            await asyncio.sleep(0.01)
+        await wait_until(lambda: served.parts.brake.tries >= len(guesses) // 2)
         for method, path, more in right:
             status, took_s = await timed(client, method, path, **more)
             assert status in (200, 201), path

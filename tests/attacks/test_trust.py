@@ -21,6 +21,7 @@ from service.ledger.fold import advance
 from tests.attacks.raw import SeenRequest, answer, byte_provider, raw_client, request
 from tests.support.client_keys import issue
 from tests.support.proxies import ASK, ASK_BYTES, Server, Serving
+from tests.support.waiting import wait_until
 
 JUNK = {"x-api-key": "junk"}
 KEYS = {"PROXY_API_KEYS": "ann:" + "k" * 32}
@@ -38,9 +39,7 @@ def head(headers: dict[str, str], length: int = LARGE) -> bytes:
 
 async def until_idle(served: Serving) -> None:
     """Wait until no request holds a body."""
-    async with asyncio.timeout(20):
-        while served.parts.memory.held:  # noqa: ASYNC110 - bounded by the limit above
-            await asyncio.sleep(0.01)
+    await wait_until(lambda: not served.parts.memory.held)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +113,7 @@ async def test_bodies_of_all_requests_share_a_bound(server: Server) -> None:
         )
         async with raw_client(served.url) as first, raw_client(served.url) as second:
             await first.send(head({}, 2_000_000) + b" " * 900_000)
-            async with asyncio.timeout(20):
-                while served.parts.memory.held < 800_000:  # noqa: ASYNC110 - bounded by the limit above
-                    await asyncio.sleep(0.01)
+            await wait_until(lambda: served.parts.memory.held >= 800_000)
             refused = await second.ask(request(b" " * 400_000 + ASK_BYTES))
             assert (refused.status, refused.value(b"x-should-retry")) == (503, b"true")
             assert int(refused.value(b"retry-after")) > 0
@@ -131,9 +128,7 @@ async def test_what_is_kept_before_a_request_is_handled_counts_as_well(server: S
     served = await server.start(variables=KEYS | {"LOG_LEVEL": "silent"})
     async with raw_client(served.url) as client:
         await client.send(head({}, 100_000) + b" " * 90_000)
-        async with asyncio.timeout(20):
-            while served.parts.memory.held < 90_000:  # noqa: ASYNC110 - bounded by the limit above
-                await asyncio.sleep(0.01)
+        await wait_until(lambda: served.parts.memory.held >= 90_000)
     await until_idle(served)
 
 
@@ -146,9 +141,7 @@ async def test_strangers_take_no_room_from_clients(server: Server) -> None:
         for number in range(1, 6):
             stranger = await stack.enter_async_context(raw_client(served.url))
             await stranger.send(head(JUNK, 100_000) + b" " * 25_000)
-            async with asyncio.timeout(20):
-                while memory.unasked < number * 25_000:  # noqa: ASYNC110 - bounded by the limit above
-                    await asyncio.sleep(0.01)
+            await wait_until(lambda wanted=number * 25_000: memory.unasked >= wanted)  # type: ignore[misc]
         slow = await stack.enter_async_context(raw_client(served.url))
         await slow.send(head({"x-api-key": "k" * 32}, 600_000) + b" " * 500_000)
         async with raw_client(served.url) as client:
@@ -205,9 +198,7 @@ async def test_a_refusal_that_is_held_back_holds_no_body(server: Server, monkeyp
     memory = served.parts.memory
     async with raw_client(served.url) as client:
         await client.send(request(b" " * 200_000, headers=JUNK))
-        async with asyncio.timeout(2):
-            while not served.parts.brake.tries:  # noqa: ASYNC110 - bounded by the limit above
-                await asyncio.sleep(0.01)
+        await wait_until(lambda: served.parts.brake.tries, patience_s=2)
         assert (memory.held, memory.unasked) == (0, 0)
         assert (await client.receive()).status == 401
         assert (await client.ask(request(target="/livez", method="GET"), b"GET")).status == 200
@@ -350,8 +341,7 @@ async def test_a_key_is_asked_again_behind_a_slow_body(
         change, status = changes[end]
         async with raw_client(served.url) as client, asyncio.timeout(20):
             await client.send(sent[:-10])
-            while not served.parts.memory.held:  # noqa: ASYNC110 - bounded by the limit above
-                await asyncio.sleep(0.01)
+            await wait_until(lambda: served.parts.memory.held)
             advance(served.parts.watcher.view.control, change)
             assert (await client.ask(sent[-10:])).status == status
         assert provider.seen == []

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.raw import MESSAGE, SeenRequest, answer, byte_provider, raw_client, request
-from tests.support.ports import free_port
+from tests.support.ports import free_port, listens
 from tests.support.proxies import ASK, ASK_BYTES, Server
 from tests.support.servers import program
+from tests.support.waiting import wait_until
 
 H2C = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
 OFFERS = {
@@ -54,7 +55,7 @@ async def test_the_body_is_read_by_its_framing(server: Server, framing: str) -> 
                 assert [(await client.receive()).status for _ in range(3)] == [200] * 3
                 for cut in (10, sent.index(b"\r\n\r\n") + 2, sent.index(b"\r\n\r\n") + 4, len(sent) - 3):
                     await client.send(sent[:cut])
-                    await asyncio.sleep(0.005)
+                    await client.until_read(served)
                     assert (await client.ask(sent[cut:])).status == 200
     assert [seen.body for seen in provider.seen] == [ASK_BYTES] * 7 * len(OFFERS)
     assert not [name for seen in provider.seen for name, _ in seen.headers if name in (b"upgrade", b"http2-settings")]
@@ -119,7 +120,7 @@ async def test_a_body_is_never_a_request(server: Server, where: str) -> None:
             async with raw_client(served.url) as client:
                 await client.send(head + hidden if where == "same read" else head)
                 if where == "next read":
-                    await asyncio.sleep(0.02)
+                    await client.until_read(served)
                     await client.send(hidden)
                 assert (await client.receive()).status == 200
                 assert (await client.ask(request(ASK_BYTES))).status == 200
@@ -192,16 +193,8 @@ async def nginx(folder: Path, proxy: int, buffering: str) -> AsyncIterator[str]:
         program("nginx", "nginx-light"), "-c", file, "-e", folder / "error.log", cwd=folder
     )
     try:
-        async with asyncio.timeout(10):
-            while True:
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                except OSError:
-                    assert process.returncode is None, (folder / "error.log").read_text()
-                    await asyncio.sleep(0.01)
-                else:
-                    writer.close()
-                    break
+        await wait_until(lambda: listens(port) or process.returncode is not None, patience_s=10)
+        assert process.returncode is None, (folder / "error.log").read_text()
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()

@@ -1,13 +1,12 @@
 """`/metrics` through the real server: the agreed names, what they count, and who may read them."""
 
-import asyncio
-
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import auth_throttle as brake
 from tests.fakes import FakeProvider, reply
 from tests.support.proxies import STREAM, Server, Serving
+from tests.support.waiting import wait_for_answer
 
 NAMES = {
     "ccproxy_requests", "ccproxy_request_refusals", "ccproxy_attempts", "ccproxy_failovers", "ccproxy_circuit_state",
@@ -80,8 +79,11 @@ async def test_a_stream_that_breaks_is_no_answer(server: Server, anthropic: Fake
         assert b"event: error" in (await served.ask()).content
     async with served.http.stream("POST", "/v1/messages", json=STREAM) as answer:
         await anext(answer.aiter_bytes())
-    while (await read(served))["ccproxy_requests_in_flight"] != {(): 0}:  # noqa: ASYNC110 - bounded by the test's time
-        await asyncio.sleep(0.01)
+
+    async def none_in_flight() -> bool:
+        return (await read(served))["ccproxy_requests_in_flight"] == {(): 0}
+
+    await wait_for_answer(none_in_flight)
     assert (await read(served))["ccproxy_requests_total"] == {
         ("messages", "provider_error"): 2,
         ("messages", "aborted"): 1,

@@ -8,6 +8,7 @@ import pytest
 from service import auth_throttle as brake
 from service.auth_throttle import ADDRESSES, FREE_TRIES, LONGEST_WAIT_S, PROVEN, AuthThrottle, network_of
 from service.errors import AskedTooOften, BadClientKey
+from tests.support.waiting import wait_until
 
 WRONG = BadClientKey("wrong")
 
@@ -90,7 +91,5 @@ async def test_leaving_does_not_make_room_for_more_guesses(monkeypatch: pytest.M
     made.accept("a", "known key")
     made.accept("b", "new key")
     assert await made.delay_failure("b", WRONG) is WRONG
-    async with asyncio.timeout(20):
-        while made._held:  # noqa: ASYNC110 - bounded by the time-out
-            await asyncio.sleep(0.01)
+    await wait_until(lambda: not made._held)
     made.accept("a", "new key")

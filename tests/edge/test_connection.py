@@ -22,6 +22,8 @@ from service.edge.responses import AsgiResponseWriter
 from service.errors import ClientError
 from tests.fakes import FakeProvider
 from tests.support.proxies import ASK, STREAM, Server, Wire
+from tests.support.reading import until_read
+from tests.support.waiting import wait_until
 
 Handler = Callable[[Any, Any, Any], Awaitable[None]]
 JSON = b"content-type: application/json\r\n"
@@ -66,7 +68,8 @@ async def handle(scope: Any, receive: Any, send: Any) -> None:
     if what == "early":
         await answer(send, b"too much", status=413, length=8)
     elif what == "unread":
-        await asyncio.sleep(0.05)  # by then more of the body has come than is kept
+        # Until more of the body has come than is kept.
+        await wait_until(lambda: any(each.flow.read_paused for each in scope["state"]["connections"]))
         await answer(send, b"too much", status=413, length=8)
     elif what == "chunks":
         await answer(send, b"three", b"one", b"", b"two")
@@ -117,7 +120,7 @@ async def serving(handler: Handler, protocol: Any = None) -> AsyncIterator["Serv
     config.load()
     state = uvicorn.server.ServerState()
     made: Any = config.http_protocol_class
-    make = partial(made, config=config, server_state=state, app_state={})
+    make = partial(made, config=config, server_state=state, app_state={"connections": state.connections})
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     try:
         yield Served(server.sockets[0].getsockname()[1], state)
@@ -125,7 +128,7 @@ async def serving(handler: Handler, protocol: Any = None) -> AsyncIterator["Serv
         server.close()
         for connection in list(state.connections):
             connection.transport.abort()
-        await until(lambda: not (state.tasks or state.connections))
+        await wait_until(lambda: not (state.tasks or state.connections))
 
 
 class Served:
@@ -149,15 +152,8 @@ class Served:
         async with self.connected() as wire:
             for piece in pieces:
                 await wire.send(piece)
-                await asyncio.sleep(0.002)
+                await until_read(self.state.connections, wire.reader, wire.writer)
             return await wire.to_the_end()
-
-
-async def until(ready: Callable[[], bool]) -> None:
-    """Let the loop run until this holds."""
-    async with asyncio.timeout(20):
-        while not ready():  # noqa: ASYNC110 - within the limit above
-            await asyncio.sleep(0.001)
 
 
 def talks() -> Iterator[Any]:
@@ -240,7 +236,7 @@ async def test_json_is_handled_when_it_is_whole() -> None:
     async with serving(handle) as served, served.connected() as wire, served.connected() as upload:
         await wire.send(post(b"whole")[:-1])
         await upload.send(post(b"whole", b"")[:-1])
-        await until(lambda: len(served.state.tasks) == 1)
+        await wait_until(lambda: len(served.state.tasks) == 1)
         assert sorted(bool(connection._exchange.waiting_handler) for connection in served.state.connections) == [
             False,
             True,
@@ -261,9 +257,9 @@ async def test_what_nobody_asks_for_is_not_read() -> None:
     async with serving(wait) as served, served.connected() as wire:
         body = LARGE * 16
         sending = asyncio.create_task(wire.send(post(body)))
-        await until(lambda: bool(served.state.tasks))
-        await asyncio.sleep(0.02)
+        await wait_until(lambda: bool(served.state.tasks))
         [connection] = served.state.connections
+        await wait_until(lambda: connection.flow.read_paused)
         assert KEPT_BYTES < connection._exchange.held <= 2 * KEPT_BYTES
         assert connection.flow.read_paused
         may_read.set()
@@ -286,10 +282,11 @@ async def test_the_handler_is_told_when_its_client_goes() -> None:
         for path in (b"/v1/answered", b"/v1/left"):
             async with served.connected() as wire:
                 await wire.send(get(path))
-                await (
-                    wire.until(b"answered") if path == b"/v1/answered" else until(lambda: len(served.state.tasks) == 2)
-                )
-            await until(lambda: not served.state.connections)
+                if path == b"/v1/answered":
+                    await wire.until(b"answered")
+                else:
+                    await wait_until(lambda: len(served.state.tasks) == 2)
+            await wait_until(lambda: not served.state.connections)
         over.set()
     assert gone == ["/v1/left"]
 
@@ -314,7 +311,7 @@ async def test_half_a_request_is_handled_at_its_end(how: str) -> None:
 
     async with serving(note) as served, served.connected() as wire:
         await wire.send(post(b"half of it")[:-5])
-        await until(lambda: any(connection._exchange for connection in served.state.connections))
+        await wait_until(lambda: any(connection._exchange for connection in served.state.connections))
         assert not served.state.tasks
         if how == "server":
             [connection] = served.state.connections
@@ -322,7 +319,7 @@ async def test_half_a_request_is_handled_at_its_end(how: str) -> None:
             assert b"connection: close" in await wire.to_the_end()
         else:
             await wire.close()
-        await until(lambda: bool(seen))
+        await wait_until(lambda: bool(seen))
     assert seen == ["http.request" if how == "server" else "http.disconnect"]
 
 
@@ -382,7 +379,7 @@ async def test_a_slow_reader_holds_the_handler_back() -> None:
 
     async with serving(pour) as served, served.connected() as wire:
         await wire.send(get(b"/v1/x", LAST))
-        await until(lambda: any(connection.flow.write_paused for connection in served.state.connections))
+        await wait_until(lambda: any(connection.flow.write_paused for connection in served.state.connections))
         assert sent < 100
         assert (await wire.to_the_end()).endswith(b"end\r\n0\r\n\r\n")
 
@@ -439,12 +436,10 @@ async def test_a_client_that_is_too_slow_is_disconnected(
         connection.close_if_slow()
         assert not connection.transport.is_closing()  # it has its time
         connection._body_bytes = 0  # as after a window
-        monkeypatch.setattr(module, "HEAD_S", 0.01)
-        monkeypatch.setattr(module, "BODY_WINDOW_S", 0.01)
-        await asyncio.sleep(0.02)
+        connection._since_s -= max(module.HEAD_S, module.BODY_WINDOW_S)
         connection.close_if_slow()
         assert told in await wire.to_the_end()
-        await until(lambda: not served.state.tasks)
+        await wait_until(lambda: not served.state.tasks)
 
 
 async def test_a_slow_body_that_makes_progress_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,11 +449,11 @@ async def test_a_slow_body_that_makes_progress_is_read(monkeypatch: pytest.Monke
     async with serving(handle) as served, served.connected() as wire:
         whole = post(part * 3)
         await wire.send(whole[: -3 * len(part)])
-        await until(lambda: any(each._in_body for each in served.state.connections))
+        await wait_until(lambda: any(each._in_body for each in served.state.connections))
         [connection] = served.state.connections
         for number in range(3):
             await wire.send(part)
-            await until(lambda: connection._body_bytes == len(part) or not connection._in_body)
+            await wait_until(lambda: connection._body_bytes == len(part) or not connection._in_body)
             connection.close_if_slow()
             assert connection._body_bytes == 0 or number == 2
         await wire.until(b"200 OK")
@@ -500,7 +495,7 @@ async def test_a_body_that_nobody_reads_is_not_slow(monkeypatch: pytest.MonkeyPa
 
     async with serving(late) as served, served.connected() as wire:
         sending = asyncio.create_task(wire.send(post(LARGE)))
-        await until(lambda: any(each.flow.read_paused for each in served.state.connections))
+        await wait_until(lambda: any(each.flow.read_paused for each in served.state.connections))
         [connection] = served.state.connections
         connection.close_if_slow()
         monkeypatch.setattr(module, "BODY_WINDOW_S", 60.0)
@@ -520,7 +515,7 @@ async def test_a_client_that_waits_for_a_100_is_not_slow(monkeypatch: pytest.Mon
 
     async with serving(late) as served, served.connected() as wire:
         await wire.send(post(b"{}", JSON + b"expect: 100-continue\r\n").removesuffix(b"{}"))
-        await until(lambda: bool(served.state.tasks))
+        await wait_until(lambda: bool(served.state.tasks))
         [connection] = served.state.connections
         connection.close_if_slow()
         monkeypatch.setattr(module, "BODY_WINDOW_S", 60.0)

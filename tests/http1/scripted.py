@@ -45,6 +45,10 @@ class Peer:
         self.writer.write(data)
         await self.writer.drain()
 
+    async def pause(self, pause_s: float) -> None:
+        """Say nothing for a while, as a slow provider."""
+        await asyncio.sleep(pause_s)
+
     async def closed(self) -> None:
         """Until the client has closed."""
         with suppress(ConnectionError):
@@ -111,13 +115,6 @@ async def scripted(*scripts: Script, tls: ssl.SSLContext | None = None) -> Async
             with suppress(Exception):
                 await peer.writer.wait_closed()
         assert not served.faults, served.faults
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what must come."""
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - bounded by the limit above
-            await asyncio.sleep(0.001)
 
 
 def answers(*each: bytes) -> Script:

@@ -20,7 +20,8 @@ from service.http1.connection import READ_AHEAD_BYTES, StaleSocket
 from service.http1.connector import connected
 from service.http1.pool import Limits
 from service.http1.request_head import Origin
-from tests.http1.scripted import Peer, answer, answers, scripted, until
+from tests.http1.scripted import Peer, answer, answers, scripted
+from tests.support.waiting import at_rest, wait_until
 
 WAITS = HttpTimeouts(connect_s=20, pool_s=20, write_s=20, head_s=20, chunk_s=20)
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -46,7 +47,7 @@ async def make() -> AsyncIterator[Make]:
         assert not transport._pool._room_taken
         assert not transport._pool._line
     own = {asyncio.current_task()}
-    await until(lambda: asyncio.all_tasks() == own)
+    await wait_until(lambda: asyncio.all_tasks() == own)
     gc.collect()
     assert not complaints
 
@@ -170,7 +171,7 @@ async def test_an_idle_connection_that_says_something_is_closed(lean: Http1Trans
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(answer(b"x"))
-        await until(lambda: bool(lean._pool._idle_count))
+        await wait_until(lambda: bool(lean._pool._idle_count))
         await peer.send(answer(b"surprise"))
         await peer.closed()
 
@@ -189,7 +190,7 @@ async def test_an_idle_connection_that_closes_is_forgotten(lean: Http1Transport)
 
     async with scripted(script, answers(answer(b"y"))) as server:
         assert await whole(lean, server.url) == b"x"
-        await until(lambda: not lean._pool._standing)
+        await wait_until(lambda: not lean._pool._standing)
         assert await whole(lean, server.url) == b"y"
 
 
@@ -200,7 +201,7 @@ async def test_an_idle_connection_goes_after_a_while(make: Make) -> None:
         await asyncio.gather(*(whole(lean, server.url) for _ in range(3)))
         for peer in server.peers:
             await peer.gone.wait()
-        await until(lambda: lean._pool._sweeper is None)
+        await wait_until(lambda: lean._pool._sweeper is None)
         assert not lean._pool._idle
 
 
@@ -341,7 +342,7 @@ async def test_silence_between_chunks_is_a_time_out_and_slowness_is_none(lean: H
         await peer.request()
         await peer.send(CHUNKED)
         for _ in range(6):
-            await asyncio.sleep(0.1)
+            await peer.pause(0.1)
             await peer.send(b"1\r\na\r\n")
         await peer.closed()
 
@@ -367,8 +368,8 @@ async def test_a_provider_that_reads_nothing_is_a_time_out(lean: Http1Transport)
 
     async def script(peer: Peer) -> None:
         peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        await until(lambda: bool(lean._pool._standing))
-        await until(lambda: not lean._pool._standing)
+        await wait_until(lambda: bool(lean._pool._standing))
+        await wait_until(lambda: not lean._pool._standing)
 
     async with scripted(script) as server:
         with pytest.raises(httpx.WriteTimeout):
@@ -380,7 +381,7 @@ async def test_a_handshake_that_hangs_is_no_connection(lean: Http1Transport) -> 
     async with scripted(Peer.closed) as server:
         with pytest.raises(httpx.ConnectTimeout):
             await ask(lean, server.url.replace("http:", "https:"), waits=HttpTimeouts(connect_s=0.5))
-        await until(lambda: bool(server.peers) and server.peers[0].gone.is_set())
+        await wait_until(lambda: bool(server.peers) and server.peers[0].gone.is_set())
 
 
 # -- back-pressure
@@ -402,11 +403,8 @@ async def test_no_more_is_read_than_is_taken(lean: Http1Transport) -> None:
     async with scripted(script) as server:
         opened = await ask(lean, server.url)
         (connection,) = lean._pool._standing
-        await until(lambda: not connection._reading)
-        last = -1
-        while last != sent:
-            last = sent
-            await asyncio.sleep(0.05)
+        await wait_until(lambda: not connection._reading)
+        await at_rest(lambda: sent)
         assert sent < size / 2
         assert connection._answer is not None
         assert connection._answer.size <= READ_AHEAD_BYTES + 262_144
@@ -493,7 +491,7 @@ async def test_a_refusal_before_the_request_is_sent_ends_it(lean: Http1Transport
         await peer.head()
         await peer.send(answer(b"too large", status=b"413 Payload Too Large"))
         peer.reader._transport.pause_reading()  # type: ignore[attr-defined]
-        await until(lambda: not lean._pool._standing)
+        await wait_until(lambda: not lean._pool._standing)
 
     async with scripted(script) as server:
         opened = await ask(lean, server.url, content=content())
@@ -501,7 +499,7 @@ async def test_a_refusal_before_the_request_is_sent_ends_it(lean: Http1Transport
         (connection,) = lean._pool._standing
         sender = connection._sender
         assert sender is not None
-        await until(sender.done)
+        await wait_until(sender.done)
         assert await rest(opened) == b"too large"
 
 
@@ -586,7 +584,7 @@ async def test_who_waits_in_line_too_long_is_told(make: Make) -> None:
     lean = make(per_origin=1)
     async with scripted(hang) as server:
         first = asyncio.create_task(ask(lean, server.url))
-        await until(lambda: bool(server.peers))
+        await wait_until(lambda: bool(server.peers))
         with pytest.raises(httpx.PoolTimeout):
             await ask(lean, server.url, waits=HttpTimeouts(pool_s=0.02))
         first.cancel()
@@ -599,7 +597,7 @@ async def test_room_that_comes_free_goes_to_the_next_in_line(make: Make) -> None
     lean = make(per_origin=1)
     async with scripted(hang, answers(answer(b"y"))) as server:
         tasks = [asyncio.create_task(whole(lean, server.url)) for _ in range(3)]
-        await until(lambda: bool(server.peers) and len(lean._pool._line) == 2)
+        await wait_until(lambda: bool(server.peers) and len(lean._pool._line) == 2)
         tasks[1].cancel()
         tasks[0].cancel()
         assert await tasks[2] == b"y"
@@ -612,7 +610,7 @@ async def test_what_is_given_to_one_that_leaves_goes_to_the_next(make: Make) -> 
     async with scripted(answers(answer(b"x"), answer(b"y"))) as server:
         opened = await ask(lean, server.url)
         second, third = (asyncio.create_task(whole(lean, server.url)) for _ in range(2))
-        await until(lambda: len(lean._pool._line) == 2)
+        await wait_until(lambda: len(lean._pool._line) == 2)
         assert await rest(opened) == b"x"
         second.cancel()
         assert await third == b"y"
@@ -635,7 +633,7 @@ async def test_a_connection_that_comes_free_makes_way_for_another_origin(make: M
     async with scripted(answers(answer(b"x"))) as one, scripted(answers(answer(b"y"))) as two:
         opened = await ask(lean, one.url)
         waiting = asyncio.create_task(whole(lean, two.url))
-        await until(lambda: bool(lean._pool._line))
+        await wait_until(lambda: bool(lean._pool._line))
         assert await rest(opened) == b"x"
         assert await waiting == b"y"
 
@@ -647,7 +645,7 @@ async def test_no_more_idle_connections_than_the_limit(make: Make) -> None:
         opened = [await ask(lean, server.url) for _ in range(3)]
         assert [await rest(each) for each in opened] == [b"x"] * 3
         assert lean._pool._idle_count == 1
-        await until(lambda: sum(peer.gone.is_set() for peer in server.peers) == 2)
+        await wait_until(lambda: sum(peer.gone.is_set() for peer in server.peers) == 2)
 
 
 async def test_closing_tells_who_waits_in_line(make: Make) -> None:
@@ -655,7 +653,7 @@ async def test_closing_tells_who_waits_in_line(make: Make) -> None:
     lean = make(per_origin=1)
     async with scripted(hang) as server:
         tasks = [asyncio.create_task(ask(lean, server.url)) for _ in range(2)]
-        await until(lambda: bool(lean._pool._line and lean._pool._standing and server.peers))
+        await wait_until(lambda: bool(lean._pool._line and lean._pool._standing and server.peers))
         await lean.aclose()
         told = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(each) for each in told] == [httpx.RemoteProtocolError, httpx.PoolTimeout]
@@ -677,10 +675,16 @@ async def test_a_connection_that_comes_after_the_close_is_closed(
     async with scripted(hang) as server:
         with pytest.raises(httpx.ConnectError):
             await ask(lean, server.url)
-        await until(lambda: all(peer.gone.is_set() for peer in server.peers))
+        await wait_until(lambda: all(peer.gone.is_set() for peer in server.peers))
 
 
 # -- cancelled
+
+
+def is_under_way(transport: Http1Transport, *, in_body: bool) -> bool:
+    """Whether the answer is awaited, or its head has come."""
+    (connection,) = transport._pool._standing
+    return connection._answer is not None and connection._answer.has_head == in_body
 
 
 async def test_a_cancelled_request_closes_its_connection_at_once(lean: Http1Transport) -> None:
@@ -694,8 +698,8 @@ async def test_a_cancelled_request_closes_its_connection_at_once(lean: Http1Tran
     async with scripted(hang, half) as server:
         for number in range(2):
             task = asyncio.create_task(whole(lean, server.url))
-            await until(lambda count=number: len(server.peers) > count)  # type: ignore[misc]
-            await asyncio.sleep(0.01)
+            await wait_until(lambda count=number: len(server.peers) > count)  # type: ignore[misc]
+            await wait_until(lambda in_body=number == 1: is_under_way(lean, in_body=in_body))  # type: ignore[misc]
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -708,7 +712,7 @@ async def test_a_request_cancelled_while_it_connects_leaves_nothing(lean: Http1T
     """TLS that is never answered."""
     async with scripted(Peer.closed) as server:
         task = asyncio.create_task(ask(lean, server.url.replace("http:", "https:")))
-        await until(lambda: bool(server.peers))
+        await wait_until(lambda: bool(server.peers))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -757,7 +761,7 @@ async def test_tls_sessions_are_resumed(lean: Http1Transport, tls: ssl.SSLContex
 
     async with scripted(script, tls=tls) as server:
         assert await whole(lean, server.url) == b"x"
-        await until(lambda: not lean._pool._standing)
+        await wait_until(lambda: not lean._pool._standing)
         assert await whole(lean, server.url) == b"x"
     assert seen == [(False, "http/1.1"), (True, "http/1.1")]
 
@@ -824,7 +828,7 @@ async def test_the_next_address_is_tried(first: str, monkeypatch: pytest.MonkeyP
         if first == "refuses":
             raise ConnectionRefusedError
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         finally:
             cancelled.set()
         raise AssertionError
@@ -880,7 +884,7 @@ async def test_many_at_once_leave_no_descriptor(make: Make) -> None:
         while True:
             await peer.request()
             await peer.send(CHUNKED + b"3\r\nabc\r\n")
-            await asyncio.sleep(0.001)
+            await peer.pause(0.001)
             await peer.send(b"0\r\n\r\n")
 
     async with scripted(script) as server:
@@ -893,7 +897,7 @@ async def test_many_at_once_leave_no_descriptor(make: Make) -> None:
         assert {b"abc"} <= {each for each in told if isinstance(each, bytes)} <= {b"abc"}
         assert all(isinstance(each, bytes | asyncio.CancelledError) for each in told)
         await lean.aclose()
-        await until(lambda: open_descriptors() <= before)
+        await wait_until(lambda: open_descriptors() <= before)
 
 
 def open_descriptors() -> int:

@@ -89,11 +89,12 @@ async def test_a_stop_does_not_hang_on_a_swallowed_cancellation(
     tmp_path: Path, fake: FakeProvider, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before Python 3.12 `wait_for`, which redis-py uses, may lose one that comes just as its work is done."""
-    swallowed = asyncio.Event()
+    ticking, swallowed = asyncio.Event(), asyncio.Event()
 
     async def tick(_: TokenManager) -> None:
         try:
-            await asyncio.sleep(60)
+            ticking.set()
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             if swallowed.is_set():
                 raise
@@ -102,7 +103,7 @@ async def test_a_stop_does_not_hang_on_a_swallowed_cancellation(
     monkeypatch.setattr(TokenManager, "tick", tick)
     made = Credentials(settings_of(tmp_path, fake, {"CLAUDE_CREDENTIALS_PATH": str(path)}), None, Clock())
     await made.start()
-    await asyncio.sleep(0.01)
+    await asyncio.wait_for(ticking.wait(), 20)
     stopping = asyncio.create_task(made.stop())
     _, late = await asyncio.wait({stopping}, timeout=20)
     assert swallowed.is_set()

@@ -18,6 +18,7 @@ from service.settings import Secret
 from tests.fakes import FakeProvider
 from tests.oauth.conftest import SHARE_KEY, MakeSubscription
 from tests.support.subscriptions import HOUR_MS, OLD_ACCESS, OLD_REFRESH, Time, log_in, now_ms, refreshes, told
+from tests.support.waiting import wait_for_answer
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -27,13 +28,12 @@ async def ticking(*subscriptions: page.TokenManager) -> AsyncIterator[None]:
     """What runs beside the requests, at a test's pace."""
     over = False
 
-    async def tick() -> None:
-        while not over:
-            for one in subscriptions:
-                await one.tick()
-            await asyncio.sleep(0.02)
+    async def tick() -> bool:
+        for one in subscriptions:
+            await one.tick()
+        return over
 
-    beside = asyncio.create_task(tick())
+    beside = asyncio.create_task(wait_for_answer(tick))
     try:
         yield
     finally:
@@ -83,9 +83,7 @@ async def test_one_has_the_lease(redis: Redis, monkeypatch: pytest.MonkeyPatch) 
     await one.release()
     monkeypatch.setattr(shared_token, "LEASE_MS", 1)
     assert await other.lease()
-    async with asyncio.timeout(20):
-        while not await one.lease():  # noqa: ASYNC110 - nobody tells when a key has expired
-            await asyncio.sleep(0.01)
+    await wait_for_answer(one.lease)
 
 
 async def test_a_host_without_the_file_uses_the_token_of_one_that_has_it(

@@ -5,6 +5,7 @@ import asyncio
 from tests.fakes import FakeProvider, reply
 from tests.support.proxies import ASK, STREAM, Server, Serving
 from tests.support.streams import DELTA, SSE, START
+from tests.support.waiting import wait_until
 
 PATIENCE_S = 20.0
 
@@ -29,7 +30,5 @@ async def test_no_task_outlives_its_request(server: Server, anthropic: FakeProvi
             served.forget()
         await leave(served)
         await served.http.get("/v1/nothing-at-all")
-    async with asyncio.timeout(PATIENCE_S):
-        while asyncio.all_tasks() != own:  # noqa: ASYNC110 - bounded by the limit above
-            await asyncio.sleep(0.01)
+    await wait_until(lambda: asyncio.all_tasks() == own)
     assert ("anthropic", "aborted", "") in served.told

@@ -9,6 +9,7 @@ import pytest
 from tests.fakes import FakeProvider, reply
 from tests.support.proxies import STREAM_BYTES, Server, Serving, connected, request_bytes
 from tests.support.subscriptions import HOUR_MS, OLD_REFRESH, log_in, refreshes
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -77,7 +78,5 @@ async def test_a_client_that_goes_meanwhile_leaves_no_open_attempt(
     async with connected(served) as wire:
         await wire.send(request_bytes(STREAM_BYTES, headers="anthropic-version: 2023-06-01\r\n"))
         await subscription.wait_until_async(lambda: refreshes(subscription) == 1)
-    async with asyncio.timeout(20):
-        while served.open_attempts():  # noqa: ASYNC110 - bounded by the limit above
-            await asyncio.sleep(0.01)
+    await wait_until(lambda: not served.open_attempts())
     assert [(end.outcome, end.status, end.scope) for _, end in served.ends] == [("failed", 401, "")]

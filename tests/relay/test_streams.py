@@ -1,7 +1,5 @@
 """Once content flows: bytes unchanged, pings between events alone, the end after the ledger, back-pressure kept."""
 
-import asyncio
-
 import pytest
 
 from service.fleet import outbox
@@ -9,7 +7,7 @@ from tests.fakes import FakeProvider, reply
 from tests.support.outbox_factories import ScriptedPort
 from tests.support.proxies import ASK, ASK_BYTES, STREAM, STREAM_BYTES, Server, chunked, connected, request_bytes
 from tests.support.streams import DELTA, END, SSE, START
-from tests.support.waiting import wait_until
+from tests.support.waiting import at_rest, wait_until
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 WHOLE = START + DELTA * 3 + END
@@ -205,10 +203,7 @@ async def test_a_slow_client_holds_up_the_provider_and_no_memory(server: Server,
     async with connected(served) as wire:
         await wire.send(request_bytes(STREAM_BYTES))
         await wire.until(b"content_block_delta")
-        last = -1
-        while last != (last := anthropic.served[0].body_bytes_sent):  # noqa: ASYNC110 - the fake has no event for it
-            await asyncio.sleep(0.2)
-        assert last < 30_000_000
+        assert await at_rest(lambda: anthropic.served[0].body_bytes_sent) < 30_000_000
         assert not served.ends
         wire.got = b""
         tail = b""

@@ -18,6 +18,7 @@ from service.ledger.state import ReplicaHealth, Usage
 from tests.simulation.clients import AsyncRedis, Weather
 from tests.simulation.conftest import ModelServers, RealServers, Servers
 from tests.support.stream_factories import NOON_MS, STREAM, ended, spooled, started
+from tests.support.waiting import wait_for_answer
 from workers import consume, publish
 from workers.consume import NO_ENTRY, Streams
 from workers.outage import Outage
@@ -233,8 +234,7 @@ async def told(make: Callable[[], Any]) -> list[Any]:
     said: list[Any] = []
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
         await pubsub.subscribe(wire.CHANGES_CHANNEL)
-        while await redis.publish(wire.CHANGES_CHANNEL, b"hello") == 0:  # noqa: ASYNC110 - the server's own state
-            await asyncio.sleep(0.01)
+        await wait_for_answer(lambda: redis.publish(wire.CHANGES_CHANNEL, b"hello"))
         message = None
         while message is None:
             message = await pubsub.get_message(timeout=1.0)

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,12 @@ class Serving:
     @property
     def url(self) -> str:
         return self.proxy.url
+
+    @property
+    def connections(self) -> Collection[Any]:
+        """The proxy's ends of its clients' connections."""
+        assert self.proxy._server
+        return self.proxy._server.server_state.connections
 
     async def ask(self, body: Mapping[str, Any] = STREAM, **more: Any) -> httpx.Response:
         """A request for a message."""

@@ -5,7 +5,7 @@ The limits only end a test that would fail anyway; they say nothing about speed.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 PATIENCE_S = 40.0
@@ -38,3 +38,32 @@ async def wait_until(happens: Callable[[], T], patience_s: float = PATIENCE_S) -
         assert time.monotonic() < give_up_at_s, f"it never happened; last seen: {result!r}"
         await asyncio.sleep(ASYNC_POLL_S)
     return result
+
+
+async def wait_for_answer(ask: Callable[[], Awaitable[T]], patience_s: float = PATIENCE_S) -> T:
+    """The first true result of awaiting `ask()`: for conditions that a server has to be asked for."""
+    give_up_at_s = time.monotonic() + patience_s
+    while not (result := await ask()):
+        assert time.monotonic() < give_up_at_s, f"it never happened; last seen: {result!r}"
+        await asyncio.sleep(ASYNC_POLL_S)
+    return result
+
+
+async def stays(holds: Callable[[], object], for_s: float = 0.03) -> None:
+    """Check for a short while that a condition goes on holding: nothing announces what must not happen."""
+    until_s = time.monotonic() + for_s
+    while time.monotonic() < until_s:
+        assert holds()
+        await asyncio.sleep(ASYNC_POLL_S)
+
+
+async def at_rest(look: Callable[[], T], for_s: float = 0.2) -> T:
+    """The value of `look` once it has not changed for so long."""
+    give_up_at_s = time.monotonic() + PATIENCE_S
+    last, since_s = look(), time.monotonic()
+    while time.monotonic() < since_s + for_s:
+        assert time.monotonic() < give_up_at_s, f"it never came to rest; last seen: {last!r}"
+        await asyncio.sleep(ASYNC_POLL_S)
+        if (seen := look()) != last:
+            last, since_s = seen, time.monotonic()
+    return last

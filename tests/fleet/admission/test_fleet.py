@@ -13,6 +13,7 @@ from service.ledger.wire import probe_key, reserved_key, slots_key
 from service.routing.failover import AdmissionDenied
 from service.routing.quota import QuotaReading
 from tests.fleet.admission.conftest import NewReplica, Replica
+from tests.support.waiting import wait_for_answer
 
 QUOTA = AdmissionDenied("quota", admission.REASONS["quota"])
 
@@ -96,12 +97,13 @@ async def test_what_lives_is_renewed(new_replica: NewReplica, redis: Redis, monk
     await redis.zrem(slots_key("anthropic"), "3")
     await redis.hset(reserved_key("anthropic"), "2", "100 5 a 0 1")
     await a.admission.start()
-    for _ in range(500):
+
+    async def renewed() -> Any:
         score = await redis.zscore(slots_key("anthropic"), "1")
         held = await redis.hget(reserved_key("anthropic"), "2")
-        if score and score > 5 and held != b"100 5 a 0 1":
-            break
-        await asyncio.sleep(0.01)
+        return held if score and score > 5 and held != b"100 5 a 0 1" else None
+
+    held = await wait_for_answer(renewed)
     assert held is not None
     tokens, until, owner, seq, _ = held.split()
     assert (tokens, owner, seq) == (b"100", b"a", b"0")
@@ -210,11 +212,12 @@ async def test_a_clock_that_is_ahead_holds_nothing_longer(
     assert isinstance(await a.slot("1"), Grant)
     await redis.zadd(slots_key("anthropic"), {"1": 1.0})
     await a.admission.start()
-    for _ in range(500):
+
+    async def renewed() -> float:
         ends_ms = await redis.zscore(slots_key("anthropic"), "1") or 0
-        if ends_ms > 1:
-            break
-        await asyncio.sleep(0.01)
+        return ends_ms if ends_ms > 1 else 0
+
+    ends_ms = await wait_for_answer(renewed)
     seconds, _ = await redis.time()
     assert seconds < ends_ms / 1000 < seconds + 60
 

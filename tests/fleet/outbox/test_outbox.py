@@ -15,7 +15,7 @@ from service.fleet.spool import SpoolRecord, adopt, read_segment
 from service.ledger.events import Event
 from tests.fleet.outbox.conftest import MakeOutbox
 from tests.support.outbox_factories import STREAM, ScriptedPort, heard, started
-from tests.support.waiting import wait_until
+from tests.support.waiting import stays, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -80,8 +80,7 @@ async def test_it_returns_neither_before_the_stream_nor_before_the_disk(
     await outbox.start()
     append = asyncio.create_task(outbox.append(STREAM, started()))
     await wait_until(lambda: outbox.pending and not outbox._to_disk and outbox.lanes[STREAM].pending[0].to_disk)
-    await asyncio.sleep(0.02)
-    assert not append.done()
+    await stays(lambda: not append.done())
     written.set()
     await append
     port.release.set()

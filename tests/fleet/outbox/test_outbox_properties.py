@@ -53,7 +53,7 @@ class Bench:
                 self.outbox.redis_changed()
             case ("wait", int(number)):
                 for _ in range(number):
-                    await asyncio.sleep(0.001)
+                    await asyncio.sleep(0)
 
     def fold(self, events: list[Event]) -> None:
         """A snapshot hears these events."""

@@ -12,7 +12,7 @@ from service.fleet.stream_writer import PipelinedStreamPort, RedisPort, port_to
 from service.ledger.wire import CHANGES_CHANNEL, CONTROL, CONTROL_NEWS, ENTRY_FIELD, STREAMS_KEY, events_key
 from tests.fleet.outbox.conftest import MakeOutbox
 from tests.support.outbox_factories import STREAM, events_of, started
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_for_answer, wait_until
 
 
 @pytest.fixture(params=["pool", "line"])
@@ -94,8 +94,7 @@ async def test_operators_events_are_told_of_at_once(port: StreamPort, redis: Red
     """A key that is revoked must stop everywhere within a second; other events come with their snapshots."""
     async with redis.pubsub(ignore_subscribe_messages=True) as heard:
         await heard.subscribe(CHANGES_CHANNEL)
-        while await redis.publish(CHANGES_CHANNEL, b"first") == 0:  # noqa: ASYNC110 - the server's own state
-            await asyncio.sleep(0.01)
+        await wait_for_answer(lambda: redis.publish(CHANGES_CHANNEL, b"first"))
         await port.append([(STREAM, b"[]")])
         await port.append([(CONTROL, b"[]"), (STREAM, b"[]")])
         told = []

@@ -8,6 +8,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as Silent
 
 from service.redis_client.resp_connection import LONGEST_VALUE_BYTES, RespConnection, end_of, packed
+from tests.support.waiting import stays, wait_until
 
 ID = b"$15\r\n1790000000000-0\r\n"
 SAID_IN_BETWEEN = b">2\r\n$6\r\nMOVING\r\n%1\r\n+a\r\n*2\r\n:1\r\n_\r\n"
@@ -97,8 +98,7 @@ async def test_what_speaks_otherwise_is_left(call: Call, told: bytes) -> None:
     line, _, server = await call()
     answered = line.ask(b"x", 1)
     server.write(told)
-    while not line.is_lost:  # noqa: ASYNC110 - bounded by the test's time
-        await asyncio.sleep(0.001)
+    await wait_until(lambda: line.is_lost)
     if told != b":1\r\n:2\r\n":
         with pytest.raises(RedisError):
             await answered
@@ -124,6 +124,4 @@ async def test_who_aborts_hears_no_more(call: Call) -> None:
     answered = line.ask(b"x", 1)
     line.abort()
     server.write(ID)
-    await asyncio.sleep(0.01)
-    assert line.is_lost
-    assert not answered.done()
+    await stays(lambda: line.is_lost and not answered.done())

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from service.ledger.events import CircuitReset, ClientKeyIssued, RequestRefused,
 from service.ledger.wire import CONTROL
 from tests.fleet.snapshots.conftest import Post, control_ledger, route_ledger
 from tests.support.outbox_factories import clock, ended, started
-from tests.support.waiting import wait_until
+from tests.support.waiting import wait_for_answer, wait_until
 
 MakePost = Callable[..., Post]
 
@@ -239,11 +240,11 @@ async def test_another_redis_is_noticed_and_filled(post: Post) -> None:
     await wait_until(lambda: post.watcher._run_id)
     await post.redis.delete(wire.events_key("anthropic"))
     post.watcher._run_id = "another one's"
-    for _ in range(400):
-        if await length(post.redis) == 3:
-            break
-        await asyncio.sleep(0.01)
-    assert await length(post.redis) == 3
+
+    async def is_whole() -> bool:
+        return await length(post.redis) == 3
+
+    await wait_for_answer(is_whole)
 
 
 async def length(redis: Redis) -> int:
@@ -265,11 +266,7 @@ async def test_it_outlives_redis(post: Post, valkey: Valkey) -> None:
     await wait_until(lambda: post.attempts() == 10)
     assert all(not task.done() for task in post.watcher._tasks)
     key = wire.replica_key("r1")
-    for _ in range(400):
-        if await post.redis.exists(key):
-            break
-        await asyncio.sleep(0.01)
-    assert await post.redis.exists(key)
+    await wait_for_answer(lambda: post.redis.exists(key))
 
 
 async def test_redis_away_at_the_start_makes_ready_all_the_same(
@@ -285,12 +282,14 @@ async def test_redis_away_at_the_start_makes_ready_all_the_same(
     valkey.start()
     await asyncio.sleep(0)
     monkeypatch.undo()
-    for _ in range(400):
-        try:
+
+    async def published() -> bool:
+        with suppress(OSError):
             await post.publish(route_ledger(3), position=1)
-            break
-        except OSError:
-            await asyncio.sleep(0.01)
+            return True
+        return False
+
+    await wait_for_answer(published)
     await wait_until(lambda: post.attempts() == 3)
 
 
@@ -309,11 +308,11 @@ async def test_a_heartbeat_and_the_readings_are_written(post: Post) -> None:
     assert reading[b"windows"] == reading[b"waits"] == b"[]"
     assert "sk-ant" not in str(reading)
     await post.control(disabled(1))
-    for _ in range(400):
-        if await post.redis.hget(wire.route_key("anthropic"), "state") == b"disabled":
-            break
-        await asyncio.sleep(0.01)
-    assert await post.redis.hget(wire.route_key("anthropic"), "state") == b"disabled"
+
+    async def is_disabled() -> bool:
+        return await post.redis.hget(wire.route_key("anthropic"), "state") == b"disabled"
+
+    await wait_for_answer(is_disabled)
 
 
 async def test_a_host_a_day_ahead_takes_the_fleets_time(make_post: MakePost) -> None:
@@ -349,11 +348,7 @@ async def test_readings_lost_by_redis_are_told_again(post: Post, monkeypatch: py
     await wait_until(post.watcher.ready.is_set)
     monkeypatch.setattr(rooms, "TELL_ALL_S", 0.0)
     await post.redis.delete(wire.route_key("zai"))
-    for _ in range(400):
-        if await post.redis.exists(wire.route_key("zai")):
-            break
-        await asyncio.sleep(0.01)
-    assert await post.redis.exists(wire.route_key("zai"))
+    await wait_for_answer(lambda: post.redis.exists(wire.route_key("zai")))
 
 
 async def test_without_redis_it_is_ready_at_once(post: Post) -> None:
