@@ -83,15 +83,16 @@ class Parts:
             is_away=lambda: self.outbox.away,
             replicas=lambda: self.watcher.replicas,
         )
-        self.wires = UpstreamClient(settings.timeouts, kind=settings.upstream_transport)
+        self.upstream = UpstreamClient(settings.timeouts, kind=settings.upstream_transport)
         self.credentials = Credentials(settings, self.redis, clock)
+        self.resources = ResourceIndex(self.redis)
         self.relay = Relay(
             settings,
-            wires=self.wires,
+            upstream=self.upstream,
             credentials=self.credentials,
             outbox=self.outbox,
             watcher=self.watcher,
-            resources=ResourceIndex(self.redis),
+            resources=self.resources,
             admission=self.admission,
             clock=clock,
         )
@@ -157,7 +158,7 @@ class Parts:
         if self.traces:
             await self.traces.stop()
         await self.watcher.stop()
-        await self.wires.close()
+        await self.upstream.close()
         if self.redis is not None:
             await self.redis.aclose()
 

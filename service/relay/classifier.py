@@ -1,4 +1,4 @@
-"""What a provider's error answer means for this request: its facts, put before routing's table.
+"""Classifies a provider's error: the facts of this response, put before routing's table.
 
 Not here: reading the facts (`providers.error_facts`), or the table (`routing.failure`).
 """
@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from service.fleet.clock import Clock
 from service.protocol.tap import StreamError
 from service.providers.error_facts import error_facts, facts_for
-from service.relay.attempt import AttemptState
+from service.relay.attempt import UpstreamExchange
 from service.routing.failure import Failure, FailureTable, classify
 from service.settings.failure_rules import Rules
 
@@ -27,23 +27,21 @@ STATUS_OF_TYPE = {
 
 
 class FailureClassifier:
-    """Tells failures from answers, by the rules of the settings."""
+    """Tells what an error means, by the rules of the settings."""
 
     def __init__(self, rules: Rules, clock: Clock) -> None:
         self._table = FailureTable(rules)
         self._clock = clock
 
-    def classify_response(self, one: AttemptState) -> Failure:
-        """The failure that an error answer means."""
-        return self._failure(one, one.status, one.body)
+    def classify_response(self, exchange: UpstreamExchange, body: bytes) -> Failure:
+        """The failure that an error response means."""
+        return self._failure(exchange, exchange.upstream.status, body)
 
-    def classify_stream_error(self, one: AttemptState, error: StreamError) -> Failure:
-        """The failure that an error inside a 200 means, with the status that it would have had as an answer."""
-        return replace(self._failure(one, 200, error.data), status=STATUS_OF_TYPE.get(error.type, 500))
+    def classify_stream_error(self, exchange: UpstreamExchange, error: StreamError) -> Failure:
+        """The failure that an error inside a 200 means, with the status that it would have had as a response."""
+        return replace(self._failure(exchange, 200, error.data), status=STATUS_OF_TYPE.get(error.type, 500))
 
-    def _failure(self, one: AttemptState, status: int, body: bytes) -> Failure:
-        now_ms = self._clock.now_ms()
-        facts = facts_for(
-            error_facts(status, one.headers, body, now_ms), one.route, one.attempt.candidate.model, now_ms
-        )
-        return classify(facts, now_ms, self._table)
+    def _failure(self, exchange: UpstreamExchange, status: int, body: bytes) -> Failure:
+        plan, now_ms = exchange.plan, self._clock.now_ms()
+        facts = error_facts(status, exchange.upstream.headers, body, now_ms)
+        return classify(facts_for(facts, plan.route, plan.model, now_ms), now_ms, self._table)

@@ -16,9 +16,8 @@ from msgspec import Raw, Struct
 
 from service.errors import HomeUnknown, NotFound
 from service.fleet.resource_index import IndexAway, ResourceHome, ResourceIndex
-from service.relay.attempt import ClientRequest
+from service.relay.client import READS, ClientRequest
 
-READS = frozenset(("GET", "HEAD"))
 SHOWN_CHARS = 64
 """An id in an error's message; a real one is shorter."""
 
@@ -35,38 +34,38 @@ _listed_decoder = msgspec.json.Decoder(Listed)
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-async def home_of(call: ClientRequest, resources: ResourceIndex, *, has_own_account: bool) -> str:
+async def home_of(request: ClientRequest, resources: ResourceIndex, *, has_own_account: bool) -> str:
     """The route on which the request's resources live, "" when it names none that is known.
 
     Raises NotFound for one that the caller may not use, and HomeUnknown when that can't be told, or guessing might
     write elsewhere; where there is one owner only, what is read is looked for.
     """
     route = away = ""
-    for resource_id in call.resource_ids:
+    for resource_id in request.resource_ids:
         try:
-            home = await resources.home_of(resource_id, needs_owner=call.shared)
+            home = await resources.home_of(resource_id, needs_owner=request.shared)
         except IndexAway:
             away = away or resource_id
             continue
-        check(resource_id, home, call, has_own_account=has_own_account)
+        check(resource_id, home, request, has_own_account=has_own_account)
         route = route or (home.route if home else "")
-    if away and (call.shared or not (route or call.method in READS)):
+    if away and (request.shared or not (route or request.method in READS)):
         raise index_away(away)
     return route
 
 
-def check(resource_id: str, home: ResourceHome | None, call: ClientRequest, *, has_own_account: bool) -> None:
+def check(resource_id: str, home: ResourceHome | None, request: ClientRequest, *, has_own_account: bool) -> None:
     """Raise NotFound unless the caller may use a resource; one without an owner goes to its own account alone."""
-    if call.owner is None:
+    if request.owner is None:
         return
     owner = home.owner if home else ""
     if owner:
-        if owner != call.owner:
+        if owner != request.owner:
             raise not_found(resource_id)
-    elif call.shared:
+    elif request.shared:
         if not has_own_account:
             raise not_found(resource_id)
-        call.chain = tuple(route for route in call.chain if route.auth == "client")
+        request.chain = tuple(route for route in request.chain if route.auth == "client")
 
 
 def not_found(resource_id: str) -> NotFound:
@@ -81,17 +80,17 @@ def index_away(resource_id: str) -> HomeUnknown:
     )
 
 
-def is_list(call: ClientRequest) -> bool:
+def is_list(request: ClientRequest) -> bool:
     """Whether an answer may list resources of all who share an account, whatever else the body of the request names."""
     return (
-        call.shared
-        and call.method == "GET"
-        and not call.names_in_path
-        and call.endpoint in ("files", "batches", "other")
+        request.shared
+        and request.method == "GET"
+        and not request.names_in_path
+        and request.endpoint in ("files", "batches", "other")
     )
 
 
-async def own_items(body: bytes, call: ClientRequest, resources: ResourceIndex) -> bytes:
+async def own_items(body: bytes, request: ClientRequest, resources: ResourceIndex) -> bytes:
     """A list with the caller's own items alone; its cursors stay, so that the next page can be asked for.
 
     Raises HomeUnknown when nobody can tell whose they are.
@@ -101,17 +100,17 @@ async def own_items(body: bytes, call: ClientRequest, resources: ResourceIndex) 
         items = _items_decoder.decode(fields["data"])
     except (*UNREADABLE, KeyError):
         return body
-    own = [item for item in items if await is_own(id_of(item), call, resources)]
+    own = [item for item in items if await is_own(id_of(item), request, resources)]
     return msgspec.json.encode(fields | {"data": own})
 
 
-async def is_own(resource_id: str, call: ClientRequest, resources: ResourceIndex) -> bool:
+async def is_own(resource_id: str, request: ClientRequest, resources: ResourceIndex) -> bool:
     """Whether a resource is known to be the caller's. Raises HomeUnknown."""
     try:
         home = await resources.home_of(resource_id, needs_owner=True)
     except IndexAway:
         raise index_away(resource_id) from None
-    return home is not None and home.owner == call.owner
+    return home is not None and home.owner == request.owner
 
 
 def id_of(item: Raw) -> str:

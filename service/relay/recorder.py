@@ -1,4 +1,4 @@
-"""Writes one request down: its attempts as events, the resources that answers created, and the lines of the log.
+"""Records requests: their attempts as events, the resources that responses created, and the lines of the log.
 
 Not here: how events reach Redis (`fleet.outbox`), what they add up to (`ledger`).
 """
@@ -7,19 +7,20 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from service.fleet.clock import Clock
 from service.fleet.outbox import Outbox
 from service.fleet.resource_index import ID_CHARS, ResourceHome, ResourceIndex
-from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated, TokenCounts
+from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated
 from service.ledger.ids import derived_id, ended_id, time_of_id_ms
 from service.ledger.model_names import bounded_name
 from service.ledger.price import PriceList, cost_nusd
 from service.protocol.batch_results import BatchItem
 from service.protocol.redaction import redact
-from service.protocol.tap import JsonAnswer, StreamTap
-from service.relay.attempt import AttemptState, ClientRequest
+from service.providers.error_facts import windows_of
+from service.relay.attempt import NO_TOKENS, AttemptOutcome, AttemptPlan
+from service.relay.client import ClientRequest
 from service.routing.failure import Failure
 from service.settings import Settings
 from service.telemetry.log import logger_of_lines
@@ -29,11 +30,11 @@ log = logger_of_lines("ccproxy.relay")
 OK = 25
 """The log level between info and warn, for answers."""
 
-NO_TOKENS = TokenCounts()
+NO_FAILURE = Failure(kind="", scope="")
 
 
 class AttemptRecorder:
-    """The ledger as a request sees it."""
+    """Writes a request's events to the ledger, and its lines to the log."""
 
     def __init__(self, settings: Settings, *, outbox: Outbox, resources: ResourceIndex, clock: Clock) -> None:
         self._settings = settings
@@ -41,123 +42,118 @@ class AttemptRecorder:
         self._resources = resources
         self._clock = clock
 
-    async def record_start(self, call: ClientRequest, one: AttemptState) -> None:
-        """Put the attempt on the ledger, before its first byte goes up."""
-        one.started = True
-        await self._outbox.append(one.route.id, started_event(call, one))
+    async def record_start(self, request: ClientRequest, plan: AttemptPlan) -> None:
+        """Record that the attempt starts. Returns when the event is durable, so that the first byte may be sent."""
+        await self._outbox.append(plan.route.id, started_event(request, plan))
 
-    async def record_end(self, call: ClientRequest, one: AttemptState, *, final: bool) -> None:
-        """Put the attempt's end on the ledger, once."""
-        one.failure = redacted(one.failure, one.credential, call.credential)
-        if one.accounted or not one.started:
-            return
-        one.accounted = True
-        event = self._ended_event(call, one, final=final)
-        log_outcome(call, one, event)
-        one.ended_seq = await self._outbox.append(one.route.id, event)
+    async def record_end(self, request: ClientRequest, outcome: AttemptOutcome, *, final: bool) -> AttemptOutcome:
+        """Record how the attempt ended, once. Returns the outcome as recorded, its failure's message redacted.
 
-    def _ended_event(self, call: ClientRequest, one: AttemptState, *, final: bool) -> AttemptEnded:
-        now_ms = self._clock.now_ms()
-        failure = one.failure if one.outcome == "failed" else None
-        slow_ms = self._settings.policy.circuit.slow_ms
-        cost = (
-            cost_nusd(one.tokens, one.attempt.candidate.model, self._settings.prices) if one.tokens != NO_TOKENS else 0
-        )
+        `final`: no other attempt follows.
+        """
+        if outcome.failure:
+            outcome = replace(
+                outcome, failure=redacted_failure(outcome.failure, outcome.credential, request.credential)
+            )
+        if outcome.recorded or not outcome.started:
+            return outcome
+        event = self._ended_event(request, outcome, final=final)
+        log_outcome(request, outcome, event)
+        ended_seq = await self._outbox.append(outcome.plan.route.id, event)
+        return replace(outcome, recorded=True, ended_seq=ended_seq)
+
+    def _ended_event(self, request: ClientRequest, outcome: AttemptOutcome, *, final: bool) -> AttemptEnded:
+        plan, now_ms, tokens = outcome.plan, self._clock.now_ms(), outcome.tokens
+        failure = outcome.failure if outcome.failure and outcome.result == "failed" else NO_FAILURE
+        cost = cost_nusd(tokens, plan.model, self._settings.prices) if tokens != NO_TOKENS else 0
         return AttemptEnded(
-            event_id=ended_id(one.attempt_id),
+            event_id=ended_id(plan.attempt_id),
             at_ms=now_ms,
-            attempt_id=one.attempt_id,
-            request_id=call.request_id,
-            started_at_ms=one.started_ms,
-            outcome=one.outcome,
-            endpoint=call.endpoint,
-            kind=failure.kind if failure else "",
-            scope=failure.scope if failure else "",
-            status=one.status,
-            message=failure.message if failure else "",
-            model_asked=bounded_name(call.model),
-            model_sent=bounded_name(one.attempt.candidate.model),
-            client_key=call.client_key,
-            session_id=call.session_id,
-            stream=call.stream,
-            tokens=one.tokens,
-            first_byte_ms=one.first_byte_ms,
-            total_ms=now_ms - one.started_ms,
-            slow=call.stream and (one.first_content_ms or 0) > slow_ms,
-            probe=one.probe,
-            retry_at_ms=failure.retry_at_ms if failure else 0,
-            windows=one.windows | failure.windows if failure else one.windows,
+            attempt_id=plan.attempt_id,
+            request_id=request.request_id,
+            started_at_ms=plan.started_ms,
+            outcome=outcome.result,
+            endpoint=request.endpoint,
+            kind=failure.kind,
+            scope=failure.scope,
+            status=outcome.status,
+            message=failure.message,
+            model_asked=bounded_name(request.model),
+            model_sent=bounded_name(plan.model),
+            client_key=request.client_key,
+            session_id=request.session_id,
+            stream=request.stream,
+            tokens=tokens,
+            first_byte_ms=outcome.first_byte_ms,
+            total_ms=now_ms - plan.started_ms,
+            slow=request.stream and (outcome.first_content_ms or 0) > self._settings.policy.circuit.slow_ms,
+            probe=plan.probe,
+            retry_at_ms=failure.retry_at_ms,
+            windows=windows_of(outcome.headers) | failure.windows,
             cost_nusd=cost,
             price_version=self._settings.prices.version if cost is not None else "",
             final=final,
-            holds=failure.holds if failure else "",
+            holds=failure.holds,
             fold_rules=FOLD_RULES,
         )
 
-    async def record_resources(self, call: ClientRequest, one: AttemptState, answer: JsonAnswer) -> None:
-        """What a whole answer created lives on this route."""
-        is_made = call.method == "POST" and call.endpoint in ("batches", "files", "other")
-        if call.threaded or (is_made and not answer.content_bytes):
-            await self._bind(call, one, answer.id)
-        await self._bind(call, one, answer.container_id, *answer.file_ids)
-
-    async def record_stream_resources(self, call: ClientRequest, one: AttemptState, tap: StreamTap) -> None:
-        """What a stream created likewise."""
-        await self._bind(call, one, tap.message_id if call.threaded else "", tap.container_id, *tap.file_ids)
-
-    async def _bind(self, call: ClientRequest, one: AttemptState, *resource_ids: str) -> None:
-        """Remember where resources live and whose they are, for all replicas."""
+    async def record_resources(self, request: ClientRequest, plan: AttemptPlan, resource_ids: Sequence[str]) -> None:
+        """Record, for all replicas, that resources live on this route, and whose they are."""
         for resource_id in resource_ids:
-            if 0 < len(resource_id) <= ID_CHARS and resource_id.isprintable() and resource_id not in call.resource_ids:
-                await self._bind_one(call, one, resource_id)
+            if (
+                0 < len(resource_id) <= ID_CHARS
+                and resource_id.isprintable()
+                and resource_id not in request.resource_ids
+            ):
+                await self._record_resource(request, plan, resource_id)
 
-    async def _bind_one(self, call: ClientRequest, one: AttemptState, resource_id: str) -> None:
+    async def _record_resource(self, request: ClientRequest, plan: AttemptPlan, resource_id: str) -> None:
         event = ResourceCreated(
             event_id=self._clock.new_id(),
             at_ms=self._clock.now_ms(),
             resource_id=resource_id,
-            resource_kind=call.endpoint,
-            request_id=call.request_id,
-            client_key=call.client_key,
+            resource_kind=request.endpoint,
+            request_id=request.request_id,
+            client_key=request.client_key,
         )
-        await self._resources.bind(resource_id, ResourceHome(one.route.id, event.event_id, call.owner or ""))
-        await self._outbox.append(one.route.id, event)
+        await self._resources.bind(resource_id, ResourceHome(plan.route.id, event.event_id, request.owner or ""))
+        await self._outbox.append(plan.route.id, event)
 
     async def record_batch_items(
-        self, call: ClientRequest, one: AttemptState, batch: ResourceHome, items: Sequence[BatchItem]
+        self, request: ClientRequest, plan: AttemptPlan, batch: ResourceHome, items: Sequence[BatchItem]
     ) -> None:
-        """Put what items of a batch used on the ledger, at the batch price; read again, they count no second time."""
-        events = [batch_item_event(call, item, batch, self._settings.prices) for item in items]
-        await asyncio.gather(*(self._outbox.append(one.route.id, event) for event in events))
+        """Record what items of a batch used, at the batch price; read again, they are not counted twice."""
+        events = [batch_item_event(request, item, batch, self._settings.prices) for item in items]
+        await asyncio.gather(*(self._outbox.append(plan.route.id, event) for event in events))
 
 
-def started_event(call: ClientRequest, one: AttemptState) -> AttemptStarted:
-    """The attempt, as it goes on the ledger before its first byte goes up."""
+def started_event(request: ClientRequest, plan: AttemptPlan) -> AttemptStarted:
+    """The event that an attempt starts."""
     return AttemptStarted(
-        event_id=one.attempt_id,
-        at_ms=one.started_ms,
-        request_id=call.request_id,
-        endpoint=call.endpoint,
-        model_asked=bounded_name(call.model),
-        model_sent=bounded_name(one.attempt.candidate.model),
-        client_key=call.client_key,
-        session_id=call.session_id,
-        stream=call.stream,
-        estimated_tokens=call.max_tokens,
+        event_id=plan.attempt_id,
+        at_ms=plan.started_ms,
+        request_id=request.request_id,
+        endpoint=request.endpoint,
+        model_asked=bounded_name(request.model),
+        model_sent=bounded_name(plan.model),
+        client_key=request.client_key,
+        session_id=request.session_id,
+        stream=request.stream,
+        estimated_tokens=request.max_tokens,
     )
 
 
-def batch_item_event(call: ClientRequest, item: BatchItem, batch: ResourceHome, prices: PriceList) -> BatchItemUsed:
+def batch_item_event(request: ClientRequest, item: BatchItem, batch: ResourceHome, prices: PriceList) -> BatchItemUsed:
     """What an item of a batch used. All of it but who asked follows from the batch, so that it is one event for all."""
     cost = cost_nusd(item.tokens, item.model, prices, batch=True)
     return BatchItemUsed(
         event_id=derived_id(batch.event_id, item.custom_id),
         at_ms=time_of_id_ms(batch.event_id),
-        batch_id=call.resource_ids[0] if call.resource_ids else "",
+        batch_id=request.resource_ids[0] if request.resource_ids else "",
         custom_id=bounded_name(item.custom_id),
-        request_id=call.request_id,
+        request_id=request.request_id,
         model_sent=bounded_name(item.model),
-        client_key=call.client_key,
+        client_key=request.client_key,
         tokens=item.tokens,
         cost_nusd=cost,
         price_version=prices.version if cost is not None else "",
@@ -165,36 +161,33 @@ def batch_item_event(call: ClientRequest, item: BatchItem, batch: ResourceHome, 
     )
 
 
-def redacted(failure: Failure | None, *secrets: str) -> Failure | None:
-    """The failure with what may be kept of its words; they may be a provider's, and quote a credential or a prompt."""
-    if failure is None or (message := redact(failure.message, *secrets)) == failure.message:
-        return failure
-    return msgspec.structs.replace(failure, message=message)
+def redacted_failure(failure: Failure, *secrets: str) -> Failure:
+    """The failure with what may be kept of its message: a provider's may quote a credential or a prompt."""
+    return replace(failure, message=redact(failure.message, *secrets))
 
 
-def log_attempt(call: ClientRequest, one: AttemptState) -> None:
-    """→ Anthropic POST /v1/messages. Said of what is not the usual way alone: each answer has a line of its own."""
-    route, model = one.route, one.attempt.candidate.model
-    is_mapped = bool(call.model) and model != call.model
-    level = logging.INFO if is_mapped or one.attempt.number > 1 else logging.DEBUG
+def log_attempt(request: ClientRequest, plan: AttemptPlan) -> None:
+    """→ Anthropic POST /v1/messages. At info for a mapped model and from the second attempt on, else at debug."""
+    is_mapped = bool(request.model) and plan.model != request.model
+    level = logging.INFO if is_mapped or plan.attempt.number > 1 else logging.DEBUG
     if not log.isEnabledFor(level):
         return
-    extra = {"request": call.request_id, "route": route.id}
+    extra = {"request": request.request_id, "route": plan.route.id}
     if is_mapped:
-        log.info("  model remap: %s → %s", call.model, model, extra=extra)
-    log.log(level, "→ %s %s %s", route.title, call.method, call.path, extra=extra)
+        log.info("  model remap: %s → %s", request.model, plan.model, extra=extra)
+    log.log(level, "→ %s %s %s", plan.route.title, request.method, request.path, extra=extra)
 
 
-def log_outcome(call: ClientRequest, one: AttemptState, event: AttemptEnded) -> None:
+def log_outcome(request: ClientRequest, outcome: AttemptOutcome, event: AttemptEnded) -> None:
     """← Z.AI 200 | 1,200→300 tokens | 1.24 s"""
-    extra = {"request": call.request_id, "route": one.route.id}
-    tokens = event.tokens
-    if one.outcome == "ok":
+    route, tokens = outcome.plan.route, event.tokens
+    extra = {"request": request.request_id, "route": route.id}
+    if event.outcome == "ok":
         read = tokens.input + tokens.cache_read + tokens.cache_write_5m + tokens.cache_write_1h
         spent = f"{read:,}→{tokens.output:,} tokens | " if read or tokens.output else ""
-        log.log(OK, "← %s %d | %s%.2f s", one.route.title, one.status, spent, event.total_ms / 1000, extra=extra)
-    elif one.outcome == "aborted":
-        log.info("← %s client gone | %.2f s", one.route.title, event.total_ms / 1000, extra=extra)
+        log.log(OK, "← %s %d | %s%.2f s", route.title, event.status, spent, event.total_ms / 1000, extra=extra)
+    elif event.outcome == "aborted":
+        log.info("← %s client gone | %.2f s", route.title, event.total_ms / 1000, extra=extra)
     else:
-        words = f"{event.kind} | {event.message}" if event.message else event.kind
-        log.warning("← %s %s | %s", one.route.title, one.status or "no answer", words, extra=extra)
+        reason = f"{event.kind} | {event.message}" if event.message else event.kind
+        log.warning("← %s %s | %s", route.title, event.status or "no answer", reason, extra=extra)

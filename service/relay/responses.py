@@ -1,10 +1,12 @@
-"""Passes an answer on in the way that fits it: whole and checked, as it comes, or as a stream of events.
+"""Relays a provider's response in the way that fits it: whole and checked, as it comes, or as an event stream.
 
-Not here: choosing a route or asking it (`request`), what a failure means (`routing.failure`).
+Each way returns the last part of the response, which is sent once the ledger has the attempt's end (`attempt_runner`).
+Not here: choosing a route or sending the request (`request`), what a failure means (`routing.failure`).
 """
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 
 from service.fleet.admission import Admission
 from service.fleet.clock import Clock
@@ -16,14 +18,13 @@ from service.protocol.sse import EventTooLarge
 from service.protocol.tap import JsonAnswer, StreamTap, count_in, json_usage
 from service.protocol.usage_estimate import Meter, at_least, stream_tokens, tokens_in
 from service.providers.headers import client_headers, length_said
-from service.relay.attempt import AttemptFailed, AttemptState, ClientRequest, ResponseWriter, length_of
+from service.relay.attempt import NO_TOKENS, AttemptFailed, FinalPart, UpstreamExchange
 from service.relay.classifier import FailureClassifier
+from service.relay.client import READS, ClientRequest, content_length
 from service.relay.client_errors import redacted
-from service.relay.deadline import Deadline
-from service.relay.ownership import READS, is_list, own_items
-from service.relay.recorder import NO_TOKENS, AttemptRecorder
-from service.relay.streams import StreamRelay
-from service.routing.failure import Failure
+from service.relay.ownership import is_list, own_items
+from service.relay.recorder import AttemptRecorder
+from service.relay.streams import StreamRelay, bad_answer
 from service.settings import Settings
 
 ANSWER_BYTES = 64 * 1024 * 1024
@@ -31,198 +32,211 @@ ANSWER_BYTES = 64 * 1024 * 1024
 ERROR_BYTES = 1024 * 1024
 """An error answer is a page at most; more than this is no error answer."""
 ERROR_READ_S = 5.0
-"""An error's words are worth no longer wait: its status says what matters."""
-JSON = (b"content-type", b"application/json")
+"""An error's message is not worth waiting for any longer: its status says what matters."""
+JSON = "application/json"
 EVENT_STREAM = "text/event-stream"
 JSON_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens", "models"))
 
+HeaderList = list[tuple[bytes, bytes]]
+
 
 class ResponseRelay:
-    """Passes answers on. Raises Fault or UpstreamError for one that is none."""
+    """Relays responses up to their last part."""
 
     def __init__(
-        self, settings: Settings, *, admission: Admission, book: AttemptRecorder, resources: ResourceIndex, clock: Clock
+        self,
+        settings: Settings,
+        *,
+        admission: Admission,
+        recorder: AttemptRecorder,
+        resources: ResourceIndex,
+        clock: Clock,
     ) -> None:
-        self._settings = settings
+        self._timeouts = settings.timeouts
+        self._asks_for_keys = settings.asks_for_keys
         self._admission = admission
-        self._judge = FailureClassifier(settings.policy.rules, clock)
-        self._book = book
+        self._classifier = FailureClassifier(settings.policy.rules, clock)
+        self._recorder = recorder
         self._resources = resources
         self._clock = clock
 
-    async def answer(
-        self, call: ClientRequest, one: AttemptState, upstream: UpstreamResponse, reply: ResponseWriter, limit: Deadline
-    ) -> None:
-        """Pass the answer on in the way that fits it. Raises Fault or UpstreamError.
+    async def relay(self, exchange: UpstreamExchange) -> FinalPart:
+        """Relay a response. Raises AttemptFailed or UpstreamError for a failure.
 
-        An answer is read for what its content type says, whatever was asked for: one of the other kind is a failure,
-        and yet what it used counts.
+        It is read for what its content type says, whatever was asked for: one of the other kind is a failure, and yet
+        what it used counts.
         """
-        if upstream.status >= 300:
-            await self._read_error(one, upstream)
-        elif call.method == "HEAD" or (call.endpoint == "files" and call.path.endswith("/content")):
-            limit.reschedule(None)
-            await self._copy(call, one, upstream, reply)
-        elif call.endpoint == "messages" and call.stream:
-            await self._stream(call, one, upstream, reply, limit)
-        elif call.endpoint == "batches" and call.path.endswith("/results"):
-            limit.reschedule(None)
-            await self._results(call, one, upstream, reply)
-        elif call.endpoint in JSON_ENDPOINTS or upstream.content_type == "application/json":
-            await self._whole(call, one, upstream, reply, limit)
-        else:
-            limit.reschedule(None)
-            await self._copy(call, one, upstream, reply)
+        if exchange.upstream.status >= 300:
+            await self._fail(exchange)
+        return await self._way_of(exchange.request, exchange.upstream)(exchange)
 
-    async def _read_error(self, one: AttemptState, upstream: UpstreamResponse) -> None:
-        """An error answer, kept for when it is the one to show."""
+    def _way_of(
+        self, request: ClientRequest, upstream: UpstreamResponse
+    ) -> Callable[[UpstreamExchange], Awaitable[FinalPart]]:
+        """How a response is relayed."""
+        if request.method == "HEAD" or (request.endpoint == "files" and request.path.endswith("/content")):
+            return self._copy
+        if request.endpoint == "messages" and request.stream:
+            return self._stream
+        if request.endpoint == "batches" and request.path.endswith("/results"):
+            return self._batch_results
+        if request.endpoint in JSON_ENDPOINTS or upstream.content_type == JSON:
+            return self._whole
+        return self._copy
+
+    async def _fail(self, exchange: UpstreamExchange) -> None:
+        """Raise AttemptFailed with the provider's error, kept in case it is the one to show."""
+        upstream, body = exchange.upstream, b""
         upstream.decode()
         with contextlib.suppress(TimeoutError, UpstreamError):
             async with asyncio.timeout(ERROR_READ_S):
-                one.body = await upstream.read(ERROR_BYTES)
-        one.decoded = upstream.decoded
-        raise AttemptFailed(self._judge.classify_response(one))
+                body = await upstream.read(ERROR_BYTES)
+        raise AttemptFailed(self._classifier.classify_response(exchange, body), body)
 
-    async def _whole(
-        self, call: ClientRequest, one: AttemptState, upstream: UpstreamResponse, reply: ResponseWriter, limit: Deadline
-    ) -> None:
-        """An answer in one piece: checked, accounted, then passed on."""
+    async def _whole(self, exchange: UpstreamExchange) -> FinalPart:
+        """A response in one piece, checked before anything of it is sent."""
+        request, upstream, route = exchange.request, exchange.upstream, exchange.plan.route
         upstream.decode()
         body = await upstream.read(ANSWER_BYTES)
         answer = json_usage(body)
-        one.tokens = used_of_either_kind(call, upstream, body, answer)
-        if answer is None or (call.endpoint == "messages" and call.path == "/v1/messages" and not answer.is_message):
-            raise AttemptFailed(self._bad_json(answer, one))
-        if call.endpoint == "count_tokens" and not count_in(body):
-            raise AttemptFailed(Failure("bad_answer", "route", message="the answer is no count", status=one.status))
-        limit.reschedule(None)
-        await self._book.record_resources(call, one, answer)
-        if is_list(call) and one.route.auth != "client":
-            body = await own_items(body, call, self._resources)
-        if call.endpoint == "batches":
-            body = body.replace(one.route.base_url.encode() + b"/v1/", call.base_url.encode() + b"/v1/")
-        one.outcome = "ok"
-        await self._book.record_end(call, one, final=True)
-        await reply.start(upstream.status, [*self.head(one, decoded=upstream.decoded), length_of(body)])
-        await reply.end(body)
+        exchange.progress.tokens = tokens_of_body(request, upstream, body, answer)
+        if answer is None or is_wrong_type(request, answer):
+            raise self._no_message(exchange, answer)
+        if request.endpoint == "count_tokens" and not count_in(body):
+            raise bad_answer("the answer is no count")
+        if is_list(request) and route.auth != "client":
+            exchange.deadline.reschedule(None)
+            body = await own_items(body, request, self._resources)
+        if request.endpoint == "batches":
+            body = body.replace(route.base_url.encode() + b"/v1/", request.base_url.encode() + b"/v1/")
+        head = [*self._head(exchange), content_length(body)]
+        return FinalPart(body, (upstream.status, head), resource_ids=created_ids(request, answer))
 
-    def _bad_json(self, answer: JsonAnswer | None, one: AttemptState) -> Failure:
-        """What an answer with status 200 that is no answer means."""
+    def _no_message(self, exchange: UpstreamExchange, answer: JsonAnswer | None) -> AttemptFailed:
+        """The failure of a response with status 200 that is no message."""
         if answer and answer.error:
-            one.body = answer.error.data
-            return self._judge.classify_stream_error(one, answer.error)
-        return Failure("bad_answer", "route", message="the answer is no message", status=one.status)
+            return AttemptFailed(self._classifier.classify_stream_error(exchange, answer.error), answer.error.data)
+        return bad_answer("the answer is no message")
 
-    async def _copy(
-        self, call: ClientRequest, one: AttemptState, upstream: UpstreamResponse, reply: ResponseWriter
-    ) -> None:
-        """Bytes as they come (files, unknown endpoints); the last of them only once the ledger has the end."""
+    async def _copy(self, exchange: UpstreamExchange) -> FinalPart:
+        """Bytes as they come: files, unknown endpoints."""
+        request, upstream, response = exchange.request, exchange.upstream, exchange.response
+        exchange.deadline.reschedule(None)
         is_stream = upstream.content_type == EVENT_STREAM
         if is_stream:
             upstream.decode()
-        length = [] if upstream.decoded else length_said(upstream.headers)
-        await reply.start(upstream.status, [*self.head(one, decoded=upstream.decoded), *length])
+        await response.start(upstream.status, self._head_of_copy(exchange))
         meter = Meter(is_stream=is_stream)
         held = b""
         try:
             while chunk := await upstream.chunk():
                 meter.feed(chunk)
                 if held:
-                    await reply.write(held)
+                    await response.write(held)
                 held = chunk
         finally:
-            if call.method not in READS:
-                one.tokens = meter.tokens(len(call.body), generates=may_generate(call))
-        one.outcome = "ok"
-        await self._book.record_end(call, one, final=True)
-        await reply.end(held)
+            if request.method not in READS:
+                exchange.progress.tokens = meter.tokens(len(request.body), generates=may_generate(request))
+        return FinalPart(held)
 
-    async def _results(
-        self, call: ClientRequest, one: AttemptState, upstream: UpstreamResponse, reply: ResponseWriter
-    ) -> None:
-        """The results of a batch: lines as they come, each booked before it goes on."""
+    async def _batch_results(self, exchange: UpstreamExchange) -> FinalPart:
+        """The results of a batch: lines as they come, each recorded before it is sent."""
+        request, upstream, response = exchange.request, exchange.upstream, exchange.response
+        exchange.deadline.reschedule(None)
         upstream.decode()
-        fresh = ResourceHome(one.route.id, self._clock.new_id(), call.owner or "")
-        batch = await self._resources.bind(call.resource_ids[0], fresh) if call.resource_ids else fresh
+        fresh = ResourceHome(exchange.plan.route.id, self._clock.new_id(), request.owner or "")
+        batch = await self._resources.bind(request.resource_ids[0], fresh) if request.resource_ids else fresh
         tap = BatchTap()
-        length = [] if upstream.decoded else length_said(upstream.headers)
-        await reply.start(upstream.status, [*self.head(one, decoded=upstream.decoded), *length])
+        await response.start(upstream.status, self._head_of_copy(exchange))
         held = b""
         while chunk := await upstream.chunk():
-            await self._book.record_batch_items(call, one, batch, tap.feed(chunk))
-            await reply.write(held)
+            await self._recorder.record_batch_items(request, exchange.plan, batch, tap.feed(chunk))
+            await response.write(held)
             held = chunk
-        await self._book.record_batch_items(call, one, batch, tap.finish())
-        one.outcome = "ok"
-        await self._book.record_end(call, one, final=True)
-        await reply.end(held)
+        await self._recorder.record_batch_items(request, exchange.plan, batch, tap.finish())
+        return FinalPart(held)
 
-    async def _stream(
-        self, call: ClientRequest, one: AttemptState, upstream: UpstreamResponse, reply: ResponseWriter, limit: Deadline
-    ) -> None:
-        """A stream of events."""
+    async def _stream(self, exchange: UpstreamExchange) -> FinalPart:
+        """A stream of events, held back until content comes."""
+        upstream = exchange.upstream
         if upstream.content_type != EVENT_STREAM:
-            raise AttemptFailed(await self._no_stream(call, one, upstream))
-        one.streamed = True
+            raise await self._no_stream(exchange)
+        exchange.progress.is_event_stream = True
         upstream.decode()
 
         async def start() -> None:
-            limit.reschedule(None)
-            self._admission.content_came(one.grant)
-            await reply.start(upstream.status, self.head(one, decoded=upstream.decoded))
+            exchange.deadline.reschedule(None)
+            self._admission.content_came(exchange.plan.grant)
+            await exchange.response.start(upstream.status, self._head(exchange))
 
-        stream = StreamRelay(
-            call, one, reply, book=self._book, judge=self._judge, clock=self._clock, timeouts=self._settings.timeouts
-        )
-        await stream.relay(upstream, start)
+        stream = StreamRelay(exchange, start, classifier=self._classifier, clock=self._clock, timeouts=self._timeouts)
+        return await stream.relay()
 
-    async def _no_stream(self, call: ClientRequest, one: AttemptState, upstream: UpstreamResponse) -> Failure:
-        """What an answer that is no stream says, where a stream was asked for."""
-        upstream.decode()
-        answer = json_usage(await upstream.read(ANSWER_BYTES))
+    async def _no_stream(self, exchange: UpstreamExchange) -> AttemptFailed:
+        """The failure of a response that is no stream, where a stream was asked for."""
+        exchange.upstream.decode()
+        answer = json_usage(await exchange.upstream.read(ANSWER_BYTES))
         if answer:
-            one.tokens = whole_tokens(call, answer)
-        return self._bad_json(answer if answer and answer.error else None, one)
+            exchange.progress.tokens = whole_tokens(exchange.request, answer)
+        return self._no_message(exchange, answer)
 
-    def head(self, one: AttemptState, *, decoded: bool) -> list[tuple[bytes, bytes]]:
-        """The headers that the client gets, should the provider have quoted the credential in one as well."""
-        shared = self._settings.asks_for_keys and one.route.auth != "client"
-        headers = client_headers(one.headers, shared_credential=shared, body_decoded=decoded)
-        secret = one.credential
-        if not secret or secret.encode() not in b"\n".join([value for _, value in headers]):
-            return headers
-        return [(name, redacted(value, secret)) for name, value in headers]
+    def _head(self, exchange: UpstreamExchange) -> HeaderList:
+        upstream = exchange.upstream
+        hides_account = self._asks_for_keys and exchange.plan.route.auth != "client"
+        return response_headers(
+            upstream.headers, exchange.credential, hides_account=hides_account, body_decoded=upstream.decoded
+        )
 
-    def error_head(self, one: AttemptState) -> list[tuple[bytes, bytes]]:
-        """The headers of an error; one that came inside a stream is an answer of its own now."""
-        head = self.head(one, decoded=one.decoded)
-        if one.shown_status == one.status:
-            return head
-        return [*((name, value) for name, value in head if name != b"content-type"), JSON]
+    def _head_of_copy(self, exchange: UpstreamExchange) -> HeaderList:
+        """With the provider's content length, unless the body is decoded on the way."""
+        upstream = exchange.upstream
+        return [*self._head(exchange), *([] if upstream.decoded else length_said(upstream.headers))]
 
 
-def may_generate(call: ClientRequest) -> bool:
-    """Whether what answers a request may have been made by a model: of unknown endpoints, all that do not just read."""
-    return call.method not in READS and call.endpoint in ("messages", "other")
+def response_headers(
+    headers: Sequence[tuple[bytes, bytes]], credential: str, *, hides_account: bool, body_decoded: bool
+) -> HeaderList:
+    """The headers that the client gets, without the credential in case the provider has quoted it."""
+    passed = client_headers(headers, shared_credential=hides_account, body_decoded=body_decoded)
+    if not credential or credential.encode() not in b"\n".join(dict(passed).values()):
+        return passed
+    return [(name, redacted(value, credential)) for name, value in passed]
 
 
-def used_of_either_kind(
-    call: ClientRequest, upstream: UpstreamResponse, body: bytes, answer: JsonAnswer | None
+def is_wrong_type(request: ClientRequest, answer: JsonAnswer) -> bool:
+    """Whether a message was asked for, and something else came."""
+    return request.endpoint == "messages" and request.path == "/v1/messages" and not answer.is_message
+
+
+def created_ids(request: ClientRequest, answer: JsonAnswer) -> tuple[str, ...]:
+    """The resources that a whole response names as created."""
+    is_created = request.method == "POST" and request.endpoint in ("batches", "files", "other")
+    own = (answer.id,) if request.threaded or (is_created and not answer.content_bytes) else ()
+    return tuple(filter(None, (*own, answer.container_id, *answer.file_ids)))
+
+
+def may_generate(request: ClientRequest) -> bool:
+    """Whether a model may have made the response: at unknown endpoints, of all requests that do not just read."""
+    return request.method not in READS and request.endpoint in ("messages", "other")
+
+
+def tokens_of_body(
+    request: ClientRequest, upstream: UpstreamResponse, body: bytes, answer: JsonAnswer | None
 ) -> TokenCounts:
-    """What an answer that was read whole used, should it be a stream instead. JSON is JSON whatever it is called."""
+    """What a body that was read whole used, also should it be a stream. JSON is JSON whatever it is called."""
     if answer or upstream.content_type != EVENT_STREAM:
-        return whole_tokens(call, answer) if answer else NO_TOKENS
+        return whole_tokens(request, answer) if answer else NO_TOKENS
     tap = StreamTap()
     with contextlib.suppress(EventTooLarge):
         tap.feed(body)
-    return stream_tokens(tap, len(call.plain))
+    return stream_tokens(tap, len(request.plain))
 
 
-def whole_tokens(call: ClientRequest, answer: JsonAnswer) -> TokenCounts:
-    """What an answer in one piece used: as it says, else by its size."""
-    if call.method in READS:
-        return NO_TOKENS  # what it tells was used by whatever made it, and is told again each time
-    if not (answer.content_bytes and may_generate(call)):
+def whole_tokens(request: ClientRequest, answer: JsonAnswer) -> TokenCounts:
+    """What a response in one piece used: as it says, else by its size."""
+    if request.method in READS:
+        return NO_TOKENS  # what it reports was used by the request that made it, and is reported again each time
+    if not (answer.content_bytes and may_generate(request)):
         return answer.tokens
     output = 1 if answer.tokens.output else tokens_in(answer.content_bytes)
-    return at_least(answer.tokens, request_bytes=len(call.plain), output=output)
+    return at_least(answer.tokens, request_bytes=len(request.plain), output=output)

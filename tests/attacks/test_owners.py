@@ -274,7 +274,7 @@ async def test_a_place_in_the_list_is_no_owner(server: Server, anthropic: FakePr
         served = await server.start(
             anthropic=anthropic, variables={"PROXY_API_KEYS": f"{listed},cy:key-of-cy-0123456789"}
         )
-        index = served.parts.relay._resources
+        index = served.parts.resources
         made = index._known = made or index._known  # as Redis keeps it
         if listed != second:
             files = {"file": ("a.txt", b"secret", "text/plain")}
@@ -302,7 +302,7 @@ async def test_with_the_index_away_nobody_guesses(team: Team, anthropic: FakePro
     """As long as nobody can tell whose it is, it is nobody's; what this process has seen itself goes on."""
     file_id = await team.file_of(team.ann)
     before = len(anthropic.requests)
-    team.served.parts.relay._resources._redis = Away()  # type: ignore[assignment]
+    team.served.parts.resources._redis = Away()  # type: ignore[assignment]
     assert (await team.ask(team.ann, "GET", f"/v1/files/{file_id}/content")).text == "secret"
     got = await team.ask(team.ben, "GET", f"/v1/files/{UNKNOWN_FILE}")
     assert (got.status_code, got.headers["x-should-retry"]) == (503, "true")

@@ -88,8 +88,8 @@ async def test_what_nobody_knows_is_looked_for(served: Serving, anthropic: FakeP
     """With Redis away reads try the routes until one has it; a route without it is not to blame."""
     anthropic.script(reply.error(529).when("/v1/messages/batches"))
     batch = (await served.http.post("/v1/messages/batches", json=BATCH)).json()["id"]
-    served.parts.relay._resources._known.clear()
-    served.parts.relay._resources._redis = Away()  # type: ignore[assignment]
+    served.parts.resources._known.clear()
+    served.parts.resources._redis = Away()  # type: ignore[assignment]
     seen = await served.http.get(f"/v1/messages/batches/{batch}")
     assert (seen.status_code, seen.headers["x-ccproxy-route"]) == (200, "second")
     gone = await served.http.get("/v1/messages/batches/msgbatch_01nowhere0")
@@ -99,7 +99,7 @@ async def test_what_nobody_knows_is_looked_for(served: Serving, anthropic: FakeP
 
 async def test_what_nobody_knows_is_not_written_to(served: Serving, anthropic: FakeProvider) -> None:
     """With Redis away a write to a resource that this process has not seen is a 503, not a guess."""
-    served.parts.relay._resources._redis = Away()  # type: ignore[assignment]
+    served.parts.resources._redis = Away()  # type: ignore[assignment]
     ended = await served.http.post("/v1/messages/batches/msgbatch_01nowhere0/cancel")
     assert (ended.status_code, ended.headers["x-should-retry"]) == (503, "true")
     assert "while Redis is away" in ended.json()["error"]["message"]

@@ -1,0 +1,105 @@
+"""The client's side of a relayed request: what it asked for, and the way back to it.
+
+Not here: reading a request from the connection, or writing to it (`edge`).
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from service.ledger.events import Endpoint
+from service.protocol.body_survey import BlockSurvey
+from service.settings import Route
+
+READS = frozenset(("GET", "HEAD"))
+"""Methods that create nothing, and that may be asked of several routes in turn."""
+
+
+class ClientRequest(Struct, kw_only=True):
+    """A client's request, as the edge read it.
+
+    request
+        `path` begins with /v1/ and keeps its escapes. `body` is as it came, `plain` the same without content encoding,
+        `blocks` the content blocks of its messages, None where they were not read. `upload` replaces all three for a
+        body that is passed through as it comes. `trimmed`: the provider is asked to shorten the conversation;
+        `dropped_messages` were already left out of it here.
+    client
+        `credential` is the client's own, "" when it sent none but a key of this proxy; `withhold` names the headers
+        that hold such a key. `only_routes` are the owner's routes that the client's key may use, empty: all. `chain`:
+        all routes that the client may use, in order. `base_url` is this proxy as the client sees it.
+    resources
+        `resource_ids` are named by path or body, `names_in_path`: the path names one. `owner` is whose resources the
+        request may use, None where nobody has to say who they are; `shared`: there are other owners, so that a resource
+        without a known owner may be theirs.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    query: str = ""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    body: bytes = b""
+    plain: bytes = b""
+    blocks: Sequence[BlockSurvey] | None = None
+    upload: AsyncIterator[bytes] | None = None
+    upload_taken: bool = False
+    endpoint: Endpoint = "other"
+    model: str = ""
+    stream: bool = False
+    max_tokens: int = 0
+    threaded: bool = False
+    trimmed: bool = False
+    dropped_messages: int = 0
+    session_id: str = ""
+    resource_ids: tuple[str, ...] = ()
+    names_in_path: bool = False
+    credential: str = ""
+    client_key: str = ""
+    owner: str | None = None
+    shared: bool = False
+    only_routes: tuple[str, ...] = ()
+    chain: tuple[Route, ...] = ()
+    withhold: tuple[bytes, ...] = ()
+    base_url: str = ""
+    arrived_ms: int = 0
+    deadline_ms: int = 600_000
+
+    @property
+    def target(self) -> bytes:
+        """Path and query as they go to a provider."""
+        return f"{self.path}?{self.query}".encode("ascii") if self.query else self.path.encode("ascii")
+
+
+class ResponseWriter(Protocol):
+    """The response to the client.
+
+    `started`: a byte was sent, so that no other route can answer. `broken`: the provider's response broke off after
+    that. `route` and `attempts` are told in headers.
+    """
+
+    started: bool
+    broken: bool
+    route: str
+    attempts: int
+
+    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send the head."""
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the body; waits while the client is slow."""
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last part of the body, and complete the response."""
+
+
+async def track_upload(request: ClientRequest, upload: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The upload; the request remembers that its first byte was taken, since it can't be sent twice."""
+    request.upload_taken = True
+    async for part in upload:
+        yield part
+
+
+def content_length(body: bytes) -> tuple[bytes, bytes]:
+    """The header that frames a whole body."""
+    return b"content-length", b"%d" % len(body)

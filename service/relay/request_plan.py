@@ -1,0 +1,161 @@
+"""The plan of one request: which routes may serve it, in which order, and how far it has come.
+
+Not here: the order itself (`routing.rank`), what follows from a failure (`routing.failover`).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from zlib import crc32
+
+from msgspec.structs import replace
+
+from service.fleet.clock import Clock
+from service.fleet.resource_index import ResourceIndex
+from service.fleet.snapshots import Watcher
+from service.protocol.token_estimate import is_short, least_tokens
+from service.relay.attempt import AttemptOutcome
+from service.relay.client import READS, ClientRequest
+from service.relay.client_errors import describe_attempts, no_route, uncounted
+from service.relay.ownership import home_of
+from service.relay.session_affinity import SessionAffinity
+from service.routing.context import smallest_context_tokens, smallest_on
+from service.routing.failover import AdmissionDenied, Attempt, AttemptResult, Plan, Verdict, failover
+from service.routing.rank import Candidate, RoutingRequest, choose_chain, rank, recheck
+from service.routing.retry_budget import RetryBudget
+from service.settings import Route, Settings
+
+WAITING = frozenset(("waiting", "quota_spent"))
+"""Why a route is passed over when waiting helps."""
+
+
+class RequestPlan:
+    """The failover plan under way: `attempt` is the next one, None once there is a verdict."""
+
+    __slots__ = (
+        "_routes_begun", "_steps", "_usable", "attempt", "candidates", "deadline_s", "denied", "outcomes",
+        "routing_request", "verdict",
+    )  # fmt: skip
+
+    def __init__(
+        self, steps: Plan, routing_request: RoutingRequest, candidates: Sequence[Candidate], deadline_s: float
+    ) -> None:
+        self.routing_request = routing_request
+        self.candidates = candidates
+        self.deadline_s = deadline_s
+        """Of the event loop's time."""
+        self.outcomes = list[AttemptOutcome]()
+        self.denied: dict[str, str] = {}
+        """Why routes did not admit the request, by their ids."""
+        self.attempt: Attempt | None = None
+        self.verdict: Verdict | None = None
+        self._steps = steps
+        self._usable = len([candidate for candidate in candidates if not candidate.passed_over])
+        self._routes_begun: set[str] = set()
+        self.advance(None)
+
+    def advance(self, result: AttemptResult | None) -> None:
+        """Go on to the next attempt, or to the verdict."""
+        if self.attempt:
+            self._routes_begun.add(self.attempt.candidate.route.id)
+        try:
+            self.attempt = self._steps.send(result)  # type: ignore[arg-type]  # None starts a generator
+        except StopIteration as stop:
+            self.attempt, self.verdict = None, stop.value
+
+    def deny(self, denied: AdmissionDenied, now_ms: int) -> None:
+        """The next attempt is not admitted."""
+        if self.attempt:
+            self.denied[self.attempt.candidate.route.id] = denied.reason
+        self.advance(AttemptResult(now_ms, refusal=denied))
+
+    def is_last(self, route: Route) -> bool:
+        """Whether no usable route is left behind this one."""
+        return len(self._routes_begun | {route.id}) >= self._usable
+
+    def comes_late(self, route: Route) -> bool:
+        """Whether other routes had their turn since the candidates were ranked, and this one is new."""
+        return bool(self._routes_begun) and all(outcome.plan.route.id != route.id for outcome in self.outcomes)
+
+    @property
+    def final_verdict(self) -> Verdict:
+        """How the request ended, once no attempt is left."""
+        assert self.verdict is not None  # noqa: S101 - the plan ends with one
+        return self.verdict
+
+
+class RequestPlanner:
+    """Makes plans of requests."""
+
+    def __init__(self, settings: Settings, *, watcher: Watcher, resources: ResourceIndex, clock: Clock) -> None:
+        self.sessions = SessionAffinity(resources, clock) if settings.session_affinity else None
+        self._settings = settings
+        self._policy = settings.policy
+        self._watcher = watcher
+        self._resources = resources
+        self._clock = clock
+        self._retry_budget = RetryBudget()
+        self._smallest_tokens = smallest_context_tokens(settings.policy)
+
+    def check_access(self, request: ClientRequest) -> None:
+        """Set the routes that the client may use. Raises ProxyError when none of them has a credential."""
+        request.chain = chain = self._chain(request)
+        if [route for route in chain if not route.off]:
+            return
+        off = [Candidate(route, passed_over="off", reason=route.off or "") for route in chain]
+        summary = describe_attempts((), off, {})
+        if request.endpoint == "count_tokens" and chain:
+            raise uncounted(request, summary)
+        raise no_route(request, off, summary)
+
+    async def plan(self, request: ClientRequest) -> RequestPlan:
+        """The plan of a request whose access was checked. Raises ProxyError for a resource that it may not use."""
+        self._retry_budget.earn()
+        home = await self._home_of(request) if request.resource_ids else ""
+        session_route = await self.sessions.route_of(request) if self.sessions else ""
+        routing_request = RoutingRequest(
+            request.endpoint,
+            request.model,
+            least_tokens=await self._least_tokens(request),
+            trimmed=request.trimmed,
+            threaded=request.threaded,
+            bound_to=home,
+            session_route=session_route,
+            draw=crc32(request.request_id.encode()) / 2**32,
+        )
+        candidates = rank(routing_request, request.chain, self._watcher.view, self._policy, self._clock.now_ms())
+        searching = not home and bool(request.resource_ids) and request.method in READS
+        steps = failover(candidates, self._policy, request.model, self._retry_budget.spend, searching=searching)
+        deadline_s = asyncio.get_running_loop().time() + request.deadline_ms / 1000
+        return RequestPlan(steps, routing_request, candidates, deadline_s)
+
+    def recheck(self, plan: RequestPlan, attempt: Attempt) -> Attempt | AdmissionDenied:
+        """An attempt that comes late, as its route stands now: its circuit may have opened, or its week have ended."""
+        now = recheck(attempt.candidate, plan.routing_request, self._watcher.view, self._policy, self._clock.now_ms())
+        if now.usable:
+            return replace(attempt, candidate=now)
+        if now.passed_over == "circuit_open" and not plan.outcomes:
+            return attempt  # nothing was tried yet: an open circuit may be all that is left
+        return AdmissionDenied("passed_over", now.reason, now.until_ms if now.passed_over in WAITING else 0)
+
+    def _chain(self, request: ClientRequest) -> tuple[Route, ...]:
+        chain = choose_chain(
+            self._settings.routes,
+            self._settings.client_route,
+            credential=request.credential,
+            mode=self._settings.client_credentials,
+        )
+        if not request.only_routes:
+            return chain
+        return tuple(route for route in chain if route.auth == "client" or route.id in request.only_routes)
+
+    async def _home_of(self, request: ClientRequest) -> str:
+        """The route on which the request's resources live, "" when it names none that is known."""
+        has_own_account = any(route.auth == "client" for route in request.chain)
+        return await home_of(request, self._resources, has_own_account=has_own_account)
+
+    async def _least_tokens(self, request: ClientRequest) -> int:
+        """What the prompt has at least; 0 when every model of the chain holds it, as nearly always at first sight."""
+        if request.endpoint != "messages" or is_short(request.plain, self._smallest_tokens):
+            return 0
+        floor_tokens = smallest_on(request.chain, request.model, self._policy)
+        return await asyncio.to_thread(least_tokens, request.plain, floor_tokens)

@@ -1,0 +1,97 @@
+"""The request as it goes to one route: its credential, headers and body.
+
+Not here: what differs between providers (`providers`), how a token is refreshed (`oauth`), or sending (`http1`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from msgspec import Struct
+
+from service.oauth.credentials import Credentials, NoCredential
+from service.protocol.body_survey import LARGE_BYTES
+from service.providers.bodies import clean_body, without_thinking
+from service.providers.headers import length_said, upstream_headers
+from service.providers.signatures import RefusedSignatures
+from service.relay.attempt import AttemptFailed, AttemptPlan
+from service.relay.client import ClientRequest, track_upload
+from service.routing.failure import Failure
+from service.settings import Route, Settings
+
+
+class UpstreamRequest(Struct, frozen=True):
+    """A request for one route. `credential` is the route's, "" when the client's own is passed on."""
+
+    credential: str
+    headers: Sequence[tuple[bytes, bytes]]
+    content: bytes | AsyncIterator[bytes]
+
+
+class UpstreamRequestBuilder:
+    """Builds requests for routes. Remembers which signatures of thinking blocks providers have refused."""
+
+    def __init__(self, settings: Settings, credentials: Credentials) -> None:
+        self._settings = settings
+        self._credentials = credentials
+        self._refused_signatures = RefusedSignatures()
+
+    async def build(self, request: ClientRequest, plan: AttemptPlan) -> UpstreamRequest:
+        """The request as this route gets it. Raises AttemptFailed when there is none."""
+        route = plan.route
+        credential = "" if route.auth == "client" else await self._credential(route)
+        content = await self._content(request, plan)
+        headers = upstream_headers(
+            request.headers,
+            dialect=route.provider.dialect,
+            auth=route.auth,
+            credential=credential,
+            stream=request.stream,
+            body_decoded=not (request.upload or content is request.body),
+            pass_accept_encoding=request.endpoint in ("files", "other"),
+            withhold=request.withhold,
+        )
+        if request.upload:
+            headers += length_said(request.headers)
+        return UpstreamRequest(credential, headers, content)
+
+    async def note_refused_signatures(self, request: ClientRequest) -> None:
+        """Remember the signatures of a request that a provider could not check, to leave them out from now on."""
+        if len(request.plain) <= LARGE_BYTES:
+            self._refused_signatures.note(request.plain, request.blocks)
+        else:
+            await asyncio.to_thread(self._refused_signatures.note, request.plain, request.blocks)
+
+    async def _credential(self, route: Route) -> str:
+        try:
+            return await self._credentials.of(route)
+        except NoCredential as error:
+            raise AttemptFailed(Failure("credential", "credential", message=str(error))) from None
+
+    async def _content(self, request: ClientRequest, plan: AttemptPlan) -> bytes | AsyncIterator[bytes]:
+        """The body for this route: `request.body` itself when nothing has to change."""
+        if request.upload:
+            if request.upload_taken:
+                raise AttemptFailed(Failure("reset", "", message="an upload can't be sent twice"))
+            return track_upload(request, request.upload)
+        if request.endpoint not in ("messages", "count_tokens"):
+            return request.body
+        if len(request.plain) <= LARGE_BYTES:
+            cleaned = self._cleaned(request, plan)
+        else:
+            cleaned = await asyncio.to_thread(self._cleaned, request, plan)
+        is_unchanged = cleaned is request.plain and plan.route.provider.dialect == "anthropic"
+        return request.body if is_unchanged else cleaned
+
+    def _cleaned(self, request: ClientRequest, plan: AttemptPlan) -> bytes:
+        """The body as the route's provider accepts it."""
+        cleaned = clean_body(
+            request.plain,
+            route=plan.route,
+            model_asked=request.model,
+            model_sent=plan.model,
+            strip_thinking=self._settings.strip_thinking,
+            policy=self._settings.policy,
+            refused=self._refused_signatures,
+            blocks=request.blocks,
+        )
+        return without_thinking(cleaned) if plan.attempt.candidate.without_thinking else cleaned
