@@ -6,6 +6,7 @@ to notice it. Not here: which faults there are (`mutants`), and which are drawn 
 """
 
 import contextlib
+import gc
 import importlib
 import os
 import resource
@@ -21,8 +22,10 @@ from types import CodeType, ModuleType
 ROOT = Path(__file__).parents[2]
 PLUGINS = ("pytest_asyncio.plugin", "pytest_timeout", "_hypothesis_pytestplugin")
 LIBRARIES = (
-    "brotli", "hypothesis.internal.conjecture.engine", "hypothesis.internal.conjecture.shrinker",
-    "hypothesis.strategies", "msgspec", "pytest", "redis.asyncio", "zoneinfo", "zstandard", *PLUGINS,
+    "_pytest.setupplan", "_pytest.unraisableexception", "brotli", "cryptography.hazmat.primitives.ciphers.aead",
+    "httptools", "httpx", "hypothesis.internal.conjecture.engine", "hypothesis.internal.conjecture.shrinker",
+    "hypothesis.strategies", "litestar", "msgspec", "pdb", "prometheus_client", "psycopg", "pytest", "redis.asyncio",
+    "rq", "unittest.mock", "uvicorn.protocols.http.httptools_impl", "yaml", "zoneinfo", "zstandard", *PLUGINS,
 )  # fmt: skip
 """What tests of these rooms import, worth importing once; whatever is missing here is imported by each child."""
 TEST_CPU_S = 6.0
@@ -45,6 +48,7 @@ def import_libraries() -> None:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     for name in LIBRARIES:
         importlib.import_module(name)
+    gc.freeze()  # no child need look through them
 
 
 def passes(groups: Sequence[Sequence[str]], module: str = "", text: str = "") -> bool:
