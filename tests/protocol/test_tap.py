@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.ledger.events import TokenCounts
-from service.protocol.tap import StreamError, StreamTap, json_usage
+from service.protocol.tap import StreamError, StreamTap, count_in, json_usage
 
 
 def event(kind: str, **fields: Any) -> bytes:
@@ -342,3 +342,151 @@ def test_figures_of_millions_of_values_are_none() -> None:
         start({"input_tokens": 3}) + b'event: content_block_start\ndata: {"content_block":' + many + b"}\n\n" + STOP
     )
     assert (tap.has_content, tap.complete, tap.tokens.input) == (True, True, 3)
+
+
+def test_content_is_measured_from_its_first_block_on() -> None:
+    """In bytes and events, whether the tap looks into a chunk or passes it: what a stream used that never says so."""
+    tap = StreamTap()
+    assert (tap.content_bytes, tap.content_events) == (0, 0)
+    tap.feed(start({}) + PING)
+    assert (tap.content_bytes, tap.content_events) == (0, 0)
+    parts = [block(type="text", text=""), DELTA, DELTA, PING, DELTA + DELTA]
+    sizes, counts = 0, 0
+    for part in parts:
+        tap.feed(part)
+        sizes, counts = sizes + len(part), counts + part.count(b"\n\nevent") + 1
+        assert (tap.content_bytes, tap.content_events) == (sizes, counts)
+
+
+def test_a_new_tap_has_seen_nothing() -> None:
+    tap = StreamTap()
+    assert (tap.reported, tap.started, tap.has_content, tap.complete, tap.ended) == (False,) * 5
+    assert tapped(event("ping")).started is False
+    assert tapped(start({"output_tokens": 9})).reported is False
+
+
+@pytest.mark.parametrize(
+    ("usage", "reported"),
+    [({"output_tokens": 1}, True), ({"output_tokens": 0}, False), ({"input_tokens": 5}, False), ({}, False)],
+)
+def test_the_whole_use_is_reported_with_an_output(usage: dict[str, int], reported: bool) -> None:  # noqa: FBT001 - a case
+    """Providers that report as they go begin with zeros; a report stays one, whatever follows."""
+    last = event("message_delta", delta={}, usage=usage)
+    assert tapped(start({}), last).reported is reported
+    assert tapped(start({}), event("message_delta", usage={"output_tokens": 3}), last).reported is True
+
+
+@pytest.mark.parametrize(("figure", "counted"), [(10**12 - 1, 10**12 - 1), (10**12, 0), (1, 1), (0, 0), (-1, 0)])
+def test_a_figure_is_above_zero_and_below_a_million_millions(figure: int, counted: int) -> None:
+    assert tapped(start({"input_tokens": figure})).tokens.input == counted
+
+
+def test_every_split_of_cache_writes_is_told() -> None:
+    """The two kinds beside their sum, and what only the sum has."""
+    for total, five, hour, expected in [(0, 7, 0, (7, 0)), (0, 0, 7, (0, 7)), (20, 7, 5, (15, 5)), (9, 7, 5, (7, 5))]:
+        split = {"ephemeral_5m_input_tokens": five, "ephemeral_1h_input_tokens": hour}
+        told = tapped(start({"cache_creation_input_tokens": total, "cache_creation": split})).tokens
+        assert (told.cache_write_5m, told.cache_write_1h) == expected
+
+
+def test_a_compaction_adds_every_kind_of_token() -> None:
+    """To what the totals have of the kind."""
+    kinds = ("input_tokens", "output_tokens", "cache_read_input_tokens", "ephemeral_5m_input_tokens",
+             "ephemeral_1h_input_tokens")  # fmt: skip
+    own = {name: 10 * number for number, name in enumerate(kinds, start=1)}
+    compaction = {"type": "compaction"} | {name: number for number, name in enumerate(kinds, start=1)}
+    told = tapped(start(own | {"iterations": [compaction, compaction]})).tokens
+    assert told == TokenCounts(input=12, output=24, cache_read=36, cache_write_5m=48, cache_write_1h=60)
+
+
+RESULT = "bash_code_execution_tool_result"
+
+
+@pytest.mark.parametrize(
+    ("fields", "files"),
+    [
+        pytest.param({"type": RESULT, "content": {"content": [{"file_id": "file_1"}]}}, ["file_1"], id="a file"),
+        pytest.param({"type": RESULT, "content": {"content": [1, {}, {"file_id": 7}]}}, [], id="none among the rest"),
+        pytest.param({"type": RESULT, "content": {"content": {"file_id": "file_1"}}}, [], id="no list"),
+        pytest.param({"type": RESULT, "content": "text"}, [], id="no object"),
+        pytest.param({"type": "tool_result", "content": {"content": [{"file_id": "f"}]}}, [], id="another's word"),
+    ],
+)
+def test_files_that_the_providers_tools_made_are_told(fields: dict[str, Any], files: list[str]) -> None:
+    """By a stream, and by a whole answer."""
+    assert tapped(start({}), block(**fields)).file_ids == files
+    answer = json_usage(msgspec.json.encode({"type": "message", "content": [fields, {"type": "text"}, 7]}))
+    assert answer
+    assert list(answer.file_ids) == files
+
+
+def test_of_many_files_the_first_are_told() -> None:
+    """64, from however many blocks."""
+    blocks = [
+        {"type": RESULT, "content": {"content": [{"file_id": f"file_{40 * number + place}"} for place in range(40)]}}
+        for number in range(3)
+    ]
+    first = [f"file_{number}" for number in range(64)]
+    assert tapped(start({}), *(block(**fields) for fields in blocks)).file_ids == first
+    answer = json_usage(msgspec.json.encode({"type": "message", "content": blocks}))
+    assert answer
+    assert list(answer.file_ids) == first
+
+
+@pytest.mark.parametrize(
+    ("body", "size"),
+    [
+        (b'{"content": []}', 0),
+        (b'{"content": null, "completion": ""}', 0),
+        (b'{"content": "ab"}', 4),
+        (b'{"completion": "abc"}', 5),
+        (b'{"content": [1], "completion": "abc"}', 3),
+    ],
+)
+def test_the_size_of_a_whole_answers_content(body: bytes, size: int) -> None:
+    """Of its content, or of an old completion; what is empty has none."""
+    answer = json_usage(body)
+    assert answer
+    assert answer.content_bytes == size
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [(b'{"input_tokens": 7}', 7), (b"{}", 0), (b"[]", 0), (b"\xff", 0), (b'{"input_tokens": "7"}', 0)],
+)
+def test_what_count_tokens_counted(body: bytes, count: int) -> None:
+    """0 where it counted nothing."""
+    assert count_in(body) == count
+
+
+@pytest.mark.parametrize(("size", "garbage"), [(4_095, False), (4_096, True)])
+def test_words_are_garbage_from_4096_bytes_on(size: int, garbage: bool) -> None:  # noqa: FBT001 - a case
+    """However they come: what came before is looked at again."""
+    assert tapped(b"x" * size).garbage is garbage
+    assert tapped(b"x" * (size - 5), b"x" * 5).garbage is garbage
+    tap = tapped(b"da", b"ta", b": x\n\n")
+    assert not tap.garbage
+
+
+def test_a_nameless_event_is_known_by_its_type_alone() -> None:
+    """Also a delta, which begins the content; an event without data is nothing."""
+    tap = tapped(DELTA.partition(b"\n")[2])
+    assert tap.has_content
+    assert facts(tapped(b"event: message_start\n\n", b"event: ping\ndata: x\n\n")) == facts(tapped())
+
+
+def test_what_passes_unread_ends_nothing() -> None:
+    """Once content has begun, deltas and pings are not looked into, however many come in one chunk."""
+    tap = tapped(DELTA)
+    assert tap.feed(DELTA + PING + event("content_block_stop", index=0) + block(type="text", text="")) > 0
+    assert not tap.ended
+    assert tap.feed(DELTA + DELTA + STOP) == 2 * len(DELTA)
+    assert tap.complete
+
+
+def test_many_values_are_decoded_up_to_a_bound() -> None:
+    """250,000 commas and brackets, those in texts among them; a long text of other characters does not matter."""
+    for many, read in [(b"," * 249_998, True), (b"," * 249_999, False), (b"x" * 300_000, True)]:
+        answer = json_usage(b'{"usage": {"output_tokens": 7, "x": "' + many + b'"}}')
+        assert answer
+        assert (answer.tokens.output == 7) is read
