@@ -99,6 +99,6 @@ def test_anything_is_one_bounded_line(words: str) -> None:
 )
 def test_no_words_take_long(piece: str) -> None:
     """However they are made, and however long."""
-    began = time.perf_counter()
+    began_s = time.process_time()
     redact(piece * 1_000_000, KEY)
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began_s < 0.1

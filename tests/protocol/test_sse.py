@@ -133,3 +133,83 @@ def test_an_event_of_many_lines_is_too_large() -> None:
     [many] = reader.feed(b"data:\n" * 10_002 + b"\n")
     with pytest.raises(EventTooLarge):
         assert many.data
+
+
+PING = b"event: ping\n\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "chunk", "passed"),
+    [
+        pytest.param(b": hello\n\n", PING, True, id="one event of a kind that nobody looks into"),
+        pytest.param(b": hello\n\n", b"event: ping\ndata: 12345678\n\n", True, id="of just the limit"),
+        pytest.param(b": hello\n\n", b"event: ping\ndata: 123456789\n\n", False, id="a byte over it"),
+        pytest.param(b": hello\n\n", PING + PING, False, id="two of them"),
+        pytest.param(b": hello\n\n", PING[:-1], False, id="one that has not ended"),
+        pytest.param(b": hello\n\n", PING + b"\n", False, id="an empty line more"),
+        pytest.param(b": hello\n\n", b"event: stop\n\n", False, id="of another kind"),
+        pytest.param(b": hello\n\n", b"event: ping\rdata: x\n\n", False, id="with another line end"),
+        pytest.param(b": hello\r\n\r\n", PING, False, id="in a stream of other line ends"),
+        pytest.param(b": hello\n\ndata: x\n", PING, False, id="the rest of another event"),
+        pytest.param(b"", PING, False, id="the first event of a stream"),
+    ],
+)
+def test_most_chunks_are_one_event_that_need_not_be_read(before: bytes, chunk: bytes, passed: bool) -> None:  # noqa: FBT001
+    """Only where reading it would give nothing, and leave nothing behind."""
+    reader = SseReader(limit_bytes=len(b"event: ping\ndata: 12345678"))
+    reader.feed(before)
+    reader.passed = (b"event: ping",)
+    assert reader.is_passed(chunk) is passed
+
+
+@pytest.mark.parametrize(
+    ("chunks", "free"),
+    [
+        ([b"data"], [0]),
+        ([b"data: x\n\ndata"], [9]),
+        ([b"data: x\n\n", b"data"], [9, 0]),
+        ([b"data: x\n", b"\ndata: y\n\nd"], [0, 10]),
+        ([b"data: x\n\n", PING, PING + b"data"], [9, 13, 13]),
+        ([b"\n\n"], [0]),
+    ],
+    ids=["none ended", "one", "none of the second chunk", "two, one begun before", "ones that are passed", "blanks"],
+)
+def test_what_is_free_to_leave_ends_with_a_whole_event(chunks: list[bytes], free: list[int]) -> None:
+    """Also one that nobody looks into."""
+    reader = SseReader()
+    reader.passed = (b"event: ping",)
+    for chunk, expected in zip(chunks, free, strict=True):
+        reader.feed(chunk)
+        assert reader.free == expected
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+def test_a_block_has_no_empty_lines(end: bytes) -> None:
+    """Neither before nor behind it, however many there were."""
+    blocks = [b"data: x", b"data: y", b"data: z"]
+    stream = end * 3 + blocks[0] + end * 2 + blocks[1] + end * 3 + blocks[2] + end * 4
+    assert [event.block for event in SseReader().feed(stream)] == blocks
+
+
+@pytest.mark.parametrize(("size", "fits"), [(100, True), (101, False)])
+@pytest.mark.parametrize("step", [1, 1_000])
+def test_what_is_kept_of_an_event_is_bounded(size: int, step: int, fits: bool) -> None:  # noqa: FBT001 - a case
+    """Before it ends; its lines count, and no empty ones before them."""
+    stream = b"\n\n" + b"x" * size
+    chunks = [stream[place : place + step] for place in range(0, len(stream), step)]
+    if fits:
+        assert read(chunks, limit_bytes=100) == []
+    else:
+        with pytest.raises(EventTooLarge):
+            read(chunks, limit_bytes=100)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r"])
+def test_an_event_of_10000_lines_is_read_and_no_more(end: bytes) -> None:
+    for lines, fits in [(10_001, True), (10_002, False)]:
+        [event] = SseReader().feed(end.join([b"data:"] * lines) + end * 2)
+        if fits:
+            assert event.name == b""
+        else:
+            with pytest.raises(EventTooLarge):
+                assert event.name
