@@ -33,7 +33,7 @@ COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-comp
   $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo dev build test unit room mutate simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale lock docs screenshots clean stale
+.PHONY: help up demo dev build test test-all unit room mutate simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale lock docs screenshots clean stale
 .PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
@@ -59,6 +59,9 @@ test: $(DEVELOP) ## every check: format, lint, types, import contract, tests (AR
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n $(or $(JOBS),3) --dist loadfile $(if $(CI),-p tests.no_skips) $(ARGS)
+
+test-all: $(DEVELOP) ## the long suites, one after the other (ARGS="chaos fuzz" for some); `make test` is not among them
+	@$(BIN)/python -m tests.long_suites $(ARGS)
 
 unit: $(DEVELOP) ## tests of the pure packages alone, no server and no process: a few seconds
 	$(BIN)/python -m pytest -q -n 2 tests/routing tests/ledger tests/settings tests/architecture $(ARGS)
