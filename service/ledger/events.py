@@ -39,11 +39,12 @@ FailureScope = Literal["", "request", "model", "credential", "quota", "throttle"
 Endpoint = Literal["messages", "count_tokens", "models", "batches", "files", "other"]
 
 
-FOLD_RULES = 1
+FOLD_RULES = 2
 """The newest rules of the fold, which producers put into what counts as usage (`fold_rules`).
 
 An event is folded by the rules of its time for ever, so that old stretches come out as they did:
-0: each model has a cell of its own; 1: the first models of an hour have, the rest is one (`fold.cell_model`).
+0: each model has a cell of its own; 1: the first models of an hour have, the rest is one (`fold.cell_model`);
+2: waits belong to an account and a class of endpoint, and failures are kept by client and session (`evidence`).
 """
 
 
@@ -104,6 +105,11 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     after this one. `slow`: the first content took longer than the policy's bound. `probe`: the attempt tried out a
     route whose circuit had been open. `holds`: a word in the names of the models that a quota's wait is about, "" for
     all.
+
+    `account`: a hash of the API key, or of the log-in, with which the route was asked; "" for a client's own. `words`
+    and `body` are keyed 64-bit fingerprints, of failures alone: of an error that no rule knows, and of the request that
+    met it or timed out. `moved_from` is the route that served the session before, of answers alone, and `lost` is what
+    the move cost: "cache", "thoughts", or both with a comma between them.
     """
 
     attempt_id: str
@@ -132,6 +138,11 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     final: bool = True
     holds: str = ""
     fold_rules: int = 0
+    account: str = ""
+    words: str = ""
+    body: str = ""
+    moved_from: str = ""
+    lost: str = ""
 
 
 class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_lost"):
@@ -175,6 +186,13 @@ class ResourceCreated(EventBase, frozen=True, kw_only=True, omit_defaults=True, 
     resource_kind: str
     request_id: str = ""
     client_key: str = ""
+
+
+class RouteReset(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="route_reset"):
+    """An operator had the route on whose stream this lies start anew: failures, waits, windows and missing models are
+    forgotten, and attempts that began before bring usage alone."""
+
+    by: str = ""
 
 
 class RouteDisabled(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="route_disabled"):
@@ -290,7 +308,7 @@ def is_same_fact(one: "Event", other: "Event") -> bool:
     return replace(one, spooled=False) == replace(other, spooled=False)
 
 
-RouteEvent = AttemptStarted | AttemptEnded | AttemptLost | BatchItemUsed | ResourceCreated
+RouteEvent = AttemptStarted | AttemptEnded | AttemptLost | BatchItemUsed | ResourceCreated | RouteReset
 ControlEvent = (
     RouteDisabled
     | RouteEnabled

@@ -8,8 +8,9 @@ Rules
 - Usage counts whatever became of the attempt; an estimate (`AttemptLost`) is taken back when the true end comes.
 - Health counts only answers to `messages`, only faults of the route or its provider, and nothing that waited on disk.
 - A wait is never shortened by a later, lesser one. A success that began after it, for a model that it holds, ends it.
-- Waits too begin and end with `messages` alone: other endpoints have limits and rights of their own. Only a 401 is
-  about the credential wherever it comes from.
+- A wait belongs to an account and to a class of endpoint: `messages`, or `count_tokens`. What other endpoints answer
+  says nothing about either. (Events of before that rule know no account, and a 401 of any endpoint begins a wait.)
+- A reset forgets what is held against the route; attempts that began before it bring usage alone.
 - Clients can invent model names: of one hour the first KEPT_MODELS have cells of their own, the rest has one together,
   which counts for every limit and costs what its events say. Events of before that rule are folded without it.
 - What a provider says of its windows and models, to `messages` too, stands until it says something newer; a spool tells
@@ -31,6 +32,7 @@ from service.ledger.events import (
     ClientKeyLimited,
     ClientKeyRevoked,
     ControlEvent,
+    Endpoint,
     Event,
     EventBase,
     QuotaLimitChanged,
@@ -39,7 +41,10 @@ from service.ledger.events import (
     RouteDisabled,
     RouteEnabled,
     RouteEvent,
+    RouteReset,
 )
+from service.ledger.evidence import copy_of as copy_of_row
+from service.ledger.evidence import count_client, end_refusals, note_bad, note_failure, note_refusal, note_seen
 from service.ledger.state import (
     Bucket,
     Charge,
@@ -73,6 +78,8 @@ OTHER_MODEL = "other"
 """Stands for all further names of an hour, and for those that are too long."""
 MODELS_BOUNDED = 1
 """The first of the fold's rules (`FOLD_RULES`) by which names are bounded."""
+EVIDENCE_KEPT = 2
+"""The first of the fold's rules by which waits have an account, and failures a client and a session."""
 
 L = TypeVar("L", RouteLedger, ControlLedger)
 
@@ -88,6 +95,8 @@ V = TypeVar("V")
 CIRCUIT_SCOPES = frozenset(("route", "provider"))
 REFUSED_STATUS = 401
 WAIT_SCOPES = frozenset(("throttle", "quota", "credential"))
+WAIT_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens"))
+"""Classes of endpoint that wait, each for itself."""
 
 
 def fold_route(ledger: RouteLedger, events: Iterable[RouteEvent]) -> RouteLedger:
@@ -140,6 +149,8 @@ def advance_route(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
             return charged(ledger, charge_of(ledger, event))
         case ResourceCreated():
             pass  # Redis holds the index; the ledger only keeps the fact
+        case RouteReset():
+            reset(ledger, event)
     return ()
 
 
@@ -285,16 +296,35 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
     estimate = ledger.lost.pop(event.attempt_id, None)
     if was_open is None and estimate is None:
         remember(ledger.ended_early, event.attempt_id, event.at_ms, KEPT_ENDED_EARLY)
+    if event.started_at_ms > ledger.reset_ms:
+        note_end(ledger, event)
+    charge = charge_of(ledger, event)
+    return charged(ledger, charge, taken_back(estimate)) if estimate else charged(ledger, charge)
+
+
+def note_end(ledger: RouteLedger, event: AttemptEnded) -> None:
+    """Take over what an attempt's end says of the route: windows and models always, the rest unless it comes late."""
     if event.windows and event.endpoint == "messages":
         note_windows(ledger, event)
     note_missing_model(ledger, event)
-    if not event.spooled:
-        if event.scope or ledger.waits:
-            note_wait(ledger, event)
-        if event.endpoint == "messages":
-            note_health(ledger, event)
-    charge = charge_of(ledger, event)
-    return charged(ledger, charge, taken_back(estimate)) if estimate else charged(ledger, charge)
+    if event.spooled:
+        return
+    if event.scope or ledger.waits:
+        note_wait(ledger, event)
+    if event.words:
+        note_refusal(ledger, event)
+    elif ledger.refusals and event.outcome == "ok":
+        end_refusals(ledger, event)
+    if event.endpoint == "messages":
+        if event.fold_rules >= EVIDENCE_KEPT:
+            note_seen(ledger, event)
+        note_health(ledger, event)
+
+
+def reset(ledger: RouteLedger, event: RouteReset) -> None:
+    """Forget what is held against the route. Usage and open attempts stay."""
+    ledger.reset_ms = max(ledger.reset_ms, event.at_ms)
+    ledger.health, ledger.waits, ledger.windows, ledger.refusals, ledger.missing_models = {}, {}, {}, {}, {}
 
 
 def note_missing_model(ledger: RouteLedger, event: AttemptEnded) -> None:
@@ -330,10 +360,11 @@ def note_windows(ledger: RouteLedger, event: AttemptEnded) -> None:
     answered = 200 <= event.status < 300
     at_ms = head_received_ms(event)
     for name, window in event.windows.items():
-        known = ledger.windows.get(name)
+        place = f"{event.account}/{name}" if event.account else name
+        known = ledger.windows.get(place)
         if known is None or at_ms >= known.at_ms:
-            told = WindowTold(window.used_ratio, window.resets_at_ms, window.status, at_ms, answered)
-            remember(ledger.windows, name, told, KEPT_WINDOWS)
+            told = WindowTold(window.used_ratio, window.resets_at_ms, window.status, at_ms, answered, event.account)
+            remember(ledger.windows, place, told, KEPT_WINDOWS)
 
 
 def head_received_ms(event: AttemptEnded) -> int:
@@ -344,7 +375,7 @@ def head_received_ms(event: AttemptEnded) -> int:
 def note_wait(ledger: RouteLedger, event: AttemptEnded) -> None:
     """Begin, prolong or end the waits that providers ask for."""
     if begins_wait(event):
-        name = f"{event.scope}:{event.holds}" if event.holds else event.scope
+        name = wait_name(event)
         known = ledger.waits.get(name)
         if known is None or outlasts(event, known):
             wait = Wait(
@@ -354,14 +385,25 @@ def note_wait(ledger: RouteLedger, event: AttemptEnded) -> None:
                 status=event.status,
                 message=event.message,
                 holds=event.holds,
+                account=event.account,
+                endpoint=event.endpoint if event.fold_rules >= EVIDENCE_KEPT else "messages",
             )
             remember(ledger.waits, name, wait, KEPT_WAITS)
     elif event.outcome == "ok" and ledger.waits:
         ledger.waits = {name: wait for name, wait in ledger.waits.items() if not ends_wait(event, wait)}
 
 
+def wait_name(event: AttemptEnded) -> str:
+    """Under which name a wait is kept: one of each scope, for each group of models, account and class of endpoint."""
+    scope = f"{event.scope}:{event.holds}" if event.holds else event.scope
+    is_plain = event.fold_rules < EVIDENCE_KEPT or (event.endpoint == "messages" and not event.account)
+    return scope if is_plain else f"{event.endpoint}/{event.account}/{scope}"
+
+
 def begins_wait(event: AttemptEnded) -> bool:
-    """Whether an outcome holds later requests for messages."""
+    """Whether an outcome holds later requests of its class of endpoint."""
+    if event.fold_rules >= EVIDENCE_KEPT:
+        return event.endpoint in WAIT_ENDPOINTS and event.scope in WAIT_SCOPES
     if event.endpoint != "messages":
         return event.scope == "credential" and event.status == REFUSED_STATUS
     return event.scope in WAIT_SCOPES
@@ -369,6 +411,9 @@ def begins_wait(event: AttemptEnded) -> bool:
 
 def ends_wait(success: AttemptEnded, wait: Wait) -> bool:
     """Whether a success shows that a wait is over: it began after it, and tells of the same."""
+    if success.fold_rules >= EVIDENCE_KEPT:
+        is_same = success.endpoint == wait.endpoint and wait.account in ("", success.account)
+        return is_same and wait.at_ms <= success.started_at_ms and wait.concerns(success.model_sent)
     if success.endpoint != "messages":
         return wait.at_ms <= success.started_at_ms and wait.status == REFUSED_STATUS
     return wait.at_ms <= success.started_at_ms and wait.concerns(success.model_sent)
@@ -388,6 +433,8 @@ def note_health(ledger: RouteLedger, event: AttemptEnded) -> None:
         return
     health = health_of(ledger, event.replica)
     bucket = bucket_of(health, event.at_ms // BUCKET_MS)
+    if (not ok or event.slow) and event.fold_rules >= EVIDENCE_KEPT:
+        note_bad(bucket, event)
     if ok:
         bucket.ok += 1
         bucket.slow += event.slow
@@ -410,20 +457,37 @@ def bucket_of(health: ReplicaHealth, number: int) -> Bucket:
 def succeed(health: ReplicaHealth, event: AttemptEnded) -> None:
     """A success ends the failures in a row, and what they led to if it began after the last of them."""
     health.failures_in_row = 0
+    if health.row_by:
+        health.row_by = {}
     health.last_success_ms = max(health.last_success_ms, event.at_ms)
     if event.slow:
         health.last_slow_ms = max(health.last_slow_ms, event.at_ms)
         return
-    if event.started_at_ms >= health.last_failure_ms:
-        health.worst_row = health.failed_probes = health.retry_at_ms = 0
     if event.probe:
         health.recovered_ms = max(health.recovered_ms, event.at_ms)
+        health.recovered_client = only_client(health)
+    if event.started_at_ms >= health.last_failure_ms and (health.worst_row or health.failed_probes):
+        health.worst_row = health.failed_probes = health.retry_at_ms = 0
+        health.worst_by, health.probed_by = {}, {}
+
+
+def only_client(health: ReplicaHealth) -> str | None:
+    """The one client of whose failures a replica's trip was made; None when there were several, or nobody knows."""
+    if any(counts.connects for sessions in health.worst_by.values() for counts in sessions.values()):
+        return None
+    clients = health.worst_by.keys() | health.probed_by.keys()
+    return next(iter(clients)) if len(clients) == 1 else None
 
 
 def fail(health: ReplicaHealth, event: AttemptEnded) -> None:
     """A failure of the route."""
     health.failures_in_row += 1
-    health.worst_row = max(health.worst_row, health.failures_in_row)
+    if event.fold_rules >= EVIDENCE_KEPT:
+        note_failure(health.row_by, event)
+        if event.probe:
+            count_client(health.probed_by, event.client_key)
+    if health.failures_in_row >= health.worst_row:
+        health.worst_row, health.worst_by = health.failures_in_row, copy_of_row(health.row_by)
     health.failed_probes += event.probe
     if event.started_at_ms >= health.opened_ms:
         health.opened_ms = max(health.opened_ms, event.at_ms)

@@ -4,6 +4,8 @@ What depends on settings (weeks, limits, thresholds, weights) is applied on read
 Encoded as JSON, a ledger is the body of a snapshot. Only `fold` changes one.
 """
 
+from typing import TypeAlias
+
 from msgspec import Struct
 
 from service.ledger.events import Endpoint, FailureKind, Window
@@ -48,25 +50,50 @@ class Charge(Struct):
 
 
 class Bucket(Struct, omit_defaults=True):
-    """Outcomes within ten seconds; `slow` ones are among the `ok`."""
+    """Outcomes within ten seconds; `slow` ones are among the `ok`.
+
+    `connects` are failures to connect at all; `bad_by` counts the other failed and slow outcomes by client key.
+    """
 
     ok: int = 0
     failed: int = 0
     slow: int = 0
+    connects: int = 0
+    bad_by: dict[str, int] = {}
+
+
+class SessionFailures(Struct, omit_defaults=True):
+    """Failures of one session in a row. `connects`: no connection was made at all; `repeats`: second time-outs of one
+    body; `timeouts`: by the fingerprint of the body.
+    """
+
+    failures: int = 0
+    connects: int = 0
+    repeats: int = 0
+    timeouts: dict[str, int] = {}
+
+
+FailuresBySession: TypeAlias = dict[str, dict[str, SessionFailures]]
+"""By client key, then by session."""
 
 
 class ReplicaHealth(Struct, omit_defaults=True):
     """What one replica met on one route. `buckets` by Unix time in units of ten seconds, the newest few only.
 
     `failures_in_row` is cleared by any success; `worst_row`, its greatest value, only by one that began after the last
-    failure, so that a stream from before a trip does not undo it. `opened_ms` is the last failure of an attempt that
+    failure, so that a stream from before a trip does not undo it. `row_by` and `worst_by` are the same by client and
+    session, as far as events tell them apart. `opened_ms` is the last failure of an attempt that
     began after the one before it: failures side by side count once. `failed_probes` since the last such success;
-    `recovered_ms` is when a probe last succeeded.
+    `probed_by` counts them by client. `recovered_ms` is when a probe last succeeded, `recovered_client` whose failures
+    alone it ended, None when several clients had met some.
     """
 
     failures_in_row: int = 0
     worst_row: int = 0
     failed_probes: int = 0
+    probed_by: dict[str, int] = {}
+    row_by: FailuresBySession = {}
+    worst_by: FailuresBySession = {}
     opened_ms: int = 0
     last_failure_ms: int = 0
     last_failure_id: str = ""
@@ -74,6 +101,7 @@ class ReplicaHealth(Struct, omit_defaults=True):
     last_success_ms: int = 0
     last_slow_ms: int = 0
     recovered_ms: int = 0
+    recovered_client: str | None = None
     retry_at_ms: int = 0
     buckets: dict[int, Bucket] = {}
 
@@ -82,7 +110,8 @@ class Wait(Struct, omit_defaults=True):
     """A throttle, quota or credential outcome that holds until it is over.
 
     `until_ms` is the provider's own end of the wait, 0 when it named none: then the policy's wait counts from `at_ms`.
-    `holds` is a word in the names of the models that wait, "" for all.
+    `holds` is a word in the names of the models that wait, "" for all. `account` is whose wait it is, "" when that is
+    not known; `endpoint` the class of endpoint that waits.
     """
 
     at_ms: int = 0
@@ -91,6 +120,8 @@ class Wait(Struct, omit_defaults=True):
     status: int = 0
     message: str = ""
     holds: str = ""
+    account: str = ""
+    endpoint: Endpoint = "messages"
 
     def concerns(self, model: str) -> bool:
         """Whether the wait holds requests for this model; a request for none is held by what holds all."""
@@ -98,10 +129,29 @@ class Wait(Struct, omit_defaults=True):
 
 
 class WindowTold(Window, frozen=True, omit_defaults=True):
-    """A provider's newest reading of one quota window, told at `at_ms` with an answer (`answered`) or an error."""
+    """A provider's newest reading of one quota window of an account ("": not known), told at `at_ms` with an answer
+    (`answered`) or an error.
+    """
 
     at_ms: int = 0
     answered: bool = False
+    account: str = ""
+
+
+class Refusal(Struct, omit_defaults=True):
+    """An error in words that no rule knows, as an account met it on a class of endpoint from `since_ms` to `at_ms`.
+
+    `bodies` are fingerprints of the first requests that met it, `clients` the keys of the first clients.
+    """
+
+    endpoint: Endpoint = "messages"
+    account: str = ""
+    status: int = 0
+    message: str = ""
+    since_ms: int = 0
+    at_ms: int = 0
+    bodies: list[str] = []
+    clients: list[str] = []
 
 
 class OpenAttempt(Struct, omit_defaults=True):
@@ -123,7 +173,10 @@ class RouteLedger(Struct, omit_defaults=True):
 
     `usage` is hour -> model sent -> client key -> cell, `hours` its sums; an hour is Unix time in units of 3600 s.
     `waits` are by scope (throttle, quota, credential), those of some models as `quota:opus`; `windows` by the name that
-    the provider gives them; `missing_models` by name, when the provider last denied it.
+    the provider gives them; both with endpoint and account before it (`messages/1f3a.../quota`) where these are known.
+    `missing_models` by name, when the provider last denied it. `clients` and `sessions` are the two that used the route
+    last, and when; `refusals` errors whose words no rule knows, by endpoint, account and a fingerprint of the words.
+    `reset_ms`: attempts that began until then bring usage alone.
     `lost` holds the estimates of attempts given up for lost, until their true end comes; `ended_early` the attempts
     whose end came before their start (by way of a spool), and when.
     """
@@ -135,6 +188,10 @@ class RouteLedger(Struct, omit_defaults=True):
     waits: dict[str, Wait] = {}
     windows: dict[str, WindowTold] = {}
     missing_models: dict[str, int] = {}
+    clients: dict[str, int] = {}
+    sessions: dict[str, int] = {}
+    refusals: dict[str, Refusal] = {}
+    reset_ms: int = 0
     open: dict[str, OpenAttempt] = {}
     lost: dict[str, Charge] = {}
     ended_early: dict[str, int] = {}

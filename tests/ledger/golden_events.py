@@ -9,7 +9,7 @@ from service.ledger import wire
 from service.ledger.events import Event, EventBase, TokenCounts, Window
 
 GOLDEN = Path(__file__).parent / "golden"
-NEWEST = dict.fromkeys(("resource_created", "attempt_ended", "attempt_lost", "batch_item_used"), "v2")
+NEWEST = dict.fromkeys(("resource_created", "attempt_lost", "batch_item_used"), "v2") | {"attempt_ended": "v3"}
 """The newest version of each event that has had a field added; of all others it is the first."""
 TYPES: dict[str, type[EventBase]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Event)}
 VALUES: dict[str, Any] = {
@@ -63,6 +63,11 @@ VALUES: dict[str, Any] = {
     "count": 3,
     "of": "zai",
     "fold_rules": 1,
+    "account": "0f1e2d3c4b5a6978",
+    "words": "1122334455667788",
+    "body": "99aabbccddeeff00",
+    "moved_from": "anthropic",
+    "lost": "cache,thoughts",
     "rows": ("zai/ab12", "control/cd34"),
 }
 """What the fields of the newest version's files hold; a field that comes later is added here with its new files."""

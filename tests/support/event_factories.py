@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from service.ledger import fold, ids
 from service.ledger.events import (
+    FOLD_RULES,
     AttemptEnded,
     AttemptLost,
     AttemptStarted,
     BatchItemUsed,
     ResourceCreated,
     RouteEvent,
+    RouteReset,
     TokenCounts,
     Window,
 )
@@ -104,6 +106,19 @@ ENDS: list[dict[str, Any]] = [
     {"outcome": "aborted"},
     {"outcome": "failed", "kind": "overloaded", "scope": "provider", "status": 529},
     {"outcome": "failed", "kind": "server_error", "scope": "route", "status": 500, "retry_at_ms": NOW_MS + 70_000},
+    {"outcome": "failed", "kind": "connect", "scope": "route", "session_id": "s2"},
+    {"outcome": "failed", "kind": "timeout", "scope": "route", "body": "b1", "session_id": "s1"},
+    {"outcome": "failed", "kind": "server_error", "scope": "route", "status": 500, "probe": True},
+    {"probe": True, "account": "a1"},
+    {"outcome": "failed", "kind": "bad_request", "scope": "request", "status": 400, "words": "w1", "body": "b1"},
+    {
+        "outcome": "failed",
+        "kind": "quota",
+        "scope": "quota",
+        "status": 429,
+        "account": "a1",
+        "endpoint": "count_tokens",
+    },
     {"outcome": "failed", "kind": "throttle", "scope": "throttle", "status": 429},
     {"outcome": "failed", "kind": "quota", "scope": "quota", "status": 429, "retry_at_ms": NOW_MS + 90_000},
     {"outcome": "failed", "kind": "credential", "scope": "credential", "status": 401},
@@ -134,7 +149,7 @@ def attempts(draw: st.DrawFn, number: int, replica: str, seq: int) -> Log:
         more = dict(fields)
         if makes is not started:
             amounts = draw(st.integers(0, 10**5 - 1))
-            more["fold_rules"] = draw(st.integers(0, 1))
+            more["fold_rules"] = draw(st.integers(0, FOLD_RULES))
             more["tokens"] = TokenCounts(*(amounts // 10**place % 10 for place in range(5)))
         if makes is ended:
             more |= {"cost_nusd": draw(st.sampled_from([None, 7])), "spooled": draw(st.booleans())}
@@ -167,6 +182,8 @@ def logs(draw: st.DrawFn) -> Log:
     if draw(st.booleans()):
         written.append(batch_item(998, replica="r9", seq=1))
         written.append(ResourceCreated(event_id=id_of(999), at_ms=NOW_MS, resource_id="batch_1", resource_kind="batch"))
+    if draw(st.booleans()):
+        written.append(RouteReset(event_id=id_of(997), at_ms=draw(MOMENTS), replica="r8", seq=1))
     again = draw(st.lists(st.sampled_from(written), max_size=4)) if written else []
     return draw(st.permutations([*written, *again]))
 

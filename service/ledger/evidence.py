@@ -1,0 +1,128 @@
+"""Who met a route's failures: counts by client and session, and errors that several requests met in the same words.
+
+Kept beside the plain counts of health, so that a reading can tell a route's fault from that of one client, one session
+or one prompt. Raw facts under fixed bounds; which of them weigh, and for whom, is decided on reading
+(`service.routing.evidence`).
+"""
+
+from service.ledger.events import AttemptEnded
+from service.ledger.state import Bucket, FailuresBySession, Refusal, RouteLedger, SessionFailures
+
+KEPT_SEEN = 2
+"""The two newest clients and sessions are enough to say whether there is another one than this."""
+KEPT_SESSIONS = 32
+"""Sessions of one streak with counts of their own; all further ones share one."""
+KEPT_BODIES = 4
+"""Request bodies of one session whose time-outs are counted; providers hang on few."""
+KEPT_BAD_CLIENTS = 4
+"""Clients of one bucket with counts of their own: two are enough to tell one client's fault from the route's."""
+KEPT_REFUSALS = 8
+"""Errors in words that no rule knows; a route is seldom refused in more than one way at a time."""
+KEPT_WITNESSES = 3
+"""Bodies and clients that met the same words: a reading asks for three and two."""
+OTHERS = "*"
+"""Stands for all clients or sessions beyond the bound; no client key has this id."""
+
+BySession = FailuresBySession
+
+
+def note_seen(ledger: RouteLedger, event: AttemptEnded) -> None:
+    """Remember who used the route last."""
+    note_newest(ledger.clients, event.client_key, event.at_ms)
+    note_newest(ledger.sessions, event.session_id, event.at_ms)
+
+
+def note_newest(seen: dict[str, int], name: str, at_ms: int) -> None:
+    """Set when a name was last seen; the one that was not seen for longest goes when there are too many."""
+    if name not in seen and len(seen) >= KEPT_SEEN:
+        oldest = min(seen, key=lambda known: seen[known])
+        if seen[oldest] > at_ms:
+            return
+        del seen[oldest]
+    seen[name] = max(at_ms, seen.get(name, 0))
+
+
+def note_failure(row: BySession, event: AttemptEnded) -> None:
+    """Count a failure for its client and session."""
+    session = session_of(row, event)
+    session.failures += 1
+    if event.kind == "connect":
+        session.connects += 1
+    elif event.kind == "timeout" and event.body:
+        note_timeout(session, event.body)
+
+
+def session_of(row: BySession, event: AttemptEnded) -> SessionFailures:
+    """The counts of the event's session, opened when it is new."""
+    known = row.get(event.client_key, {}).get(event.session_id)
+    if known is not None:
+        return known
+    is_full = sum(map(len, row.values())) >= KEPT_SESSIONS
+    client, session = (OTHERS, OTHERS) if is_full else (event.client_key, event.session_id)
+    return row.setdefault(client, {}).setdefault(session, SessionFailures())
+
+
+def note_timeout(session: SessionFailures, body: str) -> None:
+    """Count a time-out of a body. The second of one body says no more than the first; from the third on they count."""
+    if body not in session.timeouts and len(session.timeouts) >= KEPT_BODIES:
+        return
+    times = session.timeouts[body] = session.timeouts.get(body, 0) + 1
+    session.repeats += times == 2
+
+
+def copy_of(row: BySession) -> BySession:
+    """A copy that shares nothing that can change."""
+    return {
+        client: {
+            name: SessionFailures(counts.failures, counts.connects, counts.repeats, dict(counts.timeouts))
+            for name, counts in sessions.items()
+        }
+        for client, sessions in row.items()
+    }
+
+
+def note_bad(bucket: Bucket, event: AttemptEnded) -> None:
+    """Count a failed or slow outcome for its client; connections that were refused are nobody's doing."""
+    if event.kind == "connect":
+        bucket.connects += 1
+    else:
+        count_client(bucket.bad_by, event.client_key)
+
+
+def count_client(counts: dict[str, int], client: str) -> None:
+    """Count one more for a client."""
+    name = client if client in counts or len(counts) < KEPT_BAD_CLIENTS else OTHERS
+    counts[name] = counts.get(name, 0) + 1
+
+
+def note_refusal(ledger: RouteLedger, event: AttemptEnded) -> None:
+    """Remember who met an error whose words no rule knows, and with which request."""
+    name = f"{event.endpoint}/{event.account}/{event.words}"
+    refusal = ledger.refusals.pop(name, None) or Refusal(
+        endpoint=event.endpoint, account=event.account, status=event.status, message=event.message, since_ms=event.at_ms
+    )
+    if len(ledger.refusals) >= KEPT_REFUSALS:
+        del ledger.refusals[next(iter(ledger.refusals))]
+    ledger.refusals[name] = refusal
+    refusal.at_ms = max(refusal.at_ms, event.at_ms)
+    add_witness(refusal.bodies, event.body)
+    add_witness(refusal.clients, event.client_key)
+
+
+def add_witness(witnesses: list[str], name: str) -> None:
+    """Add a name, once."""
+    if name not in witnesses and len(witnesses) < KEPT_WITNESSES:
+        witnesses.append(name)
+
+
+def end_refusals(ledger: RouteLedger, success: AttemptEnded) -> None:
+    """An answer that began after an error takes that error back."""
+    ledger.refusals = {
+        name: refusal
+        for name, refusal in ledger.refusals.items()
+        if not (
+            refusal.endpoint == success.endpoint
+            and refusal.account == success.account
+            and refusal.since_ms <= success.started_at_ms
+        )
+    }
