@@ -23,11 +23,10 @@ KEPT_WITNESSES = 3
 OTHERS = "*"
 """Stands for all clients or sessions beyond the bound; no client key has this id."""
 
-BySession = FailuresBySession
-
 
 def note_seen(ledger: RouteLedger, event: AttemptEnded) -> None:
-    """Remember who used the route last."""
+    """Remember who used the route last, and with which account."""
+    ledger.account = event.account or ledger.account
     note_newest(ledger.clients, event.client_key, event.at_ms)
     note_newest(ledger.sessions, event.session_id, event.at_ms)
 
@@ -42,7 +41,7 @@ def note_newest(seen: dict[str, int], name: str, at_ms: int) -> None:
     seen[name] = max(at_ms, seen.get(name, 0))
 
 
-def note_failure(row: BySession, event: AttemptEnded) -> None:
+def note_failure(row: FailuresBySession, event: AttemptEnded) -> None:
     """Count a failure for its client and session."""
     session = session_of(row, event)
     session.failures += 1
@@ -52,7 +51,7 @@ def note_failure(row: BySession, event: AttemptEnded) -> None:
         note_timeout(session, event.body)
 
 
-def session_of(row: BySession, event: AttemptEnded) -> SessionFailures:
+def session_of(row: FailuresBySession, event: AttemptEnded) -> SessionFailures:
     """The counts of the event's session, opened when it is new."""
     known = row.get(event.client_key, {}).get(event.session_id)
     if known is not None:
@@ -70,7 +69,7 @@ def note_timeout(session: SessionFailures, body: str) -> None:
     session.repeats += times == 2
 
 
-def copy_of(row: BySession) -> BySession:
+def copy_of(row: FailuresBySession) -> FailuresBySession:
     """A copy that shares nothing that can change."""
     return {
         client: {

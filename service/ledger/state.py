@@ -176,7 +176,7 @@ class RouteLedger(Struct, omit_defaults=True):
     the provider gives them; both with endpoint and account before it (`messages/1f3a.../quota`) where these are known.
     `missing_models` by name, when the provider last denied it. `clients` and `sessions` are the two that used the route
     last, and when; `refusals` errors whose words no rule knows, by endpoint, account and a fingerprint of the words.
-    `reset_ms`: attempts that began until then bring usage alone.
+    `reset_ms`: attempts that began until then bring usage alone. `account`: with which the route was asked last.
     `lost` holds the estimates of attempts given up for lost, until their true end comes; `ended_early` the attempts
     whose end came before their start (by way of a spool), and when.
     """
@@ -192,6 +192,7 @@ class RouteLedger(Struct, omit_defaults=True):
     sessions: dict[str, int] = {}
     refusals: dict[str, Refusal] = {}
     reset_ms: int = 0
+    account: str = ""
     open: dict[str, OpenAttempt] = {}
     lost: dict[str, Charge] = {}
     ended_early: dict[str, int] = {}

@@ -1,6 +1,7 @@
 """The circuit of a route: a reading of folded counts under the policy at `now`. It keeps no state of its own.
 
 Rules
+- Failures count as far as they weigh for the client that asks (`evidence`).
 - A replica is tripped by 5 failures in a row, by half of at least 20 attempts within 30 s that failed or were slow, and
   by a failed probe.
 - It stays tripped until its open time is over; that doubles with each failed probe, up to a cap, with a jitter that
@@ -22,6 +23,7 @@ from msgspec import Struct
 
 from service.ledger.fold import BUCKET_MS, last_seen_ms
 from service.ledger.state import ReplicaHealth, RouteLedger
+from service.routing.evidence import Evidence, read_evidence
 from service.settings import CircuitPolicy
 
 CircuitState = Literal["closed", "open", "half_open"]
@@ -54,18 +56,27 @@ CLOSED = CircuitReading()
 
 
 def read_circuit(
-    ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, *, replica: str, reset_ms: int = 0
+    ledger: RouteLedger,
+    policy: CircuitPolicy,
+    now_ms: int,
+    *,
+    replica: str,
+    reset_ms: int = 0,
+    client: str | None = None,
 ) -> CircuitReading:
-    """The circuit of a route as `replica` should take it; `reset_ms` is the operators' last reset."""
+    """The circuit of a route as `replica` should take it for `client` (None: for nobody in particular); `reset_ms` is
+    the operators' last reset."""
     if not policy.enabled or is_sound(ledger, policy, now_ms, replica):
         return CLOSED
-    own = ledger.health.get(replica)
-    if own and is_tripped(own, policy, reset_ms):
-        return opened(own, policy, now_ms, recovered_ms=max(health.recovered_ms for health in ledger.health.values()))
-    tripped = fleet_trip(ledger, policy, now_ms, reset_ms)
+    own, evidence = ledger.health.get(replica), read_evidence(ledger, now_ms, client)
+    if own and is_tripped(own, policy, reset_ms, evidence):
+        recovered_ms = max(health.recovered_ms for health in ledger.health.values())
+        return opened(own, policy, now_ms, evidence, recovered_ms=recovered_ms)
+    tripped = fleet_trip(ledger, policy, now_ms, reset_ms, evidence)
     if tripped:
-        return opened(max(tripped, key=lambda health: open_until_ms(health, policy)), policy, now_ms)
-    return closed(ledger, own, policy, now_ms, reset_ms)
+        last = max(tripped, key=lambda health: open_until_ms(health, policy, evidence))
+        return opened(last, policy, now_ms, evidence)
+    return closed(ledger, own, policy, now_ms, reset_ms, evidence)
 
 
 def is_sound(ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, replica: str) -> bool:
@@ -92,12 +103,17 @@ def is_gone(health: ReplicaHealth, policy: CircuitPolicy, now_ms: int) -> bool:
 
 
 def closed(
-    ledger: RouteLedger, own: ReplicaHealth | None, policy: CircuitPolicy, now_ms: int, reset_ms: int
+    ledger: RouteLedger,
+    own: ReplicaHealth | None,
+    policy: CircuitPolicy,
+    now_ms: int,
+    reset_ms: int,
+    evidence: Evidence,
 ) -> CircuitReading:
     """The reading of a route that serves, perhaps not yet in full."""
     seen = [health for health in ledger.health.values() if health is own or is_recent(health, now_ms)]
     worst = max((health.failures_in_row for health in seen if health.last_failure_ms > reset_ms), default=0)
-    since_ms = now_ms - max(health.recovered_ms for health in ledger.health.values())
+    since_ms = now_ms - max(recovered_ms(health, evidence) for health in ledger.health.values())
     return CircuitReading(
         failures_in_row=worst,
         degraded=worst >= policy.degraded_failures,
@@ -105,11 +121,19 @@ def closed(
     )
 
 
-def opened(health: ReplicaHealth, policy: CircuitPolicy, now_ms: int, *, recovered_ms: int = 0) -> CircuitReading:
+def recovered_ms(health: ReplicaHealth, evidence: Evidence) -> int:
+    """When a replica's probe last ended a trip that weighed for the client that asks; 0 if none did."""
+    client = health.recovered_client
+    return health.recovered_ms if client is None or evidence.weighs((client,)) else 0
+
+
+def opened(
+    health: ReplicaHealth, policy: CircuitPolicy, now_ms: int, evidence: Evidence, *, recovered_ms: int = 0
+) -> CircuitReading:
     """The reading of a tripped route: open, or half open once its time is over, or another replica's probe since, at
     `recovered_ms`, has found it well.
     """
-    until_ms = open_until_ms(health, policy)
+    until_ms = open_until_ms(health, policy, evidence)
     if recovered_ms > opened_ms(health):
         until_ms = min(until_ms, recovered_ms)
     return CircuitReading(
@@ -132,7 +156,9 @@ def reason_of(health: ReplicaHealth, policy: CircuitPolicy) -> str:
     return f"half of the attempts failed or were slow, the last failure: {kind}"
 
 
-def fleet_trip(ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, reset_ms: int) -> list[ReplicaHealth]:
+def fleet_trip(
+    ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, reset_ms: int, evidence: Evidence
+) -> list[ReplicaHealth]:
     """The tripped replicas, when they are enough to open the route for all; else none.
 
     A trip from before the last successful probe of any replica is that replica's own affair.
@@ -140,8 +166,8 @@ def fleet_trip(ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, reset_ms
     floor_ms = max(reset_ms, *(health.recovered_ms for health in ledger.health.values()))
     using, tripped = 0, []
     for health in ledger.health.values():
-        trips = is_tripped(health, policy, reset_ms) and opened_ms(health) > floor_ms
-        if is_recent(health, now_ms) or (trips and now_ms < open_until_ms(health, policy) + HALF_OPEN_MS):
+        trips = is_tripped(health, policy, reset_ms, evidence) and opened_ms(health) > floor_ms
+        if is_recent(health, now_ms) or (trips and now_ms < open_until_ms(health, policy, evidence) + HALF_OPEN_MS):
             using += 1
             tripped += [health] * trips
     needed = max(min(2, using), (using + 1) // 2)
@@ -153,15 +179,17 @@ def is_recent(health: ReplicaHealth, now_ms: int) -> bool:
     return now_ms - last_seen_ms(health) < RECENT_MS
 
 
-def is_tripped(health: ReplicaHealth, policy: CircuitPolicy, reset_ms: int) -> bool:
+def is_tripped(health: ReplicaHealth, policy: CircuitPolicy, reset_ms: int, evidence: Evidence) -> bool:
     """Whether one replica's own counts trip: they do not change while nobody asks, so that time alone heals nothing."""
     floor_ms = max(reset_ms, health.recovered_ms)
-    if health.last_failure_ms > floor_ms and (health.worst_row >= policy.trip_failures or health.failed_probes):
+    if health.last_failure_ms > floor_ms and (
+        evidence.failures_in_row(health) >= policy.trip_failures or evidence.failed_probes(health)
+    ):
         return True
-    return was_failing(health, policy, floor_ms)
+    return was_failing(health, policy, floor_ms, evidence)
 
 
-def was_failing(health: ReplicaHealth, policy: CircuitPolicy, floor_ms: int) -> bool:
+def was_failing(health: ReplicaHealth, policy: CircuitPolicy, floor_ms: int, evidence: Evidence) -> bool:
     """Whether, at the last bad outcome, too large a share of the attempts just before it failed or was slow."""
     last_ms = max(health.last_failure_ms, health.last_slow_ms)
     if last_ms <= floor_ms:
@@ -169,7 +197,7 @@ def was_failing(health: ReplicaHealth, policy: CircuitPolicy, floor_ms: int) -> 
     since = max(last_ms - policy.window_ms, floor_ms) // BUCKET_MS
     recent = [bucket for number, bucket in health.buckets.items() if number > since]
     attempts = sum(bucket.ok + bucket.failed for bucket in recent)
-    bad = sum(bucket.failed + bucket.slow for bucket in recent)
+    bad = evidence.bad_outcomes(recent)
     return attempts >= policy.window_attempts and bad >= attempts * policy.window_ratio
 
 
@@ -178,9 +206,9 @@ def opened_ms(health: ReplicaHealth) -> int:
     return max(health.opened_ms, health.last_slow_ms)
 
 
-def open_until_ms(health: ReplicaHealth, policy: CircuitPolicy) -> int:
+def open_until_ms(health: ReplicaHealth, policy: CircuitPolicy, evidence: Evidence) -> int:
     """When the open time of a tripped replica ends."""
-    doublings = min(health.failed_probes, MAX_DOUBLINGS)
+    doublings = min(evidence.failed_probes(health), MAX_DOUBLINGS)
     jitter = JITTER_RATIO * (crc32(health.last_failure_id.encode()) / 2**32)
     open_ms = min(policy.open_cap_ms, int(policy.open_ms * 2**doublings * (1 + jitter)))
     asked_ms = min(policy.open_cap_ms, max(0, health.retry_at_ms - opened_ms(health)))

@@ -21,9 +21,10 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
-from service.ledger.events import TokenCounts
+from service.ledger.events import Endpoint, TokenCounts
 from service.ledger.fold import HOUR_MS
 from service.ledger.state import RouteLedger, Usage, Wait, WindowTold
+from service.routing.evidence import Evidence, seen_lately
 from service.routing.view import usage_since
 from service.settings import Policy, QuotaPolicy, QuotaWeights
 from service.settings.failure_rules import Rules, WindowRule
@@ -34,6 +35,10 @@ WEEK_MS = 7 * 24 * HOUR_MS
 DAY_HOURS = 24
 FORECAST_STEP_MS = 600_000
 """A forecast is rounded up to ten minutes: it is no more exact than that, and need not change each second."""
+REFUSED = "refused"
+"""The scope of a wait that no provider asked for: errors in words that no rule knows."""
+REFUSED_BODIES = 3
+"""So many requests have to meet the same words until these are taken for the route's."""
 WEEKLY_WINDOW = "7d_"
 """How a subscription's windows of some models begin; what follows is the models' name, unless a rule says more."""
 
@@ -165,30 +170,73 @@ def read_forecast(ledger: RouteLedger, quota: QuotaReading, policy: Policy, now_
 
 
 def read_waits(
-    ledger: RouteLedger, policy: Policy, now_ms: int, reset_ms: int = 0, *, model: str = "", free: bool = False
+    ledger: RouteLedger,
+    policy: Policy,
+    now_ms: int,
+    reset_ms: int = 0,
+    *,
+    model: str = "",
+    account: str = "",
+    endpoint: Endpoint = "messages",
+    client: str | None = None,
 ) -> WaitReading | None:
-    """The wait for a model that ends last, or None when the route may be asked now.
+    """The wait for a model that ends last, or None when the route may be asked now: see `all_waits`."""
+    holding = all_waits(ledger, policy, now_ms, reset_ms, account=account, endpoint=endpoint, client=client)
+    return max((wait for wait in holding if wait.concerns(model)), key=lambda wait: wait.until_ms, default=None)
 
-    What is free of charge is held by a refused credential alone: its limits are others.
+
+def all_waits(
+    ledger: RouteLedger,
+    policy: Policy,
+    now_ms: int,
+    reset_ms: int = 0,
+    *,
+    account: str = "",
+    endpoint: Endpoint = "messages",
+    client: str | None = None,
+) -> Iterator[WaitReading]:
+    """The waits that still hold a class of endpoint: those that were asked for, errors that several requests met in the
+    same words, and spent windows. `account` is the one that the route has now, by default that of the last attempt.
     """
-    holding = (
-        wait
-        for wait in all_waits(ledger, policy, now_ms, reset_ms)
-        if wait.concerns(model) and (not free or wait.scope == "credential")
-    )
-    return max(holding, key=lambda wait: wait.until_ms, default=None)
-
-
-def all_waits(ledger: RouteLedger, policy: Policy, now_ms: int, reset_ms: int = 0) -> Iterator[WaitReading]:
-    """The waits that still hold, whomever they hold: those that were asked for, and spent windows."""
+    account = account or ledger.account
     for name, wait in ledger.waits.items():
-        scope = name.partition(":")[0]
+        scope = name.rpartition("/")[2].partition(":")[0]
         until_ms = wait_until_ms(scope, wait, policy)
-        if wait.at_ms > reset_ms and until_ms > now_ms:
+        is_over = wait.at_ms <= reset_ms or until_ms <= now_ms
+        if not is_over and wait.endpoint == endpoint and is_of_account(wait.account, account):
             yield WaitReading(scope, until_ms, f"{wait.kind} {wait.status or ''}".strip(), wait.holds)
-    for window in read_windows(ledger, policy, now_ms, reset_ms):
+    yield from read_refusals(ledger, policy, now_ms, reset_ms, account=account, endpoint=endpoint, client=client)
+    if endpoint != "messages":
+        return
+    for window in read_windows(ledger, policy, now_ms, reset_ms, account=account):
         if window.state == "spent":
             yield WaitReading("quota", window.resets_at_ms, f"window {window.name} {window.status}", window.holds)
+
+
+def read_refusals(
+    ledger: RouteLedger,
+    policy: Policy,
+    now_ms: int,
+    reset_ms: int,
+    *,
+    account: str,
+    endpoint: Endpoint,
+    client: str | None,
+) -> Iterator[WaitReading]:
+    """Errors whose words no rule knows, and that so many requests met that they are the route's, not the requests'."""
+    evidence = Evidence(client, seen_lately(ledger.clients, now_ms), ())
+    for refusal in ledger.refusals.values():
+        until_ms = refusal.at_ms + policy.credential_wait_ms
+        is_over = refusal.at_ms <= reset_ms or until_ms <= now_ms
+        is_proven = len(refusal.bodies) >= REFUSED_BODIES and evidence.weighs(refusal.clients)
+        is_about = refusal.endpoint == endpoint and is_of_account(refusal.account, account)
+        if is_about and is_proven and not is_over:
+            yield WaitReading(REFUSED, until_ms, f"refused in the same words: status {refusal.status}")
+
+
+def is_of_account(held: str, account: str) -> bool:
+    """Whether what is held against an account holds for the one that the route has; unknown ones always match."""
+    return not held or not account or held == account
 
 
 def wait_until_ms(scope: str, wait: Wait, policy: Policy) -> int:
@@ -203,14 +251,18 @@ def wait_until_ms(scope: str, wait: Wait, policy: Policy) -> int:
 # -- windows
 
 
-def read_windows(ledger: RouteLedger, policy: Policy, now_ms: int, reset_ms: int = 0) -> tuple[WindowReading, ...]:
+def read_windows(
+    ledger: RouteLedger, policy: Policy, now_ms: int, reset_ms: int = 0, *, account: str = ""
+) -> tuple[WindowReading, ...]:
     """The windows that are not over, as the provider told them last. Limits by the minute are none of them."""
     if not ledger.windows:
         return ()
     answered_ms = max((health.last_success_ms for health in ledger.health.values()), default=0)
     found = []
-    for name, told in sorted(ledger.windows.items()):
-        rule = window_rule(name, policy.rules)
+    account = account or ledger.account
+    for place, told in sorted(ledger.windows.items()):
+        name = place.rpartition("/")[2]
+        rule = window_rule(name, policy.rules) if is_of_account(told.account, account) else None
         ends_ms = told.resets_at_ms or told.at_ms + policy.wait_ms
         if rule is not None and ends_ms > now_ms:
             state = window_state(told, policy, contradicted=told.at_ms <= max(reset_ms, answered_ms))
