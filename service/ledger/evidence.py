@@ -6,7 +6,7 @@ or one prompt. Raw facts under fixed bounds; which of them weigh, and for whom, 
 """
 
 from service.ledger.events import AttemptEnded
-from service.ledger.state import Bucket, FailuresBySession, Refusal, RouteLedger, SessionFailures
+from service.ledger.state import Bucket, FailuresBySession, Refusal, ReplicaHealth, RouteLedger, SessionFailures
 
 KEPT_SEEN = 2
 """The two newest clients and sessions are enough to say whether there is another one than this."""
@@ -92,6 +92,34 @@ def count_client(counts: dict[str, int], client: str) -> None:
     """Count one more for a client."""
     name = client if client in counts or len(counts) < KEPT_BAD_CLIENTS else OTHERS
     counts[name] = counts.get(name, 0) + 1
+
+
+def recovered_for(ledger: RouteLedger, probe: AttemptEnded) -> str | None:
+    """The client whose failures alone a successful probe has ended; None when others met some, or nobody knows who."""
+    healths = ledger.health.values()
+    if any(has_unattributed(health) for health in healths):
+        return None
+    met = {client for health in healths for client in met_by(health)}
+    return probe.client_key if met <= {probe.client_key} else None
+
+
+def has_unattributed(health: ReplicaHealth) -> bool:
+    """Whether a replica met failures that belong to no client: refused connections, and events of older versions."""
+    if any(counts.connects for sessions in health.worst_by.values() for counts in sessions.values()):
+        return True
+    told = sum(counts.failures for sessions in health.worst_by.values() for counts in sessions.values())
+    return health.worst_row > told or any(unattributed(bucket) for bucket in health.buckets.values())
+
+
+def unattributed(bucket: Bucket) -> int:
+    """The failed and slow outcomes of a bucket that belong to no client."""
+    return bucket.failed + bucket.slow - sum(bucket.bad_by.values())
+
+
+def met_by(health: ReplicaHealth) -> set[str]:
+    """The clients that met what a replica remembers."""
+    in_buckets = (client for bucket in health.buckets.values() for client in bucket.bad_by)
+    return {*health.worst_by, *health.probed_by, *in_buckets}
 
 
 def note_refusal(ledger: RouteLedger, event: AttemptEnded) -> None:

@@ -44,7 +44,15 @@ from service.ledger.events import (
     RouteReset,
 )
 from service.ledger.evidence import copy_of as copy_of_row
-from service.ledger.evidence import count_client, end_refusals, note_bad, note_failure, note_refusal, note_seen
+from service.ledger.evidence import (
+    count_client,
+    end_refusals,
+    note_bad,
+    note_failure,
+    note_refusal,
+    note_seen,
+    recovered_for,
+)
 from service.ledger.state import (
     Bucket,
     Charge,
@@ -438,7 +446,7 @@ def note_health(ledger: RouteLedger, event: AttemptEnded) -> None:
     if ok:
         bucket.ok += 1
         bucket.slow += event.slow
-        succeed(health, event)
+        succeed(ledger, health, event)
     else:
         bucket.failed += 1
         fail(health, event)
@@ -454,7 +462,7 @@ def bucket_of(health: ReplicaHealth, number: int) -> Bucket:
     return bucket
 
 
-def succeed(health: ReplicaHealth, event: AttemptEnded) -> None:
+def succeed(ledger: RouteLedger, health: ReplicaHealth, event: AttemptEnded) -> None:
     """A success ends the failures in a row, and what they led to if it began after the last of them."""
     health.failures_in_row = 0
     if health.row_by:
@@ -465,18 +473,10 @@ def succeed(health: ReplicaHealth, event: AttemptEnded) -> None:
         return
     if event.probe:
         health.recovered_ms = max(health.recovered_ms, event.at_ms)
-        health.recovered_client = only_client(health)
+        health.recovered_client = recovered_for(ledger, event) if event.fold_rules >= EVIDENCE_KEPT else None
     if event.started_at_ms >= health.last_failure_ms and (health.worst_row or health.failed_probes):
         health.worst_row = health.failed_probes = health.retry_at_ms = 0
         health.worst_by, health.probed_by = {}, {}
-
-
-def only_client(health: ReplicaHealth) -> str | None:
-    """The one client of whose failures a replica's trip was made; None when there were several, or nobody knows."""
-    if any(counts.connects for sessions in health.worst_by.values() for counts in sessions.values()):
-        return None
-    clients = health.worst_by.keys() | health.probed_by.keys()
-    return next(iter(clients)) if len(clients) == 1 else None
 
 
 def fail(health: ReplicaHealth, event: AttemptEnded) -> None:

@@ -20,7 +20,7 @@ from service.relay.ownership import home_of
 from service.relay.session_affinity import SessionAffinity
 from service.routing.context import smallest_context_tokens, smallest_on
 from service.routing.failover import AdmissionDenied, Attempt, AttemptResult, Plan, Verdict, failover
-from service.routing.rank import Candidate, RoutingRequest, choose_chain, rank, recheck
+from service.routing.rank import SOFT_REASONS, Candidate, RoutingRequest, choose_chain, rank, recheck
 from service.routing.retry_budget import RetryBudget
 from service.settings import Route, Settings
 
@@ -133,7 +133,7 @@ class RequestPlanner:
         now = recheck(attempt.candidate, plan.routing_request, self._watcher.view, self._policy, self._clock.now_ms())
         if now.usable:
             return replace(attempt, candidate=now)
-        if now.passed_over == "circuit_open" and not plan.outcomes:
+        if now.passed_over in SOFT_REASONS and not plan.outcomes:
             return attempt  # nothing was tried yet: an open circuit may be all that is left
         return AdmissionDenied("passed_over", now.reason, now.until_ms if now.passed_over in WAITING else 0)
 

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from service.ledger.fold import BUCKET_MS, last_seen_ms
 from service.ledger.state import ReplicaHealth, RouteLedger
-from service.routing.evidence import Evidence, read_evidence
+from service.routing.evidence import EVERYTHING, Evidence, read_evidence
 from service.settings import CircuitPolicy
 
 CircuitState = Literal["closed", "open", "half_open"]
@@ -206,7 +206,7 @@ def opened_ms(health: ReplicaHealth) -> int:
     return max(health.opened_ms, health.last_slow_ms)
 
 
-def open_until_ms(health: ReplicaHealth, policy: CircuitPolicy, evidence: Evidence) -> int:
+def open_until_ms(health: ReplicaHealth, policy: CircuitPolicy, evidence: Evidence = EVERYTHING) -> int:
     """When the open time of a tripped replica ends."""
     doublings = min(evidence.failed_probes(health), MAX_DOUBLINGS)
     jitter = JITTER_RATIO * (crc32(health.last_failure_id.encode()) / 2**32)

@@ -70,6 +70,10 @@ class Evidence(Struct, frozen=True):
         return bad - sum(sum(bucket.bad_by.values()) for bucket in buckets)
 
 
+EVERYTHING = Evidence(None, (), (), is_shared=True)
+"""All failures weigh, whoever met them."""
+
+
 def read_evidence(ledger: RouteLedger, now_ms: int, client: str | None) -> Evidence:
     """How the failures of a route weigh for a client."""
     met_by = {name for health in ledger.health.values() for name in clients_of(health)}

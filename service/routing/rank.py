@@ -10,12 +10,17 @@ Rules
 - A thread goes to Anthropic alone: another vendor would answer without what came before.
 - Above the warning threshold of its quota, or of a provider's window, a route comes after the others; so it does, for
   a growing share of the requests less, while it recovers.
-- With session affinity the route that served the session last goes first, unless it comes after the others.
-- When only open circuits are left, the one that closes first is tried all the same. A spent limit never is.
+- With session affinity the route that served the session last goes first if it serves the model that the first route
+  would; in the middle of a turn it goes first whatever it serves. So a session that had to move to another model goes
+  back with its user's next words, and two keys of one provider each keep their caches.
+- Failures weigh as far as `evidence` says for the client that asks.
+- When only open circuits, and refusals in words that no rule knows, are left, the route that is back first is tried all
+  the same. A spent limit never is.
 """
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import Literal
 
 from msgspec import Struct
@@ -29,6 +34,7 @@ from service.routing.circuit import CircuitReading, is_sound, read_circuit
 from service.routing.context import too_large_for
 from service.routing.models import choose_model, is_native, map_model
 from service.routing.quota import (
+    REFUSED,
     QuotaReading,
     WaitReading,
     is_pressed,
@@ -42,11 +48,22 @@ from service.routing.view import View
 from service.settings import ClientCredentials, Policy, Route
 
 PassedOver = Literal[
-    "", "off", "disabled", "circuit_open", "waiting", "quota_spent", "model_missing", "context_too_small", "elsewhere"
+    "",
+    "off",
+    "disabled",
+    "circuit_open",
+    "refused",
+    "waiting",
+    "quota_spent",
+    "model_missing",
+    "context_too_small",
+    "elsewhere",
 ]
+SOFT_REASONS = frozenset(("circuit_open", "refused"))
+"""Reasons drawn from what was seen, not told by anybody: without another route, trying is better than not."""
 MODEL_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens"))
 FREE_ENDPOINTS: frozenset[Endpoint] = frozenset(("count_tokens", "models"))
-"""What uses no tokens goes on when the quota is spent, and has limits of its own at the provider."""
+"""What uses no tokens goes on when the quota is spent."""
 CREDENTIAL_PREFIX = "sk-ant-"
 """How Anthropic's API keys and OAuth tokens begin; anything else is a placeholder, never worth sending."""
 
@@ -56,8 +73,10 @@ class RoutingRequest(Struct, frozen=True):
 
     `least_tokens` is what its prompt has at least, 0 when that is too little to matter; `trimmed`: the provider is
     asked to shorten it. `threaded`: it continues or begins a thread.
-    `bound_to` is the route on which its resources live, `session_route` the one that served its session last. `draw`
-    is the request's lot, from 0 to 1: a route that has just recovered takes those below its share.
+    `bound_to` is the route on which its resources live, `session_route` the one that served its session last;
+    `mid_turn`: the request brings results of tools, so that the model that asked for them should go on. `draw` is the
+    request's lot, from 0 to 1: a route that has just recovered takes those below its share. `client` is the key of the
+    client that asks, None for nobody in particular: whose failures weigh depends on it.
     """
 
     endpoint: Endpoint = "messages"
@@ -67,7 +86,14 @@ class RoutingRequest(Struct, frozen=True):
     trimmed: bool = False
     threaded: bool = False
     session_route: str = ""
+    mid_turn: bool = False
     draw: float = 0.0
+    client: str | None = None
+
+    @property
+    def wait_class(self) -> Endpoint:
+        """The class of endpoint whose waits hold the request: `count_tokens` and `models` have limits of their own."""
+        return self.endpoint if self.endpoint in FREE_ENDPOINTS else "messages"
 
 
 class Candidate(Struct, frozen=True):
@@ -130,13 +156,27 @@ def rank(request: RoutingRequest, chain: Sequence[Route], view: View, policy: Po
         (passed_over if candidate.passed_over else usable).append(candidate)
     if not usable:
         usable, passed_over = with_last_resort(passed_over)
-    usable.sort(key=lambda candidate: (candidate.late, candidate.route.id != request.session_route))
+    usable.sort(key=attrgetter("late"))
+    if request.session_route:
+        usable = with_session_first(usable, request)
     return usable + passed_over
 
 
+def with_session_first(usable: list[Candidate], request: RoutingRequest) -> list[Candidate]:
+    """The session's last route before the others: for its caches where it serves the same model, and in the middle of a
+    turn whatever it serves."""
+    home = next((candidate for candidate in usable if candidate.route.id == request.session_route), None)
+    if home is None:
+        return usable
+    is_as_good = not home.late and home.model == usable[0].model
+    if not (request.mid_turn or is_as_good):
+        return usable
+    return [home, *(candidate for candidate in usable if candidate is not home)]
+
+
 def with_last_resort(passed_over: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """Of the routes whose only fault is an open circuit, the one that closes first, as usable; and the others."""
-    opened = [candidate for candidate in passed_over if candidate.passed_over == "circuit_open"]
+    """The route that is back first of those that were left for what was seen there, as usable; and the others."""
+    opened = [candidate for candidate in passed_over if candidate.passed_over in SOFT_REASONS]
     if not opened:
         return [], passed_over
     first = min(opened, key=lambda candidate: candidate.until_ms)
@@ -175,7 +215,7 @@ def is_unrestricted(request: RoutingRequest, route: Route, control: ControlLedge
 
 def is_healthy(ledger: RouteLedger, policy: Policy, now_ms: int, replica: str) -> bool:
     """Whether a ledger holds no wait, no missing model, no window near its end, and no trace of failures."""
-    if ledger.waits or ledger.missing_models or (ledger.windows and is_pressed(ledger, policy)):
+    if ledger.waits or ledger.refusals or ledger.missing_models or (ledger.windows and is_pressed(ledger, policy)):
         return False
     return is_sound(ledger, policy.circuit, now_ms, replica)
 
@@ -198,6 +238,11 @@ class RouteCheck(Struct, frozen=True, dict=True):
     def reset_ms(self) -> int:
         """When an operator last reset the route; 0: never."""
         return self.view.control.resets.get(self.route.id, 0)
+
+    @property
+    def account(self) -> str:
+        """The account that the route has now; "" when that is not known."""
+        return self.view.accounts.get(self.route.id, "")
 
     @property
     def is_free(self) -> bool:
@@ -231,14 +276,26 @@ class RouteCheck(Struct, frozen=True, dict=True):
     def wait(self) -> WaitReading | None:
         """The wait that ends last of those that hold this request."""
         return read_waits(
-            self.ledger, self.policy, self.now_ms, self.reset_ms, model=self.model or "", free=self.is_free
+            self.ledger,
+            self.policy,
+            self.now_ms,
+            self.reset_ms,
+            model=self.model or "",
+            account=self.account,
+            endpoint=self.request.wait_class,
+            client=self.request.client,
         )
 
     @cached_property
     def circuit(self) -> CircuitReading:
         """The route's circuit as this replica sees it."""
         return read_circuit(
-            self.ledger, self.policy.circuit, self.now_ms, replica=self.view.replica, reset_ms=self.reset_ms
+            self.ledger,
+            self.policy.circuit,
+            self.now_ms,
+            replica=self.view.replica,
+            reset_ms=self.reset_ms,
+            client=self.request.client,
         )
 
     @property
@@ -246,7 +303,8 @@ class RouteCheck(Struct, frozen=True, dict=True):
         """Whether its quota, or a provider's window, nears its end."""
         if self.quota is not None and self.quota.state == "warning":
             return True
-        return is_warned(read_windows(self.ledger, self.policy, self.now_ms, self.reset_ms), self.model or "")
+        windows = read_windows(self.ledger, self.policy, self.now_ms, self.reset_ms, account=self.account)
+        return is_warned(windows, self.model or "")
 
 
 # -- the rules
@@ -321,8 +379,10 @@ def spent(check: RouteCheck) -> Candidate:
 
 def waiting(check: RouteCheck) -> Candidate:
     """Passed over until the wait is over."""
-    reason, until_ms = (check.wait.reason, check.wait.until_ms) if check.wait else ("", 0)
-    return Candidate(check.route, check.model or "", "waiting", reason, until_ms)
+    wait = check.wait
+    assert wait is not None  # noqa: S101 - the rule applies when there is one
+    why: PassedOver = "refused" if wait.scope == REFUSED else "waiting"
+    return Candidate(check.route, check.model or "", why, wait.reason, wait.until_ms)
 
 
 def circuit_open(check: RouteCheck) -> Candidate:

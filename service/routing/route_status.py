@@ -82,11 +82,14 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
     reset_ms = view.control.resets.get(route.id, 0)
     circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms)
     quota = read_quota(ledger, view.control.limits.get(route.id, route.weekly_tokens), policy, now_ms)
-    windows = read_windows(ledger, policy, now_ms, reset_ms)
+    account = view.accounts.get(route.id, "")
+    windows = read_windows(ledger, policy, now_ms, reset_ms, account=account)
     week = usage_since(ledger.hours, quota.week_start_ms // HOUR_MS)
     state: RouteState = "degraded" if circuit.degraded else "healthy"
     if candidate.passed_over in ("off", "disabled", "circuit_open", "waiting", "quota_spent"):
         state = candidate.passed_over
+    elif candidate.passed_over == "refused":
+        state = "waiting"
     elif quota.state == "warning" or is_warned(windows, ""):
         state = "quota_warning"
     return RouteStatus(
@@ -104,7 +107,7 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
         week_start_ms=quota.week_start_ms,
         resets_at_ms=quota.resets_at_ms,
         exhausted_at_ms=read_forecast(ledger, quota, policy, now_ms),
-        waits=tuple(all_waits(ledger, policy, now_ms, reset_ms)),
+        waits=tuple(all_waits(ledger, policy, now_ms, reset_ms, account=account)),
         windows=windows,
         attempts=week.attempts,
         failed=week.failed,

@@ -43,12 +43,14 @@ class Sums(Struct):
 
 
 class View(Struct):
-    """Snapshot and overlay together. `replica` is who looks: its own failures weigh at once."""
+    """Snapshot and overlay together. `replica` is who looks: its own failures weigh at once. `accounts` are those with
+    which this process asks each route now, as far as it knows."""
 
     replica: str = ""
     routes: dict[str, RouteLedger] = field(default_factory=dict)
     control: ControlLedger = field(default_factory=ControlLedger)
     sums: dict[str, Sums] = field(default_factory=dict)
+    accounts: dict[str, str] = field(default_factory=dict)
 
     def ledger(self, route_id: str) -> RouteLedger:
         """The ledger of a route, an empty one when nothing happened there."""

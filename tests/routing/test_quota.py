@@ -273,11 +273,16 @@ def test_all_waits_are_shown() -> None:
     assert [wait.holds for wait in all_waits(family_wait(), POLICY, NOW_MS)] == ["opus"]
 
 
-@pytest.mark.parametrize(("scope", "waits"), [("throttle", False), ("quota", False), ("credential", True)])
-def test_what_is_free_has_limits_of_its_own(scope: str, *, waits: bool) -> None:
-    """Only a credential that was refused holds it."""
-    assert (read_waits(waiting(scope), POLICY, NOW_MS, free=True) is not None) == waits
+@pytest.mark.parametrize("scope", ["throttle", "quota", "credential"])
+def test_each_class_of_endpoint_has_waits_of_its_own(scope: str) -> None:
+    """What messages wait for does not hold the counting of tokens, and the other way round."""
+    assert read_waits(waiting(scope), POLICY, NOW_MS, endpoint="count_tokens") is None
     assert read_waits(waiting(scope), POLICY, NOW_MS) is not None
+    counting = RouteLedger(waits={f"count_tokens//{scope}": Wait(at_ms=NOW_MS, endpoint="count_tokens")})
+    assert read_waits(counting, POLICY, NOW_MS) is None
+    found = read_waits(counting, POLICY, NOW_MS, endpoint="count_tokens")
+    assert found is not None
+    assert found.scope == scope
 
 
 # -- windows

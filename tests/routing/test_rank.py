@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.ledger.events import Endpoint
-from service.ledger.state import ControlLedger, ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
+from service.ledger.state import ControlLedger, Refusal, ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
 from service.routing import rank as module
 from service.routing.rank import Candidate, RoutingRequest, choose_chain, evaluate_route, rank, recheck
 from service.routing.view import View
@@ -316,11 +316,26 @@ def test_a_route_that_recovers_takes_its_share_first() -> None:
     assert names(rank(high, CHAIN, view, POLICY, NOW_MS)) == ["subscription", "zai", "anthropic"]
 
 
-def test_a_session_stays_on_its_route() -> None:
-    """It goes first, while it is healthy."""
-    ask = RoutingRequest(model="claude-opus-4-8", session_route="zai")
-    assert names(rank(ask, CHAIN, view_of(), POLICY, NOW_MS)) == ["zai", "anthropic", "subscription"]
-    assert names(rank(ask, CHAIN, view_of(zai=open_circuit()), POLICY, NOW_MS)) == ["anthropic", "subscription"]
+def test_a_session_stays_on_a_route_that_serves_the_same_model() -> None:
+    """It goes first, while it is healthy: its prompt caches are there."""
+    ask = RoutingRequest(model="claude-opus-4-8", session_route="subscription")
+    assert names(rank(ask, CHAIN, view_of(), POLICY, NOW_MS)) == ["subscription", "anthropic", "zai"]
+    view = view_of(subscription=open_circuit())
+    assert names(rank(ask, CHAIN, view, POLICY, NOW_MS)) == ["anthropic", "zai"]
+
+
+def test_a_session_goes_back_from_another_model_with_the_next_turn() -> None:
+    """A lesser model answers on while tools run, since it asked for them; the user's next words go to the user's first
+    choice."""
+    turn = RoutingRequest(model="claude-opus-4-8", session_route="zai", mid_turn=True)
+    assert names(rank(turn, CHAIN, view_of(), POLICY, NOW_MS)) == ["zai", "anthropic", "subscription"]
+    assert names(rank(replace(turn, mid_turn=False), CHAIN, view_of(), POLICY, NOW_MS)) == [
+        "anthropic",
+        "subscription",
+        "zai",
+    ]
+    down = view_of(anthropic=open_circuit(), subscription=open_circuit())
+    assert names(rank(replace(turn, mid_turn=False), CHAIN, down, POLICY, NOW_MS)) == ["zai"]
 
 
 def test_only_messages_probe() -> None:
@@ -377,11 +392,58 @@ def test_a_quota_of_some_models_holds_those_alone() -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["count_tokens", "models"])
-@pytest.mark.parametrize(("scope", "free"), [("throttle", True), ("quota", True), ("credential", False)])
-def test_what_is_free_waits_for_no_throttle(endpoint: Endpoint, scope: str, *, free: bool) -> None:
-    """It has limits of its own; a refused credential is refused everywhere."""
+@pytest.mark.parametrize("scope", ["throttle", "quota", "credential"])
+def test_what_is_free_does_not_wait_with_messages(endpoint: Endpoint, scope: str) -> None:
+    """It has limits of its own, and what messages are refused says nothing about it."""
     ranked = rank(RoutingRequest(endpoint, "claude-opus-4-8"), (A,), view_of(anthropic=waiting(scope)), POLICY, NOW_MS)
-    assert (names(ranked) == ["anthropic"]) == free
+    assert names(ranked) == ["anthropic"]
+
+
+# -- refused in the same words
+
+
+REFUSED = Refusal(at_ms=NOW_MS - 1_000, status=400, bodies=["b1", "b2", "b3"], clients=["alice", "bob"])
+
+
+@pytest.mark.parametrize(
+    ("refusal", "client", "is_held"),
+    [
+        pytest.param(REFUSED, "carol", True, id="two clients: for everybody"),
+        pytest.param(replace(REFUSED, bodies=["b1", "b2"]), "carol", False, id="two bodies are too few"),
+        pytest.param(replace(REFUSED, clients=["alice"]), "carol", False, id="one client: not for others"),
+        pytest.param(replace(REFUSED, clients=["alice"]), "alice", True, id="one client: for that one"),
+        pytest.param(replace(REFUSED, at_ms=NOW_MS - POLICY.credential_wait_ms), "carol", False, id="long ago"),
+        pytest.param(replace(REFUSED, account="old"), "carol", False, id="another account"),
+        pytest.param(replace(REFUSED, endpoint="count_tokens"), "carol", False, id="another class of endpoint"),
+    ],
+)
+def test_the_same_words_for_several_requests_are_the_routes(refusal: Refusal, client: str, *, is_held: bool) -> None:
+    """Three requests of two clients were refused in words that no rule knows: other routes are tried for a while."""
+    view = view_of(anthropic=RouteLedger(refusals={"w": refusal}))
+    view.accounts["anthropic"] = "new"
+    ranked = rank(RoutingRequest(model="claude-opus-4-8", client=client), CHAIN, view, POLICY, NOW_MS)
+    expected = ["subscription", "zai"] if is_held else ["anthropic", "subscription", "zai"]
+    assert names(ranked) == expected
+    if is_held:
+        assert reasons(ranked) == {"anthropic": "refused"}
+
+
+def test_a_route_refused_in_unknown_words_is_tried_when_no_other_is_left() -> None:
+    """A guess holds nobody off: the client gets the provider's own words."""
+    view = view_of(anthropic=RouteLedger(refusals={"w": REFUSED}))
+    [only] = rank(RoutingRequest(model="claude-opus-4-8"), (A,), view, POLICY, NOW_MS)
+    assert only.usable
+
+
+def test_a_wait_ends_with_the_account_that_it_is_about() -> None:
+    """A new key, or a new log-in, is tried at once; the old one's wait holds while nobody knows better."""
+    wait = Wait(at_ms=NOW_MS - 1, kind="credential", status=401, account="old")
+    view = view_of(anthropic=RouteLedger(waits={"messages/old/credential": wait}))
+    assert names(rank(RoutingRequest(), (A,), view, POLICY, NOW_MS)) == []
+    view.accounts["anthropic"] = "old"
+    assert names(rank(RoutingRequest(), (A,), view, POLICY, NOW_MS)) == []
+    view.accounts["anthropic"] = "new"
+    assert names(rank(RoutingRequest(), (A,), view, POLICY, NOW_MS)) == ["anthropic"]
 
 
 # -- the short way

@@ -1,0 +1,195 @@
+"""Whose fault a route's failures are: from events, by way of the fold, to what a client's request meets."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.ledger.events import FOLD_RULES, AttemptEnded
+from service.ledger.fold import fold_route
+from service.ledger.state import RouteLedger
+from service.routing.circuit import read_circuit
+from service.routing.rank import RoutingRequest, rank
+from tests.support import event_factories
+from tests.support.routing_factories import CHAIN, ME, NOW_MS, POLICY, names, view_of
+
+SECOND_MS = 1_000
+MINUTE_MS = 60_000
+
+
+def failure(client: str = "alice", session: str = "s1", ago_ms: int = 1_000, **fields: Any) -> AttemptEnded:
+    """A 500 that a client's session met on this replica."""
+    return event(client, session, ago_ms, event_factories.failed, **fields)
+
+
+def answer(client: str = "bob", session: str = "s2", ago_ms: int = 1_000, **fields: Any) -> AttemptEnded:
+    """An answer to a client's session by this replica."""
+    return event(client, session, ago_ms, event_factories.ended, **fields)
+
+
+def event(client: str, session: str, ago_ms: int, make: Any, **fields: Any) -> AttemptEnded:
+    """An attempt of a second that ended so long ago."""
+    values: dict[str, Any] = {"replica": ME, "client_key": client, "session_id": session, "fold_rules": FOLD_RULES}
+    made: AttemptEnded = make(ago_ms, NOW_MS - ago_ms, **(values | fields))
+    return made
+
+
+def ledger_of(*events: AttemptEnded) -> RouteLedger:
+    """The route's ledger after these events."""
+    return fold_route(RouteLedger(), events)
+
+
+def state(ledger: RouteLedger, client: str | None) -> str:
+    """The circuit as a client meets it."""
+    return read_circuit(ledger, POLICY.circuit, NOW_MS, replica=ME, client=client).state
+
+
+BOB_BEFORE = answer(ago_ms=MINUTE_MS)
+"""Another client used the route a minute ago."""
+
+
+def row(number: int, **fields: Any) -> list[AttemptEnded]:
+    """Failures in a row, a second apart, in sessions of their own unless `fields` name one."""
+    return [
+        failure(ago_ms=(number - index) * SECOND_MS, **({"session": f"s{index}"} | fields)) for index in range(number)
+    ]
+
+
+# -- circuits
+
+
+def test_failures_of_one_client_open_the_circuit_for_that_client_alone() -> None:
+    """What one client's requests do to a provider says nothing about others' requests."""
+    ledger = ledger_of(BOB_BEFORE, *row(5))
+    assert state(ledger, "alice") == "open"
+    assert state(ledger, "bob") == state(ledger, "carol") == "closed"
+
+
+def test_a_second_client_makes_it_the_routes_fault() -> None:
+    """Then everybody leaves it."""
+    ledger = ledger_of(BOB_BEFORE, *row(5)[:-1], failure("bob"))
+    assert {state(ledger, client) for client in ("alice", "bob", "carol", None)} == {"open"}
+
+
+@pytest.mark.parametrize(("ago_ms", "expected"), [(10 * MINUTE_MS - 1, "closed"), (10 * MINUTE_MS, "open")])
+def test_the_only_client_of_ten_minutes_speaks_for_the_route(ago_ms: int, expected: str) -> None:
+    """Status and dashboard, which ask for nobody in particular, show an outage that one client alone met."""
+    assert state(ledger_of(answer(ago_ms=ago_ms), *row(5)), None) == expected
+
+
+def test_a_session_counts_three_times_while_others_are_there() -> None:
+    """One conversation that makes a provider fail opens nothing, not even for its own client's other sessions."""
+    others = answer("alice", "s2", ago_ms=MINUTE_MS)
+    assert state(ledger_of(others, *row(9, session="s1")), "alice") == "closed"
+    assert state(ledger_of(others, *row(5, session="s1")[:3], *row(2, session="s3")), "alice") == "open"
+
+
+def test_the_only_session_counts_in_full() -> None:
+    """A developer alone with a dead provider moves on after five failures."""
+    assert state(ledger_of(*row(4, session="s1")), "alice") == "closed"
+    assert state(ledger_of(*row(5, session="s1")), "alice") == "open"
+
+
+def test_refused_connections_count_from_whomever() -> None:
+    """No prompt keeps a provider from taking a connection."""
+    ledger = ledger_of(BOB_BEFORE, *row(5, session="s1", kind="connect", status=0))
+    assert {state(ledger, client) for client in ("alice", "bob", None)} == {"open"}
+    mixed = ledger_of(BOB_BEFORE, *row(6, kind="connect", status=0)[:4], failure())
+    assert (state(mixed, "alice"), state(mixed, "bob")) == ("open", "closed")
+
+
+@pytest.mark.parametrize(("timeouts", "expected"), [(5, "closed"), (6, "open")])
+def test_the_second_time_out_of_one_body_says_nothing_new(timeouts: int, expected: str) -> None:
+    """Clients repeat what timed out; the third is one too many for chance."""
+    log = row(timeouts, session="s1", kind="timeout", status=0, body="b1")
+    assert state(ledger_of(*log), "alice") == expected
+
+
+def test_time_outs_of_different_bodies_count_each() -> None:
+    """They are no repetition."""
+    log = [failure(ago_ms=(6 - n) * SECOND_MS, kind="timeout", status=0, body=f"b{n}") for n in range(5)]
+    assert state(ledger_of(*log), "alice") == "open"
+
+
+def test_half_of_the_outcomes_count_likewise() -> None:
+    """Twenty failures of one client among as many answers to another: the first alone leaves."""
+    bad = [failure(session=f"s{n}", ago_ms=2_000) for n in range(20)]
+    good = [answer(ago_ms=2_000, session=f"g{n}") for n in range(20)]
+    mixed = [one for pair in zip(bad, good, strict=True) for one in pair]
+    ledger = ledger_of(*mixed)
+    assert (state(ledger, "alice"), state(ledger, "bob")) == ("open", "closed")
+    both = ledger_of(*mixed, failure("bob", ago_ms=1_500), answer(ago_ms=1_400))
+    assert state(both, "carol") == "open"
+
+
+def test_slow_answers_count_likewise() -> None:
+    """A prompt that takes long is not a slow provider."""
+    slow = [answer("alice", f"s{n}", ago_ms=2_000, slow=True) for n in range(20)]
+    ledger = ledger_of(BOB_BEFORE, *slow)
+    assert (state(ledger, "alice"), state(ledger, "bob")) == ("open", "closed")
+
+
+def test_a_recovery_from_one_clients_failures_is_no_ramp_for_others() -> None:
+    """They were never held back."""
+    probe = answer("alice", "s1", ago_ms=500, probe=True)
+    ledger = ledger_of(BOB_BEFORE, *row(6)[:5], probe)
+    shares = [
+        read_circuit(ledger, POLICY.circuit, NOW_MS, replica=ME, client=client).share for client in ("alice", "bob")
+    ]
+    assert shares[0] < 1 == shares[1]
+
+
+def test_failures_of_older_events_weigh_for_all() -> None:
+    """They do not say in a way that can be relied on who met them."""
+    assert state(ledger_of(BOB_BEFORE, *row(5, fold_rules=1)), "bob") == "open"
+
+
+def test_many_sessions_share_one_count() -> None:
+    """The memory of a streak has a bound; what is beyond it weighs for everybody."""
+    ledger = ledger_of(BOB_BEFORE, *row(40))
+    [health] = ledger.health.values()
+    assert sum(map(len, health.worst_by.values())) <= 33
+    assert state(ledger, "bob") == "open"
+
+
+# -- the law
+
+ENDS = st.sampled_from(
+    [
+        {"kind": "server_error", "scope": "route", "status": 500},
+        {"kind": "overloaded", "scope": "provider", "status": 529},
+        {"kind": "timeout", "scope": "route", "status": 0, "body": "b1"},
+        {"kind": "stream_error", "scope": "route", "status": 200},
+        {"kind": "bad_request", "scope": "request", "status": 400, "words": "w1", "body": "b1"},
+        {"kind": "bad_request", "scope": "request", "status": 400, "words": "w1", "body": "b2"},
+        {"kind": "bad_request", "scope": "request", "status": 422, "words": "w2", "body": "b3"},
+        {"kind": "bad_request", "scope": "request", "status": 400},
+        {"kind": "credential", "scope": "credential", "status": 401, "endpoint": "other"},
+        {"kind": "credential", "scope": "credential", "status": 401, "endpoint": "count_tokens"},
+        {"kind": "quota", "scope": "quota", "status": 429, "endpoint": "models"},
+        {"outcome": "aborted"},
+        {"outcome": "ok"},
+        {"outcome": "ok", "slow": True},
+        {"outcome": "ok", "probe": True},
+        {"kind": "server_error", "scope": "route", "status": 500, "probe": True},
+    ]
+)
+
+
+@given(st.lists(st.tuples(ENDS, st.sampled_from(["s1", "s2", "s3", ""]), st.integers(0, 3)), max_size=60))
+def test_whatever_one_client_meets_moves_no_other(log: list[tuple[dict[str, Any], str, int]]) -> None:
+    """Any sequence of one client's outcomes that are not about the account or the network leaves another client's
+    messages on the route that they took before."""
+    at_ms, events = NOW_MS - 600_000, [answer("bob", ago_ms=600_001)]
+    for fields, session, wait_s in log:
+        at_ms += wait_s * SECOND_MS
+        make = event_factories.ended if fields.get("outcome") == "ok" else event_factories.failed
+        values: dict[str, Any] = {"replica": ME, "client_key": "alice", "session_id": session, "account": "a1"}
+        events.append(make(len(events), at_ms, **(values | {"fold_rules": FOLD_RULES} | fields)))
+    view = view_of(anthropic=ledger_of(*events))
+    for draw in (0.0, 0.999):
+        request = RoutingRequest(model="claude-opus-4-8", client="bob", draw=draw)
+        [first, *_] = rank(request, CHAIN, view, POLICY, at_ms + 1)
+        assert (first.route.id, first.probe, first.late) == ("anthropic", False, False)
+    assert names(rank(request, CHAIN, view, POLICY, at_ms + 1)) == ["anthropic", "subscription", "zai"]
