@@ -57,7 +57,10 @@ RESET_IN_MESSAGE = re.compile(
     r"\s?(Z\b|UTC\b|GMT\b|[+-]\d{2}:?\d{2}\b)?",
     re.IGNORECASE,
 )
+ANY_STAMP = re.compile(r"(?<!\d)(\d{4}-\d{2}-\d{2})[ T](\d{2}:\d{2}(?::\d{2})?)()(?![\d.]*[Z+])")
+"""A stamp in words of whatever language, where the code has said already what it means."""
 TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+CHINESE = re.compile("[\u4e00-\u9fff]")
 TAG = re.compile(r"<[^>]*>")
 
 HeaderItems = Iterable[tuple[bytes, bytes]]
@@ -100,7 +103,7 @@ def error_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) -> 
         error_code=code,
         message=redact(raw_message),
         retry_after_ms=retry_after_ms(known, now_ms),
-        reset_at_ms=unified_reset if unified_reset is not None else reset_in(raw_message),
+        reset_at_ms=unified_reset if unified_reset is not None else reset_in(raw_message, code),
         should_retry={"true": True, "false": False}.get(known.get("x-should-retry", "").lower()),
         unified_status=known.get(UNIFIED + "status", "")[:40],
         claim=known.get(UNIFIED + "representative-claim", "")[:40],
@@ -217,9 +220,15 @@ def moment_ms(value: str) -> int | None:
         return None
 
 
-def reset_in(message: str) -> int | None:
-    """The reset named in a message; a stamp without an offset is Z.AI's, so Beijing time."""
-    match = RESET_IN_MESSAGE.search(message[:READ_CHARS])
+def reset_in(message: str, code: str = "") -> int | None:
+    """The reset named in a message; a stamp without an offset is Z.AI's, so Beijing time.
+
+    Beside a code of Z.AI's, or Chinese words, any stamp is the reset: nothing else has one there.
+    """
+    words = message[:READ_CHARS]
+    match = RESET_IN_MESSAGE.search(words)
+    if not match and (code.isdigit() or CHINESE.search(words)):
+        match = ANY_STAMP.search(words)
     if not match:
         return None
     day, clock, offset = match.groups()

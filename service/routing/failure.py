@@ -9,15 +9,19 @@ Rules
 - A spent window that is about some models holds those alone; a claim that nobody knows holds the model that was sent.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 
 from msgspec import Struct
 
 from service.ledger.events import FailureKind, FailureScope, Window
+from service.routing.error_words import unquoted
 from service.routing.models import family_of
 from service.settings.failure_rules import Dialect, FailureRule, Rules
 
+PATH_FIRST = re.compile(r"\s*[a-z_]\w*(?:\.(?:\d+|[a-z_]\w*)|\[\d+\])+")
+"""How validators begin: `messages.0.content.1.text: ...`."""
 LONG_WAIT_MS = 60_000
 """A 429 that asks for more than this says that something is spent."""
 WHOLE_CLAIM = "seven_day"
@@ -58,7 +62,8 @@ class Failure(Struct, frozen=True):
     """Why an attempt failed and whose fault it is. `retry_at_ms` 0: no wait was named.
 
     `holds` is a word in the names of the models that wait, "" for all. `windows` are those that the error says are
-    spent, where headers say nothing.
+    spent, where headers say nothing. `proven` false: no rule says that it is the request's own fault. `refresh`: the
+    token is worth renewing. `scope` "": it is nobody's fault, and another route may take the request.
     """
 
     kind: FailureKind
@@ -68,6 +73,8 @@ class Failure(Struct, frozen=True):
     status: int = 0
     holds: str = ""
     windows: dict[str, Window] = {}
+    proven: bool = True
+    refresh: bool = False
 
 
 class FailureTable:
@@ -81,8 +88,11 @@ class FailureTable:
         self.held_by = {claim: window.holds for window in rules.windows for claim in window.claims}
 
     def first(self, facts: Facts, now_ms: int) -> FailureRule:
-        """The rule that counts; the last of the packaged ones fits all."""
-        words = facts.message.lower()
+        """The rule that counts; the last of the packaged ones fits all. What the words quote a client may have written,
+        and so it may what stands behind a path into its request."""
+        words = unquoted(facts.message).lower()
+        if path := PATH_FIRST.match(words):
+            words = path[0]
         return next(rule for rule in self._left(facts) if fits(rule, facts, words, self.spent_words, now_ms))
 
     def _left(self, facts: Facts) -> Iterable[FailureRule]:
@@ -101,30 +111,32 @@ def fits(rule: FailureRule, facts: Facts, words: str, spent_words: frozenset[str
     """Whether an answer whose status and code fit meets a rule's other conditions."""
     return (
         all(is_among(value_of(facts), values_of(rule)) for value_of, values_of in LISTS)
-        and has_any_word(rule, words)
+        and (is_among(facts.error_type, rule.types) or is_among(facts.error_code, rule.types))
+        and has_any(rule.words, words)
+        and has_any(rule.also, words)
         and (rule.should_retry is None or rule.should_retry == facts.should_retry)
         and (not rule.unified or rule.unified == unified_word(facts, spent_words))
         and (not rule.wait or rule.wait == wait_word(facts, now_ms))
+        and not (rule.empty and (facts.message or facts.error_type))
     )
 
 
 LISTS: tuple[tuple[Callable[[Facts], str], Callable[[FailureRule], tuple[str, ...]]], ...] = (
     (attrgetter("dialect"), attrgetter("dialects")),
     (attrgetter("provider"), attrgetter("providers")),
-    (attrgetter("error_type"), attrgetter("types")),
     (attrgetter("claim"), attrgetter("claims")),
 )
 """A fact, and the values of it that a rule asks for."""
 
 
 def is_among(value: str, values: tuple[str, ...]) -> bool:
-    """Whether a value is one of those asked for; none asked for is all."""
-    return not values or value in values
+    """Whether a value is one of those asked for, or begins like one that ends in a star; none asked for is all."""
+    return not values or value in values or any(known[-1:] == "*" and value.startswith(known[:-1]) for known in values)
 
 
-def has_any_word(rule: FailureRule, message: str) -> bool:
+def has_any(words: tuple[str, ...], message: str) -> bool:
     """Whether one of the words that a rule asks for is in the message, which is in small letters."""
-    return not rule.words or any(word.lower() in message for word in rule.words)
+    return not words or any(word.lower() in message for word in words)
 
 
 def unified_word(facts: Facts, spent_words: frozenset[str]) -> str:
@@ -144,16 +156,19 @@ def wait_word(facts: Facts, now_ms: int) -> str:
 def classify(facts: Facts, now_ms: int, table: FailureTable) -> Failure:
     """The failure that an error answer means; an answer without a status is one inside a stream."""
     rule = table.first(facts, now_ms)
-    is_quota = rule.scope == "quota"
+    scope: FailureScope = "" if rule.scope == "capability" else rule.scope
+    is_quota = scope == "quota"
     until_ms = max(facts.retry_at_ms, facts.reset_at_ms) if is_quota else facts.named_ms
     return Failure(
         rule.kind,
-        rule.scope,
+        scope,
         until_ms,
         facts.message,
         facts.status,
         held_models(facts, table) if is_quota else "",
         {rule.window: Window(used_ratio=1.0, resets_at_ms=until_ms, status="rejected")} if rule.window else {},
+        rule.proven,
+        rule.refresh,
     )
 
 

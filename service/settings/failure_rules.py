@@ -20,6 +20,9 @@ NamedWait = Literal["", "none", "long"]
 UnifiedWord = Literal["", "spent", "open"]
 Name = Annotated[str, Meta(min_length=1, max_length=40, pattern="^[a-z0-9_-]+$")]
 
+RuleScope = FailureScope | Literal["capability"]
+"""`capability`: this account can't do what the request asks for. Other routes may; nothing waits, nothing counts."""
+
 OUR_OWN: frozenset[str] = frozenset(("", "stale_socket", "deadline"))
 """Kinds that no answer can have: they are about our connection, and our time."""
 STATUS_LIMIT = 1_000
@@ -28,14 +31,16 @@ STATUS_LIMIT = 1_000
 class FailureRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """An answer that meets every condition has this kind and scope. A condition that is left out is met by all.
 
-    `status` has numbers and ranges such as "500-599"; 0 is an answer without one, inside a stream. `words`: one of them
-    is in the message, whatever the case. `unified`: a subscription's word for all windows is one of the spent ones, or
-    is another. `wait`: no wait is named, or a long one. `window` is the quota window that such an answer says is spent.
-    `source` is where the fact was found.
+    `status` has numbers and ranges such as "500-599"; 0 is an answer without one, inside a stream. `types` may end in
+    a star. `words`: one of them is in the message, whatever the case; `also`: one of these as well. `empty`: the
+    answer says nothing at all. `unified`: a subscription's word for all windows is one of the spent ones, or is
+    another. `wait`: no wait is named, or a long one. `window` is the quota window that such an answer says is spent.
+    `proven` false: nobody has said whose fault it is, so that another route of the model's family is asked.
+    `refresh`: a refused token is worth renewing, once. `source` is where the fact was found.
     """
 
     kind: FailureKind
-    scope: FailureScope
+    scope: RuleScope
     source: str = ""
     dialects: tuple[Dialect, ...] = ()
     providers: tuple[str, ...] = ()
@@ -43,11 +48,15 @@ class FailureRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     types: tuple[str, ...] = ()
     codes: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     claims: tuple[str, ...] = ()
     unified: UnifiedWord = ""
     should_retry: bool | None = None
     wait: NamedWait = ""
+    empty: bool = False
     window: Annotated[str, Meta(max_length=40, pattern="^[a-z0-9_-]*$")] = ""
+    proven: bool = True
+    refresh: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError, which msgspec names the place of."""

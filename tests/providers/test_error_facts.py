@@ -103,14 +103,29 @@ def test_every_code_of_zai_is_found_in_every_place(code: int, shape: str) -> Non
         ("You will regain access on 2026-09-11 at 16:35 UTC.", STAMP_MS - 41_000),
         ("reset at 2026-13-45 99:99:99", None),
         ("reset at ${next_flush_time}", None),
-        ("at 2026-09-12 00:35:41 something happened", None),
-        ("preset at 2026-09-12 00:35:41", None),
+        ("已达到使用上限,将在 2026-09-12 00:35:41 重置", STAMP_MS),
+        ("本周限额已用完,2026-09-12 00:35:41 恢复", STAMP_MS),
+        ("Again from 2026-09-12 00:35:41 on", STAMP_MS),
         ("reset at 1066-09-12 00:35:41", None),
     ],
 )
 def test_a_stamp_without_offset_is_beijing_time(words: str, reset_at_ms: int | None) -> None:
     """Z.AI's stamps are eight hours ahead of UTC and do not say so; a stamp that says so is believed."""
     assert read({"error": {"code": "1308", "message": words}}).reset_at_ms == reset_at_ms
+
+
+@pytest.mark.parametrize(
+    ("words", "reset_at_ms"),
+    [
+        ("at 2026-09-12 00:35:41 something happened", None),
+        ("preset at 2026-09-12 00:35:41", None),
+        ("resets at 2026-09-12 00:35:41", STAMP_MS),
+        ("将在 2026-09-12 00:35:41 重置", STAMP_MS),
+    ],
+)
+def test_without_a_code_a_stamp_needs_words_that_say_what_it_is(words: str, reset_at_ms: int | None) -> None:
+    """In English; Chinese words are Z.AI's, whose stamps are resets."""
+    assert read({"error": {"message": words}}).reset_at_ms == reset_at_ms
 
 
 @pytest.mark.parametrize(

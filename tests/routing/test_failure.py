@@ -43,11 +43,12 @@ ANTHROPIC = [
         "credential",
         "credential",
     ),
-    (429, "rate_limit_error", "Usage credits are required for long context requests.", "bad_request", "request"),
+    (429, "rate_limit_error", "Usage credits are required for long context requests.", "bad_request", ""),
     (400, "invalid_request_error", "Your credit balance is too low to access the API", "billing", "credential"),
     (401, "authentication_error", "invalid x-api-key", "credential", "credential"),
     (402, "billing_error", "", "billing", "credential"),
-    (403, "permission_error", "", "credential", "credential"),
+    (403, "permission_error", "", "bad_request", "request"),
+    (404, "", "", "model_missing", "model"),
     (404, "not_found_error", "model: claude-opus-9", "model_missing", "model"),
     (404, "not_found_error", "Not found", "bad_request", "request"),
     (404, "", "no such model", "bad_request", "request"),
@@ -57,7 +58,7 @@ ANTHROPIC = [
     (413, "request_too_large", "", "bad_request", "request"),
     (422, "", "", "bad_request", "request"),
     (429, "rate_limit_error", "Number of requests has exceeded your limit", "throttle", "throttle"),
-    (429, "rate_limit_error", "Extra usage is required for long context requests.", "bad_request", "request"),
+    (429, "rate_limit_error", "Extra usage is required for long context requests.", "bad_request", ""),
     (429, "billing_error", "", "quota", "quota"),
     (500, "api_error", "Internal server error", "server_error", "route"),
     (502, "", "Bad Gateway", "server_error", "route"),
@@ -142,7 +143,7 @@ def test_every_code_in_the_table_was_met() -> None:
         ("overloaded_error", "overloaded", "provider"),
         ("rate_limit_error", "throttle", "throttle"),
         ("authentication_error", "credential", "credential"),
-        ("permission_error", "credential", "credential"),
+        ("permission_error", "bad_request", "request"),
         ("billing_error", "billing", "credential"),
         ("invalid_request_error", "bad_request", "request"),
         ("request_too_large", "bad_request", "request"),
@@ -268,7 +269,7 @@ def example(rule: FailureRule) -> Facts:
         status=int(str(first).partition("-")[0]),
         error_type=rule.types[0] if rule.types else "",
         error_code=rule.codes[0] if rule.codes else "",
-        message=rule.words[0] if rule.words else "",
+        message=" ".join((*rule.words[:1], *rule.also[:1])),
         retry_at_ms=NOW_MS + LONG_WAIT_MS + 1 if rule.wait == "long" else 0,
         should_retry=rule.should_retry,
         unified_status={"": "", "spent": "rejected", "open": "allowed"}[rule.unified],
@@ -299,6 +300,100 @@ def test_every_answer_means_something(facts: Facts) -> None:
     failure = classify(facts, NOW_MS, TABLE)
     assert failure.kind
     assert failure.scope
+
+
+# -- an account's state, by its words
+
+CLOSED = ("credential", "credential")
+EMPTY = ("billing", "credential")
+LACKS = ("bad_request", "")
+SPENT = ("quota", "quota")
+WORDS = [
+    ("This organization has been disabled.", CLOSED),
+    ("Your organization has been disabled. Contact support.", CLOSED),
+    ("Your account has been suspended for violating our usage policies", CLOSED),
+    ("This workspace has been archived", CLOSED),
+    ("Your subscription is expired", CLOSED),
+    ("This API key has been disabled", CLOSED),
+    ("Third-party apps now draw from your extra usage, not your plan limits.", CLOSED),
+    ("This credential is only authorized for use with Claude Code and cannot be used for other API requests.", CLOSED),
+    ("OAuth token has been revoked. Please obtain a new token.", CLOSED),
+    ("Your API key does not have permission to use the specified resource", CLOSED),
+    ("OAuth authentication is currently not allowed for this organization.", CLOSED),
+    ("您的账户已被锁定,请联系客服", CLOSED),
+    ("您的套餐已到期", CLOSED),
+    ("Your credit balance is too low to access the Anthropic API.", EMPTY),
+    ("余额不足或无可用资源包,请充值。", EMPTY),
+    ("The long context beta is not yet available for this subscription.", LACKS),
+    ("long context beta: not available for this subscription", LACKS),
+    ("Extra usage is required for long context requests.", LACKS),
+    ("The 1M context window is not included in your plan", LACKS),
+    ("This beta feature is not part of your plan", LACKS),
+    ("You're out of extra usage. Add more to continue.", SPENT),
+    ("Extra usage is disabled for your organization", SPENT),
+    ("You have reached your specified API usage limits.", SPENT),
+    ("已达到使用上限,将在 2026-09-12 00:35:41 重置", SPENT),
+    ("当前并发数过高", ("throttle", "throttle")),
+    ("该模型当前访问量过大,请您稍后再试", ("overloaded", "provider")),
+]
+
+
+@pytest.mark.parametrize("status", [400, 402, 403, 429, 200])
+@pytest.mark.parametrize(("message", "expected"), WORDS, ids=[row[0][:40] for row in WORDS])
+def test_an_accounts_state_is_known_by_its_words(status: int, message: str, expected: tuple[str, str]) -> None:
+    """With whatever status it is told, and inside a stream (200): never as the fault of the request."""
+    assert read(status, "invalid_request_error", message) == expected
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        'messages.0.content.0: unexpected value "organization has been disabled"',
+        "messages.3.content.1.text: your account has been suspended",
+        "metadata.user_id: your credit balance is too low",
+        "tools[2]: your subscription is expired",
+        "tool_choice: `organization has been disabled` is no such tool",
+        "unknown field 'your account has been suspended'",
+    ],
+)
+def test_words_that_a_client_may_have_written_say_nothing_about_an_account(message: str) -> None:
+    """A validator quotes the request, so that whoever writes it could rest the route for everybody."""
+    assert read(400, "invalid_request_error", message) == ("bad_request", "request")
+
+
+@pytest.mark.parametrize("status", [400, 402, 403, 404, 409, 200])
+@pytest.mark.parametrize(
+    "error_type",
+    ["user_profile_suspended", "user_profile_not_found", "linked_organization_billing", "linked_organization_closed"],
+)
+def test_what_is_about_one_user_or_link_is_the_requests(status: int, error_type: str) -> None:
+    """Whatever its words are."""
+    failure = classify(Facts(status, error_type, message="your account has been suspended"), NOW_MS, TABLE)
+    assert (failure.scope, failure.proven) == ("request", True)
+
+
+@pytest.mark.parametrize("status", [400, 402, 403, 405, 409, 418, 422, 451, 499])
+def test_a_4xx_without_a_rule_is_not_proven(status: int) -> None:
+    """Nobody has said whose fault it is."""
+    failure = classify(Facts(status, "some_error", message="no"), NOW_MS, TABLE)
+    assert not failure.proven or status == 402
+    assert not classify(Facts(200, "invalid_request_error", message="no"), NOW_MS, TABLE).proven
+
+
+@pytest.mark.parametrize(
+    ("status", "error_type", "message", "expected"),
+    [
+        (401, "authentication_error", "invalid bearer token", True),
+        (403, "permission_error", "OAuth token has been revoked", True),
+        (400, "invalid_request_error", "This token has been revoked", True),
+        (200, "authentication_error", "no", True),
+        (403, "permission_error", "Your organization has been disabled", False),
+        (429, "rate_limit_error", "slow down", False),
+    ],
+)
+def test_a_refused_token_is_worth_renewing(status: int, error_type: str, message: str, *, expected: bool) -> None:
+    """By its status, or by the words in which it is told."""
+    assert classify(Facts(status, error_type, message=message), NOW_MS, TABLE).refresh == expected
 
 
 def own(**fields: Any) -> FailureTable:
