@@ -7,12 +7,16 @@ Rules
 - An answer, a client that has gone, or bytes already sent to the client end the plan.
 - The request's own fault, told by a provider of the model's own family, is the answer: no other route is tried. From
   another vendor it means only that this route can't take the request.
+- Where no rule says that a 4xx is the request's own fault, one more route of that family is asked, once: never the
+  owner's after the client's own credential. If it refuses the request too, the fault is the request's, and confirmed;
+  whatever else it says is no opinion. Either way the first error is the answer.
+- What is asked of other endpoints than messages and count_tokens is answered by the first route that answers at all.
 - A model that the provider lacks is asked for under its fallback name on the same route, then elsewhere.
 - A refused signature of a thought is the conversation's past, not the request's fault: the same route is asked once
   more without the thoughts.
 - A reused connection that was closed before any byte of an answer is tried once more on the same route; so is an
   attempt whose credential has been renewed since.
-- After 529 the provider's other credentials come last: the provider is busy, not the route.
+- The order of routes is the user's, after a 529 too: other keys of a busy provider are next if they stand next.
 - A route that does not admit the request (its slots are taken, its quota is reserved, another process probes it, or it
   has to be passed over by the time its turn comes) is left out. When nothing is left, a slot is waited for, briefly,
   and a route that is being probed is asked after all.
@@ -45,6 +49,7 @@ RESERVED_WAIT_MS = 5_000
 REDIRECT = 300
 BAD_REQUEST = 400
 NOT_FOUND = 404
+SERVER_ERROR = 500
 
 PASSING_SCOPES = frozenset(("quota", "throttle", "credential"))
 """What is over by itself, or is the owner's business: a wait tells of it, never the provider's own answer."""
@@ -64,11 +69,13 @@ class AdmissionDenied(Struct, frozen=True):
 
 
 class Attempt(Struct, frozen=True):
-    """One try. `number` counts from 1; `wait_ms` is waited first."""
+    """One try. `number` counts from 1; `wait_ms` is waited first. `opinion_on`: it is asked for a second opinion on the
+    failure of attempt `opinion_on`, 0 for none."""
 
     candidate: Candidate
     number: int
     wait_ms: int = 0
+    opinion_on: int = 0
 
 
 class AttemptResult(Struct, frozen=True):
@@ -93,13 +100,14 @@ class Verdict(Struct, frozen=True):
 
     `answered`: by the last attempt. `relayed`: the error answer of attempt `number` is the client's. `throttled`: every
     route waits, the first until `until_ms`. `too_large`: no model holds the prompt. `unreachable`: no answer worth
-    showing. `no_route`: none was tried.
+    showing. `no_route`: none was tried. `confirmed`: a second route refused the request too.
     """
 
     kind: VerdictKind
     number: int = 0
     until_ms: int = 0
     failure: Failure | None = None
+    confirmed: bool = False
 
 
 class Tried(Struct, frozen=True):
@@ -107,6 +115,16 @@ class Tried(Struct, frozen=True):
 
     attempt: Attempt
     failure: Failure
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether the request may be at fault, and nobody has said so for sure."""
+        return self.failure.scope == "request" and not self.failure.proven
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether a provider refused the request for its own sake."""
+        return self.failure.scope == "request" and BAD_REQUEST <= self.failure.status < SERVER_ERROR
 
 
 class PlanState(Struct):
@@ -143,11 +161,12 @@ def failover(
     may_repeat: Callable[[], bool] = lambda: True,
     *,
     searching: bool = False,
+    as_it_came: bool = False,
 ) -> Plan:
     """The plan for one request for `model`, over candidates as `rank` gave them.
 
     `may_repeat` is the retry budget. `searching`: something is read of which nobody knows where it lives, so that a
-    404 means no more than that it is not here.
+    404 means no more than that it is not here. `as_it_came`: the first answer is the client's, whatever it says.
     """
     course = PlanState([candidate for candidate in candidates if candidate.usable])
     most = len(course.queue) + policy.max_retries
@@ -160,15 +179,32 @@ def failover(
         elif result.failure is None or result.over:
             return Verdict("answered", attempt.number, failure=result.failure)
         else:
-            course.tried.append(Tried(attempt, result.failure))
-            if ends_plan(course.tried[-1], policy, model, searching=searching):
+            failed = Tried(attempt, result.failure)
+            course.tried.append(failed)
+            if as_it_came and is_answer(failed, searching=searching):
+                return Verdict("relayed", attempt.number, failure=failed.failure)
+            if ends_plan(failed, policy, model, searching=searching):
                 break
             requeue(course, renewed=result.renewed)
         if not course.queue:
             final_attempts(course, policy, may_repeat)
-    return verdict(
-        PlanEnd(candidates, course.tried, waits_of(candidates, course, course.now_ms + policy.wait_ms), model)
-    )
+    end = PlanEnd(candidates, course.tried, waits_of(candidates, course, course.now_ms + policy.wait_ms), model)
+    if needs_opinion(course, policy):
+        return (yield from second_opinion(course, end))
+    return verdict(end)
+
+
+def is_answer(tried: Tried, *, searching: bool) -> bool:
+    """Whether a provider has answered, if only with an error; while a resource is searched, 404 is no answer."""
+    return tried.failure.status >= REDIRECT and not (searching and tried.failure.status == NOT_FOUND)
+
+
+def needs_opinion(course: PlanState, policy: Policy) -> bool:
+    """Whether the plan has ended with a refusal of which nobody has proven whose fault it is."""
+    if not course.tried or policy.fallback_on_codes:
+        return False
+    last = course.tried[-1]
+    return last.is_unproven and last.attempt.candidate.route.auth != "client"
 
 
 def final_attempts(course: PlanState, policy: Policy, may_repeat: Callable[[], bool]) -> None:
@@ -213,12 +249,9 @@ def is_own_family(candidate: Candidate, model: str) -> bool:
 
 def requeue(course: PlanState, *, renewed: bool) -> None:
     """Put what to try after the last failure at the head of the queue. `renewed`: its credential has a successor."""
-    last = course.tried[-1]
-    candidate, failure = last.attempt.candidate, last.failure
+    candidate = course.tried[-1].attempt.candidate
     if again := repeated(course.tried):
         course.queue.insert(0, again)
-    elif failure.kind == "overloaded":
-        course.queue.sort(key=lambda other: is_same_provider(other, candidate))
     if renewed and candidate.route.id not in course.renewed:
         course.renewed.add(candidate.route.id)
         course.queue.insert(0, candidate)
@@ -241,11 +274,6 @@ def other_model(tried: Sequence[Tried]) -> Candidate | None:
     asked = {t.attempt.candidate.model for t in tried if t.attempt.candidate.route == candidate.route}
     other = fallback_model(candidate.route, candidate.model)
     return replace(candidate, model=other) if other and other not in asked else None
-
-
-def is_same_provider(one: Candidate, other: Candidate) -> bool:
-    """Whether two candidates are credentials of one provider at one address."""
-    return one.route.provider.id == other.route.provider.id and one.route.base_url == other.route.base_url
 
 
 def last_wait(tried: Sequence[Tried], policy: Policy, now_ms: int) -> tuple[list[Candidate], int]:
@@ -275,6 +303,22 @@ class PlanEnd(Struct, frozen=True):
     def decisive(self) -> list[Tried]:
         """Failures that say more than that this route can't take the request."""
         return [t for t in self.tried if not means_elsewhere(t, self.model)]
+
+
+def second_opinion(course: PlanState, end: PlanEnd) -> Plan:
+    """Ask one more route of the model's family. Unless it answers, the verdict stands, confirmed if it refuses too."""
+    first = course.tried[-1].attempt
+    for candidate in course.queue:
+        if not is_own_family(candidate, end.model) or candidate.route.auth == "client":
+            continue
+        attempt = Attempt(candidate, len(course.tried) + 1, opinion_on=first.number)
+        result = yield attempt
+        if result.refusal:
+            continue
+        if result.failure is None or result.over:
+            return Verdict("answered", attempt.number, failure=result.failure)
+        return replace(verdict(end), confirmed=Tried(attempt, result.failure).is_refusal)
+    return verdict(end)
 
 
 def verdict(end: PlanEnd) -> Verdict:

@@ -162,6 +162,101 @@ def test_a_request_fault_is_final_where_the_name_is_the_clients(model: str) -> N
     assert (tried(attempts), verdict.kind) == (["zai"], "relayed")
 
 
+# -- a second opinion
+
+UNPROVEN = replace(BAD_REQUEST, proven=False)
+FORBIDDEN = replace(fault("bad_request", "request", 403), proven=False)
+
+
+@pytest.mark.parametrize("first", [UNPROVEN, FORBIDDEN], ids=["400", "403"])
+def test_a_second_route_of_the_family_may_answer_what_the_first_refused(first: Failure) -> None:
+    """Then it was the first route's fault, and the client never learns of it."""
+    attempts, verdict = run((FIRST, OTHER_VENDOR, SECOND), [first, None])
+    assert tried(attempts) == ["anthropic", "subscription"]
+    assert [attempt.opinion_on for attempt in attempts] == [0, 1]
+    assert verdict == Verdict("answered", 2)
+
+
+@pytest.mark.parametrize("second", [BAD_REQUEST, UNPROVEN, FORBIDDEN], ids=["proven", "unproven", "another status"])
+def test_two_routes_that_refuse_a_request_confirm_that_it_is_its_own_fault(second: Failure) -> None:
+    """The first one's answer is shown, and nothing else is asked."""
+    attempts, verdict = run((FIRST, SECOND, OTHER_VENDOR, FIRST), [UNPROVEN, second])
+    assert tried(attempts) == ["anthropic", "subscription"]
+    assert verdict == Verdict("relayed", 1, failure=UNPROVEN, confirmed=True)
+
+
+@pytest.mark.parametrize(
+    "second", [BROKEN, OVERLOADED, throttle(), quota(), BAD_KEY, NO_MODEL, STALE, CUT_STREAM], ids=lambda f: f.kind
+)
+def test_whatever_else_a_second_route_says_is_no_opinion(second: Failure) -> None:
+    """The first answer is shown, unconfirmed; no third route is asked."""
+    attempts, verdict = run(CHAIN, [UNPROVEN, second])
+    assert tried(attempts) == ["anthropic", "subscription"]
+    assert verdict == Verdict("relayed", 1, failure=UNPROVEN)
+
+
+def test_another_vendor_is_never_asked_for_an_opinion() -> None:
+    """A client's own mistake is not shipped to whoever else may take it."""
+    attempts, verdict = run((FIRST, OTHER_VENDOR), [UNPROVEN, None])
+    assert (tried(attempts), verdict) == (["anthropic"], Verdict("relayed", 1, failure=UNPROVEN))
+
+
+def test_a_clients_own_refusal_is_not_taken_to_the_owners_routes() -> None:
+    """What its own account may not do, the owner's shall not do for it."""
+    attempts, verdict = run((OWN_KEY, FIRST, SECOND), [UNPROVEN, None])
+    assert (tried(attempts), verdict.kind, verdict.number) == ([CLIENT.id], "relayed", 1)
+
+
+def test_a_proven_fault_needs_no_opinion() -> None:
+    """A rule knows it."""
+    assert tried(run(CHAIN, [BAD_REQUEST])[0]) == ["anthropic"]
+
+
+def test_an_opinion_is_asked_of_the_next_route_that_admits_the_request() -> None:
+    """One that is full says nothing about the request."""
+    third = Candidate(route_of("third"), MODEL)
+    plan = failover((FIRST, SECOND, third), POLICY, MODEL)
+    next(plan)
+    assert plan.send(AttemptResult(NOW_MS, UNPROVEN)).candidate == SECOND
+    asked = plan.send(AttemptResult(NOW_MS, refusal=AdmissionDenied("slots", "full")))
+    assert (asked.candidate, asked.opinion_on) == (third, 1)
+
+
+def test_codes_of_the_settings_need_no_opinion() -> None:
+    """Who lists the codes to fall over on has said what all others mean."""
+    policy = replace(POLICY, fallback_on_codes=frozenset((429,)))
+    assert tried(run(CHAIN, [UNPROVEN, None], policy)[0]) == ["anthropic"]
+
+
+def test_what_an_account_lacks_another_may_have() -> None:
+    """A beta that the plan does not have: the next route, of whatever family; without one, the provider's own words."""
+    lacks = fault("bad_request", "", 400)
+    attempts, verdict = run(CHAIN, [lacks, lacks, None])
+    assert (tried(attempts), verdict) == (["anthropic", "subscription", "zai"], Verdict("answered", 3))
+    assert run((FIRST,), [lacks])[1] == Verdict("relayed", 1, failure=lacks)
+
+
+# -- other endpoints
+
+
+@pytest.mark.parametrize("failure", [BAD_KEY, FORBIDDEN, BROKEN, OVERLOADED, quota(), NO_MODEL], ids=lambda f: f.kind)
+def test_other_endpoints_answers_are_relayed_as_they_came(failure: Failure) -> None:
+    """From the first route that answers at all."""
+    plan = failover(CHAIN, POLICY, "", as_it_came=True)
+    next(plan)
+    with pytest.raises(StopIteration) as end:
+        plan.send(AttemptResult(NOW_MS, failure))
+    assert end.value.value == Verdict("relayed", 1, failure=failure)
+
+
+def test_other_endpoints_go_on_while_nobody_answers() -> None:
+    """A connection that breaks is no answer; nor is a 404 while a resource is searched."""
+    plan = failover(CHAIN, POLICY, "", as_it_came=True, searching=True)
+    next(plan)
+    assert plan.send(AttemptResult(NOW_MS, REFUSED)).candidate == SECOND
+    assert plan.send(AttemptResult(NOW_MS, fault("bad_request", "request", 404))).candidate == OTHER_VENDOR
+
+
 # -- once more on the same route
 
 
@@ -201,13 +296,11 @@ def test_a_fallback_map_that_goes_round_ends() -> None:
     assert [attempt.candidate.model for attempt in attempts] == ["a", "b"]
 
 
-def test_after_529_the_providers_other_credentials_come_last() -> None:
-    """The provider is busy: another vendor goes first, another address of the same one is not the same."""
-    attempts, _ = run(CHAIN, [OVERLOADED, BROKEN])
-    assert tried(attempts) == ["anthropic", "zai", "subscription"]
-    elsewhere = Candidate(route_of("eu", base_url="https://eu.example"), MODEL)
-    attempts, _ = run((FIRST, SECOND, elsewhere), [OVERLOADED, BROKEN])
-    assert tried(attempts) == ["anthropic", "eu", "subscription"]
+def test_after_529_the_order_stays_the_users() -> None:
+    """Another key of the busy provider is next where the user put it next."""
+    chain = (FIRST, SECOND, OTHER_VENDOR)
+    assert tried(run(chain, [OVERLOADED])[0]) == ["anthropic", "subscription", "zai"]
+    assert tried(run((FIRST, OTHER_VENDOR, SECOND), [OVERLOADED])[0]) == ["anthropic", "zai", "subscription"]
 
 
 @pytest.mark.parametrize("failure", [BROKEN, REFUSED, throttle()], ids=lambda failure: failure.message)
