@@ -86,6 +86,7 @@ class Parts:
         self.upstream = UpstreamClient(settings.timeouts, kind=settings.upstream_transport)
         self.credentials = Credentials(settings, self.redis, clock)
         self.resources = ResourceIndex(self.redis)
+        self.watcher.view.accounts = self.credentials.accounts
         self.relay = Relay(
             settings,
             upstream=self.upstream,

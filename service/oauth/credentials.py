@@ -14,6 +14,7 @@ from service.oauth.credentials_file import CredentialsFile
 from service.oauth.shared_token import SharedToken
 from service.oauth.token_endpoint import TokenEndpoint
 from service.oauth.token_manager import TokenManager
+from service.routing.error_words import account_of
 from service.settings import OAuth, Route, Settings
 from service.tasks import cancel_and_wait
 
@@ -35,6 +36,8 @@ class Credentials:
             for route in settings.routes
             if route.auth == "oauth" and not route.api_key and not route.off
         }
+        self.accounts = {route.id: account_of(route.api_key.reveal()) for route in settings.routes if route.api_key}
+        """The account with which each route is asked now, by the route's id; kept up to date."""
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -56,6 +59,7 @@ class Credentials:
         if subscription is None:
             raise NoCredential(route.off or "no key")
         token = await subscription.token()
+        self.accounts[route.id] = subscription.account
         if not token:
             raise NoCredential(subscription.trouble)
         return token
@@ -67,13 +71,18 @@ class Credentials:
         then worth repeating, once.
         """
         subscription = self._subscriptions.get(route.id)
-        return subscription is not None and await subscription.refused(token)
+        if subscription is None:
+            return False
+        is_renewed = await subscription.refused(token)
+        self.accounts[route.id] = subscription.account
+        return is_renewed
 
     async def _tick_forever(self) -> None:
         while True:
             for name, subscription in self._subscriptions.items():
                 try:
                     await subscription.tick()
+                    self.accounts[name] = subscription.account
                 except OSError as error:
                     log.warning("oauth.tick_failed", extra={"route": name, "why": error.strerror})
             await asyncio.sleep(TICK_S)

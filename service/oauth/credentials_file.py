@@ -3,6 +3,7 @@
 Laws
 - Tokens are put in the place of those they were issued for, and of no others: whoever was here meanwhile keeps theirs.
 - What else stands in the file stays as it is, byte for byte; so do the file's mode and owner.
+- A refresh keeps the log-in, and a new log-in changes it: which tokens a refresh brought stands in the lock's file.
 - A file that can't be replaced (it alone is mounted, or its folder can't be written to) is written in place.
 
 Not here: when a token is stale and how another one is had (`token_manager`). Claude Code knows nothing of the lock.
@@ -16,10 +17,13 @@ import re
 import stat
 import time
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 from msgspec import Raw, Struct
+
+from service.routing.error_words import account_of
 
 OAUTH_KEY = "claudeAiOauth"
 LOCK_SUFFIX = ".ccproxy.lock"
@@ -45,11 +49,14 @@ class Unreadable(Exception):
 
 
 class OAuthTokens(Struct, frozen=True):
-    """A subscription's tokens. `refresh_token` "": can't be refreshed. `expires_at_ms` is Unix time; 0: never."""
+    """A subscription's tokens. `refresh_token` "": can't be refreshed. `expires_at_ms` is Unix time; 0: never.
+    `account`: a hash that names the log-in, which a refresh keeps; "" while it was not looked up.
+    """
 
     access_token: str
     refresh_token: str = ""
     expires_at_ms: int = 0
+    account: str = ""
 
     def __repr__(self) -> str:
         return "Tokens(***)"
@@ -61,6 +68,13 @@ class LoginRecord(Struct, rename="camel"):
     access_token: str | None = None
     refresh_token: str | None = None
     expires_at: float | None = None
+
+
+class RefreshRecord(Struct):
+    """Which log-in a refresh has kept: its account, and a fingerprint of the refresh token that it brought."""
+
+    account: str
+    token: str
 
 
 class Content(Struct, rename="camel"):
@@ -104,6 +118,15 @@ class CredentialsFile:
         self._seen = (stamp, tokens)
         return tokens
 
+    def account_of(self, tokens: OAuthTokens) -> str:
+        """The log-in that tokens of this file are of: the one that a refresh kept, else a new one."""
+        token = tokens.refresh_token or tokens.access_token
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            record = msgspec.json.decode(_content(os.path.realpath(self.path) + LOCK_SUFFIX), type=RefreshRecord)
+            if record.token == fingerprint(token):
+                return record.account
+        return account_of(token)
+
     def can_write(self) -> bool:
         """Whether refreshed tokens could be kept here."""
         return os.access(self.path, os.W_OK)
@@ -143,6 +166,8 @@ class CredentialsFile:
             raise NoLogin("does not exist") from None
         if tokens_of(content).refresh_token != spent:
             return False
+        if issued.account:
+            record_refresh(place, issued)
         write(place, with_tokens(content, issued))
         return True
 
@@ -195,6 +220,23 @@ def with_tokens(content: bytes, issued: OAuthTokens) -> bytes:
     login |= {name: Raw(msgspec.json.encode(value)) for name, value in fresh.items()}
     whole[OAUTH_KEY] = Raw(msgspec.json.encode(login))
     return msgspec.json.encode(whole)
+
+
+def record_refresh(path: str, issued: OAuthTokens) -> None:
+    """Note which log-in these tokens are of, where a file can be made beside theirs; elsewhere they are a new one."""
+    record = msgspec.json.encode(RefreshRecord(issued.account, fingerprint(issued.refresh_token)))
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path + LOCK_SUFFIX, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            _write_all(descriptor, record)
+            os.ftruncate(descriptor, len(record))
+        finally:
+            os.close(descriptor)
+
+
+def fingerprint(token: str) -> str:
+    """Names a token without telling it."""
+    return sha256(token.encode()).hexdigest()[:16]
 
 
 def write(path: str, content: bytes) -> None:

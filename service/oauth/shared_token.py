@@ -13,7 +13,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from hashlib import sha256
 from typing import TypeVar, cast
 
 import msgspec
@@ -48,6 +47,7 @@ class Shared(Struct):
 
     access_token: str
     expires_at_ms: int
+    account: str = ""
 
 
 class SharedToken:
@@ -70,7 +70,7 @@ class SharedToken:
             shared = msgspec.json.decode(raw, type=Shared)
         except (InvalidTag, ValueError, msgspec.DecodeError):
             return None
-        return OAuthTokens(shared.access_token, "", shared.expires_at_ms)
+        return OAuthTokens(shared.access_token, "", shared.expires_at_ms, shared.account)
 
     async def publish(self, tokens: OAuthTokens, now_ms: int) -> None:
         """Share an access token until it expires."""
@@ -78,7 +78,7 @@ class SharedToken:
         if left_ms <= 0:
             return
         nonce = os.urandom(NONCE_BYTES)
-        raw = msgspec.json.encode(Shared(tokens.access_token, tokens.expires_at_ms))
+        raw = msgspec.json.encode(Shared(tokens.access_token, tokens.expires_at_ms, tokens.account))
         sealed = nonce + self._cipher.encrypt(nonce, raw, self._token_key.encode())
         await self._quietly(lambda: self._redis.set(self._token_key, sealed, px=left_ms), None)
 
@@ -118,8 +118,3 @@ class SharedToken:
             self._away_until_s = time.monotonic() + AWAY_S
             log.debug("oauth.redis_away", extra={"error": type(error).__name__})
             return otherwise
-
-
-def fingerprint(token: str) -> str:
-    """Names a token without telling it."""
-    return sha256(token.encode()).hexdigest()[:16]

@@ -21,8 +21,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
-from service.oauth.credentials_file import CredentialsFile, FileLock, NoLogin, OAuthTokens, Unreadable
-from service.oauth.shared_token import SharedToken, fingerprint
+from msgspec.structs import replace
+
+from service.oauth.credentials_file import CredentialsFile, FileLock, NoLogin, OAuthTokens, Unreadable, fingerprint
+from service.oauth.shared_token import SharedToken
 from service.oauth.token_endpoint import TIMEOUT_S, RefreshRefused, TokenEndpoint, TryLater
 from service.tasks import cancel_and_wait
 
@@ -87,6 +89,11 @@ class TokenManager:
         self._flight: asyncio.Task[None] | None = None
 
     # -- what requests ask
+
+    @property
+    def account(self) -> str:
+        """The log-in whose token is at hand; "" when none is, or nobody has told."""
+        return self._held.account if self._held else ""
 
     async def token(self) -> str:
         """The access token, "" when there is none now: then `trouble` says why and names the mend."""
@@ -172,7 +179,7 @@ class TokenManager:
     async def _read(self) -> OAuthTokens | None:
         """The file's tokens, or those that are still to be put there."""
         try:
-            tokens = await asyncio.to_thread(self._file.read)
+            tokens = await asyncio.to_thread(self._read_file)
         except NoLogin as error:
             self._unsaved = None
             self.trouble = f"{self._file.path} {error}; log in with Claude Code, or set CLAUDE_CODE_OAUTH_TOKEN"
@@ -184,6 +191,13 @@ class TokenManager:
             return self._unsaved.issued
         self._unsaved = None
         return tokens
+
+    def _read_file(self) -> OAuthTokens:
+        """The file's tokens, with their account. Blocks."""
+        tokens, own = self._file.read(), self._own
+        if own and own.access_token == tokens.access_token and own.refresh_token == tokens.refresh_token:
+            return replace(tokens, account=own.account)
+        return replace(tokens, account=self._file.account_of(tokens))
 
     def _hold(self, tokens: OAuthTokens | None) -> None:
         """Note which token is at hand. Another one than before has not failed yet."""
@@ -299,6 +313,7 @@ class TokenManager:
         except RefreshRefused:
             await self._note_end(own.refresh_token)
             return
+        issued = replace(issued, account=own.account)
         self._unsaved = UnsavedToken(self._unsaved.spent if self._unsaved else own, issued)
         if not await self._save(self._unsaved):
             log.error("oauth.not_saved", extra={"route": self._route, "file": self._file.path})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.oauth import token_manager as page
-from service.oauth.credentials_file import CredentialsFile
+from service.oauth.credentials_file import LOCK_SUFFIX, CredentialsFile
 from tests.fakes import FakeProvider, reply
 from tests.fakes.language import Reply
 from tests.oauth.conftest import MakeSubscription
@@ -404,7 +404,7 @@ async def test_what_cannot_be_saved_is_kept_and_saved_later(
 
 PROCESS = """\
 import asyncio, sys
-from service.oauth.credentials_file import CredentialsFile
+from service.oauth.credentials_file import LOCK_SUFFIX, CredentialsFile
 from service.oauth.token_manager import TokenManager
 from service.oauth.token_endpoint import TokenEndpoint
 from service.settings import OAuth
@@ -455,3 +455,54 @@ async def test_a_kill_behind_the_answer_costs_the_log_in_and_says_so(
     one = subscribe()
     assert await one.token() == ""
     assert "has ended; log in with Claude Code again" in one.trouble
+
+
+# -- which log-in it is
+
+
+async def test_a_refresh_keeps_the_account(subscribe: MakeSubscription, fake: FakeProvider, path: Path) -> None:
+    """For whoever refreshed, for others of the host, and after a restart: what is known of the account stays."""
+    log_in(path, left_ms=HOUR_MS)
+    before = subscribe()
+    await before.token()
+    account = before.account
+    other = subscribe()
+    await other.token()
+    assert await before.refused(OLD_ACCESS)
+    await other.tick()
+    restarted = subscribe()
+    await restarted.token()
+    assert refreshes(fake) == 1
+    assert [one.account for one in (before, other, restarted)] == [account] * 3 != [""] * 3
+
+
+async def test_a_new_log_in_is_another_account(subscribe: MakeSubscription, path: Path) -> None:
+    """What held the old one no longer holds."""
+    log_in(path, left_ms=HOUR_MS)
+    one = subscribe()
+    await one.token()
+    before = one.account
+    assert await one.refused(OLD_ACCESS)
+    log_in(path, left_ms=HOUR_MS, access="sk-ant-oat01-new-login", refresh="sk-ant-ort01-new-login")
+    await one.tick()
+    assert one.account not in ("", before)
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b"{", b'{"account": 1}', b"\xff"])
+async def test_a_broken_record_of_refreshes_is_none(
+    subscribe: MakeSubscription, path: Path, fake: FakeProvider, record: bytes
+) -> None:
+    """The log-in is taken for a new one."""
+    log_in(path, left_ms=HOUR_MS)
+    one = subscribe()
+    await one.token()
+    note_refresh(path, record)
+    again = subscribe()
+    await again.token()
+    assert again.account == one.account
+    assert refreshes(fake) == 0
+
+
+def note_refresh(path: Path, record: bytes) -> None:
+    """Write what is noted beside the file of a refresh."""
+    Path(f"{path}{LOCK_SUFFIX}").write_bytes(record)
