@@ -74,8 +74,9 @@ class AttemptOutcome(Struct, frozen=True, kw_only=True):
     """How an attempt ended.
 
     `started`: the ledger has its start; `recorded`: the ledger has its end, as number `ended_seq` of the route's
-    events. `status`, `headers` and `body` are the provider's response, kept in case it is the one to show to the
-    client.
+    events. `ended_ms` is when it ended, 0 for when it is recorded. `account` was asked. `is_evidence`: if no rule
+    knows the error, its words count, since no second route has confirmed that the request is at fault. `status`,
+    `headers` and `body` are the provider's response, kept in case it is the one to show to the client.
     """
 
     plan: AttemptPlan
@@ -93,6 +94,9 @@ class AttemptOutcome(Struct, frozen=True, kw_only=True):
     started: bool = False
     recorded: bool = False
     ended_seq: int = 0
+    ended_ms: int = 0
+    account: str = ""
+    is_evidence: bool = True
 
     @property
     def shown_status(self) -> int:

@@ -63,6 +63,7 @@ class AttemptProgress(Struct):
             result=result,
             failure=failure,
             credential=self.sent.credential if self.sent else "",
+            account=self.sent.account if self.sent else "",
             status=upstream.status if upstream else 0,
             headers=upstream.headers if upstream else (),
             body=body,

@@ -1,14 +1,21 @@
-"""Classifies a provider's error: the facts of this response, put before routing's table.
+"""Classifies a provider's error: the facts of this response, put before routing's table. An error that no rule knows
+and that names a part of the request is the request's own fault.
 
 Not here: reading the facts (`providers.error_facts`), or the table (`routing.failure`).
 """
 
+from collections.abc import Collection
+
+import msgspec
 from msgspec.structs import replace
 
 from service.fleet.clock import Clock
+from service.protocol.raw_json import UNREADABLE
 from service.protocol.tap import StreamError
 from service.providers.error_facts import error_facts, facts_for
 from service.relay.attempt import UpstreamExchange
+from service.relay.client import ClientRequest
+from service.routing.error_words import points_into_request
 from service.routing.failure import Failure, FailureTable, classify
 from service.settings.failure_rules import Rules
 
@@ -44,4 +51,15 @@ class FailureClassifier:
     def _failure(self, exchange: UpstreamExchange, status: int, body: bytes) -> Failure:
         plan, now_ms = exchange.plan, self._clock.now_ms()
         facts = error_facts(status, exchange.upstream.headers, body, now_ms)
-        return classify(facts_for(facts, plan.route, plan.model, now_ms), now_ms, self._table)
+        failure = classify(facts_for(facts, plan.route, plan.model, now_ms), now_ms, self._table)
+        if failure.proven or not points_into_request(failure.message, fields_of(exchange.request), plan.model):
+            return failure
+        return replace(failure, proven=True)
+
+
+def fields_of(request: ClientRequest) -> Collection[str]:
+    """The fields at the top of a request's body, as far as it can be read."""
+    try:
+        return msgspec.json.decode(request.plain, type=dict[str, msgspec.Raw]).keys()
+    except UNREADABLE:
+        return ()

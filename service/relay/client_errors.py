@@ -18,6 +18,7 @@ from service.routing.rank import Candidate
 SHORT_WAIT_MS = 60_000
 """Claude Code obeys a retry-after of this length, and gives up at once on one of 90 s."""
 
+NOT_MODIFIED = 304
 TYPE_OF_STATUS = {status: error_type for error_type, status in STATUS_OF_TYPE.items()}
 
 
@@ -31,9 +32,8 @@ def error_event(outcome: AttemptOutcome) -> bytes:
 
 
 def is_anthropic_error(request: ClientRequest, outcome: AttemptOutcome) -> bool:
-    """Whether the provider's error can be shown unchanged: the request's own fault always is."""
-    own_fault = outcome.failure is not None and outcome.failure.scope == "request"
-    return own_fault or request.method == "HEAD" or is_in_shape(outcome.body)
+    """Whether the provider's error can be shown unchanged: it has Anthropic's shape, or no body to have one."""
+    return request.method == "HEAD" or outcome.status == NOT_MODIFIED or is_in_shape(outcome.body)
 
 
 def is_in_shape(body: bytes) -> bool:

@@ -5,6 +5,7 @@ Not here: how events reach Redis (`fleet.outbox`), what they add up to (`ledger`
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 
 from msgspec.structs import replace
@@ -21,7 +22,9 @@ from service.protocol.redaction import redact
 from service.providers.error_facts import windows_of
 from service.relay.attempt import NO_TOKENS, AttemptOutcome, AttemptPlan
 from service.relay.client import ClientRequest
+from service.routing.error_words import Fingerprints
 from service.routing.failure import Failure
+from service.routing.rank import MODEL_ENDPOINTS
 from service.settings import Settings
 from service.telemetry.log import logger_of_lines
 
@@ -41,6 +44,7 @@ class AttemptRecorder:
         self._outbox = outbox
         self._resources = resources
         self._clock = clock
+        self._fingerprints = Fingerprints(fingerprint_key(settings))
 
     async def record_start(self, request: ClientRequest, plan: AttemptPlan) -> None:
         """Record that the attempt starts. Returns when the event is durable, so that the first byte may be sent."""
@@ -63,7 +67,8 @@ class AttemptRecorder:
         return replace(outcome, recorded=True, ended_seq=ended_seq)
 
     def _ended_event(self, request: ClientRequest, outcome: AttemptOutcome, *, final: bool) -> AttemptEnded:
-        plan, now_ms, tokens = outcome.plan, self._clock.now_ms(), outcome.tokens
+        plan, tokens = outcome.plan, outcome.tokens
+        now_ms = outcome.ended_ms or self._clock.now_ms()
         failure = outcome.failure if outcome.failure and outcome.result == "failed" else NO_FAILURE
         cost = cost_nusd(tokens, plan.model, self._settings.prices) if tokens != NO_TOKENS else 0
         return AttemptEnded(
@@ -95,7 +100,21 @@ class AttemptRecorder:
             final=final,
             holds=failure.holds,
             fold_rules=FOLD_RULES,
+            account=outcome.account,
+            words=self._words(request, outcome, failure),
+            body=self._body(request, failure),
         )
+
+    def _words(self, request: ClientRequest, outcome: AttemptOutcome, failure: Failure) -> str:
+        """A fingerprint of an error that no rule knows, "" for all others."""
+        if failure.proven or not outcome.is_evidence or request.endpoint not in MODEL_ENDPOINTS:
+            return ""
+        return self._fingerprints.of_words(request.endpoint, outcome.status, failure.error_type, failure.message)
+
+    def _body(self, request: ClientRequest, failure: Failure) -> str:
+        """A fingerprint of the request, where it matters whether it is the same again."""
+        is_of_interest = not failure.proven or failure.kind == "timeout"
+        return self._fingerprints.of_body(request.plain) if is_of_interest else ""
 
     async def record_resources(self, request: ClientRequest, plan: AttemptPlan, resource_ids: Sequence[str]) -> None:
         """Record, for all replicas, that resources live on this route, and whose they are."""
@@ -125,6 +144,13 @@ class AttemptRecorder:
         """Record what items of a batch used, at the batch price; read again, they are not counted twice."""
         events = [batch_item_event(request, item, batch, self._settings.prices) for item in items]
         await asyncio.gather(*(self._outbox.append(plan.route.id, event) for event in events))
+
+
+def fingerprint_key(settings: Settings) -> bytes:
+    """A key that all replicas with these settings have, and nobody who sees only events; a new one without secrets."""
+    secrets = [f"{route.id}={route.api_key.reveal()}" for route in settings.routes if route.api_key]
+    secrets += [f"share={settings.oauth.share_key.reveal()}"] if settings.oauth.share_key else []
+    return "\n".join(sorted(secrets)).encode() or os.urandom(32)
 
 
 def started_event(request: ClientRequest, plan: AttemptPlan) -> AttemptStarted:

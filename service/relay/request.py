@@ -36,6 +36,7 @@ from service.relay.upstream_request import UpstreamRequestBuilder
 from service.relay.verdict_response import VerdictResponse
 from service.routing.failover import AdmissionDenied, Attempt, AttemptResult
 from service.routing.failure import Failure, is_signature_refusal
+from service.routing.rank import MODEL_ENDPOINTS
 from service.settings import Settings
 
 
@@ -84,7 +85,14 @@ class Relay:
         """Answer one request, whose access was checked. Raises ProxyError for an error of our own."""
         self._under_way += 1
         try:
-            plan = await self._planner.plan(request)
+            await self._answer(request, response)
+        finally:
+            self._under_way -= 1
+
+    async def _answer(self, request: ClientRequest, response: ResponseWriter) -> None:
+        """Try routes until one answers or the plan ends."""
+        plan = await self._planner.plan(request)
+        try:
             while attempt := plan.attempt:
                 if attempt.wait_ms:
                     await asyncio.sleep(attempt.wait_ms / 1000)
@@ -97,10 +105,12 @@ class Relay:
                     request, admitted, response, plan.deadline_s, is_last=plan.is_last(admitted.route)
                 )
                 await self._conclude(request, plan, outcome, response)
+            await self._record_held(request, plan)
             if not response.started:
                 await self._verdicts.send(request, plan, response)
-        finally:
-            self._under_way -= 1
+        except BaseException:  # the client has left while a second opinion was asked
+            await asyncio.shield(self._record_held(request, plan))
+            raise
 
     async def stop(self, limit_s: float = 2.0) -> None:
         """Wait for requests that were cancelled to be recorded, within the limit."""
@@ -170,12 +180,22 @@ class Relay:
         plan.advance(AttemptResult(self.clock.now_ms(), failure, over, renewed=renewed))
         if renewed:
             outcome = unscoped(outcome)
+        if plan.attempt and plan.attempt.opinion_on:
+            plan.held = replace(outcome, ended_ms=self.clock.now_ms())
+            return plan.held
         return await self._recorder.record_end(request, outcome, final=plan.attempt is None)
+
+    async def _record_held(self, request: ClientRequest, plan: RequestPlan) -> None:
+        """Record the failure on which a second opinion was asked: its words count, unless the opinion confirmed it."""
+        held, plan.held = plan.held, None
+        if held:
+            is_confirmed = plan.verdict is not None and plan.verdict.confirmed
+            await self._recorder.record_end(request, replace(held, is_evidence=not is_confirmed), final=False)
 
     async def _is_renewed(self, request: ClientRequest, outcome: AttemptOutcome, deadline_s: float) -> bool:
         """Whether a refused token has a successor: then the route is worth another attempt at once."""
         failure = outcome.failure
-        if failure is None or failure.scope != "credential" or outcome.status != 401:
+        if failure is None or not failure.refresh or request.endpoint not in MODEL_ENDPOINTS:
             return False
         try:
             async with asyncio.timeout_at(deadline_s):

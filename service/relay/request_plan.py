@@ -20,7 +20,7 @@ from service.relay.ownership import home_of
 from service.relay.session_affinity import SessionAffinity
 from service.routing.context import smallest_context_tokens, smallest_on
 from service.routing.failover import AdmissionDenied, Attempt, AttemptResult, Plan, Verdict, failover
-from service.routing.rank import SOFT_REASONS, Candidate, RoutingRequest, choose_chain, rank, recheck
+from service.routing.rank import MODEL_ENDPOINTS, SOFT_REASONS, Candidate, RoutingRequest, choose_chain, rank, recheck
 from service.routing.retry_budget import RetryBudget
 from service.settings import Route, Settings
 
@@ -32,7 +32,7 @@ class RequestPlan:
     """The failover plan under way: `attempt` is the next one, None once there is a verdict."""
 
     __slots__ = (
-        "_routes_begun", "_steps", "_usable", "attempt", "candidates", "deadline_s", "denied", "outcomes",
+        "_routes_begun", "_steps", "_usable", "attempt", "candidates", "deadline_s", "denied", "held", "outcomes",
         "routing_request", "verdict",
     )  # fmt: skip
 
@@ -46,6 +46,8 @@ class RequestPlan:
         self.outcomes = list[AttemptOutcome]()
         self.denied: dict[str, str] = {}
         """Why routes did not admit the request, by their ids."""
+        self.held: AttemptOutcome | None = None
+        """The outcome on which a second opinion is asked, which is recorded once that is there."""
         self.attempt: Attempt | None = None
         self.verdict: Verdict | None = None
         self._steps = steps
@@ -121,10 +123,18 @@ class RequestPlanner:
             bound_to=home,
             session_route=session_route,
             draw=crc32(request.request_id.encode()) / 2**32,
+            client=request.client_key,
         )
         candidates = rank(routing_request, request.chain, self._watcher.view, self._policy, self._clock.now_ms())
         searching = not home and bool(request.resource_ids) and request.method in READS
-        steps = failover(candidates, self._policy, request.model, self._retry_budget.spend, searching=searching)
+        steps = failover(
+            candidates,
+            self._policy,
+            request.model,
+            self._retry_budget.spend,
+            searching=searching,
+            as_it_came=request.endpoint not in MODEL_ENDPOINTS,
+        )
         deadline_s = asyncio.get_running_loop().time() + request.deadline_ms / 1000
         return RequestPlan(steps, routing_request, candidates, deadline_s)
 

@@ -20,9 +20,11 @@ from service.settings import Route, Settings
 
 
 class UpstreamRequest(Struct, frozen=True):
-    """A request for one route. `credential` is the route's, "" when the client's own is passed on."""
+    """A request for one route. `credential` is the route's, "" when the client's own is passed on; `account` says whose
+    it is."""
 
     credential: str
+    account: str
     headers: Sequence[tuple[bytes, bytes]]
     content: bytes | AsyncIterator[bytes]
 
@@ -39,6 +41,7 @@ class UpstreamRequestBuilder:
         """The request as this route gets it. Raises AttemptFailed when there is none."""
         route = plan.route
         credential = "" if route.auth == "client" else await self._credential(route)
+        account = self._credentials.accounts.get(route.id, "")
         content = await self._content(request, plan)
         headers = upstream_headers(
             request.headers,
@@ -52,7 +55,7 @@ class UpstreamRequestBuilder:
         )
         if request.upload:
             headers += length_said(request.headers)
-        return UpstreamRequest(credential, headers, content)
+        return UpstreamRequest(credential, account, headers, content)
 
     async def note_refused_signatures(self, request: ClientRequest) -> None:
         """Remember the signatures of a request that a provider could not check, to leave them out from now on."""

@@ -21,8 +21,11 @@ from service.relay.client_errors import (
 from service.relay.request_plan import RequestPlan
 from service.relay.responses import HeaderList, response_headers
 from service.routing.failover import Verdict
+from service.routing.rank import MODEL_ENDPOINTS
 from service.settings import Settings
 
+REFUSED = frozenset((401, 403))
+NO_RETRY = (b"x-should-retry", b"false")
 JSON_HEADER = (b"content-type", b"application/json")
 
 
@@ -43,7 +46,10 @@ class VerdictResponse:
         if not is_anthropic_error(request, outcome):
             raise provider_error(outcome)
         body = redacted(outcome.body, outcome.credential)
-        await response.start(outcome.shown_status, [*self._head(outcome), content_length(body)])
+        await response.start(
+            outcome.shown_status,
+            [*self._head(outcome, is_model=request.endpoint in MODEL_ENDPOINTS), content_length(body)],
+        )
         await response.end(body)
 
     def _own_error(self, request: ClientRequest, plan: RequestPlan, verdict: Verdict) -> ProxyError:
@@ -60,12 +66,15 @@ class VerdictResponse:
             return no_route(request, plan.candidates, summary)
         return unreachable(plan.outcomes, summary)
 
-    def _head(self, outcome: AttemptOutcome) -> HeaderList:
-        """The headers of a provider's error; one that came inside a stream becomes JSON."""
+    def _head(self, outcome: AttemptOutcome, *, is_model: bool) -> HeaderList:
+        """The headers of a provider's error; one that came inside a stream becomes JSON. What another endpoint may not
+        is not worth a retry."""
         hides_account = self._asks_for_keys and outcome.plan.route.auth != "client"
         head = response_headers(
             outcome.headers, outcome.credential, hides_account=hides_account, body_decoded=outcome.body_decoded
         )
+        if not is_model and outcome.status in REFUSED:
+            head = [*((name, value) for name, value in head if name != b"x-should-retry"), NO_RETRY]
         if outcome.shown_status == outcome.status:
             return head
         return [*((name, value) for name, value in head if name != b"content-type"), JSON_HEADER]

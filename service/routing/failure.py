@@ -63,7 +63,8 @@ class Failure(Struct, frozen=True):
 
     `holds` is a word in the names of the models that wait, "" for all. `windows` are those that the error says are
     spent, where headers say nothing. `proven` false: no rule says that it is the request's own fault. `refresh`: the
-    token is worth renewing. `scope` "": it is nobody's fault, and another route may take the request.
+    token is worth renewing. `scope` "": it is nobody's fault, and another route may take the request. `error_type` is
+    the provider's word for it.
     """
 
     kind: FailureKind
@@ -75,6 +76,7 @@ class Failure(Struct, frozen=True):
     windows: dict[str, Window] = {}
     proven: bool = True
     refresh: bool = False
+    error_type: str = ""
 
 
 class FailureTable:
@@ -169,6 +171,7 @@ def classify(facts: Facts, now_ms: int, table: FailureTable) -> Failure:
         {rule.window: Window(used_ratio=1.0, resets_at_ms=until_ms, status="rejected")} if rule.window else {},
         rule.proven,
         rule.refresh,
+        facts.error_type,
     )
 
 

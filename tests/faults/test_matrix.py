@@ -55,7 +55,7 @@ async def ask(served: Serving, *, stream: bool, model: str = MODEL, silent: bool
 def moved(ledger: RouteLedger) -> set[str]:
     """What has moved in a route's state."""
     found = {"circuit"} if any(health.failures_in_row for health in ledger.health.values()) else set()
-    found |= {scope.partition(":")[0] for scope in ledger.waits}
+    found |= {name.rpartition("/")[2].partition(":")[0] for name in ledger.waits}
     return found | ({"model"} if ledger.missing_models else set())
 
 
