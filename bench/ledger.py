@@ -32,7 +32,7 @@ from workers.migrate import migrate
 from workers.outage import Outage
 from workers.project import Projector, fold_records
 from workers.publish import Publisher
-from workers.store import Checkpoint, Row, Store, connect
+from workers.store import Checkpoint, PostgresAddress, Row, Store, connect
 from workers.verify import verify
 from workers.wake import WakeQueue, open_queue
 
@@ -45,6 +45,7 @@ LAG_S = 20
 PER_ENTRY = 20
 """Events in an entry, as a busy proxy appends them."""
 PATIENCE_S = 300.0
+CONNECT_S = 5
 START_MS = 1_789_000_000_000
 MODELS = ("claude-opus-4-8", "claude-sonnet-4-6", "claude-haiku-4-6", "glm-5.2")
 Numbers = Iterator[int]
@@ -104,10 +105,15 @@ class Bench:
     def __enter__(self) -> Self:
         self.postgres.start()
         self.valkey.start()
-        with connect(self.postgres.url) as connection:
+        with connect(self.address) as connection:
             migrate(connection)
         self.redis = open_redis(self.valkey.url)
         return self
+
+    @property
+    def address(self) -> PostgresAddress:
+        """Postgres, as workers reach it."""
+        return PostgresAddress(self.postgres.url, CONNECT_S)
 
     def __exit__(self, *_: object) -> None:
         self.valkey.stop()
@@ -116,7 +122,7 @@ class Bench:
     def shift(self, streams: Any = None) -> FoldJob:
         """A worker in this process."""
         streams = streams or Streams(self.redis)
-        projector = Projector(Store(self.postgres.url), streams)
+        projector = Projector(Store(self.address), streams)
         wake = WakeQueue(self.redis, open_queue(self.valkey.url))
         stopping = threading.Event()
         return FoldJob(projector, Publisher(self.redis, stopping), streams, wake, stopping, Outage("redis"))
@@ -189,7 +195,7 @@ def rows_of(made: list[Event]) -> list[Row]:
 
 def copy_rows(bench: Bench, rows: list[Row]) -> float:
     """Seconds that Postgres takes for the rows alone, with the same indexes."""
-    with connect(bench.postgres.url) as connection:
+    with connect(bench.address) as connection:
         connection.execute("CREATE TABLE ccproxy.bench_copy (LIKE ccproxy.events INCLUDING ALL)")
         begun_s = time.perf_counter()
         with connection.cursor() as cursor, cursor.copy("COPY ccproxy.bench_copy FROM STDIN") as copy:
@@ -277,13 +283,13 @@ class Made:
 
 def measure_verify(bench: Bench) -> None:
     """Recount and compare a ledger of EVENTS events."""
-    store = Store(bench.postgres.url)
+    store = Store(bench.address)
     projector = Projector(store, Made(history(bench.number), EVENTS // PER_ENTRY))
     position = -1
     while (projected := projector.project("proof")) and projected.position > position:
         position = projected.position
     store.close()
-    archive = open_archive(bench.postgres.url)
+    archive = open_archive(bench.address)
     begun_s = time.perf_counter()
     report = verify(archive, "proof")
     seconds = time.perf_counter() - begun_s

@@ -161,7 +161,7 @@ def used_bytes(bench: Bench) -> int:
 
 def table_bytes(bench: Bench) -> tuple[int, int]:
     """What the weekly partitions take on disk with their indexes, and what all other tables do."""
-    with connect(bench.postgres.url) as connection:
+    with connect(bench.address) as connection:
         found = connection.execute(SIZES).fetchone() or (0, 0)
     return int(found[0] or 0), int(found[1] or 0)
 

@@ -31,7 +31,7 @@ from workers.project import Projected, Projector
 from workers.publish import Publisher
 from workers.rebuild import rebuild
 from workers.restore import Backup, Gap, NotEmpty, gaps_of, restore
-from workers.store import Store, connect
+from workers.store import PostgresAddress, Store, connect
 from workers.terminal_views import (
     progress_of,
     show_backup,
@@ -98,10 +98,14 @@ def worker() -> None:
     database_url = required_setting(settings.database_url, "DATABASE_URL")
     if place_of(redis_url).kind == "cluster":
         required_setting(settings.rq_redis_url, "RQ_REDIS_URL, a plain Redis for the queue beside the Cluster,")
-    direct_url = settings.database_direct_url or database_url
+    connect_s = settings.database_connect_s
     keep_own_variables()
     WorkerProcess(
-        redis_url, settings.rq_redis_url or redis_url, database_url, direct_url, settings.retention_weeks
+        redis_url,
+        settings.rq_redis_url or redis_url,
+        PostgresAddress(database_url, connect_s),
+        PostgresAddress(settings.database_direct_url or database_url, connect_s),
+        settings.retention_weeks,
     ).run()
 
 
@@ -121,7 +125,7 @@ def keep_own_variables() -> None:
 def migrate(*, check: bool) -> None:
     """Migrate the database schema to this version."""
     settings = load_for_workers()
-    with errors_as_messages(), connect(database_url_of(settings)) as connection:
+    with errors_as_messages(), connect(postgres_of(settings)) as connection:
         steps = pending(connection) if check else apply_migrations(connection)
     for step in steps:
         echo(f"migration.{'missing' if check else 'applied'} number={step.number:04} name={step.name}")
@@ -270,7 +274,7 @@ def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json:
 @json_option
 def backup(file: Path, *, as_json: bool) -> None:
     """Write the whole ledger to FILE, as of one moment, while traffic goes on."""
-    with errors_as_messages(), connect(database_url_of(load_for_workers())) as connection:
+    with errors_as_messages(), connect(postgres_of(load_for_workers())) as connection:
         expected = expected_rows(connection)
         with progress_of(SafeConsole(stderr=True), f"backup {file.name}", 0, expected, lines=True) as told:
             manifest = back_up(connection, file, told)
@@ -288,7 +292,7 @@ def backup(file: Path, *, as_json: bool) -> None:
 def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
     """Restore a backup, fold what Redis has since, and verify the ledger; exit code 1 if anything differs."""
     settings, screen = load_for_workers(), SafeConsole(stderr=True)
-    with errors_as_messages(), Backup(file) as saved, connect(database_url_of(settings)) as connection:
+    with errors_as_messages(), Backup(file) as saved, connect(postgres_of(settings)) as connection:
         manifest = saved.manifest
         with progress_of(screen, f"restore {file.name}", 0, manifest.rows, lines=True) as told:
             restore(connection, saved, told, replace=replace)
@@ -331,10 +335,10 @@ def project_next(projector: Projector, stream: str) -> Projected | None:
 @contextmanager
 def archive_of(settings: Settings) -> Iterator[Archive]:
     """Open the ledger of the settings or of a running `ccproxy up`; errors of Postgres end the command."""
-    url = database_url_of(settings)
+    postgres = postgres_of(settings)
     with errors_as_messages():
-        check_schema(url)
-        archive = open_archive(url)
+        check_schema(postgres)
+        archive = open_archive(postgres)
         try:
             yield archive
         finally:
@@ -352,12 +356,10 @@ def errors_as_messages() -> Iterator[None]:
         raise click.ClickException(f"{error}; nothing was changed. `--replace` puts the backup in its place") from None
 
 
-def database_url_of(settings: Settings) -> str:
+def postgres_of(settings: Settings) -> PostgresAddress:
     """Return the ledger's URL, from the settings or from a running `ccproxy up`."""
-    return required_setting(
-        settings.database_direct_url or settings.database_url or running_address(settings, "database_url"),
-        "DATABASE_URL",
-    )
+    url = settings.database_direct_url or settings.database_url or running_address(settings, "database_url")
+    return PostgresAddress(required_setting(url, "DATABASE_URL"), settings.database_connect_s)
 
 
 def running_address(settings: Settings, name: str) -> str | None:
@@ -407,9 +409,9 @@ def add_owner(redis: Redis, one: Unowned) -> bool:
 
 def run_until_done(settings: Settings, stream: str, step: Callable[[Projector], Projected | None]) -> Projected:
     """Run a step on a stream whenever no worker holds it, until nothing is left to do, and publish the result."""
-    database_url = database_url_of(settings)
+    postgres = postgres_of(settings)
     redis = open_redis(required_setting(settings.redis_url or running_address(settings, "redis_url"), "REDIS_URL"))
-    store = Store(database_url)
+    store = Store(postgres)
     try:
         return turns(Projector(store, Streams(redis)), Publisher(redis, Event()), step, MAX_TRIES)
     except RedisError as error:

@@ -19,6 +19,7 @@ from service.ledger.wire import REPORT_QUEUE
 from workers.archive import Archive, open_archive
 from workers.outage import Outage
 from workers.reports import Refused, Reports
+from workers.store import PostgresAddress
 from workers.worker import FoldWorker
 
 log = logging.getLogger("ccproxy.worker")
@@ -40,8 +41,8 @@ class ReportWorker(FoldWorker):
 class ReportService:
     """Answers the report jobs of one worker process."""
 
-    def __init__(self, database_url: str, redis: Redis, queue: Queue, stopping: Event) -> None:
-        self._database_url = database_url
+    def __init__(self, postgres: PostgresAddress, redis: Redis, queue: Queue, stopping: Event) -> None:
+        self._postgres = postgres
         self._redis = redis
         self._queue = Queue(REPORT_QUEUE, connection=queue.connection, serializer=JSONSerializer)
         self._stopping = stopping
@@ -91,11 +92,11 @@ class ReportService:
                 log.warning("report.%s by=%s", name, arguments.get("by", ""))
 
     def _with_reports(self, make: Callable[[Reports], Any]) -> Any:
-        archive = self._archive or open_archive(self._database_url)
+        archive = self._archive or open_archive(self._postgres)
         self._archive = None
         try:
             archive.connection.execute(f"SET statement_timeout = {STATEMENT_MS}".encode())
-            made = make(Reports(archive, self._database_url, self._redis))
+            made = make(Reports(archive, self._postgres, self._redis))
         except BaseException:
             archive.close()
             raise

@@ -16,7 +16,7 @@ from workers.archive import Archive
 from workers.consume import Streams
 from workers.project import Projector
 from workers.publish import Publisher
-from workers.store import QUERIES, Store
+from workers.store import QUERIES, PostgresAddress, Store
 from workers.turn import StreamBusy, run_step
 from workers.usage import DIMENSIONS, Period, Report, UsageSum, dimensions_of, fields_of, period_of, report
 
@@ -40,9 +40,9 @@ class Refused(Exception):
 class Reports:
     """Makes reports from one archive. `redis` is the ledger's, to publish replayed events."""
 
-    def __init__(self, archive: Archive, database_url: str, redis: Redis) -> None:
+    def __init__(self, archive: Archive, postgres: PostgresAddress, redis: Redis) -> None:
         self._archive = archive
-        self._database_url = database_url
+        self._postgres = postgres
         self._redis = redis
         self._made: dict[str, Any] = {
             "usage": self.usage,
@@ -163,7 +163,7 @@ class Reports:
 
     def _replay_stream(self, stream: str) -> None:
         """Fold the stream's decodable dead letters and publish it."""
-        store = Store(self._database_url)
+        store = Store(self._postgres)
         try:
             projector = Projector(store, Streams(self._redis))
             run_step(projector, Publisher(self._redis, Event()), lambda one: one.retry_dead_letters(stream), MAX_TRIES)

@@ -33,7 +33,7 @@ class Finding(Struct, frozen=True):
 async def check_all(settings: Settings, redis_url: str | None, database_url: str | None) -> list[Finding]:
     """All findings, in the order in which one would mend them."""
     places = [check_redis(redis_url)] if redis_url else []
-    places += [check_place("postgres", database_url)] if database_url else []
+    places += [check_place("postgres", database_url, settings.database_connect_s)] if database_url else []
     routes = [check_route(route, settings) for route in settings.routes]
     found = await asyncio.gather(*routes, *places)
     missing = [
@@ -104,14 +104,14 @@ def look_at_login(route: Route, settings: Settings) -> tuple[bool, str]:
     return left_s > 0, f"{state}, and the proxy can't refresh it: {why}; log in with Claude Code again when it expires"
 
 
-async def check_place(what: str, url: str) -> Finding:
+async def check_place(what: str, url: str, timeout_s: float = TIMEOUT_S) -> Finding:
     """Whether something listens there, with a certificate that can be trusted where TLS is spoken."""
     try:
         parts, port = urlsplit(url), port_at(url)
     except ValueError:
         return Finding(what, False, "the address can't be read; see docs/settings.md for its form")
     tls = ssl.create_default_context() if parts.scheme == "https" else None
-    return await look(what, parts.hostname or "", port, tls)
+    return await look(what, parts.hostname or "", port, tls, timeout_s)
 
 
 async def check_redis(url: str) -> Finding:
@@ -129,10 +129,10 @@ async def check_redis(url: str) -> Finding:
     return next((finding for finding in found if finding.ok), found[0])
 
 
-async def look(what: str, host: str, port: int, tls: ssl.SSLContext | None) -> Finding:
+async def look(what: str, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float = TIMEOUT_S) -> Finding:
     """Whether a connection can be made."""
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             _, writer = await asyncio.open_connection(host, port, ssl=tls)
     except ssl.SSLError as error:
         return Finding(

@@ -305,6 +305,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         return self.host in LOOPBACK_HOSTS
 
     @property
+    def database_connect_s(self) -> int:
+        """The longest wait for Postgres as libpq takes it: whole seconds, at least 2."""
+        return max(2, -(-self.database_connect_ms // 1000))
+
+    @property
     def digest(self) -> str:
         """Short, and the same on every proxy of a fleet that is set alike: routes, policy and prices; no secret."""
         routes = [

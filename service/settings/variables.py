@@ -174,7 +174,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("DB_SSL", "false", "`true`: TLS, with the server's certificate verified"),
     Variable("DB_MAX_CONNECTIONS", "10", "accepted; a worker holds one connection"),
     Variable("DB_IDLE_TIMEOUT_MS", "30000", "accepted; a worker keeps its connection"),
-    Variable("DB_CONNECTION_TIMEOUT_MS", "2000", "longest wait for a connection to Postgres"),
+    Variable(
+        "DB_CONNECTION_TIMEOUT_MS",
+        "2000",
+        "longest wait for a connection to Postgres; counted in whole seconds, rounded up, at least 2",
+    ),
     Variable("LEDGER_RETENTION_WEEKS", "0", "weeks after which events are dropped; their usage is kept; 0 is never"),
     Variable("LOG_LEVEL", "info", "`debug`, `info`, `warn`, `error` or `silent`"),
     Variable("LOG_FORMAT", "text", "`text`, or `json` for one object per line"),
