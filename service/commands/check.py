@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from msgspec import Struct
 
-from service.oauth.credentials_file import CredentialsFile, NoLogin, Unreadable
+from service.oauth.credentials_file import CredentialsFile, NoLogin, OAuthTokens, Unreadable
 from service.settings import Route, Settings, port_of
 from service.settings.redis_url import place_of
 
@@ -91,12 +91,16 @@ def look_at_login(route: Route, settings: Settings) -> tuple[bool, str]:
     except (NoLogin, Unreadable) as error:
         words = f"{file.path}: {error}" if isinstance(error, Unreadable) else f"{file.path} {error}"
         return shared, f"{words}; " + ("another host's token is used" if shared else "log in with Claude Code")
-    can_refresh = bool(tokens.refresh_token) and file.can_write()
-    left_s = tokens.expires_at_ms // 1000 - int(time.time())
-    state = f"its token is good for {left_s // 60} minutes" if left_s > 0 else "its token has expired"
     if not tokens.expires_at_ms:
         return True, "its token does not expire"
-    if can_refresh:
+    return look_at_expiry(tokens, shared=shared, can_write=file.can_write())
+
+
+def look_at_expiry(tokens: OAuthTokens, *, shared: bool, can_write: bool) -> tuple[bool, str]:
+    """The same for a token that expires. `shared`: another host may refresh it; `can_write`: this one may keep it."""
+    left_s = tokens.expires_at_ms // 1000 - int(time.time())
+    state = f"its token is good for {left_s // 60} minutes" if left_s > 0 else "its token has expired"
+    if tokens.refresh_token and can_write:
         return True, f"{state}, and is refreshed by the proxy"
     if shared:
         return True, f"{state}, and is refreshed by another host"

@@ -52,19 +52,22 @@ class Wanted(NamedTuple):
 
     def __call__(self, view: EventView) -> bool:
         """Whether an event is shown. The start of an attempt is so when it is asked for, or the request is."""
-        if view.type == STARTED and not (self.starts or self.request or STARTED in self.types):
-            return False
-        return all(
+        return self._shows_type(view.type) and all(
             (
                 not self.routes or view.route in self.routes,
                 not self.outcome or view.outcome == self.outcome,
                 not self.key or view.client_key == self.key,
                 not self.model or fnmatchcase(view.model, self.model),
                 not self.request or view.request_id == self.request,
-                not self.types or view.type in self.types,
                 view.at_ms >= self.since_ms,
             )
         )
+
+    def _shows_type(self, name: str) -> bool:
+        """Whether events of this type are shown."""
+        if self.types:
+            return name in self.types
+        return name != STARTED or self.starts or bool(self.request)
 
 
 @click.command()

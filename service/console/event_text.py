@@ -96,7 +96,7 @@ def describe_end(event: AttemptEnded) -> tuple[Level, str]:
 
 
 def describe_command(event: Event) -> tuple[Level, str]:
-    """What an operator did."""
+    """What an operator did: to a route, else to something else."""
     match event:
         case RouteDisabled():
             return "warning", f"{event.route} disabled{': ' + event.reason if event.reason else ''}"
@@ -109,6 +109,12 @@ def describe_command(event: Event) -> tuple[Level, str]:
         case QuotaLimitChanged():
             limit = f"{event.weekly_tokens:,} tokens" if event.weekly_tokens else "none"
             return "ok", f"{event.route}: weekly limit {limit}"
+    return describe_other_command(event)
+
+
+def describe_other_command(event: Event) -> tuple[Level, str]:
+    """What an operator did to a client key, or to events that were put aside."""
+    match event:
         case ClientKeyIssued():
             return "ok", f"key {event.key_id} issued to {event.name}"
         case ClientKeyLimited():

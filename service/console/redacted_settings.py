@@ -32,18 +32,28 @@ def flattened(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if name in LEFT_OUT:
         return
     if isinstance(value, Struct):
-        for key, inner in asdict(value).items():
-            yield from flattened(f"{name}.{key}" if name else key, inner)
-    elif isinstance(value, tuple | list) and any(isinstance(inner, Struct) for inner in value):
-        for number, inner in enumerate(value):
-            label = getattr(inner, "id", "") or getattr(inner, "key_id", "") or str(number)
-            yield from flattened(f"{name}.{label}", inner)
-    elif isinstance(value, tuple | list):
-        yield name, ", ".join(str(inner) for inner in value)
-    elif isinstance(value, dict):
-        yield name, ", ".join(f"{key}={inner}" for key, inner in value.items())
+        parts = list(asdict(value).items())
+    elif isinstance(value, tuple | list) and any(isinstance(element, Struct) for element in value):
+        parts = [(label_of(element, number), element) for number, element in enumerate(value)]
     else:
-        yield name, value
+        yield name, joined(value)
+        return
+    for label, inner in parts:
+        yield from flattened(f"{name}.{label}" if name else label, inner)
+
+
+def label_of(element: Any, number: int) -> str:
+    """How an element of a list is called: by its id, else by its number."""
+    return getattr(element, "id", "") or getattr(element, "key_id", "") or str(number)
+
+
+def joined(value: Any) -> Any:
+    """A leaf's value: of a list or a table its elements as one text."""
+    if isinstance(value, tuple | list):
+        return ", ".join(str(element) for element in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={element}" for key, element in value.items())
+    return value
 
 
 def address_masked(text: str) -> str:

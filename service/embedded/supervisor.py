@@ -144,6 +144,12 @@ def monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
+def ask_to_end(children: Sequence[Child]) -> None:
+    """Ask each of these children to end."""
+    for child in children:
+        child.ask_to_end()
+
+
 class Supervisor:
     """Runs `children`: started in their order as far as their needs allow, ended in the opposite one."""
 
@@ -205,19 +211,21 @@ class Supervisor:
             self._stop(group, in_haste)
 
     def _stop(self, group: Sequence[Child], in_haste: Callable[[], bool]) -> None:
-        for child in group:
-            child.ask_to_end()
+        ask_to_end(group)
         asked_at_ms, hurried = self._now_ms(), False
         while left := [child for child in group if child.poll() is None]:
             if in_haste() and not hurried:
                 hurried = True
-                for child in left:
-                    child.ask_to_end()
-            for child in left:
-                limit_s = child.hasty_stop_timeout_s if hurried else child.stop_timeout_s
-                if self._now_ms() - asked_at_ms >= limit_s * 1000:
-                    child.kill()
+                ask_to_end(left)
+            self._kill_overdue(left, asked_at_ms, hurried=hurried)
             time.sleep(STOP_PAUSE_S)
+
+    def _kill_overdue(self, children: Sequence[Child], asked_at_ms: int, *, hurried: bool) -> None:
+        """Kill the children that have not ended within their stop timeout."""
+        for child in children:
+            limit_s = child.hasty_stop_timeout_s if hurried else child.stop_timeout_s
+            if self._now_ms() - asked_at_ms >= limit_s * 1000:
+                child.kill()
 
     def _may_start(self, child: Child) -> bool:
         needed = (self._lives[name].phase for name in child.needs)
