@@ -1,11 +1,11 @@
-"""The newest snapshots, and own events that they have not heard: together the view that routing looks at.
+"""View of the fleet: the newest snapshots, overlaid with own events that they don't include yet.
 
 Laws
-- Per stream the greater (epoch, position, stream id) wins: with no event more, a snapshot may have heard of more. An
+- Per stream the greater (epoch, position, stream id) wins: at the same position, a snapshot may acknowledge more. An
   unknown version or an unreadable snapshot leaves the last good one.
 - `view == fold(snapshot, own events not in heard, by number)`, at every moment.
 - Control events act within a second without workers: each process reads that stream itself.
-- Nothing here fails a request: while Redis is away the view is what was last known, and own events go on counting.
+- Nothing here fails a request: while Redis is unavailable, the last view stays and own events are still added.
 """
 
 import asyncio
@@ -53,16 +53,16 @@ log = logging.getLogger("ccproxy.watcher")
 
 VERSION = version("claude-code-proxy")
 TICK_S = 1.0
-"""Snapshots are re-read this often, in case a notice was missed."""
+"""Interval at which snapshots are re-read, in case a notification was missed."""
 COALESCE_S = 0.02
-"""Notices that come within this time cost one reading."""
+"""Notifications within this time cause one read."""
 HEARTBEAT_TTL_MS = 30_000
-"""A replica that has not been heard of for this long is gone."""
+"""A replica without a heartbeat for this long is gone."""
 CLOCK_SAMPLE_S = 60.0
 TELL_ALL_S = 10.0
-"""Readings that did not change are told again this often, in case Redis lost them."""
+"""Unchanged route statuses are published again at this interval, in case Redis lost them."""
 CONTROL_BATCH = 1_000
-"""Control entries read in one tick."""
+"""Maximum control entries read per tick."""
 
 
 class Watcher:
@@ -78,7 +78,7 @@ class Watcher:
         self.redis_up = False
         self._drain = drain or Drain()
         self.replicas = 1
-        """Proxies alive, as last counted."""
+        """Number of live proxies at the last count."""
         self._redis = redis
         self._outbox = outbox
         self._clock = clock
@@ -93,13 +93,13 @@ class Watcher:
         self._sampled_s = 0.0
         self._control_anew = False
         self._control_lock = asyncio.Lock()
-        self.control_known = redis is None  # whether operators' events were read to their end once
+        self.control_known = redis is None  # True once the control stream was read to its end
         self._tasks: list[asyncio.Task[None]] = []
         self._started_ms = clock.now_ms()
         self._heard: dict[str, dict[str, Heard]] = {}
 
     async def start(self) -> None:
-        """Begin to listen and to re-read."""
+        """Start listening and re-reading."""
         if self._redis is None:
             self.ready.set()
             return
@@ -110,7 +110,7 @@ class Watcher:
         ]
 
     async def stop(self) -> None:
-        """End, and take the heartbeat away."""
+        """Stop, and delete the heartbeat."""
         await cancel_and_wait(self._tasks)
         if self._redis is not None:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
@@ -119,18 +119,18 @@ class Watcher:
                     await self._redis.zrem(REPLICAS_KEY, self._outbox.replica)
 
     def note_own(self, stream: str, event: Event) -> None:
-        """Fold an own event into the view at once; an operator's comes back with its stream, where there is one."""
+        """Fold an own event into the view at once; control events come back through their stream if there is Redis."""
         if stream != CONTROL:
             self.view.note(stream, event)
         elif self._redis is None:
             advance(self.view.control, event)
 
     def heard(self) -> dict[str, dict[str, Heard]]:
-        """What the newest snapshots have heard: stream -> replica -> account."""
+        """Return the numbers that the newest snapshots acknowledge: stream -> replica -> numbers."""
         return self._heard
 
     def take(self, snapshot: Snapshot) -> None:
-        """Adopt a snapshot if it is newer than the one at hand, and lay the own events over it."""
+        """Adopt a snapshot if it is newer than the current one, and fold own events onto it."""
         known = self.snapshots.get(snapshot.stream)
         try:
             age = age_of(snapshot)
@@ -194,7 +194,7 @@ class Watcher:
             await asyncio.sleep(max(0.05, TICK_S - (time.monotonic() - started_s)))
 
     async def _tick(self, redis: Redis) -> None:
-        """One round: is it the same Redis, what does it say, we are alive."""
+        """One round: check Redis's run id, read what is new, send the heartbeat."""
         await self._check_server(redis)
         await self._read(redis, [*{*self._streams, *self.view.routes, *self._outbox.streams}])
         await self._beat(redis)
@@ -207,14 +207,14 @@ class Watcher:
             if self._run_id:
                 log.warning("redis.changed", extra={"run_id": run_id})
                 self._control_anew = True
-            self._outbox.redis_changed()  # the first time too: what was appended before this look may be lost already
+            self._outbox.redis_changed()  # the first time too: what was appended before this check may be lost already
         self._run_id = run_id
         if time.monotonic() - self._sampled_s > CLOCK_SAMPLE_S or not self._sampled_s:
             before_s = time.monotonic()
             seconds, micros = await redis.time()
             self._sampled_s = time.monotonic()
             self._clock.sample(seconds * 1000 + micros / 1000 + (self._sampled_s - before_s) * 500)
-            self._started_ms = min(self._started_ms, self._clock.now_ms())  # it may have been set back
+            self._started_ms = min(self._started_ms, self._clock.now_ms())  # the clock may have been set back
             if self._clock.ahead_ms > STEP_MS:
                 words = (
                     "time runs at half the speed until Redis has caught up; mend the clocks, then restart this process"
@@ -222,16 +222,16 @@ class Watcher:
                 log.warning("clock.ahead", extra={"ahead_ms": int(self._clock.ahead_ms), "mend": words})
 
     async def read_control(self) -> None:
-        """Take note of operators' events now. Raises RedisError or OSError."""
+        """Read new control events now. Raises RedisError or OSError."""
         if self._redis is not None:
             async with self._control_lock:
                 await self._read_control(self._redis)
 
     async def _read_control(self, redis: Redis) -> None:
-        """Fold control events that lie behind the snapshot and were not read yet.
+        """Fold control events after the snapshot that were not read yet.
 
-        Another Redis is read from its first entry. What stood on the one before and was never folded counts no more:
-        who made it appends it again, and when nobody does, it is lost for the whole fleet.
+        A replaced Redis is read from its first entry. Events of the previous one that were never folded are discarded:
+        their author appends them again, otherwise they are lost for the whole fleet.
         """
         unread = "-" if self._control_anew else self._control.unread
         entries: Any = await redis.xrange(events_key(CONTROL), min=unread, max="+", count=CONTROL_BATCH)
@@ -243,7 +243,7 @@ class Watcher:
         self.control_known = self.control_known or len(entries or ()) < CONTROL_BATCH
 
     async def _beat(self, redis: Redis) -> None:
-        """Say that this replica lives, and how it reads its routes, where that has changed."""
+        """Send the heartbeat, and publish route statuses that changed."""
         key = replica_key(self._outbox.replica)
         beat: dict[Any, Any] = {
             "version": VERSION,
@@ -276,26 +276,26 @@ class Watcher:
         self._told = {reading.route: reading for reading in readings}
 
     def readings(self) -> list[RouteStatus]:
-        """How this process reads its routes now."""
+        """Return this process's current route statuses."""
         now_ms = self._clock.now_ms()
         return [read_route_status(route, self.view, self._settings.policy, now_ms) for route in self._settings.routes]
 
 
 async def raw_snapshot(redis: Redis, stream: str) -> object:
-    """What lies under the key of a stream's snapshot; None for a value of another type, which must not keep the other
-    streams, and operators' commands, from being read."""
+    """Read a stream's snapshot; None for a value of another type, which must not keep other streams and operators'
+    commands from being read."""
     with contextlib.suppress(ResponseError):
         return await redis.get(snapshot_key(stream))
     return None
 
 
 def copied(heard: Mapping[str, Heard]) -> dict[str, Heard]:
-    """What a snapshot has heard, apart from its ledger, whose own account goes on with the overlay."""
+    """Copy a snapshot's acknowledged numbers: those of its ledger change with the overlay."""
     return {replica: Heard(account.high, account.at_ms, account.gaps.copy()) for replica, account in heard.items()}
 
 
 async def changes(redis: Redis) -> AsyncIterator[str]:
-    """The streams of which a snapshot was published, as it happens."""
+    """Yield the streams whose snapshots are published."""
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
         await pubsub.subscribe(CHANGES_CHANNEL)
         while True:

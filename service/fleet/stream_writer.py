@@ -1,6 +1,6 @@
-"""Appends to the streams in Redis: the two ways in which the outbox reaches them.
+"""Appends entries to the streams in Redis, through redis-py or over a pipelined connection.
 
-Not here: what is appended, and what comes of an append that fails (`outbox`).
+Not here: what is appended, and handling of failed appends (`outbox`).
 """
 
 import contextlib
@@ -19,21 +19,23 @@ FIELD = ENTRY_FIELD.encode()
 
 
 def port_to(redis: Redis, limit_s: float) -> "RedisPort | PipelinedStreamPort":
-    """The way to the streams; all keys of a Cluster do not lie on one server."""
+    """Return the port for this Redis; on a Cluster, keys lie on several servers, so pipelining goes through
+    redis-py."""
     return RedisPort(redis) if is_cluster(redis) else PipelinedStreamPort(redis, limit_s)
 
 
 class RedisPort:
-    """The streams in Redis, whatever it is."""
+    """Appends through redis-py, to any kind of Redis."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._named: set[str] = set()
-        """Streams that the workers were told of. Should Redis lose their names, the next heartbeat tells them again."""
+        """Streams already announced to the workers. If Redis loses the names, the next heartbeat announces them
+        again."""
 
     async def append(self, entries: Sequence[tuple[str, bytes]]) -> None:
-        """Append one entry to each of these streams in one round trip, and name the streams for the workers. Raises
-        RedisError or OSError."""
+        """Append one entry to each stream in one round trip, and announce new streams to the workers. Raises RedisError
+        or OSError."""
         streams = {stream for stream, _ in entries}
         if len(entries) == 1 and streams <= self._named and CONTROL not in streams:
             [(stream, value)] = entries
@@ -49,8 +51,7 @@ class RedisPort:
 
 
 class PipelinedStreamPort:
-    """The streams on one server, or on the primary behind Sentinels, over a connection of their own. An answer that
-    takes longer than `limit_s` is none."""
+    """Appends over a pipelined connection to one server, or to the primary behind Sentinels. Fails after `limit_s`."""
 
     def __init__(self, redis: Redis, limit_s: float) -> None:
         self._redis = redis
@@ -60,7 +61,7 @@ class PipelinedStreamPort:
         self._named: set[str] = set()
 
     async def append(self, entries: Sequence[tuple[str, bytes]]) -> None:
-        """The same as RedisPort's."""
+        """See RedisPort.append."""
         line = self._line
         if line is None or line.is_lost:
             line = self._line = await self._open()
@@ -71,13 +72,13 @@ class PipelinedStreamPort:
         try:
             await line.ask(b"".join(commands), len(commands))
         except BaseException:
-            line.abort()  # whatever else comes answers nobody, and Sentinels may know of another primary
+            line.abort()  # later replies would match no command, and Sentinels may name another primary by now
             raise
         self._named |= new
         await tell_of_commands(self._redis, streams)
 
     async def _open(self) -> RespConnection:
-        """A connection of redis-py's, whose bytes come here from now on."""
+        """Open a connection with redis-py and take over its transport."""
         pool: Any = self._redis.connection_pool
         last, self._connection = self._connection, None
         if last is not None:
@@ -85,12 +86,12 @@ class PipelinedStreamPort:
             await pool.release(last)
         with as_redis_error():
             self._connection = await pool.get_connection()
-        return RespConnection(self._connection._writer.transport, self._limit_s)  # noqa: SLF001 - there is no other way in
+        return RespConnection(self._connection._writer.transport, self._limit_s)  # noqa: SLF001 - redis-py has no public access to it
 
 
 async def tell_of_commands(redis: Redis, streams: Collection[str]) -> None:
-    """Operators' events are told of at once: a key that is revoked must stop everywhere within a second."""
+    """Announce operators' commands at once: a revoked key must stop everywhere within a second."""
     if CONTROL in streams:
-        with contextlib.suppress(RedisError, OSError):  # proxies look each second as well
-            # Apart: a Cluster takes none in a pipeline.
+        with contextlib.suppress(RedisError, OSError):  # proxies also poll each second
+            # Outside the pipeline: a Cluster's does not support PUBLISH.
             await redis.publish(CHANGES_CHANNEL, CONTROL_NEWS)

@@ -1,12 +1,12 @@
-"""A subscription's access token, shared over hosts by way of Redis; and who of them refreshes it.
+"""Shares a subscription's access token between hosts through Redis, and elects the host that refreshes it.
 
 Laws
-- The access token alone is shared, sealed (AES-256-GCM) with a key that only the settings know, until it expires. The
-  refresh token never leaves the file.
+- Only the access token is shared, until it expires, encrypted (AES-256-GCM) with a key from the settings. The refresh
+  token never leaves the file.
 - One proxy of the fleet refreshes at a time: it holds a lease.
-- With Redis away nothing is shared, nothing fails, and the lock of the file decides alone.
+- While Redis is unavailable nothing is shared, nothing fails, and the file lock alone decides.
 
-Not here: files, the token endpoint, and what follows (`token_manager`).
+Not here: files, the token endpoint, and the overall flow (`token_manager`).
 """
 
 import logging
@@ -33,25 +33,25 @@ log = logging.getLogger("ccproxy.oauth")
 
 NONCE_BYTES = 12
 ASKED_MS = 15_000
-"""Nobody waits longer for an answer."""
+"""Maximum time for which a refresh request stands."""
 LEASE_MS = 40_000
-"""Longer than the longest refresh; a proxy that died with it is waited for no longer."""
+"""Longer than the longest refresh; the lease of a dead proxy expires after it."""
 AWAY_S = 5.0
-"""Redis is not asked for so long after it did not answer: requests wait for what it says."""
+"""After a failure Redis is skipped for this long, because requests wait for its reply."""
 PURPOSE = b"ccproxy oauth access token v1"
 RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 T = TypeVar("T")
 
 
 class Shared(Struct):
-    """What is sealed."""
+    """The encrypted payload."""
 
     access_token: str
     expires_at_ms: int
 
 
 class SharedToken:
-    """One route's token. Every method answers as if nothing were there when Redis is away."""
+    """One route's shared token. While Redis is unavailable, every method behaves as if nothing were shared."""
 
     def __init__(self, redis: Redis, share_key: Secret, route: str) -> None:
         self._redis = redis
@@ -61,7 +61,7 @@ class SharedToken:
         self._away_until_s = 0.0
 
     async def read(self) -> OAuthTokens | None:
-        """The token that is shared; None when there is none that this key opens."""
+        """Return the shared token; None if there is none that this key decrypts."""
         sealed = await self._quietly(lambda: self._redis.get(self._token_key), None)
         if not isinstance(sealed, bytes):
             return None
@@ -83,27 +83,28 @@ class SharedToken:
         await self._quietly(lambda: self._redis.set(self._token_key, sealed, px=left_ms), None)
 
     async def ask(self, useless: str) -> bool:
-        """Ask those that can to refresh; `useless` is the fingerprint of the token at hand. False: Redis is away."""
+        """Request a refresh from hosts that can; `useless` is the fingerprint of the current token. False: Redis is
+        unavailable."""
         return bool(await self._quietly(lambda: self._redis.set(self._asked_key, useless, px=ASKED_MS), None))
 
     async def asked(self) -> str | None:
-        """The fingerprint of a token for which another is asked."""
+        """Return the fingerprint of the token for which a refresh is requested."""
         found = await self._quietly(lambda: self._redis.get(self._asked_key), None)
         return found.decode(errors="replace") if isinstance(found, bytes) else None
 
     async def answered(self) -> None:
-        """What was asked for is there."""
+        """Delete the request for a refresh."""
         await self._quietly(lambda: self._redis.delete(self._asked_key), 0)
 
     async def lease(self) -> bool:
-        """Whether this process may refresh: it got the lease, or there is no Redis to ask."""
+        """Acquire the lease to refresh; True also if Redis is unavailable."""
         got: object = await self._quietly(
             lambda: self._redis.set(self._lease_key, self._lease, px=LEASE_MS, nx=True), otherwise=True
         )
         return got is not None
 
     async def release(self) -> None:
-        """Give the lease back, should it still be ours."""
+        """Release the lease if this process still holds it."""
         await self._quietly(lambda: self._run(RELEASE, self._lease_key, self._lease), None)
 
     def _run(self, script: str, key: str, argument: str) -> Awaitable[object]:
@@ -121,5 +122,5 @@ class SharedToken:
 
 
 def fingerprint(token: str) -> str:
-    """Names a token without telling it."""
+    """Return a digest that identifies a token without revealing it."""
     return sha256(token.encode()).hexdigest()[:16]

@@ -1,19 +1,20 @@
-"""One subscription's access token, kept fresh. Refreshed by whoever can keep what comes; shared with the others.
+"""Keeps one subscription's access token fresh: refreshes it where the file can be written, and shares it with other
+hosts.
 
-    fresh in the file?                   it is used
-    else fresh at another proxy?         its shared token is used
-    else the file can be written:        lock, lease, look again; still stale: refresh, save, share
-    else                                 ask those that can, and wait for what they share
+    fresh in the file?                   use it
+    else fresh at another proxy?         use its shared token
+    else the file can be written:        lock, lease, read again; still stale: refresh, save, share
+    else                                 request a refresh from proxies that can, and wait for what they share
 
 Laws
-- A refresh token works once. It is spent under the file's lock (and the fleet's lease), after another look, and what
-  came for it is saved before anything else happens. What can't be saved is kept, and saved as soon as it can be.
-- A token that is about to expire is refreshed while it still serves: a request waits only for one that has expired, and
-  not for long. `tick` sees to it each second, also while no request comes because the quota is spent.
-- Nobody is hammered: the endpoint's waits are kept, and a refresh token that it refused is never shown again.
-- A renewal is never cut off by a client that goes.
+- A refresh token works once. It is used under the file's lock (and the fleet's lease), after reading again, and the new
+  tokens are saved before anything else happens. If saving fails they are kept, and saved as soon as possible.
+- A token about to expire is refreshed while it is still valid: a request waits only for an expired one, and briefly.
+  `tick` refreshes each second if necessary, also while no requests come because the quota is spent.
+- The endpoint is not overloaded: its delays are kept, and a refresh token that it refused is never sent again.
+- A refresh is never cancelled by a client that disconnects.
 
-Not here: bytes of the file (`credentials_file`), of the endpoint (`token_endpoint`), of Redis (`shared_token`).
+Not here: the bytes of the file (`credentials_file`), of the endpoint (`token_endpoint`), of Redis (`shared_token`).
 """
 
 import asyncio
@@ -29,32 +30,32 @@ from service.tasks import cancel_and_wait
 log = logging.getLogger("ccproxy.oauth")
 
 WAIT_S = 20.0
-"""A request waits no longer for a token; then its route is passed over."""
+"""Maximum time that a request waits for a token; then its route is skipped."""
 LOCK_S = 25.0
-"""Whoever has the lock or the lease is done by then, or stuck."""
+"""Maximum time for which another process holds the lock or the lease, unless it hangs."""
 ASK_S = 15.0
 POLL_S = 0.1
 SETTLE_S = 2.0
-"""Who refreshed at the same moment, and won, has saved by then."""
+"""A concurrent refresh that won has saved its tokens by then."""
 BACKOFF_MS = 5_000
 BACKOFF_CAP_MS = 300_000
 RETRY_AFTER_CAP_MS = 3_600_000
 FORCE_GAP_MS = 300_000
-"""A token that is refused though it is this young was not refused for its age."""
+"""A token younger than this that is refused was not refused because of its age."""
 SHARE_AGAIN_MS = 10_000
-"""In case Redis lost it."""
+"""Interval at which a token is shared again, in case Redis lost it."""
 T = TypeVar("T")
 
 
 class UnsavedToken(NamedTuple):
-    """Tokens that are not in the file yet, and those in it, which they take the place of."""
+    """Tokens that are not in the file yet, and those in the file that they replace."""
 
     spent: OAuthTokens
     issued: OAuthTokens
 
 
 class TokenManager:
-    """The token of one route with a credentials file."""
+    """Manages the token of one route with a credentials file."""
 
     def __init__(
         self,
@@ -86,10 +87,10 @@ class TokenManager:
         self._looking = asyncio.Lock()
         self._flight: asyncio.Task[None] | None = None
 
-    # -- what requests ask
+    # -- for requests
 
     async def token(self) -> str:
-        """The access token, "" when there is none now: then `trouble` says why and names the mend."""
+        """Return the access token; "" if there is none now, with the reason and the fix in `trouble`."""
         if not self._serves(self._held):
             await self._look()
         if not self._serves(self._held):
@@ -97,7 +98,7 @@ class TokenManager:
         return self._held.access_token if self._held and self._serves(self._held) else ""
 
     async def refused(self, token: str) -> bool:
-        """Whether another token than this one, which the provider refused, is at hand now."""
+        """Return True if another token than this one, which the provider refused, is available."""
         await self._look()
         if self._is(token):
             if self._now_ms() < self._changed_ms + FORCE_GAP_MS:
@@ -111,19 +112,19 @@ class TokenManager:
         return self._held is not None and self._held.access_token == token
 
     def _serves(self, tokens: OAuthTokens | None) -> bool:
-        """Whether a token can still be shown."""
+        """True if the token has not expired."""
         return tokens is not None and (not tokens.expires_at_ms or tokens.expires_at_ms > self._now_ms())
 
     def _is_fresh(self, tokens: OAuthTokens | None) -> bool:
-        """Whether a token serves, and will for a while."""
+        """True if the token is not about to expire either."""
         if tokens is None or tokens.access_token == self._refused:
             return False
         return not tokens.expires_at_ms or tokens.expires_at_ms - self._skew_ms > self._now_ms()
 
-    # -- what runs beside the requests
+    # -- in the background
 
     async def tick(self) -> None:
-        """Each second: note what others did, refresh ahead of expiry, do what other hosts ask for."""
+        """Run each second: notice new tokens, refresh ahead of expiry, serve requests of other hosts."""
         await self._look()
         if self._unsaved and not self._is_renewing:
             await self._save_late(self._unsaved)
@@ -133,14 +134,14 @@ class TokenManager:
             self._begin()
 
     async def stop(self) -> None:
-        """Wait for a refresh under way: its answer can't be had twice."""
+        """Wait for a refresh in progress: its response can't be requested twice."""
         self._stopping = True
         if self._flight and not self._flight.done():
             await asyncio.wait({self._flight}, timeout=TIMEOUT_S + SETTLE_S)
             await cancel_and_wait({self._flight})
 
     async def _serve_others(self, shared: SharedToken, own: OAuthTokens) -> None:
-        """Share the file's token, and refresh it where another host found it to be of no use."""
+        """Share the file's token, and refresh it if another host found it useless."""
         useless = await shared.asked()
         if useless == fingerprint(own.access_token) and self._now_ms() >= self._changed_ms + FORCE_GAP_MS:
             self._refused = own.access_token
@@ -150,17 +151,17 @@ class TokenManager:
             await self._share(shared, own)
 
     async def _share(self, shared: SharedToken, own: OAuthTokens) -> None:
-        """Share a token, unless a newer one is shared already."""
+        """Share a token unless a newer one is shared already."""
         self._shared_ms = self._now_ms()
         there = await shared.read()
         if there is None or there.access_token == self._refused or there.expires_at_ms <= own.expires_at_ms:
             await shared.publish(own, self._now_ms())
         await shared.answered()
 
-    # -- looking
+    # -- reading
 
     async def _look(self) -> None:
-        """Take the token that the file holds, or, where that is stale, one that another host shares."""
+        """Use the file's token, or a shared one if it is stale."""
         async with self._looking:
             self._own = found = await self._read()
             if self._shared and not self._is_fresh(found):
@@ -170,7 +171,7 @@ class TokenManager:
             self._hold(found)
 
     async def _read(self) -> OAuthTokens | None:
-        """The file's tokens, or those that are still to be put there."""
+        """Return the file's tokens, or unsaved ones."""
         try:
             tokens = await asyncio.to_thread(self._file.read)
         except NoLogin as error:
@@ -186,7 +187,7 @@ class TokenManager:
         return tokens
 
     def _hold(self, tokens: OAuthTokens | None) -> None:
-        """Note which token is at hand. Another one than before has not failed yet."""
+        """Set the current token. A new one has no failures yet."""
         before, self._held = self._held, tokens
         if tokens is None or (before and tokens.access_token == before.access_token):
             return
@@ -194,17 +195,17 @@ class TokenManager:
         self._failures = self._not_before_ms = 0
         if before:
             self._changed_ms = now_ms
-            if self._serves(tokens) and not self._is_fresh(tokens):  # it lives for less than the skew: half is enough
+            if self._serves(tokens) and not self._is_fresh(tokens):  # shorter-lived than the skew
                 self._not_before_ms = now_ms + max(BACKOFF_MS, (tokens.expires_at_ms - now_ms) // 2)
 
-    # -- renewing
+    # -- refreshing
 
     @property
     def _is_renewing(self) -> bool:
         return self._flight is not None and not self._flight.done()
 
     async def _renewed(self) -> None:
-        """Wait, not for long, for the renewal under way; for none that would be in vain."""
+        """Wait briefly for the refresh in progress, unless it can't succeed."""
         self._begin()
         if self._flight and not self._flight.done():
             _, late = await asyncio.wait({self._flight}, timeout=WAIT_S)
@@ -216,7 +217,7 @@ class TokenManager:
             self._flight = asyncio.create_task(self._renew(), name=f"oauth.{self._route}")
 
     async def _renew(self) -> None:
-        """Have a fresh token, or say in `trouble` why there is none."""
+        """Obtain a fresh token, or set `trouble` to the reason."""
         try:
             if await self._can_refresh() or (self._shared and await self._ask(self._shared)):
                 await self._refresh_locked()
@@ -228,7 +229,7 @@ class TokenManager:
             self._wait(TryLater(f"{self._file.path}: {error.strerror or type(error).__name__}"))
 
     async def _can_refresh(self) -> bool:
-        """Whether the file holds a live refresh token and can take what comes for it; else `trouble` says why not."""
+        """Return True if the file holds a usable refresh token and can be written; else sets `trouble`."""
         is_live = self._own is not None and self._own.refresh_token not in ("", self._ended)
         if is_live and await asyncio.to_thread(self._file.can_write):
             return True
@@ -236,7 +237,7 @@ class TokenManager:
         return False
 
     def _explain(self) -> None:
-        """Why there is nothing to be done here. Looking is left to the tick."""
+        """Set `trouble` to the reason why this process can't refresh. The tick re-reads the file."""
         if self._own is None:
             return
         path = self._file.path
@@ -248,7 +249,7 @@ class TokenManager:
             self.trouble = f"the token in {path} has expired, and the file can't be written to; start Claude Code once"
 
     def _wait(self, error: TryLater) -> None:
-        """Ask again later, at growing distances, or when the endpoint says."""
+        """Schedule the next try, with growing delays, or as the endpoint requested."""
         backoff_ms = min(BACKOFF_CAP_MS, BACKOFF_MS << min(self._failures, 10))
         wait_ms = max(backoff_ms, min(RETRY_AFTER_CAP_MS, int(error.after_s * 1000)))
         self._failures += 1
@@ -257,7 +258,7 @@ class TokenManager:
         log.warning("oauth.not_refreshed", extra={"route": self._route, "why": str(error), "again_ms": wait_ms})
 
     async def _refresh_locked(self) -> None:
-        """Refresh under the file's lock and the fleet's lease, unless somebody else does."""
+        """Refresh under the file's lock and the fleet's lease, unless another process does."""
         lock = await self._until(self._try_lock, LOCK_S)
         if lock is None:
             return
@@ -276,7 +277,7 @@ class TokenManager:
         return await asyncio.to_thread(self._file.try_lock)
 
     async def _until(self, attempt: Callable[[], Awaitable[T]], limit_s: float) -> T | None:
-        """What the attempt gives, once it gives something; None when a fresh token came first. Raises Later."""
+        """Repeat `attempt` until it returns something; None if a fresh token appeared first. Raises TryLater."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + limit_s
         while not (got := await attempt()):
@@ -289,7 +290,7 @@ class TokenManager:
         return got
 
     async def _refresh(self) -> None:
-        """Spend the file's refresh token, should the file's token be stale still. Under the lock."""
+        """Use the file's refresh token if the file's token is still stale. Called under the lock."""
         await self._look()
         own = self._own
         if self._is_fresh(self._held) or own is None or not own.refresh_token:
@@ -308,7 +309,7 @@ class TokenManager:
             await self._share(self._shared, self._own)
 
     async def _note_end(self, spent: str) -> None:
-        """A refresh token was refused: another process has used it at the same moment, or the log-in has ended."""
+        """Handle a refused refresh token: another process used it at the same moment, or the log-in has ended."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + SETTLE_S
         while self._own is not None and self._own.refresh_token == spent:
@@ -323,7 +324,8 @@ class TokenManager:
     # -- saving
 
     async def _save(self, unsaved: UnsavedToken) -> bool:
-        """Put tokens into the file. False: it failed, and they are kept. What the file holds, the next look tells."""
+        """Save tokens to the file. False: it failed, and they are kept for another try. The next read gets the file's
+        content."""
         try:
             if not await asyncio.to_thread(self._file.save, unsaved.spent.refresh_token, unsaved.issued):
                 log.warning("oauth.superseded", extra={"route": self._route, "file": self._file.path})
@@ -334,7 +336,7 @@ class TokenManager:
         return True
 
     async def _save_late(self, unsaved: UnsavedToken) -> None:
-        """Try again to save what could not be saved."""
+        """Retry a failed save."""
         lock = await self._try_lock()
         if lock is None:
             return
@@ -344,10 +346,11 @@ class TokenManager:
         finally:
             lock.release()
 
-    # -- asking others
+    # -- asking other hosts
 
     async def _ask(self, shared: SharedToken) -> bool:
-        """Ask the proxies that can write the file. True: this one can by now. False: they did. Raises Later."""
+        """Request a refresh from proxies that can write the file. True: this one now can. False: they refreshed. Raises
+        TryLater."""
         if not await shared.ask(fingerprint(self._held.access_token) if self._held else ""):
             raise TryLater("this proxy can't refresh it, and Redis, over which others could be asked, is away")
         try:
