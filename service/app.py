@@ -43,7 +43,7 @@ from service.fleet.clock import Clock
 from service.fleet.outbox import Outbox
 from service.fleet.resource_index import ResourceIndex
 from service.fleet.snapshots import VERSION, Watcher
-from service.fleet.stream_writer import port_to
+from service.fleet.stream_writer import open_port
 from service.http1.upstream import UpstreamClient
 from service.ledger.state import ControlLedger
 from service.oauth.credentials import Credentials
@@ -68,7 +68,7 @@ class Parts:
         self.drain = Drain()
         self.redis = open_redis(settings.redis_url) if settings.redis_url else None
         self.outbox = Outbox(
-            port_to(self.redis, REDIS_TIMEOUT_S) if self.redis else None,
+            open_port(self.redis, REDIS_TIMEOUT_S) if self.redis else None,
             replica=new_replica(),
             clock=clock,
             spool_root=settings.home / "spool",
@@ -125,9 +125,9 @@ class Parts:
         )
         self.metrics = Metrics(clock, self.watcher, self.outbox, VERSION, settings.digest)
         self.traces = open_traces(settings, VERSION)
-        self.outbox.listeners += [self.watcher.note_own, self.metrics.note]
+        self.outbox.listeners += [self.watcher.fold_own, self.metrics.note]
         if self.traces:
-            self.outbox.listeners.append(self.traces.note)
+            self.outbox.listeners.append(self.traces.record_event)
         self.messages = messages_app(
             self.relay, self.keyring, self.gate, self.brake, self.drain, self.metrics, self.memory
         )

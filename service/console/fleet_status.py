@@ -131,5 +131,5 @@ def usual_settings(replicas: tuple[ReplicaStatus, ...]) -> str:
 
 def gaps_of(watcher: Watcher, stream: str) -> int:
     """Numbers of events that the newest snapshot has not heard, below ones that it has."""
-    heard = watcher.heard().get(stream, {})
+    heard = watcher.acknowledged().get(stream, {})
     return sum(last - first + 1 for account in heard.values() for first, last in account.gaps)

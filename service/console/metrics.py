@@ -140,7 +140,7 @@ class Metrics:
         self._count_noted()
         self.in_flight.set(self._under_way)
         for tally in self._tallies:
-            tally.hand_over()
+            tally.flush()
 
     # -- what is told
 

@@ -62,7 +62,7 @@ class HealthChecks:
             "status": self.state,
             "replica": self._outbox.replica,
             "version": VERSION,
-            "providers": {reading.route: route_fields(reading) for reading in self._watcher.readings()},
+            "providers": {reading.route: route_fields(reading) for reading in self._watcher.route_statuses()},
             "redis": self.redis(),
             "postgres": self.lag(),
         }
@@ -74,9 +74,9 @@ class HealthChecks:
 
     def lag(self) -> dict[str, Any]:
         """How far the ledger is behind this process: its events that no snapshot has heard, and since when."""
-        oldest_ms = self._outbox.oldest_unheard_ms
+        oldest_ms = self._outbox.oldest_unacknowledged_ms
         behind_ms = 0 if oldest_ms is None else max(0, self._clock.now_ms() - oldest_ms)
-        return {"behind_events": self._outbox.unheard_count, "behind_ms": behind_ms}
+        return {"behind_events": self._outbox.unacknowledged_count, "behind_ms": behind_ms}
 
     def report(self) -> dict[str, Any]:
         """Health in the original proxy's format; `best` is the route that gets the next Claude request."""

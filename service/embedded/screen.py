@@ -1,7 +1,7 @@
-"""What `up` shows: a line for each step, the banner, and a line whenever a child ends or is back.
+"""Terminal output of `up`: a line for each step, the banner, and a line when a child ends or is ready again.
 
-Coloured on a terminal, plain where it is piped (and with NO_COLOR). Not here: the proxy's own log, which goes straight
-to the terminal. A terminal that has gone away must not keep `up` from ending its children: it is not an error here.
+Coloured on a terminal, plain in a pipe (and with NO_COLOR). Not here: the proxy's own log, which is written to the
+terminal directly. A closed terminal is not an error here, so that `up` can still stop its children.
 """
 
 import io
@@ -25,32 +25,32 @@ TAIL_BYTES = 8 * 1024
 
 
 class Screen:
-    """Writes to stdout, and to stderr what went wrong."""
+    """Writes to stdout, and errors to stderr."""
 
     def __init__(self) -> None:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a terminal that has no tick shall show a question mark
+                stream.reconfigure(errors="replace")  # a terminal without a check mark shows a question mark
         self._out = SafeConsole(soft_wrap=True)
         self._err = SafeConsole(soft_wrap=True, stderr=True)
 
     def ready(self, child: "Child", took_ms: int, *, again: bool) -> None:
-        """A step is done, or a child is back."""
+        """Show that a step is done, or that a child is ready again."""
         back = "is back: " if again else ""
         self._say(Text.assemble("  ", ("✓", "green"), f" {back}{child.title} ", (f"({took_ms / 1000:.1f} s)", "dim")))
 
     def given(self, name: str, where: str) -> None:
-        """A server that the settings name, and that `up` does not start."""
+        """Show a server that the settings name, and that `up` does not start."""
         self._say(Text.assemble("  ", ("✓", "green"), f" {name} at {where}, as set"))
 
     def ended(self, child: "Child", how: str, wait_ms: int) -> None:
-        """A child ended and will be started again."""
+        """Show that a child ended and will be restarted."""
         self._say(
             Text.assemble("  ", ("!", "yellow"), f" {child.name} {how}; it is started again in {wait_ms / 1000:.1f} s")
         )
 
     def given_up(self, child: "Child", how: str, starts: int) -> None:
-        """A child can't be started."""
+        """Show that a child can't be started."""
         self.fail(f"{child.name} {how}. It could not be started {starts} times within a minute; `up` ends.")
         if child.log is not None:
             for line in _tail(child.log):
@@ -58,18 +58,18 @@ class Screen:
             self._say(Text(f"Its log: {child.log}"), error=True)
 
     def fail(self, message: str) -> None:
-        """What went wrong, and its mend."""
+        """Show an error and its fix."""
         first, *more = message.splitlines() or [""]
         self._say(Text.assemble(("✗ ", "bold red"), first), error=True)
         for line in more:
             self._say(Text(line.expandtabs()), error=True)
 
     def note(self, message: str) -> None:
-        """A line of its own."""
+        """Show a line."""
         self._say(Text(message))
 
     def banner(self, settings: "Settings", logs: Path) -> None:
-        """Address, routes, places, and how to point Claude Code here."""
+        """Show the address, routes and folders, and how to configure Claude Code."""
         self._say(Text())
         self._say(Text.assemble("Claude Code Proxy serves on ", (proxy_url(settings), "bold green")))
         self._say(Text())
@@ -97,7 +97,7 @@ class Screen:
 
 
 def proxy_url(settings: "Settings") -> str:
-    """The base URL for clients on this machine."""
+    """Return the base URL for clients on this machine."""
     host = reachable(settings.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}{settings.base_path}"
 
@@ -122,7 +122,7 @@ def _whence_a_key(settings: "Settings") -> str:
 
 
 def _command() -> str:
-    """As the user can type it: from a checkout, `ccproxy` is not on the PATH."""
+    """Return the command as the user would type it: in a checkout, `ccproxy` is not on the PATH."""
     return "ccproxy" if shutil.which("ccproxy") else sys.argv[0]
 
 

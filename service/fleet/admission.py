@@ -38,17 +38,17 @@ log = logging.getLogger("ccproxy.admission")
 
 PROBE_MS = 30_000
 """A probe without content for this long lets another one start."""
-HOLD_MS = 30_000
+GRANT_TTL_MS = 30_000
 """Grants of a dead process expire after this time; a living one renews them three times meanwhile."""
 RENEW_S = 10.0
-ENDED_MS = 3_600_000
+ENDED_TTL_MS = 3_600_000
 """The usage of an ended attempt stays reserved until all views include its end, at most this long: the event may be
 spooled."""
-KEPT_MS = 10_000
+RESERVATION_GRACE_MS = 10_000
 """A reservation stays this long after its end even if the caller's view includes the end: other views may lag."""
-HEARD_MS = ENDED_MS + 60_000
+REPLICA_TTL_MS = ENDED_TTL_MS + 60_000
 """Replicas silent for longer hold no reservations: those of their ended attempts have expired."""
-ANSWER_S = 0.25
+REDIS_TIMEOUT_S = 0.25
 """Timeout of Redis; after it, the local decision counts."""
 AWAY_JITTER_MS = 5_000
 """While Redis is unavailable, the replicas' probes are spread over this time."""
@@ -81,24 +81,24 @@ for i = 2, #ARGV do
   end
 end
 """
-MISSED = (RedisError, OSError, TimeoutError)
+IGNORED_ERRORS = (RedisError, OSError, TimeoutError)
 """Errors ignored on writes: a grant that is not returned or renewed expires."""
 REASONS = {
     "probe": "half open, and being probed",
     "slots": "all slots taken",
     "quota": "what is left of the weekly limit is reserved",
 }
-WORDS = frozenset(("ok", *REASONS))
+DECISIONS = frozenset(("ok", *REASONS))
 """All replies of the script."""
 
 
-class Sizes:
+class SizeEstimates:
     """Quota-relevant tokens of recent attempts, by route and model."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
 
-    def note(self, route: str, model: str, tokens: int) -> None:
+    def record(self, route: str, model: str, tokens: int) -> None:
         """Record the size of an ended attempt."""
         known = self._known.setdefault((route, model), deque(maxlen=SIZES))
         self._known.move_to_end((route, model))
@@ -106,21 +106,21 @@ class Sizes:
         if len(self._known) > KINDS:
             self._known.popitem(last=False)
 
-    def knows(self, route: str, model: str) -> bool:
+    def has_enough(self, route: str, model: str) -> bool:
         """True if there are enough samples for this route and model."""
         return len(self._known.get((route, model), ())) >= SIZES_NEEDED
 
-    def large(self, route: str, model: str, most: int, guess: int) -> int:
+    def p99(self, route: str, model: str, maximum: int, guess: int) -> int:
         """Estimate the p99 size, or `guess` without enough samples; at most `most`."""
-        if not self.knows(route, model):
-            return max(1, min(most, guess))
+        if not self.has_enough(route, model):
+            return max(1, min(maximum, guess))
         known = sorted(self._known[route, model])
-        return max(1, min(most, known[min(len(known) - 1, len(known) * 99 // 100)]))
+        return max(1, min(maximum, known[min(len(known) - 1, len(known) * 99 // 100)]))
 
-    def mean(self, route: str, model: str, otherwise: int) -> int:
+    def mean(self, route: str, model: str, default: int) -> int:
         """Return the mean size, or `otherwise` without samples."""
         known = self._known.get((route, model))
-        return sum(known) // len(known) if known else otherwise
+        return sum(known) // len(known) if known else default
 
 
 class AdmissionRequest(Struct, frozen=True, kw_only=True):
@@ -152,7 +152,7 @@ class Grant(Struct):
     shared: bool = False
 
     @property
-    def holds(self) -> bool:
+    def is_active(self) -> bool:
         """True if there is anything to renew and to return."""
         return self.slot or self.tokens > 0
 
@@ -171,7 +171,7 @@ class Admission:
         is_away: Callable[[], bool],
         replicas: Callable[[], int],
     ) -> None:
-        self.sizes = Sizes()
+        self.sizes = SizeEstimates()
         self._redis = redis
         self._script = redis.register_script(SCRIPT) if redis is not None else None
         self._release = redis.register_script(RELEASE) if redis is not None else None
@@ -183,9 +183,9 @@ class Admission:
         self._ledger_of = ledger_of
         self._is_away = is_away
         self._replicas = replicas
-        self._held: dict[str, Grant] = {}
+        self._grants: dict[str, Grant] = {}
         self._probing: dict[str, tuple[str, int]] = {}
-        self._later: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._renewing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -195,44 +195,44 @@ class Admission:
 
     async def stop(self) -> None:
         """Return all grants."""
-        for grant in list(self._held.values()):
-            self.leave(grant)
-        if self._later:
-            await asyncio.wait(self._later, timeout=1)
-        await cancel_and_wait({*self._later, *([self._renewing] if self._renewing else [])})
+        for grant in list(self._grants.values()):
+            self.release(grant)
+        if self._background:
+            await asyncio.wait(self._background, timeout=1)
+        await cancel_and_wait({*self._background, *([self._renewing] if self._renewing else [])})
 
-    async def enter(self, entry: AdmissionRequest) -> Grant | AdmissionDenied:
+    async def admit_attempt(self, entry: AdmissionRequest) -> Grant | AdmissionDenied:
         """Admit an attempt, or return the reason for denial. Calls Redis only for shared resources."""
         candidate, size = entry.candidate, self._size(entry)
         slots = candidate.route.concurrency
         if not (candidate.probe or slots or size):
             return Grant()
         grant = Grant(entry.attempt_id, entry.route_id, candidate.probe, bool(slots), size)
-        refused = await self._ask_fleet(grant, slots, self._quota_args(entry, size))
+        refused = await self._decide_in_redis(grant, slots, self._quota_args(entry, size))
         if refused == "away":
-            refused = self._ask_self(grant, candidate)
-        return self._hold(grant, refused)
+            refused = self._decide_locally(grant, candidate)
+        return self._register(grant, refused)
 
-    async def enter_key(self, key_id: str, slots: int, request_id: str) -> Grant | AdmissionDenied:
+    async def admit_key(self, key_id: str, slots: int, request_id: str) -> Grant | AdmissionDenied:
         """Admit a request of a client key with a concurrency limit of `slots`."""
         grant = Grant(request_id, f"key:{key_id}", slot=True)
-        refused = await self._ask_fleet(grant, slots, [0, 0, 0, 0])
+        refused = await self._decide_in_redis(grant, slots, [0, 0, 0, 0])
         if refused == "away":
             refused = "" if self._has_slot(grant.stream, slots) else "slots"
-        return self._hold(grant, refused)
+        return self._register(grant, refused)
 
-    def _hold(self, grant: Grant, refused: str) -> Grant | AdmissionDenied:
+    def _register(self, grant: Grant, refused: str) -> Grant | AdmissionDenied:
         """Start renewing the grant and return it, or return the denial."""
         if refused:
-            self._take_back(grant)
+            self._cancel_grant(grant)
             return AdmissionDenied(refused, REASONS[refused])  # type: ignore[arg-type]
         if grant.probe:
             self._probing[grant.stream] = grant.attempt_id, self._clock.now_ms()
-        if grant.holds:
-            self._held[grant.attempt_id] = grant
+        if grant.is_active:
+            self._grants[grant.attempt_id] = grant
         return grant
 
-    def content_came(self, grant: Grant) -> None:
+    def end_probe(self, grant: Grant) -> None:
         """End a probe's lease at the first content, which decides the probe."""
         if not grant.probe:
             return
@@ -240,13 +240,13 @@ class Admission:
         if self._probing.get(grant.stream, ("", 0))[0] == grant.attempt_id:
             del self._probing[grant.stream]
         if grant.shared:
-            self._soon(self._release_probe(grant))
+            self._run_in_background(self._release_probe(grant))
 
-    def leave(self, grant: Grant, tokens: int = 0, seq: int = 0) -> None:
+    def release(self, grant: Grant, tokens: int = 0, seq: int = 0) -> None:
         """Return the grant of an ended attempt: `tokens` used, and the number of its end event (0 if there is none)."""
-        self.content_came(grant)
-        if self._held.pop(grant.attempt_id, None) and grant.shared:
-            self._soon(self._give_back(grant, tokens, seq))
+        self.end_probe(grant)
+        if self._grants.pop(grant.attempt_id, None) and grant.shared:
+            self._run_in_background(self._release_grant(grant, tokens, seq))
 
     def _size(self, entry: AdmissionRequest) -> int:
         """Return the tokens to reserve: 0 unless attempts in progress may exhaust the quota."""
@@ -259,13 +259,13 @@ class Admission:
         if quota.state == "ok" and quota.used_tokens + rounds * max(1, most) < quota.limit_tokens:
             return 0  # the usual case: there is room even for attempts of the maximum size
         guess = read + int(OUTPUT_GUESS_TOKENS * self._weights.output)
-        if not self.sizes.knows(entry.route_id, candidate.model):
-            guess = min(guess, self._most_by_ledger(entry.route_id, candidate.model) or guess)
-        size = self.sizes.large(entry.route_id, candidate.model, most, guess)
+        if not self.sizes.has_enough(entry.route_id, candidate.model):
+            guess = min(guess, self._max_by_ledger(entry.route_id, candidate.model) or guess)
+        size = self.sizes.p99(entry.route_id, candidate.model, most, guess)
         is_near = quota.state != "ok" or quota.used_tokens + rounds * size >= quota.limit_tokens
         return size if is_near else 0
 
-    def _most_by_ledger(self, route: str, model: str) -> int:
+    def _max_by_ledger(self, route: str, model: str) -> int:
         """Estimate an attempt's maximum from the fleet's usage of the last two weeks; 0 if there is too little.
 
         Otherwise a process started near the limit would estimate above the remaining quota, and never get a sample.
@@ -285,40 +285,54 @@ class Admission:
         if not size or quota is None:
             return [0, 0, 0, 0]
         mean = self.sizes.mean(entry.route_id, candidate.model, size)
-        return [quota.limit_tokens, quota.used_tokens, candidate.open_attempts, mean, *self._heard(entry.route_id)]
+        return [
+            quota.limit_tokens,
+            quota.used_tokens,
+            candidate.open_attempts,
+            mean,
+            *self._acknowledged(entry.route_id),
+        ]
 
-    async def _ask_fleet(self, grant: Grant, slots: int, quota: list[Any]) -> str:
+    async def _decide_in_redis(self, grant: Grant, slots: int, quota: list[Any]) -> str:
         """Run the script; returns "" if admitted, the reason if denied, or "away". Redis may hold the grant unless it
         was denied."""
         if self._script is None or self._is_away():
             return "away"
         grant.shared = True
         keys = [probe_key(grant.stream), slots_key(grant.stream), reserved_key(grant.stream)]
-        args: list[Any] = [grant.attempt_id, self._replica, int(grant.probe), PROBE_MS, HOLD_MS, KEPT_MS, slots]
+        args: list[Any] = [
+            grant.attempt_id,
+            self._replica,
+            int(grant.probe),
+            PROBE_MS,
+            GRANT_TTL_MS,
+            RESERVATION_GRACE_MS,
+            slots,
+        ]
         args += [grant.tokens, *quota]
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(REDIS_TIMEOUT_S):
                 word = await self._script(keys=keys, args=args)
-        except MISSED as error:
+        except IGNORED_ERRORS as error:
             log.debug("admission.away", extra={"error": type(error).__name__})
             return "away"
         except BaseException:  # the client disconnected
-            self._take_back(grant)
+            self._cancel_grant(grant)
             raise
         text = word.decode(errors="replace") if isinstance(word, bytes) else str(word)
-        if text not in WORDS:
+        if text not in DECISIONS:
             log.warning("admission.not_understood")
             return "away"
         grant.shared = text == "ok"
         return "" if grant.shared else text
 
-    def _heard(self, route: str) -> list[Any]:
+    def _acknowledged(self, route: str) -> list[Any]:
         """Return the acknowledged event numbers of live replicas in this process's view."""
-        oldest_ms = self._clock.now_ms() - HEARD_MS
+        oldest_ms = self._clock.now_ms() - REPLICA_TTL_MS
         accounts = self._ledger_of(route).heard.items()
         return [part for name, account in accounts if account.at_ms >= oldest_ms for part in (name, account.high)]
 
-    def _ask_self(self, grant: Grant, candidate: Candidate) -> str:
+    def _decide_locally(self, grant: Grant, candidate: Candidate) -> str:
         """Local admission decision while Redis is unavailable, or without Redis."""
         if grant.probe and not self._may_probe(grant.stream, candidate.until_ms):
             return "probe"
@@ -337,35 +351,35 @@ class Admission:
 
     def _has_slot(self, stream: str, slots: int) -> bool:
         """True unless this process's share of the slots is taken."""
-        taken = sum(grant.slot for grant in self._held.values() if grant.stream == stream)
+        taken = sum(grant.slot for grant in self._grants.values() if grant.stream == stream)
         return taken < max(1, slots // max(1, self._replicas()))
 
     def _has_room(self, grant: Grant, quota: QuotaReading | None) -> bool:
         """Check the quota locally: exact without a fleet, denied in a fleet."""
         if self._redis is not None or quota is None:
             return False
-        reserved = sum(other.tokens for other in self._held.values() if other.stream == grant.stream)
+        reserved = sum(other.tokens for other in self._grants.values() if other.stream == grant.stream)
         return quota.used_tokens + reserved + grant.tokens <= quota.limit_tokens
 
-    def _take_back(self, grant: Grant) -> None:
+    def _cancel_grant(self, grant: Grant) -> None:
         """Return a grant whose attempt does not start."""
         if grant.shared and grant.probe:
-            self._soon(self._release_probe(grant))
-        if grant.shared and grant.holds:
-            self._soon(self._give_back(grant, tokens=0, seq=0))
+            self._run_in_background(self._release_probe(grant))
+        if grant.shared and grant.is_active:
+            self._run_in_background(self._release_grant(grant, tokens=0, seq=0))
 
-    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it in the background: the client does not wait for grants to be returned."""
         task = asyncio.ensure_future(work)
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _release_probe(self, grant: Grant) -> None:
         if self._release is not None:
-            with contextlib.suppress(*MISSED):
+            with contextlib.suppress(*IGNORED_ERRORS):
                 await self._release(keys=[probe_key(grant.stream)], args=[grant.attempt_id])
 
-    async def _give_back(self, grant: Grant, tokens: int, seq: int) -> None:
+    async def _release_grant(self, grant: Grant, tokens: int, seq: int) -> None:
         """Free the slot, and reduce the reservation to the actual usage until all views include the end event."""
         if self._redis is None:
             return
@@ -374,20 +388,20 @@ class Admission:
             pipe.zrem(slots_key(grant.stream), grant.attempt_id)
         if grant.tokens and (seq or tokens):
             now_ms = self._clock.now_ms()
-            stays_ms = ENDED_MS if seq else HOLD_MS  # the end event will come, with a number not known here
+            stays_ms = ENDED_TTL_MS if seq else GRANT_TTL_MS  # the end event will come, with a number not known here
             used = f"{tokens} {now_ms + stays_ms} {self._replica} {seq} {now_ms}"
             pipe.hset(reserved_key(grant.stream), grant.attempt_id, used)
         elif grant.tokens:
             pipe.hdel(reserved_key(grant.stream), grant.attempt_id)
-        with contextlib.suppress(*MISSED):
+        with contextlib.suppress(*IGNORED_ERRORS):
             await pipe.execute()
 
     async def _renew_forever(self) -> None:
         """Renew all grants periodically, stream by stream."""
         while self._renew is not None:
             await asyncio.sleep(RENEW_S)
-            for stream in {grant.stream for grant in self._held.values() if grant.shared}:
-                held = [grant.attempt_id for grant in self._held.values() if grant.stream == stream and grant.shared]
-                with contextlib.suppress(*MISSED):
+            for stream in {grant.stream for grant in self._grants.values() if grant.shared}:
+                held = [grant.attempt_id for grant in self._grants.values() if grant.stream == stream and grant.shared]
+                with contextlib.suppress(*IGNORED_ERRORS):
                     keys = [slots_key(stream), reserved_key(stream)]
-                    await self._renew(keys=keys, args=[HOLD_MS, *held])
+                    await self._renew(keys=keys, args=[GRANT_TTL_MS, *held])

@@ -43,7 +43,7 @@ class Operator:
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
-        self.by = f"cli {who()}"
+        self.by = f"cli {current_user()}"
         self._replica = f"cli-{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(5)}"
         self._seq = 0
 
@@ -52,7 +52,7 @@ class Operator:
         seconds, micros = self.redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
-    def stamp(self) -> dict[str, Any]:
+    def common_fields(self) -> dict[str, Any]:
         """Return the fields common to all events: a new id, the time, and the author. Raises RedisError."""
         at_ms = self.now_ms()
         return {"event_id": uuid7(at_ms, int.from_bytes(secrets.token_bytes(10))), "at_ms": at_ms, "by": self.by}
@@ -116,7 +116,7 @@ def read_snapshot(redis: Redis, stream: str) -> Snapshot | None:
     return decode_snapshot(raw) if isinstance(raw, bytes) else None
 
 
-def who() -> str:
+def current_user() -> str:
     """Return the name of the user who runs this command."""
     try:
         return getpass.getuser()

@@ -95,16 +95,16 @@ class Outbox:
     ) -> None:
         self.replica = replica
         self.listeners: list[Callable[[str, Event], None]] = []
-        self.lanes: dict[str, StreamQueue] = {}
+        self.queues: dict[str, StreamQueue] = {}
         self.away = False
         self._port = port
         self._clock = clock
         self._spool_root = spool_root
         self._spool = Spool(spool_root / replica)
         self._orphans: list[Orphan] = []
-        self._wake = asyncio.Event()
+        self._has_work = asyncio.Event()
         self._to_disk: list[tuple[str, QueuedEvent]] = []
-        self._disk_wake = asyncio.Event()
+        self._has_disk_work = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._round = 0
@@ -120,13 +120,13 @@ class Outbox:
             asyncio.create_task(self._append_forever(), name="outbox.append"),
             asyncio.create_task(self._spool_forever(), name="outbox.spool"),
         ]
-        self._wake.set()
+        self._has_work.set()
 
     async def stop(self, limit_s: float = 3.0) -> None:
         """Send pending events within the limit; the rest stays on disk for the next process."""
         if not self._tasks:
             return
-        self._wake.set()
+        self._has_work.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 while self.pending and not self.away:  # noqa: ASYNC110 - bounded by the limit above
@@ -137,11 +137,11 @@ class Outbox:
         await cancel_and_wait({appending})
         self._spool_pending()
         self._stopping = True
-        self._disk_wake.set()
+        self._has_disk_work.set()
         await asyncio.wait({spooling}, timeout=DISK_LIMIT_S)
         if not spooling.cancel():  # the disk hangs; the lock is released with the process
             await asyncio.to_thread(self._spool.close)
-        for lane in self.lanes.values():
+        for lane in self.queues.values():
             for kept in lane.pending:
                 acknowledge(kept)
         orphans, self._orphans = self._orphans, []
@@ -151,34 +151,34 @@ class Outbox:
     @property
     def pending(self) -> int:
         """The number of events not on their stream yet."""
-        return sum(len(lane.pending) for lane in self.lanes.values())
+        return sum(len(lane.pending) for lane in self.queues.values())
 
     @property
     def spooled(self) -> int:
         """The number of events in memory that are also on disk, because Redis did not acknowledge them in time."""
-        return sum(kept.on_disk for lane in self.lanes.values() for kept in (*lane.pending, *lane.sent))
+        return sum(kept.on_disk for lane in self.queues.values() for kept in (*lane.pending, *lane.sent))
 
     @property
     def streams(self) -> set[str]:
         """The streams with own or adopted events that no snapshot includes, also of routes no longer configured."""
-        return {*self.lanes}.union(*(orphan.streams for orphan in self._orphans))
+        return {*self.queues}.union(*(orphan.streams for orphan in self._orphans))
 
     @property
-    def unheard_count(self) -> int:
+    def unacknowledged_count(self) -> int:
         """The number of events in memory that no snapshot includes."""
-        return sum(len(lane.sent) + len(lane.pending) for lane in self.lanes.values())
+        return sum(len(lane.sent) + len(lane.pending) for lane in self.queues.values())
 
     @property
-    def oldest_unheard_ms(self) -> int | None:
+    def oldest_unacknowledged_ms(self) -> int | None:
         """Time of the oldest of them; None if there is none."""
-        firsts = (kept[0].event.at_ms for lane in self.lanes.values() for kept in (lane.sent, lane.pending) if kept)
+        firsts = (kept[0].event.at_ms for lane in self.queues.values() for kept in (lane.sent, lane.pending) if kept)
         return min(firsts, default=None)
 
     async def append(self, stream: str, event: Event) -> int:
         """Number the event, and return its number once it is on its stream or on disk."""
-        lane = self.lanes.get(stream)
+        lane = self.queues.get(stream)
         if lane is None:
-            lane = self.lanes[stream] = StreamQueue()
+            lane = self.queues[stream] = StreamQueue()
         lane.seq += 1
         event = msgspec.structs.replace(event, replica=self.replica, seq=lane.seq, spooled=self.away)
         for listener in self.listeners:
@@ -190,9 +190,9 @@ class Outbox:
         lane.pending.append(kept)
         if self.away:
             self._write_to_disk(stream, kept)
-            self._forget_oldest()
+            self._drop_oldest()
         else:
-            self._wake.set()
+            self._has_work.set()
             self._watch_pending()
         await done
         return event.seq
@@ -206,7 +206,7 @@ class Outbox:
         """Spool events already pending at the previous check; there are two checks within the limit."""
         self._timer = None
         late, self._round = self._round, self._round + 1
-        for stream, lane in self.lanes.items():
+        for stream, lane in self.queues.items():
             for kept in lane.pending:
                 if kept.round >= late:
                     break
@@ -214,16 +214,16 @@ class Outbox:
         if self.pending:
             self._watch_pending()
 
-    def unheard(self, stream: str) -> Iterable[Event]:
+    def unacknowledged(self, stream: str) -> Iterable[Event]:
         """Return this process's events on a stream that no snapshot includes, by number."""
-        lane = self.lanes.get(stream)
+        lane = self.queues.get(stream)
         if lane is None:
             return ()
         return (kept.event for kept in (*lane.sent, *lane.pending))
 
     def discard_acknowledged(self, heard: dict[str, dict[str, Heard]]) -> None:
         """Discard events that snapshots include; `heard` is stream -> replica -> acknowledged numbers."""
-        for stream, lane in self.lanes.items():
+        for stream, lane in self.queues.items():
             account = heard.get(stream, {}).get(self.replica)
             while account and lane.sent and account.has(lane.sent[0].event.seq):
                 lane.sent.popleft()
@@ -231,59 +231,59 @@ class Outbox:
     async def discard_delivered(self, heard: dict[str, dict[str, Heard]]) -> None:
         """Discard events that snapshots include, in memory (re-appended ones too) and on disk."""
         self.discard_acknowledged(heard)
-        await asyncio.to_thread(self._spool.drop_heard, heard)
-        for orphan in [orphan for orphan in self._orphans if orphan.is_heard(heard)]:
+        await asyncio.to_thread(self._spool.drop_acknowledged, heard)
+        for orphan in [orphan for orphan in self._orphans if orphan.is_acknowledged(heard)]:
             self._orphans.remove(orphan)
             await asyncio.to_thread(orphan.remove)
 
     def redis_changed(self) -> None:
         """Append all kept events again, since Redis was replaced."""
-        for lane in self.lanes.values():
+        for lane in self.queues.values():
             lane.pending.extendleft(reversed(lane.sent))
             lane.sent.clear()
         self._read_back = True
-        self._wake.set()
+        self._has_work.set()
 
     async def _append_forever(self) -> None:
         tries = 0
         self._read_back = bool(self._orphans)
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._has_work.wait()
+            self._has_work.clear()
             try:
                 while batch := self._gather():
                     await self._send(batch)
                 if self._read_back:
                     await self._append_from_disk()
-                    self._wake.set()  # for events that arrived meanwhile
-                tries = self._note_back(tries)
+                    self._has_work.set()  # for events that arrived meanwhile
+                tries = self._mark_up(tries)
             except (RedisError, OSError) as error:
-                self._note_away(error)
+                self._mark_down(error)
                 await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
                 tries += 1
-                self._wake.set()
+                self._has_work.set()
 
     def _gather(self) -> dict[str, list[QueuedEvent]]:
         """Return the oldest pending events of each stream."""
-        return {name: list(islice(lane.pending, BATCH_EVENTS)) for name, lane in self.lanes.items() if lane.pending}
+        return {name: list(islice(lane.pending, BATCH_EVENTS)) for name, lane in self.queues.items() if lane.pending}
 
     async def _send(self, batch: dict[str, list[QueuedEvent]]) -> None:
         """Append one entry per stream; moves acknowledged events to `sent`."""
         assert self._port is not None  # noqa: S101 - without a port no task runs
         await self._port.append([(name, encode_entry([kept.event for kept in part])) for name, part in batch.items()])
         for name, part in batch.items():
-            lane = self.lanes[name]
+            lane = self.queues[name]
             for kept in part:
                 # Meanwhile others may have come before it (Redis was replaced), or it was discarded (it is on disk).
                 if lane.pending and lane.pending[0] is kept:
                     lane.pending.popleft()
                     lane.sent.append(kept)
                 acknowledge(kept)
-        self._forget_oldest()
+        self._drop_oldest()
 
-    def _forget_oldest(self) -> None:
+    def _drop_oldest(self) -> None:
         """Spool the oldest events that no snapshot includes, then drop them from memory, which is bounded."""
-        for stream, lane in self.lanes.items():
+        for stream, lane in self.queues.items():
             for kept in islice(lane.sent, min(BATCH_EVENTS, max(0, len(lane.sent) - KEPT_EVENTS))):
                 self._write_to_disk(stream, kept)
             while len(lane.sent) > KEPT_EVENTS and lane.sent[0].on_disk:
@@ -315,13 +315,13 @@ class Outbox:
             groups.setdefault((record.stream, event.replica), []).append(event)
         await self._port.append([(stream, encode_entry(events)) for (stream, _), events in groups.items()])
 
-    def _note_back(self, tries: int) -> int:
+    def _mark_up(self, tries: int) -> int:
         if self.away:
             self.away = False
             log.warning("redis.came_back", extra={"tries": tries})
         return 0
 
-    def _note_away(self, error: Exception) -> None:
+    def _mark_down(self, error: Exception) -> None:
         if not self.away:
             self.away = True
             log.warning("redis.went_away", extra={"error": str(error) or type(error).__name__})
@@ -331,30 +331,30 @@ class Outbox:
     def _spool_fresh(self) -> None:
         """Spool the events sent last: Redis may restart without them, and this process may die before it notices."""
         oldest_ms = self._clock.now_ms() - FRESH_MS
-        for stream, lane in self.lanes.items():
+        for stream, lane in self.queues.items():
             for kept in lane.sent:
                 if kept.event.at_ms >= oldest_ms:
                     self._write_to_disk(stream, kept)
 
     def _spool_pending(self) -> None:
         """Spool all events that are not on the stream."""
-        for stream, lane in self.lanes.items():
+        for stream, lane in self.queues.items():
             for kept in lane.pending:
                 self._write_to_disk(stream, kept)
 
-    def _write_to_disk(self, stream: str, kept: QueuedEvent) -> None:
+    def _write_to_disk(self, stream: str, queued: QueuedEvent) -> None:
         """Hand an event to the spool, once."""
-        if kept.to_disk:
+        if queued.to_disk:
             return
-        kept.to_disk = True
-        self._to_disk.append((stream, kept))
-        self._disk_wake.set()
+        queued.to_disk = True
+        self._to_disk.append((stream, queued))
+        self._has_disk_work.set()
 
     async def _spool_forever(self) -> None:
         """Write queued events, with one fsync for all of them."""
         while self._to_disk or not self._stopping:
-            await self._disk_wake.wait()
-            self._disk_wake.clear()
+            await self._has_disk_work.wait()
+            self._has_disk_work.clear()
             batch, self._to_disk = self._to_disk, []
             if not batch:
                 continue
@@ -370,10 +370,10 @@ class Outbox:
                 kept.to_disk = kept.on_disk = written
                 acknowledge(kept)
             if written:
-                self._forget_oldest()
+                self._drop_oldest()
 
 
-def acknowledge(kept: QueuedEvent) -> None:
+def acknowledge(queued: QueuedEvent) -> None:
     """Mark the event as durably acknowledged."""
-    if kept.done and not kept.done.done():
-        kept.done.set_result(None)
+    if queued.done and not queued.done.done():
+        queued.done.set_result(None)

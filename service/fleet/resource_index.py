@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from service.ledger.ids import time_of_id_ms
 from service.ledger.wire import resource_key
 
-KEPT = 10_000
+MAX_RESOURCES = 10_000
 """Maximum resources in memory, about 2 MB."""
 TTL_S = 40 * 24 * 3600
 """Longer than Anthropic keeps batch results (29 days)."""
@@ -25,7 +25,7 @@ even its own can access it."""
 ID_CHARS = 128
 """No provider's id is longer; longer ones are treated as unknown."""
 
-ANSWER_S = 0.25
+REDIS_TIMEOUT_S = 0.25
 """Timeout of Redis for moving resources, which are looked up with each request; after it, the cached entry counts."""
 
 
@@ -77,7 +77,7 @@ class ResourceIndex:
         """
         if self._redis is not None:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
-                async with asyncio.timeout(ANSWER_S):
+                async with asyncio.timeout(REDIS_TIMEOUT_S):
                     found = home_of(await self._redis.get(resource_key(resource_id)))
                 self._known.pop(resource_id, None)
                 return self._remember(resource_id, found) if found else None
@@ -102,7 +102,7 @@ class ResourceIndex:
     def _remember(self, resource_id: str, home: ResourceHome) -> ResourceHome:
         self._known[resource_id] = home
         self._known.move_to_end(resource_id)
-        if len(self._known) > KEPT:
+        if len(self._known) > MAX_RESOURCES:
             self._known.popitem(last=False)
         return home
 

@@ -42,7 +42,7 @@ from service.ledger.wire import (
     route_key,
     snapshot_key,
 )
-from service.redis_client.factory import run_of_all
+from service.redis_client.factory import combined_run_id
 from service.redis_client.failures import as_redis_error
 from service.routing.route_status import RouteStatus, fields_of, read_route_status
 from service.routing.view import View
@@ -59,7 +59,7 @@ COALESCE_S = 0.02
 HEARTBEAT_TTL_MS = 30_000
 """A replica without a heartbeat for this long is gone."""
 CLOCK_SAMPLE_S = 60.0
-TELL_ALL_S = 10.0
+REPUBLISH_S = 10.0
 """Unchanged route statuses are published again at this interval, in case Redis lost them."""
 CONTROL_BATCH = 1_000
 """Maximum control entries read per tick."""
@@ -85,8 +85,8 @@ class Watcher:
         self._settings = settings
         self._settings_digest = settings.digest
         self._streams = [*(route.id for route in settings.routes), settings.client_route.id, CONTROL]
-        self._told: dict[str, RouteStatus] = {}
-        self._told_s = 0.0
+        self._published: dict[str, RouteStatus] = {}
+        self._published_s = 0.0
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
         self._run_id = ""
@@ -118,18 +118,18 @@ class Watcher:
                     await self._redis.delete(replica_key(self._outbox.replica))
                     await self._redis.zrem(REPLICAS_KEY, self._outbox.replica)
 
-    def note_own(self, stream: str, event: Event) -> None:
+    def fold_own(self, stream: str, event: Event) -> None:
         """Fold an own event into the view at once; control events come back through their stream if there is Redis."""
         if stream != CONTROL:
             self.view.note(stream, event)
         elif self._redis is None:
             advance(self.view.control, event)
 
-    def heard(self) -> dict[str, dict[str, Heard]]:
+    def acknowledged(self) -> dict[str, dict[str, Heard]]:
         """Return the numbers that the newest snapshots acknowledge: stream -> replica -> numbers."""
         return self._heard
 
-    def take(self, snapshot: Snapshot) -> None:
+    def adopt_snapshot(self, snapshot: Snapshot) -> None:
         """Adopt a snapshot if it is newer than the current one, and fold own events onto it."""
         known = self.snapshots.get(snapshot.stream)
         try:
@@ -141,13 +141,13 @@ class Watcher:
             log.warning("snapshot.unreadable", extra={"stream": snapshot.stream, "error": str(error)})
             return
         self.snapshots[snapshot.stream] = snapshot
-        self._heard = self._heard | {snapshot.stream: copied(ledger.heard)}
+        self._heard = self._heard | {snapshot.stream: copy_heard(ledger.heard)}
         self._outbox.discard_acknowledged(self._heard)
         if isinstance(ledger, ControlLedger):
             self._control.take(snapshot, ledger)
             self.view.control = ledger
         else:
-            overlay(ledger, self._outbox.unheard(snapshot.stream))
+            overlay(ledger, self._outbox.unacknowledged(snapshot.stream))
             self.view.routes[snapshot.stream] = ledger
 
     async def _listen_forever(self, redis: Redis) -> None:
@@ -175,7 +175,7 @@ class Watcher:
             raw = await raw_snapshot(redis, stream)
             snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
             if snapshot:
-                self.take(snapshot)
+                self.adopt_snapshot(snapshot)
         if CONTROL in streams:
             await self.read_control()
 
@@ -197,12 +197,12 @@ class Watcher:
         """One round: check Redis's run id, read what is new, send the heartbeat."""
         await self._check_server(redis)
         await self._read(redis, [*{*self._streams, *self.view.routes, *self._outbox.streams}])
-        await self._beat(redis)
+        await self._send_heartbeat(redis)
         await self._outbox.discard_delivered(self._heard)
         self.ready.set()
 
     async def _check_server(self, redis: Redis) -> None:
-        run_id = await run_of_all(redis)
+        run_id = await combined_run_id(redis)
         if run_id != self._run_id:
             if self._run_id:
                 log.warning("redis.changed", extra={"run_id": run_id})
@@ -242,7 +242,7 @@ class Watcher:
         self._control.add(entries or ())
         self.control_known = self.control_known or len(entries or ()) < CONTROL_BATCH
 
-    async def _beat(self, redis: Redis) -> None:
+    async def _send_heartbeat(self, redis: Redis) -> None:
         """Send the heartbeat, and publish route statuses that changed."""
         key = replica_key(self._outbox.replica)
         beat: dict[Any, Any] = {
@@ -262,20 +262,20 @@ class Watcher:
         pipe.zadd(REPLICAS_KEY, {self._outbox.replica: beat["at_ms"]})
         pipe.zremrangebyscore(REPLICAS_KEY, "-inf", beat["at_ms"] - HEARTBEAT_TTL_MS)
         pipe.zcard(REPLICAS_KEY)
-        if self._outbox.lanes:
-            pipe.sadd(STREAMS_KEY, *self._outbox.lanes)
-        readings = self.readings()
-        if time.monotonic() - self._told_s > TELL_ALL_S:
-            self._told, self._told_s = {}, time.monotonic()
+        if self._outbox.queues:
+            pipe.sadd(STREAMS_KEY, *self._outbox.queues)
+        readings = self.route_statuses()
+        if time.monotonic() - self._published_s > REPUBLISH_S:
+            self._published, self._published_s = {}, time.monotonic()
         for reading in readings:
-            if self._told.get(reading.route) != reading:
+            if self._published.get(reading.route) != reading:
                 fields: dict[Any, Any] = {**fields_of(reading), "read_at_ms": self._clock.now_ms()}
                 pipe.hset(route_key(reading.route), mapping=fields)
         answers = await pipe.execute()
         self.replicas = max(1, int(answers[4]))
-        self._told = {reading.route: reading for reading in readings}
+        self._published = {reading.route: reading for reading in readings}
 
-    def readings(self) -> list[RouteStatus]:
+    def route_statuses(self) -> list[RouteStatus]:
         """Return this process's current route statuses."""
         now_ms = self._clock.now_ms()
         return [read_route_status(route, self.view, self._settings.policy, now_ms) for route in self._settings.routes]
@@ -289,7 +289,7 @@ async def raw_snapshot(redis: Redis, stream: str) -> object:
     return None
 
 
-def copied(heard: Mapping[str, Heard]) -> dict[str, Heard]:
+def copy_heard(heard: Mapping[str, Heard]) -> dict[str, Heard]:
     """Copy a snapshot's acknowledged numbers: those of its ledger change with the overlay."""
     return {replica: Heard(account.high, account.at_ms, account.gaps.copy()) for replica, account in heard.items()}
 

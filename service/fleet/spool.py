@@ -27,7 +27,7 @@ SEGMENT_BYTES = 8 * 1024 * 1024
 FRAME_LIMIT_BYTES = 1024 * 1024
 """Far above any event; a longer frame means a torn or foreign file."""
 LOCK_NAME = "lock"
-MAKING = "making-"
+UNLOCKED_PREFIX = "making-"
 """Prefix of a folder that is not locked yet, and so is never adopted."""
 
 
@@ -50,7 +50,7 @@ class Segment(Struct):
     spans: dict[tuple[str, str], list[tuple[int, int]]] = field(default_factory=dict)
     size_bytes: int = 0
 
-    def note(self, record: SpoolRecord) -> None:
+    def extend(self, record: SpoolRecord) -> None:
         """Extend the last span of the record's replica, or start another."""
         seq = record.event.seq
         spans = self.spans.setdefault((record.stream, record.event.replica), [])
@@ -86,27 +86,27 @@ class Spool:
         self.segments: list[Segment] = []
         self._lock: int | None = None
         self._number = 0
-        self._turn = threading.Lock()
+        self._write_lock = threading.Lock()
 
     def append(self, records: Sequence[SpoolRecord]) -> None:
         """Write records and fsync; raises OSError if the disk fails."""
-        with self._turn:
+        with self._write_lock:
             self._open()
             segment = self._current()
             segment.write(b"".join(frame(record) for record in records))
             for record in records:
-                segment.note(record)
+                segment.extend(record)
 
-    def drop_heard(self, heard: dict[str, dict[str, Heard]]) -> None:
+    def drop_acknowledged(self, heard: dict[str, dict[str, Heard]]) -> None:
         """Delete segments whose events are all in snapshots; `heard` is stream -> replica -> acknowledged numbers."""
-        with self._turn:
-            for segment in [segment for segment in self.segments if is_heard(segment, heard)]:
+        with self._write_lock:
+            for segment in [segment for segment in self.segments if segment_is_acknowledged(segment, heard)]:
                 segment.path.unlink(missing_ok=True)
                 self.segments.remove(segment)
 
     def close(self) -> None:
         """Release the folder; deletes it if empty."""
-        with self._turn:
+        with self._write_lock:
             if self._lock is None:
                 return
             if not self.segments:
@@ -118,7 +118,7 @@ class Spool:
         """Create the folder under a name that is never adopted, lock it, then rename it."""
         if self._lock is not None:
             return
-        making = self.folder.with_name(MAKING + self.folder.name)
+        making = self.folder.with_name(UNLOCKED_PREFIX + self.folder.name)
         make_closed_folder(making.parent)
         make_closed_folder(making)
         lock = try_lock(making)
@@ -146,9 +146,9 @@ class Orphan:
         self._lock = lock
         self.segments = [load_segment(path) for path in sorted(folder.glob("*.spool"))]
 
-    def is_heard(self, heard: dict[str, dict[str, Heard]]) -> bool:
+    def is_acknowledged(self, heard: dict[str, dict[str, Heard]]) -> bool:
         """True if snapshots include all of its events."""
-        return all(is_heard(segment, heard) for segment in self.segments)
+        return all(segment_is_acknowledged(segment, heard) for segment in self.segments)
 
     def remove(self) -> None:
         """Delete the folder; its events are in the ledger."""
@@ -169,7 +169,7 @@ def adopt(root: Path, own: Path) -> list[Orphan]:
     """Adopt the spools of dead processes on this host."""
     orphans = []
     for folder in sorted(root.glob("*")) if root.is_dir() else []:
-        if folder == own or not folder.is_dir() or folder.name.startswith(MAKING):
+        if folder == own or not folder.is_dir() or folder.name.startswith(UNLOCKED_PREFIX):
             continue
         lock = try_lock(folder)
         if lock is not None:
@@ -232,20 +232,20 @@ def load_segment(path: Path) -> Segment:
         if isinstance(event, Undecodable):
             segment.unread = True
         else:
-            segment.note(SpoolRecord(stream, event))
+            segment.extend(SpoolRecord(stream, event))
     return segment
 
 
-def is_heard(segment: Segment, heard: dict[str, dict[str, Heard]]) -> bool:
+def segment_is_acknowledged(segment: Segment, heard: dict[str, dict[str, Heard]]) -> bool:
     """True if all numbers of the segment are acknowledged, and it holds nothing else."""
     return not segment.unread and all(
-        span_is_heard(heard.get(stream, {}).get(replica), span)
+        span_is_acknowledged(heard.get(stream, {}).get(replica), span)
         for (stream, replica), spans in segment.spans.items()
         for span in spans
     )
 
 
-def span_is_heard(account: Heard | None, span: tuple[int, int]) -> bool:
+def span_is_acknowledged(account: Heard | None, span: tuple[int, int]) -> bool:
     """True if all numbers of a span are acknowledged."""
     first, last = span
     if account is None or account.high < last:

@@ -73,13 +73,13 @@ class FileLock:
     """Held until `release` or the end of the process."""
 
     def __init__(self, held: Sequence[int]) -> None:
-        self._held = held
+        self._descriptors = held
 
     def release(self) -> None:
         """Release the lock."""
-        for descriptor in self._held:
+        for descriptor in self._descriptors:
             os.close(descriptor)
-        self._held = ()
+        self._descriptors = ()
 
 
 class CredentialsFile:
@@ -96,7 +96,7 @@ class CredentialsFile:
             stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
             if self._seen and self._seen[0] == stamp:
                 return self._seen[1]
-            tokens = tokens_of(self._settled())
+            tokens = tokens_of(self._complete_content())
         except FileNotFoundError:
             raise NoLogin("does not exist") from None
         except OSError as error:
@@ -138,7 +138,7 @@ class CredentialsFile:
         """
         place = os.path.realpath(self.path)
         try:
-            content = self._settled()
+            content = self._complete_content()
         except FileNotFoundError:
             raise NoLogin("does not exist") from None
         if tokens_of(content).refresh_token != spent:
@@ -146,7 +146,7 @@ class CredentialsFile:
         write(place, with_tokens(content, issued))
         return True
 
-    def _settled(self) -> bytes:
+    def _complete_content(self) -> bytes:
         """Return the content once it is complete JSON: a program that writes in place gets a moment to finish."""
         for _ in range(READS - 1):
             content = _content(self.path)

@@ -21,9 +21,9 @@ TIMEOUT_S = 15.0
 """For the whole request; a stop waits for it, because the response can't be requested twice."""
 CONNECT_S = 5.0
 MAX_BYTES = 64 * 1024
-USUAL_LIFE_S = 28_800
+DEFAULT_LIFETIME_S = 28_800
 """Lifetime of an access token (eight hours) if the response has none."""
-SHORTEST_LIFE_S, LONGEST_LIFE_S = 60, 366 * 86_400
+MIN_LIFETIME_S, MAX_LIFETIME_S = 60, 366 * 86_400
 """Bounds of a lifetime: below, the endpoint would be called each second; above, it must be an error."""
 ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 """Error codes of RFC 6749; other text of a response is not repeated, since it may quote a token."""
@@ -41,15 +41,15 @@ class TryLater(Exception):
         self.after_s = after_s
 
 
-class Issued(Struct):
+class TokenResponse(Struct):
     """A successful response."""
 
     access_token: str
     refresh_token: str = ""
-    expires_in: object = USUAL_LIFE_S
+    expires_in: object = DEFAULT_LIFETIME_S
 
 
-class ErrorAnswer(Struct):
+class ErrorResponse(Struct):
     """An error response of RFC 6749; others have an object for `error`."""
 
     error: object = ""
@@ -73,11 +73,11 @@ class TokenEndpoint:
             raise failure_of(status, headers, content)
         return issued_tokens(content, refresh_token, now_ms)
 
-    async def _post(self, ask: dict[str, str]) -> tuple[int, httpx.Headers, bytes]:
+    async def _post(self, payload: dict[str, str]) -> tuple[int, httpx.Headers, bytes]:
         """Return status, headers and the bounded body. Uses a new client, since it is needed once in hours."""
         client = await asyncio.to_thread(self._client)  # loading certificates takes a while
         plain = {"accept-encoding": "identity"}
-        async with client, client.stream("POST", self._oauth.refresh_url, json=ask, headers=plain) as response:
+        async with client, client.stream("POST", self._oauth.refresh_url, json=payload, headers=plain) as response:
             raw = b""
             async for part in response.aiter_raw():
                 raw += part
@@ -112,26 +112,26 @@ def decoded(raw: bytes, encoding: str) -> bytes:
 def issued_tokens(content: bytes, spent: str, now_ms: int) -> OAuthTokens:
     """Return the tokens of a successful response; `spent` is the refresh token used. Raises TryLater."""
     try:
-        issued = msgspec.json.decode(content, type=Issued)
+        issued = msgspec.json.decode(content, type=TokenResponse)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise TryLater("answered without a token") from None
     refresh_token = issued.refresh_token or spent
     if not (is_token(issued.access_token) and is_token(refresh_token)):
         raise TryLater("answered without a token")
-    return OAuthTokens(issued.access_token, refresh_token, now_ms + int(life_s(issued.expires_in) * 1000))
+    return OAuthTokens(issued.access_token, refresh_token, now_ms + int(lifetime_s(issued.expires_in) * 1000))
 
 
-def life_s(said: object) -> float:
+def lifetime_s(value: object) -> float:
     """Return an access token's lifetime in seconds, within the bounds."""
-    if not isinstance(said, int | float) or isinstance(said, bool):
-        return USUAL_LIFE_S
-    return min(LONGEST_LIFE_S, max(SHORTEST_LIFE_S, said))
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return DEFAULT_LIFETIME_S
+    return min(MAX_LIFETIME_S, max(MIN_LIFETIME_S, value))
 
 
 def failure_of(status: int, headers: httpx.Headers, content: bytes) -> RefreshRefused | TryLater:
     """Return the failure that a response other than 200 means."""
     try:
-        code = msgspec.json.decode(content, type=ErrorAnswer).error
+        code = msgspec.json.decode(content, type=ErrorResponse).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         code = ""
     if code == "invalid_grant":

@@ -33,7 +33,7 @@ WAIT_S = 20.0
 """Maximum time that a request waits for a token; then its route is skipped."""
 LOCK_S = 25.0
 """Maximum time for which another process holds the lock or the lease, unless it hangs."""
-ASK_S = 15.0
+REQUEST_WAIT_S = 15.0
 POLL_S = 0.1
 SETTLE_S = 2.0
 """A concurrent refresh that won has saved its tokens by then."""
@@ -74,7 +74,7 @@ class TokenManager:
         self._shared = shared
         self._skew_ms = skew_ms
         self._now_ms = now_ms
-        self._held: OAuthTokens | None = None
+        self._current: OAuthTokens | None = None
         self._own: OAuthTokens | None = None
         self._unsaved: UnsavedToken | None = None
         self._changed_ms = 0
@@ -85,33 +85,33 @@ class TokenManager:
         self._failures = 0
         self._stopping = False
         self._looking = asyncio.Lock()
-        self._flight: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Task[None] | None = None
 
     # -- for requests
 
     async def token(self) -> str:
         """Return the access token; "" if there is none now, with the reason and the fix in `trouble`."""
-        if not self._serves(self._held):
-            await self._look()
-        if not self._serves(self._held):
-            await self._renewed()
-        return self._held.access_token if self._held and self._serves(self._held) else ""
+        if not self._is_valid(self._current):
+            await self._read_current()
+        if not self._is_valid(self._current):
+            await self._wait_for_renewal()
+        return self._current.access_token if self._current and self._is_valid(self._current) else ""
 
     async def refused(self, token: str) -> bool:
         """Return True if another token than this one, which the provider refused, is available."""
-        await self._look()
+        await self._read_current()
         if self._is(token):
             if self._now_ms() < self._changed_ms + FORCE_GAP_MS:
                 return False
             self._refused = token
-        if self._is(token) or not self._serves(self._held):
-            await self._renewed()
-        return self._serves(self._held) and not self._is(token)
+        if self._is(token) or not self._is_valid(self._current):
+            await self._wait_for_renewal()
+        return self._is_valid(self._current) and not self._is(token)
 
     def _is(self, token: str) -> bool:
-        return self._held is not None and self._held.access_token == token
+        return self._current is not None and self._current.access_token == token
 
-    def _serves(self, tokens: OAuthTokens | None) -> bool:
+    def _is_valid(self, tokens: OAuthTokens | None) -> bool:
         """True if the token has not expired."""
         return tokens is not None and (not tokens.expires_at_ms or tokens.expires_at_ms > self._now_ms())
 
@@ -125,24 +125,24 @@ class TokenManager:
 
     async def tick(self) -> None:
         """Run each second: notice new tokens, refresh ahead of expiry, serve requests of other hosts."""
-        await self._look()
+        await self._read_current()
         if self._unsaved and not self._is_renewing:
             await self._save_late(self._unsaved)
         if self._shared and self._own:
             await self._serve_others(self._shared, self._own)
-        if not self._is_fresh(self._held):
+        if not self._is_fresh(self._current):
             self._begin()
 
     async def stop(self) -> None:
         """Wait for a refresh in progress: its response can't be requested twice."""
         self._stopping = True
-        if self._flight and not self._flight.done():
-            await asyncio.wait({self._flight}, timeout=TIMEOUT_S + SETTLE_S)
-            await cancel_and_wait({self._flight})
+        if self._renewal and not self._renewal.done():
+            await asyncio.wait({self._renewal}, timeout=TIMEOUT_S + SETTLE_S)
+            await cancel_and_wait({self._renewal})
 
     async def _serve_others(self, shared: SharedToken, own: OAuthTokens) -> None:
         """Share the file's token, and refresh it if another host found it useless."""
-        useless = await shared.asked()
+        useless = await shared.requested_refresh()
         if useless == fingerprint(own.access_token) and self._now_ms() >= self._changed_ms + FORCE_GAP_MS:
             self._refused = own.access_token
         if not self._is_fresh(own):
@@ -156,19 +156,19 @@ class TokenManager:
         there = await shared.read()
         if there is None or there.access_token == self._refused or there.expires_at_ms <= own.expires_at_ms:
             await shared.publish(own, self._now_ms())
-        await shared.answered()
+        await shared.clear_request()
 
     # -- reading
 
-    async def _look(self) -> None:
+    async def _read_current(self) -> None:
         """Use the file's token, or a shared one if it is stale."""
         async with self._looking:
             self._own = found = await self._read()
             if self._shared and not self._is_fresh(found):
                 other = await self._shared.read()
-                if self._is_fresh(other) or (self._serves(other) and not self._serves(found)):
+                if self._is_fresh(other) or (self._is_valid(other) and not self._is_valid(found)):
                     found = other
-            self._hold(found)
+            self._set_current(found)
 
     async def _read(self) -> OAuthTokens | None:
         """Return the file's tokens, or unsaved ones."""
@@ -186,47 +186,47 @@ class TokenManager:
         self._unsaved = None
         return tokens
 
-    def _hold(self, tokens: OAuthTokens | None) -> None:
+    def _set_current(self, tokens: OAuthTokens | None) -> None:
         """Set the current token. A new one has no failures yet."""
-        before, self._held = self._held, tokens
+        before, self._current = self._current, tokens
         if tokens is None or (before and tokens.access_token == before.access_token):
             return
         now_ms = self._now_ms()
         self._failures = self._not_before_ms = 0
         if before:
             self._changed_ms = now_ms
-            if self._serves(tokens) and not self._is_fresh(tokens):  # shorter-lived than the skew
+            if self._is_valid(tokens) and not self._is_fresh(tokens):  # shorter-lived than the skew
                 self._not_before_ms = now_ms + max(BACKOFF_MS, (tokens.expires_at_ms - now_ms) // 2)
 
     # -- refreshing
 
     @property
     def _is_renewing(self) -> bool:
-        return self._flight is not None and not self._flight.done()
+        return self._renewal is not None and not self._renewal.done()
 
-    async def _renewed(self) -> None:
+    async def _wait_for_renewal(self) -> None:
         """Wait briefly for the refresh in progress, unless it can't succeed."""
         self._begin()
-        if self._flight and not self._flight.done():
-            _, late = await asyncio.wait({self._flight}, timeout=WAIT_S)
+        if self._renewal and not self._renewal.done():
+            _, late = await asyncio.wait({self._renewal}, timeout=WAIT_S)
             if late:
                 self.trouble = f"the token has expired, and its refresh takes longer than {WAIT_S:.0f} s"
 
     def _begin(self) -> None:
         if not self._is_renewing and not self._stopping and self._now_ms() >= self._not_before_ms:
-            self._flight = asyncio.create_task(self._renew(), name=f"oauth.{self._route}")
+            self._renewal = asyncio.create_task(self._renew(), name=f"oauth.{self._route}")
 
     async def _renew(self) -> None:
         """Obtain a fresh token, or set `trouble` to the reason."""
         try:
-            if await self._can_refresh() or (self._shared and await self._ask(self._shared)):
+            if await self._can_refresh() or (self._shared and await self._request_from_others(self._shared)):
                 await self._refresh_locked()
         except TryLater as error:
-            self._wait(error)
+            self._back_off(error)
         except FileNotFoundError:
-            await self._look()
+            await self._read_current()
         except OSError as error:
-            self._wait(TryLater(f"{self._file.path}: {error.strerror or type(error).__name__}"))
+            self._back_off(TryLater(f"{self._file.path}: {error.strerror or type(error).__name__}"))
 
     async def _can_refresh(self) -> bool:
         """Return True if the file holds a usable refresh token and can be written; else sets `trouble`."""
@@ -248,7 +248,7 @@ class TokenManager:
         else:
             self.trouble = f"the token in {path} has expired, and the file can't be written to; start Claude Code once"
 
-    def _wait(self, error: TryLater) -> None:
+    def _back_off(self, error: TryLater) -> None:
         """Schedule the next try, with growing delays, or as the endpoint requested."""
         backoff_ms = min(BACKOFF_CAP_MS, BACKOFF_MS << min(self._failures, 10))
         wait_ms = max(backoff_ms, min(RETRY_AFTER_CAP_MS, int(error.after_s * 1000)))
@@ -259,30 +259,30 @@ class TokenManager:
 
     async def _refresh_locked(self) -> None:
         """Refresh under the file's lock and the fleet's lease, unless another process does."""
-        lock = await self._until(self._try_lock, LOCK_S)
+        lock = await self._poll_until(self._try_lock, LOCK_S)
         if lock is None:
             return
         try:
             if self._shared is None:
                 await self._refresh()
-            elif await self._until(self._shared.lease, LOCK_S):
+            elif await self._poll_until(self._shared.acquire_lease, LOCK_S):
                 try:
                     await self._refresh()
                 finally:
-                    await self._shared.release()
+                    await self._shared.release_lease()
         finally:
             lock.release()
 
     async def _try_lock(self) -> FileLock | None:
         return await asyncio.to_thread(self._file.try_lock)
 
-    async def _until(self, attempt: Callable[[], Awaitable[T]], limit_s: float) -> T | None:
+    async def _poll_until(self, attempt: Callable[[], Awaitable[T]], limit_s: float) -> T | None:
         """Repeat `attempt` until it returns something; None if a fresh token appeared first. Raises TryLater."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + limit_s
         while not (got := await attempt()):
-            await self._look()
-            if self._is_fresh(self._held):
+            await self._read_current()
+            if self._is_fresh(self._current):
                 return None
             if self._stopping or loop.time() > until_s:
                 raise TryLater("another process is refreshing it, and does not come to an end")
@@ -291,24 +291,24 @@ class TokenManager:
 
     async def _refresh(self) -> None:
         """Use the file's refresh token if the file's token is still stale. Called under the lock."""
-        await self._look()
+        await self._read_current()
         own = self._own
-        if self._is_fresh(self._held) or own is None or not own.refresh_token:
+        if self._is_fresh(self._current) or own is None or not own.refresh_token:
             return
         try:
             issued = await self._endpoint.refresh(own.refresh_token, self._now_ms())
         except RefreshRefused:
-            await self._note_end(own.refresh_token)
+            await self._handle_refused(own.refresh_token)
             return
         self._unsaved = UnsavedToken(self._unsaved.spent if self._unsaved else own, issued)
         if not await self._save(self._unsaved):
             log.error("oauth.not_saved", extra={"route": self._route, "file": self._file.path})
-        await self._look()
+        await self._read_current()
         log.info("oauth.refreshed", extra={"route": self._route, "expires_at_ms": issued.expires_at_ms})
         if self._shared and self._own:
             await self._share(self._shared, self._own)
 
-    async def _note_end(self, spent: str) -> None:
+    async def _handle_refused(self, spent: str) -> None:
         """Handle a refused refresh token: another process used it at the same moment, or the log-in has ended."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + SETTLE_S
@@ -319,7 +319,7 @@ class TokenManager:
                 log.error("oauth.login_ended", extra={"route": self._route, "file": self._file.path})
                 return
             await asyncio.sleep(POLL_S)
-            await self._look()
+            await self._read_current()
 
     # -- saving
 
@@ -348,12 +348,12 @@ class TokenManager:
 
     # -- asking other hosts
 
-    async def _ask(self, shared: SharedToken) -> bool:
+    async def _request_from_others(self, shared: SharedToken) -> bool:
         """Request a refresh from proxies that can write the file. True: this one now can. False: they refreshed. Raises
         TryLater."""
-        if not await shared.ask(fingerprint(self._held.access_token) if self._held else ""):
+        if not await shared.request_refresh(fingerprint(self._current.access_token) if self._current else ""):
             raise TryLater("this proxy can't refresh it, and Redis, over which others could be asked, is away")
         try:
-            return bool(await self._until(self._can_refresh, ASK_S))
+            return bool(await self._poll_until(self._can_refresh, REQUEST_WAIT_S))
         except TryLater:
             raise TryLater("no other proxy can refresh it; log in with Claude Code where one runs") from None

@@ -33,7 +33,7 @@ def open_async(url: str, **options: Any) -> "AsyncRedis":
     if place.kind == "sentinel":
         from service.redis_client.sentinel import BehindSentinels
 
-        sentinel_options, options = sentinels_own(options)
+        sentinel_options, options = split_sentinel_options(options)
         sentinel_options["retry"] = Retry(NoBackoff(), 0)  # the next Sentinel is tried instead
         sentinels = Sentinel(list(place.nodes), sentinel_kwargs=sentinel_options, **options)  # type: ignore[no-untyped-call]
         return cast("AsyncRedis", sentinels.master_for(place.primary, redis_class=BehindSentinels))
@@ -53,7 +53,7 @@ def open_sync(url: str, **options: Any) -> "Redis":
         return Redis.from_url(url, **options)
     options |= options_of(place)
     if place.kind == "sentinel":
-        sentinel_options, options = sentinels_own(options)
+        sentinel_options, options = split_sentinel_options(options)
         sentinel_options["retry"] = Retry(NoBackoff(), 0)
         sentinels = Sentinel(list(place.nodes), sentinel_kwargs=sentinel_options, **options)  # type: ignore[no-untyped-call]
         return cast("Redis", sentinels.master_for(place.primary))  # type: ignore[no-untyped-call]
@@ -62,17 +62,17 @@ def open_sync(url: str, **options: Any) -> "Redis":
     return cast("Redis", LazyCluster(place.nodes, options))
 
 
-def options_of(place: RedisAddress) -> dict[str, Any]:
+def options_of(address: RedisAddress) -> dict[str, Any]:
     """Return credentials, database and TLS as redis-py's options."""
     from redis.connection import parse_url
 
-    options: dict[str, Any] = dict(parse_url(place.plain_url))  # type: ignore[no-untyped-call]
-    for name in ("host", "port", "connection_class", *(("db",) if place.kind == "cluster" else ())):
+    options: dict[str, Any] = dict(parse_url(address.plain_url))  # type: ignore[no-untyped-call]
+    for name in ("host", "port", "connection_class", *(("db",) if address.kind == "cluster" else ())):
         options.pop(name, None)
-    return options | {"ssl": True} if place.tls else options
+    return options | {"ssl": True} if address.tls else options
 
 
-def sentinels_own(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_sentinel_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split options into those for the Sentinels and those for the primary; timeouts and TLS go to both."""
     theirs = {name: value for name, value in options.items() if name.startswith(("socket_", "ssl"))}
     theirs |= {known: options[name] for name, known in SENTINEL_OPTIONS.items() if name in options}
@@ -88,13 +88,13 @@ def execute_with_run_ids(redis: "Redis", pipeline: Any, keys: Sequence[str]) -> 
     """Execute a pipeline; return its replies and the run ids of these keys' servers, read after it: with one server, on
     the same connection, so that a server replaced in between is noticed."""
     if is_cluster(redis):
-        return pipeline.execute(), runs_of(redis, keys)
+        return pipeline.execute(), run_ids_of(redis, keys)
     pipeline.info("server")
     *replies, info = pipeline.execute()
     return replies, [str(info["run_id"])] * len(keys)
 
 
-def runs_of(redis: "Redis", keys: Sequence[str]) -> list[str]:
+def run_ids_of(redis: "Redis", keys: Sequence[str]) -> list[str]:
     """Return the run id of each key's server."""
     if not is_cluster(redis):
         return [str(redis.info("server")["run_id"])] * len(keys)
@@ -104,7 +104,7 @@ def runs_of(redis: "Redis", keys: Sequence[str]) -> list[str]:
     return [found[node.name] for node in nodes]
 
 
-async def run_of_all(redis: "AsyncRedis") -> str:
+async def combined_run_id(redis: "AsyncRedis") -> str:
     """Return one id for the runs of all servers; it changes when any of them restarts or is replaced."""
     if not is_cluster(redis):
         return str((await redis.info("server"))["run_id"])

@@ -19,7 +19,7 @@ LISTS = {ord("*"): 1, ord("~"): 1, ord(">"): 1, ord("%"): 2, ord("|"): 2}
 ERRORS = b"-!"
 LONGEST_VALUE_BYTES = 1 << 16
 """Replies are numbers and ids, and out-of-band values are short too."""
-ASIDES = b">|"
+OUT_OF_BAND = b">|"
 """Out-of-band RESP types (push, attribute), which reply to no command."""
 
 
@@ -28,29 +28,29 @@ class RespConnection(asyncio.Protocol):
 
     def __init__(self, transport: asyncio.WriteTransport, limit_s: float) -> None:
         self._transport = transport
-        self._former = transport.get_protocol()
+        self._previous_protocol = transport.get_protocol()
         self._limit_s = limit_s
         self._loop = asyncio.get_running_loop()
         self._answered: asyncio.Future[None] | None = None
-        self._left = 0
-        self._asked_s = 0.0
+        self._outstanding = 0
+        self._sent_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._data = b""
         self.is_lost = False
         transport.set_protocol(self)
 
-    def ask(self, commands: bytes, number: int) -> asyncio.Future[None]:
+    def send(self, commands: bytes, number: int) -> asyncio.Future[None]:
         """Send `number` commands; the future resolves once all are answered. It fails with RedisError at the first
         error reply, when the connection breaks, and when the replies take longer than the limit."""
         self._answered = answered = self._loop.create_future()
-        self._left = number
-        self._asked_s = self._loop.time()
+        self._outstanding = number
+        self._sent_s = self._loop.time()
         if self._transport.is_closing():
             self._fail(Unreachable("Redis has closed the connection"))
             return answered
         self._transport.write(commands)
         if self._timer is None:
-            self._timer = self._loop.call_later(self._limit_s, self._look)
+            self._timer = self._loop.call_later(self._limit_s, self._check_timeout)
         return answered
 
     def abort(self) -> None:
@@ -62,7 +62,7 @@ class RespConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Count replies."""
         try:
-            self._data = self._take(self._data + data)
+            self._data = self._consume(self._data + data)
         except (ValueError, KeyError, RecursionError):
             self._fail(Unreachable("Redis does not speak its protocol"))
             self.abort()
@@ -73,37 +73,37 @@ class RespConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._fail(Unreachable(f"Redis has closed the connection{f' ({exc})' if exc else ''}"))
-        self._former.connection_lost(exc)
+        self._previous_protocol.connection_lost(exc)
 
-    def _take(self, data: bytes) -> bytes:
+    def _consume(self, data: bytes) -> bytes:
         """Count all complete values and return the rest."""
         begin = 0
         while end := end_of(data, begin):
-            self._take_one(data[begin:end])
+            self._consume_one(data[begin:end])
             begin = end
         if len(data) - begin > LONGEST_VALUE_BYTES:
             raise ValueError("a value without end")
         return data[begin:]
 
-    def _take_one(self, value: bytes) -> None:
-        if value[0] in ASIDES:
+    def _consume_one(self, value: bytes) -> None:
+        if value[0] in OUT_OF_BAND:
             return
         if value[0] in ERRORS:
             self._fail(ResponseError(value[1:].decode(errors="replace").strip()))
-        self._left -= 1
-        if self._left < 0:
+        self._outstanding -= 1
+        if self._outstanding < 0:
             raise ValueError("an answer to nothing")
-        if self._left == 0 and self._answered is not None and not self._answered.done():
+        if self._outstanding == 0 and self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
 
-    def _look(self) -> None:
+    def _check_timeout(self) -> None:
         """Fail a batch that takes too long; one timer serves all batches."""
         self._timer = None
         if self._answered is None or self._answered.done():
             return
-        left_s = self._asked_s + self._limit_s - self._loop.time()
+        left_s = self._sent_s + self._limit_s - self._loop.time()
         if left_s > 0:
-            self._timer = self._loop.call_later(left_s, self._look)
+            self._timer = self._loop.call_later(left_s, self._check_timeout)
         else:
             self._fail(Silent("Redis has not answered in time"))
 
@@ -112,9 +112,9 @@ class RespConnection(asyncio.Protocol):
             self._answered.set_exception(error)
 
 
-def packed(*words: bytes) -> bytes:
+def encode_command(*arguments: bytes) -> bytes:
     """Encode a command."""
-    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+    return b"*%d\r\n" % len(arguments) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in arguments])
 
 
 def end_of(data: bytes, begin: int) -> int:

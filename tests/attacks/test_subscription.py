@@ -43,8 +43,8 @@ async def asked(path: Path, script: Callable[[SeenRequest], bytes | None]) -> As
             await one.token()
             for _ in range(3):
                 await one.tick()
-                if one._flight:
-                    await asyncio.wait({one._flight})
+                if one._renewal:
+                    await asyncio.wait({one._renewal})
         yield one, endpoint
         await one.stop()
 

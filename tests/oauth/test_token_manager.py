@@ -34,8 +34,8 @@ TOKEN_PATH = "/v1/oauth/token"
 
 async def flown(subscription: page.TokenManager) -> None:
     """Wait until what the subscription has begun is over."""
-    if subscription._flight:
-        await asyncio.wait({subscription._flight}, timeout=30)
+    if subscription._renewal:
+        await asyncio.wait({subscription._renewal}, timeout=30)
 
 
 # -- in time

@@ -74,11 +74,11 @@ async def run(steps: list[tuple[str, int | Behaviour]], folder: Path) -> None:
     await bench.outbox.start()
     for step in steps:
         await bench.take(step)
-        kept = {event.seq for event in bench.outbox.unheard(STREAM)}
+        kept = {event.seq for event in bench.outbox.unacknowledged(STREAM)}
         assert bench.known() | kept >= set(range(1, bench.acknowledged + 1))
     bench.port.usual = "answer"
     await wait_until(lambda: not bench.outbox.pending and not bench.outbox.away)
-    unheard = {event.seq for event in bench.outbox.unheard(STREAM)}
+    unheard = {event.seq for event in bench.outbox.unacknowledged(STREAM)}
     assert unheard <= set(bench.port.seqs()), "what no snapshot has heard stands on this Redis"
     assert bench.known() >= set(range(1, bench.acknowledged + 1))
     assert bench.port.most_in_flight <= 1
