@@ -233,7 +233,7 @@ class CurrentGauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All gauges."""
-        yield from route_gauges(self._watcher.readings())
+        yield from route_gauges(self._watcher.route_statuses())
         info = GaugeMetricFamily("ccproxy_info", "Version and settings digest", labels=[*self._info])
         info.add_metric([*self._info.values()], 1)
         yield info

@@ -80,7 +80,7 @@ class HealthChecks:
 
     def report(self) -> dict[str, Any]:
         """Health in the original proxy's format; `best` is the route that gets the next Claude request."""
-        readings = self._watcher.readings()
+        readings = self._watcher.route_statuses()
         return {
             "status": "healthy" if any(reading.available for reading in readings) else "degraded",
             "service": "Claude Code Proxy",
