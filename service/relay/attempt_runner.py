@@ -210,8 +210,8 @@ class AttemptRunner:
         plan = outcome.plan
         used = counted_tokens(outcome.tokens, self._settings.policy.quota.weights)
         if used:
-            self._admission.sizes.note(plan.route.id, plan.model, used)
-        self._admission.leave(plan.grant, used, outcome.ended_seq)
+            self._admission.sizes.record(plan.route.id, plan.model, used)
+        self._admission.release(plan.grant, used, outcome.ended_seq)
 
     def _failure_of(self, error: BaseException, progress: AttemptProgress) -> Failure:
         """What an exception means."""

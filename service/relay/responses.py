@@ -166,7 +166,7 @@ class ResponseRelay:
 
         async def start() -> None:
             exchange.deadline.reschedule(None)
-            self._admission.content_came(exchange.plan.grant)
+            self._admission.end_probe(exchange.plan.grant)
             await exchange.response.start(upstream.status, self._head(exchange))
 
         stream = StreamRelay(exchange, start, classifier=self._classifier, clock=self._clock, timeouts=self._timeouts)

@@ -82,7 +82,7 @@ async def test_one_has_the_lease(redis: Redis, monkeypatch: pytest.MonkeyPatch) 
     assert not await other.acquire_lease()
     await one.release_lease()
     monkeypatch.setattr(shared_token, "LEASE_MS", 1)
-    assert await other.lease()
+    assert await other.acquire_lease()
     await wait_for_answer(one.lease)
 
 

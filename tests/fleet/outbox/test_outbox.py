@@ -79,7 +79,7 @@ async def test_it_returns_neither_before_the_stream_nor_before_the_disk(
     monkeypatch.setattr(os, "fsync", slow)
     await outbox.start()
     append = asyncio.create_task(outbox.append(STREAM, started()))
-    await wait_until(lambda: outbox.pending and not outbox._to_disk and outbox.lanes[STREAM].pending[0].to_disk)
+    await wait_until(lambda: outbox.pending and not outbox._to_disk and outbox.queues[STREAM].pending[0].to_disk)
     await stays(lambda: not append.done())
     written.set()
     await append

@@ -7,7 +7,7 @@ import pytest
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as Silent
 
-from service.redis_client.resp_connection import LONGEST_VALUE_BYTES, RespConnection, end_of, packed
+from service.redis_client.resp_connection import LONGEST_VALUE_BYTES, RespConnection, encode_command, end_of
 from tests.support.waiting import stays, wait_until
 
 ID = b"$15\r\n1790000000000-0\r\n"
