@@ -83,7 +83,7 @@ async def test_one_has_the_lease(redis: Redis, monkeypatch: pytest.MonkeyPatch) 
     await one.release_lease()
     monkeypatch.setattr(shared_token, "LEASE_MS", 1)
     assert await other.acquire_lease()
-    await wait_for_answer(one.lease)
+    await wait_for_answer(one.acquire_lease)
 
 
 async def test_a_host_without_the_file_uses_the_token_of_one_that_has_it(
