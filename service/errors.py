@@ -25,7 +25,6 @@
     |  |- BodyTooLarge            413  request_too_large
     |  |- UrlTooLong              414  invalid_request_error
     |  |- HeadTooLarge            431  invalid_request_error
-    |  |- NotSupported            501  not_supported
     |  `- VersionNotSupported     505  invalid_request_error
     |- Stopping                   503  api_error   (this process ends, and the answer is not at its end)
     |- BodyMemoryFull             503  api_error   (the bodies of all requests take the memory set aside for them)
@@ -201,13 +200,6 @@ class HeadTooLarge(ClientError):
     """The request's line and headers, or its trailers, are over the limit."""
 
     status = 431
-
-
-class NotSupported(ClientError):
-    """No configured provider offers this endpoint."""
-
-    status = 501
-    type = "not_supported"
 
 
 class VersionNotSupported(ClientError):

@@ -44,11 +44,6 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
         self._shown: Overview | None = None
 
-    @property
-    def watchers(self) -> int:
-        """How many watch."""
-        return len(self._watchers)
-
     async def watch(self) -> AsyncIterator[bytes]:
         """The feed for one watcher, until it goes or this process drains. Raises TooManyWatch."""
         if len(self._watchers) >= MOST_WATCHERS:

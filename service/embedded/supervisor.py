@@ -177,10 +177,6 @@ class Supervisor:
         """True if a child was given up."""
         return any(life.phase is Phase.GIVEN_UP for life in self._lives.values())
 
-    def life(self, name: str) -> ChildState:
-        """Return the state of the child with that name."""
-        return self._lives[name]
-
     def step(self) -> None:
         """Notice ended and ready children, and start those that are due. Never waits for a child."""
         for child in self._children:

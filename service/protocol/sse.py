@@ -92,11 +92,6 @@ class SseReader:
         self.free = 0
         """How many of the last chunk's leading bytes end with a whole event."""
 
-    @property
-    def at_boundary(self) -> bool:
-        """Whether all bytes so far belong to whole events, so that another one may be inserted here."""
-        return not self._rest
-
     def is_passed(self, chunk: bytes) -> bool:
         """Whether a chunk is one event that is not handed out, so that it need not be fed: most chunks are."""
         size = len(chunk) - 2

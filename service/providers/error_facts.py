@@ -68,7 +68,7 @@ class ErrorFacts(Struct, frozen=True):
 
     `error_code` is Anthropic's `details.error_code` or Z.AI's number as text. `retry_after_ms` is how long to wait,
     `reset_at_ms` when the named limit ends. `unified_status` and `claim` are a subscription's: the word for all
-    windows together, and the window that it is about. `html`: the body is a web page.
+    windows together, and the window that it is about.
     """
 
     status: int
@@ -81,7 +81,6 @@ class ErrorFacts(Struct, frozen=True):
     unified_status: str = ""
     claim: str = ""
     request_id: str = ""
-    html: bool = False
     windows: dict[str, Window] = {}
 
 
@@ -105,7 +104,6 @@ def error_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) -> 
         unified_status=known.get(UNIFIED + "status", "")[:40],
         claim=known.get(UNIFIED + "representative-claim", "")[:40],
         request_id=(known.get("request-id") or text(fields.get("request_id")))[:80],
-        html=body.lstrip()[:1] == b"<",
         windows=windows_of(headers),
     )
 

@@ -30,7 +30,6 @@ from service.settings.failure_rules import Rules, WindowRule
 
 QuotaState = Literal["ok", "warning", "spent"]
 WindowState = Literal["ok", "warning", "spent"]
-WEEK_MS = 7 * 24 * HOUR_MS
 DAY_HOURS = 24
 FORECAST_STEP_MS = 600_000
 """A forecast is rounded up to ten minutes: it is no more exact than that, and need not change each second."""

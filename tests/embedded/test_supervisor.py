@@ -171,7 +171,7 @@ def test_a_start_that_hangs_is_ended_and_counts_as_failed() -> None:
     house.after_ms(1)
     assert child.killed
     assert house.told.lines == ["child was not ready after 1 s 100"]
-    assert house.supervisor.life("child").failed_at_ms == (1_000,)
+    assert house.supervisor._lives["child"].failed_at_ms == (1_000,)
 
 
 def test_a_child_that_cannot_be_started_is_given_up_and_told_of() -> None:

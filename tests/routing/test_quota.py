@@ -12,7 +12,6 @@ from service.ledger.events import TokenCounts
 from service.ledger.state import ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
 from service.routing.quota import (
     FORECAST_STEP_MS,
-    WEEK_MS,
     WaitReading,
     all_waits,
     counted_since,
@@ -28,6 +27,7 @@ from service.settings import QuotaPolicy, QuotaWeights, minute_of_week
 from tests.support.routing_factories import HOUR_MS, MONDAY_MS, NOW_MS, POLICY, used, waiting
 
 DAY_MS = 24 * HOUR_MS
+WEEK_MS = 7 * DAY_MS
 
 
 def unix_ms(text: str) -> int:
