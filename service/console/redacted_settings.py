@@ -1,59 +1,71 @@
-"""The settings in force, as they may be shown: a secret is `***`, an address comes without user, password and query."""
+"""The settings in force with secrets removed: which ones are secret is part of their declarations.
+
+A value of type Secret is `***`. A URL comes without user, password and query.
+"""
 
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import asdict
 
 from service.console.api_types import SettingView
 from service.settings import Secret, Settings
+from service.settings.setting import SettingField, setting_fields
 
 MASK = "***"
 IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]*@")
 QUERY = re.compile(r"\?.*", re.DOTALL)
 LEFT_OUT = frozenset(("prices.prices", "notices"))
-"""A table of hundreds of rows, and what was said at the start."""
+"""A table of hundreds of rows, and messages that were shown at startup."""
 
 
 def redacted_settings_view(settings: Settings) -> list[SettingView]:
     """Each setting by its dotted name."""
-    found = []
-    for name, value in flattened("", settings):
-        secret = isinstance(value, Secret)
-        shown = (MASK if value else "") if secret else address_masked(str("" if value is None else value))
-        found.append(SettingView(name=name, value=shown, secret=secret, meaning=""))
-    return found
+    return [view_of(name, value, field) for name, value, field in leaves("", settings)]
 
 
-def flattened(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Leaves with their dotted names; lists by number, routes and keys by their ids."""
+def view_of(name: str, value: Any, field: SettingField | None) -> SettingView:
+    """A setting as it may be shown; `field` declares it, None for an entry of a list."""
+    declared_secret = field is not None and field.secret
+    meaning = field.setting.meaning if field and field.setting else ""
+    if isinstance(value, Secret):
+        return SettingView(name=name, value=MASK if value else "", secret=True, meaning=meaning)
+    text = address_masked(text_of(value))
+    if declared_secret and "://" not in text and text:
+        return SettingView(name=name, value=MASK, secret=True, meaning=meaning)
+    return SettingView(name=name, value=text, secret=False, meaning=meaning)
+
+
+def leaves(name: str, value: Any, field: SettingField | None = None) -> Iterator[tuple[str, Any, SettingField | None]]:
+    """All values with their dotted names and declarations."""
     if name in LEFT_OUT:
         return
+    inner = list(children(value))
+    if not inner:
+        yield name, value, field
+    for label, child, declared in inner:
+        yield from leaves(f"{name}.{label}" if name else label, child, declared)
+
+
+def children(value: Any) -> Iterator[tuple[str, Any, SettingField | None]]:
+    """The fields of a struct, and the structs of a list by their ids, else by number."""
     if isinstance(value, Struct):
-        parts = list(asdict(value).items())
-    elif isinstance(value, tuple | list) and any(isinstance(element, Struct) for element in value):
-        parts = [(label_of(element, number), element) for number, element in enumerate(value)]
-    else:
-        yield name, joined(value)
-        return
-    for label, inner in parts:
-        yield from flattened(f"{name}.{label}" if name else label, inner)
+        for field in setting_fields(type(value)):
+            yield field.name, getattr(value, field.name), field
+    elif isinstance(value, tuple | list):
+        for number, entry in enumerate(value):
+            if isinstance(entry, Struct):
+                yield getattr(entry, "id", "") or getattr(entry, "key_id", "") or str(number), entry, None
 
 
-def label_of(element: Any, number: int) -> str:
-    """How an element of a list is called: by its id, else by its number."""
-    return getattr(element, "id", "") or getattr(element, "key_id", "") or str(number)
-
-
-def joined(value: Any) -> Any:
-    """A leaf's value: of a list or a table its elements as one text."""
+def text_of(value: Any) -> str:
+    """A value as text, "" for None."""
     if isinstance(value, tuple | list):
-        return ", ".join(str(element) for element in value)
+        return ", ".join(str(inner) for inner in value)
     if isinstance(value, dict):
-        return ", ".join(f"{key}={element}" for key, element in value.items())
-    return value
+        return ", ".join(f"{key}={inner}" for key, inner in value.items())
+    return "" if value is None else str(value)
 
 
 def address_masked(text: str) -> str:

@@ -12,7 +12,8 @@ from msgspec import Meta, Struct, field
 from service.errors import SettingsError
 from service.ledger.price import Price
 from service.settings.failure_rules import Dialect, FailureRule, WindowRule
-from service.settings.shapes import ModelLimits
+from service.settings.policy import ModelLimits
+from service.settings.values import home_folder
 
 
 class RouteFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,7 +69,7 @@ def secret_in(place: str, path: Path) -> str:
     try:
         return path.expanduser().read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
-        raise SettingsError(f"{place}: {path} is no text") from None
+        raise SettingsError(f"{place}: {path} is not a text file") from None
     except OSError as error:
         raise SettingsError(f"{place}: {path} can't be read ({error.strerror})") from None
 
@@ -80,7 +81,7 @@ def read_dotenv(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: can't be read ({error}); mend or remove it") from None
+        raise SettingsError(f"{path}: can't be read ({error}); fix or remove it") from None
     pairs = (line.strip().removeprefix("export ").partition("=") for line in lines if not line.lstrip().startswith("#"))
     return {name.strip(): unquoted(value.strip()) for name, equals, value in pairs if equals and name.strip()}
 
@@ -113,7 +114,7 @@ def read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[File, str]
 def home_of(environ: Mapping[str, str]) -> Path:
     """The folder for data, logs and spool: CCPROXY_HOME, else the platform's folder for a user's state."""
     if environ.get("CCPROXY_HOME"):
-        return Path(environ["CCPROXY_HOME"]).expanduser().absolute()
+        return home_folder(environ["CCPROXY_HOME"])
     if sys.platform == "darwin":
         return Path("~/Library/Application Support/ccproxy").expanduser()
     state = environ.get("XDG_STATE_HOME") or "~/.local/state"

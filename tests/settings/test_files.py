@@ -250,7 +250,7 @@ def test_a_given_environment_is_the_whole_of_it(tmp_path: Path, monkeypatch: pyt
 def test_a_dotenv_that_is_no_text_is_a_mistake(tmp_path: Path) -> None:
     """Its name and the mend are told; one that is not there is empty."""
     (tmp_path / ".env").write_bytes(b"A=\xff")
-    with pytest.raises(SettingsError, match=r"\.env: can't be read.*mend or remove"):
+    with pytest.raises(SettingsError, match=r"\.env: can't be read.*fix or remove"):
         read_dotenv(tmp_path / ".env")
     assert read_dotenv(tmp_path / "none") == {}
 
