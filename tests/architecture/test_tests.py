@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -25,10 +26,11 @@ MAY_SLEEP = {
 """Everything else waits for a condition, with the help of `tests.support.waiting`."""
 
 
-def files() -> Iterator[tuple[Path, ast.Module]]:
+@cache
+def files() -> tuple[tuple[Path, ast.Module], ...]:
     """All Python files of the tests, parsed."""
-    for path in sorted(TESTS.rglob("*.py")):
-        yield path.relative_to(TESTS), ast.parse(path.read_text(encoding="utf-8"))
+    paths = sorted(TESTS.rglob("*.py"))
+    return tuple((path.relative_to(TESTS), ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
