@@ -7,7 +7,6 @@ import pytest
 from service.ledger.price import Price, PriceList
 from service.ledger.state import ClientKey, RouteLedger, Usage
 from service.routing.keys import allows_model, matches, most_nusd, percent_of, read_key
-from service.routing.quota import WEEK_MS
 from service.settings import QuotaPolicy, QuotaWeights
 from tests.support.routing_factories import HOUR_MS, MONDAY_MS, NOW_MS, view_of
 
@@ -27,7 +26,7 @@ def read(routes: dict[str, RouteLedger], policy: QuotaPolicy | None = None, **li
     """Ann's state, and percent of her limit that are gone."""
     key = ClientKey(name="ann", sha256="", **limits)
     reading = read_key("ann", key, view_of(**routes), policy or QuotaPolicy(), PRICES, NOW_MS)
-    assert reading.resets_at_ms == MONDAY_MS + WEEK_MS
+    assert reading.resets_at_ms == MONDAY_MS + 7 * 24 * HOUR_MS
     return reading.state, reading.used_percent
 
 
