@@ -69,7 +69,8 @@ unit: $(DEVELOP) ## tests of the pure packages alone, without a server: under 20
 	$(BIN)/python -m pytest -q -n 2 $(addprefix tests/,routing ledger protocol providers settings architecture) $(ARGS)
 
 room: $(DEVELOP) ## tests of one package alone, without the other checks: make room ROOM=routing
-	@test -d "tests/$(ROOM)" || { echo "Name a package that has tests: make room ROOM=routing" >&2; exit 1; }
+	@test -n "$(ROOM)" && find "tests/$(ROOM)" -name 'test_*.py' 2>/dev/null | grep -q . || \
+	  { echo "Name a folder of tests/ that has tests: make room ROOM=routing" >&2; exit 1; }
 	$(BIN)/python -m pytest -q -n $(or $(JOBS),2) --dist loadfile tests/$(ROOM) $(ARGS)
 
 mutate: $(DEVELOP) ## plant faults in the pure packages; their tests have to notice (ARGS="--rooms routing --count 50 --seed 2")

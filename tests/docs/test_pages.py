@@ -156,6 +156,18 @@ def test_source_files_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_names_in_source_files_exist(page: Path) -> None:
+    """What a page says to be "in" one of these files is defined there."""
+    named = re.findall(r"`(\w+)` in `((?:service|workers|tests|bench)/[\w./-]*)`", prose_of(page))
+    missing = [
+        (name, path)
+        for name, path in named
+        if not re.search(rf"^(?:async def|def|class) {name}\b|^{name}\b.* = ", (ROOT / path).read_text(), re.MULTILINE)
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_in_examples_exist(page: Path) -> None:
     """Each `ccproxy` that a page names is a command, and has the options that it is given."""
     if page == CLI_PAGE:
