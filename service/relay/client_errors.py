@@ -64,7 +64,7 @@ def describe_attempts(
     failures = [(outcome.plan.route.id, outcome.failure) for outcome in outcomes if outcome.failure]
     failed = [f"{route}: {failure.message or failure.kind}" for route, failure in failures]
     not_admitted = [f"{route}: {reason}" for route, reason in denied.items()]
-    skipped = [f"{candidate.route.id}: {candidate.reason}" for candidate in candidates if candidate.passed_over]
+    skipped = [f"{candidate.route.id}: {candidate.reason}" for candidate in candidates if candidate.skip_reason]
     return "; ".join([*failed, *not_admitted, *skipped])
 
 
@@ -90,7 +90,7 @@ def prompt_too_long(candidates: Sequence[Candidate]) -> PromptTooLong:
     It begins with the token of Claude Code's gateway contract (a colon behind it would make it another token), and goes
     on in the words by which clients know that they have to shorten a conversation, and by how much.
     """
-    reasons = "; ".join(candidate.reason for candidate in candidates if candidate.passed_over == "context_too_small")
+    reasons = "; ".join(candidate.reason for candidate in candidates if candidate.skip_reason == "context_too_small")
     return PromptTooLong(f"capability_rejected: prompt_too_long ({reasons})")
 
 
@@ -112,7 +112,7 @@ def uncounted(request: ClientRequest, summary: str) -> NotFound:
 
 def no_route(request: ClientRequest, candidates: Sequence[Candidate], summary: str) -> NoRoute | BadClientKey:
     """No route was even tried."""
-    if not request.credential and all(candidate.passed_over == "off" for candidate in candidates):
+    if not request.credential and all(candidate.skip_reason == "off" for candidate in candidates):
         return BadClientKey(
             "this proxy has no provider key, and the request brings none: set ANTHROPIC_API_KEY or ZAI_API_KEY for the "
             "proxy, or log in with Claude Code"

@@ -350,7 +350,7 @@ VERDICTS: tuple[tuple[Callable[[PlanEnd], object], Callable[[PlanEnd], Verdict]]
 
 def has_too_large(candidates: Sequence[Candidate]) -> bool:
     """Whether a route was passed over because no model of it holds the prompt."""
-    return any(candidate.passed_over == "context_too_small" for candidate in candidates)
+    return any(candidate.skip_reason == "context_too_small" for candidate in candidates)
 
 
 def means_elsewhere(tried: Tried, model: str) -> bool:
@@ -363,7 +363,7 @@ def waits_of(candidates: Sequence[Candidate], course: PlanState, unnamed_ms: int
     """The ends of all waits that stand between the client and an answer."""
     last = {t.attempt.candidate.route.id: t.failure for t in course.tried if t.failure.scope in ("quota", "throttle")}
     named = [failure.retry_at_ms or unnamed_ms for failure in last.values()]
-    passed = [candidate.until_ms for candidate in candidates if candidate.passed_over in ("waiting", "quota_spent")]
+    passed = [candidate.until_ms for candidate in candidates if candidate.skip_reason in ("waiting", "quota_spent")]
     refused = [until_ms for _, refusal in course.refused if (until_ms := wait_for(refusal, course.now_ms))]
     return [*named, *passed, *refused]
 

@@ -41,7 +41,7 @@ from service.routing.quota import (
 from service.routing.view import View
 from service.settings import ClientCredentials, Policy, Route
 
-PassedOver = Literal[
+SkipReason = Literal[
     "", "off", "disabled", "circuit_open", "waiting", "quota_spent", "model_missing", "context_too_small", "elsewhere"
 ]
 MODEL_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens"))
@@ -54,10 +54,10 @@ CREDENTIAL_PREFIX = "sk-ant-"
 class RoutingRequest(Struct, frozen=True):
     """What routing needs to know of a request.
 
-    `least_tokens` is what its prompt has at least, 0 when that is too little to matter; `trimmed`: the provider is
-    asked to shorten it. `threaded`: it continues or begins a thread.
-    `bound_to` is the route on which its resources live, `session_route` the one that served its session last. `draw`
-    is the request's lot, from 0 to 1: a route that has just recovered takes those below its share.
+    `least_tokens` is the least its prompt can have, 0 when that is too little to matter; `trimmed`: the provider is
+    asked to shorten it. `threaded`: it continues or begins a thread. `bound_to` is the route on which its resources
+    live, `session_route` the one that served its session last. `ramp_sample` is a number from 0 to 1 that follows from
+    the request's id: a route that has just recovered takes the requests below its share.
     """
 
     endpoint: Endpoint = "messages"
@@ -67,32 +67,32 @@ class RoutingRequest(Struct, frozen=True):
     trimmed: bool = False
     threaded: bool = False
     session_route: str = ""
-    draw: float = 0.0
+    ramp_sample: float = 0.0
 
 
 class Candidate(Struct, frozen=True):
-    """A route considered for a request; `passed_over` says why not, `until_ms` until when.
+    """A route considered for a request; `skip_reason` says why not, `until_ms` until when.
 
-    `without_thinking`: the provider refused a signature, so that the thoughts stay out. `probe`: its circuit is half
-    open. `late`: the others go first, since its quota nears its end or it has only just recovered. `quota` is its week
-    where that has a limit, `open_attempts` what is under way there.
+    `without_thinking`: thinking blocks are left out, since the provider refused a signature. `probe`: its circuit is
+    half open. `deprioritized`: other routes go first, since its quota is nearly spent or it has only just recovered.
+    `quota` is its weekly limit, where it has one, `open_attempts` the number of attempts in progress.
     """
 
     route: Route
     model: str = ""
-    passed_over: PassedOver = ""
+    skip_reason: SkipReason = ""
     reason: str = ""
     until_ms: int = 0
     probe: bool = False
     without_thinking: bool = False
-    late: bool = False
+    deprioritized: bool = False
     quota: QuotaReading | None = None
     open_attempts: int = 0
 
     @property
     def usable(self) -> bool:
         """Whether the route may be tried."""
-        return not self.passed_over
+        return not self.skip_reason
 
 
 def choose_chain(
@@ -125,23 +125,23 @@ def rank(request: RoutingRequest, chain: Sequence[Route], view: View, policy: Po
     if request.endpoint in MODEL_ENDPOINTS and request.model and not is_of(request.model, ("claude",)):
         candidates.sort(key=lambda candidate: not is_native(candidate.route.provider, request.model))
     usable: list[Candidate] = []
-    passed_over: list[Candidate] = []
+    skipped: list[Candidate] = []
     for candidate in candidates:
-        (passed_over if candidate.passed_over else usable).append(candidate)
+        (skipped if candidate.skip_reason else usable).append(candidate)
     if not usable:
-        usable, passed_over = with_last_resort(passed_over)
-    usable.sort(key=lambda candidate: (candidate.late, candidate.route.id != request.session_route))
-    return usable + passed_over
+        usable, skipped = with_last_resort(skipped)
+    usable.sort(key=lambda candidate: (candidate.deprioritized, candidate.route.id != request.session_route))
+    return usable + skipped
 
 
-def with_last_resort(passed_over: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+def with_last_resort(skipped: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
     """Of the routes whose only fault is an open circuit, the one that closes first, as usable; and the others."""
-    opened = [candidate for candidate in passed_over if candidate.passed_over == "circuit_open"]
+    opened = [candidate for candidate in skipped if candidate.skip_reason == "circuit_open"]
     if not opened:
-        return [], passed_over
+        return [], skipped
     first = min(opened, key=lambda candidate: candidate.until_ms)
-    others = [candidate for candidate in passed_over if candidate is not first]
-    return [replace(first, passed_over="", reason="", until_ms=0)], others
+    others = [candidate for candidate in skipped if candidate is not first]
+    return [replace(first, skip_reason="", reason="", until_ms=0)], others
 
 
 def recheck(candidate: Candidate, request: RoutingRequest, view: View, policy: Policy, now_ms: int) -> Candidate:
@@ -346,7 +346,7 @@ def usable(check: RouteCheck) -> Candidate:
         check.model or "",
         until_ms=circuit.until_ms,
         probe=circuit.state == "half_open" and request.endpoint == "messages",
-        late=check.is_near_limit or request.draw > circuit.share,
+        deprioritized=check.is_near_limit or request.ramp_sample > circuit.share,
         quota=check.quota,
         open_attempts=len(check.ledger.open),
     )

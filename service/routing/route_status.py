@@ -85,8 +85,8 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
     windows = read_windows(ledger, policy, now_ms, reset_ms)
     week = usage_since(ledger.hours, quota.week_start_ms // HOUR_MS)
     state: RouteState = "degraded" if circuit.degraded else "healthy"
-    if candidate.passed_over in ("off", "disabled", "circuit_open", "waiting", "quota_spent"):
-        state = candidate.passed_over
+    if candidate.skip_reason in ("off", "disabled", "circuit_open", "waiting", "quota_spent"):
+        state = candidate.skip_reason
     elif quota.state == "warning" or is_warned(windows, ""):
         state = "quota_warning"
     return RouteStatus(

@@ -105,16 +105,16 @@ def test_no_failover_once_it_is_over(failure: Failure) -> None:
 def test_nothing_to_try_is_no_route() -> None:
     """No candidate, or none that may be tried."""
     assert run((), [None]) == ([], Verdict("no_route"))
-    off = (Candidate(A, passed_over="off"), Candidate(S, passed_over="disabled"))
+    off = (Candidate(A, skip_reason="off"), Candidate(S, skip_reason="disabled"))
     assert run(off, [None]) == ([], Verdict("no_route"))
 
 
 def test_only_waits_are_told_with_the_soonest_end() -> None:
     """When every route waits, the client hears when the first one is free; a circuit's end is no promise."""
     waits = (
-        Candidate(A, passed_over="waiting", until_ms=NOW_MS + 9),
-        Candidate(S, passed_over="quota_spent", until_ms=NOW_MS + 5),
-        Candidate(Z, passed_over="circuit_open", until_ms=NOW_MS + 1),
+        Candidate(A, skip_reason="waiting", until_ms=NOW_MS + 9),
+        Candidate(S, skip_reason="quota_spent", until_ms=NOW_MS + 5),
+        Candidate(Z, skip_reason="circuit_open", until_ms=NOW_MS + 1),
     )
     assert run(waits, [None]) == ([], Verdict("throttled", until_ms=NOW_MS + 5))
 
@@ -360,7 +360,7 @@ def test_when_all_wait_the_soonest_true_wait_is_told(outcomes: list[Failure], wa
 
 def test_waits_of_routes_that_were_passed_over_count_too() -> None:
     """The soonest may be one that was not even tried."""
-    waiting = Candidate(Z, passed_over="waiting", until_ms=NOW_MS + 100)
+    waiting = Candidate(Z, skip_reason="waiting", until_ms=NOW_MS + 100)
     _, verdict = run([FIRST, waiting], [quota(9_000)])
     assert (verdict.kind, verdict.until_ms) == ("throttled", NOW_MS + 100)
 
@@ -528,8 +528,8 @@ SMALL = Candidate(Z, "glm-4.5-air", "context_too_small", "prompt is too long")
     ("others", "kind"),
     [
         ([], "too_large"),
-        ([Candidate(A, passed_over="off")], "too_large"),
-        ([Candidate(A, passed_over="waiting", until_ms=NOW_MS + 5)], "throttled"),
+        ([Candidate(A, skip_reason="off")], "too_large"),
+        ([Candidate(A, skip_reason="waiting", until_ms=NOW_MS + 5)], "throttled"),
     ],
 )
 def test_a_prompt_that_no_model_holds_is_told_so(others: list[Candidate], kind: str) -> None:
