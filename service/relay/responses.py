@@ -158,14 +158,15 @@ class ResponseRelay:
 
     async def _stream(self, exchange: UpstreamExchange) -> FinalPart:
         """A stream of events, held back until content comes."""
-        upstream = exchange.upstream
+        upstream, deadline = exchange.upstream, exchange.deadline
         if upstream.content_type != EVENT_STREAM:
             raise await self._no_stream(exchange)
         exchange.progress.is_event_stream = True
         upstream.decode()
 
         async def start() -> None:
-            exchange.deadline.reschedule(None)
+            if not deadline.expired():  # a late commit may coincide with it
+                deadline.reschedule(None)
             self._admission.end_probe(exchange.plan.grant)
             await exchange.response.start(upstream.status, self._head(exchange))
 

@@ -16,11 +16,11 @@ MAY_SLEEP = {
     "e2e/traffic.py": "the pace of clients",
     "fakes/process.py": "polls a provider in another process, for a limited time",
     "http1/scripted.py": "a provider that is slow",
-    "relay/test_deadline.py": "deadlines, compared with asyncio's own on the real clock",
     "scale/load.py": "the pace of clients",
     "simulation/clients.py": "simulated time",
     "simulation/replica.py": "simulated time",
     "support/proxies.py": "makes uvicorn's own polling faster",
+    "support/virtual_time.py": "virtual time",
     "support/waiting.py": "polls a condition, for a limited time",
 }
 """Everything else waits for a condition, with the help of `tests.support.waiting`."""
