@@ -44,7 +44,7 @@ help: ## list these targets
 up: $(RUN) ## start everything: Postgres, Valkey, a worker, the proxy
 	@exec $(BIN)/ccproxy up $(ARGS)
 
-demo: $(RUN) ## see it at work without any key: fake providers, made-up traffic
+demo: $(RUN) ## see it at work without any key: fake providers, generated traffic
 	@exec $(BIN)/ccproxy demo $(ARGS)
 
 dev: $(DEVELOP) ## the same, started again whenever a file in service/ or workers/ changes

@@ -218,7 +218,7 @@ def answer_error(request: Request[Any, Any, Any], error: HTTPException) -> Respo
     if error.status_code == 404:
         told = not_found(request.method)
     elif error.status_code == 405:
-        told = MethodNotAllowed(f"{request.url.path} does not take {request.method}")
+        told = MethodNotAllowed(f"{request.url.path} does not support {request.method}")
     elif error.status_code == 413:
         told = BodyTooLarge(f"the request is larger than {CONSOLE_BODY_BYTES:,} bytes")
     told.status = error.status_code

@@ -81,8 +81,8 @@ def up(config: Path | None) -> None:
 
 @main.command()
 @config_option
-@click.option("--listener", type=int, hidden=True, help="A descriptor that listens; how processes share an address.")
-@click.option("--started", type=int, hidden=True, help="A pipe to be told once requests are answered.")
+@click.option("--listener", type=int, hidden=True, help="Inherited listening socket (internal).")
+@click.option("--started", type=int, hidden=True, help="Pipe for drain notifications (internal).")
 def serve(config: Path | None, listener: int | None, started: int | None) -> None:
     """Run the proxy only; Redis is at REDIS_URL, workers run elsewhere."""
     settings = with_settings(config, to_serve=True)

@@ -141,7 +141,7 @@ class ClaudeCodeProxy:
             while not self._server.started:
                 if self._task.done():
                     await self._task
-                    raise ProxyError("the proxy ended while it was starting; its log has the reason")
+                    raise ProxyError("the proxy stopped during start-up; see its log")
                 await asyncio.sleep(0.01)
         log.info("proxy.started", extra={"url": self.url})
 
@@ -225,8 +225,8 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ProxyError(
-            f"{settings.host}:{settings.port} can't be listened on ({error.strerror}); "
-            "is a proxy running there already? Else set PROXY_PORT to another port"
+            f"{settings.host}:{settings.port} is not available ({error.strerror}); "
+            "is a proxy already running there? Otherwise set PROXY_PORT to another port"
         ) from None
     listener.set_inheritable(False)
     return listener

@@ -50,7 +50,7 @@ from workers.worker_process import WorkerProcess, check_schema
 
 MAX_TRIES = 300
 """How often a command tries to lock a stream that workers hold before it gives up."""
-NOT_PUBLISHED = "; Redis could not be told: proxies take it when a worker starts, or with the next event"
+NOT_PUBLISHED = "; Redis is unreachable: proxies get it when a worker starts, or with the next event"
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -97,7 +97,7 @@ def worker() -> None:
     redis_url = required_setting(settings.redis_url, "REDIS_URL")
     database_url = required_setting(settings.database_url, "DATABASE_URL")
     if place_of(redis_url).kind == "cluster":
-        required_setting(settings.rq_redis_url, "RQ_REDIS_URL, a plain Redis for the queue beside the Cluster,")
+        required_setting(settings.rq_redis_url, "RQ_REDIS_URL, a plain Redis for the queue (REDIS_URL is a Cluster),")
     connect_s = settings.database_connect_s
     keep_own_variables()
     WorkerProcess(
@@ -171,7 +171,7 @@ def verify_ledger(stream: str | None, *, as_json: bool) -> None:
 
 @ledger.command("rebuild")
 @stream_option
-@click.option("--force", is_flag=True, help="Rebuild from what is there, even if rows are missing or changed.")
+@click.option("--force", is_flag=True, help="Rebuild from the existing rows, even if some are missing or changed.")
 def rebuild_ledger(stream: str | None, *, force: bool) -> None:
     """Rebuild the projections from the events, beside the live ones, and swap them in while traffic goes on."""
     screen, settings = SafeConsole(stderr=True), load_for_workers()
@@ -183,8 +183,8 @@ def rebuild_ledger(stream: str | None, *, force: bool) -> None:
             if rebuilt.faults:
                 place, stands, _ = rebuilt.faults[0]
                 raise click.ClickException(
-                    f"{name}: the events are not what was folded ({place}: {stands}); nothing was changed. See "
-                    "`ccproxy ledger verify`; `--force` rebuilds from what is there"
+                    f"{name}: the events differ from what was folded ({place}: {stands}); nothing was changed. See "
+                    "`ccproxy ledger verify`; `--force` rebuilds from the existing rows"
                 )
             told_proxies = publish_current(settings, name)
             echo(f"{name}: {rebuilt.events:,} events, epoch {rebuilt.epoch}{'' if told_proxies else NOT_PUBLISHED}")
@@ -192,9 +192,9 @@ def rebuild_ledger(stream: str | None, *, force: bool) -> None:
 
 @ledger.command("owners")
 def add_owners() -> None:
-    """Tell proxies whose the files and batches are that a version before owners made; needed once, after an upgrade.
+    """Assign owners to files and batches created by versions that recorded none; needed once, after an upgrade.
 
-    Until then nobody can use them where keys have several names. The ledger knows whose request made them.
+    Until then, nobody can use them where client keys have several names. The ledger knows who created them.
     """
     settings = load_for_workers()
     redis = open_redis(required_setting(settings.redis_url or running_address(settings, "redis_url"), "REDIS_URL"))
@@ -202,10 +202,10 @@ def add_owners() -> None:
         with archive_of(settings) as archive:
             told = sum(add_owner(redis, one) for one in archive.unowned())
     except RedisError as error:
-        raise click.ClickException(f"Redis can't be told ({error}); start it, and try again") from None
+        raise click.ClickException(f"Redis is unreachable ({error}); start it and try again") from None
     finally:
         redis.close()
-    echo(f"{told:,} files, batches and the like were given to their owners.")
+    echo(f"{told:,} files, batches and other resources were assigned to their owners.")
 
 
 @ledger.group("dead", invoke_without_command=True)
@@ -237,19 +237,19 @@ def replay(stream: str | None) -> None:
     for name, dead in dead_before.items():
         if dead:
             left = fold_dead_letters(settings, name).dead
-            echo(f"{name}: {dead - left:,} read, {left:,} still unreadable")
+            echo(f"{name}: {dead - left:,} folded, {left:,} left")
     if not any(dead_before.values()):
         echo("There are no dead letters.")
 
 
 @click.command()
-@click.option("--since", metavar="TIME", help=f"{TIME_FORMS}; default: seven days ago.")
-@click.option("--until", metavar="TIME", help="The same, exclusive; default: now.")
+@click.option("--since", metavar="TIME", help=f"Start: {TIME_FORMS}; default: seven days ago.")
+@click.option("--until", metavar="TIME", help="End, exclusive; same forms; default: now.")
 @click.option(
     "--by",
     multiple=True,
     metavar="WHAT",
-    help="day, week, route, model, key; comma-separated or repeated. Default: day.",
+    help="Group by day, week, route, model or key; comma-separated or repeated. Default: day.",
 )
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets; costs in nano-dollars and dollars.")
@@ -304,7 +304,7 @@ def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
         found = {"ok": ok, "manifest": manifest, "redis_told": gaps is not None, "gaps": gaps or [], "streams": reports}
         echo_json(found)
     else:
-        show_backup(manifest, f"{file} is the ledger now{NOT_PUBLISHED if gaps is None else ''}", SafeConsole())
+        show_backup(manifest, f"{file} is restored{NOT_PUBLISHED if gaps is None else ''}", SafeConsole())
         show_gaps(gaps or [], SafeConsole())
         show_verified(reports, SafeConsole(soft_wrap=False))
     if not ok:
@@ -353,7 +353,7 @@ def errors_as_messages() -> Iterator[None]:
     except (SchemaError, BackupError, psycopg.Error) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
     except NotEmpty as error:
-        raise click.ClickException(f"{error}; nothing was changed. `--replace` puts the backup in its place") from None
+        raise click.ClickException(f"{error}; nothing was changed. `--replace` overwrites it with the backup") from None
 
 
 def postgres_of(settings: Settings) -> PostgresAddress:
@@ -378,7 +378,7 @@ def selected_streams(archive: Archive, stream: str | None) -> list[str]:
     if stream is None:
         return streams
     if stream not in streams:
-        raise click.ClickException(f"there is no stream {stream!r}; there are {', '.join(streams) or 'none yet'}")
+        raise click.ClickException(f"no stream {stream!r}; available: {', '.join(streams) or 'none yet'}")
     return [stream]
 
 
@@ -415,9 +415,9 @@ def run_until_done(settings: Settings, stream: str, step: Callable[[Projector], 
     try:
         return turns(Projector(store, Streams(redis)), Publisher(redis, Event()), step, MAX_TRIES)
     except RedisError as error:
-        raise click.ClickException(f"Redis can't be told ({error}); start it, and try again") from None
+        raise click.ClickException(f"Redis is unreachable ({error}); start it and try again") from None
     except StreamBusy:
-        raise click.ClickException(f"{stream}: workers were never done with it; try again") from None
+        raise click.ClickException(f"{stream}: workers are still busy with it; try again") from None
     finally:
         store.close()
         redis.close()
@@ -426,7 +426,7 @@ def run_until_done(settings: Settings, stream: str, step: Callable[[Projector], 
 def required_setting(value: str | None, name: str) -> str:
     """Return the setting's value; a missing one ends the command."""
     if not value:
-        raise click.ClickException(f"{name} is not set; set it, or use `ccproxy up`, which brings its own servers")
+        raise click.ClickException(f"{name} is not set; set it, or use `ccproxy up`, which starts its own servers")
     return value
 
 

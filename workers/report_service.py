@@ -81,12 +81,12 @@ class ReportService:
             return {"refused": str(refused)}
         except TypeError as error:
             log.warning("report.not_understood name=%s error=%s", name, error)
-            return {"refused": f"these workers know no such report {name!r}; bring them up to date"}
+            return {"refused": f"the workers do not know the report {name!r}; upgrade them"}
         except psycopg.DataError as error:
             return {"refused": " ".join(str(error).split())}  # such as a NUL in a text
         except (psycopg.Error, RedisError) as error:
             log.warning("report.failed name=%s error=%s", name, " ".join(str(error).split()))
-            return {"failed": "it takes too long" if is_slow(error) else "Postgres or Redis did not answer"}
+            return {"failed": "it took too long" if is_slow(error) else "Postgres or Redis did not answer"}
         finally:
             if name in ("drop", "replay"):
                 log.warning("report.%s by=%s", name, arguments.get("by", ""))

@@ -76,20 +76,20 @@ def show_verified(reports: Sequence[StreamReport], console: SafeConsole) -> None
         )
     console.print(table)
     if all(report.ok for report in reports):
-        console.print("Every projection is what its events say.")
+        console.print("All projections match their events.")
         return
     console.print()
     console.print(differences_table(reports))
     for report in reports:
         if report.more:
-            console.print(f"{report.stream}: and {report.more:,} more rows with faults")
-    console.print("`ccproxy ledger rebuild` makes the projections anew from the events.")
+            console.print(f"{report.stream}: and {report.more:,} more differing rows")
+    console.print("`ccproxy ledger rebuild` rebuilds the projections from the events.")
 
 
 def differences_table(reports: Sequence[StreamReport]) -> Table:
     """Return a table of all differences."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("stream", "what", "where", "stands", "should be"):
+    for name in ("stream", "what", "where", "found", "expected"):
         table.add_column(name, overflow="fold")
     for report in reports:
         for one in report.differences:
@@ -102,7 +102,7 @@ def show_usage(report: Report, console: SafeConsole) -> None:
     since, until = report.period
     console.print(f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}, UTC")
     if not report.rows:
-        console.print("Nothing was used then; `--since` and `--until` choose another time.")
+        console.print("No usage in this period; `--since` and `--until` choose another one.")
         return
     console.print(usage_table(report), width=None if console.is_terminal else PIPE_WIDTH, crop=False)
     for note in usage_notes(report.total):
@@ -140,7 +140,7 @@ def name_width(title: str, names: Sequence[str]) -> int:
 def usage_notes(total: UsageSum) -> Iterator[str]:
     """Yield what has to be said about the totals."""
     if total.requests is None:
-        yield "Requests are not known: events of this time were dropped."
+        yield "Request counts are unknown: events of this period were dropped."
     if total.usage.unpriced:
         yield f"+ {total.usage.unpriced:,} attempts or batch items without a price"
     if total.usage.lost:
@@ -202,14 +202,14 @@ def show_gaps(gaps: Sequence[Gap], console: SafeConsole) -> None:
     """Print the periods that neither the backup nor Redis covers."""
     for gap in gaps:
         begin, end = (time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1000)) for at in (gap.from_ms, gap.to_ms))
-        message = f"{gap.stream}: what happened between {begin} and {end} UTC is in no ledger"
+        message = f"{gap.stream}: events between {begin} and {end} UTC are missing"
         console.print(message, style="yellow", soft_wrap=True)
 
 
 def show_put_aside(rows: Sequence[dict[str, Any]], console: SafeConsole) -> None:
     """Print dead letters and quarantined events, newest first."""
     if not rows:
-        console.print("Nothing was put aside: no dead letters, no quarantine.")
+        console.print("There are no dead letters and no quarantined events.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("kind", "stream", "seen (UTC)", "reason", "bytes"):

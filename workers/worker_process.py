@@ -179,4 +179,4 @@ def check_schema(postgres: PostgresAddress) -> None:
         missing = pending(connection)
     if missing:
         names = ", ".join(f"{migration.number:04} {migration.name}" for migration in missing)
-        raise SchemaError(f"the database lacks {names}; `ccproxy migrate` brings it up to date")
+        raise SchemaError(f"the database is missing the migrations {names}; run `ccproxy migrate`")

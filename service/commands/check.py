@@ -37,7 +37,7 @@ async def check_all(settings: Settings, redis_url: str | None, database_url: str
     routes = [check_route(route, settings) for route in settings.routes]
     found = await asyncio.gather(*routes, *places)
     missing = [
-        Finding(name, None, f"not set; `ccproxy up` brings its own, else set {variable}")
+        Finding(name, None, f"not set; `ccproxy up` starts its own, otherwise set {variable}")
         for name, url, variable in (("redis", redis_url, "REDIS_URL"), ("postgres", database_url, "DATABASE_URL"))
         if not url
     ]
@@ -55,10 +55,10 @@ def check_home(home: Path) -> Finding:
     while not place.exists() and place != place.parent:
         place = place.parent
     if place == home and is_open_to_changes(home):
-        return Finding("home", False, f"others on this machine can change what is in {home}; chmod go-w {home}")
+        return Finding("home", False, f"other users can change files in {home}; run chmod go-w {home}")
     if place.is_dir() and os.access(place, os.W_OK):
-        return Finding("home", True, f"{home} can be written to")
-    return Finding("home", False, f"{place} can't be written to; set CCPROXY_HOME to another folder")
+        return Finding("home", True, f"{home} is writable")
+    return Finding("home", False, f"{place} is not writable; set CCPROXY_HOME to another folder")
 
 
 def is_open_to_changes(folder: Path) -> bool:
@@ -83,14 +83,16 @@ async def check_route(route: Route, settings: Settings) -> Finding:
 def look_at_login(route: Route, settings: Settings) -> tuple[bool, str]:
     """Whether a subscription's token is good, or will be once the proxy runs; and how long, or what mends it."""
     if route.api_key:
-        return True, "its token is a static one, which is never refreshed"
+        return True, "static token, never refreshed"
     file = CredentialsFile(route.credentials_path)
     shared = bool(settings.oauth.share_key and settings.redis_url)
     try:
         tokens = file.read()
     except (NoLogin, Unreadable) as error:
         words = f"{file.path}: {error}" if isinstance(error, Unreadable) else f"{file.path} {error}"
-        return shared, f"{words}; " + ("another host's token is used" if shared else "log in with Claude Code")
+        return shared, f"{words}; " + (
+            "the token shared by another host is used" if shared else "log in with Claude Code"
+        )
     if not tokens.expires_at_ms:
         return True, "its token does not expire"
     return look_at_expiry(tokens, shared=shared, can_write=file.can_write())
@@ -99,12 +101,12 @@ def look_at_login(route: Route, settings: Settings) -> tuple[bool, str]:
 def look_at_expiry(tokens: OAuthTokens, *, shared: bool, can_write: bool) -> tuple[bool, str]:
     """The same for a token that expires. `shared`: another host may refresh it; `can_write`: this one may keep it."""
     left_s = tokens.expires_at_ms // 1000 - int(time.time())
-    state = f"its token is good for {left_s // 60} minutes" if left_s > 0 else "its token has expired"
+    state = f"its token is valid for {left_s // 60} minutes" if left_s > 0 else "its token has expired"
     if tokens.refresh_token and can_write:
-        return True, f"{state}, and is refreshed by the proxy"
+        return True, f"{state}; refreshed by the proxy"
     if shared:
-        return True, f"{state}, and is refreshed by another host"
-    why = "the file can't be written to" if tokens.refresh_token else "there is no refresh token"
+        return True, f"{state}; refreshed by another host"
+    why = "the file is not writable" if tokens.refresh_token else "there is no refresh token"
     return left_s > 0, f"{state}, and the proxy can't refresh it: {why}; log in with Claude Code again when it expires"
 
 
@@ -143,11 +145,11 @@ async def look(what: str, host: str, port: int, tls: ssl.SSLContext | None, time
             what, False, f"{host}:{port}: the certificate is not trusted ({error.reason}); see SSL_CERT_FILE"
         )
     except (OSError, TimeoutError) as error:
-        return Finding(what, False, f"{host}:{port} can't be reached ({str(error) or 'no answer'})")
+        return Finding(what, False, f"{host}:{port} can't be reached ({str(error) or 'no response'})")
     writer.close()
     with contextlib.suppress(OSError, TimeoutError):
         await asyncio.wait_for(writer.wait_closed(), 1)
-    return Finding(what, True, f"{host}:{port} answers")
+    return Finding(what, True, f"{host}:{port} is reachable")
 
 
 def port_at(url: str) -> int:

@@ -100,11 +100,11 @@ def parsed(raw: bytes, path: Path) -> Settings:
         settings = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ClaudeError(
-            f"{path} is no JSON ({error}); nothing was changed. Mend it (comments and trailing commas are not JSON), "
-            "and try again"
+            f"{path} is not valid JSON ({error}); nothing was changed. Correct it (comments and trailing commas are "
+            "not allowed) and try again"
         ) from error
     if not isinstance(settings, dict) or not isinstance(settings.get("env", {}), dict):
-        raise ClaudeError(f"{path} is no file of settings: it, and its `env`, have to be objects; nothing was changed")
+        raise ClaudeError(f"{path} is not a settings file: it and its `env` must be objects; nothing was changed")
     return settings
 
 
@@ -248,7 +248,9 @@ def replace(path: Path, expected: bytes | None, content: bytes | None) -> None:
                 os.fsync(file.fileno())
             Path(draft).chmod(mode)
             if (place.read_bytes() if place.exists() else None) != expected:
-                raise ClaudeError(f"{path} was changed by another program just now; nothing was changed. Try again")
+                raise ClaudeError(
+                    f"{path} was changed by another program at the same time; nothing was written. Try again"
+                )
             if content is None:
                 place.unlink(missing_ok=True)
             else:

@@ -98,7 +98,7 @@ def events(
             asyncio.run(look(url, wanted, usual if limit is None else limit, show, follow=follow))
     except (RedisError, OSError) as error:
         raise click.ClickException(
-            f"Redis at {place_of(url)} can't be asked ({error}); start `ccproxy up`, or set REDIS_URL"
+            f"Redis at {place_of(url)} is unreachable ({error}); start `ccproxy up`, or set REDIS_URL"
         ) from None
 
 
@@ -111,7 +111,7 @@ def since_ms(text: str | None) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise click.UsageError(f"--since: {text!r} is no time; write 10m, 2h, 1d, or 2026-11-02T15:00 (UTC)") from None
+        raise click.UsageError(f"--since: {text!r} is not a time; use 10m, 2h, 1d, or 2026-11-02T15:00 (UTC)") from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
@@ -134,7 +134,7 @@ async def look(url: str, wanted: Wanted, most: int, show: Show, *, follow: bool)
                 show(view for view in await tail.news(ends) if wanted(view))
                 await asyncio.sleep(POLL_S)
             except (RedisError, OSError) as error:
-                echo(f"Redis at {place_of(url)} can't be asked ({error}); waiting for it", err=True)
+                echo(f"Redis at {place_of(url)} is unreachable ({error}); waiting for it", err=True)
                 await asyncio.sleep(RETRY_S)
 
 

@@ -65,11 +65,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 def issue(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> None:
     """Issue a key for NAME and print it, once."""
     if not NAME.fullmatch(name):
-        raise click.UsageError(f"{name!r} is no name for a key: letters, digits, spaces and . _ @ -, at most 64")
+        raise click.UsageError(f"{name!r} is not a valid key name; use letters, digits, spaces and . _ @ -, at most 64")
     with at_ledger(config) as (desk, _):
         if taken := [key_id for key_id, key in desk.control().keys.items() if key.name == name]:
             raise click.ClickException(
-                f"there is a key called {name!r} already ({taken[0]}); revoke it first, or take another name"
+                f"a key named {name!r} exists already ({taken[0]}); revoke it first, or use another name"
             )
         show_new(*hand_out(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
 
@@ -83,7 +83,7 @@ def ensure(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> N
     """Issue a key for NAME if there is no key at all; for the first start of containers."""
     with at_ledger(config) as (desk, _):
         if there := desk.control().keys:
-            echo(f"keys issued before: {len(there)}; none was made", err=True)
+            echo(f"existing keys: {len(there)}; no key was issued", err=True)
             return
         show_new(*hand_out(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
 
@@ -110,7 +110,7 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
         echo_json(fields)
         return
     if not rows:
-        echo("No keys were issued. `ccproxy keys issue NAME` makes one.")
+        echo("There are no keys. `ccproxy keys issue NAME` issues one.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for title in ("key", "name", "state", "week", "limits"):
@@ -162,7 +162,7 @@ def at_ledger(config: Path | None) -> Iterator[tuple[Any, Any]]:
             yield desk, settings
     except (RedisError, OSError) as error:
         raise click.ClickException(
-            f"Redis at {place_of(url)} can't be asked ({error}); start `ccproxy up`, or set REDIS_URL"
+            f"Redis at {place_of(url)} is unreachable ({error}); start `ccproxy up`, or set REDIS_URL"
         ) from None
 
 
@@ -178,7 +178,7 @@ def show_new(key: str, key_id: str, *, as_json: bool) -> None:
     if as_json:
         echo_json({"key_id": key_id, "key": key})
         return
-    echo(f"{key_id}: write the key down, it is not shown again. Clients send it as ANTHROPIC_AUTH_TOKEN.", err=True)
+    echo(f"{key_id}: save the key, it is not shown again. Clients send it as ANTHROPIC_AUTH_TOKEN.", err=True)
     echo(key)
 
 
@@ -188,9 +188,9 @@ def key_id_of(control: ControlLedger, name: str) -> str:
         return name
     found = [key_id for key_id, key in control.keys.items() if key.name == name]
     if not found:
-        raise click.ClickException(f"there is no key {name!r}; `ccproxy keys list` shows all")
+        raise click.ClickException(f"no key {name!r}; `ccproxy keys list` shows all")
     if len(found) > 1:
-        raise click.ClickException(f"several keys are called {name!r}: {', '.join(found)}; give the id")
+        raise click.ClickException(f"several keys are named {name!r}: {', '.join(found)}; use the id")
     return found[0]
 
 
@@ -221,7 +221,7 @@ def expiry_ms(text: str | None, now_ms: int) -> int | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise click.UsageError(f"--expires: {text!r} is no time; write 2027-01-31, or 12h, 30d, 4w") from None
+        raise click.UsageError(f"--expires: {text!r} is not a date or duration; use 2027-01-31, 12h, 30d, 4w") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if len(text) <= len("2027-01-31"):
         moment += timedelta(days=1)
@@ -232,15 +232,15 @@ def limits_in_words(key: ClientKey) -> str:
     """A key's limits for a person."""
     words = []
     if key.weekly_tokens is not None:
-        words.append(f"{key.weekly_tokens:,} tokens a week")
+        words.append(f"{key.weekly_tokens:,} tokens per week")
     if key.weekly_cost_nusd is not None:
-        words.append(f"${key.weekly_cost_nusd / 1e9:,.2f} a week")
+        words.append(f"${key.weekly_cost_nusd / 1e9:,.2f} per week")
     if key.models:
         words.append(f"models {', '.join(key.models)}")
     if key.routes:
         words.append(f"routes {', '.join(key.routes)}")
     if key.concurrency is not None:
-        words.append(f"{key.concurrency} at a time")
+        words.append(f"{key.concurrency} concurrent")
     if key.expires_at_ms is not None:
         words.append(f"until {datetime.fromtimestamp(key.expires_at_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC")
     return ", ".join(words) or "none"

@@ -56,12 +56,12 @@ def chosen(folder: Path, names: tuple[str, ...]) -> list[Path]:
     """The files that are meant."""
     there = {path.stem: path for path in sorted(folder.glob("*.log"))}
     if not there:
-        raise click.ClickException(f"there are no logs in {folder}; `ccproxy up` writes them, or see CCPROXY_HOME")
+        raise click.ClickException(f"no logs in {folder}; `ccproxy up` writes them to CCPROXY_HOME")
     for name in names:
         if name == "proxy":
-            raise click.ClickException("the proxy's own log is on the terminal of `ccproxy up`, or of `ccproxy serve`")
+            raise click.ClickException("the proxy logs to the terminal of `ccproxy up` or `ccproxy serve`")
         if name not in there:
-            raise click.ClickException(f"there is no log {name!r}; there are {', '.join(there)}")
+            raise click.ClickException(f"no log {name!r}; available: {', '.join(there)}")
     return [there[name] for name in names or there]
 
 

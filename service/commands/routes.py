@@ -49,7 +49,7 @@ def disable(route: str, reason: str, config: Path | None) -> None:
     with at_ledger(config) as (desk, settings):
         check_known([route], desk, settings)
         desk.append([RouteDisabled(**desk.stamp(), route=route, reason=reason)])
-    echo(f"{route} is disabled{f': {reason}' if reason else ''}. `ccproxy routes enable {route}` takes it back.")
+    echo(f"{route} is disabled{f': {reason}' if reason else ''}. `ccproxy routes enable {route}` enables it again.")
 
 
 @routes.command()
@@ -67,12 +67,12 @@ def enable(route: str, config: Path | None) -> None:
 @click.argument("names", metavar="[ROUTE]...", nargs=-1, shell_complete=complete_route)
 @config_option
 def reset(names: tuple[str, ...], config: Path | None) -> None:
-    """Close open circuits and end waits of ROUTE, or of all routes. Usage stays counted."""
+    """Close open circuits and end cool-downs of ROUTE, or of all routes. Usage stays counted."""
     with at_ledger(config) as (desk, settings):
         chosen = list(names) or [route.id for route in settings.routes]
         check_known(chosen, desk, settings)
         desk.append([CircuitReset(**desk.stamp(), route=route) for route in chosen])
-    echo(f"{', '.join(chosen)}: circuits and waits are reset.")
+    echo(f"{', '.join(chosen)}: circuits and cool-downs are reset.")
 
 
 @routes.command()
@@ -85,7 +85,7 @@ def limit(route: str, tokens: str, config: Path | None) -> None:
     with at_ledger(config) as (desk, settings):
         check_known([route], desk, settings)
         desk.append([QuotaLimitChanged(**desk.stamp(), route=route, weekly_tokens=weekly_tokens)])
-    words = "as in the settings" if weekly_tokens is None else f"{weekly_tokens:,} tokens" if weekly_tokens else "none"
+    words = "as configured" if weekly_tokens is None else f"{weekly_tokens:,} tokens" if weekly_tokens else "none"
     echo(f"{route}: weekly limit {words}.")
 
 
@@ -95,7 +95,7 @@ def check_known(chosen: list[str], desk: Any, settings: Settings) -> None:
     known = streams | {route.id for route in settings.routes}
     for name in chosen:
         if name not in known:
-            raise click.ClickException(f"there is no route {name!r}; there are {', '.join(sorted(known))}")
+            raise click.ClickException(f"no route {name!r}; available: {', '.join(sorted(known))}")
 
 
 def tokens_of(text: str) -> int | None:
@@ -105,5 +105,5 @@ def tokens_of(text: str) -> int | None:
     found = NUMBER.fullmatch(text)
     tokens = round(float(found[1].replace("_", "").replace(",", "")) * SIZES[found[2]]) if found else MOST_TOKENS + 1
     if tokens > MOST_TOKENS:
-        raise click.UsageError(f"{text!r} is no number of tokens: write 20M, 500k, 20_000_000, 0 or `{AS_SET}`")
+        raise click.UsageError(f"{text!r} is not a number of tokens; use 20M, 500k, 20_000_000, 0 or `{AS_SET}`")
     return tokens

@@ -45,7 +45,7 @@ def asked(settings: Settings) -> Status:
         return read_status(settings, url)
     except (RedisError, OSError) as error:
         raise click.ClickException(
-            f"Redis at {place_of(url)} can't be asked ({error}); start `ccproxy up`, or set REDIS_URL"
+            f"Redis at {place_of(url)} is unreachable ({error}); start `ccproxy up`, or set REDIS_URL"
         ) from None
 
 
@@ -73,4 +73,4 @@ def drawn(found: Status, like: SafeConsole) -> str:
     with page.capture() as captured:
         show_status(found, page)
     at = time.strftime("%H:%M:%S", time.localtime(found.at_ms / 1000))
-    return f"{captured.get()}\n{at}  each second; Ctrl-C ends"
+    return f"{captured.get()}\n{at}  every second; Ctrl-C to stop"

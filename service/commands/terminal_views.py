@@ -30,7 +30,7 @@ def show_status(status: Status, console: SafeConsole) -> None:
     waiting = ", ".join(f"{stream.stream} {stream.lag}" for stream in late) or "none"
     events = sum(stream.position for stream in status.streams)
     console.print()
-    console.print(f"ledger    {events:,} events folded, entries waiting: {waiting}")
+    console.print(f"ledger    {events:,} events folded, entries to fold: {waiting}")
     show_replicas(status, console)
     if len(status.settings) > 1:
         groups = "; ".join(f"{digest} {', '.join(replicas)}" for digest, replicas in status.settings.items())
@@ -39,9 +39,7 @@ def show_status(status: Status, console: SafeConsole) -> None:
 
 def show_replicas(status: Status, console: SafeConsole) -> None:
     """A line a replica; on a terminal, what is too long for one goes on below itself."""
-    lines = [visible(words_of(replica, status.at_ms)) for replica in status.replicas] or [
-        "none alive; is a proxy running?"
-    ]
+    lines = [visible(words_of(replica, status.at_ms)) for replica in status.replicas] or ["none; is a proxy running?"]
     room = console.width - len(REPLICAS)
     shown = [part for line in lines for part in (wrap(line, room) if console.is_terminal else [line])]
     for number, line in enumerate(shown):
@@ -115,7 +113,7 @@ def notes(reading: RouteStatus, now_ms: int) -> Iterator[str]:
     if reading.windows:
         yield "windows " + ", ".join(map(window_words, reading.windows))
     if reading.exhausted_at_ms:
-        yield f"at this rate the weekly limit is spent {clock(reading.exhausted_at_ms)}"
+        yield f"at this rate, the weekly limit is reached {clock(reading.exhausted_at_ms)}"
 
 
 def why(reading: RouteStatus, now_ms: int) -> str:

@@ -150,7 +150,7 @@ ACTIONS = (Routes, Keys, DeadLetters)
 def known(console: Console, route: str) -> Console:
     """The console, if there is such a route. Raises NotFound."""
     if route not in {one.id for one in console.settings.routes}:
-        raise NotFound(f"there is no route {route!r}")
+        raise NotFound(f"no route {route!r}")
     return console
 
 

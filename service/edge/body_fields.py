@@ -191,7 +191,7 @@ def checked_ids(ids: Iterable[str]) -> tuple[str, ...]:
     """Ids of resources. Raises ClientError for what can't be one, or when there are too many."""
     known = tuple(dict.fromkeys(text for text in ids if text))
     if len(known) > MOST_IDS:
-        raise ClientError(f"the request names more than {MOST_IDS} files and other resources")
+        raise ClientError(f"the request refers to more than {MOST_IDS} files and other resources")
     if any(len(text) > ID_CHARS for text in known):
         raise ClientError(f"ids of messages, containers and files should have at most {ID_CHARS} characters")
     return known

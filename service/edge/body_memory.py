@@ -43,14 +43,14 @@ class MemoryShare:
         memory = self._memory
         if memory.held - memory.unasked + size > memory.most_bytes:
             raise BodyMemoryFull(
-                "the bodies of all requests take as much memory as this proxy may use for them (MAX_HELD_BODY_BYTES)",
+                "the memory for request bodies is full (MAX_HELD_BODY_BYTES); try again",
                 retry_after_s=RETRY_S,
             )
         if self._key_id:
             held = memory.held_by_key.get(self._key_id, 0) + size
             if held > memory.most_key_bytes:
                 raise BodyMemoryFull(
-                    "the bodies of this key's requests take half of the memory for bodies (MAX_HELD_BODY_BYTES)",
+                    "this key's requests use half of the memory for bodies, the most for one key (MAX_HELD_BODY_BYTES)",
                     retry_after_s=RETRY_S,
                 )
             memory.held_by_key[self._key_id] = held

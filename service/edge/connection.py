@@ -193,10 +193,10 @@ class ClientConnection(HttpToolsProtocol):
             self._restart_window()
         elif self._in_body and waited_s >= BODY_WINDOW_S:
             if self._body_bytes < BODY_WINDOW_BYTES:
-                self._refuse(RequestTooSlow("the request's body comes too slowly"))
+                self._refuse(RequestTooSlow("the request body arrived too slowly"))
             self._restart_window()
         elif self._in_head and waited_s >= HEAD_S:
-            self._refuse(RequestTooSlow("the request's head comes too slowly"))
+            self._refuse(RequestTooSlow("the request head arrived too slowly"))
         elif waited_s >= HEAD_S:
             self.transport.close()
 
@@ -364,7 +364,9 @@ class ClientConnection(HttpToolsProtocol):
         """Handle a request at once, or when more of it is there, or when those before it have their answers."""
         before = self._exchange
         if len(self.pipeline) >= MOST_PIPELINED and not self._refused:
-            raise ClientError(f"more than {MOST_PIPELINED} requests wait on this connection; send them one by one")
+            raise ClientError(
+                f"more than {MOST_PIPELINED} requests are pipelined on this connection; wait for responses"
+            )
         self.cycle = exchange  # type: ignore[assignment]
         self._exchange = exchange
         self._open.add(exchange)
@@ -454,7 +456,7 @@ def cause_of(error: httptools.HttpParserError) -> ClientError:
     if cause is not None:
         log.error("request.not_read", exc_info=cause)
     if isinstance(error, httptools.HttpParserInvalidMethodError):
-        return MethodNotAllowed(f"the method is none of {ALLOWED}", allowed=ALLOWED)
+        return MethodNotAllowed(f"unsupported method; use one of {ALLOWED}", allowed=ALLOWED)
     if str(error) in WRONG_VERSION:
         return VersionNotSupported(WANTED_VERSIONS)
-    return ClientError(f"the request is no valid HTTP: {error}")
+    return ClientError(f"invalid HTTP request: {error}")

@@ -113,7 +113,7 @@ class KeyGuard:
             return None
         grant = await self._admission.admit_key(key_id, key.concurrency, call.request_id)
         if isinstance(grant, AdmissionDenied):
-            words = f"the key {key.name!r} has {key.concurrency} requests under way, as many as it may have"
+            words = f"the key {key.name!r} has reached its limit of {key.concurrency} concurrent requests"
             raise KeyBusy(words, retry_after_s=BUSY_RETRY_S)
         return grant
 
@@ -151,7 +151,7 @@ class KeyGuard:
 def check_expiry(key: ClientKey, now_ms: int) -> None:
     """Raises KeyExpired."""
     if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
-        raise KeyExpired(f"the key {key.name!r} has expired on {day_of(key.expires_at_ms)}")
+        raise KeyExpired(f"the key {key.name!r} expired on {day_of(key.expires_at_ms)}")
 
 
 def has_week(key: ClientKey) -> bool:
@@ -186,7 +186,7 @@ def check_endpoint(key: ClientKey, call: ClientRequest) -> None:
     other endpoints nobody knows which model they ask, and a batch could ask any."""
     is_known = call.endpoint in READ_BODIES or call.endpoint == "files"
     if key.models and not is_known and not (call.endpoint == "models" and call.method in READS):
-        raise KeyForbids(f"{may_use(key)}, and in messages alone")
+        raise KeyForbids(f"{may_use(key)}, and only in messages")
 
 
 async def check_models(key: ClientKey, call: ClientRequest) -> None:
@@ -209,12 +209,12 @@ def check_model(key: ClientKey, call: ClientRequest) -> None:
         raise KeyForbids(f"{may_use(key)}, and {error.message}") from None
     for model in others:
         if not allows_model(key, model):
-            raise KeyForbids(f"{may_use(key)}, not {model[:NAME_CHARS]} beside it, among tools or fallbacks")
+            raise KeyForbids(f"{may_use(key)}, not {model[:NAME_CHARS]} in tools or fallbacks")
 
 
 def may_use(key: ClientKey) -> str:
     """Which models a key may use, in words."""
-    return f"the key {key.name!r} may use {', '.join(key.models)}"
+    return f"the key {key.name!r} may only use {', '.join(key.models)}"
 
 
 def day_of(at_ms: int) -> str:

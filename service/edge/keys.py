@@ -102,12 +102,12 @@ class Keyring:
         control = self._control()
         if control is None:
             raise KeysUnknown(
-                "the proxy has not read its keys yet; it tries again each second", retry_after_s=UNREAD_RETRY_S
+                "the proxy has not loaded its client keys yet; try again in a second", retry_after_s=UNREAD_RETRY_S
             )
         key_id = id_in(token)
         known = control.keys.get(key_id, NO_SUCH_KEY)
         if not compare_digest(known.sha256, sha256(token).hexdigest()):
-            raise BadClientKey("this key is not known to the proxy: it was revoked or mistyped; ask whoever runs it")
+            raise BadClientKey("unknown client key: it was revoked or mistyped; ask the proxy's operator")
         return key_id
 
     def _ledger_key(self, key_id: str) -> ClientKey | None:
@@ -128,7 +128,7 @@ def tokens_of(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes
         if name in SHOWN and (token := token_of(name, value)):
             tokens.append((name, token))
     if len(tokens) > 1 and len(dict(tokens)) < len(tokens):
-        raise BadClientKey("a header with a key or a credential comes twice; send each of them once")
+        raise BadClientKey("duplicate key or credential header; send each once")
     return tokens
 
 
@@ -136,7 +136,7 @@ def check_shown(tokens: Sequence[tuple[bytes, bytes]], keys: Container[bytes]) -
     """Raises BadClientKey unless a header holds a proxy key, and `x-ccproxy-key` no other text."""
     names = [name for name, _ in tokens]
     if KEY_HEADER in names and KEY_HEADER not in keys:
-        raise BadClientKey("x-ccproxy-key holds no key that is known to the proxy: ask whoever runs it for one")
+        raise BadClientKey("unknown client key in x-ccproxy-key: ask the proxy's operator for one")
     if not any(name in keys for name in names):
         raise BadClientKey(
             "this proxy asks for a key of its own: send it as x-api-key or Authorization: Bearer, or as x-ccproxy-key "

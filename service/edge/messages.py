@@ -62,7 +62,7 @@ def messages_app(
         except Exception:
             log.exception("request.failed", extra={"request": request_id})
             if not reply.started:
-                await reply.fail(ProxyError("the proxy failed; its log has the reason under this request's id"))
+                await reply.fail(ProxyError("internal error; the proxy's log has the details under this request id"))
         finally:
             traffic.end(target.endpoint, *(refused or verdict_of(reply, None)))
 
@@ -148,7 +148,7 @@ async def run_until_disconnect(work: Coroutine[Any, Any, None], leave: "Disconne
             raise  # somebody else's doing
         leave.task.uncancel()
         if not leave.taken:
-            raise Stopping("this proxy is being stopped; ask again") from None
+            raise Stopping("the proxy is shutting down; try again") from None
     finally:
         leave.stop_watching()
         drain.untrack(leave.task)

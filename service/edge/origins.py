@@ -140,7 +140,9 @@ class OriginGuard:
                 raise NoHost("a request needs a Host header")
         elif not self._serves_host(host):
             name = host_name(host[:HOST_CHARS].decode("latin-1")) or "this host name"
-            raise UnknownHost(f"this proxy does not answer to {name}; if that is its name, add it to ALLOWED_HOSTS")
+            raise UnknownHost(
+                f"requests to {name} are not allowed; if that is a name of this proxy, add it to ALLOWED_HOSTS"
+            )
 
     def _serves_host(self, host: bytes) -> bool:
         """Whether the proxy answers to this value of Host."""
@@ -183,7 +185,7 @@ def reason_against(origin: bytes) -> str:
             "the page from an address, and add that to ALLOWED_ORIGINS"
         )
     whose = text if ORIGIN.fullmatch(text) else "another origin"
-    return f"web pages of {whose} may not use this proxy; if they should, add their origin to ALLOWED_ORIGINS"
+    return f"web pages from {whose} may not use this proxy; to allow them, add their origin to ALLOWED_ORIGINS"
 
 
 def is_own(origin: bytes, host: bytes) -> bool:

@@ -207,7 +207,7 @@ class RequestCycle:
     def _begin(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """The head, and from it how the body is framed. Raises ValueError for one that would be several."""
         if self.response_started:
-            raise RuntimeError("the answer has begun already")
+            raise RuntimeError("the response has already started")
         # Who waits for a 100 and gets this answer may leave its body out: nobody can tell what comes next.
         self.keep_alive = self.keep_alive and not (self._line.closing or self.expects)
         named = dict(headers)
@@ -222,7 +222,7 @@ class RequestCycle:
         lines += (b"", b"")
         head = b"\r\n".join(lines)
         if not head.count(b"\n") == head.count(b"\r") == len(lines) - 1:
-            raise ValueError("a header has a line break in it")
+            raise ValueError("a header contains a line break")
         self.response_started = True
         self.expects = False
         self._head = head
@@ -231,13 +231,13 @@ class RequestCycle:
     def _write(self, data: bytes, *, last: bool) -> None:
         """A part of the body, behind the head that waits. Raises RuntimeError when it is not as long as was said."""
         if not self.response_started or self.response_complete:
-            raise RuntimeError("there is no answer to go on with")
+            raise RuntimeError("the response has not started")
         if self._chunked:
             wire = b"".join((self._head, *chunk_of(data), LAST_CHUNK if last else b""))
         elif self.scope["method"] == "HEAD":
             wire, self._left = self._head, 0
         elif len(data) > self._left:
-            raise RuntimeError("the answer is longer than its head says")
+            raise RuntimeError("the response is longer than its content-length")
         else:
             wire = self._head + data
             self._left -= len(data)
@@ -249,7 +249,7 @@ class RequestCycle:
 
     def _finish(self) -> None:
         if self._left:
-            raise RuntimeError("the answer is shorter than its head says")
+            raise RuntimeError("the response is shorter than its content-length")
         self.response_complete = True
         if self.held:
             self._release()

@@ -19,7 +19,7 @@ from service.errors import ClientError, MethodNotAllowed, VersionNotSupported
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 VERSIONS = frozenset(("1.1", "1.0"))
-WANTED_VERSIONS = "this proxy speaks HTTP/1.1 and HTTP/1.0"
+WANTED_VERSIONS = "only HTTP/1.1 and HTTP/1.0 are supported"
 SINGLE = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"content-encoding", b"content-type", b"authorization",
      b"x-api-key", b"x-ccproxy-key")
@@ -33,7 +33,7 @@ def check_head(method: str, version: str, headers: Headers, named: Mapping[bytes
     if version not in VERSIONS:
         raise VersionNotSupported(WANTED_VERSIONS)
     if method not in METHODS:
-        raise MethodNotAllowed(f"the method is none of {ALLOWED}", allowed=ALLOWED)
+        raise MethodNotAllowed(f"unsupported method; use one of {ALLOWED}", allowed=ALLOWED)
     if len(named) != len(headers):
         check_repeated(headers)
     if (coding := named.get(b"transfer-encoding")) is not None:
@@ -55,9 +55,9 @@ def check_repeated(headers: Headers) -> None:
 def check_coding(coding: bytes, version: str) -> None:
     """Raises ClientError for a body that is not framed by plain chunks."""
     if coding.lower() != b"chunked":
-        raise ClientError("transfer-encoding is something else than chunked; send the body's length, or plain chunks")
+        raise ClientError("unsupported transfer-encoding; send content-length, or transfer-encoding: chunked")
     if version == "1.0":
-        raise ClientError("HTTP/1.0 has no transfer-encoding; send the body's length")
+        raise ClientError("HTTP/1.0 has no transfer-encoding; send content-length")
 
 
 def check_options(headers: Headers) -> None:
@@ -65,4 +65,4 @@ def check_options(headers: Headers) -> None:
     options = (option for name, value in headers if name == b"connection" for option in value.split(b","))
     for option in options:
         if option.strip().lower() in SINGLE:
-            raise ClientError("the header connection names a header that is not of this connection alone")
+            raise ClientError("the connection header names an end-to-end header")

@@ -86,7 +86,7 @@ def parse_target(method: str, raw: bytes, base_path: str) -> RequestTarget:
     """See `read_target`."""
     given, _, query = raw.decode("latin-1").partition("?")
     if not QUERY.fullmatch(query):
-        raise ClientError("the query holds a character that a URL can't hold; escape it")
+        raise ClientError("the query has a character that is not allowed in a URL; percent-encode it")
     path = canonical(without_slips(without_base(given, base_path)))
     if path is None or not is_spelled_exactly(path):
         raise not_found(method)
@@ -112,7 +112,7 @@ def origin_form(raw: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     if not mark or scheme.lower() not in (b"http", b"https"):
         return raw
     if (b"host", authority.lower()) not in ((name, value.lower()) for name, value in headers):
-        raise ClientError("the request's target names another host than its `host` header")
+        raise ClientError("the request target and the `host` header name different hosts")
     return slash + below
 
 

@@ -53,9 +53,9 @@ def choose(place: Path, works: Callable[[Account], bool]) -> Account:
     account = next((candidate for candidate in _candidates() if works(candidate)), None)
     if account is None:
         raise EmbeddedError(
-            f"Postgres does not run as root, and neither can `{NOBODY}` reach {place} and the programs, nor does this "
-            "machine allow user namespaces. Run as a normal user, or set CCPROXY_HOME to a folder that every account "
-            "may enter (as /var/lib/ccproxy), or set DATABASE_URL and REDIS_URL to servers that run."
+            f"Postgres refuses to run as root, `{NOBODY}` can't access {place} and the programs, and this machine does "
+            "not allow user namespaces. Run as a normal user, or set CCPROXY_HOME to a folder that every account can "
+            "enter (such as /var/lib/ccproxy), or set DATABASE_URL and REDIS_URL to running servers."
         )
     folder.write_private(note, f"{account.way}\n")
     return account
@@ -70,17 +70,17 @@ def _candidates() -> tuple[Account, ...]:
 def _again(place: Path, known: str, works: Callable[[Account], bool]) -> Account:
     way = next((way for way in get_args(Way) if way == known), None)
     if way is None:
-        raise EmbeddedError(f"{place / 'account'} holds {known[:40]!r}, which is none of {', '.join(get_args(Way))}.")
+        raise EmbeddedError(f"{place / 'account'} holds {known[:40]!r}, expected one of {', '.join(get_args(Way))}.")
     if (way == "self") == (os.geteuid() == 0):
         maker = "a normal user" if way == "self" else "root"
         raise EmbeddedError(
-            f"The data in {place} were made by {maker}. Run as that user, or set CCPROXY_HOME to another folder."
+            f"The data in {place} was created by {maker}. Run as that user, or set CCPROXY_HOME to another folder."
         )
     account = SELF if way == "self" else _nobody(way)
     if not works(account):
         raise EmbeddedError(
-            f"The data in {place} belong to a server that was run by way of `{way}`, which this machine no longer "
-            "allows. Make the folder and the programs reachable as they were, or set CCPROXY_HOME to another folder."
+            f"The data in {place} belongs to a server that ran in the mode `{way}`, which this machine no longer "
+            "allows. Make the folder and the programs accessible again, or set CCPROXY_HOME to another folder."
         )
     return account
 
@@ -91,5 +91,7 @@ def _nobody(way: Way) -> Account:
     try:
         entry = pwd.getpwnam(NOBODY)
     except KeyError:
-        raise EmbeddedError(f"There is no account `{NOBODY}` for the servers here. Run as a normal user.") from None
+        raise EmbeddedError(
+            f"This machine has no account `{NOBODY}` to run the servers as. Run as a normal user."
+        ) from None
     return Account(way, entry.pw_uid, entry.pw_gid)

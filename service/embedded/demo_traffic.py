@@ -71,7 +71,7 @@ class Narrator:
         with self._lock:
             if route == self._heard != self._said:
                 self._said = route
-                echo(f"  demo  → answers come from {route} now")
+                echo(f"  demo  → now served by {route}")
             self._heard = route
 
 

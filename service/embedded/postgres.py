@@ -50,10 +50,10 @@ class Postgres(Server):
         made_by = folder.read(self.data / "PG_VERSION")
         if made_by is not None and made_by != self._major():
             raise EmbeddedError(
-                f"The data in {self.data} were made by Postgres {made_by}, and the program is {self.version}. To keep "
-                f"them: set {binaries.POSTGRES_VARIABLE} to a Postgres {made_by}, run `ccproxy up`, and in another "
-                f"terminal `ccproxy backup FILE`; then end it, move {self.place} away, and without that variable run "
-                "`ccproxy up` and `ccproxy restore --replace FILE`. To begin anew: set CCPROXY_HOME to another folder."
+                f"The data in {self.data} was created by Postgres {made_by}, and the program is {self.version}. To "
+                f"keep it: set {binaries.POSTGRES_VARIABLE} to a Postgres {made_by}, run `ccproxy up`, and in another "
+                f"terminal `ccproxy backup FILE`; then stop it, move {self.place} away, unset that variable, and run "
+                "`ccproxy up` and `ccproxy restore --replace FILE`. To start over: set CCPROXY_HOME to another folder."
             )
 
     def _program(self) -> Path:
@@ -94,7 +94,7 @@ class Postgres(Server):
             timeout_s=INITDB_TIMEOUT_S,
         )
         if status != 0:
-            raise EmbeddedError(f"initdb ended with status {status}; see {self.log}")
+            raise EmbeddedError(f"initdb exited with status {status}; see {self.log}")
         self._set_password(
             draft, "CREATE ROLE {role} LOGIN PASSWORD '{password}'\nCREATE DATABASE {role} OWNER {role}\n"
         )
@@ -131,5 +131,5 @@ class Postgres(Server):
             answer.seek(0)
             text = answer.read().decode(errors="replace")
         if status != 0 or "ERROR:" in text or "FATAL:" in text:  # the single-user mode exits with 0 even after an error
-            raise EmbeddedError(f"The database could not be made:{os.linesep}{text[-2000:]}")
+            raise EmbeddedError(f"The database could not be created:{os.linesep}{text[-2000:]}")
         folder.write_private(self.place / "password", f"{password}\n")

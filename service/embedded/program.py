@@ -122,5 +122,5 @@ def reachable(host: str) -> str:
 def how_it_ended(status: int) -> str:
     """Describe an exit status."""
     if status >= 0:
-        return f"ended with status {status}"
-    return f"was ended by {signal.Signals(-status).name}"
+        return f"exited with status {status}"
+    return f"was killed by {signal.Signals(-status).name}"

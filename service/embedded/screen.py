@@ -36,26 +36,24 @@ class Screen:
 
     def ready(self, child: "Child", took_ms: int, *, again: bool) -> None:
         """Show that a step is done, or that a child is ready again."""
-        back = "is back: " if again else ""
+        back = "restarted: " if again else ""
         self._say(Text.assemble("  ", ("✓", "green"), f" {back}{child.title} ", (f"({took_ms / 1000:.1f} s)", "dim")))
 
     def given(self, name: str, where: str) -> None:
         """Show a server that the settings name, and that `up` does not start."""
-        self._say(Text.assemble("  ", ("✓", "green"), f" {name} at {where}, as set"))
+        self._say(Text.assemble("  ", ("✓", "green"), f" {name} at {where} (from the settings)"))
 
     def ended(self, child: "Child", how: str, wait_ms: int) -> None:
         """Show that a child ended and will be restarted."""
-        self._say(
-            Text.assemble("  ", ("!", "yellow"), f" {child.name} {how}; it is started again in {wait_ms / 1000:.1f} s")
-        )
+        self._say(Text.assemble("  ", ("!", "yellow"), f" {child.name} {how}; restarting in {wait_ms / 1000:.1f} s"))
 
     def given_up(self, child: "Child", how: str, starts: int) -> None:
         """Show that a child can't be started."""
-        self.fail(f"{child.name} {how}. It could not be started {starts} times within a minute; `up` ends.")
+        self.fail(f"{child.name} {how}. It failed to start {starts} times within a minute; stopping.")
         if child.log is not None:
             for line in _tail(child.log):
                 self._say(Text(line.expandtabs(), style="dim"), error=True)
-            self._say(Text(f"Its log: {child.log}"), error=True)
+            self._say(Text(f"Log: {child.log}"), error=True)
 
     def fail(self, message: str) -> None:
         """Show an error and its fix."""
@@ -71,25 +69,25 @@ class Screen:
     def banner(self, settings: "Settings", logs: Path) -> None:
         """Show the address, routes and folders, and how to configure Claude Code."""
         self._say(Text())
-        self._say(Text.assemble("Claude Code Proxy serves on ", (proxy_url(settings), "bold green")))
+        self._say(Text.assemble("Claude Code Proxy is running on ", (proxy_url(settings), "bold green")))
         self._say(Text())
         for number, route in enumerate(settings.routes, 1):
             self._say(_route_line(number, route))
         if all(route.off for route in settings.routes):
             self._say(Text(_without_routes(settings)))
         self._say(Text())
-        self._say(Text(f"  look  {proxy_url(settings)}/dashboard   (`{_command()} admin token` shows its token)"))
-        self._say(Text(f"  data  {settings.home}"))
-        self._say(Text(f"  logs  {logs}"))
+        self._say(Text(f"  dashboard  {proxy_url(settings)}/dashboard   (token: `{_command()} admin token`)"))
+        self._say(Text(f"  data       {settings.home}"))
+        self._say(Text(f"  logs       {logs}"))
         self._say(Text())
-        self._say(Text("Point Claude Code here:"))
+        self._say(Text("Point Claude Code at it:"))
         self._say(Text())
         self._say(Text(f"  export ANTHROPIC_BASE_URL={proxy_url(settings)}", style="bold"))
         if settings.asks_for_keys:
             self._say(Text.assemble(("  export ANTHROPIC_AUTH_TOKEN=...", "bold"), f"   {_whence_a_key(settings)}"))
         self._say(Text("  claude", style="bold"))
         self._say(Text())
-        self._say(Text("Ctrl-C ends everything.", style="dim"))
+        self._say(Text("Ctrl-C stops everything.", style="dim"))
 
     def _say(self, text: "RenderableType", *, error: bool = False) -> None:
         with suppress(OSError, ValueError):
@@ -112,13 +110,13 @@ def _route_line(number: int, route: "Route") -> "RenderableType":
 def _without_routes(settings: "Settings") -> str:
     if settings.client_credentials == "never":
         return "  No route has a credential, and CLIENT_CREDENTIALS=never: every request will be refused."
-    return "  No route has a credential: each client's own is passed through, to Anthropic alone."
+    return "  No route has a credential: each client's own is passed through to Anthropic only."
 
 
 def _whence_a_key(settings: "Settings") -> str:
     if settings.ledger_keys:
-        return f"(a key of the proxy: `{_command()} keys issue NAME`)"
-    return "(a key of PROXY_API_KEYS)"
+        return f"(a client key: `{_command()} keys issue NAME`)"
+    return "(a key from PROXY_API_KEYS)"
 
 
 def _command() -> str:

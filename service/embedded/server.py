@@ -107,7 +107,7 @@ class Server(ABC):
         """Start the process without waiting until it is ready. Raises EmbeddedError, and FolderBusy if it is in use."""
         self.prepare()
         if self.alive:
-            raise EmbeddedError(f"{self.name} already runs, as process {self.pid}.")
+            raise EmbeddedError(f"{self.name} is already running, as process {self.pid}.")
         with self._locked() as lock, os.fdopen(folder.open_log(self.log), "wb") as output:
             if not self.port:
                 self.port = folder.choose_port(self.place / "port")
@@ -121,7 +121,7 @@ class Server(ABC):
         while not self.is_ready():
             status = self.poll()
             if status is not None:
-                raise EmbeddedError(f"{self.name} ended with status {status} before it was ready; see {self.log}")
+                raise EmbeddedError(f"{self.name} exited with status {status} before it was ready; see {self.log}")
             if time.monotonic() >= give_up_at_s:
                 self.kill()
                 raise EmbeddedError(f"{self.name} was not ready after {timeout_s:.0f} s; see {self.log}")
@@ -160,8 +160,8 @@ class Server(ABC):
         except folder.FolderBusy:
             pid = folder.read(self.place / "pid") or "unknown"
             raise folder.FolderBusy(
-                f"{self.name}'s data in {self.place} are in use by another server (process {pid}). "
-                "End that one, or set CCPROXY_HOME to another folder."
+                f"{self.name}'s data in {self.place} is in use by another server (process {pid}). "
+                "Stop that one, or set CCPROXY_HOME to another folder."
             ) from None
 
     def _reaches(self, account: accounts.Account, program: Path) -> bool:

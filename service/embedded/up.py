@@ -141,9 +141,9 @@ def _audible(settings: "Settings") -> Mapping[str, str]:
 def _check_address(settings: "Settings") -> None:
     if not folder.is_free(settings.host, settings.port):
         raise EmbeddedError(
-            f"Nothing can listen on {settings.host}:{settings.port}: the port is taken, or the address is not this "
-            "machine's. End what listens there, or set PROXY_PORT to a free port (and PROXY_HOST to an address of "
-            "this machine)."
+            f"Can't listen on {settings.host}:{settings.port}: the port is in use, or the address is not this "
+            "machine's. Stop the program that uses it, or set PROXY_PORT to a free port (and PROXY_HOST to an "
+            "address of this machine)."
         )
 
 
@@ -156,7 +156,7 @@ def _run_locked(settings: "Settings", screen: Screen, house: ProcessSet, signals
     try:
         return _watch(settings, screen, house, supervisor, signals)
     finally:
-        screen.note("Ending …")
+        screen.note("Stopping …")
         supervisor.stop(in_haste=lambda: signals.count > 1)
         (settings.home / "run.json").unlink(missing_ok=True)
 
@@ -191,12 +191,12 @@ def _home(settings: "Settings") -> folder.Locked:
 
 
 def _already_running(home: Path) -> str:
-    pid, where = folder.read(home / "lock") or "unknown", "and is still starting"
+    pid, where = folder.read(home / "lock") or "unknown", "still starting"
     with suppress(ValueError, KeyError, TypeError):
-        where = f"and serves on {json.loads(folder.read(home / 'run.json') or '')['proxy_url']}"
+        where = f"serving on {json.loads(folder.read(home / 'run.json') or '')['proxy_url']}"
     return (
-        f"`ccproxy up` already runs on {home}: it is process {pid} {where}. "
-        "End that one first, or set CCPROXY_HOME (and PROXY_PORT) for a second."
+        f"`ccproxy up` is already running on {home} (process {pid}, {where}). "
+        "Stop it first, or set CCPROXY_HOME and PROXY_PORT to start a second one."
     )
 
 

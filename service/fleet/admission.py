@@ -84,9 +84,9 @@ end
 IGNORED_ERRORS = (RedisError, OSError, TimeoutError)
 """Errors ignored on writes: a grant that is not returned or renewed expires."""
 REASONS = {
-    "probe": "half open, and being probed",
-    "slots": "all slots taken",
-    "quota": "what is left of the weekly limit is reserved",
+    "probe": "half open, probe in progress",
+    "slots": "all slots in use",
+    "quota": "the rest of the weekly limit is reserved",
 }
 DECISIONS = frozenset(("ok", *REASONS))
 """All replies of the script."""

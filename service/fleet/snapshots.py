@@ -216,9 +216,7 @@ class Watcher:
             self._clock.sample(seconds * 1000 + micros / 1000 + (self._sampled_s - before_s) * 500)
             self._started_ms = min(self._started_ms, self._clock.now_ms())  # the clock may have been set back
             if self._clock.ahead_ms > STEP_MS:
-                words = (
-                    "time runs at half the speed until Redis has caught up; mend the clocks, then restart this process"
-                )
+                words = "time runs at half speed until Redis has caught up; correct the clocks, then restart the proxy"
                 log.warning("clock.ahead", extra={"ahead_ms": int(self._clock.ahead_ms), "mend": words})
 
     async def read_control(self) -> None:

@@ -208,4 +208,4 @@ async def framed(parts: AsyncIterator[bytes], size: int | None) -> AsyncIterator
     if size is None:
         yield b"0\r\n\r\n"
     elif sent != size:
-        raise httpx.LocalProtocolError("the upload is not as long as was said")
+        raise httpx.LocalProtocolError("the upload does not match its content-length")

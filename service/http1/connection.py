@@ -234,7 +234,7 @@ class UpstreamConnection(asyncio.Protocol):
             async with asyncio.timeout(write_s):
                 await room
         except TimeoutError:
-            raise httpx.WriteTimeout("the provider reads no more of the request") from None
+            raise httpx.WriteTimeout("the provider stopped reading the request") from None
 
     def _sent(self, sender: asyncio.Task[None]) -> None:
         if not sender.cancelled() and (error := sender.exception()) and sender is self._sender:
@@ -277,7 +277,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._loop.time() < self._due:
             self._look_at(self._due)
         else:
-            self._fail(httpx.ReadTimeout("the provider stayed silent for too long"))
+            self._fail(httpx.ReadTimeout("the provider sent nothing for too long"))
 
     def _wake(self) -> None:
         waiter, self._waiter, self._due = self._waiter, None, None

@@ -43,7 +43,7 @@ class Connector:
             async with asyncio.timeout(limit_s):
                 return await self._dial(origin, make)
         except TimeoutError:
-            raise httpx.ConnectTimeout(f"no connection to {origin.host} in time") from None
+            raise httpx.ConnectTimeout(f"connecting to {origin.host} timed out") from None
         except (OSError, UnicodeError) as error:  # TLS, DNS; and names that no DNS could hold
             raise httpx.ConnectError(str(error) or type(error).__name__) from None
 

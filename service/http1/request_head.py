@@ -65,7 +65,7 @@ def origin_of(scheme: str, authority: str) -> Origin:
     host = url.raw_host.decode("ascii")
     port = url.port or (443 if tls else 80)
     if not host or port > 65_535:
-        raise httpx.InvalidURL("the URL names no host, or no port that there is")
+        raise httpx.InvalidURL("the URL has no host, or an invalid port")
     return Origin(host, port, tls)
 
 
@@ -73,7 +73,7 @@ def target_under(target: bytes, prefix: bytes = b"") -> bytes:
     """A target below a base URL's path; nothing of it is escaped, resolved or cut off. Raises httpx.InvalidURL for one
     that is not in origin form, or too long."""
     if not TARGET.fullmatch(target) or len(target) > TARGET_BYTES:
-        raise httpx.InvalidURL(f"the target is no path and query of at most {TARGET_BYTES} printable characters")
+        raise httpx.InvalidURL(f"the target is not a path and query of at most {TARGET_BYTES} printable characters")
     return prefix + target
 
 
@@ -87,7 +87,7 @@ def is_token(name: bytes) -> bool:
 def line_of(name: bytes) -> bytes:
     """How a header's line begins, b"" for one that is not sent. Raises httpx.LocalProtocolError."""
     if not is_token(name):
-        raise httpx.LocalProtocolError("a header's name is none")
+        raise httpx.LocalProtocolError("invalid header name")
     lowered = name.lower()
     if lowered == b"host":
         return HOST
@@ -100,7 +100,7 @@ def upload_bytes(headers: HeaderPairs) -> int | None:
     if value is None:
         return None
     if not value.isdigit():
-        raise httpx.LocalProtocolError("the upload's length is no number")
+        raise httpx.LocalProtocolError("the upload's content-length is not a number")
     return int(value)
 
 
@@ -119,8 +119,8 @@ def request_head(method: str, origin: Origin, target: bytes, headers: HeaderPair
         lines.append(b"content-length: %d" % body_bytes)
     head = b"\r\n".join(lines) + b"\r\n\r\n"
     if method not in METHODS:
-        raise httpx.LocalProtocolError("the method is none that a provider is sent")
+        raise httpx.LocalProtocolError("unsupported method")
     # Each line ends in two control characters, and the head in two more; any other was smuggled in.
     if len(head) - len(head.translate(None, CONTROLS)) != 2 * len(lines) + 2:
-        raise httpx.LocalProtocolError("the request holds a character that no header may hold")
+        raise httpx.LocalProtocolError("invalid character in a request header")
     return head

@@ -71,7 +71,7 @@ class ResponseParser:
             self.drop()
         elif self._overhead > OVERHEAD_BYTES:
             self.drop()
-            raise httpx.RemoteProtocolError(f"the answer has more than {OVERHEAD_BYTES} bytes of headers")
+            raise httpx.RemoteProtocolError(f"the response has more than {OVERHEAD_BYTES} bytes of headers")
 
     def feed_eof(self) -> None:
         """The connection is closed. Raises httpx.RemoteProtocolError when the answer was not at its end."""
@@ -80,7 +80,7 @@ class ResponseParser:
             return
         self.drop()
         if not self._till_close:
-            when = "within its answer" if self.has_head else "without an answer"
+            when = "before the response ended" if self.has_head else "without a response"
             raise httpx.RemoteProtocolError(f"the provider closed the connection {when}")
         self.complete = True
 
@@ -107,14 +107,14 @@ class ResponseParser:
     def on_message_begin(self) -> None:
         """Another answer begins; behind the end of ours that is one too many, and not read."""
         if self.complete:
-            raise InvalidResponse("an answer follows that nobody asked for")
+            raise InvalidResponse("unexpected second response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer."""
         if self.has_head:
             return
         if len(self.headers) >= MOST_HEADERS:
-            raise InvalidResponse(f"the answer has more than {MOST_HEADERS} headers")
+            raise InvalidResponse(f"the response has more than {MOST_HEADERS} headers")
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -126,7 +126,7 @@ class ResponseParser:
             self.headers.clear()
             return
         if status > 599:
-            raise InvalidResponse("the answer's status is none")
+            raise InvalidResponse("invalid response status")
         self.status = status
         self.keep_alive = self._http.should_keep_alive()
         self._frame()
@@ -137,7 +137,7 @@ class ResponseParser:
         framing = [(name, value) for name, value in self.headers if name in FRAMING]
         codings = [value.strip().lower() for name, value in framing if name == b"transfer-encoding"]
         if codings and codings != [b"chunked"]:
-            raise InvalidResponse("the answer has a transfer encoding that was not asked for")
+            raise InvalidResponse("unexpected transfer-encoding in the response")
         if self._is_head:
             self.complete = True
         elif self.status not in (204, 304):
@@ -164,5 +164,5 @@ def reason(error: Exception) -> str:
     if isinstance(cause, InvalidResponse):
         return str(cause)
     return (
-        f"the answer is no HTTP: {error}" if isinstance(error, httptools.HttpParserError) else "101 was not asked for"
+        f"invalid HTTP response: {error}" if isinstance(error, httptools.HttpParserError) else "unexpected status 101"
     )

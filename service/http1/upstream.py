@@ -112,7 +112,7 @@ class UpstreamResponse:
         while chunk := await self.chunk():
             size += len(chunk)
             if size > limit_bytes:
-                raise UpstreamError("bad_answer", f"the answer is larger than {limit_bytes} bytes")
+                raise UpstreamError("bad_answer", f"the response is larger than {limit_bytes} bytes")
             parts.append(chunk)
         return b"".join(parts)
 
@@ -177,7 +177,7 @@ class UpstreamClient:
         self, proxy: str, method: str, base_url: str, target: bytes, headers: Headers, content: Content
     ) -> UpstreamResponse:
         if method not in METHODS:
-            raise httpx.LocalProtocolError("the method is none that a provider is sent")
+            raise httpx.LocalProtocolError("unsupported method")
         waits, trace = self._waits, Trace()
         timeout = {"connect": waits.connect_s, "read": waits.head_s, "write": waits.write_s, "pool": waits.pool_s}
         _, prefix = base_of(base_url)
@@ -213,7 +213,9 @@ class UpstreamClient:
             try:
                 self._by_proxy[proxy] = httpx.AsyncHTTPTransport(limits=LIMITS, retries=0, proxy=proxy or None)
             except (ValueError, ImportError):
-                raise UpstreamError("connect", "HTTPS_PROXY names no HTTP proxy, such as http://host:3128") from None
+                raise UpstreamError(
+                    "connect", "HTTPS_PROXY is not the URL of an HTTP proxy, such as http://host:3128"
+                ) from None
         return self._by_proxy[proxy]
 
 
@@ -275,13 +277,13 @@ def proxy_for(url: str, proxies: Mapping[str, str]) -> str:
 def fault_in(response: httpx.Response) -> str:
     """What makes an answer none, "" when nothing does; the lean transport's parser is as strict by itself."""
     if response.status_code < 200:
-        return "101 was not asked for"
+        return "unexpected status 101"
     if response.status_code > 599:
-        return "the answer's status is none"
+        return "invalid response status"
     if {"content-length", "transfer-encoding"} <= response.headers.keys():
-        return "the answer has two framings"
+        return "the response has conflicting framing headers"
     if any(value.translate(None, CONTROLS) != value for _, value in response.headers.raw):
-        return "the answer has a control character in a header"
+        return "control character in a response header"
     return ""
 
 
@@ -295,5 +297,5 @@ def failure_of(error: httpx.TransportError) -> tuple[FailureKind, str]:
     if isinstance(error, httpx.TimeoutException):
         return "timeout", message
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
-        return "bad_request", "the request can't be put on the wire"  # its own words quote headers, and so credentials
+        return "bad_request", "the request can't be sent as HTTP/1.1"  # its own words quote headers, and so credentials
     return "reset", message

@@ -163,9 +163,9 @@ def tokens_of(content: bytes) -> OAuthTokens:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable(type(error).__name__) from None
     if login is None or not login.access_token:
-        raise NoLogin("holds no log-in")
+        raise NoLogin("has no login")
     if not is_token(login.access_token) or not is_token(login.refresh_token or "none"):
-        raise Unreadable("a token in it holds characters that no token has")
+        raise Unreadable("a token in it has invalid characters")
     return OAuthTokens(login.access_token, login.refresh_token or "", int(min(login.expires_at or 0, LATEST_MS)))
 
 

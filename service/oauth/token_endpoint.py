@@ -82,7 +82,7 @@ class TokenEndpoint:
             async for part in response.aiter_raw():
                 raw += part
                 if len(raw) > MAX_BYTES:
-                    raise ValueError("no token is that long")
+                    raise ValueError("the token is too long")
             return response.status_code, response.headers, decoded(raw, response.headers.get("content-encoding", ""))
 
     def _client(self) -> httpx.AsyncClient:
@@ -105,7 +105,7 @@ def decoded(raw: bytes, encoding: str) -> bytes:
         content += piece
         spent += cost
         if spent > (len(stages) + 1) * MAX_BYTES:
-            raise BadEncoding("no token is that long")
+            raise BadEncoding("the token is too long")
     return content
 
 
@@ -114,10 +114,10 @@ def issued_tokens(content: bytes, spent: str, now_ms: int) -> OAuthTokens:
     try:
         issued = msgspec.json.decode(content, type=TokenResponse)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise TryLater("answered without a token") from None
+        raise TryLater("responded without a token") from None
     refresh_token = issued.refresh_token or spent
     if not (is_token(issued.access_token) and is_token(refresh_token)):
-        raise TryLater("answered without a token")
+        raise TryLater("responded without a token")
     return OAuthTokens(issued.access_token, refresh_token, now_ms + int(lifetime_s(issued.expires_in) * 1000))
 
 
@@ -137,7 +137,7 @@ def failure_of(status: int, headers: httpx.Headers, content: bytes) -> RefreshRe
     if code == "invalid_grant":
         return RefreshRefused()
     named = code if isinstance(code, str) and ERROR_CODE.fullmatch(code) else ""
-    return TryLater(f"answered with status {status}{f' ({named})' if named else ''}", retry_after_s(headers))
+    return TryLater(f"responded with status {status}{f' ({named})' if named else ''}", retry_after_s(headers))
 
 
 def retry_after_s(headers: httpx.Headers) -> float:

@@ -179,7 +179,7 @@ class TokenManager:
             self.trouble = f"{self._file.path} {error}; log in with Claude Code, or set CLAUDE_CODE_OAUTH_TOKEN"
             return None
         except Unreadable as error:
-            self.trouble = f"{self._file.path} can't be read ({error}); mend it, or log in with Claude Code again"
+            self.trouble = f"{self._file.path} can't be read ({error}); repair it, or log in with Claude Code again"
             return self._own
         if self._unsaved and self._unsaved.spent.refresh_token == tokens.refresh_token:
             return self._unsaved.issued
@@ -210,7 +210,7 @@ class TokenManager:
         if self._renewal and not self._renewal.done():
             _, late = await asyncio.wait({self._renewal}, timeout=WAIT_S)
             if late:
-                self.trouble = f"the token has expired, and its refresh takes longer than {WAIT_S:.0f} s"
+                self.trouble = f"the token has expired, and its refresh took longer than {WAIT_S:.0f} s"
 
     def _begin(self) -> None:
         if not self._is_renewing and not self._stopping and self._now_ms() >= self._not_before_ms:
@@ -242,11 +242,11 @@ class TokenManager:
             return
         path = self._file.path
         if self._own.refresh_token == self._ended != "":
-            self.trouble = f"the log-in in {path} has ended; log in with Claude Code again (claude /login)"
+            self.trouble = f"the login in {path} has ended; log in with Claude Code again (claude /login)"
         elif not self._own.refresh_token:
             self.trouble = f"the token in {path} has expired and has no refresh token; log in with Claude Code again"
         else:
-            self.trouble = f"the token in {path} has expired, and the file can't be written to; start Claude Code once"
+            self.trouble = f"the token in {path} has expired, and the file is not writable; start Claude Code once"
 
     def _back_off(self, error: TryLater) -> None:
         """Schedule the next try, with growing delays, or as the endpoint requested."""
@@ -285,7 +285,7 @@ class TokenManager:
             if self._is_fresh(self._current):
                 return None
             if self._stopping or loop.time() > until_s:
-                raise TryLater("another process is refreshing it, and does not come to an end")
+                raise TryLater("another process has been refreshing it for too long")
             await asyncio.sleep(POLL_S)
         return got
 
@@ -352,8 +352,8 @@ class TokenManager:
         """Request a refresh from proxies that can write the file. True: this one now can. False: they refreshed. Raises
         TryLater."""
         if not await shared.request_refresh(fingerprint(self._current.access_token) if self._current else ""):
-            raise TryLater("this proxy can't refresh it, and Redis, over which others could be asked, is away")
+            raise TryLater("this proxy can't refresh it, and can't ask another one while Redis is unavailable")
         try:
             return bool(await self._poll_until(self._can_refresh, REQUEST_WAIT_S))
         except TryLater:
-            raise TryLater("no other proxy can refresh it; log in with Claude Code where one runs") from None
+            raise TryLater("no proxy can refresh it; log in with Claude Code on the host of one") from None

@@ -80,7 +80,7 @@ class Inflate:
     def _begin(self, data: bytes) -> bytes:
         """Begin a stream as soon as its first two bytes are known; gives all the bytes to feed it."""
         if self._ended and not self._gzip:
-            raise BadEncoding("bytes behind the end")
+            raise BadEncoding("trailing bytes")
         if self._ended and not self._start:
             data = data.lstrip(b"\0")
         self._start += data
@@ -99,7 +99,7 @@ class Inflate:
     def finish(self) -> None:
         """See Stage."""
         if self._inflater is not None or self._start:
-            raise BadEncoding("the end is missing")
+            raise BadEncoding("truncated")
 
 
 def inflated(inflater: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
@@ -126,7 +126,7 @@ class Brotli:
         """See Stage."""
         while data or not self._decompressor.can_accept_more_data():
             if self._decompressor.is_finished():
-                raise BadEncoding("bytes behind the end")
+                raise BadEncoding("trailing bytes")
             self._begun = True
             piece, data = self._process(data), b""
             while piece:
@@ -143,7 +143,7 @@ class Brotli:
     def finish(self) -> None:
         """See Stage."""
         if self._begun and not self._decompressor.is_finished():
-            raise BadEncoding("the end is missing")
+            raise BadEncoding("truncated")
 
 
 class Zstd:
@@ -169,7 +169,7 @@ class Zstd:
     def finish(self) -> None:
         """See Stage."""
         if self._frame is not None:
-            raise BadEncoding("the end is missing")
+            raise BadEncoding("truncated")
 
 
 def decompressed(frame: "zstandard.ZstdDecompressionObj", step: bytes) -> Iterator[bytes]:
@@ -223,7 +223,7 @@ class ResponseDecoder:
                 break
         self._spent += spent
         if self._spent > max(ANSWER_FREE_BYTES, ANSWER_EXPANSION * self._taken):
-            raise BadEncoding(f"the answer becomes more than {ANSWER_EXPANSION} times as large when it is decoded")
+            raise BadEncoding(f"the response expands more than {ANSWER_EXPANSION} times when decompressed")
         return b"".join(parts)
 
     def finish(self) -> bytes:

@@ -76,7 +76,7 @@ def upstream_headers(
     """
     if dialect != "anthropic":
         if auth == "client":
-            raise ValueError("a client's own credential goes to Anthropic alone")
+            raise ValueError("a client's own credential is sent to Anthropic only")
         found = passing(client, OTHERS_NAMES)
         found[b"anthropic-version"] = DEFAULT_VERSION
     else:

@@ -24,7 +24,7 @@ def as_redis_error() -> Iterator[None]:
     except RedisClusterException as error:
         raise Unreachable(str(error)) from None
     except Exception as error:
-        raise InvalidResponse(f"the answer is not one of Redis ({type(error).__name__})") from error
+        raise InvalidResponse(f"invalid response from Redis ({type(error).__name__})") from error
 
 
 class GuardedRedis(Redis):

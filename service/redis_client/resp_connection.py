@@ -46,7 +46,7 @@ class RespConnection(asyncio.Protocol):
         self._outstanding = number
         self._sent_s = self._loop.time()
         if self._transport.is_closing():
-            self._fail(Unreachable("Redis has closed the connection"))
+            self._fail(Unreachable("Redis closed the connection"))
             return answered
         self._transport.write(commands)
         if self._timer is None:
@@ -64,7 +64,7 @@ class RespConnection(asyncio.Protocol):
         try:
             self._data = self._consume(self._data + data)
         except (ValueError, KeyError, RecursionError):
-            self._fail(Unreachable("Redis does not speak its protocol"))
+            self._fail(Unreachable("Redis protocol error"))
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -72,7 +72,7 @@ class RespConnection(asyncio.Protocol):
         self.is_lost = True
         if self._timer is not None:
             self._timer.cancel()
-        self._fail(Unreachable(f"Redis has closed the connection{f' ({exc})' if exc else ''}"))
+        self._fail(Unreachable(f"Redis closed the connection{f' ({exc})' if exc else ''}"))
         self._previous_protocol.connection_lost(exc)
 
     def _consume(self, data: bytes) -> bytes:
@@ -82,7 +82,7 @@ class RespConnection(asyncio.Protocol):
             self._consume_one(data[begin:end])
             begin = end
         if len(data) - begin > LONGEST_VALUE_BYTES:
-            raise ValueError("a value without end")
+            raise ValueError("unterminated value")
         return data[begin:]
 
     def _consume_one(self, value: bytes) -> None:
@@ -92,7 +92,7 @@ class RespConnection(asyncio.Protocol):
             self._fail(ResponseError(value[1:].decode(errors="replace").strip()))
         self._outstanding -= 1
         if self._outstanding < 0:
-            raise ValueError("an answer to nothing")
+            raise ValueError("unexpected response")
         if self._outstanding == 0 and self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
 
@@ -105,7 +105,7 @@ class RespConnection(asyncio.Protocol):
         if left_s > 0:
             self._timer = self._loop.call_later(left_s, self._check_timeout)
         else:
-            self._fail(Silent("Redis has not answered in time"))
+            self._fail(Silent("Redis did not respond in time"))
 
     def _fail(self, error: Exception) -> None:
         if self._answered is not None and not self._answered.done():

@@ -228,8 +228,8 @@ class AttemptRunner:
         """A time-out is the route's fault only if the route had its time; some clients allow a second."""
         waited_ms = self._clock.now_ms() - plan.started_ms
         if waited_ms < min(self._settings.policy.circuit.slow_ms, self._settings.timeouts.first_byte_ms):
-            return Failure("deadline", "", message="the client's own deadline has passed", status=status)
-        return Failure("timeout", "route", message="the provider stayed silent for too long", status=status)
+            return Failure("deadline", "", message="the client's deadline has passed", status=status)
+        return Failure("timeout", "route", message="the provider sent nothing for too long", status=status)
 
 
 def scope_of(error: UpstreamError) -> FailureScope:

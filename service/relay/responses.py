@@ -103,7 +103,7 @@ class ResponseRelay:
         if answer is None or is_wrong_type(request, answer):
             raise self._no_message(exchange, answer)
         if request.endpoint == "count_tokens" and not count_in(body):
-            raise bad_answer("the answer is no count")
+            raise bad_answer("the response is not a token count")
         if is_list(request) and route.auth != "client":
             exchange.deadline.reschedule(None)
             body = await own_items(body, request, self._resources)
@@ -116,7 +116,7 @@ class ResponseRelay:
         """The failure of a response with status 200 that is no message."""
         if answer and answer.error:
             return AttemptFailed(self._classifier.classify_stream_error(exchange, answer.error), answer.error.data)
-        return bad_answer("the answer is no message")
+        return bad_answer("the response is not a message")
 
     async def _copy(self, exchange: UpstreamExchange) -> FinalPart:
         """Bytes as they come: files, unknown endpoints."""

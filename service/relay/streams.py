@@ -72,7 +72,7 @@ class StreamRelay:
             self._pinger.stop()
             exchange.progress.tokens = stream_tokens(self._tap, len(exchange.request.plain))
         if not self._tap.ended:
-            raise bad_answer("the stream ended before its end")
+            raise bad_answer("the stream ended early")
         return self._final_part()
 
     async def _commit(self) -> None:
@@ -105,7 +105,7 @@ class StreamRelay:
         decide how the request ends.
         """
         if self._tap.garbage:
-            raise bad_answer("the answer is no stream of events")
+            raise bad_answer("the response is not an event stream")
         if self._tap.error and not self._tap.has_content:
             failure = self._classifier.classify_stream_error(self._exchange, self._tap.error)
             raise AttemptFailed(failure, self._tap.error.data)

@@ -277,7 +277,7 @@ def lacks_endpoint(check: RouteCheck) -> bool:
 
 def elsewhere(check: RouteCheck) -> Candidate:
     """Passed over in favour of the resources' route."""
-    return Candidate(check.route, "", "elsewhere", f"the resource lives on {check.request.bound_to}")
+    return Candidate(check.route, "", "elsewhere", f"the resource belongs to {check.request.bound_to}")
 
 
 def endpoint_missing(check: RouteCheck) -> Candidate:
@@ -300,7 +300,7 @@ def usable_for_client(check: RouteCheck) -> Candidate:
 
 def model_missing(check: RouteCheck) -> Candidate:
     """Passed over: the provider denied the model lately, and no other stands in for it."""
-    return Candidate(check.route, "", "model_missing", f"{check.route.title} lacks {check.request.model}")
+    return Candidate(check.route, "", "model_missing", f"{check.route.title} does not have {check.request.model}")
 
 
 def too_large(check: RouteCheck) -> Candidate:
@@ -316,7 +316,7 @@ def is_spent(check: RouteCheck) -> bool:
 def spent(check: RouteCheck) -> Candidate:
     """Passed over until the week is over."""
     until_ms = check.quota.resets_at_ms if check.quota else 0
-    return Candidate(check.route, check.model or "", "quota_spent", "weekly limit spent", until_ms)
+    return Candidate(check.route, check.model or "", "quota_spent", "weekly limit reached", until_ms)
 
 
 def waiting(check: RouteCheck) -> Candidate:
@@ -355,7 +355,7 @@ def usable(check: RouteCheck) -> Candidate:
 RULES: tuple[tuple[Callable[[RouteCheck], object], Callable[[RouteCheck], Candidate]], ...] = (
     (lambda check: check.route.off, lambda check: Candidate(check.route, "", "off", check.route.off or "")),
     (is_elsewhere, elsewhere),
-    (is_foreign_thread, lambda check: Candidate(check.route, "", "elsewhere", "threads are Anthropic's")),
+    (is_foreign_thread, lambda check: Candidate(check.route, "", "elsewhere", "only Anthropic supports threads")),
     (lacks_endpoint, endpoint_missing),
     (lambda check: check.route.id in check.view.control.disabled, disabled),
     (lambda check: check.route.auth == "client", usable_for_client),

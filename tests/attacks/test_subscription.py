@@ -22,7 +22,7 @@ from tests.attacks.raw import SeenRequest, answer, byte_provider
 from tests.support.subscriptions import HOUR_MS, OLD_REFRESH, content, log_in, now_ms, told
 
 NEW = {"access_token": "sk-ant-oat01-new", "refresh_token": "sk-ant-ort01-new", "expires_in": 28_800}
-NOT_A_TOKEN = "answered without a token"
+NOT_A_TOKEN = "responded without a token"
 DAY_MS = 24 * HOUR_MS
 
 

@@ -60,7 +60,7 @@ async def test_an_address_that_answers_is_good() -> None:
     """A connection is opened and closed; nothing is asked."""
     async with listening() as port:
         finding = await check_place("zai", f"http://127.0.0.1:{port}/api")
-    assert finding == Finding("zai", True, f"127.0.0.1:{port} answers")
+    assert finding == Finding("zai", True, f"127.0.0.1:{port} is reachable")
 
 
 async def test_an_address_that_refuses_is_bad(free_port: int) -> None:
@@ -148,12 +148,12 @@ def test_a_subscription_needs_its_file(settings: Settings, login: Route) -> None
 @pytest.mark.parametrize(
     ("left_s", "refresh", "writable", "is_good", "words"),
     [
-        (3630, "r", True, True, "good for 60 minutes, and is refreshed by the proxy"),
-        (-5, "r", True, True, "has expired, and is refreshed by the proxy"),
+        (3630, "r", True, True, "valid for 60 minutes; refreshed by the proxy"),
+        (-5, "r", True, True, "has expired; refreshed by the proxy"),
         (3630, "", True, True, "can't refresh it: there is no refresh token"),
         (-5, "", True, False, "can't refresh it: there is no refresh token"),
-        (3630, "r", False, True, "can't refresh it: the file can't be written to"),
-        (-5, "r", False, False, "can't refresh it: the file can't be written to"),
+        (3630, "r", False, True, "can't refresh it: the file is not writable"),
+        (-5, "r", False, False, "can't refresh it: the file is not writable"),
     ],
 )
 def test_a_log_in_is_told_as_it_is(
@@ -181,7 +181,7 @@ async def test_a_subscription_needs_its_address_as_well(settings: Settings, logi
     async with listening() as port:
         finding = await check_route(replace(login, base_url=f"http://127.0.0.1:{port}"), settings)
     assert finding.ok
-    assert finding.words.startswith(f"127.0.0.1:{port} answers; its token is good for")
+    assert finding.words.startswith(f"127.0.0.1:{port} is reachable; its token is valid for")
     assert not (await check_route(replace(login, base_url=f"http://127.0.0.1:{free_port}"), settings)).ok
 
 

@@ -167,4 +167,4 @@ def test_a_revoked_key_stops_everywhere(fleet: Fleet, keys: list[GeneratedKey], 
 
 def refusals(proxy: Proxy, before: int = 0) -> int:
     """Requests that a proxy has turned down, since there were so many: its log tells before the answer goes."""
-    return proxy.text.count(" 401 this key is not known") - before
+    return proxy.text.count(" 401 unknown client key") - before

@@ -190,7 +190,7 @@ async def test_when_nobody_can_the_asking_ends(
     monkeypatch.setattr(page, "REQUEST_WAIT_S", 0.2)
     other = subscribe(redis, file=nowhere)
     assert await other.token() == ""
-    assert "no other proxy can refresh it" in other.trouble
+    assert "no proxy can refresh it" in other.trouble
     monkeypatch.setattr(page, "REQUEST_WAIT_S", 60)
     assert await other.token() == ""
 
@@ -228,5 +228,5 @@ async def test_with_redis_away_the_lock_of_the_file_decides(
     assert refreshes(fake) == 1
     other = subscribe(away, file=nowhere)
     assert await other.token() == ""
-    assert "Redis, over which others could be asked, is away" in other.trouble
+    assert "can't ask another one while Redis is unavailable" in other.trouble
     await away.aclose()

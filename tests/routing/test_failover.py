@@ -603,7 +603,7 @@ def test_a_reserved_quota_is_worth_a_few_seconds() -> None:
 
 def test_a_route_that_has_to_be_passed_over_by_now_is_left_out() -> None:
     """Its wait counts where waiting helps; what opened or was disabled meanwhile promises nothing."""
-    spent = AdmissionDenied("passed_over", "weekly limit spent", until_ms=NOW_MS + 9_000)
+    spent = AdmissionDenied("passed_over", "weekly limit reached", until_ms=NOW_MS + 9_000)
     opened = AdmissionDenied("passed_over", "5 failures in a row")
     attempts, verdict = play([FIRST, SECOND], refused(FULL), refused(opened), refused(spent))
     assert [attempt.wait_ms for attempt in attempts] == [0, 0, SLOT_WAITS_MS[0]]

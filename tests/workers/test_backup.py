@@ -167,7 +167,7 @@ def test_what_redis_trimmed_is_told(bench: Bench, command: Run, tmp_path: Path) 
     bench.redis.xtrim(wire.events_key(STREAM), maxlen=1, approximate=False)
     status, output = command(cli.restore_ledger, str(tmp_path / "b.zip"), "--replace")
     assert (status, bench.attempts()) == (0, 3)
-    assert "anthropic: what happened between" in output
+    assert "anthropic: events between" in output
 
 
 def test_a_ledger_with_events_is_not_replaced_unasked(bench: Bench, command: Run, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_ledger_with_events_is_not_replaced_unasked(bench: Bench, command: Run
     content = file.read_bytes()
     status, output = command(cli.backup, str(file))
     assert (status, file.read_bytes()) == (1, content)
-    assert "is there already" in output
+    assert "already exists" in output
     append(bench.redis, [ended(3)])
     bench.project()
     status, output = command(cli.restore_ledger, str(file))
@@ -227,10 +227,10 @@ def come_from_tomorrow(file: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (cut_off, "cut off"),
+        (cut_off, "is truncated"),
         (flip_a_byte, "damaged"),
-        (change_a_count, "not what was written"),
-        (leave_out_the_manifest, "no backup of a ledger"),
+        (change_a_count, "does not match the manifest"),
+        (leave_out_the_manifest, "not a ledger backup"),
         (come_from_tomorrow, "newer than this version"),
     ],
 )

@@ -42,7 +42,7 @@ def test_the_schema_is_made_once_by_whoever_comes_first(url: str) -> None:
         assert applied == [(migration.number,) for migration in migrations()]
         assert connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone() == (False,)
         connection.execute("UPDATE ccproxy.migrations SET sha256 = 'edited' WHERE number = 1")
-        with pytest.raises(SchemaError, match="another content"):
+        with pytest.raises(SchemaError, match="different content"):
             pending(connection)
         connection.execute("UPDATE ccproxy.migrations SET number = number + 9999")
         with pytest.raises(SchemaError, match="newer"):
