@@ -130,7 +130,7 @@ def limit(name: str, config: Path | None, **limits: Any) -> None:
     """Replace all limits of the key NAME (a name or id); without options, remove them."""
     with at_ledger(config) as (desk, _):
         key_id = key_id_of(desk.control(), name)
-        desk.append([ClientKeyLimited(**desk.stamp(), key_id=key_id, **limits_of(limits, desk.now_ms()))])
+        desk.append([ClientKeyLimited(**desk.common_fields(), key_id=key_id, **limits_of(limits, desk.now_ms()))])
         echo(f"{key_id}: {limits_in_words(desk.control().keys[key_id])}")
 
 
@@ -141,7 +141,7 @@ def revoke(name: str, config: Path | None) -> None:
     """Revoke the key NAME (a name or id), on all proxies within a second."""
     with at_ledger(config) as (desk, _):
         key_id = key_id_of(desk.control(), name)
-        desk.append([ClientKeyRevoked(**desk.stamp(), key_id=key_id)])
+        desk.append([ClientKeyRevoked(**desk.common_fields(), key_id=key_id)])
         echo(f"{key_id} is revoked")
 
 
@@ -169,7 +169,7 @@ def at_ledger(config: Path | None) -> Iterator[tuple[Any, Any]]:
 def hand_out(desk: Any, name: str, limits: dict[str, Any]) -> tuple[str, str]:
     """Make a key and put it on the ledger: the key and its id."""
     key = make_key(name, secrets.token_bytes(SECRET_BYTES + 3))
-    desk.append([ClientKeyIssued(**desk.stamp(), key_id=key.key_id, name=name, sha256=key.sha256, **limits)])
+    desk.append([ClientKeyIssued(**desk.common_fields(), key_id=key.key_id, name=name, sha256=key.sha256, **limits)])
     return key.text, key.key_id
 
 

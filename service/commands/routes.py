@@ -48,7 +48,7 @@ def disable(route: str, reason: str, config: Path | None) -> None:
     """Take ROUTE out of service. Requests in flight are finished."""
     with at_ledger(config) as (desk, settings):
         check_known([route], desk, settings)
-        desk.append([RouteDisabled(**desk.stamp(), route=route, reason=reason)])
+        desk.append([RouteDisabled(**desk.common_fields(), route=route, reason=reason)])
     echo(f"{route} is disabled{f': {reason}' if reason else ''}. `ccproxy routes enable {route}` enables it again.")
 
 
@@ -59,7 +59,7 @@ def enable(route: str, config: Path | None) -> None:
     """Put ROUTE back into service."""
     with at_ledger(config) as (desk, settings):
         check_known([route], desk, settings)
-        desk.append([RouteEnabled(**desk.stamp(), route=route)])
+        desk.append([RouteEnabled(**desk.common_fields(), route=route)])
     echo(f"{route} is enabled.")
 
 
@@ -71,7 +71,7 @@ def reset(names: tuple[str, ...], config: Path | None) -> None:
     with at_ledger(config) as (desk, settings):
         chosen = list(names) or [route.id for route in settings.routes]
         check_known(chosen, desk, settings)
-        desk.append([CircuitReset(**desk.stamp(), route=route) for route in chosen])
+        desk.append([CircuitReset(**desk.common_fields(), route=route) for route in chosen])
     echo(f"{', '.join(chosen)}: circuits and cool-downs are reset.")
 
 
@@ -84,7 +84,7 @@ def limit(route: str, tokens: str, config: Path | None) -> None:
     weekly_tokens = tokens_of(tokens)
     with at_ledger(config) as (desk, settings):
         check_known([route], desk, settings)
-        desk.append([QuotaLimitChanged(**desk.stamp(), route=route, weekly_tokens=weekly_tokens)])
+        desk.append([QuotaLimitChanged(**desk.common_fields(), route=route, weekly_tokens=weekly_tokens)])
     words = "as configured" if weekly_tokens is None else f"{weekly_tokens:,} tokens" if weekly_tokens else "none"
     echo(f"{route}: weekly limit {words}.")
 
