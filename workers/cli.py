@@ -1,17 +1,14 @@
 """The workers' commands. They join `ccproxy` as entry points, so that the proxy does not import them."""
 
 import json
-import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import click
 import psycopg
@@ -20,7 +17,7 @@ from redis import Redis, RedisError
 from service.ledger import wire
 from service.settings import Settings, load_for_workers, worker_environ
 from service.settings.redis_url import place_of
-from service.telemetry.safe_text import visible
+from service.telemetry.log import set_up
 from service.telemetry.terminal import SafeConsole, echo, echo_json, echo_own
 from workers.archive import Archive, Unowned, open_archive
 from workers.backup import BackupError, Manifest, back_up, expected_rows
@@ -52,48 +49,12 @@ MAX_TRIES = 300
 """How often a command tries to lock a stream that workers hold before it gives up."""
 NOT_PUBLISHED = "; Redis is unreachable: proxies get it when a worker starts, or with the next event"
 
-LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-    "silent": logging.CRITICAL + 1,
-}
-
-
-class JsonLines(logging.Formatter):
-    """A log record as one line of JSON."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record's line."""
-        line = {"at_ms": int(record.created * 1000), "level": record.levelname.lower(), "message": record.getMessage()}
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
-class TextLines(logging.Formatter):
-    """A log record for people: one line, and the lines of a traceback indented below it."""
-
-    converter = staticmethod(time.gmtime)
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
-        """The line."""
-        return visible(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
-        """The traceback."""
-        return "\n".join(f"  {visible(line)}" for line in super().formatException(ei).splitlines())
-
 
 @click.command()
 def worker() -> None:
     """Fold events from Redis into Postgres until stopped."""
     settings = load_for_workers()
-    open_log(settings)
+    set_up(settings.log_level, settings.log_format, sys.stderr)
     redis_url = required_setting(settings.redis_url, "REDIS_URL")
     database_url = required_setting(settings.database_url, "DATABASE_URL")
     if place_of(redis_url).kind == "cluster":
@@ -428,14 +389,3 @@ def required_setting(value: str | None, name: str) -> str:
     if not value:
         raise click.ClickException(f"{name} is not set; set it, or use `ccproxy up`, which starts its own servers")
     return value
-
-
-def open_log(settings: Settings) -> None:
-    """Set up logging to stderr as configured, in UTC."""
-    formatter = TextLines() if settings.log_format == "text" else JsonLines()
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    log = logging.getLogger("ccproxy")
-    log.handlers[:] = [handler]
-    log.setLevel(LEVELS[settings.log_level])
-    log.propagate = False

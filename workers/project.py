@@ -27,7 +27,8 @@ Step: TypeAlias = Callable[[Checkpoint, Ledger], tuple[Checkpoint, bool]]
 
 
 class Projected(NamedTuple):
-    """A stream as of a committed checkpoint. `moved`: this batch changed it; `full`: there is more to read."""
+    """A stream as of a committed checkpoint. `moved`: this batch changed it; `full`: there is more to read; `folded`:
+    how many events are new."""
 
     stream: str
     epoch: int
@@ -39,6 +40,7 @@ class Projected(NamedTuple):
     full: bool
     dead: int = 0
     quarantined: int = 0
+    folded: int = 0
 
 
 class CachedLedger(NamedTuple):
@@ -118,7 +120,8 @@ class Projector:
         )
         place = (after.epoch, after.position, after.stream_id, after.run_id)
         moved = after is not before
-        return Projected(stream, *place, ledger, moved, full, after.dead, after.quarantined)
+        folded = after.position - before.position
+        return Projected(stream, *place, ledger, moved, full, after.dead, after.quarantined, folded)
 
     def _cache_ledger(self, stream: str, kept: CachedLedger | None) -> None:
         if kept is not None:

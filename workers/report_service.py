@@ -60,7 +60,7 @@ class ReportService:
             try:
                 self._worker.register_death()  # type: ignore[no-untyped-call]
             except RedisError as error:
-                log.debug("reports.not_taken_back error=%s", error)
+                log.debug("reports.not_taken_back", extra={"error": str(error)})
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
@@ -80,16 +80,16 @@ class ReportService:
         except Refused as refused:
             return {"refused": str(refused)}
         except TypeError as error:
-            log.warning("report.not_understood name=%s error=%s", name, error)
+            log.warning("report.not_understood", extra={"report": name, "error": str(error)})
             return {"refused": f"the workers do not know the report {name!r}; upgrade them"}
         except psycopg.DataError as error:
             return {"refused": " ".join(str(error).split())}  # such as a NUL in a text
         except (psycopg.Error, RedisError) as error:
-            log.warning("report.failed name=%s error=%s", name, " ".join(str(error).split()))
+            log.warning("report.failed", extra={"report": name, "error": " ".join(str(error).split())})
             return {"failed": "it took too long" if is_slow(error) else "Postgres or Redis did not answer"}
         finally:
             if name in ("drop", "replay"):
-                log.warning("report.%s by=%s", name, arguments.get("by", ""))
+                log.warning("report.%s", name, extra={"by": arguments.get("by", "")})
 
     def _with_reports(self, make: Callable[[Reports], Any]) -> Any:
         archive = self._archive or open_archive(self._postgres)

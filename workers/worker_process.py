@@ -115,7 +115,7 @@ class WorkerProcess:
             try:
                 worker = open_worker(self.queue, self.stopping)
                 if not announced:
-                    log.info("worker.ready queue=%s worker=%s", self.queue.name, worker.name)
+                    log.info("worker.ready", extra={"queue": self.queue.name, "worker": worker.name})
                     announced = True
                 worker.work(logging_level=rq_level())
                 self.stopping.wait(RETRY_S)

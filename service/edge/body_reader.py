@@ -21,6 +21,7 @@ from service.protocol.file_refs import named_ids
 from service.protocol.truncation import cut
 from service.relay import ClientRequest
 from service.settings import Settings, Truncation
+from service.telemetry.log import Sentence
 
 log = logging.getLogger("ccproxy.edge")
 
@@ -29,6 +30,8 @@ READ_BODIES: tuple[Endpoint, ...] = ("messages", "count_tokens")
 FREE_BYTES = LARGE_BYTES
 """What any compressed body may become, however small it is: a log or a blank image shrinks to a hundredth and less, and
 as much as this is read without a thread."""
+TRUNCATED = "Truncated: {messages} messages left out ({tokens_before:,} → {tokens_after:,} tokens)"
+UNCUT = "Not truncated: {tokens_before:,} tokens, and nothing can be left out"
 BLOCK_BYTES = 256
 """What is kept of one content block, with its texts."""
 
@@ -137,18 +140,13 @@ def shorten(call: ClientRequest, truncation: Truncation) -> None:
     shorter = cut(call.plain, truncation.most_tokens)
     if shorter is None:
         return
-    told = {"request": call.request_id}
+    extra = {"request": call.request_id}
+    values = {"messages": shorter.dropped, "tokens_before": shorter.tokens_before, "tokens_after": shorter.tokens_after}
     if not shorter.dropped:
-        log.warning("truncation.skipped: %d tokens, and nothing can be cut", shorter.tokens_before, extra=told)
+        log.warning(Sentence(name="request.not_truncated", template=UNCUT, values=values), extra=extra)
         return
     call.body = call.plain = shorter.body
     call.blocks = None
     call.headers = [header for header in call.headers if header[0] != b"content-encoding"]
     call.dropped_messages = shorter.dropped
-    log.warning(
-        "Truncated: %d messages left out (%d → %d tokens)",
-        shorter.dropped,
-        shorter.tokens_before,
-        shorter.tokens_after,
-        extra=told,
-    )
+    log.warning(Sentence(name="request.truncated", template=TRUNCATED, values=values), extra=extra)

@@ -20,12 +20,14 @@ from service.edge.body_reader import ClientDisconnected, take_body
 from service.edge.key_limits import KeyGuard
 from service.edge.keys import CallerIdentity, Keyring
 from service.edge.request_cycle import DISCARD, LEAVING
+from service.edge.request_log import log_request
 from service.edge.request_parser import client_request_of, deadline_ms
 from service.edge.request_target import RequestTarget, target_in
-from service.edge.responses import AsgiResponseWriter
+from service.edge.responses import AsgiResponseWriter, OwnError
 from service.edge.traffic import Traffic, verdict_of
 from service.errors import BadClientKey, ProxyError, Stopping
 from service.relay import ClientRequest, Relay
+from service.relay.client import forget_body
 
 log = logging.getLogger("ccproxy.edge")
 
@@ -50,30 +52,33 @@ def messages_app(
         request_id = clock.new_request_id()
         reply = AsgiResponseWriter(send, request_id)
         target = target_in(scope)
+        arrived_ms = clock.now_ms()
         refused: tuple[str, str] | None = None
         traffic.begin()
         try:
-            await answer(scope, receive, reply, target, request_id)
+            await answer(scope, receive, reply, target, arrived_ms)
         except ClientDisconnected:
-            log.debug("client.left", extra={"request": request_id})
+            pass  # the log and the counters have it as aborted
         except ProxyError as error:
-            discard_body(scope)
-            refused = await refuse(error, address_of(scope), brake, reply, request_id)
+            discard_body(scope, reply.call)
+            refused = await refuse(error, address_of(scope), brake, reply)
         except Exception:
             log.exception("request.failed", extra={"request": request_id})
-            if not reply.started:
-                await reply.fail(ProxyError("internal error; the proxy's log has the details under this request id"))
+            await fail(reply, address_of(scope))
         finally:
-            traffic.end(target.endpoint, *(refused or verdict_of(reply, None)))
+            verdict, reason = refused or verdict_of(reply, None)
+            traffic.end(target.endpoint, verdict, reason)
+            log_request(reply, target.endpoint, verdict, reason, arrived_ms, clock.now_ms)
 
     async def answer(
-        scope: Scope, receive: Receive, reply: AsgiResponseWriter, target: RequestTarget, request_id: str
+        scope: Scope, receive: Receive, reply: AsgiResponseWriter, target: RequestTarget, arrived_ms: int
     ) -> None:
         client = keyring.identify(scope["headers"])
         if client.key_id:
             brake.accept(address_of(scope), client.key_id)
         named = dict(scope["headers"])
-        call = client_request_of(scope, named, settings, client, target, request_id, clock.now_ms())
+        call = client_request_of(scope, named, settings, client, target, reply.request_id, arrived_ms)
+        reply.call = call
         relay.check_access(call)
         if client.key:
             await gate.check(client.key_id, client.key, call)
@@ -84,20 +89,22 @@ def messages_app(
             call.deadline_ms = deadline_ms(named, settings, stream=call.stream)
             reply.dropped_messages = call.dropped_messages
             if client.key is None:
-                await serve(scope, receive, reply, call)
+                await run_until_disconnect(relay.handle(call, reply), watcher_of(scope, receive, reply, call), drain)
                 return
             async with gate.admit(client.key_id, client.key, call):
-                await serve(scope, receive, reply, call)
+                await run_until_disconnect(relay.handle(call, reply), watcher_of(scope, receive, reply, call), drain)
         finally:
             share.close()
 
-    async def serve(scope: Scope, receive: Receive, reply: AsgiResponseWriter, call: ClientRequest) -> None:
-        leave = DisconnectWatcher(reply)
-        if not call.upload:  # which reads on, and notices by itself
-            leave.watch(scope, receive)
-        await run_until_disconnect(relay.handle(call, reply), leave, drain)
-
     return handle
+
+
+async def fail(reply: AsgiResponseWriter, client: str) -> None:
+    """Tell a client that got nothing yet of a fault of our own."""
+    if not reply.started:
+        error = ProxyError("internal error; the proxy's log has the details under this request id")
+        reply.error = OwnError(error.status, error.message, client)
+        await reply.fail(error)
 
 
 async def still_good(
@@ -112,20 +119,20 @@ async def still_good(
     return client
 
 
-async def refuse(
-    error: ProxyError, client: str, brake: AuthThrottle, reply: AsgiResponseWriter, request_id: str
-) -> tuple[str, str]:
+async def refuse(error: ProxyError, client: str, brake: AuthThrottle, reply: AsgiResponseWriter) -> tuple[str, str]:
     """Send an error of our own, and say how it counts. What it was raised in holds the body, and need not be kept
     while its client is slow."""
     error.__traceback__ = error.__context__ = None
-    log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
+    reply.error = OwnError(error.status, error.message, client)
     shown = await brake.delay_failure(client, error) if isinstance(error, BadClientKey) else error
     await reply.fail(shown)
     return verdict_of(reply, shown)
 
 
-def discard_body(scope: Scope) -> None:
-    """Have nothing kept of what is not read: a refusal may be held back, or its client be slow."""
+def discard_body(scope: Scope, call: ClientRequest | None) -> None:
+    """Have nothing kept of a body, read or not: a refusal may be held back, or its client be slow."""
+    if call:
+        forget_body(call)
     extensions: Any = scope.get("extensions") or {}
     if DISCARD in extensions:
         extensions[DISCARD]()
@@ -152,6 +159,14 @@ async def run_until_disconnect(work: Coroutine[Any, Any, None], leave: "Disconne
     finally:
         leave.stop_watching()
         drain.untrack(leave.task)
+
+
+def watcher_of(scope: Scope, receive: Receive, reply: AsgiResponseWriter, call: ClientRequest) -> "DisconnectWatcher":
+    """Who notices that this request's client has left."""
+    watcher = DisconnectWatcher(reply)
+    if not call.upload:  # which reads on, and notices by itself
+        watcher.watch(scope, receive)
+    return watcher
 
 
 class DisconnectWatcher:

@@ -13,7 +13,6 @@ tell where a request was made. Clients such as Claude Code and the SDKs send nei
 Not here: client keys (`keys`), sessions of the admin API (`console.auth`), `X-Forwarded-*` (`forwarded`).
 """
 
-import logging
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,12 +21,11 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from service.edge.forwarded import behind_trusted_proxies
-from service.edge.responses import AsgiResponseWriter
+from service.edge.request_log import log_request
+from service.edge.responses import AsgiResponseWriter, OwnError
 from service.errors import ClientError, ForeignOrigin, NoHost, UnknownHost
 from service.loopback import host_name, is_address, is_loopback
 from service.settings import Settings
-
-log = logging.getLogger("ccproxy.edge")
 
 OWN_SITES = frozenset((b"same-origin", b"none"))
 """`none`: the user's own doing, such as a bookmark. `same-site` is foreign: ports of localhost are one site."""
@@ -126,11 +124,14 @@ class OriginGuard:
 
     async def _refuse(self, scope: Any, send: Send, error: ClientError) -> None:
         """Answer with an error, count and log it."""
-        request_id = self._new_request_id()
-        client = str((scope.get("client") or ("",))[0])
-        log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
-        self._on_refusal("foreign_host" if isinstance(error, UnknownHost) else "foreign_origin")
-        await AsgiResponseWriter(varying(send), request_id).fail(error)
+        reply = AsgiResponseWriter(varying(send), self._new_request_id())
+        reply.error = OwnError(error.status, error.message, str((scope.get("client") or ("",))[0]))
+        reason = "foreign_host" if isinstance(error, UnknownHost) else "foreign_origin"
+        self._on_refusal(reason)
+        try:
+            await reply.fail(error)
+        finally:
+            log_request(reply, "other", "refused", reason)
 
     def _check_host(self, scope: Any, named: Headers) -> None:
         """Raises NoHost and UnknownHost."""

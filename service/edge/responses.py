@@ -1,12 +1,16 @@
 """The way back to the client, over ASGI; and errors in Anthropic's shape."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from litestar.types import ASGIApp, Receive, Scope, Send
+from msgspec import Struct
 
 from service.errors import MethodNotAllowed, ProxyError
+
+if TYPE_CHECKING:
+    from service.relay import ClientRequest
 
 JSON = (b"content-type", b"application/json")
 EVENT_STREAM = b"text/event-stream"
@@ -31,8 +35,19 @@ DEFAULT_HEADERS = (
 """On every other answer, unless its handler has set a header of its own."""
 
 
+class OwnError(Struct, frozen=True):
+    """For the log: an error of the proxy itself, and the address of the client that gets it."""
+
+    status: int
+    message: str
+    client: str
+
+
 class AsgiResponseWriter:
-    """One answer. Every answer says which request it is, which route gave it and how many were tried."""
+    """One answer. Every answer says which request it is, which route gave it and how many were tried.
+
+    For the log: `call`, once its head was read, and the `error` of the proxy itself, if it answers with one.
+    """
 
     def __init__(self, send: Send, request_id: str) -> None:
         self.started = False
@@ -43,13 +58,15 @@ class AsgiResponseWriter:
         self.route = ""
         self.attempts = 0
         self.dropped_messages = 0
+        self.call: ClientRequest | None = None
+        self.error: OwnError | None = None
+        self.request_id = request_id
         self._send: Any = send
-        self._request_id = request_id
 
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send the head; `request-id` is the provider's, else our own."""
         named = dict(headers)
-        request_id = self._request_id.encode()
+        request_id = self.request_id.encode()
         own = [
             (b"x-ccproxy-request-id", request_id),
             (b"x-ccproxy-attempts", b"%d" % self.attempts),
@@ -81,9 +98,9 @@ class AsgiResponseWriter:
         answer that has begun stays cut, which the client sees."""
         if self.started:
             if self.streams and not self.ended:
-                await self.end(b"\n\nevent: error\ndata: " + error_body(error, self._request_id) + b"\n\n")
+                await self.end(b"\n\nevent: error\ndata: " + error_body(error, self.request_id) + b"\n\n")
             return
-        body = error_body(error, self._request_id)
+        body = error_body(error, self.request_id)
         await self.start(error.status, [JSON, (b"content-length", b"%d" % len(body)), *error_headers(error)])
         await self.end(body)
 

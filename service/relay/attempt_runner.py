@@ -24,9 +24,10 @@ from service.relay.attempt import (
     ResponseProgress,
     UpstreamExchange,
 )
+from service.relay.attempt_log import log_attempt
 from service.relay.client import ClientRequest, ResponseWriter
 from service.relay.client_errors import error_event
-from service.relay.recorder import AttemptRecorder, log_attempt
+from service.relay.recorder import AttemptRecorder
 from service.relay.responses import ResponseRelay
 from service.relay.upstream_request import UpstreamRequest, UpstreamRequestBuilder
 from service.routing.failure import Failure

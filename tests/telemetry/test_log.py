@@ -22,6 +22,18 @@ from tests.support.proxies import ANTHROPIC_KEY, ZAI_KEY, server_of
 log = logging.getLogger("ccproxy.test")
 
 
+WORDS_OF_A_FAILOVER = {
+    "text": (
+        "→ Anthropic POST /v1/messages",
+        "← Anthropic 529",
+        "→ Z.AI POST",
+        "← Z.AI 200",
+        "model remap: claude-opus-5-5",
+    ),
+    "json": ("attempt.started", "attempt.failed", "attempt.model_mapped", "request.ended"),
+}
+
+
 class Screen(io.StringIO):
     """A terminal."""
 
@@ -219,13 +231,7 @@ async def test_every_line_of_a_request_bears_its_id_and_none_a_secret(
     assert len(lines) >= 5
     assert all(request_id in line for line in lines)
     text = out.getvalue()
-    for words in (
-        "→ Anthropic POST /v1/messages",
-        "← Anthropic 529",
-        "→ Z.AI POST",
-        "← Z.AI 200",
-        "model remap: claude-opus-5-5",
-    ):
+    for words in WORDS_OF_A_FAILOVER[form]:
         assert words in text
     for secret in (ANTHROPIC_KEY, ZAI_KEY, "the-prompt-text", "the-answer-text"):
         assert secret not in text
