@@ -12,10 +12,10 @@ CLIENT_ROUTE_ID = "anthropic:client"
 
 
 class Provider(Struct, frozen=True, forbid_unknown_fields=True):
-    """An API that is spoken to.
+    """An upstream API.
 
-    `families` are the beginnings of model names that it serves itself; a name of another family that appears in
-    `model_map` (exact, or by `*` at the end) is always mapped. `model_fallback` maps names that it turns out to lack.
+    `families` are prefixes of the model names that it serves itself. A name of another family that `model_map` has
+    (exact, or as a pattern) is always mapped. `model_fallback` maps names that the provider turns out to lack.
     """
 
     id: str
@@ -58,12 +58,11 @@ ZAI = Provider(
 
 
 class Route(Struct, frozen=True):
-    """Provider + credential. `off` is why the route can't serve at all, None when it can.
+    """A provider with a credential. `off` is why the route can't serve at all, None when it can.
 
-    `auth` is whose credential is shown and how: an API key, an OAuth token (`credentials_path`, or `api_key` as the
-    token), or the client's own as it came (a pseudo-route: no shared state of its own).
-    `model_map` is the user's own and applies at once; `weekly_tokens` and `concurrency` (attempts at once, in the whole
-    fleet) 0 is no limit.
+    `auth` is the kind of credential: an API key, an OAuth token (from `credentials_path`, or `api_key` as the token),
+    or the client's own as it came (a pseudo-route without shared state). `model_map` is the user's own and always
+    applies. `weekly_tokens` and `concurrency` (attempts at once, across the fleet): 0 is no limit.
     """
 
     id: str

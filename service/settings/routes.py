@@ -216,13 +216,15 @@ def file_routes(file: File, read: Reader, providers: Mapping[str, Provider], ori
         if provider is None:
             raise SettingsError(f"{place}: unknown provider {entry.provider!r}; known: {', '.join(providers)}")
         if entry.id in {route.id for route in routes} or entry.id == "control" or not is_route_id(entry.id):
-            raise SettingsError(f"{place}: the id must be unique, of a-z 0-9 - _ and not 'control'")
+            raise SettingsError(
+                f"{place}: the id must be unique, must consist of a-z 0-9 - _, and must not be 'control'"
+            )
         routes.append(file_route(entry, provider, read, place))
     return tuple(routes)
 
 
 def is_route_id(text: str) -> bool:
-    """Whether a text can stand in keys, headers and logs as a route's name."""
+    """Whether a text can be a route's name in keys, headers and logs."""
     return bool(text) and len(text) <= 64 and all(char.isascii() and (char.isalnum() or char in "-_") for char in text)
 
 
@@ -245,7 +247,7 @@ def file_route(entry: RouteFile, provider: Provider, read: Reader, place: str) -
 
 
 def missing_credential(entry: RouteFile) -> str | None:
-    """What a route without a key lacks; nothing when it has a credentials file."""
+    """Why a route without a key is off; None when it has a credentials file."""
     is_oauth = entry.auth == "oauth"
     if is_oauth and entry.credentials_path:
         return None

@@ -13,7 +13,10 @@ import pytest
 from service.cli import main
 from service.console import revoked_sessions as ended
 from service.ledger import wire
-from service.settings import SECRETS, VARIABLES
+from service.ledger.price import Price
+from service.settings import SECRETS, VARIABLES, ModelLimits
+from service.settings.failure_rules import FailureRule, WindowRule
+from service.settings.files import File, ProviderFile, RouteFile
 from tests.docs.cli_page import CLI_PAGE, cli_page, commands
 from tests.docs.pages import DOCS, README, ROOT, anchors, blocks, links, name_of, pages, prose_of, text_of
 from tests.docs.settings_pages import SETTINGS_PAGE, with_settings
@@ -22,6 +25,8 @@ from tests.support.metric_names import METRICS
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from msgspec import Struct
 
 MOST_BYTES_OF_AN_IMAGE = 200_000
 MOST_README_LINES = 200
@@ -76,6 +81,13 @@ def test_every_setting_is_named() -> None:
     """Each has a row in the tables."""
     rows = re.findall(r"^\| `([A-Z_0-9]+)` \|", text_of(SETTINGS_PAGE), re.MULTILINE)
     assert rows == [variable.name for variable in VARIABLES]
+
+
+def test_every_key_of_the_toml_file_is_named() -> None:
+    """Each table and each key that is not an error there."""
+    tables: list[type[Struct]] = [File, RouteFile, ProviderFile, Price, ModelLimits, FailureRule, WindowRule]
+    keys = {key for table in tables for key in table.__struct_fields__}
+    assert keys - set(re.findall(r"\w+", text_of(DOCS / "toml.md"))) == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
