@@ -139,8 +139,8 @@ def check_shown(tokens: Sequence[tuple[bytes, bytes]], keys: Container[bytes]) -
         raise BadClientKey("unknown client key in x-ccproxy-key: ask the proxy's operator for one")
     if not any(name in keys for name in names):
         raise BadClientKey(
-            "this proxy asks for a key of its own: send it as x-api-key or Authorization: Bearer, or as x-ccproxy-key "
-            "beside your own credential; ask whoever runs the proxy for one"
+            "this proxy requires a client key: send it as x-api-key or Authorization: Bearer, or as x-ccproxy-key in "
+            "addition to your own credential; ask the proxy's operator for one"
         )
 
 

@@ -182,8 +182,8 @@ def reason_against(origin: bytes) -> str:
     text = origin[:HOST_CHARS].decode("latin-1").lower()
     if text in NOBODYS:
         return (
-            "web pages without an origin of their own (a local file, a sandboxed frame) may not use this proxy; serve "
-            "the page from an address, and add that to ALLOWED_ORIGINS"
+            "web pages without an origin (local files, sandboxed frames) may not use this proxy; serve the page from "
+            "an address, and add that to ALLOWED_ORIGINS"
         )
     whose = text if ORIGIN.fullmatch(text) else "another origin"
     return f"web pages from {whose} may not use this proxy; to allow them, add their origin to ALLOWED_ORIGINS"

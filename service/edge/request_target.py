@@ -191,8 +191,8 @@ def endpoint_of(method: str, path: str) -> Endpoint:
 def not_found(method: str) -> NotFound:
     """Nothing answers to a path; it is not quoted, since it may be anything."""
     return NotFound(
-        f"nothing here answers to {method} on this path. The Messages API lies below /v1/, such as /v1/messages: "
-        "set the client's base URL to this proxy's address, without /v1, and escape nothing that needs no escape"
+        f"no such endpoint for {method}. The Messages API is below /v1/, such as /v1/messages: set the client's base "
+        "URL to this proxy's address, without /v1, and percent-encode only what has to be"
     )
 
 

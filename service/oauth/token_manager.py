@@ -254,7 +254,7 @@ class TokenManager:
         wait_ms = max(backoff_ms, min(RETRY_AFTER_CAP_MS, int(error.after_s * 1000)))
         self._failures += 1
         self._not_before_ms = self._now_ms() + wait_ms
-        self.trouble = f"the token has expired and was not refreshed: {error}; tried again in {wait_ms // 1000} s"
+        self.trouble = f"the token has expired and was not refreshed: {error}; next attempt in {wait_ms // 1000} s"
         log.warning("oauth.not_refreshed", extra={"route": self._route, "why": str(error), "again_ms": wait_ms})
 
     async def _refresh_locked(self) -> None:

@@ -136,7 +136,7 @@ async def test_a_hostile_answer_costs_nothing(path: Path, said: bytes, monkeypat
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     async with asked(path, once(said)) as (one, endpoint):
         assert await one.token() == ""
-        assert "tried again in" in one.trouble
+        assert "next attempt in" in one.trouble
         assert len(endpoint.seen) == 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 30_000
     assert told(path)["refreshToken"] == OLD_REFRESH

@@ -203,7 +203,7 @@ async def test_the_endpoints_waits_are_kept(
     assert refreshes(fake) == 1
     time.ahead_ms += 61_000
     assert await one.token() == ""
-    assert f"responded with status {status}; tried again in 120 s" in one.trouble
+    assert f"responded with status {status}; next attempt in 120 s" in one.trouble
     time.ahead_ms += 60_000
     assert await one.token() == fake.oauth.issued[0][0]
     assert refreshes(fake) == 2
