@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from redis import Redis
 
-from bench.tell import tell
+from bench.progress import show_figure
 from service.embedded.postgres import Postgres
 from service.embedded.valkey import Valkey
 from service.ledger import ids, wire
@@ -183,8 +183,8 @@ def measure_fold(bench: Bench) -> None:
     fold_s = time.perf_counter() - begun_s
     shift.projector.store.close()
     copy_s = copy_rows(bench, rows_of(made))
-    tell("fold, one worker", f"{FOLDED / fold_s:,.0f} events/s", "at least 10,000", ok=FOLDED / fold_s >= 10_000)
-    tell("  COPY of the same rows", f"{FOLDED / copy_s:,.0f} rows/s, {fold_s / copy_s:.1f} times as fast", "")
+    show_figure("fold, one worker", f"{FOLDED / fold_s:,.0f} events/s", "at least 10,000", ok=FOLDED / fold_s >= 10_000)
+    show_figure("  COPY of the same rows", f"{FOLDED / copy_s:,.0f} rows/s, {fold_s / copy_s:.1f} times as fast", "")
 
 
 def rows_of(made: list[Event]) -> list[Row]:
@@ -227,8 +227,8 @@ def measure_lag(bench: Bench) -> None:
                 lags_s += [now_s - appended_s[at] for at in range(len(lags_s), change.position)]
         appender.join()
     p50, p99 = (statistics.quantiles(lags_s, n=100)[at] * 1000 for at in (49, 98))
-    tell(f"lag at {LAG_RATE} events/s, p50", f"{p50:.0f} ms", "at most 50 ms", ok=p50 <= 50)
-    tell(f"lag at {LAG_RATE} events/s, p99", f"{p99:.0f} ms", "at most 250 ms", ok=p99 <= 250)
+    show_figure(f"lag at {LAG_RATE} events/s, p50", f"{p50:.0f} ms", "at most 50 ms", ok=p50 <= 50)
+    show_figure(f"lag at {LAG_RATE} events/s, p99", f"{p99:.0f} ms", "at most 250 ms", ok=p99 <= 250)
 
 
 def append_steadily(bench: Bench, made: Iterator[Event], total: int, appended_s: list[float]) -> None:
@@ -255,7 +255,7 @@ def measure_catch_up(bench: Bench) -> None:
         bench.wait_for("late", CAUGHT_UP + 2)
         seconds = time.perf_counter() - begun_s
     words = f"{CAUGHT_UP / seconds:,.0f} events/s: {CAUGHT_UP:,} in {seconds:.1f} s"
-    tell("catch-up after Postgres was away", words, "at least 5,000", ok=CAUGHT_UP / seconds >= 5_000)
+    show_figure("catch-up after Postgres was away", words, "at least 5,000", ok=CAUGHT_UP / seconds >= 5_000)
 
 
 class Made:
@@ -298,7 +298,7 @@ def measure_verify(bench: Bench) -> None:
         raise SystemExit(f"the ledger is not what was folded: {report.differences[:3]}")
     bound_s = 60 * position / 1_000_000
     words = f"{seconds:.1f} s for {position:,} events, {position / seconds:,.0f} events/s"
-    tell("verify", words, f"at most {bound_s:.0f} s", ok=seconds <= bound_s)
+    show_figure("verify", words, f"at most {bound_s:.0f} s", ok=seconds <= bound_s)
 
 
 def main() -> None:

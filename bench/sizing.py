@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import processes
-from bench.hall import Loader, free_port, say, stand_in
 from bench.ledger import Bench, append, history
 from bench.load import Job
 from bench.scenarios import LARGE, SMALL
+from bench.servers import Loader, free_port, say, stand_in
 from bench.targets import Place, Target, cache_folder, ccproxy
 from bench.traffic import Kind
 from workers.fold_job import FoldJob
