@@ -144,7 +144,7 @@ def test_a_second_start_on_the_same_home_names_the_first(fake: Up) -> None:
     assert fake.serves()
     status, said = finish(fake.start({"name": "one", "script": SERVES}))
     assert status == 1
-    assert f"process {first.pid} and serves on http://127.0.0.1:{fake.port}" in said
+    assert f"process {first.pid}, serving on http://127.0.0.1:{fake.port}" in said
     assert len(pids_in(fake.pids)) == 1
     assert first.poll() is None
 
@@ -204,7 +204,7 @@ def test_a_second_signal_hastens_the_end(fake: Up) -> None:
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     said: list[str] = []
-    while not said or "Ending" not in said[-1]:
+    while not said or "Stopping" not in said[-1]:
         said.append(process.stdout.readline())
         assert said[-1], "it ended without saying so"
     process.send_signal(signal.SIGINT)
