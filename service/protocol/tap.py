@@ -234,17 +234,17 @@ class StreamTap:
         if is_error(name, fields):
             self.error = self.error or stream_error(fields, data)
         elif kind == "message_start":
-            self._start(inner(fields, "message"))
+            self._read_message_start(inner(fields, "message"))
         elif kind == "message_delta":
-            self._change(fields)
+            self._read_message_delta(fields)
         elif kind == "content_block_start":
-            self._start_block(inner(fields, "content_block"))
+            self._read_block_start(inner(fields, "content_block"))
         elif kind == "content_block_delta":
             self.has_content = self._begun = True
         elif kind == "message_stop":
             self.complete = True
 
-    def _start(self, message: dict[str, Any]) -> None:
+    def _read_message_start(self, message: dict[str, Any]) -> None:
         self.started = True
         self._usage.merge(message.get("usage"))
         self.message_id = text_or_empty(message.get("id"))
@@ -253,7 +253,7 @@ class StreamTap:
         if "container" in message:
             self._note_container(message)
 
-    def _change(self, fields: dict[str, Any]) -> None:
+    def _read_message_delta(self, fields: dict[str, Any]) -> None:
         """Read a `message_delta`."""
         delta = inner(fields, "delta")
         self._usage.merge(fields.get("usage"))
@@ -263,7 +263,7 @@ class StreamTap:
                 self._note_container(holder)
         self.stop_reason = text_or_empty(delta.get("stop_reason")) or self.stop_reason
 
-    def _start_block(self, block: dict[str, Any]) -> None:
+    def _read_block_start(self, block: dict[str, Any]) -> None:
         """Read the block of a `content_block_start`."""
         self._begun = True
         self.has_content = self.has_content or carries_content(block)
