@@ -130,6 +130,7 @@ PING = b"event: ping\n\n"
         pytest.param(b": hello\r\n\r\n", PING, False, id="in a stream of other line ends"),
         pytest.param(b": hello\n\ndata: x\n", PING, False, id="the rest of another event"),
         pytest.param(b"", PING, False, id="the first event of a stream"),
+        pytest.param(b"\n\n\n", PING, False, id="the first behind empty lines"),
     ],
 )
 def test_most_chunks_are_one_event_that_need_not_be_read(before: bytes, chunk: bytes, passed: bool) -> None:  # noqa: FBT001

@@ -55,6 +55,18 @@ def test_the_fewest_messages_go_that_make_it_fit(most_tokens: int, left: int) ->
     assert cut_of(CHAT, most_tokens) == (CHAT[-left:], 5 - left)
 
 
+@pytest.mark.parametrize(
+    ("talk", "left"),
+    [
+        pytest.param([said(LONG), user("b"), said("x"), user("c")], 3, id="with the user's second message"),
+        pytest.param([said(LONG), said("b"), user("c")], 1, id="never with the assistant's"),
+    ],
+)
+def test_a_conversation_that_begins_with_the_assistant_loses_that(talk: list[dict[str, Any]], left: int) -> None:
+    """What is left begins with the user."""
+    assert cut_of(talk, 50) == (talk[-left:], len(talk) - left)
+
+
 def test_system_and_tools_count_and_stay() -> None:
     """They take room from the conversation, whose other fields keep their bytes."""
     raw = msgspec.json.encode({"messages": CHAT}).replace(
