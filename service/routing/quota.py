@@ -154,7 +154,7 @@ def read_forecast(ledger: RouteLedger, quota: QuotaReading, policy: Policy, now_
     since = (day_hour, min(day_hour, quota.week_start_ms // HOUR_MS))
     rates = [counted_since(ledger, hour, policy.quota.weights) / (now_ms - hour * HOUR_MS) for hour in since]
     rate = sum(rates) / len(rates)
-    if not rate or left > rate * (quota.resets_at_ms - now_ms):
+    if not rate:
         return 0
     at_ms = -(-int(now_ms + left / rate) // FORECAST_STEP_MS) * FORECAST_STEP_MS
     return at_ms if at_ms < quota.resets_at_ms else 0

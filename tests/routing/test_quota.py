@@ -342,6 +342,8 @@ def test_an_answer_or_a_reset_ends_a_spent_window() -> None:
     assert read_waits(ledger, POLICY, NOW_MS) is not None
     ledger.health["r"] = ReplicaHealth(last_success_ms=NOW_MS - 9)
     assert read_waits(ledger, POLICY, NOW_MS) is None
+    ledger.health["other"] = ReplicaHealth(last_success_ms=NOW_MS - 10)
+    assert read_waits(ledger, POLICY, NOW_MS) is None, "whichever replica had the answer"
 
 
 @pytest.mark.parametrize(
