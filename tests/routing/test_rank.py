@@ -65,6 +65,12 @@ def test_the_order_is_the_settings_but_for_a_wish(model: str, order: list[str]) 
     assert names(ranked(RoutingRequest(model=model))) == order
 
 
+def test_a_claude_name_is_no_wish() -> None:
+    """Claude Code asks for one whatever its user wants; nor is the name on an endpoint that runs no model."""
+    assert names(ranked(CLAUDE, (Z, A, S))) == ["zai", "anthropic", "subscription"]
+    assert names(ranked(RoutingRequest("models", "glm-5.2"))) == ["anthropic", "subscription", "zai"]
+
+
 def test_each_route_gets_its_own_name_for_the_model() -> None:
     """As its provider calls it."""
     assert [candidate.model for candidate in ranked()] == ["claude-opus-4-8", "claude-opus-4-8", "glm-5.2"]
@@ -114,6 +120,7 @@ def test_a_route_that_cannot_serve_is_passed_over(
     [first] = [candidate for candidate in candidates if candidate.route.id == "anthropic"]
     assert (first.skip_reason, first.until_ms) == (reason, until_ms)
     assert first.reason
+    assert first.model == ("claude-opus-4-8" if reason in ("waiting", "quota_spent") else "")
 
 
 def test_an_open_circuit_is_passed_over() -> None:
