@@ -3,19 +3,19 @@
 Not here: lines about attempts (`service.relay`), and how lines are written (`service.telemetry.log`).
 """
 
+import logging
 from collections.abc import Callable, Mapping
-from logging import INFO, WARNING
 
 from service.edge.responses import AsgiResponseWriter, OwnError
 from service.ledger.events import Endpoint, TokenCounts
 from service.relay.client import ClientRequest, EndedAttempt
-from service.telemetry.log import OK, LogEvent, logger_of_lines
+from service.telemetry.log import OK, LogEvent
 
-log = logger_of_lines("ccproxy.request")
+log = logging.getLogger("ccproxy.request")
 
 NO_TOKENS = TokenCounts()
 NO_REQUEST = ClientRequest(request_id="", method="", path="")
-LEVELS = {"ok": OK, "aborted": INFO}
+LEVELS = {"ok": OK, "aborted": logging.INFO}
 """Other verdicts are warnings."""
 
 
@@ -109,7 +109,7 @@ def log_request(
     now_ms: Callable[[], int] | None = None,
 ) -> None:
     """Log the end of a request, whatever became of it; without a clock, one that was refused at once."""
-    level = LEVELS.get(verdict, WARNING)
+    level = LEVELS.get(verdict, logging.WARNING)
     if not log.isEnabledFor(level):
         return
     call = reply.call or NO_REQUEST

@@ -7,9 +7,9 @@ from service.ledger.events import AttemptEnded
 from service.relay.attempt import AttemptPlan
 from service.relay.client import ClientRequest
 from service.settings import Route
-from service.telemetry.log import LogEvent, Sentence, logger_of_lines
+from service.telemetry.log import LogEvent, Sentence
 
-log = logger_of_lines("ccproxy.relay")
+log = logging.getLogger("ccproxy.relay")
 
 STARTED = "→ {route_title} {method} {path}"
 MODEL_MAPPED = "  model remap: {model_asked} → {model}"

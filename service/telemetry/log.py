@@ -13,8 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from time import time
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Literal, NamedTuple, TextIO
 
 import msgspec
 from msgspec import Struct
@@ -69,16 +68,6 @@ def show_in_program(level: LogLevel, form: Literal["text", "json"], stream: Text
         own.addHandler(handler_of(form, stream))
 
 
-def logger_of_lines(name: str) -> logging.Logger:
-    """The logger of this name, for a line with each request. To be asked for first by whoever has most to say."""
-    usual = logging.getLoggerClass()
-    logging.setLoggerClass(LineLogger)
-    try:
-        return logging.getLogger(name)
-    finally:
-        logging.setLoggerClass(usual)
-
-
 class LogEvent(Struct, frozen=True, kw_only=True):
     """What happened, as a value that is logged in place of a message: `str` is the sentence for people. It is put into
     words when a line is written, and holds nothing large: the newest ones are kept."""
@@ -116,18 +105,11 @@ class LogLine(NamedTuple):
 
 
 class Listener(logging.Handler):
-    """A handler that needs no record of what is said."""
+    """A handler of log lines."""
 
     def hear(self, said: LogLine) -> None:
         """Take note of it; may fail."""
         raise NotImplementedError
-
-    def take(self, said: LogLine) -> None:
-        """The same, but it fails nobody: a fault is told on stderr, as by logging's own handlers."""
-        try:
-            self.hear(said)
-        except Exception:  # noqa: BLE001 - whatever it is
-            self.handleError(logging.makeLogRecord({"msg": said.message}))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record."""
@@ -185,51 +167,6 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-class LineLogger(logging.Logger):
-    """Where all who listen are ours, they are told as it is: a record, which nobody looks at, costs twice as much as
-    the line."""
-
-    def _log(
-        self,
-        level: int,
-        msg: object,
-        args: Any,
-        exc_info: Any = None,
-        extra: Mapping[str, object] | None = None,
-        stack_info: bool = False,  # noqa: FBT001 - as in the base class
-        stacklevel: int = 1,
-    ) -> None:
-        listeners = listeners_to(self)
-        if not listeners or exc_info or stack_info:
-            super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
-            return
-        message = msg if isinstance(msg, LogEvent) else worded(msg, args)
-        said = LogLine(level, time(), self.name, message, extra or {})
-        for listener in listeners:
-            listener.take(said)
-
-
-def listeners_to(logger: logging.Logger) -> list[Listener]:
-    """All who hear what a logger says; none if one of them is not ours."""
-    found: list[Listener] = []
-    above: logging.Logger | None = logger
-    while above is not None:
-        for handler in above.handlers:
-            if not isinstance(handler, Listener):
-                return []
-            found.append(handler)
-        above = above.parent if above.propagate else None
-    return found
-
-
-def worded(msg: object, args: Any) -> str:
-    """The words with what belongs in them; by logging's rules, but that words which do not fit are said as they are."""
-    try:
-        return str(msg) % (args[0] if len(args) == 1 and isinstance(args[0], Mapping) else args) if args else str(msg)
-    except (TypeError, ValueError, KeyError):
-        return f"{msg} {args}"
 
 
 class Lines:
