@@ -272,6 +272,21 @@ def test_the_clients_own_throttle_is_the_clients_to_wait_for() -> None:
     assert (len(attempts), verdict.kind, verdict.number) == (1, "relayed", 1)
 
 
+@pytest.mark.parametrize("wait_ms", [SHORT_WAIT_MS, POLICY.retry_delay_ms, POLICY.retry_delay_ms + 1])
+def test_the_longest_wait_that_is_short(wait_ms: int) -> None:
+    """Two seconds are; so is a delay of the settings of two seconds."""
+    attempts, _ = run([FIRST], [throttle(wait_ms), None])
+    assert [attempt.wait_ms for attempt in attempts] == [0, wait_ms]
+    attempts, _ = run([FIRST], [throttle(), None], replace(POLICY, retry_delay_ms=SHORT_WAIT_MS))
+    assert [attempt.wait_ms for attempt in attempts] == [0, SHORT_WAIT_MS]
+
+
+def test_after_a_short_wait_another_failure_ends_the_plan() -> None:
+    """A route's newest failure counts; a throttle before it is not waited for again."""
+    attempts, verdict = run([FIRST], [throttle(1_000), BROKEN])
+    assert ([attempt.wait_ms for attempt in attempts], verdict.kind) == ([0, 1_000], "relayed")
+
+
 # -- the most useful error
 
 
@@ -299,6 +314,30 @@ def test_the_most_useful_error_is_shown(outcomes: list[Failure], kind: str, numb
     """When all failed: an answer that a provider gave, and never one that only tells of the proxy's own key."""
     _, verdict = run(CHAIN, outcomes)
     assert (verdict.kind, verdict.number) == (kind, number)
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        pytest.param(fault("server_error", "route", 400), "relayed", id="a trouble from 400 on"),
+        pytest.param(fault("server_error", "route", 399), "unreachable", id="below it there is nothing to show"),
+        pytest.param(fault("bad_request", "request", 300), "relayed", id="an own fault from 300 on"),
+        pytest.param(fault("bad_request", "request", 299), "unreachable", id="below it the answer went well"),
+    ],
+)
+def test_an_error_answer_has_the_status_of_one(failure: Failure, kind: str) -> None:
+    _, verdict = run(CHAIN, [failure])
+    assert verdict.kind == kind
+
+
+def test_what_is_unreachable_is_told_by_its_first_trouble() -> None:
+    """Not by a credential or a limit that came before it; by the first failure, where there was no trouble."""
+    assert run(CHAIN, [BAD_KEY, REFUSED, CUT_STREAM])[1] == Verdict("unreachable", failure=REFUSED)
+    assert run(CHAIN, [BAD_KEY])[1] == Verdict("unreachable", failure=BAD_KEY)
+
+
+def test_a_wait_is_told_with_the_first_failure() -> None:
+    assert run(CHAIN, [BAD_KEY, quota(9_000)])[1] == Verdict("throttled", until_ms=NOW_MS + 9_000, failure=BAD_KEY)
 
 
 @pytest.mark.parametrize(
@@ -365,6 +404,8 @@ CODES = replace(POLICY, fallback_on_codes=(429, 503))
         pytest.param(OVERLOADED, 1, id="529 is not, as was warned at start"),
         pytest.param(BAD_REQUEST, 1, id="400 is not"),
         pytest.param(BAD_KEY, 3, id="the route's own credential is never the client's answer"),
+        pytest.param(fault("server_error", "route", 400), 1, id="nor is 400 of a route"),
+        pytest.param(fault("server_error", "route", 399), 3, id="399 is no error: the built-in rules"),
         pytest.param(REFUSED, 3, id="no status: the built-in rules"),
         pytest.param(CUT_STREAM, 3, id="a broken 200: the built-in rules"),
         pytest.param(OVERLOADED_STREAM, 3, id="an error inside a 200: the built-in rules"),
@@ -577,6 +618,24 @@ def test_a_renewed_credential_is_tried_once() -> None:
     attempts, verdict = play(CHAIN, renewed, renewed, ANSWERED)
     assert tried(attempts) == ["anthropic", "anthropic", "subscription"]
     assert verdict == Verdict("answered", 3)
+
+
+def test_each_route_may_renew_its_credential_once() -> None:
+    renewed = AttemptResult(NOW_MS, BAD_KEY, renewed=True)
+    attempts, _ = play([FIRST, SECOND], renewed, renewed, renewed, ANSWERED)
+    assert tried(attempts) == ["anthropic", "anthropic", "subscription", "subscription"]
+
+
+def test_what_is_searched_for_may_live_elsewhere() -> None:
+    """A 404 says no more than that it is not here; any other fault of the request's is the answer."""
+    missing = fault("bad_request", "request", 404)
+    plan = failover(CHAIN, POLICY, MODEL, searching=True)
+    next(plan)
+    assert plan.send(AttemptResult(NOW_MS, missing)).candidate == SECOND
+    with pytest.raises(StopIteration) as end:
+        plan.send(AttemptResult(NOW_MS, BAD_REQUEST))
+    assert end.value.value == Verdict("relayed", 1, failure=missing)
+    assert tried(run(CHAIN, [missing])[0]) == ["anthropic"]
 
 
 # -- the budget
