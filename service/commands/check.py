@@ -1,6 +1,6 @@
-"""`ccproxy check`: would this work? Settings, credentials, whether addresses can be reached, whether one is this proxy.
+"""`ccproxy check`: checks settings, credentials and addresses before a start.
 
-It opens connections and asks nothing that costs: no request goes to a provider. Not here: mending anything.
+It opens connections but sends no requests to providers, so it costs nothing. Not here: fixing anything.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ TIMEOUT_S = 5.0
 
 
 class Finding(Struct, frozen=True):
-    """One thing looked at. `ok` None: nothing is wrong, but it is off or not there."""
+    """Result of a check. `ok` None: not configured, which is no error."""
 
     what: str
     ok: bool | None
@@ -31,7 +31,7 @@ class Finding(Struct, frozen=True):
 
 
 async def check_all(settings: Settings, redis_url: str | None, database_url: str | None) -> list[Finding]:
-    """All findings, in the order in which one would mend them."""
+    """Run all checks; findings are in the order in which one would fix them."""
     places = [check_redis(redis_url)] if redis_url else []
     places += [check_place("postgres", database_url, settings.database_connect_s)] if database_url else []
     routes = [check_route(route, settings) for route in settings.routes]
@@ -50,7 +50,7 @@ async def check_all(settings: Settings, redis_url: str | None, database_url: str
 
 
 def check_home(home: Path) -> Finding:
-    """Whether data, logs and spool have a place."""
+    """Check that data, logs and spool can be written."""
     place = home
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -62,13 +62,13 @@ def check_home(home: Path) -> Finding:
 
 
 def is_open_to_changes(folder: Path) -> bool:
-    """Whether others may rename or replace files in a folder; in a sticky one, such as /tmp, they may not."""
+    """True if others may rename or replace files in a folder; in a sticky one, such as /tmp, they may not."""
     mode = folder.stat().st_mode
     return bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not mode & stat.S_ISVTX
 
 
 async def check_route(route: Route, settings: Settings) -> Finding:
-    """Whether a route has a credential and an address that answers."""
+    """Check that a route has a credential and a reachable address."""
     if route.off:
         return Finding(route.id, None, route.off)
     if await is_self(route.base_url, settings):
@@ -81,7 +81,7 @@ async def check_route(route: Route, settings: Settings) -> Finding:
 
 
 def look_at_login(route: Route, settings: Settings) -> tuple[bool, str]:
-    """Whether a subscription's token is good, or will be once the proxy runs; and how long, or what mends it."""
+    """Check a subscription's token: valid, or refreshable by a running proxy. Returns the remaining time or the fix."""
     if route.api_key:
         return True, "static token, never refreshed"
     file = CredentialsFile(route.credentials_path)
@@ -111,7 +111,7 @@ def look_at_expiry(tokens: OAuthTokens, *, shared: bool, can_write: bool) -> tup
 
 
 async def check_place(what: str, url: str, timeout_s: float = TIMEOUT_S) -> Finding:
-    """Whether something listens there, with a certificate that can be trusted where TLS is spoken."""
+    """Check that an address accepts connections, with a trusted certificate for TLS."""
     try:
         parts, port = urlsplit(url), port_at(url)
     except ValueError:
@@ -121,7 +121,7 @@ async def check_place(what: str, url: str, timeout_s: float = TIMEOUT_S) -> Find
 
 
 async def check_redis(url: str) -> Finding:
-    """Whether Redis listens there: the one, or any of the Sentinels or of the Cluster's nodes that are named."""
+    """Check Redis: the server, or any of the Sentinels or Cluster nodes in the URL."""
     place = place_of(url)
     if not place.nodes[0][1]:
         path = place.nodes[0][0]
@@ -136,7 +136,7 @@ async def check_redis(url: str) -> Finding:
 
 
 async def look(what: str, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float = TIMEOUT_S) -> Finding:
-    """Whether a connection can be made."""
+    """Check that a connection can be opened."""
     try:
         async with asyncio.timeout(timeout_s):
             _, writer = await asyncio.open_connection(host, port, ssl=tls)
@@ -153,14 +153,14 @@ async def look(what: str, host: str, port: int, tls: ssl.SSLContext | None, time
 
 
 def port_at(url: str) -> int:
-    """The port that a URL of any of our kinds means."""
+    """Return the port of a URL of any supported scheme."""
     parts = urlsplit(url)
     usual = {"postgres": 5432, "postgresql": 5432}
     return parts.port or usual.get(parts.scheme) or port_of(url)
 
 
 async def is_self(url: str, settings: Settings) -> bool:
-    """Whether an address leads to this machine and this proxy's port."""
+    """True if an address leads to this machine and this proxy's port."""
     if port_of(url) != settings.port:
         return False
     loop = asyncio.get_running_loop()
@@ -173,7 +173,7 @@ async def is_self(url: str, settings: Settings) -> bool:
 
 
 def is_local(family: socket.AddressFamily, address: str | int) -> bool:
-    """Whether an address belongs to this machine: then a socket can be bound to it."""
+    """True if an address belongs to this machine, so that a socket can be bound to it."""
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind((address, 0))

@@ -1,4 +1,4 @@
-"""`ccproxy claude`: Claude Code pointed at the proxy, brought back, or started with it. Not here: its files."""
+"""`ccproxy claude`: configures Claude Code for the proxy, restores its settings, or starts it. Not here: its files."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ def claude() -> None:
 
 
 def connection_options(command: Command) -> Command:
-    """The options of what points Claude Code somewhere."""
+    """Add the connection options to a command."""
     options = (
         click.option("--url", metavar="URL", help="The proxy's address; default: from the settings."),
         click.option(
@@ -112,13 +112,13 @@ def run_claude(*, url: str | None, key: str | None, keep_login: bool, arguments:
         env = wanted(url, key, keep_login=keep_login)
         warn_of(env[BASE_URL])
     try:
-        os.execve(program, [program, *arguments], {**os.environ, **env})  # noqa: S606 - it takes our place
+        os.execve(program, [program, *arguments], {**os.environ, **env})  # noqa: S606 - replaces this process
     except OSError as error:
         raise click.ClickException(f"{program} can't be started ({error.strerror})") from None
 
 
 def wanted(url: str | None, key: str | None, *, keep_login: bool) -> dict[str, str]:
-    """The variables that Claude Code needs here."""
+    """Return the variables that Claude Code needs."""
     if keep_login and not key:
         raise click.UsageError("--keep-login requires --key")
     home = claude_home(os.environ)
@@ -127,13 +127,13 @@ def wanted(url: str | None, key: str | None, *, keep_login: bool) -> dict[str, s
 
 
 def usual_url() -> str:
-    """Where the proxy is: a running `ccproxy up`, or as the settings say."""
+    """Return the proxy's URL, from a running `ccproxy up` or the settings."""
     settings = with_settings(None)
     return running(settings.home).get("proxy_url") or proxy_url(settings)
 
 
 def warn_of(url: str) -> None:
-    """Say what would keep Claude Code from the proxy, and go on."""
+    """Warn about whatever prevents Claude Code from reaching the proxy."""
     home = claude_home(os.environ)
     for path in (user_settings(home), project_settings(Path.cwd())):
         other = env_of(read(path).settings).get(BASE_URL)
@@ -146,13 +146,13 @@ def warn_of(url: str) -> None:
 
 
 def path_of(*, project: bool) -> Path:
-    """The file of settings that is meant."""
+    """Return the settings file to change."""
     return project_settings(Path.cwd()) if project else user_settings(claude_home(os.environ))
 
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """What is wrong with Claude Code's files ends the command with its message."""
+    """Turn errors of Claude Code's files into error messages of the command."""
     try:
         yield
     except ClaudeError as error:

@@ -1,4 +1,4 @@
-"""`ccproxy completion`: what a shell needs to complete commands, options and routes."""
+"""`ccproxy completion`: shell completion of commands, options and routes."""
 
 import click
 from click.shell_completion import get_completion_class

@@ -1,6 +1,7 @@
-"""`ccproxy keys`: issue, list, limit and revoke client keys. Needs Redis alone; every proxy knows within a second.
+"""`ccproxy keys`: issues, lists, limits and revokes client keys. Needs Redis alone; acts on every proxy within a
+second.
 
-A key is shown once, when it is made; the ledger has its SHA-256. Not here: what a key may do (`edge.key_limits`).
+A key is shown once, when it is issued; the ledger has its SHA-256. Not here: enforcement (`edge.key_limits`).
 """
 
 import re
@@ -35,7 +36,7 @@ def keys() -> None:
 
 
 def limit_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The limits that a key may have."""
+    """Add the options for a key's limits."""
     options = (
         click.option("--weekly-tokens", type=click.IntRange(min=0), metavar="N", help="Tokens per week."),
         click.option("--weekly-cost", type=click.FloatRange(min=0, max=10**9), metavar="USD", help="Dollars per week."),
@@ -147,7 +148,7 @@ def revoke(name: str, config: Path | None) -> None:
 
 @contextmanager
 def at_ledger(config: Path | None) -> Iterator[tuple[Any, Any]]:
-    """An operator at the ledger's Redis, and the settings; what goes wrong ends the command with its mend."""
+    """Open the ledger's Redis as an operator, with the settings; errors end the command with their fix."""
     from redis.exceptions import RedisError
 
     from service.fleet.control_stream import operator
@@ -167,14 +168,14 @@ def at_ledger(config: Path | None) -> Iterator[tuple[Any, Any]]:
 
 
 def hand_out(desk: Any, name: str, limits: dict[str, Any]) -> tuple[str, str]:
-    """Make a key and put it on the ledger: the key and its id."""
+    """Issue a key; returns the key and its id."""
     key = make_key(name, secrets.token_bytes(SECRET_BYTES + 3))
     desk.append([ClientKeyIssued(**desk.common_fields(), key_id=key.key_id, name=name, sha256=key.sha256, **limits)])
     return key.text, key.key_id
 
 
 def show_new(key: str, key_id: str, *, as_json: bool) -> None:
-    """The key goes to standard output alone, so that a script can take it from there."""
+    """Print a new key; only the key goes to standard output, so that a script can read it."""
     if as_json:
         echo_json({"key_id": key_id, "key": key})
         return
@@ -183,7 +184,7 @@ def show_new(key: str, key_id: str, *, as_json: bool) -> None:
 
 
 def key_id_of(control: ControlLedger, name: str) -> str:
-    """The live key that is meant, by id or by name."""
+    """Return the active key with this id or name."""
     if name in control.keys:
         return name
     found = [key_id for key_id, key in control.keys.items() if key.name == name]
@@ -195,7 +196,7 @@ def key_id_of(control: ControlLedger, name: str) -> str:
 
 
 def limits_of(given: dict[str, Any], now_ms: int) -> dict[str, Any]:
-    """The fields of an event from the options."""
+    """Return event fields from the options."""
     cost = given["weekly_cost"]
     return {
         "weekly_tokens": given["weekly_tokens"],
@@ -208,12 +209,12 @@ def limits_of(given: dict[str, Any], now_ms: int) -> dict[str, Any]:
 
 
 def listed(text: str | None) -> tuple[str, ...]:
-    """The parts of a comma-separated list."""
+    """Split a comma-separated list."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def expiry_ms(text: str | None, now_ms: int) -> int | None:
-    """When a key ends: the end of a day, a moment, or so long from now."""
+    """Parse a key's expiry: the end of a day, a time, or a duration from now."""
     if text is None:
         return None
     if ahead := AHEAD.fullmatch(text):
@@ -229,7 +230,7 @@ def expiry_ms(text: str | None, now_ms: int) -> int | None:
 
 
 def limits_in_words(key: ClientKey) -> str:
-    """A key's limits for a person."""
+    """Describe a key's limits."""
     words = []
     if key.weekly_tokens is not None:
         words.append(f"{key.weekly_tokens:,} tokens per week")

@@ -1,6 +1,6 @@
-"""`ccproxy logs`: what `ccproxy up` has its servers and its worker write down. Not here: the proxy's own log.
+"""`ccproxy logs`: logs of the servers and the worker of `ccproxy up`. Not here: the proxy's own log.
 
-Files only: nothing needs to run. With `--follow` a file that is put aside and begun anew is followed on.
+Reads files only; nothing needs to run. `--follow` continues with the new file after a rotation.
 """
 
 import os
@@ -18,7 +18,7 @@ from service.telemetry.terminal import echo
 
 POLL_S = 0.2
 MAX_LINE_BYTES = 1 << 20
-"""A longer line is shown in parts."""
+"""Longer lines are shown in parts."""
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 
 
@@ -37,7 +37,7 @@ def logs(names: tuple[str, ...], lines: int, config: Path | None, *, follow: boo
 
 
 def show(files: "list[Followed]", lines: int, *, follow: bool) -> None:
-    """The last lines of the files, and what comes."""
+    """Show the last lines of the files, then new ones."""
     width = max(len(file.name) for file in files)
     marks = {
         file.name: click.style(f"{file.name:<{width}} ", fg=COLOURS[i % len(COLOURS)]) for i, file in enumerate(files)
@@ -53,7 +53,7 @@ def show(files: "list[Followed]", lines: int, *, follow: bool) -> None:
 
 
 def chosen(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """The files that are meant."""
+    """Return the selected files."""
     there = {path.stem: path for path in sorted(folder.glob("*.log"))}
     if not there:
         raise click.ClickException(f"no logs in {folder}; `ccproxy up` writes them to CCPROXY_HOME")
@@ -81,11 +81,11 @@ class Followed:
         self._file.close()
 
     def last(self, number: int) -> list[str]:
-        """The last lines; what comes after them is news."""
+        """Return the last lines; `news` continues after them."""
         return list(deque(self._lines(), maxlen=number))
 
     def news(self) -> Iterator[str]:
-        """The lines since."""
+        """Yield new lines."""
         yield from self._lines()
         if self._is_another():
             self._file.close()
@@ -100,11 +100,11 @@ class Followed:
                 yield line.decode(errors="replace").rstrip("\n")
 
     def _is_another(self) -> bool:
-        """Whether the name stands for another file by now, or this one was emptied."""
+        """True if the file was replaced or truncated."""
         try:
             there = self.path.stat()
         except FileNotFoundError:
-            return False  # put aside; its successor comes
+            return False  # rotated; the new file follows
         here = os.fstat(self._file.fileno())
         if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
             return True

@@ -1,6 +1,6 @@
-"""`ccproxy routes`: take a route out of service and back, end its waits, change its limit.
+"""`ccproxy routes`: disables, enables and resets routes, and changes their limits.
 
-Needs Redis alone: a command is an event on the operators' stream, which every proxy reads itself, so that it acts
+Needs Redis alone: a command is an event on the control stream, which every proxy reads itself, so that it takes effect
 within a second. Not here: what the events mean (`service.ledger`).
 """
 
@@ -20,7 +20,7 @@ from service.telemetry.terminal import echo
 NUMBER = re.compile(r"(\d[\d_,]*(?:\.\d+)?)([kMG]?)")
 SIZES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 MOST_TOKENS = 2**53
-"""What every reader of JSON counts exactly."""
+"""The largest integer that every JSON reader handles exactly."""
 AS_SET = "settings"
 
 
@@ -30,7 +30,7 @@ def routes() -> None:
 
 
 def complete_route(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
-    """The routes of the settings, for the shell."""
+    """Complete route names for the shell."""
     try:
         return [route.id for route in with_settings(None).routes if route.id.startswith(begun)]
     except click.ClickException:
@@ -90,7 +90,7 @@ def limit(route: str, tokens: str, config: Path | None) -> None:
 
 
 def check_known(chosen: list[str], desk: Any, settings: Settings) -> None:
-    """Routes of the settings, of this machine or of any proxy that has written events. Raises RedisError."""
+    """Reject routes that neither the settings nor any proxy's streams know. Raises RedisError."""
     streams = {name.decode() for name in desk.redis.smembers(STREAMS_KEY)} - {CONTROL}
     known = streams | {route.id for route in settings.routes}
     for name in chosen:
@@ -99,7 +99,7 @@ def check_known(chosen: list[str], desk: Any, settings: Settings) -> None:
 
 
 def tokens_of(text: str) -> int | None:
-    """A limit as people write it: 20M, 1.5M, 20_000_000; None for that of the settings."""
+    """Parse a limit: 20M, 1.5M, 20_000_000; None for that of the settings."""
     if text == AS_SET:
         return None
     found = NUMBER.fullmatch(text)

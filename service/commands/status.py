@@ -1,4 +1,4 @@
-"""`ccproxy status`: how the fleet stands, once or each second. Not here: the facts and what they look like."""
+"""`ccproxy status`: shows the fleet's status, once or each second. Not here: the data and their layout."""
 
 import time
 from contextlib import suppress
@@ -39,7 +39,7 @@ def status(config: Path | None, *, watch: bool, as_json: bool) -> None:
 
 
 def asked(settings: Settings) -> Status:
-    """The status; ends the command when Redis can't be asked."""
+    """Return the status; ends the command if Redis does not answer."""
     url = redis_url_of(settings)
     try:
         return read_status(settings, url)
@@ -50,7 +50,8 @@ def asked(settings: Settings) -> Status:
 
 
 def look_on(settings: Settings, console: SafeConsole, *, as_json: bool) -> None:
-    """Show it again and again: in place on a terminal, one below the other in a pipe. It outlives Redis."""
+    """Show the status repeatedly: in place on a terminal, one below the other in a pipe. Continues through outages of
+    Redis."""
     with Live(console=console, auto_refresh=False, screen=console.is_terminal and not as_json) as live:
         while True:
             try:
@@ -68,7 +69,7 @@ def look_on(settings: Settings, console: SafeConsole, *, as_json: bool) -> None:
 
 
 def drawn(found: Status, like: SafeConsole) -> str:
-    """What `show_status` prints, for a terminal like this one."""
+    """Return what `show_status` prints, for a terminal like this one."""
     page = SafeConsole(width=like.width, force_terminal=like.is_terminal)
     with page.capture() as captured:
         show_status(found, page)

@@ -1,6 +1,6 @@
-"""The admin API: what may be changed. Each change is an event that says who did it, and acts on every proxy.
+"""The admin API's changes. Each is an event with its author, and takes effect on every proxy.
 
-Not here: who may (`auth`: the guard `admin`), and what the events mean (`service.ledger`).
+Not here: permissions (`auth`: the guard `admin`), and what the events mean (`service.ledger`).
 """
 
 import secrets
@@ -50,10 +50,10 @@ CHANGING = (400, 401, 403, 404, 429)
 
 
 class Routes(Controller):
-    """What an operator may do to a route."""
+    """Changes to a route."""
 
     path = "/routes/{route:str}"
-    guards = [viewer, admin]  # noqa: RUF012 - Litestar's way
+    guards = [viewer, admin]  # noqa: RUF012 - required by Litestar
     tags = ["actions"]  # noqa: RUF012
 
     @post("/disable", status_code=200, responses=documented(*CHANGING), summary="Disable a route")
@@ -83,10 +83,10 @@ class Routes(Controller):
 
 
 class Keys(Controller):
-    """What an operator may do to client keys."""
+    """Changes to client keys."""
 
     path = "/keys"
-    guards = [viewer, admin]  # noqa: RUF012 - Litestar's way
+    guards = [viewer, admin]  # noqa: RUF012 - required by Litestar
     tags = ["actions"]  # noqa: RUF012
 
     @post(responses=documented(400, 401, 403, 409, 429), summary="Issue a client key")
@@ -119,10 +119,10 @@ class Keys(Controller):
 
 
 class DeadLetters(Controller):
-    """What an operator may do to what was put aside."""
+    """Changes to dead letters and quarantined events."""
 
     path = "/dead-letters"
-    guards = [viewer, admin]  # noqa: RUF012 - Litestar's way
+    guards = [viewer, admin]  # noqa: RUF012 - required by Litestar
     tags = ["actions"]  # noqa: RUF012
 
     @post("/replay", status_code=200, responses=documented(400, 401, 403, 429, 503), summary="Retry dead letters")
@@ -148,14 +148,14 @@ ACTIONS = (Routes, Keys, DeadLetters)
 
 
 def known(console: Console, route: str) -> Console:
-    """The console, if there is such a route. Raises NotFound."""
+    """Return the console if the route exists. Raises NotFound."""
     if route not in {one.id for one in console.settings.routes}:
         raise NotFound(f"no route {route!r}")
     return console
 
 
 def key_named(console: Console, key_id: str) -> ClientKey:
-    """A live key. Raises NotFound."""
+    """Return an active key. Raises NotFound."""
     key = console.view.control.keys.get(key_id)
     if key is None:
         raise NotFound(f"the ledger has no key {key_id!r}")
@@ -163,23 +163,23 @@ def key_named(console: Console, key_id: str) -> ClientKey:
 
 
 def who(request: Asked) -> str:
-    """Who changes something, for the audit."""
+    """Return the author of a change, for the audit."""
     return f"{request.state.asker.role} at {address_of(request)}"
 
 
 def stamp(console: Console, request: Asked) -> dict[str, Any]:
-    """What every command has."""
+    """Return the fields common to all commands."""
     return console.stamp(who(request))
 
 
 async def done(console: Console, event: ControlEvent) -> Done:
-    """Write a command down."""
+    """Record a command."""
     await console.command(event)
     return Done(event_id=event.event_id, at_ms=event.at_ms)
 
 
 def limits_of(given: KeyLimits) -> dict[str, Any]:
-    """A key's limits as events have them."""
+    """Return a key's limits as event fields."""
     return {
         "weekly_tokens": given.weekly_tokens,
         "weekly_cost_nusd": given.weekly_cost_nusd,

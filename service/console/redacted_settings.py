@@ -69,7 +69,7 @@ def text_of(value: Any) -> str:
 
 
 def address_masked(text: str) -> str:
-    """A text without the user, password and query of an address."""
+    """Remove user, password and query from URLs in a text."""
     if "://" not in text:
         return text
     return QUERY.sub("", IN_ADDRESS.sub(f"{MASK}@", text))
