@@ -89,7 +89,7 @@ class Sibling:
     def ask_to_end(self) -> None:
         """Make it take leave; asked again, at once."""
         if self._process is not None:
-            self._process.ask_to_end()
+            self._process.terminate()
 
     def kill(self) -> None:
         """End it now."""

@@ -276,7 +276,9 @@ def numbers_of(put_aside: list[Rejected], repeated: list[Event]) -> list[Skipped
 
 def acknowledge_skipped(ledger: Ledger, skipped: SkippedSeq) -> None:
     """Acknowledge the number of an event that is not folded, so that its replica can discard it."""
-    fold.hear(ledger.heard, EventBase(event_id="", at_ms=skipped.at_ms, replica=skipped.replica, seq=skipped.seq))
+    fold.acknowledge_seq(
+        ledger.heard, EventBase(event_id="", at_ms=skipped.at_ms, replica=skipped.replica, seq=skipped.seq)
+    )
 
 
 def fold_records(ledger: Ledger, checkpoint: Checkpoint, records: list[EventRecord]) -> Folded:

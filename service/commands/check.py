@@ -33,7 +33,7 @@ class Finding(Struct, frozen=True):
 async def check_all(settings: Settings, redis_url: str | None, database_url: str | None) -> list[Finding]:
     """Run all checks; findings are in the order in which one would fix them."""
     places = [check_redis(redis_url)] if redis_url else []
-    places += [check_place("postgres", database_url, settings.database_connect_s)] if database_url else []
+    places += [check_address("postgres", database_url, settings.database_connect_s)] if database_url else []
     routes = [check_route(route, settings) for route in settings.routes]
     found = await asyncio.gather(*routes, *places)
     missing = [
@@ -73,14 +73,14 @@ async def check_route(route: Route, settings: Settings) -> Finding:
         return Finding(route.id, None, route.off)
     if await is_self(route.base_url, settings):
         return Finding(route.id, False, f"{route.base_url} is this proxy itself; correct the address")
-    place = await check_place(route.id, route.base_url)
+    place = await check_address(route.id, route.base_url)
     if route.auth != "oauth":
         return place
-    is_good, words = await asyncio.to_thread(look_at_login, route, settings)
+    is_good, words = await asyncio.to_thread(check_login, route, settings)
     return Finding(route.id, bool(place.ok and is_good), f"{place.words}; {words}")
 
 
-def look_at_login(route: Route, settings: Settings) -> tuple[bool, str]:
+def check_login(route: Route, settings: Settings) -> tuple[bool, str]:
     """Check a subscription's token: valid, or refreshable by a running proxy. Returns the remaining time or the fix."""
     if route.api_key:
         return True, "static token, never refreshed"
@@ -110,14 +110,14 @@ def look_at_expiry(tokens: OAuthTokens, *, shared: bool, can_write: bool) -> tup
     return left_s > 0, f"{state}, and the proxy can't refresh it: {why}; log in with Claude Code again when it expires"
 
 
-async def check_place(what: str, url: str, timeout_s: float = TIMEOUT_S) -> Finding:
+async def check_address(what: str, url: str, timeout_s: float = TIMEOUT_S) -> Finding:
     """Check that an address accepts connections, with a trusted certificate for TLS."""
     try:
         parts, port = urlsplit(url), port_at(url)
     except ValueError:
         return Finding(what, False, "the address can't be read; see docs/settings.md for its form")
     tls = ssl.create_default_context() if parts.scheme == "https" else None
-    return await look(what, parts.hostname or "", port, tls, timeout_s)
+    return await check_connection(what, parts.hostname or "", port, tls, timeout_s)
 
 
 async def check_redis(url: str) -> Finding:
@@ -131,11 +131,13 @@ async def check_redis(url: str) -> Finding:
         tls = ssl.create_default_context(cafile=trusted) if place.tls else None
     except OSError as error:
         return Finding("redis", False, f"{trusted} can't be read ({error.strerror or error})")
-    found = [await look("redis", host, port, tls) for host, port in place.nodes]
+    found = [await check_connection("redis", host, port, tls) for host, port in place.nodes]
     return next((finding for finding in found if finding.ok), found[0])
 
 
-async def look(what: str, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float = TIMEOUT_S) -> Finding:
+async def check_connection(
+    what: str, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float = TIMEOUT_S
+) -> Finding:
     """Check that a connection can be opened."""
     try:
         async with asyncio.timeout(timeout_s):

@@ -73,7 +73,7 @@ def setup_claude(*, url: str | None, key: str | None, keep_login: bool, project:
     """Write the proxy's address into Claude Code's settings; everything else in them is kept."""
     path = path_of(project=project)
     with errors_as_messages():
-        made = set_up(path, wanted(url, key, keep_login=keep_login), dry_run=dry_run)
+        made = set_up(path, required_variables(url, key, keep_login=keep_login), dry_run=dry_run)
     for change in made:
         echo(change.words)
     if not made:
@@ -109,30 +109,30 @@ def run_claude(*, url: str | None, key: str | None, keep_login: bool, arguments:
             "`claude` is not on the PATH; install Claude Code (`npm install -g @anthropic-ai/claude-code`)"
         )
     with errors_as_messages():
-        env = wanted(url, key, keep_login=keep_login)
-        warn_of(env[BASE_URL])
+        env = required_variables(url, key, keep_login=keep_login)
+        warn_if_unreachable(env[BASE_URL])
     try:
         os.execve(program, [program, *arguments], {**os.environ, **env})  # noqa: S606 - replaces this process
     except OSError as error:
         raise click.ClickException(f"{program} can't be started ({error.strerror})") from None
 
 
-def wanted(url: str | None, key: str | None, *, keep_login: bool) -> dict[str, str]:
+def required_variables(url: str | None, key: str | None, *, keep_login: bool) -> dict[str, str]:
     """Return the variables that Claude Code needs."""
     if keep_login and not key:
         raise click.UsageError("--keep-login requires --key")
     home = claude_home(os.environ)
     logged_in = has_login(home, read(user_settings(home)).settings, os.environ)
-    return variables(url or usual_url(), key, logged_in=logged_in, keep_login=keep_login)
+    return variables(url or default_url(), key, logged_in=logged_in, keep_login=keep_login)
 
 
-def usual_url() -> str:
+def default_url() -> str:
     """Return the proxy's URL, from a running `ccproxy up` or the settings."""
     settings = with_settings(None)
     return running(settings.home).get("proxy_url") or proxy_url(settings)
 
 
-def warn_of(url: str) -> None:
+def warn_if_unreachable(url: str) -> None:
     """Warn about whatever prevents Claude Code from reaching the proxy."""
     home = claude_home(os.environ)
     for path in (user_settings(home), project_settings(Path.cwd())):

@@ -58,7 +58,7 @@ class SettingsChange(NamedTuple):
         return f"+ {self.name}={'(set)' if self.name in SECRET else self.value}"
 
 
-class Found(NamedTuple):
+class SettingsFile(NamedTuple):
     """A file's bytes, None if there is no file, and its settings."""
 
     raw: bytes | None
@@ -82,15 +82,15 @@ def project_settings(project: Path) -> Path:
     return project / ".claude" / "settings.local.json"
 
 
-def read(path: Path) -> Found:
+def read(path: Path) -> SettingsFile:
     """Read a settings file. Raises ClaudeError."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        return Found(None, {})
+        return SettingsFile(None, {})
     except OSError as error:
         raise ClaudeError(f"{path} can't be read ({error.strerror}); nothing was changed") from error
-    return Found(raw, parsed(raw, path))
+    return SettingsFile(raw, parsed(raw, path))
 
 
 def parsed(raw: bytes, path: Path) -> Settings:
@@ -119,14 +119,14 @@ def has_login(home: ClaudeHome, settings: Settings, environ: Mapping[str, str]) 
     env = env_of(settings)
     told = (env.get(name, environ.get(name)) not in (None, "", PLACEHOLDERS.get(name)) for name in OWN_CREDENTIALS)
     kept = (
-        keeps(home.folder / ".credentials.json", "claudeAiOauth"),
-        keeps(home.state, "oauthAccount"),  # macOS has the credential itself in its keychain
-        keeps(home.state, "primaryApiKey"),
+        has_value(home.folder / ".credentials.json", "claudeAiOauth"),
+        has_value(home.state, "oauthAccount"),  # macOS has the credential itself in its keychain
+        has_value(home.state, "primaryApiKey"),
     )
     return bool(settings.get("apiKeyHelper")) or any(told) or any(kept)
 
 
-def keeps(path: Path, name: str) -> bool:
+def has_value(path: Path, name: str) -> bool:
     """True if a JSON file of Claude Code has a value under this name."""
     try:
         found = json.loads(path.read_bytes())
@@ -145,7 +145,7 @@ def variables(url: str, key: str | None, *, logged_in: bool, keep_login: bool = 
     return {BASE_URL: url}
 
 
-def pointed(settings: Settings, wanted: Mapping[str, str]) -> Settings:
+def with_variables(settings: Settings, wanted: Mapping[str, str]) -> Settings:
     """Return the settings with these variables, without those of the original proxy's set-up."""
     env = env_of(settings)
     for name, value in PLACEHOLDERS.items():
@@ -180,7 +180,7 @@ def changes(before: Settings, after: Settings) -> list[SettingsChange]:
 def set_up(path: Path, wanted: Mapping[str, str], *, dry_run: bool = False) -> list[SettingsChange]:
     """Configure a settings file for the proxy and return the changes. Raises ClaudeError."""
     found = read(path)
-    after = pointed(found.settings, wanted)
+    after = with_variables(found.settings, wanted)
     made = changes(found.settings, after)
     if made and not dry_run:
         keep_original(path, found.raw)

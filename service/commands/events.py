@@ -92,10 +92,10 @@ def events(
     wanted = Wanted(**chosen, since_ms=since_ms(since))
     usual = MOST_SHOWN if since or wanted.request else USUAL
     url = redis_url_of(with_settings(config))
-    show = shower(SafeConsole(), as_json=as_json)
+    show = output_function(SafeConsole(), as_json=as_json)
     try:
         with suppress(KeyboardInterrupt):
-            asyncio.run(look(url, wanted, usual if limit is None else limit, show, follow=follow))
+            asyncio.run(show_events(url, wanted, usual if limit is None else limit, show, follow=follow))
     except (RedisError, OSError) as error:
         raise click.ClickException(
             f"Redis at {place_of(url)} is unreachable ({error}); start `ccproxy up`, or set REDIS_URL"
@@ -118,7 +118,7 @@ def since_ms(text: str | None) -> int:
 Show = Callable[[Iterable[EventView]], None]
 
 
-async def look(url: str, wanted: Wanted, most: int, show: Show, *, follow: bool) -> None:
+async def show_events(url: str, wanted: Wanted, most: int, show: Show, *, follow: bool) -> None:
     """Show past events, then new ones. Raises RedisError or OSError before it follows."""
     redis = open_async(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
     async with redis:
@@ -143,7 +143,7 @@ def is_past(view: EventView, ends: dict[str, str]) -> bool:
     return entry_order(view.entry) <= entry_order(ends[view.stream])
 
 
-def shower(console: SafeConsole, *, as_json: bool) -> Show:
+def output_function(console: SafeConsole, *, as_json: bool) -> Show:
     """Return the output function: JSON lines, or lines for people."""
 
     def show(views: Iterable[EventView]) -> None:

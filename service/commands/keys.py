@@ -72,7 +72,7 @@ def issue(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> No
             raise click.ClickException(
                 f"a key named {name!r} exists already ({taken[0]}); revoke it first, or use another name"
             )
-        show_new(*hand_out(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
+        show_new(*issue_key(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
 
 
 @keys.command()
@@ -82,11 +82,11 @@ def issue(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> No
 @json_option
 def ensure(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> None:
     """Issue a key for NAME if there is no key at all; for the first start of containers."""
-    with at_ledger(config) as (desk, _):
+    with open_operator(config) as (desk, _):
         if there := desk.control().keys:
             echo(f"existing keys: {len(there)}; no key was issued", err=True)
             return
-        show_new(*hand_out(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
+        show_new(*issue_key(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
 
 
 @keys.command("list")
@@ -97,7 +97,7 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
     from service.fleet.control_stream import read_view
     from service.routing.keys import read_key
 
-    with at_ledger(config) as (desk, settings):
+    with open_operator(config) as (desk, settings):
         view, now_ms, quota = read_view(desk.redis), desk.now_ms(), settings.policy.quota
         rows = [
             (key_id, key, read_key(key_id, key, view, quota, settings.prices, now_ms))
@@ -129,7 +129,7 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
 @config_option
 def limit(name: str, config: Path | None, **limits: Any) -> None:
     """Replace all limits of the key NAME (a name or id); without options, remove them."""
-    with at_ledger(config) as (desk, _):
+    with open_operator(config) as (desk, _):
         key_id = key_id_of(desk.control(), name)
         desk.append([ClientKeyLimited(**desk.common_fields(), key_id=key_id, **limits_of(limits, desk.now_ms()))])
         echo(f"{key_id}: {limits_in_words(desk.control().keys[key_id])}")
@@ -140,14 +140,14 @@ def limit(name: str, config: Path | None, **limits: Any) -> None:
 @config_option
 def revoke(name: str, config: Path | None) -> None:
     """Revoke the key NAME (a name or id), on all proxies within a second."""
-    with at_ledger(config) as (desk, _):
+    with open_operator(config) as (desk, _):
         key_id = key_id_of(desk.control(), name)
         desk.append([ClientKeyRevoked(**desk.common_fields(), key_id=key_id)])
         echo(f"{key_id} is revoked")
 
 
 @contextmanager
-def at_ledger(config: Path | None) -> Iterator[tuple[Any, Any]]:
+def open_operator(config: Path | None) -> Iterator[tuple[Any, Any]]:
     """Open the ledger's Redis as an operator, with the settings; errors end the command with their fix."""
     from redis.exceptions import RedisError
 
@@ -167,7 +167,7 @@ def at_ledger(config: Path | None) -> Iterator[tuple[Any, Any]]:
         ) from None
 
 
-def hand_out(desk: Any, name: str, limits: dict[str, Any]) -> tuple[str, str]:
+def issue_key(desk: Any, name: str, limits: dict[str, Any]) -> tuple[str, str]:
     """Issue a key; returns the key and its id."""
     key = make_key(name, secrets.token_bytes(SECRET_BYTES + 3))
     desk.append([ClientKeyIssued(**desk.common_fields(), key_id=key.key_id, name=name, sha256=key.sha256, **limits)])

@@ -33,7 +33,7 @@ def logs(names: tuple[str, ...], lines: int, config: Path | None, *, follow: boo
     """Show the logs of `ccproxy up`: worker, postgres, valkey, migrate; default: all."""
     folder = with_settings(config).home / "logs"
     with ExitStack() as stack, suppress(KeyboardInterrupt):
-        show([stack.enter_context(Followed(path)) for path in chosen(folder, names)], lines, follow=follow)
+        show([stack.enter_context(Followed(path)) for path in selected_files(folder, names)], lines, follow=follow)
 
 
 def show(files: "list[Followed]", lines: int, *, follow: bool) -> None:
@@ -52,7 +52,7 @@ def show(files: "list[Followed]", lines: int, *, follow: bool) -> None:
         time.sleep(POLL_S)
 
 
-def chosen(folder: Path, names: tuple[str, ...]) -> list[Path]:
+def selected_files(folder: Path, names: tuple[str, ...]) -> list[Path]:
     """Return the selected files."""
     there = {path.stem: path for path in sorted(folder.glob("*.log"))}
     if not there:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from service.commands import config_option, with_settings
-from service.commands.keys import at_ledger
+from service.commands.keys import open_operator
 from service.ledger.events import CircuitReset, QuotaLimitChanged, RouteDisabled, RouteEnabled
 from service.ledger.wire import CONTROL, STREAMS_KEY
 from service.settings import Settings
@@ -46,7 +46,7 @@ route_argument = click.argument("route", shell_complete=complete_route)
 @config_option
 def disable(route: str, reason: str, config: Path | None) -> None:
     """Take ROUTE out of service. Requests in flight are finished."""
-    with at_ledger(config) as (desk, settings):
+    with open_operator(config) as (desk, settings):
         check_known([route], desk, settings)
         desk.append([RouteDisabled(**desk.common_fields(), route=route, reason=reason)])
     echo(f"{route} is disabled{f': {reason}' if reason else ''}. `ccproxy routes enable {route}` enables it again.")
@@ -57,7 +57,7 @@ def disable(route: str, reason: str, config: Path | None) -> None:
 @config_option
 def enable(route: str, config: Path | None) -> None:
     """Put ROUTE back into service."""
-    with at_ledger(config) as (desk, settings):
+    with open_operator(config) as (desk, settings):
         check_known([route], desk, settings)
         desk.append([RouteEnabled(**desk.common_fields(), route=route)])
     echo(f"{route} is enabled.")
@@ -82,18 +82,18 @@ def reset(names: tuple[str, ...], config: Path | None) -> None:
 def limit(route: str, tokens: str, config: Path | None) -> None:
     """Set ROUTE's weekly limit to TOKENS: a number such as 20M, 0 for none, or `settings` for the configured one."""
     weekly_tokens = tokens_of(tokens)
-    with at_ledger(config) as (desk, settings):
+    with open_operator(config) as (desk, settings):
         check_known([route], desk, settings)
         desk.append([QuotaLimitChanged(**desk.common_fields(), route=route, weekly_tokens=weekly_tokens)])
     words = "as configured" if weekly_tokens is None else f"{weekly_tokens:,} tokens" if weekly_tokens else "none"
     echo(f"{route}: weekly limit {words}.")
 
 
-def check_known(chosen: list[str], desk: Any, settings: Settings) -> None:
+def check_known(names: list[str], operator: Any, settings: Settings) -> None:
     """Reject routes that neither the settings nor any proxy's streams know. Raises RedisError."""
-    streams = {name.decode() for name in desk.redis.smembers(STREAMS_KEY)} - {CONTROL}
+    streams = {name.decode() for name in operator.redis.smembers(STREAMS_KEY)} - {CONTROL}
     known = streams | {route.id for route in settings.routes}
-    for name in chosen:
+    for name in names:
         if name not in known:
             raise click.ClickException(f"no route {name!r}; available: {', '.join(sorted(known))}")
 

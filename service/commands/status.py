@@ -29,16 +29,16 @@ def status(config: Path | None, *, watch: bool, as_json: bool) -> None:
     settings = with_settings(config)
     if watch:
         with suppress(KeyboardInterrupt):
-            look_on(settings, SafeConsole(), as_json=as_json)
+            watch_status(settings, SafeConsole(), as_json=as_json)
         return
-    found = asked(settings)
+    found = status_or_exit(settings)
     if as_json:
         echo_json(found.fields())
     else:
         show_status(found, SafeConsole())
 
 
-def asked(settings: Settings) -> Status:
+def status_or_exit(settings: Settings) -> Status:
     """Return the status; ends the command if Redis does not answer."""
     url = redis_url_of(settings)
     try:
@@ -49,13 +49,13 @@ def asked(settings: Settings) -> Status:
         ) from None
 
 
-def look_on(settings: Settings, console: SafeConsole, *, as_json: bool) -> None:
+def watch_status(settings: Settings, console: SafeConsole, *, as_json: bool) -> None:
     """Show the status repeatedly: in place on a terminal, one below the other in a pipe. Continues through outages of
     Redis."""
     with Live(console=console, auto_refresh=False, screen=console.is_terminal and not as_json) as live:
         while True:
             try:
-                found = asked(settings)
+                found = status_or_exit(settings)
                 fields, page = (found.fields(), "") if as_json else ({}, drawn(found, console))
             except click.ClickException as error:
                 fields, page = {"error": error.message}, visible(error.message)

@@ -38,8 +38,8 @@ SESSION_S = 12 * 3_600
 TOKEN_FILE = "admin-token"  # noqa: S105 - its name, not the token
 TOKEN_BYTES = 24
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
-ASKED_PER_S = 50.0
-ASKED_BURST = 300.0
+REQUESTS_PER_S = 50.0
+REQUEST_BURST = 300.0
 """A dashboard sends a few requests a second; scripts that need more should use Redis or Prometheus."""
 
 
@@ -60,16 +60,16 @@ class Access:
         self._cookie_path = settings.base_path or "/"
         self._settings = settings
         self._key = secrets.token_bytes(32)
-        self._left = ASKED_BURST
+        self._left = REQUEST_BURST
         self._counted_s = time.monotonic()
-        self.use(settings.admin_token.reveal() or secrets.token_hex(TOKEN_BYTES))
+        self.set_admin_token(settings.admin_token.reveal() or secrets.token_hex(TOKEN_BYTES))
 
     def open(self) -> None:
         """Load or create the stored token if the settings have none. Raises OSError."""
         if not self._settings.admin_token:
-            self.use(kept_token(self._settings.home))
+            self.set_admin_token(kept_token(self._settings.home))
 
-    def use(self, admin: str) -> None:
+    def set_admin_token(self, admin: str) -> None:
         """Set the admin token."""
         viewer = self._settings.viewer_token.reveal()
         known: list[tuple[str, Role]] = [(admin, "admin")]
@@ -88,7 +88,7 @@ class Access:
         """Create a session for a valid token. Raises NotLoggedIn."""
         role = self.role_of(token)
         if role is None:
-            raise await self.wrong(address)
+            raise await self.wrong_token_error(address)
         self._brake.accept(address, role)
         expires_s = int(time.time()) + SESSION_S
         said = f"{role}.{expires_s}.{secrets.token_hex(8)}"
@@ -98,18 +98,18 @@ class Access:
     async def log_out(self, asker: Principal, *, secure: bool) -> Cookie:
         """Revoke the session and return the cookie that deletes it."""
         if asker.session:
-            _, expires, chance = said_by(asker.session)
+            _, expires, chance = session_parts(asker.session)
             await self._ended.add(chance, int(expires))
         return self._cookie("", 0, secure=secure)
 
-    async def asker(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
+    async def authenticate(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
         """Authenticate a connection. Raises NotLoggedIn, AskedTooOften."""
         address = address_of(connection)
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
         if token and scheme.lower() == "bearer":
             role = self.role_of(token.strip())
             if role is None:
-                raise await self.wrong(address)
+                raise await self.wrong_token_error(address)
             self._brake.accept(address, role)
             asker = Principal(role)
         else:
@@ -118,7 +118,7 @@ class Access:
         self._count()
         return asker
 
-    async def wrong(self, address: str) -> ClientError:
+    async def wrong_token_error(self, address: str) -> ClientError:
         """Return the error for a wrong token, after the throttle's delay."""
         error = NotLoggedIn("wrong token; `ccproxy admin token` prints the right one")
         return await self._brake.delay_failure(address, error)
@@ -143,7 +143,7 @@ class Access:
         said, _, signature = value.rpartition(".")
         if not said or not compare_digest(self._sign(said).encode(), signature.encode()):
             raise await self._brake.delay_failure(address, error)
-        role, expires, chance = said_by(value)
+        role, expires, chance = session_parts(value)
         if int(expires) <= time.time() or await self._ended.has(chance):
             raise NotLoggedIn("this session has ended; log in again")
         return Principal("admin" if role == "admin" else "viewer", value)
@@ -177,14 +177,14 @@ class Access:
     def _count(self) -> None:
         """Raise AskedTooOften above the rate limit."""
         now_s = time.monotonic()
-        self._left = min(ASKED_BURST, self._left + (now_s - self._counted_s) * ASKED_PER_S)
+        self._left = min(REQUEST_BURST, self._left + (now_s - self._counted_s) * REQUESTS_PER_S)
         self._counted_s = now_s
         if self._left < 1:
             raise AskedTooOften("too many requests to the admin API", retry_after_s=1)
         self._left -= 1
 
 
-def said_by(session: str) -> list[str]:
+def session_parts(session: str) -> list[str]:
     """Return the role, expiry (Unix seconds) and random part of a session's value, without its signature."""
     return session.split(".")[:3]
 
@@ -192,7 +192,7 @@ def said_by(session: str) -> list[str]:
 async def viewer(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """Guard for reading. A change by cookie needs its CSRF token."""
     access: Access = connection.app.state.console.access
-    asker = await access.asker(connection)
+    asker = await access.authenticate(connection)
     if connection.scope.get("method", "GET") not in SAFE_METHODS:
         access.check_csrf(asker, connection.headers.get(CSRF_HEADER, ""))
     connection.state.asker = asker

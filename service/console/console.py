@@ -108,7 +108,7 @@ class Console:
 
     async def overview(self) -> Overview:
         """Return the overview."""
-        standing = await self.fleet.standing()
+        standing = await self.fleet.status()
         return overview_of(
             self.settings,
             self.view,

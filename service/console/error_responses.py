@@ -68,7 +68,7 @@ def fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
             headers["retry-after"] = str(error.retry_after_s)
     elif isinstance(error, HTTPException):
         status, kind = error.status_code, TYPES.get(error.status_code, "api_error")
-        message = in_words(error)
+        message = describe_validation(error)
         headers |= {"allow": error.headers["Allow"]} if error.headers and "Allow" in error.headers else {}
     elif isinstance(error, RedisError | OSError | TimeoutError):
         status, kind, message = 503, "api_error", "Redis is unreachable"
@@ -80,7 +80,7 @@ def fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     return Response(body, status_code=status, media_type="application/json", headers=headers)
 
 
-def in_words(error: HTTPException) -> str:
+def describe_validation(error: HTTPException) -> str:
     """Describe an invalid request, field by field."""
     extra = error.extra if isinstance(error.extra, list) else []
     faults = [f"{fault.get('key', '')}: {fault.get('message', '')}" for fault in extra if isinstance(fault, dict)]

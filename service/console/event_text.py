@@ -73,7 +73,7 @@ def describe(event: Event) -> tuple[Level, str]:
         case AttemptLost():
             return "warning", "lost: its replica died; the charge is an estimate"
         case BatchItemUsed():
-            return "ok", f"batch item {event.custom_id}: {tokens_in_words(event.tokens)}"
+            return "ok", f"batch item {event.custom_id}: {describe_tokens(event.tokens)}"
         case ResourceCreated():
             return "ok", f"created {event.resource_kind} {event.resource_id}"
         case RequestRefused():
@@ -86,7 +86,7 @@ def describe_end(event: AttemptEnded) -> tuple[Level, str]:
     """Describe the end of an attempt."""
     seconds = f"{event.total_ms / 1000:.2f} s"
     if event.outcome == "ok":
-        return "ok", f"answered {event.status}, {tokens_in_words(event.tokens)}, {seconds}"
+        return "ok", f"answered {event.status}, {describe_tokens(event.tokens)}, {seconds}"
     if event.outcome == "aborted":
         return "ok", f"client disconnected after {seconds}"
     words = f"{event.kind.replace('_', ' ')} {event.status or ''}".strip()
@@ -135,7 +135,7 @@ def is_notable(view: EventView) -> bool:
     return view.type in ("attempt_lost", "request_refused") or view.stream == CONTROL
 
 
-def tokens_in_words(tokens: TokenCounts) -> str:
+def describe_tokens(tokens: TokenCounts) -> str:
     """Describe tokens: input including cached, and output."""
     read = tokens.input + tokens.cache_read + tokens.cache_write_5m + tokens.cache_write_1h
     return f"{read:,}→{tokens.output:,} tokens"

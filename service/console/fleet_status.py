@@ -48,7 +48,7 @@ class FleetReader:
         self._asked_s = -FRESH_S
         self._asking: asyncio.Task[None] | None = None
 
-    async def standing(self) -> FleetStatus | None:
+    async def status(self) -> FleetStatus | None:
         """Return the status, at most a second old."""
         if self._redis is None:
             return None
@@ -90,7 +90,7 @@ class FleetReader:
 
     async def fleet(self, now_ms: int, workers: int | None) -> Fleet:
         """Return the replicas and the state of the ledger."""
-        standing = await self.standing()
+        standing = await self.status()
         replicas = standing.status.replicas if standing else ()
         usual = usual_settings(replicas)
         return Fleet(

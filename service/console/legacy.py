@@ -17,7 +17,7 @@ from litestar.exceptions import HTTPException
 from litestar.params import QueryParameter
 from litestar.response import Response, Stream
 
-from service.console.actions import stamp
+from service.console.actions import common_fields
 from service.console.api_types import RouteView
 from service.console.auth import admin, viewer
 from service.console.console import Desk
@@ -75,7 +75,7 @@ async def reset_providers(request: Request[Any, Any, Any], console: Desk) -> dic
     """Reset every circuit and wait. Usage stays."""
     names = [route.id for route in console.settings.routes]
     for name in names:
-        await console.command(CircuitReset(**stamp(console, request), route=name))
+        await console.command(CircuitReset(**common_fields(console, request), route=name))
     return {"status": "ok", "message": "All providers have been reset to healthy state", "providers": names}
 
 
@@ -85,7 +85,7 @@ def config(console: Desk) -> dict[str, Any]:
     settings = console.settings
     circuit, times = settings.policy.circuit, settings.timeouts
     return {
-        "providers": {route.id: configured(route, number) for number, route in enumerate(settings.routes, start=1)},
+        "providers": {route.id: route_settings(route, number) for number, route in enumerate(settings.routes, start=1)},
         "circuitBreaker": {
             "enabled": circuit.enabled,
             "cooldownMs": circuit.open_ms,
@@ -217,7 +217,7 @@ def provider_of(route: RouteView) -> dict[str, Any]:
     return fields
 
 
-def configured(route: Route, priority: int) -> dict[str, Any]:
+def route_settings(route: Route, priority: int) -> dict[str, Any]:
     """Return a route's settings."""
     fields: dict[str, Any] = {"enabled": route.off is None, "baseUrl": route.base_url, "priority": priority}
     if key := route.api_key.reveal():

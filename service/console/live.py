@@ -54,7 +54,7 @@ class Feed:
 
     async def _read(self, queue: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
         try:
-            for message in await self._first():
+            for message in await self._initial_messages():
                 yield message
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._run(), name="live")
@@ -74,7 +74,7 @@ class Feed:
         finally:
             self._watchers.discard(queue)
 
-    async def _first(self) -> list[bytes]:
+    async def _initial_messages(self) -> list[bytes]:
         """Return the first messages of a new watcher."""
         messages = [sse("overview", await self._overview())]
         if self._tail:
@@ -94,7 +94,7 @@ class Feed:
                         self._tell(sse("event", view))
             if time.monotonic() - shown_s >= OVERVIEW_S:
                 shown_s = time.monotonic()
-                await self._tell_overview()
+                await self._send_overview()
             await asyncio.sleep(TURN_S)
         for queue in list(self._watchers):
             self._cut(queue)
@@ -109,7 +109,7 @@ class Feed:
             after.setdefault(stream, "0-0")
         return await tail.news(after)
 
-    async def _tell_overview(self) -> None:
+    async def _send_overview(self) -> None:
         """Send the overview if anything but its time has changed."""
         made = await self._overview()
         same = self._shown and msgspec.structs.replace(self._shown, at_ms=made.at_ms) == made

@@ -236,7 +236,7 @@ class CurrentGauges(Collector):
         info = GaugeMetricFamily("ccproxy_info", "Version and settings digest", labels=[*self._info])
         info.add_metric([*self._info.values()], 1)
         yield info
-        yield one("ccproxy_redis_up", "1 if Redis is reachable, else 0", int(self._watcher.redis_up))
+        yield gauge("ccproxy_redis_up", "1 if Redis is reachable, else 0", int(self._watcher.redis_up))
         if self.standing is not None:
             yield from fleet_gauges(self.standing)
 
@@ -277,10 +277,10 @@ def fleet_gauges(standing: FleetStatus) -> Iterator[Metric]:
         dead.add_metric([stream.stream], counts[0])
         quarantined.add_metric([stream.stream], counts[1])
     yield from (lag, age, dead, quarantined)
-    yield one("ccproxy_replicas", "Live replicas", len(standing.status.replicas))
+    yield gauge("ccproxy_replicas", "Live replicas", len(standing.status.replicas))
 
 
-def one(name: str, words: str, value: float) -> GaugeMetricFamily:
+def gauge(name: str, words: str, value: float) -> GaugeMetricFamily:
     """Return a gauge without labels."""
     return GaugeMetricFamily(name, words, value=value)
 
@@ -303,9 +303,9 @@ def arrived_ms(event: AttemptStarted) -> int:
 )
 async def metrics(request: Request[Any, Any, Any], console: Desk) -> Response[bytes]:
     """Metrics of this process and gauges of the fleet."""
-    await let_in(request, console)
+    await check_access(request, console)
     counted: Metrics = request.app.state.metrics
-    return Response(counted.text(await console.fleet.standing()), media_type=CONTENT_TYPE)
+    return Response(counted.text(await console.fleet.status()), media_type=CONTENT_TYPE)
 
 
 def is_on_loopback(request: Request[Any, Any, Any]) -> bool:
@@ -319,7 +319,7 @@ def digest_of(token: str) -> bytes:
     return sha256(token.encode()).digest()
 
 
-async def let_in(request: Request[Any, Any, Any], console: Console) -> None:
+async def check_access(request: Request[Any, Any, Any], console: Console) -> None:
     """Raise NotLoggedIn unless the request may read metrics."""
     wanted = console.settings.metrics_token.reveal()
     scheme, _, shown = request.headers.get("authorization", "").partition(" ")
@@ -331,4 +331,4 @@ async def let_in(request: Request[Any, Any, Any], console: Console) -> None:
         return
     if not shown:
         raise NotLoggedIn("metrics need METRICS_TOKEN as Authorization: Bearer, except on the loopback")
-    await console.access.asker(request)
+    await console.access.authenticate(request)

@@ -198,14 +198,14 @@ def answered_lately(ledger: RouteLedger, now_ms: int) -> int:
 def serving_reason(routes: Sequence[RouteView], serving: RouteView | None) -> str:
     """Explain the choice of the serving route."""
     if serving is None:
-        return "no route is available: " + "; ".join(f"{route.title} {why(route)}" for route in routes)
+        return "no route is available: " + "; ".join(f"{route.title} {describe_state(route)}" for route in routes)
     before = [route for route in routes if route.priority < serving.priority]
     if not before:
         return "it is first in order" if serving.available else "all circuits are open, and this one closes first"
-    return "; ".join(f"{route.title} {why(route)}" for route in before)
+    return "; ".join(f"{route.title} {describe_state(route)}" for route in before)
 
 
-def why(route: RouteView) -> str:
+def describe_state(route: RouteView) -> str:
     """Describe a route's state and its reason."""
     state = STATE_WORDS.get(route.state) or f"is {route.state}"
     return f"{state} ({route.reason})" if route.reason else state
@@ -220,7 +220,9 @@ def notices_of(settings: Settings, routes: Sequence[RouteView], standing: FleetS
         level = STATE_LEVELS.get(route.state, "warning")
         if level != "ok":
             found.append(
-                Notice(level=level, code=route.state, subject=route.route, message=f"{route.title} {why(route)}")
+                Notice(
+                    level=level, code=route.state, subject=route.route, message=f"{route.title} {describe_state(route)}"
+                )
             )
     if settings.redis_url is None:
         found.append(Notice(level="warning", code="no_redis", message="no ledger: REDIS_URL is not set"))

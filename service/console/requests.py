@@ -22,10 +22,10 @@ def request_of(request_id: str, views: Sequence[EventView]) -> RequestView:
         started_at_ms=min([*(attempt.started_at_ms for attempt in attempts), ordered[0].at_ms]),
         ended_at_ms=None if verdict == "open" else ordered[-1].at_ms,
         verdict=verdict,
-        model_asked=text(fields, "model_asked"),
+        model_asked=text_field(fields, "model_asked"),
         client_key=ordered[0].client_key,
-        session_id=text(fields, "session_id"),
-        endpoint=text(fields, "endpoint") or "messages",
+        session_id=text_field(fields, "session_id"),
+        endpoint=text_field(fields, "endpoint") or "messages",
         refused=refused,
         attempts=attempts,
         events=ordered,
@@ -74,6 +74,6 @@ def verdict_of(attempts: Sequence[AttemptView], refused: str) -> Verdict:
     return "failed" if last == "lost" else last
 
 
-def text(fields: dict[str, Any], name: str) -> str:
+def text_field(fields: dict[str, Any], name: str) -> str:
     """Return a text field."""
     return str(fields.get(name, ""))

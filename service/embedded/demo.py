@@ -37,7 +37,7 @@ def run_demo(port: int | None = None) -> int:
     with temporary_home() as home:
         proxy_port = port or folder.choose_port(home.parent / "proxy-port")
         provider_port = folder.choose_port(home.parent / "provider-port")
-        become(demo_environ(home, proxy_port, provider_port))
+        replace_environ(demo_environ(home, proxy_port, provider_port))
         os.chdir(home.parent)  # away from the user's `.env`
         from service.settings import load
 
@@ -79,7 +79,7 @@ def demo_environ(home: Path, proxy_port: int, provider_port: int) -> dict[str, s
     }
 
 
-def become(environ: Mapping[str, str]) -> None:
+def replace_environ(environ: Mapping[str, str]) -> None:
     """Replace all variables that the user has set for the proxy with these."""
     from service.settings import VARIABLES
 

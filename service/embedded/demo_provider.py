@@ -64,7 +64,7 @@ class Providers:
     """The ASGI application of the providers."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.asked = asyncio.Event()
+        self.first_request = asyncio.Event()
         """Set by the first request, which starts the script."""
         self._clock = clock
         self._began_s = 0.0
@@ -88,8 +88,8 @@ class Providers:
             await reply(send, 404, error("not_found_error", "not part of the demo"))
 
     async def _answer(self, route: str, asked: Message, send: Send) -> None:
-        if not self.asked.is_set():
-            self.asked.set()
+        if not self.first_request.is_set():
+            self.first_request.set()
             self._began_s = self._clock()
         self._answers += 1
         trouble = phase_at(self._clock() - self._began_s).troubles.get(route, "")
@@ -196,9 +196,9 @@ def error(kind: str, message: str) -> Message:
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
-async def narrate(asked: asyncio.Event) -> None:
+async def narrate(first_request: asyncio.Event) -> None:
     """Print each phase's description when it begins."""
-    await asked.wait()
+    await first_request.wait()
     while True:
         for phase in SCRIPT:
             echo(f"  demo  {phase.words}")
@@ -209,7 +209,7 @@ async def serve(port: int) -> None:
     """Serve until stopped."""
     providers = Providers()
     server = uvicorn.Server(uvicorn.Config(providers, host=HOST, port=port, log_level="error", lifespan="off"))
-    narrator = asyncio.create_task(narrate(providers.asked))
+    narrator = asyncio.create_task(narrate(providers.first_request))
     await server.serve()
     narrator.cancel()
 

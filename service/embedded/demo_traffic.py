@@ -53,7 +53,7 @@ class Client(Thread):
         try:
             connection.request("POST", f"{self._address.path}/v1/messages", json.dumps(body), headers)
             answer = connection.getresponse()
-            self._narrator.hear(answer.getheader(ROUTE) or f"nowhere ({answer.status})")
+            self._narrator.record_route(answer.getheader(ROUTE) or f"nowhere ({answer.status})")
             answer.read(200 if self._random.random() < LEAVES else None)
         finally:
             connection.close()
@@ -66,7 +66,7 @@ class Narrator:
         self._said = self._heard = ""
         self._lock = Lock()
 
-    def hear(self, route: str) -> None:
+    def record_route(self, route: str) -> None:
         """Record an answer's route."""
         with self._lock:
             if route == self._heard != self._said:

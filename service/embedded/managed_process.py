@@ -64,7 +64,7 @@ class ManagedProcess:
             self._popen.wait(timeout_s)
         return self.poll()
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
         """Send the stop signal."""
         self._popen.send_signal(self.stop_signal)
 
@@ -76,7 +76,7 @@ class ManagedProcess:
 
     def stop(self, timeout_s: float) -> None:
         """Send the stop signal, and kill it after `timeout_s`."""
-        self.ask_to_end()
+        self.terminate()
         if self.wait(timeout_s) is None:
             self.kill()
 

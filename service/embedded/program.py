@@ -78,14 +78,14 @@ class Program:
     def ask_to_end(self) -> None:
         """Send the stop signal."""
         if self._process is not None:
-            self._process.ask_to_end()
+            self._process.terminate()
 
     def kill(self) -> None:
         """Kill it and its children now."""
         if self._process is not None:
             self._process.kill()
 
-    def says(self, words: str) -> bool:
+    def has_logged(self, words: str) -> bool:
         """True if the log since its last start contains `words`."""
         if self.log is None:
             return False
@@ -104,7 +104,7 @@ def own_command(*arguments: str) -> list[str]:
 
 def answers_livez(host: str, port: int) -> bool:
     """True if `GET /livez` there returns 200."""
-    connection = http.client.HTTPConnection(reachable(host), port, timeout=LIVEZ_TIMEOUT_S)
+    connection = http.client.HTTPConnection(reachable_address(host), port, timeout=LIVEZ_TIMEOUT_S)
     try:
         connection.request("GET", "/livez")
         return connection.getresponse().status == http.client.OK
@@ -114,12 +114,12 @@ def answers_livez(host: str, port: int) -> bool:
         connection.close()
 
 
-def reachable(host: str) -> str:
+def reachable_address(host: str) -> str:
     """Return the address at which this machine reaches a listener on `host`."""
     return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
 
 
-def how_it_ended(status: int) -> str:
+def describe_exit(status: int) -> str:
     """Describe an exit status."""
     if status >= 0:
         return f"exited with status {status}"

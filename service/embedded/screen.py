@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.embedded.program import reachable
+from service.embedded.program import reachable_address
 from service.telemetry.terminal import SafeConsole, Text
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Screen:
         back = "restarted: " if again else ""
         self._say(Text.assemble("  ", ("✓", "green"), f" {back}{child.title} ", (f"({took_ms / 1000:.1f} s)", "dim")))
 
-    def given(self, name: str, where: str) -> None:
+    def show_external(self, name: str, where: str) -> None:
         """Show a server that the settings name, and that `up` does not start."""
         self._say(Text.assemble("  ", ("✓", "green"), f" {name} at {where} (from the settings)"))
 
@@ -96,7 +96,7 @@ class Screen:
 
 def proxy_url(settings: "Settings") -> str:
     """Return the base URL for clients on this machine."""
-    host = reachable(settings.host)
+    host = reachable_address(settings.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}{settings.base_path}"
 
 

@@ -135,7 +135,7 @@ class Server(ABC):
     def ask_to_end(self) -> None:
         """Send the stop signal."""
         if self._process is not None:
-            self._process.ask_to_end()
+            self._process.terminate()
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Stop gracefully, by force after `timeout_s`. No effect if it does not run."""

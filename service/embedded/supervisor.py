@@ -21,7 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from service.embedded import EmbeddedError
-from service.embedded.program import how_it_ended
+from service.embedded.program import describe_exit
 
 STARTING_PAUSE_S = 0.02
 IDLE_PAUSE_S = 1.0
@@ -244,7 +244,7 @@ class Supervisor:
                 self._lives[child.name] = life.done(now_ms)
                 self._teller.ready(child, now_ms - life.at_ms, again=False)
             else:
-                self._end(child, life, how_it_ended(status))
+                self._end(child, life, describe_exit(status))
         elif life.phase is Phase.STARTING:
             self._await_ready(child, life, now_ms)
 

@@ -99,9 +99,9 @@ def _programs(settings: "Settings", logs: Path, servers: tuple[str, ...], urls: 
     worker = Program(
         "worker",
         own_command("worker"),
-        environ=lambda: {**for_workers(), **_audible(settings)},
+        environ=lambda: {**for_workers(), **worker_log_level(settings)},
         log=logs / "worker.log",
-        is_ready=lambda program: program.says(WORKER_READY),
+        is_ready=lambda program: program.has_logged(WORKER_READY),
         needs=(*servers, migrations.name),
     )
     proxy = Program(
@@ -133,7 +133,7 @@ def _environ_of_workers(settings: "Settings", urls: ProcessSet) -> Mapping[str, 
     return worker_environ(_environ(settings, urls))
 
 
-def _audible(settings: "Settings") -> Mapping[str, str]:
+def worker_log_level(settings: "Settings") -> Mapping[str, str]:
     """Return variables that set the log level to at least info, since the line that we wait for has it."""
     return {} if settings.log_level == "debug" else {"LOG_LEVEL": "info"}
 
@@ -150,7 +150,7 @@ def _check_address(settings: "Settings") -> None:
 def _run_locked(settings: "Settings", screen: Screen, house: ProcessSet, signals: Signals) -> int:
     for name, url in (("Redis", settings.redis_url), ("Postgres", settings.database_url)):
         if url is not None:
-            screen.given(name, _without_secrets(url))
+            screen.show_external(name, _without_secrets(url))
     make_closed_folder(settings.home / "logs")
     supervisor = Supervisor(house.children, screen)
     try:

@@ -44,7 +44,7 @@ class Valkey(Server):
         """True if our own process answers, and has loaded its data. A bare PONG could come from any server."""
         questions = f"AUTH {self._password()}\r\nINFO server\r\nINFO persistence\r\nPING\r\nQUIT\r\n"
         try:
-            answer = _ask(self.port, questions.encode())
+            answer = exchange(self.port, questions.encode())
         except OSError:
             return False
         lines = answer.decode(errors="replace").splitlines()
@@ -80,7 +80,7 @@ class Valkey(Server):
         return password
 
 
-def _ask(port: int, questions: bytes) -> bytes:
+def exchange(port: int, questions: bytes) -> bytes:
     """Return the server's replies until it closes the connection (the last command is QUIT)."""
     answer = b""
     with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_TIMEOUT_S) as connection:

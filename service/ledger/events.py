@@ -271,22 +271,22 @@ class DropAsked(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="d
     by: str = ""
 
 
-def is_same_fact(one: "Event", other: "Event") -> bool:
+def is_same_fact(event: "Event", other: "Event") -> bool:
     """True if two events with the same id record the same fact.
 
     `spooled` may differ. Several replicas may record a batch item, when several clients read the results; several
     workers may record a lost attempt, each with its own estimate. The first one counts.
     """
-    if isinstance(one, AttemptLost) and isinstance(other, AttemptLost):
-        return one.attempt_id == other.attempt_id
-    if isinstance(one, BatchItemUsed) and isinstance(other, BatchItemUsed):
-        return (one.batch_id, one.custom_id, one.model_sent, one.tokens) == (
+    if isinstance(event, AttemptLost) and isinstance(other, AttemptLost):
+        return event.attempt_id == other.attempt_id
+    if isinstance(event, BatchItemUsed) and isinstance(other, BatchItemUsed):
+        return (event.batch_id, event.custom_id, event.model_sent, event.tokens) == (
             other.batch_id,
             other.custom_id,
             other.model_sent,
             other.tokens,
         )
-    return replace(one, spooled=False) == replace(other, spooled=False)
+    return replace(event, spooled=False) == replace(other, spooled=False)
 
 
 RouteEvent = AttemptStarted | AttemptEnded | AttemptLost | BatchItemUsed | ResourceCreated

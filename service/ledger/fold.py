@@ -126,7 +126,7 @@ def advance(ledger: Ledger, event: Event) -> Sequence[Charge]:
 
 def advance_route(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
     """Fold one event into a route's ledger in place; return the changes to usage cells."""
-    hear(ledger.heard, event)
+    acknowledge_seq(ledger.heard, event)
     if event.at_ms > ledger.newest_ms:
         advance_time(ledger, event.at_ms)
     match event:
@@ -137,7 +137,7 @@ def advance_route(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
         case AttemptLost():
             return lose(ledger, event)
         case BatchItemUsed():
-            return charged(ledger, charge_of(ledger, event))
+            return apply_charges(ledger, charge_of(ledger, event))
         case ResourceCreated():
             pass  # Redis holds the index; the ledger only keeps the fact
     return ()
@@ -151,7 +151,7 @@ def advance_time(ledger: RouteLedger, at_ms: int) -> None:
         prune(ledger)
 
 
-def hear(heard: dict[str, Heard], event: EventBase) -> None:
+def acknowledge_seq(heard: dict[str, Heard], event: EventBase) -> None:
     """Acknowledge the event's number for its replica. Workers also do so for events that they don't fold."""
     if not event.replica:
         return
@@ -167,10 +167,10 @@ def hear(heard: dict[str, Heard], event: EventBase) -> None:
             account.gaps.append((account.high + 1, event.seq - 1))
         account.high = event.seq
     elif account.gaps:
-        account.gaps = [part for gap in account.gaps for part in without(gap, event.seq)]
+        account.gaps = [part for gap in account.gaps for part in split_gap(gap, event.seq)]
 
 
-def without(gap: tuple[int, int], seq: int) -> list[tuple[int, int]]:
+def split_gap(gap: tuple[int, int], seq: int) -> list[tuple[int, int]]:
     """Return the rest of a gap without one number."""
     first, last = gap
     if not first <= seq <= last:
@@ -218,13 +218,13 @@ def is_long(model: str) -> bool:
     return len(model.encode(errors="replace")) > MODEL_BYTES
 
 
-def taken_back(charge: Charge) -> Charge:
+def negated(charge: Charge) -> Charge:
     """Return the charge with every count negated."""
     usage = Usage(**{name: -getattr(charge.usage, name) for name in Usage.__struct_fields__})
     return Charge(charge.hour, charge.model, charge.client_key, usage)
 
 
-def charged(ledger: RouteLedger, *charges: Charge) -> Sequence[Charge]:
+def apply_charges(ledger: RouteLedger, *charges: Charge) -> Sequence[Charge]:
     """Apply the charges and return them; drops those of expired hours."""
     oldest = oldest_hour(ledger)
     for charge in charges:
@@ -293,7 +293,7 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
         if event.endpoint == "messages":
             note_health(ledger, event)
     charge = charge_of(ledger, event)
-    return charged(ledger, charge, taken_back(estimate)) if estimate else charged(ledger, charge)
+    return apply_charges(ledger, charge, negated(estimate)) if estimate else apply_charges(ledger, charge)
 
 
 def note_missing_model(ledger: RouteLedger, event: AttemptEnded) -> None:
@@ -312,7 +312,7 @@ def lose(ledger: RouteLedger, event: AttemptLost) -> Sequence[Charge]:
         return ()
     estimate = charge_of(ledger, event)
     remember(ledger.lost, event.attempt_id, estimate, KEPT_LOST)
-    return charged(ledger, estimate)
+    return apply_charges(ledger, estimate)
 
 
 def remember(memory: dict[str, V], name: str, value: V, most: int) -> None:
@@ -461,7 +461,7 @@ def prune(ledger: RouteLedger) -> None:
 
 def advance_control(ledger: ControlLedger, event: ControlEvent) -> None:
     """Fold one event into the control ledger, in place."""
-    hear(ledger.heard, event)
+    acknowledge_seq(ledger.heard, event)
     ledger.newest_ms = max(ledger.newest_ms, event.at_ms)
     match event:
         case RouteDisabled():

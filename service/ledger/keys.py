@@ -24,11 +24,11 @@ class GeneratedKey(NamedTuple):
     sha256: str
 
 
-def make_key(name: str, chance: bytes) -> GeneratedKey:
+def make_key(name: str, random_bytes: bytes) -> GeneratedKey:
     """Make a key for a person; `chance` is at least 27 random bytes."""
     slug = NOT_IN_IDS.sub("-", name.lower()).strip("-")[:ID_CHARS] or "key"
-    key_id = f"{slug}-{chance[SECRET_BYTES : SECRET_BYTES + 3].hex()}"
-    text = f"{PREFIX}{key_id}_{chance[:SECRET_BYTES].hex()}"
+    key_id = f"{slug}-{random_bytes[SECRET_BYTES : SECRET_BYTES + 3].hex()}"
+    text = f"{PREFIX}{key_id}_{random_bytes[:SECRET_BYTES].hex()}"
     return GeneratedKey(text, key_id, sha256(text.encode()).hexdigest())
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.commands.events import Wanted, look
+from service.commands.events import Wanted, show_events
 from service.console.reports import ReportClient
 from service.fleet.control_stream import operator, read_view
 from service.fleet.status import read_status
@@ -34,7 +34,7 @@ def test_operators_reach(kind: type[Cluster | Sentinel | Secured], tmp_path: Pat
             desk.append([RouteDisabled(**desk.common_fields(), route="anthropic", reason="why")])
             assert read_view(desk.redis).control.disabled == {"zai": "", "anthropic": "why"}
         shown: list[Any] = []
-        asyncio.run(look(topology.url, Wanted(), 10, shown.extend, follow=False))
+        asyncio.run(show_events(topology.url, Wanted(), 10, shown.extend, follow=False))
         assert [(view.type, view.route) for view in shown] == [
             ("route_disabled", "zai"),
             ("route_enabled", "anthropic"),

@@ -12,7 +12,7 @@ from service.fleet import outbox as rooms
 from service.fleet.outbox import Outbox
 from service.fleet.spool import read_segment
 from service.ledger.events import Event
-from service.ledger.fold import hear
+from service.ledger.fold import acknowledge_seq
 from service.ledger.state import Heard
 from tests.support.outbox_factories import STREAM, Behaviour, ScriptedPort, clock, started
 from tests.support.waiting import wait_until
@@ -60,7 +60,7 @@ class Bench:
         for event in events:
             account = self.heard.get("r1")
             if account is None or not account.has(event.seq):
-                hear(self.heard, event)
+                acknowledge_seq(self.heard, event)
 
     def known(self) -> set[int]:
         """The numbers that are somewhere safe: heard, on the stream, or on disk."""
