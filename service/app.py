@@ -1,6 +1,5 @@
-"""The one composition root: real things are plugged together here and nowhere else. `create_app` makes the ASGI
-application; its lifespan starts and stops what runs beside the requests.
-"""
+"""The composition root: constructs and connects all parts. `create_app` returns the ASGI application; its lifespan
+starts and stops background tasks."""
 
 import os
 import socket
@@ -54,13 +53,13 @@ from service.telemetry.traces import open_traces
 
 REDIS_TIMEOUT_S = 2.0
 CONSOLE_BODY_BYTES = 256 * 1024
-"""Of a request to anything but the Messages API, some of which come before it is known who sends them; the largest has
-the ids of a few hundred dead letters."""
+"""Limit of requests outside of the Messages API, some of which arrive before authentication; the largest has the ids of
+a few hundred dead letters."""
 """An answer that takes Redis longer than this is none; events have gone to disk long before (100 ms)."""
 
 
 class Parts:
-    """All that one proxy process is made of."""
+    """The parts of one proxy process."""
 
     def __init__(self, settings: Settings) -> None:
         self.clock = clock = Clock()
@@ -135,11 +134,11 @@ class Parts:
         self.health = HealthChecks(self.watcher, self.outbox, clock, self.drain, settings)
 
     def control(self) -> ControlLedger | None:
-        """The operators' ledger, None as long as it was not read."""
+        """The control ledger, None until it was read."""
         return self.watcher.view.control if self.watcher.control_known else None
 
     async def start(self) -> None:
-        """Begin what runs beside the requests."""
+        """Start background tasks."""
         await self.outbox.start()
         await self.watcher.start()
         await self.credentials.start()
@@ -148,7 +147,7 @@ class Parts:
         await self.metrics.start()
 
     async def stop(self) -> None:
-        """End it; what is still to be written down is written down."""
+        """Stop background tasks, after pending events are saved."""
         await self.metrics.stop()
         await self.console.stop()
         await self.relay.stop()
@@ -164,8 +163,8 @@ class Parts:
 
 
 def create_app(parts: Parts) -> ASGIApp:
-    """The ASGI application of one proxy process but for the Messages API (`shortcut`); its lifespan starts and stops
-    the process's parts."""
+    """Return the ASGI application of one proxy process except for the Messages API (`shortcut`); its lifespan starts
+    and stops the parts."""
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -196,7 +195,7 @@ def create_app(parts: Parts) -> ASGIApp:
 
 
 def shortcut(parts: Parts) -> Shortcut:
-    """How connections answer the Messages API, without the framework."""
+    """Return the handlers of the Messages API that bypass the framework."""
     settings = parts.settings
     return Shortcut(
         parts.guard.wrap(parts.messages),
@@ -213,7 +212,7 @@ def shortcut(parts: Parts) -> Shortcut:
 
 
 def answer_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Errors of the framework in Anthropic's shape."""
+    """Convert the framework's errors to Anthropic's shape."""
     told: ProxyError = ProxyError(error.detail)
     if error.status_code == 404:
         told = not_found(request.method)
@@ -226,7 +225,7 @@ def answer_error(request: Request[Any, Any, Any], error: HTTPException) -> Respo
 
 
 def open_redis(url: str) -> Redis:
-    """A connection pool on which nothing waits for long and nothing is sent twice behind our back."""
+    """Open a connection pool with short timeouts and without retries."""
     return open_async(
         url,
         legacy_responses=False,
@@ -238,5 +237,5 @@ def open_redis(url: str) -> Redis:
 
 
 def new_replica() -> str:
-    """A name for this run of this process, never used before; by a clock of its own, as fleet time is not known yet."""
+    """Return a unique name for this run of this process; from the local clock, since fleet time is not known yet."""
     return f"{socket.gethostname()[:40]}-{os.getpid()}-{Clock().new_request_id()}"

@@ -21,7 +21,7 @@ LEFT_OUT = frozenset(("prices.prices", "notices"))
 
 
 def redacted_settings_view(settings: Settings) -> list[SettingView]:
-    """Each setting by its dotted name."""
+    """Return each setting by its dotted name."""
     return [view_of(name, value, field) for name, value, field in leaves("", settings)]
 
 

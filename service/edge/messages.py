@@ -1,9 +1,8 @@
-"""`/v1/*`: a plain ASGI handler, because the framework's conveniences cost more than the relay itself.
+"""`/v1/*` as a plain ASGI handler, because the framework's conveniences cost more than the relay itself.
 
-It reads a request, hands it to the relay, and turns what that raises into Anthropic's shape. Nothing is read of a body
-before it is known that its client may ask for that and some route could answer. A client that goes is
-noticed at once: its request's task is cancelled. So is what is still under way when this process has to end; that
-client is told.
+It reads a request, passes it to the relay, and converts exceptions to Anthropic's shape. A body is read only after its
+client was authenticated and some route could serve it. If the client disconnects, the request's task is cancelled. So
+are requests still in progress when this process has to stop; their clients get an error.
 """
 
 import asyncio
@@ -32,8 +31,8 @@ from service.relay.client import forget_body
 log = logging.getLogger("ccproxy.edge")
 
 SLOW_BODY_MS = 1_000
-"""A client whose body takes longer is checked again: whoever begins many requests while a key is good, and holds their
-bodies back, could go on for a day after it was revoked. Every proxy knows of a revocation within this time."""
+"""A client whose body takes longer is authenticated again: otherwise requests begun with a valid key, and held back,
+would still be served long after its revocation. A revocation reaches every proxy within this time."""
 
 
 def messages_app(
@@ -45,7 +44,7 @@ def messages_app(
     traffic: Traffic,
     memory: BodyMemory,
 ) -> ASGIApp:
-    """The handler of everything under /v1."""
+    """Return the handler of everything under /v1."""
     settings, clock = relay.settings, relay.clock
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,7 +81,7 @@ def messages_app(
         relay.check_access(call)
         if client.key:
             await gate.check(client.key_id, client.key, call)
-        share = MemoryShare(memory, client.key_id if client.shared else "")  # a sole owner has nobody to leave room for
+        share = MemoryShare(memory, client.key_id if client.shared else "")  # a sole owner shares with nobody
         try:
             await take_body(call, receive, named, settings, share)
             client = await still_good(client, call, keyring, gate, clock.now_ms())
@@ -110,7 +109,7 @@ async def fail(reply: AsgiResponseWriter, client: str) -> None:
 async def still_good(
     client: CallerIdentity, call: ClientRequest, keyring: Keyring, gate: KeyGuard, now_ms: int
 ) -> CallerIdentity:
-    """The client, checked anew when its body was slow. Raises ClientError when its key is no longer good."""
+    """Authenticate the client again after a slow body. Raises ClientError if its key is no longer valid."""
     if now_ms - call.arrived_ms <= SLOW_BODY_MS:
         return client
     client = keyring.identify(call.headers)
@@ -139,20 +138,20 @@ def discard_body(scope: Scope, call: ClientRequest | None) -> None:
 
 
 def address_of(scope: Scope) -> str:
-    """Where a client is: as the connection says, or a trusted proxy before us."""
+    """Return the client's address, from the connection or a trusted proxy."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 
 
 async def run_until_disconnect(work: Coroutine[Any, Any, None], leave: "DisconnectWatcher", drain: Drain) -> None:
-    """Do the work for as long as the client is there, and this process may go on; else cancel it and wait for its end.
-    Raises Stopping when the client still waits for an answer."""
+    """Run a coroutine until the client disconnects or this process has to stop; then cancel it and wait. Raises
+    Stopping if the client still waits for a response."""
     drain.track(leave.task)
     try:
         await work
     except asyncio.CancelledError:
         if not leave.taken and not drain.is_over:
-            raise  # somebody else's doing
+            raise  # cancelled by someone else
         leave.task.uncancel()
         if not leave.taken:
             raise Stopping("the proxy is shutting down; try again") from None
@@ -170,13 +169,13 @@ def watcher_of(scope: Scope, receive: Receive, reply: AsgiResponseWriter, call: 
 
 
 class DisconnectWatcher:
-    """Cancels a request's task when its client goes before the answer is at its end."""
+    """Cancels a request's task when its client disconnects before the response is complete."""
 
     __slots__ = ("_over", "_reply", "_watching", "taken", "task")
 
     def __init__(self, reply: AsgiResponseWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a request runs in one
+        assert task is not None  # noqa: S101 - requests run in tasks
         self.task = task
         self.taken = False
         self._reply = reply
@@ -184,7 +183,7 @@ class DisconnectWatcher:
         self._watching: asyncio.Task[None] | None = None
 
     def watch(self, scope: Scope, receive: Receive) -> None:
-        """From now on: the server calls back where it can; else a task asks it."""
+        """Start watching: by a callback of the server if it supports that; else by a task."""
         extensions: Any = scope.get("extensions") or {}
         if LEAVING in extensions:
             extensions[LEAVING](self._on_disconnect)
@@ -193,20 +192,20 @@ class DisconnectWatcher:
             self._watching.add_done_callback(lambda _: self._on_disconnect())
 
     def stop_watching(self) -> None:
-        """It is over; a client may go."""
+        """Stop watching; the client may disconnect."""
         self._over = True
         if self._watching:
             self._watching.cancel()
 
     def _on_disconnect(self) -> None:
-        """The client has gone."""
+        """Handle the disconnect."""
         if not self._over and not self._reply.ended:
             self.taken = True
             self.task.cancel()
 
 
 async def disconnect(receive: Receive) -> None:
-    """Returns when the client has gone."""
+    """Return when the client has disconnected."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

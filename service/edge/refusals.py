@@ -1,4 +1,4 @@
-"""Answers to requests that the connection itself refuses: of no handler's, in Anthropic's shape, logged and counted."""
+"""Responses to requests that the connection itself rejects: in Anthropic's shape, logged and counted."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,14 @@ from service.errors import ProxyError
 
 
 class Refusals(Struct, frozen=True):
-    """Makes the answers of refused requests."""
+    """Creates the responses to rejected requests."""
 
     new_request_id: Callable[[], str]
     traffic: Traffic
 
     def answer_with(self, error: ProxyError) -> ASGIApp:
-        """An ASGI application that answers with this error."""
-        error.with_traceback(None)  # whose frames lead to the connection
+        """Return an ASGI application that answers with this error."""
+        error.with_traceback(None)  # its frames reference the connection
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - nothing of it is read
             reply = AsgiResponseWriter(send, self.new_request_id())
