@@ -124,7 +124,7 @@ class Parts:
         )
         self.metrics = Metrics(clock, self.watcher, self.outbox, VERSION, settings.digest)
         self.traces = open_traces(settings, VERSION)
-        self.outbox.listeners += [self.watcher.fold_own, self.metrics.note]
+        self.outbox.listeners += [self.watcher.fold_own, self.metrics.record_event]
         if self.traces:
             self.outbox.listeners.append(self.traces.record_event)
         self.messages = messages_app(

@@ -161,7 +161,7 @@ class Metrics:
         self.refusals.add((reason,))
         self._hand_over_soon()
 
-    def note(self, stream: str, event: Event) -> None:
+    def record_event(self, stream: str, event: Event) -> None:
         """Queue an event of this process; counting many at once costs half."""
         if isinstance(event, AttemptStarted | AttemptEnded):
             self._noted.append((self._clock.now_ms(), stream, event))

@@ -108,7 +108,7 @@ class ClientConnection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._shortcut = shortcut
         self.memory = shortcut.memory
-        self._exchange: RequestCycle | None = None
+        self._cycle: RequestCycle | None = None
         """The last request that was parsed."""
         self._open: set[RequestCycle] = set()
         self._in_head = False
@@ -157,7 +157,7 @@ class ClientConnection(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio's signature, which uvicorn narrows
         """Handle an EOF. Returns True if the connection stays open for a response."""
-        exchange = self._exchange
+        exchange = self._cycle
         if exchange is None or not exchange.survives_eof:
             return False
         self._ended = True
@@ -167,11 +167,11 @@ class ClientConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has disconnected, or was disconnected."""
-        if self._exchange:
-            self._begin(self._exchange)  # an aborted request counts as well
+        if self._cycle:
+            self._begin(self._cycle)  # an aborted request counts as well
             self.cycle = self.scope = None  # type: ignore[assignment] # both lead back here
         super().connection_lost(exc)
-        self._exchange = None
+        self._cycle = None
         for exchange in self._open:
             exchange.lose()
         self._open.clear()
@@ -181,8 +181,8 @@ class ClientConnection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Shut down: requests received so far may finish."""
         super().shutdown()
-        if self._exchange:
-            self._begin(self._exchange)
+        if self._cycle:
+            self._begin(self._cycle)
 
     def close_if_slow(self) -> None:
         """Disconnect slow clients: reject a head that takes too long or a body without progress; drop a client that
@@ -255,7 +255,7 @@ class ClientConnection(HttpToolsProtocol):
             expects=is_current and self.expect_100_continue,
             takes_interim=is_current,
         )
-        self._line_up(exchange, handler, waits=is_kept(named) and not exchange.expects)
+        self._enqueue(exchange, handler, waits=is_kept(named) and not exchange.expects)
         self._in_head, self._in_body = False, True
         self._overhead_bytes = 0
         self._offers_upgrade = self.parser.should_upgrade()
@@ -263,12 +263,12 @@ class ClientConnection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Append to the body."""
-        exchange = self._exchange
+        exchange = self._cycle
         assert exchange is not None  # noqa: S101 - its head was parsed
         self._overhead_bytes = 0
         self._body_bytes += len(body)
         exchange.take(body)
-        if exchange.held > KEPT_BYTES:
+        if exchange.buffered_bytes > KEPT_BYTES:
             self.flow.pause_reading()
             self._begin(exchange)
         elif self.memory.unasked > self.memory.most_unasked_bytes:
@@ -278,7 +278,7 @@ class ClientConnection(HttpToolsProtocol):
         """A request is complete."""
         if self._offers_upgrade:
             return  # llhttp ends it with its head; the body is still to be read
-        exchange = self._exchange
+        exchange = self._cycle
         assert exchange is not None  # noqa: S101 - its head was parsed
         self._in_body = False
         self._mid_read = True
@@ -297,7 +297,7 @@ class ClientConnection(HttpToolsProtocol):
                 self.transport.write_eof()
             self.loop.call_later(LINGER_S, self.transport.close)
 
-    def let_go(self, exchange: RequestCycle) -> None:
+    def forget(self, exchange: RequestCycle) -> None:
         """Forget a request that is finished."""
         self._open.discard(exchange)
 
@@ -359,15 +359,15 @@ class ClientConnection(HttpToolsProtocol):
 
     # -- handling
 
-    def _line_up(self, exchange: RequestCycle, handler: ASGIApp, *, waits: bool) -> None:
+    def _enqueue(self, exchange: RequestCycle, handler: ASGIApp, *, waits: bool) -> None:
         """Handle a request at once, once more of it has arrived, or after those before it."""
-        before = self._exchange
+        before = self._cycle
         if len(self.pipeline) >= MOST_PIPELINED and not self._refused:
             raise ClientError(
                 f"more than {MOST_PIPELINED} requests are pipelined on this connection; wait for responses"
             )
         self.cycle = exchange  # type: ignore[assignment]
-        self._exchange = exchange
+        self._cycle = exchange
         self._open.add(exchange)
         if before is None or before.response_complete:
             exchange.waiting_handler = handler
@@ -390,9 +390,9 @@ class ClientConnection(HttpToolsProtocol):
         if self._ended:
             return
         self._ended = self._refused = True
-        exchange = self._exchange
+        exchange = self._cycle
         if not self._in_body or exchange is None:
-            self._line_up_refusal(error)
+            self._enqueue_refusal(error)
         elif exchange.response_complete:
             self.end()
         else:
@@ -400,21 +400,21 @@ class ClientConnection(HttpToolsProtocol):
             exchange.fail(error)
             self._begin(exchange)
 
-    def _line_up_refusal(self, error: ClientError) -> None:
+    def _enqueue_refusal(self, error: ClientError) -> None:
         """Queue an error for a request whose head is incomplete."""
         if not self._in_head:
             super().on_message_begin()  # creates a scope
         self.scope.setdefault("method", "GET")
         exchange = RequestCycle(self, self.scope, keep_alive=False, expects=False, takes_interim=False)
         exchange.end()
-        self._line_up(exchange, self._shortcut.refusals.answer_with(error), waits=False)
+        self._enqueue(exchange, self._shortcut.refusals.answer_with(error), waits=False)
 
     # -- waiting for the client
 
     def _is_clients_turn(self) -> bool:
         """True if the client has to send: the rest of a request, or its first. Between two requests uvicorn's timer
         runs."""
-        exchange = self._exchange
+        exchange = self._cycle
         if self._ended or self.flow.read_paused:
             return False
         if self._in_body and exchange is not None:

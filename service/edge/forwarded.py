@@ -46,10 +46,10 @@ def apply_forwarded_headers(scope: Any, trusted: Sequence[Network]) -> None:
         scope["headers"] = [*((name, value) for name, value in headers if name != b"host"), (b"host", host)]
 
 
-def client_of(neighbour: Address, told: Sequence[bytes], trusted: Sequence[Network]) -> Address:
+def client_of(neighbour: Address, forwarded: Sequence[bytes], trusted: Sequence[Network]) -> Address:
     """Return the last address in the chain that is not a trusted proxy's; an unreadable one ends the chain."""
     client = neighbour
-    for part in reversed(told):
+    for part in reversed(forwarded):
         address = parse_address(part)
         if address is None:
             return client

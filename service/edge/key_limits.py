@@ -30,7 +30,7 @@ from service.routing.keys import KeyReading, allows_model, read_key
 from service.routing.view import View
 from service.settings import QuotaPolicy
 
-TELL_MS = 60_000
+RECORD_INTERVAL_MS = 60_000
 """Minimum interval between recorded refusals of one key for one reason."""
 BUSY_RETRY_S = 2
 READS = frozenset(("GET", "HEAD"))
@@ -134,7 +134,7 @@ class KeyGuard:
         now_ms = self._clock.now_ms()
         told = self._told.setdefault((key_id, reason), RefusalLog())
         told.since += 1
-        if told.at_ms and now_ms - told.at_ms < TELL_MS:
+        if told.at_ms and now_ms - told.at_ms < RECORD_INTERVAL_MS:
             return
         event = RequestRefused(
             event_id=self._clock.new_id(),

@@ -38,8 +38,8 @@ would still be served long after its revocation. A revocation reaches every prox
 def messages_app(
     relay: Relay,
     keyring: Keyring,
-    gate: KeyGuard,
-    brake: AuthThrottle,
+    key_guard: KeyGuard,
+    throttle: AuthThrottle,
     drain: Drain,
     traffic: Traffic,
     memory: BodyMemory,
@@ -74,17 +74,17 @@ def messages_app(
     ) -> None:
         client = keyring.identify(scope["headers"])
         if client.key_id:
-            brake.accept(address_of(scope), client.key_id)
+            throttle.accept(address_of(scope), client.key_id)
         named = dict(scope["headers"])
         call = client_request_of(scope, named, settings, client, target, reply.request_id, arrived_ms)
         reply.call = call
         relay.check_access(call)
         if client.key:
-            await gate.check(client.key_id, client.key, call)
+            await key_guard.check(client.key_id, client.key, call)
         share = MemoryShare(memory, client.key_id if client.shared else "")  # a sole owner shares with nobody
         try:
             await take_body(call, receive, named, settings, share)
-            client = await still_good(client, call, keyring, gate, clock.now_ms())
+            client = await reauthenticate(client, call, keyring, key_guard, clock.now_ms())
             call.deadline_ms = deadline_ms(named, settings, stream=call.stream)
             reply.dropped_messages = call.dropped_messages
             if client.key is None:
@@ -114,7 +114,7 @@ async def still_good(
         return client
     client = keyring.identify(call.headers)
     if client.key:
-        await gate.check(client.key_id, client.key, call)
+        await key_guard.check(client.key_id, client.key, call)
     return client
 
 
@@ -143,21 +143,21 @@ def address_of(scope: Scope) -> str:
     return str(client[0]) if client else ""
 
 
-async def run_until_disconnect(work: Coroutine[Any, Any, None], leave: "DisconnectWatcher", drain: Drain) -> None:
+async def run_until_disconnect(work: Coroutine[Any, Any, None], watcher: "DisconnectWatcher", drain: Drain) -> None:
     """Run a coroutine until the client disconnects or this process has to stop; then cancel it and wait. Raises
     Stopping if the client still waits for a response."""
-    drain.track(leave.task)
+    drain.track(watcher.task)
     try:
         await work
     except asyncio.CancelledError:
-        if not leave.taken and not drain.is_over:
+        if not watcher.taken and not drain.is_over:
             raise  # cancelled by someone else
         leave.task.uncancel()
         if not leave.taken:
             raise Stopping("the proxy is shutting down; try again") from None
     finally:
-        leave.stop_watching()
-        drain.untrack(leave.task)
+        watcher.stop_watching()
+        drain.untrack(watcher.task)
 
 
 def watcher_of(scope: Scope, receive: Receive, reply: AsgiResponseWriter, call: ClientRequest) -> "DisconnectWatcher":

@@ -50,7 +50,7 @@ class ConnectionPort(Protocol):
     def end(self) -> None:
         """The connection's last response is complete."""
 
-    def let_go(self, exchange: "RequestCycle") -> None:
+    def forget(self, exchange: "RequestCycle") -> None:
         """The request is finished."""
 
 
@@ -58,9 +58,27 @@ class RequestCycle:
     """A request as far as it was received, and its response as far as it was sent."""
 
     __slots__ = (
-        "_begun", "_chunked", "_discards", "_fault", "_gone", "_head", "_left", "_line", "_parts", "_read",
-        "_takes_interim", "_waiter", "disconnected", "expects", "held", "keep_alive", "response_complete",
-        "response_started", "scope", "waiting_handler", "whole",
+        "_begun",
+        "_chunked",
+        "_connection",
+        "_discards",
+        "_fault",
+        "_gone",
+        "_head",
+        "_left",
+        "_parts",
+        "_read",
+        "_takes_interim",
+        "_waiter",
+        "buffered_bytes",
+        "disconnected",
+        "expects",
+        "keep_alive",
+        "response_complete",
+        "response_started",
+        "scope",
+        "waiting_handler",
+        "whole",
     )  # fmt: skip
 
     def __init__(
@@ -72,13 +90,13 @@ class RequestCycle:
         """True if the client waits for `100 Continue`."""
         self.waiting_handler: ASGIApp | None = None
         """The handler of a request that waits for more of its body."""
-        self.held = 0
+        self.buffered_bytes = 0
         """Bytes of the body that no handler has requested yet."""
         self.whole = False
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
-        self._line = line
+        self._connection = line
         self._begun = False
         """True once it is handled."""
         self._discards = False
@@ -93,23 +111,23 @@ class RequestCycle:
         self._chunked = False
         self._left = 0
         extensions = scope.setdefault("extensions", {})
-        extensions[LEAVING] = self.tell_leaving
+        extensions[LEAVING] = self.on_disconnect
         extensions[DISCARD] = self.discard
 
     async def run_asgi(self, app: ASGIApp) -> None:
         """Run the handler. A response without its end is aborted, which the client notices."""
         self._begun = True
-        self._line.memory.unasked -= self.held
+        self._connection.memory.unasked -= self.buffered_bytes
         try:
             await app(self.scope, self.receive, self.send)  # type: ignore[arg-type]
         finally:
-            if self.held:
+            if self.buffered_bytes:
                 self._release()
             self.scope = self._gone = None  # break reference cycles, so that the garbage collector has nothing to do
-            self._line.let_go(self)
+            self._connection.forget(self)
             if not self.response_complete and not self.disconnected:
                 self._flush()
-                self._line.transport.close()
+                self._connection.transport.close()
 
     # -- called by the connection
 
@@ -125,10 +143,10 @@ class RequestCycle:
             parts[-1] += part
         else:
             parts.append(bytearray(part))
-        self.held += len(part)
-        self._line.memory.held += len(part)
+        self.buffered_bytes += len(part)
+        self._connection.memory.held += len(part)
         if not self._begun:
-            self._line.memory.unasked += len(part)
+            self._connection.memory.unasked += len(part)
         self._wake()
 
     def end(self) -> None:
@@ -157,7 +175,7 @@ class RequestCycle:
 
     # -- called by the handler
 
-    def tell_leaving(self, gone: Callable[[], None]) -> None:
+    def on_disconnect(self, gone: Callable[[], None]) -> None:
         """Register a callback for a disconnect before the response ends."""
         self._gone = gone
         if self.disconnected:
@@ -187,7 +205,7 @@ class RequestCycle:
 
     async def send(self, message: Any) -> None:
         """Send a part of the response; waits while the client is slow."""
-        line = self._line
+        line = self._connection
         if line.flow.write_paused and not self.disconnected:
             await line.flow.drain()
         if self.disconnected:
@@ -226,7 +244,7 @@ class RequestCycle:
         self.response_started = True
         self.expects = False
         self._head = head
-        self._line.loop.call_soon(self._flush)
+        self._connection.loop.call_soon(self._flush)
 
     def _write(self, data: bytes, *, last: bool) -> None:
         """Write a part of the body, after the delayed head. Raises RuntimeError if it disagrees with the declared
@@ -244,7 +262,7 @@ class RequestCycle:
             self._left -= len(data)
         self._head = b""
         if wire:
-            self._line.transport.write(wire)
+            self._connection.transport.write(wire)
         if last:
             self._finish()
 
@@ -252,36 +270,36 @@ class RequestCycle:
         if self._left:
             raise RuntimeError("the response is shorter than its content-length")
         self.response_complete = True
-        if self.held:
+        if self.buffered_bytes:
             self._release()
         self._wake()
         if not self.keep_alive:
-            self._line.end()
-        self._line.on_response_complete()
+            self._connection.end()
+        self._connection.on_response_complete()
 
     def _flush(self) -> None:
         if self._head and not self.disconnected:
             head, self._head = self._head, b""
-            self._line.transport.write(head)
+            self._connection.transport.write(head)
 
     # -- waiting for the body
 
     def _send_continue(self) -> None:
         """Send `100 Continue` to a client that waits for it."""
-        if not self._line.transport.is_closing():
+        if not self._connection.transport.is_closing():
             self.expects = False
-            self._line.transport.write(CONTINUE)
+            self._connection.transport.write(CONTINUE)
 
     def _release(self) -> None:
         """Stop counting the buffered body."""
-        self._line.memory.held -= self.held
+        self._connection.memory.held -= self.buffered_bytes
         if not self._begun:
-            self._line.memory.unasked -= self.held
-        self._parts, self.held = [], 0
+            self._connection.memory.unasked -= self.buffered_bytes
+        self._parts, self.buffered_bytes = [], 0
 
     async def _come(self) -> None:
-        self._line.flow.resume_reading()
-        self._waiter = self._line.loop.create_future()
+        self._connection.flow.resume_reading()
+        self._waiter = self._connection.loop.create_future()
         try:
             await self._waiter
         finally:

@@ -121,7 +121,7 @@ class Watcher:
     def fold_own(self, stream: str, event: Event) -> None:
         """Fold an own event into the view at once; control events come back through their stream if there is Redis."""
         if stream != CONTROL:
-            self.view.note(stream, event)
+            self.view.fold_own(stream, event)
         elif self._redis is None:
             advance(self.view.control, event)
 

@@ -76,7 +76,7 @@ class HttpResponse:
         if connection is None:
             return b""
         while (data := connection.take(joined=self.joined)) is None:
-            await connection.more(self._chunk_s)
+            await connection.wait_for_data(self._chunk_s)
         if connection.at_end:
             self._release()
         return data

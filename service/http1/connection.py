@@ -135,7 +135,7 @@ class UpstreamConnection(asyncio.Protocol):
         while not answer.has_head and not answer.complete:
             if self._error:
                 raise self._told(self._error)
-            await self.more(limit_s)
+            await self.wait_for_data(limit_s)
         if self._sender and answer.status >= 400:
             self._sender.cancel()  # the request was rejected, so the rest of it is useless
         return answer
@@ -160,7 +160,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._transport.resume_reading()
         return data
 
-    def more(self, limit_s: float | None) -> asyncio.Future[None]:
+    def wait_for_data(self, limit_s: float | None) -> asyncio.Future[None]:
         """Return a future resolved on new data or on timeout."""
         self._waiter = waiter = self._loop.create_future()
         self._due = None
@@ -195,7 +195,7 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._lost:
             self._transport.abort()
 
-    async def gone(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until the socket is closed."""
         if not self._lost:
             self._over = self._loop.create_future()
@@ -226,9 +226,9 @@ class UpstreamConnection(asyncio.Protocol):
                 return
             self._transport.write(part)
             if self._writable:
-                await self._gone(self._writable, write_s)
+                await self._flushed(self._writable, write_s)
 
-    async def _gone(self, room: asyncio.Future[None], write_s: float | None) -> None:
+    async def _flushed(self, room: asyncio.Future[None], write_s: float | None) -> None:
         """Wait until most of the buffer is sent. Raises httpx.WriteTimeout."""
         try:
             async with asyncio.timeout(write_s):
@@ -267,9 +267,9 @@ class UpstreamConnection(asyncio.Protocol):
     def _look_at(self, moment: float) -> None:
         if self._timer:
             self._timer.cancel()
-        self._timer, self._timer_at = self._loop.call_at(moment, self._look), moment
+        self._timer, self._timer_at = self._loop.call_at(moment, self._check_deadline), moment
 
-    def _look(self) -> None:
+    def _check_deadline(self) -> None:
         """Check the deadline, if anything waits."""
         self._timer = None
         if self._due is None or self._lost:

@@ -60,7 +60,7 @@ class Connector:
             raise
         return connection
 
-    def note(self, connection: UpstreamConnection) -> None:
+    def remember_session(self, connection: UpstreamConnection) -> None:
         """Remember the TLS session of a used connection: the provider has sent its ticket by now."""
         security = connection.security
         if self._context and isinstance(security, ssl.SSLObject):

@@ -56,9 +56,9 @@ class Pool:
 
     async def acquire(self, origin: Origin, connect_s: float | None, wait_s: float | None) -> UpstreamConnection:
         """Return a connection for one request. Raises httpx.PoolTimeout, httpx.ConnectTimeout or httpx.ConnectError."""
-        connection = self._kept(origin)
+        connection = self._idle_connection(origin)
         if connection is None and not self._reserve_slot(origin):
-            connection = await self._turn(origin, wait_s)
+            connection = await self._wait_in_queue(origin, wait_s)
         return connection or await self._new(origin, connect_s)
 
     def release(self, connection: UpstreamConnection) -> None:
@@ -70,7 +70,7 @@ class Pool:
             self._forget(connection)
             return
         if not connection.idle_since:
-            self._dialer.note(connection)
+            self._dialer.remember_session(connection)
         self._assign_or_keep(connection)
 
     async def close(self) -> None:
@@ -89,11 +89,11 @@ class Pool:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 for connection in standing:
-                    await connection.gone()
+                    await connection.wait_closed()
 
     # -- idle connections
 
-    def _kept(self, origin: Origin) -> UpstreamConnection | None:
+    def _idle_connection(self, origin: Origin) -> UpstreamConnection | None:
         """Return the most recently used idle connection to an origin, or None."""
         kept = self._idle.get(origin)
         while kept:
@@ -196,7 +196,7 @@ class Pool:
 
     # -- queue
 
-    async def _turn(self, origin: Origin, wait_s: float | None) -> UpstreamConnection | None:
+    async def _wait_in_queue(self, origin: Origin, wait_s: float | None) -> UpstreamConnection | None:
         """Wait in the queue; what arrives after the timeout is returned. Raises httpx.PoolTimeout."""
         turn = PoolWaiter(origin, asyncio.get_running_loop().create_future())
         self._line.append(turn)

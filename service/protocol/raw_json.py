@@ -79,7 +79,7 @@ def with_model(fields: Fields, model: str) -> Fields:
     return fields | {"model": encoded(model)}
 
 
-def changed(fields: Fields, name: str, change: Callable[[Raw], Raw | None]) -> Fields:
+def with_changed(fields: Fields, name: str, change: Callable[[Raw], Raw | None]) -> Fields:
     """Return the fields with one of them changed; None, or `null`, removes it."""
     if name not in fields:
         return fields

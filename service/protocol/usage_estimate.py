@@ -27,13 +27,13 @@ def tokens_streamed(size_bytes: int, events: int) -> int:
     return max(events, tokens_in(size_bytes - events * EVENT_BYTES))
 
 
-def at_least(told: TokenCounts, *, request_bytes: int, output: int) -> TokenCounts:
+def at_least(reported: TokenCounts, *, request_bytes: int, output: int) -> TokenCounts:
     """Return the reported usage with at least `output`, and with the request's size if no input was reported."""
-    has_prompt = told.input or told.cache_read or told.cache_write_5m or told.cache_write_1h
+    has_prompt = reported.input or reported.cache_read or reported.cache_write_5m or reported.cache_write_1h
     return replace(
-        told,
-        input=told.input if has_prompt else tokens_in(request_bytes),
-        output=max(told.output, output),
+        reported,
+        input=reported.input if has_prompt else tokens_in(request_bytes),
+        output=max(reported.output, output),
     )
 
 

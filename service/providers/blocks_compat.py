@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from service.protocol.raw_json import Fields, changed, encoded, fields_of, is_stripped, list_of, text_of, value_of
+from service.protocol.raw_json import Fields, encoded, fields_of, is_stripped, list_of, text_of, value_of, with_changed
 from service.settings import StripThinking
 
 KNOWN_BLOCKS: Final = frozenset(("", "text", "tool_use", "tool_result", "thinking", "redacted_thinking"))
@@ -49,7 +49,7 @@ def clean_block(
     if BLOCK_FIELDS_LEFT_OUT & block.keys():
         block = {name: value for name, value in block.items() if name not in BLOCK_FIELDS_LEFT_OUT}
     if kind == "tool_result":
-        return changed(
+        return with_changed(
             block, "content", lambda value: clean_result(value, strip, reads_images=reads_images, levels=levels)
         )
     return block

@@ -30,7 +30,6 @@ from msgspec import Raw
 
 from service.protocol.raw_json import (
     Fields,
-    changed,
     clean_messages,
     encoded,
     fields_of,
@@ -38,6 +37,7 @@ from service.protocol.raw_json import (
     objects_of,
     text_of,
     value_of,
+    with_changed,
     with_model,
 )
 from service.providers.blocks_compat import clean_block
@@ -61,12 +61,12 @@ def for_compat(raw: bytes, model_sent: str, strip: StripThinking, limits: ModelL
         return raw
     cleaned = {name: value for name, value in fields.items() if name in TOP_LEVEL}
     cleaned = with_model(cleaned, model_sent)
-    cleaned = changed(cleaned, "metadata", clean_metadata)
-    cleaned = changed(cleaned, "system", clean_system)
-    cleaned = changed(cleaned, "max_tokens", lambda value: clean_max_tokens(value, limits.output_tokens))
-    cleaned = changed(cleaned, "thinking", lambda value: clean_thinking(value, cleaned.get("max_tokens")))
+    cleaned = with_changed(cleaned, "metadata", clean_metadata)
+    cleaned = with_changed(cleaned, "system", clean_system)
+    cleaned = with_changed(cleaned, "max_tokens", lambda value: clean_max_tokens(value, limits.output_tokens))
+    cleaned = with_changed(cleaned, "thinking", lambda value: clean_thinking(value, cleaned.get("max_tokens")))
     cleaned = clean_tools(cleaned)
-    cleaned = changed(cleaned, "messages", fold_system)
+    cleaned = with_changed(cleaned, "messages", fold_system)
     cleaned = clean_content(cleaned, strip, limits)
     unchanged = len(cleaned) == len(fields) and all(cleaned[name] is value for name, value in fields.items())
     return raw if unchanged else msgspec.json.encode(cleaned)
@@ -79,7 +79,7 @@ def clean_content(fields: Fields, strip: StripThinking, limits: ModelLimits) -> 
     if cleaned is fields:
         return fields
     before, after = list_of(fields["messages"]) or [], list_of(cleaned["messages"]) or []
-    return cleaned if len(before) == len(after) else changed(cleaned, "messages", join_users)
+    return cleaned if len(before) == len(after) else with_changed(cleaned, "messages", join_users)
 
 
 def join_users(value: Raw) -> Raw:

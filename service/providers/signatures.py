@@ -22,7 +22,7 @@ class RefusedSignatures:
         self._most = most
         self._known: OrderedDict[bytes, None] = OrderedDict()
 
-    def note(self, raw: bytes, blocks: Sequence[BlockSurvey] | None = None) -> None:
+    def add(self, raw: bytes, blocks: Sequence[BlockSurvey] | None = None) -> None:
         """Add all signatures of a rejected body. `blocks` are those of its messages if the caller has read them
         already."""
         signatures = [block.signature for block in (survey(raw) if blocks is None else blocks) if block.signature]

@@ -126,7 +126,7 @@ class PlanState(Struct):
         wait_ms, self.wait_ms = self.wait_ms, 0
         return Attempt(candidate, len(self.tried) + 1, wait_ms)
 
-    def take_refused(self, kind: RefusalKind) -> list[Candidate]:
+    def take_denied(self, kind: RefusalKind) -> list[Candidate]:
         """Remove and return the candidates that were denied for this reason."""
         taken = [candidate for candidate, refusal in self.refused if refusal.kind == kind]
         self.refused = [entry for entry in self.refused if entry[1].kind != kind]
@@ -149,39 +149,37 @@ def failover(
     `may_repeat` is the retry budget. `searching`: a resource is read whose route is unknown, so that a 404 only means
     that it is not on this route.
     """
-    course = PlanState([candidate for candidate in candidates if candidate.usable])
-    most = len(course.queue) + policy.max_retries
-    while course.queue and len(course.tried) < most:
-        attempt = course.next_attempt()
+    state = PlanState([candidate for candidate in candidates if candidate.usable])
+    most = len(state.queue) + policy.max_retries
+    while state.queue and len(state.tried) < most:
+        attempt = state.next_attempt()
         result = yield attempt
-        course.now_ms = result.now_ms
+        state.now_ms = result.now_ms
         if result.refusal:
-            course.refused.append((attempt.candidate, result.refusal))
+            state.refused.append((attempt.candidate, result.refusal))
         elif result.failure is None or result.over:
             return Verdict("answered", attempt.number, failure=result.failure)
         else:
-            course.tried.append(Tried(attempt, result.failure))
-            if ends_plan(course.tried[-1], policy, model, searching=searching):
+            state.tried.append(Tried(attempt, result.failure))
+            if ends_plan(state.tried[-1], policy, model, searching=searching):
                 break
-            requeue(course, renewed=result.renewed)
-        if not course.queue:
-            final_attempts(course, policy, may_repeat)
-    return verdict(
-        PlanEnd(candidates, course.tried, waits_of(candidates, course, course.now_ms + policy.wait_ms), model)
-    )
+            requeue(state, renewed=result.renewed)
+        if not state.queue:
+            final_attempts(state, policy, may_repeat)
+    return verdict(PlanEnd(candidates, state.tried, waits_of(candidates, state, state.now_ms + policy.wait_ms), model))
 
 
-def final_attempts(course: PlanState, policy: Policy, may_repeat: Callable[[], bool]) -> None:
+def final_attempts(state: PlanState, policy: Policy, may_repeat: Callable[[], bool]) -> None:
     """Queue the last options: a route that is being probed, a slot that becomes free, a short throttle."""
-    if probed := course.take_refused("probe"):
-        course.queue = [replace(candidate, probe=False) for candidate in probed]
-    elif course.slot_waits < len(SLOT_WAITS_MS) and (full := course.take_refused("slots")):
-        course.queue, course.wait_ms = full, SLOT_WAITS_MS[course.slot_waits]
-        course.slot_waits += 1
+    if probed := state.take_denied("probe"):
+        state.queue = [replace(candidate, probe=False) for candidate in probed]
+    elif state.slot_waits < len(SLOT_WAITS_MS) and (full := state.take_denied("slots")):
+        state.queue, state.wait_ms = full, SLOT_WAITS_MS[state.slot_waits]
+        state.slot_waits += 1
     else:
-        queue, wait_ms = last_wait(course.tried, policy, course.now_ms)
+        queue, wait_ms = last_wait(state.tried, policy, state.now_ms)
         if queue and may_repeat():
-            course.queue, course.wait_ms = queue, wait_ms
+            state.queue, state.wait_ms = queue, wait_ms
 
 
 def ends_plan(tried: Tried, policy: Policy, model: str, *, searching: bool) -> bool:
@@ -211,17 +209,17 @@ def is_own_family(candidate: Candidate, model: str) -> bool:
     return not model or candidate.model == model or is_native(candidate.route.provider, model)
 
 
-def requeue(course: PlanState, *, renewed: bool) -> None:
+def requeue(state: PlanState, *, renewed: bool) -> None:
     """Queue what to try after the last failure. `renewed`: its credential was replaced."""
-    last = course.tried[-1]
+    last = state.tried[-1]
     candidate, failure = last.attempt.candidate, last.failure
-    if again := repeated(course.tried):
-        course.queue.insert(0, again)
+    if again := repeated(state.tried):
+        state.queue.insert(0, again)
     elif failure.kind == "overloaded":
-        course.queue.sort(key=lambda other: is_same_provider(other, candidate))
-    if renewed and candidate.route.id not in course.renewed:
-        course.renewed.add(candidate.route.id)
-        course.queue.insert(0, candidate)
+        state.queue.sort(key=lambda other: is_same_provider(other, candidate))
+    if renewed and candidate.route.id not in state.renewed:
+        state.renewed.add(candidate.route.id)
+        state.queue.insert(0, candidate)
 
 
 def repeated(tried: Sequence[Tried]) -> Candidate | None:
@@ -360,9 +358,9 @@ def means_elsewhere(tried: Tried, model: str) -> bool:
     return is_strangers or tried.failure.scope == "model"
 
 
-def waits_of(candidates: Sequence[Candidate], course: PlanState, unnamed_ms: int) -> list[int]:
+def waits_of(candidates: Sequence[Candidate], state: PlanState, unnamed_ms: int) -> list[int]:
     """Return the ends of all waits that could make a retry succeed."""
-    last = {t.attempt.candidate.route.id: t.failure for t in course.tried if t.failure.scope in ("quota", "throttle")}
+    last = {t.attempt.candidate.route.id: t.failure for t in state.tried if t.failure.scope in ("quota", "throttle")}
     named = [failure.retry_at_ms or unnamed_ms for failure in last.values()]
     passed = [candidate.until_ms for candidate in candidates if candidate.skip_reason in ("waiting", "quota_spent")]
     refused = [until_ms for _, refusal in course.refused if (until_ms := wait_for(refusal, course.now_ms))]

@@ -51,7 +51,7 @@ class View(Struct):
         """Return the ledger of a route, an empty one without events."""
         return self.routes.get(route_id, NO_LEDGER)
 
-    def note(self, route_id: str, event: Event) -> None:
+    def fold_own(self, route_id: str, event: Event) -> None:
         """Fold an own event into the ledger of a route."""
         ledger = self.routes.get(route_id)
         if ledger is None:
