@@ -67,7 +67,7 @@ def issue(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> No
     """Issue a key for NAME and print it, once."""
     if not NAME.fullmatch(name):
         raise click.UsageError(f"{name!r} is not a valid key name; use letters, digits, spaces and . _ @ -, at most 64")
-    with at_ledger(config) as (desk, _):
+    with open_operator(config) as (desk, _):
         if taken := [key_id for key_id, key in desk.control().keys.items() if key.name == name]:
             raise click.ClickException(
                 f"a key named {name!r} exists already ({taken[0]}); revoke it first, or use another name"

@@ -68,7 +68,7 @@ def enable(route: str, config: Path | None) -> None:
 @config_option
 def reset(names: tuple[str, ...], config: Path | None) -> None:
     """Close open circuits and end cool-downs of ROUTE, or of all routes. Usage stays counted."""
-    with at_ledger(config) as (desk, settings):
+    with open_operator(config) as (desk, settings):
         chosen = list(names) or [route.id for route in settings.routes]
         check_known(chosen, desk, settings)
         desk.append([CircuitReset(**desk.common_fields(), route=route) for route in chosen])

@@ -38,7 +38,7 @@ def show_status(status: Status, console: SafeConsole) -> None:
 
 
 def show_replicas(status: Status, console: SafeConsole) -> None:
-    """A line a replica; on a terminal, what is too long for one goes on below itself."""
+    """Print a line per replica; on a terminal, long text wraps."""
     lines = [visible(words_of(replica, status.at_ms)) for replica in status.replicas] or ["none; is a proxy running?"]
     room = console.width - len(REPLICAS)
     shown = [part for line in lines for part in (wrap(line, room) if console.is_terminal else [line])]

@@ -213,7 +213,7 @@ def check_model(key: ClientKey, call: ClientRequest) -> None:
 
 
 def may_use(key: ClientKey) -> str:
-    """Which models a key may use, in words."""
+    """Describe the models that a key may use."""
     return f"the key {key.name!r} may only use {', '.join(key.models)}"
 
 

@@ -152,8 +152,8 @@ async def run_until_disconnect(work: Coroutine[Any, Any, None], watcher: "Discon
     except asyncio.CancelledError:
         if not watcher.taken and not drain.is_over:
             raise  # cancelled by someone else
-        leave.task.uncancel()
-        if not leave.taken:
+        watcher.task.uncancel()
+        if not watcher.taken:
             raise Stopping("the proxy is shutting down; try again") from None
     finally:
         watcher.stop_watching()

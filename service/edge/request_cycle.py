@@ -226,8 +226,8 @@ class RequestCycle:
         """Serialize the head, and derive the body's framing. Raises ValueError for a head that contains line breaks."""
         if self.response_started:
             raise RuntimeError("the response has already started")
-        # Who waits for a 100 and gets this answer may leave its body out: nobody can tell what comes next.
-        self.keep_alive = self.keep_alive and not (self._line.closing or self.expects)
+        # A client that waits for a 100 and gets this response may omit its body, so what follows would be ambiguous.
+        self.keep_alive = self.keep_alive and not (self._connection.closing or self.expects)
         named = dict(headers)
         lines = [STATUS[status], *map(b": ".join, headers)]
         if not self.keep_alive:

@@ -44,7 +44,7 @@ class Connector:
                 return await self._dial(origin, make)
         except TimeoutError:
             raise httpx.ConnectTimeout(f"connecting to {origin.host} timed out") from None
-        except (OSError, UnicodeError) as error:  # TLS, DNS; and names that no DNS could hold
+        except (OSError, UnicodeError) as error:  # TLS, DNS; and names that are invalid in DNS
             raise httpx.ConnectError(str(error) or type(error).__name__) from None
 
     async def _dial(self, origin: Origin, make: Callable[[], UpstreamConnection]) -> UpstreamConnection:

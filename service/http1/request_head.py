@@ -120,7 +120,7 @@ def request_head(method: str, origin: Origin, target: bytes, headers: HeaderPair
     head = b"\r\n".join(lines) + b"\r\n\r\n"
     if method not in METHODS:
         raise httpx.LocalProtocolError("unsupported method")
-    # Each line ends in two control characters, and the head in two more; any other was smuggled in.
+    # Each line ends in two control characters, and the head in two more; any other one was injected.
     if len(head) - len(head.translate(None, CONTROLS)) != 2 * len(lines) + 2:
         raise httpx.LocalProtocolError("invalid character in a request header")
     return head

@@ -297,5 +297,8 @@ def failure_of(error: httpx.TransportError) -> tuple[FailureKind, str]:
     if isinstance(error, httpx.TimeoutException):
         return "timeout", message
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
-        return "bad_request", "the request can't be sent as HTTP/1.1"  # its own words quote headers, and so credentials
+        return (
+            "bad_request",
+            "the request can't be sent as HTTP/1.1",
+        )  # httpx's message quotes headers, and so credentials
     return "reset", message

@@ -348,7 +348,7 @@ VERDICTS: tuple[tuple[Callable[[PlanEnd], object], Callable[[PlanEnd], Verdict]]
 
 
 def has_too_large(candidates: Sequence[Candidate]) -> bool:
-    """Whether a route was passed over because no model of it holds the prompt."""
+    """True if a route was skipped because none of its models holds the prompt."""
     return any(candidate.skip_reason == "context_too_small" for candidate in candidates)
 
 
@@ -363,7 +363,7 @@ def waits_of(candidates: Sequence[Candidate], state: PlanState, unnamed_ms: int)
     last = {t.attempt.candidate.route.id: t.failure for t in state.tried if t.failure.scope in ("quota", "throttle")}
     named = [failure.retry_at_ms or unnamed_ms for failure in last.values()]
     passed = [candidate.until_ms for candidate in candidates if candidate.skip_reason in ("waiting", "quota_spent")]
-    refused = [until_ms for _, refusal in course.refused if (until_ms := wait_for(refusal, course.now_ms))]
+    refused = [until_ms for _, refusal in state.refused if (until_ms := wait_for(refusal, state.now_ms))]
     return [*named, *passed, *refused]
 
 

@@ -91,7 +91,7 @@ class Candidate(Struct, frozen=True):
 
     @property
     def usable(self) -> bool:
-        """Whether the route may be tried."""
+        """True if the route may be tried."""
         return not self.skip_reason
 
 
@@ -135,7 +135,7 @@ def rank(request: RoutingRequest, chain: Sequence[Route], view: View, policy: Po
 
 
 def with_last_resort(skipped: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """Of the routes whose only fault is an open circuit, the one that closes first, as usable; and the others."""
+    """Move the route that closes first among those with only an open circuit to the usable ones; returns both lists."""
     opened = [candidate for candidate in skipped if candidate.skip_reason == "circuit_open"]
     if not opened:
         return [], skipped
@@ -276,7 +276,7 @@ def lacks_endpoint(check: RouteCheck) -> bool:
 
 
 def elsewhere(check: RouteCheck) -> Candidate:
-    """Passed over in favour of the resources' route."""
+    """Skip in favour of the resources' route."""
     return Candidate(check.route, "", "elsewhere", f"the resource belongs to {check.request.bound_to}")
 
 
@@ -299,7 +299,7 @@ def usable_for_client(check: RouteCheck) -> Candidate:
 
 
 def model_missing(check: RouteCheck) -> Candidate:
-    """Passed over: the provider denied the model lately, and no other stands in for it."""
+    """Skip: the provider recently denied the model, and there is no fallback."""
     return Candidate(check.route, "", "model_missing", f"{check.route.title} does not have {check.request.model}")
 
 

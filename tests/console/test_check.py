@@ -59,7 +59,7 @@ def route_at(settings: Settings, url: str) -> Route:
 async def test_an_address_that_answers_is_good() -> None:
     """A connection is opened and closed; nothing is asked."""
     async with listening() as port:
-        finding = await check_place("zai", f"http://127.0.0.1:{port}/api")
+        finding = await check_address("zai", f"http://127.0.0.1:{port}/api")
     assert finding == Finding("zai", True, f"127.0.0.1:{port} is reachable")
 
 
