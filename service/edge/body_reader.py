@@ -28,8 +28,8 @@ log = logging.getLogger("ccproxy.edge")
 READ_BODIES: tuple[Endpoint, ...] = ("messages", "count_tokens")
 """Endpoints whose bodies are parsed; in others only referenced resources are searched, if resources have owners."""
 FREE_BYTES = LARGE_BYTES
-"""What any compressed body may become, however small it is: a log or a blank image shrinks to a hundredth and less, and
-as much as this is read without a thread."""
+"""Size that any compressed body may expand to, whatever its ratio: logs and blank images compress to a hundredth and
+less, and this much is parsed without a thread."""
 TRUNCATED = "Truncated: {messages} messages left out ({tokens_before:,} → {tokens_after:,} tokens)"
 UNCUT = "Not truncated: {tokens_before:,} tokens, and nothing can be left out"
 BLOCK_BYTES = 256

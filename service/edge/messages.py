@@ -60,7 +60,7 @@ def messages_app(
             pass  # the log and the counters have it as aborted
         except ProxyError as error:
             discard_body(scope, reply.call)
-            refused = await refuse(error, address_of(scope), brake, reply)
+            refused = await refuse(error, address_of(scope), throttle, reply)
         except Exception:
             log.exception("request.failed", extra={"request": request_id})
             await fail(reply, address_of(scope))
@@ -90,7 +90,7 @@ def messages_app(
             if client.key is None:
                 await run_until_disconnect(relay.handle(call, reply), watcher_of(scope, receive, reply, call), drain)
                 return
-            async with gate.admit(client.key_id, client.key, call):
+            async with key_guard.admit(client.key_id, client.key, call):
                 await run_until_disconnect(relay.handle(call, reply), watcher_of(scope, receive, reply, call), drain)
         finally:
             share.close()
@@ -106,8 +106,8 @@ async def fail(reply: AsgiResponseWriter, client: str) -> None:
         await reply.fail(error)
 
 
-async def still_good(
-    client: CallerIdentity, call: ClientRequest, keyring: Keyring, gate: KeyGuard, now_ms: int
+async def reauthenticate(
+    client: CallerIdentity, call: ClientRequest, keyring: Keyring, key_guard: KeyGuard, now_ms: int
 ) -> CallerIdentity:
     """Authenticate the client again after a slow body. Raises ClientError if its key is no longer valid."""
     if now_ms - call.arrived_ms <= SLOW_BODY_MS:
@@ -119,8 +119,8 @@ async def still_good(
 
 
 async def refuse(error: ProxyError, client: str, brake: AuthThrottle, reply: AsgiResponseWriter) -> tuple[str, str]:
-    """Send an error of our own, and say how it counts. What it was raised in holds the body, and need not be kept
-    while its client is slow."""
+    """Send an error and return how it counts. Drops the exception's traceback, whose frames hold the body, while the
+    client may be slow."""
     error.__traceback__ = error.__context__ = None
     reply.error = OwnError(error.status, error.message, client)
     shown = await brake.delay_failure(client, error) if isinstance(error, BadClientKey) else error
@@ -163,7 +163,7 @@ async def run_until_disconnect(work: Coroutine[Any, Any, None], watcher: "Discon
 def watcher_of(scope: Scope, receive: Receive, reply: AsgiResponseWriter, call: ClientRequest) -> "DisconnectWatcher":
     """Who notices that this request's client has left."""
     watcher = DisconnectWatcher(reply)
-    if not call.upload:  # which reads on, and notices by itself
+    if not call.upload:  # an upload reads on, and so notices it by itself
         watcher.watch(scope, receive)
     return watcher
 

@@ -21,7 +21,7 @@ class Refusals(Struct, frozen=True):
         """Return an ASGI application that answers with this error."""
         error.with_traceback(None)  # its frames reference the connection
 
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - nothing of it is read
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 - ASGI's signature
             reply = AsgiResponseWriter(send, self.new_request_id())
             reply.error = OwnError(error.status, error.message, str((scope.get("client") or ("",))[0]))
             verdict, reason = verdict_of(reply, error)
