@@ -21,9 +21,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from bench.hall import Loader, free_port, say, stand_in
 from bench.report import Sample, chart, tables
 from bench.scenarios import ALL, MAIN, QUICK, STEADY_RATE, Scenario
+from bench.servers import Loader, free_port, say, stand_in
 from bench.targets import ROOT, TARGETS, Missing, Place, Target, cache_folder
 
 SETTLE_S = 0.7

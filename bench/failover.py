@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from bench.tell import tell
+from bench.progress import show_figure
 from service.ledger import wire
 from service.ledger.events import AttemptEnded, AttemptStarted, Event
 from service.settings import CircuitPolicy
@@ -146,15 +146,17 @@ async def measure_trips(installation: Installation) -> None:
         ]
     late.sort()
     p99 = late[len(late) * 99 // 100] if late else 0
-    tell(
+    show_figure(
         "attempts after the fleet's trip",
         f"p99 {p99} ms, last {late[-1] if late else 0} ms, {len(late)} in {ROUNDS} trips",
         "at most 250 ms",
         ok=p99 <= 250,
     )
-    tell("probes", f"{len(spans)}, at once: {overlapping(spans)}", "one at a time", ok=not overlapping(spans))
+    show_figure("probes", f"{len(spans)}, at once: {overlapping(spans)}", "one at a time", ok=not overlapping(spans))
     failed = sum(status != 200 for status in statuses)
-    tell("what clients saw meanwhile", f"{len(statuses):,} requests, {failed} failed", "none failed", ok=not failed)
+    show_figure(
+        "what clients saw meanwhile", f"{len(statuses):,} requests, {failed} failed", "none failed", ok=not failed
+    )
     for proxy in proxies:
         proxy.stop()
 
@@ -196,7 +198,7 @@ async def measure_quota(installation: Installation, *, crash: bool) -> None:
         name = "quota, a proxy killed on the way" if crash else f"quota, {STREAMS} streams"
         over, left = max(0, taken - limit) / limit, max(0, limit - taken) / limit
         served = sum(status == 200 for status in statuses)
-        tell(
+        show_figure(
             name,
             f"overshoot {over:.2%}, unused {left:.2%}, {served:,} answers",
             "0.5 % and 2 %",

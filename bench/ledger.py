@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from redis import Redis
 
-from bench.tell import tell
+from bench.progress import show_figure
 from service.embedded.postgres import Postgres
 from service.embedded.valkey import Valkey
 from service.ledger import ids, wire
@@ -32,7 +32,7 @@ from workers.migrate import migrate
 from workers.outage import Outage
 from workers.project import Projector, fold_records
 from workers.publish import Publisher
-from workers.store import Checkpoint, Row, Store, connect
+from workers.store import Checkpoint, PostgresAddress, Row, Store, connect
 from workers.verify import verify
 from workers.wake import WakeQueue, open_queue
 
@@ -45,6 +45,7 @@ LAG_S = 20
 PER_ENTRY = 20
 """Events in an entry, as a busy proxy appends them."""
 PATIENCE_S = 300.0
+CONNECT_S = 5
 START_MS = 1_789_000_000_000
 MODELS = ("claude-opus-4-8", "claude-sonnet-4-6", "claude-haiku-4-6", "glm-5.2")
 Numbers = Iterator[int]
@@ -104,10 +105,15 @@ class Bench:
     def __enter__(self) -> Self:
         self.postgres.start()
         self.valkey.start()
-        with connect(self.postgres.url) as connection:
+        with connect(self.address) as connection:
             migrate(connection)
         self.redis = open_redis(self.valkey.url)
         return self
+
+    @property
+    def address(self) -> PostgresAddress:
+        """Postgres, as workers reach it."""
+        return PostgresAddress(self.postgres.url, CONNECT_S)
 
     def __exit__(self, *_: object) -> None:
         self.valkey.stop()
@@ -116,7 +122,7 @@ class Bench:
     def shift(self, streams: Any = None) -> FoldJob:
         """A worker in this process."""
         streams = streams or Streams(self.redis)
-        projector = Projector(Store(self.postgres.url), streams)
+        projector = Projector(Store(self.address), streams)
         wake = WakeQueue(self.redis, open_queue(self.valkey.url))
         stopping = threading.Event()
         return FoldJob(projector, Publisher(self.redis, stopping), streams, wake, stopping, Outage("redis"))
@@ -177,8 +183,8 @@ def measure_fold(bench: Bench) -> None:
     fold_s = time.perf_counter() - begun_s
     shift.projector.store.close()
     copy_s = copy_rows(bench, rows_of(made))
-    tell("fold, one worker", f"{FOLDED / fold_s:,.0f} events/s", "at least 10,000", ok=FOLDED / fold_s >= 10_000)
-    tell("  COPY of the same rows", f"{FOLDED / copy_s:,.0f} rows/s, {fold_s / copy_s:.1f} times as fast", "")
+    show_figure("fold, one worker", f"{FOLDED / fold_s:,.0f} events/s", "at least 10,000", ok=FOLDED / fold_s >= 10_000)
+    show_figure("  COPY of the same rows", f"{FOLDED / copy_s:,.0f} rows/s, {fold_s / copy_s:.1f} times as fast", "")
 
 
 def rows_of(made: list[Event]) -> list[Row]:
@@ -189,7 +195,7 @@ def rows_of(made: list[Event]) -> list[Row]:
 
 def copy_rows(bench: Bench, rows: list[Row]) -> float:
     """Seconds that Postgres takes for the rows alone, with the same indexes."""
-    with connect(bench.postgres.url) as connection:
+    with connect(bench.address) as connection:
         connection.execute("CREATE TABLE ccproxy.bench_copy (LIKE ccproxy.events INCLUDING ALL)")
         begun_s = time.perf_counter()
         with connection.cursor() as cursor, cursor.copy("COPY ccproxy.bench_copy FROM STDIN") as copy:
@@ -221,8 +227,8 @@ def measure_lag(bench: Bench) -> None:
                 lags_s += [now_s - appended_s[at] for at in range(len(lags_s), change.position)]
         appender.join()
     p50, p99 = (statistics.quantiles(lags_s, n=100)[at] * 1000 for at in (49, 98))
-    tell(f"lag at {LAG_RATE} events/s, p50", f"{p50:.0f} ms", "at most 50 ms", ok=p50 <= 50)
-    tell(f"lag at {LAG_RATE} events/s, p99", f"{p99:.0f} ms", "at most 250 ms", ok=p99 <= 250)
+    show_figure(f"lag at {LAG_RATE} events/s, p50", f"{p50:.0f} ms", "at most 50 ms", ok=p50 <= 50)
+    show_figure(f"lag at {LAG_RATE} events/s, p99", f"{p99:.0f} ms", "at most 250 ms", ok=p99 <= 250)
 
 
 def append_steadily(bench: Bench, made: Iterator[Event], total: int, appended_s: list[float]) -> None:
@@ -249,7 +255,7 @@ def measure_catch_up(bench: Bench) -> None:
         bench.wait_for("late", CAUGHT_UP + 2)
         seconds = time.perf_counter() - begun_s
     words = f"{CAUGHT_UP / seconds:,.0f} events/s: {CAUGHT_UP:,} in {seconds:.1f} s"
-    tell("catch-up after Postgres was away", words, "at least 5,000", ok=CAUGHT_UP / seconds >= 5_000)
+    show_figure("catch-up after Postgres was away", words, "at least 5,000", ok=CAUGHT_UP / seconds >= 5_000)
 
 
 class Made:
@@ -277,13 +283,13 @@ class Made:
 
 def measure_verify(bench: Bench) -> None:
     """Recount and compare a ledger of EVENTS events."""
-    store = Store(bench.postgres.url)
+    store = Store(bench.address)
     projector = Projector(store, Made(history(bench.number), EVENTS // PER_ENTRY))
     position = -1
     while (projected := projector.project("proof")) and projected.position > position:
         position = projected.position
     store.close()
-    archive = open_archive(bench.postgres.url)
+    archive = open_archive(bench.address)
     begun_s = time.perf_counter()
     report = verify(archive, "proof")
     seconds = time.perf_counter() - begun_s
@@ -292,7 +298,7 @@ def measure_verify(bench: Bench) -> None:
         raise SystemExit(f"the ledger is not what was folded: {report.differences[:3]}")
     bound_s = 60 * position / 1_000_000
     words = f"{seconds:.1f} s for {position:,} events, {position / seconds:,.0f} events/s"
-    tell("verify", words, f"at most {bound_s:.0f} s", ok=seconds <= bound_s)
+    show_figure("verify", words, f"at most {bound_s:.0f} s", ok=seconds <= bound_s)
 
 
 def main() -> None:

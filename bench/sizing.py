@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import processes
-from bench.hall import Loader, free_port, say, stand_in
 from bench.ledger import Bench, append, history
 from bench.load import Job
 from bench.scenarios import LARGE, SMALL
+from bench.servers import Loader, free_port, say, stand_in
 from bench.targets import Place, Target, cache_folder, ccproxy
 from bench.traffic import Kind
 from workers.fold_job import FoldJob
@@ -161,7 +161,7 @@ def used_bytes(bench: Bench) -> int:
 
 def table_bytes(bench: Bench) -> tuple[int, int]:
     """What the weekly partitions take on disk with their indexes, and what all other tables do."""
-    with connect(bench.postgres.url) as connection:
+    with connect(bench.address) as connection:
         found = connection.execute(SIZES).fetchone() or (0, 0)
     return int(found[0] or 0), int(found[1] or 0)
 

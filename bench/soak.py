@@ -20,9 +20,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from bench import processes
-from bench.hall import Loader, free_port, say, stand_in
 from bench.load import Job
 from bench.scenarios import LARGE, SMALL
+from bench.servers import Loader, free_port, say, stand_in
 from bench.targets import Missing, Place, Target, cache_folder, ccproxy
 from bench.traffic import Kind
 

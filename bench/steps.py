@@ -27,7 +27,7 @@ from unittest.mock import patch
 
 from msgspec import Struct, structs
 
-from bench.hall import free_port
+from bench.servers import free_port
 from bench.standin import Connection as StandIn
 from bench.traffic import KEY, Kind, body, request
 from service import app

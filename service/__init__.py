@@ -9,7 +9,7 @@ __all__ = ["ClaudeCodeProxy", "ProviderConfig", "ProxyConfig", "SubscriptionConf
 
 
 def __getattr__(name: str) -> Any:
-    """The programmatic face, loaded when it is asked for: the workers import this package for its ledger alone."""
+    """Load the programmatic interface on first use: the workers import this package for its ledger alone."""
     if name in __all__:
         from service import proxy
 

@@ -1,6 +1,5 @@
-"""The one composition root: real things are plugged together here and nowhere else. `create_app` makes the ASGI
-application; its lifespan starts and stops what runs beside the requests.
-"""
+"""The composition root: constructs and connects all parts. `create_app` returns the ASGI application; its lifespan
+starts and stops background tasks."""
 
 import os
 import socket
@@ -43,7 +42,7 @@ from service.fleet.clock import Clock
 from service.fleet.outbox import Outbox
 from service.fleet.resource_index import ResourceIndex
 from service.fleet.snapshots import VERSION, Watcher
-from service.fleet.stream_writer import port_to
+from service.fleet.stream_writer import open_port
 from service.http1.upstream import UpstreamClient
 from service.ledger.state import ControlLedger
 from service.oauth.credentials import Credentials
@@ -54,13 +53,13 @@ from service.telemetry.traces import open_traces
 
 REDIS_TIMEOUT_S = 2.0
 CONSOLE_BODY_BYTES = 256 * 1024
-"""Of a request to anything but the Messages API, some of which come before it is known who sends them; the largest has
-the ids of a few hundred dead letters."""
+"""Limit of requests outside of the Messages API, some of which arrive before authentication; the largest has the ids of
+a few hundred dead letters."""
 """An answer that takes Redis longer than this is none; events have gone to disk long before (100 ms)."""
 
 
 class Parts:
-    """All that one proxy process is made of."""
+    """The parts of one proxy process."""
 
     def __init__(self, settings: Settings) -> None:
         self.clock = clock = Clock()
@@ -68,7 +67,7 @@ class Parts:
         self.drain = Drain()
         self.redis = open_redis(settings.redis_url) if settings.redis_url else None
         self.outbox = Outbox(
-            port_to(self.redis, REDIS_TIMEOUT_S) if self.redis else None,
+            open_port(self.redis, REDIS_TIMEOUT_S) if self.redis else None,
             replica=new_replica(),
             clock=clock,
             spool_root=settings.home / "spool",
@@ -126,9 +125,9 @@ class Parts:
         )
         self.metrics = Metrics(clock, self.watcher, self.outbox, VERSION, settings.digest)
         self.traces = open_traces(settings, VERSION)
-        self.outbox.listeners += [self.watcher.note_own, self.metrics.note]
+        self.outbox.listeners += [self.watcher.fold_own, self.metrics.record_event]
         if self.traces:
-            self.outbox.listeners.append(self.traces.note)
+            self.outbox.listeners.append(self.traces.record_event)
         self.messages = messages_app(
             self.relay, self.keyring, self.gate, self.brake, self.drain, self.metrics, self.memory
         )
@@ -136,11 +135,11 @@ class Parts:
         self.health = HealthChecks(self.watcher, self.outbox, clock, self.drain, settings)
 
     def control(self) -> ControlLedger | None:
-        """The operators' ledger, None as long as it was not read."""
+        """The control ledger, None until it was read."""
         return self.watcher.view.control if self.watcher.control_known else None
 
     async def start(self) -> None:
-        """Begin what runs beside the requests."""
+        """Start background tasks."""
         await self.outbox.start()
         await self.watcher.start()
         await self.credentials.start()
@@ -149,7 +148,7 @@ class Parts:
         await self.metrics.start()
 
     async def stop(self) -> None:
-        """End it; what is still to be written down is written down."""
+        """Stop background tasks, after pending events are saved."""
         await self.metrics.stop()
         await self.console.stop()
         await self.relay.stop()
@@ -165,8 +164,8 @@ class Parts:
 
 
 def create_app(parts: Parts) -> ASGIApp:
-    """The ASGI application of one proxy process but for the Messages API (`shortcut`); its lifespan starts and stops
-    the process's parts."""
+    """Return the ASGI application of one proxy process except for the Messages API (`shortcut`); its lifespan starts
+    and stops the parts."""
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -197,7 +196,7 @@ def create_app(parts: Parts) -> ASGIApp:
 
 
 def shortcut(parts: Parts) -> Shortcut:
-    """How connections answer the Messages API, without the framework."""
+    """Return the handlers of the Messages API that bypass the framework."""
     settings = parts.settings
     return Shortcut(
         parts.guard.wrap(parts.messages),
@@ -214,12 +213,12 @@ def shortcut(parts: Parts) -> Shortcut:
 
 
 def answer_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Errors of the framework in Anthropic's shape."""
+    """Convert the framework's errors to Anthropic's shape."""
     told: ProxyError = ProxyError(error.detail)
     if error.status_code == 404:
         told = not_found(request.method)
     elif error.status_code == 405:
-        told = MethodNotAllowed(f"{request.url.path} does not take {request.method}")
+        told = MethodNotAllowed(f"{request.url.path} does not support {request.method}")
     elif error.status_code == 413:
         told = BodyTooLarge(f"the request is larger than {CONSOLE_BODY_BYTES:,} bytes")
     told.status = error.status_code
@@ -227,7 +226,7 @@ def answer_error(request: Request[Any, Any, Any], error: HTTPException) -> Respo
 
 
 def open_redis(url: str) -> Redis:
-    """A connection pool on which nothing waits for long and nothing is sent twice behind our back."""
+    """Open a connection pool with short timeouts and without retries."""
     return open_async(
         url,
         legacy_responses=False,
@@ -239,5 +238,5 @@ def open_redis(url: str) -> Redis:
 
 
 def new_replica() -> str:
-    """A name for this run of this process, never used before; by a clock of its own, as fleet time is not known yet."""
+    """Return a unique name for this run of this process; from the local clock, since fleet time is not known yet."""
     return f"{socket.gethostname()[:40]}-{os.getpid()}-{Clock().new_request_id()}"

@@ -1,11 +1,11 @@
 """Per-address backoff for failed authentication, in bounded memory. Successes are not delayed.
 
-Guessing a key of 192 bits is hopeless at any speed; what this stops is the load and the noise, and short keys of
-somebody's own making. Every proof of identity counts here: client keys, tokens of the console and of metrics, sessions.
+Guessing a key of 192 bits is hopeless at any speed; this limits load and log noise, and protects short keys chosen by
+users. All authentication counts here: client keys, tokens of the console and of metrics, sessions.
 
-A failure is answered later and later. Failures side by side do not go around that: once `HELD` answers are held back,
-an address with failures behind it learns nothing more, neither yes nor no, but for what it has proven before. Hence
-nobody is locked out by others, though all clients may have the address of one load balancer.
+Failures are answered with a growing delay. Parallel attempts do not bypass it: once `HELD` answers are delayed, an
+address with failures gets no more answers, except for what it has proven before. Hence nobody is locked out by others,
+though all clients may share the address of a load balancer.
 """
 
 import asyncio
@@ -19,19 +19,20 @@ from msgspec import Struct
 from service.errors import AskedTooOften, ClientError
 
 FREE_TRIES = 5
-"""A mistyped key, tried again by its client, costs nothing."""
+"""A mistyped key, retried by its client, is not delayed."""
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 4.0
 FORGET_S = 300.0
 LATER_S = 5
 ADDRESSES = 4_096
-"""The address that failed longest ago is forgotten first."""
+"""Maximum addresses remembered; the one whose last failure is oldest is dropped first."""
 HELD = 512
-"""Answers held back at a time, each with its connection; more than anybody's clients mistype at once."""
+"""Maximum answers delayed at a time, each with its connection."""
 PROVEN = 4_096
-"""Pairs of an address, or its network, and what it has proven; the oldest is forgotten first."""
+"""Maximum pairs of an address (or its network) and what it has proven; the oldest is dropped first."""
 NETWORK_BITS = 64
-"""Of an IPv6 address: what one customer has at least, and may change addresses within."""
+"""Prefix length of an IPv6 network that counts as one address: one customer has at least this, and may change addresses
+within."""
 
 
 class Failures(Struct):
@@ -42,7 +43,7 @@ class Failures(Struct):
 
 
 class AuthThrottle:
-    """Counts failures by address; `tries` in all."""
+    """Counts failures by address; `tries` in total."""
 
     def __init__(self) -> None:
         self.tries = 0
@@ -52,11 +53,11 @@ class AuthThrottle:
 
     @property
     def suspects(self) -> int:
-        """Addresses that are being slowed down."""
+        """Number of addresses that are being delayed."""
         return sum(failures.tries > FREE_TRIES for failures in self._failures.values())
 
     def accept(self, address: str, proof: str) -> None:
-        """Note a success; `proof` names the key, token or role that was proven.
+        """Record a success; `proof` identifies the key, token or role that was proven.
 
         Raises AskedTooOften for a new proof while this address floods the proxy with failures.
         """
@@ -70,20 +71,20 @@ class AuthThrottle:
         self._proven[address, proof] = self._proven[network] = None
 
     async def delay_failure(self, address: str, error: ClientError) -> ClientError:
-        """Note a failure and hold its answer back: `error`, or another one when too many are held already."""
+        """Record a failure and delay its answer: `error`, or another one if too many are delayed already."""
         flooded = self._is_flooded_by(address)
         wait_s = self.note_failure(address)
         if flooded:
             return too_often()
         if wait_s:
             self._held += 1
-            # The place is taken for the whole time, also when the client leaves earlier.
+            # The slot is taken for the whole delay, even if the client disconnects earlier.
             asyncio.get_running_loop().call_later(wait_s, self._release)
             await asyncio.sleep(wait_s)
         return error
 
     def note_failure(self, address: str) -> float:
-        """Count a failed try. Returns the seconds for which its answer is to be held back."""
+        """Count a failed try and return the delay of its answer in seconds."""
         now_s = time.monotonic()
         name = network_of(address)
         failures = self._failures.pop(name, None)
@@ -99,7 +100,7 @@ class AuthThrottle:
         return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (steps - 1)) if steps > 0 else 0.0
 
     def _is_flooded_by(self, address: str) -> bool:
-        """Whether no more answers can be held, and this address is one of those that fail."""
+        """True if no more answers can be delayed, and this address is one of those that fail."""
         if self._held < HELD:
             return False
         failures = self._failures.get(network_of(address))
@@ -110,13 +111,13 @@ class AuthThrottle:
 
 
 def too_often() -> AskedTooOften:
-    """The answer that tells nothing of the key."""
+    """Return an error that reveals nothing about the key."""
     return AskedTooOften("too many wrong keys from this address; try again later", retry_after_s=LATER_S)
 
 
 @lru_cache(maxsize=ADDRESSES)
 def network_of(address: str) -> str:
-    """What counts as one address: an IPv4 address, also one that is mapped into IPv6, or a network of IPv6."""
+    """Return what counts as one address: an IPv4 address (also mapped into IPv6), or an IPv6 network."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:

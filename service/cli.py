@@ -1,6 +1,6 @@
-"""The command `ccproxy`: what starts things, and what asks how they stand.
+"""The command `ccproxy`: commands that start things or show their state.
 
-Other commands join as entry points: those of `service.commands`, and those of the workers, so that neither house
+Other commands join as entry points: those of `service.commands`, and those of the workers, so that neither package
 imports the other.
 """
 
@@ -25,14 +25,14 @@ LONGEST_SENTENCE = 200
 
 
 class Commands(click.Group):
-    """Own commands, and those that other packages bring."""
+    """Own commands, and those of other packages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         return sorted({*super().list_commands(ctx), *(point.name for point in entry_points(group=GROUP))})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command by name; a foreign one is loaded only when it is asked for, or help lists it."""
+        """Return a command by name; those of other packages are loaded on demand."""
         own = super().get_command(ctx, cmd_name)
         if own:
             return own
@@ -41,7 +41,7 @@ class Commands(click.Group):
         return command if isinstance(command, click.Command) else None
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what its error quotes is made safe before click prints it."""
+        """Run a command; untrusted text in its errors is escaped."""
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
@@ -49,7 +49,7 @@ class Commands(click.Group):
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """All commands, each with its first sentence, whole: click itself would cut it off at the line's end."""
+        """List all commands, each with its whole first sentence, which click would truncate."""
         commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         rows = [(name, command.get_short_help_str(LONGEST_SENTENCE)) for name, command in commands if command]
         with formatter.section("Commands"):
@@ -70,7 +70,7 @@ def up(config: Path | None) -> None:
     from service.embedded.up import run
 
     settings = with_settings(config, to_serve=True)
-    # What the children must read as well: they inherit the environment alone.
+    # For the children, which inherit the environment alone.
     if config:
         os.environ["CCPROXY_CONFIG"] = str(config.absolute())
     for name, value in (("CCPROXY_POSTGRES_BIN", settings.postgres_bin), ("CCPROXY_REDIS_BIN", settings.redis_bin)):
@@ -81,8 +81,8 @@ def up(config: Path | None) -> None:
 
 @main.command()
 @config_option
-@click.option("--listener", type=int, hidden=True, help="A descriptor that listens; how processes share an address.")
-@click.option("--started", type=int, hidden=True, help="A pipe to be told once requests are answered.")
+@click.option("--listener", type=int, hidden=True, help="Inherited listening socket (internal).")
+@click.option("--started", type=int, hidden=True, help="Pipe for drain notifications (internal).")
 def serve(config: Path | None, listener: int | None, started: int | None) -> None:
     """Run the proxy only; Redis is at REDIS_URL, workers run elsewhere."""
     settings = with_settings(config, to_serve=True)
@@ -100,7 +100,7 @@ def serve(config: Path | None, listener: int | None, started: int | None) -> Non
 
 
 def announce(pipe: int) -> None:
-    """Tell the process that has started us that requests are answered."""
+    """Tell the parent process that requests are served."""
     os.write(pipe, b"1")
     os.close(pipe)
 

@@ -1,8 +1,8 @@
-"""How far this process has taken leave. It serves; it drains, from the stop signal on; its time is over.
+"""Graceful-shutdown state of a process: serving, draining after the stop signal, then over.
 
-While it drains it is not ready, and answers close their connection; new requests are served all the same for as long
-as they come. When its time is over, the work that is still under way is cancelled, and its client told. Not here: the
-times (`settings`), and who acts (`proxy` tells, `edge` asks).
+While it drains it is not ready, and responses close their connections; new requests are still served. Once it is over,
+requests still in progress are cancelled, and their clients get an error. Not here: the durations (`settings`), and who
+acts on it (`proxy` sets it, `edge` reads it).
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Drain:
-    """One for each process; never taken back."""
+    """One per process; never reset."""
 
     def __init__(self) -> None:
         self.begun = False
@@ -20,30 +20,30 @@ class Drain:
 
     @property
     def is_over(self) -> bool:
-        """Whether all has to end now."""
+        """True if everything has to end now."""
         return self._over.is_set()
 
     def begin(self) -> None:
-        """The process was told to stop: nothing new should come."""
+        """Start draining after a stop signal."""
         self.begun = True
 
     def end(self) -> None:
-        """The time is over, or somebody is in a hurry: what is under way is cancelled."""
+        """End the drain, after its time or on a second signal: requests in progress are cancelled."""
         self.begun = True
         self._over.set()
         for work in self._under_way:
             work.cancel()
 
     def track(self, work: asyncio.Future[Any]) -> None:
-        """This work is under way, until it is let go."""
+        """Add a task in progress."""
         self._under_way.add(work)
 
     def untrack(self, work: asyncio.Future[Any]) -> None:
-        """It is at its end."""
+        """Remove a finished task."""
         self._under_way.discard(work)
 
     async def wait(self, limit_s: float) -> None:
-        """Let the time pass, unless it is over before."""
+        """Wait for the drain's time, or until it is over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._over.wait()

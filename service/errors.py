@@ -25,7 +25,6 @@
     |  |- BodyTooLarge            413  request_too_large
     |  |- UrlTooLong              414  invalid_request_error
     |  |- HeadTooLarge            431  invalid_request_error
-    |  |- NotSupported            501  not_supported
     |  `- VersionNotSupported     505  invalid_request_error
     |- Stopping                   503  api_error   (this process ends, and the answer is not at its end)
     |- BodyMemoryFull             503  api_error   (the bodies of all requests take the memory set aside for them)
@@ -41,15 +40,15 @@ An upstream's own error is no exception here: it is an outcome, and what the cli
 
 
 class ProxyError(Exception):
-    """The root. `message` is shown to the client, so it holds no secret and names the mend where there is one.
+    """The base class. `message` is shown to the client, so it holds no secret, and names the fix if there is one.
 
-    `details` becomes `error.details`, by whose `error_code` the SDKs pick a class of exception.
+    `details` becomes `error.details`, by whose `error_code` the SDKs choose a class of exception.
     """
 
     status = 500
     type = "api_error"
     should_retry: bool | None = None
-    """`x-should-retry`: what a client is told about trying again; None says nothing."""
+    """`x-should-retry`: tells a client if a retry makes sense; None omits it."""
 
     def __init__(
         self, message: str, *, retry_after_s: int | None = None, details: dict[str, str] | None = None
@@ -61,7 +60,7 @@ class ProxyError(Exception):
 
 
 class SettingsError(ProxyError):
-    """The settings can't be used. The message names the place and the mend."""
+    """The settings are invalid. The message names the place and the fix."""
 
 
 class ClientError(ProxyError):
@@ -80,24 +79,25 @@ class BadClientKey(ClientError):
 
 
 class KeyExpired(BadClientKey):
-    """The client's key was good until some day."""
+    """The client's key has expired."""
 
 
 class KeyForbids(ClientError):
-    """The client's key may not do that; Claude Code shows the message, and tries neither again nor another model."""
+    """The client's key does not permit this; Claude Code shows the message, and retries neither this nor
+    another model."""
 
     type = "policy_blocked"
 
 
 class KeySpent(ClientError):
-    """The client's key has used what it may use this week."""
+    """The client's key has used up its weekly limit."""
 
     status = 429
     type = "billing_error"
 
 
 class KeyBusy(ClientError):
-    """The client's key has as many requests under way as it may have."""
+    """The client's key has reached its concurrency limit."""
 
     status = 429
     type = "rate_limit_error"
@@ -105,22 +105,22 @@ class KeyBusy(ClientError):
 
 
 class PromptTooLong(ClientError):
-    """The prompt is larger than any model holds that a route could send it to."""
+    """The prompt exceeds the window of every available model."""
 
 
 class NotLoggedIn(ClientError):
-    """The admin API was asked without a token or session that is good."""
+    """The admin API was called without a valid token or session."""
 
     status = 401
     type = "authentication_error"
 
 
 class BadReport(ClientError):
-    """History was asked for in a way that nobody understands."""
+    """A history request is invalid."""
 
 
 class NotAllowed(ClientError):
-    """Who asked may look, and change nothing; or the change came without its CSRF token."""
+    """The caller is read-only; or the change lacks its CSRF token."""
 
     status = 403
     type = "permission_error"
@@ -131,7 +131,7 @@ class NoHost(ClientError):
 
 
 class UnknownHost(ClientError):
-    """The Host header names something that the proxy does not answer to."""
+    """The proxy does not serve the name in the Host header."""
 
     status = 403
     type = "permission_error"
@@ -145,14 +145,14 @@ class ForeignOrigin(ClientError):
 
 
 class Taken(ClientError):
-    """What should be made is there already."""
+    """The object to create exists already."""
 
     status = 409
     type = "conflict_error"
 
 
 class AskedTooOften(ClientError):
-    """The admin API is asked more often than any page or script needs, or too many wrong secrets come at once."""
+    """The admin API's rate limit is exceeded, or too many wrong secrets arrive at once."""
 
     status = 429
     type = "rate_limit_error"
@@ -160,14 +160,14 @@ class AskedTooOften(ClientError):
 
 
 class NotFound(ClientError):
-    """Nothing here answers to that path."""
+    """There is nothing at that path."""
 
     status = 404
     type = "not_found_error"
 
 
 class MethodNotAllowed(ClientError):
-    """The path does not take the method, or nothing here does; `allowed` are those that may be used."""
+    """The path does not support the method; `allowed` lists those that it does."""
 
     status = 405
 
@@ -177,7 +177,7 @@ class MethodNotAllowed(ClientError):
 
 
 class RequestTooSlow(ClientError):
-    """The head or body of a request took too long to come."""
+    """The head or body of a request took too long."""
 
     status = 408
     type = "timeout_error"
@@ -203,13 +203,6 @@ class HeadTooLarge(ClientError):
     status = 431
 
 
-class NotSupported(ClientError):
-    """No configured provider offers this endpoint."""
-
-    status = 501
-    type = "not_supported"
-
-
 class VersionNotSupported(ClientError):
     """The request speaks another version of HTTP."""
 
@@ -217,21 +210,21 @@ class VersionNotSupported(ClientError):
 
 
 class Stopping(ProxyError):
-    """This process has to end before the answer does."""
+    """This process has to stop before the response is complete."""
 
     status = 503
     should_retry = True
 
 
 class BodyMemoryFull(ProxyError):
-    """The bodies of all requests together take as much memory as they may."""
+    """The bodies of all requests together have reached their memory limit."""
 
     status = 503
     should_retry = True
 
 
 class ReportAway(ProxyError):
-    """History is asked of the workers, and none answered."""
+    """No worker answered a request for history."""
 
     status = 503
 
@@ -243,13 +236,13 @@ class NoRoute(ProxyError):
 
 
 class KeysUnknown(NoRoute):
-    """The keys on the ledger were not read yet, so that nobody can tell whether this is one of them."""
+    """The ledger's keys were not read yet, so that this key can't be verified."""
 
     should_retry = True
 
 
 class HomeUnknown(NoRoute):
-    """The index of resources is away, so that nobody can tell on which route the request has to be made."""
+    """The index of resources is unavailable, so that the resource's route is unknown."""
 
     should_retry = True
 
@@ -262,6 +255,6 @@ class AllThrottled(NoRoute):
 
 
 class Unreachable(NoRoute):
-    """Every attempt failed before an answer came."""
+    """Every attempt failed before a response."""
 
     status = 502

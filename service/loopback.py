@@ -1,6 +1,6 @@
-"""Names and addresses that always are the loopback, whatever a name server says. Pure.
+"""Names and addresses that always mean the loopback, whatever DNS says. Pure.
 
-Not here: which names a proxy answers to (`edge.origins`).
+Not here: which names a proxy accepts (`edge.origins`).
 """
 
 import re
@@ -10,13 +10,13 @@ HOST = re.compile(r"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9._-]{1,253}))(?::\d{1,5})?
 
 
 def host_name(host: str) -> str:
-    """The name or address in a Host header without its port, "" when it is malformed."""
+    """Return the name or address in a Host header without its port, "" if it is malformed."""
     found = HOST.fullmatch(host.lower())
     return (found[1] or found[2].removesuffix(".")) if found else ""
 
 
 def is_address(name: str) -> bool:
-    """Whether this is an address, not a name."""
+    """True if this is an address, not a name."""
     try:
         ip_address(name)
     except ValueError:
@@ -25,7 +25,7 @@ def is_address(name: str) -> bool:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a name or an address is the loopback's (RFC 6761 for localhost); IPv4-mapped addresses are unwrapped."""
+    """True if a name (RFC 6761 for localhost) or an address is the loopback; IPv4-mapped addresses are unwrapped."""
     if name == "localhost" or name.endswith(".localhost"):
         return True
     if not is_address(name):

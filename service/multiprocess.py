@@ -1,8 +1,8 @@
-"""Several proxy processes that share one address: what `ccproxy serve` is when PROXY_WORKERS is more than one.
+"""Several proxy processes on one address: `ccproxy serve` with PROXY_WORKERS above one.
 
-One process can use one core. This one listens and serves nothing: its children take connections from the one socket,
-each with a replica's name and a spool folder of its own. One that ends is started again; connections that come
-meanwhile wait for the others, or in the socket's queue. A stop signal makes all of them take leave at once.
+One process can use one core. This parent listens without serving: its children accept connections from the shared
+socket, each with its own replica name and spool folder. A child that ends is restarted; connections wait for the
+others, or in the socket's queue. A stop signal shuts all of them down gracefully.
 """
 
 import logging
@@ -29,15 +29,15 @@ log = logging.getLogger("ccproxy.siblings")
 
 START_S = 60.0
 HASTY_STOP_S = 10.0
-"""A second signal ends what is under way; writing it down takes up to a few seconds more."""
+"""A second signal cancels requests in progress; saving their usage may take a few seconds more."""
 COUNTS = "PROMETHEUS_MULTIPROC_DIR"
-"""Where the processes keep what they count, so that whichever Prometheus reaches tells of all (`console.metrics`)."""
+"""Folder in which the processes count, so that any of them reports the metrics of all (`console.metrics`)."""
 STARTED = b"1"
-"""What a child writes into its pipe once it serves."""
+"""Written by a child into its pipe once it serves."""
 
 
 class Sibling:
-    """One of the processes: `supervisor.Child` has what each name means."""
+    """One of the processes; see `supervisor.Child` for the methods."""
 
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Sibling:
         self._started: int | None = None
 
     def spawn(self) -> None:
-        """Start it; it inherits the socket, and the end of a pipe by which it says that it serves."""
+        """Start it; it inherits the socket, and the end of a pipe on which it reports that it serves."""
         self._close_pipe()
         if self._process is not None:
             mark_process_dead(self._process.pid, str(self._counts))  # type: ignore[no-untyped-call]
@@ -77,22 +77,22 @@ class Sibling:
         log.info("process.started", extra={"child": self.name, "pid": self._process.pid})
 
     def is_ready(self) -> bool:
-        """Whether it has said that it serves."""
+        """True if it has reported that it serves."""
         with suppress(BlockingIOError):
             return self._started is not None and os.read(self._started, 1) == STARTED
         return False
 
     def poll(self) -> int | None:
-        """None while it runs, else its exit status."""
+        """Return None while it runs, else its exit status."""
         return self._process.poll() if self._process else 0
 
     def ask_to_end(self) -> None:
-        """Make it take leave; asked again, at once."""
+        """Send the stop signal; a second one cancels requests in progress."""
         if self._process is not None:
-            self._process.ask_to_end()
+            self._process.terminate()
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill it now."""
         if self._process is not None:
             self._process.kill()
 
@@ -103,26 +103,26 @@ class Sibling:
 
 
 class Log:
-    """Tells the log what happens to them."""
+    """Logs the processes' state changes."""
 
-    def ready(self, child: Child, took_ms: int, *, again: bool) -> None:  # noqa: ARG002 - as the supervisor calls it
+    def ready(self, child: Child, took_ms: int, *, again: bool) -> None:  # noqa: ARG002 - the supervisor's signature
         """It serves."""
         log.info("process.ready", extra={"child": child.name, "took_ms": took_ms})
 
     def ended(self, child: Child, how: str, wait_ms: int) -> None:
-        """It ended, and is started again."""
+        """It ended, and is restarted."""
         log.error("process.ended", extra={"child": child.name, "how": how, "wait_ms": wait_ms})
 
     def given_up(self, child: Child, how: str, starts: int) -> None:
-        """It does not start."""
+        """It could not be started."""
         log.error("process.given_up", extra={"child": child.name, "how": how, "starts": starts})
 
 
 @contextmanager
 def shared_counts(settings: Settings) -> Iterator[Path]:
-    """A folder for what the processes count; nobody else on this host has our port."""
+    """Create a folder for metrics, unique on this host by our port."""
     folder = settings.home / f"metrics-{socket.gethostname()[:40]}-{settings.port}"
-    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
     make_closed_folder(folder)
     try:
         yield folder
@@ -131,14 +131,14 @@ def shared_counts(settings: Settings) -> Iterator[Path]:
 
 
 def serve_together(settings: Settings, config: Path | None) -> int:
-    """Run the processes until SIGINT or SIGTERM. Returns the exit status: 1 when one could not be started."""
+    """Run the processes until SIGINT or SIGTERM. Returns the exit status: 1 if one could not be started."""
     set_up(settings.log_level, settings.log_format)
     for notice in settings.notices:
         log.warning(notice)
     try:
         listener = listen(settings)
     except ProxyError as error:
-        log.error(error.message)  # noqa: TRY400 - the message says it all
+        log.error(error.message)  # noqa: TRY400 - the message is sufficient
         return 1
     with listener, Signals() as signals, shared_counts(settings) as counts:
         listener.listen(BACKLOG)
@@ -149,6 +149,6 @@ def serve_together(settings: Settings, config: Path | None) -> int:
                 supervisor.step()
                 signals.wait(supervisor.pause_s())
         finally:
-            listener.close()  # once they have closed it too, connections are refused, not left waiting
+            listener.close()  # once the children have closed it too, connections are refused instead of left waiting
             supervisor.stop(in_haste=lambda: signals.count > 1, together=True)
     return int(supervisor.has_given_up)

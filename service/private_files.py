@@ -1,7 +1,7 @@
-"""Files and folders for their owner alone, from the moment they are made, whatever the umask.
+"""Creates files and folders that only their owner can access, whatever the umask.
 
-What an earlier version or a wide umask left open is closed when it is used again. CCPROXY_HOME itself keeps the mode
-that its owner gave it: only what the proxy puts into it is private. Not here: what is written.
+Those left open by an earlier version or a wide umask are closed when used again. CCPROXY_HOME itself keeps its mode:
+only its contents are private. Not here: the contents.
 """
 
 import os
@@ -14,20 +14,20 @@ CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 
 
 def make_folder(path: Path, mode: int = 0o700) -> None:
-    """Make a folder, and those above it that are missing, each with this mode. One that is there stays as it is."""
+    """Create a folder and missing parents with this mode. Existing ones keep theirs."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(mode=mode, exist_ok=True)
 
 
 def make_closed_folder(path: Path) -> None:
-    """Make a folder for its owner alone; one that is there is closed to others."""
+    """Create a folder for its owner alone; an existing one is closed to others."""
     make_folder(path)
     close_to_others(path)
 
 
 def close_to_others(path: Path) -> None:
-    """Take all rights to a file or folder from others; where it belongs to somebody else, that is left to them."""
+    """Remove others' permissions on a file or folder, unless it belongs to another user."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & FOR_OTHERS:
         with suppress(PermissionError):
@@ -35,5 +35,5 @@ def close_to_others(path: Path) -> None:
 
 
 def opener(path: str, flags: int) -> int:
-    """For `open(..., opener=opener)`: a file that is made is for its owner alone."""
+    """For `open(..., opener=opener)`: a new file is for its owner alone."""
     return os.open(path, flags | CLOEXEC, 0o600)

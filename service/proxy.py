@@ -33,20 +33,20 @@ from service.telemetry.log import set_up, show_in_program
 log = logging.getLogger("ccproxy.proxy")
 
 END_S = 5
-"""How long answers may take to be ended with an error once their time is over."""
+"""Maximum time for responses to end with an error once the drain is over."""
 START_S = 15.0
-"""Longer than any start takes; then something is wrong."""
+"""Longer than any start takes; after it, something is wrong."""
 BACKLOG = 2048
 LOOK_TICKS = 50
-"""Each five seconds."""
+"""Ticks between checks for slow clients: five seconds."""
 KEEP_ALIVE_S = 75
 """Longer than clients keep a connection idle between two turns of a tool round trip."""
 COLLECT_AFTER = 20_000
-"""Objects made and not yet dropped, some hundred requests' worth, before a collection looks at them."""
+"""Net allocated objects before a garbage collection: a few hundred requests' worth."""
 
 
 class ProviderConfig(Struct, frozen=True, kw_only=True):
-    """A provider's key and address; None takes the usual address."""
+    """A provider's key and address; None is the default address."""
 
     api_key: str = ""
     base_url: str | None = None
@@ -64,9 +64,9 @@ class SubscriptionConfig(Struct, frozen=True, kw_only=True):
 
 
 class ProxyConfig(Struct, frozen=True, kw_only=True):
-    """What a program sets. Nothing is read from the environment; a route without a credential is off.
+    """Configuration by a program. Nothing is read from the environment; a route without a credential is off.
 
-    `redis_url` None: no ledger beyond this process, its counts end with it. `home` is where the spool lies.
+    `redis_url` None: the ledger is in this process only, and ends with it. `home` is the folder of the spool.
     """
 
     port: int = 4181
@@ -84,7 +84,7 @@ class ProxyConfig(Struct, frozen=True, kw_only=True):
     home: str | None = None
 
     def environment(self) -> dict[str, str]:
-        """The same as variables, so that both ways are checked by the same rules."""
+        """Return the configuration as variables, so that both ways are validated by the same rules."""
         subscription = self.claude_subscription
         found = {
             "PROXY_PORT": str(self.port),
@@ -111,9 +111,9 @@ class ProxyConfig(Struct, frozen=True, kw_only=True):
 
 
 class ClaudeCodeProxy:
-    """A proxy in this process and on this event loop. It serves once `start` has returned, until `stop` has.
+    """A proxy in this process and on this event loop. It serves from the return of `start` until that of `stop`.
 
-    Raises SettingsError for a config that can't be used, and ProxyError when the address is taken.
+    Raises SettingsError for an invalid configuration, and ProxyError if the address is in use.
     """
 
     def __init__(self, config: ProxyConfig | Settings | None = None) -> None:
@@ -127,11 +127,11 @@ class ClaudeCodeProxy:
 
     @property
     def url(self) -> str:
-        """Where it serves: what ANTHROPIC_BASE_URL is set to."""
+        """Its URL, for ANTHROPIC_BASE_URL."""
         return f"http://{self.settings.host}:{self.settings.port}{self.settings.base_path}"
 
     async def start(self, listener: socket.socket | None = None) -> None:
-        """Listen (or take over a socket that listens), and return once requests are answered."""
+        """Listen (or use a given listening socket), and return once requests are served."""
         listener = listener or listen(self.settings)
         parts = app.Parts(self.settings)
         self._drain = parts.drain
@@ -141,13 +141,13 @@ class ClaudeCodeProxy:
             while not self._server.started:
                 if self._task.done():
                     await self._task
-                    raise ProxyError("the proxy ended while it was starting; its log has the reason")
+                    raise ProxyError("the proxy stopped during start-up; see its log")
                 await asyncio.sleep(0.01)
         log.info("proxy.started", extra={"url": self.url})
 
     async def stop(self) -> None:
-        """Take leave: fail readiness at once, serve on for DRAIN_DELAY, let answers under way end within
-        DRAIN_TIMEOUT, and write down what is still to be written down."""
+        """Shut down gracefully: fail readiness at once, serve on for DRAIN_DELAY, let responses in progress finish
+        within DRAIN_TIMEOUT, and save pending events."""
         if self._server is None or self._task is None:
             return
         drain, times = self._drain, self.settings.drain
@@ -167,7 +167,7 @@ class ClaudeCodeProxy:
         log.info("proxy.stopped")
 
     def stop_now(self) -> None:
-        """End what is under way now; for a `stop` that has begun."""
+        """Cancel requests in progress; for a `stop` in progress."""
         self._drain.end()
 
     async def wait(self) -> None:
@@ -177,15 +177,15 @@ class ClaudeCodeProxy:
 
 
 class QuietServer(uvicorn.Server):
-    """Leaves signals to the program that it is part of."""
+    """uvicorn's server without signal handlers, which belong to the embedding program."""
 
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN201 - as in the base class
-        """Nothing to capture."""
+        """Capture nothing."""
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second; clients that are too slow are looked for now and then."""
+        """Called ten times a second; occasionally disconnects slow clients."""
         if counter % LOOK_TICKS == 0:
             for connection in list(self.server_state.connections):
                 if isinstance(connection, ClientConnection):
@@ -194,7 +194,7 @@ class QuietServer(uvicorn.Server):
 
 
 def server_config(parts: app.Parts) -> uvicorn.Config:
-    """How uvicorn serves: no log of its own, no headers that say what it is."""
+    """Return uvicorn's configuration: without its log and its headers."""
     return uvicorn.Config(
         app.create_app(parts),
         access_log=False,
@@ -213,9 +213,9 @@ def server_config(parts: app.Parts) -> uvicorn.Config:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """The listening socket. Raises ProxyError when the address is taken.
+    """Return the listening socket. Raises ProxyError if the address is in use.
 
-    Made with IPPROTO_TCP, because asyncio switches Nagle's delay off on no other; it costs 40 ms an answer.
+    Created with IPPROTO_TCP, because asyncio disables Nagle's algorithm only then; it would cost 40 ms per response.
     """
     listener = socket.socket(family_of(settings), socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -225,21 +225,21 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ProxyError(
-            f"{settings.host}:{settings.port} can't be listened on ({error.strerror}); "
-            "is a proxy running there already? Else set PROXY_PORT to another port"
+            f"{settings.host}:{settings.port} is not available ({error.strerror}); "
+            "is a proxy already running there? Otherwise set PROXY_PORT to another port"
         ) from None
     listener.set_inheritable(False)
     return listener
 
 
 def inherited(settings: Settings, descriptor: int) -> socket.socket:
-    """The listening socket that another process has made; it goes to no further process."""
+    """Return the listening socket inherited from the parent; it is not inherited any further."""
     os.set_inheritable(descriptor, False)
     return socket.socket(family_of(settings), socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor)
 
 
 def family_of(settings: Settings) -> socket.AddressFamily:
-    """IPv6 for an address with colons."""
+    """Return the address family: IPv6 for an address with colons."""
     return socket.AF_INET6 if ":" in settings.host else socket.AF_INET
 
 
@@ -248,8 +248,8 @@ def serve_forever(
 ) -> int:
     """Serve until SIGINT or SIGTERM. Returns the exit status.
 
-    `listener`: a socket of the process that has started this one and said what the settings have to say; `started` is
-    called once requests are answered.
+    `listener`: a socket of the parent process, which has logged the settings' messages; `started` is called once
+    requests are served.
     """
     set_up(settings.log_level, settings.log_format)
     for notice in () if listener else settings.notices:
@@ -258,20 +258,20 @@ def serve_forever(
         try:
             return runner.run(serve(settings, listener, started))
         except ProxyError as error:
-            log.error(error.message)  # noqa: TRY400 - the message says it all
+            log.error(error.message)  # noqa: TRY400 - the message is sufficient
             return 1
 
 
 def tune_collector() -> None:
-    """What was made at the start stays: the collector need not look at it again, nor as often at what requests make,
-    which goes by itself when they end."""
+    """Exclude start-up objects from garbage collection, and collect less often: requests' objects are freed by
+    reference counting."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 20, 20)
 
 
 async def serve(settings: Settings, listener: socket.socket | None, started: Callable[[], None]) -> int:
-    """Start, wait for the end, stop. A second signal hurries the stop."""
+    """Start, wait for a signal, stop. A second signal cancels requests in progress."""
     proxy = ClaudeCodeProxy(settings)
     ending = asyncio.Event()
 
@@ -296,7 +296,7 @@ async def serve(settings: Settings, listener: socket.socket | None, started: Cal
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """uvloop where it is installed."""
+    """Return uvloop's factory if it is installed."""
     try:
         import uvloop
     except ImportError:

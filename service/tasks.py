@@ -1,15 +1,15 @@
-"""How a task that runs beside the requests is ended. Not here: what it does."""
+"""Cancellation of background tasks."""
 
 import asyncio
 from collections.abc import Collection
 
 AGAIN_S = 0.1
-"""A task that is cancelled ends within milliseconds."""
+"""A cancelled task ends within milliseconds."""
 
 
 async def cancel_and_wait(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait for their end; again, if need be: before Python 3.12 `wait_for`, and with it redis-py, may
-    swallow a cancellation."""
+    """Cancel tasks and wait for their end; repeats the cancellation if necessary: before Python 3.12 `wait_for`, and so
+    redis-py, may swallow it."""
     while tasks:
         for task in tasks:
             task.cancel()

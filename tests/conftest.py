@@ -6,20 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.settings.variables import VARIABLES
+from tests.support.environment import is_foreign
 from tests.support.server_fixtures import postgres, shared_postgres, shared_valkey, valkey
 
 __all__ = ["postgres", "shared_postgres", "shared_valkey", "valkey"]
 
-FOREIGN_PREFIXES = ("ANTHROPIC_", "CLAUDE_", "CCPROXY_", "DB_", "OTEL_", "PG", "PROXY_", "ZAI_")
-FOREIGN = {variable.name for variable in VARIABLES} | {
-    f"{name}_PROXY" for name in ("ALL", "HTTP", "HTTPS", "NO")
-} | {"API_TIMEOUT_MS", "FORCE_COLOR"}  # fmt: skip
-
-for exported in list(os.environ):
-    name = exported.upper()
-    if name.startswith(FOREIGN_PREFIXES) or name.removesuffix("_FILE") in FOREIGN:
-        del os.environ[exported]
+for exported in filter(is_foreign, list(os.environ)):
+    del os.environ[exported]
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from workers.store import (
     USAGE_FIELDS,
     Cell,
     Checkpoint,
+    PostgresAddress,
     SkippedSeq,
     add_usage,
     cells_since,
@@ -86,9 +87,9 @@ def events_table(stream: str) -> str:
     return "ccproxy.control_events" if stream == wire.CONTROL else "ccproxy.events"
 
 
-def open_archive(url: str) -> "Archive":
+def open_archive(postgres: PostgresAddress) -> "Archive":
     """Open an archive on a connection of its own. Raises psycopg.Error."""
-    connection = connect(url)
+    connection = connect(postgres)
     connection.execute(QUERIES["reader_session"])
     connection.execute(QUERIES["create_recount"])
     return Archive(connection)

@@ -85,7 +85,7 @@ def back_up(connection: psycopg.Connection, path: Path, progress: Progress = lam
     `progress` is called with the number of rows so far. Raises BackupError, psycopg.Error.
     """
     if path.exists():
-        raise BackupError(f"{path} is there already; nothing was overwritten. Give another name")
+        raise BackupError(f"{path} already exists; nothing was overwritten. Use another name")
     connection.execute(QUERIES["copying_session"])
     try:
         with atomic_file(path) as file, ZipFile(file, "w", ZIP_DEFLATED, compresslevel=COMPRESSION) as archive:

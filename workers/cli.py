@@ -1,17 +1,14 @@
 """The workers' commands. They join `ccproxy` as entry points, so that the proxy does not import them."""
 
 import json
-import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import click
 import psycopg
@@ -20,7 +17,7 @@ from redis import Redis, RedisError
 from service.ledger import wire
 from service.settings import Settings, load_for_workers, worker_environ
 from service.settings.redis_url import place_of
-from service.telemetry.safe_text import visible
+from service.telemetry.log import set_up
 from service.telemetry.terminal import SafeConsole, echo, echo_json, echo_own
 from workers.archive import Archive, Unowned, open_archive
 from workers.backup import BackupError, Manifest, back_up, expected_rows
@@ -31,7 +28,7 @@ from workers.project import Projected, Projector
 from workers.publish import Publisher
 from workers.rebuild import rebuild
 from workers.restore import Backup, Gap, NotEmpty, gaps_of, restore
-from workers.store import Store, connect
+from workers.store import PostgresAddress, Store, connect
 from workers.terminal_views import (
     progress_of,
     show_backup,
@@ -50,58 +47,26 @@ from workers.worker_process import WorkerProcess, check_schema
 
 MAX_TRIES = 300
 """How often a command tries to lock a stream that workers hold before it gives up."""
-NOT_PUBLISHED = "; Redis could not be told: proxies take it when a worker starts, or with the next event"
-
-LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-    "silent": logging.CRITICAL + 1,
-}
-
-
-class JsonLines(logging.Formatter):
-    """A log record as one line of JSON."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record's line."""
-        line = {"at_ms": int(record.created * 1000), "level": record.levelname.lower(), "message": record.getMessage()}
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
-class TextLines(logging.Formatter):
-    """A log record for people: one line, and the lines of a traceback indented below it."""
-
-    converter = staticmethod(time.gmtime)
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
-        """The line."""
-        return visible(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name is logging's
-        """The traceback."""
-        return "\n".join(f"  {visible(line)}" for line in super().formatException(ei).splitlines())
+NOT_PUBLISHED = "; Redis is unreachable: proxies get it when a worker starts, or with the next event"
 
 
 @click.command()
 def worker() -> None:
     """Fold events from Redis into Postgres until stopped."""
     settings = load_for_workers()
-    open_log(settings)
+    set_up(settings.log_level, settings.log_format, sys.stderr)
     redis_url = required_setting(settings.redis_url, "REDIS_URL")
     database_url = required_setting(settings.database_url, "DATABASE_URL")
     if place_of(redis_url).kind == "cluster":
-        required_setting(settings.rq_redis_url, "RQ_REDIS_URL, a plain Redis for the queue beside the Cluster,")
-    direct_url = settings.database_direct_url or database_url
+        required_setting(settings.rq_redis_url, "RQ_REDIS_URL, a plain Redis for the queue (REDIS_URL is a Cluster),")
+    connect_s = settings.database_connect_s
     keep_own_variables()
     WorkerProcess(
-        redis_url, settings.rq_redis_url or redis_url, database_url, direct_url, settings.retention_weeks
+        redis_url,
+        settings.rq_redis_url or redis_url,
+        PostgresAddress(database_url, connect_s),
+        PostgresAddress(settings.database_direct_url or database_url, connect_s),
+        settings.retention_weeks,
     ).run()
 
 
@@ -121,7 +86,7 @@ def keep_own_variables() -> None:
 def migrate(*, check: bool) -> None:
     """Migrate the database schema to this version."""
     settings = load_for_workers()
-    with errors_as_messages(), connect(database_url_of(settings)) as connection:
+    with errors_as_messages(), connect(postgres_of(settings)) as connection:
         steps = pending(connection) if check else apply_migrations(connection)
     for step in steps:
         echo(f"migration.{'missing' if check else 'applied'} number={step.number:04} name={step.name}")
@@ -167,7 +132,7 @@ def verify_ledger(stream: str | None, *, as_json: bool) -> None:
 
 @ledger.command("rebuild")
 @stream_option
-@click.option("--force", is_flag=True, help="Rebuild from what is there, even if rows are missing or changed.")
+@click.option("--force", is_flag=True, help="Rebuild from the existing rows, even if some are missing or changed.")
 def rebuild_ledger(stream: str | None, *, force: bool) -> None:
     """Rebuild the projections from the events, beside the live ones, and swap them in while traffic goes on."""
     screen, settings = SafeConsole(stderr=True), load_for_workers()
@@ -179,8 +144,8 @@ def rebuild_ledger(stream: str | None, *, force: bool) -> None:
             if rebuilt.faults:
                 place, stands, _ = rebuilt.faults[0]
                 raise click.ClickException(
-                    f"{name}: the events are not what was folded ({place}: {stands}); nothing was changed. See "
-                    "`ccproxy ledger verify`; `--force` rebuilds from what is there"
+                    f"{name}: the events differ from what was folded ({place}: {stands}); nothing was changed. See "
+                    "`ccproxy ledger verify`; `--force` rebuilds from the existing rows"
                 )
             told_proxies = publish_current(settings, name)
             echo(f"{name}: {rebuilt.events:,} events, epoch {rebuilt.epoch}{'' if told_proxies else NOT_PUBLISHED}")
@@ -188,9 +153,9 @@ def rebuild_ledger(stream: str | None, *, force: bool) -> None:
 
 @ledger.command("owners")
 def add_owners() -> None:
-    """Tell proxies whose the files and batches are that a version before owners made; needed once, after an upgrade.
+    """Assign owners to files and batches created by versions that recorded none; needed once, after an upgrade.
 
-    Until then nobody can use them where keys have several names. The ledger knows whose request made them.
+    Until then, nobody can use them where client keys have several names. The ledger knows who created them.
     """
     settings = load_for_workers()
     redis = open_redis(required_setting(settings.redis_url or running_address(settings, "redis_url"), "REDIS_URL"))
@@ -198,10 +163,10 @@ def add_owners() -> None:
         with archive_of(settings) as archive:
             told = sum(add_owner(redis, one) for one in archive.unowned())
     except RedisError as error:
-        raise click.ClickException(f"Redis can't be told ({error}); start it, and try again") from None
+        raise click.ClickException(f"Redis is unreachable ({error}); start it and try again") from None
     finally:
         redis.close()
-    echo(f"{told:,} files, batches and the like were given to their owners.")
+    echo(f"{told:,} files, batches and other resources were assigned to their owners.")
 
 
 @ledger.group("dead", invoke_without_command=True)
@@ -233,19 +198,19 @@ def replay(stream: str | None) -> None:
     for name, dead in dead_before.items():
         if dead:
             left = fold_dead_letters(settings, name).dead
-            echo(f"{name}: {dead - left:,} read, {left:,} still unreadable")
+            echo(f"{name}: {dead - left:,} folded, {left:,} left")
     if not any(dead_before.values()):
         echo("There are no dead letters.")
 
 
 @click.command()
-@click.option("--since", metavar="TIME", help=f"{TIME_FORMS}; default: seven days ago.")
-@click.option("--until", metavar="TIME", help="The same, exclusive; default: now.")
+@click.option("--since", metavar="TIME", help=f"Start: {TIME_FORMS}; default: seven days ago.")
+@click.option("--until", metavar="TIME", help="End, exclusive; same forms; default: now.")
 @click.option(
     "--by",
     multiple=True,
     metavar="WHAT",
-    help="day, week, route, model, key; comma-separated or repeated. Default: day.",
+    help="Group by day, week, route, model or key; comma-separated or repeated. Default: day.",
 )
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets; costs in nano-dollars and dollars.")
@@ -270,7 +235,7 @@ def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json:
 @json_option
 def backup(file: Path, *, as_json: bool) -> None:
     """Write the whole ledger to FILE, as of one moment, while traffic goes on."""
-    with errors_as_messages(), connect(database_url_of(load_for_workers())) as connection:
+    with errors_as_messages(), connect(postgres_of(load_for_workers())) as connection:
         expected = expected_rows(connection)
         with progress_of(SafeConsole(stderr=True), f"backup {file.name}", 0, expected, lines=True) as told:
             manifest = back_up(connection, file, told)
@@ -288,7 +253,7 @@ def backup(file: Path, *, as_json: bool) -> None:
 def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
     """Restore a backup, fold what Redis has since, and verify the ledger; exit code 1 if anything differs."""
     settings, screen = load_for_workers(), SafeConsole(stderr=True)
-    with errors_as_messages(), Backup(file) as saved, connect(database_url_of(settings)) as connection:
+    with errors_as_messages(), Backup(file) as saved, connect(postgres_of(settings)) as connection:
         manifest = saved.manifest
         with progress_of(screen, f"restore {file.name}", 0, manifest.rows, lines=True) as told:
             restore(connection, saved, told, replace=replace)
@@ -300,7 +265,7 @@ def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
         found = {"ok": ok, "manifest": manifest, "redis_told": gaps is not None, "gaps": gaps or [], "streams": reports}
         echo_json(found)
     else:
-        show_backup(manifest, f"{file} is the ledger now{NOT_PUBLISHED if gaps is None else ''}", SafeConsole())
+        show_backup(manifest, f"{file} is restored{NOT_PUBLISHED if gaps is None else ''}", SafeConsole())
         show_gaps(gaps or [], SafeConsole())
         show_verified(reports, SafeConsole(soft_wrap=False))
     if not ok:
@@ -331,10 +296,10 @@ def project_next(projector: Projector, stream: str) -> Projected | None:
 @contextmanager
 def archive_of(settings: Settings) -> Iterator[Archive]:
     """Open the ledger of the settings or of a running `ccproxy up`; errors of Postgres end the command."""
-    url = database_url_of(settings)
+    postgres = postgres_of(settings)
     with errors_as_messages():
-        check_schema(url)
-        archive = open_archive(url)
+        check_schema(postgres)
+        archive = open_archive(postgres)
         try:
             yield archive
         finally:
@@ -349,15 +314,13 @@ def errors_as_messages() -> Iterator[None]:
     except (SchemaError, BackupError, psycopg.Error) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
     except NotEmpty as error:
-        raise click.ClickException(f"{error}; nothing was changed. `--replace` puts the backup in its place") from None
+        raise click.ClickException(f"{error}; nothing was changed. `--replace` overwrites it with the backup") from None
 
 
-def database_url_of(settings: Settings) -> str:
+def postgres_of(settings: Settings) -> PostgresAddress:
     """Return the ledger's URL, from the settings or from a running `ccproxy up`."""
-    return required_setting(
-        settings.database_direct_url or settings.database_url or running_address(settings, "database_url"),
-        "DATABASE_URL",
-    )
+    url = settings.database_direct_url or settings.database_url or running_address(settings, "database_url")
+    return PostgresAddress(required_setting(url, "DATABASE_URL"), settings.database_connect_s)
 
 
 def running_address(settings: Settings, name: str) -> str | None:
@@ -376,7 +339,7 @@ def selected_streams(archive: Archive, stream: str | None) -> list[str]:
     if stream is None:
         return streams
     if stream not in streams:
-        raise click.ClickException(f"there is no stream {stream!r}; there are {', '.join(streams) or 'none yet'}")
+        raise click.ClickException(f"no stream {stream!r}; available: {', '.join(streams) or 'none yet'}")
     return [stream]
 
 
@@ -407,15 +370,15 @@ def add_owner(redis: Redis, one: Unowned) -> bool:
 
 def run_until_done(settings: Settings, stream: str, step: Callable[[Projector], Projected | None]) -> Projected:
     """Run a step on a stream whenever no worker holds it, until nothing is left to do, and publish the result."""
-    database_url = database_url_of(settings)
+    postgres = postgres_of(settings)
     redis = open_redis(required_setting(settings.redis_url or running_address(settings, "redis_url"), "REDIS_URL"))
-    store = Store(database_url)
+    store = Store(postgres)
     try:
         return turns(Projector(store, Streams(redis)), Publisher(redis, Event()), step, MAX_TRIES)
     except RedisError as error:
-        raise click.ClickException(f"Redis can't be told ({error}); start it, and try again") from None
+        raise click.ClickException(f"Redis is unreachable ({error}); start it and try again") from None
     except StreamBusy:
-        raise click.ClickException(f"{stream}: workers were never done with it; try again") from None
+        raise click.ClickException(f"{stream}: workers are still busy with it; try again") from None
     finally:
         store.close()
         redis.close()
@@ -424,16 +387,5 @@ def run_until_done(settings: Settings, stream: str, step: Callable[[Projector], 
 def required_setting(value: str | None, name: str) -> str:
     """Return the setting's value; a missing one ends the command."""
     if not value:
-        raise click.ClickException(f"{name} is not set; set it, or use `ccproxy up`, which brings its own servers")
+        raise click.ClickException(f"{name} is not set; set it, or use `ccproxy up`, which starts its own servers")
     return value
-
-
-def open_log(settings: Settings) -> None:
-    """Set up logging to stderr as configured, in UTC."""
-    formatter = TextLines() if settings.log_format == "text" else JsonLines()
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    log = logging.getLogger("ccproxy")
-    log.handlers[:] = [handler]
-    log.setLevel(LEVELS[settings.log_level])
-    log.propagate = False

@@ -167,7 +167,7 @@ def fault_of(stream: str, event: Event) -> str:
     if (type(event) in CONTROL_KINDS) != (stream == wire.CONTROL):
         return "not an event of this stream"
     if not CANONICAL_ID.fullmatch(event.event_id):
-        return "event_id is no UUID in lower case"
+        return "event_id is not a lower-case UUID"
     if not (0 <= event.at_ms < LATEST_MS and event.event_id < LATEST_ID):
         return "time out of range"
     if not 0 <= event.seq < LATEST_MS:

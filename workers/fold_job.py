@@ -13,6 +13,7 @@ Dead letters are retried when a process first folds a stream, since this version
 A job never fails: errors are logged once per outage, and the ticker enqueues again while the stream has unread entries.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from threading import Event
@@ -20,11 +21,14 @@ from threading import Event
 import psycopg
 from redis import RedisError
 
+from service.ledger.wire import entry_order
 from workers.consume import StreamSource
 from workers.outage import Outage
 from workers.project import Projected, Projector
 from workers.publish import Publisher
 from workers.wake import WakeQueue
+
+log = logging.getLogger("ccproxy.worker")
 
 BATCHES_PER_JOB = 10
 """After so many batches, a stream with a backlog yields to other streams."""
@@ -58,7 +62,7 @@ class FoldJob:
 
     def fold(self, stream: str) -> None:
         """Fold a stream's news; never raises."""
-        fault = self.faults.setdefault(stream, Outage(f"fold[{stream}]"))
+        fault = self.faults.setdefault(stream, Outage("fold", stream=stream))
         try:
             self.publisher.pause(stream)
             self.wake.clear_guard(stream)
@@ -102,9 +106,11 @@ class FoldJob:
         """Fold and publish batches until the stream is read or BATCHES_PER_JOB is reached; None if another worker holds
         it."""
         for turns_left in reversed(range(BATCHES_PER_JOB)):
+            started_s = self.clock()
             projected = self.projector.project(stream)
             if projected is None:
                 return None
+            log_batch(projected, self.clock() - started_s)
             last = not (projected.full and turns_left) or self.stopping.is_set()
             if last or not self.publisher.wait_s(stream):
                 self.publisher.publish(projected)
@@ -125,3 +131,22 @@ class FoldJob:
         """Enqueue another job if the stream has more than was folded."""
         if self.streams.last_id(projected.stream) != projected.stream_id:
             self.wake.enqueue(projected.stream)
+
+
+def log_batch(projected: Projected, took_s: float) -> None:
+    """Log a batch. Its lag is the age of the last entry that it has read."""
+    if not (projected.moved and log.isEnabledFor(logging.DEBUG)):
+        return
+    read_ms = entry_order(projected.stream_id)[0]
+    log.debug(
+        "stream.folded",
+        extra={
+            "stream": projected.stream,
+            "epoch": projected.epoch,
+            "position": projected.position,
+            "folded": projected.folded,
+            "lag_ms": max(0, int(time.time() * 1000) - read_ms),
+            "ms": round(took_s * 1000),
+            "full": projected.full,
+        },
+    )

@@ -70,7 +70,7 @@ def check_known(applied: Sequence[Applied]) -> None:
             raise SchemaError(f"migration {number:04} ({name}) is newer than this version; run a newer one")
         if known[number].digest != digest:
             raise SchemaError(
-                f"migration {number:04} ({name}) was applied with another content; the release is damaged"
+                f"migration {number:04} ({name}) was applied with different content; this release is damaged"
             )
 
 

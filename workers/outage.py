@@ -9,8 +9,10 @@ log = logging.getLogger("ccproxy.worker")
 class Outage:
     """Up/down state of one dependency, shared by all threads that use it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, **fields: object) -> None:
+        """`fields` stand in each line."""
         self.name = name
+        self._fields = fields
         self._lock = Lock()
         self._away = False
 
@@ -20,11 +22,12 @@ class Outage:
             first, self._away = not self._away, True
         if first:
             message = " ".join(str(error).split()) or type(error).__name__
-            log.warning("%s.lost error=%r", self.name, message, exc_info=error if traceback else None)
+            extra = {"error": message, **self._fields}
+            log.warning("%s.lost", self.name, extra=extra, exc_info=error if traceback else None)
 
     def mark_up(self) -> None:
         """Record a success; logs the end of an outage."""
         with self._lock:
             was_away, self._away = self._away, False
         if was_away:
-            log.info("%s.found", self.name)
+            log.info("%s.found", self.name, extra=self._fields)

@@ -27,7 +27,8 @@ Step: TypeAlias = Callable[[Checkpoint, Ledger], tuple[Checkpoint, bool]]
 
 
 class Projected(NamedTuple):
-    """A stream as of a committed checkpoint. `moved`: this batch changed it; `full`: there is more to read."""
+    """A stream as of a committed checkpoint. `moved`: this batch changed it; `full`: there is more to read; `folded`:
+    how many events are new."""
 
     stream: str
     epoch: int
@@ -39,6 +40,7 @@ class Projected(NamedTuple):
     full: bool
     dead: int = 0
     quarantined: int = 0
+    folded: int = 0
 
 
 class CachedLedger(NamedTuple):
@@ -53,6 +55,10 @@ class CachedLedger(NamedTuple):
     hash: bytes
     state: bytes
     ledger: Ledger
+
+
+KnownEvents: TypeAlias = dict[str, tuple[str, Event | wire.Undecodable]]
+"""Events by their id, each with the stream that it is of."""
 
 
 class SortedBatch(NamedTuple):
@@ -114,7 +120,8 @@ class Projector:
         )
         place = (after.epoch, after.position, after.stream_id, after.run_id)
         moved = after is not before
-        return Projected(stream, *place, ledger, moved, full, after.dead, after.quarantined)
+        folded = after.position - before.position
+        return Projected(stream, *place, ledger, moved, full, after.dead, after.quarantined, folded)
 
     def _cache_ledger(self, stream: str, kept: CachedLedger | None) -> None:
         if kept is not None:
@@ -214,28 +221,39 @@ class Projector:
 
     def _sort(self, checkpoint: Checkpoint, ledger: Ledger, records: list[EventRecord]) -> SortedBatch:
         """Drop events that Postgres or the batch already has; separate those that contradict it."""
-        found = SortedBatch([], [], [])
-        if not records:
-            return found
-        stream = checkpoint.stream
-        seen: dict[str, tuple[str, Event | wire.Undecodable]] = {
-            known.event_id: (known.stream, wire.decode_event(known.body))
-            for known in self.store.known_events(stream, [record.event.event_id for record in records])
-        }
+        batch = SortedBatch([], [], [])
+        known = self._known_events(checkpoint.stream, records)
         for record in records:
-            event = record.event
-            if event.event_id < checkpoint.kept_from and event.event_id not in seen and stream != wire.CONTROL:
-                if not is_acknowledged(ledger, event):
-                    found.quarantined.append(rejected(record, "its week was dropped, and it may have been counted"))
-                continue
-            known_stream, known = seen.setdefault(event.event_id, (stream, event))
-            if known is event:
-                found.fresh.append(record)
-            elif known_stream != stream or isinstance(known, wire.Undecodable) or not is_same_fact(known, event):
-                found.quarantined.append(rejected(record, f"another event of {known_stream} has this id"))
-            elif (known.replica, known.seq) != (event.replica, event.seq):
-                found.repeated.append(event)
-        return found
+            if record.event.event_id not in known and is_of_dropped_week(record.event, checkpoint):
+                if not is_acknowledged(ledger, record.event):
+                    batch.quarantined.append(rejected(record, "its week was dropped, and it may have been counted"))
+            else:
+                sort_by_id(record, checkpoint.stream, known, batch)
+        return batch
+
+    def _known_events(self, stream: str, records: list[EventRecord]) -> KnownEvents:
+        """Return the events in Postgres that have an id of these records."""
+        if not records:
+            return {}
+        rows = self.store.known_events(stream, [record.event.event_id for record in records])
+        return {row.event_id: (row.stream, wire.decode_event(row.body)) for row in rows}
+
+
+def is_of_dropped_week(event: Event, checkpoint: Checkpoint) -> bool:
+    """True if the event's week was dropped, so that Postgres can't tell if it was folded. Control events are kept."""
+    return event.event_id < checkpoint.kept_from and checkpoint.stream != wire.CONTROL
+
+
+def sort_by_id(record: EventRecord, stream: str, known: KnownEvents, batch: SortedBatch) -> None:
+    """Put an event where it belongs by what `known` has under its id; a new one is added to `known`."""
+    event = record.event
+    known_stream, first = known.setdefault(event.event_id, (stream, event))
+    if first is event:
+        batch.fresh.append(record)
+    elif known_stream != stream or isinstance(first, wire.Undecodable) or not is_same_fact(first, event):
+        batch.quarantined.append(rejected(record, f"another event of {known_stream} has this id"))
+    elif (first.replica, first.seq) != (event.replica, event.seq):
+        batch.repeated.append(event)
 
 
 def is_acknowledged(ledger: Ledger, event: Event) -> bool:
@@ -258,7 +276,9 @@ def numbers_of(put_aside: list[Rejected], repeated: list[Event]) -> list[Skipped
 
 def acknowledge_skipped(ledger: Ledger, skipped: SkippedSeq) -> None:
     """Acknowledge the number of an event that is not folded, so that its replica can discard it."""
-    fold.hear(ledger.heard, EventBase(event_id="", at_ms=skipped.at_ms, replica=skipped.replica, seq=skipped.seq))
+    fold.acknowledge_seq(
+        ledger.heard, EventBase(event_id="", at_ms=skipped.at_ms, replica=skipped.replica, seq=skipped.seq)
+    )
 
 
 def fold_records(ledger: Ledger, checkpoint: Checkpoint, records: list[EventRecord]) -> Folded:

@@ -99,17 +99,17 @@ class Recount:
         body = row.body.encode()
         if row.position == self.position + 1:
             if sha256(self.hash + body).digest() != row.hash:
-                self._add_fault(f"position {row.position}", "bytes that its hash is not made of", "what was folded")
+                self._add_fault(f"position {row.position}", "bytes that do not match its hash", "what was folded")
         else:
             self._add_gap(row.position)
         self.position, self.hash = row.position, row.hash
         self.events += 1
         event = wire.decode_event(body)
         if isinstance(event, wire.Undecodable):
-            self._add_fault(f"position {row.position}", f"no event: {event.reason}", "an event")
+            self._add_fault(f"position {row.position}", f"not an event: {event.reason}", "an event")
             return
         if column := mismatch(row, event):
-            self._add_fault(f"position {row.position}", f"another {column} in its columns", "that of its event")
+            self._add_fault(f"position {row.position}", f"{column} differs from its event", "the same")
         for charge in fold.advance(self.ledger, event):
             cell = Cell(charge.hour, charge.model, charge.client_key)
             fold.add_usage(usage.setdefault(cell, Usage()), charge.usage)

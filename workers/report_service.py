@@ -19,6 +19,7 @@ from service.ledger.wire import REPORT_QUEUE
 from workers.archive import Archive, open_archive
 from workers.outage import Outage
 from workers.reports import Refused, Reports
+from workers.store import PostgresAddress
 from workers.worker import FoldWorker
 
 log = logging.getLogger("ccproxy.worker")
@@ -40,8 +41,8 @@ class ReportWorker(FoldWorker):
 class ReportService:
     """Answers the report jobs of one worker process."""
 
-    def __init__(self, database_url: str, redis: Redis, queue: Queue, stopping: Event) -> None:
-        self._database_url = database_url
+    def __init__(self, postgres: PostgresAddress, redis: Redis, queue: Queue, stopping: Event) -> None:
+        self._postgres = postgres
         self._redis = redis
         self._queue = Queue(REPORT_QUEUE, connection=queue.connection, serializer=JSONSerializer)
         self._stopping = stopping
@@ -59,7 +60,7 @@ class ReportService:
             try:
                 self._worker.register_death()  # type: ignore[no-untyped-call]
             except RedisError as error:
-                log.debug("reports.not_taken_back error=%s", error)
+                log.debug("reports.not_taken_back", extra={"error": str(error)})
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
@@ -79,23 +80,23 @@ class ReportService:
         except Refused as refused:
             return {"refused": str(refused)}
         except TypeError as error:
-            log.warning("report.not_understood name=%s error=%s", name, error)
-            return {"refused": f"these workers know no such report {name!r}; bring them up to date"}
+            log.warning("report.not_understood", extra={"report": name, "error": str(error)})
+            return {"refused": f"the workers do not know the report {name!r}; upgrade them"}
         except psycopg.DataError as error:
             return {"refused": " ".join(str(error).split())}  # such as a NUL in a text
         except (psycopg.Error, RedisError) as error:
-            log.warning("report.failed name=%s error=%s", name, " ".join(str(error).split()))
-            return {"failed": "it takes too long" if is_slow(error) else "Postgres or Redis did not answer"}
+            log.warning("report.failed", extra={"report": name, "error": " ".join(str(error).split())})
+            return {"failed": "it took too long" if is_slow(error) else "Postgres or Redis did not answer"}
         finally:
             if name in ("drop", "replay"):
-                log.warning("report.%s by=%s", name, arguments.get("by", ""))
+                log.warning("report.%s", name, extra={"by": arguments.get("by", "")})
 
     def _with_reports(self, make: Callable[[Reports], Any]) -> Any:
-        archive = self._archive or open_archive(self._database_url)
+        archive = self._archive or open_archive(self._postgres)
         self._archive = None
         try:
             archive.connection.execute(f"SET statement_timeout = {STATEMENT_MS}".encode())
-            made = make(Reports(archive, self._database_url, self._redis))
+            made = make(Reports(archive, self._postgres, self._redis))
         except BaseException:
             archive.close()
             raise

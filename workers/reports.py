@@ -16,7 +16,7 @@ from workers.archive import Archive
 from workers.consume import Streams
 from workers.project import Projector
 from workers.publish import Publisher
-from workers.store import QUERIES, Store
+from workers.store import QUERIES, PostgresAddress, Store
 from workers.turn import StreamBusy, run_step
 from workers.usage import DIMENSIONS, Period, Report, UsageSum, dimensions_of, fields_of, period_of, report
 
@@ -40,9 +40,9 @@ class Refused(Exception):
 class Reports:
     """Makes reports from one archive. `redis` is the ledger's, to publish replayed events."""
 
-    def __init__(self, archive: Archive, database_url: str, redis: Redis) -> None:
+    def __init__(self, archive: Archive, postgres: PostgresAddress, redis: Redis) -> None:
         self._archive = archive
-        self._database_url = database_url
+        self._postgres = postgres
         self._redis = redis
         self._made: dict[str, Any] = {
             "usage": self.usage,
@@ -57,7 +57,7 @@ class Reports:
     def make(self, name: str, arguments: dict[str, Any]) -> Any:
         """Make a report by name. Raises Refused, psycopg.Error, RedisError."""
         if name not in self._made:
-            raise Refused(f"these workers know no report {name!r}; bring them up to date")
+            raise Refused(f"the workers do not know the report {name!r}; upgrade them")
         return self._made[name](**arguments)
 
     def usage(self, *, since: str, until: str, by: str, route: str, model: str, key: str) -> dict[str, Any]:
@@ -66,14 +66,14 @@ class Reports:
         dimensions = requested_dimensions(by, DIMENSIONS)
         found = report(self._archive, period, dimensions, route=route, model=model, key=key)
         if len(found.rows) > MOST_ROWS:
-            raise Refused(f"more than {MOST_ROWS:,} rows; ask for a shorter time, or by less")
+            raise Refused(f"more than {MOST_ROWS:,} rows; choose a shorter period or fewer groups")
         return usage_fields(found)
 
     def latency(self, *, since: str, until: str, by: str) -> dict[str, Any]:
         """Return latency percentiles of answered attempts."""
         period = requested_period(since, until)
         if (period.until - period.since).total_seconds() > LATENCY_HOURS * 3600:
-            raise Refused(f"latency is told of at most {LATENCY_HOURS // 24} days")
+            raise Refused(f"latency is available for at most {LATENCY_HOURS // 24} days")
         dimensions = requested_dimensions(by, LATENCY_DIMENSIONS)
         parameters: dict[str, Any] = {name: name in dimensions for name in LATENCY_DIMENSIONS}
         parameters |= {"since": ms_of(period.since), "until": ms_of(period.until), "limit": MOST_ROWS}
@@ -141,7 +141,7 @@ class Reports:
             try:
                 wanted.setdefault(stream, []).append(bytes.fromhex(digest))
             except ValueError:
-                raise Refused(f"{row_id!r} is no id of a row that was put aside") from None
+                raise Refused(f"{row_id!r} is not the id of a dead letter or quarantined event") from None
         dropped = 0
         for stream, digests in sorted(wanted.items()):
             dropped += self._drop(stream, digests)
@@ -163,12 +163,12 @@ class Reports:
 
     def _replay_stream(self, stream: str) -> None:
         """Fold the stream's decodable dead letters and publish it."""
-        store = Store(self._database_url)
+        store = Store(self._postgres)
         try:
             projector = Projector(store, Streams(self._redis))
             run_step(projector, Publisher(self._redis, Event()), lambda one: one.retry_dead_letters(stream), MAX_TRIES)
         except StreamBusy:
-            raise Refused(f"{stream}: workers were never done with it; try again") from None
+            raise Refused(f"{stream}: workers are still busy with it; try again") from None
         finally:
             store.close()
 

@@ -52,7 +52,7 @@ class Backup:
         try:
             self._archive = ZipFile(path)
         except (OSError, BadZipFile) as error:
-            raise BackupError(f"{path} is no backup, or was cut off: {error}") from error
+            raise BackupError(f"{path} is not a backup, or is truncated: {error}") from error
         try:
             self.manifest = self._read_manifest()
             check_known(self.manifest.migrations)
@@ -69,10 +69,10 @@ class Backup:
     def _read_manifest(self) -> Manifest:
         try:
             if self._archive.getinfo(MANIFEST).file_size > MAX_MANIFEST_BYTES:
-                raise BackupError(f"{self.path}: its manifest is too large to be one")
+                raise BackupError(f"{self.path}: its manifest is too large")
             manifest = msgspec.json.decode(self._archive.read(MANIFEST), type=Manifest)
         except (KeyError, BadZipFile, zlib.error, msgspec.DecodeError) as error:
-            raise BackupError(f"{self.path} is no backup of a ledger: {error}") from error
+            raise BackupError(f"{self.path} is not a ledger backup: {error}") from error
         if manifest.version != FORMAT_VERSION:
             raise BackupError(f"{self.path} has format {manifest.version}, and this version reads {FORMAT_VERSION}")
         return manifest
@@ -88,7 +88,7 @@ class Backup:
         except (KeyError, OSError, BadZipFile, EOFError, zlib.error) as error:
             raise BackupError(f"{self.path} is damaged: {table.name} can't be read ({error})") from error
         if digest.hexdigest() != table.sha256:
-            raise BackupError(f"{self.path} is damaged: {table.name} is not what was written")
+            raise BackupError(f"{self.path} is damaged: {table.name} does not match the manifest")
 
     def check(self) -> None:
         """Read and check the whole file. Raises BackupError."""
@@ -134,7 +134,7 @@ def restore(
 def set_aside(connection: psycopg.Connection, *, replace: bool) -> int:
     """Rename the current ledger's schema and return its highest epoch. Raises NotEmpty."""
     if not replace and not is_empty(connection):
-        raise NotEmpty("the database has a ledger with events in it")
+        raise NotEmpty("the database already has a ledger with events")
     (epoch,) = connection.execute(QUERIES["highest_epoch"]).fetchone() or (0,)
     connection.execute(QUERIES["set_ledger_aside"])
     return int(epoch)

@@ -70,7 +70,7 @@ def drop_week(archive: Archive, week: int, partition: str) -> bool:
             if last:
                 close_stream(archive, recounts.get(stream) or Recount(archive, stream), last)
         archive.drop_partition(partition, first_id(week + 1))
-    log.info("retention.dropped partition=%s", partition)
+    log.info("retention.dropped", extra={"partition": partition})
     return True
 
 

@@ -33,7 +33,6 @@ WEEK_MS = 7 * 86_400_000
 CONNECT_PARAMETERS: dict[str, Any] = {
     "application_name": "ccproxy-worker",
     "client_encoding": "utf8",
-    "connect_timeout": "3",
     "keepalives_idle": "5",
     "keepalives_interval": "2",
     "keepalives_count": "3",
@@ -133,9 +132,22 @@ class Cell(NamedTuple):
     client_key: str
 
 
-def connect(url: str) -> psycopg.Connection:
+class PostgresAddress(NamedTuple):
+    """A database URL, and the longest wait for a connection, in the whole seconds that libpq counts in."""
+
+    url: str
+    connect_s: int
+
+
+def connect(postgres: PostgresAddress) -> psycopg.Connection:
     """Connect with time limits on statements and locks, and without prepared statements, for poolers."""
-    connection = psycopg.connect(url, autocommit=True, prepare_threshold=None, **CONNECT_PARAMETERS)
+    connection = psycopg.connect(
+        postgres.url,
+        autocommit=True,
+        prepare_threshold=None,
+        connect_timeout=postgres.connect_s,
+        **CONNECT_PARAMETERS,
+    )
     connection.execute(QUERIES["session"])
     return connection
 
@@ -143,8 +155,8 @@ def connect(url: str) -> psycopg.Connection:
 class Store:
     """The ledger in Postgres for one worker. `generation` rises with every new connection."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, postgres: PostgresAddress) -> None:
+        self.postgres = postgres
         self.generation = 0
         self._connection: psycopg.Connection | None = None
         self._weeks: set[int] = set()
@@ -154,7 +166,7 @@ class Store:
     def connection(self) -> psycopg.Connection:
         """The connection, opened on first use."""
         if self._connection is None:
-            self._connection = connect(self.url)
+            self._connection = connect(self.postgres)
             self.generation += 1
         return self._connection
 

@@ -76,20 +76,20 @@ def show_verified(reports: Sequence[StreamReport], console: SafeConsole) -> None
         )
     console.print(table)
     if all(report.ok for report in reports):
-        console.print("Every projection is what its events say.")
+        console.print("All projections match their events.")
         return
     console.print()
     console.print(differences_table(reports))
     for report in reports:
         if report.more:
-            console.print(f"{report.stream}: and {report.more:,} more rows with faults")
-    console.print("`ccproxy ledger rebuild` makes the projections anew from the events.")
+            console.print(f"{report.stream}: and {report.more:,} more differing rows")
+    console.print("`ccproxy ledger rebuild` rebuilds the projections from the events.")
 
 
 def differences_table(reports: Sequence[StreamReport]) -> Table:
     """Return a table of all differences."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("stream", "what", "where", "stands", "should be"):
+    for name in ("stream", "what", "where", "found", "expected"):
         table.add_column(name, overflow="fold")
     for report in reports:
         for one in report.differences:
@@ -102,14 +102,20 @@ def show_usage(report: Report, console: SafeConsole) -> None:
     since, until = report.period
     console.print(f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}, UTC")
     if not report.rows:
-        console.print("Nothing was used then; `--since` and `--until` choose another time.")
+        console.print("No usage in this period; `--since` and `--until` choose another one.")
         return
+    console.print(usage_table(report), width=None if console.is_terminal else PIPE_WIDTH, crop=False)
+    for note in usage_notes(report.total):
+        console.print(note, style="dim")
+
+
+def usage_table(report: Report) -> Table:
+    """Build the table of a usage report, with the totals in its footer."""
     total = row_fields_for_table(report.total, ())
-    shown = [name for name in COUNTS if name in ALWAYS or total[name]]
+    shown = shown_counts(total)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_footer=True)
     for place, name in enumerate(report.by):
-        longest = max(len(text) for text in (name, "total", *(row.names[place] for row in report.rows)))
-        width = min(NAME_WIDTH, longest)
+        width = name_width(name, [row.names[place] for row in report.rows])
         table.add_column(name, footer="total" if place == 0 else "", overflow="fold", min_width=width)
     for name in shown:
         table.add_column(COUNTS[name], footer=counted(total[name]), justify="right", no_wrap=True)
@@ -118,13 +124,27 @@ def show_usage(report: Report, console: SafeConsole) -> None:
         fields = row_fields_for_table(row, report.by)
         names = (Text(name or "-") for name in row.names)
         table.add_row(*names, *(counted(fields[name]) for name in shown), cost_of(row))
-    console.print(table, width=None if console.is_terminal else PIPE_WIDTH, crop=False)
-    if report.total.requests is None:
-        console.print("Requests are not known: events of this time were dropped.", style="dim")
-    if report.total.usage.unpriced:
-        console.print(f"+ {report.total.usage.unpriced:,} attempts or batch items without a price", style="dim")
-    if report.total.usage.lost:
-        console.print("The tokens of lost attempts are estimates.", style="dim")
+    return table
+
+
+def shown_counts(total: dict[str, Any]) -> list[str]:
+    """Return the counts that have a column: those that always have one, and those that are not 0."""
+    return [name for name in COUNTS if name in ALWAYS or total[name]]
+
+
+def name_width(title: str, names: Sequence[str]) -> int:
+    """Return the least width of a column of names."""
+    return min(NAME_WIDTH, max(len(text) for text in (title, "total", *names)))
+
+
+def usage_notes(total: UsageSum) -> Iterator[str]:
+    """Yield what has to be said about the totals."""
+    if total.requests is None:
+        yield "Request counts are unknown: events of this period were dropped."
+    if total.usage.unpriced:
+        yield f"+ {total.usage.unpriced:,} attempts or batch items without a price"
+    if total.usage.lost:
+        yield "The tokens of lost attempts are estimates."
 
 
 def row_fields_for_table(row: UsageSum, by: Sequence[str]) -> dict[str, Any]:
@@ -182,14 +202,14 @@ def show_gaps(gaps: Sequence[Gap], console: SafeConsole) -> None:
     """Print the periods that neither the backup nor Redis covers."""
     for gap in gaps:
         begin, end = (time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1000)) for at in (gap.from_ms, gap.to_ms))
-        message = f"{gap.stream}: what happened between {begin} and {end} UTC is in no ledger"
+        message = f"{gap.stream}: events between {begin} and {end} UTC are missing"
         console.print(message, style="yellow", soft_wrap=True)
 
 
 def show_put_aside(rows: Sequence[dict[str, Any]], console: SafeConsole) -> None:
     """Print dead letters and quarantined events, newest first."""
     if not rows:
-        console.print("Nothing was put aside: no dead letters, no quarantine.")
+        console.print("There are no dead letters and no quarantined events.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("kind", "stream", "seen (UTC)", "reason", "bytes"):

@@ -154,11 +154,13 @@ class Ticker:
         if not positions:
             self._stopping.wait(block_ms / 1000)
             return []
+        return [keys[key.decode()] for key in self._read(positions, block_ms)]
+
+    def _read(self, positions: dict[Any, Any], block_ms: int) -> dict[bytes, Any]:
+        """Return the first entry after each position, by key; empty if none is added within `block_ms`."""
         if is_cluster(self.redis):
-            reply = self._poll(positions, block_ms)
-        else:
-            reply = self.redis.xread(positions, count=1, block=block_ms) or {}  # type: ignore[assignment]
-        return [keys[key.decode()] for key in reply]
+            return self._poll(positions, block_ms)
+        return self.redis.xread(positions, count=1, block=block_ms) or {}  # type: ignore[return-value]
 
     def _poll(self, positions: dict[Any, Any], block_ms: int) -> dict[bytes, Any]:
         """Poll instead of blocking, since one read can't wait on several slots of a Cluster."""

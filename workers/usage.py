@@ -53,7 +53,7 @@ def read_time(text: str, now: datetime) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no time; write {TIME_FORMS}; all is UTC") from None
+        raise ValueError(f"{text!r} is not a time; use {TIME_FORMS}; times are UTC") from None
     return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -65,7 +65,7 @@ def period_of(since: str | None, until: str | None, now: datetime) -> Period:
     whole = end.replace(minute=0, second=0, microsecond=0)
     end = whole if whole == end else whole + HOUR
     if begin >= end:
-        raise ValueError(f"the time ends ({end:%Y-%m-%dT%H:%MZ}) before it begins ({begin:%Y-%m-%dT%H:%MZ})")
+        raise ValueError(f"the period ends ({end:%Y-%m-%dT%H:%MZ}) before it begins ({begin:%Y-%m-%dT%H:%MZ})")
     return Period(begin, end)
 
 
@@ -74,7 +74,7 @@ def dimensions_of(requested: Iterable[str], known: tuple[str, ...] = DIMENSIONS)
     names = [name.strip() for option in requested for name in option.split(",") if name.strip()]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is nothing to group by; there are {', '.join(known)}")
+        raise ValueError(f"{unknown[0]!r} is not a group; use {', '.join(known)}")
     return tuple(dict.fromkeys(names)) or ("day",)
 
 

@@ -27,7 +27,7 @@ from workers.project import Projector
 from workers.publish import Publisher
 from workers.report_service import ReportService
 from workers.retention import Damaged, Retention
-from workers.store import Store, connect
+from workers.store import PostgresAddress, Store, connect
 from workers.ticker import Ticker
 from workers.wake import WakeQueue, open_queue
 from workers.worker import FoldWorker
@@ -46,15 +46,20 @@ WORKER_TTL_S = 20
 
 
 class WorkerProcess:
-    """Composition root of a worker process. `direct_url` is a session-level Postgres connection, without a pooler."""
+    """Composition root of a worker process. `direct` is a session-level Postgres connection, without a pooler."""
 
     def __init__(
-        self, redis_url: str, rq_redis_url: str, database_url: str, direct_url: str, retention_weeks: int = 0
+        self,
+        redis_url: str,
+        rq_redis_url: str,
+        postgres: PostgresAddress,
+        direct: PostgresAddress,
+        retention_weeks: int = 0,
     ) -> None:
-        self.database_url = database_url
+        self.postgres = postgres
         self.stopping = Event()
         self.outage = Outage("redis")
-        self.store = Store(database_url)
+        self.store = Store(postgres)
         self.queue = open_queue(rq_redis_url)
         redis = open_redis(redis_url)
         streams = Streams(redis)
@@ -62,13 +67,13 @@ class WorkerProcess:
         publisher = Publisher(redis, self.stopping)
         self.fold_job = FoldJob(Projector(self.store, streams), publisher, streams, wake, self.stopping, self.outage)
         # The ticker's own client does not retry: the ticker has to notice every outage of Redis.
-        self.report_service = ReportService(direct_url, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
-        self.retention = Retention(lambda: open_archive(direct_url), retention_weeks)
+        self.report_service = ReportService(direct, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
+        self.retention = Retention(lambda: open_archive(direct), retention_weeks)
         self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.load_ledger, self.outage)
 
     def load_ledger(self) -> list[str]:
         """Return the streams that Postgres knows, on a connection of its own: the ticker's thread calls it."""
-        store = Store(self.database_url)
+        store = Store(self.postgres)
         try:
             return store.streams()
         finally:
@@ -78,7 +83,7 @@ class WorkerProcess:
         """Work until SIGTERM or SIGINT."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: self.stopping.set())
-        if wait_for_schema(self.database_url, self.stopping):
+        if wait_for_schema(self.postgres, self.stopping):
             jobs.register(self.fold_job, self.report_service)
             tune_collector()
             self.ticker.start()
@@ -110,7 +115,7 @@ class WorkerProcess:
             try:
                 worker = open_worker(self.queue, self.stopping)
                 if not announced:
-                    log.info("worker.ready queue=%s worker=%s", self.queue.name, worker.name)
+                    log.info("worker.ready", extra={"queue": self.queue.name, "worker": worker.name})
                     announced = True
                 worker.work(logging_level=rq_level())
                 self.stopping.wait(RETRY_S)
@@ -147,13 +152,13 @@ def rq_level() -> str:
     return "DEBUG" if log.isEnabledFor(logging.DEBUG) else "CRITICAL"
 
 
-def wait_for_schema(database_url: str, stopping: Event) -> bool:
+def wait_for_schema(postgres: PostgresAddress, stopping: Event) -> bool:
     """Wait until the database answers with the expected schema: in Compose, everything starts at once. False if
     stopped."""
     outage, schema = Outage("postgres"), Outage("schema")
     while not stopping.is_set():
         try:
-            check_schema(database_url)
+            check_schema(postgres)
         except SchemaError as error:
             outage.mark_up()
             schema.mark_down(error)
@@ -167,11 +172,11 @@ def wait_for_schema(database_url: str, stopping: Event) -> bool:
     return False
 
 
-def check_schema(database_url: str) -> None:
+def check_schema(postgres: PostgresAddress) -> None:
     """Raise SchemaError unless the schema is up to date."""
-    connection: psycopg.Connection[Any] = connect(database_url)
+    connection: psycopg.Connection[Any] = connect(postgres)
     with connection:
         missing = pending(connection)
     if missing:
         names = ", ".join(f"{migration.number:04} {migration.name}" for migration in missing)
-        raise SchemaError(f"the database lacks {names}; `ccproxy migrate` brings it up to date")
+        raise SchemaError(f"the database is missing the migrations {names}; run `ccproxy migrate`")

@@ -1,6 +1,7 @@
-"""The commands beyond starting things: each group in a module of its own, loaded when it is asked for.
+"""Terminal commands, a module per group, loaded on demand.
 
-They join `ccproxy` as entry points, as the workers' do. Here: what they share. Not here: facts and screens (`console`).
+They join `ccproxy` as entry points, like those of the workers. Shared functions are here. Not here: data (`console`,
+`fleet`).
 """
 
 from pathlib import Path
@@ -17,7 +18,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def with_settings(path: Path | None, *, to_serve: bool = False) -> Settings:
-    """The settings; an error in them ends the command with its message."""
+    """Load the settings; an error ends the command with its message."""
     try:
         return load(path, to_serve=to_serve)
     except SettingsError as error:

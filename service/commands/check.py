@@ -1,6 +1,6 @@
-"""`ccproxy check`: would this work? Settings, credentials, whether addresses can be reached, whether one is this proxy.
+"""`ccproxy check`: checks settings, credentials and addresses before a start.
 
-It opens connections and asks nothing that costs: no request goes to a provider. Not here: mending anything.
+It opens connections but sends no requests to providers, so it costs nothing. Not here: fixing anything.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from msgspec import Struct
 
-from service.oauth.credentials_file import CredentialsFile, NoLogin, Unreadable
+from service.oauth.credentials_file import CredentialsFile, NoLogin, OAuthTokens, Unreadable
 from service.settings import Route, Settings, port_of
 from service.settings.redis_url import place_of
 
@@ -23,7 +23,7 @@ TIMEOUT_S = 5.0
 
 
 class Finding(Struct, frozen=True):
-    """One thing looked at. `ok` None: nothing is wrong, but it is off or not there."""
+    """Result of a check. `ok` None: not configured, which is no error."""
 
     what: str
     ok: bool | None
@@ -31,13 +31,13 @@ class Finding(Struct, frozen=True):
 
 
 async def check_all(settings: Settings, redis_url: str | None, database_url: str | None) -> list[Finding]:
-    """All findings, in the order in which one would mend them."""
+    """Run all checks; findings are in the order in which one would fix them."""
     places = [check_redis(redis_url)] if redis_url else []
-    places += [check_place("postgres", database_url)] if database_url else []
+    places += [check_address("postgres", database_url, settings.database_connect_s)] if database_url else []
     routes = [check_route(route, settings) for route in settings.routes]
     found = await asyncio.gather(*routes, *places)
     missing = [
-        Finding(name, None, f"not set; `ccproxy up` brings its own, else set {variable}")
+        Finding(name, None, f"not set; `ccproxy up` starts its own, otherwise set {variable}")
         for name, url, variable in (("redis", redis_url, "REDIS_URL"), ("postgres", database_url, "DATABASE_URL"))
         if not url
     ]
@@ -50,72 +50,78 @@ async def check_all(settings: Settings, redis_url: str | None, database_url: str
 
 
 def check_home(home: Path) -> Finding:
-    """Whether data, logs and spool have a place."""
+    """Check that data, logs and spool can be written."""
     place = home
     while not place.exists() and place != place.parent:
         place = place.parent
     if place == home and is_open_to_changes(home):
-        return Finding("home", False, f"others on this machine can change what is in {home}; chmod go-w {home}")
+        return Finding("home", False, f"other users can change files in {home}; run chmod go-w {home}")
     if place.is_dir() and os.access(place, os.W_OK):
-        return Finding("home", True, f"{home} can be written to")
-    return Finding("home", False, f"{place} can't be written to; set CCPROXY_HOME to another folder")
+        return Finding("home", True, f"{home} is writable")
+    return Finding("home", False, f"{place} is not writable; set CCPROXY_HOME to another folder")
 
 
 def is_open_to_changes(folder: Path) -> bool:
-    """Whether others may rename or replace files in a folder; in a sticky one, such as /tmp, they may not."""
+    """True if others may rename or replace files in a folder; in a sticky one, such as /tmp, they may not."""
     mode = folder.stat().st_mode
     return bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not mode & stat.S_ISVTX
 
 
 async def check_route(route: Route, settings: Settings) -> Finding:
-    """Whether a route has a credential and an address that answers."""
+    """Check that a route has a credential and a reachable address."""
     if route.off:
         return Finding(route.id, None, route.off)
     if await is_self(route.base_url, settings):
         return Finding(route.id, False, f"{route.base_url} is this proxy itself; correct the address")
-    place = await check_place(route.id, route.base_url)
+    place = await check_address(route.id, route.base_url)
     if route.auth != "oauth":
         return place
-    is_good, words = await asyncio.to_thread(look_at_login, route, settings)
+    is_good, words = await asyncio.to_thread(check_login, route, settings)
     return Finding(route.id, bool(place.ok and is_good), f"{place.words}; {words}")
 
 
-def look_at_login(route: Route, settings: Settings) -> tuple[bool, str]:
-    """Whether a subscription's token is good, or will be once the proxy runs; and how long, or what mends it."""
+def check_login(route: Route, settings: Settings) -> tuple[bool, str]:
+    """Check a subscription's token: valid, or refreshable by a running proxy. Returns the remaining time or the fix."""
     if route.api_key:
-        return True, "its token is a static one, which is never refreshed"
+        return True, "static token, never refreshed"
     file = CredentialsFile(route.credentials_path)
     shared = bool(settings.oauth.share_key and settings.redis_url)
     try:
         tokens = file.read()
     except (NoLogin, Unreadable) as error:
         words = f"{file.path}: {error}" if isinstance(error, Unreadable) else f"{file.path} {error}"
-        return shared, f"{words}; " + ("another host's token is used" if shared else "log in with Claude Code")
-    can_refresh = bool(tokens.refresh_token) and file.can_write()
-    left_s = tokens.expires_at_ms // 1000 - int(time.time())
-    state = f"its token is good for {left_s // 60} minutes" if left_s > 0 else "its token has expired"
+        return shared, f"{words}; " + (
+            "the token shared by another host is used" if shared else "log in with Claude Code"
+        )
     if not tokens.expires_at_ms:
         return True, "its token does not expire"
-    if can_refresh:
-        return True, f"{state}, and is refreshed by the proxy"
+    return look_at_expiry(tokens, shared=shared, can_write=file.can_write())
+
+
+def look_at_expiry(tokens: OAuthTokens, *, shared: bool, can_write: bool) -> tuple[bool, str]:
+    """The same for a token that expires. `shared`: another host may refresh it; `can_write`: this one may keep it."""
+    left_s = tokens.expires_at_ms // 1000 - int(time.time())
+    state = f"its token is valid for {left_s // 60} minutes" if left_s > 0 else "its token has expired"
+    if tokens.refresh_token and can_write:
+        return True, f"{state}; refreshed by the proxy"
     if shared:
-        return True, f"{state}, and is refreshed by another host"
-    why = "the file can't be written to" if tokens.refresh_token else "there is no refresh token"
+        return True, f"{state}; refreshed by another host"
+    why = "the file is not writable" if tokens.refresh_token else "there is no refresh token"
     return left_s > 0, f"{state}, and the proxy can't refresh it: {why}; log in with Claude Code again when it expires"
 
 
-async def check_place(what: str, url: str) -> Finding:
-    """Whether something listens there, with a certificate that can be trusted where TLS is spoken."""
+async def check_address(what: str, url: str, timeout_s: float = TIMEOUT_S) -> Finding:
+    """Check that an address accepts connections, with a trusted certificate for TLS."""
     try:
         parts, port = urlsplit(url), port_at(url)
     except ValueError:
         return Finding(what, False, "the address can't be read; see docs/settings.md for its form")
     tls = ssl.create_default_context() if parts.scheme == "https" else None
-    return await look(what, parts.hostname or "", port, tls)
+    return await check_connection(what, parts.hostname or "", port, tls, timeout_s)
 
 
 async def check_redis(url: str) -> Finding:
-    """Whether Redis listens there: the one, or any of the Sentinels or of the Cluster's nodes that are named."""
+    """Check Redis: the server, or any of the Sentinels or Cluster nodes in the URL."""
     place = place_of(url)
     if not place.nodes[0][1]:
         path = place.nodes[0][0]
@@ -125,36 +131,38 @@ async def check_redis(url: str) -> Finding:
         tls = ssl.create_default_context(cafile=trusted) if place.tls else None
     except OSError as error:
         return Finding("redis", False, f"{trusted} can't be read ({error.strerror or error})")
-    found = [await look("redis", host, port, tls) for host, port in place.nodes]
+    found = [await check_connection("redis", host, port, tls) for host, port in place.nodes]
     return next((finding for finding in found if finding.ok), found[0])
 
 
-async def look(what: str, host: str, port: int, tls: ssl.SSLContext | None) -> Finding:
-    """Whether a connection can be made."""
+async def check_connection(
+    what: str, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float = TIMEOUT_S
+) -> Finding:
+    """Check that a connection can be opened."""
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             _, writer = await asyncio.open_connection(host, port, ssl=tls)
     except ssl.SSLError as error:
         return Finding(
             what, False, f"{host}:{port}: the certificate is not trusted ({error.reason}); see SSL_CERT_FILE"
         )
     except (OSError, TimeoutError) as error:
-        return Finding(what, False, f"{host}:{port} can't be reached ({str(error) or 'no answer'})")
+        return Finding(what, False, f"{host}:{port} can't be reached ({str(error) or 'no response'})")
     writer.close()
     with contextlib.suppress(OSError, TimeoutError):
         await asyncio.wait_for(writer.wait_closed(), 1)
-    return Finding(what, True, f"{host}:{port} answers")
+    return Finding(what, True, f"{host}:{port} is reachable")
 
 
 def port_at(url: str) -> int:
-    """The port that a URL of any of our kinds means."""
+    """Return the port of a URL of any supported scheme."""
     parts = urlsplit(url)
     usual = {"postgres": 5432, "postgresql": 5432}
     return parts.port or usual.get(parts.scheme) or port_of(url)
 
 
 async def is_self(url: str, settings: Settings) -> bool:
-    """Whether an address leads to this machine and this proxy's port."""
+    """True if an address leads to this machine and this proxy's port."""
     if port_of(url) != settings.port:
         return False
     loop = asyncio.get_running_loop()
@@ -167,7 +175,7 @@ async def is_self(url: str, settings: Settings) -> bool:
 
 
 def is_local(family: socket.AddressFamily, address: str | int) -> bool:
-    """Whether an address belongs to this machine: then a socket can be bound to it."""
+    """True if an address belongs to this machine, so that a socket can be bound to it."""
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind((address, 0))

@@ -1,4 +1,4 @@
-"""`ccproxy claude`: Claude Code pointed at the proxy, brought back, or started with it. Not here: its files."""
+"""`ccproxy claude`: configures Claude Code for the proxy, restores its settings, or starts it. Not here: its files."""
 
 import os
 import shutil
@@ -33,10 +33,10 @@ from service.telemetry.terminal import echo
 
 PROBE_S = 2.0
 RESTORED = {
-    "nothing": "{path} was not set up; nothing to bring back.",
-    "pristine": "{path} is again what it was.",
-    "removed": "{path} is gone again: there was none before the set-up.",
-    "merged": "{path} has its own variables back. What else was changed since the set-up stays.",
+    "nothing": "{path} was not set up; nothing to restore.",
+    "pristine": "{path} is restored.",
+    "removed": "{path} is removed: it did not exist before the set-up.",
+    "merged": "{path}: the previous variables are restored; other changes since the set-up are kept.",
 }
 Command = Callable[..., Any]
 
@@ -47,7 +47,7 @@ def claude() -> None:
 
 
 def connection_options(command: Command) -> Command:
-    """The options of what points Claude Code somewhere."""
+    """Add the connection options to a command."""
     options = (
         click.option("--url", metavar="URL", help="The proxy's address; default: from the settings."),
         click.option(
@@ -73,15 +73,18 @@ def setup_claude(*, url: str | None, key: str | None, keep_login: bool, project:
     """Write the proxy's address into Claude Code's settings; everything else in them is kept."""
     path = path_of(project=project)
     with errors_as_messages():
-        made = set_up(path, wanted(url, key, keep_login=keep_login), dry_run=dry_run)
+        made = set_up(path, required_variables(url, key, keep_login=keep_login), dry_run=dry_run)
     for change in made:
         echo(change.words)
     if not made:
-        echo(f"{path} points there already.")
+        echo(f"{path} already points to the proxy.")
     elif dry_run:
-        echo(f"{path} would be changed so.")
+        echo(f"Dry run: {path} is not changed.")
     else:
-        echo(f"{path} is changed; {original_of(path).name} keeps what it was. `ccproxy claude restore` undoes it.")
+        echo(
+            f"{path} is updated; the previous version is in {original_of(path).name}. "
+            "`ccproxy claude restore` restores it."
+        )
 
 
 @claude.command("restore")
@@ -92,7 +95,7 @@ def restore_claude(*, project: bool, dry_run: bool) -> None:
     path = path_of(project=project)
     with errors_as_messages():
         how = restore(path, dry_run=dry_run)
-    echo(("Would be: " if dry_run and how != "nothing" else "") + RESTORED[how].format(path=path))
+    echo(("Dry run: " if dry_run and how != "nothing" else "") + RESTORED[how].format(path=path))
 
 
 @claude.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -103,53 +106,53 @@ def run_claude(*, url: str | None, key: str | None, keep_login: bool, arguments:
     program = shutil.which("claude")
     if program is None:
         raise click.ClickException(
-            "there is no `claude` on the PATH; install Claude Code (`npm install -g @anthropic-ai/claude-code`)"
+            "`claude` is not on the PATH; install Claude Code (`npm install -g @anthropic-ai/claude-code`)"
         )
     with errors_as_messages():
-        env = wanted(url, key, keep_login=keep_login)
-        warn_of(env[BASE_URL])
+        env = required_variables(url, key, keep_login=keep_login)
+        warn_if_unreachable(env[BASE_URL])
     try:
-        os.execve(program, [program, *arguments], {**os.environ, **env})  # noqa: S606 - it takes our place
+        os.execve(program, [program, *arguments], {**os.environ, **env})  # noqa: S606 - replaces this process
     except OSError as error:
         raise click.ClickException(f"{program} can't be started ({error.strerror})") from None
 
 
-def wanted(url: str | None, key: str | None, *, keep_login: bool) -> dict[str, str]:
-    """The variables that Claude Code needs here."""
+def required_variables(url: str | None, key: str | None, *, keep_login: bool) -> dict[str, str]:
+    """Return the variables that Claude Code needs."""
     if keep_login and not key:
-        raise click.UsageError("--keep-login goes with --key")
+        raise click.UsageError("--keep-login requires --key")
     home = claude_home(os.environ)
     logged_in = has_login(home, read(user_settings(home)).settings, os.environ)
-    return variables(url or usual_url(), key, logged_in=logged_in, keep_login=keep_login)
+    return variables(url or default_url(), key, logged_in=logged_in, keep_login=keep_login)
 
 
-def usual_url() -> str:
-    """Where the proxy is: a running `ccproxy up`, or as the settings say."""
+def default_url() -> str:
+    """Return the proxy's URL, from a running `ccproxy up` or the settings."""
     settings = with_settings(None)
     return running(settings.home).get("proxy_url") or proxy_url(settings)
 
 
-def warn_of(url: str) -> None:
-    """Say what would keep Claude Code from the proxy, and go on."""
+def warn_if_unreachable(url: str) -> None:
+    """Warn about whatever prevents Claude Code from reaching the proxy."""
     home = claude_home(os.environ)
     for path in (user_settings(home), project_settings(Path.cwd())):
         other = env_of(read(path).settings).get(BASE_URL)
         if other not in (None, url):
-            echo(f"{path} sets {BASE_URL} to {other}, which stands above this command's.", err=True)
+            echo(f"{path} sets {BASE_URL} to {other}, which overrides this command's address.", err=True)
     try:
         socket.create_connection((urlsplit(url).hostname or "", port_of(url)), timeout=PROBE_S).close()
     except OSError:
-        echo(f"Nothing answers at {url} yet; start the proxy with `ccproxy up`.", err=True)
+        echo(f"Nothing is listening at {url} yet; start the proxy with `ccproxy up`.", err=True)
 
 
 def path_of(*, project: bool) -> Path:
-    """The file of settings that is meant."""
+    """Return the settings file to change."""
     return project_settings(Path.cwd()) if project else user_settings(claude_home(os.environ))
 
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """What is wrong with Claude Code's files ends the command with its message."""
+    """Turn errors of Claude Code's files into error messages of the command."""
     try:
         yield
     except ClaudeError as error:

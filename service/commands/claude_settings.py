@@ -1,9 +1,9 @@
-"""Claude Code's settings pointed at the proxy, and brought back.
+"""Edits Claude Code's settings to use the proxy, and restores them.
 
 Claude Code reads `settings.json` in `~/.claude` (or CLAUDE_CONFIG_DIR), and a project's `.claude/settings.local.json`;
-their `env` is set for its sessions, and stands above the shell's variables. All else in the file stays as it is. What
-the file was before the first set-up is kept beside it, byte by byte, until it is brought back; no later set-up touches
-that copy. An empty copy says that there was no file. Not here: starting Claude Code, and words on the screen (`cli`).
+their `env` applies to its sessions, and overrides the shell's variables. Everything else in the file is kept. The file
+as it was before the first set-up is saved beside it, byte for byte, until it is restored; later set-ups do not touch
+that copy. An empty copy means that there was no file. Not here: starting Claude Code, and output (`claude`).
 """
 
 import copy
@@ -19,11 +19,11 @@ from typing import Any, Literal, NamedTuple
 BASE_URL, AUTH_TOKEN, HEADERS = "ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_CUSTOM_HEADERS"
 KEY_HEADER = "x-ccproxy-key"
 PLACEHOLDER = "ccproxy"
-"""A token for a proxy that asks for none: without any, Claude Code would ask for a login."""
+"""A token for a proxy without client keys: without any token, Claude Code would ask for a login."""
 API_KEY, API_URL = "ANTHROPIC_API_KEY", "ANTHROPIC_API_URL"
 """The original proxy's set-up wrote these two as well."""
 PLACEHOLDERS = {AUTH_TOKEN: PLACEHOLDER, API_KEY: "cc-proxy"}
-"""No credentials; where they are not needed they go, because they would hide a login."""
+"""Placeholder values; removed where they are not needed, because they would hide a login."""
 MANAGED = (BASE_URL, AUTH_TOKEN, HEADERS, API_KEY, API_URL)
 SECRET = {AUTH_TOKEN, HEADERS, API_KEY}
 OWN_CREDENTIALS = (AUTH_TOKEN, API_KEY, "CLAUDE_CODE_OAUTH_TOKEN")
@@ -37,96 +37,97 @@ class ClaudeError(Exception):
 
 
 class ClaudeHome(NamedTuple):
-    """Where Claude Code keeps its things: its folder, and the file of its own state."""
+    """Claude Code's folder, and its state file."""
 
     folder: Path
     state: Path
 
 
 class SettingsChange(NamedTuple):
-    """A variable of the file's `env`: what it is after, None when it is taken out. A secret is shown as `(set)`."""
+    """A change of a variable in the file's `env`: its new value, None if it is removed. A secret is shown as
+    `(set)`."""
 
     name: str
     value: str | None
 
     @property
     def words(self) -> str:
-        """The change as a line for the terminal."""
+        """Return the change as a line for the terminal."""
         if self.value is None:
             return f"- {self.name}"
         return f"+ {self.name}={'(set)' if self.name in SECRET else self.value}"
 
 
-class Found(NamedTuple):
-    """A file's bytes, None when there is none, and its settings."""
+class SettingsFile(NamedTuple):
+    """A file's bytes, None if there is no file, and its settings."""
 
     raw: bytes | None
     settings: Settings
 
 
 def claude_home(environ: Mapping[str, str]) -> ClaudeHome:
-    """Claude Code's folder and state file, as its own variable moves them."""
+    """Return Claude Code's folder and state file, as set by its own variable."""
     moved = environ.get("CLAUDE_CONFIG_DIR")
     folder = Path(moved).expanduser() if moved else Path.home() / ".claude"
     return ClaudeHome(folder, (folder if moved else Path.home()) / ".claude.json")
 
 
 def user_settings(home: ClaudeHome) -> Path:
-    """The file of all projects."""
+    """Return the path of the user's settings."""
     return home.folder / "settings.json"
 
 
 def project_settings(project: Path) -> Path:
-    """The file of one project that is not for sharing: it may hold a key."""
+    """Return the path of a project's unshared settings, which may hold a key."""
     return project / ".claude" / "settings.local.json"
 
 
-def read(path: Path) -> Found:
-    """A file of settings. Raises ClaudeError."""
+def read(path: Path) -> SettingsFile:
+    """Read a settings file. Raises ClaudeError."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        return Found(None, {})
+        return SettingsFile(None, {})
     except OSError as error:
         raise ClaudeError(f"{path} can't be read ({error.strerror}); nothing was changed") from error
-    return Found(raw, parsed(raw, path))
+    return SettingsFile(raw, parsed(raw, path))
 
 
 def parsed(raw: bytes, path: Path) -> Settings:
-    """The settings in a file's bytes; a file of nothing has none. Raises ClaudeError."""
+    """Parse a settings file; an empty one has no settings. Raises ClaudeError."""
     if not raw.strip():
         return {}
     try:
         settings = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ClaudeError(
-            f"{path} is no JSON ({error}); nothing was changed. Mend it (comments and trailing commas are not JSON), "
-            "and try again"
+            f"{path} is not valid JSON ({error}); nothing was changed. Correct it (comments and trailing commas are "
+            "not allowed) and try again"
         ) from error
     if not isinstance(settings, dict) or not isinstance(settings.get("env", {}), dict):
-        raise ClaudeError(f"{path} is no file of settings: it, and its `env`, have to be objects; nothing was changed")
+        raise ClaudeError(f"{path} is not a settings file: it and its `env` must be objects; nothing was changed")
     return settings
 
 
 def env_of(settings: Settings) -> dict[str, Any]:
-    """The variables that a file sets."""
+    """Return the variables that a file sets."""
     return dict(settings.get("env", {}))
 
 
 def has_login(home: ClaudeHome, settings: Settings, environ: Mapping[str, str]) -> bool:
-    """Whether Claude Code has a credential of its own, so that it asks for none."""
+    """True if Claude Code has its own credential, so that it does not ask for one."""
     env = env_of(settings)
     told = (env.get(name, environ.get(name)) not in (None, "", PLACEHOLDERS.get(name)) for name in OWN_CREDENTIALS)
     kept = (
-        keeps(home.folder / ".credentials.json", "claudeAiOauth"),
-        keeps(home.state, "oauthAccount"),  # macOS has the credential itself in its keychain
-        keeps(home.state, "primaryApiKey"),
+        has_value(home.folder / ".credentials.json", "claudeAiOauth"),
+        has_value(home.state, "oauthAccount"),  # macOS has the credential itself in its keychain
+        has_value(home.state, "primaryApiKey"),
     )
     return bool(settings.get("apiKeyHelper")) or any(told) or any(kept)
 
 
-def keeps(path: Path, name: str) -> bool:
-    """Whether a JSON file of Claude Code's own has something under this name."""
+def has_value(path: Path, name: str) -> bool:
+    """True if a JSON file of Claude Code has a value under this name."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -135,7 +136,8 @@ def keeps(path: Path, name: str) -> bool:
 
 
 def variables(url: str, key: str | None, *, logged_in: bool, keep_login: bool = False) -> dict[str, str]:
-    """What Claude Code needs to use the proxy: its address, and a token unless it has its own login and no key."""
+    """Return the variables for Claude Code: the proxy's address, and a token unless it has its own login and no key is
+    given."""
     if key and keep_login:
         return {BASE_URL: url, HEADERS: f"{KEY_HEADER}: {key}"}
     if key or not logged_in:
@@ -143,8 +145,8 @@ def variables(url: str, key: str | None, *, logged_in: bool, keep_login: bool = 
     return {BASE_URL: url}
 
 
-def pointed(settings: Settings, wanted: Mapping[str, str]) -> Settings:
-    """The settings with these variables; what the original proxy's set-up left is taken out."""
+def with_variables(settings: Settings, wanted: Mapping[str, str]) -> Settings:
+    """Return the settings with these variables, without those of the original proxy's set-up."""
     env = env_of(settings)
     for name, value in PLACEHOLDERS.items():
         if env.get(name) == value:
@@ -158,7 +160,7 @@ def pointed(settings: Settings, wanted: Mapping[str, str]) -> Settings:
 
 
 def restored(current: Settings, pristine: Settings) -> Settings:
-    """The current settings with the variables that set-ups change as they were before."""
+    """Return the current settings with the variables of set-ups restored."""
     back, before = copy.deepcopy(current), env_of(pristine)
     env = {name: value for name, value in env_of(current).items() if name not in MANAGED or name in before}
     env |= {name: before[name] for name in MANAGED if name in before}
@@ -170,15 +172,15 @@ def restored(current: Settings, pristine: Settings) -> Settings:
 
 
 def changes(before: Settings, after: Settings) -> list[SettingsChange]:
-    """The variables that differ."""
+    """Return the variables that differ."""
     old, new = env_of(before), env_of(after)
     return [SettingsChange(name, new.get(name)) for name in MANAGED if old.get(name) != new.get(name)]
 
 
 def set_up(path: Path, wanted: Mapping[str, str], *, dry_run: bool = False) -> list[SettingsChange]:
-    """Point a file of settings at the proxy; what was changed. Raises ClaudeError."""
+    """Configure a settings file for the proxy and return the changes. Raises ClaudeError."""
     found = read(path)
-    after = pointed(found.settings, wanted)
+    after = with_variables(found.settings, wanted)
     made = changes(found.settings, after)
     if made and not dry_run:
         keep_original(path, found.raw)
@@ -190,10 +192,10 @@ Restored = Literal["nothing", "pristine", "removed", "merged"]
 
 
 def restore(path: Path, *, dry_run: bool = False) -> Restored:
-    """Bring a file back to what it was before the first set-up. Raises ClaudeError.
+    """Restore a file to its state before the first set-up. Raises ClaudeError.
 
-    Where nothing but our variables has changed since, that is the same bytes, or no file. What else was changed since
-    stays, and only our variables go back ("merged").
+    If only our variables have changed since, the result is the same bytes, or no file. Other changes are kept, and only
+    our variables are restored ("merged").
     """
     kept, found = original_of(path), read(path)
     try:
@@ -212,19 +214,19 @@ def restore(path: Path, *, dry_run: bool = False) -> Restored:
 
 
 def original_of(path: Path) -> Path:
-    """Where the file as it was is kept."""
+    """Return the path of the saved original."""
     return path.with_name(path.name + PRISTINE_SUFFIX)
 
 
 def keep_original(path: Path, raw: bytes | None) -> None:
-    """Keep what the file is, unless an earlier set-up has. Raises ClaudeError."""
+    """Save the original, unless an earlier set-up has. Raises ClaudeError."""
     kept = original_of(path)
     if not kept.exists():
         replace(kept, None, raw or b"")
 
 
 def written(settings: Settings, like: bytes | None) -> bytes:
-    """The settings as JSON, indented as the file was."""
+    """Encode settings as JSON, indented like the file was."""
     text = (like or b"").decode("utf-8-sig")
     indent = re.search(r"^([ \t]+)\S", text, re.MULTILINE)
     end = "" if text and not text.endswith("\n") else "\n"
@@ -232,9 +234,9 @@ def written(settings: Settings, like: bytes | None) -> bytes:
 
 
 def replace(path: Path, expected: bytes | None, content: bytes | None) -> None:
-    """Put content at `path` in one step, or remove the file, unless somebody changed it meanwhile. Raises ClaudeError.
+    """Replace or remove a file atomically, unless it was changed meanwhile. Raises ClaudeError.
 
-    A link stays a link: what it points at is replaced. A file keeps its mode; a new one is for its owner alone.
+    A symbolic link stays: its target is replaced. A file keeps its mode; a new one is readable by its owner alone.
     """
     place = path.resolve()
     try:
@@ -248,7 +250,9 @@ def replace(path: Path, expected: bytes | None, content: bytes | None) -> None:
                 os.fsync(file.fileno())
             Path(draft).chmod(mode)
             if (place.read_bytes() if place.exists() else None) != expected:
-                raise ClaudeError(f"{path} was changed by another program just now; nothing was changed. Try again")
+                raise ClaudeError(
+                    f"{path} was changed by another program at the same time; nothing was written. Try again"
+                )
             if content is None:
                 place.unlink(missing_ok=True)
             else:

@@ -1,4 +1,4 @@
-"""`ccproxy completion`: what a shell needs to complete commands, options and routes."""
+"""`ccproxy completion`: shell completion of commands, options and routes."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -20,6 +20,6 @@ def completion(context: click.Context, shell: str) -> None:
     """Print the completion script for SHELL."""
     maker = get_completion_class(shell)
     if maker is None:
-        raise click.ClickException(f"this version of click knows no completion for {shell}")
+        raise click.ClickException(f"click has no completion for {shell}")
     command = maker(context.find_root().command, {}, PROGRAM, VARIABLE)
     echo_own(command.source_template % command.source_vars())

@@ -1,4 +1,4 @@
-"""`ccproxy demo`: see it at work without any key. Not here: what is started."""
+"""`ccproxy demo`: a demonstration without any key. Not here: its processes (`embedded.demo`)."""
 
 import sys
 

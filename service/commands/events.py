@@ -1,7 +1,7 @@
-"""`ccproxy events`: what happened last, from the tails of the streams, and what happens from now on.
+"""`ccproxy events`: recent events from the tails of the streams, and new ones as they come.
 
-Needs Redis alone. Not here: finding and wording events (`console.stream_reader`, `console.event_text`), and what is
-older than the tails (`ccproxy usage`, and the ledger in Postgres).
+Needs Redis alone. Not here: finding and describing events (`console.stream_reader`, `console.event_text`), and older
+ones (`ccproxy usage`, and the ledger in Postgres).
 """
 
 import asyncio
@@ -39,7 +39,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 class Wanted(NamedTuple):
-    """Which events are shown; what is empty, None or 0 says nothing."""
+    """Filters of events; empty, None or 0 matches all."""
 
     routes: tuple[str, ...] = ()
     outcome: str | None = None
@@ -51,20 +51,23 @@ class Wanted(NamedTuple):
     starts: bool = False
 
     def __call__(self, view: EventView) -> bool:
-        """Whether an event is shown. The start of an attempt is so when it is asked for, or the request is."""
-        if view.type == STARTED and not (self.starts or self.request or STARTED in self.types):
-            return False
-        return all(
+        """True if an event is shown. Starts of attempts are shown on request, or for a single request."""
+        return self._shows_type(view.type) and all(
             (
                 not self.routes or view.route in self.routes,
                 not self.outcome or view.outcome == self.outcome,
                 not self.key or view.client_key == self.key,
                 not self.model or fnmatchcase(view.model, self.model),
                 not self.request or view.request_id == self.request,
-                not self.types or view.type in self.types,
                 view.at_ms >= self.since_ms,
             )
         )
+
+    def _shows_type(self, name: str) -> bool:
+        """Whether events of this type are shown."""
+        if self.types:
+            return name in self.types
+        return name != STARTED or self.starts or bool(self.request)
 
 
 @click.command()
@@ -89,18 +92,18 @@ def events(
     wanted = Wanted(**chosen, since_ms=since_ms(since))
     usual = MOST_SHOWN if since or wanted.request else USUAL
     url = redis_url_of(with_settings(config))
-    show = shower(SafeConsole(), as_json=as_json)
+    show = output_function(SafeConsole(), as_json=as_json)
     try:
         with suppress(KeyboardInterrupt):
-            asyncio.run(look(url, wanted, usual if limit is None else limit, show, follow=follow))
+            asyncio.run(show_events(url, wanted, usual if limit is None else limit, show, follow=follow))
     except (RedisError, OSError) as error:
         raise click.ClickException(
-            f"Redis at {place_of(url)} can't be asked ({error}); start `ccproxy up`, or set REDIS_URL"
+            f"Redis at {place_of(url)} is unreachable ({error}); start `ccproxy up`, or set REDIS_URL"
         ) from None
 
 
 def since_ms(text: str | None) -> int:
-    """A time as people write it; 0 when none was."""
+    """Parse a time; 0 if there is none."""
     if text is None:
         return 0
     if ago := AGO.fullmatch(text):
@@ -108,15 +111,15 @@ def since_ms(text: str | None) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise click.UsageError(f"--since: {text!r} is no time; write 10m, 2h, 1d, or 2026-11-02T15:00 (UTC)") from None
+        raise click.UsageError(f"--since: {text!r} is not a time; use 10m, 2h, 1d, or 2026-11-02T15:00 (UTC)") from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 Show = Callable[[Iterable[EventView]], None]
 
 
-async def look(url: str, wanted: Wanted, most: int, show: Show, *, follow: bool) -> None:
-    """Show the past, and then the news. Raises RedisError or OSError unless it has begun to follow."""
+async def show_events(url: str, wanted: Wanted, most: int, show: Show, *, follow: bool) -> None:
+    """Show past events, then new ones. Raises RedisError or OSError before it follows."""
     redis = open_async(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
     async with redis:
         tail = StreamReader(redis, ())
@@ -131,17 +134,17 @@ async def look(url: str, wanted: Wanted, most: int, show: Show, *, follow: bool)
                 show(view for view in await tail.news(ends) if wanted(view))
                 await asyncio.sleep(POLL_S)
             except (RedisError, OSError) as error:
-                echo(f"Redis at {place_of(url)} can't be asked ({error}); waiting for it", err=True)
+                echo(f"Redis at {place_of(url)} is unreachable ({error}); waiting for it", err=True)
                 await asyncio.sleep(RETRY_S)
 
 
 def is_past(view: EventView, ends: dict[str, str]) -> bool:
-    """Whether an event is no news for who follows from these ends."""
+    """True if an event is at or before these stream ends."""
     return entry_order(view.entry) <= entry_order(ends[view.stream])
 
 
-def shower(console: SafeConsole, *, as_json: bool) -> Show:
-    """How events are shown: a line of JSON each, or one for people."""
+def output_function(console: SafeConsole, *, as_json: bool) -> Show:
+    """Return the output function: JSON lines, or lines for people."""
 
     def show(views: Iterable[EventView]) -> None:
         for view in views:
@@ -156,14 +159,14 @@ def shower(console: SafeConsole, *, as_json: bool) -> Show:
 
 
 def cells(view: EventView) -> tuple[str, str, str, str]:
-    """When, which request, where, and what, with whose key it was."""
+    """Return time, request, route, and text with the key."""
     at = time.strftime("%H:%M:%S", time.localtime(view.at_ms / 1000))
     whose = view.by or view.client_key
     return at, f"{view.request_id:<18}", f"{view.route:<{ROUTE_WIDTH}}", view.words + (f" ({whose})" if whose else "")
 
 
 def row(view: EventView) -> Table:
-    """The same for a terminal: what is long goes on below its own column."""
+    """Return a table row for the terminal; long text wraps within its column."""
     at, request, route, words = cells(view)
     table = Table.grid(padding=(0, 1, 0, 0))
     for width in (len(at), len(request), ROUTE_WIDTH):

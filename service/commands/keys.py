@@ -1,6 +1,7 @@
-"""`ccproxy keys`: issue, list, limit and revoke client keys. Needs Redis alone; every proxy knows within a second.
+"""`ccproxy keys`: issues, lists, limits and revokes client keys. Needs Redis alone; acts on every proxy within a
+second.
 
-A key is shown once, when it is made; the ledger has its SHA-256. Not here: what a key may do (`edge.key_limits`).
+A key is shown once, when it is issued; the ledger has its SHA-256. Not here: enforcement (`edge.key_limits`).
 """
 
 import re
@@ -35,7 +36,7 @@ def keys() -> None:
 
 
 def limit_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The limits that a key may have."""
+    """Add the options for a key's limits."""
     options = (
         click.option("--weekly-tokens", type=click.IntRange(min=0), metavar="N", help="Tokens per week."),
         click.option("--weekly-cost", type=click.FloatRange(min=0, max=10**9), metavar="USD", help="Dollars per week."),
@@ -65,13 +66,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 def issue(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> None:
     """Issue a key for NAME and print it, once."""
     if not NAME.fullmatch(name):
-        raise click.UsageError(f"{name!r} is no name for a key: letters, digits, spaces and . _ @ -, at most 64")
-    with at_ledger(config) as (desk, _):
+        raise click.UsageError(f"{name!r} is not a valid key name; use letters, digits, spaces and . _ @ -, at most 64")
+    with open_operator(config) as (desk, _):
         if taken := [key_id for key_id, key in desk.control().keys.items() if key.name == name]:
             raise click.ClickException(
-                f"there is a key called {name!r} already ({taken[0]}); revoke it first, or take another name"
+                f"a key named {name!r} exists already ({taken[0]}); revoke it first, or use another name"
             )
-        show_new(*hand_out(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
+        show_new(*issue_key(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
 
 
 @keys.command()
@@ -81,11 +82,11 @@ def issue(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> No
 @json_option
 def ensure(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> None:
     """Issue a key for NAME if there is no key at all; for the first start of containers."""
-    with at_ledger(config) as (desk, _):
+    with open_operator(config) as (desk, _):
         if there := desk.control().keys:
-            echo(f"keys issued before: {len(there)}; none was made", err=True)
+            echo(f"existing keys: {len(there)}; no key was issued", err=True)
             return
-        show_new(*hand_out(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
+        show_new(*issue_key(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
 
 
 @keys.command("list")
@@ -96,7 +97,7 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
     from service.fleet.control_stream import read_view
     from service.routing.keys import read_key
 
-    with at_ledger(config) as (desk, settings):
+    with open_operator(config) as (desk, settings):
         view, now_ms, quota = read_view(desk.redis), desk.now_ms(), settings.policy.quota
         rows = [
             (key_id, key, read_key(key_id, key, view, quota, settings.prices, now_ms))
@@ -110,7 +111,7 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
         echo_json(fields)
         return
     if not rows:
-        echo("No keys were issued. `ccproxy keys issue NAME` makes one.")
+        echo("There are no keys. `ccproxy keys issue NAME` issues one.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for title in ("key", "name", "state", "week", "limits"):
@@ -128,9 +129,9 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
 @config_option
 def limit(name: str, config: Path | None, **limits: Any) -> None:
     """Replace all limits of the key NAME (a name or id); without options, remove them."""
-    with at_ledger(config) as (desk, _):
+    with open_operator(config) as (desk, _):
         key_id = key_id_of(desk.control(), name)
-        desk.append([ClientKeyLimited(**desk.stamp(), key_id=key_id, **limits_of(limits, desk.now_ms()))])
+        desk.append([ClientKeyLimited(**desk.common_fields(), key_id=key_id, **limits_of(limits, desk.now_ms()))])
         echo(f"{key_id}: {limits_in_words(desk.control().keys[key_id])}")
 
 
@@ -139,15 +140,15 @@ def limit(name: str, config: Path | None, **limits: Any) -> None:
 @config_option
 def revoke(name: str, config: Path | None) -> None:
     """Revoke the key NAME (a name or id), on all proxies within a second."""
-    with at_ledger(config) as (desk, _):
+    with open_operator(config) as (desk, _):
         key_id = key_id_of(desk.control(), name)
-        desk.append([ClientKeyRevoked(**desk.stamp(), key_id=key_id)])
+        desk.append([ClientKeyRevoked(**desk.common_fields(), key_id=key_id)])
         echo(f"{key_id} is revoked")
 
 
 @contextmanager
-def at_ledger(config: Path | None) -> Iterator[tuple[Any, Any]]:
-    """An operator at the ledger's Redis, and the settings; what goes wrong ends the command with its mend."""
+def open_operator(config: Path | None) -> Iterator[tuple[Any, Any]]:
+    """Open the ledger's Redis as an operator, with the settings; errors end the command with their fix."""
     from redis.exceptions import RedisError
 
     from service.fleet.control_stream import operator
@@ -162,40 +163,40 @@ def at_ledger(config: Path | None) -> Iterator[tuple[Any, Any]]:
             yield desk, settings
     except (RedisError, OSError) as error:
         raise click.ClickException(
-            f"Redis at {place_of(url)} can't be asked ({error}); start `ccproxy up`, or set REDIS_URL"
+            f"Redis at {place_of(url)} is unreachable ({error}); start `ccproxy up`, or set REDIS_URL"
         ) from None
 
 
-def hand_out(desk: Any, name: str, limits: dict[str, Any]) -> tuple[str, str]:
-    """Make a key and put it on the ledger: the key and its id."""
+def issue_key(desk: Any, name: str, limits: dict[str, Any]) -> tuple[str, str]:
+    """Issue a key; returns the key and its id."""
     key = make_key(name, secrets.token_bytes(SECRET_BYTES + 3))
-    desk.append([ClientKeyIssued(**desk.stamp(), key_id=key.key_id, name=name, sha256=key.sha256, **limits)])
+    desk.append([ClientKeyIssued(**desk.common_fields(), key_id=key.key_id, name=name, sha256=key.sha256, **limits)])
     return key.text, key.key_id
 
 
 def show_new(key: str, key_id: str, *, as_json: bool) -> None:
-    """The key goes to standard output alone, so that a script can take it from there."""
+    """Print a new key; only the key goes to standard output, so that a script can read it."""
     if as_json:
         echo_json({"key_id": key_id, "key": key})
         return
-    echo(f"{key_id}: write the key down, it is not shown again. Clients send it as ANTHROPIC_AUTH_TOKEN.", err=True)
+    echo(f"{key_id}: save the key, it is not shown again. Clients send it as ANTHROPIC_AUTH_TOKEN.", err=True)
     echo(key)
 
 
 def key_id_of(control: ControlLedger, name: str) -> str:
-    """The live key that is meant, by id or by name."""
+    """Return the active key with this id or name."""
     if name in control.keys:
         return name
     found = [key_id for key_id, key in control.keys.items() if key.name == name]
     if not found:
-        raise click.ClickException(f"there is no key {name!r}; `ccproxy keys list` shows all")
+        raise click.ClickException(f"no key {name!r}; `ccproxy keys list` shows all")
     if len(found) > 1:
-        raise click.ClickException(f"several keys are called {name!r}: {', '.join(found)}; give the id")
+        raise click.ClickException(f"several keys are named {name!r}: {', '.join(found)}; use the id")
     return found[0]
 
 
 def limits_of(given: dict[str, Any], now_ms: int) -> dict[str, Any]:
-    """The fields of an event from the options."""
+    """Return event fields from the options."""
     cost = given["weekly_cost"]
     return {
         "weekly_tokens": given["weekly_tokens"],
@@ -208,12 +209,12 @@ def limits_of(given: dict[str, Any], now_ms: int) -> dict[str, Any]:
 
 
 def listed(text: str | None) -> tuple[str, ...]:
-    """The parts of a comma-separated list."""
+    """Split a comma-separated list."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def expiry_ms(text: str | None, now_ms: int) -> int | None:
-    """When a key ends: the end of a day, a moment, or so long from now."""
+    """Parse a key's expiry: the end of a day, a time, or a duration from now."""
     if text is None:
         return None
     if ahead := AHEAD.fullmatch(text):
@@ -221,7 +222,7 @@ def expiry_ms(text: str | None, now_ms: int) -> int | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise click.UsageError(f"--expires: {text!r} is no time; write 2027-01-31, or 12h, 30d, 4w") from None
+        raise click.UsageError(f"--expires: {text!r} is not a date or duration; use 2027-01-31, 12h, 30d, 4w") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if len(text) <= len("2027-01-31"):
         moment += timedelta(days=1)
@@ -229,18 +230,18 @@ def expiry_ms(text: str | None, now_ms: int) -> int | None:
 
 
 def limits_in_words(key: ClientKey) -> str:
-    """A key's limits for a person."""
+    """Describe a key's limits."""
     words = []
     if key.weekly_tokens is not None:
-        words.append(f"{key.weekly_tokens:,} tokens a week")
+        words.append(f"{key.weekly_tokens:,} tokens per week")
     if key.weekly_cost_nusd is not None:
-        words.append(f"${key.weekly_cost_nusd / 1e9:,.2f} a week")
+        words.append(f"${key.weekly_cost_nusd / 1e9:,.2f} per week")
     if key.models:
         words.append(f"models {', '.join(key.models)}")
     if key.routes:
         words.append(f"routes {', '.join(key.routes)}")
     if key.concurrency is not None:
-        words.append(f"{key.concurrency} at a time")
+        words.append(f"{key.concurrency} concurrent")
     if key.expires_at_ms is not None:
         words.append(f"until {datetime.fromtimestamp(key.expires_at_ms / 1000, UTC):%Y-%m-%d %H:%M} UTC")
     return ", ".join(words) or "none"

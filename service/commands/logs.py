@@ -1,6 +1,6 @@
-"""`ccproxy logs`: what `ccproxy up` has its servers and its worker write down. Not here: the proxy's own log.
+"""`ccproxy logs`: logs of the servers and the worker of `ccproxy up`. Not here: the proxy's own log.
 
-Files only: nothing needs to run. With `--follow` a file that is put aside and begun anew is followed on.
+Reads files only; nothing needs to run. `--follow` continues with the new file after a rotation.
 """
 
 import os
@@ -18,7 +18,7 @@ from service.telemetry.terminal import echo
 
 POLL_S = 0.2
 MAX_LINE_BYTES = 1 << 20
-"""A longer line is shown in parts."""
+"""Longer lines are shown in parts."""
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 
 
@@ -33,11 +33,11 @@ def logs(names: tuple[str, ...], lines: int, config: Path | None, *, follow: boo
     """Show the logs of `ccproxy up`: worker, postgres, valkey, migrate; default: all."""
     folder = with_settings(config).home / "logs"
     with ExitStack() as stack, suppress(KeyboardInterrupt):
-        show([stack.enter_context(Followed(path)) for path in chosen(folder, names)], lines, follow=follow)
+        show([stack.enter_context(Followed(path)) for path in selected_files(folder, names)], lines, follow=follow)
 
 
 def show(files: "list[Followed]", lines: int, *, follow: bool) -> None:
-    """The last lines of the files, and what comes."""
+    """Show the last lines of the files, then new ones."""
     width = max(len(file.name) for file in files)
     marks = {
         file.name: click.style(f"{file.name:<{width}} ", fg=COLOURS[i % len(COLOURS)]) for i, file in enumerate(files)
@@ -52,16 +52,16 @@ def show(files: "list[Followed]", lines: int, *, follow: bool) -> None:
         time.sleep(POLL_S)
 
 
-def chosen(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """The files that are meant."""
+def selected_files(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """Return the selected files."""
     there = {path.stem: path for path in sorted(folder.glob("*.log"))}
     if not there:
-        raise click.ClickException(f"there are no logs in {folder}; `ccproxy up` writes them, or see CCPROXY_HOME")
+        raise click.ClickException(f"no logs in {folder}; `ccproxy up` writes them to CCPROXY_HOME")
     for name in names:
         if name == "proxy":
-            raise click.ClickException("the proxy's own log is on the terminal of `ccproxy up`, or of `ccproxy serve`")
+            raise click.ClickException("the proxy logs to the terminal of `ccproxy up` or `ccproxy serve`")
         if name not in there:
-            raise click.ClickException(f"there is no log {name!r}; there are {', '.join(there)}")
+            raise click.ClickException(f"no log {name!r}; available: {', '.join(there)}")
     return [there[name] for name in names or there]
 
 
@@ -81,11 +81,11 @@ class Followed:
         self._file.close()
 
     def last(self, number: int) -> list[str]:
-        """The last lines; what comes after them is news."""
+        """Return the last lines; `news` continues after them."""
         return list(deque(self._lines(), maxlen=number))
 
     def news(self) -> Iterator[str]:
-        """The lines since."""
+        """Yield new lines."""
         yield from self._lines()
         if self._is_another():
             self._file.close()
@@ -100,11 +100,11 @@ class Followed:
                 yield line.decode(errors="replace").rstrip("\n")
 
     def _is_another(self) -> bool:
-        """Whether the name stands for another file by now, or this one was emptied."""
+        """True if the file was replaced or truncated."""
         try:
             there = self.path.stat()
         except FileNotFoundError:
-            return False  # put aside; its successor comes
+            return False  # rotated; the new file follows
         here = os.fstat(self._file.fileno())
         if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
             return True

@@ -1,6 +1,6 @@
-"""`ccproxy routes`: take a route out of service and back, end its waits, change its limit.
+"""`ccproxy routes`: disables, enables and resets routes, and changes their limits.
 
-Needs Redis alone: a command is an event on the operators' stream, which every proxy reads itself, so that it acts
+Needs Redis alone: a command is an event on the control stream, which every proxy reads itself, so that it takes effect
 within a second. Not here: what the events mean (`service.ledger`).
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from service.commands import config_option, with_settings
-from service.commands.keys import at_ledger
+from service.commands.keys import open_operator
 from service.ledger.events import CircuitReset, QuotaLimitChanged, RouteDisabled, RouteEnabled
 from service.ledger.wire import CONTROL, STREAMS_KEY
 from service.settings import Settings
@@ -20,7 +20,7 @@ from service.telemetry.terminal import echo
 NUMBER = re.compile(r"(\d[\d_,]*(?:\.\d+)?)([kMG]?)")
 SIZES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 MOST_TOKENS = 2**53
-"""What every reader of JSON counts exactly."""
+"""The largest integer that every JSON reader handles exactly."""
 AS_SET = "settings"
 
 
@@ -30,7 +30,7 @@ def routes() -> None:
 
 
 def complete_route(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
-    """The routes of the settings, for the shell."""
+    """Complete route names for the shell."""
     try:
         return [route.id for route in with_settings(None).routes if route.id.startswith(begun)]
     except click.ClickException:
@@ -46,10 +46,10 @@ route_argument = click.argument("route", shell_complete=complete_route)
 @config_option
 def disable(route: str, reason: str, config: Path | None) -> None:
     """Take ROUTE out of service. Requests in flight are finished."""
-    with at_ledger(config) as (desk, settings):
+    with open_operator(config) as (desk, settings):
         check_known([route], desk, settings)
-        desk.append([RouteDisabled(**desk.stamp(), route=route, reason=reason)])
-    echo(f"{route} is disabled{f': {reason}' if reason else ''}. `ccproxy routes enable {route}` takes it back.")
+        desk.append([RouteDisabled(**desk.common_fields(), route=route, reason=reason)])
+    echo(f"{route} is disabled{f': {reason}' if reason else ''}. `ccproxy routes enable {route}` enables it again.")
 
 
 @routes.command()
@@ -57,9 +57,9 @@ def disable(route: str, reason: str, config: Path | None) -> None:
 @config_option
 def enable(route: str, config: Path | None) -> None:
     """Put ROUTE back into service."""
-    with at_ledger(config) as (desk, settings):
+    with open_operator(config) as (desk, settings):
         check_known([route], desk, settings)
-        desk.append([RouteEnabled(**desk.stamp(), route=route)])
+        desk.append([RouteEnabled(**desk.common_fields(), route=route)])
     echo(f"{route} is enabled.")
 
 
@@ -67,12 +67,12 @@ def enable(route: str, config: Path | None) -> None:
 @click.argument("names", metavar="[ROUTE]...", nargs=-1, shell_complete=complete_route)
 @config_option
 def reset(names: tuple[str, ...], config: Path | None) -> None:
-    """Close open circuits and end waits of ROUTE, or of all routes. Usage stays counted."""
-    with at_ledger(config) as (desk, settings):
+    """Close open circuits and end cool-downs of ROUTE, or of all routes. Usage stays counted."""
+    with open_operator(config) as (desk, settings):
         chosen = list(names) or [route.id for route in settings.routes]
         check_known(chosen, desk, settings)
-        desk.append([CircuitReset(**desk.stamp(), route=route) for route in chosen])
-    echo(f"{', '.join(chosen)}: circuits and waits are reset.")
+        desk.append([CircuitReset(**desk.common_fields(), route=route) for route in chosen])
+    echo(f"{', '.join(chosen)}: circuits and cool-downs are reset.")
 
 
 @routes.command()
@@ -82,28 +82,28 @@ def reset(names: tuple[str, ...], config: Path | None) -> None:
 def limit(route: str, tokens: str, config: Path | None) -> None:
     """Set ROUTE's weekly limit to TOKENS: a number such as 20M, 0 for none, or `settings` for the configured one."""
     weekly_tokens = tokens_of(tokens)
-    with at_ledger(config) as (desk, settings):
+    with open_operator(config) as (desk, settings):
         check_known([route], desk, settings)
-        desk.append([QuotaLimitChanged(**desk.stamp(), route=route, weekly_tokens=weekly_tokens)])
-    words = "as in the settings" if weekly_tokens is None else f"{weekly_tokens:,} tokens" if weekly_tokens else "none"
+        desk.append([QuotaLimitChanged(**desk.common_fields(), route=route, weekly_tokens=weekly_tokens)])
+    words = "as configured" if weekly_tokens is None else f"{weekly_tokens:,} tokens" if weekly_tokens else "none"
     echo(f"{route}: weekly limit {words}.")
 
 
-def check_known(chosen: list[str], desk: Any, settings: Settings) -> None:
-    """Routes of the settings, of this machine or of any proxy that has written events. Raises RedisError."""
-    streams = {name.decode() for name in desk.redis.smembers(STREAMS_KEY)} - {CONTROL}
+def check_known(names: list[str], operator: Any, settings: Settings) -> None:
+    """Reject routes that neither the settings nor any proxy's streams know. Raises RedisError."""
+    streams = {name.decode() for name in operator.redis.smembers(STREAMS_KEY)} - {CONTROL}
     known = streams | {route.id for route in settings.routes}
-    for name in chosen:
+    for name in names:
         if name not in known:
-            raise click.ClickException(f"there is no route {name!r}; there are {', '.join(sorted(known))}")
+            raise click.ClickException(f"no route {name!r}; available: {', '.join(sorted(known))}")
 
 
 def tokens_of(text: str) -> int | None:
-    """A limit as people write it: 20M, 1.5M, 20_000_000; None for that of the settings."""
+    """Parse a limit: 20M, 1.5M, 20_000_000; None for that of the settings."""
     if text == AS_SET:
         return None
     found = NUMBER.fullmatch(text)
     tokens = round(float(found[1].replace("_", "").replace(",", "")) * SIZES[found[2]]) if found else MOST_TOKENS + 1
     if tokens > MOST_TOKENS:
-        raise click.UsageError(f"{text!r} is no number of tokens: write 20M, 500k, 20_000_000, 0 or `{AS_SET}`")
+        raise click.UsageError(f"{text!r} is not a number of tokens; use 20M, 500k, 20_000_000, 0 or `{AS_SET}`")
     return tokens

@@ -1,4 +1,4 @@
-"""`ccproxy status`: how the fleet stands, once or each second. Not here: the facts and what they look like."""
+"""`ccproxy status`: shows the fleet's status, once or each second. Not here: the data and their layout."""
 
 import time
 from contextlib import suppress
@@ -29,32 +29,33 @@ def status(config: Path | None, *, watch: bool, as_json: bool) -> None:
     settings = with_settings(config)
     if watch:
         with suppress(KeyboardInterrupt):
-            look_on(settings, SafeConsole(), as_json=as_json)
+            watch_status(settings, SafeConsole(), as_json=as_json)
         return
-    found = asked(settings)
+    found = status_or_exit(settings)
     if as_json:
         echo_json(found.fields())
     else:
         show_status(found, SafeConsole())
 
 
-def asked(settings: Settings) -> Status:
-    """The status; ends the command when Redis can't be asked."""
+def status_or_exit(settings: Settings) -> Status:
+    """Return the status; ends the command if Redis does not answer."""
     url = redis_url_of(settings)
     try:
         return read_status(settings, url)
     except (RedisError, OSError) as error:
         raise click.ClickException(
-            f"Redis at {place_of(url)} can't be asked ({error}); start `ccproxy up`, or set REDIS_URL"
+            f"Redis at {place_of(url)} is unreachable ({error}); start `ccproxy up`, or set REDIS_URL"
         ) from None
 
 
-def look_on(settings: Settings, console: SafeConsole, *, as_json: bool) -> None:
-    """Show it again and again: in place on a terminal, one below the other in a pipe. It outlives Redis."""
+def watch_status(settings: Settings, console: SafeConsole, *, as_json: bool) -> None:
+    """Show the status repeatedly: in place on a terminal, one below the other in a pipe. Continues through outages of
+    Redis."""
     with Live(console=console, auto_refresh=False, screen=console.is_terminal and not as_json) as live:
         while True:
             try:
-                found = asked(settings)
+                found = status_or_exit(settings)
                 fields, page = (found.fields(), "") if as_json else ({}, drawn(found, console))
             except click.ClickException as error:
                 fields, page = {"error": error.message}, visible(error.message)
@@ -68,9 +69,9 @@ def look_on(settings: Settings, console: SafeConsole, *, as_json: bool) -> None:
 
 
 def drawn(found: Status, like: SafeConsole) -> str:
-    """What `show_status` prints, for a terminal like this one."""
+    """Return what `show_status` prints, for a terminal like this one."""
     page = SafeConsole(width=like.width, force_terminal=like.is_terminal)
     with page.capture() as captured:
         show_status(found, page)
     at = time.strftime("%H:%M:%S", time.localtime(found.at_ms / 1000))
-    return f"{captured.get()}\n{at}  each second; Ctrl-C ends"
+    return f"{captured.get()}\n{at}  every second; Ctrl-C to stop"

@@ -1,4 +1,4 @@
-"""Status and check as a person sees them on a terminal. Not here: finding the facts."""
+"""Terminal output of `status` and `check`. Not here: the data."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ BAR_WIDTH = 8
 
 
 def show_status(status: Status, console: SafeConsole) -> None:
-    """Routes first: they are what one looks for."""
+    """Print the status; routes first, since they are what people look for."""
     console.print(routes_table(status))
     for reading in status.routes:
         for words in notes(reading, status.at_ms):
@@ -30,7 +30,7 @@ def show_status(status: Status, console: SafeConsole) -> None:
     waiting = ", ".join(f"{stream.stream} {stream.lag}" for stream in late) or "none"
     events = sum(stream.position for stream in status.streams)
     console.print()
-    console.print(f"ledger    {events:,} events folded, entries waiting: {waiting}")
+    console.print(f"ledger    {events:,} events folded, entries to fold: {waiting}")
     show_replicas(status, console)
     if len(status.settings) > 1:
         groups = "; ".join(f"{digest} {', '.join(replicas)}" for digest, replicas in status.settings.items())
@@ -38,10 +38,8 @@ def show_status(status: Status, console: SafeConsole) -> None:
 
 
 def show_replicas(status: Status, console: SafeConsole) -> None:
-    """A line a replica; on a terminal, what is too long for one goes on below itself."""
-    lines = [visible(words_of(replica, status.at_ms)) for replica in status.replicas] or [
-        "none alive; is a proxy running?"
-    ]
+    """Print a line per replica; on a terminal, long text wraps."""
+    lines = [visible(words_of(replica, status.at_ms)) for replica in status.replicas] or ["none; is a proxy running?"]
     room = console.width - len(REPLICAS)
     shown = [part for line in lines for part in (wrap(line, room) if console.is_terminal else [line])]
     for number, line in enumerate(shown):
@@ -49,7 +47,7 @@ def show_replicas(status: Status, console: SafeConsole) -> None:
 
 
 def words_of(replica: ReplicaStatus, now_ms: int) -> str:
-    """Who it is, what it runs, and whether it goes."""
+    """Describe a replica: its name, version, and whether it drains."""
     facts = [f"seen {replica.seen_ms_ago / 1000:.0f} s ago"]
     if replica.version:
         facts = [replica.version, replica.address, f"up {span(now_ms - replica.started_at_ms)}", *facts]
@@ -61,7 +59,7 @@ def words_of(replica: ReplicaStatus, now_ms: int) -> str:
 
 
 def span(ms: int) -> str:
-    """A time in its greatest unit: 59 s, 3 min, 5 h, 12 d."""
+    """Format a duration in its largest unit: 59 s, 3 min, 5 h, 12 d."""
     for size_ms, unit in ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min")):
         if ms >= size_ms:
             return f"{ms // size_ms} {unit}"
@@ -69,7 +67,7 @@ def span(ms: int) -> str:
 
 
 def routes_table(status: Status) -> Table:
-    """A row a route; tokens are those of the running week."""
+    """Return a table with a row per route; tokens are those of the current week."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("route", "state", "week"):
         table.add_column(name, no_wrap=True)
@@ -81,7 +79,7 @@ def routes_table(status: Status) -> Table:
 
 
 def row(reading: RouteStatus) -> list[RenderableType]:
-    """One route's cells."""
+    """Return one route's cells."""
     cached = reading.cache_read_tokens + reading.cache_write_5m_tokens + reading.cache_write_1h_tokens
     counts = (reading.attempts, reading.failed, reading.input_tokens, reading.output_tokens, cached)
     state = Text(reading.state.replace("_", " "), style=COLOURS.get(reading.state, "red"))
@@ -89,7 +87,7 @@ def row(reading: RouteStatus) -> list[RenderableType]:
 
 
 def short(count: int) -> str:
-    """A count in at most five characters: 999, 12.3k, 4.56M. What rounds up to a thousand takes the next letter."""
+    """Format a count in at most five characters: 999, 12.3k, 4.56M. Rounding up to 1,000 switches to the next unit."""
     for size, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= 0.9995 * size:
             return f"{count / size:.3g}{letter}"
@@ -97,7 +95,7 @@ def short(count: int) -> str:
 
 
 def quota_bar(reading: RouteStatus) -> RenderableType:
-    """How much of the week's limit is gone."""
+    """Return a bar of the used share of the week's limit."""
     if not reading.limit_tokens:
         return Text("no limit", style="dim")
     filled = min(BAR_WIDTH, round(reading.used_percent / 100 * BAR_WIDTH))
@@ -106,7 +104,7 @@ def quota_bar(reading: RouteStatus) -> RenderableType:
 
 
 def notes(reading: RouteStatus, now_ms: int) -> Iterator[str]:
-    """What a row can't say: why, what waits for some models alone, the provider's windows, and the forecast."""
+    """Yield details below the table: reasons, waits of some models, providers' windows, and the forecast."""
     if words := why(reading, now_ms):
         yield words
     for wait in reading.waits:
@@ -115,27 +113,27 @@ def notes(reading: RouteStatus, now_ms: int) -> Iterator[str]:
     if reading.windows:
         yield "windows " + ", ".join(map(window_words, reading.windows))
     if reading.exhausted_at_ms:
-        yield f"at this rate the weekly limit is spent {clock(reading.exhausted_at_ms)}"
+        yield f"at this rate, the weekly limit is reached {clock(reading.exhausted_at_ms)}"
 
 
 def why(reading: RouteStatus, now_ms: int) -> str:
-    """The reason, and for how long."""
+    """Describe the reason and its end."""
     return f"{reading.reason}, until {clock(reading.until_ms)}" if reading.until_ms > now_ms else reading.reason
 
 
 def window_words(window: WindowReading) -> str:
-    """`5h 93 % until Mon 12:00:00`."""
+    """Format a window: `5h 93 % until Mon 12:00:00`."""
     used = window.status if window.used_percent is None else f"{window.used_percent:.0f} %"
     return f"{window.name} {used} until {clock(window.resets_at_ms)}"
 
 
 def clock(at_ms: int) -> str:
-    """A time within the next days, in this machine's time zone."""
+    """Format a time within the next days, in this machine's time zone."""
     return time.strftime("%a %H:%M:%S", time.localtime(at_ms / 1000))
 
 
 def show_findings(findings: list[Finding], console: SafeConsole) -> None:
-    """A line a finding."""
+    """Print a line per finding."""
     for finding in findings:
         mark = Text("✓", style="green") if finding.ok else Text("✗", style="red")
         if finding.ok is None:

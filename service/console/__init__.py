@@ -1,1 +1,1 @@
-"""Faces the operator: how things stand. Reads what the ledger published; changes nothing by itself."""
+"""The operators' interface: admin API, dashboard, metrics and the original proxy's endpoints."""

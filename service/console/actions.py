@@ -1,6 +1,6 @@
-"""The admin API: what may be changed. Each change is an event that says who did it, and acts on every proxy.
+"""The admin API's changes. Each is an event with its author, and takes effect on every proxy.
 
-Not here: who may (`auth`: the guard `admin`), and what the events mean (`service.ledger`).
+Not here: permissions (`auth`: the guard `admin`), and what the events mean (`service.ledger`).
 """
 
 import secrets
@@ -50,43 +50,45 @@ CHANGING = (400, 401, 403, 404, 429)
 
 
 class Routes(Controller):
-    """What an operator may do to a route."""
+    """Changes to a route."""
 
     path = "/routes/{route:str}"
-    guards = [viewer, admin]  # noqa: RUF012 - Litestar's way
+    guards = [viewer, admin]  # noqa: RUF012 - required by Litestar
     tags = ["actions"]  # noqa: RUF012
 
     @post("/disable", status_code=200, responses=documented(*CHANGING), summary="Disable a route")
     async def disable(self, request: Asked, console: Desk, route: RouteId, data: JSONBody[Disable]) -> Done:
         """It gets no new requests; those in progress are completed."""
-        console = known(console, route)
-        return await done(console, RouteDisabled(**stamp(console, request), route=route, reason=data.reason))
+        console = require_route(console, route)
+        return await record_command(
+            console, RouteDisabled(**common_fields(console, request), route=route, reason=data.reason)
+        )
 
     @post("/enable", status_code=200, responses=documented(*CHANGING), summary="Enable a route")
     async def enable(self, request: Asked, console: Desk, route: RouteId) -> Done:
         """It gets requests again."""
-        console = known(console, route)
-        return await done(console, RouteEnabled(**stamp(console, request), route=route))
+        console = require_route(console, route)
+        return await record_command(console, RouteEnabled(**common_fields(console, request), route=route))
 
     @post("/reset", status_code=200, responses=documented(*CHANGING), summary="Reset a route's circuit and cool-downs")
     async def reset(self, request: Asked, console: Desk, route: RouteId) -> Done:
         """Past failures and cool-downs are ignored from now on; usage stays counted."""
-        console = known(console, route)
-        return await done(console, CircuitReset(**stamp(console, request), route=route))
+        console = require_route(console, route)
+        return await record_command(console, CircuitReset(**common_fields(console, request), route=route))
 
     @put("/limit", responses=documented(*CHANGING), summary="Change a route's weekly limit")
     async def limit(self, request: Asked, console: Desk, route: RouteId, data: JSONBody[RouteLimit]) -> Done:
         """None restores the configured limit."""
-        console = known(console, route)
-        event = QuotaLimitChanged(**stamp(console, request), route=route, weekly_tokens=data.weekly_tokens)
-        return await done(console, event)
+        console = require_route(console, route)
+        event = QuotaLimitChanged(**common_fields(console, request), route=route, weekly_tokens=data.weekly_tokens)
+        return await record_command(console, event)
 
 
 class Keys(Controller):
-    """What an operator may do to client keys."""
+    """Changes to client keys."""
 
     path = "/keys"
-    guards = [viewer, admin]  # noqa: RUF012 - Litestar's way
+    guards = [viewer, admin]  # noqa: RUF012 - required by Litestar
     tags = ["actions"]  # noqa: RUF012
 
     @post(responses=documented(400, 401, 403, 409, 429), summary="Issue a client key")
@@ -97,7 +99,7 @@ class Keys(Controller):
             raise Taken(f"a key named {data.name!r} exists already")
         made = make_key(data.name, secrets.token_bytes(SECRET_BYTES + 3))
         event = ClientKeyIssued(
-            **stamp(console, request), key_id=made.key_id, name=data.name, sha256=made.sha256, **limits_of(data)
+            **common_fields(console, request), key_id=made.key_id, name=data.name, sha256=made.sha256, **limits_of(data)
         )
         await console.command(event)
         key = ClientKey(name=data.name, sha256="", issued_at_ms=event.at_ms, **limits_of(data))
@@ -106,29 +108,29 @@ class Keys(Controller):
     @put("/{key_id:str}/limits", responses=documented(*CHANGING), summary="Replace a key's limits")
     async def limit(self, request: Asked, console: Desk, key_id: KeyId, data: JSONBody[KeyLimits]) -> KeyView:
         """Replaces all limits; a missing field removes that limit."""
-        key = key_named(console, key_id)
-        await console.command(ClientKeyLimited(**stamp(console, request), key_id=key_id, **limits_of(data)))
+        key = require_key(console, key_id)
+        await console.command(ClientKeyLimited(**common_fields(console, request), key_id=key_id, **limits_of(data)))
         key = msgspec.structs.replace(key, **limits_of(data))
         return key_of(key_id, key, console.view, console.settings, console.now_ms())
 
     @delete("/{key_id:str}", responses=documented(*CHANGING), summary="Revoke a key")
     async def revoke(self, request: Asked, console: Desk, key_id: KeyId) -> None:
         """It stops working on all proxies within a second."""
-        key_named(console, key_id)
-        await console.command(ClientKeyRevoked(**stamp(console, request), key_id=key_id))
+        require_key(console, key_id)
+        await console.command(ClientKeyRevoked(**common_fields(console, request), key_id=key_id))
 
 
 class DeadLetters(Controller):
-    """What an operator may do to what was put aside."""
+    """Changes to dead letters and quarantined events."""
 
     path = "/dead-letters"
-    guards = [viewer, admin]  # noqa: RUF012 - Litestar's way
+    guards = [viewer, admin]  # noqa: RUF012 - required by Litestar
     tags = ["actions"]  # noqa: RUF012
 
     @post("/replay", status_code=200, responses=documented(400, 401, 403, 429, 503), summary="Retry dead letters")
     async def replay(self, request: Asked, console: Desk, data: JSONBody[Stream]) -> Replayed:
         """The workers fold those that they can decode by now."""
-        await console.command(ReplayAsked(**stamp(console, request), of=data.stream))
+        await console.command(ReplayAsked(**common_fields(console, request), of=data.stream))
         return msgspec.convert(await console.reports.ask("replay", stream=data.stream), Replayed)
 
     @post(
@@ -139,47 +141,47 @@ class DeadLetters(Controller):
     )
     async def drop(self, request: Asked, console: Desk, data: JSONBody[Drop]) -> Dropped:
         """Takes the ids from the list of dead letters."""
-        await console.command(DropAsked(**stamp(console, request), rows=tuple(data.ids)))
-        found = await console.reports.ask("drop", ids=data.ids, by=who(request))
+        await console.command(DropAsked(**common_fields(console, request), rows=tuple(data.ids)))
+        found = await console.reports.ask("drop", ids=data.ids, by=author_of(request))
         return msgspec.convert(found, Dropped)
 
 
 ACTIONS = (Routes, Keys, DeadLetters)
 
 
-def known(console: Console, route: str) -> Console:
-    """The console, if there is such a route. Raises NotFound."""
+def require_route(console: Console, route: str) -> Console:
+    """Return the console if the route exists. Raises NotFound."""
     if route not in {one.id for one in console.settings.routes}:
-        raise NotFound(f"there is no route {route!r}")
+        raise NotFound(f"no route {route!r}")
     return console
 
 
-def key_named(console: Console, key_id: str) -> ClientKey:
-    """A live key. Raises NotFound."""
+def require_key(console: Console, key_id: str) -> ClientKey:
+    """Return an active key. Raises NotFound."""
     key = console.view.control.keys.get(key_id)
     if key is None:
         raise NotFound(f"the ledger has no key {key_id!r}")
     return key
 
 
-def who(request: Asked) -> str:
-    """Who changes something, for the audit."""
+def author_of(request: Asked) -> str:
+    """Return the author of a change, for the audit."""
     return f"{request.state.asker.role} at {address_of(request)}"
 
 
-def stamp(console: Console, request: Asked) -> dict[str, Any]:
-    """What every command has."""
-    return console.stamp(who(request))
+def common_fields(console: Console, request: Asked) -> dict[str, Any]:
+    """Return the fields common to all commands."""
+    return console.stamp(author_of(request))
 
 
-async def done(console: Console, event: ControlEvent) -> Done:
-    """Write a command down."""
+async def record_command(console: Console, event: ControlEvent) -> Done:
+    """Record a command."""
     await console.command(event)
     return Done(event_id=event.event_id, at_ms=event.at_ms)
 
 
 def limits_of(given: KeyLimits) -> dict[str, Any]:
-    """A key's limits as events have them."""
+    """Return a key's limits as event fields."""
     return {
         "weekly_tokens": given.weekly_tokens,
         "weekly_cost_nusd": given.weekly_cost_nusd,

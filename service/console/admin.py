@@ -1,6 +1,6 @@
-"""The admin API: what may be looked at. `api_types` has the list of all endpoints. Changes are in `actions`.
+"""The admin API's read endpoints. `api_types` lists all endpoints; changes are in `actions`.
 
-Not here: finding the facts (`overview`, `fleet_status`, `stream_reader`, `reports`), and who may ask (`auth`).
+Not here: the data (`overview`, `fleet_status`, `stream_reader`, `reports`), and permissions (`auth`).
 """
 
 from collections.abc import Sequence
@@ -44,17 +44,17 @@ from service.ledger.ids import lowest_id
 from service.ledger.wire import decode_event
 
 HISTORY = "h:"
-"""How the place of a page in Postgres begins; others are entries of streams."""
+"""Prefix of a page cursor in Postgres; other cursors are stream entries."""
 FilterText = Annotated[str, QueryParameter(max_length=256)]
 TimeText = Annotated[str, QueryParameter(max_length=32)]
-"""A date, a time, or a while ago: `2026-11-02`, `2026-11-02T15:00`, `12h`, `7d`, `4w`."""
+"""A date, a time, or a duration ago: `2026-11-02`, `2026-11-02T15:00`, `12h`, `7d`, `4w`."""
 ByText = Annotated[str, QueryParameter(max_length=64)]
 GONE = {204: ResponseSpec(None, description="Logged out", generate_examples=False)}
 LIVE = {200: ResponseSpec(str, media_type="text/event-stream", description="The live feed", generate_examples=False)}
 
 
 class Filters(Struct, frozen=True):
-    """What events are wanted; "" is any."""
+    """Filters of events; "" matches any."""
 
     stream: str
     type: str
@@ -67,7 +67,7 @@ class Filters(Struct, frozen=True):
     until: int
 
     def wants(self, view: EventView) -> bool:
-        """Whether an event is one of these."""
+        """True if an event matches."""
         pairs = (
             (self.stream, view.stream),
             (self.type, view.type),
@@ -83,10 +83,10 @@ class Filters(Struct, frozen=True):
 
 
 class Sessions(Controller):
-    """Sessions for browsers."""
+    """Browser sessions."""
 
     path = "/session"
-    tags = ["session"]  # noqa: RUF012 - Litestar's way
+    tags = ["session"]  # noqa: RUF012 - required by Litestar
 
     @post(responses=documented(400, 401, 429), summary="Log in with a token")
     async def log_in(self, request: Request[Any, Any, Any], console: Desk, data: JSONBody[Login]) -> Response[Session]:
@@ -108,10 +108,10 @@ class Sessions(Controller):
 
 
 class Now(Controller):
-    """What is now."""
+    """The current state."""
 
     path = "/"
-    guards = [viewer]  # noqa: RUF012 - Litestar's way
+    guards = [viewer]  # noqa: RUF012 - required by Litestar
     tags = ["now"]  # noqa: RUF012
 
     @get("/overview", responses=documented(401, 429), summary="Overview")
@@ -126,7 +126,7 @@ class Now(Controller):
 
     @get("/attempts", responses=documented(401, 429), summary="Attempts in progress", sync_to_thread=False)
     def attempts(self, console: Desk) -> list[LiveAttempt]:
-        """Oldest first, at most 500."""
+        """Open attempts, oldest first, at most 500."""
         return attempts_of(console.view)
 
     @get("/fleet", responses=documented(401, 429), summary="Replicas, streams and lag")
@@ -141,7 +141,7 @@ class Now(Controller):
 
     @get("/settings", responses=documented(401, 429), summary="Effective settings", sync_to_thread=False)
     def settings(self, console: Desk) -> list[SettingView]:
-        """Secrets are masked."""
+        """Settings in force; secrets are redacted."""
         return redacted_settings_view(console.settings)
 
     @get(
@@ -151,15 +151,15 @@ class Now(Controller):
         media_type="text/event-stream",
     )
     async def live(self, console: Desk) -> Stream:
-        """`overview` and `event`, as they happen."""
+        """Server-sent events `overview` and `event`."""
         return Stream(await console.feed.watch(), media_type="text/event-stream")
 
 
 class Events(Controller):
-    """What happened."""
+    """Events and requests."""
 
     path = "/"
-    guards = [viewer]  # noqa: RUF012 - Litestar's way
+    guards = [viewer]  # noqa: RUF012 - required by Litestar
     tags = ["events"]  # noqa: RUF012
 
     @get("/events", responses=documented(400, 401, 429, 503), summary="Events, newest first")
@@ -206,10 +206,10 @@ class Events(Controller):
 
 
 class History(Controller):
-    """What the workers read from Postgres."""
+    """Reports from Postgres through the workers."""
 
     path = "/"
-    guards = [viewer]  # noqa: RUF012 - Litestar's way
+    guards = [viewer]  # noqa: RUF012 - required by Litestar
     tags = ["history"]  # noqa: RUF012
 
     @get("/usage", responses=documented(400, 401, 429, 503), summary="Tokens and cost over time")
@@ -238,18 +238,18 @@ class History(Controller):
     async def dead_letters(
         self, console: Desk, stream: FilterText = "", limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100
     ) -> PutAsidePage:
-        """Dead letters and quarantine, newest first."""
+        """Dead letters and quarantined events, newest first."""
         return msgspec.convert(await console.reports.ask("put_aside", stream=stream, limit=limit), PutAsidePage)
 
 
 def console_of(state: State) -> Console:
-    """The console of this process."""
+    """Return the console of this process."""
     console: Console = state.console
     return console
 
 
 def admin_router() -> Router:
-    """All of the admin API."""
+    """Return the router of the admin API."""
     return Router(
         "/admin/api",
         route_handlers=[Sessions, Now, Events, History, *ACTIONS],
@@ -263,11 +263,11 @@ def admin_router() -> Router:
 
 
 def oldest_ms(events: Sequence[EventView], until: int) -> int:
-    """The time from which on the streams have told all."""
+    """Return the time from which on the streams are complete."""
     return min((view.at_ms for view in events), default=until)
 
 
 def views_of_rows(rows: Sequence[dict[str, Any]]) -> list[EventView]:
-    """Events of Postgres for people."""
+    """Convert rows of Postgres to event views."""
     views = [view_of(row["stream"], decode_event(row["body"].encode()), position=row["position"]) for row in rows]
     return [view for view in views if view]

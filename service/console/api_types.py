@@ -57,7 +57,7 @@ Level = Literal["ok", "warning", "problem"]
 
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._@-]*$")]
 ModelPattern = Annotated[str, Meta(min_length=1, max_length=128)]
-"""A model's name; `*` at its end or within it stands for anything."""
+"""A model's name; `*` at the end or inside matches anything."""
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Percent = float
 
@@ -83,7 +83,7 @@ class Done(Struct, frozen=True, kw_only=True):
     at_ms: int
 
 
-# -- now
+# -- current state
 
 
 class Notice(Struct, frozen=True, kw_only=True):

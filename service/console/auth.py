@@ -1,14 +1,14 @@
-"""Who may use the admin API: tokens of two roles, and sessions for browsers.
+"""Authentication and authorization of the admin API: tokens with two roles, and browser sessions.
 
-- Tokens: `ADMIN_TOKEN`, else one made at the first start and kept in CCPROXY_HOME, for its owner alone to read;
-  `VIEWER_TOKEN` may look. Scripts send one as `Authorization: Bearer`.
-- Sessions: a cookie that says role and end, signed with a key made of the tokens, so that every proxy of a fleet which
-  has the same tokens knows it, and nothing is kept but those that were logged out. A new token ends all sessions.
-- A change with a cookie must show the session's CSRF token in a header, which no other site can do. Over https the
-  cookie's name has a prefix by which browsers let no other host of the domain set one (`__Host-`).
-- A wrong token, or a cookie with a wrong signature, is answered ever more slowly (`auth_throttle`).
+- Tokens: `ADMIN_TOKEN`, else one created at the first start and stored in CCPROXY_HOME, readable by its owner alone;
+  `VIEWER_TOKEN` is read-only. Scripts send one as `Authorization: Bearer`.
+- Sessions: a cookie with role and expiry, signed with a key derived from the tokens, so that all proxies with the same
+  tokens accept it; only revoked sessions are stored. A new token ends all sessions.
+- A change with a cookie needs the session's CSRF token in a header, which other sites can't send. Over https the
+  cookie's name has the prefix `__Host-`, so that browsers accept it from this host only.
+- Wrong tokens and wrongly signed cookies are answered with a growing delay (`auth_throttle`).
 
-Not here: what may be asked (`admin`).
+Not here: the endpoints (`admin`).
 """
 
 import hmac
@@ -38,20 +38,20 @@ SESSION_S = 12 * 3_600
 TOKEN_FILE = "admin-token"  # noqa: S105 - its name, not the token
 TOKEN_BYTES = 24
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
-ASKED_PER_S = 50.0
-ASKED_BURST = 300.0
-"""A dashboard asks a few times a second; a fleet of scripts should ask Redis or Prometheus."""
+REQUESTS_PER_S = 50.0
+REQUEST_BURST = 300.0
+"""A dashboard sends a few requests a second; scripts that need more should use Redis or Prometheus."""
 
 
 class Principal(Struct, frozen=True):
-    """Who asks: the role, and the session's value where it came by cookie."""
+    """The caller: its role, and the session's value if it came by cookie."""
 
     role: Role
     session: str = ""
 
 
 class Access:
-    """Knows the tokens and the sessions made of them."""
+    """Checks tokens and sessions."""
 
     def __init__(self, settings: Settings, brake: AuthThrottle, ended: RevokedSessions) -> None:
         self._brake = brake
@@ -60,17 +60,17 @@ class Access:
         self._cookie_path = settings.base_path or "/"
         self._settings = settings
         self._key = secrets.token_bytes(32)
-        self._left = ASKED_BURST
+        self._left = REQUEST_BURST
         self._counted_s = time.monotonic()
-        self.use(settings.admin_token.reveal() or secrets.token_hex(TOKEN_BYTES))
+        self.set_admin_token(settings.admin_token.reveal() or secrets.token_hex(TOKEN_BYTES))
 
     def open(self) -> None:
-        """Take the kept token, or make one, where the settings name none. Raises OSError."""
+        """Load or create the stored token if the settings have none. Raises OSError."""
         if not self._settings.admin_token:
-            self.use(kept_token(self._settings.home))
+            self.set_admin_token(kept_token(self._settings.home))
 
-    def use(self, admin: str) -> None:
-        """From now on this is the admin's token."""
+    def set_admin_token(self, admin: str) -> None:
+        """Set the admin token."""
         viewer = self._settings.viewer_token.reveal()
         known: list[tuple[str, Role]] = [(admin, "admin")]
         if viewer:
@@ -79,16 +79,16 @@ class Access:
         self._key = sha256(f"sessions of {admin} and {viewer}".encode()).digest()
 
     def role_of(self, token: str) -> Role | None:
-        """Whose token it is. All are compared, whichever fits."""
+        """Return a token's role. Always compares all tokens, in constant time."""
         digest = sha256(token.encode()).digest()
         found = [role for known, role in self._tokens if compare_digest(known, digest)]
         return found[0] if found else None
 
     async def log_in(self, token: str, address: str, *, secure: bool) -> tuple[Session, Cookie]:
-        """A session for the owner of a token. Raises NotLoggedIn."""
+        """Create a session for a valid token. Raises NotLoggedIn."""
         role = self.role_of(token)
         if role is None:
-            raise await self.wrong(address)
+            raise await self.wrong_token_error(address)
         self._brake.accept(address, role)
         expires_s = int(time.time()) + SESSION_S
         said = f"{role}.{expires_s}.{secrets.token_hex(8)}"
@@ -96,20 +96,20 @@ class Access:
         return self._told(role, value), self._cookie(value, SESSION_S, secure=secure)
 
     async def log_out(self, asker: Principal, *, secure: bool) -> Cookie:
-        """End the session, whoever has its cookie; and what takes the cookie away."""
+        """Revoke the session and return the cookie that deletes it."""
         if asker.session:
-            _, expires, chance = said_by(asker.session)
+            _, expires, chance = session_parts(asker.session)
             await self._ended.add(chance, int(expires))
         return self._cookie("", 0, secure=secure)
 
-    async def asker(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
-        """Who asks. Raises NotLoggedIn, AskedTooOften."""
+    async def authenticate(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Principal:
+        """Authenticate a connection. Raises NotLoggedIn, AskedTooOften."""
         address = address_of(connection)
         scheme, _, token = connection.headers.get("authorization", "").partition(" ")
         if token and scheme.lower() == "bearer":
             role = self.role_of(token.strip())
             if role is None:
-                raise await self.wrong(address)
+                raise await self.wrong_token_error(address)
             self._brake.accept(address, role)
             asker = Principal(role)
         else:
@@ -118,13 +118,13 @@ class Access:
         self._count()
         return asker
 
-    async def wrong(self, address: str) -> ClientError:
-        """The error for a wrong token, when the brake lets go of it."""
+    async def wrong_token_error(self, address: str) -> ClientError:
+        """Return the error for a wrong token, after the throttle's delay."""
         error = NotLoggedIn("wrong token; `ccproxy admin token` prints the right one")
         return await self._brake.delay_failure(address, error)
 
     def session_of(self, asker: Principal) -> Session:
-        """An asker's session as they see it; a bearer needs no CSRF token and ends with its token."""
+        """Return the caller's session; a bearer token needs no CSRF token and does not expire."""
         return (
             self._told(asker.role, asker.session)
             if asker.session
@@ -132,7 +132,7 @@ class Access:
         )
 
     def check_csrf(self, asker: Principal, shown: str) -> None:
-        """Raises NotAllowed for a change by cookie without the session's CSRF token."""
+        """Raise NotAllowed for a change by cookie without the session's CSRF token."""
         if asker.session and not compare_digest(self._csrf(asker.session).encode(), shown.encode()):
             raise NotAllowed(f"changes need the session's CSRF token in the header {CSRF_HEADER}")
 
@@ -143,7 +143,7 @@ class Access:
         said, _, signature = value.rpartition(".")
         if not said or not compare_digest(self._sign(said).encode(), signature.encode()):
             raise await self._brake.delay_failure(address, error)
-        role, expires, chance = said_by(value)
+        role, expires, chance = session_parts(value)
         if int(expires) <= time.time() or await self._ended.has(chance):
             raise NotLoggedIn("this session has ended; log in again")
         return Principal("admin" if role == "admin" else "viewer", value)
@@ -158,7 +158,7 @@ class Access:
         return self._sign(f"csrf of {value}")
 
     def cookie_name(self, *, secure: bool) -> str:
-        """The name of the session's cookie; `__Host-` is possible without a base path alone."""
+        """Return the name of the session cookie; `__Host-` requires an empty base path."""
         if not secure:
             return COOKIE
         return ("__Host-" if self._cookie_path == "/" else "__Secure-") + COOKIE
@@ -175,42 +175,42 @@ class Access:
         )
 
     def _count(self) -> None:
-        """Raises AskedTooOften."""
+        """Raise AskedTooOften above the rate limit."""
         now_s = time.monotonic()
-        self._left = min(ASKED_BURST, self._left + (now_s - self._counted_s) * ASKED_PER_S)
+        self._left = min(REQUEST_BURST, self._left + (now_s - self._counted_s) * REQUESTS_PER_S)
         self._counted_s = now_s
         if self._left < 1:
             raise AskedTooOften("too many requests to the admin API", retry_after_s=1)
         self._left -= 1
 
 
-def said_by(session: str) -> list[str]:
-    """Role, end (Unix seconds) and chance of a session's value, without its signature."""
+def session_parts(session: str) -> list[str]:
+    """Return the role, expiry (Unix seconds) and random part of a session's value, without its signature."""
     return session.split(".")[:3]
 
 
 async def viewer(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Guard: whoever may look. A change by cookie must show its CSRF token."""
+    """Guard for reading. A change by cookie needs its CSRF token."""
     access: Access = connection.app.state.console.access
-    asker = await access.asker(connection)
+    asker = await access.authenticate(connection)
     if connection.scope.get("method", "GET") not in SAFE_METHODS:
         access.check_csrf(asker, connection.headers.get(CSRF_HEADER, ""))
     connection.state.asker = asker
 
 
 async def admin(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Guard, after `viewer`: whoever may change something."""
+    """Guard for changes, after `viewer`."""
     if connection.state.asker.role != "admin":
         raise NotAllowed("viewer tokens are read-only; use the admin token")
 
 
 def address_of(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
-    """Where somebody asks from."""
+    """Return the client's address."""
     return connection.client.host if connection.client else ""
 
 
 def kept_token(home: Path) -> str:
-    """The token in CCPROXY_HOME, made when there is none; only its owner may read the file. Raises OSError."""
+    """Return the token in CCPROXY_HOME, created if missing; only its owner can read the file. Raises OSError."""
     path = home / TOKEN_FILE
     make_folder(home)
     made = secrets.token_hex(TOKEN_BYTES)
@@ -225,6 +225,6 @@ def kept_token(home: Path) -> str:
 
 
 def replaced(path: Path, token: str) -> str:
-    """An empty file (a process that died between making and writing) gets a token."""
+    """Write a token to an empty file, left by a process that died between creating and writing it."""
     path.write_text(token + "\n", "ascii")
     return token

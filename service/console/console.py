@@ -1,4 +1,4 @@
-"""The console of one proxy process, put together: what the admin API's handlers work with.
+"""The console of a proxy process: the dependencies of the admin API's handlers.
 
 Not here: the handlers (`admin`, `actions`, `legacy`).
 """
@@ -38,7 +38,7 @@ RECENT = 20
 
 
 class Console:
-    """What one process's console is made of."""
+    """Dependencies of one process's handlers."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Console:
         self._under_way = under_way
 
     async def start(self) -> None:
-        """Take the kept token; the log is kept from now on."""
+        """Load the stored token and start buffering log lines."""
         try:
             self.access.open()
         except OSError as error:
@@ -78,7 +78,7 @@ class Console:
         self.ring.attach()
 
     async def stop(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""
         self.ring.detach()
         await self.feed.stop()
         await self.fleet.stop()
@@ -86,29 +86,29 @@ class Console:
 
     @property
     def view(self) -> View:
-        """The ledgers as this process knows them."""
+        """This process's view of the ledgers."""
         return self._watcher.view
 
     @property
     def draining(self) -> bool:
-        """Whether this process takes leave."""
+        """True during a graceful shutdown."""
         return self._drain.begun
 
     def under_way(self) -> dict[str, int]:
-        """Keys' requests under way here."""
+        """Number of requests in progress on this proxy, by key."""
         return dict(self._under_way())
 
     def now_ms(self) -> int:
-        """Fleet time."""
+        """Return fleet time."""
         return self._clock.now_ms()
 
     def new_id(self) -> str:
-        """A fresh id for an event."""
+        """Return a new event id."""
         return self._clock.new_id()
 
     async def overview(self) -> Overview:
-        """All that one wants to see at a glance."""
-        standing = await self.fleet.standing()
+        """Return the overview."""
+        standing = await self.fleet.status()
         return overview_of(
             self.settings,
             self.view,
@@ -130,7 +130,7 @@ class Console:
         return found
 
     async def recent(self) -> list[EventView]:
-        """The last failovers, failures, refusals and commands."""
+        """Return the latest failovers, failures, refusals and commands."""
         if self.tail is None:
             return []
         try:
@@ -140,11 +140,11 @@ class Console:
         return page.events[:RECENT]
 
     def stamp(self, by: str) -> dict[str, Any]:
-        """What every command of an operator has."""
+        """Return the fields common to all commands."""
         return {"event_id": self.new_id(), "at_ms": self.now_ms(), "by": by}
 
     async def command(self, event: ControlEvent) -> None:
-        """Write an operator's command down, and take note of it here at once."""
+        """Append an operator's command, and apply it here at once."""
         log.warning(
             "operator.%s", type(event).__name__, extra={"by": getattr(event, "by", ""), "event": event.event_id}
         )

@@ -1,4 +1,4 @@
-"""Errors of the admin API, in the shape of all our errors, and how the OpenAPI document tells of them."""
+"""Error responses of the admin API, in Anthropic's shape, and their OpenAPI documentation."""
 
 import logging
 from typing import Any
@@ -17,7 +17,7 @@ log = logging.getLogger("ccproxy.console")
 
 
 class DocumentedError(Struct, frozen=True):
-    """What went wrong: a word for programs, and words for people."""
+    """An error: a type for programs and a message for people."""
 
     type: str
     message: str
@@ -53,12 +53,12 @@ RETRY_S = 5
 
 
 def documented(*statuses: int) -> dict[int, ResponseSpec]:
-    """What an endpoint may answer beside its own."""
+    """Return the OpenAPI responses for these error statuses."""
     return {status: ResponseSpec(Problem, description=WORDS[status], generate_examples=False) for status in statuses}
 
 
 def fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Any error as an answer. What a program must not see stays in the log."""
+    """Convert an exception to a response. Internal details stay in the log."""
     if isinstance(error, AskedTooOften):
         request.app.state.metrics.refuse("rate_limited")
     headers: dict[str, str] = {"cache-control": "no-store"}
@@ -68,7 +68,7 @@ def fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
             headers["retry-after"] = str(error.retry_after_s)
     elif isinstance(error, HTTPException):
         status, kind = error.status_code, TYPES.get(error.status_code, "api_error")
-        message = in_words(error)
+        message = describe_validation(error)
         headers |= {"allow": error.headers["Allow"]} if error.headers and "Allow" in error.headers else {}
     elif isinstance(error, RedisError | OSError | TimeoutError):
         status, kind, message = 503, "api_error", "Redis is unreachable"
@@ -80,8 +80,8 @@ def fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     return Response(body, status_code=status, media_type="application/json", headers=headers)
 
 
-def in_words(error: HTTPException) -> str:
-    """What was wrong with a request, field by field."""
+def describe_validation(error: HTTPException) -> str:
+    """Describe an invalid request, field by field."""
     extra = error.extra if isinstance(error.extra, list) else []
     faults = [f"{fault.get('key', '')}: {fault.get('message', '')}" for fault in extra if isinstance(fault, dict)]
     return "; ".join(faults) or error.detail

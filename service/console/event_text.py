@@ -1,5 +1,4 @@
-"""An event in one line for people, with a hint for its colour. Not here: finding events (`stream_reader`,
-`reports`)."""
+"""One-line descriptions of events, with a severity. Not here: finding events (`stream_reader`, `reports`)."""
 
 from typing import Any
 
@@ -28,14 +27,14 @@ from service.ledger.events import (
 from service.ledger.wire import CONTROL, Undecodable
 
 HIDDEN = ("sha256",)
-"""A key's hash helps nobody who looks."""
+"""Fields without use for operators: a key's hash."""
 WORDS_CHARS = 400
 
 
 def view_of(
     stream: str, event: Event | Undecodable, *, entry: str = "", position: int | None = None
 ) -> EventView | None:
-    """An event for people; None for what this version can't read."""
+    """Convert an event for display; None if this version can't decode it."""
     if isinstance(event, Undecodable):
         return None
     fields: dict[str, Any] = msgspec.to_builtins(event)
@@ -65,7 +64,7 @@ def view_of(
 
 
 def describe(event: Event) -> tuple[Level, str]:
-    """How bad it is, and what happened."""
+    """Return an event's severity and description."""
     match event:
         case AttemptStarted():
             return "ok", f"started: {event.model_sent or event.endpoint}"
@@ -74,7 +73,7 @@ def describe(event: Event) -> tuple[Level, str]:
         case AttemptLost():
             return "warning", "lost: its replica died; the charge is an estimate"
         case BatchItemUsed():
-            return "ok", f"batch item {event.custom_id}: {tokens_in_words(event.tokens)}"
+            return "ok", f"batch item {event.custom_id}: {describe_tokens(event.tokens)}"
         case ResourceCreated():
             return "ok", f"created {event.resource_kind} {event.resource_id}"
         case RequestRefused():
@@ -84,10 +83,10 @@ def describe(event: Event) -> tuple[Level, str]:
 
 
 def describe_end(event: AttemptEnded) -> tuple[Level, str]:
-    """How an attempt ended."""
+    """Describe the end of an attempt."""
     seconds = f"{event.total_ms / 1000:.2f} s"
     if event.outcome == "ok":
-        return "ok", f"answered {event.status}, {tokens_in_words(event.tokens)}, {seconds}"
+        return "ok", f"answered {event.status}, {describe_tokens(event.tokens)}, {seconds}"
     if event.outcome == "aborted":
         return "ok", f"client disconnected after {seconds}"
     words = f"{event.kind.replace('_', ' ')} {event.status or ''}".strip()
@@ -96,7 +95,7 @@ def describe_end(event: AttemptEnded) -> tuple[Level, str]:
 
 
 def describe_command(event: Event) -> tuple[Level, str]:
-    """What an operator did."""
+    """What an operator did: to a route, else to something else."""
     match event:
         case RouteDisabled():
             return "warning", f"{event.route} disabled{': ' + event.reason if event.reason else ''}"
@@ -109,6 +108,12 @@ def describe_command(event: Event) -> tuple[Level, str]:
         case QuotaLimitChanged():
             limit = f"{event.weekly_tokens:,} tokens" if event.weekly_tokens else "none"
             return "ok", f"{event.route}: weekly limit {limit}"
+    return describe_other_command(event)
+
+
+def describe_other_command(event: Event) -> tuple[Level, str]:
+    """What an operator did to a client key, or to events that were put aside."""
+    match event:
         case ClientKeyIssued():
             return "ok", f"key {event.key_id} issued to {event.name}"
         case ClientKeyLimited():
@@ -124,13 +129,13 @@ def describe_command(event: Event) -> tuple[Level, str]:
 
 
 def is_notable(view: EventView) -> bool:
-    """Whether it belongs among what happened last: failovers, failures, refusals, and what operators did."""
+    """True for the list of recent events: failovers, failures, refusals and operators' commands."""
     if view.type == "attempt_ended":
         return view.outcome == "failed"
     return view.type in ("attempt_lost", "request_refused") or view.stream == CONTROL
 
 
-def tokens_in_words(tokens: TokenCounts) -> str:
-    """Tokens read, cached ones too, and written."""
+def describe_tokens(tokens: TokenCounts) -> str:
+    """Describe tokens: input including cached, and output."""
     read = tokens.input + tokens.cache_read + tokens.cache_write_5m + tokens.cache_write_1h
     return f"{read:,}→{tokens.output:,} tokens"

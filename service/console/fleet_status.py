@@ -1,6 +1,6 @@
-"""How the fleet stands, asked of Redis at most once a second however many look; None while Redis is away.
+"""Fleet status from Redis, read at most once a second for all callers; None while Redis is unavailable.
 
-Not here: what it means (`overview`), and how a terminal asks (`fleet.status`, whose reading this is).
+Not here: interpretation (`overview`), and the terminal's status (`fleet.status`, which this uses).
 """
 
 import asyncio
@@ -23,31 +23,33 @@ from service.settings import Settings
 
 FRESH_S = 1.0
 WAIT_S = 3.0
-"""Longer than Redis ever takes; then it is away."""
+"""Longer than Redis ever takes unless it is unavailable."""
 
 
 class FleetStatus(Struct, frozen=True):
-    """What Redis said: the status, and what was put aside by stream (dead letters, quarantined)."""
+    """The status, and counts of dead letters and quarantined events by stream."""
 
     status: Status
     aside: dict[str, tuple[int, int]]
 
 
 class FleetReader:
-    """Asks Redis, and remembers the answer for a second."""
+    """Reads the status and caches it for a second."""
 
     def __init__(self, settings: Settings, redis: Redis | None, watcher: Watcher, outbox: Outbox) -> None:
         self._settings = settings
         self._redis = redis
         self._watcher = watcher
         self._outbox = outbox
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fleet")  # those of the event loop write spools
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="fleet"
+        )  # the event loop's default threads write spools
         self._standing: FleetStatus | None = None
         self._asked_s = -FRESH_S
         self._asking: asyncio.Task[None] | None = None
 
-    async def standing(self) -> FleetStatus | None:
-        """How the fleet stood within the last second."""
+    async def status(self) -> FleetStatus | None:
+        """Return the status, at most a second old."""
         if self._redis is None:
             return None
         if self._asking is None and time.monotonic() - self._asked_s >= FRESH_S:
@@ -81,14 +83,14 @@ class FleetReader:
             return FleetStatus(status, aside)
 
     async def stop(self) -> None:
-        """Wait for the question under way."""
+        """Wait for the read in progress."""
         if self._asking:
             await asyncio.wait({self._asking}, timeout=WAIT_S)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def fleet(self, now_ms: int, workers: int | None) -> Fleet:
-        """Who serves and how far the ledger is."""
-        standing = await self.standing()
+        """Return the replicas and the state of the ledger."""
+        standing = await self.status()
         replicas = standing.status.replicas if standing else ()
         usual = usual_settings(replicas)
         return Fleet(
@@ -124,12 +126,12 @@ class FleetReader:
 
 
 def usual_settings(replicas: tuple[ReplicaStatus, ...]) -> str:
-    """The settings that most replicas have."""
+    """Return the settings digest that most replicas have."""
     told = [one.settings for one in replicas if one.settings]
     return max(sorted(set(told)), key=told.count, default="")
 
 
 def gaps_of(watcher: Watcher, stream: str) -> int:
-    """Numbers of events that the newest snapshot has not heard, below ones that it has."""
-    heard = watcher.heard().get(stream, {})
+    """Count event numbers missing from the newest snapshot below ones that it includes."""
+    heard = watcher.acknowledged().get(stream, {})
     return sum(last - first + 1 for account in heard.values() for first, last in account.gaps)

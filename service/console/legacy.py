@@ -1,6 +1,6 @@
-"""The original proxy's own endpoints, for scripts and habits: /providers, /config, /usage, /logs. All ask for a token.
+"""The original proxy's endpoints, for existing scripts: /providers, /config, /usage, /logs. All require a token.
 
-Shapes are the original's; what is not known here is None. Not here: the admin API, which tells more.
+Shapes are the original's; unknown values are None. Not here: the admin API, which offers more.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from litestar.exceptions import HTTPException
 from litestar.params import QueryParameter
 from litestar.response import Response, Stream
 
-from service.console.actions import stamp
+from service.console.actions import common_fields
 from service.console.api_types import RouteView
 from service.console.auth import admin, viewer
 from service.console.console import Desk
@@ -36,7 +36,7 @@ STATES = {
     "disabled": "unavailable",
     "off": "unavailable",
 }
-"""Our words in the original's; the others are the same."""
+"""States with another name in the original."""
 MASK_FIRST, MASK_LAST, MASK_FROM = 8, 4, 20
 REPLAYED_LINES = 100
 PING_S = 25.0
@@ -45,7 +45,7 @@ LOGS_PAGE = files("service.console").joinpath("logs.html").read_bytes()
 
 
 def source_of(tag: bytes) -> str:
-    """The page's one inline script or style, as a policy names it: by its hash, so that no other one runs."""
+    """Return the CSP source of the page's only inline script or style: its hash, so that no other one runs."""
     inline = LOGS_PAGE.partition(b"<%b>" % tag)[2].partition(b"</%b>" % tag)[0]
     return f"'sha256-{b64encode(sha256(inline).digest()).decode()}'"
 
@@ -58,7 +58,7 @@ POLICY = (
 
 @get("/providers", guards=[viewer], responses=documented(401, 429), summary="Providers", sync_to_thread=False)
 def providers(console: Desk) -> dict[str, Any]:
-    """How routes stand, in the original's shape."""
+    """Routes in the original's shape."""
     routes = routes_of(console.settings, console.view, console.now_ms())
     if not console.settings.policy.circuit.enabled:
         return {"enabled": False, "message": "Circuit breaker is disabled"}
@@ -72,20 +72,20 @@ def providers(console: Desk) -> dict[str, Any]:
 
 @post("/providers/reset", guards=[viewer, admin], status_code=200, responses=documented(401, 403, 429))
 async def reset_providers(request: Request[Any, Any, Any], console: Desk) -> dict[str, Any]:
-    """Ends every circuit and wait. Usage stays."""
+    """Reset every circuit and wait. Usage stays."""
     names = [route.id for route in console.settings.routes]
     for name in names:
-        await console.command(CircuitReset(**stamp(console, request), route=name))
+        await console.command(CircuitReset(**common_fields(console, request), route=name))
     return {"status": "ok", "message": "All providers have been reset to healthy state", "providers": names}
 
 
 @get("/config", guards=[viewer], responses=documented(401, 429), summary="Configuration", sync_to_thread=False)
 def config(console: Desk) -> dict[str, Any]:
-    """The settings that the original had, secrets masked."""
+    """The settings that the original had, secrets redacted."""
     settings = console.settings
     circuit, times = settings.policy.circuit, settings.timeouts
     return {
-        "providers": {route.id: configured(route, number) for number, route in enumerate(settings.routes, start=1)},
+        "providers": {route.id: route_settings(route, number) for number, route in enumerate(settings.routes, start=1)},
         "circuitBreaker": {
             "enabled": circuit.enabled,
             "cooldownMs": circuit.open_ms,
@@ -155,7 +155,7 @@ def logs_ui() -> Response[bytes]:
 
 
 def legacy_router() -> Router:
-    """All of them."""
+    """Return the router of these endpoints."""
     return Router(
         "/",
         route_handlers=[providers, reset_providers, config, usage, logs, logs_stream, logs_ui],
@@ -166,7 +166,7 @@ def legacy_router() -> Router:
 
 
 async def followed(ring: LogBuffer, is_over: Any) -> AsyncIterator[bytes]:
-    """Lines as server-sent events, until the client goes or this process drains."""
+    """Yield log lines as server-sent events, until the client disconnects or this process drains."""
     with ring.followed() as queue:
         for line in ring.lines[-REPLAYED_LINES:]:
             yield frame(line)
@@ -182,12 +182,12 @@ async def followed(ring: LogBuffer, is_over: Any) -> AsyncIterator[bytes]:
 
 
 def frame(line: Line) -> bytes:
-    """A line as the original framed it."""
+    """Encode a line in the original's framing."""
     return b"data: " + msgspec.json.encode(line) + b"\n\n"
 
 
 def short_provider(route: RouteView) -> dict[str, Any]:
-    """State, and when that may change."""
+    """Return a route's state, and when that may change."""
     fields: dict[str, Any] = {"state": STATES.get(route.state, route.state), "available": route.available}
     if route.until_ms:
         fields["readyAt"] = iso_ms(route.until_ms)
@@ -195,7 +195,7 @@ def short_provider(route: RouteView) -> dict[str, Any]:
 
 
 def provider_of(route: RouteView) -> dict[str, Any]:
-    """A route as the original showed a provider."""
+    """Return a route in the original's shape of a provider."""
     fields = {"provider": route.route, **short_provider(route), "priority": route.priority}
     fields["metrics"] = {
         "totalRequests": route.attempts,
@@ -217,8 +217,8 @@ def provider_of(route: RouteView) -> dict[str, Any]:
     return fields
 
 
-def configured(route: Route, priority: int) -> dict[str, Any]:
-    """A route's settings."""
+def route_settings(route: Route, priority: int) -> dict[str, Any]:
+    """Return a route's settings."""
     fields: dict[str, Any] = {"enabled": route.off is None, "baseUrl": route.base_url, "priority": priority}
     if key := route.api_key.reveal():
         fields["apiKey"] = masked(key)
@@ -229,17 +229,17 @@ def configured(route: Route, priority: int) -> dict[str, Any]:
 
 
 def masked(key: str) -> str:
-    """The ends of a long key; nothing of a short one."""
+    """Return the first and last characters of a long key; nothing of a short one."""
     return f"{key[:MASK_FIRST]}...{key[-MASK_LAST:]}" if len(key) >= MASK_FROM else "***"
 
 
 def weekly_limit(settings: Settings, name: str) -> int:
-    """A route's weekly limit of the settings."""
+    """Return a route's weekly limit from the settings."""
     return next((route.weekly_tokens for route in settings.routes if route.id == name), 0)
 
 
 def daily_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A day's usage of a model on a route."""
+    """Return a day's usage of a model on a route."""
     created = row["cache_write_5m_tokens"] + row["cache_write_1h_tokens"]
     return {
         "date": row["day"],
@@ -256,7 +256,7 @@ def daily_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def request_row(route: str, fields: dict[str, Any], first: str) -> dict[str, Any]:
-    """An attempt that ended, as a row of the original's requests."""
+    """Return an ended attempt in the original's shape of a request."""
     at = iso_ms(fields["at_ms"])
     return {
         "id": fields["event_id"],
@@ -275,10 +275,10 @@ def request_row(route: str, fields: dict[str, Any], first: str) -> dict[str, Any
 
 
 def iso_ms(at_ms: int) -> str:
-    """Unix milliseconds as the original wrote times."""
+    """Format Unix milliseconds like the original."""
     return iso(datetime.fromtimestamp(at_ms / 1000, UTC))
 
 
 def iso(moment: datetime) -> str:
-    """A moment as JavaScript writes it."""
+    """Format a datetime like JavaScript."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,7 +1,7 @@
-"""The live feed: one reader of Redis for all who watch, and a bounded queue for each of them.
+"""The live feed: one reader of Redis for all watchers, with a bounded queue per watcher.
 
-Nothing is read while nobody watches. Who reads too slowly is cut off and comes again; a new one begins with the newest
-events, so that nothing of interest is lost by it. Not here: the shapes (`api_types`), what an overview says.
+Redis is only read while there are watchers. A watcher that reads too slowly is disconnected; when it reconnects, it
+first gets the newest events, so that it misses little. Not here: shapes (`api_types`) and the overview's content.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from service.telemetry.safe_text import visible_json
 
 MOST_WATCHERS = 32
 QUEUED = 1_000
-"""Messages that wait for one watcher; a burst of a busy minute."""
+"""Maximum queued messages per watcher; a burst of a busy minute."""
 TURN_S = 0.4
 OVERVIEW_S = 1.0
 PING_S = 15.0
@@ -30,11 +30,11 @@ OVER: bytes = b""
 
 
 class TooManyWatchers(NoRoute):
-    """As many watch already as one process serves."""
+    """The process's limit of watchers is reached."""
 
 
 class Feed:
-    """Reads what is new while somebody watches, and hands it out."""
+    """Reads new events while there are watchers, and distributes them."""
 
     def __init__(self, tail: StreamReader | None, overview: Callable[[], Awaitable[Overview]], drain: Drain) -> None:
         self._tail = tail
@@ -44,13 +44,8 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
         self._shown: Overview | None = None
 
-    @property
-    def watchers(self) -> int:
-        """How many watch."""
-        return len(self._watchers)
-
     async def watch(self) -> AsyncIterator[bytes]:
-        """The feed for one watcher, until it goes or this process drains. Raises TooManyWatch."""
+        """Yield the feed for one watcher until it disconnects or this process drains. Raises TooManyWatchers."""
         if len(self._watchers) >= MOST_WATCHERS:
             raise TooManyWatchers(f"{MOST_WATCHERS} watchers are connected already; close a page", retry_after_s=30)
         queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUED)
@@ -59,7 +54,7 @@ class Feed:
 
     async def _read(self, queue: asyncio.Queue[bytes]) -> AsyncIterator[bytes]:
         try:
-            for message in await self._first():
+            for message in await self._initial_messages():
                 yield message
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._run(), name="live")
@@ -79,8 +74,8 @@ class Feed:
         finally:
             self._watchers.discard(queue)
 
-    async def _first(self) -> list[bytes]:
-        """What a new watcher gets at once."""
+    async def _initial_messages(self) -> list[bytes]:
+        """Return the first messages of a new watcher."""
         messages = [sse("overview", await self._overview())]
         if self._tail:
             with contextlib.suppress(RedisError, OSError):
@@ -89,7 +84,7 @@ class Feed:
         return messages
 
     async def _run(self) -> None:
-        """Hand out what is new, for as long as somebody watches."""
+        """Distribute news while there are watchers."""
         after: dict[str, str] = {}
         shown_s = time.monotonic()
         while self._watchers and not self._drain.begun:
@@ -99,13 +94,13 @@ class Feed:
                         self._tell(sse("event", view))
             if time.monotonic() - shown_s >= OVERVIEW_S:
                 shown_s = time.monotonic()
-                await self._tell_overview()
+                await self._send_overview()
             await asyncio.sleep(TURN_S)
         for queue in list(self._watchers):
             self._cut(queue)
 
     async def _news(self, tail: StreamReader, after: dict[str, str]) -> list[EventView]:
-        """What came since the last look; streams that are new are read from their first entry."""
+        """Return events since the last read; new streams are read from their first entry."""
         streams = await tail.streams()
         if not after:
             after.update(await tail.ends(streams))
@@ -114,8 +109,8 @@ class Feed:
             after.setdefault(stream, "0-0")
         return await tail.news(after)
 
-    async def _tell_overview(self) -> None:
-        """Tell of the overview when more of it has changed than the time."""
+    async def _send_overview(self) -> None:
+        """Send the overview if anything but its time has changed."""
         made = await self._overview()
         same = self._shown and msgspec.structs.replace(self._shown, at_ms=made.at_ms) == made
         self._shown = made
@@ -130,19 +125,19 @@ class Feed:
                 self._cut(queue)
 
     def _cut(self, queue: asyncio.Queue[bytes]) -> None:
-        """End one watcher's feed; its queue is emptied, so that it hears of it at once."""
+        """End a watcher's feed; its queue is emptied, so that it notices at once."""
         self._watchers.discard(queue)
         while not queue.empty():
             queue.get_nowait()
         queue.put_nowait(OVER)
 
     async def stop(self) -> None:
-        """Nobody watches any more."""
+        """Disconnect all watchers."""
         self._watchers.clear()
         if self._task:
             await cancel_and_wait({self._task})
 
 
 def sse(name: str, data: object) -> bytes:
-    """A server-sent event."""
+    """Encode a server-sent event."""
     return f"event: {name}\ndata: {visible_json(msgspec.json.encode(data).decode())}\n\n".encode()

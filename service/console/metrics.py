@@ -1,11 +1,10 @@
-"""`/metrics` for Prometheus: what this process has counted, and what it knows of the fleet.
+"""`/metrics` for Prometheus: counters of this process, and gauges of the fleet.
 
-Counters come from this process's own events and from the edge; gauges are read when they are asked for. Processes that
-share an address (`multiprocess`) count into files that all of them read, so that whichever is asked tells of all;
-those of one that died are kept, but for what it counted last (HAND_OVER_S). Labels are bounded: model names, which
-clients may invent, up to 64 in a process, then `other`.
-No secret, prompt or client's text is a label.
-Open to the loopback; to others with METRICS_TOKEN, or a token of the admin API.
+Counters come from this process's own events and from the edge; gauges are read on each scrape. Processes that share an
+address (`multiprocess`) count in files that all of them read, so that any of them reports the sum; counts of dead
+processes stay, except for the last HAND_OVER_S. Labels are bounded: up to 64 model names per process, since clients may
+invent them, then `other`. No secret, prompt or client text is a label. Open to the loopback; elsewhere it needs
+METRICS_TOKEN or a token of the admin API.
 """
 
 import asyncio
@@ -41,13 +40,13 @@ from service.telemetry.safe_text import visible
 
 MOST_MODELS = 64
 MOST_REQUESTS = 2_000
-"""Requests of which it is remembered where they failed last."""
+"""Maximum requests whose last failed route is remembered."""
 NUSD = 1e-9
 LOOK_S = 1.0
 HAND_OVER_S = 0.1
-"""What was counted reaches the files that siblings read within this time."""
+"""Interval at which counts are written to the files that siblings read."""
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
-"""By this prometheus_client knows that it counts into files, and where; `multiprocess` sets it."""
+"""Variable that makes prometheus_client count in files, in this folder; set by `multiprocess`."""
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 ADDED_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5)
 CIRCUITS = {"closed": 0, "half_open": 1, "open": 2}
@@ -57,7 +56,7 @@ FORWARDED_HEADERS = ("x-forwarded-for", "forwarded", "x-real-ip")
 
 
 class Metrics:
-    """Counts, in a registry of its own, so that several proxies in one program do not mix."""
+    """This process's metrics, in a registry of their own, so that several proxies in one program do not mix."""
 
     def __init__(self, clock: Clock, watcher: Watcher, outbox: Outbox, version: str, settings_digest: str) -> None:
         self.registry = CollectorRegistry()
@@ -107,12 +106,12 @@ class Metrics:
         return Gauge(name, words, registry=self.registry, multiprocess_mode="livesum")
 
     async def start(self) -> None:
-        """Look at what waits, for a sibling that may be asked in this process's place."""
+        """Start flushing periodically, so that siblings can report the counts."""
         if SHARED in os.environ:
             self._looking = asyncio.create_task(self._look_on(), name="metrics.look")
 
     async def stop(self) -> None:
-        """Look no more, once all is handed over."""
+        """Flush and stop."""
         self._hand_over()
         if self._looking:
             self._looking.cancel()
@@ -133,24 +132,24 @@ class Metrics:
             self._timer = asyncio.get_running_loop().call_later(HAND_OVER_S, self._hand_over)
 
     def _hand_over(self) -> None:
-        """Put what was counted where it is read."""
+        """Flush the buffers."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._count_noted()
         self.in_flight.set(self._under_way)
         for tally in self._tallies:
-            tally.hand_over()
+            tally.flush()
 
-    # -- what is told
+    # -- recording
 
     def begin(self) -> None:
-        """A request has come."""
+        """Count the start of a request."""
         self._under_way += 1
         self._hand_over_soon()
 
     def end(self, endpoint: Endpoint, verdict: str, reason: str) -> None:
-        """It is over."""
+        """Count the end of a request."""
         self._under_way -= 1
         self.requests.add((endpoint, verdict))
         self._hand_over_soon()
@@ -158,12 +157,12 @@ class Metrics:
             self.refuse(reason)
 
     def refuse(self, reason: str) -> None:
-        """The proxy itself turned somebody down, here or at the admin API."""
+        """Count a request that the proxy itself rejected, here or at the admin API."""
         self.refusals.add((reason,))
         self._hand_over_soon()
 
-    def note(self, stream: str, event: Event) -> None:
-        """An event of this process was numbered. It is counted with others later, which costs half."""
+    def record_event(self, stream: str, event: Event) -> None:
+        """Queue an event of this process; counting many at once costs half."""
         if isinstance(event, AttemptStarted | AttemptEnded):
             self._noted.append((self._clock.now_ms(), stream, event))
             self._hand_over_soon()
@@ -200,7 +199,7 @@ class Metrics:
             self._failed_on[event.request_id] = route
 
     def _model(self, name: str) -> str:
-        """A model's name as a label; `/metrics` is read on terminals too."""
+        """Return a model's name as a label, escaped because `/metrics` is read on terminals too."""
         name = visible(name)
         if name not in self._models and len(self._models) >= MOST_MODELS:
             return "other"
@@ -208,7 +207,7 @@ class Metrics:
         return name
 
     def text(self, standing: FleetStatus | None) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """Return all metrics in Prometheus's text format."""
         self._now.standing = standing
         self._look()
         if SHARED not in os.environ:
@@ -220,7 +219,7 @@ class Metrics:
 
 
 class CurrentGauges(Collector):
-    """Gauges: what is read at the moment of asking."""
+    """Gauges that are read on each scrape."""
 
     def __init__(self, watcher: Watcher, version: str, settings_digest: str) -> None:
         self.standing: FleetStatus | None = None
@@ -228,22 +227,22 @@ class CurrentGauges(Collector):
         self._info = {"version": version, "settings": settings_digest}
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing is promised before it is asked for."""
+        """Return nothing: the gauges are unknown before a scrape."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """All gauges."""
-        yield from route_gauges(self._watcher.readings())
+        """Yield all gauges."""
+        yield from route_gauges(self._watcher.route_statuses())
         info = GaugeMetricFamily("ccproxy_info", "Version and settings digest", labels=[*self._info])
         info.add_metric([*self._info.values()], 1)
         yield info
-        yield one("ccproxy_redis_up", "1 if Redis is reachable, else 0", int(self._watcher.redis_up))
+        yield gauge("ccproxy_redis_up", "1 if Redis is reachable, else 0", int(self._watcher.redis_up))
         if self.standing is not None:
             yield from fleet_gauges(self.standing)
 
 
 def route_gauges(readings: Iterable[RouteStatus]) -> Iterator[Metric]:
-    """How routes stand, as this process reads them."""
+    """Yield gauges of routes, as this process sees them."""
     made = {
         name: GaugeMetricFamily(f"ccproxy_{name}", words, labels=["route"])
         for name, words in (
@@ -263,7 +262,7 @@ def route_gauges(readings: Iterable[RouteStatus]) -> Iterator[Metric]:
 
 
 def fleet_gauges(standing: FleetStatus) -> Iterator[Metric]:
-    """How far the ledger is, and who lives."""
+    """Yield gauges of the ledger and the replicas."""
     lag = GaugeMetricFamily("ccproxy_stream_lag_entries", "Entries not folded yet", labels=["stream"])
     age = GaugeMetricFamily("ccproxy_snapshot_age_seconds", "Age of the last snapshot", labels=["stream"])
     dead = GaugeMetricFamily("ccproxy_dead_letters", "Events that can't be decoded", labels=["stream"])
@@ -278,16 +277,16 @@ def fleet_gauges(standing: FleetStatus) -> Iterator[Metric]:
         dead.add_metric([stream.stream], counts[0])
         quarantined.add_metric([stream.stream], counts[1])
     yield from (lag, age, dead, quarantined)
-    yield one("ccproxy_replicas", "Live replicas", len(standing.status.replicas))
+    yield gauge("ccproxy_replicas", "Live replicas", len(standing.status.replicas))
 
 
-def one(name: str, words: str, value: float) -> GaugeMetricFamily:
-    """A gauge without labels."""
+def gauge(name: str, words: str, value: float) -> GaugeMetricFamily:
+    """Return a gauge without labels."""
     return GaugeMetricFamily(name, words, value=value)
 
 
 def arrived_ms(event: AttemptStarted) -> int:
-    """When its request came: a request's id begins with it."""
+    """Return when the attempt's request arrived, from the request id."""
     try:
         return time_of_request_id_ms(event.request_id)
     except ValueError:
@@ -303,24 +302,25 @@ def arrived_ms(event: AttemptStarted) -> int:
     tags=["metrics"],
 )
 async def metrics(request: Request[Any, Any, Any], console: Desk) -> Response[bytes]:
-    """What this process has counted, and what it knows of the fleet."""
-    await let_in(request, console)
+    """Metrics of this process and gauges of the fleet."""
+    await check_access(request, console)
     counted: Metrics = request.app.state.metrics
-    return Response(counted.text(await console.fleet.standing()), media_type=CONTENT_TYPE)
+    return Response(counted.text(await console.fleet.status()), media_type=CONTENT_TYPE)
 
 
 def is_on_loopback(request: Request[Any, Any, Any]) -> bool:
-    """Whether somebody on this machine asks for this machine: a page may have another name lead to the loopback."""
+    """True for a request from this machine by a loopback name: any other name may resolve to the loopback (DNS
+    rebinding)."""
     return is_loopback(address_of(request)) and is_loopback(host_name(request.headers.get("host", "localhost")))
 
 
 def digest_of(token: str) -> bytes:
-    """What tokens are compared by, so that the time tells nothing of their length."""
+    """Return a digest for comparing tokens, so that timing does not reveal their length."""
     return sha256(token.encode()).digest()
 
 
-async def let_in(request: Request[Any, Any, Any], console: Console) -> None:
-    """Raises NotLoggedIn for whoever may not read."""
+async def check_access(request: Request[Any, Any, Any], console: Console) -> None:
+    """Raise NotLoggedIn unless the request may read metrics."""
     wanted = console.settings.metrics_token.reveal()
     scheme, _, shown = request.headers.get("authorization", "").partition(" ")
     if wanted and scheme.lower() == "bearer" and compare_digest(digest_of(shown.strip()), digest_of(wanted)):
@@ -331,4 +331,4 @@ async def let_in(request: Request[Any, Any, Any], console: Console) -> None:
         return
     if not shown:
         raise NotLoggedIn("metrics need METRICS_TOKEN as Authorization: Bearer, except on the loopback")
-    await console.access.asker(request)
+    await console.access.authenticate(request)

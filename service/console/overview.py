@@ -1,6 +1,6 @@
-"""What one wants to see at a glance, made of the view and of what Redis said. Pure but for its arguments.
+"""Computes the overview from the view and the fleet status. Pure.
 
-Not here: asking (`fleet_status`, `stream_reader`), showing.
+Not here: reading (`fleet_status`, `stream_reader`) and display.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ LAG_WARNING = 100
 LAG_PROBLEM = 1_000
 MOST_ATTEMPTS = 500
 CLAUDE = "claude-sonnet-4-6"
-"""What is asked for when one wants to know where the next Claude request would go."""
+"""Model used to determine where the next Claude request would go."""
 WORST: tuple[Level, ...] = ("ok", "warning", "problem")
 STATE_LEVELS: dict[str, Level] = {
     "healthy": "ok",
@@ -55,7 +55,7 @@ STATE_WORDS = {
     "circuit_open": "has an open circuit",
     "waiting": "is cooling down",
 }
-"""Others read well after `is`."""
+"""Descriptions of states; all others read well after `is`."""
 
 
 def overview_of(
@@ -68,7 +68,7 @@ def overview_of(
     version: str,
     own_notices: Iterable[Notice] = (),
 ) -> Overview:
-    """The whole at one moment."""
+    """Return the overview at one moment."""
     routes = routes_of(settings, view, now_ms)
     notices = [*own_notices, *notices_of(settings, routes, standing)]
     serving = next((route for route in routes if route.serves), None)
@@ -90,7 +90,7 @@ def overview_of(
 
 
 def routes_of(settings: Settings, view: View, now_ms: int) -> list[RouteView]:
-    """All routes in the order of the settings, and that of clients' own credentials where it was used."""
+    """Return all routes in the order of the settings, and that of clients' own credentials if it was used."""
     candidates = rank(RoutingRequest(model=CLAUDE), settings.routes, view, settings.policy, now_ms)
     first = next((candidate.route.id for candidate in candidates if candidate.usable), "")
     routes = [*settings.routes]
@@ -103,7 +103,7 @@ def routes_of(settings: Settings, view: View, now_ms: int) -> list[RouteView]:
 
 
 def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: int, *, serves: bool) -> RouteView:
-    """One route."""
+    """Return one route."""
     reading, ledger = read_route_status(route, view, settings.policy, now_ms), view.ledger(route.id)
     first_hour = reading.week_start_ms // HOUR_MS
     week = usage_since(ledger.hours, first_hour)
@@ -150,7 +150,7 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
 
 
 def quota_of(reading: RouteStatus, ledger: RouteLedger, policy: Policy, now_ms: int) -> QuotaView:
-    """A route's week with its line so far, and where it leads."""
+    """Return a route's week with its hourly usage and forecast."""
     first = reading.week_start_ms // HOUR_MS
     hours = [
         counted_tokens(ledger.hours[hour], policy.quota.weights) if hour in ledger.hours else 0
@@ -169,7 +169,7 @@ def quota_of(reading: RouteStatus, ledger: RouteLedger, policy: Policy, now_ms: 
 
 
 def forecast_of(reading: RouteStatus, ledger: RouteLedger, policy: Policy, now_ms: int) -> Forecast:
-    """Where the week leads: the pace of the last day, and when the limit will be spent."""
+    """Forecast the week from the pace of the last day."""
     since = now_ms // HOUR_MS - (PACE_HOURS - 1)
     pace = counted_since(ledger, since, policy.quota.weights) / ((now_ms - since * HOUR_MS) / HOUR_MS)
     left_ms = max(0, reading.resets_at_ms - now_ms)
@@ -182,13 +182,13 @@ def forecast_of(reading: RouteStatus, ledger: RouteLedger, policy: Policy, now_m
 
 
 def cache_hit_percent(usage: Usage) -> float | None:
-    """How much of what was read came from a prompt cache; None when nothing was read."""
+    """Return the share of input tokens read from a prompt cache; None without input."""
     read = usage.input + usage.cache_read + usage.cache_write_5m + usage.cache_write_1h
     return round(100 * usage.cache_read / read, 2) if read else None
 
 
 def answered_lately(ledger: RouteLedger, now_ms: int) -> int:
-    """Messages that were answered within the last minute."""
+    """Count messages answered within the last minute."""
     since = now_ms // BUCKET_MS - MINUTE_BUCKETS
     return sum(
         bucket.ok for health in ledger.health.values() for number, bucket in health.buckets.items() if number > since
@@ -196,23 +196,23 @@ def answered_lately(ledger: RouteLedger, now_ms: int) -> int:
 
 
 def serving_reason(routes: Sequence[RouteView], serving: RouteView | None) -> str:
-    """Why it is this route, in words."""
+    """Explain the choice of the serving route."""
     if serving is None:
-        return "no route is available: " + "; ".join(f"{route.title} {why(route)}" for route in routes)
+        return "no route is available: " + "; ".join(f"{route.title} {describe_state(route)}" for route in routes)
     before = [route for route in routes if route.priority < serving.priority]
     if not before:
         return "it is first in order" if serving.available else "all circuits are open, and this one closes first"
-    return "; ".join(f"{route.title} {why(route)}" for route in before)
+    return "; ".join(f"{route.title} {describe_state(route)}" for route in before)
 
 
-def why(route: RouteView) -> str:
-    """A route's state and its reason."""
+def describe_state(route: RouteView) -> str:
+    """Describe a route's state and its reason."""
     state = STATE_WORDS.get(route.state) or f"is {route.state}"
     return f"{state} ({route.reason})" if route.reason else state
 
 
 def notices_of(settings: Settings, routes: Sequence[RouteView], standing: FleetStatus | None) -> list[Notice]:
-    """All that a person should know, from what is seen here."""
+    """Return all notices that follow from settings, routes and fleet."""
     found: list[Notice] = []
     if not any(route.available for route in routes):
         found.append(Notice(level="problem", code="no_route", message="no route is available"))
@@ -220,7 +220,9 @@ def notices_of(settings: Settings, routes: Sequence[RouteView], standing: FleetS
         level = STATE_LEVELS.get(route.state, "warning")
         if level != "ok":
             found.append(
-                Notice(level=level, code=route.state, subject=route.route, message=f"{route.title} {why(route)}")
+                Notice(
+                    level=level, code=route.state, subject=route.route, message=f"{route.title} {describe_state(route)}"
+                )
             )
     if settings.redis_url is None:
         found.append(Notice(level="warning", code="no_redis", message="no ledger: REDIS_URL is not set"))
@@ -234,7 +236,7 @@ def notices_of(settings: Settings, routes: Sequence[RouteView], standing: FleetS
 
 
 def fleet_notices(standing: FleetStatus) -> list[Notice]:
-    """What is wrong with the ledger and the replicas."""
+    """Return notices about the ledger and the replicas."""
     found: list[Notice] = []
     for stream in standing.status.streams:
         if stream.lag >= LAG_WARNING:
@@ -252,7 +254,7 @@ def fleet_notices(standing: FleetStatus) -> list[Notice]:
 
 
 def attempts_of(view: View) -> list[LiveAttempt]:
-    """Attempts under way in the whole fleet, oldest first."""
+    """Return open attempts of the whole fleet, oldest first."""
     found = [
         LiveAttempt(
             attempt_id=attempt_id,
@@ -273,7 +275,7 @@ def attempts_of(view: View) -> list[LiveAttempt]:
 
 
 def keys_of(settings: Settings, view: View, under_way: dict[str, int], now_ms: int) -> list[KeyView]:
-    """All keys: those of the settings, then those on the ledger."""
+    """Return all keys: those of the settings, then issued ones."""
     fixed = {key.key_id: ClientKey(name=key.key_id, sha256="") for key in settings.client_keys}
     return [
         *(key_of(key_id, key, view, settings, now_ms, source="settings") for key_id, key in fixed.items()),
@@ -294,7 +296,7 @@ def key_of(
     source: str = "ledger",
     under_way: int = 0,
 ) -> KeyView:
-    """One key, with what it used this week."""
+    """Return a key with its usage of this week."""
     reading = read_key(key_id, key, view, settings.policy.quota, settings.prices, now_ms)
     return KeyView(
         key_id=key_id,

@@ -1,8 +1,7 @@
-"""The dashboard's page and its assets, as they lie in `dashboard/`: read once, at the start, and sent as they are.
+"""The dashboard's page and assets from `dashboard/`, read once at start-up and sent unchanged.
 
-The page knows nothing: what it shows, it asks the admin API for, with the session of whoever looks. Nothing of it comes
-from another host, and nothing in it is a script but its own files: the policy that goes with it lets the browser see
-to that. Not here: the answers (`admin`).
+The page contains no data; it requests them from the admin API with the user's session. It loads nothing from other
+hosts and runs only its own files, enforced by a content security policy. Not here: the data (`admin`).
 """
 
 from hashlib import sha256
@@ -18,7 +17,7 @@ from msgspec import Struct
 
 PAGE = "index.html"
 DIGEST = "{digest}"
-"""Stands in the page for the name of these very assets."""
+"""Placeholder in the page for the assets' digest."""
 DIGEST_CHARS = 12
 TYPES = {
     "html": "text/html",
@@ -43,14 +42,14 @@ PAGE_HEADERS = HEADERS | {
 
 
 class Asset(Struct, frozen=True):
-    """A file and its type."""
+    """A file and its media type."""
 
     body: bytes
     media_type: str
 
 
 def read_assets(folder: Traversable, prefix: str = "") -> dict[str, Asset]:
-    """All files below a folder whose type is known, by their paths."""
+    """Read all files of known types below a folder, by path."""
     found: dict[str, Asset] = {}
     for child in sorted(folder.iterdir(), key=lambda one: one.name):
         name = prefix + child.name
@@ -62,7 +61,7 @@ def read_assets(folder: Traversable, prefix: str = "") -> dict[str, Asset]:
 
 
 def digest_of(assets: dict[str, Asset]) -> str:
-    """A name for these very assets."""
+    """Return a digest of all assets."""
     total = sha256()
     for name, asset in sorted(assets.items()):
         total.update(f"{name} {len(asset.body)}\n".encode() + asset.body)
@@ -77,7 +76,7 @@ ETAG = f'"{CURRENT}"'
 
 @get("/dashboard", include_in_schema=False, sync_to_thread=False)
 def page(request: Request[Any, Any, Any]) -> Response[bytes]:
-    """The page; its assets' addresses are relative to it, so that it works behind any prefix."""
+    """The dashboard. Asset URLs are relative, so that it works behind any prefix."""
     if request.scope["raw_path"].endswith(b"/"):
         return Response(b"", status_code=308, headers={"location": "../dashboard"})
     if request.headers.get("if-none-match") == ETAG:
@@ -87,7 +86,7 @@ def page(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 @get("/dashboard/{digest:str}/{name:path}", include_in_schema=False, sync_to_thread=False)
 def asset(digest: FromPath[str], name: FromPath[str]) -> Response[bytes]:
-    """An asset. While a fleet changes versions, another replica's page may ask: it gets what is here, for this once."""
+    """An asset. During an upgrade of a fleet, another replica's page may request it; it then gets this version."""
     found = ASSETS.get(name.removeprefix("/"))
     if found is None:
         raise NotFoundException

@@ -1,53 +1,75 @@
-"""The settings in force, as they may be shown: a secret is `***`, an address comes without user, password and query."""
+"""The settings in force with secrets removed: which ones are secret is part of their declarations.
+
+A value of type Secret is `***`. A URL comes without user, password and query.
+"""
 
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import asdict
 
 from service.console.api_types import SettingView
 from service.settings import Secret, Settings
+from service.settings.setting import SettingField, setting_fields
 
 MASK = "***"
 IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]*@")
 QUERY = re.compile(r"\?.*", re.DOTALL)
 LEFT_OUT = frozenset(("prices.prices", "notices"))
-"""A table of hundreds of rows, and what was said at the start."""
+"""A table of hundreds of rows, and messages that were shown at startup."""
 
 
 def redacted_settings_view(settings: Settings) -> list[SettingView]:
-    """Each setting by its dotted name."""
-    found = []
-    for name, value in flattened("", settings):
-        secret = isinstance(value, Secret)
-        shown = (MASK if value else "") if secret else address_masked(str("" if value is None else value))
-        found.append(SettingView(name=name, value=shown, secret=secret, meaning=""))
-    return found
+    """Return each setting by its dotted name."""
+    return [view_of(name, value, field) for name, value, field in leaves("", settings)]
 
 
-def flattened(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Leaves with their dotted names; lists by number, routes and keys by their ids."""
+def view_of(name: str, value: Any, field: SettingField | None) -> SettingView:
+    """A setting as it may be shown; `field` declares it, None for an entry of a list."""
+    declared_secret = field is not None and field.secret
+    meaning = field.setting.meaning if field and field.setting else ""
+    if isinstance(value, Secret):
+        return SettingView(name=name, value=MASK if value else "", secret=True, meaning=meaning)
+    text = address_masked(text_of(value))
+    if declared_secret and "://" not in text and text:
+        return SettingView(name=name, value=MASK, secret=True, meaning=meaning)
+    return SettingView(name=name, value=text, secret=False, meaning=meaning)
+
+
+def leaves(name: str, value: Any, field: SettingField | None = None) -> Iterator[tuple[str, Any, SettingField | None]]:
+    """All values with their dotted names and declarations."""
     if name in LEFT_OUT:
         return
+    inner = list(children(value))
+    if not inner:
+        yield name, value, field
+    for label, child, declared in inner:
+        yield from leaves(f"{name}.{label}" if name else label, child, declared)
+
+
+def children(value: Any) -> Iterator[tuple[str, Any, SettingField | None]]:
+    """The fields of a struct, and the structs of a list by their ids, else by number."""
     if isinstance(value, Struct):
-        for key, inner in asdict(value).items():
-            yield from flattened(f"{name}.{key}" if name else key, inner)
-    elif isinstance(value, tuple | list) and any(isinstance(inner, Struct) for inner in value):
-        for number, inner in enumerate(value):
-            label = getattr(inner, "id", "") or getattr(inner, "key_id", "") or str(number)
-            yield from flattened(f"{name}.{label}", inner)
+        for field in setting_fields(type(value)):
+            yield field.name, getattr(value, field.name), field
     elif isinstance(value, tuple | list):
-        yield name, ", ".join(str(inner) for inner in value)
-    elif isinstance(value, dict):
-        yield name, ", ".join(f"{key}={inner}" for key, inner in value.items())
-    else:
-        yield name, value
+        for number, entry in enumerate(value):
+            if isinstance(entry, Struct):
+                yield getattr(entry, "id", "") or getattr(entry, "key_id", "") or str(number), entry, None
+
+
+def text_of(value: Any) -> str:
+    """A value as text, "" for None."""
+    if isinstance(value, tuple | list):
+        return ", ".join(str(inner) for inner in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={inner}" for key, inner in value.items())
+    return "" if value is None else str(value)
 
 
 def address_masked(text: str) -> str:
-    """A text without the user, password and query of an address."""
+    """Remove user, password and query from URLs in a text."""
     if "://" not in text:
         return text
     return QUERY.sub("", IN_ADDRESS.sub(f"{MASK}@", text))

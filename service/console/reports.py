@@ -1,6 +1,6 @@
-"""Asks the workers for what stands in Postgres alone: a report is a job with JSON in and out, on a queue of its own.
+"""Client of the workers' reports from Postgres: an RQ job with JSON in and out, on a queue of its own.
 
-Only reports fail when no worker answers. Not here: making reports (the workers'), and who asks for them (`admin`).
+If no worker answers, only reports fail. Not here: making reports (`workers`), and their callers (`admin`).
 """
 
 import asyncio
@@ -30,19 +30,19 @@ WORKERS_FRESH_S = 5.0
 
 
 class ReportClient:
-    """The queue of reports, as one proxy process uses it; `url` None: there is none, and so no history."""
+    """The queue of reports of one proxy process; `url` None: there is none, and so no history."""
 
     def __init__(self, url: str | None) -> None:
         self._url = url
         self._queue: Queue | None = None
         self._free = asyncio.Semaphore(MOST_AT_ONCE)
-        # Threads of its own: those of the event loop write spools, and must never wait for a report.
+        # Separate threads: the event loop's default threads write spools, and must never wait for a report.
         self._threads = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="reports")
         self._workers: int | None = None
         self._counted_s = -WORKERS_FRESH_S
 
     async def ask(self, name: str, **arguments: Any) -> Any:
-        """A report. Raises ReportAway when no worker answers in time, BadReport for what can't be asked."""
+        """Request a report. Raises ReportAway if no worker answers in time, BadReport if the request is invalid."""
         if self._url is None:
             raise ReportAway(
                 "history needs a worker and its queue: set REDIS_URL, or with a Redis Cluster RQ_REDIS_URL"
@@ -77,7 +77,7 @@ class ReportClient:
         return found
 
     async def workers(self) -> int | None:
-        """How many worker processes make reports; None when nobody knows."""
+        """Return the number of worker processes that make reports; None if unknown."""
         if self._url is None:
             return None
         try:
@@ -102,20 +102,20 @@ class ReportClient:
         return self._queue
 
     def close(self) -> None:
-        """Let go of threads and connection."""
+        """Close threads and connection."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._queue is not None:
             self._queue.connection.close()
 
 
 def queue_url(settings: Settings) -> str | None:
-    """Where the workers' queue is; None when the settings name no Redis that can hold one."""
+    """Return the URL of the workers' queue; None if no configured Redis can hold one."""
     url = settings.rq_redis_url or settings.redis_url
     return url if url and place_of(url).kind != "cluster" else None
 
 
 def away() -> ReportAway:
-    """No worker answered."""
+    """Return the error if no worker answered."""
     return ReportAway(
         "history is read by workers, and none responded; start one with `ccproxy worker`", retry_after_s=5
     )

@@ -1,4 +1,4 @@
-"""One request from its events: its attempts in their order, and how it ended. Pure."""
+"""Reconstructs a request from its events: attempts in order, and the verdict. Pure."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,7 +11,7 @@ Verdict = Literal["ok", "failed", "aborted", "refused", "open"]
 
 
 def request_of(request_id: str, views: Sequence[EventView]) -> RequestView:
-    """A request as one looks at it. `views` are its events, in any order, at least one."""
+    """Return a request for display. `views` are its events, in any order, at least one."""
     ordered = sorted(views, key=lambda view: (view.at_ms, view.event_id))
     attempts = attempts_of(ordered)
     refused = next((view.kind for view in ordered if view.type == "request_refused"), "")
@@ -22,10 +22,10 @@ def request_of(request_id: str, views: Sequence[EventView]) -> RequestView:
         started_at_ms=min([*(attempt.started_at_ms for attempt in attempts), ordered[0].at_ms]),
         ended_at_ms=None if verdict == "open" else ordered[-1].at_ms,
         verdict=verdict,
-        model_asked=text(fields, "model_asked"),
+        model_asked=text_field(fields, "model_asked"),
         client_key=ordered[0].client_key,
-        session_id=text(fields, "session_id"),
-        endpoint=text(fields, "endpoint") or "messages",
+        session_id=text_field(fields, "session_id"),
+        endpoint=text_field(fields, "endpoint") or "messages",
         refused=refused,
         attempts=attempts,
         events=ordered,
@@ -33,7 +33,7 @@ def request_of(request_id: str, views: Sequence[EventView]) -> RequestView:
 
 
 def attempts_of(ordered: Sequence[EventView]) -> list[AttemptView]:
-    """The tries, by their beginning. A true end stands over an estimate."""
+    """Return the attempts by start time. An actual end takes precedence over an estimate."""
     found: dict[str, AttemptView] = {}
     for view in ordered:
         known = found.get(view.attempt_id)
@@ -47,7 +47,7 @@ def attempts_of(ordered: Sequence[EventView]) -> list[AttemptView]:
 
 
 def attempt_of(view: EventView, outcome: str, started_at_ms: int = 0) -> AttemptView:
-    """A try as its latest event tells."""
+    """Return an attempt from its latest event."""
     fields: dict[str, Any] = view.fields
     given = {name: fields[name] for name in COPIED if name in fields}
     return AttemptView(
@@ -65,7 +65,7 @@ COPIED = ("kind", "scope", "status", "message", "model_sent", "stream", "first_b
 
 
 def verdict_of(attempts: Sequence[AttemptView], refused: str) -> Verdict:
-    """How the request ended: as its last attempt did."""
+    """Return the verdict: that of the last attempt."""
     if refused and not attempts:
         return "refused"
     if not attempts or any(attempt.outcome == "open" for attempt in attempts):
@@ -74,6 +74,6 @@ def verdict_of(attempts: Sequence[AttemptView], refused: str) -> Verdict:
     return "failed" if last == "lost" else last
 
 
-def text(fields: dict[str, Any], name: str) -> str:
-    """A field that is a text."""
+def text_field(fields: dict[str, Any], name: str) -> str:
+    """Return a text field."""
     return str(fields.get(name, ""))

@@ -1,7 +1,7 @@
-"""Sessions that were logged out, until they would have ended by themselves: known here at once, and by way of Redis to
-every proxy of the fleet. While Redis is away a session is over only where it was ended.
+"""Revoked sessions until their expiry: known here at once, and to the whole fleet through Redis. While Redis is
+unavailable a session is revoked only on the proxy where it was ended.
 
-Not here: what a session is (`auth`).
+Not here: sessions themselves (`auth`).
 """
 
 import asyncio
@@ -13,18 +13,18 @@ from redis.exceptions import RedisError
 
 KEY_PREFIX = "ccproxy:session-over:"
 WAIT_S = 0.5
-"""Nobody who looks waits longer than this for a Redis that is away."""
+"""Maximum wait for Redis."""
 
 
 class RevokedSessions:
-    """Remembers sessions by what only they have."""
+    """Stores revoked sessions by a digest."""
 
     def __init__(self, redis: Redis | None) -> None:
         self._redis = redis
         self._here: dict[str, float] = {}
 
     async def add(self, session: str, expires_s: float) -> None:
-        """It is over."""
+        """Revoke a session."""
         now_s = time.time()
         self._here = {one: until_s for one, until_s in self._here.items() if until_s > now_s} | {session: expires_s}
         if self._redis is not None:
@@ -33,7 +33,7 @@ class RevokedSessions:
                     await self._redis.set(KEY_PREFIX + session, b"1", ex=max(1, int(expires_s - now_s) + 1))
 
     async def has(self, session: str) -> bool:
-        """Whether it is over."""
+        """True if the session is revoked."""
         if session in self._here:
             return True
         if self._redis is not None:

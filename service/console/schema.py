@@ -1,4 +1,4 @@
-"""The OpenAPI document and its page at `/schema`: plain HTML made here, so that it works offline and runs no script."""
+"""The OpenAPI document and its page at `/schema`: plain HTML, so that it works offline and without scripts."""
 
 from collections.abc import Iterator
 from html import escape
@@ -22,7 +22,7 @@ td,th{text-align:left;padding:.15rem 1rem .15rem 0;vertical-align:top}
 
 
 def openapi_config(version: str) -> OpenAPIConfig:
-    """What the document says of the whole."""
+    """Return the document's metadata."""
     return OpenAPIConfig(
         title="Claude Code Proxy",
         version=version,
@@ -44,10 +44,10 @@ def openapi_config(version: str) -> OpenAPIConfig:
 
 
 class SchemaPage(OpenAPIRenderPlugin):
-    """The document as a page."""
+    """Renders the document as a page."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002
-        """The page's bytes."""
+        """Return the page."""
         info = openapi_schema["info"]
         operations = "".join(operation_html(openapi_schema, *each) for each in operations_of(openapi_schema))
         title = f"{escape(info['title'])} {escape(info['version'])}"
@@ -60,7 +60,7 @@ class SchemaPage(OpenAPIRenderPlugin):
 
 
 def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """All operations: method, path, and what is said of them."""
+    """Yield all operations: method, path and description."""
     for path, item in sorted(document.get("paths", {}).items()):
         for method in METHODS:
             if method in item:
@@ -68,7 +68,7 @@ def operations_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str
 
 
 def operation_html(document: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> str:
-    """One operation, to be opened."""
+    """Return a collapsible operation."""
     words = " ".join(escape(operation.get(name) or "") for name in ("description",))
     head = f'<span class="method">{method.upper()}</span> <code>{escape(path)}</code> {escape(operation["summary"])}'
     parameters = "".join(parameter_html(document, one) for one in operation.get("parameters", ()))
@@ -80,20 +80,20 @@ def operation_html(document: dict[str, Any], method: str, path: str, operation: 
 
 
 def parameter_html(document: dict[str, Any], parameter: dict[str, Any]) -> str:
-    """A row of a query's or path's parameter."""
+    """Return the table row of a query or path parameter."""
     kind = kind_of(document, parameter.get("schema", {}))
     return f"<tr><td><code>{escape(parameter['name'])}</code></td><td>{parameter['in']}</td><td>{kind}</td></tr>"
 
 
 def answer_html(document: dict[str, Any], status: str, answer: dict[str, Any]) -> str:
-    """One status; only what went well shows its shape."""
+    """Return the table row of a status; only successful ones show their shape."""
     shapes = [one.get("schema", {}) for one in answer.get("content", {}).values()]
     shape = "".join(shape_html(document, one) for one in shapes) if status.startswith("2") else ""
     return f"<p><b>{status}</b> {escape(answer.get('description', ''))}</p>{shape}"
 
 
 def shape_html(document: dict[str, Any], schema: dict[str, Any]) -> str:
-    """The fields of an object; of a list, those of its items."""
+    """Return the fields of an object, or of a list's items."""
     found = resolved(document, schema)
     prefix = "a list of " if found.get("type") == "array" else ""
     found = resolved(document, found.get("items", {})) if prefix else found
@@ -106,7 +106,7 @@ def shape_html(document: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def kind_of(document: dict[str, Any], schema: dict[str, Any]) -> str:
-    """A type in a word or two."""
+    """Return a short name of a type."""
     if "$ref" in schema:
         return escape(str(resolved(document, schema).get("title", schema["$ref"].rpartition("/")[2])))
     for name in ("oneOf", "anyOf"):
@@ -120,7 +120,7 @@ def kind_of(document: dict[str, Any], schema: dict[str, Any]) -> str:
 
 
 def resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """What a reference means."""
+    """Resolve a reference."""
     if "$ref" not in schema:
         return schema
     found: dict[str, Any] = document["components"]["schemas"].get(schema["$ref"].rpartition("/")[2], {})

@@ -1,6 +1,6 @@
-"""The newest events, read from the ends of the streams: a page of them, what is new since, and one request's.
+"""Reads the newest events from the ends of the streams: pages, news, and events of one request.
 
-Workers leave a bounded tail on each stream for this. What is older is asked of them (`reports`). Not here: words.
+Workers keep a bounded tail on each stream for this; older events come from them (`reports`). Not here: descriptions.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,18 +14,18 @@ from service.ledger.ids import time_of_request_id_ms
 from service.ledger.wire import CONTROL, ENTRY_FIELD, STREAMS_KEY, decode_entry, entry_order, events_key
 
 SCANNED_ENTRIES = 5_000
-"""Entries of a stream that one page looks through at most."""
+"""Maximum entries of a stream read for one page."""
 STEP_ENTRIES = 250
 NEW_ENTRIES = 500
 REQUEST_MS = 3_600_000
-"""A request's events come within an hour of its arrival."""
+"""Maximum time between a request's arrival and its last event."""
 REQUEST_ENTRIES = 5_000
 
 Wanted = Callable[[EventView], bool]
 
 
 class StreamPage(NamedTuple):
-    """Events, newest first, and the entry id before which the next page begins, "" when the streams are read."""
+    """Events, newest first, and the entry id at which the next page starts, "" at the streams' start."""
 
     events: list[EventView]
     next: str
@@ -39,12 +39,13 @@ class StreamReader:
         self._known = {*streams, CONTROL}
 
     async def streams(self) -> list[str]:
-        """All streams. Raises RedisError or OSError."""
+        """Return all streams. Raises RedisError or OSError."""
         named: Any = await self._redis.smembers(STREAMS_KEY)
         return sorted(self._known | {name.decode() for name in named})
 
     async def page(self, streams: Sequence[str], before: str, limit: int, wanted: Wanted) -> StreamPage:
-        """The newest events that are wanted, before an entry; whole entries, so that a page may have a few more."""
+        """Return the newest matching events before an entry; a page consists of whole entries, and so may be slightly
+        longer."""
         found: list[EventView] = []
         end = f"({before}" if before else "+"
         for _ in range(SCANNED_ENTRIES // STEP_ENTRIES):
@@ -60,12 +61,13 @@ class StreamReader:
         return StreamPage(found, end.removeprefix("("))
 
     async def _step(self, streams: Sequence[str], end: str) -> list[tuple[str, list[EventView]]]:
-        """The next entries of all streams together, newest first, as far as all of them are known."""
+        """Return the next entries of all streams together, newest first, as far as they are complete."""
         pipe = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipe.xrevrange(events_key(stream), max=end, min="-", count=STEP_ENTRIES)
         replies: list[Any] = await pipe.execute()
-        # A stream that has more would go on below its last entry: nothing below the highest of these is complete.
+        # A stream that was read in part continues below its last entry: only what is above the highest of these is
+        # complete.
         floors = [entry_order(reply[-1][0].decode()) for reply in replies if len(reply or ()) == STEP_ENTRIES]
         floor = max(floors, default=(0, 0))
         merged = [
@@ -78,7 +80,7 @@ class StreamReader:
         return merged
 
     async def ends(self, streams: Sequence[str]) -> dict[str, str]:
-        """The last entry of each stream."""
+        """Return the last entry of each stream."""
         pipe = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipe.xrevrange(events_key(stream), count=1)
@@ -88,7 +90,7 @@ class StreamReader:
         }
 
     async def news(self, after: dict[str, str]) -> list[EventView]:
-        """What came since, oldest first; `after` is moved on."""
+        """Return events after these entries, oldest first; advances `after`."""
         pipe = self._redis.pipeline(transaction=False)
         for stream, entry in after.items():
             pipe.xrange(events_key(stream), min=f"({entry}", max="+", count=NEW_ENTRIES)
@@ -102,7 +104,7 @@ class StreamReader:
         return found
 
     async def of_request(self, request_id: str, streams: Sequence[str]) -> list[EventView]:
-        """A request's events that are still on the streams, oldest first."""
+        """Return a request's events that are still on the streams, oldest first."""
         try:
             from_ms = time_of_request_id_ms(request_id)
         except ValueError:
@@ -124,7 +126,7 @@ class StreamReader:
 
 
 def views_of(stream: str, entry: str, fields: dict[bytes, bytes]) -> list[EventView]:
-    """An entry's events for people, newest first as entries are."""
+    """Convert an entry's events for display, newest first."""
     decoded = decode_entry(fields.get(ENTRY_FIELD.encode(), b""))
     views = [view_of(stream, event, entry=entry) for event in decoded]
     return [view for view in reversed(views) if view]

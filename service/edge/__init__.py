@@ -1,1 +1,2 @@
-"""Faces the client: the Messages API, health, client keys. Knows Litestar and ASGI; no Redis, no provider."""
+"""The clients' interface: the Messages API, health checks, client keys. Uses Litestar and ASGI; no Redis, no
+providers."""

@@ -1,11 +1,10 @@
-"""The fields of a body that decide something here, read strictly: what they mean here is what they mean to everybody.
+"""Reads the fields of a body that influence a decision, strictly: they must have the same meaning for every parser.
 
-A parser may take the first of two keys or the last, 1 for true, or skip a byte order mark; whoever reads the body next
-may do otherwise, and limits would be walked around. So a body that leaves room for two readings is refused, in the
-words of the Messages API. What decides nothing here (nearly all of a body) is not looked at.
+A parser may use the first of two duplicate keys or the last, accept 1 for true, or skip a byte order mark; if the
+provider reads a body differently than we do, limits could be bypassed. So ambiguous bodies are rejected, with an error
+of the Messages API. Fields without influence (nearly all of a body) are not read.
 
-Not here: how large a body may be (`service.protocol.json_shape`, `body_reader`), or what a key may ask for
-(`key_limits`).
+Not here: size limits (`service.protocol.json_shape`, `body_reader`), and a key's permissions (`key_limits`).
 """
 
 import re
@@ -29,20 +28,20 @@ Object = dict[str, Raw]
 
 MOST_TOKENS = 2**31 - 1
 MOST_FILE_IDS = 16
-"""Look-ups of a request's files where all are one owner's: they live on one route, so that the first ones tell."""
+"""Maximum file look-ups if all have the same owner: files of a request live on one route, so the first ones suffice."""
 MOST_IDS = 1_000
-"""Look-ups at most where each has to be asked whose it is; a request may have a few hundred files."""
+"""Maximum look-ups if each owner has to be checked; a request may have a few hundred files."""
 TRIMMING = (b"clear_tool_uses", b"compact")
 """Edits of `context_management` that shorten a conversation (Anthropic's documentation)."""
 KEY = re.compile(rb'[ \t\n\r]*+("(?:[^"\\]++|\\.)*+")[ \t\n\r]*+:[ \t\n\r]*+', re.DOTALL)
 KEY_CHARS = 10_000
-"""Matching goes on for as long as a key is, and nothing else runs meanwhile."""
+"""Matching takes time proportional to a key's length, and blocks all other tasks."""
 SEPARATOR = re.compile(rb"[ \t\n\r]*+[,}]")
 HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class Container(Struct):
-    """Where code of an earlier request ran."""
+    """The container of an earlier request's code execution."""
 
     id: str | None = None
 
@@ -58,7 +57,7 @@ MESSAGES = msgspec.json.Decoder(list[MessageSurvey[Block]], dec_hook=note_id)
 
 
 def read_fields(call: ClientRequest, limits: BodyLimits) -> None:
-    """Take from the body what routing needs. Raises ClientError for one that can be read in two ways, or in none."""
+    """Store the fields that routing needs in the request. Raises ClientError if the body is ambiguous or malformed."""
     check_shape(call.plain, limits)
     fields = object_in(call.plain)
     call.model = model_in(fields.get("model"))
@@ -73,7 +72,7 @@ def read_fields(call: ClientRequest, limits: BodyLimits) -> None:
 
 
 def object_in(plain: bytes) -> Object:
-    """The fields of a body. Raises ClientError for what is no JSON object, or has a key twice."""
+    """Return the fields of a body. Raises ClientError unless it is a JSON object without duplicate keys."""
     try:
         if not plain.isascii():
             plain.decode()
@@ -89,10 +88,10 @@ def object_in(plain: bytes) -> Object:
 
 
 def refuse_repeats(raw: bytes, fields: Object, place: str) -> None:
-    """Raise ClientError when a key stands twice in an object, however it is escaped.
+    """Raise ClientError if an object has a duplicate key, however it is escaped.
 
-    Without blanks around keys and values all bytes are accounted for, which is so for nearly every client; else the
-    keys are walked along.
+    Without whitespace around keys and values the lengths account for all bytes, which is so for nearly every client;
+    else the keys are scanned.
     """
     if sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields) + 1 == len(raw):
         return
@@ -103,8 +102,8 @@ def refuse_repeats(raw: bytes, fields: Object, place: str) -> None:
 
 
 def repeated_key(raw: bytes, fields: Object) -> str:
-    """The key that stands twice in an object, "" when none does. The decoder kept the last value of each; where
-    another value stands, its key comes again."""
+    """Return an object's duplicate key, "" if there is none. The decoder kept the last value of each; where another
+    value is found, its key occurs again."""
     known: set[str] = set()
     place = raw.index(b"{") + 1
     while match := KEY.match(raw, place):
@@ -120,7 +119,7 @@ def repeated_key(raw: bytes, fields: Object) -> str:
 
 
 def value_in(raw: Raw | None, decoder: "msgspec.json.Decoder[T]", words: str) -> T | None:
-    """A field's value, None when it is not there. Raises ClientError with these words for one of another kind."""
+    """Decode a field's value, None if it is missing. Raises ClientError with this message for another type."""
     if raw is None:
         return None
     try:
@@ -130,7 +129,7 @@ def value_in(raw: Raw | None, decoder: "msgspec.json.Decoder[T]", words: str) ->
 
 
 def model_in(raw: Raw | None) -> str:
-    """The name of the model, "" when there is none."""
+    """Return the model's name, "" if there is none."""
     model = value_in(raw, TEXT, "model: Input should be a valid string") or ""
     if " " in model or not model.isprintable():
         raise ClientError("model: String should have no blanks, control or invisible characters")
@@ -140,7 +139,7 @@ def model_in(raw: Raw | None) -> str:
 
 
 def max_tokens_in(raw: Raw | None) -> int:
-    """The limit of the answer, 0 when there is none. Some clients write whole numbers with a fraction of zero."""
+    """Return the limit of output tokens, 0 if there is none. Some clients write integers with a fraction of zero."""
     words = "max_tokens: Input should be a valid integer"
     asked = value_in(raw, NUMBER, words)
     if asked is None:
@@ -155,7 +154,7 @@ def max_tokens_in(raw: Raw | None) -> int:
 
 
 def read_ties(call: ClientRequest, fields: Object) -> None:
-    """What the request goes on with: a thread, a container; and the skills in that, which have owners too."""
+    """Read what the request continues: a thread or a container; and the container's skills, which have owners too."""
     thread = value_in(fields.get("thread"), THREAD, "thread: Input should be a valid dictionary with text ids")
     container = value_in(fields.get("container"), CONTAINER, "container: Input should be a valid string or dictionary")
     for name in ("thread", "container"):
@@ -170,7 +169,7 @@ def read_ties(call: ClientRequest, fields: Object) -> None:
 
 
 def read_messages(call: ClientRequest, raw: Raw, limits: BodyLimits) -> None:
-    """The content blocks and the files in them, for later steps: a large body is read once."""
+    """Read content blocks and file ids for later steps: a large body is read once."""
     seen.ids = []
     try:
         blocks: list[Block] = blocks_of(MESSAGES.decode(raw))
@@ -188,10 +187,10 @@ def read_messages(call: ClientRequest, raw: Raw, limits: BodyLimits) -> None:
 
 
 def checked_ids(ids: Iterable[str]) -> tuple[str, ...]:
-    """Ids of resources. Raises ClientError for what can't be one, or when there are too many."""
+    """Validate resource ids. Raises ClientError for an invalid one, or if there are too many."""
     known = tuple(dict.fromkeys(text for text in ids if text))
     if len(known) > MOST_IDS:
-        raise ClientError(f"the request names more than {MOST_IDS} files and other resources")
+        raise ClientError(f"the request refers to more than {MOST_IDS} files and other resources")
     if any(len(text) > ID_CHARS for text in known):
         raise ClientError(f"ids of messages, containers and files should have at most {ID_CHARS} characters")
     return known

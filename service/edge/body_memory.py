@@ -1,20 +1,19 @@
-"""How much memory the bodies of all requests of this process may take together; the newest is refused beyond that.
+"""Bounds the memory of all bodies in this process; new requests are rejected beyond it.
 
-One request's share is what it holds: its body, the same decoded, and what was read of it. It is given back when the
-request ends, however it does. What a connection keeps of a body before its request is handled counts too
-(`request_cycle`), but takes no room from bodies of requests that are: anybody may send it, and nobody is refused for
-it. Not here: how large one body may be (`body_reader`).
+A request's share covers its body, the decoded body, and what was parsed of it, and is released when the request ends.
+Body parts that a connection buffers before its request is handled count too (`request_cycle`), but never displace
+bodies of handled requests: anybody may send them without a key. Not here: the limit of one body (`body_reader`).
 """
 
 from service.errors import BodyMemoryFull
 
 RETRY_S = 2
 UNASKED_PART = 8
-"""So large a part of the bound may be kept before it is known who sends it; then requests are handled at once."""
+"""Divisor of the bound for buffered bodies of unknown senders; beyond it, requests are handled at once."""
 
 
 class BodyMemory:
-    """Counts the bytes that are held, in all and by client key; of `unasked`, the requests are not handled yet."""
+    """Counts held bytes, in total and by client key; `unasked` are of requests that are not handled yet."""
 
     __slots__ = ("held", "held_by_key", "most_bytes", "most_key_bytes", "most_unasked_bytes", "unasked")
 
@@ -28,8 +27,8 @@ class BodyMemory:
 
 
 class MemoryShare:
-    """One request's part; `close` gives back all of it. One client key has half of all at most: a few large bodies that
-    come slowly would keep out everybody else."""
+    """A request's share, released by `close`. A client key may have half of the total: else a few large, slow bodies
+    would lock out all others."""
 
     __slots__ = ("_bytes", "_key_id", "_memory")
 
@@ -39,18 +38,18 @@ class MemoryShare:
         self._bytes = 0
 
     def add(self, size: int) -> None:
-        """Hold more. Raises BodyMemoryFull when there is no room."""
+        """Reserve more bytes. Raises BodyMemoryFull if there is no room."""
         memory = self._memory
         if memory.held - memory.unasked + size > memory.most_bytes:
             raise BodyMemoryFull(
-                "the bodies of all requests take as much memory as this proxy may use for them (MAX_HELD_BODY_BYTES)",
+                "the memory for request bodies is full (MAX_HELD_BODY_BYTES); try again",
                 retry_after_s=RETRY_S,
             )
         if self._key_id:
             held = memory.held_by_key.get(self._key_id, 0) + size
             if held > memory.most_key_bytes:
                 raise BodyMemoryFull(
-                    "the bodies of this key's requests take half of the memory for bodies (MAX_HELD_BODY_BYTES)",
+                    "this key's requests use half of the memory for bodies, the most for one key (MAX_HELD_BODY_BYTES)",
                     retry_after_s=RETRY_S,
                 )
             memory.held_by_key[self._key_id] = held
@@ -58,7 +57,7 @@ class MemoryShare:
         self._bytes += size
 
     def give_back(self, size: int) -> None:
-        """Hold less again."""
+        """Release some bytes."""
         memory = self._memory
         memory.held -= size
         self._bytes -= size
@@ -68,6 +67,6 @@ class MemoryShare:
                 del memory.held_by_key[self._key_id]
 
     def close(self) -> None:
-        """Hold nothing any more; a second time changes nothing."""
+        """Release all bytes; idempotent."""
         if self._bytes:
             self.give_back(self._bytes)

@@ -1,7 +1,7 @@
-"""The body of a request: taken in within limits, decoded, and read by `body_fields`.
+"""Reads a request's body within limits, decodes it, and parses it with `body_fields`.
 
-What may take long is done in a thread, so that other requests go on meanwhile. Not here: what the fields mean
-(`body_fields`), or the head of a request (`request_parser`).
+Slow work is done in a thread, so that other requests continue. Not here: the fields' meaning (`body_fields`), and the
+head of a request (`request_parser`).
 """
 
 import asyncio
@@ -21,26 +21,29 @@ from service.protocol.file_refs import named_ids
 from service.protocol.truncation import cut
 from service.relay import ClientRequest
 from service.settings import Settings, Truncation
+from service.telemetry.log import Sentence
 
 log = logging.getLogger("ccproxy.edge")
 
 READ_BODIES: tuple[Endpoint, ...] = ("messages", "count_tokens")
-"""The endpoints whose bodies are read; of others it is only looked for what they name, where that has owners."""
+"""Endpoints whose bodies are parsed; in others only referenced resources are searched, if resources have owners."""
 FREE_BYTES = LARGE_BYTES
-"""What any compressed body may become, however small it is: a log or a blank image shrinks to a hundredth and less, and
-as much as this is read without a thread."""
+"""Size that any compressed body may expand to, whatever its ratio: logs and blank images compress to a hundredth and
+less, and this much is parsed without a thread."""
+TRUNCATED = "Truncated: {messages} messages left out ({tokens_before:,} → {tokens_after:,} tokens)"
+UNCUT = "Not truncated: {tokens_before:,} tokens, and nothing can be left out"
 BLOCK_BYTES = 256
-"""What is kept of one content block, with its texts."""
+"""Estimated memory per content block, without its texts."""
 
 
 class ClientDisconnected(Exception):
-    """The client has gone before its request was read."""
+    """The client disconnected before its request was read."""
 
 
 async def take_body(
     call: ClientRequest, receive: Receive, named: Mapping[bytes, bytes], settings: Settings, share: MemoryShare
 ) -> None:
-    """Read the body into the call. Raises ClientError, BodyMemoryFull; Gone when the client has left."""
+    """Read the body into the request. Raises ClientError, BodyMemoryFull, ClientDisconnected."""
     if call.endpoint == "files" and call.method == "POST":
         call.upload = upload_of(receive)
         return
@@ -59,14 +62,14 @@ async def take_body(
 
 
 def encoding_of(call: ClientRequest, named: Mapping[bytes, bytes]) -> str:
-    """How the body is compressed. Raises ClientError when that is told twice: others might read the other one."""
+    """Return the content encoding. Raises ClientError if there are two headers: others might use the other one."""
     if sum(name == b"content-encoding" for name, _ in call.headers) > 1:
         raise ClientError("the request has two content-encoding headers")
     return named[b"content-encoding"].decode("latin-1")
 
 
 async def decode(call: ClientRequest, encoding: str, settings: Settings, share: MemoryShare) -> None:
-    """Take the content encoding off; what the body may become at most is held before."""
+    """Decode the content encoding; memory for the maximum result is reserved first."""
     most = min(settings.max_body_bytes, max(FREE_BYTES, settings.bodies.expansion * len(call.body)))
     share.add(most)
     if most <= LARGE_BYTES:
@@ -77,7 +80,7 @@ async def decode(call: ClientRequest, encoding: str, settings: Settings, share: 
 
 
 def look_into(call: ClientRequest, settings: Settings) -> None:
-    """Read the fields of the body, or what it names on other endpoints; shorten it where the settings say so."""
+    """Parse the body's fields, or on other endpoints the resources it references; truncate it if configured."""
     if call.endpoint not in READ_BODIES:
         call.resource_ids += checked_ids(named_ids(call.plain, call.endpoint, settings.bodies))
         return
@@ -87,7 +90,7 @@ def look_into(call: ClientRequest, settings: Settings) -> None:
 
 
 async def look_into_large(call: ClientRequest, settings: Settings, share: MemoryShare) -> None:
-    """The same in a thread; the memory that its blocks may take at most is held before."""
+    """Parse in a thread; memory for the maximum number of blocks is reserved first."""
     most = min(call.plain.count(b"{"), 2 * settings.bodies.content_blocks) * BLOCK_BYTES
     share.add(most)
     await asyncio.to_thread(look_into, call, settings)
@@ -95,7 +98,7 @@ async def look_into_large(call: ClientRequest, settings: Settings, share: Memory
 
 
 async def read_body(receive: Receive, named: Mapping[bytes, bytes], limit_bytes: int, share: MemoryShare) -> bytes:
-    """The whole body. Raises BodyTooLarge, as soon as that is known."""
+    """Read the whole body. Raises BodyTooLarge as early as possible."""
     length = named.get(b"content-length", b"")
     if length.isdigit() and int(length) > limit_bytes:
         raise too_large(limit_bytes)
@@ -116,12 +119,12 @@ async def read_body(receive: Receive, named: Mapping[bytes, bytes], limit_bytes:
 
 
 def too_large(limit_bytes: int) -> BodyTooLarge:
-    """The body is over the limit, with the mend."""
+    """Return the error for a body above the limit, with the fix."""
     return BodyTooLarge(f"the request is larger than {limit_bytes:,} bytes (MAX_BODY_BYTES)")
 
 
 async def upload_of(receive: Receive) -> AsyncIterator[bytes]:
-    """The body as it comes; raises Gone when the client leaves in the middle."""
+    """Yield the body as it arrives; raises ClientDisconnected if the client disconnects meanwhile."""
     while True:
         message: MutableMapping[str, Any] = await receive()  # type: ignore[assignment]
         if message["type"] == "http.disconnect":
@@ -133,22 +136,17 @@ async def upload_of(receive: Receive) -> AsyncIterator[bytes]:
 
 
 def shorten(call: ClientRequest, truncation: Truncation) -> None:
-    """Leave the oldest messages out of a conversation that is too long, and say so."""
+    """Drop the oldest messages of a conversation that is too long, and log it."""
     shorter = cut(call.plain, truncation.most_tokens)
     if shorter is None:
         return
-    told = {"request": call.request_id}
+    extra = {"request": call.request_id}
+    values = {"messages": shorter.dropped, "tokens_before": shorter.tokens_before, "tokens_after": shorter.tokens_after}
     if not shorter.dropped:
-        log.warning("truncation.skipped: %d tokens, and nothing can be cut", shorter.tokens_before, extra=told)
+        log.warning(Sentence(name="request.not_truncated", template=UNCUT, values=values), extra=extra)
         return
     call.body = call.plain = shorter.body
     call.blocks = None
     call.headers = [header for header in call.headers if header[0] != b"content-encoding"]
     call.dropped_messages = shorter.dropped
-    log.warning(
-        "Truncated: %d messages left out (%d → %d tokens)",
-        shorter.dropped,
-        shorter.tokens_before,
-        shorter.tokens_after,
-        extra=told,
-    )
+    log.warning(Sentence(name="request.truncated", template=TRUNCATED, values=values), extra=extra)

@@ -1,17 +1,17 @@
-"""A client's connection: parsing HTTP, keep-alive, pipelining and flow control are uvicorn's (httptools, llhttp).
+"""A client connection. HTTP parsing, keep-alive, pipelining and flow control are uvicorn's (httptools, llhttp).
 
-Each request's head is checked (`request_head`) and its target read (`request_target`) once, here. The Messages API goes
-straight to its handler, all else to the framework, both by way of a `RequestCycle`: framework, router and uvicorn's own
-cycle cost more than the relay.
+Each request's head is validated (`request_head`) and its target parsed (`request_target`) once, here. Requests of the
+Messages API go straight to their handler, all others to the framework, both through a `RequestCycle`: framework, router
+and uvicorn's own cycle cost more than the relay.
 
-- A request is handled when its body is complete, so that no task wakes for each part of it, or as much of it is there
-  as is buffered unasked. An upload (no JSON), a longer body, and one that waits for a 100 are handled at once.
-- A head has bounds of size and time, a body a least speed. What exceeds them, or is no HTTP, is answered in its turn,
-  behind the answers that are still due; the connection is closed and nothing more of it is read.
+- A request is handled once its body is complete, so that no task wakes for each part, or once the buffer is full.
+  Uploads (not JSON), longer bodies, and requests that wait for a 100 are handled at once.
+- A head is bounded in size and time, a body has a minimum rate. Violations and malformed requests are answered in
+  order, after pending responses; then nothing more is read, and the connection is closed.
 - An offer to upgrade is ignored (RFC 9110, section 7.8), and the body read by its framing.
-- A client that half-closes behind a whole HTTP/1.1 request gets its answer. An end of file looks the same when the
-  client has gone, so until the answer begins it is sent `100 Continue`, which a live client ignores and a dead socket
-  resets. With HTTP/1.0, or once the answer has begun, the client has gone.
+- A client that half-closes after a complete HTTP/1.1 request gets its response. Since an EOF looks the same if the
+  client has disconnected, `100 Continue` is sent until the response begins, which a live client ignores and a dead
+  socket resets. With HTTP/1.0, or after the response began, an EOF means that the client has disconnected.
 """
 
 import asyncio
@@ -49,40 +49,40 @@ log = logging.getLogger("ccproxy.edge")
 
 FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 KEPT_BYTES = 256 * 1024
-"""Of a body that nobody has asked for yet; then nothing more is read."""
+"""Buffer for a body that no handler has requested yet; then reading pauses."""
 HEAD_S = 60.0
-"""From a head's first byte (or the connection's beginning) to its last; nginx and Node give it a minute as well."""
+"""Maximum time from a head's first byte (or the connection's start) to its last; nginx and Node also allow a minute."""
 BODY_WINDOW_S = 60.0
 BODY_WINDOW_BYTES = 16 * 1024
-"""A body whose client is waited for brings this much in each window, or its end: 270 bytes a second. The slowest mobile
-networks carry several times that, and a connection that stalls for half a minute and recovers passes."""
+"""Minimum bytes of an awaited body per window, unless it ends: 270 bytes a second. The slowest mobile networks are
+several times faster, and a connection that stalls for half a minute and recovers passes."""
 MOST_HEADERS = 256
 """Clients send about 25. Many tiny headers would take twenty times their size in memory."""
 MOST_PIPELINED = 64
-"""Requests that wait behind one that is being answered; clients that pipeline at all send a handful."""
+"""Maximum requests queued behind the current one; clients that pipeline at all send a handful."""
 LINGER_S = 2.0
-"""A client that was refused while it sends has this time to read the answer: a socket that is closed with unread data
-resets the connection, and the answer may be lost with it."""
+"""Time for a client that is rejected while it sends to read the response: closing a socket with unread data resets the
+connection, and may lose the response."""
 PROBES_S = (0.25, 0.25, 1.0, 5.0)
-"""When a client that has half-closed is probed, each after the one before; the last one repeats. A socket that is gone
-resets at the first and is noticed at the second."""
+"""Delays between probes of a half-closed client; the last one repeats. A dead socket resets at the first and is noticed
+at the second."""
 WRONG_VERSION = ("Invalid HTTP version", "Invalid major version", "Invalid minor version", "Pause on PRI/Upgrade")
-"""llhttp's words for a version that it does not know; the last one is HTTP/2's preface."""
+"""llhttp's messages for an unsupported version; the last one is HTTP/2's preface."""
 
 
 class ConnectionLimits(Struct, frozen=True):
-    """Bounds of a request's head, in bytes, and of the patience with who does not read."""
+    """Limits of a request's head, in bytes, and of the time that a client may not read."""
 
     head_bytes: int = 65_536
     url_bytes: int = 16_384
     unread_s: float = 300.0
-    """How long a client may read nothing of its answer."""
+    """Maximum time that a client may read nothing of its response."""
 
 
 class Shortcut(Struct, frozen=True):
-    """How the Messages API is answered without the framework, and how what has no handler at all is.
+    """Handlers that bypass the framework: for the Messages API, and for unknown paths.
 
-    The API lies below `base_path` as well.
+    The API is also below `base_path`.
     """
 
     handler: ASGIApp
@@ -94,7 +94,7 @@ class Shortcut(Struct, frozen=True):
 
 
 class ClientConnection(HttpToolsProtocol):
-    """One connection of a client."""
+    """A client connection."""
 
     def __init__(
         self,
@@ -108,39 +108,39 @@ class ClientConnection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._shortcut = shortcut
         self.memory = shortcut.memory
-        self._exchange: RequestCycle | None = None
-        """That whose request was read last."""
+        self._cycle: RequestCycle | None = None
+        """The last request that was parsed."""
         self._open: set[RequestCycle] = set()
         self._in_head = False
         self._in_body = False
         self._resuming = False
-        """Whether a new parser is given the head behind which another stopped."""
+        """True while a new parser gets a copy of the head after which another one stopped."""
         self._offers_upgrade = False
         self._ended = False
-        """Whether nothing more is read: the last request has come, or what came is none."""
+        """True if nothing more is read: after the last request, or after a malformed one."""
         self._refused = False
         self._read_bytes = 0
         self._mid_read = False
-        """Whether a request has ended within the bytes that were read last."""
+        """True if a request ended within the last bytes read."""
         self._overhead_bytes = 0
-        """What has come of the current head, or since the last part of a body."""
+        """Bytes of the current head, or since the last part of a body."""
         self._since_s = self.loop.time()
-        """Since when the client is waited for."""
+        """Time since which the client is awaited."""
         self._body_bytes = 0
         """Bytes of a body since then."""
         self._unread_bytes = 0
-        """What was written and not sent when the client was last seen to read, since `_unread_since_s`."""
+        """Unsent bytes when the client last read something, at `_unread_since_s`."""
         self._unread_since_s = 0.0
 
     @property
     def closing(self) -> bool:
-        """Whether this process shuts down."""
+        """True if this process is shutting down."""
         return self._shortcut.drain.begun
 
-    # -- asyncio's side
+    # -- asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
-        """Read on, unless nothing more is read."""
+        """Parse data, unless nothing more is read."""
         if self._ended:
             return
         self._unset_keepalive_if_required()
@@ -156,8 +156,8 @@ class ClientConnection(HttpToolsProtocol):
             self._refuse(error)
 
     def eof_received(self) -> bool:  # type: ignore[override] # asyncio's signature, which uvicorn narrows
-        """The client sends no more. Returns whether the connection stays open for an answer."""
-        exchange = self._exchange
+        """Handle an EOF. Returns True if the connection stays open for a response."""
+        exchange = self._cycle
         if exchange is None or not exchange.survives_eof:
             return False
         self._ended = True
@@ -166,43 +166,43 @@ class ClientConnection(HttpToolsProtocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone, or was disconnected."""
-        if self._exchange:
-            self._begin(self._exchange)  # a request that was broken off counts as well
+        """The client has disconnected, or was disconnected."""
+        if self._cycle:
+            self._begin(self._cycle)  # an aborted request counts as well
             self.cycle = self.scope = None  # type: ignore[assignment] # both lead back here
         super().connection_lost(exc)
-        self._exchange = None
+        self._cycle = None
         for exchange in self._open:
             exchange.lose()
         self._open.clear()
 
-    # -- the server's side
+    # -- called by the server
 
     def shutdown(self) -> None:
-        """The server ends: what has come so far may come to its end."""
+        """Shut down: requests received so far may finish."""
         super().shutdown()
-        if self._exchange:
-            self._begin(self._exchange)
+        if self._cycle:
+            self._begin(self._cycle)
 
     def close_if_slow(self) -> None:
-        """Refuse the rest of a head that takes too long, or of a body that makes no progress; drop a client that does
-        not read its answer. To be called every few seconds."""
+        """Disconnect slow clients: reject a head that takes too long or a body without progress; drop a client that
+        does not read. Called every few seconds."""
         self._drop_unread()
         waited_s = self.loop.time() - self._since_s
         if not self._is_clients_turn():
             self._restart_window()
         elif self._in_body and waited_s >= BODY_WINDOW_S:
             if self._body_bytes < BODY_WINDOW_BYTES:
-                self._refuse(RequestTooSlow("the request's body comes too slowly"))
+                self._refuse(RequestTooSlow("the request body arrived too slowly"))
             self._restart_window()
         elif self._in_head and waited_s >= HEAD_S:
-            self._refuse(RequestTooSlow("the request's head comes too slowly"))
+            self._refuse(RequestTooSlow("the request head arrived too slowly"))
         elif waited_s >= HEAD_S:
             self.transport.close()
 
     def _drop_unread(self) -> None:
-        """Close the socket of a client that reads nothing: an orderly end would wait for it for ever, with all that
-        was written and also with what the handler holds."""
+        """Close the socket of a client that reads nothing: a graceful close would wait forever, with all buffered data
+        and whatever the handler holds."""
         unread_bytes, now_s = self.transport.get_write_buffer_size(), self.loop.time()
         reads = unread_bytes > self._unread_bytes or unread_bytes <= self._unread_bytes - BODY_WINDOW_BYTES
         if reads or not unread_bytes:
@@ -210,7 +210,7 @@ class ClientConnection(HttpToolsProtocol):
         elif now_s - self._unread_since_s >= self._shortcut.limits.unread_s:
             self.transport.abort()
 
-    # -- the parser's side
+    # -- parser callbacks
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -223,14 +223,14 @@ class ClientConnection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """A part of the target."""
+        """Append to the target."""
         if self._in_head:
             self.url += url
             if len(self.url) > self._shortcut.limits.url_bytes:
                 raise UrlTooLong(f"the URL is longer than {self._shortcut.limits.url_bytes:,} bytes (MAX_URL_BYTES)")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; trailers are dropped."""
+        """Store a header; trailers are dropped."""
         if not self._in_head:
             return
         name, value = name.lower(), value.rstrip(b" \t")
@@ -239,7 +239,7 @@ class ClientConnection(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """The head of a request has come: it is lined up for whoever answers it."""
+        """A head is complete: validate and queue the request."""
         if self._resuming:
             return
         self._check_size()
@@ -255,20 +255,20 @@ class ClientConnection(HttpToolsProtocol):
             expects=is_current and self.expect_100_continue,
             takes_interim=is_current,
         )
-        self._line_up(exchange, handler, waits=is_kept(named) and not exchange.expects)
+        self._enqueue(exchange, handler, waits=is_kept(named) and not exchange.expects)
         self._in_head, self._in_body = False, True
         self._overhead_bytes = 0
         self._offers_upgrade = self.parser.should_upgrade()
         self._restart_window()
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body has come."""
-        exchange = self._exchange
-        assert exchange is not None  # noqa: S101 - its head has come
+        """Append to the body."""
+        exchange = self._cycle
+        assert exchange is not None  # noqa: S101 - its head was parsed
         self._overhead_bytes = 0
         self._body_bytes += len(body)
         exchange.take(body)
-        if exchange.held > KEPT_BYTES:
+        if exchange.buffered_bytes > KEPT_BYTES:
             self.flow.pause_reading()
             self._begin(exchange)
         elif self.memory.unasked > self.memory.most_unasked_bytes:
@@ -277,34 +277,34 @@ class ClientConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is complete."""
         if self._offers_upgrade:
-            return  # llhttp ends it with its head: the body is still to be read
-        exchange = self._exchange
-        assert exchange is not None  # noqa: S101 - its head has come
+            return  # llhttp ends it with its head; the body is still to be read
+        exchange = self._cycle
+        assert exchange is not None  # noqa: S101 - its head was parsed
         self._in_body = False
         self._mid_read = True
         self._ended = not exchange.keep_alive
         exchange.end()
         self._begin(exchange)
 
-    # -- the exchanges' side
+    # -- called by request cycles
 
     def end(self) -> None:
-        """The last answer is complete: close, but let a client that was refused while it sends read it."""
+        """Close after the last response, but let a client that was rejected while it sends read it."""
         if not self._refused or self.pipeline:
             self.transport.close()
         elif not self.transport.is_closing():
-            with suppress(OSError):  # it has gone
+            with suppress(OSError):  # already closed
                 self.transport.write_eof()
             self.loop.call_later(LINGER_S, self.transport.close)
 
-    def let_go(self, exchange: RequestCycle) -> None:
-        """Nothing more is done for this request."""
+    def forget(self, exchange: RequestCycle) -> None:
+        """Forget a request that is finished."""
         self._open.discard(exchange)
 
     # -- reading
 
     def _feed(self, data: bytes) -> None:
-        """Parse; where a request offers an upgrade, its body is read as if it had not."""
+        """Parse data; if a request offers an upgrade, continue as if it had not."""
         while True:
             try:
                 self.parser.feed_data(data)
@@ -315,11 +315,10 @@ class ClientConnection(HttpToolsProtocol):
                 return
 
     def _resume(self) -> None:
-        """Go on with a new parser where one stopped: behind a head with an offered upgrade. It is given a head with
-        the same framing."""
+        """Continue with a new parser after a head with an offered upgrade. It gets a head with the same framing."""
         framing = (b"%b: %b\r\n" % header for header in self.headers if header[0] in FRAMING)
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as in uvicorn
         self._offers_upgrade = False
         self._resuming = True
         try:
@@ -328,7 +327,7 @@ class ClientConnection(HttpToolsProtocol):
             self._resuming = False
 
     def _check_size(self) -> None:
-        """Raises HeadTooLarge for the head that has come."""
+        """Raise HeadTooLarge if the complete head exceeds its limit."""
         limit = self._shortcut.limits.head_bytes
         if len(self.headers) > MOST_HEADERS:
             raise HeadTooLarge(f"the request has more than {MOST_HEADERS} headers")
@@ -337,7 +336,7 @@ class ClientConnection(HttpToolsProtocol):
             raise HeadTooLarge(f"the request's line and headers are larger than {limit:,} bytes (MAX_HEAD_BYTES)")
 
     def _check_unfinished(self) -> None:
-        """Raises HeadTooLarge for a part of a head, or trailers or chunk extensions, over the bound."""
+        """Raise HeadTooLarge if a partial head, trailers or chunk extensions exceed the limit."""
         limit = self._shortcut.limits.head_bytes
         if self._overhead_bytes > limit and (self._in_head or self._in_body):
             what = "line and headers" if self._in_head else "trailers or chunk extensions"
@@ -346,7 +345,7 @@ class ClientConnection(HttpToolsProtocol):
             raise HeadTooLarge(f"the request has more than {MOST_HEADERS} headers")
 
     def _handler_of(self, scope: Any) -> ASGIApp:
-        """Who answers the request; its target goes into the scope."""
+        """Return the handler of a request; stores the target in its scope."""
         try:
             url = self.url if self.url.startswith(b"/") else origin_form(self.url, self.headers)
             target = read_target(scope["method"], url, self._shortcut.base_path)
@@ -360,13 +359,15 @@ class ClientConnection(HttpToolsProtocol):
 
     # -- handling
 
-    def _line_up(self, exchange: RequestCycle, handler: ASGIApp, *, waits: bool) -> None:
-        """Handle a request at once, or when more of it is there, or when those before it have their answers."""
-        before = self._exchange
+    def _enqueue(self, exchange: RequestCycle, handler: ASGIApp, *, waits: bool) -> None:
+        """Handle a request at once, once more of it has arrived, or after those before it."""
+        before = self._cycle
         if len(self.pipeline) >= MOST_PIPELINED and not self._refused:
-            raise ClientError(f"more than {MOST_PIPELINED} requests wait on this connection; send them one by one")
+            raise ClientError(
+                f"more than {MOST_PIPELINED} requests are pipelined on this connection; wait for responses"
+            )
         self.cycle = exchange  # type: ignore[assignment]
-        self._exchange = exchange
+        self._cycle = exchange
         self._open.add(exchange)
         if before is None or before.response_complete:
             exchange.waiting_handler = handler
@@ -377,7 +378,7 @@ class ClientConnection(HttpToolsProtocol):
             self.pipeline.appendleft((exchange, handler))  # type: ignore[arg-type]
 
     def _begin(self, exchange: RequestCycle) -> None:
-        """Handle a request that waits for more of its body, if it does."""
+        """Handle a request that waits for more of its body."""
         if handler := exchange.waiting_handler:
             exchange.waiting_handler = None
             task = self.loop.create_task(exchange.run_asgi(handler))
@@ -385,13 +386,13 @@ class ClientConnection(HttpToolsProtocol):
             self.tasks.add(task)
 
     def _refuse(self, error: ClientError) -> None:
-        """Answer with an error, in its turn; then close. Nothing more is read."""
+        """Answer with an error, in order; then close. Nothing more is read."""
         if self._ended:
             return
         self._ended = self._refused = True
-        exchange = self._exchange
+        exchange = self._cycle
         if not self._in_body or exchange is None:
-            self._line_up_refusal(error)
+            self._enqueue_refusal(error)
         elif exchange.response_complete:
             self.end()
         else:
@@ -399,21 +400,21 @@ class ClientConnection(HttpToolsProtocol):
             exchange.fail(error)
             self._begin(exchange)
 
-    def _line_up_refusal(self, error: ClientError) -> None:
-        """Answer a request of which no more than a part of the head was read."""
+    def _enqueue_refusal(self, error: ClientError) -> None:
+        """Queue an error for a request whose head is incomplete."""
         if not self._in_head:
-            super().on_message_begin()  # makes a scope
+            super().on_message_begin()  # creates a scope
         self.scope.setdefault("method", "GET")
         exchange = RequestCycle(self, self.scope, keep_alive=False, expects=False, takes_interim=False)
         exchange.end()
-        self._line_up(exchange, self._shortcut.refusals.answer_with(error), waits=False)
+        self._enqueue(exchange, self._shortcut.refusals.answer_with(error), waits=False)
 
     # -- waiting for the client
 
     def _is_clients_turn(self) -> bool:
-        """Whether the client has to send: the rest of a request, or its first. Between two requests uvicorn's own timer
+        """True if the client has to send: the rest of a request, or its first. Between two requests uvicorn's timer
         runs."""
-        exchange = self._exchange
+        exchange = self._cycle
         if self._ended or self.flow.read_paused:
             return False
         if self._in_body and exchange is not None:
@@ -431,30 +432,30 @@ class ClientConnection(HttpToolsProtocol):
         self.loop.call_later(delay_s, self._probe, exchange, number)
 
     def _probe(self, exchange: RequestCycle, number: int) -> None:
-        """Find out whether a client that has half-closed is still there."""
+        """Probe if a half-closed client is still connected."""
         if exchange.response_started or exchange.disconnected or self.transport.is_closing():
             return
-        if not self.pipeline:  # else an answer before this one may be on its way
+        if not self.pipeline:  # else an earlier response may be in progress
             self.transport.write(CONTINUE)
         self._probe_later(exchange, number + 1)
 
 
 def is_kept(named: Mapping[bytes, bytes]) -> bool:
-    """Whether a body is kept until it is whole."""
+    """True if a body is buffered until it is complete."""
     if not named.get(b"content-type", b"").startswith(b"application/json"):
         return False
     return int(named.get(b"content-length", b"0")) <= KEPT_BYTES
 
 
 def cause_of(error: httptools.HttpParserError) -> ClientError:
-    """Why the parser refuses a request; its own words are fixed texts, without anything of the request."""
+    """Return the error for a parser error; the parser's messages are constants that quote nothing of the request."""
     cause = error.__context__
     if isinstance(cause, ClientError):
         return cause
     if cause is not None:
         log.error("request.not_read", exc_info=cause)
     if isinstance(error, httptools.HttpParserInvalidMethodError):
-        return MethodNotAllowed(f"the method is none of {ALLOWED}", allowed=ALLOWED)
+        return MethodNotAllowed(f"unsupported method; use one of {ALLOWED}", allowed=ALLOWED)
     if str(error) in WRONG_VERSION:
         return VersionNotSupported(WANTED_VERSIONS)
-    return ClientError(f"the request is no valid HTTP: {error}")
+    return ClientError(f"invalid HTTP request: {error}")

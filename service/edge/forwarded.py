@@ -1,8 +1,8 @@
-"""Whose request it is when it came through a load balancer: address, scheme and host as the client knows them.
+"""Forwarded headers: the client's address, scheme and host behind a load balancer.
 
-`X-Forwarded-For`, `-Proto` and `-Host` are believed only when they come from a trusted proxy, since anybody can send
-them. `X-Forwarded-For` is read from its end, where each proxy adds the address that it saw: the first one that is not
-a trusted proxy's is the client's. Of the others the last word counts, which is our neighbour's.
+`X-Forwarded-For`, `-Proto` and `-Host` are used only from trusted proxies, since anybody can send them.
+`X-Forwarded-For` is read from its end, where each proxy appends the address that it saw: the first one that is not a
+trusted proxy's is the client's. Of the others the last value counts, which is from the proxy next to us.
 """
 
 import re
@@ -21,7 +21,7 @@ SCHEMES = (b"http", b"https")
 
 
 def behind_trusted_proxies(app: ASGIApp, trusted: Sequence[Network]) -> ASGIApp:
-    """The application, told of clients what trusted proxies say of them."""
+    """Wrap an application so that it sees the forwarded client."""
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == ScopeType.HTTP:
@@ -32,7 +32,7 @@ def behind_trusted_proxies(app: ASGIApp, trusted: Sequence[Network]) -> ASGIApp:
 
 
 def apply_forwarded_headers(scope: Any, trusted: Sequence[Network]) -> None:
-    """Put the client's address, scheme and host into an ASGI scope that came from a trusted proxy."""
+    """Set the client's address, scheme and host in an ASGI scope from a trusted proxy."""
     neighbour = parse_address(str((scope.get("client") or ("",))[0]).encode())
     if neighbour is None or not is_in(neighbour, trusted):
         return
@@ -46,10 +46,10 @@ def apply_forwarded_headers(scope: Any, trusted: Sequence[Network]) -> None:
         scope["headers"] = [*((name, value) for name, value in headers if name != b"host"), (b"host", host)]
 
 
-def client_of(neighbour: Address, told: Sequence[bytes], trusted: Sequence[Network]) -> Address:
-    """The last address on the way that is not a trusted proxy's; what can't be read ends the way."""
+def client_of(neighbour: Address, forwarded: Sequence[bytes], trusted: Sequence[Network]) -> Address:
+    """Return the last address in the chain that is not a trusted proxy's; an unreadable one ends the chain."""
     client = neighbour
-    for part in reversed(told):
+    for part in reversed(forwarded):
         address = parse_address(part)
         if address is None:
             return client
@@ -60,18 +60,19 @@ def client_of(neighbour: Address, told: Sequence[bytes], trusted: Sequence[Netwo
 
 
 def parts_of(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> list[bytes]:
-    """The elements of a list header, from all its lines in their order."""
+    """Return the elements of a list header, from all its lines in order."""
     return [part.strip() for name, value in headers if name == wanted for part in value.split(b",") if part.strip()]
 
 
 def last_part_of(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes:
-    """The last element of a list header; empty when there is none."""
+    """Return the last element of a list header; b"" if there is none."""
     parts = parts_of(headers, wanted)
     return parts[-1] if parts else b""
 
 
 def parse_address(raw: bytes) -> Address | None:
-    """An address, with or without a port and brackets; None when it is none. IPv4 in IPv6's clothes is IPv4."""
+    """Parse an address, with or without port and brackets; None if it is invalid. IPv4-mapped IPv6 addresses are
+    unwrapped."""
     text = raw.decode("latin-1")
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -86,5 +87,5 @@ def parse_address(raw: bytes) -> Address | None:
 
 
 def is_in(address: Address, networks: Sequence[Network]) -> bool:
-    """Whether an address lies in one of the networks."""
+    """True if an address is in one of the networks."""
     return any(address in network for network in networks)

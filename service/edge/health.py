@@ -1,8 +1,8 @@
-"""Answers about this process: does it live, is it ready, how do its routes stand.
+"""Health endpoints of this process: liveness, readiness, and the state of its routes.
 
-Readiness judges this process alone: a provider, Redis or Postgres that is away is told in its body, for a proxy without
-them still answers, and a balancer that took all proxies out would leave clients without even an error of their kind.
-None reveals a secret, and none asks anybody.
+Readiness is about this process alone: unavailable providers, Redis or Postgres are reported in the body, since a proxy
+without them still answers; if a balancer removed all proxies, clients would not even get a proper error. The endpoints
+reveal no secrets and make no requests.
 """
 
 import time
@@ -30,15 +30,15 @@ ENDPOINTS = {
     "logsStream": "/logs/stream",
     "logsUi": "/logs/ui",
 }
-"""As the original listed them."""
+"""The original's list of endpoints."""
 NAMES = {"anthropic": "Anthropic API"}
-"""The original's name of a route, where ours is another."""
+"""The original's names of routes, where they differ."""
 FALLBACKS = 3
-"""The original had so many, and called those that were off disabled."""
+"""The original listed this many, and called inactive ones disabled."""
 
 
 class HealthChecks:
-    """What the health endpoints look at."""
+    """Data of the health endpoints."""
 
     def __init__(self, watcher: Watcher, outbox: Outbox, clock: Clock, drain: Drain, settings: Settings) -> None:
         self._watcher = watcher
@@ -50,37 +50,36 @@ class HealthChecks:
 
     @property
     def state(self) -> Literal["ready", "starting", "draining"]:
-        """Whether this process may be given requests: its first snapshot came, or it has waited long enough, and
-        nobody has told it to stop."""
+        """Return `ready` if the first snapshot has arrived or the wait for it timed out, and no stop has begun."""
         if self._drain.begun:
             return "draining"
         return "ready" if self._watcher.ready.is_set() else "starting"
 
     def readiness(self) -> dict[str, Any]:
-        """What this process knows, without asking, of itself and of those that it works with."""
+        """Return what this process knows about itself and its dependencies, without requests."""
         return {
             "status": self.state,
             "replica": self._outbox.replica,
             "version": VERSION,
-            "providers": {reading.route: route_fields(reading) for reading in self._watcher.readings()},
+            "providers": {reading.route: route_fields(reading) for reading in self._watcher.route_statuses()},
             "redis": self.redis(),
             "postgres": self.lag(),
         }
 
     def redis(self) -> dict[str, Any]:
-        """Whether Redis answered when it was last asked, and how many events wait for it."""
+        """Return if Redis answered last time, and the number of pending events."""
         used = self._settings.redis_url is not None
         return {"used": used, "up": used and self._watcher.redis_up, "pending_events": self._outbox.pending}
 
     def lag(self) -> dict[str, Any]:
-        """How far the ledger is behind this process: its events that no snapshot has heard, and since when."""
-        oldest_ms = self._outbox.oldest_unheard_ms
+        """Return the lag of the ledger: events of this process that no snapshot includes, and the oldest's age."""
+        oldest_ms = self._outbox.oldest_unacknowledged_ms
         behind_ms = 0 if oldest_ms is None else max(0, self._clock.now_ms() - oldest_ms)
-        return {"behind_events": self._outbox.unheard_count, "behind_ms": behind_ms}
+        return {"behind_events": self._outbox.unacknowledged_count, "behind_ms": behind_ms}
 
     def report(self) -> dict[str, Any]:
-        """Health in the original proxy's format; `best` is the route that gets the next Claude request."""
-        readings = self._watcher.readings()
+        """Return health in the original proxy's format; `best` is the route for the next Claude request."""
+        readings = self._watcher.route_statuses()
         return {
             "status": "healthy" if any(reading.available for reading in readings) else "degraded",
             "service": "Claude Code Proxy",
@@ -96,7 +95,7 @@ class HealthChecks:
         }
 
     def config(self) -> dict[str, Any]:
-        """The routes by name, in the original proxy's format."""
+        """Return the routes by name, in the original proxy's format."""
         names = [
             NAMES.get(route.id, route.title) if route.off is None else "disabled" for route in self._settings.routes
         ]
@@ -111,7 +110,7 @@ class HealthChecks:
 
 
 def route_fields(reading: RouteStatus) -> dict[str, Any]:
-    """A route in /health."""
+    """Return a route for /health."""
     fields: dict[str, Any] = {"state": reading.state, "available": reading.available}
     if reading.reason:
         fields["reason"] = reading.reason

@@ -1,8 +1,8 @@
-"""What a known key may do: turned down here, before any route is looked at, with words that its owner can use.
+"""Enforces the limits of client keys, before routing, with errors that the key's owner can understand.
 
-A key's limits are those on the ledger (`ccproxy keys`); keys of the settings have none. A refusal is an event, so that
-operators see it, but one a minute for each key and reason: nobody makes the ledger grow by asking.
-Not here: whose key it is (`keys`), what a key has used (`routing.keys`).
+Limits are those in the ledger (`ccproxy keys`); keys of the settings have none. Refusals are events, so that operators
+see them, but at most one a minute per key and reason, so that requests can't grow the ledger. Not here: authentication
+(`keys`), and a key's usage (`routing.keys`).
 """
 
 import asyncio
@@ -30,8 +30,8 @@ from service.routing.keys import KeyReading, allows_model, read_key
 from service.routing.view import View
 from service.settings import QuotaPolicy
 
-TELL_MS = 60_000
-"""Refusals of one key for one reason are written down this often."""
+RECORD_INTERVAL_MS = 60_000
+"""Minimum interval between recorded refusals of one key for one reason."""
 BUSY_RETRY_S = 2
 READS = frozenset(("GET", "HEAD"))
 REASONS: dict[type[ClientError], str] = {
@@ -40,25 +40,25 @@ REASONS: dict[type[ClientError], str] = {
     KeySpent: "key_spent",
     KeyBusy: "key_concurrency",
 }
-"""Words for counting."""
+"""Reasons for events and metrics."""
 
 
 class Ledgers(Protocol):
-    """What is needed of the outbox."""
+    """Interface of the outbox."""
 
     async def append(self, stream: str, event: Event) -> object:
-        """Write an event down."""
+        """Append an event."""
 
 
 class RefusalLog(Struct):
-    """When a refusal was written down last, and how many came since."""
+    """Time of the last recorded refusal, and the number of refusals since."""
 
     at_ms: int = 0
     since: int = 0
 
 
 class KeyGuard:
-    """Lets requests of known keys in, or turns them down."""
+    """Enforces the limits of known keys."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class KeyGuard:
         self._told: dict[tuple[str, str], RefusalLog] = {}
 
     async def check(self, key_id: str, key: ClientKey, call: ClientRequest) -> None:
-        """Refuse what the key may not do, as far as the head of a request tells. Raises ClientError."""
+        """Check what the head of a request shows. Raises ClientError."""
         try:
             now_ms = self._clock.now_ms()
             check_expiry(key, now_ms)
@@ -93,7 +93,8 @@ class KeyGuard:
 
     @asynccontextmanager
     async def admit(self, key_id: str, key: ClientKey, call: ClientRequest) -> AsyncIterator[None]:
-        """For as long as the request is under way, its body read. Raises ClientError when the key may not do that."""
+        """Hold the key's slot while the request is in progress, after its body was read. Raises ClientError if it is
+        not allowed."""
         try:
             await check_models(key, call)
             grant = await self._enter(key_id, key, call)
@@ -105,21 +106,21 @@ class KeyGuard:
                 yield
         finally:
             if grant:
-                self._admission.leave(grant)
+                self._admission.release(grant)
 
     async def _enter(self, key_id: str, key: ClientKey, call: ClientRequest) -> Grant | None:
-        """Take one of the requests that the key may have under way; None when it may have any number."""
+        """Take one of the key's concurrency slots; None if it has no limit."""
         if key.concurrency is None:
             return None
-        grant = await self._admission.enter_key(key_id, key.concurrency, call.request_id)
+        grant = await self._admission.admit_key(key_id, key.concurrency, call.request_id)
         if isinstance(grant, AdmissionDenied):
-            words = f"the key {key.name!r} has {key.concurrency} requests under way, as many as it may have"
+            words = f"the key {key.name!r} has reached its limit of {key.concurrency} concurrent requests"
             raise KeyBusy(words, retry_after_s=BUSY_RETRY_S)
         return grant
 
     @contextmanager
     def _counted(self, key_id: str) -> Iterator[None]:
-        """One more request of this key is under way in this process."""
+        """Count the request as in progress for this key in this process."""
         self.under_way[key_id] = self.under_way.get(key_id, 0) + 1
         try:
             yield
@@ -129,11 +130,11 @@ class KeyGuard:
                 del self.under_way[key_id]
 
     async def _record_refusal(self, key_id: str, reason: str, call: ClientRequest) -> None:
-        """Write a refusal down, unless one like it was within the last minute."""
+        """Record a refusal, unless a similar one was recorded within the last minute."""
         now_ms = self._clock.now_ms()
         told = self._told.setdefault((key_id, reason), RefusalLog())
         told.since += 1
-        if told.at_ms and now_ms - told.at_ms < TELL_MS:
+        if told.at_ms and now_ms - told.at_ms < RECORD_INTERVAL_MS:
             return
         event = RequestRefused(
             event_id=self._clock.new_id(),
@@ -149,18 +150,18 @@ class KeyGuard:
 
 
 def check_expiry(key: ClientKey, now_ms: int) -> None:
-    """Raises KeyExpired."""
+    """Raise KeyExpired if the key has expired."""
     if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
-        raise KeyExpired(f"the key {key.name!r} has expired on {day_of(key.expires_at_ms)}")
+        raise KeyExpired(f"the key {key.name!r} expired on {day_of(key.expires_at_ms)}")
 
 
 def has_week(key: ClientKey) -> bool:
-    """Whether the key has a weekly limit."""
+    """True if the key has a weekly limit."""
     return key.weekly_tokens is not None or key.weekly_cost_nusd is not None
 
 
 def check_week(key: ClientKey, reading: KeyReading, now_ms: int) -> None:
-    """Raises KeySpent when the key has used what it may use."""
+    """Raise KeySpent if the key has used up its weekly limit."""
     if reading.state == "spent":
         wait_s = -(-(reading.resets_at_ms - now_ms) // 1000)
         words = (
@@ -170,11 +171,10 @@ def check_week(key: ClientKey, reading: KeyReading, now_ms: int) -> None:
 
 
 def is_free(endpoint: Endpoint, method: str, path: str) -> bool:
-    """Whether a request surely uses no tokens, so that it goes on when a key is spent.
+    """True if a request certainly uses no tokens, so that it is allowed even if the key's limit is used up.
 
-    All methods are alike, reading too: what a batch used is counted when its results are read, so that whoever might
-    read them with a spent key would never have spent it. They are kept for longer than the week lasts. To end a batch
-    early saves tokens.
+    Methods make no difference: a batch's usage is counted when its results are read, so reading them with a used-up key
+    would bypass the limit. Results stay available for longer than the week lasts. Cancelling a batch saves tokens.
     """
     if endpoint == "models":
         return method in READS
@@ -182,15 +182,15 @@ def is_free(endpoint: Endpoint, method: str, path: str) -> bool:
 
 
 def check_endpoint(key: ClientKey, call: ClientRequest) -> None:
-    """Raises ClientError when a key with a list of models asks for what could be any model. All methods are alike: of
-    other endpoints nobody knows which model they ask, and a batch could ask any."""
+    """Raise ClientError if a key with an allow-list of models uses an endpoint that may run any model. Methods make no
+    difference: of other endpoints the model is unknown, and a batch may contain any."""
     is_known = call.endpoint in READ_BODIES or call.endpoint == "files"
     if key.models and not is_known and not (call.endpoint == "models" and call.method in READS):
-        raise KeyForbids(f"{may_use(key)}, and in messages alone")
+        raise KeyForbids(f"{may_use(key)}, and only in messages")
 
 
 async def check_models(key: ClientKey, call: ClientRequest) -> None:
-    """The same as `check_model`; in a thread where the body is large."""
+    """Run `check_model`; in a thread if the body is large."""
     if len(call.plain) <= LARGE_BYTES:
         check_model(key, call)
     elif key.models:
@@ -198,7 +198,7 @@ async def check_models(key: ClientKey, call: ClientRequest) -> None:
 
 
 def check_model(key: ClientKey, call: ClientRequest) -> None:
-    """Raises ClientError when the key may not ask for a model that the body names."""
+    """Raise ClientError if the body names a model that the key may not use."""
     if not key.models or call.endpoint not in READ_BODIES:
         return
     if not allows_model(key, call.model):
@@ -209,14 +209,14 @@ def check_model(key: ClientKey, call: ClientRequest) -> None:
         raise KeyForbids(f"{may_use(key)}, and {error.message}") from None
     for model in others:
         if not allows_model(key, model):
-            raise KeyForbids(f"{may_use(key)}, not {model[:NAME_CHARS]} beside it, among tools or fallbacks")
+            raise KeyForbids(f"{may_use(key)}, not {model[:NAME_CHARS]} in tools or fallbacks")
 
 
 def may_use(key: ClientKey) -> str:
-    """Which models a key may use, in words."""
-    return f"the key {key.name!r} may use {', '.join(key.models)}"
+    """Describe the models that a key may use."""
+    return f"the key {key.name!r} may only use {', '.join(key.models)}"
 
 
 def day_of(at_ms: int) -> str:
-    """A day, UTC."""
+    """Format a day, UTC."""
     return f"{utc_of(at_ms):%Y-%m-%d}"

@@ -1,11 +1,11 @@
-"""Who is calling: a key of this proxy, the client's own credential, or both.
+"""Client authentication: by a key of this proxy, the client's own credential, or both.
 
-A proxy key may come as `x-ccproxy-key`, which leaves the other headers to the client, or in place of the credential, as
-`authorization: Bearer` or `x-api-key` (new SDKs send the former, older ones and Claude Code the latter, some both).
-Where keys are asked for, a credential of the client's own is no substitute for one, and `x-ccproxy-key` has to be right
-whatever stands beside it. Keys are of two kinds: those of the settings, and those on the ledger, which say their own id
-(`ledger.keys`). Reads headers alone, so that nothing of a body is kept for somebody unknown.
-Not here: what a known client may do (`key_limits`).
+A proxy key may be in `x-ccproxy-key`, which leaves the other headers to the client, or replace the credential in
+`authorization: Bearer` or `x-api-key` (new SDKs send the former, older ones and Claude Code the latter, some both). If
+keys are required, a client's own credential does not replace one, and a wrong `x-ccproxy-key` is rejected whatever the
+other headers contain. Keys are either in the settings, or in the ledger; the latter contain their own id
+(`ledger.keys`). Reads headers alone, so that no body is buffered for unknown clients. Not here: limits of known clients
+(`key_limits`).
 """
 
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -25,16 +25,17 @@ CREDENTIAL_HEADERS = (b"authorization", b"x-api-key")
 SHOWN = frozenset((KEY_HEADER, *CREDENTIAL_HEADERS))
 OWNER_DIGITS = 32
 NO_SUCH_KEY = ClientKey(name="", sha256="0" * 64)
-"""What an unknown key is compared with, so that it takes as long as a known one."""
+"""Compared with unknown keys, so that they take as long as known ones."""
 UNREAD_RETRY_S = 1
 
 
 class CallerIdentity(Struct, frozen=True):
-    """A caller. `credential` is its own, "" when it showed none; `withhold` names headers that hold a proxy key.
+    """An authenticated client. `credential` is its own, "" if it sent none; `withhold` names headers that hold a proxy
+    key.
 
-    `key` has the limits of a key on the ledger; a key of the settings has none. `owner` is whose resources the caller
-    may use: the name of its key, which one that is issued in its place has again; None where nobody
-    is asked for one. `shared`: there are other owners too.
+    `key` has the limits of a key in the ledger; a key of the settings has none. `owner` identifies the resources that
+    the client may use: the name of its key, which a replacement key shares; None if no keys are required. `shared`:
+    there are other owners too.
     """
 
     key_id: str = ""
@@ -46,7 +47,7 @@ class CallerIdentity(Struct, frozen=True):
 
 
 class Keyring:
-    """The client keys: of the settings, by hash, and of the ledger, as `control` knows it (None: not read yet)."""
+    """The client keys: of the settings, by hash, and of the ledger, through `control` (None: not read yet)."""
 
     def __init__(
         self,
@@ -63,9 +64,9 @@ class Keyring:
         self._control = control
 
     def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> CallerIdentity:
-        """The caller of a request.
+        """Authenticate a request.
 
-        Raises BadClientKey when it showed nothing and must, or a key that is none; KeysUnknown when nobody can tell.
+        Raises BadClientKey for a missing or invalid key, and KeysUnknown if the ledger's keys were not read yet.
         """
         tokens = tokens_of(headers)
         key_ids = {name: key_id for name, token in tokens if (key_id := self._key_id(token))}
@@ -81,7 +82,7 @@ class Keyring:
         return CallerIdentity(key_id, credential, tuple(key_ids), key, owner, shared)
 
     def _has_several_owners(self) -> bool:
-        """Whether there are keys of more than one owner; as long as that is not known, there are."""
+        """True if keys have more than one owner, or if that is unknown yet."""
         control = self._control()
         if control is None and self._ledger_keys:
             return True
@@ -98,16 +99,17 @@ class Keyring:
         return matches[0] if matches else ""
 
     def _issued_id(self, token: bytes) -> str:
-        """The id of a key on the ledger. One that looks like it and is none is never taken for a credential."""
+        """Return the id of a key in the ledger. A token that looks like a key but is invalid is never used as a
+        credential."""
         control = self._control()
         if control is None:
             raise KeysUnknown(
-                "the proxy has not read its keys yet; it tries again each second", retry_after_s=UNREAD_RETRY_S
+                "the proxy has not loaded its client keys yet; try again in a second", retry_after_s=UNREAD_RETRY_S
             )
         key_id = id_in(token)
         known = control.keys.get(key_id, NO_SUCH_KEY)
         if not compare_digest(known.sha256, sha256(token).hexdigest()):
-            raise BadClientKey("this key is not known to the proxy: it was revoked or mistyped; ask whoever runs it")
+            raise BadClientKey("unknown client key: it was revoked or mistyped; ask the proxy's operator")
         return key_id
 
     def _ledger_key(self, key_id: str) -> ClientKey | None:
@@ -116,42 +118,42 @@ class Keyring:
 
 
 def owner_of(key: StaticKey) -> str:
-    """Whose resources a key of the settings may use. One without a name is called after its place in the list, which
-    another gets when keys come and go: it owns what it makes as itself. The colon stands in no name."""
+    """Return the owner for a key of the settings. A nameless key is identified by its hash, since its position in the
+    list changes; the colon can't occur in names."""
     return key.key_id if key.has_name else f"sha256:{sha256(key.key.reveal().encode()).hexdigest()[:OWNER_DIGITS]}"
 
 
 def tokens_of(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The tokens that a request shows, by header. Raises BadClientKey when a header comes twice."""
+    """Return the tokens of a request, by header. Raises BadClientKey if a header is repeated."""
     tokens = []
     for name, value in headers:
         if name in SHOWN and (token := token_of(name, value)):
             tokens.append((name, token))
     if len(tokens) > 1 and len(dict(tokens)) < len(tokens):
-        raise BadClientKey("a header with a key or a credential comes twice; send each of them once")
+        raise BadClientKey("duplicate key or credential header; send each once")
     return tokens
 
 
 def check_shown(tokens: Sequence[tuple[bytes, bytes]], keys: Container[bytes]) -> None:
-    """Raises BadClientKey unless a header holds a proxy key, and `x-ccproxy-key` no other text."""
+    """Raise BadClientKey unless a header holds a proxy key, and `x-ccproxy-key` nothing else."""
     names = [name for name, _ in tokens]
     if KEY_HEADER in names and KEY_HEADER not in keys:
-        raise BadClientKey("x-ccproxy-key holds no key that is known to the proxy: ask whoever runs it for one")
+        raise BadClientKey("unknown client key in x-ccproxy-key: ask the proxy's operator for one")
     if not any(name in keys for name in names):
         raise BadClientKey(
-            "this proxy asks for a key of its own: send it as x-api-key or Authorization: Bearer, or as x-ccproxy-key "
-            "beside your own credential; ask whoever runs the proxy for one"
+            "this proxy requires a client key: send it as x-api-key or Authorization: Bearer, or as x-ccproxy-key in "
+            "addition to your own credential; ask the proxy's operator for one"
         )
 
 
 def own_credential(tokens: Sequence[tuple[bytes, bytes]], keys: Container[bytes]) -> str:
-    """The client's own credential, "" when it showed none: the first one in a header that holds no key of the proxy."""
+    """Return the client's own credential: the first token that is not a key of the proxy; "" if there is none."""
     own = (token for wanted in CREDENTIAL_HEADERS for name, token in tokens if name == wanted and name not in keys)
     return next(own, b"").decode("latin-1")
 
 
 def token_of(name: bytes, value: bytes) -> bytes:
-    """The token in a header's value."""
+    """Return the token in a header's value."""
     value = value.strip()
     if name == b"authorization":
         scheme, _, token = value.partition(b" ")

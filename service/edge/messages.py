@@ -1,9 +1,8 @@
-"""`/v1/*`: a plain ASGI handler, because the framework's conveniences cost more than the relay itself.
+"""`/v1/*` as a plain ASGI handler, because the framework's conveniences cost more than the relay itself.
 
-It reads a request, hands it to the relay, and turns what that raises into Anthropic's shape. Nothing is read of a body
-before it is known that its client may ask for that and some route could answer. A client that goes is
-noticed at once: its request's task is cancelled. So is what is still under way when this process has to end; that
-client is told.
+It reads a request, passes it to the relay, and converts exceptions to Anthropic's shape. A body is read only after its
+client was authenticated and some route could serve it. If the client disconnects, the request's task is cancelled. So
+are requests still in progress when this process has to stop; their clients get an error.
 """
 
 import asyncio
@@ -20,148 +19,163 @@ from service.edge.body_reader import ClientDisconnected, take_body
 from service.edge.key_limits import KeyGuard
 from service.edge.keys import CallerIdentity, Keyring
 from service.edge.request_cycle import DISCARD, LEAVING
+from service.edge.request_log import log_request
 from service.edge.request_parser import client_request_of, deadline_ms
 from service.edge.request_target import RequestTarget, target_in
-from service.edge.responses import AsgiResponseWriter
+from service.edge.responses import AsgiResponseWriter, OwnError
 from service.edge.traffic import Traffic, verdict_of
 from service.errors import BadClientKey, ProxyError, Stopping
 from service.relay import ClientRequest, Relay
+from service.relay.client import forget_body
 
 log = logging.getLogger("ccproxy.edge")
 
 SLOW_BODY_MS = 1_000
-"""A client whose body takes longer is checked again: whoever begins many requests while a key is good, and holds their
-bodies back, could go on for a day after it was revoked. Every proxy knows of a revocation within this time."""
+"""A client whose body takes longer is authenticated again: otherwise requests begun with a valid key, and held back,
+would still be served long after its revocation. A revocation reaches every proxy within this time."""
 
 
 def messages_app(
     relay: Relay,
     keyring: Keyring,
-    gate: KeyGuard,
-    brake: AuthThrottle,
+    key_guard: KeyGuard,
+    throttle: AuthThrottle,
     drain: Drain,
     traffic: Traffic,
     memory: BodyMemory,
 ) -> ASGIApp:
-    """The handler of everything under /v1."""
+    """Return the handler of everything under /v1."""
     settings, clock = relay.settings, relay.clock
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         request_id = clock.new_request_id()
         reply = AsgiResponseWriter(send, request_id)
         target = target_in(scope)
+        arrived_ms = clock.now_ms()
         refused: tuple[str, str] | None = None
         traffic.begin()
         try:
-            await answer(scope, receive, reply, target, request_id)
+            await answer(scope, receive, reply, target, arrived_ms)
         except ClientDisconnected:
-            log.debug("client.left", extra={"request": request_id})
+            pass  # the log and the counters have it as aborted
         except ProxyError as error:
-            discard_body(scope)
-            refused = await refuse(error, address_of(scope), brake, reply, request_id)
+            discard_body(scope, reply.call)
+            refused = await refuse(error, address_of(scope), throttle, reply)
         except Exception:
             log.exception("request.failed", extra={"request": request_id})
-            if not reply.started:
-                await reply.fail(ProxyError("the proxy failed; its log has the reason under this request's id"))
+            await fail(reply, address_of(scope))
         finally:
-            traffic.end(target.endpoint, *(refused or verdict_of(reply, None)))
+            verdict, reason = refused or verdict_of(reply, None)
+            traffic.end(target.endpoint, verdict, reason)
+            log_request(reply, target.endpoint, verdict, reason, arrived_ms, clock.now_ms)
 
     async def answer(
-        scope: Scope, receive: Receive, reply: AsgiResponseWriter, target: RequestTarget, request_id: str
+        scope: Scope, receive: Receive, reply: AsgiResponseWriter, target: RequestTarget, arrived_ms: int
     ) -> None:
         client = keyring.identify(scope["headers"])
         if client.key_id:
-            brake.accept(address_of(scope), client.key_id)
+            throttle.accept(address_of(scope), client.key_id)
         named = dict(scope["headers"])
-        call = client_request_of(scope, named, settings, client, target, request_id, clock.now_ms())
+        call = client_request_of(scope, named, settings, client, target, reply.request_id, arrived_ms)
+        reply.call = call
         relay.check_access(call)
         if client.key:
-            await gate.check(client.key_id, client.key, call)
-        share = MemoryShare(memory, client.key_id if client.shared else "")  # a sole owner has nobody to leave room for
+            await key_guard.check(client.key_id, client.key, call)
+        share = MemoryShare(memory, client.key_id if client.shared else "")  # a sole owner shares with nobody
         try:
             await take_body(call, receive, named, settings, share)
-            client = await still_good(client, call, keyring, gate, clock.now_ms())
+            client = await reauthenticate(client, call, keyring, key_guard, clock.now_ms())
             call.deadline_ms = deadline_ms(named, settings, stream=call.stream)
             reply.dropped_messages = call.dropped_messages
             if client.key is None:
-                await serve(scope, receive, reply, call)
+                await run_until_disconnect(relay.handle(call, reply), watcher_of(scope, receive, reply, call), drain)
                 return
-            async with gate.admit(client.key_id, client.key, call):
-                await serve(scope, receive, reply, call)
+            async with key_guard.admit(client.key_id, client.key, call):
+                await run_until_disconnect(relay.handle(call, reply), watcher_of(scope, receive, reply, call), drain)
         finally:
             share.close()
-
-    async def serve(scope: Scope, receive: Receive, reply: AsgiResponseWriter, call: ClientRequest) -> None:
-        leave = DisconnectWatcher(reply)
-        if not call.upload:  # which reads on, and notices by itself
-            leave.watch(scope, receive)
-        await run_until_disconnect(relay.handle(call, reply), leave, drain)
 
     return handle
 
 
-async def still_good(
-    client: CallerIdentity, call: ClientRequest, keyring: Keyring, gate: KeyGuard, now_ms: int
+async def fail(reply: AsgiResponseWriter, client: str) -> None:
+    """Tell a client that got nothing yet of a fault of our own."""
+    if not reply.started:
+        error = ProxyError("internal error; the proxy's log has the details under this request id")
+        reply.error = OwnError(error.status, error.message, client)
+        await reply.fail(error)
+
+
+async def reauthenticate(
+    client: CallerIdentity, call: ClientRequest, keyring: Keyring, key_guard: KeyGuard, now_ms: int
 ) -> CallerIdentity:
-    """The client, checked anew when its body was slow. Raises ClientError when its key is no longer good."""
+    """Authenticate the client again after a slow body. Raises ClientError if its key is no longer valid."""
     if now_ms - call.arrived_ms <= SLOW_BODY_MS:
         return client
     client = keyring.identify(call.headers)
     if client.key:
-        await gate.check(client.key_id, client.key, call)
+        await key_guard.check(client.key_id, client.key, call)
     return client
 
 
-async def refuse(
-    error: ProxyError, client: str, brake: AuthThrottle, reply: AsgiResponseWriter, request_id: str
-) -> tuple[str, str]:
-    """Send an error of our own, and say how it counts. What it was raised in holds the body, and need not be kept
-    while its client is slow."""
+async def refuse(error: ProxyError, client: str, brake: AuthThrottle, reply: AsgiResponseWriter) -> tuple[str, str]:
+    """Send an error and return how it counts. Drops the exception's traceback, whose frames hold the body, while the
+    client may be slow."""
     error.__traceback__ = error.__context__ = None
-    log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
+    reply.error = OwnError(error.status, error.message, client)
     shown = await brake.delay_failure(client, error) if isinstance(error, BadClientKey) else error
     await reply.fail(shown)
     return verdict_of(reply, shown)
 
 
-def discard_body(scope: Scope) -> None:
-    """Have nothing kept of what is not read: a refusal may be held back, or its client be slow."""
+def discard_body(scope: Scope, call: ClientRequest | None) -> None:
+    """Have nothing kept of a body, read or not: a refusal may be held back, or its client be slow."""
+    if call:
+        forget_body(call)
     extensions: Any = scope.get("extensions") or {}
     if DISCARD in extensions:
         extensions[DISCARD]()
 
 
 def address_of(scope: Scope) -> str:
-    """Where a client is: as the connection says, or a trusted proxy before us."""
+    """Return the client's address, from the connection or a trusted proxy."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 
 
-async def run_until_disconnect(work: Coroutine[Any, Any, None], leave: "DisconnectWatcher", drain: Drain) -> None:
-    """Do the work for as long as the client is there, and this process may go on; else cancel it and wait for its end.
-    Raises Stopping when the client still waits for an answer."""
-    drain.track(leave.task)
+async def run_until_disconnect(work: Coroutine[Any, Any, None], watcher: "DisconnectWatcher", drain: Drain) -> None:
+    """Run a coroutine until the client disconnects or this process has to stop; then cancel it and wait. Raises
+    Stopping if the client still waits for a response."""
+    drain.track(watcher.task)
     try:
         await work
     except asyncio.CancelledError:
-        if not leave.taken and not drain.is_over:
-            raise  # somebody else's doing
-        leave.task.uncancel()
-        if not leave.taken:
-            raise Stopping("this proxy is being stopped; ask again") from None
+        if not watcher.taken and not drain.is_over:
+            raise  # cancelled by someone else
+        watcher.task.uncancel()
+        if not watcher.taken:
+            raise Stopping("the proxy is shutting down; try again") from None
     finally:
-        leave.stop_watching()
-        drain.untrack(leave.task)
+        watcher.stop_watching()
+        drain.untrack(watcher.task)
+
+
+def watcher_of(scope: Scope, receive: Receive, reply: AsgiResponseWriter, call: ClientRequest) -> "DisconnectWatcher":
+    """Who notices that this request's client has left."""
+    watcher = DisconnectWatcher(reply)
+    if not call.upload:  # an upload reads on, and so notices it by itself
+        watcher.watch(scope, receive)
+    return watcher
 
 
 class DisconnectWatcher:
-    """Cancels a request's task when its client goes before the answer is at its end."""
+    """Cancels a request's task when its client disconnects before the response is complete."""
 
     __slots__ = ("_over", "_reply", "_watching", "taken", "task")
 
     def __init__(self, reply: AsgiResponseWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a request runs in one
+        assert task is not None  # noqa: S101 - requests run in tasks
         self.task = task
         self.taken = False
         self._reply = reply
@@ -169,7 +183,7 @@ class DisconnectWatcher:
         self._watching: asyncio.Task[None] | None = None
 
     def watch(self, scope: Scope, receive: Receive) -> None:
-        """From now on: the server calls back where it can; else a task asks it."""
+        """Start watching: by a callback of the server if it supports that; else by a task."""
         extensions: Any = scope.get("extensions") or {}
         if LEAVING in extensions:
             extensions[LEAVING](self._on_disconnect)
@@ -178,20 +192,20 @@ class DisconnectWatcher:
             self._watching.add_done_callback(lambda _: self._on_disconnect())
 
     def stop_watching(self) -> None:
-        """It is over; a client may go."""
+        """Stop watching; the client may disconnect."""
         self._over = True
         if self._watching:
             self._watching.cancel()
 
     def _on_disconnect(self) -> None:
-        """The client has gone."""
+        """Handle the disconnect."""
         if not self._over and not self._reply.ended:
             self.taken = True
             self.task.cancel()
 
 
 async def disconnect(receive: Receive) -> None:
-    """Returns when the client has gone."""
+    """Return when the client has disconnected."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -1,6 +1,6 @@
-"""Models that a request names beside its own: an advisor among its tools, and what the provider may fall back to.
+"""Models that a request names in other fields than `model`: advisor tools, and the provider's fallbacks.
 
-They are looked for when a key may use some models only. Not here: whether it may use them (`key_limits`).
+Needed for keys with an allow-list of models. Not here: the check (`key_limits`).
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ OBJECT = msgspec.json.Decoder(dict[str, Raw])
 
 
 def named_models(plain: bytes) -> Iterator[str]:
-    """Their names, "" for one that is no text. Raises ClientError when a key stands twice on the way to one."""
+    """Yield their names, "" for one that is not a text. Raises ClientError for duplicate keys on the way to one."""
     fields = OBJECT.decode(plain)
     for place in PLACES:
         items = read(bytes(fields[place])) if place in fields else None
@@ -25,7 +25,7 @@ def named_models(plain: bytes) -> Iterator[str]:
 
 
 def model_of(item: Any) -> Iterator[str]:
-    """The model in an item: a tool or a fallback as an object, or a name alone."""
+    """Yield the model of a tool or a fallback, given as an object or a name."""
     model = item.get("model") if isinstance(item, dict) else item
     if model is not None:
         yield model if isinstance(model, str) else ""

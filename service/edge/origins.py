@@ -1,19 +1,18 @@
-"""Host and origin checks, and CORS: protection against attacks by way of somebody's browser.
+"""Host and origin checks, and CORS: protection against attacks through a user's browser.
 
-A web page that is open on this machine reaches the loopback as any program does. Three signals that no page can forge
-tell it from a client: `Host` names what the browser believes to talk to (DNS rebinding), `Origin` and `Sec-Fetch-Site`
-tell where a request was made. Clients such as Claude Code and the SDKs send neither of the latter two.
+A web page in a browser on this machine reaches the loopback like any program. Three headers that no page can forge
+distinguish it from a client: `Host` names what the browser believes to connect to (DNS rebinding), `Origin` and
+`Sec-Fetch-Site` tell where a request was made. Clients such as Claude Code and the SDKs do not send the latter two.
 
-- A listener on the loopback answers to loopback names and ALLOWED_HOSTS. Another listener answers to any name until
-  ALLOWED_HOSTS is set, and always to its own (PROXY_HOST) and to addresses: only a name can be rebound.
-- A request from another origin is refused unless the origin is in ALLOWED_ORIGINS. A link to a page of the console may
-  be followed from anywhere.
-- Origins in ALLOWED_ORIGINS may read answers of the Messages API (CORS). Nobody else's scripts read anything.
+- A listener on the loopback accepts loopback names and ALLOWED_HOSTS. Another listener accepts any name until
+  ALLOWED_HOSTS is set, and always its own (PROXY_HOST) and addresses: only names can be rebound.
+- A request from another origin is rejected unless the origin is in ALLOWED_ORIGINS. Links to pages of the console work
+  from anywhere.
+- Origins in ALLOWED_ORIGINS may read responses of the Messages API (CORS). Scripts of other origins read nothing.
 
 Not here: client keys (`keys`), sessions of the admin API (`console.auth`), `X-Forwarded-*` (`forwarded`).
 """
 
-import logging
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,18 +21,18 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from service.edge.forwarded import behind_trusted_proxies
-from service.edge.responses import AsgiResponseWriter
+from service.edge.request_log import log_request
+from service.edge.responses import AsgiResponseWriter, OwnError
 from service.errors import ClientError, ForeignOrigin, NoHost, UnknownHost
 from service.loopback import host_name, is_address, is_loopback
 from service.settings import Settings
 
-log = logging.getLogger("ccproxy.edge")
-
 OWN_SITES = frozenset((b"same-origin", b"none"))
-"""`none`: the user's own doing, such as a bookmark. `same-site` is foreign: ports of localhost are one site."""
+"""`none`: initiated by the user, such as a bookmark. `same-site` is foreign: all ports of localhost are one site."""
 CONSOLE_PAGES = frozenset(("/", "/dashboard", "/dashboard/", "/logs/ui", "/schema", "/schema/"))
 NAVIGATION = {b"sec-fetch-mode": b"navigate", b"sec-fetch-dest": b"document"}
-"""A page opened in a tab of its own, where the page with the link can't read it; in a frame it is not a document."""
+"""A page opened in a tab of its own, which the linking page can't read; in a frame the destination is not a
+document."""
 WEB_SCHEMES = ("http", "https")
 API = "/v1/"
 METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -41,7 +40,7 @@ PREFLIGHT_MAX_AGE_S = b"600"
 HEADER_NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]{1,4096}")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]+")
 NOBODYS = ("null", "file://")
-"""Origins that any page can have; ALLOWED_ORIGINS does not take them."""
+"""Origins that any page can have; ALLOWED_ORIGINS rejects them."""
 HOST_CHARS = 300
 CACHED_HOSTS = 256
 
@@ -49,9 +48,9 @@ Headers = Mapping[bytes, bytes]
 
 
 class OriginGuard:
-    """Wraps ASGI applications, so that they see requests of clients, own pages and allowed origins alone.
+    """Wraps ASGI applications so that they only get requests from clients, own pages and allowed origins.
 
-    `on_refusal` counts each request that was refused.
+    `on_refusal` is called for each rejected request.
     """
 
     def __init__(
@@ -67,10 +66,10 @@ class OriginGuard:
         self._served_hosts: set[bytes] = set()
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
-        """The application behind the checks of this guard.
+        """Wrap an application in the checks of this guard.
 
-        Behind trusted proxies, the name that they tell is checked like the one that the request was sent to: a page
-        can send `X-Forwarded-Host`, but not choose `Host`.
+        From trusted proxies, the forwarded host is checked like `Host`: a page can send `X-Forwarded-Host`, but not
+        choose `Host`.
         """
         app = self._checking_all(app)
         return self._checking_hosts(behind_trusted_proxies(app, self._trusted)) if self._trusted else app
@@ -106,7 +105,7 @@ class OriginGuard:
         return handle
 
     async def _answer(self, app: ASGIApp, scope: Any, receive: Receive, send: Send, named: Headers) -> None:
-        """Answer a request that is a browser's, an OPTIONS, or the first one with this Host."""
+        """Check a request from a browser, an OPTIONS request, or the first one with this Host, then answer it."""
         try:
             self._check_host(scope, named)
             self._check_origin(scope, named)
@@ -126,24 +125,29 @@ class OriginGuard:
 
     async def _refuse(self, scope: Any, send: Send, error: ClientError) -> None:
         """Answer with an error, count and log it."""
-        request_id = self._new_request_id()
-        client = str((scope.get("client") or ("",))[0])
-        log.warning("%s %s", error.status, error.message, extra={"request": request_id, "client": client})
-        self._on_refusal("foreign_host" if isinstance(error, UnknownHost) else "foreign_origin")
-        await AsgiResponseWriter(varying(send), request_id).fail(error)
+        reply = AsgiResponseWriter(varying(send), self._new_request_id())
+        reply.error = OwnError(error.status, error.message, str((scope.get("client") or ("",))[0]))
+        reason = "foreign_host" if isinstance(error, UnknownHost) else "foreign_origin"
+        self._on_refusal(reason)
+        try:
+            await reply.fail(error)
+        finally:
+            log_request(reply, "other", "refused", reason)
 
     def _check_host(self, scope: Any, named: Headers) -> None:
-        """Raises NoHost and UnknownHost."""
+        """Raise NoHost or UnknownHost."""
         host = named.get(b"host", b"")
         if not host:
             if scope["http_version"] != "1.0":
                 raise NoHost("a request needs a Host header")
         elif not self._serves_host(host):
             name = host_name(host[:HOST_CHARS].decode("latin-1")) or "this host name"
-            raise UnknownHost(f"this proxy does not answer to {name}; if that is its name, add it to ALLOWED_HOSTS")
+            raise UnknownHost(
+                f"requests to {name} are not allowed; if that is a name of this proxy, add it to ALLOWED_HOSTS"
+            )
 
     def _serves_host(self, host: bytes) -> bool:
-        """Whether the proxy answers to this value of Host."""
+        """True if the proxy accepts this value of Host."""
         if host in self._served_hosts:
             return True
         is_served = len(host) <= HOST_CHARS and self._answers_to(host_name(host.decode("latin-1")))
@@ -157,7 +161,7 @@ class OriginGuard:
         return not self._loopback and is_address(name)
 
     def _check_origin(self, scope: Any, named: Headers) -> None:
-        """Raises ForeignOrigin for what a page of another origin has made a browser send."""
+        """Raise ForeignOrigin for a request that a page of another origin has initiated."""
         origin = named.get(b"origin", b"")
         if origin in self._origins:
             return
@@ -169,25 +173,26 @@ class OriginGuard:
         raise ForeignOrigin(reason_against(origin))
 
     def _opens_page(self, scope: Any, named: Headers) -> bool:
-        """Whether somebody follows a link to a page of the console."""
+        """True if a link to a page of the console is followed."""
         is_navigation = all(named.get(name) == value for name, value in NAVIGATION.items())
         return is_navigation and scope["method"] in ("GET", "HEAD") and scope["path"] in CONSOLE_PAGES
 
 
 def reason_against(origin: bytes) -> str:
-    """Why a page of this origin is refused, with the mend: `null` and the like can't be allowed, anybody may be it."""
+    """Explain the rejection of an origin, with the fix: `null` and the like can't be allowed, since any page may have
+    them."""
     text = origin[:HOST_CHARS].decode("latin-1").lower()
     if text in NOBODYS:
         return (
-            "web pages without an origin of their own (a local file, a sandboxed frame) may not use this proxy; serve "
-            "the page from an address, and add that to ALLOWED_ORIGINS"
+            "web pages without an origin (local files, sandboxed frames) may not use this proxy; serve the page from "
+            "an address, and add that to ALLOWED_ORIGINS"
         )
     whose = text if ORIGIN.fullmatch(text) else "another origin"
-    return f"web pages of {whose} may not use this proxy; if they should, add their origin to ALLOWED_ORIGINS"
+    return f"web pages from {whose} may not use this proxy; to allow them, add their origin to ALLOWED_ORIGINS"
 
 
 def is_own(origin: bytes, host: bytes) -> bool:
-    """Whether an origin is that of the proxy itself, by the name that the browser knows.
+    """True if an origin is the proxy's own, by the name that the browser uses.
 
     Schemes are not compared: TLS may end before the proxy.
     """
@@ -196,7 +201,7 @@ def is_own(origin: bytes, host: bytes) -> bool:
 
 
 async def answer_options(send: Send, asked: Headers) -> None:
-    """Answer OPTIONS; to the preflight of an allowed origin (`asked`), that it may send what it wants to."""
+    """Answer OPTIONS; allows everything in the preflight of an allowed origin (`asked`)."""
     headers = [(b"allow", METHODS)]
     if b"access-control-request-method" in asked:
         headers += [(b"access-control-allow-methods", METHODS), (b"access-control-max-age", PREFLIGHT_MAX_AGE_S)]
@@ -211,7 +216,7 @@ async def answer_options(send: Send, asked: Headers) -> None:
 
 
 def readable(send: Send, origin: bytes) -> Send:
-    """`send` with the headers that let scripts of this origin read the answer."""
+    """Wrap `send` to add headers that let scripts of this origin read the response."""
 
     async def send_readable(message: Any) -> None:
         if message["type"] == "http.response.start":
@@ -224,7 +229,7 @@ def readable(send: Send, origin: bytes) -> Send:
 
 
 def varying(send: Send) -> Send:
-    """`send` with a note for caches: the answer is another one for another origin."""
+    """Wrap `send` to tell caches that the response depends on the origin."""
 
     async def send_varying(message: Any) -> None:
         if message["type"] == "http.response.start":

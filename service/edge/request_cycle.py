@@ -1,10 +1,9 @@
-"""One request on a connection and its answer, as ASGI has them: uvicorn's cycle made lean for what comes most often.
+"""The ASGI cycle of one request and its response; a lean version of uvicorn's.
 
-- `receive` gives the body in one piece where it is there, uncopied.
-- The head of an answer leaves with what follows it, in one call of the operating system; it waits for that no longer
-  than until the event loop comes round.
-- Whoever handles a request may be called back when its client goes (the extension `LEAVING`), and needs no task that
-  waits for it.
+- `receive` returns a complete body in one piece, uncopied.
+- The head of a response is sent with the data that follows, in one system call; it is delayed until the next iteration
+  of the event loop at most.
+- A handler may register a callback for a disconnect (the extension `LEAVING`), and needs no task that waits for it.
 
 Not here: bytes of requests, and when their handling begins (`connection`).
 """
@@ -21,19 +20,20 @@ from service.edge.body_memory import BodyMemory
 from service.errors import ClientError
 
 LEAVING = "ccproxy.leaving"
-"""A function in an ASGI scope's extensions: what it is given is called when the client goes before its answer's end."""
+"""Key of a function in an ASGI scope's extensions that registers a callback for a disconnect before the
+response ends."""
 DISCARD = "ccproxy.discard"
-"""A function likewise: it is called when nothing of the body will be read, so that nothing of it is kept."""
+"""Key of a function that discards the body: it will not be read, so nothing of it is buffered."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS = {status: line.removesuffix(b"\r\n") for status, line in STATUS_LINE.items()}
 BODILESS = (204, 304)
 LAST_CHUNK = b"0\r\n\r\n"
 SMALL_BYTES = 1_024
-"""Smaller parts of a body are put together as they come: chunks of two bytes would take forty times their size."""
+"""Smaller parts of a body are joined as they arrive: chunks of two bytes would take forty times their size."""
 
 
 class ConnectionPort(Protocol):
-    """What is needed of the connection."""
+    """Interface of the connection."""
 
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
@@ -42,25 +42,43 @@ class ConnectionPort(Protocol):
 
     @property
     def closing(self) -> bool:
-        """Whether this process takes leave: the answer is the connection's last."""
+        """True during a shutdown: this response is the connection's last."""
 
     def on_response_complete(self) -> None:
-        """An answer is complete."""
+        """A response is complete."""
 
     def end(self) -> None:
-        """The connection's last answer is complete."""
+        """The connection's last response is complete."""
 
-    def let_go(self, exchange: "RequestCycle") -> None:
-        """Nothing more is done for this request."""
+    def forget(self, exchange: "RequestCycle") -> None:
+        """The request is finished."""
 
 
 class RequestCycle:
-    """A request as far as it has come, and its answer as far as it went."""
+    """A request as far as it was received, and its response as far as it was sent."""
 
     __slots__ = (
-        "_begun", "_chunked", "_discards", "_fault", "_gone", "_head", "_left", "_line", "_parts", "_read",
-        "_takes_interim", "_waiter", "disconnected", "expects", "held", "keep_alive", "response_complete",
-        "response_started", "scope", "waiting_handler", "whole",
+        "_begun",
+        "_chunked",
+        "_connection",
+        "_discards",
+        "_fault",
+        "_gone",
+        "_head",
+        "_left",
+        "_parts",
+        "_read",
+        "_takes_interim",
+        "_waiter",
+        "buffered_bytes",
+        "disconnected",
+        "expects",
+        "keep_alive",
+        "response_complete",
+        "response_started",
+        "scope",
+        "waiting_handler",
+        "whole",
     )  # fmt: skip
 
     def __init__(
@@ -69,22 +87,22 @@ class RequestCycle:
         self.scope = scope
         self.keep_alive = keep_alive
         self.expects = expects
-        """Whether the client sends its body only when it is told to."""
+        """True if the client waits for `100 Continue`."""
         self.waiting_handler: ASGIApp | None = None
-        """Its handler, while that waits for more of the body."""
-        self.held = 0
-        """Bytes of the body that were not asked for yet."""
+        """The handler of a request that waits for more of its body."""
+        self.buffered_bytes = 0
+        """Bytes of the body that no handler has requested yet."""
         self.whole = False
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
-        self._line = line
+        self._connection = line
         self._begun = False
-        """Whether it is handled."""
+        """True once it is handled."""
         self._discards = False
         self._takes_interim = takes_interim
         self._fault: tuple[type[ClientError], str] | None = None
-        """Why the rest of the body will not come, and what is the client's fault in it."""
+        """Error for a handler that waits for a body that will not arrive."""
         self._parts: list[bytes | bytearray] = []
         self._read = False
         self._waiter: asyncio.Future[None] | None = None
@@ -93,29 +111,29 @@ class RequestCycle:
         self._chunked = False
         self._left = 0
         extensions = scope.setdefault("extensions", {})
-        extensions[LEAVING] = self.tell_leaving
+        extensions[LEAVING] = self.on_disconnect
         extensions[DISCARD] = self.discard
 
     async def run_asgi(self, app: ASGIApp) -> None:
-        """Have the request handled. An answer that is left without its end is cut, which the client sees."""
+        """Run the handler. A response without its end is aborted, which the client notices."""
         self._begun = True
-        self._line.memory.unasked -= self.held
+        self._connection.memory.unasked -= self.buffered_bytes
         try:
             await app(self.scope, self.receive, self.send)  # type: ignore[arg-type]
         finally:
-            if self.held:
+            if self.buffered_bytes:
                 self._release()
-            self.scope = self._gone = None  # both lead back here: nothing is left to the collector
-            self._line.let_go(self)
+            self.scope = self._gone = None  # break reference cycles, so that the garbage collector has nothing to do
+            self._connection.forget(self)
             if not self.response_complete and not self.disconnected:
                 self._flush()
-                self._line.transport.close()
+                self._connection.transport.close()
 
-    # -- what the connection tells
+    # -- called by the connection
 
     def take(self, part: bytes) -> None:
-        """A part of the body has come."""
-        self.expects = False  # it has not waited
+        """Append a part of the body."""
+        self.expects = False  # the client has not waited
         if self.response_complete or self._discards:
             return
         parts = self._parts
@@ -125,52 +143,52 @@ class RequestCycle:
             parts[-1] += part
         else:
             parts.append(bytearray(part))
-        self.held += len(part)
-        self._line.memory.held += len(part)
+        self.buffered_bytes += len(part)
+        self._connection.memory.held += len(part)
         if not self._begun:
-            self._line.memory.unasked += len(part)
+            self._connection.memory.unasked += len(part)
         self._wake()
 
     def end(self) -> None:
-        """The body is whole."""
+        """The body is complete."""
         self.expects = False
         self.whole = True
         self._wake()
 
     def fail(self, error: ClientError) -> None:
-        """The body will not be whole: who waits for it is told why."""
+        """The body will not be complete; a waiting handler gets the error."""
         self._fault = (type(error), error.message)
         self._wake()
 
     @property
     def survives_eof(self) -> bool:
-        """Whether a client that sends no more may still wait for the answer."""
+        """True if a client that half-closes may still wait for the response."""
         return self._takes_interim and self.whole and not self.response_started
 
     def lose(self) -> None:
-        """The client has gone."""
+        """The client has disconnected."""
         self.disconnected = True
         self._release()
         self._wake()
         if self._gone and not self.response_complete:
             self._gone()
 
-    # -- what the handler asks for
+    # -- called by the handler
 
-    def tell_leaving(self, gone: Callable[[], None]) -> None:
-        """Call this when the client goes before its answer's end."""
+    def on_disconnect(self, gone: Callable[[], None]) -> None:
+        """Register a callback for a disconnect before the response ends."""
         self._gone = gone
         if self.disconnected:
             gone()
 
     def discard(self) -> None:
-        """Keep nothing of the body, now and later."""
+        """Discard the body, now and later."""
         self._discards = True
         self._release()
 
     async def receive(self) -> dict[str, Any]:
-        """What has come of the body, or comes next; later, that the exchange is over. Raises ClientError when the rest
-        can't come."""
+        """Return the next part of the body, or the disconnect message once the cycle is over. Raises ClientError if the
+        rest can't arrive."""
         if self.expects:
             self._send_continue()
         while not (self._parts or (self.whole and not self._read) or self._is_over):
@@ -179,15 +197,15 @@ class RequestCycle:
             return {"type": "http.disconnect"}
         if self._fault:
             kind, message = self._fault
-            raise kind(message)  # a new one for each: what is raised leads back here by its frames
+            raise kind(message)  # a new exception each time: its frames reference this object
         body = bytes(self._parts[0]) if len(self._parts) == 1 else b"".join(self._parts)
         self._read = self.whole
         self._release()
         return {"type": "http.request", "body": body, "more_body": not self.whole}
 
     async def send(self, message: Any) -> None:
-        """A part of the answer; waits while the client is slow."""
-        line = self._line
+        """Send a part of the response; waits while the client is slow."""
+        line = self._connection
         if line.flow.write_paused and not self.disconnected:
             await line.flow.drain()
         if self.disconnected:
@@ -199,17 +217,17 @@ class RequestCycle:
 
     @property
     def _is_over(self) -> bool:
-        """Whether nothing more of the body is given."""
+        """True if no more of the body is returned."""
         return self.disconnected or self.response_complete or self._fault is not None
 
-    # -- how it goes on the wire
+    # -- serializing
 
     def _begin(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """The head, and from it how the body is framed. Raises ValueError for one that would be several."""
+        """Serialize the head, and derive the body's framing. Raises ValueError for a head that contains line breaks."""
         if self.response_started:
-            raise RuntimeError("the answer has begun already")
-        # Who waits for a 100 and gets this answer may leave its body out: nobody can tell what comes next.
-        self.keep_alive = self.keep_alive and not (self._line.closing or self.expects)
+            raise RuntimeError("the response has already started")
+        # A client that waits for a 100 and gets this response may omit its body, so what follows would be ambiguous.
+        self.keep_alive = self.keep_alive and not (self._connection.closing or self.expects)
         named = dict(headers)
         lines = [STATUS[status], *map(b": ".join, headers)]
         if not self.keep_alive:
@@ -222,65 +240,66 @@ class RequestCycle:
         lines += (b"", b"")
         head = b"\r\n".join(lines)
         if not head.count(b"\n") == head.count(b"\r") == len(lines) - 1:
-            raise ValueError("a header has a line break in it")
+            raise ValueError("a header contains a line break")
         self.response_started = True
         self.expects = False
         self._head = head
-        self._line.loop.call_soon(self._flush)
+        self._connection.loop.call_soon(self._flush)
 
     def _write(self, data: bytes, *, last: bool) -> None:
-        """A part of the body, behind the head that waits. Raises RuntimeError when it is not as long as was said."""
+        """Write a part of the body, after the delayed head. Raises RuntimeError if it disagrees with the declared
+        length."""
         if not self.response_started or self.response_complete:
-            raise RuntimeError("there is no answer to go on with")
+            raise RuntimeError("the response has not started")
         if self._chunked:
             wire = b"".join((self._head, *chunk_of(data), LAST_CHUNK if last else b""))
         elif self.scope["method"] == "HEAD":
             wire, self._left = self._head, 0
         elif len(data) > self._left:
-            raise RuntimeError("the answer is longer than its head says")
+            raise RuntimeError("the response is longer than its content-length")
         else:
             wire = self._head + data
             self._left -= len(data)
         self._head = b""
         if wire:
-            self._line.transport.write(wire)
+            self._connection.transport.write(wire)
         if last:
             self._finish()
 
     def _finish(self) -> None:
         if self._left:
-            raise RuntimeError("the answer is shorter than its head says")
+            raise RuntimeError("the response is shorter than its content-length")
         self.response_complete = True
-        if self.held:
+        if self.buffered_bytes:
             self._release()
         self._wake()
         if not self.keep_alive:
-            self._line.end()
-        self._line.on_response_complete()
+            self._connection.end()
+        self._connection.on_response_complete()
 
     def _flush(self) -> None:
         if self._head and not self.disconnected:
             head, self._head = self._head, b""
-            self._line.transport.write(head)
+            self._connection.transport.write(head)
 
     # -- waiting for the body
 
     def _send_continue(self) -> None:
-        """Ask for the body of a client that waits for the word."""
-        if not self._line.transport.is_closing():
+        """Send `100 Continue` to a client that waits for it."""
+        if not self._connection.transport.is_closing():
             self.expects = False
-            self._line.transport.write(CONTINUE)
+            self._connection.transport.write(CONTINUE)
 
     def _release(self) -> None:
-        """What was kept of the body is kept no longer, or by somebody else."""
-        self._line.memory.held -= self.held
+        """Stop counting the buffered body."""
+        self._connection.memory.held -= self.buffered_bytes
         if not self._begun:
-            self._line.memory.unasked -= self.held
-        self._parts, self.held = [], 0
+            self._connection.memory.unasked -= self.buffered_bytes
+        self._parts, self.buffered_bytes = [], 0
 
     async def _come(self) -> None:
-        self._line.flow.resume_reading()
-        self._waiter = self._line.loop.create_future()
+        self._connection.flow.resume_reading()
+        self._waiter = self._connection.loop.create_future()
         try:
             await self._waiter
         finally:
@@ -292,5 +311,5 @@ class RequestCycle:
 
 
 def chunk_of(data: bytes) -> tuple[bytes, ...]:
-    """A chunk of a body that is framed by chunks; an empty one would be its end."""
+    """Frame a chunk; an empty one would end the body."""
     return (b"%x\r\n" % len(data), data, b"\r\n") if data else ()

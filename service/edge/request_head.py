@@ -1,15 +1,15 @@
-"""What the head of a request may not say: checked once, before anything else reads it. Pure.
+"""Validates the head of a request once, before anything else reads it. Pure.
 
 Rules
 - Methods are an allow-list, and so are protocol versions.
-- A header that frames the body, names the host, says how the body is encoded or holds a credential stands once, and
-  `connection` does not name it: else one reader might take the first, another the last, and a third none.
-- A body is framed by its length or by chunks alone; HTTP/1.0 knows no chunks.
+- A header that frames the body, names the host, names the body's encoding or holds a credential occurs once, and is not
+  listed in `connection`: else one reader might use the first, another the last, and a third none.
+- A body is framed by either length or chunks; HTTP/1.0 has no chunks.
 
-What the parser (llhttp, strict) refuses by itself needs no rule here: two framings, a length that is no number, folded
-lines, bare line feeds, control characters.
+What the parser (llhttp, strict) rejects needs no rule here: conflicting framing, invalid lengths, folded lines, bare
+line feeds, control characters.
 
-Not here: the target (`request_target`), bounds and how a refusal is answered (`connection`).
+Not here: the target (`request_target`), limits and error responses (`connection`).
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from service.errors import ClientError, MethodNotAllowed, VersionNotSupported
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 VERSIONS = frozenset(("1.1", "1.0"))
-WANTED_VERSIONS = "this proxy speaks HTTP/1.1 and HTTP/1.0"
+WANTED_VERSIONS = "only HTTP/1.1 and HTTP/1.0 are supported"
 SINGLE = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"content-encoding", b"content-type", b"authorization",
      b"x-api-key", b"x-ccproxy-key")
@@ -28,12 +28,12 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def check_head(method: str, version: str, headers: Headers, named: Mapping[bytes, bytes]) -> None:
-    """Raises ClientError for a head after which nothing on its connection can be relied upon; `named` are the headers
-    by their names."""
+    """Raise ClientError for a head after which the connection's state is unreliable; `named` are the headers by
+    name."""
     if version not in VERSIONS:
         raise VersionNotSupported(WANTED_VERSIONS)
     if method not in METHODS:
-        raise MethodNotAllowed(f"the method is none of {ALLOWED}", allowed=ALLOWED)
+        raise MethodNotAllowed(f"unsupported method; use one of {ALLOWED}", allowed=ALLOWED)
     if len(named) != len(headers):
         check_repeated(headers)
     if (coding := named.get(b"transfer-encoding")) is not None:
@@ -43,7 +43,7 @@ def check_head(method: str, version: str, headers: Headers, named: Mapping[bytes
 
 
 def check_repeated(headers: Headers) -> None:
-    """Raises ClientError when a header stands twice that may stand once."""
+    """Raise ClientError for a repeated header that may occur only once."""
     seen = set()
     for name, _ in headers:
         if name in seen:
@@ -53,16 +53,16 @@ def check_repeated(headers: Headers) -> None:
 
 
 def check_coding(coding: bytes, version: str) -> None:
-    """Raises ClientError for a body that is not framed by plain chunks."""
+    """Raise ClientError for a body that is not framed by plain chunks."""
     if coding.lower() != b"chunked":
-        raise ClientError("transfer-encoding is something else than chunked; send the body's length, or plain chunks")
+        raise ClientError("unsupported transfer-encoding; send content-length, or transfer-encoding: chunked")
     if version == "1.0":
-        raise ClientError("HTTP/1.0 has no transfer-encoding; send the body's length")
+        raise ClientError("HTTP/1.0 has no transfer-encoding; send content-length")
 
 
 def check_options(headers: Headers) -> None:
-    """Raises ClientError when `connection` names a header that whoever reads the request needs."""
+    """Raise ClientError if `connection` lists a header that the next reader needs."""
     options = (option for name, value in headers if name == b"connection" for option in value.split(b","))
     for option in options:
         if option.strip().lower() in SINGLE:
-            raise ClientError("the header connection names a header that is not of this connection alone")
+            raise ClientError("the connection header names an end-to-end header")

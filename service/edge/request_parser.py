@@ -1,6 +1,6 @@
-"""The head of a request of the Messages API as the relay wants it; `body_reader` has the rest.
+"""Builds the relay's request from the head of a Messages API request; `body_reader` adds the body.
 
-Unknown headers and beta values are nobody's business here: clients and provider agree on them.
+Unknown headers and beta values are passed through: clients and provider agree on them.
 """
 
 import re
@@ -14,9 +14,9 @@ from service.relay import ClientRequest
 from service.settings import Settings
 
 RESOURCE_ID = re.compile(r"[a-z]+_(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,128}|(?=[^0-9]*[0-9])[^/]{8,}")
-"""An id in a path of an endpoint that is not known: unlike a word such as count_tokens it has a digit."""
+"""A resource id in a path of an unknown endpoint: unlike a word such as count_tokens it contains a digit."""
 STAINLESS_LIMIT_S = 3_600
-"""A client may shorten or lengthen its deadline up to an hour."""
+"""Maximum deadline that a client may request."""
 
 
 def client_request_of(
@@ -28,7 +28,7 @@ def client_request_of(
     request_id: str,
     now_ms: int,
 ) -> ClientRequest:
-    """The request as far as its head tells."""
+    """Return the request as far as its head tells."""
     call = ClientRequest(
         request_id=request_id,
         method=scope["method"],
@@ -53,7 +53,7 @@ def client_request_of(
 
 
 def path_ids(target: RequestTarget) -> tuple[str, ...]:
-    """The resource that a path names. What stands behind it is a part of it, and goes where it goes."""
+    """Return the resource that a path names. Sub-resources live on the same route."""
     parts = target.path.split("/")[2:]
     if target.endpoint == "files":
         return tuple(parts[1:2])
@@ -65,8 +65,8 @@ def path_ids(target: RequestTarget) -> tuple[str, ...]:
 
 
 def deadline_ms(named: Mapping[bytes, bytes], settings: Settings, *, stream: bool) -> int:
-    """How long the client waits: its SDK says so, else the settings."""
-    if told := named.get(b"x-stainless-timeout"):  # SDKs send 600, and 20.0 for a limit of their user's
+    """Return the client's deadline: from its SDK's header, else from the settings."""
+    if told := named.get(b"x-stainless-timeout"):  # SDKs send 600, or 20.0 for a user's own timeout
         try:
             limit_s = float(told)
         except ValueError:

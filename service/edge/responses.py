@@ -1,12 +1,16 @@
-"""The way back to the client, over ASGI; and errors in Anthropic's shape."""
+"""Sends responses over ASGI, and formats errors in Anthropic's shape."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from litestar.types import ASGIApp, Receive, Scope, Send
+from msgspec import Struct
 
 from service.errors import MethodNotAllowed, ProxyError
+
+if TYPE_CHECKING:
+    from service.relay import ClientRequest
 
 JSON = (b"content-type", b"application/json")
 EVENT_STREAM = b"text/event-stream"
@@ -15,8 +19,8 @@ UNTRUSTED_HEADERS = (
     (b"content-security-policy", b"sandbox; default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-"""On every answer of the Messages API: what a provider or a user's file contains never runs in the origin of the
-dashboard, whatever its content type."""
+"""On every response of the Messages API: content from a provider or a user's file must never run in the dashboard's
+origin, whatever its content type."""
 DEFAULT_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (
@@ -28,11 +32,22 @@ DEFAULT_HEADERS = (
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
 )
-"""On every other answer, unless its handler has set a header of its own."""
+"""On every other response, unless its handler has set them."""
+
+
+class OwnError(Struct, frozen=True):
+    """For the log: an error of the proxy itself, and the address of the client that gets it."""
+
+    status: int
+    message: str
+    client: str
 
 
 class AsgiResponseWriter:
-    """One answer. Every answer says which request it is, which route gave it and how many were tried."""
+    """One answer. Every answer says which request it is, which route gave it and how many were tried.
+
+    For the log: `call`, once its head was read, and the `error` of the proxy itself, if it answers with one.
+    """
 
     def __init__(self, send: Send, request_id: str) -> None:
         self.started = False
@@ -43,13 +58,15 @@ class AsgiResponseWriter:
         self.route = ""
         self.attempts = 0
         self.dropped_messages = 0
+        self.call: ClientRequest | None = None
+        self.error: OwnError | None = None
+        self.request_id = request_id
         self._send: Any = send
-        self._request_id = request_id
 
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send the head; `request-id` is the provider's, else our own."""
         named = dict(headers)
-        request_id = self._request_id.encode()
+        request_id = self.request_id.encode()
         own = [
             (b"x-ccproxy-request-id", request_id),
             (b"x-ccproxy-attempts", b"%d" % self.attempts),
@@ -72,24 +89,24 @@ class AsgiResponseWriter:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
-        """The body is complete with its last part; both go in one piece."""
+        """Send the last part of the body, together with its end."""
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
         self.ended = True
 
     async def fail(self, error: ProxyError) -> None:
-        """An error of our own. In the middle of a stream it is an event, after what may be half of one; any other
-        answer that has begun stays cut, which the client sees."""
+        """Send an error of the proxy. Within a stream it becomes an event, possibly after a partial one; any other
+        response that has begun is aborted, which the client notices."""
         if self.started:
             if self.streams and not self.ended:
-                await self.end(b"\n\nevent: error\ndata: " + error_body(error, self._request_id) + b"\n\n")
+                await self.end(b"\n\nevent: error\ndata: " + error_body(error, self.request_id) + b"\n\n")
             return
-        body = error_body(error, self._request_id)
+        body = error_body(error, self.request_id)
         await self.start(error.status, [JSON, (b"content-length", b"%d" % len(body)), *error_headers(error)])
         await self.end(body)
 
 
 def with_default_headers(app: ASGIApp) -> ASGIApp:
-    """The application, with `DEFAULT_HEADERS` on its answers."""
+    """Wrap an application to add `DEFAULT_HEADERS`."""
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_defaults(message: Any) -> None:
@@ -105,7 +122,7 @@ def with_default_headers(app: ASGIApp) -> ASGIApp:
 
 
 def error_headers(error: ProxyError) -> list[tuple[bytes, bytes]]:
-    """When to try again, and whether to."""
+    """Return the retry headers of an error."""
     headers = []
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
@@ -117,7 +134,7 @@ def error_headers(error: ProxyError) -> list[tuple[bytes, bytes]]:
 
 
 def error_body(error: ProxyError, request_id: str) -> bytes:
-    """Anthropic's envelope."""
+    """Return the error envelope of the Messages API."""
     told: dict[str, Any] = {"type": error.type, "message": error.message}
     if error.details:
         told["details"] = error.details

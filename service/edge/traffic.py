@@ -1,4 +1,4 @@
-"""How requests ended, in words that can be counted. Who counts is the console's business (`Traffic`)."""
+"""Verdicts of requests for metrics. The console counts them (`Traffic`)."""
 
 from typing import Protocol
 
@@ -35,17 +35,17 @@ REASONS: tuple[tuple[type[ProxyError], str], ...] = (
 
 
 class Traffic(Protocol):
-    """Who counts requests."""
+    """Counts requests."""
 
     def begin(self) -> None:
-        """A request has come."""
+        """Count the start of a request."""
 
     def end(self, endpoint: Endpoint, verdict: str, reason: str) -> None:
-        """It is over; `reason` says why it was refused, "" when it was not."""
+        """Count its end; `reason` is why it was rejected, "" if it was not."""
 
 
 def verdict_of(reply: AsgiResponseWriter, error: ProxyError | None) -> tuple[str, str]:
-    """How a request ended: verdict, and the reason when we refused it ourselves."""
+    """Return a request's verdict, and the reason if the proxy itself rejected it."""
     if error is not None:
         return verdict_of_error(error)
     if reply.broken:
@@ -60,7 +60,7 @@ def verdict_of(reply: AsgiResponseWriter, error: ProxyError | None) -> tuple[str
 
 
 def verdict_of_error(error: ProxyError) -> tuple[str, str]:
-    """The same for a request that ended with an error of this proxy."""
+    """Return the verdict of a request that ended with an error of this proxy."""
     reason = next((word for kind, word in REASONS if isinstance(error, kind)), "")
     if reason:
         return "refused", reason

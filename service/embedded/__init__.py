@@ -1,10 +1,10 @@
-"""`ccproxy up`: Postgres, Valkey, the worker and the proxy, started, watched and ended by one command.
+"""`ccproxy up`: starts, supervises and stops Postgres, Valkey, a worker and a proxy.
 
-The outermost ring: it knows the settings, and nothing of requests, routes or the ledger. The order to read it in:
-`up` (the command), `supervisor` (when a child is started again), `server` with `postgres` and `valkey` (the two
-servers, which tests use on their own), and below them `managed_process`, `account`, `folder` and `binaries`.
+The outermost package: it knows the settings, but not requests, routes or the ledger. Reading order: `up` (the command),
+`supervisor` (restarts), `server` with `postgres` and `valkey` (the two servers, which tests also use directly), and
+below them `managed_process`, `account`, `folder` and `binaries`.
 """
 
 
 class EmbeddedError(Exception):
-    """Something can't be started. The message is for the terminal: it names the place and the mend."""
+    """Something can't be started. The message is for the terminal: it names the path and the fix."""

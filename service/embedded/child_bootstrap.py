@@ -1,8 +1,7 @@
-"""The first moments of a child: take its account on, tie its life to the parent's, become the program it is to be.
+"""Bootstrap of a child process: switches to its account, ties its life to the parent's, then executes the program.
 
-Run as a script by `managed_process`, never imported, and it imports nothing of ours. It is a program of its own and
-not a `preexec_fn`, because that runs Python between fork and exec, which is unsafe (and warned of) in a process with
-threads.
+Run as a script by `managed_process`, never imported; imports nothing of this project. A separate program rather than a
+`preexec_fn`, because that runs Python between fork and exec, which is unsafe in a process with threads.
 """
 
 import ctypes
@@ -26,7 +25,7 @@ def bootstrap(way: str, uid: int, gid: int) -> None:
         if libc.unshare(CLONE_NEWUSER) != 0:
             raise OSError(ctypes.get_errno(), "no user namespace")
         for name, text in (
-            ("setgroups", "deny"),  # the kernel wants this before it takes a map of groups
+            ("setgroups", "deny"),  # the kernel requires this before a map of groups
             ("uid_map", f"{uid} {outside_uid} 1"),
             ("gid_map", f"{gid} {outside_gid} 1"),
         ):
@@ -38,21 +37,21 @@ def die_with_parent(parent_pid: int, death_signal: int) -> None:
     """Have the kernel send `death_signal` when the parent dies. Linux only; elsewhere the watchdog of
     `managed_process` acts."""
     if sys.platform == "linux":
-        # After taking the account on, because a change of user clears it; exec does not.
+        # After switching accounts, because a change of user clears it; exec does not.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)
-    if os.getppid() != parent_pid:  # it died before we could ask
+    if os.getppid() != parent_pid:  # the parent died before the call
         os._exit(1)
 
 
 def main() -> None:
-    """`child_bootstrap.py TERMS PROGRAM [ARGUMENT ...]`; TERMS is the JSON that `managed_process` writes."""
+    """Run `child_bootstrap.py TERMS PROGRAM [ARGUMENT ...]`; TERMS is the JSON that `managed_process` writes."""
     terms = json.loads(sys.argv[1])
     command = sys.argv[2:]
     try:
-        os.umask(0o077)  # what it makes is for its owner alone
+        os.umask(0o077)  # new files are for the owner alone
         bootstrap(terms["way"], terms["uid"], terms["gid"])
         die_with_parent(terms["parent_pid"], terms["death_signal"])
-        os.execv(command[0], command)  # noqa: S606 - a shell would be one process too many
+        os.execv(command[0], command)  # noqa: S606 - no shell is needed
     except OSError as error:
         sys.stderr.write(f"{command[0]}: {error}\n")
         os._exit(126)

@@ -1,7 +1,7 @@
-"""`ccproxy demo`: `up` in a folder that goes again, with providers that are not real and traffic that is made up.
+"""`ccproxy demo`: `up` in a temporary folder, with fake providers and generated traffic.
 
-Nothing of the user's settings reaches it: no key, no `.env`, no address. So nothing can leave this machine. Not here:
-how the providers answer (`demo_provider`), and what is asked of them (`demo_traffic`).
+None of the user's settings apply: no key, no `.env`, no address. So nothing can leave this machine. Not here: the
+providers' responses (`demo_provider`) and the requests (`demo_traffic`).
 """
 
 import os
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 KEPT = ("CCPROXY_POSTGRES_BIN", "CCPROXY_REDIS_BIN", "LOG_LEVEL", "LOG_FORMAT")
-"""Variables that hold in the demo too."""
+"""Variables that also apply to the demo."""
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 CLIENTS = ("alice", "bob", "ci")
 ANTHROPIC_TOKENS = 80_000
-"""Spent within a minute of the demo's traffic, so that its quota swap can be watched."""
+"""Used up within a minute of the demo's traffic, so that the change of route can be watched."""
 HOST = "127.0.0.1"
 
 
 def run_demo(port: int | None = None) -> int:
-    """Run until told to end; the exit status. Its folder goes with it."""
+    """Run until stopped and return the exit status. Its folder is deleted afterwards."""
     with temporary_home() as home:
         proxy_port = port or folder.choose_port(home.parent / "proxy-port")
         provider_port = folder.choose_port(home.parent / "provider-port")
-        become(demo_environ(home, proxy_port, provider_port))
-        os.chdir(home.parent)  # away from a `.env` of the user's
+        replace_environ(demo_environ(home, proxy_port, provider_port))
+        os.chdir(home.parent)  # away from the user's `.env`
         from service.settings import load
 
         return run(load(), build=lambda settings: demo_household(settings, provider_port), screen=DemoScreen())
@@ -46,10 +46,10 @@ def run_demo(port: int | None = None) -> int:
 
 @contextmanager
 def temporary_home() -> Iterator[Path]:
-    """A folder for everything, removed at the end."""
+    """Create a folder for all files, deleted at the end."""
     place = Path(tempfile.mkdtemp(prefix="ccproxy-demo-"))
     if os.geteuid() == 0:
-        place.chmod(0o711)  # root's servers run as another user, who must pass through
+        place.chmod(0o711)  # root's servers run as another user, who has to traverse it
     try:
         yield place / "home"
     finally:
@@ -58,7 +58,7 @@ def temporary_home() -> Iterator[Path]:
 
 
 def demo_environ(home: Path, proxy_port: int, provider_port: int) -> dict[str, str]:
-    """The settings of the demo, as variables."""
+    """Return the demo's settings as variables."""
     providers = f"http://{HOST}:{provider_port}"
     return {
         "CCPROXY_HOME": str(home),
@@ -79,8 +79,8 @@ def demo_environ(home: Path, proxy_port: int, provider_port: int) -> dict[str, s
     }
 
 
-def become(environ: Mapping[str, str]) -> None:
-    """Take these variables in the place of all that the user has set for the proxy."""
+def replace_environ(environ: Mapping[str, str]) -> None:
+    """Replace all variables that the user has set for the proxy with these."""
     from service.settings import VARIABLES
 
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
@@ -90,7 +90,7 @@ def become(environ: Mapping[str, str]) -> None:
 
 
 def demo_household(settings: "Settings", provider_port: int) -> ProcessSet:
-    """What `up` starts, between providers and traffic of our own."""
+    """Return the processes of `up`, with fake providers and traffic."""
     house = process_set(settings)
     providers = Program(
         "providers",
@@ -99,30 +99,32 @@ def demo_household(settings: "Settings", provider_port: int) -> ProcessSet:
         is_ready=lambda _: answers_livez(HOST, provider_port),
     )
     traffic = Program(
-        "traffic", module_command("demo_traffic", proxy_url(settings)), title="made-up traffic", needs=("proxy",)
+        "traffic", module_command("demo_traffic", proxy_url(settings)), title="generated traffic", needs=("proxy",)
     )
     return house._replace(children=(providers, *house.children, traffic))
 
 
 def module_command(name: str, *arguments: str) -> list[str]:
-    """A module of the demo as a command, as `own_command`."""
+    """Return the command that runs a module of the demo; see `own_command`."""
     return [sys.executable, "-P", "-m", f"service.embedded.{name}", *arguments]
 
 
 class DemoScreen(Screen):
-    """`up`'s, plainly marked."""
+    """`up`'s screen, marked as a demo."""
 
     def banner(self, settings: "Settings", logs: Path) -> None:
-        """Where to look."""
+        """Print where to look."""
         url, home = proxy_url(settings), logs.parent
         self.note("")
-        self._say(Text.assemble((" DEMO ", "black on yellow"), "  fake providers, made-up traffic: no key is used,"))
-        self._say(Text("        nothing leaves this machine, and all data go with it"))
+        self._say(
+            Text.assemble((" DEMO ", "black on yellow"), "  fake providers, generated traffic: no key is used, nothing")
+        )
+        self._say(Text("        leaves this machine, and all data is deleted at the end"))
         self.note("")
         self._say(Text.assemble("  dashboard  ", (f"{url}/dashboard", "bold green")))
-        self._say(Text(f"  its token  {settings.admin_token.reveal()}"))
+        self._say(Text(f"  token      {settings.admin_token.reveal()}"))
         commands = (f"export CCPROXY_HOME={home}", "ccproxy status --watch", "ccproxy routes disable zai")
         for line in ("", "In another terminal:", "", *(f"  {command}" for command in commands), ""):
             self._say(Text(line, style="bold"))
-        self._say(Text("What happens is told below. Ctrl-C ends everything.", style="dim"))
+        self._say(Text("Events are shown below. Ctrl-C stops everything.", style="dim"))
         self.note("")

@@ -1,7 +1,7 @@
-"""The demo's providers: three in one process, with answers that say nothing, and troubles by a script.
+"""The demo's providers: three in one process, with placeholder answers and scripted failures.
 
-`/anthropic`, `/subscription` and `/zai` each speak as much of the Messages API as the demo's traffic asks for. Not for
-tests, whose fakes can be made to fail in every way; here each trouble is one that a newcomer should see the proxy take.
+`/anthropic`, `/subscription` and `/zai` each implement as much of the Messages API as the demo needs. Not for tests,
+whose fakes fail in many more ways; these failures show newcomers what the proxy handles.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ WORDS = ("This ", "is ", "an ", "answer ", "of ", "the ", "demo. ", "Nobody ", "
 CHUNK_S = 0.03
 THROTTLE_S = 6
 BROKEN_AFTER: dict[Trouble, int] = {"broken_start": 1, "broken_off": 7}
-"""Events of a stream that come before its error."""
+"""Events sent before a stream's error."""
 
 
 class DemoPhase(NamedTuple):
-    """Some seconds of the script: which route has which trouble, and what there is to see."""
+    """A phase of the script: which route fails in which way, and the description."""
 
     seconds: float
     words: str
@@ -42,35 +42,37 @@ class DemoPhase(NamedTuple):
 SCRIPT = (
     DemoPhase(12, "all providers answer; requests go to Anthropic, the first route"),
     DemoPhase(9, "Anthropic is overloaded (529): the subscription takes over", {"anthropic": "overloaded"}),
-    DemoPhase(22, "Anthropic is well again, and its weekly quota runs low: other routes go first from 90 % on"),
+    DemoPhase(22, "Anthropic has recovered, and its weekly quota runs low: from 90 % on, other routes go first"),
     DemoPhase(9, "the subscription is throttled (429): Z.AI takes over", {"subscription": "throttled"}),
-    DemoPhase(10, "the subscription is well again"),
-    DemoPhase(9, "the subscription breaks off before it says anything", {"subscription": "broken_start"}),
-    DemoPhase(12, "all is well again"),
-    DemoPhase(6, "an answer breaks off in the middle: that can't be hidden", {"subscription": "broken_off"}),
+    DemoPhase(10, "the subscription has recovered"),
+    DemoPhase(
+        9, "streams of the subscription break before any content: Z.AI takes over", {"subscription": "broken_start"}
+    ),
+    DemoPhase(12, "all providers have recovered"),
+    DemoPhase(6, "a stream breaks in the middle: its client gets an error event", {"subscription": "broken_off"}),
 )
 ENDS = tuple(accumulate(phase.seconds for phase in SCRIPT))
 
 
 def phase_at(seconds: float) -> DemoPhase:
-    """The phase so long after the start; the script begins anew when it is over."""
+    """Return the phase at a time after the start; the script repeats."""
     place = seconds % ENDS[-1]
     return next(phase for phase, end in zip(SCRIPT, ENDS, strict=True) if place < end)
 
 
 class Providers:
-    """An ASGI application."""
+    """The ASGI application of the providers."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.asked = asyncio.Event()
-        """Set by the first request: then the script begins."""
+        self.first_request = asyncio.Event()
+        """Set by the first request, which starts the script."""
         self._clock = clock
         self._began_s = 0.0
-        self._random = random.Random(7)  # noqa: S311 - made-up numbers
+        self._random = random.Random(7)  # noqa: S311 - generated numbers
         self._answers = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Handle a request."""
         if scope["type"] != "http":
             return
         body = await read_body(receive)
@@ -83,11 +85,11 @@ class Providers:
         elif scope["path"] == "/livez":
             await reply(send, 200, {})
         else:
-            await reply(send, 404, error("not_found_error", "the demo has no such thing"))
+            await reply(send, 404, error("not_found_error", "not part of the demo"))
 
     async def _answer(self, route: str, asked: Message, send: Send) -> None:
-        if not self.asked.is_set():
-            self.asked.set()
+        if not self.first_request.is_set():
+            self.first_request.set()
             self._began_s = self._clock()
         self._answers += 1
         trouble = phase_at(self._clock() - self._began_s).troubles.get(route, "")
@@ -140,7 +142,7 @@ class Providers:
         }
 
     def _limits(self, route: str) -> dict[str, str]:
-        """What the provider says of the subscription's windows: they fill slowly."""
+        """Return the headers of the subscription's usage windows, which fill slowly."""
         if route != "subscription":
             return {}
         names = ("5h", 0.2, 3), ("7d", 0.35, 100)
@@ -158,12 +160,12 @@ class Providers:
 
 
 def sse(event: Message) -> bytes:
-    """An event of a stream."""
+    """Encode an event of a stream."""
     return f"event: {event['type']}\ndata: {msgspec.json.encode(event).decode()}\n\n".encode()
 
 
 async def read_body(receive: Receive) -> bytes:
-    """A request's body; one that is too large for the demo is cut."""
+    """Read a request's body, truncated to the demo's limit."""
     body, more = b"", True
     while more and len(body) < MAX_BODY_BYTES:
         message = await receive()
@@ -173,30 +175,30 @@ async def read_body(receive: Receive) -> bytes:
 
 
 async def reply(send: Send, status: int, body: Message, headers: Mapping[str, str] = {}) -> None:
-    """A whole answer in JSON."""
+    """Send a complete JSON response."""
     await send(head(status, {"content-type": "application/json"} | dict(headers)))
     await send(piece(msgspec.json.encode(body), more=False))
 
 
 def head(status: int, headers: Mapping[str, str]) -> Message:
-    """The beginning of an answer."""
+    """Return the message that starts a response."""
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     return {"type": "http.response.start", "status": status, "headers": pairs}
 
 
 def piece(body: bytes, *, more: bool = True) -> Message:
-    """A part of an answer."""
+    """Return a body message."""
     return {"type": "http.response.body", "body": body, "more_body": more}
 
 
 def error(kind: str, message: str) -> Message:
-    """An error in Anthropic's shape."""
+    """Return an error in Anthropic's shape."""
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
-async def narrate(asked: asyncio.Event) -> None:
-    """Say what each phase shows, as it begins."""
-    await asked.wait()
+async def narrate(first_request: asyncio.Event) -> None:
+    """Print each phase's description when it begins."""
+    await first_request.wait()
     while True:
         for phase in SCRIPT:
             echo(f"  demo  {phase.words}")
@@ -204,10 +206,10 @@ async def narrate(asked: asyncio.Event) -> None:
 
 
 async def serve(port: int) -> None:
-    """Serve until told to end."""
+    """Serve until stopped."""
     providers = Providers()
     server = uvicorn.Server(uvicorn.Config(providers, host=HOST, port=port, log_level="error", lifespan="off"))
-    narrator = asyncio.create_task(narrate(providers.asked))
+    narrator = asyncio.create_task(narrate(providers.first_request))
     await server.serve()
     narrator.cancel()
 

@@ -1,6 +1,6 @@
-"""The demo's clients: a few at a time, each with a key, who ask, read, and pause. What they read, they forget.
+"""The demo's clients: a few at a time, each with a key, who send requests, read the answers and discard them.
 
-Not here: what is answered (`demo_provider`).
+Not here: the answers (`demo_provider`).
 """
 
 import http.client
@@ -18,27 +18,27 @@ MODELS = ("claude-opus-4-8", "claude-sonnet-5", "claude-sonnet-4-6", "claude-hai
 TIMEOUT_S = 60.0
 PAUSES_S = (0.2, 1.2)
 WHOLE, LEAVES = 0.15, 0.04
-"""Shares of requests that ask for no stream, and of clients who go before the end."""
+"""Fractions of requests without a stream, and of clients that disconnect early."""
 ROUTE = "x-ccproxy-route"
 
 
 class Client(Thread):
-    """One who asks for ever."""
+    """A client that sends requests forever."""
 
     def __init__(self, url: str, name: str, key: str, narrator: "Narrator") -> None:
         super().__init__(name=name, daemon=True)
         self._narrator = narrator
         self._address = urlsplit(url)
         self._key = key
-        self._random = random.Random(name)  # noqa: S311 - made-up requests
+        self._random = random.Random(name)  # noqa: S311 - generated requests
 
     def run(self) -> None:
-        """Ask, and pause."""
+        """Send requests, with pauses."""
         while True:
             try:
                 self._ask()
             except (OSError, http.client.HTTPException):
-                time.sleep(1)  # the proxy is being started again
+                time.sleep(1)  # the proxy is restarting
             time.sleep(self._random.uniform(*PAUSES_S))
 
     def _ask(self) -> None:
@@ -53,30 +53,30 @@ class Client(Thread):
         try:
             connection.request("POST", f"{self._address.path}/v1/messages", json.dumps(body), headers)
             answer = connection.getresponse()
-            self._narrator.hear(answer.getheader(ROUTE) or f"nowhere ({answer.status})")
+            self._narrator.record_route(answer.getheader(ROUTE) or f"nowhere ({answer.status})")
             answer.read(200 if self._random.random() < LEAVES else None)
         finally:
             connection.close()
 
 
 class Narrator:
-    """Says where answers come from, whenever two in a row come from elsewhere."""
+    """Prints which route answers, when two answers in a row come from another one than before."""
 
     def __init__(self) -> None:
         self._said = self._heard = ""
         self._lock = Lock()
 
-    def hear(self, route: str) -> None:
-        """Take note of an answer."""
+    def record_route(self, route: str) -> None:
+        """Record an answer's route."""
         with self._lock:
             if route == self._heard != self._said:
                 self._said = route
-                echo(f"  demo  → answers come from {route} now")
+                echo(f"  demo  → now served by {route}")
             self._heard = route
 
 
 def main() -> None:
-    """Ask until told to end."""
+    """Send requests until stopped."""
     pairs = [pair.partition(":") for pair in os.environ["PROXY_API_KEYS"].split(",")]
     narrator = Narrator()
     clients = [Client(sys.argv[1], name, key, narrator) for name, _, key in pairs]

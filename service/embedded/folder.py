@@ -1,6 +1,6 @@
-"""A server's folder: who may use it, its password, its port. Files only; no process is started here.
+"""A server's folder: lock, password and port. Files only; no process is started here.
 
-Each of these is a file of its own, so that a person can read and mend them: `lock`, `password` (0600), `port`.
+Each is a file, so that people can read and repair them: `lock`, `password` (0600), `port`.
 """
 
 import os
@@ -15,8 +15,8 @@ from service.embedded import EmbeddedError
 from service.private_files import close_to_others, make_folder
 
 FIRST_PORT, LAST_PORT = 15_000, 29_999
-"""Below what Linux and macOS give to outgoing connections. A port from that range could, while its server is away, be
-taken by any outgoing connection, even by a client's own attempt to reach the server, which then connects to itself."""
+"""Below the range for outgoing connections on Linux and macOS. A port of that range could be taken by any outgoing
+connection while the server is down, even by a client's own attempt to connect, which then connects to itself."""
 PORT_TRIES = 200
 LOCK_POLL_S = 0.02
 MAX_LOG_BYTES = 10 * 1024 * 1024
@@ -27,11 +27,11 @@ class FolderBusy(EmbeddedError):
 
 
 def lock(path: Path, timeout_s: float) -> int:
-    """Lock the file at `path`; the descriptor holds the lock until it, and every copy of it, is closed.
+    """Lock the file at `path` and return the descriptor; the lock is held until all copies of it are closed.
 
-    Raises FolderBusy when another holds it for longer than `timeout_s`.
+    Raises FolderBusy if another process holds it for longer than `timeout_s`.
     """
-    import fcntl  # here, for there is no such module on Windows, where this page is imported but never used
+    import fcntl  # not at the top: Windows, where this module is imported but never used, has no such module
 
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     give_up_at_s = time.monotonic() + timeout_s
@@ -48,7 +48,7 @@ def lock(path: Path, timeout_s: float) -> int:
 
 
 class Locked:
-    """`lock`, given back at the end. A process that inherited the descriptor goes on holding the lock."""
+    """Context manager around `lock`. A process that inherited the descriptor keeps the lock."""
 
     def __init__(self, path: Path, timeout_s: float) -> None:
         """Raises FolderBusy."""
@@ -62,7 +62,7 @@ class Locked:
 
 
 def read(path: Path) -> str | None:
-    """What the small file at `path` says, None when there is none."""
+    """Return the content of the small file at `path`, None if there is none."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
@@ -70,7 +70,7 @@ def read(path: Path) -> str | None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Put `text` at `path` in one step, readable by its owner alone."""
+    """Write `text` to `path` atomically, readable by its owner alone."""
     draft = path.with_name(f"{path.name}.new")
     with suppress(FileNotFoundError):
         draft.unlink()
@@ -83,12 +83,12 @@ def write_private(path: Path, text: str) -> None:
 
 
 def new_password() -> str:
-    """A random password that needs no escaping in a URL, in SQL, or in a Redis configuration."""
+    """Return a random password that needs no escaping in a URL, in SQL, or in a Redis configuration."""
     return secrets.token_hex(24)
 
 
 def choose_port(remembered: Path) -> int:
-    """The port of the last run where it is free, else a free one; noted in `remembered`."""
+    """Return the previous port if it is free, else another free one; stored in `remembered`."""
     last = read(remembered) or ""
     if last.isdigit() and is_free("127.0.0.1", int(last)):
         return int(last)
@@ -101,11 +101,11 @@ def choose_port(remembered: Path) -> int:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now. False too when `host` is no address of this machine."""
+    """True if a server could listen there now. False also if `host` is not an address of this machine."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            # As the servers do, so that connections of the last run, still winding down, do not count.
+            # As the servers do, so that closing connections of the previous run do not count.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             probe.listen(1)
@@ -115,7 +115,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def open_log(path: Path) -> int:
-    """A descriptor that appends to the log at `path`; a log that grew too long becomes `<name>.1` first."""
+    """Open the log at `path` for appending; a log that is too long is renamed to `<name>.1` first."""
     make_folder(path.parent)
     with suppress(FileNotFoundError):
         if path.stat().st_size > MAX_LOG_BYTES:

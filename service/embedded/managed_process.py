@@ -1,8 +1,8 @@
-"""A process that can't outlive us: own session, own log, and two strings that end it when we die.
+"""Subprocess killed with its parent, by PDEATHSIG and a watchdog; with its own session and log.
 
-On Linux the kernel sends the process its stop signal at our death (see `child_bootstrap`). Everywhere a watchdog, a
-shell that reads from a pipe which only we hold, sees us go and ends what is left of the session, children of the child
-included. Not here: when to start, and what it means that a process has ended.
+On Linux the kernel sends the process its stop signal when the parent dies (`child_bootstrap`). Everywhere, a watchdog
+(a shell that reads from a pipe held by the parent) notices the parent's death and ends the rest of the session,
+grandchildren included. Not here: when to start it, and how to react to its end.
 """
 
 import json
@@ -18,11 +18,11 @@ from service.embedded import account as accounts
 
 BOOTSTRAP = Path(__file__).with_name("child_bootstrap.py")
 WATCHDOG = 'read -r _; kill -s "$1" -- "-$2"; sleep 1; kill -s KILL -- "-$2"'
-"""Reads until we are gone, asks the session to end, gives it a second, ends it."""
+"""Reads until the parent is gone, then sends the session its stop signal, and SIGKILL a second later."""
 
 
 class ManagedProcess:
-    """One process, started at once. To be made on a thread that lives on: the kernel ties the child to the thread."""
+    """A process, started at once. Create it on a long-lived thread: the kernel ties the child to the thread."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class ManagedProcess:
         stop_signal: signal.Signals = signal.SIGTERM,
         inherit: Sequence[int] = (),
     ) -> None:
-        """`output` takes stdout and stderr, None leaves ours; `inherit` are descriptors that the process keeps."""
+        """`output` receives stdout and stderr (None: inherited); `inherit` are descriptors that the process keeps."""
         self.stop_signal = stop_signal
         self._popen = subprocess.Popen(
             [*_wrapper(account, stop_signal), *command],
@@ -44,7 +44,7 @@ class ManagedProcess:
             stdout=output,
             stderr=output,
             pass_fds=inherit,
-            cwd=None if account is accounts.SELF else "/",  # ours may be closed to the account
+            cwd=None if account is accounts.SELF else "/",  # the current folder may be closed to the account
             start_new_session=True,
         )
         self.pid = self._popen.pid
@@ -52,36 +52,36 @@ class ManagedProcess:
         _feed(self._popen, stdin)
 
     def poll(self) -> int | None:
-        """None while it runs, else its exit status: negative for the signal that ended it."""
+        """Return None while it runs, else its exit status: negative for the signal that ended it."""
         status = self._popen.poll()
         if status is not None:
             self._release()
         return status
 
     def wait(self, timeout_s: float) -> int | None:
-        """`poll`, once it has ended or the time is up."""
+        """Return `poll`, once it has ended or after `timeout_s`."""
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(timeout_s)
         return self.poll()
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
         """Send the stop signal."""
         self._popen.send_signal(self.stop_signal)
 
     def kill(self, timeout_s: float = 10.0) -> None:
-        """End it and all of its session, now."""
+        """Kill it and its whole session now."""
         if self._popen.poll() is None:
             _signal_session(self.pid, signal.SIGKILL)
         self.wait(timeout_s)
 
     def stop(self, timeout_s: float) -> None:
-        """Ask it to end, and end it when it does not within `timeout_s`."""
-        self.ask_to_end()
+        """Send the stop signal, and kill it after `timeout_s`."""
+        self.terminate()
         if self.wait(timeout_s) is None:
             self.kill()
 
     def _release(self) -> None:
-        """What is due once the process has ended: its children end, and the watchdog."""
+        """Clean up after the process has ended: end its children and the watchdog."""
         if self._watchdog is None:
             return
         _signal_session(self.pid, signal.SIGKILL)
@@ -101,7 +101,7 @@ def run(
     stdin: bytes = b"",
     timeout_s: float,
 ) -> int | None:
-    """Run to the end. The exit status; None when it took longer than `timeout_s` and was ended."""
+    """Run a process to its end. Returns the exit status; None if it was killed after the timeout."""
     process = ManagedProcess(command, account=account, environ=environ, output=output, stdin=stdin)
     status = process.wait(timeout_s)
     if status is None:
@@ -110,7 +110,7 @@ def run(
 
 
 def _wrapper(account: accounts.Account, death_signal: signal.Signals) -> list[str]:
-    """What goes before the command. Isolated and without `site`, so that it costs some 15 ms."""
+    """Return the prefix of the command. Isolated and without `site`, so that it costs about 15 ms."""
     terms = account._asdict() | {"parent_pid": os.getpid(), "death_signal": int(death_signal)}
     return [sys.executable, "-I", "-S", str(BOOTSTRAP), json.dumps(terms)]
 
@@ -127,7 +127,7 @@ def _watch(pid: int, stop_signal: signal.Signals) -> subprocess.Popen[bytes]:
 
 
 def _feed(process: subprocess.Popen[bytes], text: bytes) -> None:
-    """Give `text` (far smaller than a pipe) and the end of input. A process that is already gone shows in `poll`."""
+    """Write `text` (far smaller than a pipe's buffer) and EOF. A process that is already gone is noticed by `poll`."""
     if process.stdin is not None:
         with suppress(BrokenPipeError):
             process.stdin.write(text)
@@ -136,6 +136,6 @@ def _feed(process: subprocess.Popen[bytes], text: bytes) -> None:
 
 
 def _signal_session(pid: int, signal_: signal.Signals) -> None:
-    # A group that is gone, or (macOS) consists of ended processes only, is no error.
+    # A group that is gone, or (macOS) consists of ended processes only, is not an error.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal_)

@@ -1,8 +1,8 @@
-"""The embedded Postgres: TCP on the loopback, where the only role that can log in owns its database and no more.
+"""The embedded Postgres: TCP on the loopback, where the only login role owns its database and nothing else.
 
-Not here: the schema (the workers' migrations make it), and any client library: role and database are made by the
-server in its single-user mode, which needs neither a socket nor a superuser's password. No unix socket, whose path may
-have 107 bytes only.
+Not here: the schema (created by the workers' migrations) and a client library: role and database are created in the
+server's single-user mode, which needs neither a socket nor a superuser's password. No unix socket, since its path is
+limited to 107 bytes.
 """
 
 import os
@@ -23,36 +23,37 @@ BUILTIN_LOCALES_SINCE = 17
 INITDB_TIMEOUT_S = 60.0
 SINGLE_TIMEOUT_S = 60.0
 PID_LINE, STATUS_LINE = 0, 7
-"""Of `postmaster.pid`: the first line and the eighth."""
+"""Lines of `postmaster.pid`: the first and the eighth."""
 
 
 class Postgres(Server):
-    """A Postgres server. Data outlive a stop, and a SIGKILL of the process."""
+    """A Postgres server. Data survive a stop, and a SIGKILL of the process."""
 
     name = "Postgres"
-    stop_signal: ClassVar[signal.Signals] = signal.SIGINT  # the fast shutdown; SIGTERM would wait for every client
+    stop_signal: ClassVar[signal.Signals] = signal.SIGINT  # fast shutdown; SIGTERM would wait for every client
 
     @property
     def url(self) -> str:
-        """`postgresql://ccproxy:PASSWORD@127.0.0.1:PORT/ccproxy`; the role is no superuser, and owns the database."""
+        """`postgresql://ccproxy:PASSWORD@127.0.0.1:PORT/ccproxy`; the role is not a superuser, and owns the
+        database."""
         password = folder.read(self.place / "password") or ""
         return f"postgresql://{ROLE}:{password}@127.0.0.1:{self.port}/{ROLE}"
 
     def is_ready(self) -> bool:
-        """Whether our own process says in its pid file that it takes connections."""
+        """True if our own process reports in its pid file that it accepts connections."""
         lines = (folder.read(self.data / "postmaster.pid") or "").splitlines()
         return len(lines) > STATUS_LINE and lines[PID_LINE] == str(self.pid) and lines[STATUS_LINE].strip() == "ready"
 
     def prepare(self) -> None:
-        """As every server's; and data of another major version are refused."""
+        """Prepare like every server, and refuse data of another major version."""
         super().prepare()
         made_by = folder.read(self.data / "PG_VERSION")
         if made_by is not None and made_by != self._major():
             raise EmbeddedError(
-                f"The data in {self.data} were made by Postgres {made_by}, and the program is {self.version}. To keep "
-                f"them: set {binaries.POSTGRES_VARIABLE} to a Postgres {made_by}, run `ccproxy up`, and in another "
-                f"terminal `ccproxy backup FILE`; then end it, move {self.place} away, and without that variable run "
-                "`ccproxy up` and `ccproxy restore --replace FILE`. To begin anew: set CCPROXY_HOME to another folder."
+                f"The data in {self.data} was created by Postgres {made_by}, and the program is {self.version}. To "
+                f"keep it: set {binaries.POSTGRES_VARIABLE} to a Postgres {made_by}, run `ccproxy up`, and in another "
+                f"terminal `ccproxy backup FILE`; then stop it, move {self.place} away, unset that variable, and run "
+                "`ccproxy up` and `ccproxy restore --replace FILE`. To start over: set CCPROXY_HOME to another folder."
             )
 
     def _program(self) -> Path:
@@ -66,8 +67,8 @@ class Postgres(Server):
             self._make_data(output)
         elif folder.read(self.place / "password") is None:
             self._set_password(self.data, "ALTER ROLE {role} PASSWORD '{password}'\n")
-        # We have the lock, so nothing of the last server lives. Its pid file would name a process of today by chance
-        # (in a container, likely), and Postgres would refuse to start.
+        # We hold the lock, so the previous server is gone. Its pid file might name a current process by chance (likely
+        # in a container), and Postgres would refuse to start.
         with suppress(FileNotFoundError):
             (self.data / "postmaster.pid").unlink()
         options = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "timezone=UTC", "log_timezone=UTC")
@@ -81,7 +82,7 @@ class Postgres(Server):
         )
 
     def _make_data(self, output: int) -> None:
-        """Make the data beside their place and move them there when they are whole."""
+        """Create the data in a temporary folder and rename it once complete."""
         draft = self.place / "data.new"
         shutil.rmtree(draft, ignore_errors=True)
         self._make_data_folder(draft)
@@ -93,7 +94,7 @@ class Postgres(Server):
             timeout_s=INITDB_TIMEOUT_S,
         )
         if status != 0:
-            raise EmbeddedError(f"initdb ended with status {status}; see {self.log}")
+            raise EmbeddedError(f"initdb exited with status {status}; see {self.log}")
         self._set_password(
             draft, "CREATE ROLE {role} LOGIN PASSWORD '{password}'\nCREATE DATABASE {role} OWNER {role}\n"
         )
@@ -106,9 +107,9 @@ class Postgres(Server):
         return (*options, "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 
     def _set_password(self, data: Path, statements: str) -> None:
-        """Run `statements`, a line each, with a new password, and note it once it holds."""
+        """Run `statements`, one per line, with a new password, and store it once it applies."""
         password = folder.new_password()
-        # A failing statement must not be logged: it holds the password.
+        # A failing statement must not be logged, because it contains the password.
         command: list[str | Path] = [
             self._program(),
             "--single",
@@ -129,6 +130,6 @@ class Postgres(Server):
             )
             answer.seek(0)
             text = answer.read().decode(errors="replace")
-        if status != 0 or "ERROR:" in text or "FATAL:" in text:  # the single-user mode ends with 0 after an error
-            raise EmbeddedError(f"The database could not be made:{os.linesep}{text[-2000:]}")
+        if status != 0 or "ERROR:" in text or "FATAL:" in text:  # the single-user mode exits with 0 even after an error
+            raise EmbeddedError(f"The database could not be created:{os.linesep}{text[-2000:]}")
         folder.write_private(self.place / "password", f"{password}\n")

@@ -1,6 +1,6 @@
-"""Our own commands as children of `up`: migrations, worker, proxy. They run as whoever runs `up`.
+"""Our own commands as children of `up`: migrations, worker, proxy. They run as the user of `up`.
 
-Not here: what the commands do. One is ready when its test says so: it has ended well, written a line, or answers.
+Not here: what the commands do. Each has its own readiness check: it ended well, logged a line, or answers.
 """
 
 import http.client
@@ -18,7 +18,7 @@ MAX_READ_BYTES = 256 * 1024
 
 
 class Program:
-    """A command that is watched. `environ` is asked at every start, because a server's URL is known only then."""
+    """A supervised command. `environ` is called at every start, because a server's URL is known only then."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Program:
         stop_timeout_s: float = 5.0,
         hasty_stop_timeout_s: float = 0.0,
     ) -> None:
-        """Without `log` its output goes where ours does. `needs`, `after` and `once`: see `supervisor.Child`."""
+        """Without `log` its output is inherited. `needs`, `after` and `once`: see `supervisor.Child`."""
         self.name = name
         self.title = title or name
         self.log = log
@@ -53,12 +53,12 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """The process's id; 0 when it was never started."""
+        """The process id; 0 if it was never started."""
         return self._process.pid if self._process else 0
 
     def spawn(self) -> None:
-        """Start it without waiting for it to be ready."""
-        # Unbuffered, so that what it says is in the log when it says it.
+        """Start it without waiting until it is ready."""
+        # Unbuffered, so that its output is in the log at once.
         environ = dict(self._environ()) | {"PYTHONUNBUFFERED": "1"}
         if self.log is None:
             self._process = ManagedProcess(self._command, environ=environ)
@@ -68,25 +68,25 @@ class Program:
             self._process = ManagedProcess(self._command, environ=environ, output=output.fileno())
 
     def is_ready(self) -> bool:
-        """Whether it does what it was started for."""
+        """True if it is ready."""
         return self._is_ready(self)
 
     def poll(self) -> int | None:
-        """None while it runs, else its exit status."""
+        """Return None while it runs, else its exit status."""
         return self._process.poll() if self._process else 0
 
     def ask_to_end(self) -> None:
-        """Begin an orderly stop."""
+        """Send the stop signal."""
         if self._process is not None:
-            self._process.ask_to_end()
+            self._process.terminate()
 
     def kill(self) -> None:
-        """End it and its children, now."""
+        """Kill it and its children now."""
         if self._process is not None:
             self._process.kill()
 
-    def says(self, words: str) -> bool:
-        """Whether `words` stand in what it has logged since its last start."""
+    def has_logged(self, words: str) -> bool:
+        """True if the log since its last start contains `words`."""
         if self.log is None:
             return False
         with self.log.open("rb") as file:
@@ -95,16 +95,16 @@ class Program:
 
 
 def own_command(*arguments: str) -> list[str]:
-    """`ccproxy ARGUMENTS`, by the interpreter that runs us: no PATH, and the same packages.
+    """Return the command `ccproxy ARGUMENTS`, run by this interpreter: no PATH, and the same packages.
 
-    `-P`: a package `service` of the user's own, in the folder where `up` was started, is not ours.
+    `-P`: ignore a package named `service` in the current folder.
     """
     return [sys.executable, "-P", "-m", "service.cli", *arguments]
 
 
 def answers_livez(host: str, port: int) -> bool:
-    """Whether `GET /livez` there is answered with 200."""
-    connection = http.client.HTTPConnection(reachable(host), port, timeout=LIVEZ_TIMEOUT_S)
+    """True if `GET /livez` there returns 200."""
+    connection = http.client.HTTPConnection(reachable_address(host), port, timeout=LIVEZ_TIMEOUT_S)
     try:
         connection.request("GET", "/livez")
         return connection.getresponse().status == http.client.OK
@@ -114,13 +114,13 @@ def answers_livez(host: str, port: int) -> bool:
         connection.close()
 
 
-def reachable(host: str) -> str:
-    """The address at which this machine reaches what listens on `host`."""
-    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
+def reachable_address(host: str) -> str:
+    """Return the address at which this machine reaches a listener on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
 
 
-def how_it_ended(status: int) -> str:
-    """An exit status in words."""
+def describe_exit(status: int) -> str:
+    """Describe an exit status."""
     if status >= 0:
-        return f"ended with status {status}"
-    return f"was ended by {signal.Signals(-status).name}"
+        return f"exited with status {status}"
+    return f"was killed by {signal.Signals(-status).name}"

@@ -1,4 +1,4 @@
-"""Where the servers of this machine are: as the settings say, else as a running `ccproxy up` has written down."""
+"""Addresses of this machine's servers: from the settings, or from a running `ccproxy up`."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
 
 def running(home: Path) -> dict[str, str]:
-    """What a running `ccproxy up` has written down about itself: addresses with their passwords."""
+    """Return the addresses, with passwords, that a running `ccproxy up` has written."""
     try:
         found = msgspec.json.decode((home / "run.json").read_bytes(), type=dict[str, object])
     except (OSError, msgspec.DecodeError):
@@ -20,10 +20,10 @@ def running(home: Path) -> dict[str, str]:
 
 
 def redis_url_of(settings: Settings) -> str:
-    """The ledger's Redis."""
+    """Return the URL of the ledger's Redis."""
     return settings.redis_url or running(settings.home).get("redis_url") or DEFAULT_REDIS_URL
 
 
 def place_of(url: str) -> str:
-    """Redis's address without user and password, for messages."""
+    """Return Redis's address without user and password, for messages."""
     return redis_address.place_of(url).shown

@@ -1,7 +1,7 @@
-"""What `up` shows: a line for each step, the banner, and a line whenever a child ends or is back.
+"""Terminal output of `up`: a line for each step, the banner, and a line when a child ends or is ready again.
 
-Coloured on a terminal, plain where it is piped (and with NO_COLOR). Not here: the proxy's own log, which goes straight
-to the terminal. A terminal that has gone away must not keep `up` from ending its children: it is not an error here.
+Coloured on a terminal, plain in a pipe (and with NO_COLOR). Not here: the proxy's own log, which is written to the
+terminal directly. A closed terminal is not an error here, so that `up` can still stop its children.
 """
 
 import io
@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.embedded.program import reachable
+from service.embedded.program import reachable_address
 from service.telemetry.terminal import SafeConsole, Text
 
 if TYPE_CHECKING:
@@ -25,71 +25,69 @@ TAIL_BYTES = 8 * 1024
 
 
 class Screen:
-    """Writes to stdout, and to stderr what went wrong."""
+    """Writes to stdout, and errors to stderr."""
 
     def __init__(self) -> None:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a terminal that has no tick shall show a question mark
+                stream.reconfigure(errors="replace")  # a terminal without a check mark shows a question mark
         self._out = SafeConsole(soft_wrap=True)
         self._err = SafeConsole(soft_wrap=True, stderr=True)
 
     def ready(self, child: "Child", took_ms: int, *, again: bool) -> None:
-        """A step is done, or a child is back."""
-        back = "is back: " if again else ""
+        """Show that a step is done, or that a child is ready again."""
+        back = "restarted: " if again else ""
         self._say(Text.assemble("  ", ("✓", "green"), f" {back}{child.title} ", (f"({took_ms / 1000:.1f} s)", "dim")))
 
-    def given(self, name: str, where: str) -> None:
-        """A server that the settings name, and that `up` does not start."""
-        self._say(Text.assemble("  ", ("✓", "green"), f" {name} at {where}, as set"))
+    def show_external(self, name: str, where: str) -> None:
+        """Show a server that the settings name, and that `up` does not start."""
+        self._say(Text.assemble("  ", ("✓", "green"), f" {name} at {where} (from the settings)"))
 
     def ended(self, child: "Child", how: str, wait_ms: int) -> None:
-        """A child ended and will be started again."""
-        self._say(
-            Text.assemble("  ", ("!", "yellow"), f" {child.name} {how}; it is started again in {wait_ms / 1000:.1f} s")
-        )
+        """Show that a child ended and will be restarted."""
+        self._say(Text.assemble("  ", ("!", "yellow"), f" {child.name} {how}; restarting in {wait_ms / 1000:.1f} s"))
 
     def given_up(self, child: "Child", how: str, starts: int) -> None:
-        """A child can't be started."""
-        self.fail(f"{child.name} {how}. It could not be started {starts} times within a minute; `up` ends.")
+        """Show that a child can't be started."""
+        self.fail(f"{child.name} {how}. It failed to start {starts} times within a minute; stopping.")
         if child.log is not None:
             for line in _tail(child.log):
                 self._say(Text(line.expandtabs(), style="dim"), error=True)
-            self._say(Text(f"Its log: {child.log}"), error=True)
+            self._say(Text(f"Log: {child.log}"), error=True)
 
     def fail(self, message: str) -> None:
-        """What went wrong, and its mend."""
+        """Show an error and its fix."""
         first, *more = message.splitlines() or [""]
         self._say(Text.assemble(("✗ ", "bold red"), first), error=True)
         for line in more:
             self._say(Text(line.expandtabs()), error=True)
 
     def note(self, message: str) -> None:
-        """A line of its own."""
+        """Show a line."""
         self._say(Text(message))
 
     def banner(self, settings: "Settings", logs: Path) -> None:
-        """Address, routes, places, and how to point Claude Code here."""
+        """Show the address, routes and folders, and how to configure Claude Code."""
         self._say(Text())
-        self._say(Text.assemble("Claude Code Proxy serves on ", (proxy_url(settings), "bold green")))
+        self._say(Text.assemble("Claude Code Proxy is running on ", (proxy_url(settings), "bold green")))
         self._say(Text())
         for number, route in enumerate(settings.routes, 1):
             self._say(_route_line(number, route))
         if all(route.off for route in settings.routes):
             self._say(Text(_without_routes(settings)))
         self._say(Text())
-        self._say(Text(f"  look  {proxy_url(settings)}/dashboard   (`{_command()} admin token` shows its token)"))
-        self._say(Text(f"  data  {settings.home}"))
-        self._say(Text(f"  logs  {logs}"))
+        self._say(Text(f"  dashboard  {proxy_url(settings)}/dashboard   (token: `{_command()} admin token`)"))
+        self._say(Text(f"  data       {settings.home}"))
+        self._say(Text(f"  logs       {logs}"))
         self._say(Text())
-        self._say(Text("Point Claude Code here:"))
+        self._say(Text("Point Claude Code at it:"))
         self._say(Text())
         self._say(Text(f"  export ANTHROPIC_BASE_URL={proxy_url(settings)}", style="bold"))
         if settings.asks_for_keys:
             self._say(Text.assemble(("  export ANTHROPIC_AUTH_TOKEN=...", "bold"), f"   {_whence_a_key(settings)}"))
         self._say(Text("  claude", style="bold"))
         self._say(Text())
-        self._say(Text("Ctrl-C ends everything.", style="dim"))
+        self._say(Text("Ctrl-C stops everything.", style="dim"))
 
     def _say(self, text: "RenderableType", *, error: bool = False) -> None:
         with suppress(OSError, ValueError):
@@ -97,8 +95,8 @@ class Screen:
 
 
 def proxy_url(settings: "Settings") -> str:
-    """The base URL for clients on this machine."""
-    host = reachable(settings.host)
+    """Return the base URL for clients on this machine."""
+    host = reachable_address(settings.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}{settings.base_path}"
 
 
@@ -112,17 +110,17 @@ def _route_line(number: int, route: "Route") -> "RenderableType":
 def _without_routes(settings: "Settings") -> str:
     if settings.client_credentials == "never":
         return "  No route has a credential, and CLIENT_CREDENTIALS=never: every request will be refused."
-    return "  No route has a credential: each client's own is passed through, to Anthropic alone."
+    return "  No route has a credential: each client's own is passed through to Anthropic only."
 
 
 def _whence_a_key(settings: "Settings") -> str:
     if settings.ledger_keys:
-        return f"(a key of the proxy: `{_command()} keys issue NAME`)"
-    return "(a key of PROXY_API_KEYS)"
+        return f"(a client key: `{_command()} keys issue NAME`)"
+    return "(a key from PROXY_API_KEYS)"
 
 
 def _command() -> str:
-    """As the user can type it: from a checkout, `ccproxy` is not on the PATH."""
+    """Return the command as the user would type it: in a checkout, `ccproxy` is not on the PATH."""
     return "ccproxy" if shutil.which("ccproxy") else sys.argv[0]
 
 

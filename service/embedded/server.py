@@ -1,11 +1,11 @@
-"""What the embedded Postgres and Valkey have in common: a folder, a port, and a process that holds the folder's lock.
+"""Base class of the embedded Postgres and Valkey: a folder, a port, and a process that holds the folder's lock.
 
-Usable on its own, as a plain context manager; `up` drives the same object step by step (`prepare`, `spawn`,
-`is_ready`, `poll`). Not here: the command lines, and when to start a server again.
+Usable as a context manager; `up` drives the same object step by step (`prepare`, `spawn`, `is_ready`, `poll`). Not
+here: command lines, and when to restart.
 
-The lock is held by the server itself, through a descriptor that it and its children inherit, and not by us. So a folder
-stays locked for as long as anything of its server lives, even when we are long dead; and once we have the lock again,
-whatever the last server left behind (a pid file, say) is known to be stale.
+The server holds the lock itself, through a descriptor that it and its children inherit. So the folder stays locked
+while any process of the server lives, even after our death; and once we hold the lock, files left by the previous
+server (such as a pid file) are known to be stale.
 """
 
 import os
@@ -25,7 +25,7 @@ from service.private_files import make_folder
 READY_POLL_S = 0.01
 PROBE_TIMEOUT_S = 20.0
 ENVIRON = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
-"""All that a server sees of the environment: PGDATA, PGPORT and their kind must not reach it."""
+"""The server's whole environment: PGDATA, PGPORT and the like must not reach it."""
 
 
 class Server(ABC):
@@ -36,12 +36,12 @@ class Server(ABC):
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     once = False
-    start_timeout_s = 600.0  # a server that recovers after a crash is not to be killed for it
+    start_timeout_s = 600.0  # a server in crash recovery must not be killed
     stop_timeout_s = 10.0
     hasty_stop_timeout_s = 2.0
 
     def __init__(self, place: Path, *, log: Path | None = None, busy_timeout_s: float = 5.0) -> None:
-        """`place` is made when it is missing. `busy_timeout_s`: how long another server may still hold it."""
+        """`place` is created if it is missing. `busy_timeout_s`: how long another server may still hold it."""
         self.place = place.absolute()
         self.data = self.place / "data"
         self.log = log or self.place / f"{self.name.lower()}.log"
@@ -54,19 +54,19 @@ class Server(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where it listens, with the password. Known once it was spawned; the same after every restart."""
+        """The server's URL with the password. Known after `spawn`, and the same after every restart."""
 
     @abstractmethod
     def is_ready(self) -> bool:
-        """Whether the process that we spawned, and no other, serves now."""
+        """True if the process that we started, and no other, accepts connections."""
 
     @abstractmethod
     def _program(self) -> Path:
-        """The server's binary."""
+        """Return the server's binary."""
 
     @abstractmethod
     def _launch(self, lock: int, output: int) -> ManagedProcess:
-        """Start the process on data that are there, with `lock` inherited and its output to `output`."""
+        """Start the process on existing data, with `lock` inherited and its output to `output`."""
 
     @property
     def title(self) -> str:
@@ -75,28 +75,28 @@ class Server(ABC):
 
     @property
     def pid(self) -> int:
-        """The process's id; 0 when it was never started."""
+        """The process id; 0 if it was never started."""
         return self._process.pid if self._process else 0
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """True if the process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def account(self) -> accounts.Account:
-        """As whom it runs. Known once it was prepared."""
+        """Its account. Known after `prepare`."""
         if self._account is None:
             raise RuntimeError(f"{self.name} was not prepared")
         return self._account
 
     def prepare(self) -> None:
-        """Find the program and the account. Raises EmbeddedError for what no second try would mend."""
+        """Find the program and the account. Raises EmbeddedError if a retry would not help."""
         if self._account is not None:
             return
         program = self._program()
         self.version = binaries.version_of(program)
-        # Root's servers run as another user, who must pass through here; what is secret is closed by itself.
+        # Root's servers run as another user, who has to traverse it; secrets have modes of their own.
         mode = 0o711 if os.geteuid() == 0 else 0o700
         make_folder(self.place, mode)
         accounts.check_owner(self.place)
@@ -104,10 +104,10 @@ class Server(ABC):
         self._account = accounts.choose(self.place, lambda account: self._reaches(account, program))
 
     def spawn(self) -> None:
-        """Start the process without waiting for it to be ready. Raises EmbeddedError, FolderBusy when it is in use."""
+        """Start the process without waiting until it is ready. Raises EmbeddedError, and FolderBusy if it is in use."""
         self.prepare()
         if self.alive:
-            raise EmbeddedError(f"{self.name} already runs, as process {self.pid}.")
+            raise EmbeddedError(f"{self.name} is already running, as process {self.pid}.")
         with self._locked() as lock, os.fdopen(folder.open_log(self.log), "wb") as output:
             if not self.port:
                 self.port = folder.choose_port(self.place / "port")
@@ -121,7 +121,7 @@ class Server(ABC):
         while not self.is_ready():
             status = self.poll()
             if status is not None:
-                raise EmbeddedError(f"{self.name} ended with status {status} before it was ready; see {self.log}")
+                raise EmbeddedError(f"{self.name} exited with status {status} before it was ready; see {self.log}")
             if time.monotonic() >= give_up_at_s:
                 self.kill()
                 raise EmbeddedError(f"{self.name} was not ready after {timeout_s:.0f} s; see {self.log}")
@@ -129,21 +129,21 @@ class Server(ABC):
         return self.url
 
     def poll(self) -> int | None:
-        """None while it runs, else its exit status."""
+        """Return None while it runs, else its exit status."""
         return self._process.poll() if self._process else 0
 
     def ask_to_end(self) -> None:
-        """Begin an orderly stop."""
+        """Send the stop signal."""
         if self._process is not None:
-            self._process.ask_to_end()
+            self._process.terminate()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Stop in order, by force after `timeout_s`. Nothing happens when it does not run."""
+        """Stop gracefully, by force after `timeout_s`. No effect if it does not run."""
         if self.alive and self._process is not None:
             self._process.stop(timeout_s)
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would. What was acknowledged stays."""
+        """Send SIGKILL, like a crash. Acknowledged writes survive."""
         if self.alive and self._process is not None:
             self._process.kill()
 
@@ -160,12 +160,12 @@ class Server(ABC):
         except folder.FolderBusy:
             pid = folder.read(self.place / "pid") or "unknown"
             raise folder.FolderBusy(
-                f"{self.name}'s data in {self.place} are in use by another server (process {pid}). "
-                "End that one, or set CCPROXY_HOME to another folder."
+                f"{self.name}'s data in {self.place} is in use by another server (process {pid}). "
+                "Stop that one, or set CCPROXY_HOME to another folder."
             ) from None
 
     def _reaches(self, account: accounts.Account, program: Path) -> bool:
-        """Whether `account` can run the program and enter the folder: tried, since no reading of modes tells it."""
+        """True if `account` can run the program and enter the folder: tested, because modes alone don't tell."""
         test = ["/bin/sh", "-c", 'cd "$1" && exec "$2" --version', "probe", str(self.place), str(program)]
         with open(os.devnull, "wb") as nowhere, suppress(OSError):
             return run(test, account=account, environ=ENVIRON, output=nowhere.fileno(), timeout_s=PROBE_TIMEOUT_S) == 0

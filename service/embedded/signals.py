@@ -1,4 +1,4 @@
-"""The signals that ask a supervisor to end, and its waiting: they, and a child's end, wake it at once."""
+"""Stop signals of a supervisor, and a wait that they and SIGCHLD interrupt."""
 
 import os
 import select
@@ -12,7 +12,7 @@ STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 class Signals:
-    """Counts the signals that ask us to end, and waits so that they, and a child's end, wake us at once."""
+    """Counts stop signals, and waits until a signal, a child's end or a timeout."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -24,10 +24,11 @@ class Signals:
         os.set_blocking(self._writer, False)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for name in STOP_SIGNALS:
-            # `nohup` means it; a shell that starts us in the background, and so ignores SIGINT for us, does not.
+            # `nohup` ignores SIGHUP on purpose; a shell that starts us in the background, and so ignores SIGINT for us,
+            # does not.
             if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
                 self._handle(name, self._note)
-        self._handle("SIGCHLD", lambda *_: None)  # no wake-up without a handler
+        self._handle("SIGCHLD", lambda *_: None)  # without a handler, a signal does not interrupt the wait
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,7 +39,7 @@ class Signals:
         os.close(self._writer)
 
     def wait(self, timeout_s: float) -> None:
-        """Until a signal comes, or the time is up."""
+        """Wait until a signal arrives, or for `timeout_s`."""
         select.select([self._reader], [], [], timeout_s)
         with suppress(BlockingIOError):
             os.read(self._reader, 4096)

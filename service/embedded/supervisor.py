@@ -1,14 +1,14 @@
-"""Keeps children running: when one is started, started again, or given up.
+"""Supervises child processes: decides when one is started, restarted or given up.
 
-The rules, which `ChildState` holds as pure functions of `now_ms`:
-- A child that ends is started again after a wait: 0.1 s at first, doubled each time up to 5 s. Once it has run for 30 s
-  the next wait is 0.1 s again.
-- A start has failed when the child ended before it was ready, or was not ready in time. Five failed starts within a
-  minute, and the child is given up. A child that was ready and ended counts as a crash, not as a failed start.
+The rules, which `ChildState` implements as pure functions of `now_ms`:
+- A child that ends is restarted after a delay: 0.1 s at first, doubled each time up to 5 s. Once it has run for 30 s
+  the next delay is 0.1 s again.
+- A start has failed if the child ended before it was ready, or was not ready in time. After five failed starts within a
+  minute the child is given up. A child that was ready and ended counts as a crash, not as a failed start.
 - A child is started only while all it `needs` are ready, and not before all it comes `after` have been ready once.
 
-`Supervisor` does what they say, one short `step` at a time, on the caller's thread. Not here: what the children are,
-what is shown of them, signals.
+`Supervisor` applies them, one short `step` at a time, on the caller's thread. Not here: the children themselves,
+output, signals.
 """
 
 import time
@@ -21,16 +21,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from service.embedded import EmbeddedError
-from service.embedded.program import how_it_ended
+from service.embedded.program import describe_exit
 
 STARTING_PAUSE_S = 0.02
 IDLE_PAUSE_S = 1.0
-"""A child's end wakes the caller by SIGCHLD; this is only for the case that a signal is missed."""
+"""SIGCHLD wakes the caller when a child ends; this pause only matters if a signal is missed."""
 STOP_PAUSE_S = 0.02
 
 
 class RestartPolicy(Struct, frozen=True):
-    """When to start again, and when to give up."""
+    """Delays between restarts, and the limit of failed starts."""
 
     first_wait_ms: int = 100
     longest_wait_ms: int = 5_000
@@ -40,17 +40,17 @@ class RestartPolicy(Struct, frozen=True):
 
 
 class Phase(Enum):
-    """Where a child is in its life."""
+    """Lifecycle phase of a child."""
 
-    WAITING = "waiting"  # to be started, at `at_ms` or later
+    WAITING = "waiting"  # to be started at `at_ms`
     STARTING = "starting"  # since `at_ms`
     READY = "ready"  # since `at_ms`
-    DONE = "done"  # a `once` that has ended well
+    DONE = "done"  # a `once` child that has ended well
     GIVEN_UP = "given up"
 
 
 class ChildState(Struct, frozen=True):
-    """What is known of one child. `wait_ms` is the wait before its last start, 0 for the first."""
+    """State of a child. `wait_ms` is the delay before its last start, 0 for the first."""
 
     phase: Phase = Phase.WAITING
     at_ms: int = 0
@@ -59,23 +59,23 @@ class ChildState(Struct, frozen=True):
     has_been_ready: bool = False
 
     def due(self, now_ms: int) -> bool:
-        """Whether it is time to start it."""
+        """True if it should be started now."""
         return self.phase is Phase.WAITING and now_ms >= self.at_ms
 
     def started(self, now_ms: int) -> "ChildState":
-        """It was started."""
+        """Return the state after a start."""
         return replace(self, phase=Phase.STARTING, at_ms=now_ms)
 
     def ready(self, now_ms: int) -> "ChildState":
-        """It serves."""
+        """Return the state once it is ready."""
         return replace(self, phase=Phase.READY, at_ms=now_ms, has_been_ready=True)
 
     def done(self, now_ms: int) -> "ChildState":
-        """It has ended well, and was to run once."""
+        """Return the state of a `once` child that has ended well."""
         return replace(self, phase=Phase.DONE, at_ms=now_ms, has_been_ready=True)
 
     def ended(self, now_ms: int, rules: RestartPolicy) -> "ChildState":
-        """It has ended, or could not be started: wait, or give up."""
+        """Return the state after an end or a failed start: waiting or given up."""
         failed_at_ms = tuple(at_ms for at_ms in self.failed_at_ms if now_ms - at_ms < rules.window_ms)
         if self.phase is not Phase.READY:
             failed_at_ms = (*failed_at_ms, now_ms)
@@ -89,54 +89,54 @@ class ChildState(Struct, frozen=True):
 
 
 class Child(Protocol):
-    """What can be supervised: an embedded server, or one of our programs."""
+    """A process that can be supervised: an embedded server, or one of our programs."""
 
-    needs: tuple[str, ...]  # children that must be ready whenever this one is started
+    needs: tuple[str, ...]  # children that must be ready at every start of this one
     after: tuple[str, ...]  # children that must have been ready once
-    once: bool  # runs to its end; an exit status of 0 makes it done
+    once: bool  # runs to its end; exit status 0 makes it done
     start_timeout_s: float
     stop_timeout_s: float
     hasty_stop_timeout_s: float
 
     @property
     def name(self) -> str:
-        """By which other children, and messages, name it."""
+        """Name in messages and in other children's `needs` and `after`."""
 
     @property
     def log(self) -> Path | None:
-        """Where its output goes; None: to the terminal."""
+        """The file of its output; None: the terminal."""
 
     @property
     def title(self) -> str:
-        """What to call it on the terminal once it is ready."""
+        """Title on the terminal once it is ready."""
 
     def spawn(self) -> None:
-        """Start it; whether it then serves shows in `is_ready`. Raises EmbeddedError or OSError when it can't."""
+        """Start it; `is_ready` tells when it is ready. Raises EmbeddedError or OSError if it can't be started."""
 
     def is_ready(self) -> bool:
-        """Whether it serves."""
+        """True if it is ready."""
 
     def poll(self) -> int | None:
-        """None while it runs, else its exit status."""
+        """Return None while it runs, else its exit status."""
 
     def ask_to_end(self) -> None:
-        """Begin an orderly stop."""
+        """Send the stop signal."""
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill it now."""
 
 
 class SupervisorListener(Protocol):
-    """Who is told, so that it can be shown."""
+    """Callbacks for output."""
 
     def ready(self, child: Child, took_ms: int, *, again: bool) -> None:
-        """It serves, `took_ms` after it was started."""
+        """It is ready, `took_ms` after its start."""
 
     def ended(self, child: Child, how: str, wait_ms: int) -> None:
-        """It ended, and is started again after `wait_ms`."""
+        """It ended, and is restarted after `wait_ms`."""
 
     def given_up(self, child: Child, how: str, starts: int) -> None:
-        """It ended, as it did at `starts` starts within a minute, and is not started again."""
+        """It ended after `starts` failed starts within a minute, and is not restarted."""
 
 
 def monotonic_ms() -> int:
@@ -144,8 +144,14 @@ def monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
+def ask_to_end(children: Sequence[Child]) -> None:
+    """Ask each of these children to end."""
+    for child in children:
+        child.ask_to_end()
+
+
 class Supervisor:
-    """Runs `children`: started in their order as far as their needs allow, ended in the opposite one."""
+    """Runs `children`: started in order as far as their needs allow, stopped in reverse order."""
 
     def __init__(
         self,
@@ -163,20 +169,16 @@ class Supervisor:
 
     @property
     def all_ready(self) -> bool:
-        """Whether every child serves, or has done its work."""
+        """True if every child is ready or done."""
         return all(life.phase in (Phase.READY, Phase.DONE) for life in self._lives.values())
 
     @property
     def has_given_up(self) -> bool:
-        """Whether a child was given up."""
+        """True if a child was given up."""
         return any(life.phase is Phase.GIVEN_UP for life in self._lives.values())
 
-    def life(self, name: str) -> ChildState:
-        """What is known of the child of that name."""
-        return self._lives[name]
-
     def step(self) -> None:
-        """See who has ended, who has become ready, and start who is due. Never waits for a child."""
+        """Notice ended and ready children, and start those that are due. Never waits for a child."""
         for child in self._children:
             life = self._lives[child.name]
             if life.phase in (Phase.STARTING, Phase.READY):
@@ -185,7 +187,7 @@ class Supervisor:
                 self._start(child, life)
 
     def pause_s(self) -> float:
-        """How long the caller may wait before the next `step`, unless a signal comes."""
+        """Return how long the caller may wait before the next `step`, unless a signal arrives."""
         lives = self._lives.values()
         if any(life.phase is Phase.STARTING for life in lives):
             return STARTING_PAUSE_S
@@ -194,8 +196,8 @@ class Supervisor:
         return max(STARTING_PAUSE_S, min([IDLE_PAUSE_S, *(wait_ms / 1000 for wait_ms in waits_ms)]))
 
     def stop(self, in_haste: Callable[[], bool], *, together: bool = False) -> None:
-        """End all children: the last one first, or all `together`. `in_haste` is asked again and again: whether to
-        wait any longer. Whoever is still waited for then is asked once more."""
+        """Stop all children: in reverse order, or all `together`. `in_haste` is polled: once true, the remaining
+        children get a second stop signal."""
         running = [
             child
             for child in reversed(self._children)
@@ -205,19 +207,21 @@ class Supervisor:
             self._stop(group, in_haste)
 
     def _stop(self, group: Sequence[Child], in_haste: Callable[[], bool]) -> None:
-        for child in group:
-            child.ask_to_end()
+        ask_to_end(group)
         asked_at_ms, hurried = self._now_ms(), False
         while left := [child for child in group if child.poll() is None]:
             if in_haste() and not hurried:
                 hurried = True
-                for child in left:
-                    child.ask_to_end()
-            for child in left:
-                limit_s = child.hasty_stop_timeout_s if hurried else child.stop_timeout_s
-                if self._now_ms() - asked_at_ms >= limit_s * 1000:
-                    child.kill()
+                ask_to_end(left)
+            self._kill_overdue(left, asked_at_ms, hurried=hurried)
             time.sleep(STOP_PAUSE_S)
+
+    def _kill_overdue(self, children: Sequence[Child], asked_at_ms: int, *, hurried: bool) -> None:
+        """Kill the children that have not ended within their stop timeout."""
+        for child in children:
+            limit_s = child.hasty_stop_timeout_s if hurried else child.stop_timeout_s
+            if self._now_ms() - asked_at_ms >= limit_s * 1000:
+                child.kill()
 
     def _may_start(self, child: Child) -> bool:
         needed = (self._lives[name].phase for name in child.needs)
@@ -240,7 +244,7 @@ class Supervisor:
                 self._lives[child.name] = life.done(now_ms)
                 self._teller.ready(child, now_ms - life.at_ms, again=False)
             else:
-                self._end(child, life, how_it_ended(status))
+                self._end(child, life, describe_exit(status))
         elif life.phase is Phase.STARTING:
             self._await_ready(child, life, now_ms)
 

@@ -1,8 +1,8 @@
-"""`ccproxy up`: one command that starts Postgres, Valkey, the migrations, the worker and the proxy, and ends them.
+"""`ccproxy up`: starts Postgres, Valkey, migrations, worker and proxy with one command, and stops them.
 
-This page is the order of things: lock the home, see that the address is free, start, show, watch, end. Not here: how a
-server is started (`postgres`, `valkey`), when a child is started again (`supervisor`), what it looks like (`screen`).
-It runs on one thread, because the kernel ends children with the thread that started them.
+The sequence is here: lock the home, check the address, start, show, watch, stop. Not here: how a server is started
+(`postgres`, `valkey`), when a child is restarted (`supervisor`), output (`screen`). It runs on one thread, because the
+kernel ends children with the thread that started them.
 """
 
 import json
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 WORKER_READY = "worker.ready"
-"""What `ccproxy worker` prints once it takes jobs."""
+"""Printed by `ccproxy worker` when it accepts jobs."""
 PROXY_HASTY_STOP_S = 5.0
-"""Asked twice to end, the proxy breaks off its answers, and writes down what is to be written down."""
+"""After a second stop signal, the proxy aborts its responses, and records their usage within this time."""
 
 
 class ProcessSet(NamedTuple):
-    """The children of one `up`, and the addresses of their servers, which are known once these were spawned."""
+    """The children of one `up`, and the URLs of their servers, which are known after `spawn`."""
 
     children: Sequence[Child]
     redis_url: Callable[[], str]
@@ -51,7 +51,7 @@ def run(
     build: "Callable[[Settings], ProcessSet] | None" = None,
     screen: Screen | None = None,
 ) -> int:
-    """Start everything, stay until told to end, and return the exit status. `build` is for others: more children."""
+    """Start everything, run until stopped, and return the exit status. `build` may add children (the demo)."""
     screen = screen or Screen()
     if sys.platform == "win32":
         screen.fail("`ccproxy up` needs Linux or macOS. On Windows, run it in WSL2, or use Docker: see docs/docker.md.")
@@ -66,11 +66,11 @@ def run(
 
 
 def process_set(settings: "Settings") -> ProcessSet:
-    """The children that the settings ask for: no server of our own where they name one."""
+    """Return the children that the settings require: no embedded server where they name an external one."""
     logs = settings.home / "logs"
     servers: list[Server] = []
     redis_url, database_url = settings.redis_url, settings.database_url
-    # Valkey first: it is ready at once, while Postgres may have to make its data.
+    # Valkey first: it is ready at once, while Postgres may have to create its data.
     if redis_url is None:
         servers.append(valkey := Valkey(settings.home / "valkey", log=logs / "valkey.log"))
     if database_url is None:
@@ -78,7 +78,9 @@ def process_set(settings: "Settings") -> ProcessSet:
     for server in servers:
         server.prepare()
     for earlier, later in pairwise(servers):
-        later.after = (earlier.name,)  # the making of data holds this thread, and would count as the other's time
+        later.after = (
+            earlier.name,
+        )  # creating the data blocks this thread, and would count towards the other's start-up time
     urls = ProcessSet((), lambda: redis_url or valkey.url, lambda: database_url or postgres.url)
     return urls._replace(children=(*servers, *_programs(settings, logs, tuple(s.name for s in servers), urls)))
 
@@ -97,9 +99,9 @@ def _programs(settings: "Settings", logs: Path, servers: tuple[str, ...], urls: 
     worker = Program(
         "worker",
         own_command("worker"),
-        environ=lambda: {**for_workers(), **_audible(settings)},
+        environ=lambda: {**for_workers(), **worker_log_level(settings)},
         log=logs / "worker.log",
-        is_ready=lambda program: program.says(WORKER_READY),
+        is_ready=lambda program: program.has_logged(WORKER_READY),
         needs=(*servers, migrations.name),
     )
     proxy = Program(
@@ -108,8 +110,8 @@ def _programs(settings: "Settings", logs: Path, servers: tuple[str, ...], urls: 
         title=f"proxy on {proxy_url(settings)}",
         environ=environ,
         is_ready=lambda _: answers_livez(settings.host, settings.port),
-        # It never opens Postgres; and once Valkey has been there, it is started again without it too, because it
-        # serves on what it last knew.
+        # It never opens Postgres; and once Valkey has been ready, it is restarted without it too, because it serves on
+        # its last known state.
         after=tuple(name for name in servers if name == Valkey.name),
         stop_timeout_s=settings.drain.longest_s,
         hasty_stop_timeout_s=PROXY_HASTY_STOP_S,
@@ -131,30 +133,30 @@ def _environ_of_workers(settings: "Settings", urls: ProcessSet) -> Mapping[str, 
     return worker_environ(_environ(settings, urls))
 
 
-def _audible(settings: "Settings") -> Mapping[str, str]:
-    """The worker's line that we wait for is of level info, so its log, which is a file, is no quieter than that."""
+def worker_log_level(settings: "Settings") -> Mapping[str, str]:
+    """Return variables that set the log level to at least info, since the line that we wait for has it."""
     return {} if settings.log_level == "debug" else {"LOG_LEVEL": "info"}
 
 
 def _check_address(settings: "Settings") -> None:
     if not folder.is_free(settings.host, settings.port):
         raise EmbeddedError(
-            f"Nothing can listen on {settings.host}:{settings.port}: the port is taken, or the address is not this "
-            "machine's. End what listens there, or set PROXY_PORT to a free port (and PROXY_HOST to an address of "
-            "this machine)."
+            f"Can't listen on {settings.host}:{settings.port}: the port is in use, or the address is not this "
+            "machine's. Stop the program that uses it, or set PROXY_PORT to a free port (and PROXY_HOST to an "
+            "address of this machine)."
         )
 
 
 def _run_locked(settings: "Settings", screen: Screen, house: ProcessSet, signals: Signals) -> int:
     for name, url in (("Redis", settings.redis_url), ("Postgres", settings.database_url)):
         if url is not None:
-            screen.given(name, _without_secrets(url))
+            screen.show_external(name, _without_secrets(url))
     make_closed_folder(settings.home / "logs")
     supervisor = Supervisor(house.children, screen)
     try:
         return _watch(settings, screen, house, supervisor, signals)
     finally:
-        screen.note("Ending …")
+        screen.note("Stopping …")
         supervisor.stop(in_haste=lambda: signals.count > 1)
         (settings.home / "run.json").unlink(missing_ok=True)
 
@@ -176,11 +178,11 @@ def _watch(settings: "Settings", screen: Screen, house: ProcessSet, supervisor: 
 def _home(settings: "Settings") -> folder.Locked:
     home = settings.home
     try:
-        # Root's servers run as another user, who must pass through here; what is secret is closed by itself.
+        # Root's servers run as another user, who has to traverse it; secrets have modes of their own.
         make_folder(home, 0o711 if os.geteuid() == 0 else 0o700)
         locked = folder.Locked(home / "lock", timeout_s=0)
         (home / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
-        (home / "run.json").unlink(missing_ok=True)  # of one that was killed
+        (home / "run.json").unlink(missing_ok=True)  # left by a killed run
     except folder.FolderBusy:
         raise EmbeddedError(_already_running(home)) from None
     except OSError as error:
@@ -189,12 +191,12 @@ def _home(settings: "Settings") -> folder.Locked:
 
 
 def _already_running(home: Path) -> str:
-    pid, where = folder.read(home / "lock") or "unknown", "and is still starting"
+    pid, where = folder.read(home / "lock") or "unknown", "still starting"
     with suppress(ValueError, KeyError, TypeError):
-        where = f"and serves on {json.loads(folder.read(home / 'run.json') or '')['proxy_url']}"
+        where = f"serving on {json.loads(folder.read(home / 'run.json') or '')['proxy_url']}"
     return (
-        f"`ccproxy up` already runs on {home}: it is process {pid} {where}. "
-        "End that one first, or set CCPROXY_HOME (and PROXY_PORT) for a second."
+        f"`ccproxy up` is already running on {home} (process {pid}, {where}). "
+        "Stop it first, or set CCPROXY_HOME and PROXY_PORT to start a second one."
     )
 
 

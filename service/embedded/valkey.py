@@ -1,7 +1,7 @@
-"""The embedded Valkey: TCP on the loopback with a password, every write in an append-only file, nothing ever evicted.
+"""The embedded Valkey: TCP on the loopback with a password, every write in an append-only file, no eviction.
 
-Not here: what is kept in it. No unix socket, whose path may have 107 bytes only. The readiness check speaks the few
-words of the protocol that it needs by itself: importing the client library takes longer than the server's start.
+Not here: what is stored in it. No unix socket, since its path is limited to 107 bytes. The readiness check sends a few
+commands by itself: importing the client library takes longer than the server's start.
 """
 
 import json
@@ -30,21 +30,21 @@ maxmemory-policy noeviction
 
 
 class Valkey(Server):
-    """A Valkey (or Redis 7.0 and newer) server. Data outlive a stop, and a SIGKILL of the process."""
+    """A Valkey (or Redis 7.0 and newer) server. Data survive a stop, and a SIGKILL of the process."""
 
     name = "Valkey"
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
     @property
     def url(self) -> str:
-        """`redis://default:PASSWORD@127.0.0.1:PORT/0`; redis-cli 7.0 takes no URL without the user."""
+        """`redis://default:PASSWORD@127.0.0.1:PORT/0`; redis-cli 7.0 rejects a URL without the user."""
         return f"redis://default:{self._password()}@127.0.0.1:{self.port}/0"
 
     def is_ready(self) -> bool:
-        """Whether our own process answers, and has read its data. A bare PONG could come from any server."""
+        """True if our own process answers, and has loaded its data. A bare PONG could come from any server."""
         questions = f"AUTH {self._password()}\r\nINFO server\r\nINFO persistence\r\nPING\r\nQUIT\r\n"
         try:
-            answer = _ask(self.port, questions.encode())
+            answer = exchange(self.port, questions.encode())
         except OSError:
             return False
         lines = answer.decode(errors="replace").splitlines()
@@ -61,7 +61,7 @@ class Valkey(Server):
             port=self.port, password=self._password(), data=json.dumps(str(self.data), ensure_ascii=False)
         )
         return ManagedProcess(
-            # The configuration goes in by stdin: arguments are shown to every user of the machine.
+            # The configuration goes through stdin, because arguments are visible to every user of the machine.
             [self._program(), "-"],
             account=self.account,
             environ=ENVIRON,
@@ -80,8 +80,8 @@ class Valkey(Server):
         return password
 
 
-def _ask(port: int, questions: bytes) -> bytes:
-    """Everything that the server answers, until it hangs up (the last question is QUIT)."""
+def exchange(port: int, questions: bytes) -> bytes:
+    """Return the server's replies until it closes the connection (the last command is QUIT)."""
     answer = b""
     with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_TIMEOUT_S) as connection:
         connection.sendall(questions)

@@ -1,15 +1,15 @@
-"""Admission: whether an attempt may begin on a route, where the whole fleet has a say.
+"""Admission control: decides across the fleet if an attempt may start on a route.
 
-- A half-open circuit takes one probe at a time: a lease, which ends at the first content or after 30 s.
-- A route may take a limited number of attempts at once: slots.
-- A quota that may run out with what is under way is reserved before it is used, so that many replicas with many
-  streams do not overshoot it together.
+- A half-open circuit admits one probe at a time: a lease, which ends with the first content or after 30 s.
+- A route may have a concurrency limit: slots.
+- Quota that attempts in progress may exhaust is reserved before it is used, so that many replicas with many streams do
+  not overshoot it together.
 
-Redis decides, in one script (`admission.lua`). What an attempt holds is renewed while it lives, and runs out by itself
-when its process dies. With Redis away each process probes for itself, after a pause of its own, takes its share of the
-slots, and passes a route over whose quota would have to be reserved.
+Redis decides, in one script (`admission.lua`). Grants are renewed while the attempt lives, and expire if its process
+dies. While Redis is unavailable each process probes for itself, after a random delay, takes its share of the slots, and
+skips routes that would need a reservation.
 
-Not here: which routes are considered and in which order (`routing`), what is used in the end (`ledger`).
+Not here: choice and order of routes (`routing`), and recording of usage (`ledger`).
 """
 
 import asyncio
@@ -37,34 +37,35 @@ from service.tasks import cancel_and_wait
 log = logging.getLogger("ccproxy.admission")
 
 PROBE_MS = 30_000
-"""A probe that has brought no content by then lets another one try."""
-HOLD_MS = 30_000
-"""What a dead process held is free again after this long; a living one renews it three times meanwhile."""
+"""A probe without content for this long lets another one start."""
+GRANT_TTL_MS = 30_000
+"""Grants of a dead process expire after this time; a living one renews them three times meanwhile."""
 RENEW_S = 10.0
-ENDED_MS = 3_600_000
-"""What an ended attempt used stays reserved until all views have its end, at most this long: a spool may hold it."""
-KEPT_MS = 10_000
-"""For this long after its end a reservation stays, though the caller's view has the end: another's view may lag."""
-HEARD_MS = ENDED_MS + 60_000
-"""Replicas silent for longer hold no reservation: what they ended has run out."""
-ANSWER_S = 0.25
-"""An answer that takes Redis longer is none: the request goes on by the rules for Redis away."""
+ENDED_TTL_MS = 3_600_000
+"""The usage of an ended attempt stays reserved until all views include its end, at most this long: the event may be
+spooled."""
+RESERVATION_GRACE_MS = 10_000
+"""A reservation stays this long after its end even if the caller's view includes the end: other views may lag."""
+REPLICA_TTL_MS = ENDED_TTL_MS + 60_000
+"""Replicas silent for longer hold no reservations: those of their ended attempts have expired."""
+REDIS_TIMEOUT_S = 0.25
+"""Timeout of Redis; after it, the local decision counts."""
 AWAY_JITTER_MS = 5_000
-"""With Redis away the replicas probe one after the other within this time."""
+"""While Redis is unavailable, the replicas' probes are spread over this time."""
 SIZES = 200
-"""Recent attempts of a route and model from which their size is judged."""
+"""Recent attempts per route and model from which sizes are estimated."""
 KINDS = 256
-"""Routes and models whose sizes are remembered; model names are the client's to invent."""
+"""Maximum (route, model) pairs remembered; clients may send any model name."""
 SIZES_NEEDED = 20
-"""Fewer tell nothing about the largest of a hundred."""
+"""Samples needed for a p99."""
 ON_LEDGER_NEEDED = 5
-"""Answers of a route and model on the ledger from which a process that is new takes its guess."""
+"""Answered attempts in the ledger needed for a new process to estimate from."""
 SPREAD = 10
-"""No attempt is guessed to be larger than the ledger's mean by more than this: bytes tell nothing of what is cached."""
+"""Upper bound of an estimate as a multiple of the ledger's mean: the request's bytes don't show how much is cached."""
 CHARS_PER_TOKEN = 3
-"""Of a request's bytes, when nothing better is known: on the safe side for English, code and JSON."""
+"""Fallback ratio for the input estimate; conservative for English, code and JSON."""
 OUTPUT_GUESS_TOKENS = 8_000
-"""What an answer may take, when nothing better is known; a client's max_tokens is often its model's."""
+"""Fallback estimate of the output; a client's max_tokens is often the model's maximum."""
 
 SCRIPT = files("service").joinpath("admission.lua").read_text(encoding="utf-8")
 RELEASE = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
@@ -80,50 +81,50 @@ for i = 2, #ARGV do
   end
 end
 """
-MISSED = (RedisError, OSError, TimeoutError)
-"""A write that may be missed: what is not given back or renewed runs out."""
+IGNORED_ERRORS = (RedisError, OSError, TimeoutError)
+"""Errors ignored on writes: a grant that is not returned or renewed expires."""
 REASONS = {
-    "probe": "half open, and being probed",
-    "slots": "all slots taken",
-    "quota": "what is left of the weekly limit is reserved",
+    "probe": "half open, probe in progress",
+    "slots": "all slots in use",
+    "quota": "the rest of the weekly limit is reserved",
 }
-WORDS = frozenset(("ok", *REASONS))
-"""All that the script says."""
+DECISIONS = frozenset(("ok", *REASONS))
+"""All replies of the script."""
 
 
-class Sizes:
-    """How many tokens that count against a quota recent attempts used, by route and model."""
+class SizeEstimates:
+    """Quota-relevant tokens of recent attempts, by route and model."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
 
-    def note(self, route: str, model: str, tokens: int) -> None:
-        """An attempt has ended."""
+    def record(self, route: str, model: str, tokens: int) -> None:
+        """Record the size of an ended attempt."""
         known = self._known.setdefault((route, model), deque(maxlen=SIZES))
         self._known.move_to_end((route, model))
         known.append(tokens)
         if len(self._known) > KINDS:
             self._known.popitem(last=False)
 
-    def knows(self, route: str, model: str) -> bool:
-        """Whether enough attempts ended here to judge by them."""
+    def has_enough(self, route: str, model: str) -> bool:
+        """True if there are enough samples for this route and model."""
         return len(self._known.get((route, model), ())) >= SIZES_NEEDED
 
-    def large(self, route: str, model: str, most: int, guess: int) -> int:
-        """What an attempt hardly exceeds: the recent p99, and a guess while that is not known; never above `most`."""
-        if not self.knows(route, model):
-            return max(1, min(most, guess))
+    def p99(self, route: str, model: str, maximum: int, guess: int) -> int:
+        """Estimate the p99 size, or `guess` without enough samples; at most `most`."""
+        if not self.has_enough(route, model):
+            return max(1, min(maximum, guess))
         known = sorted(self._known[route, model])
-        return max(1, min(most, known[min(len(known) - 1, len(known) * 99 // 100)]))
+        return max(1, min(maximum, known[min(len(known) - 1, len(known) * 99 // 100)]))
 
-    def mean(self, route: str, model: str, otherwise: int) -> int:
-        """What attempts used on average."""
+    def mean(self, route: str, model: str, default: int) -> int:
+        """Return the mean size, or `otherwise` without samples."""
         known = self._known.get((route, model))
-        return sum(known) // len(known) if known else otherwise
+        return sum(known) // len(known) if known else default
 
 
 class AdmissionRequest(Struct, frozen=True, kw_only=True):
-    """An attempt that asks to begin: on which candidate, and how large it may be."""
+    """A request to admit an attempt on a candidate, with its estimated size."""
 
     attempt_id: str
     candidate: Candidate
@@ -137,9 +138,10 @@ class AdmissionRequest(Struct, frozen=True, kw_only=True):
 
 
 class Grant(Struct):
-    """What an attempt holds until it ends: nothing, mostly. `stream` is its route, or `key:` and a client key's id.
+    """Resources granted to an attempt until it ends; usually none. `stream` is its route, or `key:` and a client key's
+    id.
 
-    `shared`: Redis holds it as well, or may: it was asked, and did not answer in time.
+    `shared`: Redis holds the grant, or may hold it because it did not answer in time.
     """
 
     attempt_id: str = ""
@@ -150,13 +152,13 @@ class Grant(Struct):
     shared: bool = False
 
     @property
-    def holds(self) -> bool:
-        """Whether there is anything to renew and to give back."""
+    def is_active(self) -> bool:
+        """True if there is anything to renew and to return."""
         return self.slot or self.tokens > 0
 
 
 class Admission:
-    """Admits attempts for this process. `ledger_of` gives a route's ledger as this process sees it."""
+    """Admits attempts of this process. `ledger_of` returns a route's ledger in this process's view."""
 
     def __init__(
         self,
@@ -169,7 +171,7 @@ class Admission:
         is_away: Callable[[], bool],
         replicas: Callable[[], int],
     ) -> None:
-        self.sizes = Sizes()
+        self.sizes = SizeEstimates()
         self._redis = redis
         self._script = redis.register_script(SCRIPT) if redis is not None else None
         self._release = redis.register_script(RELEASE) if redis is not None else None
@@ -181,73 +183,73 @@ class Admission:
         self._ledger_of = ledger_of
         self._is_away = is_away
         self._replicas = replicas
-        self._held: dict[str, Grant] = {}
+        self._grants: dict[str, Grant] = {}
         self._probing: dict[str, tuple[str, int]] = {}
-        self._later: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._renewing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to renew."""
+        """Start renewing grants."""
         if self._redis is not None:
             self._renewing = asyncio.create_task(self._renew_forever(), name="admission.renew")
 
     async def stop(self) -> None:
-        """Give everything back that is still held."""
-        for grant in list(self._held.values()):
-            self.leave(grant)
-        if self._later:
-            await asyncio.wait(self._later, timeout=1)
-        await cancel_and_wait({*self._later, *([self._renewing] if self._renewing else [])})
+        """Return all grants."""
+        for grant in list(self._grants.values()):
+            self.release(grant)
+        if self._background:
+            await asyncio.wait(self._background, timeout=1)
+        await cancel_and_wait({*self._background, *([self._renewing] if self._renewing else [])})
 
-    async def enter(self, entry: AdmissionRequest) -> Grant | AdmissionDenied:
-        """Admit an attempt, or say why not. Waits on Redis only where the fleet has a say."""
+    async def admit_attempt(self, entry: AdmissionRequest) -> Grant | AdmissionDenied:
+        """Admit an attempt, or return the reason for denial. Calls Redis only for shared resources."""
         candidate, size = entry.candidate, self._size(entry)
         slots = candidate.route.concurrency
         if not (candidate.probe or slots or size):
             return Grant()
         grant = Grant(entry.attempt_id, entry.route_id, candidate.probe, bool(slots), size)
-        refused = await self._ask_fleet(grant, slots, self._quota_args(entry, size))
+        refused = await self._decide_in_redis(grant, slots, self._quota_args(entry, size))
         if refused == "away":
-            refused = self._ask_self(grant, candidate)
-        return self._hold(grant, refused)
+            refused = self._decide_locally(grant, candidate)
+        return self._register(grant, refused)
 
-    async def enter_key(self, key_id: str, slots: int, request_id: str) -> Grant | AdmissionDenied:
-        """Admit a request of a client key that may have so many at once."""
+    async def admit_key(self, key_id: str, slots: int, request_id: str) -> Grant | AdmissionDenied:
+        """Admit a request of a client key with a concurrency limit of `slots`."""
         grant = Grant(request_id, f"key:{key_id}", slot=True)
-        refused = await self._ask_fleet(grant, slots, [0, 0, 0, 0])
+        refused = await self._decide_in_redis(grant, slots, [0, 0, 0, 0])
         if refused == "away":
             refused = "" if self._has_slot(grant.stream, slots) else "slots"
-        return self._hold(grant, refused)
+        return self._register(grant, refused)
 
-    def _hold(self, grant: Grant, refused: str) -> Grant | AdmissionDenied:
-        """The grant, from now on renewed; or the refusal."""
+    def _register(self, grant: Grant, refused: str) -> Grant | AdmissionDenied:
+        """Start renewing the grant and return it, or return the denial."""
         if refused:
-            self._take_back(grant)
+            self._cancel_grant(grant)
             return AdmissionDenied(refused, REASONS[refused])  # type: ignore[arg-type]
         if grant.probe:
             self._probing[grant.stream] = grant.attempt_id, self._clock.now_ms()
-        if grant.holds:
-            self._held[grant.attempt_id] = grant
+        if grant.is_active:
+            self._grants[grant.attempt_id] = grant
         return grant
 
-    def content_came(self, grant: Grant) -> None:
-        """A probe has its verdict with the first content: the lease is free."""
+    def end_probe(self, grant: Grant) -> None:
+        """End a probe's lease at the first content, which decides the probe."""
         if not grant.probe:
             return
         grant.probe = False
         if self._probing.get(grant.stream, ("", 0))[0] == grant.attempt_id:
             del self._probing[grant.stream]
         if grant.shared:
-            self._soon(self._release_probe(grant))
+            self._run_in_background(self._release_probe(grant))
 
-    def leave(self, grant: Grant, tokens: int = 0, seq: int = 0) -> None:
-        """The attempt has ended, with these tokens used and this number of its event; 0: there is none."""
-        self.content_came(grant)
-        if self._held.pop(grant.attempt_id, None) and grant.shared:
-            self._soon(self._give_back(grant, tokens, seq))
+    def release(self, grant: Grant, tokens: int = 0, seq: int = 0) -> None:
+        """Return the grant of an ended attempt: `tokens` used, and the number of its end event (0 if there is none)."""
+        self.end_probe(grant)
+        if self._grants.pop(grant.attempt_id, None) and grant.shared:
+            self._run_in_background(self._release_grant(grant, tokens, seq))
 
     def _size(self, entry: AdmissionRequest) -> int:
-        """What must be reserved: nothing, unless what is under way may exhaust the quota."""
+        """Return the tokens to reserve: 0 unless attempts in progress may exhaust the quota."""
         candidate, quota = entry.candidate, entry.candidate.quota
         if quota is None:
             return 0
@@ -255,18 +257,18 @@ class Admission:
         most = read + int(entry.max_tokens * self._weights.output)
         rounds = 2 * (candidate.open_attempts + 1)
         if quota.state == "ok" and quota.used_tokens + rounds * max(1, most) < quota.limit_tokens:
-            return 0  # as mostly: however large the attempts under way, they have room
+            return 0  # the usual case: there is room even for attempts of the maximum size
         guess = read + int(OUTPUT_GUESS_TOKENS * self._weights.output)
-        if not self.sizes.knows(entry.route_id, candidate.model):
-            guess = min(guess, self._most_by_ledger(entry.route_id, candidate.model) or guess)
-        size = self.sizes.large(entry.route_id, candidate.model, most, guess)
+        if not self.sizes.has_enough(entry.route_id, candidate.model):
+            guess = min(guess, self._max_by_ledger(entry.route_id, candidate.model) or guess)
+        size = self.sizes.p99(entry.route_id, candidate.model, most, guess)
         is_near = quota.state != "ok" or quota.used_tokens + rounds * size >= quota.limit_tokens
         return size if is_near else 0
 
-    def _most_by_ledger(self, route: str, model: str) -> int:
-        """What an attempt hardly exceeds, by what the whole fleet used in the last two weeks; 0: too little is known.
+    def _max_by_ledger(self, route: str, model: str) -> int:
+        """Estimate an attempt's maximum from the fleet's usage of the last two weeks; 0 if there is too little.
 
-        Without it, a process that starts near the limit would guess too high for any room there is, and never learn.
+        Otherwise a process started near the limit would estimate above the remaining quota, and never get a sample.
         """
         cells = [
             cell for by_model in self._ledger_of(route).usage.values() for cell in by_model.get(model, {}).values()
@@ -277,45 +279,61 @@ class Admission:
         return SPREAD * sum(counted_tokens(cell, self._weights) for cell in cells) // answered
 
     def _quota_args(self, entry: AdmissionRequest, size: int) -> list[Any]:
-        """What the script needs to judge a reservation: limit, used, open attempts, their mean, and what is heard."""
+        """Return the script's reservation arguments: limit, usage, open attempts and their mean, acknowledged
+        numbers."""
         candidate, quota = entry.candidate, entry.candidate.quota
         if not size or quota is None:
             return [0, 0, 0, 0]
         mean = self.sizes.mean(entry.route_id, candidate.model, size)
-        return [quota.limit_tokens, quota.used_tokens, candidate.open_attempts, mean, *self._heard(entry.route_id)]
+        return [
+            quota.limit_tokens,
+            quota.used_tokens,
+            candidate.open_attempts,
+            mean,
+            *self._acknowledged(entry.route_id),
+        ]
 
-    async def _ask_fleet(self, grant: Grant, slots: int, quota: list[Any]) -> str:
-        """Redis's word: "" to admit, why not, or "away". Unless it says no, it may hold the grant from now on."""
+    async def _decide_in_redis(self, grant: Grant, slots: int, quota: list[Any]) -> str:
+        """Run the script; returns "" if admitted, the reason if denied, or "away". Redis may hold the grant unless it
+        was denied."""
         if self._script is None or self._is_away():
             return "away"
         grant.shared = True
         keys = [probe_key(grant.stream), slots_key(grant.stream), reserved_key(grant.stream)]
-        args: list[Any] = [grant.attempt_id, self._replica, int(grant.probe), PROBE_MS, HOLD_MS, KEPT_MS, slots]
+        args: list[Any] = [
+            grant.attempt_id,
+            self._replica,
+            int(grant.probe),
+            PROBE_MS,
+            GRANT_TTL_MS,
+            RESERVATION_GRACE_MS,
+            slots,
+        ]
         args += [grant.tokens, *quota]
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(REDIS_TIMEOUT_S):
                 word = await self._script(keys=keys, args=args)
-        except MISSED as error:
+        except IGNORED_ERRORS as error:
             log.debug("admission.away", extra={"error": type(error).__name__})
             return "away"
-        except BaseException:  # the client has gone
-            self._take_back(grant)
+        except BaseException:  # the client disconnected
+            self._cancel_grant(grant)
             raise
         text = word.decode(errors="replace") if isinstance(word, bytes) else str(word)
-        if text not in WORDS:
+        if text not in DECISIONS:
             log.warning("admission.not_understood")
             return "away"
         grant.shared = text == "ok"
         return "" if grant.shared else text
 
-    def _heard(self, route: str) -> list[Any]:
-        """Which events of the living replicas this process's view has."""
-        oldest_ms = self._clock.now_ms() - HEARD_MS
+    def _acknowledged(self, route: str) -> list[Any]:
+        """Return the acknowledged event numbers of live replicas in this process's view."""
+        oldest_ms = self._clock.now_ms() - REPLICA_TTL_MS
         accounts = self._ledger_of(route).heard.items()
         return [part for name, account in accounts if account.at_ms >= oldest_ms for part in (name, account.high)]
 
-    def _ask_self(self, grant: Grant, candidate: Candidate) -> str:
-        """This process's word while Redis is away, or where there is none."""
+    def _decide_locally(self, grant: Grant, candidate: Candidate) -> str:
+        """Local admission decision while Redis is unavailable, or without Redis."""
         if grant.probe and not self._may_probe(grant.stream, candidate.until_ms):
             return "probe"
         if grant.slot and not self._has_slot(grant.stream, candidate.route.concurrency):
@@ -325,44 +343,44 @@ class Admission:
         return ""
 
     def _may_probe(self, stream: str, open_until_ms: int) -> bool:
-        """One probe for each process; those of a fleet come one after the other."""
+        """Admit one probe per process; those of a fleet are spread over time."""
         pause_ms = crc32(f"{self._replica} {stream}".encode()) % AWAY_JITTER_MS if self._redis is not None else 0
         now_ms = self._clock.now_ms()
         _, since_ms = self._probing.get(stream, ("", 0))
         return now_ms >= since_ms + PROBE_MS and now_ms >= open_until_ms + pause_ms
 
     def _has_slot(self, stream: str, slots: int) -> bool:
-        """Whether this process's share of the slots is taken."""
-        taken = sum(grant.slot for grant in self._held.values() if grant.stream == stream)
+        """True unless this process's share of the slots is taken."""
+        taken = sum(grant.slot for grant in self._grants.values() if grant.stream == stream)
         return taken < max(1, slots // max(1, self._replicas()))
 
     def _has_room(self, grant: Grant, quota: QuotaReading | None) -> bool:
-        """A process without a fleet knows all that is reserved; one of a fleet does not."""
+        """Check the quota locally: exact without a fleet, denied in a fleet."""
         if self._redis is not None or quota is None:
             return False
-        reserved = sum(other.tokens for other in self._held.values() if other.stream == grant.stream)
+        reserved = sum(other.tokens for other in self._grants.values() if other.stream == grant.stream)
         return quota.used_tokens + reserved + grant.tokens <= quota.limit_tokens
 
-    def _take_back(self, grant: Grant) -> None:
-        """The attempt does not begin: what Redis may hold for it is free."""
+    def _cancel_grant(self, grant: Grant) -> None:
+        """Return a grant whose attempt does not start."""
         if grant.shared and grant.probe:
-            self._soon(self._release_probe(grant))
-        if grant.shared and grant.holds:
-            self._soon(self._give_back(grant, tokens=0, seq=0))
+            self._run_in_background(self._release_probe(grant))
+        if grant.shared and grant.is_active:
+            self._run_in_background(self._release_grant(grant, tokens=0, seq=0))
 
-    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do it beside the request: the client does not wait for what is given back."""
+    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it in the background: the client does not wait for grants to be returned."""
         task = asyncio.ensure_future(work)
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _release_probe(self, grant: Grant) -> None:
         if self._release is not None:
-            with contextlib.suppress(*MISSED):
+            with contextlib.suppress(*IGNORED_ERRORS):
                 await self._release(keys=[probe_key(grant.stream)], args=[grant.attempt_id])
 
-    async def _give_back(self, grant: Grant, tokens: int, seq: int) -> None:
-        """The slot is free; the reservation becomes what was used, until all views have the event that says so."""
+    async def _release_grant(self, grant: Grant, tokens: int, seq: int) -> None:
+        """Free the slot, and reduce the reservation to the actual usage until all views include the end event."""
         if self._redis is None:
             return
         pipe = self._redis.pipeline(transaction=False)
@@ -370,20 +388,20 @@ class Admission:
             pipe.zrem(slots_key(grant.stream), grant.attempt_id)
         if grant.tokens and (seq or tokens):
             now_ms = self._clock.now_ms()
-            stays_ms = ENDED_MS if seq else HOLD_MS  # its event is on its way, though nobody heard its number
+            stays_ms = ENDED_TTL_MS if seq else GRANT_TTL_MS  # the end event will come, with a number not known here
             used = f"{tokens} {now_ms + stays_ms} {self._replica} {seq} {now_ms}"
             pipe.hset(reserved_key(grant.stream), grant.attempt_id, used)
         elif grant.tokens:
             pipe.hdel(reserved_key(grant.stream), grant.attempt_id)
-        with contextlib.suppress(*MISSED):
+        with contextlib.suppress(*IGNORED_ERRORS):
             await pipe.execute()
 
     async def _renew_forever(self) -> None:
-        """Say of all that is held that it still is, stream by stream."""
+        """Renew all grants periodically, stream by stream."""
         while self._renew is not None:
             await asyncio.sleep(RENEW_S)
-            for stream in {grant.stream for grant in self._held.values() if grant.shared}:
-                held = [grant.attempt_id for grant in self._held.values() if grant.stream == stream and grant.shared]
-                with contextlib.suppress(*MISSED):
+            for stream in {grant.stream for grant in self._grants.values() if grant.shared}:
+                held = [grant.attempt_id for grant in self._grants.values() if grant.stream == stream and grant.shared]
+                with contextlib.suppress(*IGNORED_ERRORS):
                     keys = [slots_key(stream), reserved_key(stream)]
-                    await self._renew(keys=keys, args=[HOLD_MS, *held])
+                    await self._renew(keys=keys, args=[GRANT_TTL_MS, *held])

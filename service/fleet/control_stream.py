@@ -1,7 +1,7 @@
-"""The operators' stream, from outside of a proxy: what stands on it, and commands that are put there.
+"""The control stream for processes other than proxies: reads its state and appends operators' commands.
 
-Every proxy reads the stream itself, so that a command acts within a second without workers and without Postgres.
-Not here: what the commands mean (`service.ledger`).
+Every proxy reads the stream itself, so that a command acts within a second without workers and without Postgres. Not
+here: what the commands mean (`service.ledger`).
 """
 
 import getpass
@@ -39,26 +39,26 @@ PAGE = 1_000
 
 
 class Operator:
-    """One person's commands, numbered as the events of a replica of their own."""
+    """Appends one operator's commands, numbered as events of a replica of their own."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
-        self.by = f"cli {who()}"
+        self.by = f"cli {current_user()}"
         self._replica = f"cli-{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(5)}"
         self._seq = 0
 
     def now_ms(self) -> int:
-        """Fleet time. Raises RedisError."""
+        """Return fleet time. Raises RedisError."""
         seconds, micros = self.redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
-    def stamp(self) -> dict[str, Any]:
-        """What every event has: a fresh id, the time, and who did it. Raises RedisError."""
+    def common_fields(self) -> dict[str, Any]:
+        """Return the fields common to all events: a new id, the time, and the author. Raises RedisError."""
         at_ms = self.now_ms()
         return {"event_id": uuid7(at_ms, int.from_bytes(secrets.token_bytes(10))), "at_ms": at_ms, "by": self.by}
 
     def append(self, events: Sequence[ControlEvent]) -> None:
-        """Put events on the stream, and tell the proxies. Raises RedisError."""
+        """Append events to the stream and notify the proxies. Raises RedisError."""
         numbered: list[ControlEvent] = []
         for event in events:
             self._seq += 1
@@ -67,23 +67,23 @@ class Operator:
         pipe.xadd(events_key(CONTROL), {ENTRY_FIELD: encode_entry(numbered)})
         pipe.sadd(STREAMS_KEY, CONTROL)
         pipe.execute()
-        self.redis.publish(CHANGES_CHANNEL, CONTROL_NEWS)  # apart: a Cluster takes none in a pipeline
+        self.redis.publish(CHANGES_CHANNEL, CONTROL_NEWS)  # outside the pipeline: a Cluster's does not support PUBLISH
 
     def control(self) -> ControlLedger:
-        """The operators' ledger as of now. Raises RedisError."""
+        """Return the current control ledger. Raises RedisError."""
         return read_control(self.redis)
 
 
 @contextmanager
 def operator(url: str) -> Iterator[Operator]:
-    """An operator at the ledger's Redis."""
+    """Open an operator on the ledger's Redis."""
     redis = open_sync(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
     with redis:
         yield Operator(redis)
 
 
 def read_control(redis: Redis) -> ControlLedger:
-    """The operators' ledger: the newest snapshot, and what came behind it. Raises RedisError."""
+    """Return the control ledger: the newest snapshot, and the entries after it. Raises RedisError."""
     control, snapshot = ControlOverlay(), read_snapshot(redis, CONTROL)
     ledger = ledger_in(snapshot) if snapshot else None
     if snapshot and isinstance(ledger, ControlLedger):
@@ -96,7 +96,7 @@ def read_control(redis: Redis) -> ControlLedger:
 
 
 def read_view(redis: Redis) -> View:
-    """All ledgers as the newest snapshots have them, and the operators' own as of now. Raises RedisError."""
+    """Return the view: all newest snapshots, and the current control ledger. Raises RedisError."""
     return view_of(read_snapshots(redis, stream_names(redis)).values(), read_control(redis))
 
 
@@ -116,8 +116,8 @@ def read_snapshot(redis: Redis, stream: str) -> Snapshot | None:
     return decode_snapshot(raw) if isinstance(raw, bytes) else None
 
 
-def who() -> str:
-    """Who runs this command."""
+def current_user() -> str:
+    """Return the name of the user who runs this command."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

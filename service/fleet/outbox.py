@@ -1,12 +1,13 @@
-"""Events on their way to the streams: numbered, kept until a snapshot has heard them, on disk while Redis is away.
+"""Outbox of events for the streams: numbers them, keeps them until a snapshot includes them, spools them during
+outages.
 
 Laws
-- `append` returns when the event is on its stream, or on disk when Redis has not answered within 100 ms.
-- One append is in flight at a time, in `seq` order within each stream; whatever has gathered meanwhile goes with the
-  next. After a doubt it begins again at the oldest event that was not acknowledged; the ledger folds each event once.
-- An event is kept until a snapshot has heard it. When Redis turns out to be another one (its run id changed), all that
-  is kept is appended again. What memory does not hold any more lies on disk, and so does, once Redis is away, what it
-  took last: neither Redis nor this process may come back with it.
+- `append` returns when the event is on its stream, or on disk if Redis has not acknowledged it within 100 ms.
+- One append is in flight at a time, in `seq` order within each stream; events that arrive meanwhile go with the next.
+  After an uncertain result it resumes at the oldest unacknowledged event; the ledger folds each event once.
+- An event is kept until a snapshot includes it. When Redis was replaced (its run id changed), all kept events are
+  appended again. Events that no longer fit in memory are on disk; so are, during an outage, those acknowledged last,
+  since Redis may restart without them and this process may die too.
 
 Not here: what the events mean (`service.ledger`), and reading snapshots (`service.fleet.snapshots`).
 """
@@ -36,32 +37,33 @@ from service.tasks import cancel_and_wait
 log = logging.getLogger("ccproxy.outbox")
 
 ACKNOWLEDGE_S = 0.1
-"""How long an answer waits for Redis before its event goes to disk instead."""
+"""How long a response waits for Redis before its event is spooled."""
 BATCH_EVENTS = 256
-"""Events of one stream in one entry: some 150 KB, well below what Redis takes without a pause."""
+"""Maximum events of one stream per entry: about 150 KB, which Redis handles without a pause."""
 KEPT_EVENTS = 50_000
-"""Events of one stream kept in memory, about 50 MB; older ones lie on disk."""
+"""Maximum events of one stream in memory, about 50 MB; older ones are on disk."""
 FRESH_MS = 5_000
-"""What Redis took longer ago than this lies on its disk: it writes each second, and holds writers up after two."""
+"""Entries older than this are on Redis's disk: it fsyncs each second, and delays writes after two."""
 RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Waits between tries while Redis is away; the last one repeats."""
+"""Delays between retries while Redis is unavailable; the last one repeats."""
 
 
 DISK_LIMIT_S = 10.0
-"""A disk that takes longer at the stop is given up."""
+"""How long a stop waits for the disk."""
 
 
 class StreamPort(Protocol):
-    """What the outbox needs of Redis."""
+    """Appends entries to Redis for the outbox."""
 
     async def append(self, entries: Sequence[tuple[str, bytes]]) -> None:
         """Append one entry to each of these streams; raises RedisError or OSError."""
 
 
 class QueuedEvent(Struct):
-    """An event in memory. `done` is set when it may be relied upon: on the stream or on disk.
+    """An event in memory. `done` resolves when it is durable: on the stream or on disk.
 
-    `to_disk`: the spool has it in hand; `on_disk`: it lies there. `round` is when it came, in looks at what is late.
+    `to_disk`: handed to the spool; `on_disk`: written. `round` is the number of the lateness check before which it
+    came.
     """
 
     event: Event
@@ -72,7 +74,7 @@ class QueuedEvent(Struct):
 
 
 class StreamQueue(Struct):
-    """One stream's events: `pending` are not yet on the stream, `sent` are, and no snapshot has heard them."""
+    """Events of one stream: `pending` are not on the stream yet; `sent` are, but not in a snapshot."""
 
     seq: int = 0
     pending: deque[QueuedEvent] = field(default_factory=deque)
@@ -93,16 +95,16 @@ class Outbox:
     ) -> None:
         self.replica = replica
         self.listeners: list[Callable[[str, Event], None]] = []
-        self.lanes: dict[str, StreamQueue] = {}
+        self.queues: dict[str, StreamQueue] = {}
         self.away = False
         self._port = port
         self._clock = clock
         self._spool_root = spool_root
         self._spool = Spool(spool_root / replica)
         self._orphans: list[Orphan] = []
-        self._wake = asyncio.Event()
+        self._has_work = asyncio.Event()
         self._to_disk: list[tuple[str, QueuedEvent]] = []
-        self._disk_wake = asyncio.Event()
+        self._has_disk_work = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._round = 0
@@ -110,7 +112,7 @@ class Outbox:
         self._stopping = False
 
     async def start(self) -> None:
-        """Begin to append; spools of processes that are gone are adopted."""
+        """Start appending; adopts spools of dead processes."""
         if self._port is None:
             return
         self._orphans = await asyncio.to_thread(adopt, self._spool_root, self._spool.folder)
@@ -118,13 +120,13 @@ class Outbox:
             asyncio.create_task(self._append_forever(), name="outbox.append"),
             asyncio.create_task(self._spool_forever(), name="outbox.spool"),
         ]
-        self._wake.set()
+        self._has_work.set()
 
     async def stop(self, limit_s: float = 3.0) -> None:
-        """Send what is pending, within the limit; what does not get through stays on disk for the next process."""
+        """Send pending events within the limit; the rest stays on disk for the next process."""
         if not self._tasks:
             return
-        self._wake.set()
+        self._has_work.set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 while self.pending and not self.away:  # noqa: ASYNC110 - bounded by the limit above
@@ -135,11 +137,11 @@ class Outbox:
         await cancel_and_wait({appending})
         self._spool_pending()
         self._stopping = True
-        self._disk_wake.set()
+        self._has_disk_work.set()
         await asyncio.wait({spooling}, timeout=DISK_LIMIT_S)
-        if not spooling.cancel():  # else the disk hangs; the lock dies with the process
+        if not spooling.cancel():  # the disk hangs; the lock is released with the process
             await asyncio.to_thread(self._spool.close)
-        for lane in self.lanes.values():
+        for lane in self.queues.values():
             for kept in lane.pending:
                 acknowledge(kept)
         orphans, self._orphans = self._orphans, []
@@ -148,36 +150,35 @@ class Outbox:
 
     @property
     def pending(self) -> int:
-        """Events not yet on their stream."""
-        return sum(len(lane.pending) for lane in self.lanes.values())
+        """The number of events not on their stream yet."""
+        return sum(len(lane.pending) for lane in self.queues.values())
 
     @property
     def spooled(self) -> int:
-        """Events in memory that lie on disk as well, because Redis did not take them in time."""
-        return sum(kept.on_disk for lane in self.lanes.values() for kept in (*lane.pending, *lane.sent))
+        """The number of events in memory that are also on disk, because Redis did not acknowledge them in time."""
+        return sum(kept.on_disk for lane in self.queues.values() for kept in (*lane.pending, *lane.sent))
 
     @property
     def streams(self) -> set[str]:
-        """The streams with events of ours, or of adopted spools, that a snapshot has to hear: also those of routes
-        that are not in the settings any more."""
-        return {*self.lanes}.union(*(orphan.streams for orphan in self._orphans))
+        """The streams with own or adopted events that no snapshot includes, also of routes no longer configured."""
+        return {*self.queues}.union(*(orphan.streams for orphan in self._orphans))
 
     @property
-    def unheard_count(self) -> int:
-        """Events in memory that no snapshot has heard."""
-        return sum(len(lane.sent) + len(lane.pending) for lane in self.lanes.values())
+    def unacknowledged_count(self) -> int:
+        """The number of events in memory that no snapshot includes."""
+        return sum(len(lane.sent) + len(lane.pending) for lane in self.queues.values())
 
     @property
-    def oldest_unheard_ms(self) -> int | None:
-        """When the oldest of them happened; None when there is none."""
-        firsts = (kept[0].event.at_ms for lane in self.lanes.values() for kept in (lane.sent, lane.pending) if kept)
+    def oldest_unacknowledged_ms(self) -> int | None:
+        """Time of the oldest of them; None if there is none."""
+        firsts = (kept[0].event.at_ms for lane in self.queues.values() for kept in (lane.sent, lane.pending) if kept)
         return min(firsts, default=None)
 
     async def append(self, stream: str, event: Event) -> int:
-        """Number the event, and return the number when it is on its stream, or on disk."""
-        lane = self.lanes.get(stream)
+        """Number the event, and return its number once it is on its stream or on disk."""
+        lane = self.queues.get(stream)
         if lane is None:
-            lane = self.lanes[stream] = StreamQueue()
+            lane = self.queues[stream] = StreamQueue()
         lane.seq += 1
         event = msgspec.structs.replace(event, replica=self.replica, seq=lane.seq, spooled=self.away)
         for listener in self.listeners:
@@ -189,23 +190,23 @@ class Outbox:
         lane.pending.append(kept)
         if self.away:
             self._write_to_disk(stream, kept)
-            self._forget_oldest()
+            self._drop_oldest()
         else:
-            self._wake.set()
+            self._has_work.set()
             self._watch_pending()
         await done
         return event.seq
 
     def _watch_pending(self) -> None:
-        """Look again when what is pending now has waited for long enough; one timer serves all."""
+        """Schedule a check of the pending events; one timer serves all."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(ACKNOWLEDGE_S / 2, self._spool_late)
 
     def _spool_late(self) -> None:
-        """Hand what was pending at the last look already to the spool: looks come twice within the limit."""
+        """Spool events already pending at the previous check; there are two checks within the limit."""
         self._timer = None
         late, self._round = self._round, self._round + 1
-        for stream, lane in self.lanes.items():
+        for stream, lane in self.queues.items():
             for kept in lane.pending:
                 if kept.round >= late:
                     break
@@ -213,76 +214,76 @@ class Outbox:
         if self.pending:
             self._watch_pending()
 
-    def unheard(self, stream: str) -> Iterable[Event]:
-        """This process's events on a stream that no snapshot has heard yet, by number."""
-        lane = self.lanes.get(stream)
+    def unacknowledged(self, stream: str) -> Iterable[Event]:
+        """Return this process's events on a stream that no snapshot includes, by number."""
+        lane = self.queues.get(stream)
         if lane is None:
             return ()
         return (kept.event for kept in (*lane.sent, *lane.pending))
 
     def discard_acknowledged(self, heard: dict[str, dict[str, Heard]]) -> None:
-        """Let go of what snapshots have heard; `heard` is stream -> replica -> account."""
-        for stream, lane in self.lanes.items():
+        """Discard events that snapshots include; `heard` is stream -> replica -> acknowledged numbers."""
+        for stream, lane in self.queues.items():
             account = heard.get(stream, {}).get(self.replica)
             while account and lane.sent and account.has(lane.sent[0].event.seq):
                 lane.sent.popleft()
 
     async def discard_delivered(self, heard: dict[str, dict[str, Heard]]) -> None:
-        """Let go of what snapshots have heard: in memory, where it may have been appended again since, and on disk."""
+        """Discard events that snapshots include, in memory (re-appended ones too) and on disk."""
         self.discard_acknowledged(heard)
-        await asyncio.to_thread(self._spool.drop_heard, heard)
-        for orphan in [orphan for orphan in self._orphans if orphan.is_heard(heard)]:
+        await asyncio.to_thread(self._spool.drop_acknowledged, heard)
+        for orphan in [orphan for orphan in self._orphans if orphan.is_acknowledged(heard)]:
             self._orphans.remove(orphan)
             await asyncio.to_thread(orphan.remove)
 
     def redis_changed(self) -> None:
-        """Redis is another one than before: append again all that is kept."""
-        for lane in self.lanes.values():
+        """Append all kept events again, since Redis was replaced."""
+        for lane in self.queues.values():
             lane.pending.extendleft(reversed(lane.sent))
             lane.sent.clear()
         self._read_back = True
-        self._wake.set()
+        self._has_work.set()
 
     async def _append_forever(self) -> None:
         tries = 0
         self._read_back = bool(self._orphans)
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._has_work.wait()
+            self._has_work.clear()
             try:
                 while batch := self._gather():
                     await self._send(batch)
                 if self._read_back:
                     await self._append_from_disk()
-                    self._wake.set()  # for what has gathered meanwhile
-                tries = self._note_back(tries)
+                    self._has_work.set()  # for events that arrived meanwhile
+                tries = self._mark_up(tries)
             except (RedisError, OSError) as error:
-                self._note_away(error)
+                self._mark_down(error)
                 await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
                 tries += 1
-                self._wake.set()
+                self._has_work.set()
 
     def _gather(self) -> dict[str, list[QueuedEvent]]:
-        """The oldest pending events of each stream."""
-        return {name: list(islice(lane.pending, BATCH_EVENTS)) for name, lane in self.lanes.items() if lane.pending}
+        """Return the oldest pending events of each stream."""
+        return {name: list(islice(lane.pending, BATCH_EVENTS)) for name, lane in self.queues.items() if lane.pending}
 
     async def _send(self, batch: dict[str, list[QueuedEvent]]) -> None:
-        """Append one entry per stream; what was acknowledged is sent."""
+        """Append one entry per stream; moves acknowledged events to `sent`."""
         assert self._port is not None  # noqa: S101 - without a port no task runs
         await self._port.append([(name, encode_entry([kept.event for kept in part])) for name, part in batch.items()])
         for name, part in batch.items():
-            lane = self.lanes[name]
+            lane = self.queues[name]
             for kept in part:
-                # Others may have come before it meanwhile (Redis changed), or it was let go of (it lies on disk).
+                # Meanwhile others may have come before it (Redis was replaced), or it was discarded (it is on disk).
                 if lane.pending and lane.pending[0] is kept:
                     lane.pending.popleft()
                     lane.sent.append(kept)
                 acknowledge(kept)
-        self._forget_oldest()
+        self._drop_oldest()
 
-    def _forget_oldest(self) -> None:
-        """Memory is bounded: the oldest events that no snapshot has heard go to disk, then out of memory."""
-        for stream, lane in self.lanes.items():
+    def _drop_oldest(self) -> None:
+        """Spool the oldest events that no snapshot includes, then drop them from memory, which is bounded."""
+        for stream, lane in self.queues.items():
             for kept in islice(lane.sent, min(BATCH_EVENTS, max(0, len(lane.sent) - KEPT_EVENTS))):
                 self._write_to_disk(stream, kept)
             while len(lane.sent) > KEPT_EVENTS and lane.sent[0].on_disk:
@@ -292,7 +293,7 @@ class Outbox:
                 self._read_back = True
 
     async def _append_from_disk(self) -> None:
-        """Append what lies on disk: adopted spools, and what memory has let go of."""
+        """Append events from disk: adopted spools, and own events dropped from memory."""
         self._read_back = False
         segments = [segment for orphan in self._orphans for segment in orphan.segments] + self._spool.segments
         try:
@@ -306,7 +307,7 @@ class Outbox:
             raise
 
     async def _append_records(self, records: Sequence[SpoolRecord]) -> None:
-        """Append records as they are, each replica's apart, because an entry carries the events of one."""
+        """Append records unchanged, one entry per replica, because an entry holds events of one replica."""
         assert self._port is not None  # noqa: S101 - without a port no task runs
         groups: dict[tuple[str, str], list[Event]] = {}
         for record in records:
@@ -314,13 +315,13 @@ class Outbox:
             groups.setdefault((record.stream, event.replica), []).append(event)
         await self._port.append([(stream, encode_entry(events)) for (stream, _), events in groups.items()])
 
-    def _note_back(self, tries: int) -> int:
+    def _mark_up(self, tries: int) -> int:
         if self.away:
             self.away = False
             log.warning("redis.came_back", extra={"tries": tries})
         return 0
 
-    def _note_away(self, error: Exception) -> None:
+    def _mark_down(self, error: Exception) -> None:
         if not self.away:
             self.away = True
             log.warning("redis.went_away", extra={"error": str(error) or type(error).__name__})
@@ -328,32 +329,32 @@ class Outbox:
         self._spool_pending()
 
     def _spool_fresh(self) -> None:
-        """Hand what was sent last to the spool: Redis may come back without it, and this process die before that."""
+        """Spool the events sent last: Redis may restart without them, and this process may die before it notices."""
         oldest_ms = self._clock.now_ms() - FRESH_MS
-        for stream, lane in self.lanes.items():
+        for stream, lane in self.queues.items():
             for kept in lane.sent:
                 if kept.event.at_ms >= oldest_ms:
                     self._write_to_disk(stream, kept)
 
     def _spool_pending(self) -> None:
-        """Hand all that is not on the stream to the spool."""
-        for stream, lane in self.lanes.items():
+        """Spool all events that are not on the stream."""
+        for stream, lane in self.queues.items():
             for kept in lane.pending:
                 self._write_to_disk(stream, kept)
 
-    def _write_to_disk(self, stream: str, kept: QueuedEvent) -> None:
+    def _write_to_disk(self, stream: str, queued: QueuedEvent) -> None:
         """Hand an event to the spool, once."""
-        if kept.to_disk:
+        if queued.to_disk:
             return
-        kept.to_disk = True
-        self._to_disk.append((stream, kept))
-        self._disk_wake.set()
+        queued.to_disk = True
+        self._to_disk.append((stream, queued))
+        self._has_disk_work.set()
 
     async def _spool_forever(self) -> None:
-        """Write what has gathered, one fsync for all of it."""
+        """Write queued events, with one fsync for all of them."""
         while self._to_disk or not self._stopping:
-            await self._disk_wake.wait()
-            self._disk_wake.clear()
+            await self._has_disk_work.wait()
+            self._has_disk_work.clear()
             batch, self._to_disk = self._to_disk, []
             if not batch:
                 continue
@@ -363,16 +364,16 @@ class Outbox:
                 written = True
             except OSError as error:
                 written = False
-                # The answer must not wait for a broken disk; the events stay in memory until Redis takes them.
+                # The response must not wait for a broken disk; the events stay in memory until Redis accepts them.
                 log.error("spool.write_failed", extra={"error": str(error), "events": len(batch)})  # noqa: TRY400
             for _, kept in batch:
                 kept.to_disk = kept.on_disk = written
                 acknowledge(kept)
             if written:
-                self._forget_oldest()
+                self._drop_oldest()
 
 
-def acknowledge(kept: QueuedEvent) -> None:
-    """The event may be relied upon."""
-    if kept.done and not kept.done.done():
-        kept.done.set_result(None)
+def acknowledge(queued: QueuedEvent) -> None:
+    """Mark the event as durably acknowledged."""
+    if queued.done and not queued.done.done():
+        queued.done.set_result(None)

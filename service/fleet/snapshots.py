@@ -1,11 +1,11 @@
-"""The newest snapshots, and own events that they have not heard: together the view that routing looks at.
+"""View of the fleet: the newest snapshots, overlaid with own events that they don't include yet.
 
 Laws
-- Per stream the greater (epoch, position, stream id) wins: with no event more, a snapshot may have heard of more. An
+- Per stream the greater (epoch, position, stream id) wins: at the same position, a snapshot may acknowledge more. An
   unknown version or an unreadable snapshot leaves the last good one.
 - `view == fold(snapshot, own events not in heard, by number)`, at every moment.
 - Control events act within a second without workers: each process reads that stream itself.
-- Nothing here fails a request: while Redis is away the view is what was last known, and own events go on counting.
+- Nothing here fails a request: while Redis is unavailable, the last view stays and own events are still added.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ from service.ledger.wire import (
     route_key,
     snapshot_key,
 )
-from service.redis_client.factory import run_of_all
+from service.redis_client.factory import combined_run_id
 from service.redis_client.failures import as_redis_error
 from service.routing.route_status import RouteStatus, fields_of, read_route_status
 from service.routing.view import View
@@ -53,16 +53,16 @@ log = logging.getLogger("ccproxy.watcher")
 
 VERSION = version("claude-code-proxy")
 TICK_S = 1.0
-"""Snapshots are re-read this often, in case a notice was missed."""
+"""Interval at which snapshots are re-read, in case a notification was missed."""
 COALESCE_S = 0.02
-"""Notices that come within this time cost one reading."""
+"""Notifications within this time cause one read."""
 HEARTBEAT_TTL_MS = 30_000
-"""A replica that has not been heard of for this long is gone."""
+"""A replica without a heartbeat for this long is gone."""
 CLOCK_SAMPLE_S = 60.0
-TELL_ALL_S = 10.0
-"""Readings that did not change are told again this often, in case Redis lost them."""
+REPUBLISH_S = 10.0
+"""Unchanged route statuses are published again at this interval, in case Redis lost them."""
 CONTROL_BATCH = 1_000
-"""Control entries read in one tick."""
+"""Maximum control entries read per tick."""
 
 
 class Watcher:
@@ -78,28 +78,28 @@ class Watcher:
         self.redis_up = False
         self._drain = drain or Drain()
         self.replicas = 1
-        """Proxies alive, as last counted."""
+        """Number of live proxies at the last count."""
         self._redis = redis
         self._outbox = outbox
         self._clock = clock
         self._settings = settings
         self._settings_digest = settings.digest
         self._streams = [*(route.id for route in settings.routes), settings.client_route.id, CONTROL]
-        self._told: dict[str, RouteStatus] = {}
-        self._told_s = 0.0
+        self._published: dict[str, RouteStatus] = {}
+        self._published_s = 0.0
         self._changed: set[str] = set()
         self._wake = asyncio.Event()
         self._run_id = ""
         self._sampled_s = 0.0
         self._control_anew = False
         self._control_lock = asyncio.Lock()
-        self.control_known = redis is None  # whether operators' events were read to their end once
+        self.control_known = redis is None  # True once the control stream was read to its end
         self._tasks: list[asyncio.Task[None]] = []
         self._started_ms = clock.now_ms()
         self._heard: dict[str, dict[str, Heard]] = {}
 
     async def start(self) -> None:
-        """Begin to listen and to re-read."""
+        """Start listening and re-reading."""
         if self._redis is None:
             self.ready.set()
             return
@@ -110,7 +110,7 @@ class Watcher:
         ]
 
     async def stop(self) -> None:
-        """End, and take the heartbeat away."""
+        """Stop, and delete the heartbeat."""
         await cancel_and_wait(self._tasks)
         if self._redis is not None:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
@@ -118,19 +118,19 @@ class Watcher:
                     await self._redis.delete(replica_key(self._outbox.replica))
                     await self._redis.zrem(REPLICAS_KEY, self._outbox.replica)
 
-    def note_own(self, stream: str, event: Event) -> None:
-        """Fold an own event into the view at once; an operator's comes back with its stream, where there is one."""
+    def fold_own(self, stream: str, event: Event) -> None:
+        """Fold an own event into the view at once; control events come back through their stream if there is Redis."""
         if stream != CONTROL:
-            self.view.note(stream, event)
+            self.view.fold_own(stream, event)
         elif self._redis is None:
             advance(self.view.control, event)
 
-    def heard(self) -> dict[str, dict[str, Heard]]:
-        """What the newest snapshots have heard: stream -> replica -> account."""
+    def acknowledged(self) -> dict[str, dict[str, Heard]]:
+        """Return the numbers that the newest snapshots acknowledge: stream -> replica -> numbers."""
         return self._heard
 
-    def take(self, snapshot: Snapshot) -> None:
-        """Adopt a snapshot if it is newer than the one at hand, and lay the own events over it."""
+    def adopt_snapshot(self, snapshot: Snapshot) -> None:
+        """Adopt a snapshot if it is newer than the current one, and fold own events onto it."""
         known = self.snapshots.get(snapshot.stream)
         try:
             age = age_of(snapshot)
@@ -141,13 +141,13 @@ class Watcher:
             log.warning("snapshot.unreadable", extra={"stream": snapshot.stream, "error": str(error)})
             return
         self.snapshots[snapshot.stream] = snapshot
-        self._heard = self._heard | {snapshot.stream: copied(ledger.heard)}
+        self._heard = self._heard | {snapshot.stream: copy_heard(ledger.heard)}
         self._outbox.discard_acknowledged(self._heard)
         if isinstance(ledger, ControlLedger):
             self._control.take(snapshot, ledger)
             self.view.control = ledger
         else:
-            overlay(ledger, self._outbox.unheard(snapshot.stream))
+            overlay(ledger, self._outbox.unacknowledged(snapshot.stream))
             self.view.routes[snapshot.stream] = ledger
 
     async def _listen_forever(self, redis: Redis) -> None:
@@ -175,7 +175,7 @@ class Watcher:
             raw = await raw_snapshot(redis, stream)
             snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
             if snapshot:
-                self.take(snapshot)
+                self.adopt_snapshot(snapshot)
         if CONTROL in streams:
             await self.read_control()
 
@@ -194,44 +194,42 @@ class Watcher:
             await asyncio.sleep(max(0.05, TICK_S - (time.monotonic() - started_s)))
 
     async def _tick(self, redis: Redis) -> None:
-        """One round: is it the same Redis, what does it say, we are alive."""
+        """One round: check Redis's run id, read what is new, send the heartbeat."""
         await self._check_server(redis)
         await self._read(redis, [*{*self._streams, *self.view.routes, *self._outbox.streams}])
-        await self._beat(redis)
+        await self._send_heartbeat(redis)
         await self._outbox.discard_delivered(self._heard)
         self.ready.set()
 
     async def _check_server(self, redis: Redis) -> None:
-        run_id = await run_of_all(redis)
+        run_id = await combined_run_id(redis)
         if run_id != self._run_id:
             if self._run_id:
                 log.warning("redis.changed", extra={"run_id": run_id})
                 self._control_anew = True
-            self._outbox.redis_changed()  # the first time too: what was appended before this look may be lost already
+            self._outbox.redis_changed()  # the first time too: what was appended before this check may be lost already
         self._run_id = run_id
         if time.monotonic() - self._sampled_s > CLOCK_SAMPLE_S or not self._sampled_s:
             before_s = time.monotonic()
             seconds, micros = await redis.time()
             self._sampled_s = time.monotonic()
             self._clock.sample(seconds * 1000 + micros / 1000 + (self._sampled_s - before_s) * 500)
-            self._started_ms = min(self._started_ms, self._clock.now_ms())  # it may have been set back
+            self._started_ms = min(self._started_ms, self._clock.now_ms())  # the clock may have been set back
             if self._clock.ahead_ms > STEP_MS:
-                words = (
-                    "time runs at half the speed until Redis has caught up; mend the clocks, then restart this process"
-                )
+                words = "time runs at half speed until Redis has caught up; correct the clocks, then restart the proxy"
                 log.warning("clock.ahead", extra={"ahead_ms": int(self._clock.ahead_ms), "mend": words})
 
     async def read_control(self) -> None:
-        """Take note of operators' events now. Raises RedisError or OSError."""
+        """Read new control events now. Raises RedisError or OSError."""
         if self._redis is not None:
             async with self._control_lock:
                 await self._read_control(self._redis)
 
     async def _read_control(self, redis: Redis) -> None:
-        """Fold control events that lie behind the snapshot and were not read yet.
+        """Fold control events after the snapshot that were not read yet.
 
-        Another Redis is read from its first entry. What stood on the one before and was never folded counts no more:
-        who made it appends it again, and when nobody does, it is lost for the whole fleet.
+        A replaced Redis is read from its first entry. Events of the previous one that were never folded are discarded:
+        their author appends them again, otherwise they are lost for the whole fleet.
         """
         unread = "-" if self._control_anew else self._control.unread
         entries: Any = await redis.xrange(events_key(CONTROL), min=unread, max="+", count=CONTROL_BATCH)
@@ -242,8 +240,8 @@ class Watcher:
         self._control.add(entries or ())
         self.control_known = self.control_known or len(entries or ()) < CONTROL_BATCH
 
-    async def _beat(self, redis: Redis) -> None:
-        """Say that this replica lives, and how it reads its routes, where that has changed."""
+    async def _send_heartbeat(self, redis: Redis) -> None:
+        """Send the heartbeat, and publish route statuses that changed."""
         key = replica_key(self._outbox.replica)
         beat: dict[Any, Any] = {
             "version": VERSION,
@@ -262,40 +260,40 @@ class Watcher:
         pipe.zadd(REPLICAS_KEY, {self._outbox.replica: beat["at_ms"]})
         pipe.zremrangebyscore(REPLICAS_KEY, "-inf", beat["at_ms"] - HEARTBEAT_TTL_MS)
         pipe.zcard(REPLICAS_KEY)
-        if self._outbox.lanes:
-            pipe.sadd(STREAMS_KEY, *self._outbox.lanes)
-        readings = self.readings()
-        if time.monotonic() - self._told_s > TELL_ALL_S:
-            self._told, self._told_s = {}, time.monotonic()
+        if self._outbox.queues:
+            pipe.sadd(STREAMS_KEY, *self._outbox.queues)
+        readings = self.route_statuses()
+        if time.monotonic() - self._published_s > REPUBLISH_S:
+            self._published, self._published_s = {}, time.monotonic()
         for reading in readings:
-            if self._told.get(reading.route) != reading:
+            if self._published.get(reading.route) != reading:
                 fields: dict[Any, Any] = {**fields_of(reading), "read_at_ms": self._clock.now_ms()}
                 pipe.hset(route_key(reading.route), mapping=fields)
         answers = await pipe.execute()
         self.replicas = max(1, int(answers[4]))
-        self._told = {reading.route: reading for reading in readings}
+        self._published = {reading.route: reading for reading in readings}
 
-    def readings(self) -> list[RouteStatus]:
-        """How this process reads its routes now."""
+    def route_statuses(self) -> list[RouteStatus]:
+        """Return this process's current route statuses."""
         now_ms = self._clock.now_ms()
         return [read_route_status(route, self.view, self._settings.policy, now_ms) for route in self._settings.routes]
 
 
 async def raw_snapshot(redis: Redis, stream: str) -> object:
-    """What lies under the key of a stream's snapshot; None for a value of another type, which must not keep the other
-    streams, and operators' commands, from being read."""
+    """Read a stream's snapshot; None for a value of another type, which must not keep other streams and operators'
+    commands from being read."""
     with contextlib.suppress(ResponseError):
         return await redis.get(snapshot_key(stream))
     return None
 
 
-def copied(heard: Mapping[str, Heard]) -> dict[str, Heard]:
-    """What a snapshot has heard, apart from its ledger, whose own account goes on with the overlay."""
+def copy_heard(heard: Mapping[str, Heard]) -> dict[str, Heard]:
+    """Copy a snapshot's acknowledged numbers: those of its ledger change with the overlay."""
     return {replica: Heard(account.high, account.at_ms, account.gaps.copy()) for replica, account in heard.items()}
 
 
 async def changes(redis: Redis) -> AsyncIterator[str]:
-    """The streams of which a snapshot was published, as it happens."""
+    """Yield the streams whose snapshots are published."""
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
         await pubsub.subscribe(CHANGES_CHANNEL)
         while True:

@@ -1,8 +1,8 @@
-"""Events on disk, for as long as Redis can't take them. Frames with a checksum; a torn tail is tolerated.
+"""Spool: events on disk while Redis is unavailable. Frames with a checksum; a torn tail is tolerated.
 
-One folder per process, under a lock that dies with it; any process of the host may adopt a folder whose lock is free.
-A frame is `length, crc32` (big-endian, 4 bytes each) and `stream NUL event`. Not here: when to write and when to read
-back (that is the outbox's).
+One folder per process, under a lock released with the process; any process of the host may adopt a folder whose lock is
+free. A frame is `length, crc32` (big-endian, 4 bytes each) and `stream NUL event`. Not here: when to write and read
+(`outbox`).
 """
 
 import fcntl
@@ -23,12 +23,12 @@ from service.private_files import make_closed_folder, opener
 
 HEAD = struct.Struct(">II")
 SEGMENT_BYTES = 8 * 1024 * 1024
-"""A segment is dropped whole, so that it should not be large; nor so small that a long outage makes thousands."""
+"""Segments are deleted whole, so they should be small; but a long outage should not create thousands."""
 FRAME_LIMIT_BYTES = 1024 * 1024
-"""No event comes near; a longer frame is a torn or foreign file."""
+"""Far above any event; a longer frame means a torn or foreign file."""
 LOCK_NAME = "lock"
-MAKING = "making-"
-"""How the name of a folder begins that is not locked yet: nobody adopts it."""
+UNLOCKED_PREFIX = "making-"
+"""Prefix of a folder that is not locked yet, and so is never adopted."""
 
 
 class SpoolRecord(Struct, frozen=True):
@@ -39,10 +39,10 @@ class SpoolRecord(Struct, frozen=True):
 
 
 class Segment(Struct):
-    """A file of frames, and the spans of each (stream, replica)'s numbers in it.
+    """A file of frames, with spans of the numbers of each (stream, replica) in it.
 
-    Spans, not one from first to last: a number between them that is lost for good must not keep the file for ever.
-    `unread`: it has events that this version does not know; the file stays for one that does.
+    Several spans, since a number lost in between must not keep the file forever. `unread`: it contains events that this
+    version does not know; the file stays for one that does.
     """
 
     path: Path
@@ -50,8 +50,8 @@ class Segment(Struct):
     spans: dict[tuple[str, str], list[tuple[int, int]]] = field(default_factory=dict)
     size_bytes: int = 0
 
-    def note(self, record: SpoolRecord) -> None:
-        """Widen the last span of the record's replica, or begin another."""
+    def extend(self, record: SpoolRecord) -> None:
+        """Extend the last span of the record's replica, or start another."""
         seq = record.event.seq
         spans = self.spans.setdefault((record.stream, record.event.replica), [])
         if spans and seq == spans[-1][1] + 1:
@@ -60,18 +60,18 @@ class Segment(Struct):
             spans.append((seq, seq))
 
     def write(self, frames: bytes) -> None:
-        """Append frames durably, all or none: a half frame would hide what is written behind it."""
+        """Append frames durably, all or none: a partial frame would hide what follows it."""
         with open(self.path, "ab", buffering=0, opener=opener) as file:
             start, rest = file.tell(), memoryview(frames)
             try:
                 while rest:
                     rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
-                if start == 0:  # a file whose name a power cut takes is gone
+                if start == 0:  # a power cut may otherwise remove the file's name
                     sync_folder(self.path.parent)
                     sync_folder(self.path.parent.parent)
             except OSError:
-                self.size_bytes = SEGMENT_BYTES + 1  # no more into this one, should the next line fail too
+                self.size_bytes = SEGMENT_BYTES + 1  # write no more to this file, should the next line fail too
                 file.truncate(start)
                 self.size_bytes = start
                 raise
@@ -79,34 +79,34 @@ class Segment(Struct):
 
 
 class Spool:
-    """This process's folder. Blocking: call it from a thread, or from several."""
+    """This process's folder. Blocking and thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.segments: list[Segment] = []
         self._lock: int | None = None
         self._number = 0
-        self._turn = threading.Lock()
+        self._write_lock = threading.Lock()
 
     def append(self, records: Sequence[SpoolRecord]) -> None:
-        """Write records and make them durable; raises OSError when the disk does not take them."""
-        with self._turn:
+        """Write records and fsync; raises OSError if the disk fails."""
+        with self._write_lock:
             self._open()
             segment = self._current()
             segment.write(b"".join(frame(record) for record in records))
             for record in records:
-                segment.note(record)
+                segment.extend(record)
 
-    def drop_heard(self, heard: dict[str, dict[str, Heard]]) -> None:
-        """Remove segments whose every event a snapshot has heard; `heard` is stream -> replica -> account."""
-        with self._turn:
-            for segment in [segment for segment in self.segments if is_heard(segment, heard)]:
+    def drop_acknowledged(self, heard: dict[str, dict[str, Heard]]) -> None:
+        """Delete segments whose events are all in snapshots; `heard` is stream -> replica -> acknowledged numbers."""
+        with self._write_lock:
+            for segment in [segment for segment in self.segments if segment_is_acknowledged(segment, heard)]:
                 segment.path.unlink(missing_ok=True)
                 self.segments.remove(segment)
 
     def close(self) -> None:
-        """Let go of the folder; an empty one goes."""
-        with self._turn:
+        """Release the folder; deletes it if empty."""
+        with self._write_lock:
             if self._lock is None:
                 return
             if not self.segments:
@@ -115,10 +115,10 @@ class Spool:
             self._lock = None
 
     def _open(self) -> None:
-        """Make the folder under a name that nobody adopts, lock it, and only then give it its own."""
+        """Create the folder under a name that is never adopted, lock it, then rename it."""
         if self._lock is not None:
             return
-        making = self.folder.with_name(MAKING + self.folder.name)
+        making = self.folder.with_name(UNLOCKED_PREFIX + self.folder.name)
         make_closed_folder(making.parent)
         make_closed_folder(making)
         lock = try_lock(making)
@@ -139,19 +139,19 @@ class Spool:
 
 
 class Orphan:
-    """The folder of a process that is no more, adopted: held until its events are heard."""
+    """An adopted folder of a dead process, locked until snapshots include its events."""
 
     def __init__(self, folder: Path, lock: int) -> None:
         self.folder = folder
         self._lock = lock
         self.segments = [load_segment(path) for path in sorted(folder.glob("*.spool"))]
 
-    def is_heard(self, heard: dict[str, dict[str, Heard]]) -> bool:
-        """Whether a snapshot has heard all of it."""
-        return all(is_heard(segment, heard) for segment in self.segments)
+    def is_acknowledged(self, heard: dict[str, dict[str, Heard]]) -> bool:
+        """True if snapshots include all of its events."""
+        return all(segment_is_acknowledged(segment, heard) for segment in self.segments)
 
     def remove(self) -> None:
-        """The folder goes; its events are in the ledger."""
+        """Delete the folder; its events are in the ledger."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.release()
 
@@ -161,15 +161,15 @@ class Orphan:
         return {stream for segment in self.segments for stream, _ in segment.spans}
 
     def release(self) -> None:
-        """Let another process adopt it."""
+        """Unlock the folder so that another process may adopt it."""
         os.close(self._lock)
 
 
 def adopt(root: Path, own: Path) -> list[Orphan]:
-    """The spools of this host whose processes are gone."""
+    """Adopt the spools of dead processes on this host."""
     orphans = []
     for folder in sorted(root.glob("*")) if root.is_dir() else []:
-        if folder == own or not folder.is_dir() or folder.name.startswith(MAKING):
+        if folder == own or not folder.is_dir() or folder.name.startswith(UNLOCKED_PREFIX):
             continue
         lock = try_lock(folder)
         if lock is not None:
@@ -178,7 +178,7 @@ def adopt(root: Path, own: Path) -> list[Orphan]:
 
 
 def try_lock(folder: Path) -> int | None:
-    """A lock on the folder that dies with this process, or None when another holds it."""
+    """Return a lock on the folder, released with this process; None if another process holds it."""
     handle = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,13 +189,13 @@ def try_lock(folder: Path) -> int | None:
 
 
 def frame(record: SpoolRecord) -> bytes:
-    """A record as it stands in a segment."""
+    """Encode a record as a frame."""
     body = record.stream.encode() + b"\0" + encode_event(record.event)
     return HEAD.pack(len(body), crc32(body)) + body
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Fsync a folder, so that new names in it are durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -204,12 +204,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_segment(path: Path) -> Iterator[SpoolRecord]:
-    """The records of a file, but those that this version does not know."""
+    """Yield the records of a file, without those that this version does not know."""
     return (SpoolRecord(stream, event) for stream, event in read_frames(path) if not isinstance(event, Undecodable))
 
 
 def read_frames(path: Path) -> Iterator[tuple[str, Decoded]]:
-    """The whole frames of a file, with their streams; it ends at the first one that is torn."""
+    """Yield the valid frames of a file with their streams; stops at the first torn one."""
     try:
         content = memoryview(path.read_bytes())
     except FileNotFoundError:
@@ -226,27 +226,27 @@ def read_frames(path: Path) -> Iterator[tuple[str, Decoded]]:
 
 
 def load_segment(path: Path) -> Segment:
-    """A segment with its spans read from the file."""
+    """Load a segment with its spans from the file."""
     segment = Segment(path)
     for stream, event in read_frames(path):
         if isinstance(event, Undecodable):
             segment.unread = True
         else:
-            segment.note(SpoolRecord(stream, event))
+            segment.extend(SpoolRecord(stream, event))
     return segment
 
 
-def is_heard(segment: Segment, heard: dict[str, dict[str, Heard]]) -> bool:
-    """Whether all numbers of the segment's spans were heard, and it has nothing else."""
+def segment_is_acknowledged(segment: Segment, heard: dict[str, dict[str, Heard]]) -> bool:
+    """True if all numbers of the segment are acknowledged, and it holds nothing else."""
     return not segment.unread and all(
-        span_is_heard(heard.get(stream, {}).get(replica), span)
+        span_is_acknowledged(heard.get(stream, {}).get(replica), span)
         for (stream, replica), spans in segment.spans.items()
         for span in spans
     )
 
 
-def span_is_heard(account: Heard | None, span: tuple[int, int]) -> bool:
-    """Whether an account has every number from first to last."""
+def span_is_acknowledged(account: Heard | None, span: tuple[int, int]) -> bool:
+    """True if all numbers of a span are acknowledged."""
     first, last = span
     if account is None or account.high < last:
         return False

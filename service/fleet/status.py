@@ -1,6 +1,6 @@
-"""How the fleet stands, asked of Redis: routes as they read now, streams with their lag, replicas that are alive.
+"""Fleet status from Redis: routes, streams with their lag, live replicas.
 
-What `ccproxy status` shows. It needs no proxy, no worker and no Postgres to answer. Not here: history.
+`ccproxy status` shows it. It needs no proxy, no worker and no Postgres. Not here: history.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ from service.routing.route_status import RouteStatus, read_route_status, reading
 from service.settings import Settings
 
 LAG_LIMIT = 1_000
-"""Entries counted at most; beyond it the lag is as bad as it gets."""
+"""Maximum entries counted for the lag."""
 TIMEOUT_S = 5.0
 
 
 class StreamStatus(Struct, frozen=True):
-    """A stream: where the ledger is, how many entries wait (at most 1,000 are counted), how old its snapshot is."""
+    """A stream: its position, unfolded entries (counted up to 1,000), and the age of its snapshot."""
 
     stream: str
     epoch: int
@@ -40,10 +40,10 @@ class StreamStatus(Struct, frozen=True):
 
 
 class ReplicaStatus(Struct, frozen=True):
-    """A proxy process that beats. `pending` events are not on their streams yet.
+    """A live proxy process. `pending` events are not on their streams yet.
 
-    `address` is what it listens on, `started_at_ms` when it was started (0 and "" from a version that does not tell),
-    `draining` whether it takes leave. `settings` is a digest of what must be the same in a fleet.
+    `address` is its listener, `started_at_ms` its start (0 and "" from versions that don't report them), `draining`
+    true during a graceful shutdown. `settings` is a digest of the settings that must agree across a fleet.
     """
 
     replica: str
@@ -58,7 +58,7 @@ class ReplicaStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """How the fleet stands at `at_ms`."""
+    """Status of the fleet at `at_ms`."""
 
     at_ms: int
     routes: tuple[RouteStatus, ...]
@@ -67,7 +67,7 @@ class Status(Struct, frozen=True):
 
     @property
     def settings(self) -> dict[str, list[str]]:
-        """The replicas by their settings; more than one entry means that they don't agree."""
+        """The replicas by settings digest; more than one entry means that they disagree."""
         found: dict[str, list[str]] = {}
         for replica in self.replicas:
             if replica.settings:
@@ -75,7 +75,7 @@ class Status(Struct, frozen=True):
         return found
 
     def fields(self) -> dict[str, Any]:
-        """The same as plain values, for JSON."""
+        """Return the status as plain values, for JSON."""
         return {
             "at_ms": self.at_ms,
             "routes": [msgspec.to_builtins(reading) for reading in self.routes],
@@ -85,9 +85,9 @@ class Status(Struct, frozen=True):
 
 
 def read_status(settings: Settings, url: str) -> Status:
-    """Ask Redis. Raises RedisError or OSError.
+    """Read the status from Redis. Raises RedisError or OSError.
 
-    Live proxies say how they read their routes, under their own settings; without one, this process's settings count.
+    Live proxies publish route statuses under their own settings; without one, this process's settings apply.
     """
     redis = open_sync(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
     with redis:
@@ -111,7 +111,7 @@ def read_status(settings: Settings, url: str) -> Status:
 
 
 def read_published(redis: Redis, route_id: str) -> RouteStatus | None:
-    """A route as a live proxy reads it."""
+    """Return a route's status as published by a live proxy."""
     fields: Any = redis.hgetall(route_key(route_id))
     try:
         return reading_of({decoded(name): decoded(value) for name, value in fields.items()})
@@ -120,12 +120,12 @@ def read_published(redis: Redis, route_id: str) -> RouteStatus | None:
 
 
 def decoded(raw: bytes | str) -> str:
-    """A reply of Redis as text."""
+    """Decode a reply of Redis to text."""
     return raw.decode() if isinstance(raw, bytes) else raw
 
 
 def read_stream(redis: Redis, stream: str, snapshot: Snapshot | None, now_ms: int) -> StreamStatus:
-    """Where a stream's ledger is."""
+    """Return a stream's status."""
     after = f"({snapshot.stream_id}" if snapshot else "-"
     waiting: Any = redis.xrange(events_key(stream), min=after, max="+", count=LAG_LIMIT)
     return StreamStatus(
@@ -138,7 +138,7 @@ def read_stream(redis: Redis, stream: str, snapshot: Snapshot | None, now_ms: in
 
 
 def read_replicas(redis: Redis, now_ms: int) -> tuple[tuple[ReplicaStatus, ...], list[str]]:
-    """The proxies that beat, and the routes of the one heard last, in its order."""
+    """Return the live proxies, and the routes of the most recent one, in its order."""
     found: list[ReplicaStatus] = []
     routes: dict[int, str] = {}
     for key in sorted(decoded(key) for key in redis.scan_iter(match=REPLICA_PREFIX + "*", count=1_000)):
@@ -153,7 +153,7 @@ def read_replicas(redis: Redis, now_ms: int) -> tuple[tuple[ReplicaStatus, ...],
 
 
 def read_replica(replica: str, beat: Mapping[str, str], now_ms: int) -> ReplicaStatus:
-    """A proxy as its heartbeat tells."""
+    """Return a proxy's status from its heartbeat."""
     return ReplicaStatus(
         replica=replica,
         pid=int(beat.get("pid", 0)),

@@ -1,1 +1,1 @@
-"""The HTTP/1.1 client towards the providers, behind httpx's transport interface."""
+"""HTTP/1.1 client for the providers, behind httpx's transport interface."""

@@ -1,12 +1,12 @@
-"""The lean transport: HTTP/1.1 to the providers, over connections that are kept. No client, no copies, no retry.
+"""HTTP/1.1 transport to the providers, over pooled connections. No cookies, no redirects, no copies, no retries.
 
-`open` is for the hot path: it takes a prepared request and gives the answer as it comes. `handle_async_request` is the
-same behind httpx's transport interface, whose errors both raise; `StaleSocket` is an httpx.ReadError of its own.
+`open` is for the hot path: it takes a prepared request and returns the response as it arrives. `handle_async_request`
+is httpx's transport interface. Both raise httpx's exceptions; `StaleSocket` is a subclass of httpx.ReadError.
 
-    lean (this page) -> lean_pool (which connection) -> lean_dial (how it is made)
-                     -> lean_head (request's head) -> lean_connection (waiting) -> lean_answer (reading)
+    client (this module) -> pool (which connection) -> connector (opening it)
+                         -> request_head (serializing) -> connection (waiting) -> response_parser (parsing)
 
-Not here: HTTP proxies and HTTP/2 (httpx's own transport does them), redirects, content encodings, failures' meaning.
+Not here: HTTP proxies and HTTP/2 (httpx's own transport), redirects, content encodings, meaning of failures.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -28,11 +28,11 @@ from service.http1.request_head import (
 )
 
 SLICE_BYTES = 262_144
-"""Larger bodies go up in such pieces, so that no more than one lies in the socket's buffer."""
+"""Larger bodies are sent in pieces of this size, so that at most one is in the socket's buffer."""
 
 
 class HttpTimeouts(Struct, frozen=True):
-    """How long each step may take, in seconds; None is for ever. `write_s` and `chunk_s` begin anew with each piece."""
+    """Timeout of each step, in seconds; None waits forever. `write_s` and `chunk_s` restart with each piece."""
 
     connect_s: float | None = None
     pool_s: float | None = None
@@ -42,10 +42,10 @@ class HttpTimeouts(Struct, frozen=True):
 
 
 class HttpResponse:
-    """An answer whose head has come. `close` must be called.
+    """A response whose head has arrived. `close` must be called.
 
-    `joined`: parts that have come together are given as one. It saves the most of a burst's cost, where the bounds of
-    chunks mean nothing.
+    `joined`: parts that arrived together are returned as one. That saves most of a burst's cost where chunk boundaries
+    don't matter.
     """
 
     __slots__ = ("_chunk_s", "_connection", "_pool", "headers", "joined", "status")
@@ -67,31 +67,31 @@ class HttpResponse:
 
     @property
     def at_end(self) -> bool:
-        """Whether all of the body was read, so that the connection has gone back."""
+        """True if the whole body was read, so that the connection is back in the pool."""
         return self._connection is None
 
     async def chunk(self) -> bytes:
-        """The next part of the body as it comes, b"" at its end. Raises an httpx.TransportError."""
+        """Return the next part of the body, b"" at its end. Raises an httpx.TransportError."""
         connection = self._connection
         if connection is None:
             return b""
         while (data := connection.take(joined=self.joined)) is None:
-            await connection.more(self._chunk_s)
+            await connection.wait_for_data(self._chunk_s)
         if connection.at_end:
             self._release()
         return data
 
     async def parts(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises an httpx.TransportError."""
+        """Yield the parts of the body. Raises an httpx.TransportError."""
         while data := await self.chunk():
             yield data
 
     async def close(self) -> None:
-        """Give the connection back, or close it when the answer is not at its end."""
+        """Return the connection to the pool, or close it if the body was not read to its end."""
         self._release()
 
     def _release(self) -> None:
-        """As soon as the answer was read: whoever holds it may be long in passing it on."""
+        """Release the connection as soon as the body was read: forwarding it may take long."""
         if self._connection:
             self._pool.release(self._connection)
             self._connection = None
@@ -112,13 +112,13 @@ class Http1Transport(httpx.AsyncBaseTransport):
         content: bytes | AsyncIterator[bytes],
         waits: HttpTimeouts,
     ) -> HttpResponse:
-        """Send a request to a target below a fixed base URL, and wait for the head of its answer. Raises
+        """Send a request to a target below a fixed base URL, and wait for the response's head. Raises
         httpx.TransportError or httpx.InvalidURL."""
         origin, prefix = base_of(base_url)
         return await self._open(method, origin, target_under(target, prefix), headers, content, waits)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """As httpx asks for it."""
+        """httpx's transport interface."""
         given = request.extensions.get("timeout", {})
         waits = HttpTimeouts(
             given.get("connect"), given.get("pool"), given.get("write"), given.get("read"), given.get("read")
@@ -165,22 +165,22 @@ class Http1Transport(httpx.AsyncBaseTransport):
 
 
 class AnswerStream(httpx.AsyncByteStream):
-    """An answer's body, as httpx reads it."""
+    """A response's body for httpx."""
 
     def __init__(self, answer: HttpResponse) -> None:
         self._answer = answer
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        """The parts, as they come."""
+        """Yield the parts as they arrive."""
         return self._answer.parts()
 
     async def aclose(self) -> None:
-        """No more is read."""
+        """Stop reading."""
         await self._answer.close()
 
 
 def content_of(request: httpx.Request) -> bytes | AsyncIterator[bytes]:
-    """A request's body: whole where it is there."""
+    """Return a request's body: as bytes if it is complete."""
     try:
         return request.content
     except httpx.RequestNotRead:
@@ -191,13 +191,13 @@ def content_of(request: httpx.Request) -> bytes | AsyncIterator[bytes]:
 
 
 async def sliced(body: bytes) -> AsyncIterator[bytes]:
-    """A large body in pieces."""
+    """Yield a large body in pieces."""
     for start in range(0, len(body), SLICE_BYTES):
         yield body[start : start + SLICE_BYTES]
 
 
 async def framed(parts: AsyncIterator[bytes], size: int | None) -> AsyncIterator[bytes]:
-    """An upload as it goes on the wire: chunked, or as long as was said. Raises httpx.LocalProtocolError."""
+    """Yield an upload as sent: chunked, or checked against its declared length. Raises httpx.LocalProtocolError."""
     sent = 0
     async for part in parts:
         sent += len(part)
@@ -208,4 +208,4 @@ async def framed(parts: AsyncIterator[bytes], size: int | None) -> AsyncIterator
     if size is None:
         yield b"0\r\n\r\n"
     elif sent != size:
-        raise httpx.LocalProtocolError("the upload is not as long as was said")
+        raise httpx.LocalProtocolError("the upload does not match its content-length")

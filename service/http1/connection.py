@@ -1,14 +1,14 @@
-"""One connection to a provider: requests go out, one answer at a time comes back.
+"""A connection to a provider: sends requests and receives one response at a time.
 
 Rules
-- A wait is a future and a moment at which it is too late. One timer for each connection looks at that moment, and
-  most often finds that it has moved on: no task and no timer for each chunk.
-- What has come and was not taken is bounded: beyond READ_AHEAD_BYTES nothing more is read from the socket.
-- An answer may come before the request is sent. What is left of the request goes on, unless the answer is an error.
-- A connection serves again only when its request was sent and its answer read, both to the end, and nothing followed.
-- One that has served before and closes before any byte of an answer was stale: that is told apart.
+- A wait is a future and a deadline. One timer per connection checks the deadline, which has usually moved on by then:
+  no task and no timer per chunk.
+- Received data that was not taken is bounded: above READ_AHEAD_BYTES, reading from the socket pauses.
+- A response may arrive before the request is sent. The rest of the request is still sent, unless it is an error.
+- A connection is reused only if its request was sent and its response read, both completely, and nothing followed.
+- A reused connection that closes before the first byte of a response was stale; that has its own exception.
 
-Not here: which connection takes a request (`pool`), how it is made (`connector`).
+Not here: choosing a connection (`pool`), and opening it (`connector`).
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from service.http1.request_head import Origin
 from service.http1.response_parser import ResponseParser
 
 READ_AHEAD_BYTES = 131_072
-"""Held for a slow client; one more read of the event loop (at most 256 KiB) may come on top."""
+"""Buffer for a slow client; one more read of the event loop (at most 256 KiB) may come on top."""
 WRITE_AHEAD_BYTES = 262_144
-"""Most requests fit, so that writing them waits for nothing."""
+"""Large enough for most requests to be written without waiting."""
 
 
 class StaleSocket(httpx.ReadError):
-    """The provider had closed the kept connection before it saw the request; it can be repeated on another."""
+    """The provider had closed the idle connection before it received the request, which can be sent on another one."""
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """Made by the pool; `on_lost` is told when the socket is gone."""
+    """Created by the pool; `on_lost` is called when the socket is closed."""
 
     def __init__(self, origin: Origin, on_lost: "Callable[[UpstreamConnection], None]") -> None:
         self.origin = origin
@@ -47,7 +47,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._heard = False
         self._sender: asyncio.Task[None] | None = None
         self._error: Exception | None = None
-        """Copies of it are raised: what is raised leads back to whoever raises it, and so to this connection."""
+        """Copies of it are raised, since a raised exception references its frames, and so this connection."""
         self._reading = True
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -56,15 +56,15 @@ class UpstreamConnection(asyncio.Protocol):
         self._timer_at = 0.0
         self._over: asyncio.Future[None] | None = None
 
-    # -- asyncio's side
+    # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection stands, TLS included."""
+        """The connection is open, TLS included."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(WRITE_AHEAD_BYTES)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the answer; where none is due, the connection is worth nothing any more."""
+        """Receive bytes of a response; if none is due, the connection becomes unusable."""
         answer = self._answer
         if answer is None:
             self.abort()
@@ -81,12 +81,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> None:
-        """The provider sends no more; the transport closes."""
+        """The provider has closed its side; the transport closes."""
         self._closing = True
         self._end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone."""
+        """The socket is closed."""
         self._end(exc)
         self._lost = True
         if self._timer:
@@ -98,18 +98,18 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_lost(self)
 
     def pause_writing(self) -> None:
-        """The provider reads slower than we write."""
+        """The send buffer is full."""
         self._writable = self._loop.create_future()
 
     def resume_writing(self) -> None:
-        """There is room again."""
+        """The send buffer has room again."""
         self._wake_writer()
 
-    # -- a request
+    # -- requests
 
     @property
     def usable(self) -> bool:
-        """Whether nothing is known against sending a request."""
+        """True if a request can be sent."""
         return not (self._lost or self._closing)
 
     @property
@@ -118,30 +118,30 @@ class UpstreamConnection(asyncio.Protocol):
         return self._transport.get_extra_info("ssl_object")
 
     def send(self, head: bytes, body: bytes, *, is_head: bool) -> None:
-        """Send a request whole."""
+        """Send a complete request."""
         self._begin(is_head=is_head)
         self._transport.writelines((head, body) if body else (head,))
 
     def upload(self, head: bytes, parts: AsyncIterator[bytes], write_s: float | None, *, is_head: bool) -> None:
-        """Send a request whose body, framed, comes in parts; each waits for room at most so long."""
+        """Send a request whose framed body comes in parts; `write_s` is the time each may wait for room."""
         self._begin(is_head=is_head)
         self._sender = self._loop.create_task(self._send(head, parts, write_s))
         self._sender.add_done_callback(self._sent)
 
     async def head(self, limit_s: float | None) -> ResponseParser:
-        """The answer, once its head has come. Raises an httpx.TransportError, or what the upload raised."""
+        """Wait for the head and return the response. Raises an httpx.TransportError, or the upload's exception."""
         answer = self._answer
         assert answer is not None  # noqa: S101 - a request was sent
         while not answer.has_head and not answer.complete:
             if self._error:
                 raise self._told(self._error)
-            await self.more(limit_s)
+            await self.wait_for_data(limit_s)
         if self._sender and answer.status >= 400:
-            self._sender.cancel()  # it is refused; what is left of it nobody wants
+            self._sender.cancel()  # the request was rejected, so the rest of it is useless
         return answer
 
     def take(self, *, joined: bool) -> bytes | None:
-        """The next part of the body, or all that has come; b"" at its end, None while there is none.
+        """Return the next part of the body, or everything received; b"" at its end, None if there is none yet.
 
         Raises an httpx.TransportError.
         """
@@ -160,8 +160,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self._transport.resume_reading()
         return data
 
-    def more(self, limit_s: float | None) -> asyncio.Future[None]:
-        """Done when something has come, or it is too late."""
+    def wait_for_data(self, limit_s: float | None) -> asyncio.Future[None]:
+        """Return a future resolved on new data or on timeout."""
         self._waiter = waiter = self._loop.create_future()
         self._due = None
         if limit_s is not None:
@@ -172,11 +172,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     @property
     def at_end(self) -> bool:
-        """Whether all of the answer was taken."""
+        """True if the whole response was taken."""
         return self._answer is not None and self._answer.complete and not self._answer.parts
 
     def finish(self) -> bool:
-        """The request is over; whether another can follow. If not, the connection is closed."""
+        """End the request; True if the connection can be reused, else it is closed."""
         answer, sender = self._answer, self._sender
         reusable = self._is_reusable()
         self._answer, self._sender, self._due = None, None, None
@@ -195,16 +195,16 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._lost:
             self._transport.abort()
 
-    async def gone(self) -> None:
-        """Until the socket is closed."""
+    async def wait_closed(self) -> None:
+        """Wait until the socket is closed."""
         if not self._lost:
             self._over = self._loop.create_future()
             await self._over
 
-    # -- within
+    # -- internals
 
     def _is_reusable(self) -> bool:
-        """Whether the request was sent and its answer read, both to the end, and nothing of either is left."""
+        """True if request and response are complete, with nothing left of either."""
         answer, sender = self._answer, self._sender
         if sender and (not sender.done() or sender.cancelled()):
             return False
@@ -226,22 +226,22 @@ class UpstreamConnection(asyncio.Protocol):
                 return
             self._transport.write(part)
             if self._writable:
-                await self._gone(self._writable, write_s)
+                await self._flushed(self._writable, write_s)
 
-    async def _gone(self, room: asyncio.Future[None], write_s: float | None) -> None:
-        """Until most of what was written has gone. Raises httpx.WriteTimeout."""
+    async def _flushed(self, room: asyncio.Future[None], write_s: float | None) -> None:
+        """Wait until most of the buffer is sent. Raises httpx.WriteTimeout."""
         try:
             async with asyncio.timeout(write_s):
                 await room
         except TimeoutError:
-            raise httpx.WriteTimeout("the provider reads no more of the request") from None
+            raise httpx.WriteTimeout("the provider stopped reading the request") from None
 
     def _sent(self, sender: asyncio.Task[None]) -> None:
         if not sender.cancelled() and (error := sender.exception()) and sender is self._sender:
             self._fail(error if isinstance(error, Exception) else httpx.WriteError("the upload ended early"))
 
     def _end(self, error: Exception | None) -> None:
-        """No more comes."""
+        """End the response."""
         if self._answer is None or self._error:
             return
         try:
@@ -255,7 +255,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._wake()
 
     def _fail(self, error: Exception) -> None:
-        """The request failed; the connection is closed."""
+        """Fail the request and close the connection."""
         self._error = self._error or error.with_traceback(None)
         self._wake()
         self.abort()
@@ -267,17 +267,17 @@ class UpstreamConnection(asyncio.Protocol):
     def _look_at(self, moment: float) -> None:
         if self._timer:
             self._timer.cancel()
-        self._timer, self._timer_at = self._loop.call_at(moment, self._look), moment
+        self._timer, self._timer_at = self._loop.call_at(moment, self._check_deadline), moment
 
-    def _look(self) -> None:
-        """Whether it is too late by now; nobody may be waiting."""
+    def _check_deadline(self) -> None:
+        """Check the deadline, if anything waits."""
         self._timer = None
         if self._due is None or self._lost:
             return
         if self._loop.time() < self._due:
             self._look_at(self._due)
         else:
-            self._fail(httpx.ReadTimeout("the provider stayed silent for too long"))
+            self._fail(httpx.ReadTimeout("the provider sent nothing for too long"))
 
     def _wake(self) -> None:
         waiter, self._waiter, self._due = self._waiter, None, None

@@ -1,10 +1,10 @@
-"""How a connection is made: names looked up, addresses raced, TLS shaken hands.
+"""Opens connections: DNS lookup, happy eyeballs, TLS handshake.
 
 Rules
-- Certificates are verified, always; SSL_CERT_FILE and SSL_CERT_DIR say whose, else the packaged ones.
-- With several addresses the next one is tried after a quarter of a second (RFC 8305), families in turn; the first that
-  connects wins. asyncio could do this, uvloop can't.
-- TLS sessions are resumed, so that a new connection to a provider costs one round trip less.
+- Certificates are always verified, against SSL_CERT_FILE and SSL_CERT_DIR, or else the bundled ones.
+- With several addresses the next one is tried after 250 ms (RFC 8305), alternating families; the first to connect wins.
+  asyncio supports this, uvloop does not.
+- TLS sessions are resumed, which saves a round trip on each new connection to a provider.
 
 Not here: when to connect (`pool`).
 """
@@ -30,7 +30,7 @@ Address = tuple[socket.AddressFamily, Any]
 
 
 class Connector:
-    """Makes connections; keeps the trusted certificates and the TLS sessions."""
+    """Opens connections; keeps the trusted certificates and the TLS sessions."""
 
     def __init__(self) -> None:
         self._context: ResumingContext | None = None
@@ -38,13 +38,13 @@ class Connector:
     async def connect(
         self, origin: Origin, limit_s: float | None, make: Callable[[], UpstreamConnection]
     ) -> UpstreamConnection:
-        """A connection that stands. Raises httpx.ConnectError or httpx.ConnectTimeout."""
+        """Open a connection. Raises httpx.ConnectError or httpx.ConnectTimeout."""
         try:
             async with asyncio.timeout(limit_s):
                 return await self._dial(origin, make)
         except TimeoutError:
-            raise httpx.ConnectTimeout(f"no connection to {origin.host} in time") from None
-        except (OSError, UnicodeError) as error:  # TLS, DNS; and names that no DNS could hold
+            raise httpx.ConnectTimeout(f"connecting to {origin.host} timed out") from None
+        except (OSError, UnicodeError) as error:  # TLS, DNS; and names that are invalid in DNS
             raise httpx.ConnectError(str(error) or type(error).__name__) from None
 
     async def _dial(self, origin: Origin, make: Callable[[], UpstreamConnection]) -> UpstreamConnection:
@@ -60,8 +60,8 @@ class Connector:
             raise
         return connection
 
-    def note(self, connection: UpstreamConnection) -> None:
-        """A connection has served: by now its provider has sent what its TLS session is resumed with."""
+    def remember_session(self, connection: UpstreamConnection) -> None:
+        """Remember the TLS session of a used connection: the provider has sent its ticket by now."""
         security = connection.security
         if self._context and isinstance(security, ssl.SSLObject):
             self._context.note(security)
@@ -76,10 +76,10 @@ class Connector:
 
 
 class ResumingContext(ssl.SSLContext):
-    """Gives each new connection the session of the last one to the same host; event loops have no way to say so."""
+    """SSL context that resumes the last session with the same host; event loops offer no parameter for it."""
 
     def note(self, security: ssl.SSLObject) -> None:
-        """Remember a session, if it can be resumed."""
+        """Remember a session if it can be resumed."""
         sessions, host, session = self._sessions(), security.server_hostname, security.session
         if host and session and session.has_ticket:
             sessions.pop(host, None)
@@ -95,7 +95,7 @@ class ResumingContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        """As the event loop asks for it, with the session."""
+        """Called by the event loop; adds the session."""
         session = session or self._sessions().get(str(server_hostname))
         return super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
@@ -104,12 +104,12 @@ class ResumingContext(ssl.SSLContext):
 
 
 async def look_up(host: str, port: int) -> list[tuple[Any, ...]]:
-    """What the system knows about a host: family and address are the first and the last of each."""
+    """Resolve a host with getaddrinfo."""
     return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 async def addresses_of(origin: Origin) -> Sequence[Address]:
-    """Where a host can be reached, families in turn, as the system prefers them."""
+    """Return a host's addresses, alternating families, in the system's order."""
     found = await look_up(origin.host, origin.port)
     preferred = found[0][0]
     first = [(family, address) for family, _, _, _, address in found if family == preferred]
@@ -118,7 +118,7 @@ async def addresses_of(origin: Origin) -> Sequence[Address]:
 
 
 async def connected(addresses: Sequence[Address]) -> socket.socket:
-    """A socket to the first address that answers. Raises the first OSError when none does."""
+    """Connect to the first address that answers. Raises the first OSError if none does."""
     if len(addresses) == 1:
         return await connect(addresses[0])
     trying: set[asyncio.Task[socket.socket]] = set()
@@ -131,7 +131,8 @@ async def connected(addresses: Sequence[Address]) -> socket.socket:
 
 
 async def first_connected(addresses: Sequence[Address], trying: set[asyncio.Task[socket.socket]]) -> socket.socket:
-    """The socket that connects first; each address has a head start before the next. `trying` are those under way."""
+    """Return the socket that connects first; each address has a head start over the next. `trying` are the running
+    tasks."""
     untried = list(reversed(addresses))
     errors: list[BaseException] = []
     while untried or trying:
@@ -148,7 +149,7 @@ async def first_connected(addresses: Sequence[Address], trying: set[asyncio.Task
 
 
 def one_socket_of(done: set[asyncio.Task[socket.socket]]) -> socket.socket | None:
-    """The socket of one of the tasks that connected; the others are closed."""
+    """Return the socket of one of the connected tasks; the others are closed."""
     sockets = [task.result() for task in done if not task.exception()]
     for late in sockets[1:]:
         late.close()
@@ -156,7 +157,7 @@ def one_socket_of(done: set[asyncio.Task[socket.socket]]) -> socket.socket | Non
 
 
 async def connect(address: Address) -> socket.socket:
-    """A connected socket, without Nagle's delay."""
+    """Connect a socket, without Nagle's algorithm."""
     family, place = address
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -170,6 +171,6 @@ async def connect(address: Address) -> socket.socket:
 
 
 def close_late(task: asyncio.Task[socket.socket]) -> None:
-    """A connection that came although another had won."""
+    """Close a connection that lost the race."""
     if not task.cancelled() and not task.exception():
         task.result().close()

@@ -1,8 +1,8 @@
-"""NO_PROXY: who is asked directly though the environment names a proxy. As curl reads it, and ports as well.
+"""NO_PROXY: hosts that are contacted directly. Like curl's syntax, plus ports.
 
-An entry is `*`, a name (for itself and all below it, with or without a dot before it), an address, or a network such as
-10.0.0.0/8; `name:8443` holds for that port alone. Commas or blanks lie between entries. One that can't be read excepts
-nobody. Not here: which proxy (`upstream`).
+An entry is `*`, a name (which includes its subdomains, with or without a leading dot), an address, or a network such as
+10.0.0.0/8; `name:8443` applies to that port alone. Entries are separated by commas or blanks; invalid ones match
+nothing. Not here: choosing the proxy (`upstream`).
 """
 
 import re
@@ -13,12 +13,12 @@ ENTRY = re.compile(r"(?:\[([^\]]*)\]|([^:]*))(?::(\d+))?|(.*)")
 
 
 def is_direct(host: str, port: int, no_proxy: str) -> bool:
-    """Whether a host is asked directly at this port."""
+    """True if a host is contacted directly at this port."""
     return any(excepts(entry, host.rstrip("."), port) for entry in no_proxy.lower().replace(",", " ").split())
 
 
 def excepts(entry: str, host: str, port: int) -> bool:
-    """Whether one entry means this host and port."""
+    """True if an entry matches this host and port."""
     found = ENTRY.fullmatch(entry)
     if found is None or (found[3] and int(found[3]) != port):
         return False
@@ -27,7 +27,7 @@ def excepts(entry: str, host: str, port: int) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine."""
+    """True if a host is this machine."""
     if not is_address(host):
         return is_below(host.rstrip("."), "localhost")
     try:
@@ -37,12 +37,12 @@ def is_loopback(host: str) -> bool:
 
 
 def is_address(host: str) -> bool:
-    """Whether it is one, and no name."""
+    """True if a host is an address, not a name."""
     return host.replace(".", "").isdigit() or ":" in host
 
 
 def is_in(host: str, network: str) -> bool:
-    """Whether an address is this one, or lies in this network."""
+    """True if an address equals this one or is in this network."""
     try:
         return ip_address(host) in ip_network(network, strict=False)
     except ValueError:
@@ -50,5 +50,5 @@ def is_in(host: str, network: str) -> bool:
 
 
 def is_below(host: str, name: str) -> bool:
-    """Whether a name is this one, or ends in it."""
+    """True if a name equals this one or is a subdomain of it."""
     return bool(name) and f".{host}".endswith(f".{name}")

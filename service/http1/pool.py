@@ -1,12 +1,12 @@
-"""Which connection takes a request: a kept one, a new one, or the next that is free.
+"""Connection pool: a request gets an idle connection, a new one, or the next one released.
 
 Rules
-- A connection serves one request at a time. The one that was used last is used first, so that the others can go.
-- So many connections stand at once, to one origin and to all: beyond, requests wait in line, first come, first served.
-- A kept connection goes after a while, before a provider's balancer drops it; one that closes is forgotten at once.
-- Room is counted from before a connection is made until it is gone or given up.
+- A connection serves one request at a time. The most recently used one is reused first, so that others can expire.
+- Connections are limited, per origin and in total: beyond, requests wait in FIFO order.
+- Idle connections expire, before a provider's load balancer drops them; closed ones are removed at once.
+- A slot is taken from before a connection is opened until it is closed or the attempt fails.
 
-Not here: bytes (`connection`), sockets (`connector`). Nothing here is repeated: the failover plan does that.
+Not here: bytes (`connection`), sockets (`connector`). Nothing is retried here; the failover plan does that.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from service.http1.connector import Connector
 from service.http1.request_head import Origin
 
 CLOSE_S = 1.0
-"""Closed sockets are gone in the event loop's next round; nothing waits for longer."""
+"""Closed sockets are gone in the event loop's next iteration; nothing waits for longer."""
 
 
 class Limits(Struct, frozen=True):
-    """How many connections there may be: to all origins, to one (so that one that hangs leaves room), and idle ones."""
+    """Maximum connections: in total, per origin (so that a hanging one leaves room), and idle."""
 
     overall: int = 1_000
     per_origin: int = 800
@@ -34,7 +34,7 @@ class Limits(Struct, frozen=True):
 
 
 class PoolWaiter(Struct, eq=False):
-    """A request in line. It is given a connection, or None: room for one."""
+    """A waiting request. Its future resolves to a connection, or to None: a free slot."""
 
     origin: Origin
     given: "asyncio.Future[UpstreamConnection | None]"
@@ -55,14 +55,14 @@ class Pool:
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def acquire(self, origin: Origin, connect_s: float | None, wait_s: float | None) -> UpstreamConnection:
-        """A connection for one request. Raises httpx.PoolTimeout, httpx.ConnectTimeout or httpx.ConnectError."""
-        connection = self._kept(origin)
+        """Return a connection for one request. Raises httpx.PoolTimeout, httpx.ConnectTimeout or httpx.ConnectError."""
+        connection = self._idle_connection(origin)
         if connection is None and not self._reserve_slot(origin):
-            connection = await self._turn(origin, wait_s)
+            connection = await self._wait_in_queue(origin, wait_s)
         return connection or await self._new(origin, connect_s)
 
     def release(self, connection: UpstreamConnection) -> None:
-        """A request is over; its connection serves the next, or is gone."""
+        """Release a connection: it serves the next request, or is closed."""
         reusable = connection.finish()
         if connection not in self._standing:
             return
@@ -70,11 +70,11 @@ class Pool:
             self._forget(connection)
             return
         if not connection.idle_since:
-            self._dialer.note(connection)
+            self._dialer.remember_session(connection)
         self._assign_or_keep(connection)
 
     async def close(self) -> None:
-        """Close all of them, and those that are still being made; those that wait in line are told."""
+        """Close all connections, including those being opened; waiting requests fail."""
         self._closed = True
         for turn in self._line:
             if not turn.given.done():
@@ -89,12 +89,12 @@ class Pool:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 for connection in standing:
-                    await connection.gone()
+                    await connection.wait_closed()
 
-    # -- kept connections
+    # -- idle connections
 
-    def _kept(self, origin: Origin) -> UpstreamConnection | None:
-        """The connection to an origin that was used last, None when there is none."""
+    def _idle_connection(self, origin: Origin) -> UpstreamConnection | None:
+        """Return the most recently used idle connection to an origin, or None."""
         kept = self._idle.get(origin)
         while kept:
             connection, _ = kept.popitem()
@@ -105,7 +105,7 @@ class Pool:
         return None
 
     def _assign_or_keep(self, connection: UpstreamConnection) -> None:
-        """To the next in line; kept where nobody wants it, or its room."""
+        """Pass the connection or its slot to the next waiter, or keep it idle."""
         waiting = [turn for turn in self._line if not turn.given.done()]
         alike = [turn for turn in waiting if turn.origin == connection.origin]
         if alike:
@@ -124,7 +124,7 @@ class Pool:
             self._sweeper = loop.call_later(self._limits.idle_s, self._sweep)
 
     def _sweep(self) -> None:
-        """Close what was idle for too long; look again when the next may be."""
+        """Close expired idle connections, and schedule the next sweep."""
         self._sweeper = None
         loop = asyncio.get_running_loop()
         too_old = loop.time() - self._limits.idle_s
@@ -135,14 +135,14 @@ class Pool:
             oldest = min(next(iter(kept)).idle_since for kept in self._idle.values())
             self._sweeper = loop.call_at(oldest + self._limits.idle_s, self._sweep)
 
-    # -- room
+    # -- slots
 
     def _reserve_slot(self, origin: Origin) -> bool:
-        """Take room for one more connection; one that idles elsewhere makes way."""
+        """Reserve a slot for a new connection; an idle one elsewhere is closed if necessary."""
         if self._room_taken[origin] >= self._limits.per_origin:
             return False
         if self._is_full():
-            self._give_up_one()  # its room may have gone to somebody in line
+            self._give_up_one()  # its slot may have gone to a waiter
             if self._is_full():
                 return False
         self._room_taken[origin] += 1
@@ -161,7 +161,7 @@ class Pool:
         self._forget(connection)
 
     def _forget(self, connection: UpstreamConnection) -> None:
-        """The connection is gone, or about to be: its room is free."""
+        """Remove a closed connection and free its slot."""
         if connection not in self._standing:
             return
         self._standing.discard(connection)
@@ -181,7 +181,7 @@ class Pool:
                 return
 
     async def _new(self, origin: Origin, connect_s: float | None) -> UpstreamConnection:
-        """Make a connection in the room that was taken."""
+        """Open a connection in the reserved slot."""
         try:
             connection = await self._dialer.connect(origin, connect_s, lambda: UpstreamConnection(origin, self._forget))
         except BaseException:
@@ -194,10 +194,10 @@ class Pool:
         self._standing.add(connection)
         return connection
 
-    # -- the line
+    # -- queue
 
-    async def _turn(self, origin: Origin, wait_s: float | None) -> UpstreamConnection | None:
-        """Wait in line; what came too late goes back. Raises httpx.PoolTimeout."""
+    async def _wait_in_queue(self, origin: Origin, wait_s: float | None) -> UpstreamConnection | None:
+        """Wait in the queue; what arrives after the timeout is returned. Raises httpx.PoolTimeout."""
         turn = PoolWaiter(origin, asyncio.get_running_loop().create_future())
         self._line.append(turn)
         try:

@@ -1,12 +1,12 @@
-"""One answer, read from bytes: a parser without a socket. httptools (llhttp, strict) does the reading.
+"""Parses one response from bytes, without I/O, using httptools (llhttp, strict).
 
 Rules
-- Informational answers (1xx) are passed over; 101 was never asked for.
-- A body is chunked, or has a length, or lasts until the connection closes; answers to HEAD, 204 and 304 have none.
-- Two framings, a folded or malformed header, a bare line feed: refused, never guessed at.
-- What comes behind the end of an answer belongs to none: the connection serves no other request.
+- Informational responses (1xx) are skipped; 101 is an error, since no upgrade was requested.
+- A body is chunked, or has a length, or ends with the connection; responses to HEAD, 204 and 304 have none.
+- Conflicting framing, folded or malformed headers, bare line feeds: rejected, never guessed at.
+- Bytes after the end of a response make the connection unusable.
 - Trailers are read and dropped.
-- No more than 64 KiB come in a row that are not body: heads, trailers and chunk extensions are bounded alike.
+- At most 64 KiB in a row may be something else than body: heads, trailers and chunk extensions are all bounded.
 
 Not here: content encodings (`protocol.content_coding`), waiting (`connection`).
 """
@@ -17,13 +17,13 @@ import httptools
 import httpx
 
 OVERHEAD_BYTES = 65_536
-"""Longer than any head that is meant: httpx takes 100 KB, nginx 8, and Anthropic's are about 1.5."""
+"""Far above any real head: httpx accepts 100 KB, nginx 8, and Anthropic's are about 1.5."""
 MOST_HEADERS = 256
 FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
 
 class ResponseParser:
-    """Feed it bytes; it fills `status`, `headers` (names in lower case) and `parts`, those of the body."""
+    """Feed it bytes; it sets `status`, `headers` (names in lower case) and `parts`, those of the body."""
 
     __slots__ = (
         "_http", "_is_head", "_overhead", "_till_close", "complete", "has_head", "headers", "keep_alive", "on_body",
@@ -37,18 +37,18 @@ class ResponseParser:
         self.complete = False
         self.keep_alive = False
         self.parts: deque[bytes] = deque()
-        """What has come of the body and was not taken."""
+        """Parts of the body that were received and not taken."""
         self.size = 0
-        """How much that is at most: the bytes that it came with count as well."""
+        """Upper bound of their size: the bytes received, framing included."""
         self._is_head = is_head
         self._overhead = 0
         self._till_close = False
-        # A part is taken as it is, without a function of ours in between: streams have one for each event.
+        # httptools appends parts directly, without a Python function in between: streams have a part for each event.
         self.on_body = self.parts.append
         self._http: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
-        """Read on. Raises httpx.RemoteProtocolError; what came before the fault can still be taken."""
+        """Parse bytes. Raises httpx.RemoteProtocolError; parts before the error can still be taken."""
         before = len(self.parts)
         if self._http is None:
             self.keep_alive = False
@@ -71,21 +71,21 @@ class ResponseParser:
             self.drop()
         elif self._overhead > OVERHEAD_BYTES:
             self.drop()
-            raise httpx.RemoteProtocolError(f"the answer has more than {OVERHEAD_BYTES} bytes of headers")
+            raise httpx.RemoteProtocolError(f"the response has more than {OVERHEAD_BYTES} bytes of headers")
 
     def feed_eof(self) -> None:
-        """The connection is closed. Raises httpx.RemoteProtocolError when the answer was not at its end."""
+        """Handle a closed connection. Raises httpx.RemoteProtocolError if the response was incomplete."""
         self.keep_alive = False
         if self.complete:
             return
         self.drop()
         if not self._till_close:
-            when = "within its answer" if self.has_head else "without an answer"
+            when = "before the response ended" if self.has_head else "without a response"
             raise httpx.RemoteProtocolError(f"the provider closed the connection {when}")
         self.complete = True
 
     def take(self) -> bytes:
-        """All of the body that has come since, in one piece."""
+        """Return all received parts of the body, joined."""
         parts = self.parts
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
@@ -93,32 +93,32 @@ class ResponseParser:
         return data
 
     def take_part(self) -> bytes:
-        """The next part of the body that has come: one chunk, or what came of it at once."""
+        """Return the next part of the body: a chunk, or what was received of it."""
         data = self.parts.popleft()
         self.size = self.size - len(data) if self.parts else 0
         return data
 
     def drop(self) -> None:
-        """The parser and this object hold each other; nothing is left to the garbage collector."""
+        """Break the reference cycle with httptools' parser, so that the garbage collector has nothing to do."""
         self._http = None
 
-    # -- httptools' side
+    # -- httptools callbacks
 
     def on_message_begin(self) -> None:
-        """Another answer begins; behind the end of ours that is one too many, and not read."""
+        """Reject a second response."""
         if self.complete:
-            raise InvalidResponse("an answer follows that nobody asked for")
+            raise InvalidResponse("unexpected second response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer."""
+        """Store a header; ignore a trailer."""
         if self.has_head:
             return
         if len(self.headers) >= MOST_HEADERS:
-            raise InvalidResponse(f"the answer has more than {MOST_HEADERS} headers")
+            raise InvalidResponse(f"the response has more than {MOST_HEADERS} headers")
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """The head is there."""
+        """The head is complete."""
         if self._http is None or self.complete:
             return
         status = self._http.get_status_code()
@@ -126,43 +126,43 @@ class ResponseParser:
             self.headers.clear()
             return
         if status > 599:
-            raise InvalidResponse("the answer's status is none")
+            raise InvalidResponse("invalid response status")
         self.status = status
         self.keep_alive = self._http.should_keep_alive()
         self._frame()
         self.has_head = True
 
     def _frame(self) -> None:
-        """How the body ends."""
+        """Determine the end of the body."""
         framing = [(name, value) for name, value in self.headers if name in FRAMING]
         codings = [value.strip().lower() for name, value in framing if name == b"transfer-encoding"]
         if codings and codings != [b"chunked"]:
-            raise InvalidResponse("the answer has a transfer encoding that was not asked for")
+            raise InvalidResponse("unexpected transfer-encoding in the response")
         if self._is_head:
             self.complete = True
         elif self.status not in (204, 304):
             self._till_close = not framing
 
     def _refuse_body(self) -> None:
-        """A body that HEAD's answer has all the same is none of ours."""
+        """Reject a body after a response to HEAD."""
         self.parts.clear()
         self.keep_alive = False
 
     def on_message_complete(self) -> None:
-        """An answer is at its end; ours, if it was not an informational one."""
+        """A response is complete: the final one, unless it was informational."""
         if self.has_head:
             self.complete = True
 
 
 class InvalidResponse(Exception):
-    """An answer has more, or other, than it may have; raised through httptools."""
+    """The response violates the rules above; raised through httptools."""
 
 
 def reason(error: Exception) -> str:
-    """Why an answer was refused; the parser's words are fixed texts, without anything of the answer."""
+    """Return why a response was rejected; the parser's messages are constants that quote nothing of the response."""
     cause = error.__context__
     if isinstance(cause, InvalidResponse):
         return str(cause)
     return (
-        f"the answer is no HTTP: {error}" if isinstance(error, httptools.HttpParserError) else "101 was not asked for"
+        f"invalid HTTP response: {error}" if isinstance(error, httptools.HttpParserError) else "unexpected status 101"
     )

@@ -1,6 +1,6 @@
-"""The wire to the providers: one request, one answer, as bytes. The lean transport (`client`) does it; where an HTTP
-proxy stands between, or the settings say so, httpx's own does; in tests it may be any behind httpx's interface. There
-is no client and no retry around it.
+"""Sends one request to a provider and returns the response as bytes. Uses `client`, or httpx's own transport where an
+HTTP proxy is configured or the settings require it; tests may use any httpx transport. There is no httpx client and no
+retry.
 
 Not here: what a failure means (`routing`), what the bytes mean (`protocol.tap`, `providers.error_facts`).
 """
@@ -24,7 +24,7 @@ from service.protocol.content_coding import BadEncoding, ResponseDecoder, respon
 from service.settings import Timeouts, UpstreamTransport
 
 LIMITS = httpx.Limits(max_connections=1_000, max_keepalive_connections=100, keepalive_expiry=30)
-"""Of httpx's transport; `pool` has the lean one's, and the reasons."""
+"""Limits of httpx's transport; `pool` has those of our own, and the reasons."""
 
 USUAL_PORTS = {"http": 80, "https": 443}
 
@@ -33,7 +33,7 @@ Content = bytes | AsyncIterator[bytes]
 
 
 class UpstreamError(Exception):
-    """The connection or the protocol failed: there is no answer, or no more of it."""
+    """The connection or the protocol failed: there is no response, or no more of it."""
 
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(message)
@@ -41,26 +41,26 @@ class UpstreamError(Exception):
 
 
 class ResponseBody(Protocol):
-    """An answer's body, from whichever transport. Both raise httpx.TransportError."""
+    """A response's body from either transport. Both raise httpx.TransportError."""
 
     joined: bool
-    """Parts that have come together may be given as one."""
+    """Parts that arrived together may be returned as one."""
 
     @property
     def at_end(self) -> bool:
-        """Whether all of it is known to be read."""
+        """True if the whole body was read."""
 
     async def chunk(self) -> bytes:
-        """The next part as it comes, b"" at the end."""
+        """Return the next part, b"" at the end."""
 
     async def close(self) -> None:
-        """Give the connection back, or drop it when the answer is not at its end."""
+        """Return the connection to the pool, or close it if the body was not read to its end."""
 
 
 class UpstreamResponse:
-    """An answer whose head has come. `close` must be called; chunks come decoded when `decoded` says so.
+    """A response whose head has arrived. `close` must be called; chunks are decoded if `decoded` is true.
 
-    Its body is asked for chunk by chunk, without a generator: each of these costs an event loop more than a chunk does.
+    The body is read chunk by chunk, without a generator, which would cost more than a chunk does.
     """
 
     def __init__(self, status: int, headers: Headers, body: ResponseBody) -> None:
@@ -72,31 +72,31 @@ class UpstreamResponse:
 
     @property
     def content_type(self) -> str:
-        """The media type alone, in lower case."""
+        """The media type in lower case, without parameters."""
         value = next((value for name, value in self.headers if name == b"content-type"), b"")
         return value.split(b";")[0].strip().lower().decode("latin-1")
 
     @property
     def decoded(self) -> bool:
-        """Whether the content encoding is taken off."""
+        """True if the content encoding is removed."""
         return self._decoder is not None
 
     @property
     def at_end(self) -> bool:
-        """Whether all of the body is known to be read."""
+        """True if the whole body was read."""
         return self._body.at_end
 
     def decode(self) -> None:
-        """From now on give chunks without their content encoding, where it is known."""
+        """Remove the content encoding from now on, if it is known."""
         if encodings := [value for name, value in self.headers if name == b"content-encoding"]:
             self._decoder = response_decoder(b", ".join(encodings).decode("latin-1"))
 
     def join(self) -> None:
-        """From now on chunks that have come together may be given as one: it is cheaper to pass on."""
+        """Allow chunks that arrived together to be returned as one, which is cheaper to forward."""
         self._body.joined = True
 
     async def chunk(self) -> bytes:
-        """The next part of the body as it comes, b"" at its end. Raises UpstreamError."""
+        """Return the next part of the body, b"" at its end. Raises UpstreamError."""
         try:
             return await (self._decoded(self._decoder) if self._decoder else self._body.chunk())
         except BadEncoding as error:
@@ -105,26 +105,26 @@ class UpstreamResponse:
             raise UpstreamError(*failure_of(error)) from None
 
     async def read(self, limit_bytes: int) -> bytes:
-        """The whole body; raises UpstreamError, also when it is over the limit."""
+        """Return the whole body; raises UpstreamError, also if it exceeds the limit."""
         self.join()
         parts: list[bytes] = []
         size = 0
         while chunk := await self.chunk():
             size += len(chunk)
             if size > limit_bytes:
-                raise UpstreamError("bad_answer", f"the answer is larger than {limit_bytes} bytes")
+                raise UpstreamError("bad_answer", f"the response is larger than {limit_bytes} bytes")
             parts.append(chunk)
         return b"".join(parts)
 
     async def close(self) -> None:
-        """Give the connection back, or drop it when the answer is not at its end."""
+        """Return the connection to the pool, or close it if the body was not read to its end."""
         await self._body.close()
 
     async def _decoded(self, decoder: ResponseDecoder) -> bytes:
-        """The next part without its encoding; one of the body's may become none or several."""
+        """Return the next decoded part; an encoded part may yield none or several."""
         while True:
             while decoder.pending:
-                await asyncio.sleep(0)  # others have their turn: nothing was waited for
+                await asyncio.sleep(0)  # yield to other tasks, since nothing was waited for
                 if data := decoder.more():
                     return data
             if not (part := await self._body.chunk()):
@@ -134,13 +134,13 @@ class UpstreamResponse:
 
 
 class UpstreamClient:
-    """The transports of a process: the lean one, and httpx's own for each proxy that the environment names."""
+    """The transports of a process: our own, and httpx's for each proxy in the environment."""
 
     def __init__(
         self, timeouts: Timeouts, transport: httpx.AsyncBaseTransport | None = None, *, kind: UpstreamTransport = "lean"
     ) -> None:
         connect_s, idle_s = timeouts.connect_ms / 1000, timeouts.idle_ms / 1000
-        # Until the head the plan's deadline is the bound, then the silence between chunks.
+        # Until the head, the plan's deadline is the limit; after it, the time between chunks.
         self._waits = HttpTimeouts(connect_s=connect_s, pool_s=connect_s, write_s=idle_s, chunk_s=idle_s)
         self._lean = Http1Transport() if kind == "lean" and transport is None else None
         self._given = transport
@@ -150,8 +150,8 @@ class UpstreamClient:
     async def open(
         self, method: str, base_url: str, target: bytes, headers: Headers, content: Content
     ) -> UpstreamResponse:
-        """Send a request to a target (path and query) below a fixed base URL, and wait for the head of its answer. No
-        URL is made of the two and parsed again. Raises UpstreamError."""
+        """Send a request to a target (path and query) below a fixed base URL, and wait for the response's head. The two
+        are never joined and parsed as a URL. Raises UpstreamError."""
         proxy = proxy_for(base_url, self._proxies) if self._proxies and not self._given else ""
         try:
             if self._lean and not proxy:
@@ -177,13 +177,13 @@ class UpstreamClient:
         self, proxy: str, method: str, base_url: str, target: bytes, headers: Headers, content: Content
     ) -> UpstreamResponse:
         if method not in METHODS:
-            raise httpx.LocalProtocolError("the method is none that a provider is sent")
+            raise httpx.LocalProtocolError("unsupported method")
         waits, trace = self._waits, Trace()
         timeout = {"connect": waits.connect_s, "read": waits.head_s, "write": waits.write_s, "pool": waits.pool_s}
         _, prefix = base_of(base_url)
         whole = target_under(target, prefix)
         extensions: dict[str, Any] = {"timeout": timeout, "trace": trace}
-        if not proxy:  # byte for byte; httpcore would send it to an HTTP proxy as well, in place of the origin
+        if not proxy:  # byte for byte; httpcore would send it to an HTTP proxy too, instead of the origin
             extensions["target"] = whole
         request = httpx.Request(
             method,
@@ -197,12 +197,12 @@ class UpstreamClient:
         except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
             words = str(error)
             if isinstance(error, httpx.RemoteProtocolError):
-                words = words.partition(":")[0]  # behind it stands what came
+                words = words.partition(":")[0]  # the colon is followed by received data
             raise type(error)(words) if trace.connected else StaleSocket(words) from None
         if fault := fault_in(response):
             await response.aclose()
             raise httpx.RemoteProtocolError(fault)
-        timeout["read"] = waits.chunk_s  # the transport reads this dictionary again when it begins with the body
+        timeout["read"] = waits.chunk_s  # the transport reads this dictionary again when it starts reading the body
         lowered = [(name.lower(), value) for name, value in response.headers.raw]
         return UpstreamResponse(response.status_code, lowered, HttpxBody(response))
 
@@ -213,12 +213,14 @@ class UpstreamClient:
             try:
                 self._by_proxy[proxy] = httpx.AsyncHTTPTransport(limits=LIMITS, retries=0, proxy=proxy or None)
             except (ValueError, ImportError):
-                raise UpstreamError("connect", "HTTPS_PROXY names no HTTP proxy, such as http://host:3128") from None
+                raise UpstreamError(
+                    "connect", "HTTPS_PROXY is not the URL of an HTTP proxy, such as http://host:3128"
+                ) from None
         return self._by_proxy[proxy]
 
 
 class HttpxBody:
-    """A body from a transport behind httpx's interface."""
+    """A body from an httpx transport."""
 
     joined = False
     at_end = False
@@ -228,21 +230,21 @@ class HttpxBody:
         self._parts: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]
 
     async def chunk(self) -> bytes:
-        """The next part, b"" at the end."""
+        """Return the next part, b"" at the end."""
         async for part in self._parts:
             if part:
                 return part
         return b""
 
     async def close(self) -> None:
-        """Give the connection back, or drop it when the answer is not at its end, or more than it has come."""
+        """Return the connection to the pool, or close it if the body was not read to its end or bytes follow it."""
         drop_if_more_has_come(self._response)
         await self._response.aclose()
 
 
 def drop_if_more_has_come(response: httpx.Response) -> None:
-    """Keep a connection from being used again when bytes have come behind its answer: they would be taken for the
-    answer to the next request, which may be another client's. httpcore has no public way to see them."""
+    """Make a connection unusable if bytes follow its response: they would be taken for the response to the next
+    request, possibly another client's. httpcore has no public interface for them."""
     with suppress(AttributeError):  # a transport of another kind
         state = response.stream._httpcore_stream._stream._connection._h11_state  # type: ignore[union-attr]  # noqa: SLF001
         if state.trailing_data[0]:
@@ -250,20 +252,20 @@ def drop_if_more_has_come(response: httpx.Response) -> None:
 
 
 class Trace:
-    """Notes whether a connection had to be made: httpcore tells its steps by name."""
+    """httpcore trace callback that records if a new connection was opened."""
 
     def __init__(self) -> None:
         self.connected = False
 
     async def __call__(self, name: str, _info: Mapping[str, Any]) -> None:
-        """One step of the transport."""
+        """Handle one trace event."""
         if name == "connection.connect_tcp.started":
             self.connected = True
 
 
 def proxy_for(url: str, proxies: Mapping[str, str]) -> str:
-    """The HTTP proxy that the environment names for a URL, "" for none; `proxies` as `getproxies` gives them. None for
-    the loopback: a proxy would take it for its own, and be given the provider's key for it."""
+    """Return the HTTP proxy for a URL, "" for none; `proxies` as returned by `getproxies`. Never a proxy for the
+    loopback: it would connect to its own, and receive the provider's key."""
     parts = urlsplit(url)
     proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
     host, port = parts.hostname or "", parts.port or USUAL_PORTS.get(parts.scheme, 0)
@@ -273,20 +275,20 @@ def proxy_for(url: str, proxies: Mapping[str, str]) -> str:
 
 
 def fault_in(response: httpx.Response) -> str:
-    """What makes an answer none, "" when nothing does; the lean transport's parser is as strict by itself."""
+    """Return why a response is invalid, "" if it is valid; our own transport's parser checks the same."""
     if response.status_code < 200:
-        return "101 was not asked for"
+        return "unexpected status 101"
     if response.status_code > 599:
-        return "the answer's status is none"
+        return "invalid response status"
     if {"content-length", "transfer-encoding"} <= response.headers.keys():
-        return "the answer has two framings"
+        return "the response has conflicting framing headers"
     if any(value.translate(None, CONTROLS) != value for _, value in response.headers.raw):
-        return "the answer has a control character in a header"
+        return "control character in a response header"
     return ""
 
 
 def failure_of(error: httpx.TransportError) -> tuple[FailureKind, str]:
-    """The one map of the transports' errors."""
+    """Map a transport error to a failure kind and a message."""
     message = str(error) or type(error).__name__
     if isinstance(error, StaleSocket):
         return "stale_socket", message
@@ -295,5 +297,8 @@ def failure_of(error: httpx.TransportError) -> tuple[FailureKind, str]:
     if isinstance(error, httpx.TimeoutException):
         return "timeout", message
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
-        return "bad_request", "the request can't be put on the wire"  # its own words quote headers, and so credentials
+        return (
+            "bad_request",
+            "the request can't be sent as HTTP/1.1",
+        )  # httpx's message quotes headers, and so credentials
     return "reset", message

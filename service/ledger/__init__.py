@@ -1,5 +1,5 @@
-"""What happened, and what follows from it: events, state, fold, snapshot, wire.
+"""The ledger: events, folded state, fold, snapshots and wire format.
 
-Pure: nothing here reads settings, a clock, a random source, the network or the disk. The proxies and the workers
-share this room, so that both come to the same ledger from the same events.
+Pure: nothing here reads settings, a clock, a random source, the network or the disk. Proxies and workers share this
+package, so that both derive the same ledger from the same events.
 """

@@ -1,7 +1,7 @@
-"""The events: facts in the past tense, as they stand on the streams and in Postgres.
+"""The events: past-tense facts, as stored in the streams and in Postgres.
 
-An event is made once, by the process that saw the fact, and never changed. What follows from events is `fold`'s.
-Every field that comes later must have a default: bytes of a released version decode for ever (tests/ledger/golden).
+An event is made once, by the process that observed the fact, and never changed. `fold` derives state from events. Every
+field added later must have a default: bytes of released versions must decode forever (tests/ledger/golden).
 
 A route's stream carries `RouteEvent`s, the stream `control` carries `ControlEvent`s.
 """
@@ -12,44 +12,44 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 Outcome = Literal["ok", "failed", "aborted"]
-"""How a try ended: answered, failed, or given up because the client had gone."""
+"""How an attempt ended: answered, failed, or cancelled because the client disconnected."""
 
 FailureKind = Literal[
     "",  # none
     "connect",  # refused, unreachable, no such host, TLS
-    "reset",  # the connection broke before or while the answer came
-    "stale_socket",  # a reused connection closed before any byte of an answer
-    "timeout",  # the provider stayed silent for too long
+    "reset",  # the connection broke before or during the response
+    "stale_socket",  # a reused connection closed before the first byte of a response
+    "timeout",  # the provider sent nothing for too long
     "server_error",  # 5xx
     "overloaded",  # 529, or `overloaded_error` in a stream
     "throttle",  # 429 that asks for a short wait
-    "quota",  # 429 that says a window or a plan is spent
+    "quota",  # 429 that reports a used-up window or plan
     "billing",  # 402, no balance
     "credential",  # 401, 403
     "model_missing",  # the provider does not know the model
     "bad_request",  # the request's own fault
     "bad_answer",  # HTML, empty, truncated or unreadable answers with status 200
     "stream_error",  # `event: error` of any other type
-    "deadline",  # our own deadline for the request ran out
+    "deadline",  # the proxy's own deadline for the request passed
 ]
 
 FailureScope = Literal["", "request", "model", "credential", "quota", "throttle", "route", "provider"]
-"""Whose fault a failure is. Only `route` and `provider` move a circuit."""
+"""What a failure applies to. Only `route` and `provider` count for a circuit."""
 
 Endpoint = Literal["messages", "count_tokens", "models", "batches", "files", "other"]
 
 
 FOLD_RULES = 2
-"""The newest rules of the fold, which producers put into what counts as usage (`fold_rules`).
+"""Newest version of the fold's rules, which producers put into usage events (`fold_rules`).
 
-An event is folded by the rules of its time for ever, so that old stretches come out as they did:
-0: each model has a cell of its own; 1: the first models of an hour have, the rest is one (`fold.cell_model`);
-2: waits belong to an account and a class of endpoint, and failures are kept by client and session (`evidence`).
+An event is always folded by the rules of its version, so that old periods fold to the same result. 0: each model has
+its own usage cell; 1: only the first models of an hour do, the others share one (`fold.cell_model`); 2: waits belong to
+an account and a class of endpoint, and failures are kept by client and session (`evidence`).
 """
 
 
 class TokenCounts(Struct, frozen=True, omit_defaults=True):
-    """Token counts of one attempt as the provider reported them; the kinds do not overlap."""
+    """Token counts of one attempt as reported by the provider; the kinds do not overlap."""
 
     input: int = 0
     output: int = 0
@@ -59,9 +59,9 @@ class TokenCounts(Struct, frozen=True, omit_defaults=True):
 
 
 class Window(Struct, frozen=True, omit_defaults=True):
-    """A provider's own reading of one quota window.
+    """A provider's own report of one quota window.
 
-    `used_ratio` is 0 to 1 and may exceed 1; `resets_at_ms` is Unix time; `status` is the provider's word.
+    `used_ratio` is 0 to 1 and may exceed 1; `resets_at_ms` is Unix time; `status` is the provider's value.
     """
 
     used_ratio: float | None = None
@@ -70,11 +70,11 @@ class Window(Struct, frozen=True, omit_defaults=True):
 
 
 class EventBase(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
-    """What all events have.
+    """Fields common to all events.
 
-    `event_id` is a UUIDv7 made by the producer before anything happens; `at_ms` is fleet time; `seq` counts the
-    events of `replica` on this stream, from 1, without gaps. `spooled`: the event waited on disk, so its health
-    counts would come too late to mean anything; its usage counts.
+    `event_id` is a UUIDv7 made by the producer beforehand; `at_ms` is fleet time; `seq` counts the events of `replica`
+    on this stream, from 1, without gaps. `spooled`: the event was delayed on disk, so it is too old to count for
+    health; its usage counts.
     """
 
     event_id: str
@@ -85,7 +85,7 @@ class EventBase(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field
 
 
 class AttemptStarted(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_started"):
-    """A try of one route is about to send its first byte upstream. `event_id` is the attempt's id."""
+    """An attempt is about to send its first byte upstream. `event_id` is the attempt's id."""
 
     request_id: str
     endpoint: Endpoint = "messages"
@@ -98,18 +98,17 @@ class AttemptStarted(EventBase, frozen=True, kw_only=True, omit_defaults=True, t
 
 
 class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_ended"):
-    """A try of one route is over. `event_id` is derived from `attempt_id`, so that an attempt ends once.
+    """An attempt has ended. `event_id` is derived from `attempt_id`, so that an attempt ends once.
 
-    `status` is the upstream's HTTP status, 0 when there was none; `first_byte_ms` is None when no answer began.
-    `retry_at_ms` is the provider's own end of the wait, 0 when it named none. `final`: no other route was tried
-    after this one. `slow`: the first content took longer than the policy's bound. `probe`: the attempt tried out a
-    route whose circuit had been open. `holds`: a word in the names of the models that a quota's wait is about, "" for
-    all.
+    `status` is the upstream's HTTP status, 0 if there was none; `first_byte_ms` is None if no response began.
+    `retry_at_ms` is the end of the wait that the provider named, 0 if it named none. `final`: no other route was tried
+    after this one. `slow`: the first content took longer than the policy's bound. `probe`: the attempt probed a route
+    whose circuit was open. `holds`: a substring of the models that a quota's wait applies to, "" for all.
 
     `account`: a hash of the API key, or of the log-in, with which the route was asked; "" for a client's own. `words`
-    and `body` are keyed 64-bit fingerprints, of failures alone: of an error that no rule knows, and of the request that
-    met it or timed out. `moved_from` is the route that served the session before, of answers alone, and `lost` is what
-    the move cost: "cache", "thoughts", or both with a comma between them.
+    and `body` are keyed 64-bit fingerprints, for failures alone: of an error that no rule knows, and of the request
+    that met it or timed out. `moved_from` is the route that served the session before, for answers alone, and `lost` is
+    what the move cost: "cache", "thoughts", or both separated by a comma.
     """
 
     attempt_id: str
@@ -146,7 +145,7 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
 
 
 class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_lost"):
-    """An attempt whose replica died. Its charge is an estimate; a later `AttemptEnded` supersedes it."""
+    """An attempt whose replica died. Its usage is an estimate; a later `AttemptEnded` supersedes it."""
 
     attempt_id: str
     request_id: str
@@ -163,7 +162,7 @@ class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag=
 
 
 class BatchItemUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="batch_item_used"):
-    """What one item of a message batch used, told when its results passed through.
+    """Usage of one item of a message batch, read when its results passed through the proxy.
 
     `event_id` is derived from the batch's and the item's ids, so that results read twice count once.
     """
@@ -180,7 +179,7 @@ class BatchItemUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, ta
 
 
 class ResourceCreated(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="resource_created"):
-    """A batch, file, container or thread came into being on this route and lives only there."""
+    """A batch, file, container or thread was created on this route and exists only there."""
 
     resource_id: str
     resource_kind: str
@@ -211,14 +210,14 @@ class RouteEnabled(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
 
 
 class CircuitReset(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="circuit_reset"):
-    """An operator ended a route's open circuit and its waits: what failed before counts no more."""
+    """An operator reset a route's circuit and its waits; earlier failures no longer count."""
 
     route: str
     by: str = ""
 
 
 class QuotaLimitChanged(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="quota_limit_changed"):
-    """An operator changed a route's weekly limit; None takes the limit of the settings again, 0 is no limit."""
+    """An operator changed a route's weekly limit; None restores the limit of the settings, 0 is no limit."""
 
     route: str
     weekly_tokens: int | None = None
@@ -226,7 +225,7 @@ class QuotaLimitChanged(EventBase, frozen=True, kw_only=True, omit_defaults=True
 
 
 class ClientKeyIssued(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="client_key_issued"):
-    """A client key was made; only its SHA-256 is known here."""
+    """A client key was created; only its SHA-256 is stored."""
 
     key_id: str
     name: str
@@ -241,7 +240,7 @@ class ClientKeyIssued(EventBase, frozen=True, kw_only=True, omit_defaults=True, 
 
 
 class ClientKeyLimited(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="client_key_limited"):
-    """The limits of a client key were replaced, all of them."""
+    """All limits of a client key were replaced."""
 
     key_id: str
     weekly_tokens: int | None = None
@@ -254,17 +253,17 @@ class ClientKeyLimited(EventBase, frozen=True, kw_only=True, omit_defaults=True,
 
 
 class ClientKeyRevoked(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="client_key_revoked"):
-    """A client key is good for nothing from now on."""
+    """A client key was revoked."""
 
     key_id: str
     by: str = ""
 
 
 class RequestRefused(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="request_refused"):
-    """The proxy itself turned down a request of a known key (its own cap, its models, its requests under way).
+    """The proxy rejected a request of a known key (its cap, its allowed models, its concurrency limit).
 
-    `count`: this request, and those turned down for the same reason since this replica last said so; the ledger grows
-    by time, not by what a client sends.
+    `count`: this request plus those rejected for the same reason since this replica's last such event; so the ledger
+    grows with time, not with the number of requests.
     """
 
     request_id: str
@@ -275,37 +274,37 @@ class RequestRefused(EventBase, frozen=True, kw_only=True, omit_defaults=True, t
 
 
 class ReplayAsked(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="replay_asked"):
-    """An operator told the workers to read the dead letters again; `of` names a stream, "" all. Written down before
-    the workers hear of it, so that nothing is done unheard; what came of it shows in the streams."""
+    """An operator requested a retry of dead letters; `of` names a stream, "" all. Recorded before the workers get the
+    job, so that every request is on record; its result shows in the streams."""
 
     of: str = ""
     by: str = ""
 
 
 class DropAsked(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="drop_asked"):
-    """An operator told the workers to forget rows that were put aside; `rows` are their ids. Written down before the
-    workers hear of it."""
+    """An operator requested the deletion of dead letters or quarantined events; `rows` are their ids. Recorded before
+    the workers get the job."""
 
     rows: tuple[str, ...]
     by: str = ""
 
 
-def is_same_fact(one: "Event", other: "Event") -> bool:
-    """Whether two events with one id tell the same.
+def is_same_fact(event: "Event", other: "Event") -> bool:
+    """True if two events with the same id record the same fact.
 
-    Having waited on disk is no difference. An item of a batch may be told by several replicas, to several readers; an
-    attempt may be given up by several workers, each with an estimate of its own. The first to tell it stands.
+    `spooled` may differ. Several replicas may record a batch item, when several clients read the results; several
+    workers may record a lost attempt, each with its own estimate. The first one counts.
     """
-    if isinstance(one, AttemptLost) and isinstance(other, AttemptLost):
-        return one.attempt_id == other.attempt_id
-    if isinstance(one, BatchItemUsed) and isinstance(other, BatchItemUsed):
-        return (one.batch_id, one.custom_id, one.model_sent, one.tokens) == (
+    if isinstance(event, AttemptLost) and isinstance(other, AttemptLost):
+        return event.attempt_id == other.attempt_id
+    if isinstance(event, BatchItemUsed) and isinstance(other, BatchItemUsed):
+        return (event.batch_id, event.custom_id, event.model_sent, event.tokens) == (
             other.batch_id,
             other.custom_id,
             other.model_sent,
             other.tokens,
         )
-    return replace(one, spooled=False) == replace(other, spooled=False)
+    return replace(event, spooled=False) == replace(other, spooled=False)
 
 
 RouteEvent = AttemptStarted | AttemptEnded | AttemptLost | BatchItemUsed | ResourceCreated | RouteReset
@@ -323,4 +322,4 @@ ControlEvent = (
 )
 Event = RouteEvent | ControlEvent
 CONTROL_KINDS: frozenset[type[EventBase]] = frozenset(get_args(ControlEvent))
-"""The classes of ControlEvent: to look one up is faster than to ask for each of them."""
+"""The classes of ControlEvent, as a set for fast lookup."""

@@ -1,20 +1,20 @@
-"""(ledger, events) -> ledger. The rules by which facts become state; no settings, no clock, no random.
+"""The fold: (ledger, events) -> ledger. Derives state from events, without settings, clock or random numbers.
 
-`fold` is pure and leaves its argument alone. `advance` does the same in place for the one owner of a ledger: a worker
-within its transaction, a proxy with its own view.
+`fold` is pure and does not change its argument. `advance` does the same in place for a ledger's only owner: a worker
+within its transaction, or a proxy with its own view.
 
 Rules
-- An event is folded once: the caller leaves out what was folded before (`Heard.has`, or the event's id in Postgres).
-- Usage counts whatever became of the attempt; an estimate (`AttemptLost`) is taken back when the true end comes.
-- Health counts only answers to `messages`, only faults of the route or its provider, and nothing that waited on disk.
-- A wait is never shortened by a later, lesser one. A success that began after it, for a model that it holds, ends it.
-- A wait belongs to an account and to a class of endpoint: `messages`, or `count_tokens`. What other endpoints answer
-  says nothing about either. (Events of before that rule know no account, and a 401 of any endpoint begins a wait.)
-- A reset forgets what is held against the route; attempts that began before it bring usage alone.
-- Clients can invent model names: of one hour the first KEPT_MODELS have cells of their own, the rest has one together,
-  which counts for every limit and costs what its events say. Events of before that rule are folded without it.
-- What a provider says of its windows and models, to `messages` too, stands until it says something newer; a spool tells
-  it late.
+- An event is folded once: the caller skips those folded before (`Heard.has`, or the event's id in Postgres).
+- Usage counts whatever the outcome; an estimate (`AttemptLost`) is reversed when the actual end arrives.
+- Health counts only `messages` responses, only failures of the route or its provider, and no spooled events.
+- A wait is never shortened by a later one that ends earlier. A success that began after it, for a model that it applies
+  to, ends it.
+- A wait belongs to an account and to a class of endpoint, `messages` or `count_tokens`. Other endpoints have their own
+  limits and permissions, and begin none. (In older events a wait has no account, and a 401 of any endpoint begins one.)
+- A reset clears what is held against the route; attempts that began before it count for usage alone.
+- Clients can invent model names: the first KEPT_MODELS of an hour have their own cells, the others share one, which
+  counts towards every limit and costs what its events say. Older events are folded without this rule.
+- A provider's report of its windows and models, on `messages` too, stands until a newer one; a spooled one is too late.
 """
 
 from collections.abc import Iterable, Sequence
@@ -71,33 +71,33 @@ from service.ledger.state import (
 HOUR_MS = 3_600_000
 BUCKET_MS = 10_000
 KEPT_HOURS = 15 * 24
-"""Two whole weeks, whatever their anchor and time zone; what is older stands in Postgres alone."""
+"""Two whole weeks, whatever their start day and time zone; older hours are in Postgres only."""
 KEPT_BUCKETS = 12
-"""Two minutes of outcomes: four times the longest window that a reading looks at."""
+"""Two minutes of outcomes: four times the longest window used for a circuit."""
 KEPT_REPLICAS = 256
-"""Replicas whose health and numbering are kept; the one silent for longest goes first."""
+"""Maximum replicas whose health and numbering are kept; the one silent for longest is dropped first."""
 KEPT_MISSING_MODELS = 64
-"""Model names are the client's to invent, so that their memory has a bound."""
+"""Bounded, since clients can invent model names."""
 KEPT_MODELS = 64
-"""Models of one hour with cells of their own. Users ask for a handful, and a cell takes 200 bytes of each snapshot."""
+"""Maximum models per hour with their own cells. Users need a handful, and a cell takes 200 bytes of each snapshot."""
 MODEL_BYTES = 64
 """The longest name that is kept; providers' own have half of it."""
 OTHER_MODEL = "other"
-"""Stands for all further names of an hour, and for those that are too long."""
+"""Stands for all other names of an hour, and for those that are too long."""
 MODELS_BOUNDED = 1
-"""The first of the fold's rules (`FOLD_RULES`) by which names are bounded."""
+"""The first `FOLD_RULES` version with bounded names."""
 EVIDENCE_KEPT = 2
-"""The first of the fold's rules by which waits have an account, and failures a client and a session."""
+"""The first `FOLD_RULES` version in which waits have an account, and failures a client and a session."""
 
 L = TypeVar("L", RouteLedger, ControlLedger)
 
 KEPT_WAITS = 32
 KEPT_WINDOWS = 32
-"""Providers name their windows, and models give waits their names; both are few."""
+"""Bound of the number of windows, which providers name, and of waits, which may be named after models."""
 KEPT_LOST = 1_000
-"""Estimates that a late true end still takes back; more than this die in no crash of a sane fleet."""
+"""Maximum estimates that a late end can still reverse; more than in any realistic crash."""
 KEPT_ENDED_EARLY = 1_000
-"""Ends that came before their starts: a handful, when a spool is adopted."""
+"""Maximum ends that came before their starts: there are a handful when a spool is adopted."""
 
 V = TypeVar("V")
 CIRCUIT_SCOPES = frozenset(("route", "provider"))
@@ -108,7 +108,7 @@ WAIT_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens"))
 
 
 def fold_route(ledger: RouteLedger, events: Iterable[RouteEvent]) -> RouteLedger:
-    """A route's ledger after these events."""
+    """Return a route's ledger after these events."""
     folded = copy_of(ledger)
     for event in events:
         advance_route(folded, event)
@@ -116,7 +116,7 @@ def fold_route(ledger: RouteLedger, events: Iterable[RouteEvent]) -> RouteLedger
 
 
 def fold_control(ledger: ControlLedger, events: Iterable[ControlEvent]) -> ControlLedger:
-    """The control ledger after these events."""
+    """Return the control ledger after these events."""
     folded = copy_of(ledger)
     for event in events:
         advance_control(folded, event)
@@ -124,14 +124,14 @@ def fold_control(ledger: ControlLedger, events: Iterable[ControlEvent]) -> Contr
 
 
 def copy_of(ledger: L) -> L:
-    """A deep copy that shares nothing that can change."""
+    """Return a deep copy that shares nothing mutable."""
     return msgspec.convert(msgspec.to_builtins(ledger), type(ledger))
 
 
 def advance(ledger: Ledger, event: Event) -> Sequence[Charge]:
-    """Fold one event into a ledger in place; the changes to usage cells that it made.
+    """Fold one event into a ledger in place; return the changes to usage cells.
 
-    An event of the other kind of stream is no part of the ledger.
+    Events of the other kind of stream are ignored.
     """
     if isinstance(ledger, ControlLedger):
         if isinstance(event, ControlEvent):
@@ -142,8 +142,8 @@ def advance(ledger: Ledger, event: Event) -> Sequence[Charge]:
 
 
 def advance_route(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
-    """Fold one event into a route's ledger, in place; the changes to usage cells that it made."""
-    hear(ledger.heard, event)
+    """Fold one event into a route's ledger in place; return the changes to usage cells."""
+    acknowledge_seq(ledger.heard, event)
     if event.at_ms > ledger.newest_ms:
         advance_time(ledger, event.at_ms)
     match event:
@@ -154,7 +154,7 @@ def advance_route(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
         case AttemptLost():
             return lose(ledger, event)
         case BatchItemUsed():
-            return charged(ledger, charge_of(ledger, event))
+            return apply_charges(ledger, charge_of(ledger, event))
         case ResourceCreated():
             pass  # Redis holds the index; the ledger only keeps the fact
         case RouteReset():
@@ -163,15 +163,15 @@ def advance_route(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
 
 
 def advance_time(ledger: RouteLedger, at_ms: int) -> None:
-    """Note the newest event's time; with a new hour, old ones go."""
+    """Advance the ledger's time; with a new hour, expired ones are dropped."""
     is_new_hour = at_ms // HOUR_MS > ledger.newest_ms // HOUR_MS
     ledger.newest_ms = at_ms
     if is_new_hour:
         prune(ledger)
 
 
-def hear(heard: dict[str, Heard], event: EventBase) -> None:
-    """Note the event's number in its replica's account. Workers do so too for an event that they put aside."""
+def acknowledge_seq(heard: dict[str, Heard], event: EventBase) -> None:
+    """Acknowledge the event's number for its replica. Workers also do so for events that they don't fold."""
     if not event.replica:
         return
     account = heard.get(event.replica)
@@ -186,11 +186,11 @@ def hear(heard: dict[str, Heard], event: EventBase) -> None:
             account.gaps.append((account.high + 1, event.seq - 1))
         account.high = event.seq
     elif account.gaps:
-        account.gaps = [part for gap in account.gaps for part in without(gap, event.seq)]
+        account.gaps = [part for gap in account.gaps for part in split_gap(gap, event.seq)]
 
 
-def without(gap: tuple[int, int], seq: int) -> list[tuple[int, int]]:
-    """What is left of a gap when one number in it has come."""
+def split_gap(gap: tuple[int, int], seq: int) -> list[tuple[int, int]]:
+    """Return the rest of a gap without one number."""
     first, last = gap
     if not first <= seq <= last:
         return [gap]
@@ -198,7 +198,7 @@ def without(gap: tuple[int, int], seq: int) -> list[tuple[int, int]]:
 
 
 def charge_of(ledger: RouteLedger, event: AttemptEnded | AttemptLost | BatchItemUsed) -> Charge:
-    """The usage that an event tells of, in the hour in which it was told."""
+    """Return the usage of an event, in the hour of the event."""
     tokens, cost = event.tokens, event.cost_nusd
     usage = Usage(
         input=tokens.input,
@@ -224,7 +224,7 @@ def charge_of(ledger: RouteLedger, event: AttemptEnded | AttemptLost | BatchItem
 
 
 def cell_model(ledger: RouteLedger, hour: int, model: str) -> str:
-    """The name under which a model's usage is kept in an hour. It depends on the events before it alone."""
+    """Return the name of a model's usage cell in an hour. It depends on earlier events alone."""
     names = ledger.usage.get(hour, {})
     if model in names:
         return model
@@ -233,18 +233,18 @@ def cell_model(ledger: RouteLedger, hour: int, model: str) -> str:
 
 
 def is_long(model: str) -> bool:
-    """Whether a name takes more room than it is given."""
+    """True if a name exceeds MODEL_BYTES."""
     return len(model.encode(errors="replace")) > MODEL_BYTES
 
 
-def taken_back(charge: Charge) -> Charge:
-    """The same with every count turned round."""
+def negated(charge: Charge) -> Charge:
+    """Return the charge with every count negated."""
     usage = Usage(**{name: -getattr(charge.usage, name) for name in Usage.__struct_fields__})
     return Charge(charge.hour, charge.model, charge.client_key, usage)
 
 
-def charged(ledger: RouteLedger, *charges: Charge) -> Sequence[Charge]:
-    """The changes, once they are added; hours that no reading looks at any more are left out of the ledger."""
+def apply_charges(ledger: RouteLedger, *charges: Charge) -> Sequence[Charge]:
+    """Apply the charges and return them; drops those of expired hours."""
     oldest = oldest_hour(ledger)
     for charge in charges:
         if charge.hour >= oldest:
@@ -253,7 +253,7 @@ def charged(ledger: RouteLedger, *charges: Charge) -> Sequence[Charge]:
 
 
 def apply(ledger: RouteLedger, charge: Charge) -> None:
-    """Add a change to its cell and to its hour's sum."""
+    """Add a charge to its cell and to its hour's sum."""
     try:
         cell, hour = ledger.usage[charge.hour][charge.model][charge.client_key], ledger.hours[charge.hour]
     except KeyError:
@@ -281,7 +281,7 @@ def add_usage(cell: Usage, more: Usage) -> None:
 
 
 def start(ledger: RouteLedger, event: AttemptStarted) -> None:
-    """An attempt is open from now on, unless its end came first."""
+    """Open an attempt, unless its end came first."""
     if ledger.ended_early.pop(event.event_id, None) is not None:
         return
     ledger.open[event.event_id] = OpenAttempt(
@@ -298,8 +298,7 @@ def start(ledger: RouteLedger, event: AttemptStarted) -> None:
 
 
 def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
-    """An attempt is over: what it used, in place of its estimate if it was given up for lost, and what its end says of
-    the route's health."""
+    """End an attempt: its usage, in place of an estimate if it was lost, and its effect on the route's health."""
     was_open = ledger.open.pop(event.attempt_id, None)
     estimate = ledger.lost.pop(event.attempt_id, None)
     if was_open is None and estimate is None:
@@ -307,11 +306,11 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
     if event.started_at_ms > ledger.reset_ms:
         note_end(ledger, event)
     charge = charge_of(ledger, event)
-    return charged(ledger, charge, taken_back(estimate)) if estimate else charged(ledger, charge)
+    return apply_charges(ledger, charge, negated(estimate)) if estimate else apply_charges(ledger, charge)
 
 
 def note_end(ledger: RouteLedger, event: AttemptEnded) -> None:
-    """Take over what an attempt's end says of the route: windows and models always, the rest unless it comes late."""
+    """Apply an attempt's end to the route's state: windows and models always, the rest unless it was spooled."""
     if event.windows and event.endpoint == "messages":
         note_windows(ledger, event)
     note_missing_model(ledger, event)
@@ -330,13 +329,13 @@ def note_end(ledger: RouteLedger, event: AttemptEnded) -> None:
 
 
 def reset(ledger: RouteLedger, event: RouteReset) -> None:
-    """Forget what is held against the route. Usage and open attempts stay."""
+    """Clear what is held against the route. Usage and open attempts stay."""
     ledger.reset_ms = max(ledger.reset_ms, event.at_ms)
     ledger.health, ledger.waits, ledger.windows, ledger.refusals, ledger.missing_models = {}, {}, {}, {}, {}
 
 
 def note_missing_model(ledger: RouteLedger, event: AttemptEnded) -> None:
-    """Remember a model that the provider does not know, when its name is worth remembering."""
+    """Remember a model that the provider does not know, if its name fits."""
     if event.scope != "model" or not event.model_sent or event.endpoint != "messages":
         return
     if event.fold_rules >= MODELS_BOUNDED and is_long(event.model_sent):
@@ -346,17 +345,16 @@ def note_missing_model(ledger: RouteLedger, event: AttemptEnded) -> None:
 
 
 def lose(ledger: RouteLedger, event: AttemptLost) -> Sequence[Charge]:
-    """An open attempt will hardly end by itself any more: its estimate counts, and is remembered for as long as the
-    true end may come."""
+    """Charge an open attempt's estimate, and remember it in case the actual end still arrives."""
     if ledger.open.pop(event.attempt_id, None) is None:
         return ()
     estimate = charge_of(ledger, event)
     remember(ledger.lost, event.attempt_id, estimate, KEPT_LOST)
-    return charged(ledger, estimate)
+    return apply_charges(ledger, estimate)
 
 
 def remember(memory: dict[str, V], name: str, value: V, most: int) -> None:
-    """Set a value as the newest; the oldest goes when there are too many."""
+    """Set a value as the newest; drops the oldest if there are more than `most`."""
     memory.pop(name, None)
     if len(memory) >= most:
         del memory[next(iter(memory))]
@@ -364,7 +362,7 @@ def remember(memory: dict[str, V], name: str, value: V, most: int) -> None:
 
 
 def note_windows(ledger: RouteLedger, event: AttemptEnded) -> None:
-    """Take over what the provider said of its windows with an answer to `messages`, unless something newer is known."""
+    """Store the windows reported with a `messages` response, unless newer ones are known."""
     answered = 200 <= event.status < 300
     at_ms = head_received_ms(event)
     for name, window in event.windows.items():
@@ -376,12 +374,12 @@ def note_windows(ledger: RouteLedger, event: AttemptEnded) -> None:
 
 
 def head_received_ms(event: AttemptEnded) -> int:
-    """When the head of the answer came, which is long before the end of a stream."""
+    """Return when the response's head arrived, which is long before the end of a stream."""
     return event.at_ms if event.first_byte_ms is None else min(event.at_ms, event.started_at_ms + event.first_byte_ms)
 
 
 def note_wait(ledger: RouteLedger, event: AttemptEnded) -> None:
-    """Begin, prolong or end the waits that providers ask for."""
+    """Begin, extend or end the waits that providers ask for."""
     if begins_wait(event):
         name = wait_name(event)
         known = ledger.waits.get(name)
@@ -409,7 +407,7 @@ def wait_name(event: AttemptEnded) -> str:
 
 
 def begins_wait(event: AttemptEnded) -> bool:
-    """Whether an outcome holds later requests of its class of endpoint."""
+    """True if an outcome blocks later requests of its class of endpoint."""
     if event.fold_rules >= EVIDENCE_KEPT:
         return event.endpoint in WAIT_ENDPOINTS and event.scope in WAIT_SCOPES
     if event.endpoint != "messages":
@@ -418,7 +416,7 @@ def begins_wait(event: AttemptEnded) -> bool:
 
 
 def ends_wait(success: AttemptEnded, wait: Wait) -> bool:
-    """Whether a success shows that a wait is over: it began after it, and tells of the same."""
+    """True if a success ends a wait: it began after it, and concerns the same models."""
     if success.fold_rules >= EVIDENCE_KEPT:
         is_same = success.endpoint == wait.endpoint and wait.account in ("", success.account)
         return is_same and wait.at_ms <= success.started_at_ms and wait.concerns(success.model_sent)
@@ -428,14 +426,14 @@ def ends_wait(success: AttemptEnded, wait: Wait) -> bool:
 
 
 def outlasts(event: AttemptEnded, known: Wait) -> bool:
-    """Whether a wait takes the place of the known one: it ends later, or names no end and the known one is over."""
+    """True if a wait replaces the known one: it ends later, or names no end and the known one is over."""
     if event.retry_at_ms:
         return event.retry_at_ms >= known.until_ms
     return event.at_ms >= max(known.at_ms, known.until_ms)
 
 
 def note_health(ledger: RouteLedger, event: AttemptEnded) -> None:
-    """Count an outcome for the circuit, where it says something about the route."""
+    """Count an outcome towards the circuit, if it concerns the route."""
     ok = event.outcome == "ok"
     if not ok and event.scope not in CIRCUIT_SCOPES:
         return
@@ -453,7 +451,7 @@ def note_health(ledger: RouteLedger, event: AttemptEnded) -> None:
 
 
 def bucket_of(health: ReplicaHealth, number: int) -> Bucket:
-    """The ten seconds of this number, opened when they are new; those that are too old go, or count for nothing."""
+    """Return the ten-second bucket of this number, created if new; expired buckets are dropped."""
     bucket = health.buckets.get(number)
     if bucket is None:
         bucket = health.buckets[number] = Bucket()
@@ -463,7 +461,7 @@ def bucket_of(health: ReplicaHealth, number: int) -> Bucket:
 
 
 def succeed(ledger: RouteLedger, health: ReplicaHealth, event: AttemptEnded) -> None:
-    """A success ends the failures in a row, and what they led to if it began after the last of them."""
+    """Count a success: it ends the run of failures, and their effects if it began after the last of them."""
     health.failures_in_row = 0
     if health.row_by:
         health.row_by = {}
@@ -480,7 +478,7 @@ def succeed(ledger: RouteLedger, health: ReplicaHealth, event: AttemptEnded) -> 
 
 
 def fail(health: ReplicaHealth, event: AttemptEnded) -> None:
-    """A failure of the route."""
+    """Count a failure of the route."""
     health.failures_in_row += 1
     if event.fold_rules >= EVIDENCE_KEPT:
         note_failure(health.row_by, event)
@@ -498,7 +496,7 @@ def fail(health: ReplicaHealth, event: AttemptEnded) -> None:
 
 
 def health_of(ledger: RouteLedger, replica: str) -> ReplicaHealth:
-    """The replica's account, opened when it is new."""
+    """Return the replica's health, created if new."""
     health = ledger.health.get(replica)
     if health is None:
         if len(ledger.health) >= KEPT_REPLICAS:
@@ -508,17 +506,17 @@ def health_of(ledger: RouteLedger, replica: str) -> ReplicaHealth:
 
 
 def last_seen_ms(health: ReplicaHealth) -> int:
-    """When the replica last had an outcome that counts."""
+    """Return the time of the replica's last counted outcome."""
     return max(health.last_failure_ms, health.last_success_ms)
 
 
 def oldest_hour(ledger: RouteLedger) -> int:
-    """The oldest hour that a reading looks at. Depends on the newest event alone, so that every replay agrees."""
+    """Return the oldest hour that readings need. Depends on the newest event alone, so that every replay agrees."""
     return ledger.newest_ms // HOUR_MS - KEPT_HOURS
 
 
 def prune(ledger: RouteLedger) -> None:
-    """Drop the hours that no reading looks at."""
+    """Drop the hours that no reading needs."""
     oldest = oldest_hour(ledger)
     if ledger.hours and min(ledger.hours) < oldest:
         ledger.hours = {hour: usage for hour, usage in ledger.hours.items() if hour >= oldest}
@@ -527,7 +525,7 @@ def prune(ledger: RouteLedger) -> None:
 
 def advance_control(ledger: ControlLedger, event: ControlEvent) -> None:
     """Fold one event into the control ledger, in place."""
-    hear(ledger.heard, event)
+    acknowledge_seq(ledger.heard, event)
     ledger.newest_ms = max(ledger.newest_ms, event.at_ms)
     match event:
         case RouteDisabled():
@@ -549,7 +547,7 @@ def advance_control(ledger: ControlLedger, event: ControlEvent) -> None:
 
 
 def set_key(ledger: ControlLedger, event: ClientKeyIssued | ClientKeyLimited) -> None:
-    """Write down a key's limits; limits of a key that is not there are nobody's."""
+    """Set a key's limits; limits of an unknown key are ignored."""
     known = ledger.keys.get(event.key_id)
     if isinstance(event, ClientKeyIssued):
         known = ClientKey(name=event.name, sha256=event.sha256, issued_at_ms=event.at_ms)

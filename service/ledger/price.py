@@ -1,7 +1,7 @@
-"""What tokens cost, in integer nano-dollars, at the prices of a list. Pure: who loads the list is `service.settings`.
+"""Prices tokens in integer nano-dollars. Pure; `service.settings` loads the price list.
 
-A cost is the list price of what was used; what a subscription or a plan really charges is its owner's to know. A model
-without a price costs None, never 0.
+A cost is the list price of the usage, not what a subscription or a plan charges. A model without a price costs None,
+never 0.
 """
 
 from collections.abc import Mapping
@@ -32,21 +32,21 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PriceList(Struct, frozen=True):
-    """Prices by model name, and the version that events name."""
+    """Prices by model name, and the version recorded in events."""
 
     version: str = ""
     prices: Mapping[str, Price] = {}
 
 
 def cost_nusd(tokens: TokenCounts, model: str, prices: PriceList, *, batch: bool = False) -> int | None:
-    """The cost of these tokens, or None when the model has no price."""
+    """Return the cost of these tokens, or None if the model has no price."""
     price = prices.prices.get(model) or prices.prices.get(canonical(model))
     return cost_at(price, tokens, batch=batch) if price else None
 
 
 def dearest_prices(prices: PriceList) -> dict[str, Price]:
-    """What a model without a price costs at most, kind by kind: as the dearest of its family, such as `claude`. Under
-    ANY_FAMILY stands the dearest of all, for families without a price; nothing, where there is no price at all."""
+    """Return upper bounds for models without a price, by family (such as `claude`) and token kind: the highest price in
+    the family. Under ANY_FAMILY the highest of all, for families without a price; empty if there are no prices."""
     families: dict[str, list[Price]] = {}
     for model, price in prices.prices.items():
         for family in (family_of(model), ANY_FAMILY):
@@ -58,12 +58,12 @@ def dearest_prices(prices: PriceList) -> dict[str, Price]:
 
 
 def family_of(model: str) -> str:
-    """The first word of a model's name."""
+    """Return the first word of a model's name."""
     return canonical(model).partition("-")[0]
 
 
 def cost_at(price: Price, tokens: TokenCounts, *, batch: bool = False) -> int:
-    """The cost of these tokens at a price."""
+    """Return the cost of these tokens at a price."""
     usd_per_mtok = (
         tokens.input * price.input
         + tokens.output * price.output

@@ -1,7 +1,7 @@
-"""The folded state: one ledger per stream. Counts and what providers said, no verdicts.
+"""The folded state: one ledger per stream. Counts and providers' reports, but no decisions.
 
-What depends on settings (weeks, limits, thresholds, weights) is applied on reading, in `service.routing`.
-Encoded as JSON, a ledger is the body of a snapshot. Only `fold` changes one.
+Everything that depends on settings (weeks, limits, thresholds, weights) is applied on reading, in `service.routing`. A
+ledger's JSON is the body of a snapshot. Only `fold` changes a ledger.
 """
 
 from typing import TypeAlias
@@ -12,14 +12,14 @@ from service.ledger.events import Endpoint, FailureKind, Window
 
 
 class Heard(Struct, omit_defaults=True):
-    """Which events of one replica were folded: all up to `high` but those in `gaps` (first and last, inclusive)."""
+    """Acknowledged event numbers of one replica: all up to `high` except `gaps` (first and last, inclusive)."""
 
     high: int = 0
     at_ms: int = 0
     gaps: list[tuple[int, int]] = []
 
     def has(self, seq: int) -> bool:
-        """Whether the event with this number was folded."""
+        """True if the event with this number was folded."""
         return seq <= self.high and not any(first <= seq <= last for first, last in self.gaps)
 
 
@@ -78,14 +78,14 @@ FailuresBySession: TypeAlias = dict[str, dict[str, SessionFailures]]
 
 
 class ReplicaHealth(Struct, omit_defaults=True):
-    """What one replica met on one route. `buckets` by Unix time in units of ten seconds, the newest few only.
+    """Health of one route as seen by one replica. `buckets` by Unix time in units of ten seconds, the newest few only.
 
-    `failures_in_row` is cleared by any success; `worst_row`, its greatest value, only by one that began after the last
+    `failures_in_row` is cleared by any success; `worst_row`, its maximum, only by one that began after the last
     failure, so that a stream from before a trip does not undo it. `row_by` and `worst_by` are the same by client and
-    session, as far as events tell them apart. `opened_ms` is the last failure of an attempt that
-    began after the one before it: failures side by side count once. `failed_probes` since the last such success;
-    `probed_by` counts them by client. `recovered_ms` is when a probe last succeeded, `recovered_client` whose failures
-    alone it ended, None when several clients had met some.
+    session, as far as events tell. `opened_ms` is the last failure of an attempt that began after the one before it:
+    concurrent failures count once. `failed_probes` since the last such success; `probed_by` counts them by client.
+    `recovered_ms` is when a probe last succeeded, `recovered_client` the client whose failures alone it ended, None if
+    several clients had met some.
     """
 
     failures_in_row: int = 0
@@ -107,11 +107,11 @@ class ReplicaHealth(Struct, omit_defaults=True):
 
 
 class Wait(Struct, omit_defaults=True):
-    """A throttle, quota or credential outcome that holds until it is over.
+    """A throttle, quota or credential wait.
 
-    `until_ms` is the provider's own end of the wait, 0 when it named none: then the policy's wait counts from `at_ms`.
-    `holds` is a word in the names of the models that wait, "" for all. `account` is whose wait it is, "" when that is
-    not known; `endpoint` the class of endpoint that waits.
+    `until_ms` is the end that the provider named, 0 if it named none: then the policy's wait counts from `at_ms`.
+    `holds` is a substring of the models that wait, "" for all. `account` is whose wait it is, "" if unknown; `endpoint`
+    the class of endpoint that waits.
     """
 
     at_ms: int = 0
@@ -124,12 +124,12 @@ class Wait(Struct, omit_defaults=True):
     endpoint: Endpoint = "messages"
 
     def concerns(self, model: str) -> bool:
-        """Whether the wait holds requests for this model; a request for none is held by what holds all."""
+        """True if the wait applies to this model; without a model, only waits of all models apply."""
         return not self.holds or self.holds in model.lower()
 
 
 class WindowTold(Window, frozen=True, omit_defaults=True):
-    """A provider's newest reading of one quota window of an account ("": not known), told at `at_ms` with an answer
+    """A provider's newest report of one quota window of an account ("": unknown), received at `at_ms` with an answer
     (`answered`) or an error.
     """
 
@@ -169,16 +169,16 @@ class OpenAttempt(Struct, omit_defaults=True):
 
 
 class RouteLedger(Struct, omit_defaults=True):
-    """All that follows from the events of one route.
+    """The folded state of one route.
 
     `usage` is hour -> model sent -> client key -> cell, `hours` its sums; an hour is Unix time in units of 3600 s.
-    `waits` are by scope (throttle, quota, credential), those of some models as `quota:opus`; `windows` by the name that
-    the provider gives them; both with endpoint and account before it (`messages/1f3a.../quota`) where these are known.
-    `missing_models` by name, when the provider last denied it. `clients` and `sessions` are the two that used the route
-    last, and when; `refusals` errors whose words no rule knows, by endpoint, account and a fingerprint of the words.
-    `reset_ms`: attempts that began until then bring usage alone. `account`: with which the route was asked last.
-    `lost` holds the estimates of attempts given up for lost, until their true end comes; `ended_early` the attempts
-    whose end came before their start (by way of a spool), and when.
+    `waits` are by scope (throttle, quota, credential), those of some models as `quota:opus`; `windows` by the
+    provider's name; both with endpoint and account before it (`messages/1f3a.../quota`) where these are known.
+    `missing_models` by name, with the time of the provider's last denial. `clients` and `sessions` are the two that
+    used the route last, and when; `refusals` are errors that no rule knows, by endpoint, account and a fingerprint of
+    the words. `reset_ms`: attempts that began until then count for usage alone. `account`: used last. `lost` holds the
+    estimates of lost attempts, until their actual end arrives; `ended_early` the attempts whose end came before their
+    start (through a spool), and when.
     """
 
     heard: dict[str, Heard] = {}
@@ -200,7 +200,7 @@ class RouteLedger(Struct, omit_defaults=True):
 
 
 class ClientKey(Struct, omit_defaults=True):
-    """A live client key and its limits; None is no limit, an empty list is all."""
+    """An active client key and its limits; None is no limit, an empty list is all."""
 
     name: str
     sha256: str
@@ -214,7 +214,7 @@ class ClientKey(Struct, omit_defaults=True):
 
 
 class ControlLedger(Struct, omit_defaults=True):
-    """All that follows from the operators' events: `disabled` routes with the reason, resets by time, limits, keys."""
+    """The folded state of the control stream: `disabled` routes with the reason, resets by time, limits, keys."""
 
     heard: dict[str, Heard] = {}
     disabled: dict[str, str] = {}

@@ -1,6 +1,6 @@
-"""Names of Redis keys, and bytes of stream entries and snapshots. Who reads and writes them is others' business.
+"""Redis key names, and the encoding of stream entries and snapshots. No I/O.
 
-Every key of one stream carries the stream's name as its hash tag, so that all of them lie on one slot of a Redis
+Every key of one stream carries the stream's name as its hash tag, so that all of them lie in one slot of a Redis
 Cluster. A stream is named after its route; `control` is the operators' stream.
 """
 
@@ -17,84 +17,84 @@ PREFIX = "ccproxy"
 STREAMS_KEY = f"{PREFIX}:streams"
 """A set: the names of all streams that were ever written."""
 CHANGES_CHANNEL = f"{PREFIX}:changes"
-"""Pub/sub: a `SettingsChange` for every snapshot that is published, and `CONTROL_NEWS`."""
+"""Pub/sub channel: a `Change` for every published snapshot, and `CONTROL_NEWS`."""
 REPLICAS_KEY = f"{PREFIX}:replicas"
-"""A sorted set: the replicas alive, by their last heartbeat."""
+"""A sorted set: the live replicas, by their last heartbeat."""
 REPLICA_PREFIX = f"{PREFIX}:replica:"
 FOLD_QUEUE = PREFIX
-"""The RQ queue of wake-ups."""
+"""The RQ queue of fold jobs."""
 REPORT_QUEUE = f"{PREFIX}-reports"
-"""The RQ queue of reports that proxies ask of the workers."""
+"""The RQ queue of report jobs."""
 ENTRY_FIELD = "e"
-"""The one field of a stream entry: a JSON array of events of one replica."""
+"""The only field of a stream entry: a JSON array of events of one replica."""
 SNAPSHOT_VERSION = 1
 
 
 def events_key(stream: str) -> str:
-    """The Redis stream of events."""
+    """Key of the Redis stream of events."""
     return f"{PREFIX}:{{{stream}}}:events"
 
 
 def snapshot_key(stream: str) -> str:
-    """The newest published snapshot, JSON."""
+    """Key of the newest published snapshot, JSON."""
     return f"{PREFIX}:{{{stream}}}:snapshot"
 
 
 def route_key(stream: str) -> str:
-    """The hash of readings for operators."""
+    """Key of the hash of a route's status, for operators."""
     return f"{PREFIX}:{{{stream}}}:route"
 
 
 def wake_key(stream: str) -> str:
-    """Held from the enqueueing of a wake-up until its job begins."""
+    """Key of the guard that is set from the enqueueing of a fold job until the job begins."""
     return f"{PREFIX}:{{{stream}}}:wake"
 
 
 def probe_key(stream: str) -> str:
-    """Held by the one attempt that tries out a route whose circuit is half open."""
+    """Key of the probe lease of a half-open circuit."""
     return f"{PREFIX}:{{{stream}}}:probe"
 
 
 def slots_key(stream: str) -> str:
-    """A sorted set of a limited route's attempts under way, by when each runs out: fleet time."""
+    """Key of the sorted set of a limited route's attempts in progress, by expiry in fleet time."""
     return f"{PREFIX}:{{{stream}}}:slots"
 
 
 def reserved_key(stream: str) -> str:
-    """A hash of what attempts have reserved of a route's quota: "tokens end replica seq at", seq 0 while under way."""
+    """Key of the hash of a route's quota reservations: "tokens end replica seq at", seq 0 while in progress."""
     return f"{PREFIX}:{{{stream}}}:reserved"
 
 
 def replica_key(replica: str) -> str:
-    """A replica's heartbeat: a hash that expires."""
+    """Key of a replica's heartbeat: a hash that expires."""
     return f"{REPLICA_PREFIX}{replica}"
 
 
 def resource_key(resource_id: str) -> str:
-    """The route on which a batch, file, container or thread lives."""
+    """Key of the route on which a batch, file, container or thread lives."""
     return f"{PREFIX}:resource:{resource_id}"
 
 
 def oauth_token_key(route: str) -> str:
-    """A subscription's access token, sealed; it expires with the token."""
+    """Key of a subscription's encrypted access token, which expires with the token."""
     return f"{PREFIX}:{{{route}}}:oauth-token"
 
 
 def oauth_asked_key(route: str) -> str:
-    """Asks whoever can to refresh a subscription's token: names the one that is no use any more; expires."""
+    """Key of a request to refresh a subscription's token, naming the useless one; expires."""
     return f"{PREFIX}:{{{route}}}:oauth-asked"
 
 
 def oauth_lease_key(route: str) -> str:
-    """Held by the one proxy of the fleet that refreshes a subscription's token; expires."""
+    """Key of the lease of the one proxy that refreshes a subscription's token; expires."""
     return f"{PREFIX}:{{{route}}}:oauth-lease"
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A stream's ledger as of a checkpoint.
 
-    `epoch` rises when Redis was found empty or older; `position` counts the stream's events in Postgres; `stream_id` is
-    the last stream entry in it; `as_of_ms` is when it was published. Greater (epoch, position) is newer.
+    `epoch` rises when Redis was found empty or rolled back; `position` counts the stream's events in Postgres;
+    `stream_id` is the last stream entry in it; `as_of_ms` is when it was published. Greater (epoch, position) is newer.
     """
 
     version: int
@@ -107,7 +107,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """Told on `CHANGES_CHANNEL`: this stream has a snapshot at (epoch, position)."""
+    """Notification on `CHANGES_CHANNEL`: this stream has a snapshot at (epoch, position)."""
 
     stream: str
     epoch: int
@@ -115,7 +115,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Undecodable(msgspec.Struct, frozen=True):
-    """Bytes that this version does not understand, and why."""
+    """Bytes that this version can't decode, and the reason."""
 
     raw: bytes
     reason: str
@@ -123,7 +123,7 @@ class Undecodable(msgspec.Struct, frozen=True):
 
 Decoded: TypeAlias = Event | Undecodable
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What decoding raises: for another shape, for text that is no UTF-8, for brackets without end."""
+"""Errors of decoding: wrong shape, invalid UTF-8, nesting without end."""
 
 _encoder = msgspec.json.Encoder()
 _events_decoder: msgspec.json.Decoder[list[Event]] = msgspec.json.Decoder(list[Event])
@@ -136,18 +136,18 @@ _change_decoder = msgspec.json.Decoder(Change)
 
 
 def entry_order(entry_id: str) -> tuple[int, int]:
-    """The id of a stream entry as numbers that can be compared: its time in milliseconds, and the count within it."""
+    """Convert a stream entry's id to comparable numbers: milliseconds, and the sequence number within it."""
     at_ms, _, count = entry_id.partition("-")
     return int(at_ms), int(count or 0)
 
 
 def encode_entry(events: Sequence[Event]) -> bytes:
-    """The value of `ENTRY_FIELD` for these events."""
+    """Encode events as the value of `ENTRY_FIELD`."""
     return _encoder.encode(events)
 
 
 def decode_entry(value: bytes) -> list[Decoded]:
-    """The events of one entry, in order; what can't be decoded comes as `Undecodable`, never as an error."""
+    """Decode the events of one entry, in order; invalid ones are returned as `Undecodable`, never raised."""
     try:
         return list(_events_decoder.decode(value))
     except UNREADABLE:
@@ -163,12 +163,12 @@ def _decode_one_by_one(value: bytes) -> list[Decoded]:
 
 
 def encode_event(event: Event) -> bytes:
-    """One event as it stands in Postgres and in the spool."""
+    """Encode one event for Postgres and the spool."""
     return _encoder.encode(event)
 
 
 def decode_event(raw: bytes) -> Decoded:
-    """One event, or why it is none."""
+    """Decode one event, or return the reason why it can't be."""
     try:
         return _event_decoder.decode(raw)
     except UNREADABLE as error:
@@ -176,29 +176,29 @@ def decode_event(raw: bytes) -> Decoded:
 
 
 def new_ledger(stream: str) -> Ledger:
-    """The empty ledger of a stream."""
+    """Return the empty ledger of a stream."""
     return ControlLedger() if stream == CONTROL else RouteLedger()
 
 
 def encode_ledger(ledger: Ledger) -> bytes:
-    """A ledger as JSON."""
+    """Encode a ledger as JSON."""
     return _encoder.encode(ledger)
 
 
 def decode_ledger(stream: str, raw: bytes | msgspec.Raw) -> Ledger:
-    """A stream's ledger from JSON; raises msgspec.DecodeError when it is none."""
+    """Decode a stream's ledger; raises msgspec.DecodeError if it is invalid."""
     if stream == CONTROL:
         return _control_ledger_decoder.decode(raw)
     return _route_ledger_decoder.decode(raw)
 
 
 def encode_snapshot(snapshot: Snapshot) -> bytes:
-    """A snapshot as it lies in Redis."""
+    """Encode a snapshot for Redis."""
     return _encoder.encode(snapshot)
 
 
 def decode_snapshot(raw: bytes) -> Snapshot | None:
-    """A snapshot, or None when it is unreadable or of a version that this code does not know."""
+    """Decode a snapshot; None if it is unreadable or of an unknown version."""
     try:
         snapshot = _snapshot_decoder.decode(raw)
     except UNREADABLE:
@@ -207,16 +207,17 @@ def decode_snapshot(raw: bytes) -> Snapshot | None:
 
 
 def encode_change(change: Change) -> bytes:
-    """A notice for `CHANGES_CHANNEL`."""
+    """Encode a notification for `CHANGES_CHANNEL`."""
     return _encoder.encode(change)
 
 
 CONTROL_NEWS = encode_change(Change(CONTROL, 0, 0))
-"""Told on `CHANGES_CHANNEL` when an operator's event was appended: it counts before any snapshot has heard it."""
+"""Sent on `CHANGES_CHANNEL` when an operator's event was appended, since it takes effect before any snapshot includes
+it."""
 
 
 def decode_change(raw: bytes) -> Change | None:
-    """A notice, or None when it is unreadable."""
+    """Decode a notification; None if it is unreadable."""
     try:
         return _change_decoder.decode(raw)
     except UNREADABLE:

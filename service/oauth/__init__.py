@@ -1,1 +1,1 @@
-"""Tokens of a Claude subscription: read, refreshed, shared over hosts."""
+"""OAuth tokens of a Claude subscription: read, refreshed, and shared between hosts."""

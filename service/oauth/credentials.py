@@ -1,7 +1,7 @@
-"""The credential of a route, as the provider wants to see it: an API key, a subscription's static token, or one that is
-kept fresh beside the requests.
+"""Credentials of routes, as their provider expects them: an API key, a subscription's static token, or one refreshed in
+the background.
 
-Not here: how a token is kept fresh (`token_manager`), and clients' own credentials, which pass as they came.
+Not here: refreshing (`token_manager`), and clients' own credentials, which are passed through.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ TICK_S = 1.0
 
 
 class NoCredential(Exception):
-    """The route has no usable credential now; the message names the mend."""
+    """The route has no usable credential now; the message says how to fix that."""
 
 
 class Credentials:
-    """Looks up credentials, and keeps those fresh that can be refreshed."""
+    """Looks up credentials, and refreshes those that can be refreshed."""
 
     def __init__(self, settings: Settings, redis: Redis | None, clock: Clock) -> None:
         self._subscriptions = {
@@ -41,18 +41,18 @@ class Credentials:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to refresh ahead of expiry."""
+        """Start refreshing ahead of expiry."""
         if self._subscriptions:
             self._task = asyncio.create_task(self._tick_forever(), name="credentials.tick")
 
     async def stop(self) -> None:
-        """End, once refreshes under way are saved."""
+        """Stop, after saving refreshes in progress."""
         if self._task:
             await cancel_and_wait({self._task})
         await asyncio.gather(*(subscription.stop() for subscription in self._subscriptions.values()))
 
     async def of(self, route: Route) -> str:
-        """The key or token of a route; waits, not for long, for one that is being refreshed. Raises NoCredential."""
+        """Return a route's key or token; waits briefly for a refresh in progress. Raises NoCredential."""
         if route.api_key:
             return route.api_key.reveal()
         subscription = self._subscriptions.get(route.id)
@@ -65,10 +65,10 @@ class Credentials:
         return token
 
     async def refused(self, route: Route, token: str) -> bool:
-        """Whether another token is at hand now than this one, which the provider answered with 401.
+        """Return True if another token than this one, which the provider answered with 401, is available.
 
-        A refresh is forced for it, once, unless the file or another host holds another one already. The attempt is
-        then worth repeating, once.
+        Forces one refresh for it, unless the file or another host has another token already. The attempt may then be
+        repeated once.
         """
         subscription = self._subscriptions.get(route.id)
         if subscription is None:
@@ -89,7 +89,7 @@ class Credentials:
 
 
 def subscription_of(route: Route, oauth: OAuth, redis: Redis | None, clock: Clock) -> TokenManager:
-    """A route's subscription, with what it is made of."""
+    """Create the token manager of a route's subscription."""
     return TokenManager(
         route.id,
         CredentialsFile(route.credentials_path),

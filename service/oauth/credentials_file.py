@@ -1,12 +1,12 @@
-"""Claude Code's credentials file: read, locked, and saved so that nothing in it is lost. Everything here blocks.
+"""Claude Code's credentials file: reading, locking, and saving without losing anything in it. All functions block.
 
 Laws
-- Tokens are put in the place of those they were issued for, and of no others: whoever was here meanwhile keeps theirs.
-- What else stands in the file stays as it is, byte for byte; so do the file's mode and owner.
-- A refresh keeps the log-in, and a new log-in changes it: which tokens a refresh brought stands in the lock's file.
-- A file that can't be replaced (it alone is mounted, or its folder can't be written to) is written in place.
+- New tokens replace only those that they were issued for: if another program saved its own meanwhile, those stay.
+- Everything else in the file stays byte for byte, as do its mode and owner.
+- A refresh keeps the log-in, and a new log-in changes it: the lock's file says which tokens a refresh brought.
+- A file that can't be replaced (it is mounted by itself, or its folder is read-only) is overwritten in place.
 
-Not here: when a token is stale and how another one is had (`token_manager`). Claude Code knows nothing of the lock.
+Not here: when a token is stale and how it is refreshed (`token_manager`). Claude Code does not use the lock.
 """
 
 import contextlib
@@ -29,28 +29,28 @@ OAUTH_KEY = "claudeAiOauth"
 LOCK_SUFFIX = ".ccproxy.lock"
 BESIDE_SUFFIX = ".ccproxy.tmp"
 CANNOT_REPLACE = frozenset((errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES, errno.EROFS))
-"""What making a file in the folder, or moving it onto the old one, fails with where only the file itself is ours."""
+"""Errors when creating a file in the folder, or renaming it over the old one, if only the file itself is writable."""
 READS = 6
 READ_AGAIN_S = 0.05
-"""Somebody who writes in place takes a moment; a file that can't be read for longer is broken."""
+"""A program that overwrites in place takes a moment; a file unreadable for longer is broken."""
 MAX_BYTES = 4 * 1024 * 1024
 TOKEN = re.compile(r"[!-~]{1,16384}")
-"""Tokens are visible ASCII (RFC 6750), so that they can stand in a header; Anthropic's have about 100 characters."""
+"""Tokens are visible ASCII (RFC 6750), so that they can be sent in a header; Anthropic's have about 100 characters."""
 LATEST_MS = 253_402_300_799_000
-"""The end of the year 9999. Redis and JSON take no larger ends."""
+"""The end of the year 9999. Redis and JSON support no later expiry."""
 
 
 class NoLogin(Exception):
-    """There is no file, or no log-in in it. The message names the mend."""
+    """There is no file, or no log-in in it. The message says how to fix that."""
 
 
 class Unreadable(Exception):
-    """The file can't be read, or is no JSON of the known shape."""
+    """The file can't be read, or is not JSON of the known shape."""
 
 
 class OAuthTokens(Struct, frozen=True):
-    """A subscription's tokens. `refresh_token` "": can't be refreshed. `expires_at_ms` is Unix time; 0: never.
-    `account`: a hash that names the log-in, which a refresh keeps; "" while it was not looked up.
+    """A subscription's tokens. An empty `refresh_token`: can't be refreshed. `expires_at_ms` is Unix time; 0: never.
+    `account`: a hash that names the log-in, which a refresh keeps; "" until it is looked up.
     """
 
     access_token: str
@@ -63,7 +63,7 @@ class OAuthTokens(Struct, frozen=True):
 
 
 class LoginRecord(Struct, rename="camel"):
-    """What is read of `claudeAiOauth`; its other keys are Claude Code's business."""
+    """The known fields of `claudeAiOauth`; others are left to Claude Code."""
 
     access_token: str | None = None
     refresh_token: str | None = None
@@ -78,39 +78,39 @@ class RefreshRecord(Struct):
 
 
 class Content(Struct, rename="camel"):
-    """What is read of the file."""
+    """The known fields of the file."""
 
     claude_ai_oauth: LoginRecord | None = None
 
 
 class FileLock:
-    """Held until `release`, or until the process ends, however it does."""
+    """Held until `release` or the end of the process."""
 
     def __init__(self, held: Sequence[int]) -> None:
-        self._held = held
+        self._descriptors = held
 
     def release(self) -> None:
-        """Let others have it."""
-        for descriptor in self._held:
+        """Release the lock."""
+        for descriptor in self._descriptors:
             os.close(descriptor)
-        self._held = ()
+        self._descriptors = ()
 
 
 class CredentialsFile:
-    """One credentials file. A path that is a link means the file that it leads to."""
+    """A credentials file. Symbolic links are resolved."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._seen: tuple[tuple[int, int, int], OAuthTokens] | None = None
 
     def read(self) -> OAuthTokens:
-        """The tokens in it, decoded again only when the file has changed. Raises NoLogin, Unreadable."""
+        """Return its tokens, decoded again only if the file has changed. Raises NoLogin, Unreadable."""
         try:
             found = os.stat(self.path)
             stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
             if self._seen and self._seen[0] == stamp:
                 return self._seen[1]
-            tokens = tokens_of(self._settled())
+            tokens = tokens_of(self._complete_content())
         except FileNotFoundError:
             raise NoLogin("does not exist") from None
         except OSError as error:
@@ -128,14 +128,14 @@ class CredentialsFile:
         return account_of(token)
 
     def can_write(self) -> bool:
-        """Whether refreshed tokens could be kept here."""
+        """Return True if refreshed tokens can be saved here."""
         return os.access(self.path, os.W_OK)
 
     def try_lock(self) -> FileLock | None:
-        """The lock of this file over all proxies of the host, or None while another has it.
+        """Lock this file against all proxies of the host, or return None if another holds it.
 
-        Two locks in one: a file beside it, which stays when the file is replaced, and the file itself, which is all
-        that processes share which have only that mounted. Raises OSError.
+        It takes two locks: on a file beside it, which survives replacement of the file, and on the file itself, the
+        only one that processes share which have just that file mounted. Raises OSError.
         """
         place = os.path.realpath(self.path)
         held: list[int] = []
@@ -155,13 +155,13 @@ class CredentialsFile:
         return None
 
     def save(self, spent: str, issued: OAuthTokens) -> bool:
-        """Put these tokens in the place of those with the refresh token `spent`. False: others' newer ones stand there.
+        """Replace the tokens whose refresh token is `spent`. False: another program has saved newer ones.
 
-        Raises NoLogin, Unreadable, and OSError when it can't be written.
+        Raises NoLogin, Unreadable, and OSError if it can't be written.
         """
         place = os.path.realpath(self.path)
         try:
-            content = self._settled()
+            content = self._complete_content()
         except FileNotFoundError:
             raise NoLogin("does not exist") from None
         if tokens_of(content).refresh_token != spent:
@@ -171,8 +171,8 @@ class CredentialsFile:
         write(place, with_tokens(content, issued))
         return True
 
-    def _settled(self) -> bytes:
-        """The content, once it is whole: whoever writes in place has a moment to end."""
+    def _complete_content(self) -> bytes:
+        """Return the content once it is complete JSON: a program that writes in place gets a moment to finish."""
         for _ in range(READS - 1):
             content = _content(self.path)
             if is_whole(content):
@@ -182,25 +182,25 @@ class CredentialsFile:
 
 
 def tokens_of(content: bytes) -> OAuthTokens:
-    """The tokens in the content of a file. Raises NoLogin, Unreadable."""
+    """Decode the tokens in a file's content. Raises NoLogin, Unreadable."""
     try:
         login = msgspec.json.decode(content, type=Content).claude_ai_oauth
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable(type(error).__name__) from None
     if login is None or not login.access_token:
-        raise NoLogin("holds no log-in")
+        raise NoLogin("has no login")
     if not is_token(login.access_token) or not is_token(login.refresh_token or "none"):
-        raise Unreadable("a token in it holds characters that no token has")
+        raise Unreadable("a token in it has invalid characters")
     return OAuthTokens(login.access_token, login.refresh_token or "", int(min(login.expires_at or 0, LATEST_MS)))
 
 
 def is_token(text: str) -> bool:
-    """Whether this can be a token."""
+    """True if this is a valid token."""
     return TOKEN.fullmatch(text) is not None
 
 
 def is_whole(content: bytes) -> bool:
-    """Whether this is JSON to its end."""
+    """True if this is complete JSON."""
     try:
         msgspec.json.decode(content, type=Raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -209,7 +209,7 @@ def is_whole(content: bytes) -> bool:
 
 
 def with_tokens(content: bytes, issued: OAuthTokens) -> bytes:
-    """The content with other tokens; every other value in it is kept byte for byte."""
+    """Return the content with other tokens; every other value stays byte for byte."""
     whole = msgspec.json.decode(content, type=dict[str, Raw])
     login = msgspec.json.decode(whole[OAUTH_KEY], type=dict[str, Raw])
     fresh = {
@@ -240,7 +240,7 @@ def fingerprint(token: str) -> str:
 
 
 def write(path: str, content: bytes) -> None:
-    """Give a file this content, on the disk when this returns. Raises OSError."""
+    """Replace a file's content, durably. Raises OSError."""
     try:
         replace_file(path, content)
     except OSError as error:
@@ -252,11 +252,12 @@ def write(path: str, content: bytes) -> None:
 
 
 def replace_file(path: str, content: bytes) -> None:
-    """Write beside the file and move it there: nobody ever sees half of it. A crash leaves the old or the new."""
+    """Write a temporary file and rename it, so that no reader sees half of it. A crash leaves the old or the new
+    content."""
     old = os.stat(path)
     beside = path + BESIDE_SUFFIX
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(beside)  # what a crash has left
+        os.unlink(beside)  # left by a crash
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         made = os.fstat(descriptor)
@@ -272,7 +273,7 @@ def replace_file(path: str, content: bytes) -> None:
 
 
 def write_in_place(path: str, content: bytes) -> None:
-    """Write over the old content; blanks over what is longer there, so that it is JSON at every moment but one."""
+    """Overwrite the content, padded with blanks if the old one was longer, so that it is almost always valid JSON."""
     descriptor = os.open(path, os.O_WRONLY)
     try:
         _write_all(descriptor, content.ljust(os.fstat(descriptor).st_size))
@@ -284,7 +285,7 @@ def write_in_place(path: str, content: bytes) -> None:
 
 
 def _content(path: str) -> bytes:
-    """The content, of a regular file alone: reading a pipe would last for ever."""
+    """Read a regular file; reading a pipe could block forever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -296,7 +297,7 @@ def _content(path: str) -> bytes:
 
 
 def _locked(path: str, flags: int) -> list[int]:
-    """A descriptor that holds the lock of a file. Raises BlockingIOError while another has it."""
+    """Open and lock a file. Raises BlockingIOError if another process holds the lock."""
     descriptor = os.open(path, flags, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -307,7 +308,7 @@ def _locked(path: str, flags: int) -> list[int]:
 
 
 def _locked_beside(path: str) -> list[int]:
-    """The same for the file beside it, where one can be made."""
+    """Lock the file beside it, if one can be created."""
     try:
         return _locked(path + LOCK_SUFFIX, os.O_RDWR | os.O_CREAT)
     except OSError as error:
@@ -323,7 +324,7 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 
 def _sync_folder(path: str) -> None:
-    """The new name is on the disk only once its folder is; some file systems can't say so."""
+    """Fsync the folder, which makes a new name durable; some file systems don't support it."""
     with contextlib.suppress(OSError):
         folder = os.open(Path(path).parent, os.O_RDONLY)
         try:

@@ -1,12 +1,12 @@
-"""A subscription's access token, shared over hosts by way of Redis; and who of them refreshes it.
+"""Shares a subscription's access token between hosts through Redis, and elects the host that refreshes it.
 
 Laws
-- The access token alone is shared, sealed (AES-256-GCM) with a key that only the settings know, until it expires. The
-  refresh token never leaves the file.
+- Only the access token is shared, until it expires, encrypted (AES-256-GCM) with a key from the settings. The refresh
+  token never leaves the file.
 - One proxy of the fleet refreshes at a time: it holds a lease.
-- With Redis away nothing is shared, nothing fails, and the lock of the file decides alone.
+- While Redis is unavailable nothing is shared, nothing fails, and the file lock alone decides.
 
-Not here: files, the token endpoint, and what follows (`token_manager`).
+Not here: files, the token endpoint, and the overall flow (`token_manager`).
 """
 
 import logging
@@ -31,19 +31,19 @@ from service.settings import Secret
 log = logging.getLogger("ccproxy.oauth")
 
 NONCE_BYTES = 12
-ASKED_MS = 15_000
-"""Nobody waits longer for an answer."""
+REQUEST_TTL_MS = 15_000
+"""Maximum time for which a refresh request stands."""
 LEASE_MS = 40_000
-"""Longer than the longest refresh; a proxy that died with it is waited for no longer."""
+"""Longer than the longest refresh; the lease of a dead proxy expires after it."""
 AWAY_S = 5.0
-"""Redis is not asked for so long after it did not answer: requests wait for what it says."""
+"""After a failure Redis is skipped for this long, because requests wait for its reply."""
 PURPOSE = b"ccproxy oauth access token v1"
 RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 T = TypeVar("T")
 
 
-class Shared(Struct):
-    """What is sealed."""
+class SharedPayload(Struct):
+    """The encrypted payload."""
 
     access_token: str
     expires_at_ms: int
@@ -51,23 +51,23 @@ class Shared(Struct):
 
 
 class SharedToken:
-    """One route's token. Every method answers as if nothing were there when Redis is away."""
+    """One route's shared token. While Redis is unavailable, every method behaves as if nothing were shared."""
 
     def __init__(self, redis: Redis, share_key: Secret, route: str) -> None:
         self._redis = redis
         self._cipher = AESGCM(HKDF(SHA256(), 32, salt=None, info=PURPOSE).derive(share_key.reveal().encode()))
-        self._token_key, self._asked_key = oauth_token_key(route), oauth_asked_key(route)
+        self._token_key, self._request_key = oauth_token_key(route), oauth_asked_key(route)
         self._lease_key, self._lease = oauth_lease_key(route), os.urandom(12).hex()
         self._away_until_s = 0.0
 
     async def read(self) -> OAuthTokens | None:
-        """The token that is shared; None when there is none that this key opens."""
-        sealed = await self._quietly(lambda: self._redis.get(self._token_key), None)
+        """Return the shared token; None if there is none that this key decrypts."""
+        sealed = await self._or_default(lambda: self._redis.get(self._token_key), None)
         if not isinstance(sealed, bytes):
             return None
         try:
             raw = self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._token_key.encode())
-            shared = msgspec.json.decode(raw, type=Shared)
+            shared = msgspec.json.decode(raw, type=SharedPayload)
         except (InvalidTag, ValueError, msgspec.DecodeError):
             return None
         return OAuthTokens(shared.access_token, "", shared.expires_at_ms, shared.account)
@@ -78,38 +78,41 @@ class SharedToken:
         if left_ms <= 0:
             return
         nonce = os.urandom(NONCE_BYTES)
-        raw = msgspec.json.encode(Shared(tokens.access_token, tokens.expires_at_ms, tokens.account))
+        raw = msgspec.json.encode(SharedPayload(tokens.access_token, tokens.expires_at_ms, tokens.account))
         sealed = nonce + self._cipher.encrypt(nonce, raw, self._token_key.encode())
-        await self._quietly(lambda: self._redis.set(self._token_key, sealed, px=left_ms), None)
+        await self._or_default(lambda: self._redis.set(self._token_key, sealed, px=left_ms), None)
 
-    async def ask(self, useless: str) -> bool:
-        """Ask those that can to refresh; `useless` is the fingerprint of the token at hand. False: Redis is away."""
-        return bool(await self._quietly(lambda: self._redis.set(self._asked_key, useless, px=ASKED_MS), None))
+    async def request_refresh(self, useless: str) -> bool:
+        """Request a refresh from hosts that can; `useless` is the fingerprint of the current token. False: Redis is
+        unavailable."""
+        return bool(
+            await self._or_default(lambda: self._redis.set(self._request_key, useless, px=REQUEST_TTL_MS), None)
+        )
 
-    async def asked(self) -> str | None:
-        """The fingerprint of a token for which another is asked."""
-        found = await self._quietly(lambda: self._redis.get(self._asked_key), None)
+    async def requested_refresh(self) -> str | None:
+        """Return the fingerprint of the token for which a refresh is requested."""
+        found = await self._or_default(lambda: self._redis.get(self._request_key), None)
         return found.decode(errors="replace") if isinstance(found, bytes) else None
 
-    async def answered(self) -> None:
-        """What was asked for is there."""
-        await self._quietly(lambda: self._redis.delete(self._asked_key), 0)
+    async def clear_request(self) -> None:
+        """Delete the request for a refresh."""
+        await self._or_default(lambda: self._redis.delete(self._request_key), 0)
 
-    async def lease(self) -> bool:
-        """Whether this process may refresh: it got the lease, or there is no Redis to ask."""
-        got: object = await self._quietly(
+    async def acquire_lease(self) -> bool:
+        """Acquire the lease to refresh; True also if Redis is unavailable."""
+        got: object = await self._or_default(
             lambda: self._redis.set(self._lease_key, self._lease, px=LEASE_MS, nx=True), otherwise=True
         )
         return got is not None
 
-    async def release(self) -> None:
-        """Give the lease back, should it still be ours."""
-        await self._quietly(lambda: self._run(RELEASE, self._lease_key, self._lease), None)
+    async def release_lease(self) -> None:
+        """Release the lease if this process still holds it."""
+        await self._or_default(lambda: self._run(RELEASE, self._lease_key, self._lease), None)
 
     def _run(self, script: str, key: str, argument: str) -> Awaitable[object]:
         return cast("Awaitable[object]", self._redis.eval(script, 1, key, argument))
 
-    async def _quietly(self, command: Callable[[], Awaitable[T]], otherwise: T) -> T:
+    async def _or_default(self, command: Callable[[], Awaitable[T]], otherwise: T) -> T:
         if time.monotonic() < self._away_until_s:
             return otherwise
         try:

@@ -1,1 +1,1 @@
-"""The bytes of the Messages API: event streams, usage, bodies, encodings. Without I/O."""
+"""The bytes of the Messages API: event streams, usage, bodies, content encodings. No I/O."""

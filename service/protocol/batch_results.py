@@ -1,6 +1,6 @@
-"""Reads along while the results of a message batch pass: one JSON object a line, each with what its item used.
+"""Reads the usage of each item while a message batch's results pass: one JSON object per line.
 
-It never changes a byte. Not here: booking the usage (the relay's), and other ways to get at a batch.
+The bytes are never changed. Not here: recording the usage (`relay`).
 """
 
 import msgspec
@@ -11,11 +11,11 @@ from service.protocol.tap import JsonAnswer, json_usage
 from service.protocol.usage_estimate import at_least, tokens_in
 
 LINE_BYTES = 32 * 1024 * 1024
-"""The largest line that is looked into: an answer of the largest size; a longer one passes uncounted."""
+"""Maximum length of a parsed line: a response of the largest size; longer ones pass uncounted."""
 
 
 class BatchItem(Struct, frozen=True):
-    """What one item of a batch used."""
+    """Usage of one item of a batch."""
 
     custom_id: str
     model: str
@@ -30,7 +30,7 @@ class BatchResult(Struct):
 
 
 class BatchLine(Struct):
-    """One line of results."""
+    """A line of results."""
 
     custom_id: str
     result: BatchResult
@@ -40,14 +40,14 @@ _line_decoder = msgspec.json.Decoder(BatchLine)
 
 
 class BatchTap:
-    """Feed it the chunks of the results; it gives back the items whose lines they complete."""
+    """Feed it the chunks of the results; it returns the items whose lines they complete."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
         self._too_long = False
 
     def feed(self, chunk: bytes) -> list[BatchItem]:
-        """The items of the lines that end in this chunk."""
+        """Return the items of the lines that end in this chunk."""
         *whole, rest = chunk.split(b"\n")
         items = []
         for part in whole:
@@ -63,13 +63,13 @@ class BatchTap:
         return items
 
     def finish(self) -> list[BatchItem]:
-        """The item of a last line without a line break."""
+        """Return the item of a last line without a line break."""
         item = None if self._too_long else item_of(bytes(self._rest))
         return [item] if item else []
 
 
 def item_of(line: bytes) -> BatchItem | None:
-    """The item of a line; None for one that used nothing or can't be read."""
+    """Return a line's item; None if it has no usage or can't be decoded."""
     try:
         read = _line_decoder.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -79,7 +79,7 @@ def item_of(line: bytes) -> BatchItem | None:
 
 
 def item_tokens(answer: JsonAnswer) -> TokenCounts:
-    """What an item used; by its size where it has content and no usage. Its own request is not known here."""
+    """Return an item's usage; estimated from its size if it has content but no usage. Its request is not known here."""
     if not answer.content_bytes:
         return answer.tokens
     output = 1 if answer.tokens.output else tokens_in(answer.content_bytes)

@@ -1,17 +1,15 @@
-"""Content codings: request bodies that come compressed, and answers that do so unasked. Not here: compressing anything.
+"""Content codings: decodes compressed request bodies, and responses that come compressed unasked. Does not compress.
 
-The rules:
-
-- `gzip` (also `x-gzip`), `deflate`, `br`, `zstd` and `identity` are known; several in a row were applied in that order,
-  so the last one comes off first (RFC 9110, section 8.4). More than three in a row are refused: no client does that,
-  and each may multiply the size by a thousand.
-- Output comes in bounded pieces, so that a bomb is noticed before its size is spent: at most 64 KB each, for zstd at
-  most 8 MB (its library can't stop in between; 256 bytes of input hold at most 64 blocks of 128 KB).
-- What is bounded is the work, not the result alone: output that a later coding swallows (zeros behind gzip) counts, and
-  so does each frame, however empty. Input is taken in small pieces: what is left of one is copied for each step.
-- A body is whole when its last frame is. Several gzip members or zstd frames in a row are one body. What follows the
-  end is an error, but zeros behind gzip, which some writers pad with.
-- `deflate` means zlib (RFC 9110), but some senders leave zlib's frame out; the first two bytes tell.
+Rules
+- `gzip` (also `x-gzip`), `deflate`, `br`, `zstd` and `identity` are known; several are removed in reverse order (RFC
+  9110, section 8.4). More than three are rejected: no client does that, and each may multiply the size by a thousand.
+- Output comes in bounded pieces, so that a decompression bomb is noticed early: at most 64 KB each, for zstd at most
+  8 MB (its library can't stop in between; 256 bytes of input hold at most 64 blocks of 128 KB).
+- The bound covers all work, not only the result: output consumed by a later coding (zeros behind gzip) counts, and so
+  does each frame, even if empty. Input is processed in small pieces: the rest of one is copied for each step.
+- A body is complete when its last frame is. Several gzip members or zstd frames in a row are one body. Data after the
+  end are an error, except for zeros after gzip, which some writers pad with.
+- `deflate` means zlib (RFC 9110), but some senders omit zlib's frame; the first two bytes tell.
 - An empty body is empty in every coding.
 """
 
@@ -27,35 +25,35 @@ from service.errors import BodyTooLarge, ClientError
 PIECE_BYTES: Final = 65_536
 ZSTD_STEP_BYTES: Final = 256
 ZSTD_WINDOW_BYTES: Final = 8 * 1024 * 1024
-"""The largest window that this coding may ask for (RFC 9659), so that a frame's header can't claim gigabytes."""
+"""The largest window allowed for this coding (RFC 9659), so that a frame's header can't claim gigabytes."""
 CODINGS_LIMIT: Final = 3
 PART_BYTES: Final = 128 * 1024
-"""About so much of an answer is decoded at once: a few milliseconds."""
+"""Size of the parts in which a response is decoded: a few milliseconds each."""
 ANSWER_EXPANSION: Final = 100
-"""Streams of events shrink to a thirtieth: their framing is the same in each."""
+"""Maximum expansion ratio; event streams compress to about a thirtieth, because their framing repeats."""
 ANSWER_FREE_BYTES: Final = 8 * 1024 * 1024
-"""What any answer may become, however it was compressed: more than a model says."""
+"""Size that any response may expand to, whatever its ratio: more than a model writes."""
 FRAME_BYTES: Final = 1_024
-"""A gzip member or zstd frame costs as much as that many bytes of output, even when it is empty."""
+"""Cost of a gzip member or zstd frame in bytes of output, even if it is empty."""
 
 
 class BadEncoding(ValueError):
-    """The bytes are not what their content coding says."""
+    """The bytes are invalid in their content coding."""
 
 
 class Decoder(Protocol):
-    """Takes one coding off."""
+    """Decodes one coding."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What `data` adds, in bounded pieces, and an empty one at the end of each frame. Raises BadEncoding. Must be
-        read to its end before the next call."""
+        """Yield the output of `data` in bounded pieces, and an empty one at the end of each frame. Raises BadEncoding.
+        Must be exhausted before the next call."""
 
     def finish(self) -> None:
-        """No more data comes. Raises BadEncoding when the end is missing."""
+        """End of data. Raises BadEncoding if it is truncated."""
 
 
 class Inflate:
-    """gzip and deflate."""
+    """Decoder of gzip and deflate."""
 
     def __init__(self, *, gzip: bool) -> None:
         self._gzip = gzip
@@ -64,7 +62,7 @@ class Inflate:
         self._ended = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """See Stage."""
+        """See Decoder."""
         while data:
             if self._inflater is None:
                 data = self._begin(data)
@@ -78,9 +76,9 @@ class Inflate:
                 yield b""
 
     def _begin(self, data: bytes) -> bytes:
-        """Begin a stream as soon as its first two bytes are known; gives all the bytes to feed it."""
+        """Create the decompressor once the first two bytes are known; returns the bytes to feed it."""
         if self._ended and not self._gzip:
-            raise BadEncoding("bytes behind the end")
+            raise BadEncoding("trailing bytes")
         if self._ended and not self._start:
             data = data.lstrip(b"\0")
         self._start += data
@@ -97,13 +95,14 @@ class Inflate:
         return zlib.MAX_WBITS if framed else -zlib.MAX_WBITS
 
     def finish(self) -> None:
-        """See Stage."""
+        """See Decoder."""
         if self._inflater is not None or self._start:
-            raise BadEncoding("the end is missing")
+            raise BadEncoding("truncated")
 
 
 def inflated(inflater: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
-    """What `data` adds to one stream. A full piece may leave output behind even when all input is taken."""
+    """Yield the output of `data` in one stream. After a full piece, output may remain although all input was
+    consumed."""
     size = PIECE_BYTES
     while (data or size == PIECE_BYTES) and not inflater.eof:
         try:
@@ -116,17 +115,17 @@ def inflated(inflater: "zlib._Decompress", data: bytes) -> Iterator[bytes]:
 
 
 class Brotli:
-    """br."""
+    """Decoder of br."""
 
     def __init__(self) -> None:
         self._decompressor = brotli.Decompressor()
         self._begun = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """See Stage."""
+        """See Decoder."""
         while data or not self._decompressor.can_accept_more_data():
             if self._decompressor.is_finished():
-                raise BadEncoding("bytes behind the end")
+                raise BadEncoding("trailing bytes")
             self._begun = True
             piece, data = self._process(data), b""
             while piece:
@@ -141,19 +140,19 @@ class Brotli:
         return piece
 
     def finish(self) -> None:
-        """See Stage."""
+        """See Decoder."""
         if self._begun and not self._decompressor.is_finished():
-            raise BadEncoding("the end is missing")
+            raise BadEncoding("truncated")
 
 
 class Zstd:
-    """zstd."""
+    """Decoder of zstd."""
 
     def __init__(self) -> None:
         self._frame: zstandard.ZstdDecompressionObj | None = None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """See Stage."""
+        """See Decoder."""
         for start in range(0, len(data), ZSTD_STEP_BYTES):
             step = data[start : start + ZSTD_STEP_BYTES]
             while step:
@@ -167,13 +166,13 @@ class Zstd:
                     yield b""
 
     def finish(self) -> None:
-        """See Stage."""
+        """See Decoder."""
         if self._frame is not None:
-            raise BadEncoding("the end is missing")
+            raise BadEncoding("truncated")
 
 
 def decompressed(frame: "zstandard.ZstdDecompressionObj", step: bytes) -> Iterator[bytes]:
-    """What a few bytes add to one frame, if anything."""
+    """Yield the output of a few bytes in one frame."""
     try:
         piece = frame.decompress(step)
     except zstandard.ZstdError as error:
@@ -192,27 +191,29 @@ STAGES: dict[str, Callable[[], Decoder]] = {
 
 
 class ResponseDecoder:
-    """Takes the codings off an answer, chunk by chunk, however the chunks are cut. A few bytes may stand for gigabytes:
-    they are given in parts, and no more than so many times what has come."""
+    """Decodes a response chunk by chunk, independent of chunk boundaries. Since a few bytes may expand to gigabytes,
+    output comes in parts, limited to a multiple of the input."""
 
     __slots__ = ("_pieces", "_spent", "_stages", "_taken", "pending")
 
     def __init__(self, stages: tuple[Decoder, ...]) -> None:
         self.pending = False
-        """Whether the last chunk may add more; it need not."""
+        """True if the last chunk may have more output."""
         self._stages = stages
         self._pieces: Iterator[tuple[int, bytes]] = iter(())
         self._taken = 0
         self._spent = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """The first part of what this chunk adds; `more` has the others, before the next chunk. Raises BadEncoding."""
+        """Return the first part of a chunk's output; `more` returns the others, before the next chunk. Raises
+        BadEncoding."""
         self._taken += len(chunk)
         self._pieces = through(self._stages, chunk)
         return self.more()
 
     def more(self) -> bytes:
-        """The next part of what the last chunk adds, which may be empty while more is pending. Raises BadEncoding."""
+        """Return the next part of the last chunk's output, which may be empty while more is pending. Raises
+        BadEncoding."""
         parts, spent = [], 0
         self.pending = False
         for cost, piece in self._pieces:
@@ -223,25 +224,25 @@ class ResponseDecoder:
                 break
         self._spent += spent
         if self._spent > max(ANSWER_FREE_BYTES, ANSWER_EXPANSION * self._taken):
-            raise BadEncoding(f"the answer becomes more than {ANSWER_EXPANSION} times as large when it is decoded")
+            raise BadEncoding(f"the response expands more than {ANSWER_EXPANSION} times when decompressed")
         return b"".join(parts)
 
     def finish(self) -> bytes:
-        """What was still to come, nothing in these codings. Raises BadEncoding when the answer was cut off."""
+        """Return the remaining output, empty in these codings. Raises BadEncoding if the response is truncated."""
         for stage in self._stages:
             stage.finish()
         return b""
 
 
 def response_decoder(encoding: str) -> ResponseDecoder | None:
-    """The decoder for a `content-encoding`; None where there is nothing to decode, or nothing known, so that the
-    answer passes as it is."""
+    """Return a decoder for `content-encoding`; None if there is nothing to decode, or an unknown coding, so that the
+    response passes unchanged."""
     stages = stages_of(encoding)
     return ResponseDecoder(stages) if stages else None
 
 
 def decode_body(raw: bytes, encoding: str, limit_bytes: int) -> bytes:
-    """A request's body without its codings. Raises BodyTooLarge, or ClientError, both with `details.error_code`."""
+    """Decode a request's body. Raises BodyTooLarge, or ClientError, both with `details.error_code`."""
     if not encoding:
         return raw
     stages = stages_of(encoding)
@@ -272,7 +273,7 @@ def decode_body(raw: bytes, encoding: str, limit_bytes: int) -> bytes:
 
 
 def stages_of(encoding: str) -> tuple[Decoder, ...] | None:
-    """What takes these codings off, the last applied first; None when one is unknown or there are too many."""
+    """Return the decoders of these codings, last applied first; None if one is unknown or there are too many."""
     names = [name for part in encoding.split(",") if (name := part.strip().lower()) not in ("", "identity")]
     if len(names) > CODINGS_LIMIT or not all(name in STAGES for name in names):
         return None
@@ -280,8 +281,8 @@ def stages_of(encoding: str) -> tuple[Decoder, ...] | None:
 
 
 def through(stages: tuple[Decoder, ...], data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Data through all stages, piece by piece, so that no stage runs ahead of the next. Each piece comes with what it
-    cost; one that a later stage has to read is empty here."""
+    """Run data through all decoders piece by piece, so that none runs ahead of the next. Yields the cost and bytes of
+    each piece; empty if a later decoder consumes it."""
     first, *others = stages
     for start in range(0, len(data), PIECE_BYTES):
         for piece in first.feed(data[start : start + PIECE_BYTES]):
@@ -291,7 +292,7 @@ def through(stages: tuple[Decoder, ...], data: bytes) -> Iterator[tuple[int, byt
 
 
 def too_large(limit_bytes: int) -> BodyTooLarge:
-    """The refusal of a body that is over the limit once it is decoded."""
+    """Return the error for a body that exceeds the limit once decoded."""
     return BodyTooLarge(
         f"the decoded request body is larger than {limit_bytes} bytes (MAX_BODY_BYTES, MAX_BODY_EXPANSION)",
         details={"error_code": "request_body_too_large_after_decoding"},

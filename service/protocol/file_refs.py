@@ -1,9 +1,9 @@
-"""The files of the Files API and other resources that a request names: it has to go where they live, and they have to
-be the caller's.
+"""Finds the files and other resources that a request references: it must go to their route, and its sender must own
+them.
 
-Files stand in content blocks (Anthropic's documentation): as a document's or image's source, within the result of a
-tool, or in a block of their own that puts them into a container. Not here: where they live (`fleet.resource_index`),
-and whose they are (`relay.ownership`).
+Files are referenced in content blocks (Anthropic's documentation): as a document's or image's source, in a tool result,
+or in a block that puts them into a container. Not here: their routes (`fleet.resource_index`) and owners
+(`relay.ownership`).
 """
 
 import json
@@ -23,13 +23,13 @@ from service.settings import BodyLimits
 
 
 class ResourceId(str):
-    """The id of a resource; a type of its own, so that the decoder tells of each one that it reads."""
+    """A resource id; a separate type, so that the decoder calls a hook for each one."""
 
     __slots__ = ()
 
 
 class SeenIds(local):
-    """The ids that this thread's decoder has read, also those that a second key of the same name hides."""
+    """Ids that this thread's decoder has read, including those hidden by a duplicate key."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -39,7 +39,7 @@ seen = SeenIds()
 
 
 def note_id(kind: type, value: Any) -> ResourceId:
-    """Called by the decoder for each id. Raises TypeError for what is none."""
+    """Decoder hook for each id. Raises TypeError for an invalid one."""
     if kind is not ResourceId or not isinstance(value, str):
         raise TypeError("Input should be a valid string")
     seen.ids.append(value)
@@ -47,13 +47,13 @@ def note_id(kind: type, value: Any) -> ResourceId:
 
 
 class Source(Struct, gc=False):
-    """Where a document or an image comes from; a search result's source is a text."""
+    """Source of a document or an image; a search result's source is a text."""
 
     file_id: ResourceId | None = None
 
 
 class Block(BlockSurvey, gc=False):
-    """A content block, as far as it is looked into; results of tools have blocks of their own."""
+    """The fields of a content block that may reference files; tool results contain blocks."""
 
     file_id: ResourceId | None = None
     source: Source | str | None = None
@@ -61,7 +61,7 @@ class Block(BlockSurvey, gc=False):
 
 
 def file_ids(blocks: Iterable[Block]) -> Iterator[str]:
-    """The ids of all files in the blocks, in their order; blocks may be nested as deep as the decoder goes."""
+    """Yield the ids of all files in the blocks, in order, at any depth that the decoder accepts."""
     nested = [iter(blocks)]
     while nested:
         block = next(nested[-1], None)
@@ -79,20 +79,20 @@ def file_ids(blocks: Iterable[Block]) -> Iterator[str]:
 NAMES = frozenset(
     ("file_id", "container", "container_id", "previous_message_id", "thread_id", "session_id", "batch_id")
 )
-"""Fields that name a resource, wherever they stand."""
+"""Fields that reference a resource, anywhere."""
 HOLDERS = frozenset(("container", "agent", "agents", "callable_agents"))
 """Fields whose value may also be an object with the id."""
 AGENTS = HOLDERS - {"container"}
 OTHER_NAMES = ("_id", "_ids")
 ID = re.compile(r"[a-z]+_(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,}")
-"""On endpoints that are not known, so does any other field that ends like a name and has what looks like an id. A skill
-is named everywhere, those of the provider itself by a word."""
+"""On unknown endpoints, any other field with a similar name and a value that looks like an id counts too. Skills are
+named everywhere, the provider's own by a word."""
 NO_NAMES = frozenset(("input", "input_schema", "metadata", "tool_use_id", "custom_tool_use_id", "custom_id"))
-"""What clients and models make up themselves: nothing in it is a resource."""
+"""Fields with arbitrary content from clients and models, which reference no resource."""
 
 
 class Thread(Struct):
-    """What ties a request to earlier ones."""
+    """The thread of a request."""
 
     previous_message_id: ResourceId | None = None
 
@@ -104,7 +104,7 @@ class Message(Struct):
 
 
 class Params(Struct):
-    """What a request of a batch is about; a container is named by its id here."""
+    """The parameters of a batch item; a container is referenced by its id here."""
 
     container: ResourceId | None = None
     thread: Thread | None = None
@@ -112,13 +112,13 @@ class Params(Struct):
 
 
 class Item(Struct):
-    """A request of a batch."""
+    """An item of a batch."""
 
     params: Params
 
 
 class BatchBody(Struct):
-    """The body that makes a batch, in its usual shape."""
+    """The body that creates a batch, in its usual shape."""
 
     requests: list[Item] = []
 
@@ -129,10 +129,10 @@ _batch_decoder = msgspec.json.Decoder(BatchBody, dec_hook=note_id)
 
 
 def named_ids(plain: bytes, endpoint: Endpoint, limits: BodyLimits) -> tuple[str, ...]:
-    """The resources that a body of any endpoint names, each once. A body that is no JSON names none.
+    """Return the resources that a body of any endpoint references, without duplicates; none if it is not JSON.
 
-    Raises ClientError for what looks like JSON and can't be read: a provider that can would read more than is checked.
-    So it does for what has too many values.
+    Raises ClientError for malformed JSON, which a more tolerant provider might read differently than we checked, and
+    for too many values.
     """
     check_json(plain, limits)
     seen.ids = []
@@ -147,7 +147,7 @@ def named_ids(plain: bytes, endpoint: Endpoint, limits: BodyLimits) -> tuple[str
 
 
 def check_json(plain: bytes, limits: BodyLimits) -> None:
-    """Raise ClientError for a JSON object or list of too many values, in whichever encoding the decoder reads it."""
+    """Raise ClientError for a JSON object or list with too many values, in any encoding that the decoder accepts."""
     encoding = json.detect_encoding(plain)
     if not encoding.startswith("utf-8"):
         plain = plain.decode(encoding, "replace").encode()
@@ -156,18 +156,18 @@ def check_json(plain: bytes, limits: BodyLimits) -> None:
 
 
 def refuse_hidden(found: list[str]) -> None:
-    """Raise ClientError unless the decoder has read just these ids: any other is hidden by a second key."""
+    """Raise ClientError unless the decoder has read exactly these ids: others are hidden by a duplicate key."""
     if len(found) != len(seen.ids):
         raise ClientError("messages: Duplicate key on the way to the id of a resource")
 
 
 def ids_in_any(plain: bytes, *, is_known: bool) -> tuple[str, ...]:
-    """The resources that any JSON names, each once. Raises ClientError when a key stands twice in it."""
+    """Return the resources that any JSON references, without duplicates. Raises ClientError for duplicate keys."""
     return tuple(dict.fromkeys(ids_anywhere(read(plain), is_known=is_known)))
 
 
 def batch_ids(batch: BatchBody) -> Iterator[str]:
-    """The resources that the requests of a batch name."""
+    """Yield the resources that a batch's items reference."""
     for params in (item.params for item in batch.requests):
         previous = params.thread.previous_message_id if params.thread else None
         yield from (text for text in (params.container, previous) if text is not None)
@@ -177,7 +177,7 @@ def batch_ids(batch: BatchBody) -> Iterator[str]:
 
 
 def read(plain: bytes) -> Any:
-    """A body's value; None for what is no JSON. Raises ClientError when a key stands twice in it."""
+    """Decode a body; None if it is not JSON. Raises ClientError for duplicate keys."""
     try:
         return json.loads(plain, object_pairs_hook=unique)
     except (ValueError, RecursionError):
@@ -187,7 +187,7 @@ def read(plain: bytes) -> Any:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object's fields. Raises ClientError when a key stands twice."""
+    """Return a JSON object's fields. Raises ClientError for duplicate keys."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise ClientError("the request's body has a key twice in one object")
@@ -195,7 +195,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def ids_anywhere(value: Any, *, is_known: bool) -> Iterator[str]:
-    """The ids in fields that name resources, however deep; of known endpoints no more than the usual fields."""
+    """Yield the ids in fields that reference resources, at any depth; for known endpoints only the usual fields."""
     waiting = [value]
     while waiting:
         value = waiting.pop()
@@ -209,7 +209,7 @@ def ids_anywhere(value: Any, *, is_known: bool) -> Iterator[str]:
 
 
 def ids_of(name: str, value: Any, *, is_known: bool) -> Iterator[str]:
-    """The ids in one field."""
+    """Yield the ids in one field."""
     if name in NAMES:
         yield from texts_in(name, value)
     elif name == "skill_id" or (not is_known and (name in AGENTS or name.endswith(OTHER_NAMES))):
@@ -217,7 +217,7 @@ def ids_of(name: str, value: Any, *, is_known: bool) -> Iterator[str]:
 
 
 def texts_in(name: str, value: Any) -> Iterator[str]:
-    """The texts of one field: itself, or the elements of its list; of objects that hold an id, the id."""
+    """Yield the texts in a field: its value, the items of a list, or the id of an object."""
     for element in value if isinstance(value, list) else [value]:
         text = element.get("id") if name in HOLDERS and isinstance(element, dict) else element
         if isinstance(text, str):

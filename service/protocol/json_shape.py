@@ -1,9 +1,9 @@
-"""How deep a body's JSON is nested and how many values it has, before anything is made of it.
+"""Bounds the nesting depth and the number of values of a body's JSON before it is decoded.
 
 A decoder builds an object for each value: 32 MB of `{},` are ten million of them, a gigabyte and half a minute. Most
-bodies are cleared by counting bytes that may as well stand in their texts; only what these leave in doubt is scanned.
-What hides its depth behind brackets in texts is bounded by the decoder (about a thousand levels), which is why nothing
-here recurses any deeper than the decoder did. Not here: what the values are (`raw_json`, `service.edge.body_fields`).
+bodies pass by counting bytes, including those inside texts; only doubtful ones are scanned. Depth hidden behind
+brackets in texts is bounded by the decoder (about a thousand levels), so nothing here recurses deeper than that. Not
+here: the values themselves (`raw_json`, `service.edge.body_fields`).
 """
 
 import re
@@ -16,24 +16,24 @@ from service.settings import BodyLimits
 ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 TOKEN: Final = re.compile(rb'"[^"\\]*+"|["\[\]{},]')
-"""Structure, or a text without escapes, or how one with escapes begins."""
+"""Structure, or a text without escapes, or the beginning of one with escapes."""
 ESCAPES: Final = re.compile(rb'(?:[^"\\]*+\\.){1,4096}+', re.DOTALL)
-"""No more of them at once than take a moment: nothing else runs meanwhile."""
+"""Bounded, because a match blocks all other tasks."""
 OPENING, QUOTE, COMMA, BACKSLASH = b"[{", ord('"'), ord(","), b"\\"
 CONTAINERS_PER_BLOCK: Final = 2
-"""A conversation of the most blocks may have as many messages, tools and arguments."""
+"""A conversation of the maximum number of blocks may have as many messages, tools and arguments."""
 COMMAS_PER_BLOCK: Final = 3
-"""No model reads more values than that: each is a token or several."""
+"""No model reads more values than that: each is at least a token."""
 MOST_KEYS: Final = 10_000
-"""Of one object, which is decoded in one go."""
+"""Maximum keys of one object, which is decoded at once."""
 FIRST_COUNT: Final = {OPENING[0]: -1 << 60, OPENING[1]: 0}
-"""Where the count of commas begins: a list has no bound but that of the whole."""
+"""Initial comma counts: a list is bounded only by the total."""
 CLEAR_COMMAS: Final = 50_000
-"""Bodies with no more are not scanned for objects of many keys."""
+"""Bodies with at most this many commas are not scanned for objects with many keys."""
 
 
 def check_shape(raw: bytes, limits: BodyLimits) -> None:
-    """Refuse JSON that is nested too deep or has too many values. Raises ClientError."""
+    """Reject JSON that is nested too deep or has too many values. Raises ClientError."""
     if not is_in_doubt(raw, limits):
         return
     most_containers = limits.content_blocks * CONTAINERS_PER_BLOCK
@@ -56,7 +56,7 @@ def check_shape(raw: bytes, limits: BodyLimits) -> None:
 
 
 def is_in_doubt(raw: bytes, limits: BodyLimits) -> bool:
-    """Whether bytes alone don't tell that a body is within the limits: 20 microseconds for 60 KB."""
+    """True if counting bytes does not prove the body to be within the limits: 20 microseconds for 60 KB."""
     most_commas = min(CLEAR_COMMAS, limits.content_blocks * COMMAS_PER_BLOCK)
     if len(raw) > most_commas and raw.count(b",") > most_commas:
         return True
@@ -65,13 +65,13 @@ def is_in_doubt(raw: bytes, limits: BodyLimits) -> bool:
         return False
     if len(brackets) > 2 * limits.content_blocks * CONTAINERS_PER_BLOCK:
         return True
-    # What is empty inside goes twice, so that siblings don't come between the brackets that close a deep value.
+    # Empty arrays are removed twice, so that siblings don't separate the closing brackets of a deep value.
     inner = brackets.replace(b"[]", b"").replace(b"[]", b"")
     return b"]" * (limits.json_depth - 1) in inner
 
 
 def tokens(raw: bytes) -> Iterator[int]:
-    """The bytes that are structure: brackets and commas outside of texts."""
+    """Yield the structural bytes: brackets and commas outside of texts."""
     place = 0
     while match := TOKEN.search(raw, place):
         token, place = raw[match.start()], match.end()
@@ -82,7 +82,7 @@ def tokens(raw: bytes) -> Iterator[int]:
 
 
 def end_of_text(raw: bytes, start: int) -> int:
-    """Where the quote is that ends a text with escapes; the last byte when none does."""
+    """Return the position of the quote that ends a text with escapes; the last byte if there is none."""
     end = raw.find(b'"', start)
     while end >= 0 and raw.find(BACKSLASH, start, end) >= 0 and (match := ESCAPES.match(raw, start)):
         start = match.end()
@@ -92,7 +92,7 @@ def end_of_text(raw: bytes, start: int) -> int:
 
 
 def too_many_blocks(limits: BodyLimits) -> ClientError:
-    """The refusal of a body of too many values."""
+    """Return the error for a body with too many values."""
     return ClientError(
         f"messages: the request has more than {limits.content_blocks:,} content blocks (MAX_CONTENT_BLOCKS)"
     )

@@ -1,6 +1,6 @@
-"""A body's JSON in parts: only what must be read or changed is decoded, so that all else keeps its bytes.
+"""Partial JSON decoding: only what must be read or changed is decoded, so that everything else keeps its bytes.
 
-Not here: what is changed for whom (`bodies`, `providers.bodies_compat`).
+Not here: the changes (`bodies`, `providers.bodies_compat`).
 """
 
 from collections.abc import Callable, Container, Sequence
@@ -14,7 +14,7 @@ from service.settings import StripThinking
 Fields = dict[str, Raw]
 """A JSON object whose values are undecoded."""
 BlockCleaner = Callable[[Fields], Fields | None]
-"""Gives the same object when nothing changes, None when the block goes."""
+"""Returns the same object if nothing changes, None to remove the block."""
 
 THINKING_BLOCKS: Final = frozenset(("thinking", "redacted_thinking"))
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -23,7 +23,7 @@ LIST = msgspec.json.Decoder(list[Raw])
 
 
 def is_stripped(kind: str, signature: str | None, strip: StripThinking, refused: Container[str] = ()) -> bool:
-    """Whether a block is a thinking block that must go."""
+    """True if a block is a thinking block to remove."""
     if strip == "all":
         return kind in THINKING_BLOCKS
     if kind != "thinking":
@@ -32,7 +32,7 @@ def is_stripped(kind: str, signature: str | None, strip: StripThinking, refused:
 
 
 def clean_messages(fields: Fields, clean: BlockCleaner) -> Fields:
-    """The body with every content block cleaned; an assistant message that is emptied by it is dropped."""
+    """Return the body with every content block cleaned; an assistant message without remaining blocks is dropped."""
     messages = list_of(fields.get("messages"))
     if messages is None:
         return fields
@@ -43,7 +43,7 @@ def clean_messages(fields: Fields, clean: BlockCleaner) -> Fields:
 
 
 def clean_message(raw: Raw, clean: BlockCleaner) -> Raw | None:
-    """One message with its blocks cleaned; None when nothing of an assistant's is left."""
+    """Return a message with its blocks cleaned; None if nothing of an assistant's message remains."""
     message = fields_of(raw)
     blocks = list_of(message.get("content")) if message else None
     if message is None or not blocks:
@@ -57,7 +57,7 @@ def clean_message(raw: Raw, clean: BlockCleaner) -> Raw | None:
 
 
 def clean_raw_block(block: Raw, clean: BlockCleaner) -> Raw | None:
-    """One block cleaned, the same object when nothing changes; None when it goes."""
+    """Return a block cleaned: the same object if nothing changes, None to remove it."""
     fields = fields_of(block)
     if fields is None:
         return block
@@ -68,19 +68,19 @@ def clean_raw_block(block: Raw, clean: BlockCleaner) -> Raw | None:
 
 
 def are_same(new: Sequence[Raw], old: Sequence[Raw]) -> bool:
-    """Whether these are the same objects in the same order."""
+    """True if these are the same objects in the same order."""
     return len(new) == len(old) and all(one is other for one, other in zip(new, old, strict=True))
 
 
 def with_model(fields: Fields, model: str) -> Fields:
-    """The fields with this model, where they name another one."""
+    """Return the fields with this model; the same object if it is set already."""
     if "model" not in fields or text_of(fields["model"]) in ("", model):
         return fields
     return fields | {"model": encoded(model)}
 
 
-def changed(fields: Fields, name: str, change: Callable[[Raw], Raw | None]) -> Fields:
-    """The fields with one of them changed; None leaves it out, `null` as well."""
+def with_changed(fields: Fields, name: str, change: Callable[[Raw], Raw | None]) -> Fields:
+    """Return the fields with one of them changed; None, or `null`, removes it."""
     if name not in fields:
         return fields
     new = change(fields[name])
@@ -92,12 +92,12 @@ def changed(fields: Fields, name: str, change: Callable[[Raw], Raw | None]) -> F
 
 
 def encoded(value: Any) -> Raw:
-    """A value as JSON."""
+    """Encode a value as JSON."""
     return Raw(msgspec.json.encode(value))
 
 
 def fields_of(raw: bytes | Raw | None) -> Fields | None:
-    """The fields of a JSON object; None for what is none."""
+    """Return the fields of a JSON object; None for anything else."""
     if raw is None:
         return None
     try:
@@ -107,7 +107,7 @@ def fields_of(raw: bytes | Raw | None) -> Fields | None:
 
 
 def list_of(raw: Raw | None) -> list[Raw] | None:
-    """The parts of a JSON array; None for what is none."""
+    """Return the items of a JSON array; None for anything else."""
     if raw is None:
         return None
     try:
@@ -117,14 +117,14 @@ def list_of(raw: Raw | None) -> list[Raw] | None:
 
 
 def objects_of(raw: Raw | None) -> list[Fields]:
-    """The objects of a JSON array; none where it holds anything else."""
+    """Return the objects of a JSON array; empty if it holds anything else."""
     objects = [fields_of(part) for part in list_of(raw) or ()]
     known = [fields for fields in objects if fields is not None]
     return known if len(known) == len(objects) else []
 
 
 def value_of(raw: Raw) -> Any:
-    """The value itself; None for what is none."""
+    """Decode a value; None if it is invalid."""
     try:
         return msgspec.json.decode(raw)
     except UNREADABLE:
@@ -132,6 +132,6 @@ def value_of(raw: Raw) -> Any:
 
 
 def text_of(raw: Raw | None) -> str:
-    """A text; empty for what is none."""
+    """Return a text; "" for anything else."""
     value = value_of(raw) if raw is not None else None
     return value if isinstance(value, str) else ""

@@ -1,19 +1,19 @@
-"""Cuts a byte stream into server-sent events. Not here: what the events mean (that is `tap`), or any I/O.
+"""Splits a byte stream into server-sent events. Not here: what the events mean (`tap`), and I/O.
 
-The rules, from the WHATWG standard (HTML, section 9.2), as far as bytes that only pass through need them:
+The rules, from the WHATWG standard (HTML, section 9.2), as far as a proxy needs them:
 
-- A line ends with LF, CR LF or CR. An event ends with an empty line; empty lines between events mean nothing.
-- `field: value`: one blank after the colon belongs to neither. A line that begins with a colon is a comment.
+- A line ends with LF, CR LF or CR. An event ends with an empty line; further empty lines are ignored.
+- `field: value`: one space after the colon is ignored. A line that begins with a colon is a comment.
 - Several `data` lines are joined with LF. Of several `event` lines the last one counts. Other fields are ignored here.
 - A byte order mark before the first line is skipped.
-- What follows the last empty line is no event (yet).
+- What follows the last empty line is an incomplete event.
 
-Unlike the standard's reader, this one also hands out events without data (a comment such as `: ping`), because it is
-also asked where in the stream the events end. An event is handed out uncut: its name and its data are looked for only
-when they are asked for, since nobody asks for those of nearly all events.
+Unlike the standard's parser, this one also returns events without data (a comment such as `: ping`), because it also
+determines where in the stream events end. An event is returned unparsed: name and data are extracted on access, since
+nearly all events pass without it.
 
-Splitting the stream differently never changes the events. A CR that ends a chunk ends its line at once; if the
-next chunk begins with LF, that LF is one more empty line between events, or the regular end of a line, never both.
+Chunk boundaries never change the events. A CR that ends a chunk ends its line at once; if the next chunk begins with
+LF, that LF is one more empty line between events, or the regular end of a line, never both.
 """
 
 import re
@@ -22,28 +22,28 @@ from itertools import repeat
 from typing import NamedTuple
 
 EVENT_BYTES_LIMIT = 16 * 1024 * 1024
-"""Largest event, since an unfinished one is kept in memory. The largest that a provider sends in one piece are results
-of its own tools (a few MB of base64); 16 MB leaves room, and is half of what a request may bring."""
+"""Largest event, since an incomplete one is buffered. The largest that providers send are results of their own tools (a
+few MB of base64); 16 MB is half of the maximum request."""
 
 MOST_LINES = 10_000
-"""Of an event that is looked into; 16 MB of lines would stop everything else for half a second."""
+"""Maximum lines of a parsed event; 16 MB of lines would block the event loop for half a second."""
 BOM = b"\xef\xbb\xbf"
 EMPTY_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 LINE_END_STARTS = (b"\n", b"\r", b"")
 LINE_END = re.compile(rb"\r\n|\n|\r")
 OVERLAP_BYTES = 3
-"""The longest empty line, CR LF CR LF, less its last byte: so much of what was searched before is searched again."""
+"""Length of the longest empty line, CR LF CR LF, minus one: a search must overlap the previous one by this much."""
 
 
 class EventTooLarge(ValueError):
-    """An event is over `EVENT_BYTES_LIMIT`; the stream can't be read on."""
+    """An event exceeds `EVENT_BYTES_LIMIT`; the stream can't be parsed any further."""
 
 
 class SseEvent(NamedTuple):
-    """One event as it came.
+    """An event, unparsed.
 
     `block` holds its lines without the empty one. `start` and `end` are offsets into the chunk that completed it: `end`
-    is just behind its empty line; `start` is 0 when the event began in an earlier chunk.
+    is just after its empty line; `start` is 0 if the event began in an earlier chunk.
     """
 
     block: bytes
@@ -52,7 +52,7 @@ class SseEvent(NamedTuple):
 
     @property
     def name(self) -> bytes:
-        """The value of its last `event` line, empty when it has none."""
+        """The value of its last `event` line, b"" if there is none."""
         return self.fields[0]
 
     @property
@@ -77,7 +77,7 @@ class SseEvent(NamedTuple):
 
 
 class SseReader:
-    """Feed it chunks; it gives the events that they complete."""
+    """Feed it chunks; it returns the events that they complete."""
 
     __slots__ = ("_limit", "_other_line_ends", "_rest", "_searched", "_started", "free", "passed")
 
@@ -88,17 +88,12 @@ class SseReader:
         self._other_line_ends = False
         self._started = False
         self.passed: tuple[bytes, ...] = ()
-        """Events that begin like one of these are not handed out: nobody looks into them."""
+        """Events with one of these prefixes are not returned."""
         self.free = 0
-        """How many of the last chunk's leading bytes end with a whole event."""
-
-    @property
-    def at_boundary(self) -> bool:
-        """Whether all bytes so far belong to whole events, so that another one may be inserted here."""
-        return not self._rest
+        """Number of leading bytes of the last chunk that belong to complete events."""
 
     def is_passed(self, chunk: bytes) -> bool:
-        """Whether a chunk is one event that is not handed out, so that it need not be fed: most chunks are."""
+        """True if a chunk is exactly one event that would not be returned, and need not be fed: most chunks are."""
         size = len(chunk) - 2
         return (
             chunk.startswith(self.passed)
@@ -108,11 +103,12 @@ class SseReader:
         )
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
-        """The events that `chunk` completes. Raises EventTooLarge."""
+        """Return the events that `chunk` completes. Raises EventTooLarge."""
         return list(self.events(chunk))
 
     def events(self, chunk: bytes) -> Iterator[SseEvent]:
-        """The same, cut one after the other; those behind one that is not asked for are lost. Raises EventTooLarge."""
+        """Yield the events that `chunk` completes; if the caller stops early, the others are lost. Raises
+        EventTooLarge."""
         if b"\r" in chunk:
             self._other_line_ends = True
         self.free = 0
@@ -128,7 +124,7 @@ class SseReader:
                 self.free = end
                 continue
             if not self._started or block[:1] in LINE_END_STARTS:
-                block = self._first_lines(block)  # noqa: PLW2901 - what is left of it
+                block = self._first_lines(block)  # noqa: PLW2901 - without leading empty lines
             if block:
                 self.free = end
                 yield SseEvent(block, max(0, start), end)
@@ -136,7 +132,8 @@ class SseReader:
             self._keep(rest)
 
     def _with_rest(self, chunk: bytes) -> tuple[bytes, int]:
-        """What can be cut now, and how much of it came before this chunk; nothing while no event is whole."""
+        """Return the bytes to split now, and how many of them came before this chunk; nothing while no event is
+        complete."""
         if not self._rest:
             return chunk, 0
         carried = len(self._rest)
@@ -151,13 +148,13 @@ class SseReader:
         return buffer, carried
 
     def _blocks(self, buffer: bytes) -> tuple[list[bytes], Iterable[int]]:
-        """What stands between empty lines, and how long each of these is."""
+        """Return the blocks between empty lines, and the length of each empty line."""
         if self._other_line_ends:
             return EMPTY_LINE.split(buffer), map(len, EMPTY_LINE.findall(buffer))
         return buffer.split(b"\n\n"), repeat(2)
 
     def _first_lines(self, block: bytes) -> bytes:
-        """The lines of an event without empty ones before it; the first of a stream loses its byte order mark."""
+        """Return an event's lines without leading empty ones; removes the byte order mark at the stream's start."""
         block = block.lstrip(b"\r\n")
         if self._started or not block:
             return block
@@ -165,13 +162,13 @@ class SseReader:
         return block.removeprefix(BOM).lstrip(b"\r\n")
 
     def _has_empty_line(self, search_from: int) -> bool:
-        """Whether an event ends in what is kept."""
+        """True if an event ends in the buffer."""
         if self._other_line_ends:
             return EMPTY_LINE.search(self._rest, search_from) is not None
         return self._rest.find(b"\n\n", search_from) >= 0
 
     def _keep(self, rest: bytes) -> None:
-        """Keep what belongs to no whole event yet; empty lines belong to none."""
+        """Buffer the incomplete event; leading empty lines are dropped."""
         self._rest += rest.lstrip(b"\r\n")
         self._searched = max(0, len(self._rest) - OVERLAP_BYTES)
         if len(self._rest) > self._limit:

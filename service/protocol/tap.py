@@ -1,25 +1,25 @@
-"""Reads along while an answer passes: usage, ids, where the content begins and ends. It never changes a byte.
+"""Reads usage, ids, content boundaries and errors while a response passes. It never changes a byte.
 
-Not here: cutting events (`sse`), judging an error (`providers.error_facts` reads it, `routing` judges), or any I/O.
+Not here: splitting events (`sse`), classifying errors (`providers.error_facts`, `routing`), and I/O.
 
 The rules for a stream:
 
 - Usage is `message_start.message.usage` merged with each `message_delta.usage`. These are running totals, so the later
-  figure of a kind replaces the earlier one. A zero replaces nothing: Z.AI starts with zeros and tells the truth at the
-  end, and Claude Code reads Anthropic's own late zeros as "not told" (both seen in public sources).
-- Cache writes are split by `cache_creation` into 5 minutes and 1 hour. What `cache_creation_input_tokens`, their sum,
-  has beyond the split was written for 5 minutes.
-- Tokens of a compaction stand in `usage.iterations` alone (Anthropic's documentation): they are added.
+  value of a kind replaces the earlier one. A zero replaces nothing: Z.AI starts with zeros and reports at the end, and
+  Claude Code treats Anthropic's late zeros as missing (both seen in public sources).
+- Cache writes are split by `cache_creation` into 5 minutes and 1 hour. The part of their sum,
+  `cache_creation_input_tokens`, beyond the split counts as 5 minutes.
+- Tokens of a compaction are in `usage.iterations` alone (Anthropic's documentation) and are added.
 - Content begins with the first `content_block_delta`, or with a `content_block_start` that carries content: one whose
-  text, thinking, data, content or input is not empty, or whose kind is not among those that come by deltas (results
-  of server tools, redacted thinking and the like come whole). A `tool_use` with an empty input carries none yet.
-- Only whole events leave: `feed` says how many bytes of a chunk belong to events that are complete. A stream is
-  complete with `message_stop`, which is held back, with all behind it, until the ledger has the end; so is an error.
+  text, thinking, data, content or input is not empty, or whose kind never has deltas (results of server tools, redacted
+  thinking and the like arrive complete). A `tool_use` with an empty input carries none yet.
+- Only complete events are forwarded: `feed` returns how many bytes of a chunk belong to them. A stream is complete with
+  `message_stop`, which is held back, with everything after it, until the end is in the ledger; so is an error.
 - An error is an event named `error`, or data of type `error`, or, without a name, an object with an `error` in it.
-- What is no stream of events at all is garbage: it begins like HTML or JSON, or 4 KB go by without a line of SSE.
-  Garbage is not read any further.
-- Content is counted in bytes from the first `content_block_start` on, for streams that never report what they used.
-- Nothing that a provider sends makes the tap raise, but an event over the limit of `sse`: EventTooLarge.
+- A body that is no event stream is garbage: it begins like HTML or JSON, or has no SSE line in its first 4 KB. Garbage
+  is not parsed.
+- Content is counted in bytes from the first `content_block_start` on, for streams that never report usage.
+- Nothing that a provider sends makes the tap raise, except for an event above the limit of `sse`: EventTooLarge.
 """
 
 import re
@@ -36,32 +36,32 @@ UNREAD = tuple(
     for line_end in (b"\n", b"\r")
     for name in (b"content_block_delta", b"ping", b"content_block_stop")
 )
-"""How events begin that are not looked into once content has begun: nearly all."""
+"""Prefixes of events that are not parsed once content has begun: nearly all."""
 
 COME_BY_DELTAS = frozenset(("text", "thinking", "tool_use", "server_tool_use", "mcp_tool_use", "compaction"))
 CONTENT_FIELDS = ("text", "thinking", "data", "content", "input")
 
 ADDED_ITERATIONS = frozenset(("compaction",))
-"""Kinds of `usage.iterations` whose tokens the totals leave out."""
+"""Kinds of `usage.iterations` that are not part of the totals."""
 
 CODE_RESULT = "code_execution_tool_result"
-"""How the kinds of block end in which the provider's own code execution names the files that it made."""
+"""Suffix of the kinds of block in which the provider's code execution names the files that it created."""
 MOST_MADE_FILES = 64
-"""Files of one answer that are remembered; a container makes a few."""
+"""Maximum files of one response that are recorded; a container creates a few."""
 GARBAGE_AFTER_BYTES = 4096
 SSE_LINE = re.compile(rb"(?:\A|[\r\n])(?:(?:event|data|id|retry)?:|(?:event|data|id|retry)[\r\n])")
 NO_SSE: Final = (b"<", b"{", b"[")
 FIGURE_LIMIT = 10**12
-"""A token count above it is no count."""
+"""A larger token count is invalid."""
 
 
 MOST_VALUES = 250_000
-"""Of JSON that is decoded whole while other requests wait. 16 MB of `[],` are five million values: seconds, and half a
+"""Maximum values of JSON decoded on the event loop. 16 MB of `[],` are five million values: seconds, and half a
 gigabyte."""
 
 
 class StreamError(Struct, frozen=True):
-    """An error inside an answer: `type` and `message` as the provider worded them, `data` the JSON as it came."""
+    """An error inside a response: `type` and `message` as sent by the provider, `data` its JSON."""
 
     type: str
     message: str
@@ -69,7 +69,7 @@ class StreamError(Struct, frozen=True):
 
 
 class JsonAnswer(Struct, frozen=True):
-    """What a whole JSON answer says about itself; texts are empty where it says nothing."""
+    """Facts from a complete JSON response; missing texts are ""."""
 
     type: str = ""
     id: str = ""
@@ -82,12 +82,12 @@ class JsonAnswer(Struct, frozen=True):
 
     @property
     def is_message(self) -> bool:
-        """Whether it is a model's answer."""
+        """True if it is a model's answer."""
         return self.type == "message"
 
 
 class StreamUsage:
-    """Merges the usage objects of one answer."""
+    """Merges the usage objects of one response."""
 
     __slots__ = ("_figures", "_iterations")
 
@@ -96,13 +96,13 @@ class StreamUsage:
         self._iterations: list[Any] = []
 
     def merge(self, usage: Any) -> None:
-        """Take a later usage object in; what is no figure is passed over."""
+        """Merge a later usage object; invalid values are ignored."""
         if not isinstance(usage, dict):
             return
         creation = usage.get("cache_creation")
         split = creation if isinstance(creation, dict) else {}
         for name, value in (*usage.items(), *split.items()):
-            if type(value) is int and 0 < value < FIGURE_LIMIT:  # a bool is none
+            if type(value) is int and 0 < value < FIGURE_LIMIT:  # excludes bool
                 self._figures[name] = value
         if isinstance(iterations := usage.get("iterations"), list):
             self._iterations = iterations
@@ -124,7 +124,7 @@ class StreamUsage:
 
 
 class StreamTap:
-    """Feed it the chunks of a stream of events; read off what it has learned."""
+    """Feed it the chunks of an event stream; its attributes hold what was read."""
 
     __slots__ = ("_begun", "_garbage", "_head", "_reader", "_usage", "complete", "container_id", "content_bytes",
                  "content_events", "error", "file_ids", "has_content", "message_id", "model", "reported", "started",
@@ -136,25 +136,25 @@ class StreamTap:
         self._head: bytes | None = b""
         self._garbage = False
         self._begun = False
-        """A content block has begun, with content or without."""
+        """A content block has begun, with or without content."""
         self.content_bytes = 0
         self.content_events = 0
-        """The size of what came from the first content block on, and its events, as near as a count of line ends is."""
+        """Bytes since the first content block, and the approximate number of events (from line ends)."""
         self.reported = False
-        """The provider has told what the whole answer used."""
+        """The provider has reported the usage of the whole response."""
         self.started = False
-        """`message_start` was seen."""
+        """`message_start` was received."""
         self.has_content = False
-        """Content has begun: from here on no other route may be tried."""
+        """Content has begun: no other route may be tried any more."""
         self.complete = False
-        """`message_stop` was seen."""
+        """`message_stop` was received."""
         self.error: StreamError | None = None
         """The first error inside the stream."""
         self.message_id = ""
         self.model = ""
         self.container_id = ""
         self.file_ids: list[str] = []
-        """Files that the provider's own tools made, the first few."""
+        """The first few files that the provider's own tools created."""
         self.stop_reason = ""
 
     @property
@@ -164,18 +164,17 @@ class StreamTap:
 
     @property
     def ended(self) -> bool:
-        """Whether the stream has come to its end, a good or a bad one."""
+        """True if the stream has ended, well or with an error."""
         return self.complete or self.error is not None
 
     @property
     def garbage(self) -> bool:
-        """Whether the bytes are no stream of events at all."""
+        """True if the body is no event stream."""
         return self._garbage
 
     def feed(self, chunk: bytes) -> int:
-        """Read a chunk; how many of its leading bytes end with a whole event, and so may leave with what was held of
-        earlier ones. Raises EventTooLarge.
-        """
+        """Read a chunk; return how many of its leading bytes, together with bytes held earlier, belong to complete
+        events and may be forwarded. Raises EventTooLarge."""
         if self._head is not None:
             self._look_at_head(chunk)
         if self._garbage:
@@ -194,7 +193,8 @@ class StreamTap:
         return free
 
     def _read_events(self, chunk: bytes) -> int:
-        """Read the events that a chunk completes; how many of its bytes belong to them, without the last one."""
+        """Read the events that a chunk completes; return how many of its bytes belong to them, without the last event
+        of the stream."""
         reader = self._reader
         for event in reader.events(chunk):
             if self._is_last(event):
@@ -204,14 +204,14 @@ class StreamTap:
         return reader.free
 
     def _is_last(self, event: SseEvent) -> bool:
-        """Read an event; whether the stream ends with it."""
+        """Read an event; True if the stream ends with it."""
         if self.has_content and event.block.startswith(UNREAD):
             return False
         self._read(event)
         return self.ended
 
     def _look_at_head(self, chunk: bytes) -> None:
-        """Decide whether this is a stream of events, as soon as that can be told."""
+        """Decide as early as possible if this is an event stream."""
         self._head = ((self._head or b"") + chunk)[:GARBAGE_AFTER_BYTES]
         head = self._head.removeprefix(BOM).lstrip()
         if SSE_LINE.search(head):
@@ -234,17 +234,17 @@ class StreamTap:
         if is_error(name, fields):
             self.error = self.error or stream_error(fields, data)
         elif kind == "message_start":
-            self._start(inner(fields, "message"))
+            self._read_message_start(inner(fields, "message"))
         elif kind == "message_delta":
-            self._change(fields)
+            self._read_message_delta(fields)
         elif kind == "content_block_start":
-            self._start_block(inner(fields, "content_block"))
+            self._read_block_start(inner(fields, "content_block"))
         elif kind == "content_block_delta":
             self.has_content = self._begun = True
         elif kind == "message_stop":
             self.complete = True
 
-    def _start(self, message: dict[str, Any]) -> None:
+    def _read_message_start(self, message: dict[str, Any]) -> None:
         self.started = True
         self._usage.merge(message.get("usage"))
         self.message_id = text_or_empty(message.get("id"))
@@ -253,7 +253,7 @@ class StreamTap:
         if "container" in message:
             self._note_container(message)
 
-    def _change(self, fields: dict[str, Any]) -> None:
+    def _read_message_delta(self, fields: dict[str, Any]) -> None:
         """Read a `message_delta`."""
         delta = inner(fields, "delta")
         self._usage.merge(fields.get("usage"))
@@ -263,7 +263,7 @@ class StreamTap:
                 self._note_container(holder)
         self.stop_reason = text_or_empty(delta.get("stop_reason")) or self.stop_reason
 
-    def _start_block(self, block: dict[str, Any]) -> None:
+    def _read_block_start(self, block: dict[str, Any]) -> None:
         """Read the block of a `content_block_start`."""
         self._begun = True
         self.has_content = self.has_content or carries_content(block)
@@ -274,12 +274,12 @@ class StreamTap:
 
 
 def is_error(name: str, fields: dict[str, Any]) -> bool:
-    """Whether an event is an error: by its name, by the type of its data, or, without a name, by an `error` in it."""
+    """True if an event is an error: by its name, by the type of its data, or, without a name, by an `error` in it."""
     return name == "error" or fields.get("type") == "error" or (not name and bool(fields.get("error")))
 
 
 class AnswerFields(Struct):
-    """The fields of a JSON answer that are looked at, undecoded, so that none can spoil the others."""
+    """The inspected fields of a JSON response, undecoded, so that an invalid one does not affect the others."""
 
     type: Raw = Raw(b"null")
     id: Raw = Raw(b"null")
@@ -292,7 +292,7 @@ class AnswerFields(Struct):
 
 
 class Count(Struct):
-    """An answer of `count_tokens`."""
+    """A response of `count_tokens`."""
 
     input_tokens: int = 0
 
@@ -303,7 +303,7 @@ COUNT = msgspec.json.Decoder(Count)
 
 
 def json_usage(body: bytes) -> JsonAnswer | None:
-    """What a whole answer says about itself; None when it is no JSON object (empty, cut off, HTML)."""
+    """Read a complete response; None if it is not a JSON object (empty, truncated, HTML)."""
     try:
         fields = ANSWER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -326,13 +326,13 @@ def json_usage(body: bytes) -> JsonAnswer | None:
 
 
 def size_of(content: Raw) -> int:
-    """The bytes of an answer's content; 0 when it has none."""
+    """Return the size of a response's content in bytes; 0 if it has none."""
     raw = bytes(content)
     return 0 if raw in NO_CONTENT else len(raw)
 
 
 def files_in(content: Raw) -> list[str]:
-    """The files that a whole answer's blocks name as made; mostly nothing need be decoded for it."""
+    """Return the files that a complete response's blocks name as created; usually without decoding anything."""
     if CODE_RESULT.encode() not in bytes(content):
         return []
     blocks = value_of(content)
@@ -340,8 +340,8 @@ def files_in(content: Raw) -> list[str]:
 
 
 def made_files(block: Any) -> list[str]:
-    """The files that a block names as made by the provider's code execution. No other block is believed: what a model
-    writes, an attacker may have dictated."""
+    """Return the files that a block of the provider's code execution names as created. Other blocks are ignored,
+    because a model's text may be dictated by an attacker."""
     if not (isinstance(block, dict) and text_or_empty(block.get("type")).endswith(CODE_RESULT)):
         return []
     outputs = inner(block, "content").get("content")
@@ -351,7 +351,7 @@ def made_files(block: Any) -> list[str]:
 
 
 def count_in(body: bytes) -> int:
-    """What an answer of `count_tokens` counts; 0 when it counts nothing, which no prompt is."""
+    """Return the count in a response of `count_tokens`; 0 if it has none, since no prompt counts 0."""
     try:
         return COUNT.decode(body).input_tokens
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -359,12 +359,12 @@ def count_in(body: bytes) -> int:
 
 
 def carries_content(block: dict[str, Any]) -> bool:
-    """Whether the start of a content block brings content of its own."""
+    """True if the start of a content block carries content."""
     return text_or_empty(block.get("type")) not in COME_BY_DELTAS or any(block.get(name) for name in CONTENT_FIELDS)
 
 
 def stream_error(fields: dict[str, Any], data: bytes) -> StreamError:
-    """The error in an object of any of the known shapes; a missing type is `api_error`."""
+    """Return the error in an object of any known shape; a missing type is `api_error`."""
     error = fields.get("error")
     if not isinstance(error, dict):
         return StreamError("api_error", text_or_empty(error) or text_or_empty(fields.get("message")), data)
@@ -372,7 +372,7 @@ def stream_error(fields: dict[str, Any], data: bytes) -> StreamError:
 
 
 def plus_iterations(tokens: TokenCounts, iterations: list[Any]) -> TokenCounts:
-    """Tokens with those of the iterations that the totals leave out."""
+    """Return the tokens plus those of iterations that the totals omit."""
     for iteration in iterations:
         if isinstance(iteration, dict) and text_or_empty(iteration.get("type")) in ADDED_ITERATIONS:
             usage = StreamUsage()
@@ -382,7 +382,7 @@ def plus_iterations(tokens: TokenCounts, iterations: list[Any]) -> TokenCounts:
 
 
 def added(one: TokenCounts, other: TokenCounts) -> TokenCounts:
-    """The sum, kind by kind."""
+    """Return the sum of two counts, kind by kind."""
     return TokenCounts(
         input=one.input + other.input,
         output=one.output + other.output,
@@ -393,13 +393,13 @@ def added(one: TokenCounts, other: TokenCounts) -> TokenCounts:
 
 
 def object_of(data: bytes) -> dict[str, Any]:
-    """A JSON object; empty for what is none."""
+    """Return a JSON object; empty for anything else."""
     value = value_of(data)
     return value if isinstance(value, dict) else {}
 
 
 def value_of(raw: Raw | bytes) -> Any:
-    """The value of JSON; None when it can't be decoded, or has more values than anything that is looked at."""
+    """Decode JSON; None if it is invalid or has too many values."""
     if has_many_values(raw):
         return None
     try:
@@ -409,16 +409,16 @@ def value_of(raw: Raw | bytes) -> Any:
 
 
 def has_many_values(raw: Raw | bytes) -> bool:
-    """Whether JSON may have more than `MOST_VALUES`; commas and brackets in its texts count as well."""
+    """True if JSON may have more than `MOST_VALUES`; commas and brackets in its texts count as well."""
     return len(raw) > MOST_VALUES and sum(map(bytes(raw).count, (b",", b"[", b"{"))) > MOST_VALUES
 
 
 def inner(fields: dict[str, Any], name: str) -> dict[str, Any]:
-    """The object in this field; empty when there is none."""
+    """Return the object in this field; empty if there is none."""
     value = fields.get(name)
     return value if isinstance(value, dict) else {}
 
 
 def text_or_empty(value: Any) -> str:
-    """A text; empty for what is none."""
+    """Return a text; "" for anything else."""
     return value if isinstance(value, str) else ""

@@ -1,14 +1,11 @@
-"""How large a request's prompt is, without a tokenizer. Two readings of one count, and never of base64:
-
-- `least_tokens`, to pass over a model that can't hold it: below what any tokenizer makes of it. Text of the world's
-  languages, code and JSON averages two to five characters a token; six are taken. Runs of one character (blanks of an
-  indentation, rulers) count once, since tokenizers know them whole. Images, documents and thoughts (which providers
-  leave out of older turns) count nothing beyond their place.
-- `likely_tokens`, to cut conversations: the original proxy's four characters a token, but of all that a model reads;
-  an image is 1,600 tokens (what Anthropic makes of the largest that it doesn't scale down), and so is a document.
-
-Not here: what follows from it (`service.routing.context`, `service.protocol.truncation`).
-"""
+"""Estimates the size of a request's prompt without a tokenizer. Two estimates, neither of which counts base64:
+- `least_tokens`, to skip models with too small a window: below every tokenizer's count. Natural languages, code
+and JSON average two to five characters per token; six are assumed. Runs of one character (indentation, rulers)
+count once, since tokenizers merge them. Images, documents and thinking (which providers drop from older turns)
+count nothing. - `likely_tokens`, to truncate conversations: the original proxy's four characters per token, of
+everything that a model reads; an image is 1,600 tokens (Anthropic's count for the largest that is not scaled
+down), and so is a document. Not here: decisions based on it (`service.routing.context`,
+`service.protocol.truncation`)."""
 
 import msgspec
 from msgspec import Raw, Struct
@@ -18,13 +15,13 @@ LIKELY_CHARS_PER_TOKEN = 4
 MEDIUM_TOKENS = 1_600
 PIECE_BYTES = 1024 * 1024
 MESSAGE_TOKENS = 4
-"""What stands around a message."""
+"""Overhead of a message."""
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class PromptSource(Struct, gc=False):
-    """Where a document's content is: only text counts."""
+    """Source of a document: only text counts."""
 
     type: str = ""
     data: str = ""
@@ -32,7 +29,7 @@ class PromptSource(Struct, gc=False):
 
 
 class PromptBlock(Struct, gc=False):
-    """What counts of a content block, and its ids. A result has `content`; for some it is an object."""
+    """The counted fields of a content block, and its ids. A result has `content`; for some it is an object."""
 
     type: str = ""
     id: str = ""
@@ -48,19 +45,19 @@ class PromptBlock(Struct, gc=False):
 
 
 class PromptMessage(Struct, gc=False):
-    """What counts of a message."""
+    """The counted fields of a message."""
 
     role: str = ""
     content: str | list[PromptBlock] = ""
 
     @property
     def likely_tokens(self) -> int:
-        """What it may well be."""
+        """Return the likely estimate."""
         return TokenEstimate().add(self.content).likely_tokens + MESSAGE_TOKENS
 
 
 class Prompt(Struct):
-    """What counts of a request."""
+    """The counted fields of a request."""
 
     system: str | list[PromptBlock] = ""
     tools: list[Raw] = []
@@ -68,7 +65,7 @@ class Prompt(Struct):
 
 
 class TokenEstimate:
-    """The texts that a model reads, its thoughts apart, and how many images and documents."""
+    """Accumulates texts, thinking, and the number of images and documents."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -77,7 +74,7 @@ class TokenEstimate:
         self.media = 0
 
     def add(self, content: "str | list[PromptBlock] | PromptBlock | None") -> "TokenEstimate":
-        """Count a message's, a result's or a document's content."""
+        """Count the content of a message, a result or a document."""
         if isinstance(content, str):
             self.texts.append(content)
         elif isinstance(content, PromptBlock):
@@ -99,7 +96,7 @@ class TokenEstimate:
             self.media += 1
 
     def add_source(self, raw: Raw) -> None:
-        """Count a document: its text, where it is one."""
+        """Count a document: its text, if it is one."""
         source = SOURCE.decode(raw) if bytes(raw) else PromptSource()
         if source.type == "text":
             self.texts.append(source.data)
@@ -110,12 +107,12 @@ class TokenEstimate:
 
     @property
     def chars(self) -> int:
-        """All but thoughts."""
+        """The characters without thinking."""
         return sum(map(len, self.texts)) + self.json_chars
 
     @property
     def likely_tokens(self) -> int:
-        """What it may well be."""
+        """Return the likely estimate."""
         return (self.chars + self.thinking_chars) // LIKELY_CHARS_PER_TOKEN + self.media * MEDIUM_TOKENS
 
 
@@ -125,14 +122,14 @@ SOURCE = msgspec.json.Decoder(PromptSource)
 
 
 def is_short(raw: bytes, floor_tokens: int) -> bool:
-    """Whether a body's prompt is at most that large, going by its bytes alone. A floor of 0 is none: all are short."""
+    """True if a body is too short for a prompt above `floor_tokens`. A floor of 0 disables the check."""
     return not floor_tokens or len(raw) <= floor_tokens * LEAST_CHARS_PER_TOKEN
 
 
 def least_tokens(raw: bytes, floor_tokens: int) -> int:
-    """The least that this body's prompt can have; 0 when that is at most `floor_tokens`, or when it can't be read.
+    """Return the lower estimate of a body; 0 if it is at most `floor_tokens`, or can't be decoded.
 
-    Most bodies are so short that nothing is read of them.
+    Most bodies are short enough to need no decoding.
     """
     if is_short(raw, floor_tokens):
         return 0
@@ -147,7 +144,7 @@ def least_tokens(raw: bytes, floor_tokens: int) -> int:
 
 
 def estimate_of(prompt: Prompt) -> TokenEstimate:
-    """The count of a whole request."""
+    """Estimate a whole request."""
     tally = TokenEstimate().add(prompt.system)
     tally.json_chars += sum(map(json_chars, prompt.tools))
     for message in prompt.messages:
@@ -156,26 +153,26 @@ def estimate_of(prompt: Prompt) -> TokenEstimate:
 
 
 def json_chars(raw: Raw) -> int:
-    """The characters of a JSON value, with every escape counted like the longest one, which stands for one of them."""
+    """Return the characters of a JSON value; an escape counts as the fewest characters that it can stand for."""
     data = bytes(raw)
     return max(0, len(data) - 5 * data.count(b"\\"))
 
 
 def repeats(text: str) -> int:
-    """How many characters are the same as the one before. By arithmetic on long pieces: a millisecond for 200 KB."""
+    """Count characters equal to the previous one. Vectorized on long pieces: a millisecond for 200 KB."""
     data = text.encode("utf-8", "surrogatepass")
     return sum(repeats_in(data[start : start + PIECE_BYTES + 1]) for start in range(0, len(data), PIECE_BYTES))
 
 
 def repeats_in(piece: bytes) -> int:
-    """The same of one piece; its last byte is only compared with."""
+    """Count repeats in one piece; its last byte is only compared with."""
     number = int.from_bytes(piece, "little")
     mixed = (number ^ (number >> 8)).to_bytes(len(piece), "little")
     return mixed.count(0, 0, len(piece) - 1) if len(piece) > PIECE_BYTES else mixed.count(0)
 
 
 def likely_tokens_of(system: Raw | None, tools: Raw | None) -> int:
-    """What the system prompt and the tools may well be. Raises what a decoder raises."""
+    """Return the likely estimate of system prompt and tools. Raises decoder errors."""
     tally = TokenEstimate()
     if system is not None:
         tally.add(MESSAGE.decode(b'{"content":' + bytes(system) + b"}").content)
@@ -184,5 +181,5 @@ def likely_tokens_of(system: Raw | None, tools: Raw | None) -> int:
 
 
 def message_of(raw: Raw) -> PromptMessage:
-    """A message. Raises what a decoder raises."""
+    """Decode a message. Raises decoder errors."""
     return MESSAGE.decode(raw)

@@ -1,14 +1,14 @@
-"""Cuts a conversation that is too long for a window: its oldest messages go. Only where the settings ask for it.
+"""Truncates a conversation that exceeds a window by dropping its oldest messages, if the settings enable it.
 
 Rules
-- System prompt, tools and every other field stay, and so does the last message; what stays keeps its bytes.
-- The fewest messages go that make the rest fit. It begins with a user's message, and roles take turns as before.
-- No result is left without its call, and no call without its result.
-- Within a long run of tool calls there is no user's message to begin with but results. There the latest words of the
-  user stay, and the cut is behind them.
-- Where no cut makes it fit, nothing is cut: the provider's refusal lets the client do better.
+- System prompt, tools and every other field stay, and so does the last message; everything kept keeps its bytes.
+- As few messages as possible are dropped. The rest begins with a user's message, and roles still alternate.
+- Tool results and their calls are kept or dropped together.
+- A long run of tool calls contains no user's message except for results. There the latest user text stays, and the cut
+  comes after it.
+- If no cut fits, nothing is cut: the client can handle the provider's error better.
 
-Sizes are those of `token_estimate`: a guess, so that the threshold of the settings leaves room.
+Sizes come from `token_estimate`, so the threshold of the settings needs a margin.
 """
 
 from collections.abc import Iterable, Iterator
@@ -29,11 +29,11 @@ from service.protocol.token_estimate import (
 
 NO_IDS: frozenset[str] = frozenset()
 MEDIA = (b'"image"', b'"document"')
-"""What may be larger than its bytes say."""
+"""Blocks whose token count may exceed what their bytes suggest."""
 
 
 class Cut(NamedTuple):
-    """A body that was cut, or could not be (then `dropped` is 0), with its size before and after."""
+    """A truncated body, or one that could not be truncated (`dropped` 0), with its size before and after."""
 
     body: bytes
     dropped: int
@@ -42,7 +42,7 @@ class Cut(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a message means for a cut."""
+    """The properties of a message that matter for a cut."""
 
     role: str
     tokens: int
@@ -51,7 +51,7 @@ class Measured(NamedTuple):
 
 
 class Conversation(NamedTuple):
-    """A body as far as a cut needs it: fields, messages with their sizes, and the size of what is around them."""
+    """A body's fields, its messages with their sizes, and the size of everything else."""
 
     fields: Fields
     messages: list[Raw]
@@ -59,12 +59,12 @@ class Conversation(NamedTuple):
     around_tokens: int
 
     def tokens_with(self, places: Iterable[int]) -> int:
-        """The size with these messages alone."""
+        """Return the size with these messages alone."""
         return self.around_tokens + sum(self.measured[place].tokens for place in places)
 
 
 def cut(raw: bytes, most_tokens: int) -> Cut | None:
-    """The body within that many tokens; None when it is, or is no conversation that can be read."""
+    """Truncate a body to this many tokens; None if it fits already, or is not a readable conversation."""
     if len(raw) <= most_tokens * LIKELY_CHARS_PER_TOKEN and not any(kind in raw for kind in MEDIA):
         return None
     conversation = read_conversation(raw)
@@ -82,7 +82,7 @@ def cut(raw: bytes, most_tokens: int) -> Cut | None:
 
 
 def read_conversation(raw: bytes) -> Conversation | None:
-    """The conversation in a body; None when it has no messages, or any that can't be read."""
+    """Read the conversation in a body; None if it has no messages, or unreadable ones."""
     fields = fields_of(raw) or {}
     messages = list_of(fields.get("messages"))
     if not messages:
@@ -95,7 +95,7 @@ def read_conversation(raw: bytes) -> Conversation | None:
 
 
 def measure(raw: Raw) -> Measured:
-    """One message. Raises what a decoder raises."""
+    """Measure a message. Raises decoder errors."""
     message = message_of(raw)
     blocks: list[PromptBlock] = message.content if isinstance(message.content, list) else []
     return Measured(
@@ -107,7 +107,7 @@ def measure(raw: Raw) -> Measured:
 
 
 def kept_of(messages: list[Measured], most_tokens: int) -> list[int]:
-    """The places of the messages that stay: all of them when no cut fits."""
+    """Return the indexes of the messages that stay: all of them if no cut fits."""
     behind = list(accumulate((message.tokens for message in reversed(messages)), initial=0))[::-1]
     for head, place in possible_cuts(messages):
         if behind[place] + sum(messages[first].tokens for first in head) <= most_tokens:
@@ -116,8 +116,8 @@ def kept_of(messages: list[Measured], most_tokens: int) -> list[int]:
 
 
 def possible_cuts(messages: list[Measured]) -> Iterator[tuple[list[int], int]]:
-    """The ways to cut, those that drop least first: what stays of the messages before, and the first that stays
-    behind."""
+    """Yield possible cuts, smallest first: the earlier messages that stay, and the first index that stays after the
+    cut."""
     whole = whole_from(messages)
     asked = -1
     for place, message in enumerate(messages):
@@ -132,9 +132,9 @@ def possible_cuts(messages: list[Measured]) -> Iterator[tuple[list[int], int]]:
 
 
 def whole_from(messages: list[Measured]) -> list[bool]:
-    """Of each place, whether every result from there on has its call there, too.
+    """Return for each index if every result from there on has its call there, too.
 
-    A result needs the call before it that is nearest; a cut between the two would part them.
+    A result needs the nearest call before it; a cut must not separate them.
     """
     called: dict[str, int] = {}
     parted = [0] * (len(messages) + 1)

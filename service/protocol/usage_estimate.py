@@ -1,8 +1,8 @@
-"""The least that an answer used where its provider did not say, so that nothing that was served counts as zero.
+"""Lower estimates of usage that a provider did not report, so that no served request counts as zero.
 
-Limits of keys and routes are only as good as the counts behind them: a client that leaves a stream before its last
-event, or finds an endpoint that reports no usage, must not get tokens for free. What the provider reported is kept as
-it is; the sides that it left out are estimated, rather too high than too low. Not here: reading reports (`tap`).
+Limits of keys and routes need complete counts: a client that disconnects before the last event of a stream, or uses an
+endpoint that reports no usage, must not get tokens for free. Reported values are kept; missing ones are estimated,
+rather too high than too low. Not here: reading reported usage (`tap`).
 """
 
 from msgspec.structs import replace
@@ -12,33 +12,34 @@ from service.protocol.sse import EventTooLarge
 from service.protocol.tap import StreamTap
 
 BYTES_PER_TOKEN = 4
-"""English text has about four bytes to a token; code and other scripts have fewer tokens to a byte of UTF-8."""
+"""English text has about four bytes per token; code and other scripts have more tokens per byte of UTF-8."""
 EVENT_BYTES = 110
-"""What a `content_block_delta` has beside its text: name, type, index and braces (113 bytes in recorded streams)."""
+"""Overhead of a `content_block_delta` beside its text: name, type, index and braces (113 bytes in recorded streams)."""
 
 
 def tokens_in(size_bytes: int) -> int:
-    """The tokens that a text of this size stands for; at least one."""
+    """Estimate the tokens of a text of this size; at least one."""
     return max(1, -(-size_bytes // BYTES_PER_TOKEN))
 
 
 def tokens_streamed(size_bytes: int, events: int) -> int:
-    """The tokens in events of this size together; each event carries at least one."""
+    """Estimate the tokens of events of this total size; each event carries at least one."""
     return max(events, tokens_in(size_bytes - events * EVENT_BYTES))
 
 
-def at_least(told: TokenCounts, *, request_bytes: int, output: int) -> TokenCounts:
-    """What was told, with `output` at least, and with the size of the request where nothing was told of the prompt."""
-    has_prompt = told.input or told.cache_read or told.cache_write_5m or told.cache_write_1h
+def at_least(reported: TokenCounts, *, request_bytes: int, output: int) -> TokenCounts:
+    """Return the reported usage with at least `output`, and with the request's size if no input was reported."""
+    has_prompt = reported.input or reported.cache_read or reported.cache_write_5m or reported.cache_write_1h
     return replace(
-        told,
-        input=told.input if has_prompt else tokens_in(request_bytes),
-        output=max(told.output, output),
+        reported,
+        input=reported.input if has_prompt else tokens_in(request_bytes),
+        output=max(reported.output, output),
     )
 
 
 def stream_tokens(tap: StreamTap, request_bytes: int) -> TokenCounts:
-    """What a stream of messages has used so far: its final report, else its first one and what has come since."""
+    """Return the usage of a message stream so far: its final report, else its first one plus what has been sent
+    since."""
     if not tap.content_bytes:
         return tap.tokens
     output = 1 if tap.reported else tokens_streamed(tap.content_bytes, tap.content_events)
@@ -46,7 +47,7 @@ def stream_tokens(tap: StreamTap, request_bytes: int) -> TokenCounts:
 
 
 class Meter:
-    """Reads along while an answer of an endpoint that is not known passes, and never disturbs it."""
+    """Reads usage while a response of an unknown endpoint passes; never fails."""
 
     def __init__(self, *, is_stream: bool) -> None:
         self._tap = StreamTap() if is_stream else None
@@ -54,7 +55,7 @@ class Meter:
         self._size_bytes = 0
 
     def feed(self, chunk: bytes) -> None:
-        """A chunk has come."""
+        """Read a chunk."""
         self._size_bytes += len(chunk)
         if self._tap is None:
             return
@@ -66,7 +67,7 @@ class Meter:
             self._told = self._tap.tokens
 
     def tokens(self, request_bytes: int, *, generates: bool) -> TokenCounts:
-        """What was used so far; by its size if nothing was told and the request may have made a model answer."""
+        """Return the usage so far; estimated from the size if none was reported and a model may have run."""
         if self._told != TokenCounts() or not (generates and self._size_bytes):
             return self._told
         return at_least(self._told, request_bytes=request_bytes, output=tokens_in(self._size_bytes))

@@ -1,5 +1,5 @@
-"""Faces the upstream: its headers, its bodies, its streams and what its errors say.
+"""What differs between providers: headers, bodies and error formats.
 
-The modules of rules (`protocol.sse`, `protocol.tap`, `headers`, `bodies`, `protocol.content_coding`, `error_facts`)
-are pure: bytes in, bytes or facts out. They neither open connections nor decide anything about routes.
+The rule modules (`headers`, `bodies`, `error_facts`, and in `protocol` `sse`, `tap`, `content_coding`) are pure: bytes
+in, bytes or facts out. They open no connections and decide nothing about routes.
 """

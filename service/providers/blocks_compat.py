@@ -1,15 +1,15 @@
-"""Content blocks as a provider understands them that copied the Messages API: text, images, calls of the client's tools
-and their results, and its own thoughts. Whatever else a conversation holds becomes text, and nothing is merely dropped:
-a call never loses its result, a message is never emptied, and the model knows what it can't see. Leaving the route out
-instead would end a conversation for good because of one old screenshot.
+"""Converts content blocks for compatible providers: text, images, calls of the client's tools and their results, and
+the provider's own thinking stay. Everything else becomes text, rather than being dropped: calls keep their results,
+messages are never emptied, and the model knows what it can't see. Skipping the route instead would block a conversation
+for good because of one old screenshot.
 
-- Thinking blocks are out when the conversation is of another vendor's model: nobody else can read or check them.
-- Images towards a model that is known not to read them, documents that are no text, and files that lie with another
-  provider: a short text says so.
-- Calls of the server's tools (`server_tool_use`, `mcp_tool_use`) and their results (`web_search_tool_result` and its
-  kind), search results, text documents, compactions: their words, as text. Their ids and encrypted parts mean nothing
-  to anybody else.
-- `tool_reference` becomes the name as text; `caller` is out of tool calls, `citations` are out of texts.
+- Thinking blocks are removed if the conversation is of another vendor's model: nobody else can read or verify them.
+- Images for a model known not to read them, documents that are not text, and files stored at another provider are
+  replaced by a short text.
+- Calls of server tools (`server_tool_use`, `mcp_tool_use`) and their results (`web_search_tool_result` and the like),
+  search results, text documents, compactions: their readable content, as text. Ids and encrypted parts are useless
+  elsewhere.
+- `tool_reference` becomes the name as text; `caller` is removed from tool calls, `citations` from texts.
 - `cache_control` stays where it was, on the text as well.
 
 Not here: the rest of the body (`bodies_compat`).
@@ -20,25 +20,25 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from service.protocol.raw_json import Fields, changed, encoded, fields_of, is_stripped, list_of, text_of, value_of
+from service.protocol.raw_json import Fields, encoded, fields_of, is_stripped, list_of, text_of, value_of, with_changed
 from service.settings import StripThinking
 
 KNOWN_BLOCKS: Final = frozenset(("", "text", "tool_use", "tool_result", "thinking", "redacted_thinking"))
 BLOCK_FIELDS_LEFT_OUT: Final = frozenset(("caller", "citations"))
 RESULT_LEVELS: Final = 4
-"""Each level of results in results is decoded again on its own."""
+"""Each level of nested results is decoded separately."""
 WORD_LEVELS: Final = 32
 IMAGE_LEFT_OUT: Final = "[image left out: this model can't read images]"
 FILE_LEFT_OUT: Final = "[file left out: it lies with another provider]"
 SERVER_CALLS: Final = frozenset(("server_tool_use", "mcp_tool_use"))
 WORDS: Final = ("title", "url", "source", "context", "text", "tool_name", "stdout", "stderr", "error_code", "content")
-"""Where the words of a result or a document are, in the order in which they are read."""
+"""Fields with the readable text of a result or document, in order."""
 
 
 def clean_block(
     block: Fields, strip: StripThinking, *, reads_images: bool, levels: int = RESULT_LEVELS
 ) -> Fields | None:
-    """A content block with what others understand; None for a thought that must not cross."""
+    """Convert a content block; None for a thinking block to remove."""
     kind = text_of(block.get("type"))
     if is_stripped(kind, text_of(block.get("signature")), strip):
         return None
@@ -49,40 +49,40 @@ def clean_block(
     if BLOCK_FIELDS_LEFT_OUT & block.keys():
         block = {name: value for name, value in block.items() if name not in BLOCK_FIELDS_LEFT_OUT}
     if kind == "tool_result":
-        return changed(
+        return with_changed(
             block, "content", lambda value: clean_result(value, strip, reads_images=reads_images, levels=levels)
         )
     return block
 
 
 def clean_result(value: Raw, strip: StripThinking, *, reads_images: bool, levels: int) -> Raw:
-    """What a tool gave, cleaned likewise; results deeper in results than any tool puts them stay as they are."""
+    """Convert a tool result; results nested deeper than any tool nests them stay as they are."""
     parts = (list_of(value) or []) if levels else []
     cleaned = [clean_part(part, strip, reads_images=reads_images, levels=levels - 1) for part in parts]
     return value if all(new is old for new, old in zip(cleaned, parts, strict=True)) else encoded(cleaned)
 
 
 def clean_part(part: Raw, strip: StripThinking, *, reads_images: bool, levels: int) -> Raw:
-    """One part of what a tool gave."""
+    """Convert one part of a tool result."""
     fields = fields_of(part)
     new = clean_block(fields, strip, reads_images=reads_images, levels=levels) if fields is not None else None
     return part if new is None or new is fields else encoded(new)
 
 
 def lies_elsewhere(block: Fields) -> bool:
-    """Whether an image is a file at the provider that it was uploaded to."""
+    """True if an image is a file stored at the provider to which it was uploaded."""
     return text_of((fields_of(block.get("source")) or {}).get("type")) == "file"
 
 
 def as_text(kind: str, block: Fields) -> Fields:
-    """A block that only Anthropic knows, as text."""
+    """Convert a block that only Anthropic knows to text."""
     text = encoded(block_text(kind, block))
     kept = {"cache_control": block["cache_control"]} if "cache_control" in block else {}
     return {"type": encoded("text"), "text": text, **kept}
 
 
 def block_text(kind: str, block: Fields) -> str:
-    """What a block says; never empty."""
+    """Return a block's text; never empty."""
     if kind == "image":
         return FILE_LEFT_OUT if lies_elsewhere(block) else IMAGE_LEFT_OUT
     if kind == "container_upload":
@@ -97,27 +97,27 @@ def block_text(kind: str, block: Fields) -> str:
 
 
 def result_text(kind: str, words: str) -> str:
-    """What a block gives whose content is text as far as it can be read."""
+    """Return the text of a block whose content is text as far as it can be read."""
     if kind.endswith("_tool_result"):
         return f"[{kind.removesuffix('_tool_result')} gave:]\n{words or 'nothing that can be shown'}"
     return words or f"[{kind} left out: this model can't read it]"
 
 
 def has_text(document: Fields) -> bool:
-    """Whether a document's content is text."""
+    """True if a document's content is text."""
     source = fields_of(document.get("source")) or {}
     return text_of(source.get("type")) in ("text", "content")
 
 
 def words_of(value: Any) -> list[str]:
-    """All that can be read in a value, without base64, ids and encrypted parts."""
+    """Return all readable text in a value, without base64, ids and encrypted parts."""
     words: list[str] = []
     add_words(value, words)
     return words
 
 
 def add_words(value: Any, words: list[str], levels: int = WORD_LEVELS) -> None:
-    """Add what can be read in a value to the words; nothing readable lies deeper than that many levels."""
+    """Append a value's readable text to `words`, down to `levels`."""
     if isinstance(value, str):
         words += [value] if value else []
     elif isinstance(value, list) and levels:
@@ -128,7 +128,7 @@ def add_words(value: Any, words: list[str], levels: int = WORD_LEVELS) -> None:
 
 
 def add_words_of_object(value: dict[str, Any], words: list[str], levels: int) -> None:
-    """The same of an object."""
+    """Append an object's readable text to `words`."""
     kind, data = value.get("type"), value.get("data")
     if kind == "image":
         words.append(IMAGE_LEFT_OUT)

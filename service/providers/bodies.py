@@ -1,23 +1,23 @@
-"""Makes the copy of a request's body that a route gets. Not here: which model is sent (that is `routing`), or headers.
+"""Prepares the copy of a request's body for a route. Not here: choosing the model (`routing`), and headers.
 
-It is for the bodies of `/v1/messages` and `count_tokens`; those of other endpoints go as they are.
+For `/v1/messages` and `count_tokens`; other bodies are sent unchanged.
 
-The rules for all:
+The rules for all providers:
 
-- A body that needs no change is the same object afterwards, so that prompt caches keep hitting. Where something must
-  change, all values around it keep their bytes (numbers as they were written, blanks inside, unknown fields).
-- Messages and blocks that are not of the expected shape are left alone: the provider's own refusal is better than ours.
+- A body that needs no change stays the same object, so that prompt caches keep hitting. If something must change, all
+  other values keep their bytes (number formats, inner whitespace, unknown fields).
+- Messages and blocks of an unexpected shape are left alone: the provider's own error is better than ours.
 
-Towards Anthropic only what it is known to refuse is changed:
+For Anthropic, only what it is known to reject is changed:
 
-- The model, when another one is sent than was asked for.
+- The model, if another one is sent than requested.
 - Ids of tool calls that do not match its patterns (Z.AI makes `call_...`), and every reference to them. New ids depend
-  on the old one alone, unless one is in use already, so that they stay the same as the conversation grows.
-- Thinking blocks without a signature. All of them when the conversation is of another vendor's model, whose signatures
-  fail here; as the setting says on a subscription; those whose signature was refused before. An assistant message that
-  is emptied by this is dropped.
+  only on the old one, unless one is in use already, so that they stay the same as the conversation grows.
+- Thinking blocks without a signature. All of them if the conversation is of another vendor's model, whose signatures
+  are invalid here; as the setting says on a subscription; and those whose signature was rejected before. An assistant
+  message without remaining blocks is dropped.
 
-What others get is the business of `bodies_compat`.
+Other providers' bodies are prepared by `bodies_compat`.
 """
 
 import re
@@ -44,7 +44,7 @@ from service.providers.bodies_compat import for_compat
 from service.routing.context import limits_of
 from service.settings import Policy, Route, StripThinking
 
-# What Anthropic takes as an id (its refusals, seen in public issues), with what a new one begins with.
+# Anthropic's patterns of ids (from its errors in public issues), and the prefix of a new one.
 ID_RULES: Final = {
     "tool_use": (re.compile(r"[a-zA-Z0-9_-]+"), re.compile(r"[^a-zA-Z0-9_-]"), "toolu_"),
     "server_tool_use": (re.compile(r"srvtoolu_[a-zA-Z0-9_]+"), re.compile(r"[^a-zA-Z0-9_]"), "srvtoolu_"),
@@ -62,10 +62,10 @@ def clean_body(
     refused: Container[str] = (),
     blocks: Sequence[BlockSurvey] | None = None,
 ) -> bytes:
-    """The body for this route. `strip_thinking` is the setting for subscriptions.
+    """Return the body for this route. `strip_thinking` is the setting for subscriptions.
 
-    `refused` are signatures that Anthropic is known not to take. `blocks` are those of its messages, where somebody has
-    read them already: a body need not be looked through twice.
+    `refused` are signatures that Anthropic has rejected. `blocks` are those of its messages if the caller has read them
+    already.
     """
     strip = thinking_to_strip(route, model_asked, model_sent, strip_thinking)
     if route.provider.dialect == "anthropic":
@@ -74,7 +74,7 @@ def clean_body(
 
 
 def without_thinking(raw: bytes) -> bytes:
-    """The body without any thinking block: for another try when a provider refused a signature."""
+    """Return the body without any thinking block: for a retry after a provider rejected a signature."""
     fields = fields_of(raw)
     if fields is None:
         return raw
@@ -83,7 +83,7 @@ def without_thinking(raw: bytes) -> bytes:
 
 
 def thinking_to_strip(route: Route, model_asked: str, model_sent: str, setting: StripThinking) -> StripThinking:
-    """Which thinking blocks this route must not see."""
+    """Return which thinking blocks this route must not get."""
     families = route.provider.families
     crossing = not is_of(model_asked, families) if families else model_asked != model_sent
     if crossing:
@@ -101,7 +101,7 @@ def for_anthropic(
     strip: StripThinking,
     refused: Container[str],
 ) -> bytes:
-    """The body as Anthropic takes it; `blocks` are those of its messages."""
+    """Return the body for Anthropic; `blocks` are those of its messages."""
     new_ids = id_map(blocks)
     strips = any(
         is_stripped(block.type, block.signature, strip, refused) for block in blocks if block.type in THINKING_BLOCKS
@@ -120,7 +120,7 @@ def for_anthropic(
 
 
 def id_map(blocks: Sequence[BlockSurvey]) -> dict[str, str]:
-    """New ids for those that Anthropic refuses; the first kind of call that has an id decides about it."""
+    """Return new ids for those that Anthropic rejects; the first kind of call with an id decides its prefix."""
     calls: dict[str, str] = {}
     for block in blocks:
         if block.type in ID_RULES:
@@ -135,9 +135,9 @@ def id_map(blocks: Sequence[BlockSurvey]) -> dict[str, str]:
 
 
 def new_id(old: str, kind: str, taken: set[str]) -> str:
-    """An id of this kind that follows from the old one and is not taken.
+    """Return an unused id of this kind, derived from the old one.
 
-    Where characters had to go, a digest of the old id keeps two that differ in these alone apart.
+    If characters had to be removed, a digest of the old id keeps ids apart that differ in these alone.
     """
     _, refused, prefix = ID_RULES[kind]
     new = refused.sub("_", old)
@@ -152,7 +152,7 @@ def new_id(old: str, kind: str, taken: set[str]) -> str:
 
 
 def id_renamer(new_ids: dict[str, str]) -> BlockCleaner:
-    """Gives calls and references their new ids."""
+    """Return a cleaner that renames ids of calls and references."""
 
     def rename(block: Fields) -> Fields:
         changes = {
@@ -166,7 +166,7 @@ def id_renamer(new_ids: dict[str, str]) -> BlockCleaner:
 
 
 def thinking_remover(strip: StripThinking, refused: Container[str] = ()) -> BlockCleaner:
-    """Leaves thinking blocks out."""
+    """Return a cleaner that removes thinking blocks."""
 
     def remove(block: Fields) -> Fields | None:
         kind, signature = text_of(block.get("type")), text_of(block.get("signature"))

@@ -1,23 +1,24 @@
-"""The copy of a body for a provider that copied the Messages API.
+"""Prepares the copy of a body for a compatible provider.
 
-The lists of what travels are closed, since such a provider refuses what it doesn't know or, worse, misreads it:
+Allow-lists apply, since such a provider rejects what it doesn't know or, worse, misreads it:
 
 - Fields of the body (`TOP_LEVEL`) and of tools (`TOOL_FIELDS`). `context_management`, `output_config`, `mcp_servers`,
-  `container`, `thread` and the like stay out, together with the beta headers that they belong to.
-- `metadata.user_id` stays out: it names the user's device and account, and is no business of another vendor.
-- The attribution block of Claude Code is out of `system`: there it is prompt text that differs and spoils the cache.
+  `container`, `thread` and the like are removed, together with their beta headers.
+- `metadata.user_id` is removed: it identifies the user's device and account, which another vendor need not know.
+- The attribution block of Claude Code is removed from `system`: elsewhere it is prompt text that varies and defeats the
+  cache.
 - Messages of role `system` are folded into a user message, as text: the one before, else the one after (at its end,
-  since results of tools must come first), else one of their own. Claude Code does so itself when it is refused one.
-- `thinking` of type `adaptive` becomes `enabled` with half of `max_tokens` as its budget, or is left out where
-  `max_tokens` is too small for that.
-- `max_tokens` is at most what the model is known to give.
-- Tools keep what a model needs. Tools of Anthropic's own (those with a `type`) are out, unless the request brings no
-  others: then it is about them, and an answer without them would pretend; the provider may refuse it.
-- `cache_control` stays: Claude Code sends it to Z.AI directly as well, and nobody reports a refusal.
-- Content blocks: see `blocks_compat`. When one of the assistant's messages is emptied by that and goes, the user's
-  messages around it become one, so that the roles still take turns.
+  since tool results must come first), else a new one. Claude Code does the same when one is rejected.
+- `thinking` of type `adaptive` becomes `enabled` with half of `max_tokens` as its budget, or is removed if `max_tokens`
+  is too small for that.
+- `max_tokens` is limited to the model's known maximum.
+- Tools keep what a model needs. Anthropic's own tools (those with a `type`) are removed, unless there are no others:
+  then the request is about them, and an answer without them would be wrong; the provider may reject it.
+- `cache_control` stays: Claude Code sends it to Z.AI directly as well, and no rejection is known.
+- Content blocks: see `blocks_compat`. If that empties an assistant message, it is dropped, and the user messages around
+  it are merged, so that roles still alternate.
 
-Not here: which thoughts cross from vendor to vendor (`bodies`).
+Not here: which thinking blocks are removed (`bodies`).
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,6 @@ from msgspec import Raw
 
 from service.protocol.raw_json import (
     Fields,
-    changed,
     clean_messages,
     encoded,
     fields_of,
@@ -37,6 +37,7 @@ from service.protocol.raw_json import (
     objects_of,
     text_of,
     value_of,
+    with_changed,
     with_model,
 )
 from service.providers.blocks_compat import clean_block
@@ -54,35 +55,35 @@ BUDGET_MOST_TOKENS: Final = 32_000
 
 
 def for_compat(raw: bytes, model_sent: str, strip: StripThinking, limits: ModelLimits) -> bytes:
-    """The body as such a provider takes it."""
+    """Return the body for such a provider."""
     fields = fields_of(raw)
     if fields is None:
         return raw
     cleaned = {name: value for name, value in fields.items() if name in TOP_LEVEL}
     cleaned = with_model(cleaned, model_sent)
-    cleaned = changed(cleaned, "metadata", clean_metadata)
-    cleaned = changed(cleaned, "system", clean_system)
-    cleaned = changed(cleaned, "max_tokens", lambda value: clean_max_tokens(value, limits.output_tokens))
-    cleaned = changed(cleaned, "thinking", lambda value: clean_thinking(value, cleaned.get("max_tokens")))
+    cleaned = with_changed(cleaned, "metadata", clean_metadata)
+    cleaned = with_changed(cleaned, "system", clean_system)
+    cleaned = with_changed(cleaned, "max_tokens", lambda value: clean_max_tokens(value, limits.output_tokens))
+    cleaned = with_changed(cleaned, "thinking", lambda value: clean_thinking(value, cleaned.get("max_tokens")))
     cleaned = clean_tools(cleaned)
-    cleaned = changed(cleaned, "messages", fold_system)
+    cleaned = with_changed(cleaned, "messages", fold_system)
     cleaned = clean_content(cleaned, strip, limits)
     unchanged = len(cleaned) == len(fields) and all(cleaned[name] is value for name, value in fields.items())
     return raw if unchanged else msgspec.json.encode(cleaned)
 
 
 def clean_content(fields: Fields, strip: StripThinking, limits: ModelLimits) -> Fields:
-    """The body with every content block cleaned."""
+    """Return the body with every content block converted."""
     reads_images = limits.reads_images is not False
     cleaned = clean_messages(fields, lambda block: clean_block(block, strip, reads_images=reads_images))
     if cleaned is fields:
         return fields
     before, after = list_of(fields["messages"]) or [], list_of(cleaned["messages"]) or []
-    return cleaned if len(before) == len(after) else changed(cleaned, "messages", join_users)
+    return cleaned if len(before) == len(after) else with_changed(cleaned, "messages", join_users)
 
 
 def join_users(value: Raw) -> Raw:
-    """Messages of which no two in a row are the user's."""
+    """Merge consecutive user messages."""
     messages = objects_of(value)
     joined: list[Fields] = []
     for role, turn in groupby(messages, turn_of):
@@ -93,14 +94,14 @@ def join_users(value: Raw) -> Raw:
 
 
 def clean_max_tokens(value: Raw, most_tokens: int | None) -> Raw:
-    """The limit of the answer, at most what the model gives."""
+    """Limit the requested maximum to that of the model."""
     asked = value_of(value)
     too_many = most_tokens is not None and isinstance(asked, int) and asked > most_tokens
     return encoded(most_tokens) if too_many else value
 
 
 def clean_metadata(value: Raw) -> Raw | None:
-    """Metadata without what names the user; None when nothing is left."""
+    """Return metadata without user identifiers; None if nothing remains."""
     metadata = fields_of(value)
     if metadata is None or not METADATA_LEFT_OUT & metadata.keys():
         return value
@@ -108,7 +109,7 @@ def clean_metadata(value: Raw) -> Raw | None:
 
 
 def clean_system(value: Raw) -> Raw | None:
-    """The system prompt without the attribution block; None when nothing is left."""
+    """Return the system prompt without the attribution block; None if nothing remains."""
     blocks = list_of(value)
     if blocks is None:
         text = text_of(value)
@@ -118,7 +119,7 @@ def clean_system(value: Raw) -> Raw | None:
 
 
 def clean_thinking(value: Raw, max_tokens: Raw | None) -> Raw | None:
-    """The `thinking` parameter in the form that came first; None leaves it out."""
+    """Return the `thinking` parameter in its original form; None removes it."""
     thinking = value_of(value)
     if not isinstance(thinking, dict):
         return None
@@ -133,12 +134,12 @@ def clean_thinking(value: Raw, max_tokens: Raw | None) -> Raw | None:
 
 
 def is_over(budget: object, limit: object) -> bool:
-    """Whether a budget for thinking leaves nothing of `max_tokens`."""
+    """True if a thinking budget leaves nothing of `max_tokens`."""
     return isinstance(budget, int) and isinstance(limit, int) and budget >= limit
 
 
 def thinking_within(limit: object) -> Raw | None:
-    """Thinking with a budget below `max_tokens`; None where there is no room for it."""
+    """Return thinking with a budget below `max_tokens`; None if there is no room for it."""
     if not isinstance(limit, int) or limit <= BUDGET_LEAST_TOKENS:
         return None
     budget = min(max(limit // 2, BUDGET_LEAST_TOKENS), BUDGET_MOST_TOKENS)
@@ -146,7 +147,7 @@ def thinking_within(limit: object) -> Raw | None:
 
 
 def clean_tools(fields: Fields) -> Fields:
-    """Tools with known fields only, without Anthropic's own; a choice of a tool that is gone goes too."""
+    """Reduce tools to known fields, without Anthropic's own; removes a choice of a removed tool."""
     tools = objects_of(fields.get("tools"))
     own = [tool for tool in tools if text_of(tool.get("type")) in ("", "custom")]
     if not own:
@@ -161,13 +162,12 @@ def clean_tools(fields: Fields) -> Fields:
 
 
 def is_choice_of_other(choice: Fields, tools: Sequence[Fields]) -> bool:
-    """Whether a choice names a tool that is none of these."""
+    """True if a choice names a tool that is not in the list."""
     return "name" in choice and text_of(choice["name"]) not in {text_of(tool.get("name")) for tool in tools}
 
 
 def fold_system(value: Raw) -> Raw:
-    """Messages without the role `system`: their blocks go to the end of the user's message before them, else to the
-    user's next."""
+    """Fold messages of role `system` into the user message before them, else after them."""
     runs = [(role, list(run)) for role, run in groupby(objects_of(value), turn_of)]
     if not any(role == "system" for role, _ in runs):
         return value
@@ -183,7 +183,7 @@ def fold_system(value: Raw) -> Raw:
 
 
 def append_to_user(messages: list[Fields], blocks: list[Raw]) -> list[Raw]:
-    """Put blocks at the end of the last message if it is the user's. Returns those for which there is no place."""
+    """Append blocks to the last message if it is the user's. Returns those that could not be appended."""
     if not messages or turn_of(messages[-1]) != "user":
         return blocks
     messages[-1] = extended(messages[-1], blocks)
@@ -191,7 +191,8 @@ def append_to_user(messages: list[Fields], blocks: list[Raw]) -> list[Raw]:
 
 
 def following(blocks: list[Raw], run: list[Fields]) -> list[Fields]:
-    """Messages of one role behind blocks: at the end of the first if it is the user's, else in a message before it."""
+    """Add blocks to messages of one role: at the end of the first if it is the user's, else in a new message
+    before it."""
     if not blocks:
         return run
     if run and turn_of(run[0]) == "user":
@@ -200,28 +201,28 @@ def following(blocks: list[Raw], run: list[Fields]) -> list[Fields]:
 
 
 def turn_of(message: Fields) -> str:
-    """Whose turn a message is."""
+    """Return the role that a message counts as."""
     return text_of(message.get("role"))
 
 
 def all_blocks_of(messages: list[Fields]) -> list[Raw]:
-    """The content of messages as blocks. They are put somewhere all at once: one by one they would be copied as often
-    as there are messages."""
+    """Return the content of messages as blocks. Blocks are appended all at once: one by one they would be copied once
+    per message."""
     return [block for message in messages for block in blocks_of(message)]
 
 
 def extended(message: Fields, blocks: list[Raw]) -> Fields:
-    """The message with more blocks at its end."""
+    """Return the message with more blocks at its end."""
     return message | {"content": encoded(blocks_of(message) + blocks)}
 
 
 def user_message(blocks: list[Raw]) -> Fields:
-    """A user message of these blocks."""
+    """Return a user message with these blocks."""
     return {"role": encoded("user"), "content": encoded(blocks)}
 
 
 def blocks_of(message: Fields) -> list[Raw]:
-    """A message's content as blocks."""
+    """Return a message's content as blocks."""
     content = message.get("content")
     blocks = list_of(content)
     if blocks is not None:

@@ -1,17 +1,16 @@
-"""What the head and the body of a provider's answer say about errors and limits, as plain data.
+"""Extracts what a provider's response says about errors and limits, as plain data.
 
-Not here: what follows from it. Kind, scope and waits are `routing`'s; this module judges nothing and never raises,
-since nothing that a provider sends can be relied on.
+Not here: conclusions. Kind, scope and waits are determined by `routing`; this module never raises, since providers may
+send anything.
 
 The rules:
 
-- Names of headers are case-insensitive; of several with one name the last counts. What can't be read is as if it were
-  not there.
-- Three shapes of error are known (`{"type":"error","error":{...}}`, `{"error":{...}}`, `{"error":"..."}`); Z.AI's codes
+- Header names are case-insensitive; of several with one name the last counts. Unreadable values are ignored.
+- Three error shapes are known (`{"type":"error","error":{...}}`, `{"error":{...}}`, `{"error":"..."}`); Z.AI's codes
   are numbers or texts, in `error.code` or `error.type`, or only as `[1308]` at the start of the message (recorded
-  answers).
+  responses).
 - Times are Unix milliseconds. Unified resets are epoch seconds, those of API keys RFC 3339 (Anthropic's documentation
-  and recorded headers); stamps in Z.AI's messages are Beijing time without saying so (an issue of another proxy).
+  and recorded headers); timestamps in Z.AI's messages are Beijing time without saying so (an issue of another proxy).
 - `used_ratio` of a subscription's window is its utilization, a fraction; of an API key's limit, 1 - remaining / limit.
 - Messages are bounded and lose keys and quoted text (`protocol.redaction`), since they end up in events and logs.
 """
@@ -35,15 +34,15 @@ from service.routing.failure import Facts
 from service.settings import Route
 
 BODY_BYTES_READ: Final = 1_048_576
-"""Larger bodies are no error answers; they are not decoded."""
+"""Larger bodies are not error responses, and are not decoded."""
 WAIT_MS_LIMIT: Final = 366 * 86_400_000
-"""No wait is longer than a year; a greater figure is cut to it."""
+"""Waits are capped at a year."""
 MOST_WINDOWS: Final = 32
-"""Windows of one answer that are read; providers have a handful, and each goes into the ledger."""
+"""Maximum windows read from one response; providers have a handful, and each is stored in the ledger."""
 LATEST_MS: Final = 4_102_444_800_000
-"""The year 2100: a time beyond it is no time."""
+"""The year 2100; later times are invalid."""
 
-# The names of the windows in headers (recorded; `7d_oi` is scoped to a model, and others of its form may come).
+# Window names in headers (recorded; `7d_oi` is specific to a model, and similar ones may follow).
 UNIFIED = "anthropic-ratelimit-unified-"
 UNIFIED_WINDOW = re.compile(r"(5h|7d(?:_[a-z0-9]{1,32})?)-(status|reset|utilization)")
 LIMIT = "anthropic-ratelimit-"
@@ -71,7 +70,7 @@ class ErrorFacts(Struct, frozen=True):
 
     `error_code` is Anthropic's `details.error_code` or Z.AI's number as text. `retry_after_ms` is how long to wait,
     `reset_at_ms` when the named limit ends. `unified_status` and `claim` are a subscription's: the word for all
-    windows together, and the window that it is about. `html`: the body is a web page.
+    windows together, and the window that it is about.
     """
 
     status: int
@@ -84,12 +83,11 @@ class ErrorFacts(Struct, frozen=True):
     unified_status: str = ""
     claim: str = ""
     request_id: str = ""
-    html: bool = False
     windows: dict[str, Window] = {}
 
 
 def error_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) -> ErrorFacts:
-    """What an answer says about errors and limits; `body` may also be the data of a stream's error event."""
+    """Extract the facts of a response; `body` may also be the data of a stream's error event."""
     known = by_name(headers)
     fields = object_of(body)
     error = error_of(fields)
@@ -108,13 +106,12 @@ def error_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) -> 
         unified_status=known.get(UNIFIED + "status", "")[:40],
         claim=known.get(UNIFIED + "representative-claim", "")[:40],
         request_id=(known.get("request-id") or text(fields.get("request_id")))[:80],
-        html=body.lstrip()[:1] == b"<",
         windows=windows_of(headers),
     )
 
 
 def facts_for(answer: ErrorFacts, route: Route, model: str, now_ms: int) -> Facts:
-    """The same in routing's terms, with the route that was asked and the model that was sent."""
+    """Convert the facts for routing, with the route and the model sent."""
     after_ms = now_ms + answer.retry_after_ms if answer.retry_after_ms is not None else 0
     return Facts(
         status=answer.status,
@@ -133,7 +130,7 @@ def facts_for(answer: ErrorFacts, route: Route, model: str, now_ms: int) -> Fact
 
 
 def windows_of(headers: HeaderItems) -> dict[str, Window]:
-    """The quota windows that an answer's headers tell of: a subscription's (`5h`, `7d`, `7d_..`), then an API key's
+    """Return the quota windows in a response's headers: a subscription's (`5h`, `7d`, `7d_..`), then an API key's
     (`requests`, `tokens`, ..)."""
     unified: dict[str, dict[str, str]] = {}
     limits: dict[str, dict[str, str]] = {}
@@ -147,20 +144,20 @@ def windows_of(headers: HeaderItems) -> dict[str, Window]:
 
 
 def unified_window(parts: dict[str, str]) -> Window:
-    """A subscription's window."""
+    """Return a subscription's window."""
     resets_at_ms = moment_ms(parts.get("reset", "")) or 0
     ratio = number(parts.get("utilization", ""))
     return Window(used_ratio=ratio, resets_at_ms=resets_at_ms, status=parts.get("status", "")[:40])
 
 
 def limit_window(parts: dict[str, str]) -> Window:
-    """An API key's."""
+    """Return an API key's window."""
     ratio = used_ratio(number(parts.get("limit", "")), number(parts.get("remaining", "")))
     return Window(used_ratio=ratio, resets_at_ms=moment_ms(parts.get("reset", "")) or 0)
 
 
 class WindowHeader(NamedTuple):
-    """What a header tells, and of which window."""
+    """The window and the part that a header reports."""
 
     is_unified: bool
     window: str
@@ -169,7 +166,7 @@ class WindowHeader(NamedTuple):
 
 @lru_cache(maxsize=256)
 def place_of(name: bytes) -> WindowHeader | None:
-    """What a header such as `<prefix><window>-<part>` tells."""
+    """Parse a header name such as `<prefix><window>-<part>`."""
     known = name.decode("latin-1").lower()
     if known.startswith(UNIFIED) and (match := UNIFIED_WINDOW.fullmatch(known, len(UNIFIED))):
         return WindowHeader(is_unified=True, window=match[1], part=match[2])
@@ -179,14 +176,14 @@ def place_of(name: bytes) -> WindowHeader | None:
 
 
 def used_ratio(limit: float | None, remaining: float | None) -> float | None:
-    """How much of a limit is used."""
+    """Return the used fraction of a limit."""
     if limit is None or remaining is None or limit <= 0:
         return None
     return max(0.0, 1 - remaining / limit)
 
 
 def retry_after_ms(known: dict[str, str], now_ms: int) -> int | None:
-    """The wait asked for: `retry-after-ms`, else `retry-after` in seconds or as a date."""
+    """Return the requested delay: `retry-after-ms`, else `retry-after` in seconds or as a date."""
     wait = number(known.get("retry-after-ms", ""))
     if wait is None:
         seconds = number(known.get("retry-after", ""))
@@ -198,7 +195,7 @@ def retry_after_ms(known: dict[str, str], now_ms: int) -> int | None:
 
 
 def date_ms(value: str) -> int | None:
-    """An HTTP date."""
+    """Parse an HTTP date."""
     try:
         date = parsedate_to_datetime(value)
         return unix_ms(date if date.tzinfo else date.replace(tzinfo=UTC))
@@ -208,7 +205,8 @@ def date_ms(value: str) -> int | None:
 
 @lru_cache(maxsize=256)
 def moment_ms(value: str) -> int | None:
-    """A time in epoch seconds (or, if it is that large, milliseconds) or RFC 3339; many answers tell the same one."""
+    """Parse a time in epoch seconds (or, if it is that large, milliseconds) or RFC 3339; cached, because many responses
+    have the same one."""
     seconds = number(value)
     if seconds is not None:
         moment = int(seconds if seconds > LATEST_MS / 1000 else seconds * 1000)
@@ -221,7 +219,7 @@ def moment_ms(value: str) -> int | None:
 
 
 def reset_in(message: str, code: str = "") -> int | None:
-    """The reset named in a message; a stamp without an offset is Z.AI's, so Beijing time.
+    """Parse the reset time in a message; without an offset it is Z.AI's, in Beijing time.
 
     Beside a code of Z.AI's, or Chinese words, any stamp is the reset: nothing else has one there.
     """
@@ -241,13 +239,13 @@ def reset_in(message: str, code: str = "") -> int | None:
 
 
 def unix_ms(date: datetime) -> int | None:
-    """Unix milliseconds; None before 1970 and after 2100."""
+    """Return Unix milliseconds; None before 1970 and after 2100."""
     moment = round(date.timestamp() * 1000)
     return moment if 0 <= moment <= LATEST_MS else None
 
 
 def number(value: str) -> float | None:
-    """A finite number that is not negative."""
+    """Parse a finite, non-negative number."""
     try:
         found = float(value)
     except ValueError:
@@ -256,7 +254,7 @@ def number(value: str) -> float | None:
 
 
 def error_of(fields: dict[str, Any]) -> dict[str, Any]:
-    """The error inside an answer's object, as an object."""
+    """Return the error in a response's object, as an object."""
     error = fields.get("error")
     if isinstance(error, dict):
         return error
@@ -264,7 +262,7 @@ def error_of(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def code_of(error: dict[str, Any], message: str) -> str:
-    """The provider's own code for an error, as text."""
+    """Return the provider's own error code, as text."""
     details = error.get("details")
     if isinstance(details, dict) and (code := code_text(details.get("error_code"))):
         return code
@@ -277,14 +275,14 @@ def code_of(error: dict[str, Any], message: str) -> str:
 
 
 def code_text(value: Any) -> str:
-    """A code as text, whether it came as a text or a number."""
+    """Return a code as text, given as a text or a number."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)[:80]
     return text(value).strip()[:80]
 
 
 def message_of(fields: dict[str, Any], error: dict[str, Any], body: bytes) -> str:
-    """The words of an error: its message, or what a page or a plain text says."""
+    """Return an error's message, or the text of a page or a plain body."""
     if fields:
         return text(error.get("message")) or text(fields.get("message")) or text(fields.get("msg"))
     words = body[:READ_CHARS].decode("utf-8", "replace")
@@ -295,7 +293,7 @@ def message_of(fields: dict[str, Any], error: dict[str, Any], body: bytes) -> st
 
 
 def object_of(body: bytes) -> dict[str, Any]:
-    """A body's JSON object; empty for what is none."""
+    """Return a body's JSON object; empty for anything else."""
     if len(body) > BODY_BYTES_READ:
         return {}
     try:
@@ -306,10 +304,10 @@ def object_of(body: bytes) -> dict[str, Any]:
 
 
 def by_name(headers: HeaderItems) -> dict[str, str]:
-    """Headers by lower-cased name."""
+    """Return headers by lower-case name."""
     return {name.decode("latin-1").lower(): value.decode("latin-1").strip() for name, value in headers}
 
 
 def text(value: Any) -> str:
-    """A text; empty for what is none."""
+    """Return a text; "" for anything else."""
     return value if isinstance(value, str) else ""

@@ -1,23 +1,22 @@
-"""Which headers travel: the request's to a provider, the answer's to the client. Lists of what may pass, never of what
-may not, so that a cookie, a tracing header or a client's key never leaves by oversight.
+"""Selects the headers sent to a provider and returned to the client. By allow-lists, so that cookies, tracing headers
+and clients' keys never leak.
 
-Not here: `host` (whoever writes the request knows it), and headers of the proxy's own answers.
+Not here: `host` (set when the request is serialized), and headers of the proxy's own responses.
 
 The rules:
 
-- Names come in lower case, as in ASGI. None leaves twice: values of headers that are lists are joined, of others the
-  first one counts.
-- Headers of one hop (RFC 9110, section 7.6.1) end here, both ways: no list has one, and those that `connection` names
-  are taken out.
-- Towards Anthropic the lists are open by prefix, since beta headers, body fields and clients grow together (Claude
-  Code's gateway contract). `anthropic-version` goes as it came, else as 2023-06-01.
-- Towards others the list is closed: what they need to read the body, and who asks (`user-agent`; some plans are for
-  coding tools alone). No beta names (their body fields are left out as well), no session, no client's machine. They
-  copied the version of 2023-06-01, so that is what they are told, whatever newer one the client speaks.
-- `content-length` is the business of whoever writes a body; `length_said` has it for one that goes on unread.
-- The client's credential is replaced by the route's: an API key as `x-api-key`, at Z.AI as a bearer (it takes both;
+- Names are in lower case, as in ASGI. No name is sent twice: list values are joined, of others the first one counts.
+- Hop-by-hop headers (RFC 9110, section 7.6.1) are dropped both ways: no list has one, and those named by `connection`
+  are removed.
+- For Anthropic the lists are open by prefix, since beta headers, body fields and clients evolve together (Claude
+  Code's gateway contract). `anthropic-version` is passed on, by default 2023-06-01.
+- For others the list is closed: what they need to read the body, and `user-agent` (some plans are for coding tools
+  alone). No beta names (their body fields are removed as well), no session, no client's machine. They implement the
+  version of 2023-06-01, which is sent whatever the client's version.
+- `content-length` belongs to whoever writes a body; `length_said` returns it for one that is forwarded unread.
+- The client's credential is replaced by the route's: an API key as `x-api-key`, at Z.AI as a bearer (it accepts both;
   the original proxy and Z.AI's own guide use the bearer); an OAuth token as a bearer together with its beta.
-  Or the client's own is passed on as it came, to Anthropic alone.
+  Or the client's own is passed through, to Anthropic alone.
 - Nothing is added that would make a client look like Claude Code.
 """
 
@@ -32,10 +31,10 @@ Auth = Literal["api_key", "oauth", "client"]
 
 DEFAULT_VERSION = b"2023-06-01"
 OAUTH_BETA = b"oauth-2025-04-20"
-"""Without it Anthropic refuses OAuth tokens (published client sources)."""
+"""Without it Anthropic rejects OAuth tokens (published client sources)."""
 
 LISTS = frozenset((b"accept", b"accept-encoding", b"accept-language", b"anthropic-beta", b"cache-control"))
-"""Headers whose value is a comma-separated list, so that several of them may be joined."""
+"""Headers whose value is a comma-separated list, so that several can be joined."""
 
 FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 CREDENTIALS = frozenset((b"authorization", b"x-api-key"))
@@ -53,8 +52,8 @@ ANSWER_NAMES = frozenset(
 )  # fmt: skip
 ANSWER_PREFIXES = (b"anthropic-", b"x-anthropic-")
 ACCOUNT_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-organization-id")
-"""Facts about the account behind a credential. Who shares it would take them for facts about their own (Claude Code's
-gateway contract)."""
+"""Facts about a credential's account. Clients that share it would take them for their own (Claude Code's gateway
+contract)."""
 
 
 def upstream_headers(
@@ -68,15 +67,15 @@ def upstream_headers(
     pass_accept_encoding: bool = False,
     withhold: Collection[bytes] = (),
 ) -> HeaderList:
-    """The headers of a request to a provider, but `host` and `content-length`.
+    """Return the headers of a request to a provider, except for `host` and `content-length`.
 
-    `body_decoded`: the body goes without the client's content encoding. `pass_accept_encoding`: the answer is not read
-    along, so that it may come compressed as the client likes; else `identity` is asked for. `withhold` names headers
-    that hold a key of this proxy. Raises ValueError for a client's credential that would go to anyone but Anthropic.
+    `body_decoded`: the body is sent without the client's content encoding. `pass_accept_encoding`: the response is not
+    read, so that it may be compressed as the client accepts; else `identity` is requested. `withhold` names headers
+    that hold a key of this proxy. Raises ValueError for a client's credential to anyone but Anthropic.
     """
     if dialect != "anthropic":
         if auth == "client":
-            raise ValueError("a client's own credential goes to Anthropic alone")
+            raise ValueError("a client's own credential is sent to Anthropic only")
         found = passing(client, OTHERS_NAMES)
         found[b"anthropic-version"] = DEFAULT_VERSION
     else:
@@ -100,7 +99,7 @@ def show_credential(
     credential: str,
     withhold: Collection[bytes],
 ) -> None:
-    """Put the credential where this provider looks for it."""
+    """Set the credential in the header that this provider expects."""
     if auth == "client":
         own = passing(client, CREDENTIALS)
         found.update((name, value) for name, value in own.items() if name not in withhold)
@@ -113,22 +112,22 @@ def show_credential(
 
 
 def with_beta(betas: bytes, beta: bytes) -> bytes:
-    """A list of betas that has this one."""
+    """Return a list of betas that includes this one."""
     if not betas.strip():
         return beta
     return betas if beta in (part.strip() for part in betas.split(b",")) else betas + b"," + beta
 
 
 def accepted(client: Headers) -> bytes:
-    """The encodings that the client accepts."""
+    """Return the encodings that the client accepts."""
     return passing(client, {b"accept-encoding"}).get(b"accept-encoding", b"identity")
 
 
 def client_headers(upstream: Headers, *, shared_credential: bool = False, body_decoded: bool = False) -> HeaderList:
-    """The headers of a provider's answer that the client gets, but `content-length`.
+    """Return a provider's response headers for the client, except for `content-length`.
 
-    `shared_credential`: several clients use this credential, so what it says about its account is left out.
-    `body_decoded`: the body goes without the provider's content encoding.
+    `shared_credential`: several clients use this credential, so headers about its account are removed. `body_decoded`:
+    the body is sent without the provider's content encoding.
     """
     found = passing(lowered(upstream), ANSWER_NAMES, ANSWER_PREFIXES)
     if body_decoded:
@@ -139,14 +138,14 @@ def client_headers(upstream: Headers, *, shared_credential: bool = False, body_d
 
 
 def length_said(headers: Headers) -> HeaderList:
-    """`content-length`, where a body has one: whoever gets it sees how much is to come. For bodies that go on as they
-    came; names may be in any case."""
+    """Return `content-length` if there is one, for bodies that are forwarded unchanged; names may be in any case."""
     framing = [(name, value) for name, value in lowered(headers) if name in FRAMING]
     return framing if len(framing) == 1 and framing[0][1].isdigit() else []
 
 
 def passing(headers: Headers, names: Collection[bytes], prefixes: tuple[bytes, ...] = ()) -> dict[bytes, bytes]:
-    """The headers with these names or prefixes, each once, in order, but those that `connection` names."""
+    """Return the headers with these names or prefixes, without duplicates, in order, except for those named by
+    `connection`."""
     found: dict[bytes, bytes] = {}
     of_one_hop: list[bytes] = []
     for name, value in headers:
@@ -163,5 +162,5 @@ def passing(headers: Headers, names: Collection[bytes], prefixes: tuple[bytes, .
 
 
 def lowered(headers: Headers) -> HeaderList:
-    """The same headers with names in lower case."""
+    """Return the headers with names in lower case."""
     return [(name.lower(), value) for name, value in headers]

@@ -1,7 +1,7 @@
-"""Redis Cluster's clients of redis-py, made to fail like all others: with RedisError, when they are asked.
+"""redis-py's Cluster clients, adapted to connect on first use and to fail with RedisError like all others.
 
-redis-py's synchronous client already fails when it is made. Not here: when a Cluster is meant (`factory`), and which
-failures become RedisError (`failures`).
+redis-py's synchronous client already fails in its constructor. Not here: choosing a Cluster client (`factory`), and
+mapping failures to RedisError (`failures`).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,40 +16,40 @@ from service.redis_client.failures import as_redis_error, guarded_pipeline
 
 
 class AsyncCluster(AsyncRedisCluster):
-    """For the proxies."""
+    """Asynchronous client, for the proxies."""
 
     is_cluster = True
 
     async def initialize(self, *args: Any, **options: Any) -> Any:
-        """Learn who has which slots."""
+        """Discover which node owns which slots."""
         with as_redis_error():
             return await super().initialize(*args, **options)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """One command, wherever its key lies."""
+        """Run one command on the node of its key."""
         with as_redis_error():
             return await super().execute_command(*args, **options)
 
     def pipeline(self, *args: Any, **options: Any) -> Any:
-        """Commands that may span slots."""
+        """Return a pipeline that may span slots."""
         return guarded_pipeline(super().pipeline(*args, **options))
 
 
 class SyncCluster(RedisCluster):
-    """For the workers and the commands; behind LazyCluster."""
+    """Synchronous client, for workers and commands; wrapped in LazyCluster."""
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """One command, wherever its key lies."""
+        """Run one command on the node of its key."""
         with as_redis_error():
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
     def get_node_from_key(self, *args: Any, **options: Any) -> Any:
-        """Who has a key."""
+        """Return the node of a key."""
         with as_redis_error():
             return super().get_node_from_key(*args, **options)  # type: ignore[no-untyped-call]
 
     def pipeline(self, *args: Any, **options: Any) -> Any:
-        """Commands that may span slots."""
+        """Return a pipeline that may span slots."""
         made: Any = super().pipeline(*args, **options)  # type: ignore[no-untyped-call]
         execute: Callable[..., Any] = made.execute
 
@@ -62,7 +62,7 @@ class SyncCluster(RedisCluster):
 
 
 class LazyCluster:
-    """A SyncCluster that is looked for when it is first asked, and again as long as it is not found."""
+    """A SyncCluster that connects on first use, and retries on each use until it succeeds."""
 
     is_cluster = True
 
@@ -79,15 +79,15 @@ class LazyCluster:
         self.close()
 
     def __getattr__(self, name: str) -> Any:
-        """All that a client can be asked."""
+        """Forward to the client."""
         return getattr(self._cluster(), name)
 
     def register_script(self, script: str) -> Script:
-        """A script, sent where it is missing when it is called."""
+        """Register a script, which is loaded where it is missing when it is called."""
         return Script(self, script.encode())  # type: ignore[arg-type]
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close the client if it was opened."""
         with self._turn:
             found, self._found = self._found, None
         if found is not None:

@@ -1,9 +1,8 @@
-"""Clients of Redis, whatever it is: one server, the primary behind Sentinels, a Cluster (`settings.redis_url` tells
-them apart).
+"""Creates Redis clients for one server, the primary behind Sentinels, or a Cluster (`settings.redis_url` parses the
+URL).
 
-They differ in what they do on the wire, not in what they are asked: all keys of a stream lie on one slot, and a
-pipeline may span slots. A Cluster has no run id; each of its servers has one. `runs_of` and `run_of_all` say what
-stands for it. Not here: how long to wait, and what is asked.
+Callers use them all alike: all keys of a stream lie in one slot, and a pipeline may span slots. A Cluster has no run
+id, but each of its servers has one; `runs_of` and `run_of_all` provide substitutes. Not here: timeouts and commands.
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "passw
 
 
 def open_async(url: str, **options: Any) -> "AsyncRedis":
-    """A client for the proxies; it connects when it is first asked. `options` are redis-py's, for each connection."""
+    """Create a client for the proxies; it connects on first use. `options` are redis-py's, for each connection."""
     from redis.asyncio import Sentinel
     from redis.asyncio.cluster import ClusterNode
     from redis.asyncio.retry import Retry
@@ -34,8 +33,8 @@ def open_async(url: str, **options: Any) -> "AsyncRedis":
     if place.kind == "sentinel":
         from service.redis_client.sentinel import BehindSentinels
 
-        sentinel_options, options = sentinels_own(options)
-        sentinel_options["retry"] = Retry(NoBackoff(), 0)  # the next one is asked instead
+        sentinel_options, options = split_sentinel_options(options)
+        sentinel_options["retry"] = Retry(NoBackoff(), 0)  # the next Sentinel is tried instead
         sentinels = Sentinel(list(place.nodes), sentinel_kwargs=sentinel_options, **options)  # type: ignore[no-untyped-call]
         return cast("AsyncRedis", sentinels.master_for(place.primary, redis_class=BehindSentinels))
     from service.redis_client.cluster import AsyncCluster
@@ -44,7 +43,7 @@ def open_async(url: str, **options: Any) -> "AsyncRedis":
 
 
 def open_sync(url: str, **options: Any) -> "Redis":
-    """The same for the workers and the commands."""
+    """Create a client for workers and commands."""
     from redis import Redis, Sentinel
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -54,7 +53,7 @@ def open_sync(url: str, **options: Any) -> "Redis":
         return Redis.from_url(url, **options)
     options |= options_of(place)
     if place.kind == "sentinel":
-        sentinel_options, options = sentinels_own(options)
+        sentinel_options, options = split_sentinel_options(options)
         sentinel_options["retry"] = Retry(NoBackoff(), 0)
         sentinels = Sentinel(list(place.nodes), sentinel_kwargs=sentinel_options, **options)  # type: ignore[no-untyped-call]
         return cast("Redis", sentinels.master_for(place.primary))  # type: ignore[no-untyped-call]
@@ -63,40 +62,40 @@ def open_sync(url: str, **options: Any) -> "Redis":
     return cast("Redis", LazyCluster(place.nodes, options))
 
 
-def options_of(place: RedisAddress) -> dict[str, Any]:
-    """Credentials, database and TLS as redis-py's options."""
+def options_of(address: RedisAddress) -> dict[str, Any]:
+    """Return credentials, database and TLS as redis-py's options."""
     from redis.connection import parse_url
 
-    options: dict[str, Any] = dict(parse_url(place.plain_url))  # type: ignore[no-untyped-call]
-    for name in ("host", "port", "connection_class", *(("db",) if place.kind == "cluster" else ())):
+    options: dict[str, Any] = dict(parse_url(address.plain_url))  # type: ignore[no-untyped-call]
+    for name in ("host", "port", "connection_class", *(("db",) if address.kind == "cluster" else ())):
         options.pop(name, None)
-    return options | {"ssl": True} if place.tls else options
+    return options | {"ssl": True} if address.tls else options
 
 
-def sentinels_own(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is meant for the Sentinels, and what for the primary: time-outs and TLS for both."""
+def split_sentinel_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split options into those for the Sentinels and those for the primary; timeouts and TLS go to both."""
     theirs = {name: value for name, value in options.items() if name.startswith(("socket_", "ssl"))}
     theirs |= {known: options[name] for name, known in SENTINEL_OPTIONS.items() if name in options}
     return theirs, {name: value for name, value in options.items() if name not in SENTINEL_OPTIONS}
 
 
 def is_cluster(redis: object) -> bool:
-    """Whether keys lie on several servers."""
+    """True for a Cluster client."""
     return getattr(redis, "is_cluster", False) is True
 
 
 def execute_with_run_ids(redis: "Redis", pipeline: Any, keys: Sequence[str]) -> tuple[list[Any], list[str]]:
-    """What a pipeline answers, and the run ids of the servers that hold these keys, asked after it: where there is
-    one server, on the same connection, so that one that has changed in between is found out."""
+    """Execute a pipeline; return its replies and the run ids of these keys' servers, read after it: with one server, on
+    the same connection, so that a server replaced in between is noticed."""
     if is_cluster(redis):
-        return pipeline.execute(), runs_of(redis, keys)
+        return pipeline.execute(), run_ids_of(redis, keys)
     pipeline.info("server")
     *replies, info = pipeline.execute()
     return replies, [str(info["run_id"])] * len(keys)
 
 
-def runs_of(redis: "Redis", keys: Sequence[str]) -> list[str]:
-    """The run id of each key's server."""
+def run_ids_of(redis: "Redis", keys: Sequence[str]) -> list[str]:
+    """Return the run id of each key's server."""
     if not is_cluster(redis):
         return [str(redis.info("server")["run_id"])] * len(keys)
     cluster: Any = redis
@@ -105,8 +104,8 @@ def runs_of(redis: "Redis", keys: Sequence[str]) -> list[str]:
     return [found[node.name] for node in nodes]
 
 
-async def run_of_all(redis: "AsyncRedis") -> str:
-    """One name for the runs of all servers: it changes when any of them is another one."""
+async def combined_run_id(redis: "AsyncRedis") -> str:
+    """Return one id for the runs of all servers; it changes when any of them restarts or is replaced."""
     if not is_cluster(redis):
         return str((await redis.info("server"))["run_id"])
     cluster: Any = redis

@@ -1,9 +1,8 @@
-"""One kind of failure for everything that is wrong with Redis: RedisError.
+"""Maps every failure of a Redis client to RedisError.
 
-redis-py raises whatever its parser or its callbacks stumble over (ValueError, TypeError, AttributeError, ...)
-when the other side does not speak Redis's protocol, and an error of another kind when no node of a Cluster can be
-reached. Callers that go on without Redis catch RedisError and OSError, and must not fail for the rest. Not here: which
-kind of Redis is meant (`factory`).
+redis-py raises whatever its parser or callbacks hit (ValueError, TypeError, AttributeError, ...) when the other side
+does not speak Redis's protocol, and another exception when no node of a Cluster is reachable. Callers that continue
+without Redis catch RedisError and OSError only. Not here: choosing the client (`factory`).
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,7 +16,7 @@ from redis.exceptions import InvalidResponse, RedisClusterException, RedisError
 
 @contextmanager
 def as_redis_error() -> Iterator[None]:
-    """Raise RedisError (or OSError, as it comes) for any failure inside: of redis-py, or of reading its answer."""
+    """Raise RedisError (or OSError unchanged) for any failure in the block."""
     try:
         yield
     except (RedisError, OSError):
@@ -25,24 +24,24 @@ def as_redis_error() -> Iterator[None]:
     except RedisClusterException as error:
         raise Unreachable(str(error)) from None
     except Exception as error:
-        raise InvalidResponse(f"the answer is not one of Redis ({type(error).__name__})") from error
+        raise InvalidResponse(f"invalid response from Redis ({type(error).__name__})") from error
 
 
 class GuardedRedis(Redis):
-    """A client of one server; its commands and pipelines fail with RedisError or OSError alone."""
+    """Client of one server; its commands and pipelines raise only RedisError or OSError."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """One command."""
+        """Run one command."""
         with as_redis_error():
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
     def pipeline(self, *args: Any, **options: Any) -> Any:
-        """Commands that are sent together."""
+        """Return a guarded pipeline."""
         return guarded_pipeline(super().pipeline(*args, **options))
 
 
 def guarded_pipeline(made: Any) -> Any:
-    """A pipeline whose `execute` fails with RedisError or OSError alone."""
+    """Make a pipeline's `execute` raise only RedisError or OSError."""
     execute: Callable[..., Awaitable[Any]] = made.execute
 
     async def guarded(*args: Any, **options: Any) -> Any:

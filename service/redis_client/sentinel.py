@@ -1,7 +1,7 @@
-"""redis-py's asyncio client of a primary behind Sentinels, made to close what it has opened.
+"""redis-py's asyncio client for a primary behind Sentinels, adapted to close all of its connections.
 
-redis-py closes the connections to the primary alone, and leaves those to the Sentinels open. Not here: when Sentinels
-are meant (`factory`).
+redis-py closes only the connections to the primary, and leaves those to the Sentinels open. Not here: choosing this
+client (`factory`).
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from service.redis_client.failures import GuardedRedis
 
 
 class BehindSentinels(GuardedRedis):
-    """The primary that the Sentinels name."""
+    """Client of the primary that the Sentinels name."""
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - as in the base class
         """Close the connections to the primary and to the Sentinels."""

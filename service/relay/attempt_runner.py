@@ -24,9 +24,10 @@ from service.relay.attempt import (
     ResponseProgress,
     UpstreamExchange,
 )
+from service.relay.attempt_log import log_attempt
 from service.relay.client import ClientRequest, ResponseWriter
 from service.relay.client_errors import error_event
-from service.relay.recorder import AttemptRecorder, log_attempt
+from service.relay.recorder import AttemptRecorder
 from service.relay.responses import ResponseRelay
 from service.relay.upstream_request import UpstreamRequest, UpstreamRequestBuilder
 from service.routing.failure import Failure
@@ -211,8 +212,8 @@ class AttemptRunner:
         plan = outcome.plan
         used = counted_tokens(outcome.tokens, self._settings.policy.quota.weights)
         if used:
-            self._admission.sizes.note(plan.route.id, plan.model, used)
-        self._admission.leave(plan.grant, used, outcome.ended_seq)
+            self._admission.sizes.record(plan.route.id, plan.model, used)
+        self._admission.release(plan.grant, used, outcome.ended_seq)
 
     def _failure_of(self, error: BaseException, progress: AttemptProgress) -> Failure:
         """What an exception means."""
@@ -229,8 +230,8 @@ class AttemptRunner:
         """A time-out is the route's fault only if the route had its time; some clients allow a second."""
         waited_ms = self._clock.now_ms() - plan.started_ms
         if waited_ms < min(self._settings.policy.circuit.slow_ms, self._settings.timeouts.first_byte_ms):
-            return Failure("deadline", "", message="the client's own deadline has passed", status=status)
-        return Failure("timeout", "route", message="the provider stayed silent for too long", status=status)
+            return Failure("deadline", "", message="the client's deadline has passed", status=status)
+        return Failure("timeout", "route", message="the provider sent nothing for too long", status=status)
 
 
 def scope_of(error: UpstreamError) -> FailureScope:

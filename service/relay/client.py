@@ -8,12 +8,20 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from service.ledger.events import Endpoint
+from service.ledger.events import AttemptEnded, Endpoint
 from service.protocol.body_survey import BlockSurvey
 from service.settings import Route
 
 READS = frozenset(("GET", "HEAD"))
 """Methods that create nothing, and that may be asked of several routes in turn."""
+
+
+class EndedAttempt(Struct, frozen=True):
+    """An attempt that has ended, for the log."""
+
+    route: Route
+    event: AttemptEnded
+    first_content_ms: int | None
 
 
 class ClientRequest(Struct, kw_only=True):
@@ -32,6 +40,8 @@ class ClientRequest(Struct, kw_only=True):
         `resource_ids` are named by path or body, `names_in_path`: the path names one. `owner` is whose resources the
         request may use, None where nobody has to say who they are; `shared`: there are other owners, so that a resource
         without a known owner may be theirs.
+    log
+        `last` is the last attempt that has ended on the ledger.
     """
 
     request_id: str
@@ -64,6 +74,7 @@ class ClientRequest(Struct, kw_only=True):
     base_url: str = ""
     arrived_ms: int = 0
     deadline_ms: int = 600_000
+    last: EndedAttempt | None = None
 
     @property
     def target(self) -> bytes:
@@ -91,6 +102,12 @@ class ResponseWriter(Protocol):
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part of the body, and complete the response."""
+
+
+def forget_body(request: ClientRequest) -> None:
+    """Free the body of a request that has failed: its client may read the response slowly."""
+    request.body = request.plain = b""
+    request.blocks = None
 
 
 async def track_upload(request: ClientRequest, upload: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

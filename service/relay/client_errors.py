@@ -26,7 +26,7 @@ def error_event(outcome: AttemptOutcome) -> bytes:
     """The event that ends a broken stream."""
     failure = outcome.failure
     kind = "overloaded_error" if failure and failure.kind == "overloaded" else "api_error"
-    message = f"{outcome.plan.route.title}: {failure.message if failure else 'the stream broke'}"
+    message = f"{outcome.plan.route.title}: {failure.message if failure else 'the stream was interrupted'}"
     data = msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
     return b"event: error\ndata: " + data + b"\n\n"
 
@@ -64,7 +64,7 @@ def describe_attempts(
     failures = [(outcome.plan.route.id, outcome.failure) for outcome in outcomes if outcome.failure]
     failed = [f"{route}: {failure.message or failure.kind}" for route, failure in failures]
     not_admitted = [f"{route}: {reason}" for route, reason in denied.items()]
-    skipped = [f"{candidate.route.id}: {candidate.reason}" for candidate in candidates if candidate.passed_over]
+    skipped = [f"{candidate.route.id}: {candidate.reason}" for candidate in candidates if candidate.skip_reason]
     return "; ".join([*failed, *not_admitted, *skipped])
 
 
@@ -73,7 +73,7 @@ def throttled(until_ms: int, now_ms: int, summary: str) -> AllThrottled:
     wait_ms = max(0, until_ms - now_ms)
     is_short = wait_ms <= SHORT_WAIT_MS
     wait = f"for {wait_ms // 1000} s" if is_short else f"until {format_time(until_ms)}"
-    error = AllThrottled(f"every route waits, the first {wait}: {summary}")
+    error = AllThrottled(f"all routes are cooling down {wait}: {summary}")
     error.retry_after_s = -(-wait_ms // 1000)
     error.should_retry = is_short
     return error
@@ -90,14 +90,14 @@ def prompt_too_long(candidates: Sequence[Candidate]) -> PromptTooLong:
     It begins with the token of Claude Code's gateway contract (a colon behind it would make it another token), and goes
     on in the words by which clients know that they have to shorten a conversation, and by how much.
     """
-    reasons = "; ".join(candidate.reason for candidate in candidates if candidate.passed_over == "context_too_small")
+    reasons = "; ".join(candidate.reason for candidate in candidates if candidate.skip_reason == "context_too_small")
     return PromptTooLong(f"capability_rejected: prompt_too_long ({reasons})")
 
 
 def unreachable(outcomes: Sequence[AttemptOutcome], summary: str) -> Unreachable:
     """No route could answer: why, by the kinds of their failures."""
     kinds = {outcome.failure.kind for outcome in outcomes if outcome.failure}
-    error = Unreachable(f"no route could answer: {summary}")
+    error = Unreachable(f"all routes failed: {summary}")
     if "overloaded" in kinds:
         error.status, error.type = 529, "overloaded_error"
     elif kinds & {"timeout", "deadline"}:
@@ -107,14 +107,14 @@ def unreachable(outcomes: Sequence[AttemptOutcome], summary: str) -> Unreachable
 
 def uncounted(request: ClientRequest, summary: str) -> NotFound:
     """No route counts tokens; the client estimates them then."""
-    return NotFound(f"no route counts tokens for {request.model or 'this request'}; estimate them ({summary})")
+    return NotFound(f"no route can count tokens for {request.model or 'this request'}; estimate them ({summary})")
 
 
 def no_route(request: ClientRequest, candidates: Sequence[Candidate], summary: str) -> NoRoute | BadClientKey:
     """No route was even tried."""
-    if not request.credential and all(candidate.passed_over == "off" for candidate in candidates):
+    if not request.credential and all(candidate.skip_reason == "off" for candidate in candidates):
         return BadClientKey(
-            "this proxy has no provider key, and the request brings none: set ANTHROPIC_API_KEY or ZAI_API_KEY for the "
-            "proxy, or log in with Claude Code"
+            "the proxy has no provider key, and the request has no credential: set ANTHROPIC_API_KEY or ZAI_API_KEY "
+            "for the proxy, or log in with Claude Code"
         )
-    return NoRoute(f"no route can take this request: {summary}")
+    return NoRoute(f"no route is available for this request: {summary}")

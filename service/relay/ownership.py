@@ -76,7 +76,7 @@ def not_found(resource_id: str) -> NotFound:
 def index_away(resource_id: str) -> HomeUnknown:
     """Nobody can tell now where a resource lives, or whose it is."""
     return HomeUnknown(
-        f"nobody can tell on which route {resource_id[:SHOWN_CHARS]} lives while Redis is away; ask again later"
+        f"the route of {resource_id[:SHOWN_CHARS]} is unknown while Redis is unavailable; try again later"
     )
 
 

@@ -1,10 +1,9 @@
-"""Records requests: their attempts as events, the resources that responses created, and the lines of the log.
+"""Records requests: their attempts as events, the resources that responses created, and failures in the log.
 
 Not here: how events reach Redis (`fleet.outbox`), what they add up to (`ledger`).
 """
 
 import asyncio
-import logging
 import os
 from collections.abc import Sequence
 
@@ -21,17 +20,12 @@ from service.protocol.batch_results import BatchItem
 from service.protocol.redaction import redact
 from service.providers.error_facts import windows_of
 from service.relay.attempt import NO_TOKENS, AttemptOutcome, AttemptPlan
-from service.relay.client import ClientRequest
+from service.relay.attempt_log import log_failure
+from service.relay.client import ClientRequest, EndedAttempt
 from service.routing.error_words import Fingerprints
 from service.routing.failure import Failure
 from service.routing.rank import MODEL_ENDPOINTS
 from service.settings import Settings
-from service.telemetry.log import logger_of_lines
-
-log = logger_of_lines("ccproxy.relay")
-
-OK = 25
-"""The log level between info and warn, for answers."""
 
 NO_FAILURE = Failure(kind="", scope="")
 
@@ -62,7 +56,9 @@ class AttemptRecorder:
         if outcome.recorded or not outcome.started:
             return outcome
         event = self._ended_event(request, outcome, final=final)
-        log_outcome(request, outcome, event)
+        request.last = EndedAttempt(outcome.plan.route, event, outcome.first_content_ms)
+        if event.outcome == "failed":
+            log_failure(request, outcome.plan, event)
         ended_seq = await self._outbox.append(outcome.plan.route.id, event)
         return replace(outcome, recorded=True, ended_seq=ended_seq)
 
@@ -190,30 +186,3 @@ def batch_item_event(request: ClientRequest, item: BatchItem, batch: ResourceHom
 def redacted_failure(failure: Failure, *secrets: str) -> Failure:
     """The failure with what may be kept of its message: a provider's may quote a credential or a prompt."""
     return replace(failure, message=redact(failure.message, *secrets))
-
-
-def log_attempt(request: ClientRequest, plan: AttemptPlan) -> None:
-    """→ Anthropic POST /v1/messages. At info for a mapped model and from the second attempt on, else at debug."""
-    is_mapped = bool(request.model) and plan.model != request.model
-    level = logging.INFO if is_mapped or plan.attempt.number > 1 else logging.DEBUG
-    if not log.isEnabledFor(level):
-        return
-    extra = {"request": request.request_id, "route": plan.route.id}
-    if is_mapped:
-        log.info("  model remap: %s → %s", request.model, plan.model, extra=extra)
-    log.log(level, "→ %s %s %s", plan.route.title, request.method, request.path, extra=extra)
-
-
-def log_outcome(request: ClientRequest, outcome: AttemptOutcome, event: AttemptEnded) -> None:
-    """← Z.AI 200 | 1,200→300 tokens | 1.24 s"""
-    route, tokens = outcome.plan.route, event.tokens
-    extra = {"request": request.request_id, "route": route.id}
-    if event.outcome == "ok":
-        read = tokens.input + tokens.cache_read + tokens.cache_write_5m + tokens.cache_write_1h
-        spent = f"{read:,}→{tokens.output:,} tokens | " if read or tokens.output else ""
-        log.log(OK, "← %s %d | %s%.2f s", route.title, event.status, spent, event.total_ms / 1000, extra=extra)
-    elif event.outcome == "aborted":
-        log.info("← %s client gone | %.2f s", route.title, event.total_ms / 1000, extra=extra)
-    else:
-        reason = f"{event.kind} | {event.message}" if event.message else event.kind
-        log.warning("← %s %s | %s", route.title, event.status or "no answer", reason, extra=extra)

@@ -136,7 +136,7 @@ class Relay:
             body_bytes=len(request.plain),
             max_tokens=request.max_tokens,
         )
-        grant = await self._admission.enter(entry) if request.endpoint == "messages" else Grant()
+        grant = await self._admission.admit_attempt(entry) if request.endpoint == "messages" else Grant()
         if isinstance(grant, AdmissionDenied):
             return grant
         return AttemptPlan(

@@ -51,7 +51,7 @@ class RequestPlan:
         self.attempt: Attempt | None = None
         self.verdict: Verdict | None = None
         self._steps = steps
-        self._usable = len([candidate for candidate in candidates if not candidate.passed_over])
+        self._usable = len([candidate for candidate in candidates if not candidate.skip_reason])
         self._routes_begun: set[str] = set()
         self.advance(None)
 
@@ -103,7 +103,7 @@ class RequestPlanner:
         request.chain = chain = self._chain(request)
         if [route for route in chain if not route.off]:
             return
-        off = [Candidate(route, passed_over="off", reason=route.off or "") for route in chain]
+        off = [Candidate(route, skip_reason="off", reason=route.off or "") for route in chain]
         summary = describe_attempts((), off, {})
         if request.endpoint == "count_tokens" and chain:
             raise uncounted(request, summary)
@@ -122,7 +122,7 @@ class RequestPlanner:
             threaded=request.threaded,
             bound_to=home,
             session_route=session_route,
-            draw=crc32(request.request_id.encode()) / 2**32,
+            ramp_sample=crc32(request.request_id.encode()) / 2**32,
             client=request.client_key,
         )
         candidates = rank(routing_request, request.chain, self._watcher.view, self._policy, self._clock.now_ms())
@@ -143,9 +143,9 @@ class RequestPlanner:
         now = recheck(attempt.candidate, plan.routing_request, self._watcher.view, self._policy, self._clock.now_ms())
         if now.usable:
             return replace(attempt, candidate=now)
-        if now.passed_over in SOFT_REASONS and not plan.outcomes:
+        if now.skip_reason in SOFT_REASONS and not plan.outcomes:
             return attempt  # nothing was tried yet: an open circuit may be all that is left
-        return AdmissionDenied("passed_over", now.reason, now.until_ms if now.passed_over in WAITING else 0)
+        return AdmissionDenied("passed_over", now.reason, now.until_ms if now.skip_reason in WAITING else 0)
 
     def _chain(self, request: ClientRequest) -> tuple[Route, ...]:
         chain = choose_chain(

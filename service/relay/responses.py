@@ -103,7 +103,7 @@ class ResponseRelay:
         if answer is None or is_wrong_type(request, answer):
             raise self._no_message(exchange, answer)
         if request.endpoint == "count_tokens" and not count_in(body):
-            raise bad_answer("the answer is no count")
+            raise bad_answer("the response is not a token count")
         if is_list(request) and route.auth != "client":
             exchange.deadline.reschedule(None)
             body = await own_items(body, request, self._resources)
@@ -116,7 +116,7 @@ class ResponseRelay:
         """The failure of a response with status 200 that is no message."""
         if answer and answer.error:
             return AttemptFailed(self._classifier.classify_stream_error(exchange, answer.error), answer.error.data)
-        return bad_answer("the answer is no message")
+        return bad_answer("the response is not a message")
 
     async def _copy(self, exchange: UpstreamExchange) -> FinalPart:
         """Bytes as they come: files, unknown endpoints."""
@@ -158,15 +158,16 @@ class ResponseRelay:
 
     async def _stream(self, exchange: UpstreamExchange) -> FinalPart:
         """A stream of events, held back until content comes."""
-        upstream = exchange.upstream
+        upstream, deadline = exchange.upstream, exchange.deadline
         if upstream.content_type != EVENT_STREAM:
             raise await self._no_stream(exchange)
         exchange.progress.is_event_stream = True
         upstream.decode()
 
         async def start() -> None:
-            exchange.deadline.reschedule(None)
-            self._admission.content_came(exchange.plan.grant)
+            if not deadline.expired():  # a late commit may coincide with it
+                deadline.reschedule(None)
+            self._admission.end_probe(exchange.plan.grant)
             await exchange.response.start(upstream.status, self._head(exchange))
 
         stream = StreamRelay(exchange, start, classifier=self._classifier, clock=self._clock, timeouts=self._timeouts)

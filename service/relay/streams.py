@@ -72,28 +72,28 @@ class StreamRelay:
             self._pinger.stop()
             exchange.progress.tokens = stream_tokens(self._tap, len(exchange.request.plain))
         if not self._tap.ended:
-            raise bad_answer("the stream ended before its end")
+            raise bad_answer("the stream ended early")
         return self._final_part()
 
     async def _commit(self) -> None:
         """Send the head, and what was held back."""
-        progress, plan = self._exchange.progress, self._exchange.plan
-        progress.first_content_ms = self._clock.now_ms() - plan.started_ms
+        exchange = self._exchange
+        exchange.progress.first_content_ms = self._clock.now_ms() - exchange.plan.started_ms
         await self._start()
         self._pinger.start()
         await self._release()
 
     def _commit_late(self) -> None:
-        if not self._exchange.deadline.expired():
-            self._late_commit = asyncio.get_running_loop().create_task(self._commit())
+        self._late_commit = asyncio.get_running_loop().create_task(self._commit())
 
     async def _hold(self) -> None:
         """Read until content begins, the stream is complete, or it was held for long enough."""
-        while not (self._tap.has_content or self._tap.complete or self._held.size > HELD_BYTES):
-            chunk = await self._exchange.upstream.chunk()
+        tap, held, upstream = self._tap, self._held, self._exchange.upstream
+        while not (tap.has_content or tap.complete or held.size > HELD_BYTES):
+            chunk = await upstream.chunk()
             if not chunk and not self._late_commit:
                 raise bad_answer("the stream ended before any content")
-            self._held.add(chunk, self._tap.feed(chunk))
+            held.add(chunk, tap.feed(chunk))
             if self._late_commit:
                 return
             self._check_start()
@@ -105,7 +105,7 @@ class StreamRelay:
         decide how the request ends.
         """
         if self._tap.garbage:
-            raise bad_answer("the answer is no stream of events")
+            raise bad_answer("the response is not an event stream")
         if self._tap.error and not self._tap.has_content:
             failure = self._classifier.classify_stream_error(self._exchange, self._tap.error)
             raise AttemptFailed(failure, self._tap.error.data)
@@ -133,7 +133,8 @@ class StreamRelay:
     def _final_part(self) -> FinalPart:
         """The end of the stream, and what the stream has created."""
         exchange, tap = self._exchange, self._tap
-        rest, failure = self._held.rest(), None
+        rest = self._held.rest()
+        failure = None
         if tap.error:
             failure = self._classifier.classify_stream_error(exchange, tap.error)
             rest = redacted(rest, exchange.credential)

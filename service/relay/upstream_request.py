@@ -60,9 +60,9 @@ class UpstreamRequestBuilder:
     async def note_refused_signatures(self, request: ClientRequest) -> None:
         """Remember the signatures of a request that a provider could not check, to leave them out from now on."""
         if len(request.plain) <= LARGE_BYTES:
-            self._refused_signatures.note(request.plain, request.blocks)
+            self._refused_signatures.add(request.plain, request.blocks)
         else:
-            await asyncio.to_thread(self._refused_signatures.note, request.plain, request.blocks)
+            await asyncio.to_thread(self._refused_signatures.add, request.plain, request.blocks)
 
     async def _credential(self, route: Route) -> str:
         try:

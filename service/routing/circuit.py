@@ -1,19 +1,18 @@
-"""The circuit of a route: a reading of folded counts under the policy at `now`. It keeps no state of its own.
+"""The circuit breaker of a route: derived from folded counts under the policy at `now`, without state of its own.
 
 Rules
 - Failures count as far as they weigh for the client that asks (`evidence`).
-- A replica is tripped by 5 failures in a row, by half of at least 20 attempts within 30 s that failed or were slow, and
-  by a failed probe.
-- It stays tripped until its open time is over; that doubles with each failed probe, up to a cap, with a jitter that
-  is a hash of the last failure's id, so that all processes read the same. A provider's retry-after is a floor up to
-  the cap.
+- A replica is tripped by 5 failures in a row, by half of at least 20 attempts within 30 s failing or being slow, and by
+  a failed probe.
+- It stays tripped for its open time, which doubles with each failed probe, up to a cap, with jitter from a hash of the
+  last failure's id, so that all processes compute the same. A provider's retry-after is a lower bound, up to the cap.
 - A replica avoids a route on which it has tripped itself. For the fleet the route is open when at least half of the
-  replicas that used it within 30 s, or wait out their open time, are tripped, and at least two if there are two. So a
-  process that starts anew still knows of a circuit that opened before.
-- After the open time the route is half open: one probe at a time may go there, in the whole fleet. A probe's success
-  ends the trip of its own replica, and the fleet's; a replica that tripped itself makes its own probe, from then on.
-- After a probe's success the route takes a growing share of the requests, over ten seconds, while others are left.
-- What failed before an operator's reset counts no more.
+  replicas that used it within 30 s, or are within their open time, are tripped, and at least two if there are two. So a
+  new process inherits a circuit that opened before.
+- After the open time the route is half open: it takes one probe at a time, in the whole fleet. A successful probe ends
+  the trip of its own replica, and the fleet's; from then on, a replica that tripped itself makes its own probe.
+- After a successful probe the route takes a growing share of the requests, over ten seconds, if there are others.
+- Failures before an operator's reset do not count.
 """
 
 from typing import Literal
@@ -30,18 +29,18 @@ CircuitState = Literal["closed", "open", "half_open"]
 RECENT_MS = 30_000
 JITTER_RATIO = 0.1
 MAX_DOUBLINGS = 16
-"""Enough to reach any cap; keeps the power small when failed probes grow without end."""
+"""Enough to reach any cap; keeps the power small when failed probes accumulate."""
 HALF_OPEN_MS = 600_000
-"""How long a trip counts whose replica is not heard of any more: it may have died, and the route with it."""
+"""How long a trip counts whose replica has disappeared: it may have crashed, and the route may be down."""
 RAMP_MS = 10_000
 RAMP_LEAST = 0.1
-"""The share of requests that a route gets at once when its circuit has closed."""
+"""Share of requests that a route gets just after its circuit closed."""
 
 
 class CircuitReading(Struct, frozen=True):
-    """The state, the end of the open time (0 when closed), failures in a row, and why.
+    """The state, the end of the open time (0 when closed), failures in a row, and the reason.
 
-    `share` is the part of the requests that the route may take: less than 1 for a while after it has recovered.
+    `share` is the fraction of requests that the route may take: below 1 for a while after a recovery.
     """
 
     state: CircuitState = "closed"
@@ -64,8 +63,8 @@ def read_circuit(
     reset_ms: int = 0,
     client: str | None = None,
 ) -> CircuitReading:
-    """The circuit of a route as `replica` should take it for `client` (None: for nobody in particular); `reset_ms` is
-    the operators' last reset."""
+    """Return the circuit of a route for `replica` and for `client` (None: for no client in particular); `reset_ms` is the
+    operators' last reset."""
     if not policy.enabled or is_sound(ledger, policy, now_ms, replica):
         return CLOSED
     own, evidence = ledger.health.get(replica), read_evidence(ledger, now_ms, client)
@@ -80,7 +79,7 @@ def read_circuit(
 
 
 def is_sound(ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, replica: str) -> bool:
-    """Whether nothing bad is left to read of any replica: so it mostly is, and nothing more is looked at then."""
+    """True if no replica has failures left to consider: the usual case, checked first."""
     for name, health in ledger.health.items():
         if not is_well(health, now_ms) and (name == replica or not is_gone(health, policy, now_ms)):
             return False
@@ -88,16 +87,14 @@ def is_sound(ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, replica: s
 
 
 def is_well(health: ReplicaHealth, now_ms: int) -> bool:
-    """Whether a replica has neither failures in a row nor a bad outcome in a bucket that is kept, nor has it recovered
-    just now.
-    """
+    """True if a replica has no failures in a row, no bad outcome in its buckets, and no recent recovery."""
     if health.worst_row or health.failed_probes or now_ms - health.recovered_ms < RAMP_MS:
         return False
     return max(health.last_failure_ms, health.last_slow_ms) // BUCKET_MS not in health.buckets
 
 
 def is_gone(health: ReplicaHealth, policy: CircuitPolicy, now_ms: int) -> bool:
-    """Whether another replica has been silent for so long that whatever it met counts no more."""
+    """True if another replica has been silent for so long that its outcomes no longer count."""
     last_ms = max(last_seen_ms(health), opened_ms(health), health.recovered_ms)
     return now_ms - last_ms >= policy.open_cap_ms + HALF_OPEN_MS
 
@@ -110,7 +107,7 @@ def closed(
     reset_ms: int,
     evidence: Evidence,
 ) -> CircuitReading:
-    """The reading of a route that serves, perhaps not yet in full."""
+    """Return the reading of a closed circuit, perhaps with a reduced share."""
     seen = [health for health in ledger.health.values() if health is own or is_recent(health, now_ms)]
     worst = max((health.failures_in_row for health in seen if health.last_failure_ms > reset_ms), default=0)
     since_ms = now_ms - max(recovered_ms(health, evidence) for health in ledger.health.values())
@@ -122,7 +119,7 @@ def closed(
 
 
 def recovered_ms(health: ReplicaHealth, evidence: Evidence) -> int:
-    """When a replica's probe last ended a trip that weighed for the client that asks; 0 if none did."""
+    """Return when a replica's probe last ended a trip that weighed for the client that asks; 0 if none did."""
     client = health.recovered_client
     return health.recovered_ms if client is None or evidence.weighs((client,)) else 0
 
@@ -130,9 +127,8 @@ def recovered_ms(health: ReplicaHealth, evidence: Evidence) -> int:
 def opened(
     health: ReplicaHealth, policy: CircuitPolicy, now_ms: int, evidence: Evidence, *, recovered_ms: int = 0
 ) -> CircuitReading:
-    """The reading of a tripped route: open, or half open once its time is over, or another replica's probe since, at
-    `recovered_ms`, has found it well.
-    """
+    """Return the reading of a tripped route: open, or half open once its time is over, or once another replica's probe
+    has succeeded at `recovered_ms`."""
     until_ms = open_until_ms(health, policy, evidence)
     if recovered_ms > opened_ms(health):
         until_ms = min(until_ms, recovered_ms)
@@ -146,7 +142,7 @@ def opened(
 
 
 def reason_of(health: ReplicaHealth, policy: CircuitPolicy) -> str:
-    """Why the circuit opened, for a person."""
+    """Explain why the circuit opened."""
     kind = health.last_failure_kind or ("failure" if health.last_failure_ms else "slow first bytes")
     if health.failed_probes:
         probes = "a probe" if health.failed_probes == 1 else f"{health.failed_probes} probes"
@@ -159,9 +155,9 @@ def reason_of(health: ReplicaHealth, policy: CircuitPolicy) -> str:
 def fleet_trip(
     ledger: RouteLedger, policy: CircuitPolicy, now_ms: int, reset_ms: int, evidence: Evidence
 ) -> list[ReplicaHealth]:
-    """The tripped replicas, when they are enough to open the route for all; else none.
+    """Return the tripped replicas if they are enough to open the route for the fleet; else none.
 
-    A trip from before the last successful probe of any replica is that replica's own affair.
+    Trips before the last successful probe of any replica only count for that replica.
     """
     floor_ms = max(reset_ms, *(health.recovered_ms for health in ledger.health.values()))
     using, tripped = 0, []
@@ -175,12 +171,12 @@ def fleet_trip(
 
 
 def is_recent(health: ReplicaHealth, now_ms: int) -> bool:
-    """Whether the replica used the route lately."""
+    """True if the replica used the route recently."""
     return now_ms - last_seen_ms(health) < RECENT_MS
 
 
 def is_tripped(health: ReplicaHealth, policy: CircuitPolicy, reset_ms: int, evidence: Evidence) -> bool:
-    """Whether one replica's own counts trip: they do not change while nobody asks, so that time alone heals nothing."""
+    """True if a replica's own counts trip: they do not change without requests, so time alone does not heal a route."""
     floor_ms = max(reset_ms, health.recovered_ms)
     if health.last_failure_ms > floor_ms and (
         evidence.failures_in_row(health) >= policy.trip_failures or evidence.failed_probes(health)
@@ -190,7 +186,7 @@ def is_tripped(health: ReplicaHealth, policy: CircuitPolicy, reset_ms: int, evid
 
 
 def was_failing(health: ReplicaHealth, policy: CircuitPolicy, floor_ms: int, evidence: Evidence) -> bool:
-    """Whether, at the last bad outcome, too large a share of the attempts just before it failed or was slow."""
+    """True if, at the last bad outcome, too large a share of recent attempts had failed or was slow."""
     last_ms = max(health.last_failure_ms, health.last_slow_ms)
     if last_ms <= floor_ms:
         return False
@@ -202,12 +198,12 @@ def was_failing(health: ReplicaHealth, policy: CircuitPolicy, floor_ms: int, evi
 
 
 def opened_ms(health: ReplicaHealth) -> int:
-    """When the replica's circuit opened, if it did."""
+    """Return when the replica's circuit opened, if it did."""
     return max(health.opened_ms, health.last_slow_ms)
 
 
 def open_until_ms(health: ReplicaHealth, policy: CircuitPolicy, evidence: Evidence = EVERYTHING) -> int:
-    """When the open time of a tripped replica ends."""
+    """Return the end of a tripped replica's open time."""
     doublings = min(evidence.failed_probes(health), MAX_DOUBLINGS)
     jitter = JITTER_RATIO * (crc32(health.last_failure_id.encode()) / 2**32)
     open_ms = min(policy.open_cap_ms, int(policy.open_ms * 2**doublings * (1 + jitter)))

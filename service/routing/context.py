@@ -1,13 +1,12 @@
-"""Whether a model can hold a request, and what else is known of models. Pure; what is known lies in the policy.
+"""Context windows and other known limits of models. Pure; the limits are part of the policy.
 
-Not here: how large a request is (`service.protocol.token_estimate`), or what happens to one that is too large
-(`failover`).
+Not here: a request's size (`service.protocol.token_estimate`), and handling of one that is too large (`failover`).
 
 Rules
-- A model that nobody knows has no limit: no check is better than a wrong one.
-- A route is passed over only when the least that the request can have is more than its model can hold.
-- A provider of the model's own family is the better judge of its own model: it is passed over only from twice that on,
-  and never when it was asked to trim the conversation itself (`context_management`).
+- An unknown model has no limit: no check is better than a wrong one.
+- A route is skipped only if the lower estimate of the request exceeds the model's window.
+- A provider of the model's own family knows its own models better: it is skipped only above twice the window, and never
+  if it was asked to trim the conversation itself (`context_management`).
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ CERTAIN_FACTOR = 2
 
 
 def limits_of(model: str, policy: Policy) -> ModelLimits:
-    """What is known of a model: of each thing, what the first entry that fits says."""
+    """Return a model's known limits: for each one, the first matching entry that has it."""
     context_tokens = output_tokens = reads_images = None
     for pattern, limits in policy.models:
         if fits(pattern, model):
@@ -31,19 +30,19 @@ def limits_of(model: str, policy: Policy) -> ModelLimits:
 
 
 def smallest_context_tokens(policy: Policy) -> int:
-    """No request below this is too large for any model; 0: nothing is known of any."""
+    """Return the smallest window of all known models, 0 if none is known."""
     return min((limits.context_tokens for _, limits in policy.models if limits.context_tokens), default=0)
 
 
 def smallest_on(chain: Sequence[Route], asked: str, policy: Policy) -> int:
-    """No request below this is too large for the models that these routes would be asked for; 0: none is known."""
+    """Return the smallest window of the models that these routes would use, 0 if none is known."""
     models = ((route, map_model(route, asked, policy)) for route in chain if not route.off)
     known = (held_tokens(route, asked, sent, policy) for route, sent in models)
     return min((most for most in known if most is not None), default=0)
 
 
 def held_tokens(route: Route, asked: str, sent: str, policy: Policy) -> int | None:
-    """From how many tokens on a route is passed over; None: never."""
+    """Return the number of tokens above which a route is skipped; None: never."""
     most_tokens = limits_of(sent, policy).context_tokens
     if most_tokens is None:
         return None
@@ -51,12 +50,12 @@ def held_tokens(route: Route, asked: str, sent: str, policy: Policy) -> int | No
 
 
 def is_own_family(route: Route, asked: str, sent: str) -> bool:
-    """Whether the provider is asked for what the client asked for, or for another of its own models."""
+    """True if the provider gets the requested model, or another one of its own."""
     return sent == asked or is_native(route.provider, asked)
 
 
 def too_large_for(route: Route, asked: str, sent: str, least_tokens: int, policy: Policy, *, trimmed: bool) -> str:
-    """Why the model that this route is sent can't hold the request, in Anthropic's words for it; "" when it may."""
+    """Explain in Anthropic's wording why this route's model can't hold the request; "" if it can."""
     if not least_tokens or (trimmed and is_own_family(route, asked, sent)):
         return ""
     most_tokens = held_tokens(route, asked, sent, policy)

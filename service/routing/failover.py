@@ -1,29 +1,27 @@
-"""The failover plan: one request, from the first attempt to the verdict. The only retry loop in the system.
+"""The failover plan of one request, from the first attempt to the verdict. The only retry loop in the system.
 
-`failover` is a generator: it yields an `Attempt`, is sent what became of it, and returns a `Verdict`. It never waits
-itself; an attempt may say that it begins later.
+`failover` is a generator: it yields an `Attempt`, is sent its result, and returns a `Verdict`. It never waits itself;
+an attempt may carry a delay.
 
 Rules
-- An answer, a client that has gone, or bytes already sent to the client end the plan.
-- The request's own fault, told by a provider of the model's own family, is the answer: no other route is tried. From
-  another vendor it means only that this route can't take the request.
-- Where no rule says that a 4xx is the request's own fault, one more route of that family is asked, once: never the
-  owner's after the client's own credential. If it refuses the request too, the fault is the request's, and confirmed;
-  whatever else it says is no opinion. Either way the first error is the answer.
-- What is asked of other endpoints than messages and count_tokens is answered by the first route that answers at all.
-- A model that the provider lacks is asked for under its fallback name on the same route, then elsewhere.
-- A refused signature of a thought is the conversation's past, not the request's fault: the same route is asked once
-  more without the thoughts.
-- A reused connection that was closed before any byte of an answer is tried once more on the same route; so is an
-  attempt whose credential has been renewed since.
-- The order of routes is the user's, after a 529 too: other keys of a busy provider are next if they stand next.
-- A route that does not admit the request (its slots are taken, its quota is reserved, another process probes it, or it
-  has to be passed over by the time its turn comes) is left out. When nothing is left, a slot is waited for, briefly,
-  and a route that is being probed is asked after all.
-- When nothing is left but a throttle of at most two seconds, that route is asked again, within the retry budget.
-- Attempts are bounded, one for each route and `max_retries` more: clients repeat a request ten times by themselves.
-- When all failed, the most useful error is shown: the request's own fault, a provider's trouble, the shortest true
-  wait; a route that can't take the request at all hides none of these. Never the route's own credential.
+- A response, a disconnected client, or bytes already sent to the client end the plan.
+- A request's own fault, reported by a provider of the model's own family, is the answer: no other route is tried. From
+  another vendor it means only that this route can't serve the request.
+- If no rule says that a 4xx is the request's own fault, one more route of that family is tried, once: never the owner's
+  after the client's own credential. If it rejects the request too, the fault is confirmed to be the request's; anything
+  else is no opinion. Either way the first error is the answer.
+- Endpoints other than messages and count_tokens are answered by the first route that responds at all.
+- If the provider lacks a model, its fallback model is tried on the same route, then other routes.
+- A rejected thinking signature is due to the conversation's history: the same route is tried once more without thinking
+  blocks.
+- A stale connection is retried once on the same route; so is an attempt whose credential has been renewed since.
+- The order of routes is the user's, after a 529 too: an overloaded provider's other keys stay where the user put them.
+- A route that denies admission (no slot, quota reserved, probed by another process, or skipped by now) is left out. If
+  nothing is left, the plan waits briefly for a slot, and tries a route that is being probed after all.
+- If nothing is left but a throttle of at most two seconds, that route is tried again, within the retry budget.
+- There are at most `max_retries` more attempts than routes: clients repeat a request ten times by themselves.
+- If all failed, the most useful error is returned: the request's own fault, a provider's failure, the shortest actual
+  wait; a route that can't serve the request at all hides none of these. Never the route's own credential.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -38,13 +36,14 @@ from service.routing.rank import Candidate
 from service.settings import Policy
 
 SHORT_WAIT_MS = 2_000
-"""A throttle that ends this soon is worth waiting for, when no other route is left."""
+"""A throttle that ends this soon is worth waiting for if no other route is left."""
 
 
 SLOT_WAITS_MS = (50, 100, 200, 400, 800)
-"""Waits for a free slot when no other route is left: a second and a half in all, then the client waits better."""
+"""Delays while waiting for a free slot if no other route is left: 1.5 seconds in total, then the client should
+retry."""
 RESERVED_WAIT_MS = 5_000
-"""What is reserved turns into what is used when an answer ends: worth asking again in a few seconds."""
+"""Reservations turn into usage as attempts end, so a retry makes sense after a few seconds."""
 
 REDIRECT = 300
 BAD_REQUEST = 400
@@ -52,15 +51,16 @@ NOT_FOUND = 404
 SERVER_ERROR = 500
 
 PASSING_SCOPES = frozenset(("quota", "throttle", "credential"))
-"""What is over by itself, or is the owner's business: a wait tells of it, never the provider's own answer."""
+"""Temporary failures, and those of the owner's credential: the client gets a wait, never the provider's own
+response."""
 
 RefusalKind = Literal["probe", "slots", "quota", "passed_over"]
 
 
 class AdmissionDenied(Struct, frozen=True):
-    """Why a route did not admit an attempt: another process probes it, its slots are taken, its quota is reserved.
+    """Why a route denied admission: probed by another process, no slot, quota reserved.
 
-    Or it is passed over by now, while others were tried; `until_ms`: until when it waits, 0 when that is not why.
+    Or it has to be skipped by now; `until_ms`: the end of its wait, 0 if there is none.
     """
 
     kind: RefusalKind
@@ -69,7 +69,7 @@ class AdmissionDenied(Struct, frozen=True):
 
 
 class Attempt(Struct, frozen=True):
-    """One try. `number` counts from 1; `wait_ms` is waited first. `opinion_on`: it is asked for a second opinion on the
+    """An attempt. `number` counts from 1; `wait_ms` is the delay before it. `opinion_on`: it is a second opinion on the
     failure of attempt `opinion_on`, 0 for none."""
 
     candidate: Candidate
@@ -79,10 +79,10 @@ class Attempt(Struct, frozen=True):
 
 
 class AttemptResult(Struct, frozen=True):
-    """What became of an attempt. `failure` is None for an answer; `over`: nothing more can be done for the client.
+    """Result of an attempt. `failure` is None for a success; `over`: nothing more can be done for the client.
 
-    `over` holds once bytes have gone out, the client has gone, or the deadline has passed. `refusal`: it did not even
-    begin. `renewed`: the credential that was refused has a successor.
+    `over` is set once bytes were sent, the client disconnected, or the deadline passed. `refusal`: admission was
+    denied. `renewed`: the rejected credential was replaced by a new one.
     """
 
     now_ms: int
@@ -98,9 +98,9 @@ VerdictKind = Literal["answered", "relayed", "throttled", "too_large", "unreacha
 class Verdict(Struct, frozen=True):
     """How the request ended.
 
-    `answered`: by the last attempt. `relayed`: the error answer of attempt `number` is the client's. `throttled`: every
-    route waits, the first until `until_ms`. `too_large`: no model holds the prompt. `unreachable`: no answer worth
-    showing. `no_route`: none was tried. `confirmed`: a second route refused the request too.
+    `answered`: by the last attempt. `relayed`: with the error response of attempt `number`. `throttled`: every route
+    waits, the first until `until_ms`. `too_large`: no model holds the prompt. `unreachable`: no response worth
+    returning. `no_route`: none was tried. `confirmed`: a second route rejected the request too.
     """
 
     kind: VerdictKind
@@ -128,7 +128,7 @@ class Tried(Struct, frozen=True):
 
 
 class PlanState(Struct):
-    """How far a plan has come: what is left to try, what failed, and who did not admit the request."""
+    """State of a plan: candidates left to try, failures, and denied admissions."""
 
     queue: list[Candidate]
     tried: list[Tried] = field(default_factory=list)
@@ -139,13 +139,13 @@ class PlanState(Struct):
     now_ms: int = 0
 
     def next_attempt(self) -> Attempt:
-        """The next candidate's turn."""
+        """Return the attempt for the next candidate."""
         candidate = self.queue.pop(0)
         wait_ms, self.wait_ms = self.wait_ms, 0
         return Attempt(candidate, len(self.tried) + 1, wait_ms)
 
-    def take_refused(self, kind: RefusalKind) -> list[Candidate]:
-        """The candidates that were refused for this reason, which are refused no more."""
+    def take_denied(self, kind: RefusalKind) -> list[Candidate]:
+        """Remove and return the candidates that were denied for this reason."""
         taken = [candidate for candidate, refusal in self.refused if refusal.kind == kind]
         self.refused = [entry for entry in self.refused if entry[1].kind != kind]
         return taken
@@ -163,68 +163,68 @@ def failover(
     searching: bool = False,
     as_it_came: bool = False,
 ) -> Plan:
-    """The plan for one request for `model`, over candidates as `rank` gave them.
+    """The plan for one request for `model`, over candidates ordered by `rank`.
 
-    `may_repeat` is the retry budget. `searching`: something is read of which nobody knows where it lives, so that a
-    404 means no more than that it is not here. `as_it_came`: the first answer is the client's, whatever it says.
+    `may_repeat` is the retry budget. `searching`: a resource is read whose route is unknown, so that a 404 only means
+    that it is not on this route. `as_it_came`: the first response is the client's, whatever it says.
     """
-    course = PlanState([candidate for candidate in candidates if candidate.usable])
-    most = len(course.queue) + policy.max_retries
-    while course.queue and len(course.tried) < most:
-        attempt = course.next_attempt()
+    state = PlanState([candidate for candidate in candidates if candidate.usable])
+    most = len(state.queue) + policy.max_retries
+    while state.queue and len(state.tried) < most:
+        attempt = state.next_attempt()
         result = yield attempt
-        course.now_ms = result.now_ms
+        state.now_ms = result.now_ms
         if result.refusal:
-            course.refused.append((attempt.candidate, result.refusal))
+            state.refused.append((attempt.candidate, result.refusal))
         elif result.failure is None or result.over:
             return Verdict("answered", attempt.number, failure=result.failure)
         else:
             failed = Tried(attempt, result.failure)
-            course.tried.append(failed)
+            state.tried.append(failed)
             if as_it_came and is_answer(failed, searching=searching):
                 return Verdict("relayed", attempt.number, failure=failed.failure)
             if ends_plan(failed, policy, model, searching=searching):
                 break
-            requeue(course, renewed=result.renewed)
-        if not course.queue:
-            final_attempts(course, policy, may_repeat)
-    end = PlanEnd(candidates, course.tried, waits_of(candidates, course, course.now_ms + policy.wait_ms), model)
-    if needs_opinion(course, policy):
-        return (yield from second_opinion(course, end))
+            requeue(state, renewed=result.renewed)
+        if not state.queue:
+            final_attempts(state, policy, may_repeat)
+    end = PlanEnd(candidates, state.tried, waits_of(candidates, state, state.now_ms + policy.wait_ms), model)
+    if needs_opinion(state, policy):
+        return (yield from second_opinion(state, end))
     return verdict(end)
 
 
 def is_answer(tried: Tried, *, searching: bool) -> bool:
-    """Whether a provider has answered, if only with an error; while a resource is searched, 404 is no answer."""
+    """True if a provider has responded, if only with an error; a 404 is no response while a resource is searched."""
     return tried.failure.status >= REDIRECT and not (searching and tried.failure.status == NOT_FOUND)
 
 
-def needs_opinion(course: PlanState, policy: Policy) -> bool:
-    """Whether the plan has ended with a refusal of which nobody has proven whose fault it is."""
-    if not course.tried or policy.fallback_on_codes:
+def needs_opinion(state: PlanState, policy: Policy) -> bool:
+    """True if the plan has ended with a rejection that is not proven to be the request's own fault."""
+    if not state.tried or policy.fallback_on_codes:
         return False
-    last = course.tried[-1]
+    last = state.tried[-1]
     return last.is_unproven and last.attempt.candidate.route.auth != "client"
 
 
-def final_attempts(course: PlanState, policy: Policy, may_repeat: Callable[[], bool]) -> None:
-    """What is left when every route was asked: one that is being probed, a slot that gets free, a short throttle."""
-    if probed := course.take_refused("probe"):
-        course.queue = [replace(candidate, probe=False) for candidate in probed]
-    elif course.slot_waits < len(SLOT_WAITS_MS) and (full := course.take_refused("slots")):
-        course.queue, course.wait_ms = full, SLOT_WAITS_MS[course.slot_waits]
-        course.slot_waits += 1
+def final_attempts(state: PlanState, policy: Policy, may_repeat: Callable[[], bool]) -> None:
+    """Queue the last options: a route that is being probed, a slot that becomes free, a short throttle."""
+    if probed := state.take_denied("probe"):
+        state.queue = [replace(candidate, probe=False) for candidate in probed]
+    elif state.slot_waits < len(SLOT_WAITS_MS) and (full := state.take_denied("slots")):
+        state.queue, state.wait_ms = full, SLOT_WAITS_MS[state.slot_waits]
+        state.slot_waits += 1
     else:
-        queue, wait_ms = last_wait(course.tried, policy, course.now_ms)
+        queue, wait_ms = last_wait(state.tried, policy, state.now_ms)
         if queue and may_repeat():
-            course.queue, course.wait_ms = queue, wait_ms
+            state.queue, state.wait_ms = queue, wait_ms
 
 
 def ends_plan(tried: Tried, policy: Policy, model: str, *, searching: bool) -> bool:
-    """Whether a failure is the client's answer, whatever other routes there are."""
+    """True if a failure ends the plan, whatever other routes there are."""
     candidate, failure = tried.attempt.candidate, tried.failure
     if searching and failure.status == NOT_FOUND:
-        return False  # it is not here: no more than that
+        return False  # not on this route
     if is_curable(candidate, failure) or is_clients_own(candidate, failure):
         return False
     if policy.fallback_on_codes and failure.status >= BAD_REQUEST:
@@ -233,32 +233,32 @@ def ends_plan(tried: Tried, policy: Policy, model: str, *, searching: bool) -> b
 
 
 def is_clients_own(candidate: Candidate, failure: Failure) -> bool:
-    """Whether the client's own credential failed, which says nothing about the owner's routes."""
+    """True if the client's own credential failed, which says nothing about the owner's routes."""
     return candidate.route.auth == "client" and failure.scope in PASSING_SCOPES
 
 
 def is_curable(candidate: Candidate, failure: Failure) -> bool:
-    """Whether the same route may take the request without the thoughts in it."""
+    """True if the same route may serve the request without its thinking blocks."""
     return is_signature_refusal(failure) and not candidate.without_thinking
 
 
 def is_own_family(candidate: Candidate, model: str) -> bool:
-    """Whether the provider serves the model that the client asked for: then its word on the request holds."""
+    """True if the provider serves the model's family, so that its judgement of the request counts."""
     return not model or candidate.model == model or is_native(candidate.route.provider, model)
 
 
-def requeue(course: PlanState, *, renewed: bool) -> None:
-    """Put what to try after the last failure at the head of the queue. `renewed`: its credential has a successor."""
-    candidate = course.tried[-1].attempt.candidate
-    if again := repeated(course.tried):
-        course.queue.insert(0, again)
-    if renewed and candidate.route.id not in course.renewed:
-        course.renewed.add(candidate.route.id)
-        course.queue.insert(0, candidate)
+def requeue(state: PlanState, *, renewed: bool) -> None:
+    """Queue what to try after the last failure. `renewed`: its credential was replaced."""
+    candidate = state.tried[-1].attempt.candidate
+    if again := repeated(state.tried):
+        state.queue.insert(0, again)
+    if renewed and candidate.route.id not in state.renewed:
+        state.renewed.add(candidate.route.id)
+        state.queue.insert(0, candidate)
 
 
 def repeated(tried: Sequence[Tried]) -> Candidate | None:
-    """The candidate of the last failure as it is tried once more; None when another route is next."""
+    """Return the candidate for a retry of the last failure; None if another route is next."""
     candidate, failure = tried[-1].attempt.candidate, tried[-1].failure
     if failure.kind == "stale_socket":
         is_first = sum(t.attempt.candidate == candidate for t in tried) == 1
@@ -269,7 +269,7 @@ def repeated(tried: Sequence[Tried]) -> Candidate | None:
 
 
 def other_model(tried: Sequence[Tried]) -> Candidate | None:
-    """The route that lacked a model, with the fallback for it, unless that was tried there already."""
+    """Return the route that lacks a model with its fallback model, unless that was tried already."""
     candidate = tried[-1].attempt.candidate
     asked = {t.attempt.candidate.model for t in tried if t.attempt.candidate.route == candidate.route}
     other = fallback_model(candidate.route, candidate.model)
@@ -277,7 +277,7 @@ def other_model(tried: Sequence[Tried]) -> Candidate | None:
 
 
 def last_wait(tried: Sequence[Tried], policy: Policy, now_ms: int) -> tuple[list[Candidate], int]:
-    """The route whose short throttle ends first, with the wait; nothing when no wait is short enough."""
+    """Return the route whose short throttle ends first, and the wait; none if no wait is short enough."""
     last = {t.attempt.candidate.route.id: t for t in tried if t.failure.scope != "model"}.values()
     if not last or not all(t.failure.kind == "throttle" and t.attempt.candidate.route.auth != "client" for t in last):
         return [], 0
@@ -287,7 +287,7 @@ def last_wait(tried: Sequence[Tried], policy: Policy, now_ms: int) -> tuple[list
 
 
 class PlanEnd(Struct, frozen=True):
-    """What a verdict depends on: the candidates, the attempts that failed, and the ends of all waits (ms)."""
+    """Input of a verdict: the candidates, the failed attempts, and the ends of all waits (ms)."""
 
     candidates: Sequence[Candidate]
     tried: Sequence[Tried]
@@ -296,12 +296,12 @@ class PlanEnd(Struct, frozen=True):
 
     @property
     def answers(self) -> list[Tried]:
-        """Failures that are a provider's error answer: neither a broken connection nor a broken 200."""
+        """Failures with a provider's error response: neither a broken connection nor a broken 200."""
         return [t for t in self.tried if t.failure.status >= REDIRECT]
 
     @property
     def decisive(self) -> list[Tried]:
-        """Failures that say more than that this route can't take the request."""
+        """Failures that mean more than that this route can't serve the request."""
         return [t for t in self.tried if not means_elsewhere(t, self.model)]
 
 
@@ -322,58 +322,59 @@ def second_opinion(course: PlanState, end: PlanEnd) -> Plan:
 
 
 def verdict(end: PlanEnd) -> Verdict:
-    """The most useful end for a request that no route answered: the first of `VERDICTS` that applies."""
+    """Return the most useful verdict for a request without a successful attempt: the first applicable one of
+    `VERDICTS`."""
     return next(outcome(end) for applies, outcome in VERDICTS if applies(end))
 
 
 def own_fault(end: PlanEnd) -> Tried | None:
-    """The first answer by which the request itself is at fault, from a provider of the model's own family."""
+    """Return the first failure that is the request's own fault, from a provider of the model's own family."""
     own = (t for t in end.answers if t.failure.scope == "request" and is_own_family(t.attempt.candidate, end.model))
     return next(own, None)
 
 
 def clients_answer(end: PlanEnd) -> Tried | None:
-    """The first answer to the client's own credential, which is relayed as it is."""
+    """Return the first failure of the client's own credential, which is relayed unchanged."""
     return next((t for t in end.answers if t.attempt.candidate.route.auth == "client"), None)
 
 
 def trouble_answer(end: PlanEnd) -> Tried | None:
-    """A provider's trouble, of several the one with the shortest wait. Another route's limit is not told: clients give
-    up on a long one, while the provider may be back in a moment."""
+    """Return a provider's failure, of several the one with the shortest wait. Another route's limit is not reported:
+    clients give up on a long one, while the provider may recover in a moment."""
     answers = [t for t in troubles(end) if t.failure.status >= BAD_REQUEST]
     return min(answers, key=lambda t: t.failure.retry_at_ms, default=None)
 
 
 def troubles(end: PlanEnd) -> list[Tried]:
-    """Decisive failures that are no limit and no credential."""
+    """Return the decisive failures that are neither limits nor credentials."""
     return [t for t in end.decisive if t.failure.scope not in PASSING_SCOPES]
 
 
 def other_answer(end: PlanEnd) -> Tried | None:
-    """The first answer that is neither a limit nor about the owner's credential."""
+    """Return the first failure that is neither a limit nor the owner's credential."""
     return next((t for t in end.answers if t.failure.scope not in PASSING_SCOPES), None)
 
 
 def relayed(
     choose: Callable[[PlanEnd], Tried | None],
 ) -> tuple[Callable[[PlanEnd], object], Callable[[PlanEnd], Verdict]]:
-    """A row of `VERDICTS`: the answer that `choose` finds, if any, is the client's."""
+    """Return a row of `VERDICTS` that relays the response found by `choose`."""
 
     def outcome(end: PlanEnd) -> Verdict:
         shown = choose(end)
-        assert shown is not None  # noqa: S101 - the row applies when there is one
+        assert shown is not None  # noqa: S101 - guaranteed by the row's predicate
         return Verdict("relayed", shown.attempt.number, failure=shown.failure)
 
     return choose, outcome
 
 
 def throttled(end: PlanEnd) -> Verdict:
-    """Waiting helps: until the first route is back."""
+    """Return a wait until the first route is available again."""
     return Verdict("throttled", until_ms=min(end.waits), failure=end.tried[0].failure if end.tried else None)
 
 
 def unreachable(end: PlanEnd) -> Verdict:
-    """Nothing that any route said is worth showing."""
+    """Return that no route's response is worth returning."""
     return Verdict("unreachable", failure=(troubles(end) or end.tried)[0].failure)
 
 
@@ -389,31 +390,31 @@ VERDICTS: tuple[tuple[Callable[[PlanEnd], object], Callable[[PlanEnd], Verdict]]
     relayed(other_answer),
     (lambda _: True, unreachable),
 )
-"""How a request ends that no route answered: (predicate, outcome), in the order in which they are asked."""
+"""Verdicts of requests without a successful attempt: (predicate, outcome), in order of precedence."""
 
 
 def has_too_large(candidates: Sequence[Candidate]) -> bool:
-    """Whether a route was passed over because no model of it holds the prompt."""
-    return any(candidate.passed_over == "context_too_small" for candidate in candidates)
+    """True if a route was skipped because none of its models holds the prompt."""
+    return any(candidate.skip_reason == "context_too_small" for candidate in candidates)
 
 
 def means_elsewhere(tried: Tried, model: str) -> bool:
-    """Whether a failure says no more than that this route can't take the request: others' failures tell more."""
+    """True if a failure only means that this route can't serve the request: other failures are more informative."""
     is_strangers = tried.failure.scope == "request" and not is_own_family(tried.attempt.candidate, model)
     return is_strangers or tried.failure.scope == "model"
 
 
-def waits_of(candidates: Sequence[Candidate], course: PlanState, unnamed_ms: int) -> list[int]:
-    """The ends of all waits that stand between the client and an answer."""
-    last = {t.attempt.candidate.route.id: t.failure for t in course.tried if t.failure.scope in ("quota", "throttle")}
+def waits_of(candidates: Sequence[Candidate], state: PlanState, unnamed_ms: int) -> list[int]:
+    """Return the ends of all waits that could make a retry succeed."""
+    last = {t.attempt.candidate.route.id: t.failure for t in state.tried if t.failure.scope in ("quota", "throttle")}
     named = [failure.retry_at_ms or unnamed_ms for failure in last.values()]
-    passed = [candidate.until_ms for candidate in candidates if candidate.passed_over in ("waiting", "quota_spent")]
-    refused = [until_ms for _, refusal in course.refused if (until_ms := wait_for(refusal, course.now_ms))]
+    passed = [candidate.until_ms for candidate in candidates if candidate.skip_reason in ("waiting", "quota_spent")]
+    refused = [until_ms for _, refusal in state.refused if (until_ms := wait_for(refusal, state.now_ms))]
     return [*named, *passed, *refused]
 
 
 def wait_for(refusal: AdmissionDenied, now_ms: int) -> int:
-    """Until when a refused client had better wait; 0: waiting is not what helps."""
+    """Return the time until which a client denied admission should wait; 0 if waiting does not help."""
     if refusal.kind == "passed_over":
         return refusal.until_ms
     return now_ms + (RESERVED_WAIT_MS if refusal.kind == "quota" else 1_000)

@@ -1,12 +1,12 @@
-"""What a failed attempt means: kind and scope, from plain facts. What is done about it is `failover`'s.
+"""Classifies a failed attempt: kind and scope, from plain facts. Reactions are in `failover`.
 
-What means what is data: `failures.toml` beside this file, and before it the user's own rules. Here they are applied.
+The classification is data: the user's own rules, then `failures.toml` beside this file.
 
 Rules
-- Of the rules that fit, the first counts.
-- The end of a wait is what the provider names: for a quota the later of its wait and its reset; else its wait alone,
-  since the reset of a subscription's window, which comes with every answer, says nothing about a throttle.
-- A spent window that is about some models holds those alone; a claim that nobody knows holds the model that was sent.
+- The first matching rule counts.
+- The end of a wait is the one that the provider names: for a quota the later of its wait and its reset; else its wait
+  alone, since the reset of a subscription's window, which comes with every response, does not concern a throttle.
+- A used-up window of some models blocks those alone; an unknown claim blocks the model that was sent.
 """
 
 import re
@@ -23,20 +23,20 @@ from service.settings.failure_rules import Dialect, FailureRule, Rules
 PATH_FIRST = re.compile(r"\s*[a-z_]\w*(?:\.(?:\d+|[a-z_]\w*)|\[\d+\])+")
 """How validators begin: `messages.0.content.1.text: ...`."""
 LONG_WAIT_MS = 60_000
-"""A 429 that asks for more than this says that something is spent."""
+"""A 429 with a longer wait means that a limit is used up."""
 WHOLE_CLAIM = "seven_day"
-"""Claims that begin with it and go on are about some models."""
+"""Claims that begin with it and continue concern some models."""
 
 SIGNATURE_WORDS = ("signature", "thinking")
 """As in "messages.1.content.0: Invalid `signature` in `thinking` block" (public issues of several proxies)."""
 
 
 class Facts(Struct, frozen=True):
-    """What an upstream's answer says, already read: see `service.providers.error_facts`.
+    """Facts from an upstream's response; see `service.providers.error_facts`.
 
-    `status` 0: there was no answer, or it is an error inside a stream. `retry_at_ms` and `reset_at_ms` are Unix time, 0
-    when none was named: the end of the wait that was asked for, and of the limit that was named. `unified_status` and
-    `claim` are a subscription's; `model` is the one that was sent.
+    `status` 0: no response, or an error inside a stream. `retry_at_ms` and `reset_at_ms` are Unix time, 0 if none was
+    named: the end of the requested wait, and of the named limit. `unified_status` and `claim` are a subscription's;
+    `model` is the one that was sent.
     """
 
     status: int = 0
@@ -54,17 +54,16 @@ class Facts(Struct, frozen=True):
 
     @property
     def named_ms(self) -> int:
-        """The end of the wait, as far as it is about this answer; 0 when none was named."""
+        """The end of the wait that concerns this response; 0 if none was named."""
         return self.retry_at_ms or (0 if self.unified_status else self.reset_at_ms)
 
 
 class Failure(Struct, frozen=True):
-    """Why an attempt failed and whose fault it is. `retry_at_ms` 0: no wait was named.
+    """Kind and scope of a failed attempt. `retry_at_ms` 0: no wait was named.
 
-    `holds` is a word in the names of the models that wait, "" for all. `windows` are those that the error says are
-    spent, where headers say nothing. `proven` false: no rule says that it is the request's own fault. `refresh`: the
-    token is worth renewing. `scope` "": it is nobody's fault, and another route may take the request. `error_type` is
-    the provider's word for it.
+    `holds` is a substring of the models that wait, "" for all. `windows` are those that the error reports as used up,
+    where headers don't. `proven` false: no rule says that it is the request's own fault. `refresh`: the token is worth
+    renewing. `scope` "": nobody's fault, and another route may serve the request. `error_type` is the provider's.
     """
 
     kind: FailureKind
@@ -80,7 +79,7 @@ class Failure(Struct, frozen=True):
 
 
 class FailureTable:
-    """Rules, found by status and code. Made once; it remembers which rules a status and a code leave."""
+    """Rules indexed by status and code, with a cache."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules.failures
@@ -90,8 +89,10 @@ class FailureTable:
         self.held_by = {claim: window.holds for window in rules.windows for claim in window.claims}
 
     def first(self, facts: Facts, now_ms: int) -> FailureRule:
-        """The rule that counts; the last of the packaged ones fits all. What the words quote a client may have written,
-        and so it may what stands behind a path into its request."""
+        """Return the first matching rule; the last packaged one matches everything.
+
+        A client may have written what the message quotes, and what follows a path into its request: neither is matched.
+        """
         words = unquoted(facts.message).lower()
         if path := PATH_FIRST.match(words):
             words = path[0]
@@ -110,7 +111,7 @@ class FailureTable:
 
 
 def fits(rule: FailureRule, facts: Facts, words: str, spent_words: frozenset[str], now_ms: int) -> bool:
-    """Whether an answer whose status and code fit meets a rule's other conditions."""
+    """True if a response with a matching status and code meets a rule's other conditions."""
     return (
         all(is_among(value_of(facts), values_of(rule)) for value_of, values_of in LISTS)
         and (is_among(facts.error_type, rule.types) or is_among(facts.error_code, rule.types))
@@ -128,35 +129,35 @@ LISTS: tuple[tuple[Callable[[Facts], str], Callable[[FailureRule], tuple[str, ..
     (attrgetter("provider"), attrgetter("providers")),
     (attrgetter("claim"), attrgetter("claims")),
 )
-"""A fact, and the values of it that a rule asks for."""
+"""A fact, and the values that a rule accepts."""
 
 
 def is_among(value: str, values: tuple[str, ...]) -> bool:
-    """Whether a value is one of those asked for, or begins like one that ends in a star; none asked for is all."""
+    """True if a value is accepted, by name or by a prefix that ends in a star; an empty list accepts all."""
     return not values or value in values or any(known[-1:] == "*" and value.startswith(known[:-1]) for known in values)
 
 
 def has_any(words: tuple[str, ...], message: str) -> bool:
-    """Whether one of the words that a rule asks for is in the message, which is in small letters."""
+    """True if the message (in lower case) contains one of the words; no words accept all."""
     return not words or any(word.lower() in message for word in words)
 
 
 def unified_word(facts: Facts, spent_words: frozenset[str]) -> str:
-    """What a subscription says of its windows: spent, open, or nothing."""
+    """Return a subscription's status as spent, open, or none."""
     if not facts.unified_status:
         return ""
     return "spent" if facts.unified_status in spent_words else "open"
 
 
 def wait_word(facts: Facts, now_ms: int) -> str:
-    """How long a wait is named."""
+    """Return the length class of a named wait."""
     if not facts.named_ms:
         return "none"
     return "long" if facts.named_ms - now_ms > LONG_WAIT_MS else "short"
 
 
 def classify(facts: Facts, now_ms: int, table: FailureTable) -> Failure:
-    """The failure that an error answer means; an answer without a status is one inside a stream."""
+    """Return the failure that an error response means; one without a status is inside a stream."""
     rule = table.first(facts, now_ms)
     scope: FailureScope = "" if rule.scope == "capability" else rule.scope
     is_quota = scope == "quota"
@@ -176,7 +177,7 @@ def classify(facts: Facts, now_ms: int, table: FailureTable) -> Failure:
 
 
 def held_models(facts: Facts, table: FailureTable) -> str:
-    """The models that a spent quota holds: those that its claim is about, but always the one that was refused."""
+    """Return the models that a used-up quota blocks: those that its claim concerns, but always the rejected one."""
     claim, model = facts.claim, facts.model.lower()
     held = table.held_by.get(claim)
     if held is None:
@@ -185,6 +186,7 @@ def held_models(facts: Facts, table: FailureTable) -> str:
 
 
 def is_signature_refusal(failure: Failure) -> bool:
-    """Whether the provider can't check the signature of a thought: without the thoughts it takes the request."""
+    """True if the provider can't verify a thinking block's signature: without thinking blocks it accepts the
+    request."""
     words = failure.message.lower()
     return failure.status == 400 and failure.scope == "request" and all(word in words for word in SIGNATURE_WORDS)

@@ -1,7 +1,7 @@
-"""What a client key has used and what it may do: readings of the view under the key's limits at `now`.
+"""Usage and permissions of a client key: computed from the view and the key's limits at `now`.
 
-A key's week is that of the quotas. What ran on clients' own credentials is nobody's to limit, and does not count.
-Not here: whose key it is (`edge.keys`), and refusing (`edge.key_limits`).
+A key's week is that of the quotas. Attempts with clients' own credentials do not count. Not here: authentication
+(`edge.keys`), and enforcement (`edge.key_limits`).
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,8 @@ KeyState = Literal["ok", "spent", "expired"]
 
 
 class KeyReading(Struct, frozen=True, kw_only=True):
-    """A key's week so far, over all routes. `used_percent` is of the limit that is nearer, 0 without a limit."""
+    """A key's usage of the current week, over all routes. `used_percent` is of the limit closer to its end, 0 without a
+    limit."""
 
     state: KeyState
     usage: Usage
@@ -35,8 +36,8 @@ class KeyReading(Struct, frozen=True, kw_only=True):
 def read_key(
     key_id: str, key: ClientKey, view: View, policy: QuotaPolicy, prices: PriceList, now_ms: int
 ) -> KeyReading:
-    """How a key stands. What has no price is not free: a limit in dollars counts it at the dearest price of its family,
-    so that no limit is walked around by another name of a model."""
+    """Return a key's reading. Usage without a price is not free: a limit in dollars counts it at its family's highest
+    price, so that a model's alias does not bypass limits."""
     start_ms, end_ms = week_of(now_ms, policy)
     usage = used_since(key_id, view, start_ms // HOUR_MS)
     tokens = counted_tokens(usage, policy.weights)
@@ -51,7 +52,7 @@ def read_key(
 
 
 def used_since(key_id: str, view: View, first_hour: int) -> Usage:
-    """What a key has used of the owner's routes from an hour on."""
+    """Return a key's usage of the owner's routes from an hour on."""
     total = Usage()
     for route in view.routes:
         if route != CLIENT_ROUTE_ID:
@@ -60,7 +61,7 @@ def used_since(key_id: str, view: View, first_hour: int) -> Usage:
 
 
 def unpriced_nusd(key_id: str, view: View, first_hour: int, prices: PriceList) -> int:
-    """What a key's usage without a price costs at most."""
+    """Return an upper bound for a key's usage without a price."""
     dearest = dearest_prices(prices)
     return sum(
         most_nusd(usage, dearest.get(family) or dearest.get(ANY_FAMILY))
@@ -71,7 +72,7 @@ def unpriced_nusd(key_id: str, view: View, first_hour: int, prices: PriceList) -
 
 
 def most_nusd(usage: Usage, price: Price | None) -> int:
-    """What usage costs at a price, beyond the cost that is known of parts of it."""
+    """Return the cost of usage at a price, beyond the known cost of parts of it."""
     if price is None:
         return 0
     tokens = TokenCounts(**{kind: getattr(usage, kind) for kind in TOKEN_KINDS})
@@ -79,18 +80,18 @@ def most_nusd(usage: Usage, price: Price | None) -> int:
 
 
 def percent_of(used: int, limit: int | None) -> float:
-    """Percent of a limit that is gone. A limit of 0 is gone from the beginning; without one, nothing ever is."""
+    """Return the used percentage of a limit. A limit of 0 is used up from the start; without a limit it is 0."""
     if limit is None:
         return 0.0
     return 100.0 * used / limit if limit else 100.0
 
 
 def allows_model(key: ClientKey, model: str) -> bool:
-    """Whether a key may ask for a model."""
+    """True if a key may use a model."""
     return not key.models or matches(key.models, model)
 
 
 def matches(patterns: Sequence[str], name: str) -> bool:
-    """Whether a name is one of these, as it is written or in its normal form; `*` stands for anything."""
+    """True if a name matches a pattern, as written or in its canonical form; `*` matches anything."""
     forms = {name.lower(), canonical(name)}
     return any(fnmatchcase(form, pattern.lower()) for pattern in patterns for form in forms)

@@ -1,16 +1,16 @@
-"""Weekly quotas, providers' windows, and waits: readings of a route's ledger under the policy at `now`.
+"""Weekly quotas, providers' windows, and waits: computed from a route's ledger under the policy at `now`.
 
-Not here: reserving within a limit, and what is done about a reading (`rank`).
+Not here: reservations within a limit (`fleet.admission`), and consequences (`rank`).
 
 Rules
-- A week begins at a day and time of a time zone (Monday 00:00 UTC by default). Usage is folded by hour of UTC, so that
-  a week begins with the hour of UTC in which that moment lies: in zones that are off by half an hour, half an hour
-  early. A moment that a change of clocks leaves out comes an hour later; of one that comes twice, the first counts.
-- Tokens count by the weights of the settings; by default input and output, as the original proxy counted them.
-- A wait holds until the provider's end. Days are believed for a quota; a throttle's wait has a cap.
-- A window whose reset has passed is over. A spent one holds its models until then, unless it came with an answer (paid
-  overage), or one came after it. At the warning threshold other routes go first.
-- What was told before an operator's reset holds nothing.
+- A week begins at a day and time of a time zone (Monday 00:00 UTC by default). Usage is folded by hours in UTC, so a
+  week begins with the UTC hour that contains that time: in zones that are off by half an hour, half an hour early. A
+  time skipped by a clock change comes an hour later; of a repeated one, the first counts.
+- Tokens are weighted by the settings; by default input and output count, as in the original proxy.
+- A wait lasts until the provider's end. Days are accepted for a quota; a throttle's wait is capped.
+- A window whose reset has passed is over. A used-up one blocks its models until then, unless it came with an answer
+  (paid overage), or one came after it. At the warning threshold other routes are preferred.
+- Reports from before an operator's reset are ignored.
 """
 
 from collections.abc import Iterable, Iterator
@@ -31,20 +31,19 @@ from service.settings.failure_rules import Rules, WindowRule
 
 QuotaState = Literal["ok", "warning", "spent"]
 WindowState = Literal["ok", "warning", "spent"]
-WEEK_MS = 7 * 24 * HOUR_MS
 DAY_HOURS = 24
 FORECAST_STEP_MS = 600_000
-"""A forecast is rounded up to ten minutes: it is no more exact than that, and need not change each second."""
+"""Forecasts are rounded up to ten minutes: they are no more precise, and need not change each second."""
 REFUSED = "refused"
-"""The scope of a wait that no provider asked for: errors in words that no rule knows."""
+"""The scope of a wait that no provider asked for: errors that no rule knows."""
 REFUSED_BODIES = 3
-"""So many requests have to meet the same words until these are taken for the route's."""
+"""So many requests have to get the same error until it is taken for the route's fault."""
 WEEKLY_WINDOW = "7d_"
-"""How a subscription's windows of some models begin; what follows is the models' name, unless a rule says more."""
+"""Prefix of a subscription's windows of some models; the models' name follows, unless a rule says otherwise."""
 
 
 class QuotaReading(Struct, frozen=True):
-    """A route's week so far. `limit_tokens` 0 is no limit."""
+    """A route's usage of the week. `limit_tokens` 0 is no limit."""
 
     state: QuotaState
     used_tokens: int
@@ -54,12 +53,12 @@ class QuotaReading(Struct, frozen=True):
 
     @property
     def used_percent(self) -> float:
-        """Percent of the limit that is gone; 0 without a limit."""
+        """The used percentage of the limit; 0 without a limit."""
         return 100 * self.used_tokens / self.limit_tokens if self.limit_tokens else 0.0
 
 
 class WaitReading(Struct, frozen=True):
-    """A wait that still holds: its scope, its end and why. `holds` is a word in its models' names, "" for all."""
+    """An active wait: its scope, end and reason. `holds` is a substring of its models, "" for all."""
 
     scope: str
     until_ms: int
@@ -67,14 +66,14 @@ class WaitReading(Struct, frozen=True):
     holds: str = ""
 
     def concerns(self, model: str) -> bool:
-        """Whether it holds requests for this model."""
+        """True if it blocks requests for this model."""
         return not self.holds or self.holds in model.lower()
 
 
 class WindowReading(Struct, frozen=True):
-    """A provider's quota window that is not over. `used_percent` is None when the provider did not say.
+    """An active quota window of a provider. `used_percent` is None if the provider did not report it.
 
-    `status` is the provider's word, `state` what follows from it; `told_at_ms` is when it was said.
+    `status` is the provider's value, `state` what follows from it; `told_at_ms` is when it was reported.
     """
 
     name: str
@@ -86,7 +85,7 @@ class WindowReading(Struct, frozen=True):
     told_at_ms: int = 0
 
     def concerns(self, model: str) -> bool:
-        """Whether it is about this model."""
+        """True if it concerns this model."""
         return not self.holds or self.holds in model.lower()
 
 
@@ -94,13 +93,13 @@ class WindowReading(Struct, frozen=True):
 
 
 def week_of(now_ms: int, policy: QuotaPolicy) -> tuple[int, int]:
-    """The start of the running week and of the next."""
+    """Return the start of the current week and of the next."""
     return _week_of_hour(now_ms // HOUR_MS, policy)
 
 
 @lru_cache(maxsize=64)
 def _week_of_hour(hour: int, policy: QuotaPolicy) -> tuple[int, int]:
-    """Weeks begin on the hour of UTC, so that all of an hour is in one."""
+    """Weeks begin on the UTC hour, so each hour belongs to one week."""
     zone = UTC if policy.timezone == "UTC" else ZoneInfo(policy.timezone)
     today = datetime.fromtimestamp(hour * 3600, UTC).astimezone(zone).date()
     day, minute = divmod(policy.week_start_minute, 24 * 60)
@@ -115,7 +114,7 @@ def _week_of_hour(hour: int, policy: QuotaPolicy) -> tuple[int, int]:
 
 
 def counted_tokens(usage: Usage | TokenCounts, weights: QuotaWeights) -> int:
-    """The tokens that count against a weekly limit."""
+    """Return the tokens that count towards a weekly limit."""
     return int(
         usage.input * weights.input
         + usage.output * weights.output
@@ -126,18 +125,18 @@ def counted_tokens(usage: Usage | TokenCounts, weights: QuotaWeights) -> int:
 
 
 def counted_since(ledger: RouteLedger, first_hour: int, weights: QuotaWeights) -> int:
-    """The tokens that count, from an hour on."""
+    """Return the counted tokens from an hour on."""
     return counted_tokens(usage_since(ledger.hours, first_hour), weights)
 
 
 def read_quota(ledger: RouteLedger, limit_tokens: int, policy: Policy, now_ms: int) -> QuotaReading:
-    """How much of the week's limit is gone."""
+    """Return the usage of the week's limit."""
     week = week_of(now_ms, policy.quota)
     return quota_of(usage_since(ledger.hours, week[0] // HOUR_MS), limit_tokens, policy, week)
 
 
 def quota_of(usage: Usage, limit_tokens: int, policy: Policy, week: tuple[int, int]) -> QuotaReading:
-    """How much of the limit that usage is, in a week from its start to that of the next."""
+    """Return the reading for a usage, in a week from its start to that of the next."""
     used = counted_tokens(usage, policy.quota.weights)
     state: QuotaState = "ok"
     if limit_tokens and used >= limit_tokens:
@@ -148,10 +147,11 @@ def quota_of(usage: Usage, limit_tokens: int, policy: Policy, week: tuple[int, i
 
 
 def read_forecast(ledger: RouteLedger, quota: QuotaReading, policy: Policy, now_ms: int) -> int:
-    """When the week's limit will be spent, in Unix milliseconds; 0: not within the week, without a limit, or spent.
+    """Return when the week's limit will be used up, in Unix milliseconds; 0: not within the week, no limit, or used up
+    already.
 
-    The rate is the mean of two: that of the last 24 hours, and that of the week so far. In the first day of a week the
-    second is taken from the last 24 hours too, so that one early burst, or a quiet first hour, foretells nothing.
+    The rate is the mean of that of the last 24 hours and that of the week so far. In the first day of a week the second
+    is taken from the last 24 hours too, so that an early burst or a quiet first hour does not distort it.
     """
     left = quota.limit_tokens - quota.used_tokens
     if left <= 0:
@@ -160,7 +160,7 @@ def read_forecast(ledger: RouteLedger, quota: QuotaReading, policy: Policy, now_
     since = (day_hour, min(day_hour, quota.week_start_ms // HOUR_MS))
     rates = [counted_since(ledger, hour, policy.quota.weights) / (now_ms - hour * HOUR_MS) for hour in since]
     rate = sum(rates) / len(rates)
-    if not rate or left > rate * (quota.resets_at_ms - now_ms):
+    if not rate:
         return 0
     at_ms = -(-int(now_ms + left / rate) // FORECAST_STEP_MS) * FORECAST_STEP_MS
     return at_ms if at_ms < quota.resets_at_ms else 0
@@ -180,7 +180,7 @@ def read_waits(
     endpoint: Endpoint = "messages",
     client: str | None = None,
 ) -> WaitReading | None:
-    """The wait for a model that ends last, or None when the route may be asked now: see `all_waits`."""
+    """Return the wait for a model that ends last, or None if the route is available: see `all_waits`."""
     holding = all_waits(ledger, policy, now_ms, reset_ms, account=account, endpoint=endpoint, client=client)
     return max((wait for wait in holding if wait.concerns(model)), key=lambda wait: wait.until_ms, default=None)
 
@@ -195,8 +195,9 @@ def all_waits(
     endpoint: Endpoint = "messages",
     client: str | None = None,
 ) -> Iterator[WaitReading]:
-    """The waits that still hold a class of endpoint: those that were asked for, errors that several requests met in the
-    same words, and spent windows. `account` is the one that the route has now, by default that of the last attempt.
+    """Yield the active waits of a class of endpoint: requested ones, errors that several requests got, used-up windows.
+
+    `account` is the one that the route has now, by default that of the last attempt.
     """
     account = account or ledger.account
     for name, wait in ledger.waits.items():
@@ -240,7 +241,7 @@ def is_of_account(held: str, account: str) -> bool:
 
 
 def wait_until_ms(scope: str, wait: Wait, policy: Policy) -> int:
-    """The end of a wait: the provider's word, else the policy's time after it began."""
+    """Return the end of a wait: the provider's, else the policy's time after its begin."""
     if not wait.until_ms:
         return wait.at_ms + (policy.credential_wait_ms if scope == "credential" else policy.wait_ms)
     if scope == "throttle":
@@ -254,7 +255,7 @@ def wait_until_ms(scope: str, wait: Wait, policy: Policy) -> int:
 def read_windows(
     ledger: RouteLedger, policy: Policy, now_ms: int, reset_ms: int = 0, *, account: str = ""
 ) -> tuple[WindowReading, ...]:
-    """The windows that are not over, as the provider told them last. Limits by the minute are none of them."""
+    """Return the active windows as last reported by the provider. Per-minute limits are excluded."""
     if not ledger.windows:
         return ()
     answered_ms = max((health.last_success_ms for health in ledger.health.values()), default=0)
@@ -272,7 +273,7 @@ def read_windows(
 
 
 def window_rule(name: str, rules: Rules) -> WindowRule | None:
-    """What is known of a window, or follows from its name; None when it is no window of a plan."""
+    """Return the rule of a window, or one derived from its name; None if it is not a plan's window."""
     known = next((rule for rule in rules.windows if rule.name == name), None)
     if known is None and name.startswith(WEEKLY_WINDOW):
         return WindowRule(name, holds=name.removeprefix(WEEKLY_WINDOW))
@@ -280,22 +281,23 @@ def window_rule(name: str, rules: Rules) -> WindowRule | None:
 
 
 def window_state(told: WindowTold, policy: Policy, *, contradicted: bool) -> WindowState:
-    """Whether a window is spent, or nearly; `contradicted`: an answer or an operator's reset came after it was told."""
+    """Return if a window is used up or nearly so; `contradicted`: an answer or an operator's reset came after the
+    report."""
     if told.status in policy.rules.spent_words:
         return "warning" if told.answered or contradicted else "spent"
     return "warning" if is_near(told, policy) else "ok"
 
 
 def is_near(told: WindowTold, policy: Policy) -> bool:
-    """Whether a window is nearly spent, by its figure."""
+    """True if a window is nearly used up, by its reported ratio."""
     return told.used_ratio is not None and told.used_ratio * 100 >= policy.warning_percent
 
 
 def is_pressed(ledger: RouteLedger, policy: Policy) -> bool:
-    """Whether any window may be spent, or nearly: mostly none is, and none need be read for a request."""
+    """True if any window may be (nearly) used up: usually false, so that a request need not read them."""
     return any(told.status in policy.rules.spent_words or is_near(told, policy) for told in ledger.windows.values())
 
 
 def is_warned(windows: Iterable[WindowReading], model: str) -> bool:
-    """Whether other routes should go first for this model."""
+    """True if other routes should be preferred for this model."""
     return any(window.state != "ok" and window.concerns(model) for window in windows)

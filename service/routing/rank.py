@@ -1,21 +1,21 @@
-"""Which routes a request may take, in which order, and why each other one is passed over.
+"""Ranks the routes for a request, with the reason for each one that is skipped.
 
 Rules
-- The chain is in the order of the settings. A name of another family than Claude is a wish for its vendor: routes that
-  serve it themselves go first. (Claude Code asks for Claude names whatever its user wants.)
-- A client's own credential goes to Anthropic alone, as a route of its own at the head of the chain; the owner's routes
-  follow only where the client may use them.
-- Passed over: no credential, disabled, circuit open, waiting, quota spent, model not served, model too small for the
+- The chain has the order of the settings. A name of another family than Claude asks for its vendor: routes that serve
+  it natively come first. (Claude Code requests Claude names whatever its user wants.)
+- A client's own credential is used for Anthropic alone, as a route of its own at the head of the chain; the owner's
+  routes follow only if the client may use them.
+- Skipped: no credential, disabled, circuit open, waiting, quota spent, model not served, model too small for the
   prompt, not the resource's route.
-- A thread goes to Anthropic alone: another vendor would answer without what came before.
-- Above the warning threshold of its quota, or of a provider's window, a route comes after the others; so it does, for
-  a growing share of the requests less, while it recovers.
-- With session affinity the route that served the session last goes first if it serves the model that the first route
-  would; in the middle of a turn it goes first whatever it serves. So a session that had to move to another model goes
-  back with its user's next words, and two keys of one provider each keep their caches.
+- Threads are sent to Anthropic alone: another vendor lacks their history.
+- Above the warning threshold of its quota, or of a provider's window, a route comes after the others; so does, for a
+  shrinking share of the requests, a route that recovers.
+- With session affinity the session's last route comes first if it serves the model that the first route would; in the
+  middle of a turn it comes first whatever it serves. So a session that had to move to another model goes back with its
+  user's next message, and two keys of one provider each keep their caches.
 - Failures weigh as far as `evidence` says for the client that asks.
-- When only open circuits, and refusals in words that no rule knows, are left, the route that is back first is tried all
-  the same. A spent limit never is.
+- If only open circuits are left, and errors that no rule knows, the route that is back first is tried all the same. A
+  spent limit never is.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ from service.routing.quota import (
 from service.routing.view import View
 from service.settings import ClientCredentials, Policy, Route
 
-PassedOver = Literal[
+SkipReason = Literal[
     "",
     "off",
     "disabled",
@@ -63,20 +63,20 @@ SOFT_REASONS = frozenset(("circuit_open", "refused"))
 """Reasons drawn from what was seen, not told by anybody: without another route, trying is better than not."""
 MODEL_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens"))
 FREE_ENDPOINTS: frozenset[Endpoint] = frozenset(("count_tokens", "models"))
-"""What uses no tokens goes on when the quota is spent."""
+"""Endpoints without token usage work when the quota is spent."""
 CREDENTIAL_PREFIX = "sk-ant-"
-"""How Anthropic's API keys and OAuth tokens begin; anything else is a placeholder, never worth sending."""
+"""Prefix of Anthropic's API keys and OAuth tokens; anything else is a placeholder that is never sent."""
 
 
 class RoutingRequest(Struct, frozen=True):
-    """What routing needs to know of a request.
+    """The properties of a request that matter for routing.
 
-    `least_tokens` is what its prompt has at least, 0 when that is too little to matter; `trimmed`: the provider is
-    asked to shorten it. `threaded`: it continues or begins a thread.
-    `bound_to` is the route on which its resources live, `session_route` the one that served its session last;
-    `mid_turn`: the request brings results of tools, so that the model that asked for them should go on. `draw` is the
-    request's lot, from 0 to 1: a route that has just recovered takes those below its share. `client` is the key of the
-    client that asks, None for nobody in particular: whose failures weigh depends on it.
+    `least_tokens` is the least its prompt can have, 0 when that is too little to matter; `trimmed`: the provider is
+    asked to shorten it. `threaded`: it continues or begins a thread. `bound_to` is the route on which its resources
+    live, `session_route` the one that served its session last; `mid_turn`: the request brings tool results, so that the
+    model that asked for them should go on. `ramp_sample` is a number from 0 to 1 that follows from the request's id: a
+    route that has just recovered takes the requests below its share. `client` is the key of the client that asks, None
+    for none in particular: whose failures weigh depends on it.
     """
 
     endpoint: Endpoint = "messages"
@@ -87,38 +87,38 @@ class RoutingRequest(Struct, frozen=True):
     threaded: bool = False
     session_route: str = ""
     mid_turn: bool = False
-    draw: float = 0.0
+    ramp_sample: float = 0.0
     client: str | None = None
 
     @property
     def wait_class(self) -> Endpoint:
-        """The class of endpoint whose waits hold the request: `count_tokens` and `models` have limits of their own."""
+        """The class of endpoint whose waits apply: `count_tokens` and `models` have limits of their own."""
         return self.endpoint if self.endpoint in FREE_ENDPOINTS else "messages"
 
 
 class Candidate(Struct, frozen=True):
-    """A route considered for a request; `passed_over` says why not, `until_ms` until when.
+    """A route considered for a request; `skip_reason` says why not, `until_ms` until when.
 
-    `without_thinking`: the provider refused a signature, so that the thoughts stay out. `probe`: its circuit is half
-    open. `late`: the others go first, since its quota nears its end or it has only just recovered. `quota` is its week
-    where that has a limit, `open_attempts` what is under way there.
+    `without_thinking`: thinking blocks are left out, since the provider refused a signature. `probe`: its circuit is
+    half open. `deprioritized`: other routes go first, since its quota is nearly spent or it has only just recovered.
+    `quota` is its weekly limit, where it has one, `open_attempts` the number of attempts in progress.
     """
 
     route: Route
     model: str = ""
-    passed_over: PassedOver = ""
+    skip_reason: SkipReason = ""
     reason: str = ""
     until_ms: int = 0
     probe: bool = False
     without_thinking: bool = False
-    late: bool = False
+    deprioritized: bool = False
     quota: QuotaReading | None = None
     open_attempts: int = 0
 
     @property
     def usable(self) -> bool:
-        """Whether the route may be tried."""
-        return not self.passed_over
+        """True if the route may be tried."""
+        return not self.skip_reason
 
 
 def choose_chain(
@@ -128,14 +128,14 @@ def choose_chain(
     credential: str,
     mode: ClientCredentials,
 ) -> tuple[Route, ...]:
-    """The chain for one client. `credential` is the client's own, "" when it showed none or a key of this proxy."""
+    """Return the chain for one client. `credential` is the client's own, "" if it sent none or a key of this proxy."""
     if not passes_through(routes, credential, mode):
         return tuple(routes)
     return (client_route, *routes)
 
 
 def passes_through(routes: Sequence[Route], credential: str, mode: ClientCredentials) -> bool:
-    """Whether the client's own credential goes up."""
+    """True if the client's own credential is passed through."""
     if not credential or mode == "never":
         return False
     configured = [route for route in routes if route.off is None]
@@ -146,46 +146,46 @@ def passes_through(routes: Sequence[Route], credential: str, mode: ClientCredent
 
 
 def rank(request: RoutingRequest, chain: Sequence[Route], view: View, policy: Policy, now_ms: int) -> list[Candidate]:
-    """All routes of the chain: those to try, in order, then those passed over."""
+    """Return all routes of the chain: usable ones in order, then skipped ones."""
     candidates = [evaluate_route(request, route, view, policy, now_ms) for route in chain]
     if request.endpoint in MODEL_ENDPOINTS and request.model and not is_of(request.model, ("claude",)):
         candidates.sort(key=lambda candidate: not is_native(candidate.route.provider, request.model))
     usable: list[Candidate] = []
-    passed_over: list[Candidate] = []
+    skipped: list[Candidate] = []
     for candidate in candidates:
-        (passed_over if candidate.passed_over else usable).append(candidate)
+        (skipped if candidate.skip_reason else usable).append(candidate)
     if not usable:
-        usable, passed_over = with_last_resort(passed_over)
-    usable.sort(key=attrgetter("late"))
+        usable, skipped = with_last_resort(skipped)
+    usable.sort(key=attrgetter("deprioritized"))
     if request.session_route:
         usable = with_session_first(usable, request)
-    return usable + passed_over
+    return usable + skipped
 
 
 def with_session_first(usable: list[Candidate], request: RoutingRequest) -> list[Candidate]:
-    """The session's last route before the others: for its caches where it serves the same model, and in the middle of a
+    """Move the session's last route to the front: for its caches if it serves the same model, and in the middle of a
     turn whatever it serves."""
     home = next((candidate for candidate in usable if candidate.route.id == request.session_route), None)
     if home is None:
         return usable
-    is_as_good = not home.late and home.model == usable[0].model
+    is_as_good = not home.deprioritized and home.model == usable[0].model
     if not (request.mid_turn or is_as_good):
         return usable
     return [home, *(candidate for candidate in usable if candidate is not home)]
 
 
-def with_last_resort(passed_over: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
-    """The route that is back first of those that were left for what was seen there, as usable; and the others."""
-    opened = [candidate for candidate in passed_over if candidate.passed_over in SOFT_REASONS]
+def with_last_resort(skipped: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:
+    """Move the route that is back first, of those skipped for what was seen there, to the usable ones; returns both."""
+    opened = [candidate for candidate in skipped if candidate.skip_reason in SOFT_REASONS]
     if not opened:
-        return [], passed_over
+        return [], skipped
     first = min(opened, key=lambda candidate: candidate.until_ms)
-    others = [candidate for candidate in passed_over if candidate is not first]
-    return [replace(first, passed_over="", reason="", until_ms=0)], others
+    others = [candidate for candidate in skipped if candidate is not first]
+    return [replace(first, skip_reason="", reason="", until_ms=0)], others
 
 
 def recheck(candidate: Candidate, request: RoutingRequest, view: View, policy: Policy, now_ms: int) -> Candidate:
-    """A candidate whose turn comes later, as its route stands by now: passed over, or with newer figures."""
+    """Re-evaluate a candidate whose turn comes later: skipped by now, or with current data."""
     now = evaluate_route(request, candidate.route, view, policy, now_ms)
     return replace(candidate, quota=now.quota, open_attempts=now.open_attempts) if now.usable else now
 
@@ -194,9 +194,9 @@ def recheck(candidate: Candidate, request: RoutingRequest, view: View, policy: P
 
 
 def evaluate_route(request: RoutingRequest, route: Route, view: View, policy: Policy, now_ms: int) -> Candidate:
-    """One route as a candidate: the outcome of the first of `RULES` that applies.
+    """Evaluate one route: the outcome of the first of `RULES` that applies.
 
-    They are not walked for a route that nothing can be held against, as it mostly is.
+    The rules are not evaluated for a route that clearly passes all of them, the usual case.
     """
     ledger = view.ledger(route.id)
     if is_unrestricted(request, route, view.control) and is_healthy(ledger, policy, now_ms, view.replica):
@@ -207,21 +207,21 @@ def evaluate_route(request: RoutingRequest, route: Route, view: View, policy: Po
 
 
 def is_unrestricted(request: RoutingRequest, route: Route, control: ControlLedger) -> bool:
-    """Whether request, settings and operators leave nothing to check on the route."""
+    """True if request, settings and operators leave nothing to check on the route."""
     if request.endpoint != "messages" or request.bound_to or request.threaded or request.least_tokens:
         return False
     return not (route.off or route.weekly_tokens or route.id in control.disabled or route.id in control.limits)
 
 
 def is_healthy(ledger: RouteLedger, policy: Policy, now_ms: int, replica: str) -> bool:
-    """Whether a ledger holds no wait, no missing model, no window near its end, and no trace of failures."""
+    """True if a ledger has no wait, no missing model, no window near its end, and no failures."""
     if ledger.waits or ledger.refusals or ledger.missing_models or (ledger.windows and is_pressed(ledger, policy)):
         return False
     return is_sound(ledger, policy.circuit, now_ms, replica)
 
 
 class RouteCheck(Struct, frozen=True, dict=True):
-    """A request and a route, with what `RULES` read of the route's ledger: each once, when a rule asks for it."""
+    """A request and a route, with lazily computed inputs of `RULES`."""
 
     request: RoutingRequest
     route: Route
@@ -236,7 +236,7 @@ class RouteCheck(Struct, frozen=True, dict=True):
 
     @property
     def reset_ms(self) -> int:
-        """When an operator last reset the route; 0: never."""
+        """Time of an operator's last reset of the route; 0: never."""
         return self.view.control.resets.get(self.route.id, 0)
 
     @property
@@ -246,18 +246,18 @@ class RouteCheck(Struct, frozen=True, dict=True):
 
     @property
     def is_free(self) -> bool:
-        """Whether the request uses no tokens."""
+        """True if the request uses no tokens."""
         return self.request.endpoint in FREE_ENDPOINTS
 
     @cached_property
     def model(self) -> str | None:
-        """The name to send; None when the route lacks the model and every stand-in."""
+        """The name to send; None if the route lacks the model and every fallback."""
         request = self.request
         return choose_model(self.route, request.model, self.ledger, self.policy, self.now_ms) if request.model else ""
 
     @cached_property
     def too_large(self) -> str:
-        """Why the model can't hold the prompt; "" when it may."""
+        """Why the model can't hold the prompt; "" if it can."""
         request = self.request
         return too_large_for(
             self.route, request.model, self.model or "", request.least_tokens, self.policy, trimmed=request.trimmed
@@ -265,7 +265,7 @@ class RouteCheck(Struct, frozen=True, dict=True):
 
     @cached_property
     def quota(self) -> QuotaReading | None:
-        """The user's limit for the week, where there is one."""
+        """The user's weekly quota, if there is one."""
         limit_tokens = self.view.control.limits.get(self.route.id, self.route.weekly_tokens)
         if not limit_tokens:
             return None
@@ -274,7 +274,7 @@ class RouteCheck(Struct, frozen=True, dict=True):
 
     @cached_property
     def wait(self) -> WaitReading | None:
-        """The wait that ends last of those that hold this request."""
+        """The last-ending wait that blocks this request."""
         return read_waits(
             self.ledger,
             self.policy,
@@ -288,7 +288,7 @@ class RouteCheck(Struct, frozen=True, dict=True):
 
     @cached_property
     def circuit(self) -> CircuitReading:
-        """The route's circuit as this replica sees it."""
+        """The route's circuit for this replica."""
         return read_circuit(
             self.ledger,
             self.policy.circuit,
@@ -300,7 +300,7 @@ class RouteCheck(Struct, frozen=True, dict=True):
 
     @property
     def is_near_limit(self) -> bool:
-        """Whether its quota, or a provider's window, nears its end."""
+        """True if its quota, or a provider's window, is near its end."""
         if self.quota is not None and self.quota.state == "warning":
             return True
         windows = read_windows(self.ledger, self.policy, self.now_ms, self.reset_ms, account=self.account)
@@ -311,19 +311,19 @@ class RouteCheck(Struct, frozen=True, dict=True):
 
 
 def is_elsewhere(check: RouteCheck) -> bool:
-    """Whether the request's resources live on another route."""
+    """True if the request's resources live on another route."""
     return bool(check.request.bound_to) and check.route.id != check.request.bound_to
 
 
 def is_foreign_thread(check: RouteCheck) -> bool:
-    """Whether it is a thread, which another vendor would answer without what came before."""
+    """True for a thread on another vendor's route, which lacks its history."""
     return check.request.threaded and check.route.provider.dialect != "anthropic"
 
 
 def lacks_endpoint(check: RouteCheck) -> bool:
-    """Whether the provider does not offer the endpoint: others than Anthropic are asked for messages alone.
+    """True if the provider lacks the endpoint: others than Anthropic only serve messages.
 
-    `count_tokens` of another vendor would count with another tokenizer, and cost a key that the client did not mean.
+    `count_tokens` of another vendor would use another tokenizer, and a key that the client did not mean.
     """
     route, request = check.route, check.request
     if route.provider.dialect == "anthropic":
@@ -334,59 +334,59 @@ def lacks_endpoint(check: RouteCheck) -> bool:
 
 
 def elsewhere(check: RouteCheck) -> Candidate:
-    """Passed over in favour of the resources' route."""
-    return Candidate(check.route, "", "elsewhere", f"the resource lives on {check.request.bound_to}")
+    """Skip in favour of the resources' route."""
+    return Candidate(check.route, "", "elsewhere", f"the resource belongs to {check.request.bound_to}")
 
 
 def endpoint_missing(check: RouteCheck) -> Candidate:
-    """Passed over for good: the provider has no such endpoint."""
+    """Skip for good: the provider has no such endpoint."""
     return Candidate(check.route, "", "model_missing", f"{check.route.title} does not offer {check.request.endpoint}")
 
 
 def disabled(check: RouteCheck) -> Candidate:
-    """Passed over, with the operator's reason."""
+    """Skip with the operator's reason."""
     reason = check.view.control.disabled[check.route.id] or "by an operator"
     return Candidate(check.route, "", "disabled", f"disabled: {reason}")
 
 
 def usable_for_client(check: RouteCheck) -> Candidate:
-    """The pseudo-route of a client's own credential: it shares no state, so that no ledger speaks against it."""
+    """Use the pseudo-route of a client's own credential: it shares no state, so no ledger applies."""
     asked = check.request.model
     model = map_model(check.route, asked, check.policy) if asked else ""
     return Candidate(check.route, model, open_attempts=len(check.ledger.open))
 
 
 def model_missing(check: RouteCheck) -> Candidate:
-    """Passed over: the provider denied the model lately, and no other stands in for it."""
-    return Candidate(check.route, "", "model_missing", f"{check.route.title} lacks {check.request.model}")
+    """Skip: the provider recently denied the model, and there is no fallback."""
+    return Candidate(check.route, "", "model_missing", f"{check.route.title} does not have {check.request.model}")
 
 
 def too_large(check: RouteCheck) -> Candidate:
-    """Passed over: the model can't hold the prompt."""
+    """Skip: the model can't hold the prompt."""
     return Candidate(check.route, check.model or "", "context_too_small", check.too_large)
 
 
 def is_spent(check: RouteCheck) -> bool:
-    """Whether the user's limit for the week is used up."""
+    """True if the user's weekly limit is used up."""
     return check.quota is not None and check.quota.state == "spent" and not check.is_free
 
 
 def spent(check: RouteCheck) -> Candidate:
-    """Passed over until the week is over."""
+    """Skip until the week ends."""
     until_ms = check.quota.resets_at_ms if check.quota else 0
-    return Candidate(check.route, check.model or "", "quota_spent", "weekly limit spent", until_ms)
+    return Candidate(check.route, check.model or "", "quota_spent", "weekly limit reached", until_ms)
 
 
 def waiting(check: RouteCheck) -> Candidate:
-    """Passed over until the wait is over."""
+    """Skip until the wait ends."""
     wait = check.wait
     assert wait is not None  # noqa: S101 - the rule applies when there is one
-    why: PassedOver = "refused" if wait.scope == REFUSED else "waiting"
+    why: SkipReason = "refused" if wait.scope == REFUSED else "waiting"
     return Candidate(check.route, check.model or "", why, wait.reason, wait.until_ms)
 
 
 def circuit_open(check: RouteCheck) -> Candidate:
-    """Passed over until the circuit closes, but with all that it takes to be tried as the last resort."""
+    """Skip until the circuit closes, with everything needed to try it as a last resort."""
     return Candidate(
         check.route,
         check.model or "",
@@ -399,14 +399,14 @@ def circuit_open(check: RouteCheck) -> Candidate:
 
 
 def usable(check: RouteCheck) -> Candidate:
-    """To be tried: perhaps as a probe, perhaps after the others."""
+    """Use: perhaps as a probe, perhaps after the others."""
     circuit, request = check.circuit, check.request
     return Candidate(
         check.route,
         check.model or "",
         until_ms=circuit.until_ms,
         probe=circuit.state == "half_open" and request.endpoint == "messages",
-        late=check.is_near_limit or request.draw > circuit.share,
+        deprioritized=check.is_near_limit or request.ramp_sample > circuit.share,
         quota=check.quota,
         open_attempts=len(check.ledger.open),
     )
@@ -415,7 +415,7 @@ def usable(check: RouteCheck) -> Candidate:
 RULES: tuple[tuple[Callable[[RouteCheck], object], Callable[[RouteCheck], Candidate]], ...] = (
     (lambda check: check.route.off, lambda check: Candidate(check.route, "", "off", check.route.off or "")),
     (is_elsewhere, elsewhere),
-    (is_foreign_thread, lambda check: Candidate(check.route, "", "elsewhere", "threads are Anthropic's")),
+    (is_foreign_thread, lambda check: Candidate(check.route, "", "elsewhere", "only Anthropic supports threads")),
     (lacks_endpoint, endpoint_missing),
     (lambda check: check.route.id in check.view.control.disabled, disabled),
     (lambda check: check.route.auth == "client", usable_for_client),
@@ -426,4 +426,4 @@ RULES: tuple[tuple[Callable[[RouteCheck], object], Callable[[RouteCheck], Candid
     (lambda check: check.circuit.state == "open", circuit_open),
     (lambda _: True, usable),
 )
-"""What becomes of a route: (predicate, outcome), in the order in which they are asked."""
+"""Evaluation of a route: (predicate, outcome), in order."""

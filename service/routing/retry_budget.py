@@ -1,25 +1,24 @@
-"""The retry budget of a process: repeats on the same route stay a small share of the requests, so that a provider in
-trouble is not asked twice as often as one in health. Pure: it counts, and knows no clock.
-"""
+"""Retry budget of a process: bounds retries on the same route to a small share of the requests, so that a failing
+provider does not get twice the load. Pure: counts only, without a clock."""
 
 EARNED = 0.2
-"""Repeats that each request allows."""
+"""Retries earned per request."""
 MOST = 10.0
-"""Repeats that are saved up at most; also what a new process begins with."""
+"""Maximum saved retries; also the initial value."""
 
 
 class RetryBudget:
-    """Counts what may still be repeated."""
+    """Counts the retries left."""
 
     def __init__(self) -> None:
         self.credit = MOST
 
     def earn(self) -> None:
-        """A request has come."""
+        """Count a request."""
         self.credit = min(MOST, self.credit + EARNED)
 
     def spend(self) -> bool:
-        """Whether one more repeat is allowed; it counts as made."""
+        """Use one retry; False if none is left."""
         if self.credit < 1:
             return False
         self.credit -= 1

@@ -1,6 +1,6 @@
-"""A route as people want to see it: one state and why, each wait and window with its clock, and its week.
+"""Status of a route for people: one state with its reason, waits and windows with their ends, and the week's usage.
 
-Used by health, status and the operators' keys; `fields_of` and `reading_of` are its form in a hash of Redis.
+Used by health, status and the Redis hashes for operators; `fields_of` and `reading_of` convert to and from a hash.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,12 +34,12 @@ LISTS = ("waits", "windows")
 
 
 class RouteStatus(Struct, frozen=True, kw_only=True):
-    """One route at one moment. `until_ms` is when `state` may change by itself, 0 when nobody knows.
+    """Status of a route at one moment. `until_ms` is when `state` may change without an event, 0 if unknown.
 
-    Token counts are of the running week (`week_start_ms` to `resets_at_ms`); `used_tokens` is what counts against the
-    limit. `exhausted_at_ms`: when it will be spent, going by the mean of the last 24 hours' rate and the week's; 0 when
-    that is not within the week, or it is spent already. `waits` hold requests, all of them or those for some models:
-    their scope says whether it is a throttle, a quota or the credential. `windows` are the provider's own readings.
+    Token counts are of the current week (`week_start_ms` to `resets_at_ms`); `used_tokens` counts towards the limit.
+    `exhausted_at_ms` is the forecast from the mean of the last 24 hours' rate and the week's; 0 if not within the week,
+    or used up already. `waits` block all requests or those for some models: their scope is throttle, quota or
+    credential. `windows` are the provider's own reports.
     """
 
     route: str
@@ -71,12 +71,12 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def available(self) -> bool:
-        """Whether requests may take it."""
+        """True if requests may use it."""
         return self.state in ("healthy", "degraded", "quota_warning")
 
 
 def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> RouteStatus:
-    """How a route stands."""
+    """Return the status of a route."""
     ledger = view.ledger(route.id)
     candidate = evaluate_route(RoutingRequest(), route, view, policy, now_ms)
     reset_ms = view.control.resets.get(route.id, 0)
@@ -86,9 +86,9 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
     windows = read_windows(ledger, policy, now_ms, reset_ms, account=account)
     week = usage_since(ledger.hours, quota.week_start_ms // HOUR_MS)
     state: RouteState = "degraded" if circuit.degraded else "healthy"
-    if candidate.passed_over in ("off", "disabled", "circuit_open", "waiting", "quota_spent"):
-        state = candidate.passed_over
-    elif candidate.passed_over == "refused":
+    if candidate.skip_reason in ("off", "disabled", "circuit_open", "waiting", "quota_spent"):
+        state = candidate.skip_reason
+    elif candidate.skip_reason == "refused":
         state = "waiting"
     elif quota.state == "warning" or is_warned(windows, ""):
         state = "quota_warning"
@@ -123,22 +123,22 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
 
 
 def warned_by(windows: Iterable[WindowReading]) -> str:
-    """The windows that are nearly spent, in words."""
+    """Describe the windows that are nearly used up."""
     return ", ".join(f"window {window.name} {shown(window)}" for window in windows if window.state != "ok")
 
 
 def shown(window: WindowReading) -> str:
-    """A window in a word or two."""
+    """Describe a window briefly."""
     return window.status if window.used_percent is None else f"{window.used_percent:.0f} %"
 
 
 def fields_of(reading: RouteStatus) -> dict[str, Any]:
-    """The reading as fields of a hash: numbers and texts; waits and windows as JSON."""
+    """Return the status as fields of a hash: numbers and texts; waits and windows as JSON."""
     lists = {name: msgspec.json.encode(getattr(reading, name)).decode() for name in LISTS}
     return asdict(reading) | lists
 
 
 def reading_of(fields: Mapping[str, str]) -> RouteStatus:
-    """The reading of a hash's fields; raises msgspec.DecodeError for what is none."""
+    """Parse the fields of a hash; raises msgspec.DecodeError if they are invalid."""
     lists = {name: msgspec.json.decode(fields[name]) for name in LISTS if name in fields}
     return msgspec.convert({**fields, **lists}, RouteStatus, strict=False)

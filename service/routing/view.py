@@ -1,8 +1,7 @@
-"""What routing looks at: the ledgers as this process knows them. The watcher makes it and tells it what happens; nobody
-else changes it.
+"""The view that routing reads: the ledgers as this process knows them. Only the watcher changes it.
 
-What a week's use comes to is asked for with each request, so that it is added up once for each snapshot, and kept up
-with the own events after it.
+The week's usage is needed for each request, so it is summed once per snapshot, and updated with the own events after
+it.
 """
 
 from collections.abc import Iterator
@@ -16,14 +15,12 @@ from service.ledger.state import Charge, ControlLedger, RouteLedger, Usage
 
 KEPT_FAMILIES = 64
 NO_LEDGER = RouteLedger()
-"""What is known of a route that nobody used yet. Never changed."""
+"""Ledger of a route without events. Never changed."""
 
 
 class Sums(Struct):
-    """What a ledger's `hours` and cells come to from `first_hour` on: in all, and for the client keys that were asked
-    for. Another ledger has other hours: its sums are made anew. `unpriced_by_key` is what keys used without a price, by
-    family of models.
-    """
+    """Sums of a ledger's `hours` and cells from `first_hour` on: in total, and for the client keys that were requested.
+    A new ledger gets new sums. `unpriced_by_key` is keys' usage without a price, by family of models."""
 
     hours: dict[int, Usage]
     first_hour: int
@@ -32,7 +29,7 @@ class Sums(Struct):
     unpriced_by_key: dict[str, dict[str, Usage]] = field(default_factory=dict)
 
     def add(self, charge: Charge) -> None:
-        """The ledger has taken up one more charge."""
+        """Add a charge that the ledger has applied."""
         if charge.hour < self.first_hour or charge.hour not in self.hours:
             return
         add_usage(self.usage, charge.usage)
@@ -43,8 +40,8 @@ class Sums(Struct):
 
 
 class View(Struct):
-    """Snapshot and overlay together. `replica` is who looks: its own failures weigh at once. `accounts` are those with
-    which this process asks each route now, as far as it knows."""
+    """Snapshot plus overlay. `replica` is this process: its own failures count at once. `accounts` are those that this
+    process uses for each route now, as far as it knows."""
 
     replica: str = ""
     routes: dict[str, RouteLedger] = field(default_factory=dict)
@@ -53,10 +50,10 @@ class View(Struct):
     accounts: dict[str, str] = field(default_factory=dict)
 
     def ledger(self, route_id: str) -> RouteLedger:
-        """The ledger of a route, an empty one when nothing happened there."""
+        """Return the ledger of a route, an empty one without events."""
         return self.routes.get(route_id, NO_LEDGER)
 
-    def note(self, route_id: str, event: Event) -> None:
+    def fold_own(self, route_id: str, event: Event) -> None:
         """Fold an own event into the ledger of a route."""
         ledger = self.routes.get(route_id)
         if ledger is None:
@@ -67,18 +64,18 @@ class View(Struct):
                 sums.add(charge)
 
     def used(self, route_id: str, first_hour: int) -> Usage:
-        """What a route has used from an hour on."""
+        """Return a route's usage from an hour on."""
         return self._sums_of(route_id, first_hour).usage
 
     def used_by_key(self, key_id: str, route_id: str, first_hour: int) -> Usage:
-        """What a client key has used of a route from an hour on."""
+        """Return a client key's usage of a route from an hour on."""
         by_key = self._sums_of(route_id, first_hour).by_key
         if key_id not in by_key:
             by_key[key_id] = key_usage_since(self.ledger(route_id), first_hour, key_id)
         return by_key[key_id]
 
     def unpriced_by_key(self, key_id: str, route_id: str, first_hour: int) -> dict[str, Usage]:
-        """What a client key has used of a route without a price from an hour on, by family of models."""
+        """Return a client key's usage of a route without a price from an hour on, by family of models."""
         known = self._sums_of(route_id, first_hour).unpriced_by_key
         if key_id not in known:
             found = known[key_id] = {}
@@ -95,7 +92,7 @@ class View(Struct):
 
 
 def usage_since(hours: dict[int, Usage], first_hour: int) -> Usage:
-    """The sum of a ledger's hours from one on."""
+    """Return the sum of a ledger's hours from one on."""
     total = Usage()
     for hour, usage in hours.items():
         if hour >= first_hour:
@@ -104,7 +101,7 @@ def usage_since(hours: dict[int, Usage], first_hour: int) -> Usage:
 
 
 def key_usage_since(ledger: RouteLedger, first_hour: int, key_id: str) -> Usage:
-    """The sum of a client key's cells from an hour on."""
+    """Return the sum of a client key's cells from an hour on."""
     total = Usage()
     for _, cell in cells_since(ledger, first_hour, key_id):
         add_usage(total, cell)
@@ -112,7 +109,7 @@ def key_usage_since(ledger: RouteLedger, first_hour: int, key_id: str) -> Usage:
 
 
 def cells_since(ledger: RouteLedger, first_hour: int, key_id: str) -> Iterator[tuple[str, Usage]]:
-    """A client key's cells from an hour on, with their models."""
+    """Yield a client key's cells from an hour on, with their models."""
     for hour, by_model in ledger.usage.items():
         if hour >= first_hour:
             for model, by_key in by_model.items():
@@ -121,8 +118,8 @@ def cells_since(ledger: RouteLedger, first_hour: int, key_id: str) -> Iterator[t
 
 
 def add_unpriced(families: dict[str, Usage], model: str, usage: Usage) -> None:
-    """Add usage without a price to that of its family; clients invent names, so that only the first ones have their
-    own."""
+    """Add usage without a price to that of its family; the number of families is bounded, since clients invent
+    names."""
     family = family_of(model)
     if family not in families and len(families) >= KEPT_FAMILIES:
         family = OTHER_MODEL

@@ -1,7 +1,7 @@
-"""The shape of the rules by which providers' words are understood: what an error means, and whom a window holds.
+"""Rules that classify providers' errors, and quota windows with the models that they apply to.
 
-The rules themselves are data: `service/routing/failures.toml`, and before them those of a user's own file. What follows
-from them is decided in `service.routing`; here they are only read and checked.
+The rules are data: those of the user's TOML file, then `service/routing/failures.toml`. They are read and checked here
+and applied in `service.routing`.
 """
 
 import tomllib
@@ -24,19 +24,19 @@ RuleScope = FailureScope | Literal["capability"]
 """`capability`: this account can't do what the request asks for. Other routes may; nothing waits, nothing counts."""
 
 OUR_OWN: frozenset[str] = frozenset(("", "stale_socket", "deadline"))
-"""Kinds that no answer can have: they are about our connection, and our time."""
+"""Kinds that no response can have: they are about the proxy's own connection and time."""
 STATUS_LIMIT = 1_000
 
 
 class FailureRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An answer that meets every condition has this kind and scope. A condition that is left out is met by all.
+    """The kind and scope of a response that meets all conditions. A condition that is left out is always met.
 
-    `status` has numbers and ranges such as "500-599"; 0 is an answer without one, inside a stream. `types` may end in
-    a star. `words`: one of them is in the message, whatever the case; `also`: one of these as well. `empty`: the
-    answer says nothing at all. `unified`: a subscription's word for all windows is one of the spent ones, or is
-    another. `wait`: no wait is named, or a long one. `window` is the quota window that such an answer says is spent.
-    `proven` false: nobody has said whose fault it is, so that another route of the model's family is asked.
-    `refresh`: a refused token is worth renewing, once. `source` is where the fact was found.
+    `status` has numbers and ranges such as "500-599"; 0 is an error inside a stream, which has none. `types` may end in
+    a star. `words`: the message contains one of them, in any case; `also`: one of these as well. `empty`: the response
+    says nothing at all. `unified`: a subscription's status of all windows means spent, or not. `wait`: the response
+    names no wait, or a long one. `window` is the quota window that such a response reports as spent. `proven` false: it
+    is not known whose fault it is, so that another route of the model's family is tried. `refresh`: a rejected token is
+    worth renewing, once. `source` is where the fact was found.
     """
 
     kind: FailureKind
@@ -59,23 +59,23 @@ class FailureRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     refresh: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError, which msgspec names the place of."""
+        """Check what types can't say. Raises ValueError, to which msgspec adds the place."""
         if self.kind in OUR_OWN:
-            raise ValueError(f"an answer can't be of the kind {self.kind!r}")
+            raise ValueError(f"a response can't be of the kind {self.kind!r}")
         if not self.scope:
             raise ValueError("the scope is missing")
         for status in self.status:
             bounds(status)
 
     def covers(self, status: int) -> bool:
-        """Whether the rule is for answers with this status."""
+        """Whether the rule applies to responses with this status."""
         return not self.status or any(first <= status <= last for first, last in map(bounds, self.status))
 
 
 class WindowRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A quota window: its name in headers, what a representative claim calls it, and the models that it is about.
+    """A quota window: its name in headers, its names in the representative-claim header, and its models.
 
-    `holds` is a word in the names of those models, such as "opus"; "" is all models.
+    `holds` is a part of those models' names, such as "opus"; "" is all models.
     """
 
     name: Name
@@ -85,14 +85,14 @@ class WindowRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 
 
 class Rules(Struct, frozen=True, forbid_unknown_fields=True):
-    """All rules. Of those that fit, the first counts. `spent_words` are a window's words for "no more"."""
+    """All rules. The first that applies counts. `spent_words` are the statuses of a window that is spent."""
 
     failures: tuple[FailureRule, ...] = ()
     windows: tuple[WindowRule, ...] = ()
     spent_words: tuple[str, ...] = ()
 
     def behind(self, failures: tuple[FailureRule, ...], windows: tuple[WindowRule, ...]) -> "Rules":
-        """These rules with others before them; a window that is named again is replaced."""
+        """These rules after others; a window that the others name is replaced."""
         renamed = {window.name for window in windows}
         kept = tuple(window for window in self.windows if window.name not in renamed)
         return Rules((*failures, *self.failures), (*windows, *kept), self.spent_words)
@@ -105,7 +105,7 @@ def bounds(status: int | str) -> tuple[int, int]:
         raise ValueError(f'status {status!r} is neither a number nor a range such as "500-599"')
     found = int(first), int(last or first)
     if not 0 <= found[0] <= found[1] < STATUS_LIMIT:
-        raise ValueError(f"status {status!r} is not within 0 to {STATUS_LIMIT - 1}, the lesser first")
+        raise ValueError(f"status {status!r} is not within 0 to {STATUS_LIMIT - 1}, the lower first")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Reads what settings come from: `.env`, the TOML file, and files that hold a secret. Not here: what they mean."""
+"""Reads the sources of settings: `.env`, the TOML file, and files that hold a secret. Not here: what they mean."""
 
 import sys
 import tomllib
@@ -12,7 +12,8 @@ from msgspec import Meta, Struct, field
 from service.errors import SettingsError
 from service.ledger.price import Price
 from service.settings.failure_rules import Dialect, FailureRule, WindowRule
-from service.settings.shapes import ModelLimits
+from service.settings.policy import ModelLimits
+from service.settings.values import home_folder
 
 
 class RouteFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,7 +33,7 @@ class RouteFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProviderFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """A `[providers.NAME]` table of the TOML file; what it leaves out of a known provider stays as it is."""
+    """A `[providers.NAME]` table of the TOML file; for a known provider, what is left out keeps its value."""
 
     base_url: str = ""
     title: str = ""
@@ -43,9 +44,9 @@ class ProviderFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class File(Struct, frozen=True, forbid_unknown_fields=True):
-    """The TOML file. `env` stands for variables that the environment leaves out; `routes` replaces the usual three.
+    """The TOML file. `env` has variables that the environment does not set; `routes` replaces the usual three.
 
-    `failures` and `windows` stand before the packaged rules.
+    `failures` and `windows` come before the packaged rules.
     """
 
     env: dict[str, str | int | float | bool] = {}
@@ -64,23 +65,23 @@ def with_secret_files(variables: dict[str, str], names: Iterable[str]) -> dict[s
 
 
 def secret_in(place: str, path: Path) -> str:
-    """The content of a file that holds a secret, without the line's end that editors leave."""
+    """The content of a file that holds a secret, without the trailing line break of editors."""
     try:
         return path.expanduser().read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
-        raise SettingsError(f"{place}: {path} is no text") from None
+        raise SettingsError(f"{place}: {path} is not a text file") from None
     except OSError as error:
         raise SettingsError(f"{place}: {path} can't be read ({error.strerror})") from None
 
 
 def read_dotenv(path: Path) -> dict[str, str]:
-    """`KEY=VALUE` lines of a `.env` file: `#` begins a comment line, outer quotes and a leading `export` go."""
+    """`KEY=VALUE` lines of a `.env` file: `#` begins a comment line; outer quotes and `export` are dropped."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: can't be read ({error}); mend or remove it") from None
+        raise SettingsError(f"{path}: can't be read ({error}); fix or remove it") from None
     pairs = (line.strip().removeprefix("export ").partition("=") for line in lines if not line.lstrip().startswith("#"))
     return {name.strip(): unquoted(value.strip()) for name, equals, value in pairs if equals and name.strip()}
 
@@ -93,7 +94,7 @@ def unquoted(text: str) -> str:
 
 
 def read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[File, str]:
-    """The TOML file and its name for errors; an empty one where none is asked for and none lies in the home."""
+    """The TOML file and its name for errors; an empty one if no file is named and the home folder has none."""
     asked = path or (Path(environ["CCPROXY_CONFIG"]).expanduser() if environ.get("CCPROXY_CONFIG") else None)
     found = asked or home_of(environ) / "ccproxy.toml"
     try:
@@ -113,7 +114,7 @@ def read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[File, str]
 def home_of(environ: Mapping[str, str]) -> Path:
     """The folder for data, logs and spool: CCPROXY_HOME, else the platform's folder for a user's state."""
     if environ.get("CCPROXY_HOME"):
-        return Path(environ["CCPROXY_HOME"]).expanduser().absolute()
+        return home_folder(environ["CCPROXY_HOME"])
     if sys.platform == "darwin":
         return Path("~/Library/Application Support/ccproxy").expanduser()
     state = environ.get("XDG_STATE_HOME") or "~/.local/state"

@@ -4,8 +4,8 @@
     redis+sentinel://[user:password@]host:26379,host:26379/PRIMARY/0      the primary; `?sentinel_password=` is theirs
     redis+cluster://[user:password@]host:6379,host:6379                   a Cluster; some of its nodes
 
-`rediss` in place of `redis` speaks TLS, and `?ssl_ca_certs=FILE` names whom to trust (else SSL_CERT_FILE, else the
-system); unix:// is one server too. Not here: connecting (`redis_client.factory`).
+`rediss` in place of `redis` speaks TLS, and `?ssl_ca_certs=FILE` has the certificates to trust (else SSL_CERT_FILE,
+else the system's); unix:// is one server too. Not here: connecting (`redis_client.factory`).
 """
 
 from typing import Literal, TypeAlias
@@ -28,8 +28,10 @@ USUAL_PORT: dict[Kind, int] = {"server": 6379, "sentinel": 26379, "cluster": 637
 
 
 class RedisAddress(Struct, frozen=True):
-    """A URL taken apart. `nodes` are where to ask first; `plain_url` is redis-py's form, of the first node, with
-    credentials, database and options; `primary` is by what name Sentinels know it."""
+    """The parts of a URL. `nodes` are the addresses to ask first; `primary` is the primary's name in Sentinels.
+
+    `plain_url` is the first node's URL as redis-py takes it, with credentials, database and options.
+    """
 
     kind: Kind
     tls: bool
@@ -39,16 +41,16 @@ class RedisAddress(Struct, frozen=True):
 
     @property
     def shown(self) -> str:
-        """Without what is secret."""
+        """The address without secrets."""
         nodes = ",".join(f"{host}:{port}" for host, port in self.nodes)
         return f"{nodes} ({self.kind}{f' {self.primary}' if self.primary else ''})" if self.kind != "server" else nodes
 
 
 def place_of(url: str) -> RedisAddress:
-    """What a URL says. Raises ValueError, whose words hold nothing of it."""
+    """The address that a URL names. Raises ValueError with a message that repeats nothing of the URL."""
     parts = urlsplit(url)
     if parts.scheme not in KINDS:
-        raise ValueError("not a Redis address; give one such as redis://127.0.0.1:6379/0")
+        raise ValueError("not a Redis address; use one such as redis://127.0.0.1:6379/0")
     kind, tls = KINDS[parts.scheme]
     if parts.scheme == "unix":
         return RedisAddress(kind, tls, ((parts.path, 0),), url)
@@ -65,19 +67,19 @@ def nodes_of(hosts: str, kind: Kind) -> tuple[tuple[str, int], ...]:
     """The hosts and ports of a URL, of which a single server has one. Raises ValueError."""
     nodes = tuple(node_of(text, USUAL_PORT[kind]) for text in hosts.split(",") if text)
     if not nodes or (kind == "server" and len(nodes) > 1):
-        raise ValueError("one host is needed; several only as redis+sentinel:// or redis+cluster://")
+        raise ValueError("needs one host; several are for redis+sentinel:// and redis+cluster:// only")
     return nodes
 
 
 def primary_and_path(path: str, kind: Kind) -> tuple[str, str]:
-    """The primary's name ("" but behind Sentinels) and the database as a path. Raises ValueError."""
+    """The primary's name ("" without Sentinels) and the database as a path. Raises ValueError."""
     if kind == "cluster" and path.strip("/") not in ("", "0"):
-        raise ValueError("a Cluster has no databases; leave the path away")
+        raise ValueError("a Cluster has no databases; remove the path")
     if kind != "sentinel":
         return "", path
     primary, _, database = path.strip("/").partition("/")
     if not primary:
-        raise ValueError("the primary's name is missing; give redis+sentinel://host:26379/NAME/0")
+        raise ValueError("the primary's name is missing; use redis+sentinel://host:26379/NAME/0")
     return primary, f"/{database}"
 
 
@@ -88,8 +90,8 @@ def node_of(text: str, usual_port: int) -> tuple[str, int]:
         raise ValueError("a host is missing")
     try:
         return parts.hostname, parts.port or usual_port
-    except ValueError:  # its words repeat what may be a part of the password
-        raise ValueError("a port is no number; in a password, write @ : / as %40 %3A %2F") from None
+    except ValueError:  # the original message may repeat a part of the password
+        raise ValueError("a port is not a number; in a password, write @ : / as %40 %3A %2F") from None
 
 
 def bracketed(host: str) -> str:

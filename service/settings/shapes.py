@@ -1,297 +1,473 @@
-"""What can be set, as frozen records that are checked once and then trusted. Not here: where the values come from."""
+"""All settings, as frozen structs that are checked once and then trusted. Not here: where the values come from.
 
-import ipaddress
+Each field that a variable sets declares the variable in its annotation; see `setting`. Further groups of settings are
+in `policy`, `quota`, `routes` and `database`.
+"""
+
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from service.ledger.price import PriceList
-from service.settings.failure_rules import Dialect, Rules, packaged_rules
-from service.settings.reader import redacted_url
+from service.settings import values
+from service.settings.policy import Policy
+from service.settings.providers import Route
+from service.settings.secret import Secret, StaticKey, operator_token, sharing_secret, static_keys
+from service.settings.setting import Section, Setting
+from service.settings.values import Network, redacted_url
 
 LogLevel = Literal["debug", "info", "warn", "error", "silent"]
 LOG_LEVELS: tuple[LogLevel, ...] = ("debug", "info", "warn", "error", "silent")
 ClientCredentials = Literal["auto", "prefer", "never"]
-Auth = Literal["api_key", "oauth", "client"]
 StripThinking = Literal["unsigned", "all", "none"]
 UpstreamTransport = Literal["lean", "httpx"]
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 CLAUDE_CODE_CLIENT_ID = "9d1c250a-e61b-44d9-88ed-5944d1962f5e"
-"""The public OAuth client id of Claude Code, in whose credentials file the subscription's tokens lie."""
-CLIENT_ROUTE_ID = "anthropic:client"
+"""The public OAuth client id of Claude Code, whose credentials file holds the subscription's tokens."""
 LOOPBACK_HOSTS = frozenset(("127.0.0.1", "localhost", "::1"))
 
 
-class Secret:
-    """A text that never shows itself: neither in a repr, nor in a log, nor in a traceback."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """The text itself, for the one place that needs it."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __bool__(self) -> bool:
-        return bool(self._text)
-
-
-class Provider(Struct, frozen=True, forbid_unknown_fields=True):
-    """An API that is spoken to.
-
-    `families` are the beginnings of model names that it serves itself; a name of another family that appears in
-    `model_map` (exact, or by `*` at the end) is always mapped. `model_fallback` maps names that it turns out to lack.
-    """
-
-    id: str
-    title: str
-    base_url: str
-    dialect: Dialect = "compatible"
-    families: tuple[str, ...] = ()
-    model_map: dict[str, str] = {}
-    model_fallback: dict[str, str] = {}
-
-
-ANTHROPIC = Provider(
-    id="anthropic",
-    title="Anthropic",
-    base_url="https://api.anthropic.com",
-    dialect="anthropic",
-    families=("claude",),
-    # GLM names to Claude: the tables of the original proxy, in the order in which they are tried.
-    model_map={"glm-*-air": "claude-haiku-4-6", "glm-*-turbo": "claude-haiku-4-6", "glm-*": "claude-opus-4-8"},
-    # From the original's documentation, with its aliases.
-    model_fallback={
-        "claude-opus": "claude-opus-4-8",
-        "claude-sonnet": "claude-sonnet-4-6",
-        "claude-haiku": "claude-haiku-4-6",
-        "claude-opus-4-6": "claude-sonnet-4-20250514",
-        "claude-sonnet-4-6": "claude-sonnet-4-20250514",
-        "claude-haiku-4-5": "claude-haiku-4-5-20251001",
-        "claude-haiku-4-6": "claude-haiku-4-5-20251001",
-    },
-)
-ZAI = Provider(
-    id="zai",
-    title="Z.AI",
-    base_url="https://api.z.ai/api/anthropic",
-    dialect="zai",
-    families=("glm",),
-    model_map={"claude*haiku*": "glm-4.5-air", "claude*": "glm-5.2"},
-    model_fallback={"glm-4": "glm-5.2"},
-)
-
-
-class Route(Struct, frozen=True):
-    """Provider + credential. `off` is why the route can't serve at all, None when it can.
-
-    `auth` is whose credential is shown and how: an API key, an OAuth token (`credentials_path`, or `api_key` as the
-    token), or the client's own as it came (a pseudo-route: no shared state of its own).
-    `model_map` is the user's own and applies at once; `weekly_tokens` and `concurrency` (attempts at once, in the whole
-    fleet) 0 is no limit.
-    """
-
-    id: str
-    title: str
-    provider: Provider
-    base_url: str
-    auth: Auth = "api_key"
-    api_key: Secret = Secret("")
-    credentials_path: str = ""
-    weekly_tokens: int = 0
-    concurrency: int = 0
-    model_map: dict[str, str] = {}
-    off: str | None = None
-
-
-class CircuitPolicy(Struct, frozen=True):
-    """When a circuit opens, and for how long."""
-
-    enabled: bool = True
-    degraded_failures: int = 3
-    trip_failures: int = 5
-    open_ms: int = 60_000
-    open_cap_ms: int = 600_000
-    window_ms: int = 30_000
-    window_attempts: int = 20
-    window_ratio: float = 0.5
-    slow_ms: int = 60_000
+def known_level(text: str) -> LogLevel:
+    """The log level; an unknown word means info, as in the original."""
+    return next((level for level in LOG_LEVELS if level == text.lower()), "info")
 
 
 class Timeouts(Struct, frozen=True):
     """How long a request may wait for what."""
 
-    connect_ms: int = 10_000
-    first_byte_ms: int = 120_000
-    request_ms: int = 600_000
-    stream_ms: int = 600_000
-    idle_ms: int = 300_000
+    connect_ms: Annotated[
+        int, Setting("API_CONNECT_TIMEOUT_MS", Section.LIMITS, "longest wait for a connection to a provider", least=1)
+    ] = 10_000
+    first_byte_ms: Annotated[
+        int,
+        Setting(
+            "API_FIRST_BYTE_TIMEOUT_MS",
+            Section.LIMITS,
+            "longest wait for a stream's first byte while another route is left",
+            least=1,
+        ),
+    ] = 120_000
+    request_ms: Annotated[
+        int, Setting("API_TIMEOUT_MS", Section.LIMITS, "deadline of a request, until its response begins", least=1)
+    ] = 600_000
+    stream_ms: Annotated[
+        int,
+        Setting(
+            "API_STREAMING_TIMEOUT_MS",
+            Section.LIMITS,
+            "deadline of a streaming request, until its response begins",
+            least=1,
+        ),
+    ] = 600_000
+    idle_ms: Annotated[
+        int,
+        Setting(
+            "API_STREAM_IDLE_TIMEOUT_MS",
+            Section.LIMITS,
+            "longest silence within a response, also of a client that does not read",
+            least=1,
+        ),
+    ] = 300_000
     hold_ms: int = 120_000
     ping_ms: int = 15_000
 
 
-class ModelLimits(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model can hold and read; None is not known.
+class BodyLimits(Struct, frozen=True):
+    """Bounds on the cost of a request's body; `held_bytes` is for all requests of a process together."""
 
-    `context_tokens` is the largest prompt, `output_tokens` the most that `max_tokens` may ask for.
-    """
-
-    context_tokens: Annotated[int, Meta(ge=1)] | None = None
-    output_tokens: Annotated[int, Meta(ge=1)] | None = None
-    reads_images: bool | None = None
-
-
-class QuotaWeights(Struct, frozen=True):
-    """What a token of each kind counts against a weekly limit. By default as the original proxy counted."""
-
-    input: float = 1.0
-    output: float = 1.0
-    cache_read: float = 0.0
-    cache_write_5m: float = 0.0
-    cache_write_1h: float = 0.0
-
-
-class QuotaPolicy(Struct, frozen=True, cache_hash=True):
-    """How weekly limits are counted. A week begins `week_start_minute` minutes after Monday 00:00 in `timezone`."""
-
-    weights: QuotaWeights = QuotaWeights()
-    week_start_minute: int = 0
-    timezone: str = "UTC"
-
-
-class Policy(Struct, frozen=True):
-    """All that `service.routing` decides with. `models` are patterns of names, in the order in which they are tried."""
-
-    circuit: CircuitPolicy = CircuitPolicy()
-    models: tuple[tuple[str, ModelLimits], ...] = ()
-    quota: QuotaPolicy = QuotaPolicy()
-    rules: Rules = field(default_factory=packaged_rules)
-    warning_percent: float = 90.0
-    fallback_on_codes: tuple[int, ...] = ()
-    model_map: dict[str, str] = {}
-    max_retries: int = 3
-    retry_delay_ms: int = 1_000
-    wait_ms: int = 60_000
-    """A throttle or quota outcome that names no end holds this long."""
-    credential_wait_ms: int = 300_000
-    """A credential that was refused is tried again after this long."""
-    missing_model_ms: int = 3_600_000
-    """A model that the provider denied is asked for again after this long."""
-
-
-class StaticKey(Struct, frozen=True):
-    """A client key from the environment; one that has no name is called after its place in the list."""
-
-    key_id: str
-    key: Secret
-    has_name: bool = True
+    expansion: Annotated[
+        int,
+        Setting(
+            "MAX_BODY_EXPANSION",
+            Section.LIMITS,
+            "how many times larger a compressed body may become above 256 KB; real conversations shrink to "
+            "a tenth at best",
+            least=1,
+        ),
+    ] = 20
+    json_depth: Annotated[
+        int,
+        Setting(
+            "MAX_JSON_DEPTH",
+            Section.LIMITS,
+            "deepest nesting of a body's JSON; schemas of tools rarely reach 20",
+            least=16,
+            most=500,
+        ),
+    ] = 200
+    content_blocks: Annotated[
+        int,
+        Setting(
+            "MAX_CONTENT_BLOCKS",
+            Section.LIMITS,
+            "most content blocks of a request; no model reads that many, and each costs memory",
+            least=100,
+        ),
+    ] = 200_000
+    held_bytes: Annotated[
+        int,
+        Setting(
+            "MAX_HELD_BODY_BYTES",
+            Section.LIMITS,
+            "memory for the bodies of all requests of one process; beyond it, the newest request gets a 503 "
+            "and should be retried",
+            least=1_048_576,
+        ),
+    ] = 268_435_456
 
 
 class Truncation(Struct, frozen=True):
     """Whether, and from how many tokens on, a conversation loses its oldest messages."""
 
-    enabled: bool = False
-    limit_tokens: int = 200_000
-    threshold: float = 0.8
+    enabled: Annotated[
+        bool,
+        Setting(
+            "CONTEXT_WINDOW_ENABLED",
+            Section.CONTEXT,
+            "`true`: the oldest messages of a conversation that is too long are removed",
+        ),
+    ] = False
+    limit_tokens: Annotated[
+        int,
+        Setting(
+            "CONTEXT_WINDOW_LIMIT",
+            Section.CONTEXT,
+            "context window that conversations are truncated for, in tokens; 0 is no limit",
+        ),
+    ] = 200_000
+    threshold: Annotated[
+        float,
+        Setting(
+            "CONTEXT_WINDOW_TRUNCATION_THRESHOLD",
+            Section.CONTEXT,
+            "fraction of that window that a conversation may fill",
+            least=0.01,
+            most=1,
+        ),
+    ] = 0.8
 
     @property
     def most_tokens(self) -> int:
-        """What is left of a conversation fits into this."""
+        """The most that is left of a conversation."""
         return int(self.limit_tokens * self.threshold)
 
 
-class BodyLimits(Struct, frozen=True):
-    """Bounds on what a body may cost; `held_bytes` is for all requests of a process together."""
-
-    expansion: int = 20
-    json_depth: int = 200
-    content_blocks: int = 200_000
-    held_bytes: int = 268_435_456
-
-
 class OAuth(Struct, frozen=True):
-    """Where and how subscription tokens are refreshed. Without a `share_key` they are not shared over hosts."""
+    """Where and how subscription tokens are refreshed. Without a `share_key`, hosts do not share them."""
 
-    refresh_url: str = "https://platform.claude.com/v1/oauth/token"
-    client_id: str = CLAUDE_CODE_CLIENT_ID
-    skew_ms: int = 300_000
-    share_key: Secret = Secret("")
+    refresh_url: Annotated[
+        str, Setting("CLAUDE_OAUTH_REFRESH_URL", Section.SUBSCRIPTION, "OAuth token endpoint", parse=values.http_url)
+    ] = "https://platform.claude.com/v1/oauth/token"
+    client_id: Annotated[
+        str, Setting("CLAUDE_OAUTH_CLIENT_ID", Section.SUBSCRIPTION, "OAuth client that the tokens belong to")
+    ] = CLAUDE_CODE_CLIENT_ID
+    skew_ms: Annotated[
+        int,
+        Setting(
+            "CLAUDE_OAUTH_REFRESH_SKEW_MS", Section.SUBSCRIPTION, "how long before its expiry a token is refreshed"
+        ),
+    ] = 300_000
+    share_key: Annotated[
+        Secret,
+        Setting(
+            "CLAUDE_OAUTH_SHARE_KEY",
+            Section.SUBSCRIPTION,
+            "secret, the same on every host: proxies share the access token through Redis, encrypted with it",
+            parse=sharing_secret,
+        ),
+    ] = Secret("")
 
 
 class DrainTimes(Struct, frozen=True):
-    """How a process takes leave: for `delay_ms` all is served still, then what is under way has `limit_ms` to end."""
+    """Graceful shutdown: requests are accepted for `delay_ms`, then those in flight have `limit_ms` to end."""
 
-    delay_ms: int = 0
-    limit_ms: int = 10_000
+    delay_ms: Annotated[
+        int,
+        Setting(
+            "DRAIN_DELAY",
+            Section.CLIENTS,
+            "from the stop signal until the listener closes, in seconds or as `500ms`: time for a load "
+            "balancer to notice",
+            parse=values.duration_ms,
+            default="5s; 0 on the loopback",
+        ),
+    ] = 0
+    limit_ms: Annotated[
+        int,
+        Setting(
+            "DRAIN_TIMEOUT",
+            Section.CLIENTS,
+            "longest wait after that for requests in flight; a second stop signal ends it",
+            parse=values.duration_ms,
+            default="600s; 10s on the loopback",
+        ),
+    ] = 10_000
 
     @property
     def longest_s(self) -> float:
-        """From the stop signal to the end of the process at most, with what is written down at last."""
+        """The longest time from the stop signal to the end of the process, with what is written down at last."""
         return (self.delay_ms + self.limit_ms) / 1000 + 20
 
 
 class Settings(Struct, frozen=True, kw_only=True):
     """Everything that can be set, checked.
 
-    `client_route` carries clients' own credentials, to Anthropic alone. `ledger_keys`: one of the keys on the
-    ledger (or of `client_keys`) must be shown. `notices` are what the user should be told at start.
+    `client_route` carries clients' own credentials, to Anthropic alone. `ledger_keys`: a client has to show a key of
+    the ledger (or one of `client_keys`). `notices` are shown to the user at start.
     """
 
-    home: Path
-    host: str = "127.0.0.1"
-    port: int = 4181
-    base_path: str = ""
-    processes: int = 1
-    trusted_proxies: tuple[Network, ...] = ()
-    allowed_hosts: tuple[str, ...] = ()
-    allowed_origins: tuple[str, ...] = ()
+    host: Annotated[
+        str,
+        Setting(
+            "PROXY_HOST", Section.CLIENTS, "address to listen on; any other than the loopback needs `PROXY_API_KEYS`"
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[int, Setting("PROXY_PORT", Section.CLIENTS, "port to listen on", least=1, most=65_535)] = 4181
+    base_path: Annotated[
+        str,
+        Setting(
+            "PROXY_BASE_PATH", Section.CLIENTS, "path prefix of the proxy, such as `/anthropic`", parse=values.base_path
+        ),
+    ] = ""
+    processes: Annotated[
+        int,
+        Setting(
+            "PROXY_WORKERS",
+            Section.CLIENTS,
+            "processes of `ccproxy serve` that share the address; about one per core",
+            least=1,
+            most=256,
+        ),
+    ] = 1
+    trusted_proxies: Annotated[
+        tuple[Network, ...],
+        Setting(
+            "TRUSTED_PROXIES",
+            Section.CLIENTS,
+            "addresses or networks, comma-separated, whose `X-Forwarded-For`, `-Proto` and `-Host` are trusted",
+            parse=values.networks,
+        ),
+    ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Setting(
+            "ALLOWED_HOSTS",
+            Section.CLIENTS,
+            "host names by which clients reach the proxy, comma-separated, without ports; a listener on the "
+            "loopback answers to loopback names and these only (against DNS rebinding)",
+            parse=values.host_names,
+        ),
+    ] = ()
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Setting(
+            "ALLOWED_ORIGINS",
+            Section.CLIENTS,
+            "origins of web pages that may use the Messages API, comma-separated, such as "
+            "`https://app.example`; all others are refused",
+            parse=values.origins,
+        ),
+    ] = ()
     drain: DrainTimes = DrainTimes()
-    client_keys: tuple[StaticKey, ...] = ()
+    client_keys: Annotated[
+        tuple[StaticKey, ...],
+        Setting(
+            "PROXY_API_KEYS",
+            Section.CLIENTS,
+            "client keys, comma-separated `name:key` or `key`; `ledger`: those of `ccproxy keys`",
+            parse=static_keys,
+            secret=True,
+        ),
+    ] = ()
     ledger_keys: bool = False
-    admin_token: Secret = Secret("")
-    viewer_token: Secret = Secret("")
-    metrics_token: Secret = Secret("")
-    client_credentials: ClientCredentials = "auto"
+    admin_token: Annotated[
+        Secret,
+        Setting(
+            "ADMIN_TOKEN",
+            Section.CLIENTS,
+            "token of the admin API and the dashboard; the same across a fleet",
+            parse=operator_token,
+            default="created at the first start",
+        ),
+    ] = Secret("")
+    viewer_token: Annotated[
+        Secret, Setting("VIEWER_TOKEN", Section.CLIENTS, "a second token, which is read-only", parse=operator_token)
+    ] = Secret("")
+    metrics_token: Annotated[
+        Secret,
+        Setting(
+            "METRICS_TOKEN",
+            Section.CLIENTS,
+            "token for `/metrics`; without one, `/metrics` is open to the loopback only",
+            parse=operator_token,
+        ),
+    ] = Secret("")
+    client_credentials: Annotated[
+        ClientCredentials,
+        Setting("CLIENT_CREDENTIALS", Section.CLIENTS, "pass-through of clients' own credentials to Anthropic"),
+    ] = "auto"
     routes: tuple[Route, ...] = ()
     client_route: Route
-    policy: Policy = Policy()
-    prices: PriceList = PriceList()
-    timeouts: Timeouts = Timeouts()
     oauth: OAuth = OAuth()
-    strip_thinking: StripThinking = "unsigned"
-    truncation: Truncation = Truncation()
-    session_affinity: bool = False
-    upstream_transport: UpstreamTransport = "lean"
-    max_body_bytes: int = 33_554_432
+    strip_thinking: Annotated[
+        StripThinking, Setting("STRIP_SUBSCRIPTION_THINKING", Section.SUBSCRIPTION, "thinking blocks to remove")
+    ] = "unsigned"
+    timeouts: Timeouts = Timeouts()
+    policy: Policy = Policy()
+    session_affinity: Annotated[
+        bool, Setting("SESSION_AFFINITY", Section.ROUTING, "`true`: a session stays on its route while that is healthy")
+    ] = False
+    prices: PriceList = PriceList()
+    max_body_bytes: Annotated[
+        int,
+        Setting(
+            "MAX_BODY_BYTES", Section.LIMITS, "largest request body accepted; Anthropic accepts 32 MB", least=1_024
+        ),
+    ] = 33_554_432
     bodies: BodyLimits = BodyLimits()
-    max_head_bytes: int = 65_536
-    max_url_bytes: int = 16_384
-    redis_url: str | None = None
-    rq_redis_url: str | None = None
-    database_url: str | None = None
-    database_direct_url: str | None = None
-    database_connect_ms: int = 2_000
-    retention_weeks: int = 0
-    log_level: LogLevel = "info"
-    log_format: Literal["text", "json"] = "text"
-    otlp_endpoint: str = ""
-    postgres_bin: str = ""
-    redis_bin: str = ""
+    max_head_bytes: Annotated[
+        int,
+        Setting(
+            "MAX_HEAD_BYTES",
+            Section.LIMITS,
+            "largest request line with headers, else 431; clients send 2 KB, and it is held in memory "
+            "before any key is checked",
+            least=4_096,
+            most=1_048_576,
+        ),
+    ] = 65_536
+    max_url_bytes: Annotated[
+        int,
+        Setting(
+            "MAX_URL_BYTES",
+            Section.LIMITS,
+            "longest URL, else 414; clients send 100 bytes, and providers accept none that are longer",
+            least=1_024,
+            most=65_536,
+        ),
+    ] = 16_384
+    truncation: Truncation = Truncation()
+    redis_url: Annotated[
+        str | None,
+        Setting(
+            "REDIS_URL",
+            Section.SERVERS,
+            "Redis (TLS, Sentinel, Cluster: see docs/replicas.md); `up` starts its own if not set",
+            parse=values.redis_url,
+            default="redis://127.0.0.1:6379/0",
+            secret=True,
+            for_workers=True,
+        ),
+    ] = None
+    rq_redis_url: Annotated[
+        str | None,
+        Setting(
+            "RQ_REDIS_URL",
+            Section.SERVERS,
+            "Redis of the workers' queue, when REDIS_URL is a Cluster",
+            parse=values.queue_url,
+            default="as REDIS_URL",
+            secret=True,
+            for_workers=True,
+        ),
+    ] = None
+    database_url: Annotated[
+        str | None,
+        Setting(
+            "DATABASE_URL",
+            Section.SERVERS,
+            "Postgres of the workers; `up` starts its own if neither is set",
+            parse=str,
+            default="from DB_*",
+            secret=True,
+            for_workers=True,
+        ),
+    ] = None
+    database_direct_url: Annotated[
+        str | None,
+        Setting(
+            "DATABASE_DIRECT_URL",
+            Section.SERVERS,
+            "Postgres itself, if DATABASE_URL is a pooler: for what needs a session (migrate, ledger, backup, reports)",
+            parse=str,
+            default="as DATABASE_URL",
+            secret=True,
+            for_workers=True,
+        ),
+    ] = None
+    database_connect_ms: Annotated[
+        int,
+        Setting(
+            "DB_CONNECTION_TIMEOUT_MS",
+            Section.SERVERS,
+            "longest wait for a connection to Postgres; counted in whole seconds, rounded up, at least 2",
+            least=100,
+            for_workers=True,
+        ),
+    ] = 2_000
+    retention_weeks: Annotated[
+        int,
+        Setting(
+            "LEDGER_RETENTION_WEEKS",
+            Section.SERVERS,
+            "weeks after which events are dropped; their usage is kept; 0 is never",
+            most=5_000,
+            for_workers=True,
+        ),
+    ] = 0
+    log_level: Annotated[
+        LogLevel,
+        Setting(
+            "LOG_LEVEL",
+            Section.LOG,
+            "how much is logged; an unknown word means `info`",
+            parse=known_level,
+            for_workers=True,
+        ),
+    ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"],
+        Setting("LOG_FORMAT", Section.LOG, "`text` for people, `json` for one object per line", for_workers=True),
+    ] = "text"
+    otlp_endpoint: Annotated[
+        str,
+        Setting(
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            Section.LOG,
+            "endpoint for traces, OTLP over HTTP; needs the extra `otlp`",
+            parse=values.http_url,
+        ),
+    ] = ""
+    home: Annotated[
+        Path,
+        Setting(
+            "CCPROXY_HOME",
+            Section.FILES,
+            "folder for data, logs and spool",
+            parse=values.home_folder,
+            default="the user's state folder",
+            for_workers=True,
+        ),
+    ]
+    postgres_bin: Annotated[
+        str,
+        Setting(
+            "CCPROXY_POSTGRES_BIN", Section.FILES, "folder with Postgres programs to use instead of the packaged ones"
+        ),
+    ] = ""
+    redis_bin: Annotated[
+        str,
+        Setting("CCPROXY_REDIS_BIN", Section.FILES, "redis-server or valkey-server to use instead of the packaged one"),
+    ] = ""
+    upstream_transport: Annotated[
+        UpstreamTransport,
+        Setting(
+            "UPSTREAM_TRANSPORT", Section.NETWORK, "`httpx`: requests are sent through httpx's own transport; slower"
+        ),
+    ] = "lean"
     notices: tuple[str, ...] = ()
 
     @property
@@ -305,8 +481,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         return self.host in LOOPBACK_HOSTS
 
     @property
+    def database_connect_s(self) -> int:
+        """The longest wait for Postgres as libpq takes it: whole seconds, at least 2."""
+        return max(2, -(-self.database_connect_ms // 1000))
+
+    @property
     def digest(self) -> str:
-        """Short, and the same on every proxy of a fleet that is set alike: routes, policy and prices; no secret."""
+        """A short hash of routes, policy and prices, without secrets; equal settings have equal digests."""
         routes = [
             (
                 route.id,
@@ -318,5 +499,5 @@ class Settings(Struct, frozen=True, kw_only=True):
             )
             for route in self.routes
         ]
-        told = msgspec.json.encode((routes, self.policy, self.prices.version))
-        return sha256(told).hexdigest()[:12]
+        identity = msgspec.json.encode((routes, self.policy, self.prices.version))
+        return sha256(identity).hexdigest()[:12]

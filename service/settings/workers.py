@@ -1,7 +1,7 @@
-"""What the workers see: their own variables, and of the settings those alone.
+"""The variables that the workers see, and their settings.
 
-They fold events and ask no provider, so that no provider's key, client's key or admin's token is in their memory or in
-the environment that the kernel shows of them. Not here: what a setting means (`variables`).
+Workers fold events and send nothing to providers. So no provider key, client key or admin token is in their memory, or
+in the environment that the kernel shows of them. Not here: which variables those are (declared with each setting).
 """
 
 import os
@@ -20,7 +20,7 @@ OF_THE_SYSTEM = (
     "TERM", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV", "XDG_STATE_HOME",
 )  # fmt: skip
 PREFIXES = ("COVERAGE_", "KRB5", "LC_", "MALLOC_", "OPENSSL_", "PG", "PYTHON")
-"""Languages, libpq and what it logs in with, and how Python itself runs."""
+"""Languages, libpq and its logins, and Python itself."""
 
 
 def is_for_workers(name: str) -> bool:
@@ -29,14 +29,14 @@ def is_for_workers(name: str) -> bool:
 
 
 def worker_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """What of an environment a worker may have."""
+    """The variables of an environment that a worker may have."""
     return {name: value for name, value in environ.items() if is_for_workers(name)}
 
 
 def load_for_workers() -> Settings:
-    """The settings of workers and their commands: as `load` reads them, but of FOR_WORKERS alone. Raises SettingsError.
+    """The settings of workers and their commands: as from `load`, but from FOR_WORKERS alone. Raises SettingsError.
 
-    The routes in it have no credentials, whatever `.env`, the TOML file or the environment says.
+    Their routes have no credentials, whatever `.env`, the TOML file or the environment has.
     """
     variables = worker_environ(read_dotenv(Path(".env")) | os.environ)
     file, origin = read_file(None, variables)

@@ -1,1 +1,1 @@
-"""Logs, counters and traces, and text made safe to print."""
+"""Logs, metrics buffers, traces, and safe terminal output."""

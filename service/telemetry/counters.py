@@ -1,7 +1,8 @@
-"""Counting between two looks: plain numbers by label, handed over to prometheus_client's counters all at once.
+"""Buffers for prometheus_client's counters and histograms: plain numbers by label, flushed before each scrape.
 
-Its own counting looks series up, checks and locks, in files where processes share them: ten times what adding to a
-number costs, fifteen times a request. Not here: what is counted, and when it is handed over (`metrics`).
+prometheus_client's own counting looks up series, validates and locks, in files where processes share them: ten times
+the cost of adding to a number, fifteen times per request. Not here: which metrics exist, and when they are flushed
+(`metrics`).
 """
 
 from bisect import bisect_left
@@ -14,54 +15,54 @@ Labels: TypeAlias = tuple[str, ...]
 
 
 class BufferedCounter:
-    """A counter, and what it does not know yet."""
+    """A counter with increments that are not flushed yet."""
 
     def __init__(self, name: str, words: str, labels: Iterable[str], registry: CollectorRegistry) -> None:
         self._counter = Counter(name, words, labels, registry=registry)
-        self._fresh: dict[Labels, float] = {}
+        self._pending: dict[Labels, float] = {}
 
     def add(self, labels: Labels, amount: float = 1) -> None:
-        """Count on."""
-        self._fresh[labels] = self._fresh.get(labels, 0) + amount
+        """Add to the counter."""
+        self._pending[labels] = self._pending.get(labels, 0) + amount
 
-    def hand_over(self) -> None:
-        """Tell the counter."""
-        fresh, self._fresh = self._fresh, {}
+    def flush(self) -> None:
+        """Flush to the counter."""
+        fresh, self._pending = self._pending, {}
         for labels, amount in fresh.items():
             self._counter.labels(*labels).inc(amount)
 
 
 class BufferedHistogram:
-    """A histogram, and what it does not know yet: how many values fell below each bound, and their sum."""
+    """A histogram with values that are not flushed yet: counts per bucket, and their sum."""
 
     def __init__(
         self, name: str, words: str, labels: Iterable[str], bounds: Sequence[float], registry: CollectorRegistry
     ) -> None:
         self._histogram = SummedHistogram(name, words, labels, buckets=bounds, registry=registry)
         self._bounds = bounds
-        self._fresh: dict[Labels, list[float]] = {}
+        self._pending: dict[Labels, list[float]] = {}
 
     def add(self, labels: Labels, value: float) -> None:
-        """Count a value."""
-        counts = self._fresh.get(labels)
+        """Add a value."""
+        counts = self._pending.get(labels)
         if counts is None:
-            counts = self._fresh[labels] = [0.0] * (len(self._bounds) + 2)
+            counts = self._pending[labels] = [0.0] * (len(self._bounds) + 2)
         counts[bisect_left(self._bounds, value)] += 1
         counts[-1] += value
 
-    def hand_over(self) -> None:
-        """Tell the histogram."""
-        fresh, self._fresh = self._fresh, {}
+    def flush(self) -> None:
+        """Flush to the histogram."""
+        fresh, self._pending = self._pending, {}
         for labels, (*counts, total) in fresh.items():
             histogram = self._histogram.labels(*labels) if labels else self._histogram
             histogram.add(counts, total)
 
 
 class SummedHistogram(Histogram):
-    """A histogram that takes many values at once."""
+    """A histogram that accepts pre-counted values."""
 
     def add(self, counts: Sequence[float], total: float) -> None:
-        """Values counted by bound, the last ones above all bounds, and their sum."""
+        """Add counts per bucket (the last is above all bounds) and the sum of the values."""
         self._sum.inc(total)
         for bucket, count in zip(self._buckets, counts, strict=True):
             if count:

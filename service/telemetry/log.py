@@ -1,5 +1,7 @@
-"""The log as it is read: `[12:34:56] [INFO] [id] → Anthropic POST /v1/messages`; colours on a terminal, plain when
-piped, or one JSON object a line.
+"""The log of proxies and workers: lines for people, in colours on a terminal, or one JSON object a line.
+
+What happened has a name and fields (`redis.lost`, `error=...`). JSON has them as they are. People read a sentence where
+there is one (`LogEvent`), else the name and the fields.
 
 Not here: what is worth a line. No prompt, answer or secret is ever handed to a logger.
 """
@@ -11,10 +13,10 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from time import time
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Literal, NamedTuple, TextIO
 
 import msgspec
+from msgspec import Struct
 
 from service.settings import LogLevel
 from service.telemetry.safe_text import visible, visible_json
@@ -66,14 +68,29 @@ def show_in_program(level: LogLevel, form: Literal["text", "json"], stream: Text
         own.addHandler(handler_of(form, stream))
 
 
-def logger_of_lines(name: str) -> logging.Logger:
-    """The logger of this name, for a line with each request. To be asked for first by whoever has most to say."""
-    usual = logging.getLoggerClass()
-    logging.setLoggerClass(LineLogger)
-    try:
-        return logging.getLogger(name)
-    finally:
-        logging.setLoggerClass(usual)
+class LogEvent(Struct, frozen=True, kw_only=True):
+    """What happened, as a value that is logged in place of a message: `str` is the sentence for people. It is put into
+    words when a line is written, and holds nothing large: the newest ones are kept."""
+
+    name: str
+
+    def fields(self) -> Mapping[str, object]:
+        """The same for programs."""
+        raise NotImplementedError
+
+
+class Sentence(LogEvent, frozen=True, kw_only=True):
+    """An event whose sentence is a template for `str.format`, filled with its fields."""
+
+    template: str
+    values: Mapping[str, object]
+
+    def __str__(self) -> str:
+        return self.template.format_map(self.values)
+
+    def fields(self) -> Mapping[str, object]:
+        """The values."""
+        return self.values
 
 
 class LogLine(NamedTuple):
@@ -82,24 +99,17 @@ class LogLine(NamedTuple):
     level: int
     at_s: float
     logger: str
-    message: str
+    message: str | LogEvent
     fields: Mapping[str, object]
     exception: str = ""
 
 
 class Listener(logging.Handler):
-    """A handler that needs no record of what is said."""
+    """A handler of log lines."""
 
     def hear(self, said: LogLine) -> None:
         """Take note of it; may fail."""
         raise NotImplementedError
-
-    def take(self, said: LogLine) -> None:
-        """The same, but it fails nobody: a fault is told on stderr, as by logging's own handlers."""
-        try:
-            self.hear(said)
-        except Exception:  # noqa: BLE001 - whatever it is
-            self.handleError(logging.makeLogRecord({"msg": said.message}))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record."""
@@ -112,7 +122,8 @@ class Listener(logging.Handler):
 def lines_in(record: logging.LogRecord) -> LogLine:
     """What a record tells."""
     exception = PLAIN.formatException(record.exc_info) if record.exc_info else ""
-    return LogLine(record.levelno, record.created, record.name, record.getMessage(), extras(record), exception)
+    message = record.msg if isinstance(record.msg, LogEvent) else record.getMessage()
+    return LogLine(record.levelno, record.created, record.name, message, extras(record), exception)
 
 
 class LineHandler(Listener):
@@ -158,75 +169,33 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-class LineLogger(logging.Logger):
-    """Where all who listen are ours, they are told as it is: a record, which nobody looks at, costs twice as much as
-    the line."""
-
-    def _log(
-        self,
-        level: int,
-        msg: object,
-        args: Any,
-        exc_info: Any = None,
-        extra: Mapping[str, object] | None = None,
-        stack_info: bool = False,  # noqa: FBT001 - as in the base class
-        stacklevel: int = 1,
-    ) -> None:
-        listeners = listeners_to(self)
-        if not listeners or exc_info or stack_info:
-            super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
-            return
-        said = LogLine(level, time(), self.name, worded(msg, args), extra or {})
-        for listener in listeners:
-            listener.take(said)
-
-
-def listeners_to(logger: logging.Logger) -> list[Listener]:
-    """All who hear what a logger says; none if one of them is not ours."""
-    found: list[Listener] = []
-    above: logging.Logger | None = logger
-    while above is not None:
-        for handler in above.handlers:
-            if not isinstance(handler, Listener):
-                return []
-            found.append(handler)
-        above = above.parent if above.propagate else None
-    return found
-
-
-def worded(msg: object, args: Any) -> str:
-    """The words with what belongs in them; by logging's rules, but that words which do not fit are said as they are."""
-    try:
-        return str(msg) % (args[0] if len(args) == 1 and isinstance(args[0], Mapping) else args) if args else str(msg)
-    except (TypeError, ValueError, KeyError):
-        return f"{msg} {args}"
-
-
 class Lines:
     """Lines for people."""
 
     def __init__(self, *, coloured: bool) -> None:
         self._coloured = coloured
-        self._second = (0, "")
+        self._second, self._time = 0, ""
 
     def __call__(self, said: LogLine) -> str:
         """Time, level, the request's id, the message and what else was said."""
-        line = f"[{self._time_of(int(said.at_s))}] [{level_name(said.level)}] {single_line(said)}"
+        second = int(said.at_s)
+        if second != self._second:
+            self._second, self._time = second, local_time(second)
+        line = f"[{self._time}] [{NAMES.get(said.level) or level_name(said.level)}] {single_line(said)}"
         if said.exception:
             line += "".join(f"\n{TRACEBACK_INDENT}{visible(part)}" for part in said.exception.splitlines())
         return f"\x1b[{COLOURS.get(said.level, 0)}m{line}\x1b[0m" if self._coloured else line
 
-    def _time_of(self, second: int) -> str:
-        """The local time, worked out once for all lines of a second."""
-        if self._second[0] != second:
-            self._second = second, datetime.fromtimestamp(second, UTC).astimezone().strftime("%H:%M:%S")
-        return self._second[1]
+
+def local_time(second: int) -> str:
+    """The local time of a Unix second: the same for all lines of that second, which are many."""
+    return datetime.fromtimestamp(second, UTC).astimezone().strftime("%H:%M:%S")
 
 
 def single_line(said: LogLine) -> str:
     """The request's id, the message and what else was said, in one line that drives no terminal."""
     request = said.fields.get("request")
-    line = f"[{request}] {said.message}" if request else said.message
+    line = f"[{request}] {said.message}" if request else str(said.message)
     for name, value in said.fields.items():
         if name not in ABOUT_THE_REQUEST:
             line += f" {name}={value}"
@@ -234,13 +203,16 @@ def single_line(said: LogLine) -> str:
 
 
 def json_line(said: LogLine) -> str:
-    """Lines for programs: one JSON object."""
+    """Lines for programs: one JSON object. The message of a `LogEvent` is its name."""
+    message, more = str(said.message), said.fields
+    if isinstance(said.message, LogEvent):
+        message, more = said.message.name, {**more, **said.message.fields()}
     fields = {
         "at": datetime.fromtimestamp(said.at_s, UTC).isoformat(timespec="milliseconds"),
         "level": level_name(said.level).lower(),
         "logger": said.logger,
-        "message": said.message.strip(),
-        **said.fields,
+        "message": message.strip(),
+        **more,
     }
     if said.exception:
         fields["exception"] = said.exception

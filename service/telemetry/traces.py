@@ -1,9 +1,10 @@
-"""Traces by OTLP: a span for each request, and below it one for each attempt, with OpenTelemetry's names for generative
-AI (github.com/open-telemetry/semantic-conventions, `gen-ai`). No text of a prompt or an answer, and no client's key.
+"""Traces over OTLP: a span for each request, with a child span for each attempt, by OpenTelemetry's conventions for
+generative AI (github.com/open-telemetry/semantic-conventions, `gen-ai`). Contains no prompt, no answer, and no client's
+key.
 
-They are made of the events of this process, when attempts end, and sent by a thread of OpenTelemetry's SDK from a
-bounded queue; what does not fit is dropped. Off, and without any cost, unless OTEL_EXPORTER_OTLP_ENDPOINT is set and
-the extra `otlp` is installed. Not here: what is counted (`metrics`).
+Spans are made from this process's events when attempts end, and exported by a thread of OpenTelemetry's SDK from a
+bounded queue that drops what does not fit. Disabled, at no cost, unless OTEL_EXPORTER_OTLP_ENDPOINT is set and the
+extra `otlp` is installed. Not here: metrics (`metrics`).
 """
 
 import asyncio
@@ -20,13 +21,13 @@ log = logging.getLogger("ccproxy.traces")
 
 PATH = "/v1/traces"
 EXPORT_S = 2.0
-"""What is not taken within this time is given up, also at the stop."""
+"""Timeout of an export, also during a stop."""
 SERVICE = "claude-code-proxy"
 NS = 1_000_000
 
 
 class Traces:
-    """Makes spans of attempts' ends."""
+    """Makes spans from AttemptEnded events."""
 
     def __init__(self, settings: Settings, version: str) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -45,8 +46,8 @@ class Traces:
             "instrumentation_scope": InstrumentationScope(SERVICE, version),
         }
 
-    def note(self, route: str, event: Event) -> None:
-        """An event of this process was numbered."""
+    def record_event(self, route: str, event: Event) -> None:
+        """Make the spans of an event of this process."""
         if not isinstance(event, AttemptEnded):
             return
         self._tell(event, self._attempt(route, event), own=event.attempt_id, parent=event.request_id)
@@ -70,7 +71,7 @@ class Traces:
         from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
         def context(name: str) -> SpanContext:
-            """Ids that follow from ours, so that a span knows its parent before that has ended."""
+            """Derive trace and span ids, so that a child span knows its parent before that has ended."""
             trace, span = number(f"trace {event.request_id}", 16), number(f"span {name}", 8)
             return SpanContext(trace, span, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
@@ -85,12 +86,12 @@ class Traces:
         self._processor.on_end(span)
 
     async def stop(self) -> None:
-        """Send what waits, within the bounds of the exporter."""
+        """Export queued spans, within the exporter's timeout."""
         await asyncio.to_thread(self._processor.shutdown)
 
 
 def open_traces(settings: Settings, version: str) -> Traces | None:
-    """Traces, where the settings ask for them."""
+    """Create the tracer if the settings enable it."""
     if not settings.otlp_endpoint:
         return None
     try:
@@ -101,7 +102,7 @@ def open_traces(settings: Settings, version: str) -> Traces | None:
 
 
 def request_of(event: AttemptEnded) -> dict[str, Any]:
-    """A request's span, as its last attempt tells; its id begins with when it came."""
+    """Return a request span's fields from its last attempt; the start time is taken from the request id."""
     from opentelemetry.trace import SpanKind
 
     arrived_ms = min(time_of_request_id_ms(event.request_id), event.started_at_ms)
@@ -114,7 +115,7 @@ def request_of(event: AttemptEnded) -> dict[str, Any]:
 
 
 def span_attributes(event: AttemptEnded) -> dict[str, Any]:
-    """What both kinds of span tell."""
+    """Return the attributes common to both kinds of span."""
     found: dict[str, Any] = {"ccproxy.request_id": event.request_id, "ccproxy.outcome": event.outcome}
     if event.endpoint == "messages":
         found |= {"gen_ai.operation.name": "chat", "gen_ai.request.model": event.model_asked}
@@ -126,7 +127,7 @@ def span_attributes(event: AttemptEnded) -> dict[str, Any]:
 
 
 def usage_of(event: AttemptEnded) -> dict[str, Any]:
-    """What the model was, and what it used; cached input counts as input there, as the conventions ask."""
+    """Return the model and usage attributes; the conventions count cached input as input."""
     tokens = event.tokens
     written = tokens.cache_write_5m + tokens.cache_write_1h
     return {
@@ -139,5 +140,5 @@ def usage_of(event: AttemptEnded) -> dict[str, Any]:
 
 
 def number(name: str, size_bytes: int) -> int:
-    """A name as an id of OpenTelemetry's."""
+    """Derive an OpenTelemetry id from a name."""
     return int.from_bytes(sha256(name.encode()).digest()[:size_bytes], "big")

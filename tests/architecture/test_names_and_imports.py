@@ -2,7 +2,7 @@
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -11,11 +11,16 @@ MODULES = 3
 WORKERS_MAY_IMPORT = ("service.ledger", "service.redis_client", "service.settings", "service.telemetry")
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for folder in ("service", "workers"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            name = str(path.relative_to(ROOT)).removesuffix(".py").replace("/", ".")
-            yield name.removesuffix(".__init__"), ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def modules() -> tuple[tuple[str, ast.Module], ...]:
+    """All modules of the product, parsed."""
+    paths = (path for folder in ("service", "workers") for path in sorted((ROOT / folder).rglob("*.py")))
+    return tuple((name_of(path), ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
+
+
+def name_of(path: Path) -> str:
+    """A module's name."""
+    return str(path.relative_to(ROOT)).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
 
 
 def test_class_names_are_unique() -> None:

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -15,20 +16,21 @@ MAY_SLEEP = {
     "e2e/traffic.py": "the pace of clients",
     "fakes/process.py": "polls a provider in another process, for a limited time",
     "http1/scripted.py": "a provider that is slow",
-    "relay/test_deadline.py": "deadlines, compared with asyncio's own on the real clock",
     "scale/load.py": "the pace of clients",
     "simulation/clients.py": "simulated time",
     "simulation/replica.py": "simulated time",
     "support/proxies.py": "makes uvicorn's own polling faster",
+    "support/virtual_time.py": "virtual time",
     "support/waiting.py": "polls a condition, for a limited time",
 }
 """Everything else waits for a condition, with the help of `tests.support.waiting`."""
 
 
-def files() -> Iterator[tuple[Path, ast.Module]]:
+@cache
+def files() -> tuple[tuple[Path, ast.Module], ...]:
     """All Python files of the tests, parsed."""
-    for path in sorted(TESTS.rglob("*.py")):
-        yield path.relative_to(TESTS), ast.parse(path.read_text(encoding="utf-8"))
+    paths = sorted(TESTS.rglob("*.py"))
+    return tuple((path.relative_to(TESTS), ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -66,3 +68,4 @@ def sleeps(tree: ast.Module) -> Iterator[int]:
 def test_no_test_sleeps_to_let_something_happen() -> None:
     found = {path.as_posix(): list(sleeps(tree)) for path, tree in files() if path.as_posix() not in MAY_SLEEP}
     assert {path: lines for path, lines in found.items() if lines} == {}
+    assert [path for path in MAY_SLEEP if not (TESTS / path).exists()] == []

@@ -52,7 +52,7 @@ def connection_of(served: Serving) -> ClientConnection:
 
 def held_by(connection: ClientConnection) -> int:
     """The bytes of a body that nobody has asked for."""
-    return connection._exchange.held if connection._exchange else 0
+    return connection._cycle.buffered_bytes if connection._cycle else 0
 
 
 @pytest.mark.parametrize("name", TOO_LARGE)

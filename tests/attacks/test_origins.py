@@ -75,7 +75,7 @@ async def test_the_words_tell_no_page_to_do_what_is_refused(
     server: Server, provider: ByteProvider, origin: str
 ) -> None:
     """Any page can have this origin, so that no setting takes it: a page that should pass has to be served."""
-    with pytest.raises(SettingsError, match="is no origin"):
+    with pytest.raises(SettingsError, match="is not an origin"):
         from_variables({"ALLOWED_ORIGINS": origin})
     served = await server.start(anthropic=provider.base_url)
     refused = await ask(served, origin=origin)

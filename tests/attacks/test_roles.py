@@ -47,8 +47,8 @@ async def served(server: Server, monkeypatch: pytest.MonkeyPatch) -> Any:
             made.append(self)
 
     monkeypatch.setattr(app, "Litestar", Noted)
-    monkeypatch.setattr(auth, "ASKED_BURST", sys.maxsize)
-    monkeypatch.setattr(auth, "ASKED_PER_S", sys.maxsize)
+    monkeypatch.setattr(auth, "REQUEST_BURST", sys.maxsize)
+    monkeypatch.setattr(auth, "REQUESTS_PER_S", sys.maxsize)
     monkeypatch.setattr(brake, "FREE_TRIES", sys.maxsize)
     async with byte_provider() as provider:
         served = await server.start(anthropic=provider.base_url, variables=VARIABLES)

@@ -22,7 +22,7 @@ from tests.attacks.raw import SeenRequest, answer, byte_provider
 from tests.support.subscriptions import HOUR_MS, OLD_REFRESH, content, log_in, now_ms, told
 
 NEW = {"access_token": "sk-ant-oat01-new", "refresh_token": "sk-ant-ort01-new", "expires_in": 28_800}
-NOT_A_TOKEN = "answered without a token"
+NOT_A_TOKEN = "responded without a token"
 DAY_MS = 24 * HOUR_MS
 
 
@@ -43,8 +43,8 @@ async def asked(path: Path, script: Callable[[SeenRequest], bytes | None]) -> As
             await one.token()
             for _ in range(3):
                 await one.tick()
-                if one._flight:
-                    await asyncio.wait({one._flight})
+                if one._renewal:
+                    await asyncio.wait({one._renewal})
         yield one, endpoint
         await one.stop()
 
@@ -136,7 +136,7 @@ async def test_a_hostile_answer_costs_nothing(path: Path, said: bytes, monkeypat
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     async with asked(path, once(said)) as (one, endpoint):
         assert await one.token() == ""
-        assert "tried again in" in one.trouble
+        assert "next attempt in" in one.trouble
         assert len(endpoint.seen) == 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 30_000
     assert told(path)["refreshToken"] == OLD_REFRESH

@@ -193,7 +193,7 @@ class CommandPart:
         elif act == "end":
             self.fates[self.pid].ended = True
             self._ending_since_s = time.monotonic()
-            self.command.process.ask_to_end()
+            self.command.process.terminate()
         else:
             self._kill()
 

@@ -82,7 +82,7 @@ def test_restore_brings_back_the_same_bytes(house: House, pristine: str) -> None
     house.run("restore")
     assert house.file.read_text() == pristine
     assert sorted(path.name for path in house.folder.iterdir()) == ["settings.json"]
-    assert "nothing to bring back" in house.run("restore")
+    assert "nothing to restore" in house.run("restore")
 
 
 def test_where_there_was_no_file_there_is_none_again(house: House) -> None:
@@ -91,7 +91,7 @@ def test_where_there_was_no_file_there_is_none_again(house: House) -> None:
     house.run("setup")
     assert stat.S_IMODE(house.file.stat().st_mode) == 0o600
     assert house.env["ANTHROPIC_BASE_URL"] == URL
-    assert "is gone again" in house.run("restore")
+    assert "is removed" in house.run("restore")
     assert list(house.folder.iterdir()) == []
 
 
@@ -102,7 +102,7 @@ def test_what_was_changed_since_stays(house: House) -> None:
     settings = json.loads(house.file.read_text())
     settings["permissions"] = {"allow": ["Bash"]}
     house.file.write_text(json.dumps(settings))
-    assert "stays" in house.run("restore")
+    assert "are kept" in house.run("restore")
     expected = {"env": {"ANTHROPIC_BASE_URL": "http://other"}, "permissions": {"allow": ["Bash"]}}
     assert json.loads(house.file.read_text()) == expected
     assert not house.kept.exists()
@@ -167,7 +167,7 @@ def test_a_key_can_stand_beside_a_login(house: House) -> None:
     for key in ("k1", "k2"):
         house.run("setup", "--key", key, "--keep-login")
     assert house.env == {"ANTHROPIC_CUSTOM_HEADERS": "x-team: a\nx-ccproxy-key: k2", "ANTHROPIC_BASE_URL": URL}
-    assert "goes with --key" in house.run("setup", "--keep-login", status=2)
+    assert "requires --key" in house.run("setup", "--keep-login", status=2)
 
 
 def test_what_the_original_wrote_is_taken_out(house: House) -> None:
@@ -184,11 +184,11 @@ def test_what_the_original_wrote_is_taken_out(house: House) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{\n  // mine\n  "env": {}\n}', "no JSON (Expecting property name"),
-        (b'{"env": {}', "no JSON"),
-        (b"[]", "no file of settings"),
-        (b'{"env": []}', "no file of settings"),
-        (b'{"a": "\xff"}', "no JSON"),
+        (b'{\n  // mine\n  "env": {}\n}', "not valid JSON (Expecting property name"),
+        (b'{"env": {}', "not valid JSON"),
+        (b"[]", "not a settings file"),
+        (b'{"env": []}', "not a settings file"),
+        (b'{"a": "\xff"}', "not valid JSON"),
     ],
 )
 def test_what_is_no_json_is_left_alone(house: House, content: bytes, words: str) -> None:
@@ -203,11 +203,11 @@ def test_a_dry_run_writes_nothing_and_shows_no_secret(house: House) -> None:
     """It says what would be."""
     house.file.write_text(PRISTINE)
     said = house.run("setup", "--dry-run", "--key", "marked-secret")
-    assert "would be changed" in said
+    assert "is not changed" in said
     assert "marked-secret" not in said
     assert [path.name for path in house.folder.iterdir()] == ["settings.json"]
     house.run("setup")
-    assert "Would be" in house.run("restore", "--dry-run")
+    assert "Dry run" in house.run("restore", "--dry-run")
     assert house.env["ANTHROPIC_BASE_URL"] == URL
 
 
@@ -264,7 +264,7 @@ def test_run_starts_claude_code_with_the_proxy(house: House, tmp_path: Path, mon
     fake = programs / "claude"
     fake.write_text('#!/bin/sh\necho "$ANTHROPIC_BASE_URL $ANTHROPIC_AUTH_TOKEN $*"\n')
     monkeypatch.setenv("PATH", str(programs))
-    assert "no `claude`" in house.run("run", status=1)
+    assert "`claude` is not on the PATH" in house.run("run", status=1)
     fake.chmod(0o755)
     house.file.write_text('{"env": {"ANTHROPIC_BASE_URL": "http://other"}}')
     command = [
@@ -281,5 +281,5 @@ def test_run_starts_claude_code_with_the_proxy(house: House, tmp_path: Path, mon
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "http://127.0.0.1:1 ccproxy -p Hello you\n")
-    assert "http://other, which stands above" in done.stderr
-    assert "Nothing answers at http://127.0.0.1:1" in done.stderr
+    assert "http://other, which overrides" in done.stderr
+    assert "Nothing is listening at http://127.0.0.1:1" in done.stderr

@@ -13,13 +13,13 @@ from msgspec.structs import replace
 
 from service.commands.check import (
     Finding,
+    check_address,
     check_all,
     check_home,
-    check_place,
+    check_login,
     check_route,
     is_local,
     is_self,
-    look_at_login,
     port_at,
 )
 from service.oauth.credentials_file import CredentialsFile
@@ -59,13 +59,13 @@ def route_at(settings: Settings, url: str) -> Route:
 async def test_an_address_that_answers_is_good() -> None:
     """A connection is opened and closed; nothing is asked."""
     async with listening() as port:
-        finding = await check_place("zai", f"http://127.0.0.1:{port}/api")
-    assert finding == Finding("zai", True, f"127.0.0.1:{port} answers")
+        finding = await check_address("zai", f"http://127.0.0.1:{port}/api")
+    assert finding == Finding("zai", True, f"127.0.0.1:{port} is reachable")
 
 
 async def test_an_address_that_refuses_is_bad(free_port: int) -> None:
     """With the host and the port, so that one sees which."""
-    finding = await check_place("zai", f"http://127.0.0.1:{free_port}")
+    finding = await check_address("zai", f"http://127.0.0.1:{free_port}")
     assert finding.ok is False
     assert f"127.0.0.1:{free_port} can't be reached" in finding.words
 
@@ -73,13 +73,13 @@ async def test_an_address_that_refuses_is_bad(free_port: int) -> None:
 async def test_a_server_without_tls_is_no_https() -> None:
     """What does not speak TLS where it must is not reached."""
     async with listening() as port:
-        assert (await check_place("zai", f"https://127.0.0.1:{port}")).ok is False
+        assert (await check_address("zai", f"https://127.0.0.1:{port}")).ok is False
 
 
 @pytest.mark.parametrize("url", ["http://host:port", "postgresql://u:hunter2@h:1,h2:2/db", "redis://:hunter2@[::1"])
 async def test_an_address_that_is_none_is_a_finding(url: str) -> None:
     """Not a traceback, and no word of its password."""
-    finding = await check_place("x", url)
+    finding = await check_address("x", url)
     assert finding.ok is False
     assert "hunter2" not in finding.words
 
@@ -131,29 +131,29 @@ def write_login(route: Route, left_s: int, refresh: str = "r") -> None:
 
 def test_a_subscription_needs_its_file(settings: Settings, login: Route) -> None:
     """With a log-in in it, unless there is a static token, or other hosts that share theirs."""
-    assert look_at_login(login, settings) == (
+    assert check_login(login, settings) == (
         False,
         f"{login.credentials_path} does not exist; log in with Claude Code",
     )
     Path(login.credentials_path).write_text("{}")
-    assert look_at_login(login, settings)[0] is False
+    assert check_login(login, settings)[0] is False
     Path(login.credentials_path).write_text('{"claudeAi')
-    is_good, words = look_at_login(login, settings)
+    is_good, words = check_login(login, settings)
     assert (is_good, "log in with Claude Code" in words) == (False, True)
-    assert look_at_login(replace(login, api_key=Secret("t")), settings)[0]
+    assert check_login(replace(login, api_key=Secret("t")), settings)[0]
     sharing = replace(settings, redis_url="redis://h", oauth=OAuth(share_key=Secret("k" * 32)))
-    assert look_at_login(login, sharing)[0]
+    assert check_login(login, sharing)[0]
 
 
 @pytest.mark.parametrize(
     ("left_s", "refresh", "writable", "is_good", "words"),
     [
-        (3630, "r", True, True, "good for 60 minutes, and is refreshed by the proxy"),
-        (-5, "r", True, True, "has expired, and is refreshed by the proxy"),
+        (3630, "r", True, True, "valid for 60 minutes; refreshed by the proxy"),
+        (-5, "r", True, True, "has expired; refreshed by the proxy"),
         (3630, "", True, True, "can't refresh it: there is no refresh token"),
         (-5, "", True, False, "can't refresh it: there is no refresh token"),
-        (3630, "r", False, True, "can't refresh it: the file can't be written to"),
-        (-5, "r", False, False, "can't refresh it: the file can't be written to"),
+        (3630, "r", False, True, "can't refresh it: the file is not writable"),
+        (-5, "r", False, False, "can't refresh it: the file is not writable"),
     ],
 )
 def test_a_log_in_is_told_as_it_is(
@@ -169,7 +169,7 @@ def test_a_log_in_is_told_as_it_is(
     """How long its token lives, who refreshes it, and no word of the token."""
     write_login(login, left_s, refresh)
     monkeypatch.setattr(CredentialsFile, "can_write", lambda _: writable)
-    found = look_at_login(login, settings)
+    found = check_login(login, settings)
     assert found[0] is is_good
     assert words in found[1]
     assert "a-secret-token" not in found[1]
@@ -181,7 +181,7 @@ async def test_a_subscription_needs_its_address_as_well(settings: Settings, logi
     async with listening() as port:
         finding = await check_route(replace(login, base_url=f"http://127.0.0.1:{port}"), settings)
     assert finding.ok
-    assert finding.words.startswith(f"127.0.0.1:{port} answers; its token is good for")
+    assert finding.words.startswith(f"127.0.0.1:{port} is reachable; its token is valid for")
     assert not (await check_route(replace(login, base_url=f"http://127.0.0.1:{free_port}"), settings)).ok
 
 

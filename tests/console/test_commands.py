@@ -107,7 +107,7 @@ def test_a_route_that_nobody_has_is_no_route(terminal: Terminal, redis: Redis) -
     """The error names those that are; one that only another proxy has is known by its stream."""
     result = terminal.run("routes", "disable", "zia")
     assert result.exit_code == 1
-    assert "there are anthropic, subscription, zai" in result.output
+    assert "available: anthropic, subscription, zai" in result.output
     assert commands_on(redis) == []
     redis.sadd(wire.STREAMS_KEY, "elsewhere")
     terminal.ok("routes", "reset", "elsewhere")
@@ -126,7 +126,7 @@ def test_what_is_no_limit_is_told(terminal: Terminal, text: str) -> None:
     """Nothing is written; the mend is named."""
     result = terminal.run("routes", "limit", "zai", "--", text)
     assert result.exit_code == 2
-    assert "write 20M" in " ".join(result.output.split())
+    assert "use 20M" in " ".join(result.output.split())
 
 
 def test_without_redis_the_mend_is_named(terminal: Terminal) -> None:
@@ -196,7 +196,7 @@ def check_followed(followed: Followed, path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(("logs",), "`ccproxy up` writes them"), (("logs", "proxy"), "on the terminal"), (("logs", "x"), "no log 'x'")],
+    [(("logs",), "`ccproxy up` writes them"), (("logs", "proxy"), "to the terminal"), (("logs", "x"), "no log 'x'")],
 )
 def test_a_log_that_is_not_there_is_told(
     terminal: Terminal, tmp_path: Path, arguments: tuple[str, ...], words: str

@@ -59,10 +59,10 @@ def test_limits_are_replaced_and_a_revoked_key_is_gone(terminal: Terminal, redis
     [(key_id, kept)] = read_control(redis).keys.items()
     assert (kept.weekly_tokens, kept.routes, kept.concurrency) == (None, (), 2)
     assert kept.expires_at_ms == 1_935_792_000_000, "the day itself is whole"
-    assert "2 at a time" in terminal.ok("list")
+    assert "2 concurrent" in terminal.ok("list")
     terminal.ok("revoke", key_id)
     assert read_control(redis).keys == {}
-    assert "No keys" in terminal.ok("list")
+    assert "There are no keys" in terminal.ok("list")
 
 
 def test_a_name_is_taken_once(terminal: Terminal) -> None:
@@ -101,8 +101,8 @@ def test_a_snapshot_and_what_follows_it_are_one_ledger(terminal: Terminal, redis
     ("arguments", "words"),
     [
         (["revoke", "nobody"], "no key 'nobody'"),
-        (["issue", "../x"], "no name"),
-        (["issue", "x", "--expires", "soon"], "no time"),
+        (["issue", "../x"], "not a valid key name"),
+        (["issue", "x", "--expires", "soon"], "not a date or duration"),
         (["issue", "x", "--concurrency", "0"], "range"),
     ],
 )

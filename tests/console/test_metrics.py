@@ -102,7 +102,7 @@ async def test_whoever_asks_too_often_is_counted(
     answer = await served.ask()
     assert (answer.status_code, answer.json()["error"]["type"]) == (429, "rate_limit_error")
     access = served.parts.console.access
-    access.use("admin-token-0123456789")
+    access.set_admin_token("admin-token-0123456789")
     access._left = -1e9
     answer = await served.http.get("/admin/api/routes", headers={"authorization": "Bearer admin-token-0123456789"})
     assert answer.status_code == 429

@@ -101,7 +101,7 @@ def test_status_fits_a_terminal() -> None:
     assert "no limit" in lines[1]
     assert lines[2].split() == ["zai", "quota", "warning", "████████", "95", "%", "12", "1", "12.3k", "1M", "3"]
     assert "anthropic: quota 429, until" in shown
-    assert "1,200 events folded, entries waiting: zai 3" in shown
+    assert "1,200 events folded, entries to fold: zai 3" in shown
     assert "r1 (seen 0 s ago)" in shown
 
 
@@ -121,8 +121,8 @@ def test_a_replica_says_what_it_is() -> None:
 def test_an_empty_fleet_says_what_to_look_for() -> None:
     """Nothing waits, nobody is alive."""
     shown = screen(Status(at_ms=NOW_MS, routes=(), streams=(), replicas=()))
-    assert "entries waiting: none" in shown
-    assert "none alive; is a proxy running?" in shown
+    assert "entries to fold: none" in shown
+    assert "none; is a proxy running?" in shown
 
 
 def test_findings_are_marked() -> None:
@@ -149,7 +149,7 @@ def test_windows_waits_and_the_forecast_are_shown() -> None:
     clock = r"\w{3} \d\d:\d\d:\d\d"
     assert re.fullmatch(rf"opus: quota 429, until {clock}", lines[0])
     assert re.fullmatch(rf"windows 5h 97 % until {clock}, 7d rejected until {clock}", lines[1])
-    assert re.fullmatch(rf"at this rate the weekly limit is spent {clock}", lines[2])
+    assert re.fullmatch(rf"at this rate, the weekly limit is reached {clock}", lines[2])
     assert len(lines) == 3
     assert list(notes(ZAI, NOW_MS)) == []
     shown = screen(Status(at_ms=NOW_MS, routes=(reading,), streams=(), replicas=()))

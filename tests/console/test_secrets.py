@@ -63,6 +63,21 @@ def test_settings_are_masked(tmp_path: Path) -> None:
     assert {"admin_token", "viewer_token", "metrics_token", "routes.anthropic.api_key"} <= masked
 
 
+def test_a_database_that_is_no_url_is_masked(tmp_path: Path) -> None:
+    """libpq takes `key=value` too, which has no place to cut the password out of."""
+    settings = load(None, {"CCPROXY_HOME": str(tmp_path), "DATABASE_URL": f"host=h password={MARK}"})
+    [view] = [view for view in redacted_settings_view(settings) if view.name == "database_url"]
+    assert (view.value, view.secret) == ("***", True)
+
+
+def test_a_setting_is_shown_with_its_meaning(tmp_path: Path) -> None:
+    """The one of its declaration."""
+    views = {view.name: view for view in redacted_settings_view(load(None, {"CCPROXY_HOME": str(tmp_path)}))}
+    meanings = {variable.meaning for variable in VARIABLES}
+    assert views["timeouts.connect_ms"].meaning == "longest wait for a connection to a provider"
+    assert {view.meaning for view in views.values()} - {""} <= meanings
+
+
 async def test_no_secret_is_shown_anywhere(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """Through good and bad requests: no answer, log line, metric or event has one, nor a prompt."""
     caplog.set_level(logging.DEBUG)

@@ -41,7 +41,7 @@ def running_demo() -> Iterator[tuple[str, str]]:
         assert demo.stdout is not None
         said = ""
         try:
-            while not (found := re.search(r"dashboard\s+(http\S+)\n\s+its token\s+(\S+)", said)):
+            while not (found := re.search(r"dashboard\s+(http\S+)\n\s+token\s+(\S+)", said)):
                 line = demo.stdout.readline()
                 assert line, f"`ccproxy demo` ended: {said}"
                 said += line

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 import textwrap
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service.settings import VARIABLES, Variable
+from service.settings import SECRETS, VARIABLES, Variable
+from service.settings.setting import Section
 from tests.support.containers import DOCKER_MARK, FIXED_IN_CONTAINERS, container_defaults
 
 if TYPE_CHECKING:
@@ -24,22 +24,8 @@ SETTINGS_PAGE = ROOT / "docs" / "settings.md"
 ENV_EXAMPLE = ROOT / ".env.example"
 BEGIN, END = "<!-- settings: make docs writes this part -->", "<!-- end of settings -->"
 WIDTH = 118
+HEADER = "| variable | default | values | meaning |\n|---|---|---|---|"
 
-# A group begins with the variable named here, and goes on until the next one does.
-GROUPS = {
-    "PROXY_HOST": "The proxy and its clients",
-    "ANTHROPIC_API_KEY": "Route `anthropic`",
-    "CLAUDE_SUBSCRIPTION_ENABLED": "Route `subscription`",
-    "ZAI_API_KEY": "Route `zai`",
-    "QUOTA_WARNING_THRESHOLD": "Choosing routes and models",
-    "API_TIMEOUT_MS": "Waits and limits",
-    "CIRCUIT_BREAKER_ENABLED": "Circuits",
-    "CONTEXT_WINDOW_ENABLED": "Context window",
-    "REDIS_URL": "Redis and Postgres",
-    "LOG_LEVEL": "Log",
-    "CCPROXY_HOME": "Places",
-    "SSL_CERT_FILE": "Network (read from the environment alone)",
-}
 IN_CONTAINERS = {"REDIS_URL": "cc-redis, with its password"}
 """Defaults that docker-compose.yml gives by way of a file."""
 HEAD = """\
@@ -48,29 +34,42 @@ HEAD = """\
 """
 
 
-def groups() -> Iterator[tuple[str, list[Variable]]]:
+def sections() -> Iterator[tuple[str, list[Variable]]]:
     """The variables in their order, under their headings."""
-    rest = list(VARIABLES)
-    while rest:
-        title = GROUPS[rest[0].name]
-        group = [rest[0], *takewhile(lambda variable: variable.name not in GROUPS, rest[1:])]
-        rest = rest[len(group) :]
-        yield title, group
+    for section in Section:
+        yield section.value, [variable for variable in VARIABLES if variable.section == section]
 
 
 def settings_tables() -> str:
-    """The tables between the two marks."""
+    """The tables between the two marks, and the list of secrets behind them."""
     tables = []
-    for title, group in groups():
-        rows = [f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" for name, default, meaning in group]
-        tables.append("\n".join([f"## {title}", "", "| variable | default | meaning |", "|---|---|---|", *rows]))
-    return "\n\n".join([BEGIN, *tables, END])
+    for title, group in sections():
+        rows = [row_of(variable) for variable in group]
+        tables.append("\n".join([f"## {title}", "", HEADER, *rows]))
+    return "\n\n".join([BEGIN, *tables, secrets_in_files(), END])
+
+
+def row_of(variable: Variable) -> str:
+    """A row of the tables."""
+    default = f"`{variable.default}`" if variable.default else ""
+    return f"| `{variable.name}` | {default} | {variable.allowed} | {variable.meaning} |"
+
+
+def secrets_in_files() -> str:
+    """The section about secrets in files, with their names."""
+    names = ", ".join(f"`{name}`" for name in SECRETS)
+    text = (
+        "Each secret can be in a file instead, as Docker and Kubernetes provide them: "
+        "`ANTHROPIC_API_KEY_FILE=/run/secrets/anthropic` is read if `ANTHROPIC_API_KEY` is not set. This works for "
+        f"{names}, and the `api_key_env` of a route in the TOML file."
+    )
+    return "## Secrets in files\n\n" + textwrap.fill(text, 120, break_on_hyphens=False, break_long_words=False)
 
 
 def env_example() -> str:
     """The file `.env.example`."""
     parts = [HEAD]
-    for title, group in groups():
+    for title, group in sections():
         parts.append(f"# ---- {title.replace('`', '')}\n")
         parts += [entry(variable) for variable in group]
     return "\n".join(parts)
@@ -82,7 +81,7 @@ def env_docker_example(by_hand: str) -> str:
     assert mark, ".env.docker.example has lost its mark"
     defaults = container_defaults() | IN_CONTAINERS
     parts = [head.rstrip("\n"), "", mark]
-    for title, group in groups():
+    for title, group in sections():
         found = [variable for variable in group if variable.name not in FIXED_IN_CONTAINERS]
         if found:
             parts.append(f"# ---- {title.replace('`', '')}\n")
@@ -94,9 +93,12 @@ def env_docker_example(by_hand: str) -> str:
 
 def entry(variable: Variable) -> str:
     """One variable: what it means, then the variable itself, with its default where that is a value."""
-    name, default, meaning = variable
+    name, default, allowed, meaning, *_ = variable
     value = "" if " " in default or default == "from DB_*" else default
-    words = f"{meaning} (default: {default})" if default and not value else meaning
+    notes = [allowed] if allowed else []
+    if default and not value:
+        notes.append(f"default: {default}")
+    words = f"{meaning} ({'; '.join(notes)})" if notes else meaning
     comment = textwrap.fill(words, WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
     return f"{comment}\n#{name}={value}\n"
 

@@ -13,7 +13,10 @@ import pytest
 from service.cli import main
 from service.console import revoked_sessions as ended
 from service.ledger import wire
-from service.settings import VARIABLES
+from service.ledger.price import Price
+from service.settings import SECRETS, VARIABLES, ModelLimits
+from service.settings.failure_rules import FailureRule, WindowRule
+from service.settings.files import File, ProviderFile, RouteFile
 from tests.docs.cli_page import CLI_PAGE, cli_page, commands
 from tests.docs.pages import DOCS, README, ROOT, anchors, blocks, links, name_of, pages, prose_of, text_of
 from tests.docs.settings_pages import SETTINGS_PAGE, with_settings
@@ -23,11 +26,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from msgspec import Struct
+
 MOST_BYTES_OF_AN_IMAGE = 200_000
 MOST_README_LINES = 200
 HELP = ("-h", "--help")
 EXTERNAL = ("http://", "https://", "mailto:")
 PAGES = pages()
+FOREIGN_VARIABLES = {
+    "ANTHROPIC_AUTH_TOKEN", "NODE_ENV", "NO_PROXY", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_SERVICE_NAME",
+}  # fmt: skip
+"""Of Claude Code, of the original proxy, and of the libraries that read them."""
 REDIS_KEYS = DOCS / "redis-keys.md"
 OBSERVABILITY = DOCS / "observability.md"
 MAKE = re.compile(r"(?:^|[|&;(]\s*|`)(?:\S+=\S+ |env -u \S+ )*make ([a-z][a-z-]*)", re.MULTILINE)
@@ -72,6 +81,22 @@ def test_every_setting_is_named() -> None:
     """Each has a row in the tables."""
     rows = re.findall(r"^\| `([A-Z_0-9]+)` \|", text_of(SETTINGS_PAGE), re.MULTILINE)
     assert rows == [variable.name for variable in VARIABLES]
+
+
+def test_every_key_of_the_toml_file_is_named() -> None:
+    """Each table and each key that is not an error there."""
+    tables: list[type[Struct]] = [File, RouteFile, ProviderFile, Price, ModelLimits, FailureRule, WindowRule]
+    keys = {key for table in tables for key in table.__struct_fields__}
+    assert keys - set(re.findall(r"\w+", text_of(DOCS / "toml.md"))) == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_variables_in_prose_exist(page: Path) -> None:
+    """What a page names in capitals is a setting, a variable of docker-compose.yml, or one of another program's."""
+    known = {variable.name for variable in VARIABLES} | {f"{name}_FILE" for name in SECRETS} | FOREIGN_VARIABLES
+    of_compose = set(re.findall(r"^#([A-Z_]+)=", text_of(ROOT / ".env.docker.example"), re.MULTILINE))
+    named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)`", text_of(page)))
+    assert named - known - of_compose == set()
 
 
 def test_the_security_page_is_about_settings_that_exist() -> None:
@@ -140,6 +165,18 @@ def test_source_files_exist(page: Path) -> None:
     """Each file of the project that a page names by its path is there."""
     named = re.findall(r"`((?:service|workers|tests|bench|deploy|\.ci)/[\w./-]*)`", prose_of(page))
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_names_in_source_files_exist(page: Path) -> None:
+    """What a page says to be "in" one of these files is defined there."""
+    named = re.findall(r"`(\w+)` in `((?:service|workers|tests|bench)/[\w./-]*)`", prose_of(page))
+    missing = [
+        (name, path)
+        for name, path in named
+        if not re.search(rf"^(?:async def|def|class) {name}\b|^{name}\b.* = ", (ROOT / path).read_text(), re.MULTILINE)
+    ]
+    assert missing == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -41,7 +41,11 @@ class Fleet:
         made = [make_key(f"user {number}", secrets.token_bytes(27)) for number in range(count)]
         events = [
             ClientKeyIssued(
-                **self.desk.stamp(), key_id=key.key_id, name=key.key_id, sha256=key.sha256, weekly_tokens=weekly_tokens
+                **self.desk.common_fields(),
+                key_id=key.key_id,
+                name=key.key_id,
+                sha256=key.sha256,
+                weekly_tokens=weekly_tokens,
             )
             for key in made
         ]
@@ -150,7 +154,7 @@ def test_a_revoked_key_stops_everywhere(fleet: Fleet, keys: list[GeneratedKey], 
     key, provider = keys.pop(), fleet.installation.anthropic
     with Load(fleet, key) as load:
         eventually(lambda: all(len(load.of(proxy, 200)) > SERVED for proxy in range(3)))
-        fleet.desk.append([ClientKeyRevoked(**fleet.desk.stamp(), key_id=key.key_id)])
+        fleet.desk.append([ClientKeyRevoked(**fleet.desk.common_fields(), key_id=key.key_id)])
         revoked_s = time.monotonic()
         eventually(lambda: all(load.of(proxy, 401) for proxy in range(3)))
         eventually(lambda: time.monotonic() >= revoked_s + ACTS_WITHIN_S)
@@ -163,4 +167,4 @@ def test_a_revoked_key_stops_everywhere(fleet: Fleet, keys: list[GeneratedKey], 
 
 def refusals(proxy: Proxy, before: int = 0) -> int:
     """Requests that a proxy has turned down, since there were so many: its log tells before the answer goes."""
-    return proxy.text.count(" 401 this key is not known") - before
+    return proxy.text.count(" 401 unknown client key") - before

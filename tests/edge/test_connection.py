@@ -237,7 +237,7 @@ async def test_json_is_handled_when_it_is_whole() -> None:
         await wire.send(post(b"whole")[:-1])
         await upload.send(post(b"whole", b"")[:-1])
         await wait_until(lambda: len(served.state.tasks) == 1)
-        assert sorted(bool(connection._exchange.waiting_handler) for connection in served.state.connections) == [
+        assert sorted(bool(connection._cycle.waiting_handler) for connection in served.state.connections) == [
             False,
             True,
         ]
@@ -260,7 +260,7 @@ async def test_what_nobody_asks_for_is_not_read() -> None:
         await wait_until(lambda: bool(served.state.tasks))
         [connection] = served.state.connections
         await wait_until(lambda: connection.flow.read_paused)
-        assert KEPT_BYTES < connection._exchange.held <= 2 * KEPT_BYTES
+        assert KEPT_BYTES < connection._cycle.buffered_bytes <= 2 * KEPT_BYTES
         assert connection.flow.read_paused
         may_read.set()
         await sending
@@ -311,7 +311,7 @@ async def test_half_a_request_is_handled_at_its_end(how: str) -> None:
 
     async with serving(note) as served, served.connected() as wire:
         await wire.send(post(b"half of it")[:-5])
-        await wait_until(lambda: any(connection._exchange for connection in served.state.connections))
+        await wait_until(lambda: any(connection._cycle for connection in served.state.connections))
         assert not served.state.tasks
         if how == "server":
             [connection] = served.state.connections

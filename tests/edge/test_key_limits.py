@@ -144,12 +144,12 @@ async def test_requests_under_way_have_a_limit(server: Server, anthropic: FakePr
     """One more than allowed is told to come again soon; a slot is free when its request is over, however it ended."""
     served = await server.start(anthropic=anthropic, variables=ASKS)
     key, key_id = issue(served, concurrency=1)
-    held = await served.parts.admission.enter_key(key_id, 1, "another request")
+    held = await served.parts.admission.admit_key(key_id, 1, "another request")
     assert isinstance(held, Grant)
     busy = await served.ask(headers=shown(key))
     assert (busy.status_code, busy.json()["error"]["type"]) == (429, "rate_limit_error")
     assert busy.headers["x-should-retry"] == "true"
-    served.parts.admission.leave(held)
+    served.parts.admission.release(held)
     anthropic.script(reply.error(400))
     assert (await served.ask(headers=shown(key))).status_code == 400
     assert (await served.ask(headers=shown(key))).status_code == 200

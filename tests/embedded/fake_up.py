@@ -26,7 +26,7 @@ def child(settings: Settings, about: dict[str, Any]) -> Child:
         about["name"],
         ["/bin/sh", "-c", about["script"]],
         log=log,
-        is_ready=lambda program: program.says("ready"),
+        is_ready=lambda program: program.has_logged("ready"),
         once=about.get("once", False),
         stop_timeout_s=about.get("stop_timeout_s", 5.0),
     )

@@ -39,7 +39,7 @@ def test_nothing_of_the_users_reaches_it(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("LOG_LEVEL", "debug")
     before = dict(os.environ)
     try:
-        demo.become(demo.demo_environ(tmp_path / "home", 4999, 4998))
+        demo.replace_environ(demo.demo_environ(tmp_path / "home", 4999, 4998))
         assert SECRET not in os.environ.values()
         settings = load()
     finally:

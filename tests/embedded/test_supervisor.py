@@ -157,7 +157,7 @@ def test_what_comes_after_a_child_is_started_again_without_it() -> None:
     house.after_ms(100)
     house.after_ms(0)
     assert (redis.starts, proxy.starts, worker.starts) == (2, 2, 1)
-    assert "redis was ended by SIGKILL 100" in house.told.lines
+    assert "redis was killed by SIGKILL 100" in house.told.lines
     assert "proxy again 0" in house.told.lines
 
 
@@ -171,7 +171,7 @@ def test_a_start_that_hangs_is_ended_and_counts_as_failed() -> None:
     house.after_ms(1)
     assert child.killed
     assert house.told.lines == ["child was not ready after 1 s 100"]
-    assert house.supervisor.life("child").failed_at_ms == (1_000,)
+    assert house.supervisor._lives["child"].failed_at_ms == (1_000,)
 
 
 def test_a_child_that_cannot_be_started_is_given_up_and_told_of() -> None:
@@ -195,7 +195,7 @@ def test_a_once_that_fails_is_tried_again_like_any_other() -> None:
     house.after_ms(0)
     child.status = 3
     house.after_ms(0)
-    assert house.told.lines == ["migrations ended with status 3 100"]
+    assert house.told.lines == ["migrations exited with status 3 100"]
     assert not house.supervisor.all_ready
 
 

@@ -144,7 +144,7 @@ def test_a_second_start_on_the_same_home_names_the_first(fake: Up) -> None:
     assert fake.serves()
     status, said = finish(fake.start({"name": "one", "script": SERVES}))
     assert status == 1
-    assert f"process {first.pid} and serves on http://127.0.0.1:{fake.port}" in said
+    assert f"process {first.pid}, serving on http://127.0.0.1:{fake.port}" in said
     assert len(pids_in(fake.pids)) == 1
     assert first.poll() is None
 
@@ -179,8 +179,8 @@ def test_a_child_that_dies_is_started_again_while_the_others_go_on(fake: Up) -> 
     process.send_signal(signal.SIGTERM)
     status, said = finish(process)
     assert status == 0
-    assert "was ended by SIGKILL; it is started again in 0.1 s" in said
-    assert said.count("Claude Code Proxy serves on") == 1
+    assert "was killed by SIGKILL; restarting in 0.1 s" in said
+    assert said.count("Claude Code Proxy is running on") == 1
 
 
 @pytest.mark.parametrize("once", [False, True], ids=["a server", "migrations"])
@@ -190,7 +190,7 @@ def test_a_child_that_cannot_start_ends_up_with_its_log_named(fake: Up, *, once:
     process = fake.start({"name": "one", "script": SERVES}, broken)
     status, said = finish(process)
     assert status == 1
-    assert "✗ broken ended with status 3. It could not be started 5 times within a minute" in said
+    assert "✗ broken exited with status 3. It failed to start 5 times within a minute" in said
     assert "no such table" in said
     assert str(fake.home / "logs" / "broken.log") in said
     assert fake.all_gone()
@@ -204,7 +204,7 @@ def test_a_second_signal_hastens_the_end(fake: Up) -> None:
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     said: list[str] = []
-    while not said or "Ending" not in said[-1]:
+    while not said or "Stopping" not in said[-1]:
         said.append(process.stdout.readline())
         assert said[-1], "it ended without saying so"
     process.send_signal(signal.SIGINT)
@@ -254,7 +254,7 @@ def test_the_banner_tells_the_state_of_each_route(
         assert f"  {number}. {route.title} " in said
         assert (route.off or route.base_url) in said
     assert f"  1. Anthropic{' ' * 16}{state}" in said
-    assert ("each client's own is passed through, to Anthropic alone" in said) == (not key)
+    assert ("each client's own is passed through to Anthropic only" in said) == (not key)
     assert str(tmp_path / "logs") in said
     assert "sk-ant" not in said
 
@@ -267,8 +267,8 @@ def test_the_banner_says_where_a_key_comes_from_in_words_that_can_be_typed(
     settings = load(environ={"PROXY_API_KEYS": "ledger", "CCPROXY_HOME": str(tmp_path)})
     Screen().banner(settings, tmp_path / "logs")
     shown = capsys.readouterr().out
-    assert "export ANTHROPIC_AUTH_TOKEN=...   (a key of the proxy: `.venv/bin/ccproxy keys issue NAME`)" in shown
-    assert "(`.venv/bin/ccproxy admin token` shows its token)" in shown
+    assert "export ANTHROPIC_AUTH_TOKEN=...   (a client key: `.venv/bin/ccproxy keys issue NAME`)" in shown
+    assert "(token: `.venv/bin/ccproxy admin token`)" in shown
 
 
 def test_no_password_of_a_given_server_is_shown() -> None:

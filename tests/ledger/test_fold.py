@@ -237,6 +237,7 @@ def test_hours_go_by_the_newest_event_alone() -> None:
     assert list(after(ended(2, last + HOUR_MS), ended(1)).usage) == [HOUR + KEPT_HOURS + 1]
     at_the_edge = after(ended(1, NOW_MS - HOUR_MS), ended(2), ended(3, last))
     assert list(at_the_edge.hours) == list(at_the_edge.usage) == [HOUR, HOUR + KEPT_HOURS]
+    assert set(after(ended(2, last), ended(1)).hours) == {HOUR, HOUR + KEPT_HOURS}
 
 
 # -- open attempts
@@ -357,6 +358,20 @@ def test_a_stream_from_before_a_trip_does_not_undo_it() -> None:
     assert (health.failures_in_row, health.worst_row) == (0, 0)
 
 
+@pytest.mark.parametrize(("started_at_ms", "worst_row"), [(NOW_MS - 1, 2), (NOW_MS, 0)], ids=["before", "with"])
+def test_a_success_that_began_with_the_last_failure_ends_what_it_led_to(started_at_ms: int, worst_row: int) -> None:
+    """One that began before it does not."""
+    log = [failed(1), failed(2), ended(3, NOW_MS + 9, started_at_ms=started_at_ms)]
+    assert after(*log).health["r1"].worst_row == worst_row
+
+
+@pytest.mark.parametrize(("started_at_ms", "opened_ms"), [(NOW_MS - 1, NOW_MS), (NOW_MS, NOW_MS + 9)])
+def test_a_failure_that_began_with_the_one_before_opens_anew(started_at_ms: int, opened_ms: int) -> None:
+    """One that began before it was side by side with it."""
+    log = [failed(1), failed(2, NOW_MS + 9, started_at_ms=started_at_ms)]
+    assert after(*log).health["r1"].opened_ms == opened_ms
+
+
 def test_failures_side_by_side_open_once() -> None:
     """What began before the last failure and fails after it does not prolong the open time."""
     first, beside = failed(1), failed(2, NOW_MS + 30 * SECOND_MS, started_at_ms=NOW_MS - SECOND_MS)
@@ -433,6 +448,12 @@ def test_a_wait_is_never_shortened(waits: list[tuple[int, int]]) -> None:
         pytest.param([waited(1, NOW_MS, NOW_MS + 50), waited(2, NOW_MS + 10, NOW_MS + 60)], 2, id="a longer one"),
         pytest.param([waited(1, NOW_MS, NOW_MS + 50), waited(2, NOW_MS + 10)], 1, id="one without an end, within it"),
         pytest.param([waited(1, NOW_MS, NOW_MS + 50), waited(2, NOW_MS + 60)], 2, id="one without an end, after it"),
+        pytest.param(
+            [waited(1, NOW_MS, NOW_MS + 50), waited(2, NOW_MS + 10, NOW_MS + 50)], 2, id="one to the same end"
+        ),
+        pytest.param([waited(1, NOW_MS, NOW_MS + 50), waited(2, NOW_MS + 49)], 1, id="one without an end, just before"),
+        pytest.param([waited(1, NOW_MS, NOW_MS + 50), waited(2, NOW_MS + 50)], 2, id="one without an end, at its end"),
+        pytest.param([waited(1, NOW_MS), waited(2, NOW_MS)], 2, id="both without an end, at once"),
         pytest.param([waited(1, NOW_MS), waited(2, NOW_MS + 10)], 2, id="both without an end"),
         pytest.param([waited(2, NOW_MS + 10), waited(1, NOW_MS)], 2, id="both without an end, out of order"),
         pytest.param([waited(1, NOW_MS), waited(2, NOW_MS + 10, NOW_MS + 20)], 2, id="the provider's word over none"),
@@ -535,6 +556,29 @@ def test_newer_word_on_a_window_stands(events: list[AttemptEnded], ratio: float)
     assert after(*events).windows["5h"].used_ratio == ratio
 
 
+@pytest.mark.parametrize(
+    ("status", "answered"), [(0, False), (199, False), (200, True), (299, True), (300, False), (429, False)]
+)
+def test_a_window_comes_with_an_answer_or_an_error(status: int, answered: bool) -> None:  # noqa: FBT001 - a case
+    """By the status alone."""
+    assert after(said(1, 0.1, NOW_MS, status=status)).windows["5h"].answered is answered
+
+
+@pytest.mark.parametrize(
+    ("first_byte_ms", "told_ms"),
+    [(None, NOW_MS), (0, NOW_MS - 100), (40, NOW_MS - 60), (100, NOW_MS), (101, NOW_MS)],
+    ids=["unknown", "at once", "in between", "with its end", "after its end"],
+)
+def test_a_window_is_as_old_as_the_head_of_its_answer(first_byte_ms: int | None, told_ms: int) -> None:
+    """Which is never later than the end."""
+    event = said(1, 0.1, NOW_MS, started_at_ms=NOW_MS - 100, first_byte_ms=first_byte_ms)
+    assert after(event).windows["5h"].at_ms == told_ms
+
+
+def test_of_two_words_of_one_moment_the_later_event_stands() -> None:
+    assert after(said(1, 0.1, NOW_MS), said(2, 0.2, NOW_MS)).windows["5h"].used_ratio == 0.2
+
+
 @pytest.mark.parametrize("status", [200, 429])
 def test_other_endpoints_tell_of_other_windows(status: int) -> None:
     """Their limits are not those of messages, and that they are answered does not mean that messages would be."""
@@ -600,6 +644,13 @@ def test_of_an_hour_the_first_models_have_cells() -> None:
     assert other.attempts == 3_000 - KEPT_MODELS
     assert (ledger.hours[hour].attempts, ledger.hours[hour].input) == (3_000, 3_000 * ended(1).tokens.input)
     assert len(ledger.usage[hour + 1]) == 3
+
+
+def test_the_cell_of_the_rest_takes_nobodys_place() -> None:
+    """A name that is too long opens it before the others have come."""
+    ledger = after(*invented([999], MODEL_BYTES + 1), *invented(range(KEPT_MODELS + 1)))
+    names = [OTHER_MODEL, *(f"model-{number}" for number in range(KEPT_MODELS))]
+    assert list(ledger.usage[NOW_MS // HOUR_MS]) == names
 
 
 def test_a_known_model_keeps_its_cell() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.ledger.fold import without
+from service.ledger.fold import split_gap
 from service.ledger.state import Heard, RouteLedger
 from tests.support.event_factories import NOW_MS, after, started
 
@@ -48,12 +48,12 @@ def test_no_gap_is_left_once_all_have_come() -> None:
 )
 def test_a_number_that_comes_closes_its_part_of_a_gap(seq: int, left: list[tuple[int, int]]) -> None:
     """What is left of a gap are the numbers that did not come."""
-    assert without((2, 6), seq) == left
+    assert split_gap((2, 6), seq) == left
 
 
 def test_a_gap_of_one_closes_whole() -> None:
     """Nothing is left of it."""
-    assert without((3, 3), 3) == []
+    assert split_gap((3, 3), 3) == []
 
 
 def test_replicas_are_numbered_apart() -> None:

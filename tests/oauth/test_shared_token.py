@@ -76,14 +76,14 @@ async def test_an_expired_token_is_not_shared(redis: Redis) -> None:
 async def test_one_has_the_lease(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until it gives its own back, or has died."""
     one, other = (SharedToken(redis, Secret(SHARE_KEY), "subscription") for _ in range(2))
-    assert await one.lease()
-    assert not await other.lease()
-    await other.release()
-    assert not await other.lease()
-    await one.release()
+    assert await one.acquire_lease()
+    assert not await other.acquire_lease()
+    await other.release_lease()
+    assert not await other.acquire_lease()
+    await one.release_lease()
     monkeypatch.setattr(shared_token, "LEASE_MS", 1)
-    assert await other.lease()
-    await wait_for_answer(one.lease)
+    assert await other.acquire_lease()
+    await wait_for_answer(one.acquire_lease)
 
 
 async def test_a_host_without_the_file_uses_the_token_of_one_that_has_it(
@@ -187,11 +187,11 @@ async def test_when_nobody_can_the_asking_ends(
     subscribe: MakeSubscription, redis: Redis, nowhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And the next request does not wait for it again at once."""
-    monkeypatch.setattr(page, "ASK_S", 0.2)
+    monkeypatch.setattr(page, "REQUEST_WAIT_S", 0.2)
     other = subscribe(redis, file=nowhere)
     assert await other.token() == ""
-    assert "no other proxy can refresh it" in other.trouble
-    monkeypatch.setattr(page, "ASK_S", 60)
+    assert "no proxy can refresh it" in other.trouble
+    monkeypatch.setattr(page, "REQUEST_WAIT_S", 60)
     assert await other.token() == ""
 
 
@@ -210,7 +210,7 @@ async def test_a_redis_that_does_not_answer_is_not_asked_by_every_request(monkey
     assert [await shared.read() for _ in range(5)] == [None] * 5
     assert asked == 1
     monkeypatch.setattr(shared, "_away_until_s", 0.0)
-    assert await shared.asked() is None
+    assert await shared.requested_refresh() is None
     assert asked == 2
     await away.aclose()
 
@@ -228,5 +228,5 @@ async def test_with_redis_away_the_lock_of_the_file_decides(
     assert refreshes(fake) == 1
     other = subscribe(away, file=nowhere)
     assert await other.token() == ""
-    assert "Redis, over which others could be asked, is away" in other.trouble
+    assert "can't ask another one while Redis is unavailable" in other.trouble
     await away.aclose()

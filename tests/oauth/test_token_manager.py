@@ -34,8 +34,8 @@ TOKEN_PATH = "/v1/oauth/token"
 
 async def flown(subscription: page.TokenManager) -> None:
     """Wait until what the subscription has begun is over."""
-    if subscription._flight:
-        await asyncio.wait({subscription._flight}, timeout=30)
+    if subscription._renewal:
+        await asyncio.wait({subscription._renewal}, timeout=30)
 
 
 # -- in time
@@ -203,7 +203,7 @@ async def test_the_endpoints_waits_are_kept(
     assert refreshes(fake) == 1
     time.ahead_ms += 61_000
     assert await one.token() == ""
-    assert f"answered with status {status}; tried again in 120 s" in one.trouble
+    assert f"responded with status {status}; next attempt in 120 s" in one.trouble
     time.ahead_ms += 60_000
     assert await one.token() == fake.oauth.issued[0][0]
     assert refreshes(fake) == 2
@@ -217,8 +217,8 @@ async def test_the_endpoints_waits_are_kept(
         (reply.json({"error": {"type": "x", "message": OLD_REFRESH}}, status=400), "status 400"),
         (reply.json({"error": OLD_REFRESH}, status=400), "status 400"),
         (reply.html(502), "status 502"),
-        (reply.raw(b"{"), "answered without a token"),
-        (reply.json({"access_token": ""}), "answered without a token"),
+        (reply.raw(b"{"), "responded without a token"),
+        (reply.json({"access_token": ""}), "responded without a token"),
         (reply.raw(b" " * 70_000), "can't be reached"),
     ],
     ids=["reset", "client", "object", "quoting", "html", "garbage", "empty", "large"],
@@ -253,7 +253,7 @@ async def test_an_ended_log_in_is_told_and_never_tried_again(
     fake.oauth.refresh_tokens.clear()
     one = subscribe()
     assert await one.token() == ""
-    assert "the log-in in" in one.trouble
+    assert "the login in" in one.trouble
     assert "has ended; log in with Claude Code again" in one.trouble
     for _ in range(3):
         time.ahead_ms += HOUR_MS
@@ -359,7 +359,7 @@ async def test_a_lock_that_stays_is_waited_for_no_longer_than_the_limit(
     assert lock is not None
     one = subscribe()
     assert await one.token() == ""
-    assert "another process is refreshing it" in one.trouble
+    assert "another process has been refreshing it" in one.trouble
     lock.release()
 
 
@@ -370,7 +370,7 @@ async def test_a_file_that_cannot_be_written_is_read_alone(
     monkeypatch.setattr(CredentialsFile, "can_write", lambda _: False)
     one = subscribe()
     assert await one.token() == ""
-    assert "can't be written to; start Claude Code once" in one.trouble
+    assert "is not writable; start Claude Code once" in one.trouble
     assert refreshes(fake) == 0
 
 

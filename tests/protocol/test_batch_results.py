@@ -44,3 +44,36 @@ def test_a_line_over_the_limit_passes_uncounted_and_spoils_no_other(monkeypatch:
     assert tap.feed(b"x" * 400) == []
     assert tap.feed(b"y" * 400) == []
     assert tap.feed(b"z\n" + line("a", input_tokens=3, output_tokens=4) + b"\n") == ITEMS[:1]
+
+
+@pytest.mark.parametrize(("size", "counted"), [(300, True), (301, False)])
+@pytest.mark.parametrize("ends", [b"\n", b""])
+def test_a_line_of_just_the_limit_counts(
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    counted: bool,  # noqa: FBT001 - a case
+    ends: bytes,
+) -> None:
+    """Also the last one, without a line break."""
+    monkeypatch.setattr(batches, "LINE_BYTES", 300)
+    whole = line("a", input_tokens=3, output_tokens=4).ljust(size)
+    tap = BatchTap()
+    found = tap.feed(whole) + tap.feed(ends) + tap.finish()
+    assert found == (ITEMS[:1] if counted else [])
+
+
+@pytest.mark.parametrize(
+    ("usage", "content", "tokens"),
+    [
+        ({"input_tokens": 3, "output_tokens": 1}, "x" * 400, TokenCounts(input=3, output=1)),
+        ({"input_tokens": 3}, "x" * 398, TokenCounts(input=3, output=100)),
+        ({}, "x" * 398, TokenCounts(input=1, output=100)),
+        ({"input_tokens": 3}, [], TokenCounts(input=3)),
+    ],
+    ids=["told", "no output was told", "nothing was told", "no content"],
+)
+def test_an_item_without_usage_counts_by_its_size(usage: dict[str, int], content: object, tokens: TokenCounts) -> None:
+    """Four bytes of its content to a token; its request is not known here, and counts as one."""
+    message = {"type": "message", "model": "m", "usage": usage, "content": content}
+    raw = msgspec.json.encode({"custom_id": "a", "result": {"type": "succeeded", "message": message}})
+    assert BatchTap().feed(raw + b"\n") == [BatchItem("a", "m", tokens)]

@@ -204,3 +204,110 @@ def test_no_bytes_raise_anything_else(encoding: str, chunks: list[bytes]) -> Non
         decoder.finish()
     except BadEncoding:
         pass
+
+
+def stored(data: bytes, *, first: int = 1) -> bytes:
+    """One block of deflate without compression; `first` is its first byte, of which five bits mean nothing."""
+    size = len(data).to_bytes(2, "little")
+    return bytes([first]) + size + bytes(255 - byte for byte in size) + data
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(b"\x03\x00", id="the shortest stream"),
+        pytest.param(stored(bytes(23)), id="the check sum of a frame alone"),
+        pytest.param(stored(bytes(5), first=8) + b"\x03\x00", id="the method of a frame alone"),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 100])
+def test_deflate_without_a_frame_is_known_by_two_bytes(raw: bytes, step: int) -> None:
+    """A frame has both: the method, and a check sum over the two."""
+    expected = zlib.decompress(raw, wbits=-zlib.MAX_WBITS)
+    assert decode_body(raw, "deflate", LIMIT) == expected
+    decoder = response_decoder("deflate")
+    assert decoder is not None
+    parts = [decoder.feed(raw[place : place + step]) for place in range(0, len(raw), step)]
+    assert b"".join(parts) + decoder.finish() == expected
+
+
+@pytest.mark.parametrize(("written", "coding"), [(zlib.compress(BODY), "gzip"), (gzip.compress(BODY), "deflate")])
+def test_one_coding_is_not_taken_for_the_other(written: bytes, coding: str) -> None:
+    with pytest.raises(ClientError):
+        decode_body(written, coding, LIMIT)
+
+
+def test_padding_behind_gzip_comes_in_any_chunks() -> None:
+    """Zeros alone: a member may follow them, and nothing else."""
+    for parts in ([gzip.compress(b"x"), b"\0", b"\0\0", gzip.compress(b"y")], [gzip.compress(b"x") + b"\0"]):
+        decoder = response_decoder("gzip")
+        assert decoder is not None
+        assert b"".join(map(decoder.feed, parts)) + decoder.finish() == b"xy"[: len(parts)]
+    with pytest.raises(ClientError):
+        decode_body(gzip.compress(b"x") + b"\0\1", "gzip", LIMIT)
+
+
+MEMBER = gzip.compress(b"")
+
+
+@pytest.mark.parametrize(
+    ("coding", "write", "most"),
+    [
+        pytest.param("gzip", bytes, 128, id="one coding: twice 64 KB"),
+        pytest.param("identity, gzip", bytes, 128, id="none beside it"),
+        pytest.param("gzip, br", br, 188, id="two codings: three times, the members' own bytes among them"),
+    ],
+)
+@pytest.mark.parametrize("limit_bytes", [1, 64 * 1024])
+def test_frames_cost_a_kilobyte_each(coding: str, write: Callable[[bytes], bytes], most: int, limit_bytes: int) -> None:
+    """However empty; a limit below 64 KB leaves as much."""
+    assert decode_body(write(MEMBER * most), coding, limit_bytes) == b""
+    with pytest.raises(BodyTooLarge):
+        decode_body(write(MEMBER * (most + 1)), coding, limit_bytes)
+
+
+def decoded_size(coding: str, *chunks: bytes) -> int:
+    """How large an answer of these chunks becomes, part by part."""
+    decoder = response_decoder(coding)
+    assert decoder is not None
+    size = 0
+    for chunk in chunks:
+        part = decoder.feed(chunk)
+        size += len(part)
+        while decoder.pending:
+            assert 127 * 1024 <= len(part) < 192 * 1024
+            part = decoder.more()
+            size += len(part)
+    decoder.finish()
+    return size
+
+
+def test_an_answer_is_decoded_in_parts() -> None:
+    """Of about 128 KB, so that other requests are not kept waiting; the last one has the rest."""
+    decoder = response_decoder("gzip")
+    assert decoder is not None
+    assert (len(decoder.feed(gzip.compress(bytes(500_000)))), decoder.pending) == (128 * 1024, True)
+    for size in (128 * 1024 - 1, 128 * 1024, 128 * 1024 + 1, 500_000):
+        assert decoded_size("gzip", gzip.compress(bytes(size))) == size
+
+
+@pytest.mark.parametrize(("size", "passes"), [(8 * 1024 * 1024 - 1024, True), (8 * 1024 * 1024 - 1023, False)])
+def test_any_answer_may_become_8_megabytes(size: int, passes: bool) -> None:  # noqa: FBT001 - a case
+    """However few bytes it was; its frame is a kilobyte of them."""
+    written = zlib.compress(bytes(size))
+    if passes:
+        assert decoded_size("deflate", written) == size
+    else:
+        with pytest.raises(BadEncoding, match="100 times"):
+            decoded_size("deflate", written)
+
+
+def test_a_larger_answer_may_become_a_hundred_times_what_has_come() -> None:
+    """All that has come counts, whatever its chunks."""
+    written = zlib.compress(bytes(9_000_000), 0)
+    assert decoded_size("deflate", written[:100], written[100:5_000_000], written[5_000_000:]) == 9_000_000
+    padded = gzip.compress(os.urandom(100_000)) + gzip.compress(bytes(9_800_000))
+    assert decoded_size("gzip", padded) == 9_900_000
+    padded = gzip.compress(os.urandom(80_000)) + gzip.compress(bytes(9_800_000))
+    with pytest.raises(BadEncoding, match="100 times"):
+        decoded_size("gzip", padded)

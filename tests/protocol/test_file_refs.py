@@ -102,3 +102,87 @@ def test_files_are_found_however_deep() -> None:
     for _ in range(3_000):
         block = Block(content=[Block(type="text"), block])
     assert list(file_ids([block, Block(file_id=ResourceId("file_2"))])) == ["file_1", "file_2"]
+
+
+def test_words_hold_no_blocks() -> None:
+    """Neither a text in place of blocks nor nothing at all hides the file behind it."""
+    blocks = [Block(content="text"), Block(content=""), Block(content=None), Block(file_id=ResourceId("file_1"))]
+    assert list(file_ids(blocks)) == ["file_1"]
+
+
+def batch(*params: Any) -> Any:
+    """A body that makes a batch of these requests."""
+    return {"requests": [{"custom_id": f"item_1abcdef{number}", "params": each} for number, each in enumerate(params)]}
+
+
+SAYS_FILE = [{"role": "user", "content": [source("file_1")]}, {"role": "user", "content": "text"}]
+
+
+@pytest.mark.parametrize(
+    ("body", "ids"),
+    [
+        pytest.param(batch({"messages": SAYS_FILE}, {"messages": SAYS_FILE}), ("file_1",), id="a file, named twice"),
+        pytest.param(batch({"container": "container_1"}), ("container_1",), id="a container"),
+        pytest.param(batch({"thread": {"previous_message_id": "msg_1"}}), ("msg_1",), id="a thread"),
+        pytest.param(batch({"thread": {}}, {"thread": None}, {}), (), id="no thread"),
+        pytest.param(
+            batch({"container": "c", "thread": {"previous_message_id": "m"}, "messages": SAYS_FILE}),
+            ("c", "m", "file_1"),
+            id="all of them",
+        ),
+        pytest.param(batch({"file_id": "file_1", "input": {"file_id": "file_2"}}), (), id="where no file stands"),
+        pytest.param(batch({"container": {"id": "container_1"}}), ("container_1",), id="a container as an object"),
+        pytest.param(batch({"container": 7}), (), id="a number"),
+        pytest.param({"requests": "x", "file_id": "file_1"}, ("file_1",), id="another shape"),
+    ],
+)
+def test_what_the_requests_of_a_batch_name(body: Any, ids: tuple[str, ...]) -> None:
+    """Read where the documentation has it; in a body of any other shape, wherever it stands."""
+    assert named_ids(json.dumps(body).encode(), "batches", BodyLimits()) == ids
+
+
+@pytest.mark.parametrize(
+    ("plain", "reason"),
+    [
+        (b'{"requests":[{"params":{"container":"a","container":"b"}}]}', "Duplicate key on the way"),
+        (b'{"requests":"x","file_id":"a","file_id":"b"}', "a key twice"),
+        (b'{"requests":[', "not valid JSON"),
+        (b"  [1, 2", "not valid JSON"),
+    ],
+)
+def test_no_id_is_hidden_from_the_check(plain: bytes, reason: str) -> None:
+    """A provider might read the other one."""
+    with pytest.raises(ClientError, match=reason):
+        named_ids(plain, "batches", BodyLimits())
+
+
+@pytest.mark.parametrize("plain", [b"", b"text", b" \n", b"7"])
+def test_a_body_that_cannot_hold_an_id_names_none(plain: bytes) -> None:
+    assert named_ids(plain, "batches", BodyLimits()) == named_ids(plain, "files", BodyLimits()) == ()
+
+
+AGENT = "agent_01AbCdEf"
+
+
+@pytest.mark.parametrize(
+    ("body", "known", "unknown"),
+    [
+        ({"file_id": "f", "container": "c", "batch_id": ["b", 7]}, {"f", "c", "b"}, {"f", "c", "b"}),
+        ({"a": [{"b": {"session_id": "s"}}]}, {"s"}, {"s"}),
+        ({"container": {"id": "c"}, "file_id": {"id": "f"}}, {"c"}, {"c"}),
+        ({"skill_id": "skill_01AbCdEf"}, {"skill_01AbCdEf"}, {"skill_01AbCdEf"}),
+        ({"skill_id": "pptx"}, set(), set()),
+        ({"agent": AGENT}, set(), {AGENT}),
+        ({"agents": [{"id": AGENT}, {"name": "x"}]}, set(), {AGENT}),
+        ({"vault_id": "vault_1AbCdEf", "vault_ids": ["vault_2AbCdEf"]}, set(), {"vault_1AbCdEf", "vault_2AbCdEf"}),
+        ({"vault_id": "words_alone", "vault": "vault_1AbCdEf", "id": "vault_3AbCdEf"}, set(), set()),
+        ({"input": {"file_id": "f"}, "metadata": {"container": "c"}, "custom_id": "item_1AbCdEf"}, set(), set()),
+    ],
+    ids=["names", "however deep", "objects", "a skill", "one of the provider's", "an agent", "agents", "any other name",
+         "what is no name", "what clients make up"],
+)  # fmt: skip
+def test_what_other_bodies_name(body: Any, known: set[str], unknown: set[str]) -> None:
+    """On endpoints that are not known, whatever looks like an id in a field that ends like a name."""
+    plain = json.dumps(body).encode()
+    assert set(named_ids(plain, "files", BodyLimits())) == known
+    assert set(named_ids(plain, "other", BodyLimits())) == unknown

@@ -5,7 +5,6 @@ from msgspec import Raw
 
 from service.protocol.raw_json import (
     Fields,
-    changed,
     clean_messages,
     fields_of,
     is_stripped,
@@ -13,6 +12,7 @@ from service.protocol.raw_json import (
     objects_of,
     text_of,
     value_of,
+    with_changed,
     with_model,
 )
 from service.settings import StripThinking
@@ -115,9 +115,9 @@ def test_another_model_is_put_in_place_of_one_that_is_named(model: bytes | None,
 )
 def test_a_field_is_changed_or_left_out(new: Raw | None, expected: Fields) -> None:
     fields: Fields = {"a": Raw(b"1"), "b": Raw(b"1")}
-    assert changed(fields, "a", lambda _: new) == expected
-    assert changed(fields, "a", lambda value: value) is fields
-    assert changed(fields, "c", lambda _: new) is fields
+    assert with_changed(fields, "a", lambda _: new) == expected
+    assert with_changed(fields, "a", lambda value: value) is fields
+    assert with_changed(fields, "c", lambda _: new) is fields
 
 
 @pytest.mark.parametrize("raw", [None, b"[1]", b'"a"', b"{", b"\xff", b"[" * 5_000], ids=repr)

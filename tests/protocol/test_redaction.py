@@ -102,3 +102,27 @@ def test_no_words_take_long(piece: str) -> None:
     began_s = time.process_time()
     redact(piece * 1_000_000, KEY)
     assert time.process_time() - began_s < 0.1
+
+
+@pytest.mark.parametrize(("size", "kept"), [(299, 299), (300, 300), (301, 299)])
+def test_a_line_of_300_characters_is_kept_whole(size: int, kept: int) -> None:
+    """Of a longer one as many, with a sign that it went on."""
+    words = ("ab " * 101)[: size - 1] + "z"
+    assert redact(words) == words[:kept] + "…" * (size > kept)
+
+
+@pytest.mark.parametrize("cut", [slice(None, 8), slice(-8, None)], ids=["its beginning", "its end"])
+def test_a_piece_of_eight_characters_of_a_key_is_too_much(cut: slice) -> None:
+    """One of seven is of no use."""
+    shorter = slice(cut.start and cut.start + 1, cut.stop and cut.stop - 1)
+    assert redact(f"no such key: {ODD_KEY[cut]}!", ODD_KEY) == "no such key: ***!"
+    assert redact(f"no such key: {ODD_KEY[shorter]}!", ODD_KEY) == f"no such key: {ODD_KEY[shorter]}!"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("n" * 64, True), ("n" * 65, False), ("in words " + "n" * 15, True), ("in words " + "n" * 16, False)],
+    ids=["a name of 64", "one of 65", "words of 24", "words of 25"],
+)
+def test_quoted_text_is_kept_where_it_is_short(text: str, kept: bool) -> None:  # noqa: FBT001 - a case
+    assert redact(f'field "{text}" is bad') == (f'field "{text}" is bad' if kept else 'field "…" is bad')

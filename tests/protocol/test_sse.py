@@ -82,28 +82,6 @@ def test_an_event_of_one_chunk_begins_where_it_begins() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("stream", "expected"),
-    [
-        pytest.param(b"", True, id="nothing came yet"),
-        pytest.param(b"data: x\n\n", True, id="behind an event"),
-        pytest.param(b"data: x\n\n\n", True, id="behind one more empty line"),
-        pytest.param(b"data: x\n\n: ping\n\n", True, id="behind a comment"),
-        pytest.param(b"data: x\r\n\r\n", True, id="behind CR LF"),
-        pytest.param(b"data: x\n\nd", False, id="a byte into the next event"),
-        pytest.param(b"data: x\n", False, id="before the empty line"),
-        pytest.param(b"data: x\r\n", False, id="before the empty line of CR LF"),
-    ],
-)
-def test_a_boundary_is_behind_an_empty_line_only(stream: bytes, expected: bool) -> None:  # noqa: FBT001 - a table's column
-    """An event may be inserted exactly where no other is open."""
-    whole, split = SseReader(), SseReader()
-    whole.feed(stream)
-    for place in range(len(stream)):
-        split.feed(stream[place : place + 1])
-    assert whole.at_boundary is split.at_boundary is expected
-
-
 @pytest.mark.parametrize("step", [1, 7, 1000])
 @pytest.mark.parametrize("ending", [b"", b"\n\n"])
 def test_an_event_over_the_limit_is_refused(step: int, ending: bytes) -> None:
@@ -152,6 +130,7 @@ PING = b"event: ping\n\n"
         pytest.param(b": hello\r\n\r\n", PING, False, id="in a stream of other line ends"),
         pytest.param(b": hello\n\ndata: x\n", PING, False, id="the rest of another event"),
         pytest.param(b"", PING, False, id="the first event of a stream"),
+        pytest.param(b"\n\n\n", PING, False, id="the first behind empty lines"),
     ],
 )
 def test_most_chunks_are_one_event_that_need_not_be_read(before: bytes, chunk: bytes, passed: bool) -> None:  # noqa: FBT001

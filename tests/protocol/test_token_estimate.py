@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.protocol.token_estimate import is_short, least_tokens, repeats
+from service.protocol.token_estimate import (
+    PIECE_BYTES,
+    is_short,
+    json_chars,
+    least_tokens,
+    likely_tokens_of,
+    message_of,
+    repeats,
+)
 
 
 def ask(content: Any, **fields: Any) -> bytes:
@@ -106,3 +114,67 @@ def test_real_texts_have_more_tokens_than_that(name: str) -> None:
     """No tokenizer joins words, numbers, signs and runs of blanks into less than one token each."""
     text = (ROOT / name).read_text(encoding="utf-8")
     assert 0 < least_tokens(ask(text), 10) < len(PIECE.findall(text))
+
+
+def likely(*blocks: dict[str, Any]) -> int:
+    """What the blocks of one message may well be; 4 more stand around it."""
+    return message_of(msgspec.Raw(msgspec.json.encode({"content": list(blocks)}))).likely_tokens - 4
+
+
+@pytest.mark.parametrize(
+    ("blocks", "tokens"),
+    [
+        pytest.param([{"type": "text", "text": "x" * 8}], 2, id="four characters are a token"),
+        pytest.param([{"type": "text", "text": "x" * 11}], 2, id="rounded down"),
+        pytest.param([{"type": "text", "text": "x" * 6}] * 2, 3, id="all texts together"),
+        pytest.param([{"type": "thinking", "thinking": "x" * 8}], 2, id="a thought"),
+        pytest.param([{"type": "tool_use", "input": {"a": "xx"}}], 2, id="arguments as they are written"),
+        pytest.param([{"stdout": "x" * 4, "stderr": "x" * 8, "title": "x" * 12}], 6, id="outputs and titles"),
+        pytest.param([{"type": "image", "source": {"type": "base64", "data": "x" * 8}}] * 2, 3_200, id="two images"),
+        pytest.param([{"type": "document", "source": {"type": "base64", "data": "x"}}], 1_600, id="a document"),
+        pytest.param([{"type": "document"}] * 2, 3_200, id="documents of which nothing is known"),
+        pytest.param([{"type": "document", "source": {"type": "text", "data": "x" * 8}}], 2, id="a text document"),
+        pytest.param(
+            [{"type": "document", "source": {"type": "content", "content": [{"text": "x" * 8}, {"type": "image"}]}}],
+            1_602,
+            id="a document of blocks",
+        ),
+        pytest.param(
+            [{"type": "tool_result", "content": [{"text": "x" * 4}, {"type": "image"}]}], 1_601, id="a result of blocks"
+        ),
+    ],
+)
+def test_what_a_message_may_well_be(blocks: list[dict[str, Any]], tokens: int) -> None:
+    """Everything that a model reads, images and documents by a figure."""
+    assert likely(*blocks) == tokens
+
+
+@pytest.mark.parametrize(
+    ("system", "tools", "tokens"),
+    [(None, None, 0), (b'"12345678"', None, 2), (None, b'["12"]', 1), (b'"12345678"', b"[1,2,3]  ", 4)],
+)
+def test_what_stands_around_the_messages(system: bytes | None, tools: bytes | None, tokens: int) -> None:
+    parts = [None if part is None else msgspec.Raw(part) for part in (system, tools)]
+    assert likely_tokens_of(*parts) == tokens
+
+
+@pytest.mark.parametrize(("chars", "tokens"), [(60, 0), (65, 0), (66, 11), (71, 11), (72, 12)])
+def test_the_least_is_told_above_the_floor_alone(chars: int, tokens: int) -> None:
+    """Six characters to a token, rounded down; one more token than the floor of 10 has to be."""
+    assert least_tokens(ask(("ab" * 100)[:chars]), 10) == tokens
+
+
+@pytest.mark.parametrize(
+    ("raw", "chars"), [(b'"ab"', 4), (rb'"\u00e4"', 3), (rb'"\n"', 0), (rb'"abcd\n"', 3), (b"", 0)]
+)
+def test_an_escape_counts_as_one_character_of_the_longest(raw: bytes, chars: int) -> None:
+    """So that arguments are never taken for larger than they are."""
+    assert json_chars(msgspec.Raw(raw)) == chars
+
+
+@pytest.mark.parametrize("size", [1, 2, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 2 * PIECE_BYTES, 2_500_000])
+def test_repeats_of_long_texts_are_counted_in_pieces(size: int) -> None:
+    """None is left out where two of them meet, and none counts twice."""
+    assert repeats("a" * size) == size - 1
+    assert repeats("a" * (size - 1) + "b") == max(0, size - 2)
+    assert repeats("b" + "a" * (size - 1)) == max(0, size - 2)

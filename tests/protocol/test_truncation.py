@@ -49,10 +49,37 @@ def test_a_conversation_that_fits_is_not_touched() -> None:
         assert cut(raw, 0) is None
 
 
+def test_what_has_fewer_bytes_than_fit_is_not_looked_into() -> None:
+    """Four for each token; a byte more, and it is measured."""
+    raw = b'{"messages":[' + b",".join([b"{}"] * 28) + b"]  }"
+    assert len(raw) == 100
+    assert cut(raw, 25) is None
+    assert cut(raw + b" ", 25) is not None
+
+
+@pytest.mark.parametrize(("spare", "dropped"), [(0, None), (-1, 2)])
+def test_a_conversation_of_just_the_limit_fits(spare: int, dropped: int | None) -> None:
+    """100 tokens in each message, and 4 around it."""
+    made = cut(msgspec.json.encode({"messages": [user(LONG), said(LONG), user(LONG)]}), 3 * 104 + spare)
+    assert (made and made.dropped) == dropped
+
+
 @pytest.mark.parametrize(("most_tokens", "left"), [(420, 3), (213, 3), (212, 1), (5, 1)])
 def test_the_fewest_messages_go_that_make_it_fit(most_tokens: int, left: int) -> None:
     """From the oldest on, and the rest begins with the user; the last message always stays."""
     assert cut_of(CHAT, most_tokens) == (CHAT[-left:], 5 - left)
+
+
+@pytest.mark.parametrize(
+    ("talk", "left"),
+    [
+        pytest.param([said(LONG), user("b"), said("x"), user("c")], 3, id="with the user's second message"),
+        pytest.param([said(LONG), said("b"), user("c")], 1, id="never with the assistant's"),
+    ],
+)
+def test_a_conversation_that_begins_with_the_assistant_loses_that(talk: list[dict[str, Any]], left: int) -> None:
+    """What is left begins with the user."""
+    assert cut_of(talk, 50) == (talk[-left:], len(talk) - left)
 
 
 def test_system_and_tools_count_and_stay() -> None:

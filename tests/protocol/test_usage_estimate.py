@@ -72,8 +72,8 @@ DELTA = event("content_block_delta", delta={"type": "text_delta", "text": "x" * 
             id="nothing was told of the prompt either",
         ),
         pytest.param(
-            START + BLOCK + DELTA * 3 + event("message_delta", usage={"output_tokens": 2}),
-            TokenCounts(input=7, output=2),
+            START + BLOCK + DELTA * 3 + event("message_delta", usage={"output_tokens": 1}),
+            TokenCounts(input=7, output=1),
             id="the last report counts, however little it is",
         ),
         pytest.param(

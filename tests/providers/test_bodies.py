@@ -187,7 +187,7 @@ def test_thoughts_that_were_refused_stay_out() -> None:
     options: dict[str, Any] = {"route": ROUTES["anthropic"], "model_asked": CLAUDE, "model_sent": CLAUDE}
     options |= {"strip_thinking": "none", "policy": POLICY, "refused": refused}
     assert clean_body(raw, **options) is raw
-    refused.note(msgspec.json.encode(talk(("assistant", [SIGNED, BARE]))))
+    refused.add(msgspec.json.encode(talk(("assistant", [SIGNED, BARE]))))
     messages = msgspec.json.decode(clean_body(raw, **options))["messages"]
     assert [message["content"] for message in messages] == ["hi", [text("so")], [later, CALL]]
     plain = msgspec.json.encode(talk(("assistant", [later])))
@@ -198,8 +198,8 @@ def test_the_memory_of_refusals_is_bounded() -> None:
     """The oldest goes; a body that can't be read teaches nothing."""
     refused = RefusedSignatures(most=2)
     for signature in "abc":
-        refused.note(msgspec.json.encode(talk(("assistant", [{**SIGNED, "signature": signature}]))))
-    refused.note(b"{")
+        refused.add(msgspec.json.encode(talk(("assistant", [{**SIGNED, "signature": signature}]))))
+    refused.add(b"{")
     assert [signature in refused for signature in "abc"] == [False, True, True]
 
 

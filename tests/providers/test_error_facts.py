@@ -236,12 +236,6 @@ def test_messages_are_one_short_line(words: str) -> None:
     assert not any(char < " " or char == "\x7f" for char in message)
 
 
-def test_a_page_is_told_apart() -> None:
-    """Web pages come from what stands before a provider."""
-    assert read(b" <html>").html
-    assert not read(b"{}").html
-
-
 WINDOW_HEADERS = ["unified-reset", "unified-5h-utilization", "unified-7d-reset", "unified-7d_x-status", "tokens-limit",
                   "tokens-remaining", "requests-reset"]  # fmt: skip
 HEADER_NAMES = st.sampled_from([

@@ -118,7 +118,7 @@ def test_all_take_leave_together(proxy: Proxy, fake: FakeProvider) -> None:
         streams = [
             client.send(client.build_request("POST", "/v1/messages", json=STREAM), stream=True) for _ in range(4)
         ]
-        proxy.process.ask_to_end()
+        proxy.process.terminate()
         assert all(b"event: message_stop" in stream.read() for stream in streams)
     assert proxy.wait() == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in children(proxy))

@@ -2,6 +2,7 @@
 
 from typing import Any
 from unittest.mock import patch
+from zlib import crc32
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,15 @@ from msgspec.structs import replace
 from service.ledger.fold import BUCKET_MS, fold_route
 from service.ledger.state import Bucket, ReplicaHealth, RouteLedger
 from service.routing import circuit
-from service.routing.circuit import JITTER_RATIO, RAMP_MS, RECENT_MS, CircuitReading, open_until_ms, read_circuit
+from service.routing.circuit import (
+    HALF_OPEN_MS,
+    JITTER_RATIO,
+    RAMP_MS,
+    RECENT_MS,
+    CircuitReading,
+    open_until_ms,
+    read_circuit,
+)
 from service.settings import CircuitPolicy
 from tests.support.event_factories import Log, ended, failed
 from tests.support.routing_factories import ME, NOW_MS, tripped
@@ -77,6 +86,10 @@ def test_the_reading_says_why() -> None:
     """With the number of failures and the last one's kind."""
     assert read({ME: tripped(7, last_failure_kind="overloaded")}).reason == "7 failures in a row, the last: overloaded"
     assert read({ME: tripped(7)}).reason == "7 failures in a row, the last: failure"
+    assert read({ME: tripped(5)}).reason == "5 failures in a row, the last: failure"
+    assert read({ME: tripped(5, failed_probes=2)}).reason == "2 probes failed, the last failure: failure"
+    window = replace(windowed((10, 10, 0)), worst_row=4, last_failure_kind="timeout")
+    assert read({ME: window}).reason == "half of the attempts failed or were slow, the last failure: timeout"
 
 
 @given(st.integers(0, 5), IDS)
@@ -106,6 +119,21 @@ def test_the_jitter_differs_between_failures() -> None:
     """Circuits that trip together do not end together."""
     ends = {open_until_ms(tripped(last_failure_id=str(number)), POLICY) for number in range(100)}
     assert len(ends) > 90
+
+
+@pytest.mark.parametrize("event_id", ["an-id", "b", "c"])
+def test_the_jitter_is_the_ids_hash_as_a_share_of_a_tenth(event_id: str) -> None:
+    """The hash has 32 bits; part of the contract, since other versions read the same ledger."""
+    health = tripped(ago_ms=0, last_failure_id=event_id)
+    jitter = 0.1 * crc32(event_id.encode()) / 2**32
+    assert open_until_ms(health, POLICY) - NOW_MS == int(POLICY.open_ms * (1 + jitter))
+
+
+def test_an_open_time_of_nothing_is_none() -> None:
+    """Whatever the jitter; a provider's own word still holds."""
+    policy = replace(POLICY, open_ms=0)
+    assert open_until_ms(tripped(ago_ms=0), policy) == NOW_MS
+    assert open_until_ms(tripped(ago_ms=0, retry_at_ms=NOW_MS + 1), policy) == NOW_MS + 1
 
 
 @pytest.mark.parametrize(
@@ -191,6 +219,19 @@ def test_a_good_probe_ends_the_fleets_trip_and_its_makers() -> None:
     assert [read(fleet, replica=name).state for name in "bcd"] == ["half_open", "half_open", "open"]
 
 
+@pytest.mark.parametrize(
+    ("later_ms", "own", "fleet"), [(-1, "open", "open"), (0, "open", "closed"), (1, "half_open", "closed")]
+)
+def test_a_probe_ends_the_trips_that_are_older(later_ms: int, own: str, fleet: str) -> None:
+    """For the fleet also one of that very moment; whoever tripped itself may then make a probe of its own at once."""
+    opened_ms = NOW_MS - 1_000
+    health = {ME: tripped(ago_ms=1_000), "b": ReplicaHealth(recovered_ms=opened_ms + later_ms)}
+    reading = read(health)
+    assert reading.state == own
+    assert reading.until_ms == (opened_ms + 1 if own == "half_open" else open_until_ms(health[ME], POLICY))
+    assert read(health, replica="new").state == fleet
+
+
 def test_a_trip_after_the_probe_is_news() -> None:
     """What fails again after the route has recovered opens it again."""
     fleet = {"b": tripped(ago_ms=0), "c": tripped(ago_ms=0), ME: ReplicaHealth(recovered_ms=NOW_MS - 1)}
@@ -203,13 +244,19 @@ def test_a_route_that_recovered_takes_a_growing_share(since_ms: int, share: floa
     assert read({"b": ReplicaHealth(recovered_ms=NOW_MS)}, NOW_MS + since_ms).share == share
 
 
+def test_the_share_grows_from_the_last_recovery() -> None:
+    """Of all replicas' the latest counts."""
+    fleet = {"b": ReplicaHealth(recovered_ms=NOW_MS - 5_000), "c": ReplicaHealth(recovered_ms=NOW_MS - 10**6)}
+    assert read(fleet).share == 0.5
+
+
 # -- operators
 
 
 def test_what_failed_before_a_reset_counts_no_more() -> None:
     """Neither the row nor the window; what fails after it does."""
     assert read({ME: tripped(ago_ms=10)}, reset_ms=NOW_MS - 10).state == "closed"
-    assert read({ME: tripped(ago_ms=10)}, reset_ms=NOW_MS - 10).degraded is False
+    assert read({ME: tripped(ago_ms=10)}, reset_ms=NOW_MS - 10) == CircuitReading()
     assert read({ME: tripped(ago_ms=9)}, reset_ms=NOW_MS - 10).state == "open"
     before = windowed((0, 0, 0), (10, 10, 0))
     assert read({ME: before}, reset_ms=NOW_MS - 5).state == "closed"
@@ -228,6 +275,8 @@ def test_what_failed_before_a_reset_counts_no_more() -> None:
         pytest.param({"b": tripped(), "c": tripped(), "d": good()}, "open", id="two of three"),
         pytest.param({"b": tripped(), "c": tripped(), "d": good(), "e": good()}, "open", id="two of four"),
         pytest.param({"b": tripped(), "c": tripped(), **{name: good() for name in "def"}}, "closed", id="two of five"),
+        pytest.param({**{name: tripped() for name in "bcd"}, "e": good(), "f": good()}, "open", id="three of five"),
+        pytest.param({"b": tripped(), "c": tripped(), **{name: good() for name in "defg"}}, "closed", id="two of six"),
         pytest.param({"b": tripped(), "c": good(RECENT_MS)}, "open", id="the silent are not asked"),
         pytest.param({"b": good(), "c": good()}, "closed", id="none"),
     ],
@@ -264,6 +313,19 @@ def test_the_dead_do_not_degrade_a_route_for_ever() -> None:
     assert read({"old": tripped(50, ago_ms=120_000)}).state == "half_open"
     assert read({ME: tripped(4, ago_ms=RECENT_MS)}).degraded
     assert read({"old": tripped(4, ago_ms=RECENT_MS - 1)}).degraded
+
+
+def test_a_trip_of_the_dead_counts_for_ten_minutes_after_its_end() -> None:
+    """Then the route is as good as any other."""
+    dead = {"old": tripped(ago_ms=0)}
+    ends_ms = open_until_ms(dead["old"], POLICY) + HALF_OPEN_MS
+    assert read(dead, ends_ms - 1).state == "half_open"
+    assert read(dead, ends_ms) == CircuitReading()
+
+
+def test_the_worst_row_of_all_that_use_a_route_is_shown() -> None:
+    fleet = {ME: tripped(1), "b": tripped(4), "c": good()}
+    assert (read(fleet).failures_in_row, read(fleet).degraded) == (4, True)
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 12).map(tripped)), st.integers(0, 10**6))
@@ -313,6 +375,31 @@ def test_a_sound_route_reads_the_same_the_long_way(
         with patch.object(circuit, "is_sound", lambda ledger, *_: not ledger.health):
             long = read_circuit(ledger, POLICY, last_ms + later_ms, replica=replica, reset_ms=reset_ms)
         assert short == long
+
+
+GONE_MS = POLICY.open_cap_ms + HALF_OPEN_MS
+
+
+@pytest.mark.parametrize(
+    ("health", "replica", "sound"),
+    [
+        pytest.param(ReplicaHealth(recovered_ms=NOW_MS - RAMP_MS), ME, True, id="it recovered ten seconds ago"),
+        pytest.param(ReplicaHealth(recovered_ms=NOW_MS - RAMP_MS + 1), ME, False, id="it recovered just now"),
+        pytest.param(tripped(1), ME, False, id="a failure"),
+        pytest.param(tripped(0, failed_probes=1), ME, False, id="a failed probe"),
+        pytest.param(tripped(0), ME, True, id="a failure whose bucket is gone"),
+        pytest.param(replace(windowed((0, 1, 0)), worst_row=0), ME, False, id="a failure whose bucket is kept"),
+        pytest.param(tripped(1, ago_ms=GONE_MS), "b", True, id="of one that is long gone"),
+        pytest.param(tripped(1, ago_ms=GONE_MS), ME, False, id="long ago, but its own"),
+        pytest.param(tripped(1, ago_ms=GONE_MS - 1), "b", False, id="of one that is gone, not for long enough"),
+        pytest.param(
+            tripped(1, ago_ms=GONE_MS, last_success_ms=NOW_MS - GONE_MS + 1), "b", False, id="of one that was answered"
+        ),
+    ],
+)
+def test_the_short_way_is_for_routes_without_anything_bad(health: ReplicaHealth, replica: str, sound: bool) -> None:  # noqa: FBT001
+    """Of no replica that could still matter."""
+    assert circuit.is_sound(RouteLedger(health={replica: health, "c": good()}), POLICY, NOW_MS, ME) is sound
 
 
 def test_a_sound_route_is_read_the_short_way() -> None:

@@ -189,7 +189,7 @@ def test_whatever_one_client_meets_moves_no_other(log: list[tuple[dict[str, Any]
         events.append(make(len(events), at_ms, **(values | {"fold_rules": FOLD_RULES} | fields)))
     view = view_of(anthropic=ledger_of(*events))
     for draw in (0.0, 0.999):
-        request = RoutingRequest(model="claude-opus-4-8", client="bob", draw=draw)
+        request = RoutingRequest(model="claude-opus-4-8", client="bob", ramp_sample=draw)
         [first, *_] = rank(request, CHAIN, view, POLICY, at_ms + 1)
-        assert (first.route.id, first.probe, first.late) == ("anthropic", False, False)
+        assert (first.route.id, first.probe, first.deprioritized) == ("anthropic", False, False)
     assert names(rank(request, CHAIN, view, POLICY, at_ms + 1)) == ["anthropic", "subscription", "zai"]

@@ -105,16 +105,16 @@ def test_no_failover_once_it_is_over(failure: Failure) -> None:
 def test_nothing_to_try_is_no_route() -> None:
     """No candidate, or none that may be tried."""
     assert run((), [None]) == ([], Verdict("no_route"))
-    off = (Candidate(A, passed_over="off"), Candidate(S, passed_over="disabled"))
+    off = (Candidate(A, skip_reason="off"), Candidate(S, skip_reason="disabled"))
     assert run(off, [None]) == ([], Verdict("no_route"))
 
 
 def test_only_waits_are_told_with_the_soonest_end() -> None:
     """When every route waits, the client hears when the first one is free; a circuit's end is no promise."""
     waits = (
-        Candidate(A, passed_over="waiting", until_ms=NOW_MS + 9),
-        Candidate(S, passed_over="quota_spent", until_ms=NOW_MS + 5),
-        Candidate(Z, passed_over="circuit_open", until_ms=NOW_MS + 1),
+        Candidate(A, skip_reason="waiting", until_ms=NOW_MS + 9),
+        Candidate(S, skip_reason="quota_spent", until_ms=NOW_MS + 5),
+        Candidate(Z, skip_reason="circuit_open", until_ms=NOW_MS + 1),
     )
     assert run(waits, [None]) == ([], Verdict("throttled", until_ms=NOW_MS + 5))
 
@@ -365,6 +365,21 @@ def test_the_clients_own_throttle_is_the_clients_to_wait_for() -> None:
     assert (len(attempts), verdict.kind, verdict.number) == (1, "relayed", 1)
 
 
+@pytest.mark.parametrize("wait_ms", [SHORT_WAIT_MS, POLICY.retry_delay_ms, POLICY.retry_delay_ms + 1])
+def test_the_longest_wait_that_is_short(wait_ms: int) -> None:
+    """Two seconds are; so is a delay of the settings of two seconds."""
+    attempts, _ = run([FIRST], [throttle(wait_ms), None])
+    assert [attempt.wait_ms for attempt in attempts] == [0, wait_ms]
+    attempts, _ = run([FIRST], [throttle(), None], replace(POLICY, retry_delay_ms=SHORT_WAIT_MS))
+    assert [attempt.wait_ms for attempt in attempts] == [0, SHORT_WAIT_MS]
+
+
+def test_after_a_short_wait_another_failure_ends_the_plan() -> None:
+    """A route's newest failure counts; a throttle before it is not waited for again."""
+    attempts, verdict = run([FIRST], [throttle(1_000), BROKEN])
+    assert ([attempt.wait_ms for attempt in attempts], verdict.kind) == ([0, 1_000], "relayed")
+
+
 # -- the most useful error
 
 
@@ -395,6 +410,30 @@ def test_the_most_useful_error_is_shown(outcomes: list[Failure], kind: str, numb
 
 
 @pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        pytest.param(fault("server_error", "route", 400), "relayed", id="a trouble from 400 on"),
+        pytest.param(fault("server_error", "route", 399), "unreachable", id="below it there is nothing to show"),
+        pytest.param(fault("bad_request", "request", 300), "relayed", id="an own fault from 300 on"),
+        pytest.param(fault("bad_request", "request", 299), "unreachable", id="below it the answer went well"),
+    ],
+)
+def test_an_error_answer_has_the_status_of_one(failure: Failure, kind: str) -> None:
+    _, verdict = run(CHAIN, [failure])
+    assert verdict.kind == kind
+
+
+def test_what_is_unreachable_is_told_by_its_first_trouble() -> None:
+    """Not by a credential or a limit that came before it; by the first failure, where there was no trouble."""
+    assert run(CHAIN, [BAD_KEY, REFUSED, CUT_STREAM])[1] == Verdict("unreachable", failure=REFUSED)
+    assert run(CHAIN, [BAD_KEY])[1] == Verdict("unreachable", failure=BAD_KEY)
+
+
+def test_a_wait_is_told_with_the_first_failure() -> None:
+    assert run(CHAIN, [BAD_KEY, quota(9_000)])[1] == Verdict("throttled", until_ms=NOW_MS + 9_000, failure=BAD_KEY)
+
+
+@pytest.mark.parametrize(
     ("outcomes", "wait_ms"),
     [
         pytest.param([quota(9_000), quota(5_000), quota(7_000)], 5_000, id="the soonest of quotas"),
@@ -414,7 +453,7 @@ def test_when_all_wait_the_soonest_true_wait_is_told(outcomes: list[Failure], wa
 
 def test_waits_of_routes_that_were_passed_over_count_too() -> None:
     """The soonest may be one that was not even tried."""
-    waiting = Candidate(Z, passed_over="waiting", until_ms=NOW_MS + 100)
+    waiting = Candidate(Z, skip_reason="waiting", until_ms=NOW_MS + 100)
     _, verdict = run([FIRST, waiting], [quota(9_000)])
     assert (verdict.kind, verdict.until_ms) == ("throttled", NOW_MS + 100)
 
@@ -458,6 +497,8 @@ CODES = replace(POLICY, fallback_on_codes=(429, 503))
         pytest.param(OVERLOADED, 1, id="529 is not, as was warned at start"),
         pytest.param(BAD_REQUEST, 1, id="400 is not"),
         pytest.param(BAD_KEY, 3, id="the route's own credential is never the client's answer"),
+        pytest.param(fault("server_error", "route", 400), 1, id="nor is 400 of a route"),
+        pytest.param(fault("server_error", "route", 399), 3, id="399 is no error: the built-in rules"),
         pytest.param(REFUSED, 3, id="no status: the built-in rules"),
         pytest.param(CUT_STREAM, 3, id="a broken 200: the built-in rules"),
         pytest.param(OVERLOADED_STREAM, 3, id="an error inside a 200: the built-in rules"),
@@ -580,8 +621,8 @@ SMALL = Candidate(Z, "glm-4.5-air", "context_too_small", "prompt is too long")
     ("others", "kind"),
     [
         ([], "too_large"),
-        ([Candidate(A, passed_over="off")], "too_large"),
-        ([Candidate(A, passed_over="waiting", until_ms=NOW_MS + 5)], "throttled"),
+        ([Candidate(A, skip_reason="off")], "too_large"),
+        ([Candidate(A, skip_reason="waiting", until_ms=NOW_MS + 5)], "throttled"),
     ],
 )
 def test_a_prompt_that_no_model_holds_is_told_so(others: list[Candidate], kind: str) -> None:
@@ -655,7 +696,7 @@ def test_a_reserved_quota_is_worth_a_few_seconds() -> None:
 
 def test_a_route_that_has_to_be_passed_over_by_now_is_left_out() -> None:
     """Its wait counts where waiting helps; what opened or was disabled meanwhile promises nothing."""
-    spent = AdmissionDenied("passed_over", "weekly limit spent", until_ms=NOW_MS + 9_000)
+    spent = AdmissionDenied("passed_over", "weekly limit reached", until_ms=NOW_MS + 9_000)
     opened = AdmissionDenied("passed_over", "5 failures in a row")
     attempts, verdict = play([FIRST, SECOND], refused(FULL), refused(opened), refused(spent))
     assert [attempt.wait_ms for attempt in attempts] == [0, 0, SLOT_WAITS_MS[0]]
@@ -670,6 +711,24 @@ def test_a_renewed_credential_is_tried_once() -> None:
     attempts, verdict = play(CHAIN, renewed, renewed, ANSWERED)
     assert tried(attempts) == ["anthropic", "anthropic", "subscription"]
     assert verdict == Verdict("answered", 3)
+
+
+def test_each_route_may_renew_its_credential_once() -> None:
+    renewed = AttemptResult(NOW_MS, BAD_KEY, renewed=True)
+    attempts, _ = play([FIRST, SECOND], renewed, renewed, renewed, ANSWERED)
+    assert tried(attempts) == ["anthropic", "anthropic", "subscription", "subscription"]
+
+
+def test_what_is_searched_for_may_live_elsewhere() -> None:
+    """A 404 says no more than that it is not here; any other fault of the request's is the answer."""
+    missing = fault("bad_request", "request", 404)
+    plan = failover(CHAIN, POLICY, MODEL, searching=True)
+    next(plan)
+    assert plan.send(AttemptResult(NOW_MS, missing)).candidate == SECOND
+    with pytest.raises(StopIteration) as end:
+        plan.send(AttemptResult(NOW_MS, BAD_REQUEST))
+    assert end.value.value == Verdict("relayed", 1, failure=missing)
+    assert tried(run(CHAIN, [missing])[0]) == ["anthropic"]
 
 
 # -- the budget

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.ledger.state import RouteLedger
-from service.routing.models import choose_model, first_match, is_native, map_model
+from service.routing.models import choose_model, family_of, first_match, is_native, map_model
 from service.settings import Provider, Route
 from tests.support.routing_factories import NOW_MS, POLICY, A, S, Z, route_of
 
@@ -147,3 +147,28 @@ def test_a_fallback_map_that_goes_round_ends() -> None:
     route = route_of("x", provider)
     assert choose_model(route, "a", lacks("a", "b"), POLICY, NOW_MS) is None
     assert choose_model(route, "c", lacks("c"), POLICY, NOW_MS) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        ("claude-opus-4-8", "opus"),
+        ("claude-3-5-Sonnet-20241022", "sonnet"),
+        ("us.anthropic.claude-haiku-4-5-v1:0", "haiku"),
+        ("glm-5.2[1m]", "glm"),
+        ("claude-ab-fable-5", "fable"),
+        ("claude-3.5.1-ab-opus", "opus"),
+        ("O3-4o-Mini", "mini"),
+        ("O3-4O", "o3-4o"),
+        ("a" * 50, "a" * 40),
+    ],
+)
+def test_the_family_is_the_first_word_of_three_letters(model: str, family: str) -> None:
+    """Neither a number nor a part of one; the whole name in small letters where there is none, bounded."""
+    assert family_of(model) == family
+
+
+@pytest.mark.parametrize(("ago_ms", "model"), [(3_599_999, None), (3_600_000, "m")])
+def test_a_denied_model_is_asked_for_again_after_an_hour(ago_ms: int, model: str | None) -> None:
+    ledger = RouteLedger(missing_models={"m": NOW_MS - ago_ms})
+    assert choose_model(A, "m", ledger, POLICY, NOW_MS) == model

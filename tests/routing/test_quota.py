@@ -12,11 +12,11 @@ from service.ledger.events import TokenCounts
 from service.ledger.state import ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
 from service.routing.quota import (
     FORECAST_STEP_MS,
-    WEEK_MS,
     WaitReading,
     all_waits,
     counted_since,
     counted_tokens,
+    is_pressed,
     is_warned,
     read_forecast,
     read_quota,
@@ -28,6 +28,7 @@ from service.settings import QuotaPolicy, QuotaWeights, minute_of_week
 from tests.support.routing_factories import HOUR_MS, MONDAY_MS, NOW_MS, POLICY, used, waiting
 
 DAY_MS = 24 * HOUR_MS
+WEEK_MS = 7 * DAY_MS
 
 
 def unix_ms(text: str) -> int:
@@ -347,6 +348,8 @@ def test_an_answer_or_a_reset_ends_a_spent_window() -> None:
     assert read_waits(ledger, POLICY, NOW_MS) is not None
     ledger.health["r"] = ReplicaHealth(last_success_ms=NOW_MS - 9)
     assert read_waits(ledger, POLICY, NOW_MS) is None
+    ledger.health["other"] = ReplicaHealth(last_success_ms=NOW_MS - 10)
+    assert read_waits(ledger, POLICY, NOW_MS) is None, "whichever replica had the answer"
 
 
 @pytest.mark.parametrize(
@@ -359,6 +362,29 @@ def test_a_window_of_some_models_is_about_those(name: str, holds: str) -> None:
     assert [window.holds for window in windows] == [holds]
     for model in ("claude-opus-4-8", "claude-sonnet-4-6", "claude-fable-5", "claude-haiku-4-6"):
         assert is_warned(windows, model) == (holds in model)
+
+
+def test_a_windows_figure_is_shown_in_hundredths_of_a_percent() -> None:
+    [window] = read_windows(told(ratio=0.123456), POLICY, NOW_MS)
+    assert window.used_percent == 12.35
+    [window] = read_windows(told(ratio=None), POLICY, NOW_MS)
+    assert window.used_percent is None
+
+
+@pytest.mark.parametrize(
+    ("windows", "pressed"),
+    [
+        pytest.param({}, False, id="none was told"),
+        pytest.param(told().windows, False, id="one that is allowed"),
+        pytest.param(told(ratio=0.899).windows, False, id="one below the threshold"),
+        pytest.param(told(ratio=0.9).windows, True, id="one at the threshold"),
+        pytest.param(told("rejected", None).windows, True, id="a spent one without a figure"),
+        pytest.param(told(name="7d").windows | told("rejected", None).windows, True, id="one of two"),
+    ],
+)
+def test_windows_are_read_where_one_may_be_spent(windows: dict[str, WindowTold], pressed: bool) -> None:  # noqa: FBT001
+    """Or nearly; for most requests none need be."""
+    assert is_pressed(RouteLedger(windows=windows), POLICY) is pressed
 
 
 # -- the forecast
@@ -413,6 +439,24 @@ def test_a_busy_day_and_a_quiet_week_are_weighed() -> None:
     ledger = RouteLedger(hours={NOW_MS // HOUR_MS - 1: Usage(input=24 * 24)})
     at_ms = forecast(ledger, 24 * 24 + 168)
     assert (at_ms - NOW_MS) / HOUR_MS == pytest.approx(168 / ((24 + 9.6) / 2), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("left", "late_ms"),
+    [
+        pytest.param(0, None, id="the last token is used"),
+        pytest.param(415, 10 * HOUR_MS, id="on the full step"),
+        pytest.param(416, 10 * HOUR_MS + FORECAST_STEP_MS, id="rounded up"),
+        pytest.param(4_475, 108 * HOUR_MS - FORECAST_STEP_MS, id="at the last step of the week"),
+        pytest.param(4_482, None, id="when the week ends"),
+    ],
+)
+def test_the_moment_that_is_foretold(left: int, late_ms: int | None) -> None:
+    """1,380 tokens were used: 60 an hour within 23 hours of the day, 23 an hour in 60 of the week; 41.5 is the mean."""
+    ledger = RouteLedger(hours={NOW_MS // HOUR_MS - 23: Usage(input=1_380)})
+    assert forecast(ledger, 1_380 + left) == (0 if late_ms is None else NOW_MS + late_ms)
+    before = RouteLedger(hours=ledger.hours | {MONDAY_MS // HOUR_MS - 1: Usage(input=10**6)})
+    assert forecast(before, 1_380 + left) == forecast(ledger, 1_380 + left)
 
 
 @given(st.dictionaries(st.integers(-360, 0), st.integers(0, 10**9)), st.integers(1, 10**10), MOMENTS)

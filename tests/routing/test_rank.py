@@ -65,6 +65,12 @@ def test_the_order_is_the_settings_but_for_a_wish(model: str, order: list[str]) 
     assert names(ranked(RoutingRequest(model=model))) == order
 
 
+def test_a_claude_name_is_no_wish() -> None:
+    """Claude Code asks for one whatever its user wants; nor is the name on an endpoint that runs no model."""
+    assert names(ranked(CLAUDE, (Z, A, S))) == ["zai", "anthropic", "subscription"]
+    assert names(ranked(RoutingRequest("models", "glm-5.2"))) == ["anthropic", "subscription", "zai"]
+
+
 def test_each_route_gets_its_own_name_for_the_model() -> None:
     """As its provider calls it."""
     assert [candidate.model for candidate in ranked()] == ["claude-opus-4-8", "claude-opus-4-8", "glm-5.2"]
@@ -74,7 +80,7 @@ def test_above_the_threshold_a_route_comes_after_the_others() -> None:
     """It is still there, for when the others fail."""
     candidates = ranked(chain=limited(1_000), view=view_of(anthropic=used(950)))
     assert names(candidates) == ["subscription", "zai", "anthropic"]
-    assert [candidate.late for candidate in candidates] == [False, False, True]
+    assert [candidate.deprioritized for candidate in candidates] == [False, False, True]
 
 
 def test_half_open_routes_keep_their_place_as_probes() -> None:
@@ -112,8 +118,9 @@ def test_a_route_that_cannot_serve_is_passed_over(
     candidates = ranked(chain=chain, view=view)
     assert names(candidates)[0] != "anthropic"
     [first] = [candidate for candidate in candidates if candidate.route.id == "anthropic"]
-    assert (first.passed_over, first.until_ms) == (reason, until_ms)
+    assert (first.skip_reason, first.until_ms) == (reason, until_ms)
     assert first.reason
+    assert first.model == ("claude-opus-4-8" if reason in ("waiting", "quota_spent") else "")
 
 
 def test_an_open_circuit_is_passed_over() -> None:
@@ -193,8 +200,8 @@ def test_a_candidate_is_looked_at_again() -> None:
     now = recheck(first, CLAUDE, view_of(anthropic=used(600)), POLICY, NOW_MS)
     assert now.quota is not None
     assert (now.quota.used_tokens, now.without_thinking, now.usable) == (600, True, True)
-    assert recheck(first, CLAUDE, view_of(anthropic=used(1_000)), POLICY, NOW_MS).passed_over == "quota_spent"
-    assert recheck(first, CLAUDE, view_of(anthropic=open_circuit()), POLICY, NOW_MS).passed_over == "circuit_open"
+    assert recheck(first, CLAUDE, view_of(anthropic=used(1_000)), POLICY, NOW_MS).skip_reason == "quota_spent"
+    assert recheck(first, CLAUDE, view_of(anthropic=open_circuit()), POLICY, NOW_MS).skip_reason == "circuit_open"
 
 
 def test_no_last_resort_while_another_route_is_left() -> None:
@@ -311,7 +318,7 @@ def test_a_route_that_recovers_takes_its_share_first() -> None:
     """Requests whose lot is above the share go to the others first, and to it all the same when they fail."""
     recovering = RouteLedger(health={"b": ReplicaHealth(recovered_ms=NOW_MS - 2_500)})
     view = view_of(anthropic=recovering)
-    low, high = (RoutingRequest(model="claude-opus-4-8", draw=draw) for draw in (0.2, 0.3))
+    low, high = (RoutingRequest(model="claude-opus-4-8", ramp_sample=draw) for draw in (0.2, 0.3))
     assert names(rank(low, CHAIN, view, POLICY, NOW_MS)) == ["anthropic", "subscription", "zai"]
     assert names(rank(high, CHAIN, view, POLICY, NOW_MS)) == ["subscription", "zai", "anthropic"]
 
@@ -386,7 +393,7 @@ def test_a_quota_of_some_models_holds_those_alone() -> None:
     wait = Wait(at_ms=NOW_MS - 1, until_ms=NOW_MS + 9, kind="quota", status=429, holds="opus")
     view = view_of(anthropic=RouteLedger(waits={"quota:opus": wait}))
     [held] = rank(RoutingRequest(model="claude-opus-4-8"), (A,), view, POLICY, NOW_MS)
-    assert (held.passed_over, held.until_ms) == ("waiting", NOW_MS + 9)
+    assert (held.skip_reason, held.until_ms) == ("waiting", NOW_MS + 9)
     assert names(rank(RoutingRequest(model="claude-sonnet-4-6"), (A,), view, POLICY, NOW_MS)) == ["anthropic"]
     assert reasons(rank(RoutingRequest(model="glm-5.2"), (A,), view, POLICY, NOW_MS)) == {"anthropic": "waiting"}
 
@@ -456,7 +463,7 @@ REQUESTS = st.builds(
     bound_to=st.sampled_from(("", "", "anthropic", "zai")),
     least_tokens=st.sampled_from((0, 0, 10_000_000)),
     threaded=st.booleans(),
-    draw=st.sampled_from((0.0, 0.5, 1.0)),
+    ramp_sample=st.sampled_from((0.0, 0.5, 1.0)),
 )
 ROUTES = st.sampled_from((A, S, Z, CLIENT, route_of("anthropic", off="no key"), *limited(1_000)[:1]))
 HEALTH = ReplicaHealth(last_success_ms=NOW_MS - 1_000)

@@ -64,7 +64,7 @@ STATES = [
     ),
     pytest.param(A, view_of(anthropic=waiting()), "waiting", "throttle 429", id="waiting"),
     pytest.param(LIMITED, view_of(anthropic=used(950)), "quota_warning", "", id="above the threshold"),
-    pytest.param(LIMITED, view_of(anthropic=used(1_000)), "quota_spent", "weekly limit spent", id="quota spent"),
+    pytest.param(LIMITED, view_of(anthropic=used(1_000)), "quota_spent", "weekly limit reached", id="quota spent"),
     pytest.param(
         S, view_of(subscription=told(0.93)), "quota_warning", "window 5h 93 %", id="a window above the threshold"
     ),
@@ -75,7 +75,7 @@ STATES = [
         A,
         view_of(ControlLedger(limits={"anthropic": 10}), anthropic=used(10)),
         "quota_spent",
-        "weekly limit spent",
+        "weekly limit reached",
         id="an operator's limit",
     ),
 ]

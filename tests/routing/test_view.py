@@ -26,7 +26,7 @@ def test_sums_keep_up_with_events_and_snapshots(log: Log, cut: int, first: int) 
     """From the first event on, over a snapshot that takes the ledger's place, and into the next week."""
     log, view = distinct(log), View()
     for number, event in enumerate(log):
-        view.note("zai", event)
+        view.fold_own("zai", event)
         check(view, HOUR + first)
         if number == cut:
             view.routes["zai"] = fold_route(RouteLedger(), log[: cut // 2])
@@ -37,11 +37,11 @@ def test_sums_keep_up_with_events_and_snapshots(log: Log, cut: int, first: int) 
 def test_sums_are_kept_up_not_made_anew() -> None:
     """An own event changes them in place, for the route and for the keys that were asked for, in its week alone."""
     view = View()
-    view.note("zai", ended(1))
+    view.fold_own("zai", ended(1))
     kept, alice = view.used("zai", HOUR), view.used_by_key("alice", "zai", HOUR)
-    view.note("zai", ended(2))
-    view.note("zai", ended(3, client_key="bob"))
-    view.note("zai", ended(4, NOW_MS - 2 * HOUR_MS))
+    view.fold_own("zai", ended(2))
+    view.fold_own("zai", ended(3, client_key="bob"))
+    view.fold_own("zai", ended(4, NOW_MS - 2 * HOUR_MS))
     assert (view.used("zai", HOUR), view.used_by_key("alice", "zai", HOUR)) == (kept, alice)
     assert (kept.attempts, alice.attempts, view.used_by_key("bob", "zai", HOUR).attempts) == (3, 2, 1)
     assert view.used("zai", HOUR) is kept
@@ -50,11 +50,11 @@ def test_sums_are_kept_up_not_made_anew() -> None:
 def test_what_the_ledger_forgets_is_in_no_sum() -> None:
     """Hours that are too old for it, and ends that come for them."""
     view = View()
-    view.note("zai", ended(1))
+    view.fold_own("zai", ended(1))
     check(view, 0)
-    view.note("zai", ended(2, NOW_MS + 16 * 24 * HOUR_MS))
+    view.fold_own("zai", ended(2, NOW_MS + 16 * 24 * HOUR_MS))
     check(view, 0)
-    view.note("zai", batch_item(3, NOW_MS))
+    view.fold_own("zai", batch_item(3, NOW_MS))
     check(view, 0)
     assert view.used("zai", 0).attempts == 1
 
@@ -73,10 +73,10 @@ def test_what_has_no_price_is_kept_up_by_family() -> None:
     models = ["claude-x-1", "claude-y-2", *(f"invented{number}-z" for number in range(2 * KEPT_FAMILIES))]
     for number, model in enumerate(models):
         event = ended(number, model_sent=model, cost_nusd=None)
-        view.note("zai", event)
-        kept.note("zai", event)
+        view.fold_own("zai", event)
+        kept.fold_own("zai", event)
         kept.unpriced_by_key("alice", "zai", HOUR)
-    kept.note("zai", ended(900, model_sent="claude-priced", cost_nusd=5))
+    kept.fold_own("zai", ended(900, model_sent="claude-priced", cost_nusd=5))
     found = kept.unpriced_by_key("alice", "zai", HOUR)
     assert found == view.unpriced_by_key("alice", "zai", HOUR)
     assert (found["claude"].unpriced, found["claude"].cost_nusd) == (2, 0)

@@ -62,7 +62,7 @@ class Fleet:
 
     def restart(self, name: str) -> None:
         """End a proxy in order and start it again; once the balancer knows."""
-        self.proxies[name].process.ask_to_end()
+        self.proxies[name].process.terminate()
         assert self.proxies[name].wait() == 0, self.proxies[name].text
         self.start(name)
         self.wait_for_all()

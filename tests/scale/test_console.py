@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.commands.events import Wanted, look
+from service.commands.events import Wanted, show_events
 from service.console.reports import ReportClient
 from service.fleet.control_stream import operator, read_view
 from service.fleet.status import read_status
@@ -25,11 +25,16 @@ def test_operators_reach(kind: type[Cluster | Sentinel | Secured], tmp_path: Pat
     """Commands are put there and read back, by the view, the status and the events; so is the workers' queue."""
     with kind(tmp_path) as topology:
         with operator(topology.url) as desk:
-            desk.append([RouteDisabled(**desk.stamp(), route="zai"), RouteEnabled(**desk.stamp(), route="anthropic")])
-            desk.append([RouteDisabled(**desk.stamp(), route="anthropic", reason="why")])
+            desk.append(
+                [
+                    RouteDisabled(**desk.common_fields(), route="zai"),
+                    RouteEnabled(**desk.common_fields(), route="anthropic"),
+                ]
+            )
+            desk.append([RouteDisabled(**desk.common_fields(), route="anthropic", reason="why")])
             assert read_view(desk.redis).control.disabled == {"zai": "", "anthropic": "why"}
         shown: list[Any] = []
-        asyncio.run(look(topology.url, Wanted(), 10, shown.extend, follow=False))
+        asyncio.run(show_events(topology.url, Wanted(), 10, shown.extend, follow=False))
         assert [(view.type, view.route) for view in shown] == [
             ("route_disabled", "zai"),
             ("route_enabled", "anthropic"),

@@ -250,7 +250,7 @@ def test_a_given_environment_is_the_whole_of_it(tmp_path: Path, monkeypatch: pyt
 def test_a_dotenv_that_is_no_text_is_a_mistake(tmp_path: Path) -> None:
     """Its name and the mend are told; one that is not there is empty."""
     (tmp_path / ".env").write_bytes(b"A=\xff")
-    with pytest.raises(SettingsError, match=r"\.env: can't be read.*mend or remove"):
+    with pytest.raises(SettingsError, match=r"\.env: can't be read.*fix or remove"):
         read_dotenv(tmp_path / ".env")
     assert read_dotenv(tmp_path / "none") == {}
 
@@ -289,12 +289,12 @@ def test_rules_of_ones_own_stand_before_the_packaged_ones(tmp_path: Path) -> Non
     ("change", "words"),
     [
         (('kind = "throttle"', 'kind = "slow"'), "kind"),
-        (('kind = "throttle"', 'kind = "deadline"'), "an answer can't be of the kind 'deadline'"),
+        (('kind = "throttle"', 'kind = "deadline"'), "a response can't be of the kind 'deadline'"),
         (('kind = "throttle"', ""), "kind"),
         (('scope = "throttle"', 'scope = "me"'), "scope"),
         (('scope = "throttle"', 'scope = ""'), "the scope is missing"),
         (("418", "1000"), "status 1000 is not within"),
-        (("520-529", "529-520"), "the lesser first"),
+        (("520-529", "529-520"), "the lower first"),
         (("520-529", "5xx"), "neither a number nor a range"),
         (("words", "word"), "word"),
     ],

@@ -12,6 +12,7 @@ from tests.simulation.fibers import Places
 from tests.simulation.postgres_model import Database, ModelStore
 from tests.simulation.redis_model import Data, Server
 from tests.simulation.virtual import Now
+from tests.support.server_fixtures import address_of
 from workers.consume import open_redis
 from workers.store import Store
 
@@ -60,7 +61,7 @@ class RealServers:
 
     def store(self) -> Store:
         """A worker's store."""
-        self.stores.append(Store(self.postgres.url))
+        self.stores.append(Store(address_of(self.postgres)))
         return self.stores[-1]
 
     def empty_redis(self) -> None:

@@ -24,6 +24,7 @@ from workers.store import (
     Checkpoint,
     DeadLetter,
     KnownEvent,
+    PostgresAddress,
     Rejected,
     Row,
     SkippedSeq,
@@ -149,7 +150,7 @@ class ModelStore(Store):
     """A worker's view of the model; `places` are where it fails, sleeps and dies."""
 
     def __init__(self, database: Database, places: Places) -> None:
-        super().__init__("model")
+        super().__init__(PostgresAddress("model", 2))
         self.database = database
         self.places = places
         self.lingers = False

@@ -118,7 +118,7 @@ class Replica:
                 raise
             self.oracle.on_disk |= names
 
-        self.outbox.listeners += [partial(self.oracle.note_own, self.name), self.watcher.note_own]
+        self.outbox.listeners += [partial(self.oracle.note_own, self.name), self.watcher.fold_own]
         self.outbox._spool.append = append  # type: ignore[method-assign]
         self.run(self._start())
 
@@ -227,7 +227,7 @@ class Replica:
 
     def check(self) -> None:
         """The laws that hold in this process at every moment."""
-        for stream in {*self.watcher.snapshots, *self.outbox.lanes}:
+        for stream in {*self.watcher.snapshots, *self.outbox.queues}:
             self._check_snapshot(stream)
             if stream != CONTROL:
                 self._check_view(stream)
@@ -272,15 +272,15 @@ class Replica:
 
     def _has_forgotten(self, stream: str) -> bool:
         """Whether own events that no snapshot has heard lie on disk alone: more than memory has room for."""
-        kept = {event.seq for event in self.outbox.unheard(stream)}
-        snapshot = self.watcher.heard().get(stream, {}).get(self.name)
+        kept = {event.seq for event in self.outbox.unacknowledged(stream)}
+        snapshot = self.watcher.acknowledged().get(stream, {}).get(self.name)
         own = self.oracle.own.get((self.name, stream), ())
         return any(event.seq not in kept and not (snapshot and snapshot.has(event.seq)) for event in own)
 
     def check_rest(self) -> None:
         """At rest nothing waits, nothing lies on disk, and the view is the ledger."""
         self.oracle.law(not self.outbox.pending, f"{self.name}: {self.outbox.pending} events are still pending")
-        for stream, lane in self.outbox.lanes.items():
+        for stream, lane in self.outbox.queues.items():
             self.oracle.law(not lane.sent, f"{self.name}: {len(lane.sent)} events of {stream} were never heard")
         for stream in self.oracle.ledgers:
             ledger = self.oracle.ledger(stream)

@@ -39,7 +39,7 @@ def test_an_item_told_twice_is_let_go_of_by_both(world: World) -> None:
         replica.run(replica._append(ROUTE, item(replica)))
         world.pass_time(SOON_S)
         fold(world, number)
-    assert [len(replica.outbox.lanes[ROUTE].sent) for replica in world.replicas] == [0, 0]
+    assert [len(replica.outbox.queues[ROUTE].sent) for replica in world.replicas] == [0, 0]
     for replica in world.replicas:
         replica.run(replica.ask())
     world.pass_time(SOON_S)

@@ -80,7 +80,7 @@ class Command:
         """Ask it to end. What has to be killed has failed."""
         if not self.alive:
             return
-        self.process.ask_to_end()
+        self.process.terminate()
         status = self.process.wait(STOP_S)
         if status is None:
             self.process.kill()

@@ -71,4 +71,4 @@ def names(candidates: list[Candidate]) -> list[str]:
 
 def reasons(candidates: list[Candidate]) -> dict[str, str]:
     """The routes passed over, and why."""
-    return {candidate.route.id: candidate.passed_over for candidate in candidates if not candidate.usable}
+    return {candidate.route.id: candidate.skip_reason for candidate in candidates if not candidate.usable}

@@ -12,12 +12,17 @@ from redis import Redis
 from service.embedded.postgres import Postgres
 from service.embedded.valkey import Valkey
 from workers.migrate import migrate
-from workers.store import connect
+from workers.store import PostgresAddress, connect
 
 TABLES = (
     "events", "control_events", "checkpoints", "usage_hourly", "route_health", "dead_letters", "quarantine", "asides",
     "balances", "usage_closed",
 )  # fmt: skip
+
+
+def address_of(postgres: Postgres) -> PostgresAddress:
+    """A Postgres, as workers reach it."""
+    return PostgresAddress(postgres.url, connect_s=5)
 
 
 def empty(postgres: Postgres) -> None:
@@ -47,7 +52,7 @@ def valkey(shared_valkey: Valkey) -> Valkey:
 def shared_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """The Postgres of this run, with the schema."""
     with Postgres(tmp_path_factory.mktemp("postgres")) as server:
-        with connect(server.url) as connection:
+        with connect(address_of(server)) as connection:
             migrate(connection)
         yield server
 

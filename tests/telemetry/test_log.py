@@ -14,12 +14,23 @@ from typing import Literal
 import pytest
 
 from service.settings import LogLevel
-from service.telemetry.log import OK, LineLogger, listeners_to, logger_of_lines, set_up
-from service.telemetry.log_buffer import LogBuffer
+from service.telemetry.log import OK, set_up
 from tests.fakes import FakeProvider, reply
 from tests.support.proxies import ANTHROPIC_KEY, ZAI_KEY, server_of
 
 log = logging.getLogger("ccproxy.test")
+
+
+WORDS_OF_A_FAILOVER = {
+    "text": (
+        "→ Anthropic POST /v1/messages",
+        "← Anthropic 529",
+        "→ Z.AI POST",
+        "← Z.AI 200",
+        "model remap: claude-opus-5-5",
+    ),
+    "json": ("attempt.started", "attempt.failed", "attempt.model_mapped", "request.ended"),
+}
 
 
 class Screen(io.StringIO):
@@ -147,40 +158,17 @@ def test_no_line_of_a_traceback_poses_as_a_line_of_the_log() -> None:
     assert "\x1b" not in out.getvalue()
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
-@pytest.mark.parametrize("screen", [io.StringIO, Screen])
-def test_a_logger_of_lines_says_the_same(form: Literal["text", "json"], screen: type[io.StringIO]) -> None:
-    """What is said without a record reads as if there had been one."""
-    out = logged(form=form, out=screen(), level="info")
-    lines = logger_of_lines("ccproxy.lines")
-    assert isinstance(lines, LineLogger)
-    ring = LogBuffer()
-    logging.getLogger("ccproxy").addHandler(ring)
-    assert listeners_to(lines) == [ring, *logging.getLogger().handlers]
-    for logger in (log, lines):
-        logger.debug("not heard")
-        logger.log(OK, "← %s %d | %.2f s", "Anthropic", 200, 1.239, extra={"request": "q1", "route": "anthropic"})
-        logger.info("100 % plain", extra={"why": "a\nb", "path": Path("/x")})
-        logger.warning("%(a)s", {"a": "by name"})
-        logger.info(Path("/an/object"))
-    said = [re.sub(r"\d\d:\d\d:\d\d(\.\d+)?", "TIME", line) for line in out.getvalue().splitlines()]
-    assert len(said) == len(ring.lines) == 8
-    assert [line["message"] for line in ring.lines[4:]] == [line["message"] for line in ring.lines[:4]]
-    assert said[4:] == [line.replace("ccproxy.test", "ccproxy.lines") for line in said[:4]]
-
-
 def test_who_else_listens_gets_records_with_their_place(caplog: pytest.LogCaptureFixture) -> None:
     """A program that has a log of its own hears all of it, from where it was said; so does a traceback's line."""
     out = logged()
-    lines = logger_of_lines("ccproxy.lines")
     try:
         int("odd")
     except ValueError:
-        lines.exception("failed")
+        log.exception("failed")
     assert "ValueError" in out.getvalue()
     logging._srcfile = logging.__dict__["_srcfile"] or source_of_logging()
     logging.getLogger().addHandler(caplog.handler)
-    lines.info("heard by %d", 2)
+    log.info("heard by %d", 2)
     assert [(one.getMessage(), one.filename) for one in caplog.records] == [("heard by 2", "test_log.py")]
     assert "heard by 2" in out.getvalue()
 
@@ -194,11 +182,8 @@ def test_a_log_that_can_not_be_written_fails_nobody(capsys: pytest.CaptureFixtur
     """A full disk or a reader that has gone is told on stderr, as logging does."""
     out = logged()
     out.close()
-    logger_of_lines("ccproxy.lines").info("nowhere")
+    log.info("nowhere")
     assert "nowhere" in capsys.readouterr().err
-    out = logged()
-    logger_of_lines("ccproxy.lines").info("%d words", "no")
-    assert "%d words ('no',)" in out.getvalue()
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -219,13 +204,7 @@ async def test_every_line_of_a_request_bears_its_id_and_none_a_secret(
     assert len(lines) >= 5
     assert all(request_id in line for line in lines)
     text = out.getvalue()
-    for words in (
-        "→ Anthropic POST /v1/messages",
-        "← Anthropic 529",
-        "→ Z.AI POST",
-        "← Z.AI 200",
-        "model remap: claude-opus-5-5",
-    ):
+    for words in WORDS_OF_A_FAILOVER[form]:
         assert words in text
     for secret in (ANTHROPIC_KEY, ZAI_KEY, "the-prompt-text", "the-answer-text"):
         assert secret not in text

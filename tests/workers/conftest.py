@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from service.embedded.postgres import Postgres
 from service.embedded.valkey import Valkey
 from service.ledger import wire
+from tests.support.server_fixtures import address_of
 from tests.support.stream_factories import STREAM
 from workers.archive import Archive, open_archive
 from workers.consume import Streams, open_redis
@@ -21,7 +22,7 @@ from workers.fold_job import FoldJob
 from workers.outage import Outage
 from workers.project import Projected, Projector
 from workers.publish import Publisher
-from workers.store import GENESIS_HASH, Store
+from workers.store import GENESIS_HASH, PostgresAddress, Store
 from workers.verify import StreamReport, verify
 from workers.wake import WakeQueue, open_queue
 
@@ -38,20 +39,25 @@ class Bench:
         self.archives: list[Archive] = []
         self.projector = self.new_projector()
 
+    @property
+    def address(self) -> PostgresAddress:
+        """Postgres, as workers reach it."""
+        return address_of(self.postgres)
+
     def new_projector(self, streams: Any = None) -> Projector:
         """Another worker's projector, with a connection of its own and nothing in memory."""
-        store = Store(self.postgres.url)
+        store = Store(self.address)
         self.stores.append(store)
         return Projector(store, streams or Streams(self.redis))
 
     def new_archive(self) -> Archive:
         """What the commands read the ledger with."""
-        self.archives.append(open_archive(self.postgres.url))
+        self.archives.append(open_archive(self.address))
         return self.archives[-1]
 
     def verify(self, stream: str = STREAM) -> StreamReport:
         """Recount a stream and compare."""
-        archive = open_archive(self.postgres.url)
+        archive = open_archive(self.address)
         try:
             return verify(archive, stream)
         finally:

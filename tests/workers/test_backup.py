@@ -16,7 +16,7 @@ from service.embedded.postgres import Postgres
 from service.ledger import wire
 from service.ledger.events import ClientKeyIssued
 from service.ledger.state import RouteLedger
-from tests.support.server_fixtures import TABLES
+from tests.support.server_fixtures import TABLES, address_of
 from tests.support.stream_factories import NOON_MS, STREAM, append, append_each, append_raw, ended, many, new_id
 from tests.workers.conftest import Bench
 from workers import cli
@@ -167,7 +167,7 @@ def test_what_redis_trimmed_is_told(bench: Bench, command: Run, tmp_path: Path) 
     bench.redis.xtrim(wire.events_key(STREAM), maxlen=1, approximate=False)
     status, output = command(cli.restore_ledger, str(tmp_path / "b.zip"), "--replace")
     assert (status, bench.attempts()) == (0, 3)
-    assert "anthropic: what happened between" in output
+    assert "anthropic: events between" in output
 
 
 def test_a_ledger_with_events_is_not_replaced_unasked(bench: Bench, command: Run, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_ledger_with_events_is_not_replaced_unasked(bench: Bench, command: Run
     content = file.read_bytes()
     status, output = command(cli.backup, str(file))
     assert (status, file.read_bytes()) == (1, content)
-    assert "is there already" in output
+    assert "already exists" in output
     append(bench.redis, [ended(3)])
     bench.project()
     status, output = command(cli.restore_ledger, str(file))
@@ -227,10 +227,10 @@ def come_from_tomorrow(file: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (cut_off, "cut off"),
+        (cut_off, "is truncated"),
         (flip_a_byte, "damaged"),
-        (change_a_count, "not what was written"),
-        (leave_out_the_manifest, "no backup of a ledger"),
+        (change_a_count, "does not match the manifest"),
+        (leave_out_the_manifest, "not a ledger backup"),
         (come_from_tomorrow, "newer than this version"),
     ],
 )
@@ -251,7 +251,7 @@ def test_a_file_that_cannot_be_trusted_changes_nothing(
 
 def test_an_older_backup_is_brought_up_to_date(bench: Bench, empty_database: Postgres, tmp_path: Path) -> None:
     """It is put into the schema that it was made of; the migrations since then are applied to its rows."""
-    with connect(empty_database.url) as connection:
+    with connect(address_of(empty_database)) as connection:
         migrate(connection, upto=2)
         connection.execute(
             "INSERT INTO ccproxy.checkpoints (stream, epoch, run_id, stream_id, position, hash, state) "
@@ -265,7 +265,7 @@ def test_an_older_backup_is_brought_up_to_date(bench: Bench, empty_database: Pos
         manifest = back_up(connection, tmp_path / "old.zip")
     assert manifest.schema == 2
     drop(bench)
-    with connect(bench.postgres.url) as connection, Backup(tmp_path / "old.zip") as saved:
+    with connect(bench.address) as connection, Backup(tmp_path / "old.zip") as saved:
         restore(connection, saved)
     assert bench.rows("SELECT stream, dead, epoch, run_id FROM ccproxy.checkpoints") == [("zai", 1, 4, "")]
     assert bench.verify("zai").ok
@@ -285,7 +285,7 @@ def test_a_backup_waits_for_nobody_and_keeps_nobody_waiting(bench: Bench, tmp_pa
     """A worker in the middle of a transaction, and one that begins a new week, go on."""
     append(bench.redis, many(2))
     bench.project()
-    with psycopg.connect(bench.postgres.url) as worker, connect(bench.postgres.url) as connection:
+    with psycopg.connect(bench.postgres.url) as worker, connect(bench.address) as connection:
         worker.execute("SELECT 1 FROM ccproxy.checkpoints FOR UPDATE")
         assert back_up(connection, tmp_path / "b.zip").rows > 0
 
@@ -303,7 +303,7 @@ def test_no_week_is_dropped_under_a_backup(bench: Bench, tmp_path: Path) -> None
                 retention.drop_expired()
             tries.append(error.value)
 
-    with connect(bench.postgres.url) as connection:
+    with connect(bench.address) as connection:
         manifest = back_up(connection, tmp_path / "b.zip", look)
     assert tries
     assert sum(table.rows for table in manifest.tables if table.name.startswith("events_")) == 1
@@ -319,6 +319,6 @@ def test_a_backup_that_breaks_off_leaves_nothing(bench: Bench, tmp_path: Path, m
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    with connect(bench.postgres.url) as connection, pytest.raises(KeyboardInterrupt):
+    with connect(bench.address) as connection, pytest.raises(KeyboardInterrupt):
         back_up(connection, Path("b.zip"), interrupt)
     assert list(tmp_path.iterdir()) == []

@@ -165,7 +165,7 @@ def test_a_dead_letter_that_came_again_is_counted_once(bench: Bench) -> None:
 
 def test_the_command_shows_and_replays(bench: Bench, command: Run) -> None:
     """A table, JSON, and a sentence for each stream."""
-    assert "Nothing was put aside" in command(cli.ledger, "dead")[1]
+    assert "There are no dead letters" in command(cli.ledger, "dead")[1]
     assert command(cli.ledger, "dead", "replay") == (0, "There are no dead letters.\n")
     append_raw(bench.redis, b"garbage")
     old_version_folds(bench, [ended(1, replica="new")])
@@ -173,5 +173,5 @@ def test_the_command_shows_and_replays(bench: Bench, command: Run) -> None:
     assert (status, "too new" in output, "garbage" in output) == (0, True, True)
     rows = json.loads(command(cli.ledger, "dead", "--json", "--limit", "1", "--stream", STREAM)[1])
     assert [row["kind"] for row in rows] == ["dead"]
-    assert command(cli.ledger, "dead", "replay") == (0, f"{STREAM}: 1 read, 1 still unreadable\n")
+    assert command(cli.ledger, "dead", "replay") == (0, f"{STREAM}: 1 folded, 1 left\n")
     assert (bench.attempts(), counts(bench)) == (1, [b"1", b"0"])

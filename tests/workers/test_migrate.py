@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from service.embedded.postgres import Postgres
 from workers import cli
 from workers.migrate import SchemaError, migrate, migrations, pending
-from workers.store import connect
+from workers.store import PostgresAddress, connect
 from workers.worker_process import check_schema
 
 
@@ -26,7 +26,7 @@ def url(empty_database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_schema_is_made_once_by_whoever_comes_first(url: str) -> None:
     """Two processes at once make one schema; a third finds it; a worker is content with it."""
     with pytest.raises(SchemaError, match="ccproxy migrate"):
-        check_schema(url)
+        check_schema(PostgresAddress(url, connect_s=5))
     missing = "".join(f"migration.missing number={step.number:04d} name={step.name}\n" for step in migrations())
     assert run(cli.migrate, "--check") == (1, missing)
     processes = [Thread(target=apply, args=(url,)) for _ in range(3)]
@@ -34,15 +34,15 @@ def test_the_schema_is_made_once_by_whoever_comes_first(url: str) -> None:
         process.start()
     for process in processes:
         process.join()
-    check_schema(url)
+    check_schema(PostgresAddress(url, connect_s=5))
     assert run(cli.migrate) == (0, "schema.current\n")
     assert run(cli.migrate, "--check") == (0, "schema.current\n")
-    with connect(url) as connection:
+    with connect(PostgresAddress(url, connect_s=5)) as connection:
         applied = connection.execute("SELECT number FROM ccproxy.migrations").fetchall()
         assert applied == [(migration.number,) for migration in migrations()]
         assert connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone() == (False,)
         connection.execute("UPDATE ccproxy.migrations SET sha256 = 'edited' WHERE number = 1")
-        with pytest.raises(SchemaError, match="another content"):
+        with pytest.raises(SchemaError, match="different content"):
             pending(connection)
         connection.execute("UPDATE ccproxy.migrations SET number = number + 9999")
         with pytest.raises(SchemaError, match="newer"):
@@ -51,7 +51,7 @@ def test_the_schema_is_made_once_by_whoever_comes_first(url: str) -> None:
 
 def apply(url: str) -> None:
     """Migrate, as a process does."""
-    with connect(url) as connection:
+    with connect(PostgresAddress(url, connect_s=5)) as connection:
         migrate(connection)
 
 

@@ -189,7 +189,7 @@ def test_damaged_rows_are_not_dropped(weeks: Bench) -> None:
 def test_a_worker_drops_weeks_by_itself(weeks: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The setting is heeded at start, in a thread that ends with the process."""
     monkeypatch.setattr("workers.worker_process.RETENTION_INTERVAL_S", 0.01)
-    process = WorkerProcess(weeks.valkey.url, weeks.valkey.url, weeks.postgres.url, weeks.postgres.url, 3)
+    process = WorkerProcess(weeks.valkey.url, weeks.valkey.url, weeks.address, weeks.address, 3)
     process.retention = Retention(weeks.new_archive, 3, clock=lambda: (LATER_MS + 3 * WEEK_MS) / 1000)
     thread = Thread(target=process.retain)
     thread.start()

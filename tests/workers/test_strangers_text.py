@@ -27,10 +27,10 @@ from click.testing import CliRunner
 from service.cli import main
 from service.ledger import wire
 from service.ledger.events import ClientKeyIssued, RouteDisabled
+from service.telemetry.log import Lines, lines_in
 from service.telemetry.safe_text import csv_cell, visible, visible_json
 from service.telemetry.terminal import show_exception
 from tests.support.stream_factories import NOON_MS, STREAM, append, append_raw, ended, new_id, started
-from workers.cli import TextLines
 
 if TYPE_CHECKING:
     from tests.workers.conftest import Bench
@@ -178,7 +178,7 @@ def test_a_workers_log_has_escapes() -> None:
     """The message in one line, a traceback indented below it."""
     failure = ValueError(HOSTILE)
     record = logging.LogRecord("ccproxy", logging.ERROR, "", 0, "%s", (HOSTILE,), (ValueError, failure, None))
-    first, *more = TextLines().format(record).splitlines()
+    first, *more = Lines(coloured=False)(lines_in(record)).splitlines()
     assert faults(first + "".join(more)) == set()
     assert first.endswith("end")
     assert more

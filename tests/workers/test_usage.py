@@ -119,15 +119,15 @@ def test_requests_are_unknown_where_events_were_dropped(used: Bench, command: Ru
 
 def test_a_time_without_usage_says_so(bench: Bench, command: Run) -> None:  # noqa: ARG001
     """No empty table."""
-    assert "Nothing was used" in command(cli.usage)[1]
+    assert "No usage in this period" in command(cli.usage)[1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--since", "yesterday"], "is no time; write a date"),
+        (["--since", "yesterday"], "is not a time; use a date"),
         (["--since", "2026-09-02", "--until", "2026-09-01"], "before it begins"),
-        (["--by", "day,colour"], "there are day, week, route, model, key"),
+        (["--by", "day,colour"], "use day, week, route, model, key"),
     ],
 )
 def test_mistakes_are_told_with_their_mend(command: Run, arguments: list[str], words: str) -> None:

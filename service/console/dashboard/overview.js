@@ -77,7 +77,7 @@ function banner(overview) {
       "dl",
       { class: "stats" },
       stat("Answered", format.count(overview.requests_per_minute), "in the last minute"),
-      stat("In progress", format.count(overview.open_attempts), "attempts"),
+      stat("In progress", format.count(overview.open_attempts), overview.open_attempts === 1 ? "attempt" : "attempts"),
       stat("Replicas", format.count(overview.replicas), "serving"),
       stat("Lag", format.count(overview.fleet_lag), "entries to fold"),
     ),

@@ -41,14 +41,14 @@ class Replica:
     async def enter(self, attempt: str, **fields: Any) -> Grant | AdmissionDenied:
         """Ask for an attempt of 1,000 tokens at most."""
         candidate = Candidate(A, "m", **fields)
-        return await self.admission.enter(
+        return await self.admission.admit_attempt(
             AdmissionRequest(attempt_id=attempt, candidate=candidate, body_bytes=10**9, max_tokens=1_000)
         )
 
     async def slot(self, attempt: str, slots: int = 2) -> Grant | AdmissionDenied:
         """Ask for one of so many slots."""
         candidate = Candidate(route_of("anthropic", concurrency=slots), "m")
-        return await self.admission.enter(
+        return await self.admission.admit_attempt(
             AdmissionRequest(attempt_id=attempt, candidate=candidate, body_bytes=1, max_tokens=1)
         )
 
@@ -57,7 +57,7 @@ class Replica:
     ) -> Grant | AdmissionDenied:
         """Ask to reserve 100 tokens, the size of every attempt before."""
         for _ in range(20):
-            self.admission.sizes.note("anthropic", "m", 100)
+            self.admission.sizes.record("anthropic", "m", 100)
         quota = QuotaReading(state=state, used_tokens=used, limit_tokens=limit, week_start_ms=0, resets_at_ms=0)
         return await self.enter(attempt, quota=quota, open_attempts=open_attempts)
 
@@ -68,8 +68,8 @@ class Replica:
 
     async def settled(self) -> None:
         """All that is given back has been given back."""
-        while self.admission._later:
-            await asyncio.wait(self.admission._later)
+        while self.admission._background:
+            await asyncio.wait(self.admission._background)
             await asyncio.sleep(0)  # a task that is done leaves the set when the event loop comes round
 
 

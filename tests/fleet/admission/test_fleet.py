@@ -34,11 +34,11 @@ async def test_one_probe_at_a_time(new_replica: NewReplica) -> None:
     assert isinstance(first, Grant)
     assert isinstance(await b.enter("2", probe=True), AdmissionDenied)
     assert isinstance(await a.enter("3", probe=True), AdmissionDenied)
-    a.admission.content_came(first)
+    a.admission.end_probe(first)
     await a.settled()
     second = await b.enter("4", probe=True)
     assert isinstance(second, Grant)
-    b.admission.leave(second)
+    b.admission.release(second)
     await b.settled()
     assert isinstance(await a.enter("5", probe=True), Grant)
 
@@ -56,7 +56,7 @@ async def test_a_lease_that_is_anothers_by_now_stays(new_replica: NewReplica, re
     await redis.delete(probe_key("anthropic"))
     await b.enter("2", probe=True)
     assert isinstance(late, Grant)
-    a.admission.leave(late)
+    a.admission.release(late)
     await a.settled()
     assert await redis.get(probe_key("anthropic")) == b"2"
 
@@ -71,7 +71,7 @@ async def test_slots_are_the_fleets(new_replica: NewReplica) -> None:
     assert isinstance(held, Grant)
     assert isinstance(await b.slot("2"), Grant)
     assert await b.slot("3") == AdmissionDenied("slots", admission.REASONS["slots"])
-    a.admission.leave(held)
+    a.admission.release(held)
     await a.settled()
     assert isinstance(await b.slot("4"), Grant)
 
@@ -114,13 +114,13 @@ async def test_what_lives_is_renewed(new_replica: NewReplica, redis: Redis, monk
 async def test_client_keys_have_slots_too(new_replica: NewReplica) -> None:
     """Of their own, whatever routes their requests take."""
     a, b = new_replica("a"), new_replica("b")
-    held = await a.admission.enter_key("alice", 1, "r1")
+    held = await a.admission.admit_key("alice", 1, "r1")
     assert isinstance(held, Grant)
-    assert isinstance(await b.admission.enter_key("alice", 1, "r2"), AdmissionDenied)
-    assert isinstance(await b.admission.enter_key("bob", 1, "r3"), Grant)
-    a.admission.leave(held)
+    assert isinstance(await b.admission.admit_key("alice", 1, "r2"), AdmissionDenied)
+    assert isinstance(await b.admission.admit_key("bob", 1, "r3"), Grant)
+    a.admission.release(held)
     await a.settled()
-    assert isinstance(await b.admission.enter_key("alice", 1, "r4"), Grant)
+    assert isinstance(await b.admission.admit_key("alice", 1, "r4"), Grant)
 
 
 # -- reservations
@@ -138,7 +138,7 @@ async def test_what_was_reserved_and_not_used_is_free_again(new_replica: NewRepl
     a, b = new_replica("a"), new_replica("b")
     held = await a.reserve("1", used=800)
     assert isinstance(held, Grant)
-    a.admission.leave(held, tokens=30, seq=7)
+    a.admission.release(held, tokens=30, seq=7)
     await a.settled()
     b.hears(a=6)
     assert isinstance(await b.reserve("2", used=800), Grant)  # 800 + 30 + 100
@@ -150,7 +150,7 @@ async def test_nothing_is_counted_twice(new_replica: NewReplica) -> None:
     a, b = new_replica("a"), new_replica("b")
     held = await a.reserve("1", used=800)
     assert isinstance(held, Grant)
-    a.admission.leave(held, tokens=100, seq=7)
+    a.admission.release(held, tokens=100, seq=7)
     await a.settled()
     b.hears(a=6)
     assert await b.reserve("2", used=850) == QUOTA  # 850 + 100 + 100
@@ -164,7 +164,7 @@ async def test_nothing_is_reserved_of_an_attempt_without_an_end(new_replica: New
     a = new_replica("a")
     held = await a.reserve("1", used=900)
     assert isinstance(held, Grant)
-    a.admission.leave(held)
+    a.admission.release(held)
     await a.settled()
     assert isinstance(await a.reserve("2", used=900), Grant)
 
@@ -174,12 +174,12 @@ async def test_what_a_client_used_that_left_at_the_end_stays_reserved(new_replic
     a, b = new_replica("a"), new_replica("b")
     held = await a.reserve("1", used=900)
     assert isinstance(held, Grant)
-    a.admission.leave(held, tokens=80, seq=0)
+    a.admission.release(held, tokens=80, seq=0)
     await a.settled()
     assert await b.reserve("2", used=900) == QUOTA
     entry = await redis.hget(reserved_key("anthropic"), "1")
     assert entry is not None
-    assert int(entry.split()[1]) <= a.clock.now_ms() + admission.HOLD_MS
+    assert int(entry.split()[1]) <= a.clock.now_ms() + admission.GRANT_TTL_MS
 
 
 async def test_reservations_of_the_dead_run_out(new_replica: NewReplica, redis: Redis) -> None:
@@ -196,7 +196,7 @@ async def test_a_replica_that_has_fallen_silent_is_counted_once(new_replica: New
     a, b = new_replica("a"), new_replica("b")
     held = await a.reserve("1", used=800)
     assert isinstance(held, Grant)
-    a.admission.leave(held, tokens=100, seq=7)
+    a.admission.release(held, tokens=100, seq=7)
     await a.settled()
     b.ledger.heard = {"a": Heard(high=7, at_ms=b.clock.now_ms() - 900_000)}
     assert isinstance(await b.reserve("2", used=900), Grant)
@@ -247,9 +247,9 @@ async def test_old_entries_go_once_they_are_heard(new_replica: NewReplica, redis
     a.hears(b=9)
     now_ms = a.clock.now_ms()
     entries: dict[Any, Any] = {
-        "old": f"1 {now_ms + 10**6} b 5 {now_ms - admission.KEPT_MS}",
+        "old": f"1 {now_ms + 10**6} b 5 {now_ms - admission.RESERVATION_GRACE_MS}",
         "fresh": f"1 {now_ms + 10**6} b 6 {now_ms}",
-        "unheard": f"1 {now_ms + 10**6} b 10 {now_ms - admission.KEPT_MS}",
+        "unheard": f"1 {now_ms + 10**6} b 10 {now_ms - admission.RESERVATION_GRACE_MS}",
     }
     await redis.hset(reserved_key("anthropic"), mapping=entries)
     assert isinstance(await a.reserve("mine"), Grant)
@@ -318,7 +318,7 @@ async def test_a_redis_that_does_not_answer_is_away(new_replica: NewReplica, red
     held = await a.slot("1")
     assert held == Grant("1", "anthropic", slot=True, shared=True)
     await redis.zadd(slots_key("anthropic"), {"1": 10**14})  # as if it had come to it after all
-    a.admission.leave(held)
+    a.admission.release(held)
     await a.settled()
     assert await redis.zcard(slots_key("anthropic")) == 0
 

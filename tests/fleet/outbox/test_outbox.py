@@ -79,7 +79,7 @@ async def test_it_returns_neither_before_the_stream_nor_before_the_disk(
     monkeypatch.setattr(os, "fsync", slow)
     await outbox.start()
     append = asyncio.create_task(outbox.append(STREAM, started()))
-    await wait_until(lambda: outbox.pending and not outbox._to_disk and outbox.lanes[STREAM].pending[0].to_disk)
+    await wait_until(lambda: outbox.pending and not outbox._to_disk and outbox.queues[STREAM].pending[0].to_disk)
     await stays(lambda: not append.done())
     written.set()
     await append
@@ -178,17 +178,17 @@ async def test_heard_events_are_let_go_and_the_others_stay(make: MakeOutbox) -> 
     outbox = make(ScriptedPort())
     await outbox.start()
     await append_many(outbox, 6)
-    assert numbers(outbox.unheard(STREAM)) == [1, 2, 3, 4, 5, 6]
+    assert numbers(outbox.unacknowledged(STREAM)) == [1, 2, 3, 4, 5, 6]
     outbox.discard_acknowledged(heard(2))
-    assert numbers(outbox.unheard(STREAM)) == [3, 4, 5, 6]
+    assert numbers(outbox.unacknowledged(STREAM)) == [3, 4, 5, 6]
     outbox.discard_acknowledged(heard(5, (3, 3)))
-    assert 3 in numbers(outbox.unheard(STREAM)), "a gap was not heard"
+    assert 3 in numbers(outbox.unacknowledged(STREAM)), "a gap was not heard"
     outbox.discard_acknowledged(heard(9, replica="r2"))
     outbox.discard_acknowledged({})
-    assert 6 in numbers(outbox.unheard(STREAM))
+    assert 6 in numbers(outbox.unacknowledged(STREAM))
     outbox.discard_acknowledged(heard(6))
-    assert numbers(outbox.unheard(STREAM)) == []
-    assert list(outbox.unheard("nobody")) == []
+    assert numbers(outbox.unacknowledged(STREAM)) == []
+    assert list(outbox.unacknowledged("nobody")) == []
     await outbox.stop()
 
 
@@ -221,7 +221,7 @@ async def test_another_redis_noticed_under_an_append_loses_nothing(make: MakeOut
     port.release.set()
     await last
     await wait_until(lambda: {1, 2, 3} <= set(port.seqs()) and not outbox.pending)
-    assert numbers(outbox.unheard(STREAM)) == [1, 2, 3]
+    assert numbers(outbox.unacknowledged(STREAM)) == [1, 2, 3]
     await outbox.stop()
 
 
@@ -285,7 +285,7 @@ async def test_memory_is_bounded_while_redis_is_away(
     assert sorted(set(spooled(tmp_path))) == list(range(1, 62))
     port.usual = "answer"
     await wait_until(lambda: set(port.seqs()) == set(range(1, 62)) and not outbox.away)
-    assert len(outbox.lanes[STREAM].sent) <= 10
+    assert len(outbox.queues[STREAM].sent) <= 10
     await outbox.stop()
 
 
@@ -299,7 +299,7 @@ async def test_memory_is_bounded_while_the_workers_are_away(
     await outbox.start()
     for _ in range(50):
         await outbox.append(STREAM, started())
-    await wait_until(lambda: len(list(outbox.unheard(STREAM))) == 10)
+    await wait_until(lambda: len(list(outbox.unacknowledged(STREAM))) == 10)
     assert sorted(set(spooled(tmp_path))) == list(range(1, 41))
     port.entries.clear()
     outbox.redis_changed()

@@ -12,7 +12,7 @@ from service.fleet import outbox as rooms
 from service.fleet.outbox import Outbox
 from service.fleet.spool import read_segment
 from service.ledger.events import Event
-from service.ledger.fold import hear
+from service.ledger.fold import acknowledge_seq
 from service.ledger.state import Heard
 from tests.support.outbox_factories import STREAM, Behaviour, ScriptedPort, clock, started
 from tests.support.waiting import wait_until
@@ -60,7 +60,7 @@ class Bench:
         for event in events:
             account = self.heard.get("r1")
             if account is None or not account.has(event.seq):
-                hear(self.heard, event)
+                acknowledge_seq(self.heard, event)
 
     def known(self) -> set[int]:
         """The numbers that are somewhere safe: heard, on the stream, or on disk."""
@@ -74,11 +74,11 @@ async def run(steps: list[tuple[str, int | Behaviour]], folder: Path) -> None:
     await bench.outbox.start()
     for step in steps:
         await bench.take(step)
-        kept = {event.seq for event in bench.outbox.unheard(STREAM)}
+        kept = {event.seq for event in bench.outbox.unacknowledged(STREAM)}
         assert bench.known() | kept >= set(range(1, bench.acknowledged + 1))
     bench.port.usual = "answer"
     await wait_until(lambda: not bench.outbox.pending and not bench.outbox.away)
-    unheard = {event.seq for event in bench.outbox.unheard(STREAM)}
+    unheard = {event.seq for event in bench.outbox.unacknowledged(STREAM)}
     assert unheard <= set(bench.port.seqs()), "what no snapshot has heard stands on this Redis"
     assert bench.known() >= set(range(1, bench.acknowledged + 1))
     assert bench.port.most_in_flight <= 1

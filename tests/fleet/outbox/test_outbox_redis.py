@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from service.embedded.valkey import Valkey
 from service.fleet.outbox import StreamPort
-from service.fleet.stream_writer import PipelinedStreamPort, RedisPort, port_to
+from service.fleet.stream_writer import PipelinedStreamPort, RedisPort, open_port
 from service.ledger.wire import CHANGES_CHANNEL, CONTROL, CONTROL_NEWS, ENTRY_FIELD, STREAMS_KEY, events_key
 from tests.fleet.outbox.conftest import MakeOutbox
 from tests.support.outbox_factories import STREAM, events_of, started
@@ -74,7 +74,7 @@ async def test_a_redis_that_refuses_writes_is_away(make: MakeOutbox, port: Strea
 
 async def test_a_connection_that_is_cut_is_made_again(make: MakeOutbox, redis: Redis) -> None:
     """A server, or somebody in between, that ends the connection costs no event; one is held, and given back."""
-    port = port_to(redis, 2.0)
+    port = open_port(redis, 2.0)
     outbox = make(port)
     await outbox.start()
     for number in range(1, 4):
@@ -86,8 +86,8 @@ async def test_a_connection_that_is_cut_is_made_again(make: MakeOutbox, redis: R
     await outbox.stop()
     await redis.aclose()
     assert isinstance(port, PipelinedStreamPort)
-    assert port._line
-    assert port._line.is_lost
+    assert port._resp_connection
+    assert port._resp_connection.is_lost
 
 
 async def test_operators_events_are_told_of_at_once(port: StreamPort, redis: Redis) -> None:

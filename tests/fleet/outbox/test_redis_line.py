@@ -7,7 +7,7 @@ import pytest
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as Silent
 
-from service.redis_client.resp_connection import LONGEST_VALUE_BYTES, RespConnection, end_of, packed
+from service.redis_client.resp_connection import LONGEST_VALUE_BYTES, RespConnection, encode_command, end_of
 from tests.support.waiting import stays, wait_until
 
 ID = b"$15\r\n1790000000000-0\r\n"
@@ -51,14 +51,14 @@ def test_a_value_ends_where_it_ends(value: bytes) -> None:
 
 def test_a_command_says_how_long_its_words_are() -> None:
     """Whatever bytes they hold."""
-    assert packed(b"XADD", b"k\r\n", b"") == b"*3\r\n$4\r\nXADD\r\n$3\r\nk\r\n\r\n$0\r\n\r\n"
+    assert encode_command(b"XADD", b"k\r\n", b"") == b"*3\r\n$4\r\nXADD\r\n$3\r\nk\r\n\r\n$0\r\n\r\n"
 
 
 async def test_it_is_done_when_each_command_was_answered(call: Call) -> None:
     """In one piece or byte by byte, with whatever the server says in between."""
     line, reader, server = await call()
     for pieces in ([ID + SAID_IN_BETWEEN + b":1\r\n"], [bytes([byte]) for byte in SAID_IN_BETWEEN + ID + b":1\r\n"]):
-        answered = line.ask(b"two commands", 2)
+        answered = line.send(b"two commands", 2)
         assert await reader.readexactly(12) == b"two commands"
         for piece in pieces[:-1]:
             server.write(piece)
@@ -72,7 +72,7 @@ async def test_it_is_done_when_each_command_was_answered(call: Call) -> None:
 async def test_what_was_refused_fails(call: Call, refusal: bytes) -> None:
     """At the first refusal; another command may have been taken."""
     line, _, server = await call()
-    answered = line.ask(b"x", 2)
+    answered = line.send(b"x", 2)
     server.write(refusal)
     with pytest.raises(ResponseError, match="READONLY no"):
         await answered
@@ -82,10 +82,10 @@ async def test_a_server_that_is_silent_fails_it(call: Call) -> None:
     """Also when it has answered before: one timer serves all."""
     line, _, server = await call(limit_s=0.05)
     server.write(b":1\r\n")
-    answered = line.ask(b"x", 1)
+    answered = line.send(b"x", 1)
     await answered
     with pytest.raises(Silent):
-        await line.ask(b"y", 1)
+        await line.send(b"y", 1)
     assert not line.is_lost
 
 
@@ -96,32 +96,32 @@ async def test_a_server_that_is_silent_fails_it(call: Call) -> None:
 async def test_what_speaks_otherwise_is_left(call: Call, told: bytes) -> None:
     """Another protocol, an answer to nothing, an answer without end: nothing of it counts from then on."""
     line, _, server = await call()
-    answered = line.ask(b"x", 1)
+    answered = line.send(b"x", 1)
     server.write(told)
     await wait_until(lambda: line.is_lost)
     if told != b":1\r\n:2\r\n":
         with pytest.raises(RedisError):
             await answered
     with pytest.raises(RedisError):
-        await line.ask(b"y", 1)
+        await line.send(b"y", 1)
 
 
 async def test_a_connection_that_breaks_fails_what_waits_and_what_comes(call: Call) -> None:
     """And redis-py, whose connection it is, hears of it."""
     line, _, server = await call()
-    answered = line.ask(b"x", 1)
+    answered = line.send(b"x", 1)
     server.close()
     with pytest.raises(RedisError, match="closed"):
         await answered
     assert line.is_lost
     with pytest.raises(RedisError, match="closed"):
-        await line.ask(b"y", 1)
+        await line.send(b"y", 1)
 
 
 async def test_who_aborts_hears_no_more(call: Call) -> None:
     """Neither of what was asked nor of the end."""
     line, _, server = await call()
-    answered = line.ask(b"x", 1)
+    answered = line.send(b"x", 1)
     line.abort()
     server.write(ID)
     await stays(lambda: line.is_lost and not answered.done())

@@ -125,11 +125,11 @@ def test_a_segment_goes_only_when_all_of_it_was_heard(folder: Path, monkeypatch:
     mine.append([record(1), record(2)])
     mine.append([record(3), record(4)])
     for account in (heard(1), heard(9, (2, 2), (3, 3)), heard(9, replica="r2"), heard(9, stream="zai"), {}):
-        mine.drop_heard(account)
+        mine.drop_acknowledged(account)
         assert len(on_disk(folder)) == 4
-    mine.drop_heard(heard(9, (3, 3)))
+    mine.drop_acknowledged(heard(9, (3, 3)))
     assert [each.event.seq for each in on_disk(folder)] == [3, 4]
-    mine.drop_heard(heard(4))
+    mine.drop_acknowledged(heard(4))
     assert on_disk(folder) == []
     mine.close()
     assert not folder.exists(), "an empty folder goes"
@@ -142,9 +142,9 @@ def test_what_was_not_heard_outlives_the_process(folder: Path) -> None:
     mine.close()
     [orphan] = adopt(folder.parent, folder.parent / "other")
     assert orphan.segments[0].spans == {("anthropic", "r1"): [(5, 5), (7, 7)]}
-    assert not orphan.is_heard(heard(9, (6, 7)))
-    assert orphan.is_heard(heard(9, (6, 6))), "what is not in it may be lost for good"
-    assert orphan.is_heard(heard(9))
+    assert not orphan.is_acknowledged(heard(9, (6, 7)))
+    assert orphan.is_acknowledged(heard(9, (6, 6))), "what is not in it may be lost for good"
+    assert orphan.is_acknowledged(heard(9))
     orphan.remove()
 
 
@@ -199,7 +199,7 @@ def test_nothing_is_dropped_under_a_write(folder: Path, monkeypatch: pytest.Monk
     """A segment that was heard so far is not removed while another record is being written into it."""
     mine = Spool(folder)
     mine.append([record(1)])
-    dropping = threading.Thread(target=mine.drop_heard, args=(heard(1),))
+    dropping = threading.Thread(target=mine.drop_acknowledged, args=(heard(1),))
     fsync = os.fsync
 
     def meanwhile(handle: int) -> None:
@@ -255,7 +255,7 @@ def test_events_of_a_newer_version_stay(folder: Path) -> None:
     mine.close()
     [orphan] = adopt(folder.parent, folder.parent / "other")
     assert orphan.streams == {"anthropic"}
-    assert not orphan.is_heard(heard(9))
+    assert not orphan.is_acknowledged(heard(9))
     orphan.release()
 
 

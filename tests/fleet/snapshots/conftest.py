@@ -30,7 +30,7 @@ class Post:
         self.clock = Clock()
         self.outbox = Outbox(RedisPort(redis), replica=replica, clock=self.clock, spool_root=settings.home / "spool")
         self.watcher = Watcher(redis, self.outbox, self.clock, settings)
-        self.outbox.listeners.append(self.watcher.note_own)
+        self.outbox.listeners.append(self.watcher.fold_own)
 
     async def start(self) -> None:
         await self.outbox.start()

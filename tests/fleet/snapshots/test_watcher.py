@@ -134,7 +134,7 @@ async def test_own_events_are_laid_over_a_snapshot_once(post: Post) -> None:
     await post.publish(route_ledger(105, heard={"r1": {"high": 4}}), position=11)
     await wait_until(lambda: post.watcher.snapshots["anthropic"].position == 11)
     assert post.attempts() == 105
-    assert list(post.outbox.unheard("anthropic")) == []
+    assert list(post.outbox.unacknowledged("anthropic")) == []
 
 
 async def test_an_open_attempt_shows_and_goes(post: Post) -> None:
@@ -346,7 +346,7 @@ async def test_the_heartbeat_goes_with_its_process(post: Post) -> None:
 async def test_readings_lost_by_redis_are_told_again(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readings that did not change are told again after a while, in case Redis has lost them."""
     await wait_until(post.watcher.ready.is_set)
-    monkeypatch.setattr(rooms, "TELL_ALL_S", 0.0)
+    monkeypatch.setattr(rooms, "REPUBLISH_S", 0.0)
     await post.redis.delete(wire.route_key("zai"))
     await wait_for_answer(lambda: post.redis.exists(wire.route_key("zai")))
 
@@ -355,7 +355,7 @@ async def test_without_redis_it_is_ready_at_once(post: Post) -> None:
     """A proxy without Redis waits for nobody, and its own events count."""
     post.outbox._port = None
     alone = Watcher(None, post.outbox, post.clock, post.watcher._settings)
-    post.outbox.listeners.append(alone.note_own)
+    post.outbox.listeners.append(alone.fold_own)
     await alone.start()
     assert alone.ready.is_set()
     await post.outbox.append("anthropic", ended())

@@ -1,4 +1,4 @@
-"""What stands around every measurement: the provider's stand-in, and the process that makes the load."""
+"""The processes around every measurement: the provider's stand-in, and the one that makes the load."""
 
 import contextlib
 import socket

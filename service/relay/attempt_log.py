@@ -1,0 +1,71 @@
+"""Log lines about attempts. At its end each request has a line of its own (`service.edge.request_log`)."""
+
+import logging
+from collections.abc import Mapping
+
+from service.ledger.events import AttemptEnded
+from service.relay.attempt import AttemptPlan
+from service.relay.client import ClientRequest
+from service.settings import Route
+from service.telemetry.log import LogEvent, Sentence
+
+log = logging.getLogger("ccproxy.relay")
+
+STARTED = "→ {route_title} {method} {path}"
+MODEL_MAPPED = "  model remap: {model_asked} → {model}"
+
+
+class FailureLogEvent(LogEvent, frozen=True, kw_only=True):
+    """An attempt failed: ← Anthropic 529 | overloaded | Overloaded"""
+
+    name: str = "attempt.failed"
+    route: Route
+    attempt: int
+    ended: AttemptEnded
+
+    def __str__(self) -> str:
+        ended = self.ended
+        words = f" | {ended.message}" if ended.message else ""
+        return f"← {self.route.title} {ended.status or 'no answer'} | {ended.kind}{words}"
+
+    def fields(self) -> Mapping[str, object]:
+        """The attempt, and what its failure applies to."""
+        ended = self.ended
+        return {
+            "route": self.route.id,
+            "attempt": self.attempt,
+            "model_asked": ended.model_asked,
+            "model": ended.model_sent,
+            "status": ended.status or None,
+            "kind": ended.kind,
+            "scope": ended.scope,
+            "error": ended.message,
+            "total_ms": ended.total_ms,
+            "final": ended.final,
+        }
+
+
+def log_attempt(request: ClientRequest, plan: AttemptPlan) -> None:
+    """→ Anthropic POST /v1/messages. At info for a mapped model and from the second attempt on, else at debug."""
+    is_mapped = bool(request.model) and plan.model != request.model
+    level = logging.INFO if is_mapped or plan.attempt.number > 1 else logging.DEBUG
+    if not log.isEnabledFor(level):
+        return
+    extra = {"request": request.request_id}
+    values = {
+        "route": plan.route.id,
+        "route_title": plan.route.title,
+        "attempt": plan.attempt.number,
+        "model_asked": request.model,
+        "model": plan.model,
+    }
+    if is_mapped:
+        log.info(Sentence(name="attempt.model_mapped", template=MODEL_MAPPED, values=values), extra=extra)
+    values |= {"method": request.method, "path": request.path}
+    log.log(level, Sentence(name="attempt.started", template=STARTED, values=values), extra=extra)
+
+
+def log_failure(request: ClientRequest, plan: AttemptPlan, ended: AttemptEnded) -> None:
+    """← Anthropic 529 | overloaded | Overloaded"""
+    event = FailureLogEvent(route=plan.route, attempt=plan.attempt.number, ended=ended)
+    log.warning(event, extra={"request": request.request_id})
