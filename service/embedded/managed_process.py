@@ -109,7 +109,7 @@ class RestartableProcess:
     def ask_to_end(self) -> None:
         """Send the stop signal."""
         if self._process is not None:
-            self._process.ask_to_end()
+            self._process.terminate()
 
     def kill(self) -> None:
         """Kill it and its children now."""
