@@ -1,5 +1,6 @@
 """Ids: what they are made of, and what follows from them."""
 
+from hashlib import sha256
 from uuid import UUID
 
 from hypothesis import given
@@ -31,6 +32,14 @@ def test_a_derived_id_is_a_uuid7_of_the_same_time(event_id: str, suffix: str) ->
     derived = derived_id(event_id, suffix)
     assert (UUID(derived).version, str(UUID(derived))) == (7, derived)
     assert time_of_id_ms(derived) == time_of_id_ms(event_id)
+
+
+@given(uuid7s())
+def test_a_derived_id_takes_its_random_bits_from_the_hash(event_id: str) -> None:
+    """All of them, and none from the id that it comes from: only the time is that one's."""
+    drawn = sha256(f"{event_id}/ended".encode()).hexdigest()
+    bits = int(event_id.replace("-", "")[:12] + "7" + drawn[13:16] + drawn[16:32], 16) & ~(3 << 62) | 2 << 62
+    assert ended_id(event_id) == str(UUID(int=bits))
 
 
 @given(uuid7s(), uuid7s())
