@@ -15,7 +15,7 @@ from pathlib import Path
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from service.embedded.managed_process import ManagedProcess
+from service.embedded.managed_process import ManagedProcess, RestartableProcess
 from service.embedded.program import own_command
 from service.embedded.signals import Signals
 from service.embedded.supervisor import Child, Supervisor
@@ -36,7 +36,7 @@ STARTED = b"1"
 """Written by a child into its pipe once it serves."""
 
 
-class Sibling:
+class Sibling(RestartableProcess):
     """One of the processes; see `supervisor.Child` for the methods."""
 
     needs: tuple[str, ...] = ()
@@ -55,7 +55,6 @@ class Sibling:
         self._listener = listener
         self._counts = counts
         self._options = ["--config", str(config.absolute())] if config else []
-        self._process: ManagedProcess | None = None
         self._started: int | None = None
 
     def spawn(self) -> None:
@@ -81,20 +80,6 @@ class Sibling:
         with suppress(BlockingIOError):
             return self._started is not None and os.read(self._started, 1) == STARTED
         return False
-
-    def poll(self) -> int | None:
-        """Return None while it runs, else its exit status."""
-        return self._process.poll() if self._process else 0
-
-    def ask_to_end(self) -> None:
-        """Send the stop signal; a second one cancels requests in progress."""
-        if self._process is not None:
-            self._process.terminate()
-
-    def kill(self) -> None:
-        """Kill it now."""
-        if self._process is not None:
-            self._process.kill()
 
     def _close_pipe(self) -> None:
         if self._started is not None:

@@ -15,6 +15,7 @@ log = logging.getLogger("ccproxy.request")
 
 NO_TOKENS = TokenCounts()
 NO_REQUEST = ClientRequest(request_id="", method="", path="")
+WARNING = logging.WARNING
 LEVELS = {"ok": OK, "aborted": logging.INFO}
 """Other verdicts are warnings."""
 
@@ -109,7 +110,7 @@ def log_request(
     now_ms: Callable[[], int] | None = None,
 ) -> None:
     """Log the end of a request, whatever became of it; without a clock, one that was refused at once."""
-    level = LEVELS.get(verdict, logging.WARNING)
+    level = LEVELS.get(verdict, WARNING)
     if not log.isEnabledFor(level):
         return
     call = reply.call or NO_REQUEST

@@ -92,6 +92,31 @@ class ManagedProcess:
         self._watchdog = None
 
 
+class RestartableProcess:
+    """A process that may be started again and again: what the supervisor asks of each of its children."""
+
+    _process: ManagedProcess | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id; 0 if it was never started."""
+        return self._process.pid if self._process else 0
+
+    def poll(self) -> int | None:
+        """Return None while it runs, else its exit status."""
+        return self._process.poll() if self._process else 0
+
+    def ask_to_end(self) -> None:
+        """Send the stop signal."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """Kill it and its children now."""
+        if self._process is not None:
+            self._process.kill()
+
+
 def run(
     command: Sequence[str | os.PathLike[str]],
     *,

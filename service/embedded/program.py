@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from service.embedded import folder
-from service.embedded.managed_process import ManagedProcess
+from service.embedded.managed_process import ManagedProcess, RestartableProcess
 
 LIVEZ_TIMEOUT_S = 1.0
 MAX_READ_BYTES = 256 * 1024
 
 
-class Program:
+class Program(RestartableProcess):
     """A supervised command. `environ` is called at every start, because a server's URL is known only then."""
 
     def __init__(
@@ -49,12 +49,6 @@ class Program:
         self._command = command
         self._environ = environ
         self._is_ready = is_ready
-        self._process: ManagedProcess | None = None
-
-    @property
-    def pid(self) -> int:
-        """The process id; 0 if it was never started."""
-        return self._process.pid if self._process else 0
 
     def spawn(self) -> None:
         """Start it without waiting until it is ready."""
@@ -70,20 +64,6 @@ class Program:
     def is_ready(self) -> bool:
         """True if it is ready."""
         return self._is_ready(self)
-
-    def poll(self) -> int | None:
-        """Return None while it runs, else its exit status."""
-        return self._process.poll() if self._process else 0
-
-    def ask_to_end(self) -> None:
-        """Send the stop signal."""
-        if self._process is not None:
-            self._process.terminate()
-
-    def kill(self) -> None:
-        """Kill it and its children now."""
-        if self._process is not None:
-            self._process.kill()
 
     def has_logged(self, words: str) -> bool:
         """True if the log since its last start contains `words`."""

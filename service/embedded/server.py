@@ -19,7 +19,7 @@ from typing import ClassVar, Self
 
 from service.embedded import EmbeddedError, binaries, folder
 from service.embedded import account as accounts
-from service.embedded.managed_process import ManagedProcess, run
+from service.embedded.managed_process import ManagedProcess, RestartableProcess, run
 from service.private_files import make_folder
 
 READY_POLL_S = 0.01
@@ -28,7 +28,7 @@ ENVIRON = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 """The server's whole environment: PGDATA, PGPORT and the like must not reach it."""
 
 
-class Server(ABC):
+class Server(RestartableProcess, ABC):
     """A database server on the loopback, with its data in a folder of its own."""
 
     name: str = ""
@@ -49,7 +49,6 @@ class Server(ABC):
         self.port = 0
         self._busy_timeout_s = busy_timeout_s
         self._account: accounts.Account | None = None
-        self._process: ManagedProcess | None = None
 
     @property
     @abstractmethod
@@ -72,11 +71,6 @@ class Server(ABC):
     def title(self) -> str:
         """Name, version and address, for the terminal."""
         return f"{self.name} {self.version} on 127.0.0.1:{self.port}"
-
-    @property
-    def pid(self) -> int:
-        """The process id; 0 if it was never started."""
-        return self._process.pid if self._process else 0
 
     @property
     def alive(self) -> bool:
@@ -127,15 +121,6 @@ class Server(ABC):
                 raise EmbeddedError(f"{self.name} was not ready after {timeout_s:.0f} s; see {self.log}")
             time.sleep(READY_POLL_S)
         return self.url
-
-    def poll(self) -> int | None:
-        """Return None while it runs, else its exit status."""
-        return self._process.poll() if self._process else 0
-
-    def ask_to_end(self) -> None:
-        """Send the stop signal."""
-        if self._process is not None:
-            self._process.terminate()
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Stop gracefully, by force after `timeout_s`. No effect if it does not run."""

@@ -475,6 +475,19 @@ def test_a_success_that_began_later_ends_a_wait(started_at_ms: int, waits: list[
     assert list(after(waited(1, NOW_MS, NOW_MS + HOUR_MS, "quota"), success).waits) == waits
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        failed(2, NOW_MS + 9, started_at_ms=NOW_MS + 1),
+        ended(2, NOW_MS + 9, started_at_ms=NOW_MS + 1, outcome="aborted"),
+    ],
+    ids=["a failure", "a client that went"],
+)
+def test_only_an_answer_ends_a_wait(event: AttemptEnded) -> None:
+    """What ended any other way tells nothing about it."""
+    assert list(after(waited(1, NOW_MS, NOW_MS + HOUR_MS, "quota"), event).waits) == ["quota"]
+
+
 def test_each_scope_waits_for_itself() -> None:
     """A throttle, a quota and a bad credential are kept apart, with the reason that will be shown."""
     ledger = after(*(waited(n, NOW_MS, NOW_MS + n, scope) for n, scope in enumerate(sorted(fold.WAIT_SCOPES), start=1)))

@@ -1,7 +1,9 @@
 """Ids: what they are made of, and what follows from them."""
 
+from hashlib import sha256
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +33,16 @@ def test_a_derived_id_is_a_uuid7_of_the_same_time(event_id: str, suffix: str) ->
     derived = derived_id(event_id, suffix)
     assert (UUID(derived).version, str(UUID(derived))) == (7, derived)
     assert time_of_id_ms(derived) == time_of_id_ms(event_id)
+
+
+@pytest.mark.parametrize("variant", "89ab")
+@pytest.mark.parametrize("last", "0123")
+def test_a_derived_id_takes_its_random_bits_from_the_hash(variant: str, last: str) -> None:
+    """All of them, and none from the id that it comes from: only the time is that one's."""
+    event_id = f"019a9f3c-5e00-7abc-{variant}def-0123456789a{last}"
+    drawn = sha256(f"{event_id}/ended".encode()).hexdigest()
+    bits = int("019a9f3c5e00" + "7" + drawn[13:16] + drawn[16:32], 16) & ~(3 << 62) | 2 << 62
+    assert ended_id(event_id) == str(UUID(int=bits))
 
 
 @given(uuid7s(), uuid7s())
