@@ -63,7 +63,7 @@ def read_circuit(
     reset_ms: int = 0,
     client: str | None = None,
 ) -> CircuitReading:
-    """Return the circuit of a route for `replica` and for `client` (None: for no client in particular); `reset_ms` is the
+    """Return the circuit of a route for `replica` and `client` (None: no client in particular); `reset_ms` is the
     operators' last reset."""
     if not policy.enabled or is_sound(ledger, policy, now_ms, replica):
         return CLOSED

@@ -305,13 +305,13 @@ class PlanEnd(Struct, frozen=True):
         return [t for t in self.tried if not means_elsewhere(t, self.model)]
 
 
-def second_opinion(course: PlanState, end: PlanEnd) -> Plan:
+def second_opinion(state: PlanState, end: PlanEnd) -> Plan:
     """Ask one more route of the model's family. Unless it answers, the verdict stands, confirmed if it refuses too."""
-    first = course.tried[-1].attempt
-    for candidate in course.queue:
+    first = state.tried[-1].attempt
+    for candidate in state.queue:
         if not is_own_family(candidate, end.model) or candidate.route.auth == "client":
             continue
-        attempt = Attempt(candidate, len(course.tried) + 1, opinion_on=first.number)
+        attempt = Attempt(candidate, len(state.tried) + 1, opinion_on=first.number)
         result = yield attempt
         if result.refusal:
             continue
