@@ -5,9 +5,11 @@ Not here: making them happen (`tests.fakes`), or looking (`test_matrix`).
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Literal
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from service.ledger.events import FailureKind, FailureScope
 from tests.fakes import FakeProvider, Reply, closed_port, reply
@@ -62,6 +64,47 @@ def credential(status: int, kind: FailureKind = "credential") -> Fault:
     """A route's own bad credential: never the client's 401 or 403."""
     return Fault(reply=reply.error(status), kind=kind, scope="credential", moved="credential")
 
+
+def account(words: str, status: int = 400, error_type: str = "invalid_request_error", **means: Any) -> Fault:
+    """An account's state, told in words: the next route, and never a 4xx that means the client."""
+    fields: dict[str, Any] = {"kind": "credential", "scope": "credential", "moved": "credential"}
+    return Fault(reply=reply.error(status, error_type, words), **(fields | means))
+
+
+def account_in_stream(words: str, error_type: str = "invalid_request_error", **means: Any) -> Fault:
+    """The same inside a 200."""
+    return replace(account(words, **means), reply=reply.stream_error("start", error_type, words))
+
+
+def clients_own(made: Reply, status: int, error_type: str) -> Fault:
+    """The request's own fault, or one that may be: its answer, no other provider, nothing counted."""
+    shown = (status, error_type)
+    return Fault(reply=made, kind="bad_request", scope="request", final=True, moved="", stream=shown, whole=shown)
+
+
+LACKING: dict[str, Any] = {
+    "kind": "bad_request",
+    "scope": "",
+    "moved": "",
+    "stream": (400, "invalid_request_error"),
+    "whole": (400, "invalid_request_error"),
+}
+"""What this account can't do: another may, and nothing rests."""
+SPENT_EXTRA: dict[str, Any] = {
+    "kind": "quota",
+    "scope": "quota",
+    "moved": "quota",
+    "stream": (429, "rate_limit_error"),
+    "whole": (429, "rate_limit_error"),
+}
+CLOSED = "This organization has been disabled."
+NO_LONG_CONTEXT = "The long context beta is not yet available for this subscription."
+NOT_CLAUDE_CODE = (
+    "This credential is only authorized for use with Claude Code and cannot be used for other API requests."
+)
+CHINESE_STAMP = reply.beijing_stamp(datetime.now(UTC) + timedelta(hours=3))
+CHINESE = f"已达到 5 小时的使用上限,您的限额将在 {CHINESE_STAMP} 重置。"
+"""Whole hours ahead, in Beijing time without saying so."""
 
 THROTTLED, OVERLOADED, INTERNAL = (429, "rate_limit_error"), (529, "overloaded_error"), (500, "api_error")
 TIMED_OUT = (504, "timeout_error")
@@ -154,6 +197,60 @@ FAULTS: dict[str, Fault] = {
         moved="model",
         stream=(404, "not_found_error"),
         whole=(404, "not_found_error"),
+    ),
+    "400 of a closed organisation": account(CLOSED),
+    "403 of a closed organisation": account(CLOSED, 403, "permission_error"),
+    "a closed organisation in a stream": account_in_stream(CLOSED),
+    "400 of spent extra usage": account("You're out of extra usage. Add more to keep going.", **SPENT_EXTRA),
+    "429 of extra usage that is off": account(
+        "Extra usage is required for this model.", 429, "rate_limit_error", **SPENT_EXTRA
+    ),
+    "spent extra usage in a stream": account_in_stream("You're out of extra usage.", **SPENT_EXTRA),
+    "400 of a beta that the plan lacks": account(NO_LONG_CONTEXT, **LACKING),
+    "a beta that the plan lacks in a stream": account_in_stream(NO_LONG_CONTEXT, **LACKING),
+    "400 of a third-party client": account(NOT_CLAUDE_CODE),
+    "403 of a third-party client": account("Third-party clients are not allowed.", 403, "permission_error"),
+    "a third-party client in a stream": account_in_stream(NOT_CLAUDE_CODE),
+    "429 in Chinese with a stamp": account(CHINESE, 429, "rate_limit_error", **SPENT_EXTRA),
+    "400 in Chinese with a stamp": account(CHINESE, **SPENT_EXTRA),
+    "Chinese with a stamp in a stream": account_in_stream(CHINESE, "rate_limit_error", **SPENT_EXTRA),
+    "400 of a revoked token": account("OAuth token has been revoked. Please obtain a new token."),
+    "403 of a revoked token": account("OAuth token has been revoked.", 403, "permission_error"),
+    "a revoked token in a stream": account_in_stream("OAuth token has been revoked.", "permission_error"),
+    "403 of one user": clients_own(
+        reply.error(403, "user_profile_suspended", "not this user"), 403, "user_profile_suspended"
+    ),
+    "402 of one link": clients_own(
+        reply.error(402, "linked_organization_billing", "ask them"), 402, "linked_organization_billing"
+    ),
+    "400 in words that nobody knows": clients_own(reply.bad_request("Certainly not."), 400, "invalid_request_error"),
+    "403 in words that nobody knows": clients_own(
+        reply.error(403, "permission_error", "Certainly not."), 403, "permission_error"
+    ),
+    "422 in words that nobody knows": clients_own(
+        reply.error(422, "invalid_request_error", "Certainly not."), 422, "invalid_request_error"
+    ),
+    "words that nobody knows in a stream": clients_own(
+        reply.stream_error("start", "invalid_request_error", "Certainly not."), 400, "invalid_request_error"
+    ),
+    "400 that names a field": clients_own(
+        reply.bad_request("metadata.user_id: the account has been disabled"), 400, "invalid_request_error"
+    ),
+    "400 that quotes the client": clients_own(
+        reply.bad_request("Unexpected value `organization has been disabled`"), 400, "invalid_request_error"
+    ),
+    "404 without a word": Fault(
+        reply=reply.empty(404, content_type=None),
+        kind="model_missing",
+        scope="model",
+        moved="model",
+        stream=(404, "not_found_error"),
+        whole=(404, "not_found_error"),
+    ),
+    "403 with HTML": clients_own(reply.html(403), 403, "permission_error"),
+    "400 without a word": clients_own(reply.empty(400, content_type=None), 400, "invalid_request_error"),
+    "500 without a word": Fault(
+        reply=reply.empty(500, content_type=None), kind="server_error", scope="route", stream=INTERNAL, whole=INTERNAL
     ),
     "an error first": Fault(
         reply=reply.stream_error("start"), kind="overloaded", scope="provider", stream=OVERLOADED, whole=OVERLOADED
