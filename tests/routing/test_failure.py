@@ -361,6 +361,20 @@ def test_words_that_a_client_may_have_written_say_nothing_about_an_account(messa
     assert read(400, "invalid_request_error", message) == ("bad_request", "request")
 
 
+@pytest.mark.parametrize("status", [403, 200])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Your organization does not have access to the model claude-opus-5-5",
+        "This model is not available for your account",
+        "You do not have permission to use model: claude-fable-5-2",
+    ],
+)
+def test_an_account_without_a_model_is_not_the_requests_fault(status: int, message: str) -> None:
+    """Its fallback is asked for, then routes that have the model."""
+    assert read(status, "permission_error", message) == ("model_missing", "model")
+
+
 @pytest.mark.parametrize("status", [400, 402, 403, 404, 409, 200])
 @pytest.mark.parametrize(
     "error_type",
