@@ -1,7 +1,8 @@
 """`ccproxy routes`: disables, enables and resets routes, and changes their limits.
 
 Needs Redis alone: a command is an event on the control stream, which every proxy reads itself, so that it takes effect
-within a second. Not here: what the events mean (`service.ledger`).
+within a second. A reset is an event of the route's own stream, too, where workers fold it. Not here: what the events
+mean (`service.ledger`).
 """
 
 import re
@@ -9,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+from msgspec.structs import asdict
 
-from service.commands import config_option, with_settings
+from service.commands import config_option, json_option, with_settings
 from service.commands.keys import open_operator
-from service.ledger.events import CircuitReset, QuotaLimitChanged, RouteDisabled, RouteEnabled
+from service.fleet.control_stream import read_view
+from service.ledger.events import Forgotten, QuotaLimitChanged, RouteDisabled, RouteEnabled
 from service.ledger.wire import CONTROL, STREAMS_KEY
+from service.routing.reset import describe_forgotten, read_forgotten
 from service.settings import Settings
-from service.telemetry.terminal import echo
+from service.telemetry.terminal import echo, echo_json
 
 NUMBER = re.compile(r"(\d[\d_,]*(?:\.\d+)?)([kMG]?)")
 SIZES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
@@ -66,13 +70,28 @@ def enable(route: str, config: Path | None) -> None:
 @routes.command()
 @click.argument("names", metavar="[ROUTE]...", nargs=-1, shell_complete=complete_route)
 @config_option
-def reset(names: tuple[str, ...], config: Path | None) -> None:
-    """Close open circuits and end cool-downs of ROUTE, or of all routes. Usage stays counted."""
+@json_option
+def reset(names: tuple[str, ...], config: Path | None, *, as_json: bool) -> None:
+    """Forget what is held against ROUTE, or all routes: circuit, cool-downs, provider's windows, missing models and
+    unknown errors. Attempts that began before no longer count, either. Usage and quotas stay.
+    """
     with open_operator(config) as (desk, settings):
-        chosen = list(names) or [route.id for route in settings.routes]
+        chosen = list(dict.fromkeys(names)) or [route.id for route in settings.routes]
         check_known(chosen, desk, settings)
-        desk.append([CircuitReset(**desk.common_fields(), route=route) for route in chosen])
-    echo(f"{', '.join(chosen)}: circuits and cool-downs are reset.")
+        forgot = forgotten_by(desk, chosen, settings)
+        for route in chosen:
+            desk.reset(route, forgot[route])
+    if as_json:
+        echo_json([{"route": route, **asdict(forgot[route])} for route in chosen])
+        return
+    for route in chosen:
+        echo(f"{route} is reset: {describe_forgotten(forgot[route])}.")
+
+
+def forgotten_by(operator: Any, routes: list[str], settings: Settings) -> dict[str, Forgotten]:
+    """Return what a reset forgets of each route, as known to Redis. Raises RedisError."""
+    view, now_ms = read_view(operator.redis), operator.now_ms()
+    return {route: read_forgotten(route, view, settings.policy, now_ms) for route in routes}
 
 
 @routes.command()

@@ -9,17 +9,20 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Request, delete, post, put
 from litestar.params import JSONBody, PathParameter
+from msgspec.structs import asdict
 
 from service.console.api_types import (
     Disable,
     Done,
     Drop,
     Dropped,
+    ForgottenView,
     IssuedKey,
     KeyLimits,
     KeyView,
     NewKey,
     Replayed,
+    ResetDone,
     RouteLimit,
     Stream,
 )
@@ -29,7 +32,6 @@ from service.console.error_responses import documented
 from service.console.overview import key_of
 from service.errors import NotFound, Taken
 from service.ledger.events import (
-    CircuitReset,
     ClientKeyIssued,
     ClientKeyLimited,
     ClientKeyRevoked,
@@ -42,6 +44,7 @@ from service.ledger.events import (
 )
 from service.ledger.keys import SECRET_BYTES, make_key
 from service.ledger.state import ClientKey
+from service.routing.reset import describe_forgotten
 
 RouteId = Annotated[str, PathParameter(max_length=64)]
 KeyId = Annotated[str, PathParameter(max_length=64)]
@@ -70,11 +73,16 @@ class Routes(Controller):
         console = require_route(console, route)
         return await record_command(console, RouteEnabled(**common_fields(console, request), route=route))
 
-    @post("/reset", status_code=200, responses=documented(*CHANGING), summary="Reset a route's circuit and cool-downs")
-    async def reset(self, request: Asked, console: Desk, route: RouteId) -> Done:
-        """Past failures and cool-downs are ignored from now on; usage stays counted."""
-        console = require_route(console, route)
-        return await record_command(console, CircuitReset(**common_fields(console, request), route=route))
+    @post("/reset", status_code=200, responses=documented(*CHANGING), summary="Reset a route")
+    async def reset(self, request: Asked, console: Desk, route: RouteId) -> ResetDone:
+        """Forgets its circuit, cool-downs, windows, missing models and unknown errors; usage stays counted."""
+        command, forgot = await require_route(console, route).reset(route, author_of(request))
+        return ResetDone(
+            event_id=command.event_id,
+            at_ms=command.at_ms,
+            forgot=ForgottenView(**asdict(forgot)),
+            words=describe_forgotten(forgot),
+        )
 
     @put("/limit", responses=documented(*CHANGING), summary="Change a route's weekly limit")
     async def limit(self, request: Asked, console: Desk, route: RouteId, data: JSONBody[RouteLimit]) -> Done:

@@ -83,6 +83,23 @@ class Done(Struct, frozen=True, kw_only=True):
     at_ms: int
 
 
+class ForgottenView(Struct, frozen=True, kw_only=True):
+    """What a reset forgot of a route: its circuit ("": closed), and how many of what else was held against it."""
+
+    circuit: str
+    cool_downs: int
+    windows: int
+    missing_models: int
+    unknown_errors: int
+
+
+class ResetDone(Done, frozen=True, kw_only=True):
+    """A recorded reset. `words` says what was forgotten."""
+
+    forgot: ForgottenView
+    words: str
+
+
 # -- current state
 
 

@@ -26,8 +26,9 @@ from service.drain import Drain
 from service.fleet.clock import Clock
 from service.fleet.outbox import Outbox
 from service.fleet.snapshots import Watcher
-from service.ledger.events import ControlEvent
+from service.ledger.events import CircuitReset, ControlEvent, Forgotten, RouteReset
 from service.ledger.wire import CONTROL
+from service.routing.reset import read_forgotten
 from service.routing.view import View
 from service.settings import Settings
 from service.telemetry.log_buffer import LogBuffer
@@ -142,6 +143,14 @@ class Console:
     def stamp(self, by: str) -> dict[str, Any]:
         """Return the fields common to all commands."""
         return {"event_id": self.new_id(), "at_ms": self.now_ms(), "by": by}
+
+    async def reset(self, route: str, by: str) -> tuple[CircuitReset, Forgotten]:
+        """Reset a route: on its own stream, and for all readers. Returns the command, and what was forgotten."""
+        forgot = read_forgotten(route, self.view, self.settings.policy, self.now_ms())
+        await self._outbox.append(route, RouteReset(**self.stamp(by), forgot=forgot))
+        command = CircuitReset(**self.stamp(by), route=route)
+        await self.command(command)
+        return command, forgot
 
     async def command(self, event: ControlEvent) -> None:
         """Append an operator's command, and apply it here at once."""

@@ -22,9 +22,11 @@ from service.ledger.events import (
     ResourceCreated,
     RouteDisabled,
     RouteEnabled,
+    RouteReset,
     TokenCounts,
 )
 from service.ledger.wire import CONTROL, Undecodable
+from service.routing.reset import describe_forgotten
 
 HIDDEN = ("sha256",)
 """Fields without use for operators: a key's hash."""
@@ -76,6 +78,8 @@ def describe(event: Event) -> tuple[Level, str]:
             return "ok", f"batch item {event.custom_id}: {describe_tokens(event.tokens)}"
         case ResourceCreated():
             return "ok", f"created {event.resource_kind} {event.resource_id}"
+        case RouteReset():
+            return "ok", f"reset: {describe_forgotten(event.forgot)}"
         case RequestRefused():
             more = f", {event.count} times" if event.count > 1 else ""
             return "warning", f"refused: {event.reason.replace('_', ' ')}{more}"
@@ -129,10 +133,15 @@ def describe_other_command(event: Event) -> tuple[Level, str]:
 
 
 def is_notable(view: EventView) -> bool:
-    """True for the list of recent events: failovers, failures, refusals and operators' commands."""
+    """True for the list of recent events: failovers, failures, refusals and operators' commands.
+
+    A reset has two events, of which the one on the route's own stream says what was forgotten.
+    """
     if view.type == "attempt_ended":
         return view.outcome == "failed"
-    return view.type in ("attempt_lost", "request_refused") or view.stream == CONTROL
+    if view.stream == CONTROL:
+        return view.type != "circuit_reset"
+    return view.type in ("attempt_lost", "request_refused", "route_reset")
 
 
 def describe_tokens(tokens: TokenCounts) -> str:

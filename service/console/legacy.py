@@ -17,14 +17,13 @@ from litestar.exceptions import HTTPException
 from litestar.params import QueryParameter
 from litestar.response import Response, Stream
 
-from service.console.actions import common_fields
+from service.console.actions import author_of
 from service.console.api_types import RouteView
 from service.console.auth import admin, viewer
 from service.console.console import Desk
 from service.console.error_responses import ERRORS, documented, fail
 from service.console.overview import routes_of
 from service.errors import ProxyError
-from service.ledger.events import CircuitReset
 from service.settings import Route, Settings
 from service.telemetry.log_buffer import Line, LogBuffer
 
@@ -72,10 +71,10 @@ def providers(console: Desk) -> dict[str, Any]:
 
 @post("/providers/reset", guards=[viewer, admin], status_code=200, responses=documented(401, 403, 429))
 async def reset_providers(request: Request[Any, Any, Any], console: Desk) -> dict[str, Any]:
-    """Reset every circuit and wait. Usage stays."""
+    """Reset every route: circuit, cool-downs and all else that is held against it. Usage stays."""
     names = [route.id for route in console.settings.routes]
     for name in names:
-        await console.command(CircuitReset(**common_fields(console, request), route=name))
+        await console.reset(name, author_of(request))
     return {"status": "ok", "message": "All providers have been reset to healthy state", "providers": names}
 
 

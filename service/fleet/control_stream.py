@@ -1,4 +1,4 @@
-"""The control stream for processes other than proxies: reads its state and appends operators' commands.
+"""The operators' stream for processes other than proxies: reads its state and appends commands.
 
 Every proxy reads the stream itself, so that a command acts within a second without workers and without Postgres. Not
 here: what the commands mean (`service.ledger`).
@@ -16,7 +16,7 @@ import msgspec
 from redis import Redis
 
 from service.fleet.overlay import ControlOverlay, ledger_in, view_of
-from service.ledger.events import ControlEvent
+from service.ledger.events import CircuitReset, ControlEvent, Event, Forgotten, RouteReset
 from service.ledger.ids import uuid7
 from service.ledger.state import ControlLedger
 from service.ledger.wire import (
@@ -45,7 +45,7 @@ class Operator:
         self.redis = redis
         self.by = f"cli {current_user()}"
         self._replica = f"cli-{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(5)}"
-        self._seq = 0
+        self._seqs: dict[str, int] = {}
 
     def now_ms(self) -> int:
         """Return fleet time. Raises RedisError."""
@@ -58,16 +58,24 @@ class Operator:
         return {"event_id": uuid7(at_ms, int.from_bytes(secrets.token_bytes(10))), "at_ms": at_ms, "by": self.by}
 
     def append(self, events: Sequence[ControlEvent]) -> None:
-        """Append events to the stream and notify the proxies. Raises RedisError."""
-        numbered: list[ControlEvent] = []
-        for event in events:
-            self._seq += 1
-            numbered.append(msgspec.structs.replace(event, replica=self._replica, seq=self._seq))
-        pipe = self.redis.pipeline(transaction=False)
-        pipe.xadd(events_key(CONTROL), {ENTRY_FIELD: encode_entry(numbered)})
-        pipe.sadd(STREAMS_KEY, CONTROL)
-        pipe.execute()
+        """Append events to the operators' stream and notify the proxies. Raises RedisError."""
+        self._append(CONTROL, events)
         self.redis.publish(CHANGES_CHANNEL, CONTROL_NEWS)  # outside the pipeline: a Cluster's does not support PUBLISH
+
+    def reset(self, route: str, forgot: Forgotten) -> None:
+        """Reset a route, of which `forgot` is held: on its own stream, and for all readers. Raises RedisError."""
+        self._append(route, [RouteReset(**self.common_fields(), forgot=forgot)])
+        self.append([CircuitReset(**self.common_fields(), route=route)])
+
+    def _append(self, stream: str, events: Sequence[Event]) -> None:
+        numbered: list[Event] = []
+        for event in events:
+            seq = self._seqs[stream] = self._seqs.get(stream, 0) + 1
+            numbered.append(msgspec.structs.replace(event, replica=self._replica, seq=seq))
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.xadd(events_key(stream), {ENTRY_FIELD: encode_entry(numbered)})
+        pipe.sadd(STREAMS_KEY, stream)
+        pipe.execute()
 
     def control(self) -> ControlLedger:
         """Return the current control ledger. Raises RedisError."""

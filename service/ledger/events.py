@@ -36,6 +36,9 @@ FailureKind = Literal[
 FailureScope = Literal["", "request", "model", "credential", "quota", "throttle", "route", "provider"]
 """What a failure applies to. Only `route` and `provider` count for a circuit."""
 
+Opinion = Literal["", "answered", "confirmed", "none"]
+"""What came of a second opinion on a failure: another route answered, refused the request too, or neither."""
+
 Endpoint = Literal["messages", "count_tokens", "models", "batches", "files", "other"]
 
 
@@ -108,7 +111,8 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     `account`: a hash of the API key, or of the log-in, with which the route was asked; "" for a client's own. `words`
     and `body` are keyed 64-bit fingerprints, for failures alone: of an error that no rule knows, and of the request
     that met it or timed out. `moved_from` is the route that served the session before, for answers alone, and `lost` is
-    what the move cost: "cache", "thoughts", or both separated by a comma.
+    what the move cost: "cache", "thoughts", or both separated by a comma. `opinion` is what came of a second opinion on
+    this failure, "" if none was asked.
     """
 
     attempt_id: str
@@ -142,6 +146,7 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     body: str = ""
     moved_from: str = ""
     lost: str = ""
+    opinion: Opinion = ""
 
 
 class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_lost"):
@@ -187,11 +192,22 @@ class ResourceCreated(EventBase, frozen=True, kw_only=True, omit_defaults=True, 
     client_key: str = ""
 
 
+class Forgotten(Struct, frozen=True):
+    """What was held against a route when it was reset: its circuit if that was not closed, and counts."""
+
+    circuit: str = ""
+    cool_downs: int = 0
+    windows: int = 0
+    missing_models: int = 0
+    unknown_errors: int = 0
+
+
 class RouteReset(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="route_reset"):
     """An operator had the route on whose stream this lies start anew: failures, waits, windows and missing models are
-    forgotten, and attempts that began before bring usage alone."""
+    forgotten, and attempts that began before bring usage alone. `forgot` is what the operator's view held."""
 
     by: str = ""
+    forgot: Forgotten = Forgotten()
 
 
 class RouteDisabled(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="route_disabled"):

@@ -11,7 +11,8 @@ Rules
   to, ends it.
 - A wait belongs to an account and to a class of endpoint, `messages` or `count_tokens`. Other endpoints have their own
   limits and permissions, and begin none. (In older events a wait has no account, and a 401 of any endpoint begins one.)
-- A reset clears what is held against the route; attempts that began before it count for usage alone.
+- A reset clears what is held against the route; attempts that began before it count for usage alone. One that comes
+  late (through a spool, or as a retried dead letter) leaves what is newer than it.
 - Clients can invent model names: the first KEPT_MODELS of an hour have their own cells, the others share one, which
   counts towards every limit and costs what its events say. Older events are folded without this rule.
 - A provider's report of its windows and models, on `messages` too, stands until a newer one; a spooled one is too late.
@@ -94,6 +95,8 @@ L = TypeVar("L", RouteLedger, ControlLedger)
 KEPT_WAITS = 32
 KEPT_WINDOWS = 32
 """Bound of the number of windows, which providers name, and of waits, which may be named after models."""
+LATE_RESET_MS = 60_000
+"""A reset that is this much older than the newest event comes late."""
 KEPT_LOST = 1_000
 """Maximum estimates that a late end can still reverse; more than in any realistic crash."""
 KEPT_ENDED_EARLY = 1_000
@@ -305,6 +308,8 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
         remember(ledger.ended_early, event.attempt_id, event.at_ms, KEPT_ENDED_EARLY)
     if event.started_at_ms > ledger.reset_ms:
         note_end(ledger, event)
+    if event.opinion or event.words:
+        count_verdicts(ledger, event)
     charge = charge_of(ledger, event)
     return apply_charges(ledger, charge, negated(estimate)) if estimate else apply_charges(ledger, charge)
 
@@ -331,7 +336,25 @@ def note_end(ledger: RouteLedger, event: AttemptEnded) -> None:
 def reset(ledger: RouteLedger, event: RouteReset) -> None:
     """Clear what is held against the route. Usage and open attempts stay."""
     ledger.reset_ms = max(ledger.reset_ms, event.at_ms)
-    ledger.health, ledger.waits, ledger.windows, ledger.refusals, ledger.missing_models = {}, {}, {}, {}, {}
+    is_late = ledger.newest_ms - event.at_ms > LATE_RESET_MS
+    until_ms = event.at_ms if is_late else ledger.newest_ms
+    ledger.health = {name: one for name, one in ledger.health.items() if last_bad_ms(one) > until_ms}
+    ledger.waits = {name: one for name, one in ledger.waits.items() if one.at_ms > until_ms}
+    ledger.windows = {name: one for name, one in ledger.windows.items() if one.at_ms > until_ms}
+    ledger.refusals = {name: one for name, one in ledger.refusals.items() if one.at_ms > until_ms}
+    ledger.missing_models = {name: at_ms for name, at_ms in ledger.missing_models.items() if at_ms > until_ms}
+
+
+def last_bad_ms(health: ReplicaHealth) -> int:
+    """Return the time of the replica's last failure or slow answer."""
+    return max(health.last_failure_ms, health.last_slow_ms)
+
+
+def count_verdicts(ledger: RouteLedger, event: AttemptEnded) -> None:
+    """Count the second opinion on a failure, and an error in words that no rule knows."""
+    if event.opinion:
+        ledger.opinions[event.opinion] = ledger.opinions.get(event.opinion, 0) + 1
+    ledger.unknown_errors += bool(event.words)
 
 
 def note_missing_model(ledger: RouteLedger, event: AttemptEnded) -> None:

@@ -176,7 +176,8 @@ class RouteLedger(Struct, omit_defaults=True):
     provider's name; both with endpoint and account before it (`messages/1f3a.../quota`) where these are known.
     `missing_models` by name, with the time of the provider's last denial. `clients` and `sessions` are the two that
     used the route last, and when; `refusals` are errors that no rule knows, by endpoint, account and a fingerprint of
-    the words. `reset_ms`: attempts that began until then count for usage alone. `account`: used last. `lost` holds the
+    the words. `opinions` counts second opinions by outcome, `unknown_errors` the errors in words that no rule knows.
+    `reset_ms`: attempts that began until then count for usage alone. `account`: used last. `lost` holds the
     estimates of lost attempts, until their actual end arrives; `ended_early` the attempts whose end came before their
     start (through a spool), and when.
     """
@@ -191,6 +192,8 @@ class RouteLedger(Struct, omit_defaults=True):
     clients: dict[str, int] = {}
     sessions: dict[str, int] = {}
     refusals: dict[str, Refusal] = {}
+    opinions: dict[str, int] = {}
+    unknown_errors: int = 0
     reset_ms: int = 0
     account: str = ""
     open: dict[str, OpenAttempt] = {}

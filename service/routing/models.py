@@ -69,10 +69,10 @@ def plain_but_stars(pattern: str) -> str:
     return pattern.lower().replace("[", "[[]")
 
 
-def is_missing(ledger: RouteLedger, model: str, policy: Policy, now_ms: int) -> bool:
-    """True if the provider recently denied this model."""
-    denied_ms = ledger.missing_models.get(model)
-    return denied_ms is not None and now_ms - denied_ms < policy.missing_model_ms
+def is_missing(ledger: RouteLedger, model: str, policy: Policy, now_ms: int, reset_ms: int = 0) -> bool:
+    """True if the provider recently denied this model, and no operator has reset the route since."""
+    denied_ms = ledger.missing_models.get(model, 0)
+    return denied_ms > reset_ms and now_ms - denied_ms < policy.missing_model_ms
 
 
 def family_of(model: str) -> str:
@@ -87,13 +87,15 @@ def fallback_model(route: Route, model: str) -> str | None:
     return found if found != model else None
 
 
-def choose_model(route: Route, asked: str, ledger: RouteLedger, policy: Policy, now_ms: int) -> str | None:
+def choose_model(
+    route: Route, asked: str, ledger: RouteLedger, policy: Policy, now_ms: int, reset_ms: int = 0
+) -> str | None:
     """Return the name to send to this route, or None if it lacks the model and every fallback."""
     model: str | None = map_model(route, asked, policy)
     if not ledger.missing_models:
         return model
     for _ in range(len(route.provider.model_fallback) + 1):  # ends even if the map has a cycle
-        if model is None or not is_missing(ledger, model, policy, now_ms):
+        if model is None or not is_missing(ledger, model, policy, now_ms, reset_ms):
             return model
         model = fallback_model(route, model)
     return None

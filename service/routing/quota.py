@@ -10,7 +10,7 @@ Rules
 - A wait lasts until the provider's end. Days are accepted for a quota; a throttle's wait is capped.
 - A window whose reset has passed is over. A used-up one blocks its models until then, unless it came with an answer
   (paid overage), or one came after it. At the warning threshold other routes are preferred.
-- Reports from before an operator's reset are ignored.
+- Waits, windows and errors from before an operator's reset are ignored.
 """
 
 from collections.abc import Iterable, Iterator
@@ -58,12 +58,17 @@ class QuotaReading(Struct, frozen=True):
 
 
 class WaitReading(Struct, frozen=True):
-    """An active wait: its scope, end and reason. `holds` is a substring of its models, "" for all."""
+    """An active wait: its scope, end and reason. `holds` is a substring of its models, "" for all.
+
+    `account` ("": unknown) and `endpoint`, a class of endpoints, are whose it is.
+    """
 
     scope: str
     until_ms: int
     reason: str
     holds: str = ""
+    account: str = ""
+    endpoint: Endpoint = "messages"
 
     def concerns(self, model: str) -> bool:
         """True if it blocks requests for this model."""
@@ -83,6 +88,7 @@ class WindowReading(Struct, frozen=True):
     status: str = ""
     holds: str = ""
     told_at_ms: int = 0
+    account: str = ""
 
     def concerns(self, model: str) -> bool:
         """True if it concerns this model."""
@@ -201,17 +207,19 @@ def all_waits(
     """
     account = account or ledger.account
     for name, wait in ledger.waits.items():
-        scope = name.rpartition("/")[2].partition(":")[0]
+        scope = scope_of(name)
         until_ms = wait_until_ms(scope, wait, policy)
         is_over = wait.at_ms <= reset_ms or until_ms <= now_ms
         if not is_over and wait.endpoint == endpoint and is_of_account(wait.account, account):
-            yield WaitReading(scope, until_ms, f"{wait.kind} {wait.status or ''}".strip(), wait.holds)
+            reason = f"{wait.kind} {wait.status or ''}".strip()
+            yield WaitReading(scope, until_ms, reason, wait.holds, wait.account, wait.endpoint)
     yield from read_refusals(ledger, policy, now_ms, reset_ms, account=account, endpoint=endpoint, client=client)
     if endpoint != "messages":
         return
     for window in read_windows(ledger, policy, now_ms, reset_ms, account=account):
         if window.state == "spent":
-            yield WaitReading("quota", window.resets_at_ms, f"window {window.name} {window.status}", window.holds)
+            reason = f"window {window.name} {window.status}"
+            yield WaitReading("quota", window.resets_at_ms, reason, window.holds, window.account)
 
 
 def read_refusals(
@@ -232,7 +240,13 @@ def read_refusals(
         is_proven = len(refusal.bodies) >= REFUSED_BODIES and evidence.weighs(refusal.clients)
         is_about = refusal.endpoint == endpoint and is_of_account(refusal.account, account)
         if is_about and is_proven and not is_over:
-            yield WaitReading(REFUSED, until_ms, f"refused in the same words: status {refusal.status}")
+            reason = f"refused in the same words: status {refusal.status}"
+            yield WaitReading(REFUSED, until_ms, reason, "", refusal.account, refusal.endpoint)
+
+
+def scope_of(name: str) -> str:
+    """Return the scope in the name under which a wait is kept."""
+    return name.rpartition("/")[2].partition(":")[0]
 
 
 def is_of_account(held: str, account: str) -> bool:
@@ -261,15 +275,23 @@ def read_windows(
     answered_ms = max((health.last_success_ms for health in ledger.health.values()), default=0)
     found = []
     account = account or ledger.account
-    for place, told in sorted(ledger.windows.items()):
-        name = place.rpartition("/")[2]
-        rule = window_rule(name, policy.rules) if is_of_account(told.account, account) else None
+    for name, told in told_windows(ledger, account, reset_ms):
+        rule = window_rule(name, policy.rules)
         ends_ms = told.resets_at_ms or told.at_ms + policy.wait_ms
         if rule is not None and ends_ms > now_ms:
-            state = window_state(told, policy, contradicted=told.at_ms <= max(reset_ms, answered_ms))
+            state = window_state(told, policy, contradicted=told.at_ms <= answered_ms)
             percent = None if told.used_ratio is None else round(told.used_ratio * 100, 2)
-            found.append(WindowReading(name, state, percent, ends_ms, told.status, rule.holds, told.at_ms))
+            found.append(
+                WindowReading(name, state, percent, ends_ms, told.status, rule.holds, told.at_ms, told.account)
+            )
     return tuple(found)
+
+
+def told_windows(ledger: RouteLedger, account: str, reset_ms: int) -> Iterator[tuple[str, WindowTold]]:
+    """Yield what was reported of an account's windows since an operator's reset, by the provider's names."""
+    for place, told in sorted(ledger.windows.items()):
+        if told.at_ms > reset_ms and is_of_account(told.account, account):
+            yield place.rpartition("/")[2], told
 
 
 def window_rule(name: str, rules: Rules) -> WindowRule | None:
@@ -281,8 +303,7 @@ def window_rule(name: str, rules: Rules) -> WindowRule | None:
 
 
 def window_state(told: WindowTold, policy: Policy, *, contradicted: bool) -> WindowState:
-    """Return if a window is used up or nearly so; `contradicted`: an answer or an operator's reset came after the
-    report."""
+    """Return if a window is used up or nearly so; `contradicted`: an answer came after the report."""
     if told.status in policy.rules.spent_words:
         return "warning" if told.answered or contradicted else "spent"
     return "warning" if is_near(told, policy) else "ok"

@@ -252,8 +252,8 @@ class RouteCheck(Struct, frozen=True, dict=True):
     @cached_property
     def model(self) -> str | None:
         """The name to send; None if the route lacks the model and every fallback."""
-        request = self.request
-        return choose_model(self.route, request.model, self.ledger, self.policy, self.now_ms) if request.model else ""
+        asked = self.request.model
+        return choose_model(self.route, asked, self.ledger, self.policy, self.now_ms, self.reset_ms) if asked else ""
 
     @cached_property
     def too_large(self) -> str:

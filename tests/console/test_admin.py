@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from service.console import api_types
-from service.ledger.events import ClientKeyIssued, RouteDisabled
+from service.console.event_text import describe
+from service.ledger.events import CircuitReset, ClientKeyIssued, RouteDisabled, RouteReset
 from tests.fakes import FakeProvider
 from tests.support.proxies import Server, Serving
 
@@ -107,6 +108,19 @@ async def test_a_disabled_route_is_passed_by_at_once(served: Serving) -> None:
     await served.http.post(f"{API}/routes/anthropic/enable", headers=bearer())
     assert (await served.ask()).status_code == 200
     assert (await get(served, "/overview", api_types.Overview)).serving == "anthropic"
+
+
+async def test_a_reset_says_what_it_forgot(served: Serving) -> None:
+    """In the answer, and among what happened last; an event on the route's stream, and one for all readers."""
+    answer = await served.http.post(f"{API}/routes/anthropic/reset", headers=bearer())
+    done = msgspec.json.decode(answer.content, type=api_types.ResetDone)
+    assert (done.words, done.forgot.cool_downs) == ("nothing was held against it", 0)
+    (own_stream, reset), (stream, command) = served.events[-2:]
+    assert (own_stream, stream) == ("anthropic", "control")
+    assert isinstance(reset, RouteReset)
+    assert isinstance(command, CircuitReset)
+    assert (reset.by, command.event_id) == ("admin at 127.0.0.1", done.event_id)
+    assert describe(reset) == ("ok", "reset: nothing was held against it")
 
 
 async def test_a_key_is_issued_limited_and_revoked(served: Serving) -> None:

@@ -1,5 +1,6 @@
 """The terminal's commands against a real Valkey and real files: routes, status, logs, completion."""
 
+import json
 import os
 import signal
 import subprocess
@@ -18,9 +19,10 @@ from service.cli import main
 from service.commands.logs import Followed
 from service.commands.routes import tokens_of
 from service.embedded.valkey import Valkey
-from service.fleet.control_stream import read_control
+from service.fleet.control_stream import Operator, read_control
 from service.ledger import wire
-from service.ledger.events import QuotaLimitChanged, RouteDisabled
+from service.ledger.events import Forgotten, QuotaLimitChanged, RouteDisabled, RouteReset
+from service.ledger.state import RouteLedger, Wait, WindowTold
 from service.settings import load
 
 PATIENCE_S = 60
@@ -77,10 +79,15 @@ def line_of(process: subprocess.Popen[str], word: str) -> str:
     return found[0]
 
 
+def events_on(redis: Redis, stream: str) -> list[wire.Decoded]:
+    """A stream's events in Redis."""
+    entries: Any = redis.xrange(wire.events_key(stream))
+    return [event for _, fields in entries for event in wire.decode_entry(fields[b"e"])]
+
+
 def commands_on(redis: Redis) -> list[wire.Decoded]:
     """The operators' events in Redis."""
-    entries: Any = redis.xrange(wire.events_key(wire.CONTROL))
-    return [event for _, fields in entries for event in wire.decode_entry(fields[b"e"])]
+    return events_on(redis, wire.CONTROL)
 
 
 def test_routes_are_commanded_by_events(terminal: Terminal, redis: Redis) -> None:
@@ -94,13 +101,42 @@ def test_routes_are_commanded_by_events(terminal: Terminal, redis: Redis) -> Non
     assert read_control(redis).limits == {"zai": 1_500_000}
     terminal.ok("routes", "limit", "zai", "settings")
     assert read_control(redis).limits == {}
-    assert terminal.ok("routes", "reset").startswith("anthropic, subscription, zai: ")
+    assert terminal.ok("routes", "reset").splitlines() == [
+        f"{route} is reset: nothing was held against it." for route in ("anthropic", "subscription", "zai")
+    ]
     assert set(read_control(redis).resets) == {"anthropic", "subscription", "zai"}
     events = commands_on(redis)
     assert isinstance(events[0], RouteDisabled)
     assert events[0].by.startswith("cli ")
     assert isinstance(events[3], QuotaLimitChanged)
     assert len(events) == 7
+
+
+def test_a_reset_says_what_it_forgot(terminal: Terminal, redis: Redis) -> None:
+    """In the terminal, as JSON, and in the event on the route's own stream; proxies read it from the operators'."""
+    at_ms = Operator(redis).now_ms()
+    ledger = RouteLedger(
+        waits={"throttle": Wait(at_ms=at_ms, until_ms=at_ms + 60_000), "count_tokens/aa/quota": Wait(at_ms=at_ms - 9)},
+        windows={"5h": WindowTold(at_ms=at_ms, resets_at_ms=at_ms + 60_000)},
+        missing_models={"claude-x": at_ms, "claude-old": 1},
+    )
+    body = msgspec.Raw(wire.encode_ledger(ledger))
+    snapshot = wire.Snapshot(
+        version=wire.SNAPSHOT_VERSION, stream="zai", epoch=1, position=7, stream_id="1-1", as_of_ms=at_ms, ledger=body
+    )
+    redis.set(wire.snapshot_key("zai"), wire.encode_snapshot(snapshot))
+    redis.sadd(wire.STREAMS_KEY, "zai")
+    words = terminal.ok("routes", "reset", "zai", "zai")
+    assert words == "zai is reset: forgot 2 cool-downs, 1 window reading and 1 missing model."
+    (event,) = events_on(redis, "zai")
+    assert isinstance(event, RouteReset)
+    assert (event.by, event.seq) == (commands_on(redis)[0].by, 1)  # type: ignore[union-attr]
+    assert event.forgot == Forgotten(cool_downs=2, windows=1, missing_models=1)
+    assert read_control(redis).resets["zai"] >= event.at_ms
+    told = json.loads(terminal.ok("routes", "reset", "--json", "zai"))
+    assert told == [
+        {"route": "zai", "circuit": "", "cool_downs": 0, "windows": 0, "missing_models": 0, "unknown_errors": 0}
+    ]
 
 
 def test_a_route_that_nobody_has_is_no_route(terminal: Terminal, redis: Redis) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.ledger.events import CircuitReset
+from service.ledger.events import CircuitReset, RouteReset
 from tests.fakes import FakeProvider
 from tests.support.proxies import ANTHROPIC_KEY, Serving, server_of
 
@@ -36,7 +36,7 @@ async def test_nobody_without_a_token(served: Serving, path: str) -> None:
 
 
 async def test_providers_and_their_reset(served: Serving) -> None:
-    """State, priority, metrics and quota of each; a reset is an event for each route."""
+    """State, priority, metrics and quota of each; a reset is two events for each route."""
     await served.ask()
     told = (await served.http.get("/providers", headers=BEARER)).json()
     assert (told["enabled"], told["bestProvider"]) == (True, "anthropic")
@@ -48,6 +48,7 @@ async def test_providers_and_their_reset(served: Serving) -> None:
     answer = await served.http.post("/providers/reset", headers=BEARER)
     assert answer.json()["providers"] == ["anthropic", "subscription", "zai"]
     assert len([event for _, event in served.events if isinstance(event, CircuitReset)]) == 3
+    assert [stream for stream, event in served.events if isinstance(event, RouteReset)] == answer.json()["providers"]
 
 
 async def test_the_configuration_is_masked(served: Serving) -> None:

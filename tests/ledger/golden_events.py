@@ -6,7 +6,7 @@ from typing import Any, get_args
 import msgspec
 
 from service.ledger import wire
-from service.ledger.events import Event, EventBase, TokenCounts, Window
+from service.ledger.events import Event, EventBase, Forgotten, TokenCounts, Window
 
 GOLDEN = Path(__file__).parent / "golden"
 NEWEST = dict.fromkeys(("resource_created", "attempt_lost", "batch_item_used"), "v2") | {"attempt_ended": "v3"}
@@ -68,6 +68,8 @@ VALUES: dict[str, Any] = {
     "body": "99aabbccddeeff00",
     "moved_from": "anthropic",
     "lost": "cache,thoughts",
+    "opinion": "none",
+    "forgot": Forgotten(circuit="open", cool_downs=2, windows=3, missing_models=1, unknown_errors=4),
     "rows": ("zai/ab12", "control/cd34"),
 }
 """What the fields of the newest version's files hold; a field that comes later is added here with its new files."""

@@ -20,6 +20,7 @@ from service.fleet.spool import SpoolRecord
 from service.fleet.stream_writer import RedisPort
 from service.ledger import ids
 from service.ledger.events import (
+    FOLD_RULES,
     AttemptEnded,
     AttemptStarted,
     BatchItemUsed,
@@ -31,6 +32,7 @@ from service.ledger.events import (
     QuotaLimitChanged,
     RouteDisabled,
     RouteEnabled,
+    RouteReset,
     TokenCounts,
 )
 from service.ledger.fold import HOUR_MS, advance
@@ -47,6 +49,8 @@ from tests.simulation.virtual import Died, Now, VirtualLoop
 
 MODELS = ("claude-sonnet-4-5", "claude-haiku-4-5")
 KEYS = ("", "alice")
+SESSIONS = ("", "s1", "s2")
+ACCOUNTS = ("", "0f1e2d3c4b5a6978", "1e2d3c4b5a697887")
 BATCHES = 3
 Expected = tuple[Snapshot | None, int, Ledger]
 """What a view must be: the snapshot under it, how many own events were looked at, and the ledger."""
@@ -157,7 +161,10 @@ class Replica:
             return
         route, key = self.rng.choice(usable[:2]).route.id, self.rng.choice(KEYS)
         attempt_id, started_ms = self.clock.new_id(), self.clock.now_ms()
-        named: dict[str, Any] = {"request_id": f"q{attempt_id[-6:]}", "model_sent": model, "client_key": key}
+        named: dict[str, Any] = {
+            "request_id": f"q{attempt_id[-6:]}", "model_sent": model, "client_key": key,
+            "session_id": self.rng.choice(SESSIONS),
+        }  # fmt: skip
         await self._append(route, AttemptStarted(event_id=attempt_id, at_ms=started_ms, **named))
         await asyncio.sleep(self.rng.choice((0.0, 0.05, 0.5, 5.0)) * self.rng.random())
         await self._append(route, self._end(attempt_id, started_ms, named))
@@ -169,6 +176,9 @@ class Replica:
             how = rng.choice((
                 {"outcome": "failed", "kind": "server_error", "scope": "route", "status": 500},
                 {"outcome": "failed", "kind": "throttle", "scope": "throttle", "retry_at_ms": at_ms + 900},
+                {"outcome": "failed", "kind": "bad_request", "scope": "request", "status": 400, "words": "11223344",
+                 "body": rng.choice(("aa", "bb", "cc")), "opinion": rng.choice(("", "none"))},
+                {"outcome": "failed", "kind": "model_missing", "scope": "model", "status": 404},
                 {"outcome": "aborted"},
             ))  # fmt: skip
         tokens = TokenCounts(
@@ -176,7 +186,8 @@ class Replica:
         )
         return AttemptEnded(
             event_id=ids.ended_id(attempt_id), at_ms=at_ms, attempt_id=attempt_id, started_at_ms=started_ms,
-            tokens=tokens, cost_nusd=rng.choice((None, 7)), **named, **how,
+            tokens=tokens, cost_nusd=rng.choice((None, 7)), account=rng.choice(ACCOUNTS), fold_rules=FOLD_RULES,
+            **named, **how,
         )  # fmt: skip
 
     async def read_batch(self) -> None:
@@ -194,18 +205,25 @@ class Replica:
     async def command(self) -> None:
         """An operator's word."""
         rng, route = self.rng, self.settings.routes[self.rng.randrange(2)].id
+        if rng.random() < 0.2:
+            await self._reset(rng.choice([one.id for one in self.settings.routes if not one.off]))
+            return
         key = f"k{rng.randrange(3)}"
         base: dict[str, Any] = {"event_id": self.clock.new_id(), "at_ms": self.clock.now_ms()}
         event: ControlEvent = rng.choice((
             lambda: RouteDisabled(route=route, reason="rest", **base),
             lambda: RouteEnabled(route=route, **base),
             lambda: RouteEnabled(route=route, **base),
-            lambda: CircuitReset(route=route, **base),
             lambda: QuotaLimitChanged(route=route, weekly_tokens=rng.choice((None, 10**9)), **base),
             lambda: ClientKeyIssued(key_id=key, name=key, sha256=key, **base),
             lambda: ClientKeyRevoked(key_id=key, **base),
         ))()  # fmt: skip
         await self._append(CONTROL, event)
+
+    async def _reset(self, route: str) -> None:
+        """Everything held against a route is forgotten: by its own stream, and until that is folded by the readers."""
+        for stream, kind in ((route, RouteReset), (CONTROL, partial(CircuitReset, route=route))):
+            await self._append(stream, kind(event_id=self.clock.new_id(), at_ms=self.clock.now_ms()))
 
     async def stop(self) -> None:
         """End in order."""

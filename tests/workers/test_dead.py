@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from service.ledger import wire
-from service.ledger.events import BatchItemUsed, Event
-from tests.support.stream_factories import NOON_MS, STREAM, append, append_raw, ended, many
+from service.ledger.events import BatchItemUsed, Event, RouteReset
+from service.ledger.state import RouteLedger
+from tests.support.stream_factories import NOON_MS, STREAM, append, append_raw, ended, many, new_id
 from tests.workers.conftest import Bench
 from workers import cli
 
@@ -175,3 +176,24 @@ def test_the_command_shows_and_replays(bench: Bench, command: Run) -> None:
     assert [row["kind"] for row in rows] == ["dead"]
     assert command(cli.ledger, "dead", "replay") == (0, f"{STREAM}: 1 folded, 1 left\n")
     assert (bench.attempts(), counts(bench)) == (1, [b"1", b"0"])
+
+
+def test_a_reset_that_an_older_worker_put_aside_is_folded_by_a_newer_one(bench: Bench) -> None:
+    """In a mixed fleet it comes late: what is newer than the reset stays, what is older is forgotten."""
+    wait: dict[str, Any] = {"outcome": "failed", "kind": "throttle", "scope": "throttle", "status": 429}
+    reset = RouteReset(event_id=new_id(NOON_MS + 5), at_ms=NOON_MS + 5, replica="new", seq=1)
+    later = ended(2, at_ms=NOON_MS + 600_000, account="a2", fold_rules=2, **wait)
+    old_version_folds(bench, [ended(1, account="a1", fold_rules=2, **wait), reset, later])
+    assert (held(bench), counts(bench)) == (["messages/a1/throttle", "messages/a2/throttle"], [b"1", b"0"])
+    bench.new_shift(bench.new_projector()).fold(STREAM)
+    assert (held(bench), counts(bench)) == (["messages/a2/throttle"], [b"0", b"0"])
+    assert bench.verify().ok
+
+
+def held(bench: Bench) -> list[str]:
+    """The cool-downs of the published ledger."""
+    snapshot = bench.snapshot()
+    assert snapshot is not None
+    ledger = wire.decode_ledger(STREAM, snapshot.ledger)
+    assert isinstance(ledger, RouteLedger)
+    return sorted(ledger.waits)

@@ -19,6 +19,7 @@ const TYPES = [
   "route_disabled",
   "route_enabled",
   "circuit_reset",
+  "route_reset",
   "quota_limit_changed",
   "client_key_issued",
   "client_key_limited",

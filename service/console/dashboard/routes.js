@@ -248,10 +248,10 @@ function reset(one) {
   ask({
     title: `Reset ${one.title}?`,
     confirm: "Reset",
-    words: "Closes its circuit, ends its cool-downs and forgets past failures. The next request may use it.",
+    words: "Closes its circuit, ends its cool-downs, and forgets what its provider said of limits and models. Usage stays. The next request may use it.",
     act: async () => {
-      await api.post(path(one, "reset"));
-      return changedTo(`${one.title} is reset`);
+      const done = await api.post(path(one, "reset"));
+      return changedTo(`${one.title} is reset: ${done.words}`);
     },
   });
 }
