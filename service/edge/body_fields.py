@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 from service.errors import ClientError
 from service.fleet.resource_index import ID_CHARS
 from service.ledger.model_names import NAME_CHARS
-from service.protocol.body_survey import MessageSurvey, blocks_of
+from service.protocol.body_survey import MessageSurvey, blocks_of, is_mid_turn
 from service.protocol.file_refs import Block, Thread, file_ids, ids_in_any, note_id, refuse_hidden, seen
 from service.protocol.json_shape import check_shape, too_many_blocks
 from service.relay import ClientRequest
@@ -172,13 +172,15 @@ def read_messages(call: ClientRequest, raw: Raw, limits: BodyLimits) -> None:
     """Read content blocks and file ids for later steps: a large body is read once."""
     seen.ids = []
     try:
-        blocks: list[Block] = blocks_of(MESSAGES.decode(raw))
+        messages = MESSAGES.decode(raw)
     except UNREADABLE:
         call.resource_ids += checked_ids(ids_in_any(bytes(raw), is_known=True))
         return
+    blocks: list[Block] = blocks_of(messages)
     if len(blocks) > limits.content_blocks:
         raise too_many_blocks(limits)
     call.blocks = blocks
+    call.mid_turn = is_mid_turn(messages)
     if seen.ids:
         files = list(file_ids(blocks))
         refuse_hidden(files)

@@ -30,7 +30,10 @@ REDIS_TIMEOUT_S = 0.25
 
 
 class ResourceHome(Struct, frozen=True):
-    """The route on which a resource lives, the id of the event that recorded it, and its owner ("" if unknown)."""
+    """The route on which a resource lives, the id of the event that recorded it, and its owner ("" if unknown).
+
+    A session has no owner; there stands what else is known of its last answer (`relay.session_affinity`).
+    """
 
     route: str
     event_id: str
@@ -63,12 +66,17 @@ class ResourceIndex:
     async def move(self, resource_id: str, home: ResourceHome, ttl_s: int) -> None:
         """Record the new home of a moving resource, for `ttl_s`."""
         known = self._known.get(resource_id)
-        if known and known.route == home.route and not is_old(known, home, ttl_s):
+        if known and (known.route, known.owner) == (home.route, home.owner) and not is_old(known, home, ttl_s):
             return
         self._remember(resource_id, home)
         if self._redis is not None:
             with contextlib.suppress(RedisError, OSError):
                 await self._redis.set(resource_key(resource_id), value_of(home), ex=ttl_s)
+
+    def cached(self, resource_id: str, since_ms: int) -> ResourceHome | None:
+        """Return a moving resource's home as this process knows it, if it was recorded after `since_ms`."""
+        known = self._known.get(resource_id)
+        return known if known and time_of_id_ms(known.event_id) >= since_ms else None
 
     async def moved_to(self, resource_id: str, since_ms: int) -> ResourceHome | None:
         """Return a moving resource's home if it was recorded after `since_ms`: another replica may have moved it.
@@ -81,8 +89,7 @@ class ResourceIndex:
                     found = home_of(await self._redis.get(resource_key(resource_id)))
                 self._known.pop(resource_id, None)
                 return self._remember(resource_id, found) if found else None
-        known = self._known.get(resource_id)
-        return known if known and time_of_id_ms(known.event_id) >= since_ms else None
+        return self.cached(resource_id, since_ms)
 
     async def home_of(self, resource_id: str, *, needs_owner: bool = False) -> ResourceHome | None:
         """Return a resource's home; None if it is unknown. Raises IndexAway if that can't be determined.

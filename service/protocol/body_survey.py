@@ -28,8 +28,9 @@ Block = TypeVar("Block", bound=BlockSurvey)
 
 
 class MessageSurvey(Struct, Generic[Block]):
-    """The fields of a message that decide about a change."""
+    """The fields of a message that decide about a change, and who says it."""
 
+    role: str = ""
     content: str | list[Block] = ""
 
 
@@ -56,3 +57,16 @@ def survey(raw: bytes) -> list[BlockSurvey]:
 def blocks_of(messages: Sequence[MessageSurvey[Block]]) -> list[Block]:
     """Return the content blocks of messages; content that is a text has none."""
     return [block for message in messages if isinstance(message.content, list) for block in message.content]
+
+
+def is_mid_turn(messages: Sequence[MessageSurvey[Block]]) -> bool:
+    """True if the last message brings results of tools, so that the model goes on with what it was doing.
+
+    Clients may add messages of the role `system` behind them.
+    """
+    for message in reversed(messages):
+        if message.role != "system":
+            return isinstance(message.content, list) and any(
+                block.type.endswith("tool_result") for block in message.content
+            )
+    return False

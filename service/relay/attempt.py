@@ -75,8 +75,9 @@ class AttemptOutcome(Struct, frozen=True, kw_only=True):
 
     `started`: the ledger has its start; `recorded`: the ledger has its end, as number `ended_seq` of the route's
     events. `ended_ms` is when it ended, 0 for when it is recorded. `account` was asked. `is_evidence`: if no rule
-    knows the error, its words count, since no second route has confirmed that the request is at fault. `status`,
-    `headers` and `body` are the provider's response, kept in case it is the one to show to the client.
+    knows the error, its words count, since no second route has confirmed that the request is at fault.
+    `loses_thoughts`: the session moved, and thinking blocks were left behind. `status`, `headers` and `body` are the
+    provider's response, kept in case it is the one to show to the client.
     """
 
     plan: AttemptPlan
@@ -96,6 +97,7 @@ class AttemptOutcome(Struct, frozen=True, kw_only=True):
     ended_seq: int = 0
     ended_ms: int = 0
     account: str = ""
+    loses_thoughts: bool = False
     is_evidence: bool = True
 
     @property

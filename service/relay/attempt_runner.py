@@ -65,6 +65,7 @@ class AttemptProgress(Struct):
             failure=failure,
             credential=self.sent.credential if self.sent else "",
             account=self.sent.account if self.sent else "",
+            loses_thoughts=self.sent is not None and self.sent.loses_thoughts,
             status=upstream.status if upstream else 0,
             headers=upstream.headers if upstream else (),
             body=body,

@@ -16,6 +16,14 @@ READS = frozenset(("GET", "HEAD"))
 """Methods that create nothing, and that may be asked of several routes in turn."""
 
 
+class LastServed(Struct, frozen=True):
+    """What gave a session its last answer: the route, with this account ("" if unknown), and the model it was sent."""
+
+    route: str
+    account: str = ""
+    model: str = ""
+
+
 class EndedAttempt(Struct, frozen=True):
     """An attempt that has ended, for the log."""
 
@@ -36,6 +44,9 @@ class ClientRequest(Struct, kw_only=True):
         `credential` is the client's own, "" when it sent none but a key of this proxy; `withhold` names the headers
         that hold such a key. `only_routes` are the owner's routes that the client's key may use, empty: all. `chain`:
         all routes that the client may use, in order. `base_url` is this proxy as the client sees it.
+    session
+        `mid_turn`: the last message brings results of tools. `last_served` gave the session its last answer, None where
+        that is unknown or doesn't matter.
     resources
         `resource_ids` are named by path or body, `names_in_path`: the path names one. `owner` is whose resources the
         request may use, None where nobody has to say who they are; `shared`: there are other owners, so that a resource
@@ -62,6 +73,8 @@ class ClientRequest(Struct, kw_only=True):
     trimmed: bool = False
     dropped_messages: int = 0
     session_id: str = ""
+    mid_turn: bool = False
+    last_served: LastServed | None = None
     resource_ids: tuple[str, ...] = ()
     names_in_path: bool = False
     credential: str = ""

@@ -22,6 +22,7 @@ from service.providers.error_facts import windows_of
 from service.relay.attempt import NO_TOKENS, AttemptOutcome, AttemptPlan
 from service.relay.attempt_log import log_failure
 from service.relay.client import ClientRequest, EndedAttempt
+from service.relay.session_affinity import move_of
 from service.routing.error_words import Fingerprints
 from service.routing.failure import Failure
 from service.routing.rank import MODEL_ENDPOINTS
@@ -64,6 +65,7 @@ class AttemptRecorder:
 
     def _ended_event(self, request: ClientRequest, outcome: AttemptOutcome, *, final: bool) -> AttemptEnded:
         plan, tokens = outcome.plan, outcome.tokens
+        moved_from, lost = move_of(request.last_served, outcome) if request.last_served else ("", "")
         now_ms = outcome.ended_ms or self._clock.now_ms()
         failure = outcome.failure if outcome.failure and outcome.result == "failed" else NO_FAILURE
         cost = cost_nusd(tokens, plan.model, self._settings.prices) if tokens != NO_TOKENS else 0
@@ -99,6 +101,8 @@ class AttemptRecorder:
             account=outcome.account,
             words=self._words(request, outcome, failure),
             body=self._body(request, failure),
+            moved_from=moved_from,
+            lost=lost,
         )
 
     def _words(self, request: ClientRequest, outcome: AttemptOutcome, failure: Failure) -> str:

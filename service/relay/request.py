@@ -158,8 +158,8 @@ class Relay:
                 outcome = await self._handle_failure(request, plan, outcome, outcome.failure, response)
             else:
                 plan.advance(AttemptResult(self.clock.now_ms()))
-                if self._planner.sessions:
-                    await self._planner.sessions.note_served(request, outcome.plan)
+                if self._planner.sessions and request.session_id:
+                    await self._planner.sessions.note_served(request, outcome)
             plan.outcomes.append(outcome)
         finally:
             self._runner.release(outcome)

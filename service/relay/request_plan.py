@@ -89,7 +89,7 @@ class RequestPlanner:
     """Makes plans of requests."""
 
     def __init__(self, settings: Settings, *, watcher: Watcher, resources: ResourceIndex, clock: Clock) -> None:
-        self.sessions = SessionAffinity(resources, clock) if settings.session_affinity else None
+        self.sessions = SessionAffinity(resources, clock, watcher) if settings.session_affinity else None
         self._settings = settings
         self._policy = settings.policy
         self._watcher = watcher
@@ -113,7 +113,8 @@ class RequestPlanner:
         """The plan of a request whose access was checked. Raises ProxyError for a resource that it may not use."""
         self._retry_budget.earn()
         home = await self._home_of(request) if request.resource_ids else ""
-        session_route = await self.sessions.route_of(request) if self.sessions else ""
+        if self.sessions and request.session_id:
+            request.last_served = await self.sessions.last_served(request)
         routing_request = RoutingRequest(
             request.endpoint,
             request.model,
@@ -121,7 +122,8 @@ class RequestPlanner:
             trimmed=request.trimmed,
             threaded=request.threaded,
             bound_to=home,
-            session_route=session_route,
+            session_route=request.last_served.route if request.last_served else "",
+            mid_turn=request.mid_turn,
             ramp_sample=crc32(request.request_id.encode()) / 2**32,
             client=request.client_key,
         )

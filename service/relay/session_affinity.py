@@ -1,39 +1,79 @@
-"""Session affinity: a session's next request goes to the route that served it last, whose prompt cache it can use.
+"""Session affinity: where a session got its last answer, whose prompt cache its next request can use, and what it costs
+to go elsewhere.
 
-Not here: what routing makes of it (`routing.rank`).
+Sessions are known by their client, their id, and the model that is asked for: a session asks several models, each with
+a cache of its own. Not here: what routing makes of it (`routing.rank`).
 """
 
 from service.fleet.clock import Clock
 from service.fleet.resource_index import ResourceHome, ResourceIndex
-from service.relay.attempt import AttemptPlan
-from service.relay.client import ClientRequest
+from service.fleet.snapshots import Watcher
+from service.relay.attempt import AttemptOutcome
+from service.relay.client import ClientRequest, LastServed
 
 SESSION_TTL_S = 3_600
 """The longest life of a prompt cache."""
 
 
 class SessionAffinity:
-    """Remembers the route of each session, for all replicas."""
+    """Remembers what served each session last, for all replicas."""
 
-    def __init__(self, resources: ResourceIndex, clock: Clock) -> None:
+    def __init__(self, resources: ResourceIndex, clock: Clock, watcher: Watcher) -> None:
         self._resources = resources
         self._clock = clock
+        self._watcher = watcher
 
-    async def route_of(self, request: ClientRequest) -> str:
-        """The route that served the request's session last, "" when there is none."""
-        if not request.session_id:
-            return ""
-        since_ms = self._clock.now_ms() - SESSION_TTL_S * 1000
-        home = await self._resources.moved_to(session_key(request), since_ms)
-        return home.route if home else ""
+    async def last_served(self, request: ClientRequest) -> LastServed | None:
+        """What gave the request's session its last answer; None if nothing did, or if there is no choice of routes.
 
-    async def note_served(self, request: ClientRequest, plan: AttemptPlan) -> None:
-        """The route has served the session, whose caches are there from now on."""
-        if request.session_id and request.endpoint == "messages":
-            home = ResourceHome(plan.route.id, plan.attempt_id)
+        Redis is asked only where another replica may have served the session.
+        """
+        if not has_choice(request):
+            return None
+        key, since_ms = session_key(request), self._clock.now_ms() - SESSION_TTL_S * 1000
+        home = self._resources.cached(key, since_ms)
+        if self._watcher.redis_up and not (home and self._watcher.replicas == 1):
+            home = await self._resources.moved_to(key, since_ms)
+        return last_served_of(home) if home else None
+
+    async def note_served(self, request: ClientRequest, outcome: AttemptOutcome) -> None:
+        """Remember that the attempt has served the session, whose caches are there from now on."""
+        if has_choice(request):
+            plan = outcome.plan
+            home = ResourceHome(plan.route.id, plan.attempt_id, f"{outcome.account} {plan.model}")
             await self._resources.move(session_key(request), home, SESSION_TTL_S)
+
+
+def has_choice(request: ClientRequest) -> bool:
+    """True if several routes may serve the client's message."""
+    return request.endpoint == "messages" and len([route for route in request.chain if not route.off]) > 1
 
 
 def session_key(request: ClientRequest) -> str:
     """The session's key in the index; sessions of the same name that belong to different clients are different ones."""
-    return f"session:{request.client_key}:{request.session_id}"
+    return f"session:{request.client_key}:{request.session_id}:{request.model}"
+
+
+def last_served_of(home: ResourceHome) -> LastServed:
+    """What an entry of the index says; those of earlier versions name the route alone."""
+    account, _, model = home.owner.partition(" ")
+    return LastServed(home.route, account, model)
+
+
+def loses_cache(last: LastServed, route: str, account: str, model: str) -> bool:
+    """True if a session's prompt cache is left behind: it belongs to a route, an account and a model."""
+    return (
+        last.route != route
+        or bool(last.account and account and last.account != account)
+        or bool(last.model and last.model != model)
+    )
+
+
+def move_of(last: LastServed, outcome: AttemptOutcome) -> tuple[str, str]:
+    """From which route an attempt moved its session, "" if it did not, and what the session lost; nothing without an
+    answer."""
+    plan = outcome.plan
+    if outcome.result != "ok" or not loses_cache(last, plan.route.id, outcome.account, plan.model):
+        return "", ""
+    moved_from = last.route if last.route != plan.route.id else ""
+    return moved_from, "cache,thoughts" if outcome.loses_thoughts else "cache"

@@ -9,24 +9,27 @@ from collections.abc import AsyncIterator, Sequence
 from msgspec import Struct
 
 from service.oauth.credentials import Credentials, NoCredential
-from service.protocol.body_survey import LARGE_BYTES
+from service.protocol.body_survey import LARGE_BYTES, BlockSurvey, survey
+from service.protocol.raw_json import THINKING_BLOCKS
 from service.providers.bodies import clean_body, without_thinking
 from service.providers.headers import length_said, upstream_headers
 from service.providers.signatures import RefusedSignatures
 from service.relay.attempt import AttemptFailed, AttemptPlan
 from service.relay.client import ClientRequest, track_upload
+from service.relay.session_affinity import loses_cache
 from service.routing.failure import Failure
 from service.settings import Route, Settings
 
 
 class UpstreamRequest(Struct, frozen=True):
     """A request for one route. `credential` is the route's, "" when the client's own is passed on; `account` says whose
-    it is."""
+    it is. `loses_thoughts`: its session moved here, and thinking blocks were left out."""
 
     credential: str
     account: str
     headers: Sequence[tuple[bytes, bytes]]
     content: bytes | AsyncIterator[bytes]
+    loses_thoughts: bool = False
 
 
 class UpstreamRequestBuilder:
@@ -55,7 +58,10 @@ class UpstreamRequestBuilder:
         )
         if request.upload:
             headers += length_said(request.headers)
-        return UpstreamRequest(credential, account, headers, content)
+        last = request.last_served
+        moves = last is not None and loses_cache(last, route.id, account, plan.model)
+        loses_thoughts = moves and await self._lacks_thoughts(content, request)
+        return UpstreamRequest(credential, account, headers, content, loses_thoughts)
 
     async def note_refused_signatures(self, request: ClientRequest) -> None:
         """Remember the signatures of a request that a provider could not check, to leave them out from now on."""
@@ -63,6 +69,13 @@ class UpstreamRequestBuilder:
             self._refused_signatures.add(request.plain, request.blocks)
         else:
             await asyncio.to_thread(self._refused_signatures.add, request.plain, request.blocks)
+
+    async def _lacks_thoughts(self, content: bytes | AsyncIterator[bytes], request: ClientRequest) -> bool:
+        if content is request.body or not isinstance(content, bytes):
+            return False
+        if len(content) <= LARGE_BYTES:
+            return lacks_thoughts(content, request)
+        return await asyncio.to_thread(lacks_thoughts, content, request)
 
     async def _credential(self, route: Route) -> str:
         try:
@@ -98,3 +111,14 @@ class UpstreamRequestBuilder:
             blocks=request.blocks,
         )
         return without_thinking(cleaned) if plan.attempt.candidate.without_thinking else cleaned
+
+
+def lacks_thoughts(content: bytes, request: ClientRequest) -> bool:
+    """True if thinking blocks of the request are missing from the body that a route gets."""
+    blocks = survey(request.plain) if request.blocks is None else request.blocks
+    return thoughts_in(survey(content)) < thoughts_in(blocks)
+
+
+def thoughts_in(blocks: Sequence[BlockSurvey]) -> int:
+    """The number of thinking blocks."""
+    return sum(block.type in THINKING_BLOCKS for block in blocks)

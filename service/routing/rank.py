@@ -168,10 +168,14 @@ def with_session_first(usable: list[Candidate], request: RoutingRequest) -> list
     home = next((candidate for candidate in usable if candidate.route.id == request.session_route), None)
     if home is None:
         return usable
-    is_as_good = not home.deprioritized and home.model == usable[0].model
-    if not (request.mid_turn or is_as_good):
+    if not request.mid_turn and (home.deprioritized or not is_same_model(home, usable[0])):
         return usable
     return [home, *(candidate for candidate in usable if candidate is not home)]
+
+
+def is_same_model(one: Candidate, other: Candidate) -> bool:
+    """True if two routes serve the same model: a provider may answer to another's names with a model of its own."""
+    return one.model == other.model and one.route.provider.families == other.route.provider.families
 
 
 def with_last_resort(skipped: list[Candidate]) -> tuple[list[Candidate], list[Candidate]]:

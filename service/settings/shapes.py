@@ -318,8 +318,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     timeouts: Timeouts = Timeouts()
     policy: Policy = Policy()
     session_affinity: Annotated[
-        bool, Setting("SESSION_AFFINITY", Section.ROUTING, "`true`: a session stays on its route while that is healthy")
-    ] = False
+        bool,
+        Setting(
+            "SESSION_AFFINITY",
+            Section.ROUTING,
+            "`true`: a session stays with a route that serves the same model, and in the middle of a turn with any",
+        ),
+    ] = True
     prices: PriceList = PriceList()
     max_body_bytes: Annotated[
         int,

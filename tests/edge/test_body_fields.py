@@ -192,3 +192,28 @@ def test_keys_are_bounded_where_they_are_matched() -> None:
         with pytest.raises(ClientError, match="10000 characters"):
             read_bytes(b'{ "model":"m","' + key + b'":1}')
     assert read_bytes(b'{ "model":"m","' + b"\\n" * 9_999 + b'":1}').model == "m"
+
+
+RESULT = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "a file"}]}
+WORDS = {"role": "user", "content": [{"type": "text", "text": "go on"}]}
+REMINDER = {"role": "system", "content": "remember"}
+SEARCHED = {"role": "assistant", "content": [{"type": "web_search_tool_result", "content": []}]}
+
+
+@pytest.mark.parametrize(
+    ("messages", "mid_turn"),
+    [
+        ([], False),
+        ([REMINDER], False),
+        ([RESULT], True),
+        ([{"role": "user", "content": [*WORDS["content"], *RESULT["content"]]}], True),
+        ([RESULT, REMINDER, REMINDER], True),
+        ([SEARCHED], True),
+        ([RESULT, WORDS], False),
+        ([RESULT, {"role": "user", "content": "go on"}], False),
+        ([RESULT, {"role": 1}], False),
+    ],
+)
+def test_results_of_tools_are_within_a_turn(messages: list[Any], *, mid_turn: bool) -> None:
+    """In the last message, whatever system messages follow; earlier ones were answered."""
+    assert read({"messages": messages}).mid_turn is mid_turn

@@ -64,30 +64,6 @@ async def test_a_client_that_goes_frees_its_slot(server: Server, anthropic: Fake
     assert (await served.ask(ASK)).status_code == 200
 
 
-async def test_a_session_stays_where_its_caches_are(server: Server, anthropic: FakeProvider, zai: FakeProvider) -> None:
-    """After a failover the session stays on the other route; another session begins on the first."""
-    served = await server.start(anthropic=anthropic, zai=zai, variables={"SESSION_AFFINITY": "true"})
-    anthropic.script(reply.error(500))
-    mine, other = ({"X-Claude-Code-Session-Id": name} for name in ("s1", "s2"))
-
-    async def route(headers: dict[str, str]) -> str:
-        answer = await served.ask(ASK, headers=headers)
-        return str(answer.headers["x-ccproxy-route"])
-
-    assert [await route(mine), await route(mine), await route(other)] == ["zai", "zai", "anthropic"]
-
-
-async def test_without_affinity_the_first_route_serves_again(
-    server: Server, anthropic: FakeProvider, zai: FakeProvider
-) -> None:
-    """The default: each request takes the first route that can."""
-    served = await server.start(anthropic=anthropic, zai=zai)
-    anthropic.script(reply.error(500))
-    headers = {"X-Claude-Code-Session-Id": "s1"}
-    routes = [(await served.ask(ASK, headers=headers)).headers["x-ccproxy-route"] for _ in range(2)]
-    assert routes == ["zai", "anthropic"]
-
-
 async def test_a_route_that_did_not_admit_leaves_the_other_its_time(
     server: Server, anthropic: FakeProvider, zai: FakeProvider
 ) -> None:

@@ -16,7 +16,6 @@ from tests.support.relay_harness import (
     ANTHROPIC,
     ANTHROPIC_KEY,
     ASK,
-    BOTH,
     ONLY_ANTHROPIC,
     STREAM,
     ZAI_KEY,
@@ -555,15 +554,6 @@ async def test_an_attempt_that_is_not_the_usual_one_has_a_line_in_the_log(
     assert lines[0] == "← Anthropic 500 | server_error | no"
     assert lines[1].startswith("  model remap: claude-opus-5-5 → glm")
     assert lines[2:] == ["→ Z.AI POST /v1/messages"]
-
-
-async def test_a_session_stays_with_the_route_that_served_it(relays: RelayFactory) -> None:
-    relay = relays.make(BOTH | {"SESSION_AFFINITY": "true"})
-    relay.upstream.script(error(500))
-    routes = [(await relay.ask(ASK, session_id="s1")).route for _ in range(2)]
-    assert routes == ["zai", "zai"]
-    assert (await relay.ask(ASK, session_id="s2")).route == "anthropic"
-    assert (await relay.ask(ASK)).route == "anthropic"
 
 
 async def test_a_compressed_body_goes_up_as_it_came_if_it_need_not_change(relays: RelayFactory) -> None:

@@ -331,6 +331,15 @@ def test_a_session_stays_on_a_route_that_serves_the_same_model() -> None:
     assert names(rank(ask, CHAIN, view, POLICY, NOW_MS)) == ["anthropic", "zai"]
 
 
+def test_a_name_that_another_provider_answers_to_is_another_model() -> None:
+    """It takes the name as it is, and has no such model."""
+    chain = (A, OTHER)
+    ask = RoutingRequest(model="claude-opus-4-8", session_route="other")
+    assert [candidate.model for candidate in rank(ask, chain, view_of(), POLICY, NOW_MS)] == ["claude-opus-4-8"] * 2
+    assert names(rank(ask, chain, view_of(), POLICY, NOW_MS)) == ["anthropic", "other"]
+    assert names(rank(replace(ask, mid_turn=True), chain, view_of(), POLICY, NOW_MS)) == ["other", "anthropic"]
+
+
 def test_a_session_goes_back_from_another_model_with_the_next_turn() -> None:
     """A lesser model answers on while tools run, since it asked for them; the user's next words go to the user's first
     choice."""

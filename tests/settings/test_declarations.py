@@ -114,7 +114,7 @@ def test_declarations_are_found_wherever_they_are() -> None:
         ("MAX_BODY_BYTES", "33554432", "at least 1024"),
         ("QUOTA_WARNING_THRESHOLD", "90", "1 to 100"),
         ("CONTEXT_WINDOW_TRUNCATION_THRESHOLD", "0.8", "0.01 to 1"),
-        ("SESSION_AFFINITY", "false", "true, false"),
+        ("SESSION_AFFINITY", "true", "true, false"),
         ("LOG_LEVEL", "info", "debug, info, warn, error, silent"),
         ("DRAIN_DELAY", "5s; 0 on the loopback", ""),
         ("DB_PASSWORD", "postgres", ""),

@@ -84,7 +84,7 @@ EFFECTS: list[tuple[str, str, str, Any]] = [
     ("ZAI_WEEKLY_LIMIT", "7", "routes.zai.weekly_tokens", 7),
     ("ZAI_CONCURRENCY", "9", "routes.zai.concurrency", 9),
     ("QUOTA_WARNING_THRESHOLD", "80.5", "policy.warning_percent", 80.5),
-    ("SESSION_AFFINITY", "true", "session_affinity", True),
+    ("SESSION_AFFINITY", "false", "session_affinity", False),
     ("QUOTA_WEEK_START", "Friday 18:30", "policy.quota.week_start_minute", (4 * 24 + 18) * 60 + 30),
     ("QUOTA_TIMEZONE", "Asia/Kolkata", "policy.quota.timezone", "Asia/Kolkata"),
     ("QUOTA_WEIGHTS", "cache_read=0.1, output=5", "policy.quota.weights", QuotaWeights(output=5, cache_read=0.1)),

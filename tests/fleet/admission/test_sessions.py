@@ -23,6 +23,19 @@ async def test_a_session_that_another_replica_moved_has_moved(redis: Redis) -> N
     assert await route(one) == "zai"
 
 
+async def test_a_session_that_stays_may_change(redis: Redis) -> None:
+    """What else is known of its last answer is written when it changes; what is unchanged, only before it expires."""
+    clock, one, other = Clock(), ResourceIndex(redis), ResourceIndex(redis)
+    first = ResourceHome("anthropic", clock.new_id(), "account a-model")
+    for home, kept in [
+        (first, first),
+        (ResourceHome("anthropic", clock.new_id(), "account a-model"), first),
+        (changed := ResourceHome("anthropic", clock.new_id(), " another-model"), changed),
+    ]:
+        await one.move("session:k:s", home, TTL_S)
+        assert await other.moved_to("session:k:s", 0) == kept
+
+
 async def test_a_session_ends(redis: Redis) -> None:
     """With the key in Redis; where there is none, or it does not answer, when it was told too long ago."""
     clock, shared, alone = Clock(), ResourceIndex(redis), ResourceIndex(None)
