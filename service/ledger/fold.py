@@ -323,14 +323,20 @@ def note_end(ledger: RouteLedger, event: AttemptEnded) -> None:
         return
     if event.scope or ledger.waits:
         note_wait(ledger, event)
-    if event.words:
-        note_refusal(ledger, event)
-    elif ledger.refusals and event.outcome == "ok":
-        end_refusals(ledger, event)
+    if event.words or ledger.refusals:
+        note_words(ledger, event)
     if event.endpoint == "messages":
         if event.fold_rules >= EVIDENCE_KEPT:
             note_seen(ledger, event)
         note_health(ledger, event)
+
+
+def note_words(ledger: RouteLedger, event: AttemptEnded) -> None:
+    """Remember an error whose words no rule knows; an answer takes it back."""
+    if event.words:
+        note_refusal(ledger, event)
+    elif event.outcome == "ok":
+        end_refusals(ledger, event)
 
 
 def reset(ledger: RouteLedger, event: RouteReset) -> None:

@@ -52,12 +52,12 @@ class FailureClassifier:
         plan, now_ms = exchange.plan, self._clock.now_ms()
         facts = error_facts(status, exchange.upstream.headers, body, now_ms)
         failure = classify(facts_for(facts, plan.route, plan.model, now_ms), now_ms, self._table)
-        if failure.proven or not points_into_request(failure.message, fields_of(exchange.request), plan.model):
+        if failure.proven or not points_into_request(failure.message, top_fields(exchange.request), plan.model):
             return failure
         return replace(failure, proven=True)
 
 
-def fields_of(request: ClientRequest) -> Collection[str]:
+def top_fields(request: ClientRequest) -> Collection[str]:
     """The fields at the top of a request's body, as far as it can be read."""
     try:
         return msgspec.json.decode(request.plain, type=dict[str, msgspec.Raw]).keys()

@@ -25,8 +25,9 @@ class LastServed(Struct, frozen=True):
 
 
 class EndedAttempt(Struct, frozen=True):
-    """An attempt that has ended, for the log."""
+    """An attempt that has ended, for the log. `number`: of the request's attempts, from 1."""
 
+    number: int
     route: Route
     event: AttemptEnded
     first_content_ms: int | None

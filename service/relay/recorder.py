@@ -57,7 +57,9 @@ class AttemptRecorder:
         if outcome.recorded or not outcome.started:
             return outcome
         event = self._ended_event(request, outcome, final=final)
-        request.last = EndedAttempt(outcome.plan.route, event, outcome.first_content_ms)
+        ended = EndedAttempt(outcome.plan.attempt.number, outcome.plan.route, event, outcome.first_content_ms)
+        if request.last is None or request.last.number <= ended.number:  # a second opinion may be there first
+            request.last = ended
         if event.outcome == "failed":
             log_failure(request, outcome.plan, event)
         ended_seq = await self._outbox.append(outcome.plan.route.id, event)
@@ -109,7 +111,7 @@ class AttemptRecorder:
         """A fingerprint of an error that no rule knows, "" for all others."""
         if failure.proven or not outcome.is_evidence or request.endpoint not in MODEL_ENDPOINTS:
             return ""
-        return self._fingerprints.of_words(request.endpoint, outcome.status, failure.error_type, failure.message)
+        return self._fingerprints.of_words(request.endpoint, failure.status, failure.error_type, failure.message)
 
     def _body(self, request: ClientRequest, failure: Failure) -> str:
         """A fingerprint of the request, where it matters whether it is the same again."""

@@ -96,11 +96,12 @@ class Relay:
             while attempt := plan.attempt:
                 if attempt.wait_ms:
                     await asyncio.sleep(attempt.wait_ms / 1000)
-                response.route, response.attempts = attempt.candidate.route.id, attempt.number
+                response.route = attempt.candidate.route.id
                 admitted = await self._admit(request, plan, attempt)
                 if isinstance(admitted, AdmissionDenied):
                     plan.deny(admitted, self.clock.now_ms())
                     continue
+                response.attempts = attempt.number
                 outcome = await self._runner.run_attempt(
                     request, admitted, response, plan.deadline_s, is_last=plan.is_last(admitted.route)
                 )
@@ -108,8 +109,9 @@ class Relay:
             await self._record_held(request, plan)
             if not response.started:
                 await self._verdicts.send(request, plan, response)
-        except BaseException:  # the client has left while a second opinion was asked
-            await asyncio.shield(self._record_held(request, plan))
+        except BaseException:
+            if plan.held:  # the client has left while a second opinion was asked
+                await asyncio.shield(self._record_held(request, plan))
             raise
 
     async def stop(self, limit_s: float = 2.0) -> None:
@@ -183,14 +185,16 @@ class Relay:
         if plan.attempt and plan.attempt.opinion_on:
             plan.held = replace(outcome, ended_ms=self.clock.now_ms())
             return plan.held
+        if plan.is_confirmed:
+            outcome = replace(outcome, is_evidence=False)
         return await self._recorder.record_end(request, outcome, final=plan.attempt is None)
 
     async def _record_held(self, request: ClientRequest, plan: RequestPlan) -> None:
         """Record the failure on which a second opinion was asked: its words count, unless the opinion confirmed it."""
         held, plan.held = plan.held, None
         if held:
-            is_confirmed = plan.verdict is not None and plan.verdict.confirmed
-            await self._recorder.record_end(request, replace(held, is_evidence=not is_confirmed), final=False)
+            is_last = request.last is None or request.last.number < held.plan.attempt.number
+            await self._recorder.record_end(request, replace(held, is_evidence=not plan.is_confirmed), final=is_last)
 
     async def _is_renewed(self, request: ClientRequest, outcome: AttemptOutcome, deadline_s: float) -> bool:
         """Whether a refused token has a successor: then the route is worth another attempt at once."""

@@ -79,6 +79,11 @@ class RequestPlan:
         return bool(self._routes_begun) and all(outcome.plan.route.id != route.id for outcome in self.outcomes)
 
     @property
+    def is_confirmed(self) -> bool:
+        """Whether a second route has rejected the request too."""
+        return self.verdict is not None and self.verdict.confirmed
+
+    @property
     def final_verdict(self) -> Verdict:
         """How the request ended, once no attempt is left."""
         assert self.verdict is not None  # noqa: S101 - the plan ends with one

@@ -24,7 +24,7 @@ Rules
   wait; a route that can't serve the request at all hides none of these. Never the route's own credential.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Literal, TypeAlias
 
 from msgspec import Struct, field
@@ -33,7 +33,7 @@ from msgspec.structs import replace
 from service.routing.failure import Failure, is_signature_refusal
 from service.routing.models import fallback_model, is_native
 from service.routing.rank import Candidate
-from service.settings import Policy
+from service.settings import Policy, Route
 
 SHORT_WAIT_MS = 2_000
 """A throttle that ends this soon is worth waiting for if no other route is left."""
@@ -168,7 +168,7 @@ def failover(
     `may_repeat` is the retry budget. `searching`: a resource is read whose route is unknown, so that a 404 only means
     that it is not on this route. `as_it_came`: the first response is the client's, whatever it says.
     """
-    state = PlanState([candidate for candidate in candidates if candidate.usable])
+    state = PlanState(usable(candidates))
     most = len(state.queue) + policy.max_retries
     while state.queue and len(state.tried) < most:
         attempt = state.next_attempt()
@@ -181,7 +181,7 @@ def failover(
         else:
             failed = Tried(attempt, result.failure)
             state.tried.append(failed)
-            if as_it_came and is_answer(failed, searching=searching):
+            if is_shown_at_once(failed, searching=searching, as_it_came=as_it_came):
                 return Verdict("relayed", attempt.number, failure=failed.failure)
             if ends_plan(failed, policy, model, searching=searching):
                 break
@@ -194,9 +194,15 @@ def failover(
     return verdict(end)
 
 
-def is_answer(tried: Tried, *, searching: bool) -> bool:
-    """True if a provider has responded, if only with an error; a 404 is no response while a resource is searched."""
-    return tried.failure.status >= REDIRECT and not (searching and tried.failure.status == NOT_FOUND)
+def usable(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The candidates that may be tried."""
+    return [candidate for candidate in candidates if candidate.usable]
+
+
+def is_shown_at_once(tried: Tried, *, searching: bool, as_it_came: bool) -> bool:
+    """True if a provider's error is the client's answer. A 404 is none while a resource is searched."""
+    status = tried.failure.status
+    return as_it_came and status >= REDIRECT and not (searching and status == NOT_FOUND)
 
 
 def needs_opinion(state: PlanState, policy: Policy) -> bool:
@@ -309,16 +315,32 @@ def second_opinion(state: PlanState, end: PlanEnd) -> Plan:
     """Ask one more route of the model's family. Unless it answers, the verdict stands, confirmed if it refuses too."""
     first = state.tried[-1].attempt
     for candidate in state.queue:
-        if not is_own_family(candidate, end.model) or candidate.route.auth == "client":
+        if not may_judge(candidate, first.candidate.route, end.model):
             continue
         attempt = Attempt(candidate, len(state.tried) + 1, opinion_on=first.number)
         result = yield attempt
         if result.refusal:
             continue
-        if result.failure is None or result.over:
-            return Verdict("answered", attempt.number, failure=result.failure)
+        if result.failure is None:
+            return Verdict("answered", attempt.number)
         return replace(verdict(end), confirmed=Tried(attempt, result.failure).is_refusal)
     return verdict(end)
+
+
+def may_judge(candidate: Candidate, first: Route, model: str) -> bool:
+    """True if a route can say whether the request is at fault: of the model's family, and another account's."""
+    return (
+        is_own_family(candidate, model)
+        and candidate.route.auth != "client"
+        and not share_account(candidate.route, first)
+    )
+
+
+def share_account(one: Route, other: Route) -> bool:
+    """True if two routes are configured with the same key or log-in."""
+    if one.api_key or other.api_key:
+        return one.api_key == other.api_key
+    return bool(one.credentials_path) and one.credentials_path == other.credentials_path
 
 
 def verdict(end: PlanEnd) -> Verdict:

@@ -114,14 +114,19 @@ def fits(rule: FailureRule, facts: Facts, words: str, spent_words: frozenset[str
     """True if a response with a matching status and code meets a rule's other conditions."""
     return (
         all(is_among(value_of(facts), values_of(rule)) for value_of, values_of in LISTS)
-        and (is_among(facts.error_type, rule.types) or is_among(facts.error_code, rule.types))
-        and has_any(rule.words, words)
-        and has_any(rule.also, words)
+        and says(rule, facts, words)
         and (rule.should_retry is None or rule.should_retry == facts.should_retry)
         and (not rule.unified or rule.unified == unified_word(facts, spent_words))
         and (not rule.wait or rule.wait == wait_word(facts, now_ms))
-        and not (rule.empty and (facts.message or facts.error_type))
     )
+
+
+def says(rule: FailureRule, facts: Facts, words: str) -> bool:
+    """True if an error's type and words are those of a rule."""
+    if rule.empty and (facts.message or facts.error_type):
+        return False
+    is_of_type = is_among(facts.error_type, rule.types) or is_among(facts.error_code, rule.types)
+    return is_of_type and has_any(rule.words, words) and has_any(rule.also, words)
 
 
 LISTS: tuple[tuple[Callable[[Facts], str], Callable[[FailureRule], tuple[str, ...]]], ...] = (

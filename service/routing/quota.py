@@ -206,13 +206,7 @@ def all_waits(
     `account` is the one that the route has now, by default that of the last attempt.
     """
     account = account or ledger.account
-    for name, wait in ledger.waits.items():
-        scope = scope_of(name)
-        until_ms = wait_until_ms(scope, wait, policy)
-        is_over = wait.at_ms <= reset_ms or until_ms <= now_ms
-        if not is_over and wait.endpoint == endpoint and is_of_account(wait.account, account):
-            reason = f"{wait.kind} {wait.status or ''}".strip()
-            yield WaitReading(scope, until_ms, reason, wait.holds, wait.account, wait.endpoint)
+    yield from read_requested(ledger, policy, now_ms, reset_ms, account=account, endpoint=endpoint)
     yield from read_refusals(ledger, policy, now_ms, reset_ms, account=account, endpoint=endpoint, client=client)
     if endpoint != "messages":
         return
@@ -220,6 +214,19 @@ def all_waits(
         if window.state == "spent":
             reason = f"window {window.name} {window.status}"
             yield WaitReading("quota", window.resets_at_ms, reason, window.holds, window.account)
+
+
+def read_requested(
+    ledger: RouteLedger, policy: Policy, now_ms: int, reset_ms: int, *, account: str, endpoint: Endpoint
+) -> Iterator[WaitReading]:
+    """Waits that the provider asked for."""
+    for name, wait in ledger.waits.items():
+        scope = scope_of(name)
+        until_ms = wait_until_ms(scope, wait, policy)
+        is_over = wait.at_ms <= reset_ms or until_ms <= now_ms
+        if not is_over and wait.endpoint == endpoint and is_of_account(wait.account, account):
+            reason = f"{wait.kind} {wait.status or ''}".strip()
+            yield WaitReading(scope, until_ms, reason, wait.holds, wait.account, wait.endpoint)
 
 
 def read_refusals(

@@ -26,12 +26,15 @@ async def test_the_clients_own_fault_comes_back_as_it_is(
     assert zai.requests == []
 
 
-async def test_a_page_about_the_clients_fault_comes_back_as_it_is(server: Server, anthropic: FakeProvider) -> None:
-    """Even a 413 that is a page is the request's own fault, and passes."""
+async def test_a_page_about_the_clients_fault_comes_back_in_anthropics_shape(
+    server: Server, anthropic: FakeProvider
+) -> None:
+    """A 413 that is a page is the request's own fault, but no page is shown to a client."""
     served = await server.start(anthropic=anthropic)
     anthropic.script(reply.html(413))
     answer = await served.ask()
-    assert (answer.status_code, answer.content) == (413, reply.HTML)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (413, "request_too_large")
+    assert b"<html" not in answer.content
 
 
 @pytest.mark.parametrize("status", [401, 402, 403])

@@ -111,7 +111,7 @@ async def test_what_a_message_did_not_report_is_estimated(relays: RelayFactory) 
 async def test_a_batch_lives_on_the_route_that_made_it(relays: RelayFactory) -> None:
     relay = relays.make({}, TWO_ACCOUNTS)
     results = "https://second.test/v1/messages/batches/msgbatch_1/results"
-    relay.upstream.script(error(529))
+    relay.upstream.script(UpstreamError("connect", "refused"))
     relay.upstream.script(
         reply({"id": BATCH, "type": "message_batch", "results_url": results}), base_url="https://second.test"
     )

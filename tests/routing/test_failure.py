@@ -163,7 +163,9 @@ def test_an_error_inside_a_stream_goes_by_its_type(status: int, error_type: str,
 def test_what_the_provider_said_is_kept() -> None:
     """Its words, its status and the end of the wait go with the failure."""
     facts = Facts(429, "rate_limit_error", message="slow down", retry_at_ms=NOW_MS + 5)
-    assert classify(facts, NOW_MS, TABLE) == Failure("throttle", "throttle", NOW_MS + 5, "slow down", 429)
+    assert classify(facts, NOW_MS, TABLE) == Failure(
+        "throttle", "throttle", NOW_MS + 5, "slow down", 429, error_type="rate_limit_error"
+    )
 
 
 @given(st.integers(400, 499), st.text(max_size=30), st.text(max_size=30))

@@ -19,7 +19,7 @@ ME = "me"
 
 def route_of(name: str, provider: Provider = ANTHROPIC, **fields: Any) -> Route:
     """A route with a key."""
-    values: dict[str, Any] = {"title": name.title(), "base_url": provider.base_url, "api_key": Secret("key")}
+    values: dict[str, Any] = {"title": name.title(), "base_url": provider.base_url, "api_key": Secret(f"{name}-key")}
     return Route(id=name, provider=provider, **(values | fields))
 
 
