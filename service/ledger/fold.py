@@ -62,6 +62,7 @@ from service.ledger.state import (
     Heard,
     Ledger,
     OpenAttempt,
+    Refusal,
     ReplicaHealth,
     RouteLedger,
     Usage,
@@ -103,6 +104,7 @@ KEPT_ENDED_EARLY = 1_000
 """Maximum ends that came before their starts: there are a handful when a spool is adopted."""
 
 V = TypeVar("V")
+Told = TypeVar("Told", Wait, WindowTold, Refusal)
 CIRCUIT_SCOPES = frozenset(("route", "provider"))
 REFUSED_STATUS = 401
 WAIT_SCOPES = frozenset(("throttle", "quota", "credential"))
@@ -345,10 +347,15 @@ def reset(ledger: RouteLedger, event: RouteReset) -> None:
     is_late = ledger.newest_ms - event.at_ms > LATE_RESET_MS
     until_ms = event.at_ms if is_late else ledger.newest_ms
     ledger.health = {name: one for name, one in ledger.health.items() if last_bad_ms(one) > until_ms}
-    ledger.waits = {name: one for name, one in ledger.waits.items() if one.at_ms > until_ms}
-    ledger.windows = {name: one for name, one in ledger.windows.items() if one.at_ms > until_ms}
-    ledger.refusals = {name: one for name, one in ledger.refusals.items() if one.at_ms > until_ms}
+    ledger.waits = told_after(ledger.waits, until_ms)
+    ledger.windows = told_after(ledger.windows, until_ms)
+    ledger.refusals = told_after(ledger.refusals, until_ms)
     ledger.missing_models = {name: at_ms for name, at_ms in ledger.missing_models.items() if at_ms > until_ms}
+
+
+def told_after(held: dict[str, Told], at_ms: int) -> dict[str, Told]:
+    """Return what is held against a route since a moment."""
+    return {name: one for name, one in held.items() if one.at_ms > at_ms}
 
 
 def last_bad_ms(health: ReplicaHealth) -> int:

@@ -78,7 +78,7 @@ def test_the_credential_is_the_routes(dialect: Dialect, auth: Auth, credentials:
 
 def test_a_clients_credential_never_goes_to_another_vendor() -> None:
     """A pass-through route of another dialect is a mistake, not a request."""
-    with pytest.raises(ValueError, match="Anthropic alone"):
+    with pytest.raises(ValueError, match="sent to Anthropic only"):
         sent("zai", "client")
 
 
