@@ -331,6 +331,26 @@ WHERE event_id >= %(first)s::uuid AND type = 'attempt_ended' AND at_ms >= %(sinc
     AND %(only_key)s IN ('', coalesce(body->>'client_key', ''))
 GROUP BY 1, 2, 3, 4, 5, 6;
 
+-- Answers of sessions that left a cache behind, as `requests_report` has them: how many, the tokens that were read anew,
+-- and their price.
+-- name: moves_report
+SELECT CASE WHEN %(day)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD') ELSE '' END,
+    CASE WHEN %(week)s THEN to_char(date_trunc('week', to_timestamp(at_ms / 1000)), 'YYYY-MM-DD') ELSE '' END,
+    CASE WHEN %(route)s THEN stream ELSE '' END,
+    CASE WHEN %(model)s THEN coalesce(body->>'model_sent', '') ELSE '' END,
+    CASE WHEN %(key)s THEN coalesce(body->>'client_key', '') ELSE '' END,
+    CASE WHEN %(hour)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD"T"HH24:00"Z"') ELSE '' END,
+    count(*),
+    sum(coalesce((body->'tokens'->>'input')::bigint, 0) + coalesce((body->'tokens'->>'cache_write_5m')::bigint, 0)
+        + coalesce((body->'tokens'->>'cache_write_1h')::bigint, 0))::bigint,
+    sum(coalesce((body->>'move_cost_nusd')::bigint, 0))::bigint
+FROM ccproxy.events
+WHERE event_id >= %(first)s::uuid AND type = 'attempt_ended' AND at_ms >= %(since)s::bigint * 1000 AND at_ms < %(until)s::bigint * 1000
+    AND body->>'lost' <> '' AND %(only_route)s IN ('', stream)
+    AND %(only_model)s IN ('', coalesce(body->>'model_sent', ''))
+    AND %(only_key)s IN ('', coalesce(body->>'client_key', ''))
+GROUP BY 1, 2, 3, 4, 5, 6;
+
 -- name: kept_from
 SELECT coalesce(max(kept_from::text), '00000000-0000-0000-0000-000000000000') FROM ccproxy.checkpoints;
 

@@ -26,6 +26,7 @@ COUNTS = {
     "output_tokens": "output",
     "cached_tokens": "cached",
     "batch_items": "batch",
+    "moves": "moves",
 }
 ALWAYS = ("requests", "attempts", "input_tokens", "output_tokens")
 """Shown even if 0; other columns only if one of their values is not."""
@@ -139,8 +140,11 @@ def name_width(title: str, names: Sequence[str]) -> int:
 
 def usage_notes(total: UsageSum) -> Iterator[str]:
     """Yield what has to be said about the totals."""
-    if total.requests is None:
+    if total.counts is None:
         yield "Request counts are unknown: events of this period were dropped."
+    elif total.counts.moves.answers:
+        _, tokens, cost_nusd = total.counts.moves
+        yield f"Moved sessions had {tokens:,} tokens read anew, at a list price of ${dollars(cost_nusd, 4)}."
     if total.usage.unpriced:
         yield f"+ {total.usage.unpriced:,} attempts or batch items without a price"
     if total.usage.lost:

@@ -1,8 +1,9 @@
 """Usage reports: tokens, costs and attempts by day, week, route, model and client key, from the usage cells in
 Postgres.
 
-Cells are whole hours, so reports cover whole hours; all times are UTC. A request counts where its last attempt ended;
-that is known from the events alone, and None for periods with dropped events. Not here: output (`terminal_views`).
+Cells are whole hours, so reports cover whole hours; all times are UTC. A request counts where its last attempt ended,
+and a session's move where the next answer came from; both are known from the events alone, and None for periods with
+dropped events. Not here: output (`terminal_views`).
 """
 
 import re
@@ -29,12 +30,28 @@ class Period(NamedTuple):
     until: datetime
 
 
+class Moves(NamedTuple):
+    """Answers of sessions that left a prompt cache behind, the tokens that were read anew, and their price."""
+
+    answers: int = 0
+    tokens: int = 0
+    cost_nusd: int = 0
+
+
+class EventCounts(NamedTuple):
+    """What is known from the events alone."""
+
+    requests: int = 0
+    moves: Moves = Moves()
+
+
 class UsageSum(NamedTuple):
-    """Usage of one group; `names` are its dimensions, in the order of `Report.by`."""
+    """Usage of one group; `names` are its dimensions, in the order of `Report.by`. `counts` is None if events were
+    dropped."""
 
     names: tuple[str, ...]
     usage: Usage
-    requests: int | None
+    counts: EventCounts | None
 
 
 class Report(NamedTuple):
@@ -87,39 +104,45 @@ def report(
     parameters |= {"since": int(period.since.timestamp()), "until": int(period.until.timestamp())}
     with archive.snapshot():
         cells = archive.connection.execute(QUERIES["usage_report"], parameters).fetchall()
-        requests = read_requests(archive, parameters)
+        counts = read_counts(archive, parameters)
     places = [DIMENSIONS.index(name) for name in by]
     rows = []
     for cell in cells:
-        count = None if requests is None else requests.get(cell[: len(DIMENSIONS)], 0)
+        count = None if counts is None else counts.get(cell[: len(DIMENSIONS)], EventCounts())
         rows.append(UsageSum(tuple(cell[place] for place in places), Usage(*cell[len(DIMENSIONS) :]), count))
     rows.sort(key=lambda row: row.names)
-    return Report(period, by, rows, total_of(rows, known=requests is not None))
+    return Report(period, by, rows, total_of(rows, known=counts is not None))
 
 
-def read_requests(archive: Archive, parameters: dict[str, Any]) -> dict[tuple[str, ...], int] | None:
-    """Count requests by all dimensions; None if events of the period were dropped."""
+def read_counts(archive: Archive, parameters: dict[str, Any]) -> dict[tuple[str, ...], EventCounts] | None:
+    """Count requests and moves by all dimensions; None if events of the period were dropped."""
     week = week_of(ids.lowest_id(max(0, parameters["since"]) * 1000))
     found = archive.connection.execute(QUERIES["kept_from"]).fetchone()
     if found and ids.time_of_id_ms(found[0]) > parameters["since"] * 1000:
         return None
-    rows = archive.connection.execute(QUERIES["requests_report"], parameters | {"first": first_id(week - 1)}).fetchall()
-    return {tuple(names): count for *names, count in rows}
+    parameters = parameters | {"first": first_id(week - 1)}
+    requests = archive.connection.execute(QUERIES["requests_report"], parameters).fetchall()
+    rows = archive.connection.execute(QUERIES["moves_report"], parameters).fetchall()
+    moves = {row[: len(DIMENSIONS)]: Moves(*row[len(DIMENSIONS) :]) for row in rows}
+    return {tuple(names): EventCounts(count, moves.get(tuple(names), Moves())) for *names, count in requests}
 
 
 def total_of(rows: Sequence[UsageSum], *, known: bool) -> UsageSum:
     """Sum all rows."""
-    total = Usage()
+    total, requests, moves = Usage(), 0, Moves()
     for row in rows:
         fold.add_usage(total, row.usage)
-    return UsageSum((), total, sum(row.requests or 0 for row in rows) if known else None)
+        if row.counts:
+            requests += row.counts.requests
+            moves = Moves(*map(sum, zip(moves, row.counts.moves, strict=True)))
+    return UsageSum((), total, EventCounts(requests, moves) if known else None)
 
 
 def fields_of(row: UsageSum, by: Sequence[str]) -> dict[str, Any]:
     """Return a row as plain values, for JSON and CSV. The cost covers usage that has a price."""
-    usage = row.usage
+    usage, counts = row.usage, row.counts
     return dict(zip(by, row.names, strict=False)) | {
-        "requests": row.requests,
+        "requests": counts.requests if counts else None,
         "attempts": usage.attempts,
         "failed": usage.failed,
         "aborted": usage.aborted,
@@ -133,6 +156,9 @@ def fields_of(row: UsageSum, by: Sequence[str]) -> dict[str, Any]:
         "cost_nusd": usage.cost_nusd,
         "cost_usd": dollars(usage.cost_nusd, 9),
         "unpriced": usage.unpriced,
+        "moves": counts.moves.answers if counts else None,
+        "moved_tokens": counts.moves.tokens if counts else None,
+        "moved_cost_nusd": counts.moves.cost_nusd if counts else None,
     }
 
 

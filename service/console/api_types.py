@@ -349,7 +349,9 @@ class Fleet(Struct, frozen=True, kw_only=True):
 
 class UsageRow(Struct, frozen=True, kw_only=True):
     """Usage of one group. Of `hour day week route model key`, those requested with `by` are set; times
-    are `2026-11-02` or `2026-11-02T15:00Z`. `key` "" means no key. `requests` None: those events were dropped."""
+    are `2026-11-02` or `2026-11-02T15:00Z`. `key` "" means no key. `requests` None: those events were dropped.
+
+    `moves`: answers of sessions that had to leave a prompt cache behind, with the tokens read anew, and their price."""
 
     hour: str | None = None
     day: str | None = None
@@ -370,6 +372,9 @@ class UsageRow(Struct, frozen=True, kw_only=True):
     batch_items: int = 0
     cost_nusd: int = 0
     unpriced: int = 0
+    moves: int | None = None
+    moved_tokens: int | None = None
+    moved_cost_nusd: int | None = None
     cache_hit_percent: Percent | None = None
 
 

@@ -111,8 +111,8 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     `account`: a hash of the API key, or of the log-in, with which the route was asked; "" for a client's own. `words`
     and `body` are keyed 64-bit fingerprints, for failures alone: of an error that no rule knows, and of the request
     that met it or timed out. `moved_from` is the route that served the session before, for answers alone, and `lost` is
-    what the move cost: "cache", "thoughts", or both separated by a comma. `opinion` is what came of a second opinion on
-    this failure, "" if none was asked.
+    what the move cost: "cache", "thoughts", or both separated by a comma; `move_cost_nusd` is the price of the prompt
+    that was read anew. `opinion` is what came of a second opinion on this failure, "" if none was asked.
     """
 
     attempt_id: str
@@ -147,6 +147,7 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     moved_from: str = ""
     lost: str = ""
     opinion: Opinion = ""
+    move_cost_nusd: int = 0
 
 
 class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_lost"):

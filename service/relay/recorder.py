@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from service.fleet.clock import Clock
 from service.fleet.outbox import Outbox
 from service.fleet.resource_index import ID_CHARS, ResourceHome, ResourceIndex
-from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated
+from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated, TokenCounts
 from service.ledger.ids import derived_id, ended_id, time_of_id_ms
 from service.ledger.model_names import bounded_name
 from service.ledger.price import PriceList, cost_nusd
@@ -105,7 +105,12 @@ class AttemptRecorder:
             body=self._body(request, failure),
             moved_from=moved_from,
             lost=lost,
+            move_cost_nusd=self._read_anew_nusd(plan, tokens) if lost else 0,
         )
+
+    def _read_anew_nusd(self, plan: AttemptPlan, tokens: TokenCounts) -> int:
+        """The price of the prompt without what a cache had of it; 0 for a model without a price."""
+        return cost_nusd(replace(tokens, output=0, cache_read=0), plan.model, self._settings.prices) or 0
 
     def _words(self, request: ClientRequest, outcome: AttemptOutcome, failure: Failure) -> str:
         """A fingerprint of an error that no rule knows, "" for all others."""

@@ -69,6 +69,7 @@ VALUES: dict[str, Any] = {
     "moved_from": "anthropic",
     "lost": "cache,thoughts",
     "opinion": "none",
+    "move_cost_nusd": 6,
     "forgot": Forgotten(circuit="open", cool_downs=2, windows=3, missing_models=1, unknown_errors=4),
     "rows": ("zai/ab12", "control/cd34"),
 }

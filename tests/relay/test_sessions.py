@@ -11,7 +11,7 @@ from service.routing.circuit import read_circuit
 from tests.fakes import FakeProvider, reply
 from tests.support import fake_upstream
 from tests.support.proxies import Server
-from tests.support.relay_harness import ANTHROPIC, ASK, BOTH, ONLY_ANTHROPIC, RelayFactory, RelayHarness
+from tests.support.relay_harness import ANTHROPIC, ASK, BOTH, MODEL, ONLY_ANTHROPIC, RelayFactory, RelayHarness
 from tests.support.virtual_time import advance
 
 DOWN = fake_upstream.error(500)
@@ -144,6 +144,23 @@ async def test_what_follows_a_move_is_not_lost_with_it(relays: RelayFactory) -> 
         ("failed", "", ""),
         ("ok", "first", "cache"),
     ]
+
+
+async def test_a_move_costs_what_is_read_anew(relays: RelayFactory) -> None:
+    """At the price of the model that reads it: without the answer, and without what a cache had; nothing otherwise."""
+    relay = relays.make({}, KEYS)
+    usage = {
+        "input_tokens": 10,
+        "output_tokens": 99,
+        "cache_read_input_tokens": 50,
+        "cache_creation_input_tokens": 1_000,
+    }
+    answer = fake_upstream.reply(fake_upstream.MESSAGE | {"usage": usage})
+    relay.upstream.script(answer, DOWN, answer)
+    assert [await turn(relay), await turn(relay)] == ["first", "second"]
+    price = relay.settings.prices.prices[MODEL]
+    read_anew_nusd = round((10 * price.input + 1_000 * price.cache_write_5m) * 1_000)
+    assert [end.move_cost_nusd for end in relay.ends] == [0, 0, read_anew_nusd]
 
 
 async def test_a_session_is_forgotten_with_its_cache(relays: RelayFactory) -> None:

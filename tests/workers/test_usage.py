@@ -87,6 +87,9 @@ def test_a_row_has_every_count(used: Bench, command: Run) -> None:  # noqa: ARG0
         "cost_nusd": 2_000,
         "cost_usd": "0.000002000",
         "unpriced": 1,
+        "moves": 0,
+        "moved_tokens": 0,
+        "moved_cost_nusd": 0,
     }
 
 
@@ -109,11 +112,54 @@ def test_csv_is_what_spreadsheets_read(used: Bench, command: Run) -> None:  # no
     ]
 
 
+@pytest.fixture
+def moved(bench: Bench) -> Bench:
+    """A session that went to another provider and back, another that got a new account, and a failure on the way."""
+    written = TokenCounts(input=5, output=900, cache_read=40, cache_write_5m=1_000, cache_write_1h=200)
+    append(bench.redis, [ended(1), ended(2, outcome="failed", kind="reset", scope="route", final=False)])
+    there = ended(1, moved_from="anthropic", lost="cache,thoughts", tokens=TokenCounts(input=700), client_key="bob")
+    append(bench.redis, [there], "zai")
+    back = ended(3, at_ms=NOON_MS + DAY_MS, moved_from="zai", lost="cache", tokens=written, move_cost_nusd=4_000_000)
+    other = ended(4, at_ms=NOON_MS + DAY_MS, lost="cache", tokens=TokenCounts(input=7), move_cost_nusd=50)
+    append(bench.redis, [back, other])
+    bench.project()
+    bench.project("zai")
+    return bench
+
+
+@pytest.mark.parametrize(
+    ("by", "groups"),
+    [
+        ("day", [("2026-09-10", 1, 700, 0), ("2026-09-11", 2, 1_212, 4_000_050)]),
+        ("route", [("anthropic", 2, 1_212, 4_000_050), ("zai", 1, 700, 0)]),
+        ("key", [("alice", 2, 1_212, 4_000_050), ("bob", 1, 700, 0)]),
+    ],
+)
+def test_moves_of_sessions_and_what_they_cost(moved: Bench, command: Run, by: str, groups: list[Any]) -> None:  # noqa: ARG001
+    """What was read anew: neither what was in a cache nor what was answered."""
+    fields = (by, "moves", "moved_tokens", "moved_cost_nusd")
+    assert [tuple(row[name] for name in fields) for row in rows_of(command, "--by", by)] == groups
+    total = json.loads(command(cli.usage, *ALL, "--json")[1])["total"]
+    assert tuple(total[name] for name in fields[1:]) == (3, 1_912, 4_000_050)
+
+
+def test_moves_stand_in_the_table_and_in_csv(moved: Bench, command: Run) -> None:  # noqa: ARG001
+    """With a sentence on what they cost, where there were any."""
+    output = command(cli.usage, *ALL, "--by", "route")[1]
+    assert output.splitlines()[1].split()[-2:] == ["moves", "cost"]
+    assert "Moved sessions had 1,912 tokens read anew, at a list price of $0.0040." in output
+    rows = list(csv.DictReader(io.StringIO(command(cli.usage, *ALL, "--csv", "--by", "route")[1])))
+    assert [(row["moves"], row["moved_tokens"], row["moved_cost_nusd"]) for row in rows] == [
+        ("2", "1212", "4000050"),
+        ("1", "700", "0"),
+    ]
+
+
 def test_requests_are_unknown_where_events_were_dropped(used: Bench, command: Run) -> None:
     """They are in the events alone. Tokens are known all the same."""
     used.execute("UPDATE ccproxy.checkpoints SET kept_from = %s", first_id(week_of(first_id(0)) + 2_960))
     (row,) = rows_of(command, "--by", "week")
-    assert (row["requests"], row["attempts"]) == (None, 4)
+    assert (row["requests"], row["moves"], row["attempts"]) == (None, None, 4)
     assert "dropped" in command(cli.usage, *ALL)[1]
 
 

@@ -117,6 +117,7 @@ const totals = (total) =>
     " · ",
     format.plural(total.attempts, "attempt"),
     total.cache_hit_percent === null ? "" : ` · ${format.percent(total.cache_hit_percent)} cached`,
+    total.moves ? [` · ${format.plural(total.moves, "session move")} (`, cost(total.moved_cost_nusd), ")"] : "",
   );
 
 function waiting(loaded) {
