@@ -9,8 +9,8 @@ from rich.table import Table
 
 from service.commands.check import Finding
 from service.fleet.status import ReplicaStatus, Status
-from service.routing.quota import WindowReading
-from service.routing.route_status import RouteStatus
+from service.routing.quota import WaitReading, WindowReading
+from service.routing.route_status import RouteStatus, UnknownError
 from service.telemetry.safe_text import visible
 from service.telemetry.terminal import SafeConsole, Text
 
@@ -104,16 +104,33 @@ def quota_bar(reading: RouteStatus) -> RenderableType:
 
 
 def notes(reading: RouteStatus, now_ms: int) -> Iterator[str]:
-    """Yield details below the table: reasons, waits of some models, providers' windows, and the forecast."""
+    """Yield details below the table: reasons, cool-downs, providers' windows, the forecast, and unknown errors."""
     if words := why(reading, now_ms):
         yield words
     for wait in reading.waits:
-        if wait.holds:
-            yield f"{wait.holds}: {wait.reason}, until {clock(wait.until_ms)}"
+        yield f"cool-down {wait_words(wait)}: {wait.reason}, until {clock(wait.until_ms)}"
     if reading.windows:
         yield "windows " + ", ".join(map(window_words, reading.windows))
     if reading.exhausted_at_ms:
         yield f"at this rate, the weekly limit is reached {clock(reading.exhausted_at_ms)}"
+    yield from map(unknown_words, reading.unknown_words)
+    if reading.second_opinions:
+        counts = ", ".join(f"{count:,} {outcome}" for outcome, count in reading.second_opinions.items())
+        yield f"second opinions {counts}"
+
+
+def wait_words(wait: WaitReading) -> str:
+    """Say whose a cool-down is: `quota of account 0f1e2d3c4b5a6978, opus, count_tokens`."""
+    owner = f"{wait.scope} of account {wait.account}" if wait.account else wait.scope
+    return ", ".join(part for part in (owner, wait.holds, wait.endpoint.replace("messages", "")) if part)
+
+
+def unknown_words(error: UnknownError) -> str:
+    """Describe an error that no rule knows, by the digest of its words."""
+    met_by = f"{error.requests} requests of {error.clients} clients" if error.requests > 1 else "1 request"
+    return (
+        f"unknown error {error.words}: status {error.status} on {error.endpoint}, {met_by}, last {clock(error.at_ms)}"
+    )
 
 
 def why(reading: RouteStatus, now_ms: int) -> str:

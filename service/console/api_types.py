@@ -147,6 +147,21 @@ class WindowView(Struct, frozen=True, kw_only=True):
     status: str
 
 
+class CoolDownView(Struct, frozen=True, kw_only=True):
+    """A cool-down in force: its scope (throttle, quota, credential, refused), and whose it is.
+
+    `account` is a digest ("": unknown), `endpoint` the class of endpoints, `models` a word in the names of the models
+    that wait ("": all).
+    """
+
+    scope: str
+    account: str
+    endpoint: str
+    models: str
+    reason: str
+    until_ms: int
+
+
 class RouteView(Struct, frozen=True, kw_only=True):
     """A route's current state. `serves`: it gets the next Claude request; `until_ms`: when the state may end by itself.
 
@@ -167,6 +182,7 @@ class RouteView(Struct, frozen=True, kw_only=True):
     failures_in_row: int
     quota: QuotaView
     windows: list[WindowView]
+    cool_downs: list[CoolDownView]
     attempts: int
     failed: int
     aborted: int

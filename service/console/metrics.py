@@ -69,13 +69,22 @@ class Metrics:
         self._failed_on: OrderedDict[str, str] = OrderedDict()
         self._outbox = outbox
         self._looking: asyncio.Task[None] | None = None
-        self._now = CurrentGauges(watcher, version, settings_digest)
+        self._now = CurrentGauges(watcher, clock, version, settings_digest)
         self.registry.register(self._now)
         self.requests = self._counter("ccproxy_requests", "Requests by outcome", "endpoint", "verdict")
         self.refusals = self._counter("ccproxy_request_refusals", "Requests refused by the proxy itself", "reason")
         self.attempts = self._counter("ccproxy_attempts", "Attempts on routes", "route", "outcome", "kind")
         self.failovers = self._counter(
             "ccproxy_failovers", "Requests that failed over to another route", "from_route", "to_route"
+        )
+        self.opinions = self._counter(
+            "ccproxy_second_opinions",
+            "Second opinions on errors that no rule knows, by the route that failed first and what came of them",
+            "route",
+            "outcome",
+        )
+        self.unknown_errors = self._counter(
+            "ccproxy_unknown_errors", "Errors in words that no rule knows and no second opinion confirmed", "route"
         )
         self.tokens = self._counter("ccproxy_tokens", "Tokens by kind", "route", "model", "type")
         self.cost = self._counter("ccproxy_cost_usd", "Cost of priced usage, in dollars", "route", "model")
@@ -193,7 +202,15 @@ class Metrics:
                 self.tokens.add((route, model, kind), count)
         if event.cost_nusd:
             self.cost.add((route, model), event.cost_nusd * NUSD)
-        if event.outcome == "failed" and not event.final:
+        if event.outcome == "failed":
+            self._count_failure(route, event)
+
+    def _count_failure(self, route: str, event: AttemptEnded) -> None:
+        if event.opinion:
+            self.opinions.add((route, event.opinion))
+        if event.words:
+            self.unknown_errors.add((route,))
+        if not event.final:
             while len(self._failed_on) >= MOST_REQUESTS:
                 self._failed_on.popitem(last=False)
             self._failed_on[event.request_id] = route
@@ -221,9 +238,10 @@ class Metrics:
 class CurrentGauges(Collector):
     """Gauges that are read on each scrape."""
 
-    def __init__(self, watcher: Watcher, version: str, settings_digest: str) -> None:
+    def __init__(self, watcher: Watcher, clock: Clock, version: str, settings_digest: str) -> None:
         self.standing: FleetStatus | None = None
         self._watcher = watcher
+        self._clock = clock
         self._info = {"version": version, "settings": settings_digest}
 
     def describe(self) -> Iterable[Metric]:
@@ -232,7 +250,9 @@ class CurrentGauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all gauges."""
-        yield from route_gauges(self._watcher.route_statuses())
+        readings = self._watcher.route_statuses()
+        yield from route_gauges(readings)
+        yield cool_down_gauge(readings, self._clock.now_ms())
         info = GaugeMetricFamily("ccproxy_info", "Version and settings digest", labels=[*self._info])
         info.add_metric([*self._info.values()], 1)
         yield info
@@ -259,6 +279,20 @@ def route_gauges(readings: Iterable[RouteStatus]) -> Iterator[Metric]:
         for family, value in zip(made.values(), values, strict=True):
             family.add_metric([reading.route], value)
     yield from made.values()
+
+
+def cool_down_gauge(readings: Iterable[RouteStatus], now_ms: int) -> Metric:
+    """Return the gauge of cool-downs, by whose they are; of several of one owner, the one that ends last counts."""
+    words = "Time until a route's cool-down ends, by account, class of endpoint and scope"
+    made = GaugeMetricFamily("ccproxy_cool_down_seconds", words, labels=["route", "account", "endpoint", "scope"])
+    ends: dict[tuple[str, str, str, str], int] = {}
+    for reading in readings:
+        for wait in reading.waits:
+            owner: tuple[str, str, str, str] = (reading.route, wait.account, wait.endpoint, wait.scope)
+            ends[owner] = max(wait.until_ms, ends.get(owner, 0))
+    for owner, until_ms in ends.items():
+        made.add_metric(owner, max(0, until_ms - now_ms) / 1000)
+    return made
 
 
 def fleet_gauges(standing: FleetStatus) -> Iterator[Metric]:

@@ -6,6 +6,7 @@ Not here: reading (`fleet_status`, `stream_reader`) and display.
 from collections.abc import Iterable, Sequence
 
 from service.console.api_types import (
+    CoolDownView,
     EventView,
     Forecast,
     KeyLimits,
@@ -130,6 +131,17 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
                 status=window.status,
             )
             for window in reading.windows
+        ],
+        cool_downs=[
+            CoolDownView(
+                scope=wait.scope,
+                account=wait.account,
+                endpoint=wait.endpoint,
+                models=wait.holds,
+                reason=wait.reason,
+                until_ms=wait.until_ms,
+            )
+            for wait in reading.waits
         ],
         attempts=reading.attempts,
         failed=reading.failed,

@@ -21,6 +21,7 @@ from service.ledger.wire import (
     route_key,
 )
 from service.redis_client.factory import open_sync
+from service.routing.error_words import key_accounts
 from service.routing.route_status import RouteStatus, read_route_status, reading_of
 from service.settings import Settings
 
@@ -97,6 +98,7 @@ def read_status(settings: Settings, url: str) -> Status:
         snapshots = read_snapshots(redis, names)
         replicas, told = read_replicas(redis, now_ms)
         view = view_of(snapshots.values(), read_control(redis))
+        view.accounts = key_accounts(settings.routes)
         routes = [reading for name in told if (reading := read_published(redis, name))]
         if not routes:
             routes = [read_route_status(route, view, settings.policy, now_ms) for route in settings.routes]

@@ -14,7 +14,7 @@ from service.oauth.credentials_file import CredentialsFile
 from service.oauth.shared_token import SharedToken
 from service.oauth.token_endpoint import TokenEndpoint
 from service.oauth.token_manager import TokenManager
-from service.routing.error_words import account_of
+from service.routing.error_words import key_accounts
 from service.settings import OAuth, Route, Settings
 from service.tasks import cancel_and_wait
 
@@ -36,7 +36,7 @@ class Credentials:
             for route in settings.routes
             if route.auth == "oauth" and not route.api_key and not route.off
         }
-        self.accounts = {route.id: account_of(route.api_key.reveal()) for route in settings.routes if route.api_key}
+        self.accounts = key_accounts(settings.routes)
         """The account with which each route is asked now, by the route's id; kept up to date."""
         self._task: asyncio.Task[None] | None = None
 

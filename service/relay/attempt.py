@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from service.fleet.admission import Grant
 from service.http1.upstream import UpstreamResponse
-from service.ledger.events import Outcome, TokenCounts
+from service.ledger.events import Opinion, Outcome, TokenCounts
 from service.relay.client import ClientRequest, ResponseWriter
 from service.routing.failover import Attempt
 from service.routing.failure import Failure
@@ -74,8 +74,9 @@ class AttemptOutcome(Struct, frozen=True, kw_only=True):
     """How an attempt ended.
 
     `started`: the ledger has its start; `recorded`: the ledger has its end, as number `ended_seq` of the route's
-    events. `ended_ms` is when it ended, 0 for when it is recorded. `account` was asked. `is_evidence`: if no rule
-    knows the error, its words count, since no second route has confirmed that the request is at fault.
+    events. `ended_ms` is when it ended, 0 for when it is recorded. `account` was asked. `opinion` is what came of
+    a second opinion on its failure. `is_evidence`: the words of an error that no rule knows count, since no second
+    route has confirmed that the request is at fault.
     `loses_thoughts`: the session moved, and thinking blocks were left behind. `status`, `headers` and `body` are the
     provider's response, kept in case it is the one to show to the client.
     """
@@ -98,6 +99,7 @@ class AttemptOutcome(Struct, frozen=True, kw_only=True):
     ended_ms: int = 0
     account: str = ""
     loses_thoughts: bool = False
+    opinion: Opinion = ""
     is_evidence: bool = True
 
     @property

@@ -42,6 +42,8 @@ class FailureLogEvent(LogEvent, frozen=True, kw_only=True):
             "error": ended.message,
             "total_ms": ended.total_ms,
             "final": ended.final,
+            "words": ended.words or None,
+            "opinion": ended.opinion or None,
         }
 
 

@@ -106,6 +106,7 @@ class AttemptRecorder:
             moved_from=moved_from,
             lost=lost,
             move_cost_nusd=self._read_anew_nusd(plan, tokens) if lost else 0,
+            opinion=outcome.opinion,
         )
 
     def _read_anew_nusd(self, plan: AttemptPlan, tokens: TokenCounts) -> int:

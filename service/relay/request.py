@@ -194,7 +194,8 @@ class Relay:
         held, plan.held = plan.held, None
         if held:
             is_last = request.last is None or request.last.number < held.plan.attempt.number
-            await self._recorder.record_end(request, replace(held, is_evidence=not plan.is_confirmed), final=is_last)
+            held = replace(held, opinion=plan.opinion, is_evidence=not plan.is_confirmed)
+            await self._recorder.record_end(request, held, final=is_last)
 
     async def _is_renewed(self, request: ClientRequest, outcome: AttemptOutcome, deadline_s: float) -> bool:
         """Whether a refused token has a successor: then the route is worth another attempt at once."""

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from service.fleet.clock import Clock
 from service.fleet.resource_index import ResourceIndex
 from service.fleet.snapshots import Watcher
+from service.ledger.events import Opinion
 from service.protocol.token_estimate import is_short, least_tokens
 from service.relay.attempt import AttemptOutcome
 from service.relay.client import READS, ClientRequest
@@ -82,6 +83,15 @@ class RequestPlan:
     def is_confirmed(self) -> bool:
         """Whether a second route has rejected the request too."""
         return self.verdict is not None and self.verdict.confirmed
+
+    @property
+    def opinion(self) -> Opinion:
+        """What came of a second opinion; none also if the client left before there was one."""
+        if self.verdict is None or (self.verdict.kind == "answered" and self.verdict.failure):
+            return "none"
+        if self.verdict.kind == "answered":
+            return "answered"
+        return "confirmed" if self.verdict.confirmed else "none"
 
     @property
     def final_verdict(self) -> Verdict:

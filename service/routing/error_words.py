@@ -5,8 +5,10 @@ account that sent it. Not here: what follows from that (`service.routing`).
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from hashlib import blake2b
+
+from service.settings import Route
 
 FINGERPRINT_BYTES = 8
 # fmt: off
@@ -72,3 +74,8 @@ class Fingerprints:
 def account_of(secret: str) -> str:
     """Which account a key or a log-in is of: a hash by which nobody finds it, the same wherever it is used."""
     return blake2b(secret.encode(), digest_size=FINGERPRINT_BYTES, person=b"ccproxy-account").hexdigest()
+
+
+def key_accounts(routes: Iterable[Route]) -> dict[str, str]:
+    """The accounts of the routes that have an API key, by the routes' ids."""
+    return {route.id: account_of(route.api_key.reveal()) for route in routes if route.api_key}

@@ -10,13 +10,16 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from service.ledger.events import Endpoint
 from service.ledger.fold import HOUR_MS
+from service.ledger.state import RouteLedger
 from service.routing.circuit import CircuitState, read_circuit
 from service.routing.quota import (
     QuotaState,
     WaitReading,
     WindowReading,
     all_waits,
+    is_of_account,
     is_warned,
     read_forecast,
     read_quota,
@@ -30,7 +33,23 @@ RouteState = Literal[
     "healthy", "degraded", "off", "disabled", "circuit_open", "waiting", "quota_spent", "quota_warning"
 ]
 
-LISTS = ("waits", "windows")
+WAITING_ENDPOINTS: tuple[Endpoint, ...] = ("messages", "count_tokens")
+AS_JSON = ("waits", "windows", "unknown_words", "second_opinions")
+"""Fields that are no number and no text."""
+
+
+class UnknownError(Struct, frozen=True):
+    """An error in words that no rule knows, as an account met it: a digest of its words, how many requests (at most 3)
+    of how many clients (at most 3) met it, and when first and last."""
+
+    words: str
+    status: int
+    endpoint: Endpoint
+    requests: int
+    clients: int
+    since_ms: int
+    at_ms: int
+    account: str = ""
 
 
 class RouteStatus(Struct, frozen=True, kw_only=True):
@@ -38,8 +57,10 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
 
     Token counts are of the current week (`week_start_ms` to `resets_at_ms`); `used_tokens` counts towards the limit.
     `exhausted_at_ms` is the forecast from the mean of the last 24 hours' rate and the week's; 0 if not within the week,
-    or used up already. `waits` block all requests or those for some models: their scope is throttle, quota or
-    credential. `windows` are the provider's own reports.
+    or used up already. `waits` block all requests of a class of endpoint or those for some models: their scope is
+    throttle, quota, credential or refused. `windows` are the provider's own reports. Both are those of the account that
+    the route has now, and so are `unknown_words`: recent errors that no rule knows. `unknown_errors` are all of these
+    since the ledger began, `second_opinions` by outcome.
     """
 
     route: str
@@ -58,6 +79,9 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     exhausted_at_ms: int = 0
     waits: tuple[WaitReading, ...] = ()
     windows: tuple[WindowReading, ...] = ()
+    unknown_errors: int = 0
+    unknown_words: tuple[UnknownError, ...] = ()
+    second_opinions: dict[str, int] = {}
     attempts: int = 0
     failed: int = 0
     aborted: int = 0
@@ -107,8 +131,11 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
         week_start_ms=quota.week_start_ms,
         resets_at_ms=quota.resets_at_ms,
         exhausted_at_ms=read_forecast(ledger, quota, policy, now_ms),
-        waits=tuple(all_waits(ledger, policy, now_ms, reset_ms, account=account)),
+        waits=read_owned_waits(ledger, policy, now_ms, reset_ms, account=account),
         windows=windows,
+        unknown_errors=ledger.unknown_errors,
+        unknown_words=read_unknown_words(ledger, reset_ms, account or ledger.account),
+        second_opinions=dict(sorted(ledger.opinions.items())),
         attempts=week.attempts,
         failed=week.failed,
         aborted=week.aborted,
@@ -119,6 +146,35 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
         cache_read_tokens=week.cache_read,
         cache_write_5m_tokens=week.cache_write_5m,
         cache_write_1h_tokens=week.cache_write_1h,
+    )
+
+
+def read_owned_waits(
+    ledger: RouteLedger, policy: Policy, now_ms: int, reset_ms: int, *, account: str
+) -> tuple[WaitReading, ...]:
+    """Return the active waits of an account, of all classes of endpoint that wait."""
+    return tuple(
+        wait
+        for endpoint in WAITING_ENDPOINTS
+        for wait in all_waits(ledger, policy, now_ms, reset_ms, account=account, endpoint=endpoint)
+    )
+
+
+def read_unknown_words(ledger: RouteLedger, reset_ms: int, account: str) -> tuple[UnknownError, ...]:
+    """Return the errors that no rule knows, of an account."""
+    return tuple(
+        UnknownError(
+            words=name.rpartition("/")[2],
+            status=refusal.status,
+            endpoint=refusal.endpoint,
+            requests=len(refusal.bodies),
+            clients=len(refusal.clients),
+            since_ms=refusal.since_ms,
+            at_ms=refusal.at_ms,
+            account=refusal.account,
+        )
+        for name, refusal in ledger.refusals.items()
+        if refusal.at_ms > reset_ms and is_of_account(refusal.account, account)
     )
 
 
@@ -133,12 +189,12 @@ def shown(window: WindowReading) -> str:
 
 
 def fields_of(reading: RouteStatus) -> dict[str, Any]:
-    """Return the status as fields of a hash: numbers and texts; waits and windows as JSON."""
-    lists = {name: msgspec.json.encode(getattr(reading, name)).decode() for name in LISTS}
-    return asdict(reading) | lists
+    """Return the status as fields of a hash: numbers and texts; all else as JSON."""
+    encoded = {name: msgspec.json.encode(getattr(reading, name)).decode() for name in AS_JSON}
+    return asdict(reading) | encoded
 
 
 def reading_of(fields: Mapping[str, str]) -> RouteStatus:
     """Parse the fields of a hash; raises msgspec.DecodeError if they are invalid."""
-    lists = {name: msgspec.json.decode(fields[name]) for name in LISTS if name in fields}
-    return msgspec.convert({**fields, **lists}, RouteStatus, strict=False)
+    decoded = {name: msgspec.json.decode(fields[name]) for name in AS_JSON if name in fields}
+    return msgspec.convert({**fields, **decoded}, RouteStatus, strict=False)

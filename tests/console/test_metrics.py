@@ -5,6 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service import auth_throttle as brake
 from tests.fakes import FakeProvider, reply
+from tests.support.event_factories import failed
 from tests.support.proxies import STREAM, Server, Serving
 from tests.support.waiting import wait_for_answer
 
@@ -50,6 +51,35 @@ async def test_a_failover_is_counted_once(server: Server, anthropic: FakeProvide
     assert found["ccproxy_quota_used_tokens"][("zai",)] == event.tokens.input + event.tokens.output
     assert found["ccproxy_added_latency_seconds_count"] == {(): 1}
     assert found["ccproxy_requests_in_flight"] == {(): 0}
+
+
+async def test_what_no_rule_knows_and_cool_downs_are_counted(server: Server, anthropic: FakeProvider) -> None:
+    """Errors by route alone, cool-downs by whose they are; never a word of an error."""
+    served = await server.start(anthropic=anthropic)
+    anthropic.script(reply.error(400, "invalid_request_error", "The flux is out of phase"))
+    assert (await served.ask()).status_code == 400
+    found = await read(served)
+    assert found["ccproxy_unknown_errors_total"] == {("anthropic",): 1}
+    assert found["ccproxy_second_opinions"] == {}
+    assert found["ccproxy_cool_down_seconds"] == {}
+    anthropic.script(reply.error(429, retry_after_s=40))
+    assert (await served.ask()).status_code == 429
+    [(owner, left_s)] = (await read(served))["ccproxy_cool_down_seconds"].items()
+    account = served.ends[-1][1].account
+    assert sorted(owner) == sorted(("anthropic", account, "messages", "throttle"))
+    assert len(account) == 16
+    assert 0 < left_s <= 40
+    assert "flux" not in (await served.http.get("/metrics")).text
+
+
+async def test_second_opinions_are_counted_by_outcome(server: Server, anthropic: FakeProvider) -> None:
+    """By the route that failed first."""
+    served = await server.start(anthropic=anthropic)
+    for event in (failed(opinion="confirmed", final=False), failed(opinion="none", words="aabb")):
+        served.parts.metrics.record_event("anthropic", event)
+    found = await read(served)
+    assert found["ccproxy_second_opinions_total"] == {("confirmed", "anthropic"): 1, ("none", "anthropic"): 1}
+    assert found["ccproxy_unknown_errors_total"] == {("anthropic",): 1}
 
 
 async def test_how_requests_end_is_told_apart(server: Server, anthropic: FakeProvider) -> None:

@@ -11,7 +11,7 @@ from service.commands.check import Finding
 from service.commands.terminal_views import notes, short, show_findings, show_status, why
 from service.fleet.status import ReplicaStatus, Status, StreamStatus
 from service.routing.quota import WaitReading, WindowReading
-from service.routing.route_status import RouteStatus
+from service.routing.route_status import RouteStatus, UnknownError
 from service.telemetry.terminal import SafeConsole
 
 NOW_MS = 1_789_000_000_000
@@ -139,7 +139,12 @@ def test_windows_waits_and_the_forecast_are_shown() -> None:
         title="Claude subscription",
         state="quota_warning",
         exhausted_at_ms=NOW_MS + 3_600_000,
-        waits=(WaitReading("quota", NOW_MS + 9_000, "quota 429", "opus"), WaitReading("quota", NOW_MS, "quota 429")),
+        waits=(
+            WaitReading("quota", NOW_MS + 9_000, "quota 429", "opus"),
+            WaitReading("quota", NOW_MS, "quota 429", "", "0f1e", "count_tokens"),
+        ),
+        unknown_words=(UnknownError("aabb", 400, "messages", 2, 1, NOW_MS - 9, NOW_MS - 5),),
+        second_opinions={"answered": 3, "none": 1},
         windows=(
             WindowReading("5h", "warning", 97.2, NOW_MS + 7_200_000, "allowed_warning"),
             WindowReading("7d", "warning", None, NOW_MS + 7_200_000, "rejected"),
@@ -147,10 +152,17 @@ def test_windows_waits_and_the_forecast_are_shown() -> None:
     )
     lines = list(notes(reading, NOW_MS))
     clock = r"\w{3} \d\d:\d\d:\d\d"
-    assert re.fullmatch(rf"opus: quota 429, until {clock}", lines[0])
-    assert re.fullmatch(rf"windows 5h 97 % until {clock}, 7d rejected until {clock}", lines[1])
-    assert re.fullmatch(rf"at this rate, the weekly limit is reached {clock}", lines[2])
-    assert len(lines) == 3
+    wanted = (
+        rf"cool-down quota, opus: quota 429, until {clock}",
+        rf"cool-down quota of account 0f1e, count_tokens: quota 429, until {clock}",
+        rf"windows 5h 97 % until {clock}, 7d rejected until {clock}",
+        rf"at this rate, the weekly limit is reached {clock}",
+        rf"unknown error aabb: status 400 on messages, 2 requests of 1 clients, last {clock}",
+        "second opinions 3 answered, 1 none",
+    )
+    assert len(lines) == len(wanted)
+    for line, pattern in zip(lines, wanted, strict=True):
+        assert re.fullmatch(pattern, line)
     assert list(notes(ZAI, NOW_MS)) == []
     shown = screen(Status(at_ms=NOW_MS, routes=(reading,), streams=(), replicas=()))
     assert "subscription: windows 5h 97 %" in shown

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.ledger.events import AttemptEnded, AttemptStarted
+from service.ledger.events import AttemptEnded, AttemptStarted, Endpoint
 from service.ledger.fold import fold_route
-from service.ledger.state import ControlLedger, ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
+from service.ledger.state import ControlLedger, Refusal, ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
 from service.routing.quota import WaitReading, WindowReading
 from service.routing.rank import RoutingRequest, rank
 from service.routing.route_status import RouteStatus, fields_of, read_route_status, reading_of
@@ -186,9 +186,44 @@ def test_every_wait_and_window_has_its_reason_and_clock() -> None:
     assert NOW_MS < reading.exhausted_at_ms < reading.resets_at_ms
 
 
+def owned_view() -> View:
+    """Two accounts and two classes of endpoint have cool-downs and met errors that no rule knows."""
+    owners: list[tuple[Endpoint, str]] = [("messages", "a1"), ("count_tokens", "a1"), ("messages", "a2")]
+    ledger = RouteLedger(account="a2", opinions={"none": 2, "answered": 1}, unknown_errors=7)
+    for endpoint, account in owners:
+        wait = Wait(at_ms=NOW_MS - 1, kind="throttle", status=429, account=account, endpoint=endpoint)
+        ledger.waits[f"{endpoint}/{account}/throttle"] = wait
+        refusal = Refusal(endpoint, account, 400, "the text", NOW_MS - 9, NOW_MS - 1, ["b1", "b2"], ["ann"])
+        ledger.refusals[f"{endpoint}/{account}/w-{account}"] = refusal
+    return view_of(anthropic=ledger)
+
+
+@pytest.mark.parametrize(("account", "shown"), [("a1", "a1"), ("a3", ""), ("", "a2")])
+def test_cool_downs_are_those_of_the_account_that_the_route_has(account: str, shown: str) -> None:
+    """Of all its classes of endpoint; while the account is not known, of the one used last. Never an error's text."""
+    view = owned_view()
+    view.accounts = {A.id: account} if account else {}
+    reading = read(view)
+    owners = [(wait.endpoint, wait.account, wait.scope) for wait in reading.waits]
+    errors = [(error.endpoint, error.account, error.words) for error in reading.unknown_words]
+    expected: dict[str, list[str]] = {"a1": ["messages", "count_tokens"], "a2": ["messages"], "": []}
+    assert owners == [(endpoint, shown, "throttle") for endpoint in expected[shown]]
+    assert errors == [(endpoint, shown, f"w-{shown}") for endpoint in expected[shown]]
+    assert (reading.state == "waiting") is bool(shown)
+    assert (reading.unknown_errors, reading.second_opinions) == (7, {"answered": 1, "none": 2})
+    assert "the text" not in str(fields_of(reading))
+
+
+def test_a_reset_hides_unknown_errors_at_once() -> None:
+    """Before the route's stream is folded."""
+    view = owned_view()
+    view.control.resets[A.id] = NOW_MS - 1
+    assert (read(view).unknown_words, read(view).waits) == ((), ())
+
+
 def test_a_reading_survives_its_hash() -> None:
     """What is written for operators is read back as it was, also from a hash that lacks later fields."""
-    for reading in (read(full_view(), LIMITED), read()):
+    for reading in (read(full_view(), LIMITED), read(owned_view()), read()):
         fields = {name: str(value) for name, value in fields_of(reading).items()}
         assert reading_of(fields) == reading
     assert reading_of({"route": "a", "title": "A", "state": "healthy"}).windows == ()

@@ -34,6 +34,7 @@ export function routeCard(one) {
     !unused && week(one),
     !unused && counts(one),
     one.windows.length > 0 && windows(one),
+    one.cool_downs.length > 0 && coolDowns(one),
     mayChange() && actions(one),
   );
 }
@@ -191,6 +192,23 @@ function windows(one) {
         }),
         h("span", { class: "number" }, format.percent(each.used_percent)),
         h("span", { class: "muted" }, each.resets_at_ms ? ["resets ", ago(each.resets_at_ms)] : ""),
+      ),
+    ),
+  );
+}
+
+function coolDowns(one) {
+  return h(
+    "div",
+    { class: "cool-downs" },
+    h("p", {}, "Cool-downs"),
+    one.cool_downs.map((each) =>
+      h(
+        "div",
+        { key: `${each.endpoint}/${each.account}/${each.scope}/${each.models}/${each.reason}` },
+        h("span", {}, [each.scope, each.models, each.endpoint].filter(Boolean).join(", ")),
+        h("span", { class: "muted" }, each.account ? `account ${each.account}` : each.reason),
+        h("span", { class: "muted" }, "ends ", ago(each.until_ms)),
       ),
     ),
   );
