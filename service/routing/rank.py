@@ -12,7 +12,7 @@ Rules
   shrinking share of the requests, a route that recovers.
 - With session affinity the session's last route comes first if it serves the model that the first route would; in the
   middle of a turn it comes first whatever it serves. So a session that had to move to another model goes back with its
-  user's next message, and two keys of one provider each keep their caches.
+  user's next message, and two keys of one provider each keep their caches. Back on a route that recovers, it stays.
 - Failures weigh as far as `evidence` says for the client that asks.
 - If only open circuits are left, and errors that no rule knows, the route that is back first is tried all the same. A
   spent limit never is.
@@ -410,10 +410,16 @@ def usable(check: RouteCheck) -> Candidate:
         check.model or "",
         until_ms=circuit.until_ms,
         probe=circuit.state == "half_open" and request.endpoint == "messages",
-        deprioritized=check.is_near_limit or request.ramp_sample > circuit.share,
+        deprioritized=check.is_near_limit or is_ramped_away(check),
         quota=check.quota,
         open_attempts=len(check.ledger.open),
     )
+
+
+def is_ramped_away(check: RouteCheck) -> bool:
+    """True if a route that recovers leaves the request to others; a session that is back on it stays."""
+    request = check.request
+    return request.ramp_sample > check.circuit.share and request.session_route != check.route.id
 
 
 RULES: tuple[tuple[Callable[[RouteCheck], object], Callable[[RouteCheck], Candidate]], ...] = (

@@ -13,6 +13,7 @@ from tests.support import fake_upstream
 from tests.support.proxies import Server
 from tests.support.relay_harness import ANTHROPIC, ASK, BOTH, MODEL, ONLY_ANTHROPIC, RelayFactory, RelayHarness
 from tests.support.virtual_time import advance
+from tests.support.waiting import wait_for_answer
 
 DOWN = fake_upstream.error(500)
 KEYS = """
@@ -260,3 +261,28 @@ async def test_a_session_over_sockets_goes_back_after_an_outage(
 
     assert [await route(), await route(CALL, RESULT), await route(CALL, RESULT, REMINDER)] == ["zai"] * 3
     assert [await route(CALL, RESULT, CALL, HELLO), await route(CALL, RESULT)] == ["anthropic"] * 2
+
+
+async def test_a_session_over_sockets_is_back_with_its_own_probe_and_stays(
+    server: Server, anthropic: FakeProvider, zai: FakeProvider
+) -> None:
+    """With a circuit that opens and closes soon; also while the route takes but a share of other requests."""
+    circuit = {"ENABLED": "true", "DEGRADED_THRESHOLD": "1", "UNAVAILABLE_THRESHOLD": "2", "COOLDOWN_MS": "400"}
+    variables = {f"CIRCUIT_BREAKER_{name}": value for name, value in circuit.items()}
+    served = await server.start(anthropic=anthropic, zai=zai, variables=variables)
+    anthropic.script(reply.error(500), reply.error(500))
+    headers = {"X-Claude-Code-Session-Id": "s1"}
+
+    async def route(*messages: Any) -> str:
+        answer = await served.ask(ASK | {"messages": [HELLO, *messages]}, headers=headers)
+        assert answer.status_code == 200
+        return str(answer.headers["x-ccproxy-route"])
+
+    async def is_back() -> bool:
+        assert await route(CALL, RESULT) == "zai"
+        return await route() == "anthropic"
+
+    assert [await route(), await route(), await route()] == ["zai"] * 3
+    assert len(anthropic.requests) == 2, "the circuit is open"
+    await wait_for_answer(is_back)
+    assert [await route() for _ in range(8)] == ["anthropic"] * 8

@@ -323,6 +323,15 @@ def test_a_route_that_recovers_takes_its_share_first() -> None:
     assert names(rank(high, CHAIN, view, POLICY, NOW_MS)) == ["subscription", "zai", "anthropic"]
 
 
+def test_a_session_that_is_back_on_a_route_that_recovers_stays() -> None:
+    """Its probe may have been what ended the trip; sent away again, it would lose its cache twice."""
+    view = view_of(anthropic=RouteLedger(health={"b": ReplicaHealth(recovered_ms=NOW_MS - 100)}))
+    ask = RoutingRequest(model="claude-opus-4-8", ramp_sample=0.9, session_route="anthropic")
+    assert names(rank(ask, CHAIN, view, POLICY, NOW_MS)) == ["anthropic", "subscription", "zai"]
+    elsewhere = replace(ask, session_route="zai")
+    assert names(rank(elsewhere, CHAIN, view, POLICY, NOW_MS)) == ["subscription", "zai", "anthropic"]
+
+
 def test_a_session_stays_on_a_route_that_serves_the_same_model() -> None:
     """It goes first, while it is healthy: its prompt caches are there."""
     ask = RoutingRequest(model="claude-opus-4-8", session_route="subscription")
