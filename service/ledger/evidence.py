@@ -33,12 +33,14 @@ def note_seen(ledger: RouteLedger, event: AttemptEnded) -> None:
 
 def note_newest(seen: dict[str, int], name: str, at_ms: int) -> None:
     """Set when a name was last seen; the one that was not seen for longest goes when there are too many."""
-    if name not in seen and len(seen) >= KEPT_SEEN:
+    known_ms = seen.get(name)
+    if known_ms is None and len(seen) >= KEPT_SEEN:
         oldest = min(seen, key=lambda known: seen[known])
         if seen[oldest] > at_ms:
             return
         del seen[oldest]
-    seen[name] = max(at_ms, seen.get(name, 0))
+    if known_ms is None or at_ms > known_ms:
+        seen[name] = at_ms
 
 
 def note_failure(row: FailuresBySession, event: AttemptEnded) -> None:

@@ -3,7 +3,7 @@
 Not here: the changes (`bodies`), and the files that blocks reference (`file_refs`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -66,7 +66,13 @@ def is_mid_turn(messages: Sequence[MessageSurvey[Block]]) -> bool:
     """
     for message in reversed(messages):
         if message.role != "system":
-            return isinstance(message.content, list) and any(
-                block.type.endswith("tool_result") for block in message.content
-            )
+            return isinstance(message.content, list) and has_tool_result(message.content)
+    return False
+
+
+def has_tool_result(blocks: Iterable[Block]) -> bool:
+    """True if one of the blocks is the result of a tool."""
+    for block in blocks:  # noqa: SIM110 - each request of a conversation comes here: a loop is no call
+        if block.type.endswith("tool_result"):
+            return True
     return False

@@ -70,6 +70,7 @@ class AttemptRecorder:
         moved_from, lost = move_of(request.last_served, outcome) if request.last_served else ("", "")
         now_ms = outcome.ended_ms or self._clock.now_ms()
         failure = outcome.failure if outcome.failure and outcome.result == "failed" else NO_FAILURE
+        words, body = self._fingerprints_of(request, outcome, failure) if failure.kind else ("", "")
         cost = cost_nusd(tokens, plan.model, self._settings.prices) if tokens != NO_TOKENS else 0
         return AttemptEnded(
             event_id=ended_id(plan.attempt_id),
@@ -101,8 +102,8 @@ class AttemptRecorder:
             holds=failure.holds,
             fold_rules=FOLD_RULES,
             account=outcome.account,
-            words=self._words(request, outcome, failure),
-            body=self._body(request, failure),
+            words=words,
+            body=body,
             moved_from=moved_from,
             lost=lost,
             move_cost_nusd=self._read_anew_nusd(plan, tokens) if lost else 0,
@@ -113,16 +114,14 @@ class AttemptRecorder:
         """The price of the prompt without what a cache had of it; 0 for a model without a price."""
         return cost_nusd(replace(tokens, output=0, cache_read=0), plan.model, self._settings.prices) or 0
 
-    def _words(self, request: ClientRequest, outcome: AttemptOutcome, failure: Failure) -> str:
-        """A fingerprint of an error that no rule knows, "" for all others."""
-        if failure.proven or not outcome.is_evidence or request.endpoint not in MODEL_ENDPOINTS:
-            return ""
-        return self._fingerprints.of_words(request.endpoint, failure.status, failure.error_type, failure.message)
-
-    def _body(self, request: ClientRequest, failure: Failure) -> str:
-        """A fingerprint of the request, where it matters whether it is the same again."""
-        is_of_interest = not failure.proven or failure.kind == "timeout"
-        return self._fingerprints.of_body(request.plain) if is_of_interest else ""
+    def _fingerprints_of(self, request: ClientRequest, outcome: AttemptOutcome, failure: Failure) -> tuple[str, str]:
+        """Fingerprints of an error that no rule knows, and of the request that met it or timed out; "" for others."""
+        if failure.proven:
+            return "", self._fingerprints.of_body(request.plain) if failure.kind == "timeout" else ""
+        words = ""
+        if outcome.is_evidence and request.endpoint in MODEL_ENDPOINTS:
+            words = self._fingerprints.of_words(request.endpoint, failure.status, failure.error_type, failure.message)
+        return words, self._fingerprints.of_body(request.plain)
 
     async def record_resources(self, request: ClientRequest, plan: AttemptPlan, resource_ids: Sequence[str]) -> None:
         """Record, for all replicas, that resources live on this route, and whose they are."""

@@ -84,15 +84,9 @@ class Relay:
     async def handle(self, request: ClientRequest, response: ResponseWriter) -> None:
         """Answer one request, whose access was checked. Raises ProxyError for an error of our own."""
         self._under_way += 1
+        plan = None
         try:
-            await self._answer(request, response)
-        finally:
-            self._under_way -= 1
-
-    async def _answer(self, request: ClientRequest, response: ResponseWriter) -> None:
-        """Try routes until one answers or the plan ends."""
-        plan = await self._planner.plan(request)
-        try:
+            plan = await self._planner.plan(request)
             while attempt := plan.attempt:
                 if attempt.wait_ms:
                     await asyncio.sleep(attempt.wait_ms / 1000)
@@ -106,13 +100,16 @@ class Relay:
                     request, admitted, response, plan.deadline_s, is_last=plan.is_last(admitted.route)
                 )
                 await self._conclude(request, plan, outcome, response)
-            await self._record_held(request, plan)
+            if plan.held:
+                await self._record_held(request, plan, plan.held)
             if not response.started:
                 await self._verdicts.send(request, plan, response)
         except BaseException:
-            if plan.held:  # the client has left while a second opinion was asked
-                await asyncio.shield(self._record_held(request, plan))
+            if plan and plan.held:  # the client has left while a second opinion was asked
+                await asyncio.shield(self._record_held(request, plan, plan.held))
             raise
+        finally:
+            self._under_way -= 1
 
     async def stop(self, limit_s: float = 2.0) -> None:
         """Wait for requests that were cancelled to be recorded, within the limit."""
@@ -189,13 +186,12 @@ class Relay:
             outcome = replace(outcome, is_evidence=False)
         return await self._recorder.record_end(request, outcome, final=plan.attempt is None)
 
-    async def _record_held(self, request: ClientRequest, plan: RequestPlan) -> None:
+    async def _record_held(self, request: ClientRequest, plan: RequestPlan, held: AttemptOutcome) -> None:
         """Record the failure on which a second opinion was asked: its words count, unless the opinion confirmed it."""
-        held, plan.held = plan.held, None
-        if held:
-            is_last = request.last is None or request.last.number < held.plan.attempt.number
-            held = replace(held, opinion=plan.opinion, is_evidence=not plan.is_confirmed)
-            await self._recorder.record_end(request, held, final=is_last)
+        plan.held = None
+        is_last = request.last is None or request.last.number < held.plan.attempt.number
+        held = replace(held, opinion=plan.opinion, is_evidence=not plan.is_confirmed)
+        await self._recorder.record_end(request, held, final=is_last)
 
     async def _is_renewed(self, request: ClientRequest, outcome: AttemptOutcome, deadline_s: float) -> bool:
         """Whether a refused token has a successor: then the route is worth another attempt at once."""

@@ -24,7 +24,8 @@ Rules
   wait; a route that can't serve the request at all hides none of these. Never the route's own credential.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from operator import attrgetter
 from typing import Literal, TypeAlias
 
 from msgspec import Struct, field
@@ -45,6 +46,7 @@ retry."""
 RESERVED_WAIT_MS = 5_000
 """Reservations turn into usage as attempts end, so a retry makes sense after a few seconds."""
 
+IS_USABLE = attrgetter("usable")
 REDIRECT = 300
 BAD_REQUEST = 400
 NOT_FOUND = 404
@@ -168,7 +170,7 @@ def failover(
     `may_repeat` is the retry budget. `searching`: a resource is read whose route is unknown, so that a 404 only means
     that it is not on this route. `as_it_came`: the first response is the client's, whatever it says.
     """
-    state = PlanState(usable(candidates))
+    state = PlanState(list(filter(IS_USABLE, candidates)))
     most = len(state.queue) + policy.max_retries
     while state.queue and len(state.tried) < most:
         attempt = state.next_attempt()
@@ -192,11 +194,6 @@ def failover(
     if needs_opinion(state, policy):
         return (yield from second_opinion(state, end))
     return verdict(end)
-
-
-def usable(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The candidates that may be tried."""
-    return [candidate for candidate in candidates if candidate.usable]
 
 
 def is_shown_at_once(tried: Tried, *, searching: bool, as_it_came: bool) -> bool:
