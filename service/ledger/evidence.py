@@ -5,13 +5,15 @@ or one prompt. Raw facts under fixed bounds; which of them weigh, and for whom, 
 (`service.routing.evidence`).
 """
 
+from collections.abc import Collection
+
 from service.ledger.events import AttemptEnded
 from service.ledger.state import Bucket, FailuresBySession, Refusal, ReplicaHealth, RouteLedger, SessionFailures
 
 KEPT_SEEN = 2
 """The two newest clients and sessions are enough to say whether there is another one than this."""
 KEPT_SESSIONS = 32
-"""Sessions of one streak with counts of their own; all further ones share one."""
+"""Sessions of one streak with counts of their own; all further ones of a client share one."""
 KEPT_BODIES = 4
 """Request bodies of one session whose time-outs are counted; providers hang on few."""
 KEPT_BAD_CLIENTS = 4
@@ -58,8 +60,9 @@ def session_of(row: FailuresBySession, event: AttemptEnded) -> SessionFailures:
     known = row.get(event.client_key, {}).get(event.session_id)
     if known is not None:
         return known
-    is_full = sum(map(len, row.values())) >= KEPT_SESSIONS
-    client, session = (OTHERS, OTHERS) if is_full else (event.client_key, event.session_id)
+    client, session = event.client_key, event.session_id
+    if sum(map(len, row.values())) >= KEPT_SESSIONS:
+        client, session = name_within(row, client), OTHERS
     return row.setdefault(client, {}).setdefault(session, SessionFailures())
 
 
@@ -92,8 +95,13 @@ def note_bad(bucket: Bucket, event: AttemptEnded) -> None:
 
 def count_client(counts: dict[str, int], client: str) -> None:
     """Count one more for a client."""
-    name = client if client in counts or len(counts) < KEPT_BAD_CLIENTS else OTHERS
+    name = name_within(counts, client)
     counts[name] = counts.get(name, 0) + 1
+
+
+def name_within(named: Collection[str], client: str) -> str:
+    """The name under which a client's failures are kept: its own, unless others have taken all room."""
+    return client if client in named or len(named) < KEPT_BAD_CLIENTS else OTHERS
 
 
 def recovered_for(ledger: RouteLedger, probe: AttemptEnded) -> str | None:

@@ -239,12 +239,17 @@ def read_refusals(
     endpoint: Endpoint,
     client: str | None,
 ) -> Iterator[WaitReading]:
-    """Errors whose words no rule knows, and that so many requests met that they are the route's, not the requests'."""
-    evidence = Evidence(client, seen_lately(ledger.clients, now_ms), ())
+    """Errors whose words no rule knows, and that so many requests met that they are the route's, not the requests'.
+
+    Those of one client alone may be its own mistakes, for as long as others use the route: its next one must not leave
+    for another provider.
+    """
+    seen = seen_lately(ledger.clients, now_ms)
+    readers = [Evidence(reader, seen, ()) for reader in {client, None}]
     for refusal in ledger.refusals.values():
         until_ms = refusal.at_ms + policy.credential_wait_ms
         is_over = refusal.at_ms <= reset_ms or until_ms <= now_ms
-        is_proven = len(refusal.bodies) >= REFUSED_BODIES and evidence.weighs(refusal.clients)
+        is_proven = len(refusal.bodies) >= REFUSED_BODIES and all(one.weighs(refusal.clients) for one in readers)
         is_about = refusal.endpoint == endpoint and is_of_account(refusal.account, account)
         if is_about and is_proven and not is_over:
             reason = f"refused in the same words: status {refusal.status}"

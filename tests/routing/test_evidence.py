@@ -146,10 +146,19 @@ def test_failures_of_older_events_weigh_for_all() -> None:
 
 
 def test_many_sessions_share_one_count() -> None:
-    """The memory of a streak has a bound; what is beyond it weighs for everybody."""
+    """The memory of a streak has a bound, but one client stays one client, however many sessions it names."""
     ledger = ledger_of(BOB_BEFORE, *row(40))
     [health] = ledger.health.values()
-    assert sum(map(len, health.worst_by.values())) <= 33
+    assert sum(map(len, health.worst_by.values())) == 33
+    assert (state(ledger, "alice"), state(ledger, "bob")) == ("open", "closed")
+
+
+def test_of_many_clients_the_last_share_one_name() -> None:
+    """They are more than one, so that their failures weigh for everybody."""
+    crowd = [failure(f"c{n}", f"s{n}", ago_ms=(50 - n) * SECOND_MS) for n in range(40)]
+    ledger = ledger_of(BOB_BEFORE, *crowd)
+    [health] = ledger.health.values()
+    assert sum(map(len, health.worst_by.values())) == 33
     assert state(ledger, "bob") == "open"
 
 

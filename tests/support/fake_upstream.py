@@ -8,7 +8,7 @@ seconds of silence, an error that breaks it off.
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -90,6 +90,8 @@ class FakeUpstream(UpstreamClient):
         super().__init__(Timeouts())
         self.sent: list[SentRequest] = []
         self.bodies: list[ScriptedBody] = []
+        self.respond: Callable[[SentRequest], ScriptedResponse | UpstreamError | None] = lambda _: None
+        """Decides by the request, where nothing is scripted."""
         self._scripts: defaultdict[str, deque[ScriptedResponse | UpstreamError]] = defaultdict(deque)
 
     def script(self, *responses: ScriptedResponse | UpstreamError, base_url: str = "") -> None:
@@ -102,7 +104,7 @@ class FakeUpstream(UpstreamClient):
         body = content if isinstance(content, bytes) else b"".join([part async for part in content])
         self.sent.append(SentRequest(method, base_url, target, dict(headers), body))
         script = self._scripts[base_url] or self._scripts[""]
-        response = script.popleft() if script else reply()
+        response = script.popleft() if script else self.respond(self.sent[-1]) or reply()
         if isinstance(response, UpstreamError):
             raise response
         await pause(response.head_s)

@@ -1,0 +1,264 @@
+"""Whose fault an error is, by its words, its status and its endpoint: from the provider's answer to the next route.
+
+Many words and statuses on a relay in memory; the reported cases themselves, over sockets, are in `tests.faults`.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.errors import ProxyError
+from service.http1.upstream import UpstreamError
+from service.routing.rank import RoutingRequest, rank
+from tests.support.fake_upstream import FOREVER, ScriptedResponse, SentRequest, error, reply, stream
+from tests.support.relay_harness import ANTHROPIC, BOTH, MODEL, ZAI, RelayFactory, RelayHarness
+from tests.support.streams import DELTA, END, START
+from tests.support.virtual_time import JumpingLoop, advance
+
+CIRCUITS = BOTH | {"CIRCUIT_BREAKER_ENABLED": "true"}
+TWO_KEYS = f"""
+[[routes]]
+id = "first"
+provider = "anthropic"
+api_key = "sk-ant-api03-first-aaaaaaaa"
+base_url = "https://first.test"
+
+[[routes]]
+id = "second"
+provider = "anthropic"
+api_key = "sk-ant-api03-second-aaaaaaa"
+base_url = "https://second.test"
+
+[[routes]]
+id = "zai"
+provider = "zai"
+api_key = "zai-in-memory-bbbbbbbbbbbbbbbbbbbb"
+base_url = "{ZAI}"
+"""
+NO_ROUTES = {"API_RETRY_DELAY_MS": "1"}
+
+
+def body_of(words: str = "hi", **more: Any) -> dict[str, Any]:
+    """A request for a message."""
+    return {"model": MODEL, "max_tokens": 64, "messages": [{"role": "user", "content": words}]} | more
+
+
+def in_stream(error_type: str, words: str) -> ScriptedResponse:
+    """An error inside a 200."""
+    data = msgspec.json.encode({"type": "error", "error": {"type": error_type, "message": words}})
+    return stream(b"event: error\ndata: " + data + b"\n\n")
+
+
+def answers(
+    relay: RelayHarness, response: ScriptedResponse | UpstreamError, base_url: str = "", marker: bytes = b""
+) -> None:
+    """From now on a provider, or all, answer so to requests with this marker; well to all others."""
+
+    def respond(sent: SentRequest) -> ScriptedResponse | UpstreamError | None:
+        if sent.base_url.startswith(base_url) and marker in sent.body:
+            return response
+        return stream(START, DELTA, END) if b'"stream":true' in sent.body else None
+
+    relay.upstream.respond = respond
+
+
+def recover(relay: RelayHarness) -> None:
+    """From now on all answer well."""
+    answers(relay, reply(), "none")
+
+
+def sent_to(relay: RelayHarness) -> list[str]:
+    """Whom each request went to."""
+    return [sent.base_url for sent in relay.upstream.sent]
+
+
+def route_for(relay: RelayHarness, client: str | None, ramp_sample: float = 0.999) -> tuple[str, bool, bool]:
+    """The route that a client's message would take now, and whether as a probe, or because others are worse."""
+    request = RoutingRequest(model=MODEL, client=client, ramp_sample=ramp_sample)
+    relay.watcher.view.accounts = relay.credentials.accounts
+    policy, now_ms = relay.settings.policy, relay.clock.now_ms()
+    first = rank(request, relay.settings.routes, relay.watcher.view, policy, now_ms)[0]
+    return first.route.id, first.probe, first.deprioritized
+
+
+# -- an account's state
+
+STATES = [
+    "This organization has been disabled.",
+    "Your organisation has been suspended. Contact support.",
+    "Your account is suspended.",
+    "This workspace has been archived.",
+    "Your subscription has expired.",
+    "The API key has been deactivated.",
+    "Your credit balance is too low to access the Anthropic API.",
+    "You are out of credits.",
+    "You're out of extra usage.",
+    "You have reached your specified API usage limits. You will regain access on 2036-12-01 at 00:00 UTC.",
+    "Third-party clients may not use this plan.",
+    "This credential is only authorized for use with Claude Code and cannot be used for other API requests.",
+    "OAuth token has been revoked. Please obtain a new token.",
+    "您的账户已被锁定,请联系客服。",
+    "您的套餐已到期。",
+    "账户余额不足,请充值。",
+    "已达到 5 小时的使用上限。",
+]
+
+
+@pytest.mark.parametrize("words", STATES)
+@pytest.mark.parametrize("error_type", ["invalid_request_error", "permission_error"])
+async def test_an_accounts_state_is_known_with_whatever_status(
+    relays: RelayFactory, words: str, error_type: str
+) -> None:
+    """Rules for words hold for statuses and for errors inside streams alike; the next request asks elsewhere."""
+    for status in (200, 400, 402, 403, 404, 422, 429):
+        relay = relays.make(CIRCUITS)
+        answers(relay, in_stream(error_type, words) if status == 200 else error(status, error_type, words), ANTHROPIC)
+        clients = [await relay.ask(body_of(stream=True)) for _ in range(2)]
+        assert [(client.status, client.route, client.attempts) for client in clients] == [
+            (200, "zai", 2),
+            (200, "zai", 1),
+        ], status
+
+
+async def test_a_new_api_key_is_not_held_by_what_the_old_one_met(relays: RelayFactory) -> None:
+    """The ledger remembers whose cool-down it is; another key begins without."""
+    old = relays.make(CIRCUITS)
+    answers(old, error(401, "authentication_error", "invalid x-api-key"), ANTHROPIC)
+    assert (await old.ask()).route == "zai"
+    new = relays.make(CIRCUITS | {"ANTHROPIC_API_KEY": "sk-ant-api03-another-cccccccccccc"})
+    same = relays.make(CIRCUITS)
+    for relay in (new, same):
+        relay.watcher.view.routes |= old.watcher.view.routes
+        relay.watcher.view.accounts = relay.credentials.accounts
+    assert [(await relay.ask()).route for relay in (same, new)] == ["zai", "anthropic"]
+
+
+# -- other endpoints
+
+ELSEWHERE = [
+    ("GET", "/v1/organizations/cost_report", "other"),
+    ("GET", "/v1/models", "models"),
+    ("GET", "/v1/models/claude-opus-5-5", "models"),
+    ("GET", "/v1/files", "files"),
+    ("POST", "/v1/messages/batches", "batches"),
+    ("POST", "/v1/organizations/invites", "other"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "endpoint"), ELSEWHERE)
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 429, 500, 529])
+async def test_no_answer_of_another_endpoint_takes_messages_away(
+    relays: RelayFactory, method: str, path: str, endpoint: str, status: int
+) -> None:
+    """It is relayed as it came, ten times; nothing rests, and no token is refreshed."""
+    relay = relays.make(CIRCUITS)
+    relay.credentials.tokens["anthropic"] = ["token", "refreshed"]
+    words = "This organization has been disabled."
+    answers(relay, error(status, "some_error", words))
+    for _ in range(10):
+        client = await relay.ask(b"", path, method=method, endpoint=endpoint)
+        assert (client.status, client.route, client.attempts) == (status, "anthropic", 1)
+        assert client.json["error"]["message"] == words
+    recover(relay)
+    assert (await relay.ask()).route == "anthropic"
+    assert relay.upstream.sent[-1].headers[b"x-api-key"] == b"token"
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 429, 500, 529])
+async def test_no_answer_of_count_tokens_takes_messages_away(relays: RelayFactory, status: int) -> None:
+    """It has limits and permissions of its own."""
+    relay = relays.make(CIRCUITS)
+    answers(relay, error(status, "some_error", "This organization has been disabled."))
+    for _ in range(6):
+        with suppress(ProxyError):
+            client = await relay.ask(body_of(), "/v1/messages/count_tokens", endpoint="count_tokens")
+            assert client.status >= 400
+    recover(relay)
+    assert (await relay.ask()).route == "anthropic"
+
+
+# -- one client's requests, and another client's route
+
+STALLED: dict[str, int] = {"first_byte_ms": 400, "idle_ms": 400, "hold_ms": 5_000}
+ONES_OWN: dict[str, ScriptedResponse | UpstreamError] = {
+    "a wrong field": error(400, "invalid_request_error", "messages.0.content: the account has been disabled"),
+    "a value": error(400, "invalid_request_error", "Unexpected value `organization has been disabled`"),
+    "too long": error(413, "request_too_large", "prompt is too long"),
+    "unknown words": error(400, "invalid_request_error", "Certainly not."),
+    "other unknown words": error(403, "permission_error", "Not today."),
+    "unknown status": error(418, "teapot_error", "Short and stout."),
+    "an unknown 404": error(404, "not_found_error", "Nothing here."),
+    "no words": reply(b"", 400),
+    "a page": reply(b"<html>no</html>", 403, content_type="text/html"),
+    "one user": error(403, "user_profile_suspended", "this user profile may not"),
+    "one link": error(402, "linked_organization_billing", "ask your administrator"),
+    "a beta": error(400, "invalid_request_error", "The long context beta is not yet available for this subscription."),
+    "unknown words in a stream": in_stream("invalid_request_error", "Certainly not."),
+    "500": error(500, "api_error", "Internal server error"),
+    "529": error(529, "overloaded_error", "Overloaded"),
+    "a page of 502": reply(b"<html>no</html>", 502, content_type="text/html"),
+    "overloaded in a stream": in_stream("overloaded_error", "Overloaded"),
+    "no answer": reply(head_s=FOREVER),
+    "no word": stream(0.4, UpstreamError("timeout", "silent")),
+    "broken off": stream(START, UpstreamError("reset", "reset by peer")),
+    "cut off": UpstreamError("reset", "reset by peer"),
+    "empty": stream(),
+    "good": reply(),
+}
+"""What providers answer to one client's requests: about them, or about nobody knows what."""
+
+STEPS = st.tuples(
+    st.sampled_from(sorted(ONES_OWN)),
+    st.sampled_from(["messages", "messages", "messages", "count_tokens", "other", "models"]),
+    st.integers(0, 50),
+    st.integers(1, 6),
+    st.sampled_from([0, 0, 1, 20, 70]),
+    st.booleans(),
+)
+"""An answer, an endpoint, a session, how often, a pause before, and whether as a stream."""
+PATHS = {"messages": "/v1/messages", "count_tokens": "/v1/messages/count_tokens", "models": "/v1/models"}
+
+
+async def ask_badly(relay: RelayHarness, number: int, endpoint: str, session: int, *, is_stream: bool) -> None:
+    """A request of the client that has only trouble; each has another body."""
+    body = body_of(f"alice {'more ' * number}", stream=is_stream, model=MODEL if number % 5 else f"invented-{number}")
+    fields = {"client_key": "alice", "session_id": f"s{session}", "endpoint": endpoint, "deadline_ms": 60_000}
+    with suppress(ProxyError):
+        await relay.ask(body, PATHS.get(endpoint, "/v1/organizations"), **fields)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(STEPS, max_size=12), st.booleans(), st.booleans())
+def test_nothing_that_one_client_meets_moves_another(
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[str, str, int, int, int, bool]],
+    was_seen: bool,  # noqa: FBT001
+    has_two_keys: bool,  # noqa: FBT001
+) -> None:
+    """Whatever is answered to one client's requests, and however it asks: others' messages go where they went."""
+
+    async def run() -> None:
+        factory = RelayFactory(tmp_path_factory.mktemp("relay"))
+        relay = factory.make(*((NO_ROUTES, TWO_KEYS) if has_two_keys else (CIRCUITS, "")), **STALLED)
+        if was_seen:
+            await relay.ask(body_of("bob"), client_key="bob", session_id="bobs")
+        before, number = route_for(relay, "bob"), 0
+        for answer, endpoint, session, times, pause_s, is_stream in steps:
+            await advance(pause_s)
+            answers(relay, ONES_OWN[answer], marker=b"alice")
+            for _ in range(times):
+                number += 1
+                await ask_badly(relay, number, endpoint, session if session < 40 else number, is_stream=is_stream)
+                assert route_for(relay, "bob") == before
+                assert route_for(relay, "bob", 0.0) == before
+        client = await relay.ask(body_of("bob"), client_key="bob", session_id="bobs")
+        assert (client.status, client.route, client.attempts) == (200, before[0], 1)
+        relay.check_closed()
+
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        runner.run(run())
