@@ -15,11 +15,12 @@ FINGERPRINT_BYTES = 8
 FIELDS = frozenset((
     "base64", "block", "blocks", "body", "budget_tokens", "bytes", "cache_control", "character", "characters",
     "citations", "container", "content", "context_management", "document", "effort", "field", "file", "file_id",
-    "header", "image", "inference_geo", "input", "input_schema", "json", "max_tokens", "mcp_servers", "media_type",
-    "message", "messages", "metadata", "model", "output_config", "output_format", "parameter", "parameters", "pdf",
-    "prompt", "role", "safeguards", "schema", "service_tier", "signature", "speed", "stop_sequences", "stream",
-    "system", "temperature", "text", "thinking", "thread", "token", "tokens", "tool", "tool_choice", "tool_result",
-    "tool_use", "tool_use_id", "tools", "top_k", "top_p", "url", "utf",
+    "grammar", "header", "image", "inference_geo", "input", "input_schema", "json", "max_tokens", "mcp_servers",
+    "media_type", "message", "messages", "metadata", "model", "output_config", "output_format", "parameter",
+    "parameters", "pdf", "prompt", "role", "safeguards", "schema", "service_tier", "signature", "speed",
+    "stop_sequences", "stream", "streaming", "system", "temperature", "text", "thinking", "thread", "token",
+    "tokens", "tool", "tool_choice", "tool_result", "tool_use", "tool_use_id", "tools", "top_k", "top_p", "url",
+    "utf",
 ))
 # fmt: on
 """What the Messages API's documentation calls the parts of a request."""

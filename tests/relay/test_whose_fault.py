@@ -182,6 +182,75 @@ async def test_no_answer_of_count_tokens_takes_messages_away(relays: RelayFactor
     assert (await relay.ask()).route == "anthropic"
 
 
+# -- wrong bodies
+
+WRONG = [
+    "messages.1.role: Input should be 'user' or 'assistant'",
+    "max_tokens: 200000 > 128000, which is the maximum allowed number of output tokens for this model",
+    "prompt is too long: 213462 tokens > 200000 maximum",
+    "Unexpected value(s) `effort-2025-11-24` for the `anthropic-beta` header.",
+    "context_management: Extra inputs are not permitted",
+    "The request body is not valid JSON",
+    "Could not process image",
+    "claude-opus-5-5 does not support this",
+    "Output blocked by content filtering policy",
+    "Streaming is required for operations that may take longer than 10 minutes",
+    "Grammar compilation timed out.",
+]
+
+
+@pytest.mark.parametrize("is_varied", [True, False], ids=["varied", "identical"])
+@pytest.mark.parametrize("words", WRONG)
+@pytest.mark.parametrize("in_a_stream", [False, True], ids=["400", "stream"])
+async def test_wrong_bodies_never_leave_for_another_provider(
+    relays: RelayFactory, words: str, *, is_varied: bool, in_a_stream: bool
+) -> None:
+    """A buggy script, alone on the proxy: it gets its error each time, and the next good request goes as ever."""
+    relay = relays.make(CIRCUITS)
+    failing = in_stream("invalid_request_error", words) if in_a_stream else error(400, "invalid_request_error", words)
+    answers(relay, failing, marker=b"wrong")
+    for number in range(12):
+        client = await relay.ask(body_of(f"wrong {number * is_varied}", stream=in_a_stream), client_key="script")
+        assert (client.status, client.route, client.attempts) == (400, "anthropic", 1)
+    assert (await relay.ask(client_key="script")).route == "anthropic"
+    assert set(sent_to(relay)) == {ANTHROPIC}
+
+
+async def test_wrong_bodies_in_words_that_nobody_knows_stay_while_others_use_the_route(relays: RelayFactory) -> None:
+    """With two accounts a second opinion is asked each time; no other provider ever is."""
+    relay = relays.make(NO_ROUTES, TWO_KEYS)
+    answers(relay, error(400, "invalid_request_error", "Certainly not."), marker=b"wrong")
+    await relay.ask(client_key="bob")
+    for number in range(12):
+        client = await relay.ask(body_of(f"wrong {number}"), client_key="script")
+        assert (client.status, client.json["error"]["message"]) == (400, "Certainly not.")
+    assert (await relay.ask(client_key="script")).route == "first"
+    assert set(sent_to(relay)) == {"https://first.test", "https://second.test"}
+
+
+async def test_wrong_bodies_without_a_second_account_stay_as_well(relays: RelayFactory) -> None:
+    """While others use the route, one client's errors are its own."""
+    only = relays.make(CIRCUITS)
+    answers(only, error(400, "invalid_request_error", "Certainly not."), marker=b"wrong")
+    await only.ask(client_key="bob")
+    for number in range(12):
+        assert (await only.ask(body_of(f"wrong {number}"), client_key="script")).status == 400
+    assert set(sent_to(only)) == {ANTHROPIC}
+
+
+async def test_an_account_closed_in_words_that_nobody_knows_is_left(relays: RelayFactory) -> None:
+    """After three bodies of two clients; it is tried again after a while, and a good answer brings it back."""
+    relay = relays.make(CIRCUITS)
+    answers(relay, error(400, "invalid_request_error", "Farewell."), ANTHROPIC)
+    for client_key, words in (("alice", "a"), ("alice", "b"), ("bob", "b")):  # two bodies
+        assert (await relay.ask(body_of(words), client_key=client_key)).status == 400
+    assert (await relay.ask(body_of("c"), client_key="bob")).status == 400
+    assert [(await relay.ask(client_key=key)).route for key in ("alice", "bob", "carol")] == ["zai"] * 3
+    recover(relay)
+    await advance(relay.settings.policy.credential_wait_ms / 1000 + 1)
+    assert [(await relay.ask(client_key=key)).route for key in ("alice", "bob")] == ["anthropic", "anthropic"]
+
+
 # -- one client's requests, and another client's route
 
 STALLED: dict[str, int] = {"first_byte_ms": 400, "idle_ms": 400, "hold_ms": 5_000}
