@@ -253,7 +253,7 @@ async def test_an_account_closed_in_words_that_nobody_knows_is_left(relays: Rela
 
 # -- one client's requests, and another client's route
 
-STALLED: dict[str, int] = {"first_byte_ms": 400, "idle_ms": 400, "hold_ms": 5_000}
+STALLED: dict[str, Any] = {"first_byte_ms": 400, "idle_ms": 400, "hold_ms": 5_000}
 ONES_OWN: dict[str, ScriptedResponse | UpstreamError] = {
     "a wrong field": error(400, "invalid_request_error", "messages.0.content: the account has been disabled"),
     "a value": error(400, "invalid_request_error", "Unexpected value `organization has been disabled`"),
@@ -296,12 +296,17 @@ PATHS = {"messages": "/v1/messages", "count_tokens": "/v1/messages/count_tokens"
 async def ask_badly(relay: RelayHarness, number: int, endpoint: str, session: int, *, is_stream: bool) -> None:
     """A request of the client that has only trouble; each has another body."""
     body = body_of(f"alice {'more ' * number}", stream=is_stream, model=MODEL if number % 5 else f"invented-{number}")
-    fields = {"client_key": "alice", "session_id": f"s{session}", "endpoint": endpoint, "deadline_ms": 60_000}
+    fields: dict[str, Any] = {
+        "client_key": "alice",
+        "session_id": f"s{session}",
+        "endpoint": endpoint,
+        "deadline_ms": 60_000,
+    }
     with suppress(ProxyError):
         await relay.ask(body, PATHS.get(endpoint, "/v1/organizations"), **fields)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, max_size=12), st.booleans(), st.booleans())
 def test_nothing_that_one_client_meets_moves_another(
     tmp_path_factory: pytest.TempPathFactory,
@@ -313,7 +318,8 @@ def test_nothing_that_one_client_meets_moves_another(
 
     async def run() -> None:
         factory = RelayFactory(tmp_path_factory.mktemp("relay"))
-        relay = factory.make(*((NO_ROUTES, TWO_KEYS) if has_two_keys else (CIRCUITS, "")), **STALLED)
+        variables, toml = (NO_ROUTES, TWO_KEYS) if has_two_keys else (CIRCUITS, "")
+        relay = factory.make(variables, toml, **STALLED)
         if was_seen:
             await relay.ask(body_of("bob"), client_key="bob", session_id="bobs")
         before, number = route_for(relay, "bob"), 0
