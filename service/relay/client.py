@@ -46,8 +46,8 @@ class ClientRequest(Struct, kw_only=True):
         that hold such a key. `only_routes` are the owner's routes that the client's key may use, empty: all. `chain`:
         all routes that the client may use, in order. `base_url` is this proxy as the client sees it.
     session
-        `mid_turn`: the last message brings results of tools. `last_served` gave the session its last answer, None where
-        that is unknown or doesn't matter.
+        `mid_turn`: the last message brings results of tools. `session_key` is what the session's place is known by, ""
+        where that doesn't matter; `last_served` gave it its last answer, None if that is unknown.
     resources
         `resource_ids` are named by path or body, `names_in_path`: the path names one. `owner` is whose resources the
         request may use, None where nobody has to say who they are; `shared`: there are other owners, so that a resource
@@ -75,6 +75,7 @@ class ClientRequest(Struct, kw_only=True):
     dropped_messages: int = 0
     session_id: str = ""
     mid_turn: bool = False
+    session_key: str = ""
     last_served: LastServed | None = None
     resource_ids: tuple[str, ...] = ()
     names_in_path: bool = False

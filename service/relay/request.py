@@ -157,7 +157,7 @@ class Relay:
                 outcome = await self._handle_failure(request, plan, outcome, outcome.failure, response)
             else:
                 plan.advance(AttemptResult(self.clock.now_ms()))
-                if self._planner.sessions and request.session_id:
+                if self._planner.sessions and request.session_key:
                     await self._planner.sessions.note_served(request, outcome)
             plan.outcomes.append(outcome)
         finally:

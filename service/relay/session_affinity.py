@@ -24,24 +24,25 @@ class SessionAffinity:
         self._watcher = watcher
 
     async def last_served(self, request: ClientRequest) -> LastServed | None:
-        """What gave the request's session its last answer; None if nothing did, or if there is no choice of routes.
+        """What gave the request's session its last answer; None if nothing did. Without a choice of routes the request
+        gets no session key either.
 
         Redis is asked only where another replica may have served the session.
         """
         if not has_choice(request):
             return None
-        key, since_ms = session_key(request), self._clock.now_ms() - SESSION_TTL_S * 1000
+        request.session_key = key = session_key(request)
+        since_ms = self._clock.now_ms() - SESSION_TTL_S * 1000
         home = self._resources.cached(key, since_ms)
         if self._watcher.redis_up and not (home and self._watcher.replicas == 1):
             home = await self._resources.moved_to(key, since_ms)
         return last_served_of(home) if home else None
 
     async def note_served(self, request: ClientRequest, outcome: AttemptOutcome) -> None:
-        """Remember that the attempt has served the session, whose caches are there from now on."""
-        if has_choice(request):
-            plan = outcome.plan
-            home = ResourceHome(plan.route.id, plan.attempt_id, f"{outcome.account} {plan.model}")
-            await self._resources.move(session_key(request), home, SESSION_TTL_S)
+        """Remember that the attempt has served the request's session, whose cache is there from now on."""
+        plan = outcome.plan
+        home = ResourceHome(plan.route.id, plan.attempt_id, f"{outcome.account} {plan.model}")
+        await self._resources.move(request.session_key, home, SESSION_TTL_S)
 
 
 def has_choice(request: ClientRequest) -> bool:

@@ -165,6 +165,8 @@ def rank(request: RoutingRequest, chain: Sequence[Route], view: View, policy: Po
 def with_session_first(usable: list[Candidate], request: RoutingRequest) -> list[Candidate]:
     """Move the session's last route to the front: for its caches if it serves the same model, and in the middle of a
     turn whatever it serves."""
+    if usable and usable[0].route.id == request.session_route:
+        return usable
     home = next((candidate for candidate in usable if candidate.route.id == request.session_route), None)
     if home is None:
         return usable
