@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from service.fleet.clock import Clock
 from service.fleet.outbox import Outbox
 from service.fleet.resource_index import ID_CHARS, ResourceHome, ResourceIndex
-from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated, TokenCounts
+from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated
 from service.ledger.ids import derived_id, ended_id, time_of_id_ms
 from service.ledger.model_names import bounded_name
 from service.ledger.price import PriceList, cost_nusd
@@ -21,7 +21,7 @@ from service.protocol.redaction import redact
 from service.providers.error_facts import windows_of
 from service.relay.attempt import NO_TOKENS, AttemptOutcome, AttemptPlan
 from service.relay.attempt_log import log_failure
-from service.relay.client import ClientRequest, EndedAttempt
+from service.relay.client import ClientRequest, EndedAttempt, LastServed
 from service.relay.session_affinity import move_of
 from service.routing.error_words import Fingerprints
 from service.routing.failure import Failure
@@ -29,6 +29,7 @@ from service.routing.rank import MODEL_ENDPOINTS
 from service.settings import Settings
 
 NO_FAILURE = Failure(kind="", scope="")
+NO_MOVE = ("", "", 0)
 
 
 class AttemptRecorder:
@@ -67,7 +68,7 @@ class AttemptRecorder:
 
     def _ended_event(self, request: ClientRequest, outcome: AttemptOutcome, *, final: bool) -> AttemptEnded:
         plan, tokens = outcome.plan, outcome.tokens
-        moved_from, lost = move_of(request.last_served, outcome) if request.last_served else ("", "")
+        moved_from, lost, cost_of_move = self._move(request.last_served, outcome) if request.last_served else NO_MOVE
         now_ms = outcome.ended_ms or self._clock.now_ms()
         failure = outcome.failure if outcome.failure and outcome.result == "failed" else NO_FAILURE
         words, body = self._fingerprints_of(request, outcome, failure) if failure.kind else ("", "")
@@ -106,13 +107,18 @@ class AttemptRecorder:
             body=body,
             moved_from=moved_from,
             lost=lost,
-            move_cost_nusd=self._read_anew_nusd(plan, tokens) if lost else 0,
+            move_cost_nusd=cost_of_move,
             opinion=outcome.opinion,
         )
 
-    def _read_anew_nusd(self, plan: AttemptPlan, tokens: TokenCounts) -> int:
-        """The price of the prompt without what a cache had of it; 0 for a model without a price."""
-        return cost_nusd(replace(tokens, output=0, cache_read=0), plan.model, self._settings.prices) or 0
+    def _move(self, last: LastServed, outcome: AttemptOutcome) -> tuple[str, str, int]:
+        """What the move of a session lost, and the price of its prompt without what a cache had of it; 0 for a model
+        without a price."""
+        moved_from, lost = move_of(last, outcome)
+        if not lost:
+            return moved_from, lost, 0
+        read_anew = replace(outcome.tokens, output=0, cache_read=0)
+        return moved_from, lost, cost_nusd(read_anew, outcome.plan.model, self._settings.prices) or 0
 
     def _fingerprints_of(self, request: ClientRequest, outcome: AttemptOutcome, failure: Failure) -> tuple[str, str]:
         """Fingerprints of an error that no rule knows, and of the request that met it or timed out; "" for others."""
