@@ -209,6 +209,36 @@ async def test_redis_is_asked_only_where_its_answer_may_matter(
     assert found == asks
 
 
+class SharedValues:
+    """As much of Redis as sessions need."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    async def get(self, key: str) -> bytes | None:
+        return self.values.get(key)
+
+    async def set(self, key: str, value: str, **_: Any) -> None:
+        self.values[key] = value.encode()
+
+
+async def test_several_proxies_agree_where_a_session_is(relays: RelayFactory) -> None:
+    """Also when one of them saw it elsewhere before: what tools bring goes where they were called."""
+    shared: Any = SharedValues()
+    one, other = relays.make(), relays.make()
+    for relay in (one, other):
+        relay.resources._redis = shared
+        relay.watcher.redis_up, relay.watcher.replicas = True, 2
+    assert await turn(one) == "anthropic"
+    other.upstream.script(DOWN)
+    assert await turn(other) == "zai"
+    assert await turn(one, mid_turn=True) == "zai"
+    assert await turn(one) == "anthropic"
+    assert await turn(other, mid_turn=True) == "anthropic"
+    assert moves(one) == [("", ""), ("", ""), ("zai", "cache")]
+    assert moves(other) == [("anthropic", "cache"), ("", "")]
+
+
 @pytest.mark.parametrize("failure", [DOWN, UpstreamError("connect", "refused")], ids=["500", "refused"])
 @pytest.mark.parametrize("others", [0, 1, 10], ids=["alone", "with one other", "in a team"])
 @pytest.mark.parametrize("begin_s", [20, 27, 35])
