@@ -34,9 +34,12 @@
        |- HomeUnknown             503  api_error   (the index of resources is away)
        |- AllThrottled            429  rate_limit_error
        `- Unreachable             502  api_error   (every attempt failed before an answer)
+          `- ProviderFailed                        (a provider's error in our words: status and type are its own)
 
 An upstream's own error is no exception here: it is an outcome, and what the client sees of it is the plan's verdict.
 """
+
+from collections.abc import Sequence
 
 
 class ProxyError(Exception):
@@ -49,6 +52,8 @@ class ProxyError(Exception):
     type = "api_error"
     should_retry: bool | None = None
     """`x-should-retry`: tells a client if a retry makes sense; None omits it."""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """Headers of a provider's response that are passed on with it."""
 
     def __init__(
         self, message: str, *, retry_after_s: int | None = None, details: dict[str, str] | None = None
@@ -258,3 +263,7 @@ class Unreachable(NoRoute):
     """Every attempt failed before a response."""
 
     status = 502
+
+
+class ProviderFailed(Unreachable):
+    """A provider's error in the proxy's words. Status, type and headers are the provider's."""

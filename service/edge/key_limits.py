@@ -24,7 +24,7 @@ from service.ledger.state import ClientKey
 from service.ledger.wire import CONTROL
 from service.protocol.body_survey import LARGE_BYTES
 from service.relay import ClientRequest
-from service.relay.client_errors import format_time
+from service.relay.plain_words import format_time
 from service.routing.failover import AdmissionDenied
 from service.routing.keys import KeyReading, allows_model, read_key
 from service.routing.view import View

@@ -122,8 +122,8 @@ def with_default_headers(app: ASGIApp) -> ASGIApp:
 
 
 def error_headers(error: ProxyError) -> list[tuple[bytes, bytes]]:
-    """Return the retry headers of an error."""
-    headers = []
+    """Return an error's own headers: those about retries, and what it passes on from a provider."""
+    headers = list(error.headers)
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if error.should_retry is not None:

@@ -15,6 +15,7 @@ from service.errors import (
     KeyForbids,
     KeySpent,
     KeysUnknown,
+    ProviderFailed,
     ProxyError,
     Stopping,
 )
@@ -52,11 +53,16 @@ def verdict_of(reply: AsgiResponseWriter, error: ProxyError | None) -> tuple[str
         return "provider_error", ""
     if not reply.ended:
         return "aborted", ""
-    if reply.status == 429:
-        return "throttled", ""
-    if reply.status >= 500:
-        return "provider_error", ""
-    return ("client_error" if reply.status >= 400 else "ok"), ""
+    return verdict_of_status(reply.status), ""
+
+
+def verdict_of_status(status: int) -> str:
+    """Return the verdict of a provider's complete response."""
+    if status == 429:
+        return "throttled"
+    if status >= 500:
+        return "provider_error"
+    return "client_error" if status >= 400 else "ok"
 
 
 def verdict_of_error(error: ProxyError) -> tuple[str, str]:
@@ -66,4 +72,6 @@ def verdict_of_error(error: ProxyError) -> tuple[str, str]:
         return "refused", reason
     if isinstance(error, AllThrottled):
         return "throttled", ""
+    if isinstance(error, ProviderFailed):
+        return verdict_of_status(error.status), ""
     return ("client_error" if isinstance(error, ClientError) else "provider_error"), ""

@@ -70,7 +70,7 @@ class ErrorFacts(Struct, frozen=True):
 
     `error_code` is Anthropic's `details.error_code` or Z.AI's number as text. `retry_after_ms` is how long to wait,
     `reset_at_ms` when the named limit ends. `unified_status` and `claim` are a subscription's: the word for all
-    windows together, and the window that it is about.
+    windows together, and the window that it is about. `is_page`: it is a web page or plain text, no JSON.
     """
 
     status: int
@@ -84,6 +84,7 @@ class ErrorFacts(Struct, frozen=True):
     claim: str = ""
     request_id: str = ""
     windows: dict[str, Window] = {}
+    is_page: bool = False
 
 
 def error_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) -> ErrorFacts:
@@ -107,6 +108,7 @@ def error_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) -> 
         claim=known.get(UNIFIED + "representative-claim", "")[:40],
         request_id=(known.get("request-id") or text(fields.get("request_id")))[:80],
         windows=windows_of(headers),
+        is_page=bool(raw_message) and not fields,
     )
 
 
@@ -126,6 +128,7 @@ def facts_for(answer: ErrorFacts, route: Route, model: str, now_ms: int) -> Fact
         dialect=route.provider.dialect,
         provider=route.provider.id,
         model=model,
+        is_page=answer.is_page,
     )
 
 

@@ -12,6 +12,7 @@ from service.telemetry.log import LogEvent, Sentence
 log = logging.getLogger("ccproxy.relay")
 
 STARTED = "→ {route_title} {method} {path}"
+UNANSWERED = "  no route answered | {detail}"
 MODEL_MAPPED = "  model remap: {model_asked} → {model}"
 
 
@@ -71,3 +72,11 @@ def log_failure(request: ClientRequest, plan: AttemptPlan, ended: AttemptEnded) 
     """← Anthropic 529 | overloaded | Overloaded"""
     event = FailureLogEvent(route=plan.route, attempt=plan.attempt.number, ended=ended)
     log.warning(event, extra={"request": request.request_id})
+
+
+def log_unanswered(request: ClientRequest, verdict: str, detail: str) -> None:
+    """no route answered | anthropic: Overloaded; zai: connection refused"""
+    values = {"verdict": verdict, "detail": detail}
+    log.warning(
+        Sentence(name="request.unanswered", template=UNANSWERED, values=values), extra={"request": request.request_id}
+    )

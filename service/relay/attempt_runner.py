@@ -196,8 +196,8 @@ class AttemptRunner:
         if outcome.recorded:
             return outcome
         outcome = await self._record_end(request, progress, outcome)
-        if outcome.is_event_stream:
-            await response.end(error_event(outcome))
+        if outcome.is_event_stream and outcome.failure:
+            await response.end(error_event(request, outcome.plan.route, outcome.failure))
         return outcome
 
     async def _abort(self, request: ClientRequest, progress: AttemptProgress) -> None:

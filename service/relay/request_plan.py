@@ -16,7 +16,7 @@ from service.ledger.events import Opinion
 from service.protocol.token_estimate import is_short, least_tokens
 from service.relay.attempt import AttemptOutcome
 from service.relay.client import READS, ClientRequest
-from service.relay.client_errors import describe_attempts, no_route, uncounted
+from service.relay.client_errors import no_provider, uncounted
 from service.relay.ownership import home_of
 from service.relay.session_affinity import SessionAffinity
 from service.routing.context import smallest_context_tokens, smallest_on
@@ -45,7 +45,7 @@ class RequestPlan:
         self.deadline_s = deadline_s
         """Of the event loop's time."""
         self.outcomes = list[AttemptOutcome]()
-        self.denied: dict[str, str] = {}
+        self.denied: dict[str, AdmissionDenied] = {}
         """Why routes did not admit the request, by their ids."""
         self.held: AttemptOutcome | None = None
         """The outcome on which a second opinion is asked, which is recorded once that is there."""
@@ -68,7 +68,7 @@ class RequestPlan:
     def deny(self, denied: AdmissionDenied, now_ms: int) -> None:
         """The next attempt is not admitted."""
         if self.attempt:
-            self.denied[self.attempt.candidate.route.id] = denied.reason
+            self.denied[self.attempt.candidate.route.id] = denied
         self.advance(AttemptResult(now_ms, refusal=denied))
 
     def is_last(self, route: Route) -> bool:
@@ -118,11 +118,9 @@ class RequestPlanner:
         request.chain = chain = self._chain(request)
         if [route for route in chain if not route.off]:
             return
-        off = [Candidate(route, skip_reason="off", reason=route.off or "") for route in chain]
-        summary = describe_attempts((), off, {})
         if request.endpoint == "count_tokens" and chain:
-            raise uncounted(request, summary)
-        raise no_route(request, off, summary)
+            raise uncounted(request)
+        raise no_provider(request, is_owner=not self._settings.asks_for_keys)
 
     async def plan(self, request: ClientRequest) -> RequestPlan:
         """The plan of a request whose access was checked. Raises ProxyError for a resource that it may not use."""
@@ -162,6 +160,7 @@ class RequestPlanner:
             return replace(attempt, candidate=now)
         if now.skip_reason in SOFT_REASONS and not plan.outcomes:
             return attempt  # nothing was tried yet: an open circuit may be all that is left
+        plan.candidates = [now if candidate.route == now.route else candidate for candidate in plan.candidates]
         return AdmissionDenied("passed_over", now.reason, now.until_ms if now.skip_reason in WAITING else 0)
 
     def _chain(self, request: ClientRequest) -> tuple[Route, ...]:

@@ -11,12 +11,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from service.fleet.clock import Clock
+from service.protocol.sse import EMPTY_LINE
 from service.protocol.tap import StreamTap
 from service.protocol.usage_estimate import stream_tokens
 from service.relay.attempt import AttemptFailed, FinalPart, UpstreamExchange
 from service.relay.classifier import FailureClassifier
 from service.relay.client import ResponseWriter
-from service.relay.client_errors import redacted
+from service.relay.client_errors import error_event, is_in_shape, redacted
 from service.routing.failure import Failure
 from service.settings import Timeouts
 
@@ -137,10 +138,18 @@ class StreamRelay:
         failure = None
         if tap.error:
             failure = self._classifier.classify_stream_error(exchange, tap.error)
+            if not is_in_shape(tap.error.data):
+                rest = before_event(rest, tap.error.data) + error_event(exchange.request, exchange.plan.route, failure)
             rest = redacted(rest, exchange.credential)
         threads = (tap.message_id,) if exchange.request.threaded else ()
         created = tuple(filter(None, (*threads, tap.container_id, *tap.file_ids)))
         return FinalPart(rest, failure=failure, resource_ids=created)
+
+
+def before_event(events: bytes, data: bytes) -> bytes:
+    """The whole events before the one with this data; none if it can't be found."""
+    ends = [match.end() for match in EMPTY_LINE.finditer(events, 0, max(0, events.rfind(data)))]
+    return events[: ends[-1]] if ends else b""
 
 
 def bad_answer(message: str) -> AttemptFailed:

@@ -6,8 +6,10 @@ Not here: which of these it is (`routing.failover`), or its message (`client_err
 from service.errors import ProxyError
 from service.fleet.clock import Clock
 from service.relay.attempt import AttemptOutcome
+from service.relay.attempt_log import log_unanswered
 from service.relay.client import ClientRequest, ResponseWriter, content_length
 from service.relay.client_errors import (
+    all_failed,
     describe_attempts,
     is_anthropic_error,
     no_route,
@@ -18,15 +20,20 @@ from service.relay.client_errors import (
     uncounted,
     unreachable,
 )
+from service.relay.plain_words import reasons_of, sentence
 from service.relay.request_plan import RequestPlan
 from service.relay.responses import HeaderList, response_headers
-from service.routing.failover import Verdict
+from service.routing.failover import Verdict, VerdictKind
 from service.routing.rank import MODEL_ENDPOINTS
 from service.settings import Settings
 
 REFUSED = frozenset((401, 403))
 NO_RETRY = (b"x-should-retry", b"false")
 JSON_HEADER = (b"content-type", b"application/json")
+
+
+ROUTES_FAULTS = frozenset(("route", "provider", "model"))
+"""Scopes of failures that say nothing about the request: the client is told of all routes."""
 
 
 class VerdictResponse:
@@ -43,28 +50,40 @@ class VerdictResponse:
             raise self._own_error(request, plan, verdict)
         outcome = plan.outcomes[verdict.number - 1]
         response.route = outcome.plan.route.id
-        if not is_anthropic_error(request, outcome):
-            raise provider_error(outcome)
+        head = self._head(outcome, is_model=request.endpoint in MODEL_ENDPOINTS)
+        if error := self._reworded(request, plan, outcome):
+            error.headers = [(name, value) for name, value in head if not name.startswith(b"content-")]
+            raise error
         body = redacted(outcome.body, outcome.credential)
-        await response.start(
-            outcome.shown_status,
-            [*self._head(outcome, is_model=request.endpoint in MODEL_ENDPOINTS), content_length(body)],
-        )
+        await response.start(outcome.shown_status, [*head, content_length(body)])
         await response.end(body)
+
+    def _reworded(self, request: ClientRequest, plan: RequestPlan, outcome: AttemptOutcome) -> ProxyError | None:
+        """The provider's error in our words: when all routes have failed, and when it is not in Anthropic's shape."""
+        if is_routes_failure(request, outcome):
+            return all_failed(outcome, self._sentence(request, plan, "relayed"))
+        return None if is_anthropic_error(request, outcome) else provider_error(request, outcome)
 
     def _own_error(self, request: ClientRequest, plan: RequestPlan, verdict: Verdict) -> ProxyError:
         """The error for a request that was not answered by any route."""
-        summary = describe_attempts(plan.outcomes, plan.candidates, plan.denied)
+        message = self._sentence(request, plan, verdict.kind, verdict.until_ms)
         is_uncounted = all(outcome.failure and outcome.failure.kind == "bad_answer" for outcome in plan.outcomes)
         if request.endpoint == "count_tokens" and is_uncounted:
-            return uncounted(request, summary)
+            return uncounted(request)
         if verdict.kind == "too_large":
             return prompt_too_long(plan.candidates)
         if verdict.kind == "throttled":
-            return throttled(verdict.until_ms, self._clock.now_ms(), summary)
+            return throttled(verdict.until_ms, self._clock.now_ms(), message)
         if verdict.kind == "no_route":
-            return no_route(request, plan.candidates, summary)
-        return unreachable(plan.outcomes, summary)
+            return no_route(request, plan.candidates, message)
+        return unreachable(plan.outcomes, message)
+
+    def _sentence(self, request: ClientRequest, plan: RequestPlan, verdict: VerdictKind, until_ms: int = 0) -> str:
+        """Why no route has answered, in words for people; the log gets the details."""
+        log_unanswered(request, verdict, describe_attempts(plan.outcomes, plan.candidates, plan.denied))
+        now_ms = self._clock.now_ms()
+        reasons = reasons_of(request, plan.outcomes, plan.candidates, plan.denied, now_ms)
+        return sentence(request, reasons, until_ms, now_ms)
 
     def _head(self, outcome: AttemptOutcome, *, is_model: bool) -> HeaderList:
         """The headers of a provider's error; one that came inside a stream becomes JSON. What another endpoint may not
@@ -78,3 +97,10 @@ class VerdictResponse:
         if outcome.shown_status == outcome.status:
             return head
         return [*((name, value) for name, value in head if name != b"content-type"), JSON_HEADER]
+
+
+def is_routes_failure(request: ClientRequest, outcome: AttemptOutcome) -> bool:
+    """Whether an error is about the owner's routes; the client's own credential, and what is no message, get the
+    provider's words."""
+    is_owners = request.endpoint in MODEL_ENDPOINTS and outcome.plan.route.auth != "client"
+    return is_owners and outcome.failure is not None and outcome.failure.scope in ROUTES_FAULTS

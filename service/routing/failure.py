@@ -36,7 +36,7 @@ class Facts(Struct, frozen=True):
 
     `status` 0: no response, or an error inside a stream. `retry_at_ms` and `reset_at_ms` are Unix time, 0 if none was
     named: the end of the requested wait, and of the named limit. `unified_status` and `claim` are a subscription's;
-    `model` is the one that was sent.
+    `model` is the one that was sent. `is_page`: it is a web page or plain text, no JSON.
     """
 
     status: int = 0
@@ -51,6 +51,7 @@ class Facts(Struct, frozen=True):
     dialect: Dialect = "anthropic"
     provider: str = ""
     model: str = ""
+    is_page: bool = False
 
     @property
     def named_ms(self) -> int:
@@ -123,7 +124,7 @@ def fits(rule: FailureRule, facts: Facts, words: str, spent_words: frozenset[str
 
 def says(rule: FailureRule, facts: Facts, words: str) -> bool:
     """True if an error's type and words are those of a rule."""
-    if rule.empty and (facts.message or facts.error_type):
+    if not has_form(rule, facts):
         return False
     is_of_type = is_among(facts.error_type, rule.types) or is_among(facts.error_code, rule.types)
     return is_of_type and has_any(rule.words, words) and has_any(rule.also, words)
@@ -145,6 +146,12 @@ def is_among(value: str, values: tuple[str, ...]) -> bool:
 def has_any(words: tuple[str, ...], message: str) -> bool:
     """True if the message (in lower case) contains one of the words; no words accept all."""
     return not words or any(word.lower() in message for word in words)
+
+
+def has_form(rule: FailureRule, facts: Facts) -> bool:
+    """True if the response is empty, or a page, where the rule asks for that."""
+    is_empty = not (facts.message or facts.error_type)
+    return (is_empty or not rule.empty) and (facts.is_page or not rule.page)
 
 
 def unified_word(facts: Facts, spent_words: frozenset[str]) -> str:

@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
-from service.ledger.events import Endpoint, TokenCounts
+from service.ledger.events import Endpoint, FailureKind, TokenCounts
 from service.ledger.fold import HOUR_MS
 from service.ledger.state import RouteLedger, Usage, Wait, WindowTold
 from service.routing.evidence import Evidence, seen_lately
@@ -60,7 +60,8 @@ class QuotaReading(Struct, frozen=True):
 class WaitReading(Struct, frozen=True):
     """An active wait: its scope, end and reason. `holds` is a substring of its models, "" for all.
 
-    `account` ("": unknown) and `endpoint`, a class of endpoints, are whose it is.
+    `account` ("": unknown) and `endpoint`, a class of endpoints, are whose it is; `kind` and `status` are those of the
+    failure that it began with.
     """
 
     scope: str
@@ -69,6 +70,8 @@ class WaitReading(Struct, frozen=True):
     holds: str = ""
     account: str = ""
     endpoint: Endpoint = "messages"
+    kind: FailureKind = ""
+    status: int = 0
 
     def concerns(self, model: str) -> bool:
         """True if it blocks requests for this model."""
@@ -213,7 +216,7 @@ def all_waits(
     for window in read_windows(ledger, policy, now_ms, reset_ms, account=account):
         if window.state == "spent":
             reason = f"window {window.name} {window.status}"
-            yield WaitReading("quota", window.resets_at_ms, reason, window.holds, window.account)
+            yield WaitReading("quota", window.resets_at_ms, reason, window.holds, window.account, kind="quota")
 
 
 def read_requested(
@@ -226,7 +229,9 @@ def read_requested(
         is_over = wait.at_ms <= reset_ms or until_ms <= now_ms
         if not is_over and wait.endpoint == endpoint and is_of_account(wait.account, account):
             reason = f"{wait.kind} {wait.status or ''}".strip()
-            yield WaitReading(scope, until_ms, reason, wait.holds, wait.account, wait.endpoint)
+            yield WaitReading(
+                scope, until_ms, reason, wait.holds, wait.account, wait.endpoint, kind=wait.kind, status=wait.status
+            )
 
 
 def read_refusals(

@@ -26,7 +26,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from service.ledger.events import Endpoint
+from service.ledger.events import Endpoint, FailureKind
 from service.ledger.fold import HOUR_MS
 from service.ledger.model_names import is_of
 from service.ledger.state import ControlLedger, RouteLedger
@@ -101,7 +101,8 @@ class Candidate(Struct, frozen=True):
 
     `without_thinking`: thinking blocks are left out, since the provider refused a signature. `probe`: its circuit is
     half open. `deprioritized`: other routes go first, since its quota is nearly spent or it has only just recovered.
-    `quota` is its weekly limit, where it has one, `open_attempts` the number of attempts in progress.
+    `quota` is its weekly limit, where it has one, `open_attempts` the number of attempts in progress. `wait_kind` and
+    `wait_status` are those of the failure for which it waits.
     """
 
     route: Route
@@ -114,6 +115,8 @@ class Candidate(Struct, frozen=True):
     deprioritized: bool = False
     quota: QuotaReading | None = None
     open_attempts: int = 0
+    wait_kind: FailureKind = ""
+    wait_status: int = 0
 
     @property
     def usable(self) -> bool:
@@ -388,7 +391,15 @@ def waiting(check: RouteCheck) -> Candidate:
     wait = check.wait
     assert wait is not None  # noqa: S101 - the rule applies when there is one
     why: SkipReason = "refused" if wait.scope == REFUSED else "waiting"
-    return Candidate(check.route, check.model or "", why, wait.reason, wait.until_ms)
+    return Candidate(
+        check.route,
+        check.model or "",
+        why,
+        wait.reason,
+        wait.until_ms,
+        wait_kind=wait.kind,
+        wait_status=wait.status,
+    )
 
 
 def circuit_open(check: RouteCheck) -> Candidate:

@@ -33,10 +33,10 @@ class FailureRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
 
     `status` has numbers and ranges such as "500-599"; 0 is an error inside a stream, which has none. `types` may end in
     a star. `words`: the message contains one of them, in any case; `also`: one of these as well. `empty`: the response
-    says nothing at all. `unified`: a subscription's status of all windows means spent, or not. `wait`: the response
-    names no wait, or a long one. `window` is the quota window that such a response reports as spent. `proven` false: it
-    is not known whose fault it is, so that another route of the model's family is tried. `refresh`: a rejected token is
-    worth renewing, once. `source` is where the fact was found.
+    says nothing at all; `page`: it is a web page or plain text, no JSON. `unified`: a subscription's status of all
+    windows means spent, or not. `wait`: the response names no wait, or a long one. `window` is the quota window that
+    such a response reports as spent. `proven` false: it is not known whose fault it is, so that another route of the
+    model's family is tried. `refresh`: a rejected token is worth renewing, once. `source` is where the fact was found.
     """
 
     kind: FailureKind
@@ -54,6 +54,7 @@ class FailureRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     should_retry: bool | None = None
     wait: NamedWait = ""
     empty: bool = False
+    page: bool = False
     window: Annotated[str, Meta(max_length=40, pattern="^[a-z0-9_-]*$")] = ""
     proven: bool = True
     refresh: bool = False

@@ -47,7 +47,7 @@ async def test_a_slot_that_stays_taken_is_a_429(server: Server, anthropic: FakeP
     await under_way(anthropic)
     second = await served.ask(ASK)
     assert (second.status_code, second.headers["retry-after"], second.headers["x-should-retry"]) == (429, "1", "true")
-    assert "all slots in use" in second.json()["error"]["message"]
+    assert "is busy with other requests; try again in 1 second, at " in second.json()["error"]["message"]
     assert len(anthropic.requests) == 1
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)

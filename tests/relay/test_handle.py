@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.errors import AllThrottled, BadClientKey, NoRoute, NotFound, PromptTooLong, Unreachable
+from service.errors import AllThrottled, BadClientKey, NoRoute, NotFound, PromptTooLong, ProviderFailed, Unreachable
 from service.http1.upstream import UpstreamError
 from service.ledger.events import AttemptStarted, RouteDisabled
 from tests.support.fake_upstream import FOREVER, MESSAGE, ScriptedResponse, error, reply, stream
@@ -197,7 +197,9 @@ async def test_a_client_that_leaves_during_a_refresh_is_recorded(relays: RelayFa
     assert (end.outcome, end.kind, end.scope, end.final) == ("failed", "credential", "", True)
 
 
-async def test_a_route_without_a_credential_is_never_asked(relays: RelayFactory) -> None:
+async def test_a_route_without_a_credential_is_never_asked(
+    relays: RelayFactory, caplog: pytest.LogCaptureFixture
+) -> None:
     relay = relays.make()
     relay.credentials.missing["anthropic"] = "log in again"
     client = await relay.ask(ASK)
@@ -206,7 +208,8 @@ async def test_a_route_without_a_credential_is_never_asked(relays: RelayFactory)
     relay.credentials.missing["zai"] = "no key"
     with pytest.raises(Unreachable) as raised:
         await relay.ask(ASK)
-    assert "anthropic: log in again; zai: no key" in raised.value.message
+    assert "Anthropic does not accept the API key and Z.AI does not accept the API key;" in raised.value.message
+    assert "anthropic: log in again; zai: no key" in caplog.text
 
 
 THINKING = ASK | {
@@ -368,7 +371,7 @@ async def test_a_route_that_stays_full_is_not_waited_for_for_long(relays: RelayF
     await advance(0.1)
     with pytest.raises(AllThrottled) as raised:
         await relay.ask(ASK)
-    assert "one: all slots in use" in raised.value.message
+    assert "Anthropic is busy with other requests; try again in 1 second, at " in raised.value.message
     await first
 
 
@@ -383,7 +386,7 @@ async def test_a_route_that_is_disabled_meanwhile_is_left_out(relays: RelayFacto
     await relay.outbox.append("control", disabled)
     with pytest.raises(Unreachable) as raised:
         await task
-    assert "zai: disabled: for repair" in raised.value.message
+    assert "Anthropic did not answer in time and Z.AI is switched off; try again in a moment" in raised.value.message
     assert len(relay.upstream.sent) == 1
 
 
@@ -426,10 +429,10 @@ async def test_a_quoted_credential_is_not_shown(relays: RelayFactory) -> None:
 async def test_an_error_in_another_shape_is_put_into_anthropics(relays: RelayFactory, body: bytes) -> None:
     relay = relays.make(ONLY_ANTHROPIC)
     relay.upstream.script(reply(body, 500))
-    with pytest.raises(Unreachable) as raised:
+    with pytest.raises(ProviderFailed) as raised:
         await relay.ask(ASK)
     assert (raised.value.status, raised.value.type) == (500, "api_error")
-    assert "answered with status 500" in raised.value.message
+    assert "Anthropic had an internal error; try again in a moment" in raised.value.message
 
 
 @pytest.mark.parametrize(("wait_s", "should_retry"), [(30, True), (7_200, False)])
@@ -476,14 +479,17 @@ async def test_when_every_route_fails_the_error_names_each(relays: RelayFactory)
     relay.upstream.script(UpstreamError("connect", "refused"), UpstreamError("reset", "broken"))
     with pytest.raises(Unreachable) as raised:
         await relay.ask(STREAM)
-    assert raised.value.message.startswith("all routes failed: anthropic: refused; zai: broken")
+    assert raised.value.message.startswith(
+        "No provider can answer this request: Anthropic could not be reached and Z.AI broke off the connection; "
+    )
 
 
 async def test_a_providers_overload_is_shown_when_every_route_fails(relays: RelayFactory) -> None:
     relay = relays.make()
     relay.upstream.script(stream(STREAM_ERROR), stream(STREAM_ERROR))
-    client = await relay.ask(STREAM)
-    assert (client.status, client.json["error"]) == (529, {"type": "overloaded_error", "message": "busy"})
+    with pytest.raises(ProviderFailed) as raised:
+        await relay.ask(STREAM)
+    assert (raised.value.status, raised.value.type) == (529, "overloaded_error")
 
 
 async def test_a_prompt_that_no_model_holds_is_refused_unasked(relays: RelayFactory) -> None:
@@ -508,7 +514,7 @@ async def test_a_request_that_no_route_takes_is_refused(relays: RelayFactory) ->
     await relay.outbox.append("control", disabled)
     with pytest.raises(NoRoute) as raised:
         await relay.ask(ASK)
-    assert "anthropic: disabled" in raised.value.message
+    assert "Anthropic is switched off; trying again won't help until that changes" in raised.value.message
 
 
 async def test_tokens_that_nobody_counts_are_a_404(relays: RelayFactory) -> None:
@@ -538,7 +544,7 @@ async def test_an_upload_is_sent_once(relays: RelayFactory) -> None:
     relay.upstream.script(UpstreamError("stale_socket", "closed"))
     with pytest.raises(Unreachable) as raised:
         await relay.ask(b"", "/v1/files", upload=parts_of(b"ab"), **upload)
-    assert "an upload can't be sent twice" in raised.value.message
+    assert "Anthropic broke off the connection; " in raised.value.message
     assert len(relay.upstream.sent) == 2
 
 

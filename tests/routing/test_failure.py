@@ -271,10 +271,11 @@ def example(rule: FailureRule) -> Facts:
         status=int(str(first).partition("-")[0]),
         error_type=rule.types[0] if rule.types else "",
         error_code=rule.codes[0] if rule.codes else "",
-        message=" ".join((*rule.words[:1], *rule.also[:1])),
+        message="a page" if rule.page else " ".join((*rule.words[:1], *rule.also[:1])),
         retry_at_ms=NOW_MS + LONG_WAIT_MS + 1 if rule.wait == "long" else 0,
         should_retry=rule.should_retry,
         unified_status={"": "", "spent": "rejected", "open": "allowed"}[rule.unified],
+        is_page=rule.page,
         dialect=rule.dialects[0] if rule.dialects else "anthropic",
     )
 

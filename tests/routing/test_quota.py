@@ -233,7 +233,8 @@ def test_the_wait_that_ends_last_is_the_routes() -> None:
     waits = {
         scope: Wait(at_ms=NOW_MS - 1, until_ms=NOW_MS + end, kind="quota", status=429) for scope, end in ends.items()
     }
-    assert read_waits(RouteLedger(waits=waits), POLICY, NOW_MS) == WaitReading("quota", NOW_MS + 30, "quota 429")
+    found = read_waits(RouteLedger(waits=waits), POLICY, NOW_MS)
+    assert found == WaitReading("quota", NOW_MS + 30, "quota 429", kind="quota", status=429)
 
 
 def test_a_wait_without_a_status_says_none() -> None:
@@ -266,7 +267,9 @@ def family_wait(holds: str = "opus", until_ms: int = NOW_MS + 30) -> RouteLedger
 def test_a_wait_of_some_models_holds_those(model: str, *, waits: bool) -> None:
     """A request for no model at all is held by what holds all."""
     reading = read_waits(family_wait(), POLICY, NOW_MS, model=model)
-    assert reading == (WaitReading("quota", NOW_MS + 30, "quota 429", "opus") if waits else None)
+    assert reading == (
+        WaitReading("quota", NOW_MS + 30, "quota 429", "opus", kind="quota", status=429) if waits else None
+    )
 
 
 def test_all_waits_are_shown() -> None:
@@ -337,7 +340,7 @@ def test_a_window_that_is_over_is_none(ledger: RouteLedger) -> None:
 def test_a_spent_window_is_a_wait_until_its_reset() -> None:
     """Also when its error's own wait is not known, as after a spool."""
     reading = read_waits(told("rejected", 1.0), POLICY, NOW_MS, model="claude-opus-4-8")
-    assert reading == WaitReading("quota", RESET_MS, "window 5h rejected")
+    assert reading == WaitReading("quota", RESET_MS, "window 5h rejected", kind="quota")
 
 
 def test_an_answer_or_a_reset_ends_a_spent_window() -> None:
