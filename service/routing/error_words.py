@@ -42,20 +42,6 @@ def unquoted(message: str) -> str:
     return QUOTED.sub(" ", message)
 
 
-def without_echoes(message: str, phrases: Collection[str], texts: Iterable[str]) -> str:
-    """The words without those that only repeat a text of the request, up to one of the phrases; all in lower case.
-
-    Single words (a tool's parameter "account") prove nothing: providers use them on their own.
-    """
-    for text in (text for text in texts if text[:2] in message):
-        for phrase in phrases:
-            begin, found, _ = text.partition(phrase)
-            echo = begin + found
-            if found and echo in message and not (echo.isascii() and echo.isalnum()):
-                message = message.replace(echo, " ")
-    return message
-
-
 def points_into_request(message: str, fields: Collection[str] = (), model: str = "") -> bool:
     """Whether words name a part of the request: a path, a field, a length or its model. `fields` are the request's own.
 

@@ -171,11 +171,14 @@ def with_session_first(usable: list[Candidate], request: RoutingRequest) -> list
     if usable and usable[0].route.id == request.session_route:
         return usable
     home = next((candidate for candidate in usable if candidate.route.id == request.session_route), None)
-    if home is None:
-        return usable
-    if not request.mid_turn and (home.deprioritized or not is_same_model(home, usable[0])):
+    if home is None or not goes_first(home, usable[0], request):
         return usable
     return [home, *(candidate for candidate in usable if candidate is not home)]
+
+
+def goes_first(home: Candidate, first: Candidate, request: RoutingRequest) -> bool:
+    """True if a session's last route goes before the first one."""
+    return request.mid_turn or (not home.deprioritized and is_same_model(home, first))
 
 
 def is_same_model(one: Candidate, other: Candidate) -> bool:

@@ -41,6 +41,7 @@ REQUEST = {
 }  # fmt: skip
 FAILURE = {
     "request", "route", "attempt", "model_asked", "model", "status", "kind", "scope", "error", "total_ms", "final",
+    "words", "opinion",
 }  # fmt: skip
 KEY = "team-secret-key-0123456789abcdef"
 USED = Usage(input=11, output=7, cache_read=5, cache_write_5m=3, cache_write_1h=2)

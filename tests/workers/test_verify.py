@@ -11,6 +11,7 @@ import pytest
 from service.ledger import wire
 from service.ledger.events import FOLD_RULES, BatchItemUsed, ClientKeyIssued, Event
 from service.ledger.state import RouteLedger
+from tests.support.old_log import old_log
 from tests.support.stream_factories import NOON_MS, STREAM, append, append_raw, ended, many, new_id, started
 from tests.workers.conftest import Bench
 from workers import cli, recount
@@ -293,4 +294,29 @@ def test_invented_names_are_bounded_and_proved(bench: Bench) -> None:
     assert bench.verify().differences == ()
     archive = bench.new_archive()
     assert not rebuild(archive, STREAM).faults
+    assert bench.verify().differences == ()
+
+
+def test_old_events_are_proved_beside_new_ones(bench: Bench) -> None:
+    """Failures that an earlier version wrote, then those that are kept by account, client and session: a worker that
+    folds on, a recount and a rebuild agree."""
+    append(bench.redis, old_log())
+    bench.project()
+    assert bench.verify().differences == ()
+    bench.projector = bench.new_projector()  # of the newer version
+    fields: dict[str, Any] = {"account": "a1", "body": "b1", "session_id": "s1", "fold_rules": FOLD_RULES}
+    refused = {"kind": "bad_request", "scope": "request", "status": 400, "words": "w1"}
+    failures: list[dict[str, Any]] = [
+        refused,
+        {"kind": "timeout", "scope": "route"},
+        {"kind": "quota", "scope": "quota", "status": 429},
+    ]
+    later = [
+        ended(101 + number, at_ms=NOON_MS + 900_000 + number, replica="r3", outcome="failed", **(fields | failure))
+        for number, failure in enumerate(failures * 3)
+    ]
+    append(bench.redis, later)
+    bench.project()
+    assert bench.verify().differences == ()
+    assert not rebuild(bench.new_archive(), STREAM).faults
     assert bench.verify().differences == ()
