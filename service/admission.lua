@@ -1,9 +1,11 @@
 -- Admit one attempt to a route, or say why not; all or nothing.
 --
--- KEYS: probe lease, slots (sorted set: attempt -> end), reservations (hash: attempt -> "tokens end replica seq at")
+-- KEYS: probe lease, slots (sorted set: attempt -> end), reservations (hash: attempt -> "tokens end replica seq at"),
+--       the note that the quota is spent
 -- ARGV: attempt, replica, probe (0 or 1), probe ms, hold ms, kept ms, slots, size, limit, used, open attempts, their
---       mean size, then pairs: replica, highest event of it that the caller's view has
--- Returns 'ok', or 'probe', 'slots' or 'quota'.
+--       mean size, the quota's name (its week and limit), ms until its reset, then pairs: replica, highest event of it
+--       that the caller's view has
+-- Returns 'ok', or 'probe', 'slots', 'quota' or 'spent': nothing is under way, and less is left than one reservation.
 --
 -- A reservation whose attempt has ended (seq > 0) holds what was really used until the caller's view has that event; so
 -- nothing is counted twice, and nothing is forgotten between the end and the snapshot that tells of it.
@@ -31,7 +33,7 @@ end
 local size = tonumber(ARGV[8])
 if size > 0 then
   local heard = {}
-  for i = 13, #ARGV, 2 do
+  for i = 15, #ARGV, 2 do
     heard[ARGV[i]] = tonumber(ARGV[i + 1])
   end
   local reserved, known = 0, 0
@@ -48,9 +50,15 @@ if size > 0 then
     end
   end
   local unreserved = math.max(0, tonumber(ARGV[11]) - known) * tonumber(ARGV[12])
-  if tonumber(ARGV[10]) + reserved + unreserved + size > tonumber(ARGV[9]) then
+  local used, limit = tonumber(ARGV[10]), tonumber(ARGV[9])
+  if reserved + unreserved == 0 and used + size > limit then
+    redis.call('SET', KEYS[4], ARGV[13], 'PX', ARGV[14])
+    return 'spent'
+  end
+  if used + reserved + unreserved + size > limit then
     return 'quota'
   end
+  redis.call('DEL', KEYS[4])
   redis.call('HSET', KEYS[3], attempt, string.format('%.0f %.0f %s 0 %.0f', size, now + hold, replica, now))
 end
 

@@ -81,6 +81,7 @@ class Parts:
             ledger_of=self.watcher.view.ledger,
             is_away=lambda: self.outbox.away,
             replicas=lambda: self.watcher.replicas,
+            spent=self.watcher.view.spent,
         )
         self.upstream = UpstreamClient(settings.timeouts, kind=settings.upstream_transport)
         self.credentials = Credentials(settings, self.redis, clock)

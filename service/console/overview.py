@@ -23,7 +23,7 @@ from service.console.fleet_status import FleetStatus
 from service.ledger.fold import HOUR_MS
 from service.ledger.state import ClientKey, RouteLedger, Usage
 from service.routing.keys import read_key
-from service.routing.quota import counted_since, counted_tokens
+from service.routing.quota import WaitReading, WindowReading, counted_since, counted_tokens
 from service.routing.rank import RoutingRequest, rank
 from service.routing.route_status import RouteStatus, read_route_status
 from service.routing.view import View, usage_since
@@ -98,12 +98,12 @@ def routes_of(settings: Settings, view: View, now_ms: int) -> list[RouteView]:
     if settings.client_route.id in view.routes:
         routes.append(settings.client_route)
     return [
-        route_of(number, route, settings, view, now_ms, serves=route.id == first)
+        route_of(number, route, settings, view, now_ms, is_first=route.id == first)
         for number, route in enumerate(routes, start=1)
     ]
 
 
-def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: int, *, serves: bool) -> RouteView:
+def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: int, *, is_first: bool) -> RouteView:
     """Return one route."""
     reading, ledger = read_route_status(route, view, settings.policy, now_ms), view.ledger(route.id)
     first_hour = reading.week_start_ms // HOUR_MS
@@ -115,7 +115,7 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
         title=route.title,
         provider=route.provider.id,
         priority=number,
-        serves=serves,
+        serves=is_first and reading.state != "quota_spent",
         available=reading.available,
         state=reading.state,
         reason=reading.reason,
@@ -123,26 +123,8 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
         circuit=reading.circuit,
         failures_in_row=reading.failures_in_row,
         quota=quota_of(reading, ledger, settings.policy, now_ms),
-        windows=[
-            WindowView(
-                name=window.name,
-                used_percent=window.used_percent,
-                resets_at_ms=window.resets_at_ms or None,
-                status=window.status,
-            )
-            for window in reading.windows
-        ],
-        cool_downs=[
-            CoolDownView(
-                scope=wait.scope,
-                account=wait.account,
-                endpoint=wait.endpoint,
-                models=wait.holds,
-                reason=wait.reason,
-                until_ms=wait.until_ms,
-            )
-            for wait in reading.waits
-        ],
+        windows=[window_of(window) for window in reading.windows],
+        cool_downs=[cool_down_of(wait) for wait in reading.waits],
         attempts=reading.attempts,
         failed=reading.failed,
         aborted=reading.aborted,
@@ -158,6 +140,28 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
         last_success_ms=max((one.last_success_ms for one in health), default=0) or None,
         last_failure_ms=(failed.last_failure_ms or None) if failed else None,
         last_failure_kind=failed.last_failure_kind if failed else "",
+    )
+
+
+def window_of(window: WindowReading) -> WindowView:
+    """Return a provider's quota window."""
+    return WindowView(
+        name=window.name,
+        used_percent=window.used_percent,
+        resets_at_ms=window.resets_at_ms or None,
+        status=window.status,
+    )
+
+
+def cool_down_of(wait: WaitReading) -> CoolDownView:
+    """Return a cool-down."""
+    return CoolDownView(
+        scope=wait.scope,
+        account=wait.account,
+        endpoint=wait.endpoint,
+        models=wait.holds,
+        reason=wait.reason,
+        until_ms=wait.until_ms,
     )
 
 

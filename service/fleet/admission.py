@@ -3,7 +3,7 @@
 - A half-open circuit admits one probe at a time: a lease, which ends with the first content or after 30 s.
 - A route may have a concurrency limit: slots.
 - Quota that attempts in progress may exhaust is reserved before it is used, so that many replicas with many streams do
-  not overshoot it together.
+  not overshoot it together. When nothing is under way and less is left than one reservation, the quota is spent.
 
 Redis decides, in one script (`admission.lua`). Grants are renewed while the attempt lives, and expire if its process
 dies. While Redis is unavailable each process probes for itself, after a random delay, takes its share of the slots, and
@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 
 from service.fleet.clock import Clock
 from service.ledger.state import RouteLedger
-from service.ledger.wire import probe_key, reserved_key, slots_key
+from service.ledger.wire import probe_key, reserved_key, slots_key, spent_key
 from service.routing.failover import AdmissionDenied
 from service.routing.quota import QuotaReading, counted_tokens
 from service.routing.rank import Candidate
@@ -87,7 +87,11 @@ REASONS = {
     "probe": "half open, probe in progress",
     "slots": "all slots in use",
     "quota": "the rest of the weekly limit is reserved",
+    "spent": "what is left of the weekly limit is less than this request may use",
 }
+NO_QUOTA: list[Any] = [0, 0, 0, 0, "", 0]
+"""The script's arguments for an attempt that reserves nothing."""
+LEAST_NOTE_MS = 1_000
 DECISIONS = frozenset(("ok", *REASONS))
 """All replies of the script."""
 
@@ -158,7 +162,8 @@ class Grant(Struct):
 
 
 class Admission:
-    """Admits attempts of this process. `ledger_of` returns a route's ledger in this process's view."""
+    """Admits attempts of this process. `ledger_of` returns a route's ledger in this process's view; `spent` notes, by
+    route, the quotas of which less is left than a request reserves."""
 
     def __init__(
         self,
@@ -170,6 +175,7 @@ class Admission:
         ledger_of: Callable[[str], RouteLedger],
         is_away: Callable[[], bool],
         replicas: Callable[[], int],
+        spent: dict[str, str] | None = None,
     ) -> None:
         self.sizes = SizeEstimates()
         self._redis = redis
@@ -183,6 +189,7 @@ class Admission:
         self._ledger_of = ledger_of
         self._is_away = is_away
         self._replicas = replicas
+        self._spent: dict[str, str] = {} if spent is None else spent
         self._grants: dict[str, Grant] = {}
         self._probing: dict[str, tuple[str, int]] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -206,26 +213,47 @@ class Admission:
         candidate, size = entry.candidate, self._size(entry)
         slots = candidate.route.concurrency
         if not (candidate.probe or slots or size):
+            if self._spent:
+                self._forget_spent(entry.route_id)
             return Grant()
         grant = Grant(entry.attempt_id, entry.route_id, candidate.probe, bool(slots), size)
         refused = await self._decide_in_redis(grant, slots, self._quota_args(entry, size))
         if refused == "away":
             refused = self._decide_locally(grant, candidate)
-        return self._register(grant, refused)
+        if size and candidate.quota:
+            self._note_rest(entry.route_id, candidate.quota, refused)
+        return self._register(grant, refused, candidate.quota.resets_at_ms if candidate.quota else 0)
 
     async def admit_key(self, key_id: str, slots: int, request_id: str) -> Grant | AdmissionDenied:
         """Admit a request of a client key with a concurrency limit of `slots`."""
         grant = Grant(request_id, f"key:{key_id}", slot=True)
-        refused = await self._decide_in_redis(grant, slots, [0, 0, 0, 0])
+        refused = await self._decide_in_redis(grant, slots, NO_QUOTA)
         if refused == "away":
             refused = "" if self._has_slot(grant.stream, slots) else "slots"
         return self._register(grant, refused)
 
-    def _register(self, grant: Grant, refused: str) -> Grant | AdmissionDenied:
+    def _note_rest(self, route: str, quota: QuotaReading, refused: str) -> None:
+        """Note for status that less is left of a quota than a request reserves, or that a request had room."""
+        if refused == "spent":
+            self._spent[route] = quota.name
+        elif not refused:
+            self._forget_spent(route)
+
+    def _forget_spent(self, route: str) -> None:
+        """A request has room on this route."""
+        if self._spent.pop(route, None) and self._redis is not None:
+            self._run_in_background(self._delete_note(route, self._redis))
+
+    async def _delete_note(self, route: str, redis: Redis) -> None:
+        with contextlib.suppress(*IGNORED_ERRORS):
+            await redis.delete(spent_key(route))
+
+    def _register(self, grant: Grant, refused: str, resets_at_ms: int = 0) -> Grant | AdmissionDenied:
         """Start renewing the grant and return it, or return the denial."""
         if refused:
             self._cancel_grant(grant)
-            return AdmissionDenied(refused, REASONS[refused])  # type: ignore[arg-type]
+            until_ms = resets_at_ms if refused == "spent" else 0
+            return AdmissionDenied(refused, REASONS[refused], until_ms)  # type: ignore[arg-type]
         if grant.probe:
             self._probing[grant.stream] = grant.attempt_id, self._clock.now_ms()
         if grant.is_active:
@@ -283,13 +311,15 @@ class Admission:
         numbers."""
         candidate, quota = entry.candidate, entry.candidate.quota
         if not size or quota is None:
-            return [0, 0, 0, 0]
+            return NO_QUOTA
         mean = self.sizes.mean(entry.route_id, candidate.model, size)
         return [
             quota.limit_tokens,
             quota.used_tokens,
             candidate.open_attempts,
             mean,
+            quota.name,
+            max(LEAST_NOTE_MS, quota.resets_at_ms - self._clock.now_ms()),
             *self._acknowledged(entry.route_id),
         ]
 
@@ -299,7 +329,8 @@ class Admission:
         if self._script is None or self._is_away():
             return "away"
         grant.shared = True
-        keys = [probe_key(grant.stream), slots_key(grant.stream), reserved_key(grant.stream)]
+        stream = grant.stream
+        keys = [probe_key(stream), slots_key(stream), reserved_key(stream), spent_key(stream)]
         args: list[Any] = [
             grant.attempt_id,
             self._replica,
@@ -338,9 +369,17 @@ class Admission:
             return "probe"
         if grant.slot and not self._has_slot(grant.stream, candidate.route.concurrency):
             return "slots"
-        if grant.tokens and not self._has_room(grant, candidate.quota):
-            return "quota"
-        return ""
+        return self._decide_quota(grant, candidate) if grant.tokens and candidate.quota else ""
+
+    def _decide_quota(self, grant: Grant, candidate: Candidate) -> str:
+        """Decide about the quota locally: exact without a fleet, denied in a fleet; spent if less is left than this."""
+        quota = candidate.quota
+        assert quota is not None  # noqa: S101 - the caller has checked
+        reserved = sum(other.tokens for other in self._grants.values() if other.stream == grant.stream)
+        left = quota.limit_tokens - quota.used_tokens - reserved
+        if not reserved and not candidate.open_attempts and grant.tokens > left:
+            return "spent"
+        return "" if self._redis is None and grant.tokens <= left else "quota"
 
     def _may_probe(self, stream: str, open_until_ms: int) -> bool:
         """Admit one probe per process; those of a fleet are spread over time."""
@@ -353,13 +392,6 @@ class Admission:
         """True unless this process's share of the slots is taken."""
         taken = sum(grant.slot for grant in self._grants.values() if grant.stream == stream)
         return taken < max(1, slots // max(1, self._replicas()))
-
-    def _has_room(self, grant: Grant, quota: QuotaReading | None) -> bool:
-        """Check the quota locally: exact without a fleet, denied in a fleet."""
-        if self._redis is not None or quota is None:
-            return False
-        reserved = sum(other.tokens for other in self._grants.values() if other.stream == grant.stream)
-        return quota.used_tokens + reserved + grant.tokens <= quota.limit_tokens
 
     def _cancel_grant(self, grant: Grant) -> None:
         """Return a grant whose attempt does not start."""

@@ -41,6 +41,7 @@ from service.ledger.wire import (
     replica_key,
     route_key,
     snapshot_key,
+    spent_key,
 )
 from service.redis_client.factory import combined_run_id
 from service.redis_client.failures import as_redis_error
@@ -260,6 +261,9 @@ class Watcher:
         pipe.zadd(REPLICAS_KEY, {self._outbox.replica: beat["at_ms"]})
         pipe.zremrangebyscore(REPLICAS_KEY, "-inf", beat["at_ms"] - HEARTBEAT_TTL_MS)
         pipe.zcard(REPLICAS_KEY)
+        limited = self._limited_routes()
+        for route_id in limited:
+            pipe.get(spent_key(route_id))
         if self._outbox.queues:
             pipe.sadd(STREAMS_KEY, *self._outbox.queues)
         readings = self.route_statuses()
@@ -271,7 +275,18 @@ class Watcher:
                 pipe.hset(route_key(reading.route), mapping=fields)
         answers = await pipe.execute()
         self.replicas = max(1, int(answers[4]))
+        self._note_spent(dict(zip(limited, answers[5:], strict=False)))
         self._published = {reading.route: reading for reading in readings}
+
+    def _limited_routes(self) -> list[str]:
+        """The routes with a weekly limit, by settings or by an operator."""
+        limits = self.view.control.limits
+        return [route.id for route in self._settings.routes if route.weekly_tokens or route.id in limits]
+
+    def _note_spent(self, notes: Mapping[str, Any]) -> None:
+        """Note the quotas that a replica found to be spent although their limit is not reached."""
+        self.view.spent.clear()
+        self.view.spent.update({route_id: note.decode() for route_id, note in notes.items() if note})
 
     def route_statuses(self) -> list[RouteStatus]:
         """Return this process's current route statuses."""

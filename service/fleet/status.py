@@ -19,6 +19,7 @@ from service.ledger.wire import (
     Snapshot,
     events_key,
     route_key,
+    spent_key,
 )
 from service.redis_client.factory import open_sync
 from service.routing.error_words import key_accounts
@@ -99,6 +100,8 @@ def read_status(settings: Settings, url: str) -> Status:
         replicas, told = read_replicas(redis, now_ms)
         view = view_of(snapshots.values(), read_control(redis))
         view.accounts = key_accounts(settings.routes)
+        notes = {route.id: redis.get(spent_key(route.id)) for route in settings.routes}
+        view.spent = {route_id: decoded(note) for route_id, note in notes.items() if note}
         routes = [reading for name in told if (reading := read_published(redis, name))]
         if not routes:
             routes = [read_route_status(route, view, settings.policy, now_ms) for route in settings.routes]

@@ -65,6 +65,11 @@ def reserved_key(stream: str) -> str:
     return f"{PREFIX}:{{{stream}}}:reserved"
 
 
+def spent_key(stream: str) -> str:
+    """Key of the note that less is left of a route's weekly limit than a request reserves: "week_start_ms limit"."""
+    return f"{PREFIX}:{{{stream}}}:spent"
+
+
 def replica_key(replica: str) -> str:
     """Key of a replica's heartbeat: a hash that expires."""
     return f"{REPLICA_PREFIX}{replica}"

@@ -58,6 +58,7 @@ DENIED_WORDS: dict[RefusalKind, str] = {
     "probe": "is being tested after failures",
     "slots": "is busy with other requests",
     "quota": "has only as much of its limit left as other requests are using",
+    "spent": "has less left of its weekly limit than this request may use",
     "passed_over": "is not available",
 }
 SERVICES: dict[Endpoint, str] = {

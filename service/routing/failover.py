@@ -56,13 +56,13 @@ PASSING_SCOPES = frozenset(("quota", "throttle", "credential"))
 """Temporary failures, and those of the owner's credential: the client gets a wait, never the provider's own
 response."""
 
-RefusalKind = Literal["probe", "slots", "quota", "passed_over"]
+RefusalKind = Literal["probe", "slots", "quota", "spent", "passed_over"]
 
 
 class AdmissionDenied(Struct, frozen=True):
-    """Why a route denied admission: probed by another process, no slot, quota reserved.
+    """Why a route denied admission: probed by another process, no slot, quota reserved or spent.
 
-    Or it has to be skipped by now; `until_ms`: the end of its wait, 0 if there is none.
+    Or it has to be skipped by now; `until_ms`: the end of its wait or quota, 0 if there is none.
     """
 
     kind: RefusalKind
@@ -434,6 +434,6 @@ def waits_of(candidates: Sequence[Candidate], state: PlanState, unnamed_ms: int)
 
 def wait_for(refusal: AdmissionDenied, now_ms: int) -> int:
     """Return the time until which a client denied admission should wait; 0 if waiting does not help."""
-    if refusal.kind == "passed_over":
+    if refusal.kind in ("passed_over", "spent"):
         return refusal.until_ms
     return now_ms + (RESERVED_WAIT_MS if refusal.kind == "quota" else 1_000)

@@ -56,6 +56,11 @@ class QuotaReading(Struct, frozen=True):
         """The used percentage of the limit; 0 without a limit."""
         return 100 * self.used_tokens / self.limit_tokens if self.limit_tokens else 0.0
 
+    @property
+    def name(self) -> str:
+        """The week and its limit, under which is noted that what is left is too little."""
+        return f"{self.week_start_ms} {self.limit_tokens}"
+
 
 class WaitReading(Struct, frozen=True):
     """An active wait: its scope, end and reason. `holds` is a substring of its models, "" for all.
@@ -163,7 +168,7 @@ def read_forecast(ledger: RouteLedger, quota: QuotaReading, policy: Policy, now_
     is taken from the last 24 hours too, so that an early burst or a quiet first hour does not distort it.
     """
     left = quota.limit_tokens - quota.used_tokens
-    if left <= 0:
+    if left <= 0 or quota.state == "spent":
         return 0
     day_hour = now_ms // HOUR_MS - (DAY_HOURS - 1)
     since = (day_hour, min(day_hour, quota.week_start_ms // HOUR_MS))

@@ -313,10 +313,17 @@ class RouteCheck(Struct, frozen=True, dict=True):
     @property
     def is_near_limit(self) -> bool:
         """True if its quota, or a provider's window, is near its end."""
-        if self.quota is not None and self.quota.state == "warning":
+        if self.quota is not None and (
+            self.quota.state == "warning" or is_rest_short(self.route, self.view, self.quota)
+        ):
             return True
         windows = read_windows(self.ledger, self.policy, self.now_ms, self.reset_ms, account=self.account)
         return is_warned(windows, self.model or "")
+
+
+def is_rest_short(route: Route, view: View, quota: QuotaReading) -> bool:
+    """True if nothing is under way, and a request lately had to reserve more than is left of the week's limit."""
+    return view.spent.get(route.id) == quota.name and not view.ledger(route.id).open
 
 
 # -- the rules

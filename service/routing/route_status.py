@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from service.ledger.events import Endpoint
 from service.ledger.fold import HOUR_MS
 from service.ledger.state import RouteLedger
 from service.routing.circuit import CircuitState, read_circuit
 from service.routing.quota import (
+    QuotaReading,
     QuotaState,
     WaitReading,
     WindowReading,
@@ -25,7 +26,7 @@ from service.routing.quota import (
     read_quota,
     read_windows,
 )
-from service.routing.rank import RoutingRequest, evaluate_route
+from service.routing.rank import Candidate, RoutingRequest, evaluate_route, is_rest_short
 from service.routing.view import View, usage_since
 from service.settings import Policy, Route
 
@@ -106,20 +107,15 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
     reset_ms = view.control.resets.get(route.id, 0)
     circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms)
     quota = read_quota(ledger, view.control.limits.get(route.id, route.weekly_tokens), policy, now_ms)
+    if candidate.usable and is_rest_short(route, view, quota):
+        candidate, quota = as_spent(candidate, quota)
     account = view.accounts.get(route.id, "")
     windows = read_windows(ledger, policy, now_ms, reset_ms, account=account)
     week = usage_since(ledger.hours, quota.week_start_ms // HOUR_MS)
-    state: RouteState = "degraded" if circuit.degraded else "healthy"
-    if candidate.skip_reason in ("off", "disabled", "circuit_open", "waiting", "quota_spent"):
-        state = candidate.skip_reason
-    elif candidate.skip_reason == "refused":
-        state = "waiting"
-    elif quota.state == "warning" or is_warned(windows, ""):
-        state = "quota_warning"
     return RouteStatus(
         route=route.id,
         title=route.title,
-        state=state,
+        state=state_of(candidate, quota, windows, is_degraded=circuit.degraded),
         reason=candidate.reason or circuit.reason or warned_by(windows),
         until_ms=candidate.until_ms,
         circuit=circuit.state,
@@ -147,6 +143,27 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
         cache_write_5m_tokens=week.cache_write_5m,
         cache_write_1h_tokens=week.cache_write_1h,
     )
+
+
+def state_of(
+    candidate: Candidate, quota: QuotaReading, windows: Iterable[WindowReading], *, is_degraded: bool
+) -> RouteState:
+    """Return the one state of a route: why it is skipped, else what its requests should know."""
+    if candidate.skip_reason in ("off", "disabled", "circuit_open", "waiting", "quota_spent"):
+        return candidate.skip_reason
+    if candidate.skip_reason == "refused":
+        return "waiting"
+    if quota.state == "warning" or is_warned(windows, ""):
+        return "quota_warning"
+    return "degraded" if is_degraded else "healthy"
+
+
+def as_spent(candidate: Candidate, quota: QuotaReading) -> tuple[Candidate, QuotaReading]:
+    """Return the route as one whose quota is spent, although the limit is not reached."""
+    left = quota.limit_tokens - quota.used_tokens
+    reason = f"weekly limit spent: the {left:,} tokens left are less than a request may use"
+    skipped = replace(candidate, skip_reason="quota_spent", reason=reason, until_ms=quota.resets_at_ms)
+    return skipped, replace(quota, state="spent")
 
 
 def read_owned_waits(

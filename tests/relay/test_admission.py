@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from service.ledger.state import ReplicaHealth, RouteLedger, Usage
+from service.relay.plain_words import format_time
 from tests.fakes import FakeProvider, reply
 from tests.support.proxies import ASK, Server
 
@@ -113,3 +114,22 @@ async def test_what_happens_while_a_route_is_tried_counts_for_the_next(
     answer = await asked
     assert answer.status_code >= 400
     assert zai.requests == []
+
+
+async def test_a_quota_with_too_little_left_is_spent(server: Server, anthropic: FakeProvider) -> None:
+    """While nothing is under way: the client learns of the reset and gives up, status and dashboard say so, too."""
+    served = await server.start(anthropic=anthropic, variables={"ANTHROPIC_WEEKLY_LIMIT": "2000"})
+    assert (await served.ask(ASK)).status_code == 200
+    refused = await served.ask(ASK | {"max_tokens": 100_000})
+    assert (refused.status_code, refused.headers["x-should-retry"]) == (429, "false")
+    [status] = [one for one in served.parts.watcher.route_statuses() if one.route == "anthropic"]
+    assert (status.state, status.quota, status.until_ms) == ("quota_spent", "spent", status.resets_at_ms)
+    wait_s = int(refused.headers["retry-after"])
+    assert abs(status.resets_at_ms / 1000 - served.parts.clock.now_ms() / 1000 - wait_s) < 30
+    message = refused.json()["error"]["message"]
+    assert "Anthropic has less left of its weekly limit than this request may use; try again in" in message
+    assert f"at {format_time(status.resets_at_ms)}" in message
+    assert len(anthropic.requests) == 1
+    assert (await served.ask(ASK)).status_code == 200
+    [status] = [one for one in served.parts.watcher.route_statuses() if one.route == "anthropic"]
+    assert status.state != "quota_spent"

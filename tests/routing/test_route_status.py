@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from service.ledger.events import AttemptEnded, AttemptStarted, Endpoint
 from service.ledger.fold import fold_route
-from service.ledger.state import ControlLedger, Refusal, ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
+from service.ledger.state import (
+    ControlLedger,
+    OpenAttempt,
+    Refusal,
+    ReplicaHealth,
+    RouteLedger,
+    Usage,
+    Wait,
+    WindowTold,
+)
 from service.routing.quota import WaitReading, WindowReading
 from service.routing.rank import RoutingRequest, rank
 from service.routing.route_status import RouteStatus, fields_of, read_route_status, reading_of
@@ -219,6 +228,31 @@ def test_a_reset_hides_unknown_errors_at_once() -> None:
     view = owned_view()
     view.control.resets[A.id] = NOW_MS - 1
     assert (read(view).unknown_words, read(view).waits) == ((), ())
+
+
+def test_a_rest_that_no_request_fits_into_is_spent() -> None:
+    """With its true reset; unless something is under way, or limit or week are others by now."""
+    view = view_of(anthropic=used(800))
+    plain = read(view, LIMITED)
+    view.spent = {A.id: f"{plain.week_start_ms} 1000"}
+    reading = read(view, LIMITED)
+    assert (plain.state, reading.state, reading.quota) == ("healthy", "quota_spent", "spent")
+    assert reading.reason == "weekly limit spent: the 200 tokens left are less than a request may use"
+    assert (reading.until_ms, reading.exhausted_at_ms) == (plain.resets_at_ms, 0)
+    assert not reading.available
+    view.control.limits[A.id] = 1_001
+    assert read(view, LIMITED).state == "healthy"
+    view.control.limits.clear()
+    view.routes[A.id].open["1"] = OpenAttempt(request_id="q", at_ms=NOW_MS, replica="r1")
+    assert read(view, LIMITED).state == "healthy"
+
+
+def test_others_go_before_a_route_whose_rest_is_too_small() -> None:
+    """A smaller request may still fit: the route is asked, last."""
+    view = view_of(anthropic=used(800))
+    view.spent = {A.id: f"{read(view, LIMITED).week_start_ms} 1000"}
+    ranked = rank(RoutingRequest(model="claude-opus-4-8"), (LIMITED, S), view, POLICY, NOW_MS)
+    assert [(candidate.route.id, candidate.usable) for candidate in ranked] == [(S.id, True), (A.id, True)]
 
 
 def test_a_reading_survives_its_hash() -> None:

@@ -142,6 +142,7 @@ class RelayHarness:
             ledger_of=self.watcher.view.ledger,
             is_away=lambda: False,
             replicas=lambda: 1,
+            spent=self.watcher.view.spent,
         )
         self.relay = Relay(
             settings,

@@ -27,6 +27,8 @@ class Replica:
         self.away = False
         self.replicas = 1
         self.ledger = RouteLedger()
+        self.resets_at_ms = 0
+        self.spent: dict[str, str] = {}
         self.clock = Clock()
         self.admission = Admission(
             redis,
@@ -36,6 +38,7 @@ class Replica:
             ledger_of=lambda _: self.ledger,
             is_away=lambda: self.away,
             replicas=lambda: self.replicas,
+            spent=self.spent,
         )
 
     async def enter(self, attempt: str, **fields: Any) -> Grant | AdmissionDenied:
@@ -58,7 +61,7 @@ class Replica:
         """Ask to reserve 100 tokens, the size of every attempt before."""
         for _ in range(20):
             self.admission.sizes.record("anthropic", "m", 100)
-        quota = QuotaReading(state=state, used_tokens=used, limit_tokens=limit, week_start_ms=0, resets_at_ms=0)
+        quota = QuotaReading(state, used, limit, week_start_ms=0, resets_at_ms=self.resets_at_ms)
         return await self.enter(attempt, quota=quota, open_attempts=open_attempts)
 
     def hears(self, **highest: int) -> None:

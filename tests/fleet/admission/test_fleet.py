@@ -3,19 +3,21 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
 from service.fleet import admission
 from service.fleet.admission import Grant
 from service.ledger.state import Heard, Usage
-from service.ledger.wire import probe_key, reserved_key, slots_key
+from service.ledger.wire import probe_key, reserved_key, slots_key, spent_key
 from service.routing.failover import AdmissionDenied
 from service.routing.quota import QuotaReading
 from tests.fleet.admission.conftest import NewReplica, Replica
 from tests.support.waiting import wait_for_answer
 
 QUOTA = AdmissionDenied("quota", admission.REASONS["quota"])
+SPENT = AdmissionDenied("spent", admission.REASONS["spent"])
 
 
 async def test_what_needs_no_say_asks_nobody(new_replica: NewReplica, redis: Redis) -> None:
@@ -226,12 +228,64 @@ async def test_a_process_that_starts_near_the_limit_learns_from_the_ledger(new_r
     """A large body that is cached mostly: by its bytes alone no room would ever do, and nothing would be learned."""
     a = new_replica("a")
     quota = QuotaReading(state="warning", used_tokens=900, limit_tokens=1_000, week_start_ms=0, resets_at_ms=0)
-    assert await a.enter("1", quota=quota) == QUOTA
+    assert await a.enter("1", quota=quota) == SPENT
     cells = {"alice": Usage(attempts=80, failed=10, input=400), "bob": Usage(attempts=20, output=500)}
     a.ledger.usage = {1: {"m": cells, "other": {"alice": Usage(attempts=90, input=90_000)}}}
     held = await a.enter("2", quota=quota)
     assert isinstance(held, Grant)
     assert held.tokens == 100  # ten times the mean of ninety answers
+
+
+async def is_free(redis: Redis) -> bool:
+    """Whether nothing is reserved."""
+    return not await redis.hlen(reserved_key("anthropic"))
+
+
+async def test_less_than_one_reservation_with_nothing_under_way_is_spent(new_replica: NewReplica, redis: Redis) -> None:
+    """Until the quota's own reset, noted for the whole fleet, until a request has room again."""
+    a, b = new_replica("a"), new_replica("b")
+    a.resets_at_ms = b.resets_at_ms = a.clock.now_ms() + 86_400_000
+    held = await a.reserve("1", used=850)
+    assert isinstance(held, Grant)
+    assert await b.reserve("2", used=901) == QUOTA  # the first is under way
+    assert await redis.get(spent_key("anthropic")) is None
+    a.admission.release(held)
+    await wait_for_answer(lambda: is_free(redis))
+    assert await b.reserve("3", used=901) == msgspec.structs.replace(SPENT, until_ms=b.resets_at_ms)
+    assert await redis.get(spent_key("anthropic")) == b"0 1000"
+    assert 0 < await redis.pttl(spent_key("anthropic")) <= 86_400_000
+    assert (a.spent, b.spent) == ({}, {"anthropic": "0 1000"})
+    assert await b.reserve("4", used=901, open_attempts=1) == QUOTA
+    assert isinstance(await b.reserve("5", used=900), Grant)
+    assert await redis.get(spent_key("anthropic")) is None
+    assert b.spent == {}
+
+
+async def test_a_request_that_need_not_reserve_takes_the_note_back(new_replica: NewReplica, redis: Redis) -> None:
+    """It is far from the limit: only a very large one had too little room."""
+    a = new_replica("a")
+    assert await a.reserve("1", used=950) == SPENT
+    assert await a.reserve("2", used=0, state="ok") == Grant()
+    assert a.spent == {}
+
+    async def is_gone() -> bool:
+        return await redis.get(spent_key("anthropic")) is None
+
+    await wait_for_answer(is_gone)
+
+
+@pytest.mark.parametrize(
+    ("used", "open_attempts", "denied"),
+    [(900, 0, QUOTA), (901, 0, SPENT), (901, 1, QUOTA)],
+    ids=["room", "none", "open"],
+)
+async def test_away_what_is_spent_is_known_all_the_same(
+    new_replica: NewReplica, used: int, open_attempts: int, denied: AdmissionDenied
+) -> None:
+    """As far as the own view goes."""
+    a = new_replica("a")
+    a.away = True
+    assert await a.reserve("1", used=used, open_attempts=open_attempts) == denied
 
 
 async def test_what_began_unreserved_counts_with_its_mean(new_replica: NewReplica) -> None:
