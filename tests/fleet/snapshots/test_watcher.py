@@ -13,8 +13,16 @@ from service.embedded.valkey import Valkey
 from service.fleet import snapshots as rooms
 from service.fleet.snapshots import Watcher
 from service.ledger import wire
-from service.ledger.events import CircuitReset, ClientKeyIssued, RequestRefused, RouteDisabled, RouteEnabled
+from service.ledger.events import (
+    CircuitReset,
+    ClientKeyIssued,
+    QuotaLimitChanged,
+    RequestRefused,
+    RouteDisabled,
+    RouteEnabled,
+)
 from service.ledger.wire import CONTROL
+from service.routing.route_status import RouteStatus
 from tests.fleet.snapshots.conftest import Post, control_ledger, route_ledger
 from tests.support.outbox_factories import clock, ended, started
 from tests.support.waiting import wait_for_answer, wait_until
@@ -313,6 +321,27 @@ async def test_a_heartbeat_and_the_readings_are_written(post: Post) -> None:
         return await post.redis.hget(wire.route_key("anthropic"), "state") == b"disabled"
 
     await wait_for_answer(is_disabled)
+
+
+async def test_a_spent_rest_that_another_replica_found_is_in_the_readings(post: Post) -> None:
+    """Until it is taken back, or the limit is another one."""
+    await post.control(
+        QuotaLimitChanged(
+            event_id=clock.new_id(), at_ms=clock.now_ms(), replica="op", seq=1, route="anthropic", weekly_tokens=1_000
+        )
+    )
+    await wait_until(lambda: state_of(post).limit_tokens == 1_000)
+    note = f"{state_of(post).week_start_ms} 1000"
+    await post.redis.set(wire.spent_key("anthropic"), note)
+    await wait_until(lambda: state_of(post).state == "quota_spent")
+    assert post.watcher.view.spent == {"anthropic": note}
+    await post.redis.delete(wire.spent_key("anthropic"))
+    await wait_until(lambda: state_of(post).state == "healthy")
+
+
+def state_of(post: Post) -> RouteStatus:
+    """How this process reads the first route."""
+    return post.watcher.route_statuses()[0]
 
 
 async def test_a_host_a_day_ahead_takes_the_fleets_time(make_post: MakePost) -> None:
