@@ -29,20 +29,22 @@ OTHERS = "*"
 def note_seen(ledger: RouteLedger, event: AttemptEnded) -> None:
     """Remember who used the route last, and with which account."""
     ledger.account = event.account or ledger.account
-    note_newest(ledger.clients, event.client_key, event.at_ms)
-    note_newest(ledger.sessions, event.session_id, event.at_ms)
+    at_ms = event.at_ms
+    for seen, name in ((ledger.clients, event.client_key), (ledger.sessions, event.session_id)):
+        if name in seen:
+            seen[name] = max(at_ms, seen[name])
+        else:
+            add_newest(seen, name, at_ms)
 
 
-def note_newest(seen: dict[str, int], name: str, at_ms: int) -> None:
-    """Set when a name was last seen; the one that was not seen for longest goes when there are too many."""
-    known_ms = seen.get(name)
-    if known_ms is None and len(seen) >= KEPT_SEEN:
+def add_newest(seen: dict[str, int], name: str, at_ms: int) -> None:
+    """Add a name and when it was seen; the one that was not seen for longest goes when there are too many."""
+    if len(seen) >= KEPT_SEEN:
         oldest = min(seen, key=lambda known: seen[known])
         if seen[oldest] > at_ms:
             return
         del seen[oldest]
-    if known_ms is None or at_ms > known_ms:
-        seen[name] = at_ms
+    seen[name] = at_ms
 
 
 def note_failure(row: FailuresBySession, event: AttemptEnded) -> None:
