@@ -4,7 +4,10 @@ and that names a part of the request is the request's own fault.
 Not here: reading the facts (`providers.error_facts`), or the table (`routing.failure`).
 """
 
+import re
 from collections.abc import Collection
+from functools import cache
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -16,7 +19,7 @@ from service.providers.error_facts import error_facts, facts_for
 from service.relay.attempt import UpstreamExchange
 from service.relay.client import ClientRequest
 from service.routing.error_words import points_into_request
-from service.routing.failure import Failure, FailureTable, classify
+from service.routing.failure import Failure, FailureTable, Texts, classify
 from service.settings.failure_rules import Rules
 
 STATUS_OF_TYPE = {
@@ -31,6 +34,10 @@ STATUS_OF_TYPE = {
     "overloaded_error": 529,
 }
 """The HTTP status of each of Anthropic's error types (its documentation), for errors that came inside a 200."""
+
+
+NAMED_MODEL = re.compile(r"\bmodel:\s*[`'\"]?([\w.@:/-]*\w)")
+"""As in Anthropic's "model: claude-opus-5-5"."""
 
 
 class FailureClassifier:
@@ -51,10 +58,20 @@ class FailureClassifier:
     def _failure(self, exchange: UpstreamExchange, status: int, body: bytes) -> Failure:
         plan, now_ms = exchange.plan, self._clock.now_ms()
         facts = error_facts(status, exchange.upstream.headers, body, now_ms)
-        failure = classify(facts_for(facts, plan.route, plan.model, now_ms), now_ms, self._table)
+        texts = cache(lambda: texts_of(exchange.request))
+        failure = classify(facts_for(facts, plan.route, plan.model, now_ms), now_ms, self._table, texts)
+        if failure.scope == "model" and names_another_model(failure.message, plan.model, texts):
+            return replace(failure, kind="bad_request", scope="request")
         if failure.proven or not points_into_request(failure.message, top_fields(exchange.request), plan.model):
             return failure
         return replace(failure, proven=True)
+
+
+def names_another_model(message: str, model: str, texts: Texts) -> bool:
+    """Whether an error names a model that the request has elsewhere (a tool's, say) instead of the one it was sent
+    for."""
+    named = NAMED_MODEL.search(message.lower())
+    return named is not None and named[1] != model.lower() and named[1] in texts()
 
 
 def top_fields(request: ClientRequest) -> Collection[str]:
@@ -63,3 +80,25 @@ def top_fields(request: ClientRequest) -> Collection[str]:
         return msgspec.json.decode(request.plain, type=dict[str, msgspec.Raw]).keys()
     except UNREADABLE:
         return ()
+
+
+def texts_of(request: ClientRequest) -> Collection[str]:
+    """All that a client has written in a request, in lower case: names and values of its body, and of its headers."""
+    try:
+        left: list[Any] = [msgspec.json.decode(request.plain)]
+    except UNREADABLE:
+        left = []
+    for _, value in request.headers:
+        text = value.decode("latin-1")
+        left += [text, *(part.strip() for part in text.split(","))]
+    found = set[str]()
+    while left:
+        match left.pop():
+            case str(text):
+                found.add(text.lower())
+            case list(values):
+                left += values
+            case dict(fields):
+                left += fields.keys()
+                left += fields.values()
+    return found

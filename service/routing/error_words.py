@@ -42,6 +42,24 @@ def unquoted(message: str) -> str:
     return QUOTED.sub(" ", message)
 
 
+def without_echoes(message: str, phrases: Collection[str], texts: Iterable[str]) -> str:
+    """The words without those that only repeat a text of the request, up to one of the phrases; all in lower case.
+
+    Single words (a tool's parameter "account") prove nothing: providers use them on their own.
+    """
+    for text in texts:
+        if text[:2] in message and (echo := echo_of(text, phrases, message)):
+            message = message.replace(echo, " ")
+    return message
+
+
+def echo_of(text: str, phrases: Collection[str], message: str) -> str:
+    """The longest beginning of a text that ends with a phrase, and that a message repeats; "" for none."""
+    ends = sorted((text.find(phrase) + len(phrase) for phrase in phrases if phrase in text), reverse=True)
+    echo = next((text[:end] for end in ends if text[:end] in message), "")
+    return "" if echo.isascii() and echo.isalnum() else echo
+
+
 def points_into_request(message: str, fields: Collection[str] = (), model: str = "") -> bool:
     """Whether words name a part of the request: a path, a field, a length or its model. `fields` are the request's own.
 

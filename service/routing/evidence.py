@@ -28,7 +28,7 @@ SESSION_FAILURES = 3
 class Evidence(Struct, frozen=True):
     """The failures of a route as they weigh for `client`, None for nobody in particular.
 
-    `clients` and `sessions` used the route lately; `is_shared`: several clients met failures, so that all weigh.
+    `clients` and `sessions` used the route lately; `is_shared`: several clients met failures lately, so that all weigh.
     """
 
     client: str | None
@@ -76,7 +76,8 @@ EVERYTHING = Evidence(None, (), (), is_shared=True)
 
 def read_evidence(ledger: RouteLedger, now_ms: int, client: str | None) -> Evidence:
     """How the failures of a route weigh for a client."""
-    met_by = {name for health in ledger.health.values() for name in clients_of(health)}
+    lately = (health for health in ledger.health.values() if now_ms - health.last_failure_ms < SEEN_MS)
+    met_by = {name for health in lately for name in clients_of(health)}
     return Evidence(
         client,
         seen_lately(ledger.clients, now_ms),

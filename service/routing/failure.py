@@ -16,7 +16,7 @@ from operator import attrgetter
 from msgspec import Struct
 
 from service.ledger.events import FailureKind, FailureScope, Window
-from service.routing.error_words import unquoted
+from service.routing.error_words import unquoted, without_echoes
 from service.routing.models import family_of
 from service.settings.failure_rules import Dialect, FailureRule, Rules
 
@@ -29,6 +29,12 @@ WHOLE_CLAIM = "seven_day"
 
 SIGNATURE_WORDS = ("signature", "thinking")
 """As in "messages.1.content.0: Invalid `signature` in `thinking` block" (public issues of several proxies)."""
+
+
+CLIENTS_SCOPES = frozenset(("request", "model"))
+"""Scopes that take nothing from other requests, so that nobody gains by writing a rule's words."""
+Texts = Callable[[], Iterable[str]]
+"""Reads the texts of a request, in lower case; called only where a rule's words fit."""
 
 
 class Facts(Struct, frozen=True):
@@ -89,15 +95,25 @@ class FailureTable:
         self.spent_words = frozenset(rules.spent_words)
         self.held_by = {claim: window.holds for window in rules.windows for claim in window.claims}
 
-    def first(self, facts: Facts, now_ms: int) -> FailureRule:
+    def first(self, facts: Facts, now_ms: int, texts: Texts = tuple) -> FailureRule:
         """Return the first matching rule; the last packaged one matches everything.
 
-        A client may have written what the message quotes, and what follows a path into its request: neither is matched.
+        A client may have written what the message quotes, what follows a path into its request, and what stands in
+        `texts`, those of the request: none of this is matched.
         """
-        words = unquoted(facts.message).lower()
-        if path := PATH_FIRST.match(words):
-            words = path[0]
-        return next(rule for rule in self._left(facts) if fits(rule, facts, words, self.spent_words, now_ms))
+        message = facts.message.lower()
+        words = providers_own(message)
+
+        def matches(rule: FailureRule) -> bool:
+            if not fits(rule, facts, words, self.spent_words, now_ms):
+                return False
+            if not rule.words or rule.scope in CLIENTS_SCOPES:
+                return True
+            phrases = [phrase.lower() for phrase in (*rule.words, *rule.also)]
+            left = providers_own(without_echoes(message, phrases, texts()))
+            return has_any(rule.words, left) and has_any(rule.also, left)
+
+        return next(rule for rule in self._left(facts) if matches(rule))
 
     def _left(self, facts: Facts) -> Iterable[FailureRule]:
         code = facts.error_code if facts.error_code in self._codes else ""
@@ -109,6 +125,13 @@ class FailureTable:
             )
             self._found[key] = found
         return found
+
+
+def providers_own(message: str) -> str:
+    """Return the words that a provider has not taken from a request: neither quoted, nor behind a path into it."""
+    words = unquoted(message)
+    path = PATH_FIRST.match(words)
+    return path[0] if path else words
 
 
 def fits(rule: FailureRule, facts: Facts, words: str, spent_words: frozenset[str], now_ms: int) -> bool:
@@ -168,9 +191,10 @@ def wait_word(facts: Facts, now_ms: int) -> str:
     return "long" if facts.named_ms - now_ms > LONG_WAIT_MS else "short"
 
 
-def classify(facts: Facts, now_ms: int, table: FailureTable) -> Failure:
-    """Return the failure that an error response means; one without a status is inside a stream."""
-    rule = table.first(facts, now_ms)
+def classify(facts: Facts, now_ms: int, table: FailureTable, texts: Texts = tuple) -> Failure:
+    """Return the failure that an error response means; one without a status is inside a stream. `texts`: see
+    `FailureTable.first`."""
+    rule = table.first(facts, now_ms, texts)
     scope: FailureScope = "" if rule.scope == "capability" else rule.scope
     is_quota = scope == "quota"
     until_ms = max(facts.retry_at_ms, facts.reset_at_ms) if is_quota else facts.named_ms

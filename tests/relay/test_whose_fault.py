@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from service.errors import ProxyError
@@ -77,13 +77,13 @@ def sent_to(relay: RelayHarness) -> list[str]:
     return [sent.base_url for sent in relay.upstream.sent]
 
 
-def route_for(relay: RelayHarness, client: str | None, ramp_sample: float = 0.999) -> tuple[str, bool, bool]:
+def route_for(relay: RelayHarness, client: str | None, ramp_sample: float = 0.999) -> tuple[str, str, bool, bool]:
     """The route that a client's message would take now, and whether as a probe, or because others are worse."""
     request = RoutingRequest(model=MODEL, client=client, ramp_sample=ramp_sample)
     relay.watcher.view.accounts = relay.credentials.accounts
     policy, now_ms = relay.settings.policy, relay.clock.now_ms()
     first = rank(request, relay.settings.routes, relay.watcher.view, policy, now_ms)[0]
-    return first.route.id, first.probe, first.deprioritized
+    return first.route.id, first.skip_reason, first.probe, first.deprioritized
 
 
 # -- an account's state
@@ -251,6 +251,74 @@ async def test_an_account_closed_in_words_that_nobody_knows_is_left(relays: Rela
     assert [(await relay.ask(client_key=key)).route for key in ("alice", "bob")] == ["anthropic", "anthropic"]
 
 
+# -- an account's words, written by a client
+
+ECHOES = [
+    (404, "model: {}", "the account has been disabled"),
+    (403, "Your key may not use {}", "credit balance is too low"),
+    (400, "bad value '{}' given", "' organization has been disabled '"),
+    (400, "Unexpected value(s) `{}` for it", "x` organization has been disabled `y"),
+    (400, "No model {} for this account", "it has been disabled"),
+    (400, "unknown model {}", "余额不足"),
+    (400, "unknown model {}", "you are out of extra usage"),
+    (400, "unknown model {}", "the oauth token has been revoked"),
+    (400, "{}: Extra inputs are not permitted", "organization has been disabled"),
+]
+
+
+WRITTEN = [
+    (place, *echo)
+    for place in ("model", "name", "header", "escaped")
+    for echo in ECHOES
+    if place == "model" or (echo[0] == 400 and (place != "header" or echo[2].isascii()))
+]
+"""A 404 repeats nothing but the model; and no header reaches a provider that is not ASCII."""
+
+
+@pytest.mark.parametrize(("place", "status", "message", "words"), WRITTEN)
+async def test_a_client_that_writes_an_accounts_words_closes_nothing(
+    relays: RelayFactory, place: str, status: int, message: str, words: str
+) -> None:
+    """What a provider repeats of a request tells nothing about its account, quoted or not, and however it was sent."""
+    relay = relays.make(CIRCUITS)
+    await relay.ask(client_key="bob")
+    error_type = "not_found_error" if status == 404 else "invalid_request_error"
+    answers(relay, error(status, error_type, message.format(words)), marker=b"alice")
+    body = msgspec.json.encode(body_of("alice") | {"model": {"model": words}.get(place, MODEL)})
+    if place == "name":
+        body = msgspec.json.encode(body_of("alice") | {words: 1})
+    elif place == "escaped":
+        text = "".join(f"\\u{ord(letter):04x}" for letter in words)
+        body = body.replace(b"{", b'{"user":"' + text.encode() + b'",', 1)
+    header = words.encode() if place == "header" else b"x"
+    headers = [(b"content-type", b"application/json"), (b"anthropic-beta", b"a-beta, " + header)]
+    with suppress(ProxyError):
+        await relay.ask(body, client_key="alice", model=words if place == "model" else MODEL, headers=headers)
+    assert route_for(relay, "bob") == ("anthropic", "", False, False)
+
+
+async def test_a_missing_model_of_a_tool_is_not_the_requests_model(relays: RelayFactory) -> None:
+    """Whoever invents one for a tool takes nobody's model away."""
+    relay = relays.make(CIRCUITS)
+    await relay.ask(client_key="bob")
+    answers(relay, error(404, "not_found_error", "model: invented-9"), marker=b"alice")
+    body = body_of("alice", tools=[{"type": "advisor_20260301", "name": "advisor", "model": "invented-9"}])
+    client = await relay.ask(body, client_key="alice")
+    assert (client.status, client.route, client.json["error"]["message"]) == (404, "anthropic", "model: invented-9")
+    assert route_for(relay, "bob") == ("anthropic", "", False, False)
+    answers(relay, error(404, "not_found_error", f"model: {MODEL}"), ANTHROPIC)
+    assert (await relay.ask(body, client_key="alice")).route == "zai"
+
+
+async def test_an_accounts_words_are_known_though_the_request_has_some_of_them(relays: RelayFactory) -> None:
+    """A tool's parameter, or a prompt about closed accounts, is no echo."""
+    relay = relays.make(CIRCUITS)
+    answers(relay, error(400, "invalid_request_error", "This organization has been disabled."), ANTHROPIC)
+    schema = {"type": "object", "required": ["organization", "account", "limit"]}
+    body = body_of("Why do I read: This organization has been disabled.", tools=[{"name": "t", "input_schema": schema}])
+    assert (await relay.ask(body)).route == "zai"
+
+
 # -- one client's requests, and another client's route
 
 STALLED: dict[str, Any] = {"first_byte_ms": 400, "idle_ms": 400, "hold_ms": 5_000}
@@ -268,6 +336,8 @@ ONES_OWN: dict[str, ScriptedResponse | UpstreamError] = {
     "one link": error(402, "linked_organization_billing", "ask your administrator"),
     "a beta": error(400, "invalid_request_error", "The long context beta is not yet available for this subscription."),
     "unknown words in a stream": in_stream("invalid_request_error", "Certainly not."),
+    "another missing model": error(404, "not_found_error", "model: invented-9"),
+    "an echo": error(400, "invalid_request_error", "No plan for alice: the account has been disabled"),
     "500": error(500, "api_error", "Internal server error"),
     "529": error(529, "overloaded_error", "Overloaded"),
     "a page of 502": reply(b"<html>no</html>", 502, content_type="text/html"),
@@ -302,11 +372,19 @@ async def ask_badly(relay: RelayHarness, number: int, endpoint: str, session: in
         "endpoint": endpoint,
         "deadline_ms": 60_000,
     }
-    with suppress(ProxyError):
-        await relay.ask(body, PATHS.get(endpoint, "/v1/organizations"), **fields)
+    body["tools"] = [{"name": "advisor", "model": "invented-9"}, {"name": "alice: the account has been disabled"}]
+    path = PATHS.get(endpoint, "/v1/organizations")
+    with suppress(ProxyError, TimeoutError):
+        async with asyncio.timeout(0.1 if number % 7 == 0 else None):  # the client leaves
+            await relay.ask(body, path, **fields)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=60,
+    phases=[Phase.explicit, Phase.generate],
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(st.lists(STEPS, max_size=12), st.booleans(), st.booleans())
 def test_nothing_that_one_client_meets_moves_another(
     tmp_path_factory: pytest.TempPathFactory,

@@ -72,6 +72,13 @@ def test_a_second_client_makes_it_the_routes_fault() -> None:
     assert {state(ledger, client) for client in ("alice", "bob", "carol", None)} == {"open"}
 
 
+@pytest.mark.parametrize(("ago_ms", "expected"), [(10 * MINUTE_MS - 1, "open"), (10 * MINUTE_MS, "closed")])
+def test_what_a_second_client_met_long_ago_at_a_replica_that_is_gone_proves_nothing(ago_ms: int, expected: str) -> None:
+    """Nothing clears its counts any more."""
+    ledger = ledger_of(failure("bob", ago_ms=ago_ms, replica="gone"), *row(5))
+    assert state(ledger, "bob") == expected
+
+
 @pytest.mark.parametrize(("ago_ms", "expected"), [(10 * MINUTE_MS - 1, "closed"), (10 * MINUTE_MS, "open")])
 def test_the_only_client_of_ten_minutes_speaks_for_the_route(ago_ms: int, expected: str) -> None:
     """Status and dashboard, which ask for nobody in particular, show an outage that one client alone met."""
