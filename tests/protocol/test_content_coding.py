@@ -320,3 +320,12 @@ def test_a_larger_answer_may_become_a_hundred_times_what_has_come() -> None:
     assert decoded_size("gzip", nine.ljust(90_000, b"\0")) == 9_000_000 - 1024
     with pytest.raises(BadEncoding, match="100 times"):
         decoded_size("gzip", nine.ljust(89_999, b"\0"))
+
+
+def test_all_that_a_chunk_can_tell_is_decoded() -> None:
+    """Also what is left of it behind a full piece, wherever the chunk ends."""
+    written = zlib.compress(bytes(65_536 + 300))
+    for place in range(len(written)):
+        decoder = response_decoder("deflate")
+        assert decoder is not None
+        assert decoder.feed(written[:place]) == zlib.decompressobj().decompress(written[:place])
