@@ -165,6 +165,5 @@ def test_a_snapshot_reads_as_documented() -> None:
 
 def test_entries_are_in_the_order_of_their_times_and_counts() -> None:
     """As numbers, not as texts; without a count it is the first of its millisecond."""
-    ids = ["5", "5-1", "5-2", "5-10", "10-0"]
-    assert sorted(ids[::-1], key=wire.entry_order) == ids
+    assert sorted(["10-0", "5-10", "5-2", "5-1"], key=wire.entry_order) == ["5-1", "5-2", "5-10", "10-0"]
     assert wire.entry_order("5") == wire.entry_order("5-0") == (5, 0)
