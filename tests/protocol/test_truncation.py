@@ -109,6 +109,12 @@ def test_a_servers_result_may_come_a_message_later() -> None:
     assert cut_of([*asked, said("done"), user("b")], 60) == ([user("a"), said("done"), user("b")], 2)
 
 
+def test_a_result_without_a_call_parts_nothing_behind_it() -> None:
+    """Whatever a client sends: the cut is behind it."""
+    talk = [user(LONG), result("nobody"), said("d"), user("c")]
+    assert cut_of(talk, 60) == (talk[3:], 3)
+
+
 def test_in_a_run_of_calls_the_users_latest_words_stay() -> None:
     """There is no other message to begin with: the cut is behind them."""
     run = [message for n in range(9) for message in (call(f"t{n}", 400), result(f"t{n}", 4))]
