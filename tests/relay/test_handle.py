@@ -369,7 +369,7 @@ async def test_a_route_that_stays_full_is_not_waited_for_for_long(relays: RelayF
     await advance(0.1)
     with pytest.raises(AllThrottled) as raised:
         await relay.ask(ASK)
-    assert "one: all slots taken" in raised.value.message
+    assert "one: all slots in use" in raised.value.message
     await first
 
 
@@ -477,7 +477,7 @@ async def test_when_every_route_fails_the_error_names_each(relays: RelayFactory)
     relay.upstream.script(UpstreamError("connect", "refused"), UpstreamError("reset", "broken"))
     with pytest.raises(Unreachable) as raised:
         await relay.ask(STREAM)
-    assert raised.value.message.startswith("no route could answer: anthropic: refused; zai: broken")
+    assert raised.value.message.startswith("all routes failed: anthropic: refused; zai: broken")
 
 
 async def test_a_providers_overload_is_shown_when_every_route_fails(relays: RelayFactory) -> None:

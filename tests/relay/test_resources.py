@@ -102,7 +102,7 @@ async def test_what_nobody_knows_is_not_written_to(served: Serving, anthropic: F
     served.parts.resources._redis = Away()  # type: ignore[assignment]
     ended = await served.http.post("/v1/messages/batches/msgbatch_01nowhere0/cancel")
     assert (ended.status_code, ended.headers["x-should-retry"]) == (503, "true")
-    assert "while Redis is away" in ended.json()["error"]["message"]
+    assert "while Redis is unavailable" in ended.json()["error"]["message"]
     assert anthropic.requests == []
 
 
