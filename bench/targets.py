@@ -1,4 +1,4 @@
-"""What is measured, each as it comes: how it is installed, started, and asked. A target that can't be had says why.
+"""The programs that are measured: installation, start and address. A target that can't be installed says why.
 
 Peers are installed once, into a folder of their own (CCPROXY_BENCH_CACHE, else the user's cache), in these versions.
 All of them reach the same stand-in, answer the same client, and keep their usual settings; what differs from those is
@@ -25,7 +25,7 @@ ROUTER = "@musistudio/claude-code-router@2.0.0"
 
 
 class Place(Struct, frozen=True):
-    """Where things lie and listen: the stand-in's port, the target's, a folder for its files, the peers' folder."""
+    """Ports and folders: the stand-in's port, the target's, a folder for its files, the peers' folder."""
 
     upstream: int
     port: int
@@ -254,7 +254,7 @@ def run(command: list[object]) -> None:
 
 
 def cache_folder() -> Path:
-    """Where peers are installed."""
+    """Return the folder in which peers are installed."""
     given = os.environ.get("CCPROXY_BENCH_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given) if given else base / "ccproxy-bench"

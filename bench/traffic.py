@@ -1,4 +1,4 @@
-"""What goes over the wire in the bench: a request as Claude Code makes it, and answers as a provider gives them.
+"""The bytes of the bench: requests as Claude Code makes them, and responses as a provider makes them.
 
 The stand-in reads from the body alone what is wanted (`"stream": true`, and PACED), since proxies pass on no header of
 ours. Not here: sockets.
@@ -134,13 +134,13 @@ def delta(text: str) -> bytes:
 
 
 def opening() -> bytes:
-    """What comes before the text."""
+    """The events before the text."""
     block = event("content_block_start", index=0, content_block={"type": "text", "text": ""})
     return event("message_start", message=MESSAGE) + block + event("ping")
 
 
 def closing() -> bytes:
-    """What comes behind it."""
+    """The events after the text."""
     told = event(
         "message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage={"output_tokens": 120}
     )

@@ -46,7 +46,7 @@ from workers.verify import verify
 from workers.worker_process import WorkerProcess, check_schema
 
 MAX_TRIES = 300
-"""How often a command tries to lock a stream that workers hold before it gives up."""
+"""Attempts of a command to lock a stream that workers hold."""
 NOT_PUBLISHED = "; Redis is unreachable: proxies get it when a worker starts, or with the next event"
 
 

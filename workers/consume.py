@@ -73,7 +73,7 @@ class EntryBatch(NamedTuple):
 
 
 class StreamSource(Protocol):
-    """How streams are read."""
+    """The settings of reading streams."""
 
     def page(self, stream: str, first_id: str) -> EntryPage:
         """Return up to PAGE_ENTRIES entries from `first_id` on (inclusive), and the server's run id."""

@@ -161,7 +161,7 @@ async def run_until_disconnect(work: Coroutine[Any, Any, None], watcher: "Discon
 
 
 def watcher_of(scope: Scope, receive: Receive, reply: AsgiResponseWriter, call: ClientRequest) -> "DisconnectWatcher":
-    """Who notices that this request's client has left."""
+    """Return the watcher that notices this request's client disconnecting."""
     watcher = DisconnectWatcher(reply)
     if not call.upload:  # an upload reads on, and so notices it by itself
         watcher.watch(scope, receive)

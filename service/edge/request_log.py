@@ -72,7 +72,7 @@ class RequestLogEvent(LogEvent, frozen=True, kw_only=True):
 
 
 def attempt_fields(last: EndedAttempt) -> dict[str, object]:
-    """What the last attempt adds to a request's line."""
+    """The fields that the last attempt adds to a request's line."""
     ended, tokens = last.event, last.event.tokens
     return {
         "model_asked": ended.model_asked,

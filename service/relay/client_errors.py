@@ -31,13 +31,13 @@ def error_event(outcome: AttemptOutcome) -> bytes:
 
 
 def is_anthropic_error(request: ClientRequest, outcome: AttemptOutcome) -> bool:
-    """Whether the provider's error can be shown unchanged: the request's own fault always is."""
+    """Return true if the provider's error can be shown unchanged: the request's own fault always is."""
     own_fault = outcome.failure is not None and outcome.failure.scope == "request"
     return own_fault or request.method == "HEAD" or is_in_shape(outcome.body)
 
 
 def is_in_shape(body: bytes) -> bool:
-    """Whether a body is an error in Anthropic's shape, whose type is no number (Z.AI's are, or have another shape)."""
+    """Return true if a body is an error in Anthropic's shape, whose type is no number (Z.AI's may be)."""
     answer = json_usage(body)
     error = answer.error if answer and answer.type == "error" else None
     return error is not None and not error.type.isdigit()

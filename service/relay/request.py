@@ -173,7 +173,7 @@ class Relay:
         return await self._recorder.record_end(request, outcome, final=plan.attempt is None)
 
     async def _is_renewed(self, request: ClientRequest, outcome: AttemptOutcome, deadline_s: float) -> bool:
-        """Whether a refused token has a successor: then the route is worth another attempt at once."""
+        """Return true if a refused token has a successor: then the route is worth another attempt at once."""
         failure = outcome.failure
         if failure is None or failure.scope != "credential" or outcome.status != 401:
             return False
