@@ -134,12 +134,12 @@ def litellm(place: Place) -> Target:
         (home / "ready").touch()
     config = place.folder / "litellm.json"
     params = {"model": f"anthropic/{MODEL}", "api_base": f"http://127.0.0.1:{place.upstream}", "api_key": KEY}
-    told = {
+    fields = {
         "model_list": [{"model_name": MODEL, "litellm_params": params}],
         "general_settings": {"master_key": KEY},
         "litellm_settings": {"telemetry": False},
     }
-    config.write_text(json.dumps(told))  # JSON is YAML
+    config.write_text(json.dumps(fields))  # JSON is YAML
     command = [str(home / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(place.port)]
     environ = clean_environ() | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HOME": str(place.folder)}
     return started(
@@ -163,7 +163,7 @@ def router(place: Place) -> Target:
     home = node_package(place, ROUTER)
     settings = place.folder / ".claude-code-router"
     settings.mkdir(exist_ok=True)
-    told = {
+    fields = {
         "PORT": place.port,
         "HOST": "127.0.0.1",
         "APIKEY": KEY,
@@ -180,7 +180,7 @@ def router(place: Place) -> Target:
         ],
         "Router": {"default": f"stand-in,{MODEL}"},
     }
-    (settings / "config.json").write_text(json.dumps(told))
+    (settings / "config.json").write_text(json.dumps(fields))
     command = [node(), str(home / "@musistudio/claude-code-router/dist/cli.js"), "start"]
     environ = clean_environ() | {"HOME": str(place.folder), "SERVICE_PORT": str(place.port)}
     headers = {"x-api-key": KEY, "authorization": f"Bearer {KEY}"}
