@@ -241,7 +241,13 @@ def test_deflate_without_a_frame_is_known_by_two_bytes(raw: bytes, step: int) ->
     assert b"".join(parts) + decoder.finish() == expected
 
 
-@pytest.mark.parametrize(("written", "coding"), [(zlib.compress(BODY), "gzip"), (gzip.compress(BODY), "deflate")])
+@pytest.mark.parametrize(
+    ("written", "coding"),
+    [
+        pytest.param(zlib.compress(BODY), "gzip", id="deflate as gzip"),
+        pytest.param(gzip.compress(BODY), "deflate", id="gzip as deflate"),
+    ],
+)
 def test_one_coding_is_not_taken_for_the_other(written: bytes, coding: str) -> None:
     with pytest.raises(ClientError):
         decode_body(written, coding, LIMIT)
