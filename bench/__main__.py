@@ -32,7 +32,7 @@ WARM_UP_S = 1.0
 
 
 class Options(Struct, frozen=True):
-    """What was asked for."""
+    """The options of a run."""
 
     names: Sequence[str]
     scenarios: Sequence[Scenario]
@@ -162,7 +162,7 @@ def write_down(options: Options, samples: list[Sample], missing: dict[str, str],
 
 
 def machine() -> str:
-    """Where this was measured."""
+    """Return a description of this machine."""
     cores = len(os.sched_getaffinity(0))
     model = next(
         (

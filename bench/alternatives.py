@@ -1,21 +1,17 @@
-"""What is written by hand, beside the library that could do it: `python -m bench.alternatives`.
+"""Comparison of hand-written parts with the libraries that could replace them: `python -m bench.alternatives`.
 
-Processor time of one request's share in each, in rounds that take turns: events to Redis, a line of the log, counters.
+Processor time of one request's share in each, in rounds that take turns: events to Redis, counters.
 What gains less than 3 % of a request goes; what stays has a page in `docs/decisions/`.
 """
 
 import asyncio
-import logging
-import logging.handlers
 import os
-import queue
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TextIO
 
 import uvloop
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -24,17 +20,12 @@ from bench.standin import Connection as StandIn
 from bench.steps import Client, started
 from bench.traffic import Kind, body, request
 from service.app import open_redis
-from service.edge.request_log import RequestLogEvent
 from service.embedded.valkey import Valkey
 from service.fleet.clock import Clock
 from service.fleet.stream_writer import PipelinedStreamPort, RedisPort
 from service.ledger.events import AttemptEnded, AttemptStarted, TokenCounts
 from service.ledger.wire import encode_entry
-from service.relay.client import EndedAttempt
-from service.settings import load
 from service.telemetry.counters import BufferedCounter, BufferedHistogram
-from service.telemetry.log import LineHandler, Lines, disable_unused_record_fields, lines_in
-from service.telemetry.log_buffer import LogBuffer
 
 ROUNDS = 10
 REQUESTS = 500
@@ -90,64 +81,8 @@ async def appends(url: str) -> None:
     await redis.aclose()
 
 
-def nowhere() -> TextIO:
-    """A file that keeps nothing."""
-    return open(os.devnull, "w", encoding="utf-8")
-
-
-class StandardHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """logging's own handler, with our words."""
-
-    def __init__(self) -> None:
-        super().__init__(nowhere())
-        self.lines = Lines(coloured=False)
-
-    def format(self, record: logging.LogRecord) -> str:
-        """A line."""
-        return self.lines(lines_in(record))
-
-
-async def lines() -> None:
-    """One line a request, on one event loop's rounds."""
-    route = next(iter(load(None, {"ANTHROPIC_API_KEY": "k", "CCPROXY_HOME": "/nowhere"}).routes))
-    event = RequestLogEvent(
-        endpoint="messages", verdict="ok", reason="", status=200, error=None, client_key="", model="claude-opus-5-5",
-        stream=False, route="anthropic", attempts=1, last=EndedAttempt(route, events()[1], None), total_ms=1_250,
-    )  # fmt: skip
-    disable_unused_record_fields()
-    own = logging.getLogger("bench.own")
-    own.addHandler(LineHandler(Lines(coloured=False), nowhere()))
-    standard = logging.getLogger("bench.standard")
-    standard.addHandler(StandardHandler())
-    queued = logging.getLogger("bench.queued")
-    waiting: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    queued.addHandler(logging.handlers.QueueHandler(waiting))
-    listener = logging.handlers.QueueListener(waiting, StandardHandler())
-    listener.start()
-
-    def through(logger: logging.Logger) -> Work:
-        logger.addHandler(LogBuffer())
-        logger.propagate = False
-        logger.setLevel(logging.INFO)
-
-        async def work() -> None:
-            for _ in range(REQUESTS):
-                logger.info(event, extra={"request": "q"})
-                await asyncio.sleep(0)
-
-        return work
-
-    ways = {
-        "our handler": through(own),
-        "logging": through(standard),
-        "logging's queue": through(queued),
-    }
-    await compare("A line of the log", ways)
-    listener.stop()
-
-
 async def counts() -> None:
-    """What a request counts: four counters with five increments, and three histograms."""
+    """Counters of one request: four counters with five increments, and three histograms."""
     registry = CollectorRegistry()
     labels = ("anthropic", "claude-opus-5-5", "input")
     kept = BufferedCounter("a", "a", ("route", "model", "type"), registry)
@@ -203,7 +138,6 @@ async def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ccproxy-bench-") as folder, Valkey(Path(folder)) as valkey:
         await requests(Path(folder) / "home")
         await appends(valkey.url)
-    await lines()
     await counts()
 
 

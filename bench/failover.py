@@ -78,7 +78,7 @@ def events_of(installation: Installation, route: str) -> list[Event]:
 
 
 def serving(installation: Installation, since_ms: int) -> int:
-    """How many replicas have an answer of the first route that was no probe, since then."""
+    """Return the number of replicas with a response of the first route, probes aside, since then."""
     ended = [event for event in events_of(installation, "anthropic") if isinstance(event, AttemptEnded)]
     return len({e.replica for e in ended if e.started_at_ms > since_ms and e.outcome == "ok" and not e.probe})
 
@@ -95,7 +95,7 @@ def fleet_trip_ms(events: Sequence[Event], since_ms: int) -> int | None:
 
 
 def overlapping(spans: Sequence[tuple[int, int]]) -> int:
-    """How many of these spans began while another one was under way."""
+    """Return the number of spans that began during another one."""
     ordered = sorted(spans)
     return sum(later[0] < earlier[1] for earlier, later in pairwise(ordered))
 
@@ -209,7 +209,7 @@ async def measure_quota(installation: Installation, *, crash: bool) -> None:
 
 
 def is_idle(statuses: Sequence[int]) -> bool:
-    """Whether nobody was served lately."""
+    """Return true if nobody was served lately."""
     return len(statuses) > 10 * STREAMS and not any(status == 200 for status in statuses[-10 * STREAMS :])
 
 

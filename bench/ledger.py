@@ -148,7 +148,7 @@ class Bench:
             process.wait(20)
 
     def position(self, stream: str) -> int:
-        """How far the published snapshot of a stream is."""
+        """Return the position of a stream's published snapshot."""
         raw: Any = self.redis.hget(wire.route_key(stream), "position")
         return int(raw or 0)
 

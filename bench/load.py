@@ -25,7 +25,7 @@ MOST_OPEN = 512
 
 
 class Job(Struct, kw_only=True):
-    """What to do. `rate` 0 is a closed loop of `open_at_once`; `most` 0 is as many as there is time for.
+    """A load. `rate` 0 is a closed loop of `open_at_once`; `most` 0 is as many as there is time for.
 
     Each `leave_every`-th client goes away at the first byte of its answer, 0 is none.
     """
@@ -43,7 +43,7 @@ class Job(Struct, kw_only=True):
 
 
 class Figures(Struct, kw_only=True):
-    """What came of it. Times in milliseconds, None where there is none."""
+    """The result of a load. Times in milliseconds, None where there is none."""
 
     seconds: float
     done: int
@@ -53,12 +53,12 @@ class Figures(Struct, kw_only=True):
     first_p50: float | None
     first_p99: float | None
     chunk_p50: float | None
-    """How long a paced event took from the stand-in to here."""
+    """A paced event's time from the stand-in to here."""
     chunk_p99: float | None
 
 
 class Tally(Struct):
-    """What is counted meanwhile."""
+    """Counters of a running load."""
 
     done: int = 0
     left: int = 0
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
         self._end(f"closed: {exc}")
 
     def on_body(self, part: bytes) -> None:
-        """Whether the answer is whole shows in its last event, or near a JSON answer's end."""
+        """Look for the last event of a stream, or the end of a JSON response: then the response is complete."""
         look = self._tail + part
         self._seen = self._seen or any(end in look for end in ENDS)
         self._tail = look[-40:]

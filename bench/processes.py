@@ -68,7 +68,7 @@ def stat(pid: int) -> list[str]:
 
 
 def usage(pids: Iterable[int]) -> Usage:
-    """What these processes have used and hold."""
+    """Return the processor time and memory of these processes."""
     ticks, pages = 0, 0
     for pid in pids:
         if fields := stat(pid):
@@ -78,7 +78,7 @@ def usage(pids: Iterable[int]) -> Usage:
 
 
 def command_of(pid: int) -> str:
-    """What a process was started as."""
+    """Return the command line of a process."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return ""

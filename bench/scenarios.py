@@ -1,4 +1,4 @@
-"""What is asked of each target, and in which order: one scenario after the other, each on every target in turn."""
+"""The scenarios, one after the other, each on every target in turn."""
 
 from msgspec import Struct
 

@@ -154,13 +154,13 @@ def fold_to(bench: Bench, shift: FoldJob, position: int) -> float:
 
 
 def used_bytes(bench: Bench) -> int:
-    """What Redis holds."""
+    """Return the bytes that Redis holds."""
     info: Any = bench.redis.info("memory")
     return int(info["used_memory"])
 
 
 def table_bytes(bench: Bench) -> tuple[int, int]:
-    """What the weekly partitions take on disk with their indexes, and what all other tables do."""
+    """Return the size on disk of the weekly partitions with their indexes, and of all other tables."""
     with connect(bench.address) as connection:
         found = connection.execute(SIZES).fetchone() or (0, 0)
     return int(found[0] or 0), int(found[1] or 0)

@@ -33,7 +33,7 @@ class Connection(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_url(self, url: bytes) -> None:
-        """What is asked for."""
+        """A part of the request's path."""
         self._url += url
 
     def on_body(self, part: bytes) -> None:

@@ -50,7 +50,7 @@ STANDARD_LIBRARY = (str(Path(os.__file__).parent), "<frozen")
 
 
 class Steps(Struct, frozen=True):
-    """What one request took."""
+    """Calls and bytecodes of one request."""
 
     calls: int
     bytecodes: int
@@ -96,7 +96,7 @@ class Counter:
 
 
 def is_counted(filename: str) -> bool:
-    """Whether code of this file is the proxy's or of a library below it."""
+    """Return true if code of this file belongs to the proxy or a library that it uses."""
     if filename.startswith(OWN):
         return False
     return "site-packages" in filename or not filename.startswith(STANDARD_LIBRARY)
@@ -135,7 +135,7 @@ class Client(asyncio.Protocol):
 
 
 def is_whole(received: bytes) -> bool:
-    """Whether an answer has come to its end."""
+    """Return true if a response is complete."""
     head, _, rest = received.partition(b"\r\n\r\n")
     length = next((line[15:] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), None)
     return len(rest) >= int(length) if length else rest.endswith(b"0\r\n\r\n")

@@ -1,4 +1,4 @@
-"""What is measured, each as it comes: how it is installed, started, and asked. A target that can't be had says why.
+"""The programs that are measured: installation, start and address. A target that can't be installed says why.
 
 Peers are installed once, into a folder of their own (CCPROXY_BENCH_CACHE, else the user's cache), in these versions.
 All of them reach the same stand-in, answer the same client, and keep their usual settings; what differs from those is
@@ -25,7 +25,7 @@ ROUTER = "@musistudio/claude-code-router@2.0.0"
 
 
 class Place(Struct, frozen=True):
-    """Where things lie and listen: the stand-in's port, the target's, a folder for its files, the peers' folder."""
+    """Ports and folders: the stand-in's port, the target's, a folder for its files, the peers' folder."""
 
     upstream: int
     port: int
@@ -134,12 +134,12 @@ def litellm(place: Place) -> Target:
         (home / "ready").touch()
     config = place.folder / "litellm.json"
     params = {"model": f"anthropic/{MODEL}", "api_base": f"http://127.0.0.1:{place.upstream}", "api_key": KEY}
-    told = {
+    fields = {
         "model_list": [{"model_name": MODEL, "litellm_params": params}],
         "general_settings": {"master_key": KEY},
         "litellm_settings": {"telemetry": False},
     }
-    config.write_text(json.dumps(told))  # JSON is YAML
+    config.write_text(json.dumps(fields))  # JSON is YAML
     command = [str(home / "bin" / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(place.port)]
     environ = clean_environ() | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HOME": str(place.folder)}
     return started(
@@ -163,7 +163,7 @@ def router(place: Place) -> Target:
     home = node_package(place, ROUTER)
     settings = place.folder / ".claude-code-router"
     settings.mkdir(exist_ok=True)
-    told = {
+    fields = {
         "PORT": place.port,
         "HOST": "127.0.0.1",
         "APIKEY": KEY,
@@ -180,7 +180,7 @@ def router(place: Place) -> Target:
         ],
         "Router": {"default": f"stand-in,{MODEL}"},
     }
-    (settings / "config.json").write_text(json.dumps(told))
+    (settings / "config.json").write_text(json.dumps(fields))
     command = [node(), str(home / "@musistudio/claude-code-router/dist/cli.js"), "start"]
     environ = clean_environ() | {"HOME": str(place.folder), "SERVICE_PORT": str(place.port)}
     headers = {"x-api-key": KEY, "authorization": f"Bearer {KEY}"}
@@ -254,7 +254,7 @@ def run(command: list[object]) -> None:
 
 
 def cache_folder() -> Path:
-    """Where peers are installed."""
+    """Return the folder in which peers are installed."""
     given = os.environ.get("CCPROXY_BENCH_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given) if given else base / "ccproxy-bench"

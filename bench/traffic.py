@@ -1,4 +1,4 @@
-"""What goes over the wire in the bench: a request as Claude Code makes it, and answers as a provider gives them.
+"""The bytes of the bench: requests as Claude Code makes them, and responses as a provider makes them.
 
 The stand-in reads from the body alone what is wanted (`"stream": true`, and PACED), since proxies pass on no header of
 ours. Not here: sockets.
@@ -32,7 +32,7 @@ def body(size: int, kind: Kind) -> bytes:
         {"name": f"Tool{number}", "description": PROSE * 8, "input_schema": SCHEMA}
         for number in range(24 if size > 20_000 else 0)
     ]
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "model": MODEL,
         "max_tokens": 32_000,
         "system": [{"type": "text", "text": PROSE * 3, "cache_control": {"type": "ephemeral"}}],
@@ -41,12 +41,12 @@ def body(size: int, kind: Kind) -> bytes:
         "stream": kind != "json",
     }
     turns: list[dict[str, Any]] = [turn("user", PACED if kind == "paced" else "and now?")]
-    while (room := size - len(encoded(told | {"messages": turns}))) > 200:
+    while (room := size - len(encoded(fields | {"messages": turns}))) > 200:
         asked = turns[0]["role"] == "user"
         turns.insert(0, turn("assistant" if asked else "user", (PROSE * 22)[: min(room - 100, 2_000)]))
     if turns[0]["role"] == "assistant":
         turns.insert(0, turn("user", "hi"))
-    return encoded(told | {"messages": turns})
+    return encoded(fields | {"messages": turns})
 
 
 def turn(role: str, words: str) -> dict[str, Any]:
@@ -54,9 +54,9 @@ def turn(role: str, words: str) -> dict[str, Any]:
     return {"role": role, "content": [{"type": "text", "text": words}]}
 
 
-def encoded(told: dict[str, Any]) -> bytes:
+def encoded(fields: dict[str, Any]) -> bytes:
     """As Claude Code writes JSON: without spaces."""
-    return json.dumps(told, separators=(",", ":")).encode()
+    return json.dumps(fields, separators=(",", ":")).encode()
 
 
 def request(authority: str, path: str, headers: dict[str, str], data: bytes) -> bytes:
@@ -106,12 +106,12 @@ HEADERS = (
 def json_answer() -> bytes:
     """A whole answer of 1 KB, head and all."""
     usage = MESSAGE["usage"] | {"output_tokens": 120}
-    told = MESSAGE | {
+    fields = MESSAGE | {
         "content": [{"type": "text", "text": (PROSE * 8)[:600]}],
         "stop_reason": "end_turn",
         "usage": usage,
     }
-    data = json.dumps(told).encode()
+    data = json.dumps(fields).encode()
     head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n{HEADERS}\r\n"
     return head.encode() + data
 
@@ -134,17 +134,17 @@ def delta(text: str) -> bytes:
 
 
 def opening() -> bytes:
-    """What comes before the text."""
+    """The events before the text."""
     block = event("content_block_start", index=0, content_block={"type": "text", "text": ""})
     return event("message_start", message=MESSAGE) + block + event("ping")
 
 
 def closing() -> bytes:
-    """What comes behind it."""
-    told = event(
+    """The events after the text."""
+    ending = event(
         "message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage={"output_tokens": 120}
     )
-    return event("content_block_stop", index=0) + told + event("message_stop") + b"0\r\n\r\n"
+    return event("content_block_stop", index=0) + ending + event("message_stop") + b"0\r\n\r\n"
 
 
 def burst() -> bytes:

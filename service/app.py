@@ -215,15 +215,15 @@ def shortcut(parts: Parts) -> Shortcut:
 
 def answer_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Convert the framework's errors to Anthropic's shape."""
-    told: ProxyError = ProxyError(error.detail)
+    shown: ProxyError = ProxyError(error.detail)
     if error.status_code == 404:
-        told = not_found(request.method)
+        shown = not_found(request.method)
     elif error.status_code == 405:
-        told = MethodNotAllowed(f"{request.url.path} does not support {request.method}")
+        shown = MethodNotAllowed(f"{request.url.path} does not support {request.method}")
     elif error.status_code == 413:
-        told = BodyTooLarge(f"the request is larger than {CONSOLE_BODY_BYTES:,} bytes")
-    told.status = error.status_code
-    return Response(error_body(told, ""), status_code=told.status, media_type="application/json")
+        shown = BodyTooLarge(f"the request is larger than {CONSOLE_BODY_BYTES:,} bytes")
+    shown.status = error.status_code
+    return Response(error_body(shown, ""), status_code=shown.status, media_type="application/json")
 
 
 def open_redis(url: str) -> Redis:

@@ -95,8 +95,8 @@ def serve(config: Path | None, listener: int | None, started: int | None) -> Non
 
     if listener is None or started is None:
         sys.exit(serve_forever(settings))
-    told = started
-    sys.exit(serve_forever(settings, inherited(settings, listener), lambda: announce(told)))
+    announced = started
+    sys.exit(serve_forever(settings, inherited(settings, listener), lambda: announce(announced)))
 
 
 def announce(pipe: int) -> None:

@@ -62,17 +62,17 @@ class Sibling(RestartableProcess):
         self._close_pipe()
         if self._process is not None:
             mark_process_dead(self._process.pid, str(self._counts))  # type: ignore[no-untyped-call]
-        self._started, told = os.pipe()
+        self._started, started_fd = os.pipe()
         os.set_blocking(self._started, False)
         try:
-            descriptors = ["--listener", str(self._listener.fileno()), "--started", str(told)]
+            descriptors = ["--listener", str(self._listener.fileno()), "--started", str(started_fd)]
             self._process = ManagedProcess(
                 own_command("serve", *self._options, *descriptors),
                 environ={**os.environ, COUNTS: str(self._counts)},
-                inherit=(self._listener.fileno(), told),
+                inherit=(self._listener.fileno(), started_fd),
             )
         finally:
-            os.close(told)
+            os.close(started_fd)
         log.info("process.started", extra={"child": self.name, "pid": self._process.pid})
 
     def is_ready(self) -> bool:

@@ -46,7 +46,7 @@ from workers.verify import verify
 from workers.worker_process import WorkerProcess, check_schema
 
 MAX_TRIES = 300
-"""How often a command tries to lock a stream that workers hold before it gives up."""
+"""Attempts of a command to lock a stream that workers hold."""
 NOT_PUBLISHED = "; Redis is unreachable: proxies get it when a worker starts, or with the next event"
 
 
@@ -119,8 +119,8 @@ def verify_ledger(stream: str | None, *, as_json: bool) -> None:
         for name in selected_streams(archive, stream):
             checkpoint, balance = archive.checkpoint(name), archive.balance(name)
             end = checkpoint.position if checkpoint else balance.position
-            with progress_of(screen, f"verify {name}", balance.position, end) as told:
-                reports.append(verify(archive, name, told))
+            with progress_of(screen, f"verify {name}", balance.position, end) as progress:
+                reports.append(verify(archive, name, progress))
     ok = all(report.ok for report in reports)
     if as_json:
         echo_json({"ok": ok, "streams": reports})
@@ -139,8 +139,8 @@ def rebuild_ledger(stream: str | None, *, force: bool) -> None:
     with archive_of(settings) as archive:
         for name in selected_streams(archive, stream):
             begin, end = archive.balance(name).position, archive.last_position(name)
-            with progress_of(screen, f"rebuild {name}", begin, end, lines=True) as told:
-                rebuilt = rebuild(archive, name, told, force=force)
+            with progress_of(screen, f"rebuild {name}", begin, end, lines=True) as progress:
+                rebuilt = rebuild(archive, name, progress, force=force)
             if rebuilt.faults:
                 place, stands, _ = rebuilt.faults[0]
                 raise click.ClickException(
@@ -161,12 +161,12 @@ def add_owners() -> None:
     redis = open_redis(required_setting(settings.redis_url or running_address(settings, "redis_url"), "REDIS_URL"))
     try:
         with archive_of(settings) as archive:
-            told = sum(add_owner(redis, one) for one in archive.unowned())
+            count = sum(add_owner(redis, one) for one in archive.unowned())
     except RedisError as error:
         raise click.ClickException(f"Redis is unreachable ({error}); start it and try again") from None
     finally:
         redis.close()
-    echo(f"{told:,} files, batches and other resources were assigned to their owners.")
+    echo(f"{count:,} files, batches and other resources were assigned to their owners.")
 
 
 @ledger.group("dead", invoke_without_command=True)
@@ -237,8 +237,8 @@ def backup(file: Path, *, as_json: bool) -> None:
     """Write the whole ledger to FILE, as of one moment, while traffic goes on."""
     with errors_as_messages(), connect(postgres_of(load_for_workers())) as connection:
         expected = expected_rows(connection)
-        with progress_of(SafeConsole(stderr=True), f"backup {file.name}", 0, expected, lines=True) as told:
-            manifest = back_up(connection, file, told)
+        with progress_of(SafeConsole(stderr=True), f"backup {file.name}", 0, expected, lines=True) as progress:
+            manifest = back_up(connection, file, progress)
     size = file.stat().st_size
     if as_json:
         echo_json({"file": str(file), "bytes": size, "manifest": manifest})
@@ -255,8 +255,8 @@ def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
     settings, screen = load_for_workers(), SafeConsole(stderr=True)
     with errors_as_messages(), Backup(file) as saved, connect(postgres_of(settings)) as connection:
         manifest = saved.manifest
-        with progress_of(screen, f"restore {file.name}", 0, manifest.rows, lines=True) as told:
-            restore(connection, saved, told, replace=replace)
+        with progress_of(screen, f"restore {file.name}", 0, manifest.rows, lines=True) as progress:
+            restore(connection, saved, progress, replace=replace)
     gaps = catch_up(settings, manifest)
     with archive_of(settings) as archive:
         reports = [verify(archive, stream) for stream in archive.streams()]

@@ -73,7 +73,7 @@ class EntryBatch(NamedTuple):
 
 
 class StreamSource(Protocol):
-    """How streams are read."""
+    """The settings of reading streams."""
 
     def page(self, stream: str, first_id: str) -> EntryPage:
         """Return up to PAGE_ENTRIES entries from `first_id` on (inclusive), and the server's run id."""
@@ -214,9 +214,9 @@ def number_of(raw: bytes) -> SkippedSeq | None:
     It is acknowledged to the replica all the same: the event is stored in Postgres, and need not be sent again.
     """
     try:
-        told = _numbered_decoder.decode(raw)
+        header = _numbered_decoder.decode(raw)
     except wire.UNREADABLE:
         return None
-    if not (told.replica and fits(told.replica) and 0 < told.seq < LATEST_MS):
+    if not (header.replica and fits(header.replica) and 0 < header.seq < LATEST_MS):
         return None
-    return SkippedSeq(told.replica, told.seq, told.at_ms if 0 <= told.at_ms < LATEST_MS else 0)
+    return SkippedSeq(header.replica, header.seq, header.at_ms if 0 <= header.at_ms < LATEST_MS else 0)

@@ -33,7 +33,7 @@ log = logging.getLogger("ccproxy.worker")
 BATCHES_PER_JOB = 10
 """After so many batches, a stream with a backlog yields to other streams."""
 LINGER_S = 5.0
-"""How long a job lingers, well below RQ's job timeout."""
+"""A job's lingering time, well below RQ's job timeout."""
 
 
 class FoldJob:

@@ -117,13 +117,13 @@ def env_of(settings: Settings) -> dict[str, Any]:
 def has_login(home: ClaudeHome, settings: Settings, environ: Mapping[str, str]) -> bool:
     """True if Claude Code has its own credential, so that it does not ask for one."""
     env = env_of(settings)
-    told = (env.get(name, environ.get(name)) not in (None, "", PLACEHOLDERS.get(name)) for name in OWN_CREDENTIALS)
+    given = (env.get(name, environ.get(name)) not in (None, "", PLACEHOLDERS.get(name)) for name in OWN_CREDENTIALS)
     kept = (
         has_value(home.folder / ".credentials.json", "claudeAiOauth"),
         has_value(home.state, "oauthAccount"),  # macOS has the credential itself in its keychain
         has_value(home.state, "primaryApiKey"),
     )
-    return bool(settings.get("apiKeyHelper")) or any(told) or any(kept)
+    return bool(settings.get("apiKeyHelper")) or any(given) or any(kept)
 
 
 def has_value(path: Path, name: str) -> bool:

@@ -64,7 +64,7 @@ class Wanted(NamedTuple):
         )
 
     def _shows_type(self, name: str) -> bool:
-        """Whether events of this type are shown."""
+        """Return true if events of this type are shown."""
         if self.types:
             return name in self.types
         return name != STARTED or self.starts or bool(self.request)

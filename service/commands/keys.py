@@ -67,12 +67,12 @@ def issue(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> No
     """Issue a key for NAME and print it, once."""
     if not NAME.fullmatch(name):
         raise click.UsageError(f"{name!r} is not a valid key name; use letters, digits, spaces and . _ @ -, at most 64")
-    with open_operator(config) as (desk, _):
-        if taken := [key_id for key_id, key in desk.control().keys.items() if key.name == name]:
+    with open_operator(config) as (operator, _):
+        if taken := [key_id for key_id, key in operator.control().keys.items() if key.name == name]:
             raise click.ClickException(
                 f"a key named {name!r} exists already ({taken[0]}); revoke it first, or use another name"
             )
-        show_new(*issue_key(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
+        show_new(*issue_key(operator, name, limits_of(limits, operator.now_ms())), as_json=as_json)
 
 
 @keys.command()
@@ -82,11 +82,11 @@ def issue(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> No
 @json_option
 def ensure(name: str, config: Path | None, *, as_json: bool, **limits: Any) -> None:
     """Issue a key for NAME if there is no key at all; for the first start of containers."""
-    with open_operator(config) as (desk, _):
-        if there := desk.control().keys:
+    with open_operator(config) as (operator, _):
+        if there := operator.control().keys:
             echo(f"existing keys: {len(there)}; no key was issued", err=True)
             return
-        show_new(*issue_key(desk, name, limits_of(limits, desk.now_ms())), as_json=as_json)
+        show_new(*issue_key(operator, name, limits_of(limits, operator.now_ms())), as_json=as_json)
 
 
 @keys.command("list")
@@ -97,8 +97,8 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
     from service.fleet.control_stream import read_view
     from service.routing.keys import read_key
 
-    with open_operator(config) as (desk, settings):
-        view, now_ms, quota = read_view(desk.redis), desk.now_ms(), settings.policy.quota
+    with open_operator(config) as (operator, settings):
+        view, now_ms, quota = read_view(operator.redis), operator.now_ms(), settings.policy.quota
         rows = [
             (key_id, key, read_key(key_id, key, view, quota, settings.prices, now_ms))
             for key_id, key in sorted(view.control.keys.items())
@@ -129,10 +129,12 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
 @config_option
 def limit(name: str, config: Path | None, **limits: Any) -> None:
     """Replace all limits of the key NAME (a name or id); without options, remove them."""
-    with open_operator(config) as (desk, _):
-        key_id = key_id_of(desk.control(), name)
-        desk.append([ClientKeyLimited(**desk.common_fields(), key_id=key_id, **limits_of(limits, desk.now_ms()))])
-        echo(f"{key_id}: {limits_in_words(desk.control().keys[key_id])}")
+    with open_operator(config) as (operator, _):
+        key_id = key_id_of(operator.control(), name)
+        operator.append(
+            [ClientKeyLimited(**operator.common_fields(), key_id=key_id, **limits_of(limits, operator.now_ms()))]
+        )
+        echo(f"{key_id}: {limits_in_words(operator.control().keys[key_id])}")
 
 
 @keys.command()
@@ -140,9 +142,9 @@ def limit(name: str, config: Path | None, **limits: Any) -> None:
 @config_option
 def revoke(name: str, config: Path | None) -> None:
     """Revoke the key NAME (a name or id), on all proxies within a second."""
-    with open_operator(config) as (desk, _):
-        key_id = key_id_of(desk.control(), name)
-        desk.append([ClientKeyRevoked(**desk.common_fields(), key_id=key_id)])
+    with open_operator(config) as (operator, _):
+        key_id = key_id_of(operator.control(), name)
+        operator.append([ClientKeyRevoked(**operator.common_fields(), key_id=key_id)])
         echo(f"{key_id} is revoked")
 
 
@@ -159,18 +161,20 @@ def open_operator(config: Path | None) -> Iterator[tuple[Any, Any]]:
         raise click.ClickException(error.message) from None
     url = redis_url_of(settings)
     try:
-        with operator(url) as desk:
-            yield desk, settings
+        with operator(url) as opened:
+            yield opened, settings
     except (RedisError, OSError) as error:
         raise click.ClickException(
             f"Redis at {place_of(url)} is unreachable ({error}); start `ccproxy up`, or set REDIS_URL"
         ) from None
 
 
-def issue_key(desk: Any, name: str, limits: dict[str, Any]) -> tuple[str, str]:
+def issue_key(operator: Any, name: str, limits: dict[str, Any]) -> tuple[str, str]:
     """Issue a key; returns the key and its id."""
     key = make_key(name, secrets.token_bytes(SECRET_BYTES + 3))
-    desk.append([ClientKeyIssued(**desk.common_fields(), key_id=key.key_id, name=name, sha256=key.sha256, **limits)])
+    operator.append(
+        [ClientKeyIssued(**operator.common_fields(), key_id=key.key_id, name=name, sha256=key.sha256, **limits)]
+    )
     return key.text, key.key_id
 
 

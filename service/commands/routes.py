@@ -50,9 +50,9 @@ route_argument = click.argument("route", shell_complete=complete_route)
 @config_option
 def disable(route: str, reason: str, config: Path | None) -> None:
     """Take ROUTE out of service. Requests in flight are finished."""
-    with open_operator(config) as (desk, settings):
-        check_known([route], desk, settings)
-        desk.append([RouteDisabled(**desk.common_fields(), route=route, reason=reason)])
+    with open_operator(config) as (operator, settings):
+        check_known([route], operator, settings)
+        operator.append([RouteDisabled(**operator.common_fields(), route=route, reason=reason)])
     echo(f"{route} is disabled{f': {reason}' if reason else ''}. `ccproxy routes enable {route}` enables it again.")
 
 
@@ -61,9 +61,9 @@ def disable(route: str, reason: str, config: Path | None) -> None:
 @config_option
 def enable(route: str, config: Path | None) -> None:
     """Put ROUTE back into service."""
-    with open_operator(config) as (desk, settings):
-        check_known([route], desk, settings)
-        desk.append([RouteEnabled(**desk.common_fields(), route=route)])
+    with open_operator(config) as (operator, settings):
+        check_known([route], operator, settings)
+        operator.append([RouteEnabled(**operator.common_fields(), route=route)])
     echo(f"{route} is enabled.")
 
 
@@ -75,12 +75,12 @@ def reset(names: tuple[str, ...], config: Path | None, *, as_json: bool) -> None
     """Forget what is held against ROUTE, or all routes: circuit, cool-downs, provider's windows, missing models and
     unknown errors. Attempts that began before no longer count, either. Usage and quotas stay.
     """
-    with open_operator(config) as (desk, settings):
+    with open_operator(config) as (operator, settings):
         chosen = list(dict.fromkeys(names)) or [route.id for route in settings.routes]
-        check_known(chosen, desk, settings)
-        forgot = forgotten_by(desk, chosen, settings)
+        check_known(chosen, operator, settings)
+        forgot = forgotten_by(operator, chosen, settings)
         for route in chosen:
-            desk.reset(route, forgot[route])
+            operator.reset(route, forgot[route])
     if as_json:
         echo_json([{"route": route, **asdict(forgot[route])} for route in chosen])
         return
@@ -101,9 +101,9 @@ def forgotten_by(operator: Any, routes: list[str], settings: Settings) -> dict[s
 def limit(route: str, tokens: str, config: Path | None) -> None:
     """Set ROUTE's weekly limit to TOKENS: a number such as 20M, 0 for none, or `settings` for the configured one."""
     weekly_tokens = tokens_of(tokens)
-    with open_operator(config) as (desk, settings):
-        check_known([route], desk, settings)
-        desk.append([QuotaLimitChanged(**desk.common_fields(), route=route, weekly_tokens=weekly_tokens)])
+    with open_operator(config) as (operator, settings):
+        check_known([route], operator, settings)
+        operator.append([QuotaLimitChanged(**operator.common_fields(), route=route, weekly_tokens=weekly_tokens)])
     words = "as configured" if weekly_tokens is None else f"{weekly_tokens:,} tokens" if weekly_tokens else "none"
     echo(f"{route}: weekly limit {words}.")
 

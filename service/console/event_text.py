@@ -99,7 +99,7 @@ def describe_end(event: AttemptEnded) -> tuple[Level, str]:
 
 
 def describe_command(event: Event) -> tuple[Level, str]:
-    """What an operator did: to a route, else to something else."""
+    """Return the level and text of an operator's action, on a route or on something else."""
     match event:
         case RouteDisabled():
             return "warning", f"{event.route} disabled{': ' + event.reason if event.reason else ''}"
@@ -116,7 +116,7 @@ def describe_command(event: Event) -> tuple[Level, str]:
 
 
 def describe_other_command(event: Event) -> tuple[Level, str]:
-    """What an operator did to a client key, or to events that were put aside."""
+    """Return the level and text of an operator's action on a client key or on dead letters."""
     match event:
         case ClientKeyIssued():
             return "ok", f"key {event.key_id} issued to {event.name}"

@@ -127,8 +127,8 @@ class FleetReader:
 
 def usual_settings(replicas: tuple[ReplicaStatus, ...]) -> str:
     """Return the settings digest that most replicas have."""
-    told = [one.settings for one in replicas if one.settings]
-    return max(sorted(set(told)), key=told.count, default="")
+    fingerprints = [one.settings for one in replicas if one.settings]
+    return max(sorted(set(fingerprints)), key=fingerprints.count, default="")
 
 
 def gaps_of(watcher: Watcher, stream: str) -> int:

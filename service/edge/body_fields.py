@@ -81,8 +81,8 @@ def object_in(plain: bytes) -> Object:
         raise ClientError("The request body should be a JSON object") from None
     except UNREADABLE as error:
         half = HALF_SURROGATE.search(plain) is not None
-        told = "no low surrogate in string" if half else str(error)
-        raise ClientError(f"The request body is not valid JSON: {told}") from None
+        reason = "no low surrogate in string" if half else str(error)
+        raise ClientError(f"The request body is not valid JSON: {reason}") from None
     refuse_repeats(plain, fields, "")
     return fields
 

@@ -77,29 +77,29 @@ class KeyGuard:
         self._clock = clock
         self._quota = quota
         self._prices = prices
-        self._told: dict[tuple[str, str], RefusalLog] = {}
+        self._refusals: dict[tuple[str, str], RefusalLog] = {}
 
-    async def check(self, key_id: str, key: ClientKey, call: ClientRequest) -> None:
+    async def check(self, key_id: str, key: ClientKey, request: ClientRequest) -> None:
         """Check what the head of a request shows. Raises ClientError."""
         try:
             now_ms = self._clock.now_ms()
             check_expiry(key, now_ms)
-            if has_week(key) and not is_free(call.endpoint, call.method, call.path):
+            if has_week(key) and not is_free(request.endpoint, request.method, request.path):
                 check_week(key, read_key(key_id, key, self._view(), self._quota, self._prices, now_ms), now_ms)
-            check_endpoint(key, call)
+            check_endpoint(key, request)
         except ClientError as error:
-            await self._record_refusal(key_id, REASONS[type(error)], call)
+            await self._record_refusal(key_id, REASONS[type(error)], request)
             raise
 
     @asynccontextmanager
-    async def admit(self, key_id: str, key: ClientKey, call: ClientRequest) -> AsyncIterator[None]:
+    async def admit(self, key_id: str, key: ClientKey, request: ClientRequest) -> AsyncIterator[None]:
         """Hold the key's slot while the request is in progress, after its body was read. Raises ClientError if it is
         not allowed."""
         try:
-            await check_models(key, call)
-            grant = await self._enter(key_id, key, call)
+            await check_models(key, request)
+            grant = await self._enter(key_id, key, request)
         except ClientError as error:
-            await self._record_refusal(key_id, REASONS[type(error)], call)
+            await self._record_refusal(key_id, REASONS[type(error)], request)
             raise
         try:
             with self._counted(key_id):
@@ -108,11 +108,11 @@ class KeyGuard:
             if grant:
                 self._admission.release(grant)
 
-    async def _enter(self, key_id: str, key: ClientKey, call: ClientRequest) -> Grant | None:
+    async def _enter(self, key_id: str, key: ClientKey, request: ClientRequest) -> Grant | None:
         """Take one of the key's concurrency slots; None if it has no limit."""
         if key.concurrency is None:
             return None
-        grant = await self._admission.admit_key(key_id, key.concurrency, call.request_id)
+        grant = await self._admission.admit_key(key_id, key.concurrency, request.request_id)
         if isinstance(grant, AdmissionDenied):
             words = f"the key {key.name!r} has reached its limit of {key.concurrency} concurrent requests"
             raise KeyBusy(words, retry_after_s=BUSY_RETRY_S)
@@ -129,23 +129,23 @@ class KeyGuard:
             if not self.under_way[key_id]:
                 del self.under_way[key_id]
 
-    async def _record_refusal(self, key_id: str, reason: str, call: ClientRequest) -> None:
+    async def _record_refusal(self, key_id: str, reason: str, request: ClientRequest) -> None:
         """Record a refusal, unless a similar one was recorded within the last minute."""
         now_ms = self._clock.now_ms()
-        told = self._told.setdefault((key_id, reason), RefusalLog())
-        told.since += 1
-        if told.at_ms and now_ms - told.at_ms < RECORD_INTERVAL_MS:
+        refusals = self._refusals.setdefault((key_id, reason), RefusalLog())
+        refusals.since += 1
+        if refusals.at_ms and now_ms - refusals.at_ms < RECORD_INTERVAL_MS:
             return
         event = RequestRefused(
             event_id=self._clock.new_id(),
             at_ms=now_ms,
-            request_id=call.request_id,
+            request_id=request.request_id,
             client_key=key_id,
             reason=reason,
-            model_asked=bounded_name(call.model),
-            count=told.since,
+            model_asked=bounded_name(request.model),
+            count=refusals.since,
         )
-        told.at_ms, told.since = now_ms, 0
+        refusals.at_ms, refusals.since = now_ms, 0
         await self._outbox.append(CONTROL, event)
 
 
@@ -181,30 +181,30 @@ def is_free(endpoint: Endpoint, method: str, path: str) -> bool:
     return endpoint == "count_tokens" or (endpoint == "batches" and method == "POST" and path.endswith("/cancel"))
 
 
-def check_endpoint(key: ClientKey, call: ClientRequest) -> None:
+def check_endpoint(key: ClientKey, request: ClientRequest) -> None:
     """Raise ClientError if a key with an allow-list of models uses an endpoint that may run any model. Methods make no
     difference: of other endpoints the model is unknown, and a batch may contain any."""
-    is_known = call.endpoint in READ_BODIES or call.endpoint == "files"
-    if key.models and not is_known and not (call.endpoint == "models" and call.method in READS):
+    is_known = request.endpoint in READ_BODIES or request.endpoint == "files"
+    if key.models and not is_known and not (request.endpoint == "models" and request.method in READS):
         raise KeyForbids(f"{may_use(key)}, and only in messages")
 
 
-async def check_models(key: ClientKey, call: ClientRequest) -> None:
+async def check_models(key: ClientKey, request: ClientRequest) -> None:
     """Run `check_model`; in a thread if the body is large."""
-    if len(call.plain) <= LARGE_BYTES:
-        check_model(key, call)
+    if len(request.plain) <= LARGE_BYTES:
+        check_model(key, request)
     elif key.models:
-        await asyncio.to_thread(check_model, key, call)
+        await asyncio.to_thread(check_model, key, request)
 
 
-def check_model(key: ClientKey, call: ClientRequest) -> None:
+def check_model(key: ClientKey, request: ClientRequest) -> None:
     """Raise ClientError if the body names a model that the key may not use."""
-    if not key.models or call.endpoint not in READ_BODIES:
+    if not key.models or request.endpoint not in READ_BODIES:
         return
-    if not allows_model(key, call.model):
-        raise KeyForbids(f"{may_use(key)}, not {call.model or 'a request without a model'}")
+    if not allows_model(key, request.model):
+        raise KeyForbids(f"{may_use(key)}, not {request.model or 'a request without a model'}")
     try:
-        others = list(named_models(call.plain))
+        others = list(named_models(request.plain))
     except ClientError as error:
         raise KeyForbids(f"{may_use(key)}, and {error.message}") from None
     for model in others:

@@ -59,7 +59,7 @@ def messages_app(
         except ClientDisconnected:
             pass  # the log and the counters have it as aborted
         except ProxyError as error:
-            discard_body(scope, reply.call)
+            discard_body(scope, reply.request)
             refused = await refuse(error, address_of(scope), throttle, reply)
         except Exception:
             log.exception("request.failed", extra={"request": request_id})
@@ -76,22 +76,26 @@ def messages_app(
         if client.key_id:
             throttle.accept(address_of(scope), client.key_id)
         named = dict(scope["headers"])
-        call = client_request_of(scope, named, settings, client, target, reply.request_id, arrived_ms)
-        reply.call = call
-        relay.check_access(call)
+        request = client_request_of(scope, named, settings, client, target, reply.request_id, arrived_ms)
+        reply.request = request
+        relay.check_access(request)
         if client.key:
-            await key_guard.check(client.key_id, client.key, call)
+            await key_guard.check(client.key_id, client.key, request)
         share = MemoryShare(memory, client.key_id if client.shared else "")  # a sole owner shares with nobody
         try:
-            await take_body(call, receive, named, settings, share)
-            client = await reauthenticate(client, call, keyring, key_guard, clock.now_ms())
-            call.deadline_ms = deadline_ms(named, settings, stream=call.stream)
-            reply.dropped_messages = call.dropped_messages
+            await take_body(request, receive, named, settings, share)
+            client = await reauthenticate(client, request, keyring, key_guard, clock.now_ms())
+            request.deadline_ms = deadline_ms(named, settings, stream=request.stream)
+            reply.dropped_messages = request.dropped_messages
             if client.key is None:
-                await run_until_disconnect(relay.handle(call, reply), watcher_of(scope, receive, reply, call), drain)
+                await run_until_disconnect(
+                    relay.handle(request, reply), watcher_of(scope, receive, reply, request), drain
+                )
                 return
-            async with key_guard.admit(client.key_id, client.key, call):
-                await run_until_disconnect(relay.handle(call, reply), watcher_of(scope, receive, reply, call), drain)
+            async with key_guard.admit(client.key_id, client.key, request):
+                await run_until_disconnect(
+                    relay.handle(request, reply), watcher_of(scope, receive, reply, request), drain
+                )
         finally:
             share.close()
 
@@ -107,14 +111,14 @@ async def fail(reply: AsgiResponseWriter, client: str) -> None:
 
 
 async def reauthenticate(
-    client: CallerIdentity, call: ClientRequest, keyring: Keyring, key_guard: KeyGuard, now_ms: int
+    client: CallerIdentity, request: ClientRequest, keyring: Keyring, key_guard: KeyGuard, now_ms: int
 ) -> CallerIdentity:
     """Authenticate the client again after a slow body. Raises ClientError if its key is no longer valid."""
-    if now_ms - call.arrived_ms <= SLOW_BODY_MS:
+    if now_ms - request.arrived_ms <= SLOW_BODY_MS:
         return client
-    client = keyring.identify(call.headers)
+    client = keyring.identify(request.headers)
     if client.key:
-        await key_guard.check(client.key_id, client.key, call)
+        await key_guard.check(client.key_id, client.key, request)
     return client
 
 
@@ -128,10 +132,10 @@ async def refuse(error: ProxyError, client: str, brake: AuthThrottle, reply: Asg
     return verdict_of(reply, shown)
 
 
-def discard_body(scope: Scope, call: ClientRequest | None) -> None:
+def discard_body(scope: Scope, request: ClientRequest | None) -> None:
     """Have nothing kept of a body, read or not: a refusal may be held back, or its client be slow."""
-    if call:
-        forget_body(call)
+    if request:
+        forget_body(request)
     extensions: Any = scope.get("extensions") or {}
     if DISCARD in extensions:
         extensions[DISCARD]()
@@ -160,10 +164,12 @@ async def run_until_disconnect(work: Coroutine[Any, Any, None], watcher: "Discon
         drain.untrack(watcher.task)
 
 
-def watcher_of(scope: Scope, receive: Receive, reply: AsgiResponseWriter, call: ClientRequest) -> "DisconnectWatcher":
-    """Who notices that this request's client has left."""
+def watcher_of(
+    scope: Scope, receive: Receive, reply: AsgiResponseWriter, request: ClientRequest
+) -> "DisconnectWatcher":
+    """Return the watcher that notices this request's client disconnecting."""
     watcher = DisconnectWatcher(reply)
-    if not call.upload:  # an upload reads on, and so notices it by itself
+    if not request.upload:  # an upload reads on, and so notices it by itself
         watcher.watch(scope, receive)
     return watcher
 

@@ -72,7 +72,7 @@ class RequestLogEvent(LogEvent, frozen=True, kw_only=True):
 
 
 def attempt_fields(last: EndedAttempt) -> dict[str, object]:
-    """What the last attempt adds to a request's line."""
+    """The fields that the last attempt adds to a request's line."""
     ended, tokens = last.event, last.event.tokens
     return {
         "model_asked": ended.model_asked,
@@ -113,19 +113,19 @@ def log_request(
     level = LEVELS.get(verdict, WARNING)
     if not log.isEnabledFor(level):
         return
-    call = reply.call or NO_REQUEST
+    request = reply.request or NO_REQUEST
     event = RequestLogEvent(
         endpoint=endpoint,
         verdict=verdict,
         reason=reason,
         status=reply.status,
         error=reply.error,
-        client_key=call.client_key,
-        model=call.model,
-        stream=call.stream,
+        client_key=request.client_key,
+        model=request.model,
+        stream=request.stream,
         route=reply.route,
         attempts=reply.attempts,
-        last=call.last,
+        last=request.last,
         total_ms=now_ms() - arrived_ms if now_ms else 0,
     )
     log.log(level, event, extra={"request": reply.request_id})

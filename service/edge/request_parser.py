@@ -29,7 +29,7 @@ def client_request_of(
     now_ms: int,
 ) -> ClientRequest:
     """Return the request as far as its head tells."""
-    call = ClientRequest(
+    request = ClientRequest(
         request_id=request_id,
         method=scope["method"],
         path=target.path,
@@ -46,10 +46,10 @@ def client_request_of(
         arrived_ms=now_ms,
     )
     if target.endpoint not in READ_BODIES:
-        call.resource_ids = path_ids(target)
-        call.names_in_path = bool(call.resource_ids)
-        call.base_url = base_url_of(scope, named, settings.base_path)
-    return call
+        request.resource_ids = path_ids(target)
+        request.names_in_path = bool(request.resource_ids)
+        request.base_url = base_url_of(scope, named, settings.base_path)
+    return request
 
 
 def path_ids(target: RequestTarget) -> tuple[str, ...]:
@@ -66,9 +66,9 @@ def path_ids(target: RequestTarget) -> tuple[str, ...]:
 
 def deadline_ms(named: Mapping[bytes, bytes], settings: Settings, *, stream: bool) -> int:
     """Return the client's deadline: from its SDK's header, else from the settings."""
-    if told := named.get(b"x-stainless-timeout"):  # SDKs send 600, or 20.0 for a user's own timeout
+    if client_timeout := named.get(b"x-stainless-timeout"):  # SDKs send 600, or 20.0 for a user's own timeout
         try:
-            limit_s = float(told)
+            limit_s = float(client_timeout)
         except ValueError:
             limit_s = 0.0
         if 0 < limit_s <= STAINLESS_LIMIT_S:

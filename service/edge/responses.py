@@ -46,7 +46,7 @@ class OwnError(Struct, frozen=True):
 class AsgiResponseWriter:
     """One answer. Every answer says which request it is, which route gave it and how many were tried.
 
-    For the log: `call`, once its head was read, and the `error` of the proxy itself, if it answers with one.
+    For the log: `request`, once its head was read, and the `error` of the proxy itself, if it answers with one.
     """
 
     def __init__(self, send: Send, request_id: str) -> None:
@@ -58,7 +58,7 @@ class AsgiResponseWriter:
         self.route = ""
         self.attempts = 0
         self.dropped_messages = 0
-        self.call: ClientRequest | None = None
+        self.request: ClientRequest | None = None
         self.error: OwnError | None = None
         self.request_id = request_id
         self._send: Any = send
@@ -135,7 +135,7 @@ def error_headers(error: ProxyError) -> list[tuple[bytes, bytes]]:
 
 def error_body(error: ProxyError, request_id: str) -> bytes:
     """Return the error envelope of the Messages API."""
-    told: dict[str, Any] = {"type": error.type, "message": error.message}
+    fields: dict[str, Any] = {"type": error.type, "message": error.message}
     if error.details:
-        told["details"] = error.details
-    return msgspec.json.encode({"type": "error", "error": told, "request_id": request_id})
+        fields["details"] = error.details
+    return msgspec.json.encode({"type": "error", "error": fields, "request_id": request_id})

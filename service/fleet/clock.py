@@ -38,7 +38,7 @@ class Clock:
 
     @property
     def ahead_ms(self) -> float:
-        """How far fleet time is still ahead of Redis, in milliseconds."""
+        """Return the milliseconds by which fleet time is still ahead of Redis."""
         return max(0.0, -self._behind_ms)
 
     def now_ms(self) -> int:

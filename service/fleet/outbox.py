@@ -37,7 +37,7 @@ from service.tasks import cancel_and_wait
 log = logging.getLogger("ccproxy.outbox")
 
 ACKNOWLEDGE_S = 0.1
-"""How long a response waits for Redis before its event is spooled."""
+"""A response's wait for Redis before its event is spooled."""
 BATCH_EVENTS = 256
 """Maximum events of one stream per entry: about 150 KB, which Redis handles without a pause."""
 KEPT_EVENTS = 50_000
@@ -49,7 +49,7 @@ RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 DISK_LIMIT_S = 10.0
-"""How long a stop waits for the disk."""
+"""A stop's wait for the disk."""
 
 
 class StreamPort(Protocol):

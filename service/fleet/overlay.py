@@ -15,7 +15,7 @@ from service.ledger.wire import ENTRY_FIELD, Snapshot, decode_entry, decode_ledg
 from service.routing.view import View
 
 Entries = Iterable[tuple[bytes, Mapping[bytes, bytes]]]
-"""What XRANGE answers."""
+"""The entries that XRANGE returns."""
 FIRST = "0-0"
 
 

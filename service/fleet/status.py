@@ -97,12 +97,12 @@ def read_status(settings: Settings, url: str) -> Status:
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         names = sorted(stream_names(redis) | {CONTROL})
         snapshots = read_snapshots(redis, names)
-        replicas, told = read_replicas(redis, now_ms)
+        replicas, newest_routes = read_replicas(redis, now_ms)
         view = view_of(snapshots.values(), read_control(redis))
         view.accounts = key_accounts(settings.routes)
         notes = {route.id: redis.get(spent_key(route.id)) for route in settings.routes}
         view.spent = {route_id: decoded(note) for route_id, note in notes.items() if note}
-        routes = [reading for name in told if (reading := read_published(redis, name))]
+        routes = [reading for name in newest_routes if (reading := read_published(redis, name))]
         if not routes:
             routes = [read_route_status(route, view, settings.policy, now_ms) for route in settings.routes]
         if settings.client_route.id in names:

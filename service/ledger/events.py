@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 Outcome = Literal["ok", "failed", "aborted"]
-"""How an attempt ended: answered, failed, or cancelled because the client disconnected."""
+"""The outcome of an attempt: answered, failed, or cancelled because the client disconnected."""
 
 FailureKind = Literal[
     "",  # none
@@ -34,7 +34,7 @@ FailureKind = Literal[
 ]
 
 FailureScope = Literal["", "request", "model", "credential", "quota", "throttle", "route", "provider"]
-"""What a failure applies to. Only `route` and `provider` count for a circuit."""
+"""The scope of a failure. Only `route` and `provider` count for a circuit."""
 
 Opinion = Literal["", "answered", "confirmed", "none"]
 """What came of a second opinion on a failure: another route answered, refused the request too, or neither."""

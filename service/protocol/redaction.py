@@ -39,7 +39,7 @@ NAMED_SECRETS = re.compile(
     r"\b((?:api[-_ ]?key|access[-_ ]?token|secret|password)['\"]?\s*[:=]\s*)[^\s,;]+", re.IGNORECASE
 )
 INPUTS = re.compile(r"(\binput_value=|['\"]input['\"]:\s*).*?(?=,\s*['\"]?input_type|, ['\"]?(?:ctx|url)['\"]?[:=]|\Z)")
-"""How Python validators show their input."""
+"""The input as Python validators show it."""
 QUOTED = re.compile(
     "|".join(
         rf"({begin})((?:[^{end}\\]|\\.)*+)({end}|\Z)"

@@ -66,7 +66,7 @@ HeaderItems = Iterable[tuple[bytes, bytes]]
 
 
 class ErrorFacts(Struct, frozen=True):
-    """What an answer says. Texts are empty, and other values None, where it says nothing.
+    """The error in a provider's response. Texts are empty, and other values None, where it says nothing.
 
     `error_code` is Anthropic's `details.error_code` or Z.AI's number as text. `retry_after_ms` is how long to wait,
     `reset_at_ms` when the named limit ends. `unified_status` and `claim` are a subscription's: the word for all

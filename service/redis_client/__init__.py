@@ -1,1 +1,1 @@
-"""How Redis is reached: one server, Sentinel or Cluster, with or without TLS."""
+"""Connections to Redis: one server, Sentinel or Cluster, with or without TLS."""

@@ -35,7 +35,7 @@ class AttemptPlan(Struct, frozen=True, kw_only=True):
 
 
 class ResponseProgress(Struct):
-    """What a response has brought so far. The client may leave at any moment, and what was used counts all the same.
+    """A response's usage so far. The client may disconnect at any moment; the usage counts all the same.
 
     Written while the response is relayed, and only there.
     """
@@ -71,7 +71,7 @@ class FinalPart(Struct, frozen=True):
 
 
 class AttemptOutcome(Struct, frozen=True, kw_only=True):
-    """How an attempt ended.
+    """The outcome of an attempt.
 
     `started`: the ledger has its start; `recorded`: the ledger has its end, as number `ended_seq` of the route's
     events. `ended_ms` is when it ended, 0 for when it is recorded. `account` was asked. `opinion` is what came of

@@ -38,11 +38,11 @@ DRAIN_S = 0.25
 """After `message_stop` the end of the body follows at once; a slower connection is not worth keeping."""
 
 FAILURES = (AttemptFailed, UpstreamError, TimeoutError, EventTooLarge)
-"""How an attempt fails."""
+"""The exceptions with which an attempt fails."""
 
 
 class AttemptProgress(Struct):
-    """How far an attempt has come. It may end at any moment, so that the outcome is made of what is known by then."""
+    """The progress of an attempt. It may end at any moment; the outcome is made of what is known by then."""
 
     plan: AttemptPlan
     response: ResponseProgress = field(default_factory=ResponseProgress)
@@ -217,7 +217,7 @@ class AttemptRunner:
         self._admission.release(plan.grant, used, outcome.ended_seq)
 
     def _failure_of(self, error: BaseException, progress: AttemptProgress) -> Failure:
-        """What an exception means."""
+        """Return the failure that an exception stands for."""
         status = progress.upstream.status if progress.upstream else 0
         if isinstance(error, AttemptFailed):
             return error.failure

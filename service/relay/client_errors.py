@@ -59,12 +59,12 @@ def error_event(request: ClientRequest, route: Route, failure: Failure) -> bytes
 
 
 def is_anthropic_error(request: ClientRequest, outcome: AttemptOutcome) -> bool:
-    """Whether the provider's error can be shown unchanged: it has Anthropic's shape, or no body to have one."""
+    """Return true if the provider's error can be shown unchanged: it has Anthropic's shape, or no body to have one."""
     return request.method == "HEAD" or outcome.status == NOT_MODIFIED or is_in_shape(outcome.body)
 
 
 def is_in_shape(body: bytes) -> bool:
-    """Whether a body is an error in Anthropic's shape: with a message, and a type that is no number (Z.AI's are)."""
+    """Return true if a body is an error in Anthropic's shape: with a message, and a type that is not a number."""
     fields = object_of(body)
     error = fields.get("error")
     if fields.get("type") != "error" or not isinstance(error, dict):
@@ -74,7 +74,7 @@ def is_in_shape(body: bytes) -> bool:
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Whether a value is a text with something in it."""
+    """Return true if a value is a text that is not blank."""
     return isinstance(value, str) and bool(value.strip())
 
 

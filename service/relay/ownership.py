@@ -1,12 +1,12 @@
-"""Who may use a batch, file, container or thread: the owner of the key that made it.
+"""Access to batches, files, containers and threads: only the owner of the key that made them may use them.
 
-Accounts of providers are shared by all who have a key of this proxy, so that a provider can't tell them apart. Whoever
-may not use a resource is told what a provider says of one that does not exist, whether it exists or not.
+All keys of this proxy share the providers' accounts, so that a provider can't tell clients apart. A client that may not
+use a resource gets the provider's error for one that does not exist, whether it exists or not.
 
-- The owner is the name of a key, which a key that is issued in its place has again.
-- A resource of which nobody knows the owner (made by other means, or by an earlier version) may be used where there is
-  one owner only, and on the account of a client that brings its own credential.
-- All methods are alike, and so are ids in paths and in bodies. Lists are left with what is the caller's own.
+- The owner is the name of a key. A key that replaces another one has the same name.
+- A resource whose owner is unknown (created by other means, or by an earlier version) may be used if there is only one
+  owner, and on the account of a client that brings its own credential.
+- All methods are alike, and so are ids in paths and in bodies. Lists are reduced to the caller's own items.
 
 Not here: where a resource lives (`fleet.resource_index`), and which ids a request names (`edge.request_parser`).
 """
@@ -23,7 +23,7 @@ SHOWN_CHARS = 64
 
 
 class Listed(Struct):
-    """What is looked at of an item of a list."""
+    """The fields of a list's item that are read."""
 
     id: str = ""
 
@@ -69,7 +69,7 @@ def check(resource_id: str, home: ResourceHome | None, request: ClientRequest, *
 
 
 def not_found(resource_id: str) -> NotFound:
-    """What is said of a resource that does not exist, or is not the caller's."""
+    """The error for a resource that does not exist or is not the caller's."""
     return NotFound(f"Not found: {resource_id[:SHOWN_CHARS]}")
 
 
@@ -81,7 +81,7 @@ def index_away(resource_id: str) -> HomeUnknown:
 
 
 def is_list(request: ClientRequest) -> bool:
-    """Whether an answer may list resources of all who share an account, whatever else the body of the request names."""
+    """Return true if a response may list resources of all who share an account, whatever else the body names."""
     return (
         request.shared
         and request.method == "GET"
@@ -105,7 +105,7 @@ async def own_items(body: bytes, request: ClientRequest, resources: ResourceInde
 
 
 async def is_own(resource_id: str, request: ClientRequest, resources: ResourceIndex) -> bool:
-    """Whether a resource is known to be the caller's. Raises HomeUnknown."""
+    """Return true if a resource is known to be the caller's. Raises HomeUnknown."""
     try:
         home = await resources.home_of(resource_id, needs_owner=True)
     except IndexAway:

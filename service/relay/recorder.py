@@ -183,7 +183,7 @@ def started_event(request: ClientRequest, plan: AttemptPlan) -> AttemptStarted:
 
 
 def batch_item_event(request: ClientRequest, item: BatchItem, batch: ResourceHome, prices: PriceList) -> BatchItemUsed:
-    """What an item of a batch used. All of it but who asked follows from the batch, so that it is one event for all."""
+    """Return the usage of a batch's item. All but the caller follows from the batch, so it is one event for all."""
     cost = cost_nusd(item.tokens, item.model, prices, batch=True)
     return BatchItemUsed(
         event_id=derived_id(batch.event_id, item.custom_id),

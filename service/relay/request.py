@@ -194,7 +194,7 @@ class Relay:
         await self._recorder.record_end(request, held, final=is_last)
 
     async def _is_renewed(self, request: ClientRequest, outcome: AttemptOutcome, deadline_s: float) -> bool:
-        """Whether a refused token has a successor: then the route is worth another attempt at once."""
+        """Return true if a refused token has a successor: then the route is worth another attempt at once."""
         failure = outcome.failure
         if failure is None or not failure.refresh or request.endpoint not in MODEL_ENDPOINTS:
             return False

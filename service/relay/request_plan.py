@@ -72,11 +72,11 @@ class RequestPlan:
         self.advance(AttemptResult(now_ms, refusal=denied))
 
     def is_last(self, route: Route) -> bool:
-        """Whether no usable route is left behind this one."""
+        """Return true if no usable route is left after this one."""
         return len(self._routes_begun | {route.id}) >= self._usable
 
     def comes_late(self, route: Route) -> bool:
-        """Whether other routes had their turn since the candidates were ranked, and this one is new."""
+        """Return true if other routes were tried since the candidates were ranked, and this one is new."""
         return bool(self._routes_begun) and all(outcome.plan.route.id != route.id for outcome in self.outcomes)
 
     @property
@@ -95,7 +95,7 @@ class RequestPlan:
 
     @property
     def final_verdict(self) -> Verdict:
-        """How the request ended, once no attempt is left."""
+        """Return the request's outcome, once no attempt is left."""
         assert self.verdict is not None  # noqa: S101 - the plan ends with one
         return self.verdict
 
@@ -180,7 +180,7 @@ class RequestPlanner:
         return await home_of(request, self._resources, has_own_account=has_own_account)
 
     async def _least_tokens(self, request: ClientRequest) -> int:
-        """What the prompt has at least; 0 when every model of the chain holds it, as nearly always at first sight."""
+        """Return a lower bound of the prompt's tokens; 0 if it fits every model of the chain, as nearly always."""
         if request.endpoint != "messages" or is_short(request.plain, self._smallest_tokens):
             return 0
         floor_tokens = smallest_on(request.chain, request.model, self._policy)

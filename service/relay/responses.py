@@ -73,7 +73,7 @@ class ResponseRelay:
     def _way_of(
         self, request: ClientRequest, upstream: UpstreamResponse
     ) -> Callable[[UpstreamExchange], Awaitable[FinalPart]]:
-        """How a response is relayed."""
+        """Return the method that relays a response of this kind."""
         if request.method == "HEAD" or (request.endpoint == "files" and request.path.endswith("/content")):
             return self._copy
         if request.endpoint == "messages" and request.stream:
@@ -205,7 +205,7 @@ def response_headers(
 
 
 def is_wrong_type(request: ClientRequest, answer: JsonAnswer) -> bool:
-    """Whether a message was asked for, and something else came."""
+    """Return true if a message was asked for and something else came."""
     return request.endpoint == "messages" and request.path == "/v1/messages" and not answer.is_message
 
 
@@ -217,14 +217,14 @@ def created_ids(request: ClientRequest, answer: JsonAnswer) -> tuple[str, ...]:
 
 
 def may_generate(request: ClientRequest) -> bool:
-    """Whether a model may have made the response: at unknown endpoints, of all requests that do not just read."""
+    """Return true if a model may have made the response: for unknown endpoints, unless the method only reads."""
     return request.method not in READS and request.endpoint in ("messages", "other")
 
 
 def tokens_of_body(
     request: ClientRequest, upstream: UpstreamResponse, body: bytes, answer: JsonAnswer | None
 ) -> TokenCounts:
-    """What a body that was read whole used, also should it be a stream. JSON is JSON whatever it is called."""
+    """Return the usage of a body that was read whole, even if it is a stream. The content type is not relied on."""
     if answer or upstream.content_type != EVENT_STREAM:
         return whole_tokens(request, answer) if answer else NO_TOKENS
     tap = StreamTap()
@@ -234,7 +234,7 @@ def tokens_of_body(
 
 
 def whole_tokens(request: ClientRequest, answer: JsonAnswer) -> TokenCounts:
-    """What a response in one piece used: as it says, else by its size."""
+    """Return the usage of a response in one piece: as reported, else estimated from its size."""
     if request.method in READS:
         return NO_TOKENS  # what it reports was used by the request that made it, and is reported again each time
     if not (answer.content_bytes and may_generate(request)):

@@ -22,7 +22,7 @@ from service.routing.failure import Failure
 from service.settings import Timeouts
 
 HELD_BYTES = 1024 * 1024
-"""What is held back before commit; a start without content is a few hundred bytes, so that this is never reached."""
+"""Bytes held back before commit; a start without content is a few hundred bytes, so that this is never reached."""
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 
 Start = Callable[[], Awaitable[None]]
@@ -158,7 +158,7 @@ def bad_answer(message: str) -> AttemptFailed:
 
 
 class EventBuffer:
-    """What was read and not yet sent."""
+    """Bytes of a stream that were read and not yet sent."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -173,14 +173,14 @@ class EventBuffer:
         self.size += len(chunk)
 
     def through(self, chunk: bytes, free: int) -> bytes:
-        """What may be sent once this chunk has come: mostly just that."""
+        """Return the bytes to send after this chunk: mostly the chunk itself."""
         if free == len(chunk) and not self._parts:
             return chunk
         self.add(chunk, free)
         return self.release()
 
     def release(self) -> bytes:
-        """What may be sent now."""
+        """Return the bytes that may be sent now."""
         free, self._free = self._free, 0
         if not free:
             return b""

@@ -31,7 +31,7 @@ JITTER_RATIO = 0.1
 MAX_DOUBLINGS = 16
 """Enough to reach any cap; keeps the power small when failed probes accumulate."""
 HALF_OPEN_MS = 600_000
-"""How long a trip counts whose replica has disappeared: it may have crashed, and the route may be down."""
+"""Lifetime of a trip whose replica has disappeared: it may have crashed, and the route may be down."""
 RAMP_MS = 10_000
 RAMP_LEAST = 0.1
 """Share of requests that a route gets just after its circuit closed."""

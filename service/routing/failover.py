@@ -98,7 +98,7 @@ VerdictKind = Literal["answered", "relayed", "throttled", "too_large", "unreacha
 
 
 class Verdict(Struct, frozen=True):
-    """How the request ended.
+    """The outcome of a request.
 
     `answered`: by the last attempt. `relayed`: with the error response of attempt `number`. `throttled`: every route
     waits, the first until `until_ms`. `too_large`: no model holds the prompt. `unreachable`: no response worth

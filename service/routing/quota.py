@@ -297,14 +297,14 @@ def read_windows(
     answered_ms = max((health.last_success_ms for health in ledger.health.values()), default=0)
     found = []
     account = account or ledger.account
-    for name, told in told_windows(ledger, account, reset_ms):
+    for name, window in told_windows(ledger, account, reset_ms):
         rule = window_rule(name, policy.rules)
-        ends_ms = told.resets_at_ms or told.at_ms + policy.wait_ms
+        ends_ms = window.resets_at_ms or window.at_ms + policy.wait_ms
         if rule is not None and ends_ms > now_ms:
-            state = window_state(told, policy, contradicted=told.at_ms <= answered_ms)
-            percent = None if told.used_ratio is None else round(told.used_ratio * 100, 2)
+            state = window_state(window, policy, contradicted=window.at_ms <= answered_ms)
+            percent = None if window.used_ratio is None else round(window.used_ratio * 100, 2)
             found.append(
-                WindowReading(name, state, percent, ends_ms, told.status, rule.holds, told.at_ms, told.account)
+                WindowReading(name, state, percent, ends_ms, window.status, rule.holds, window.at_ms, window.account)
             )
     return tuple(found)
 
@@ -324,21 +324,23 @@ def window_rule(name: str, rules: Rules) -> WindowRule | None:
     return known
 
 
-def window_state(told: WindowTold, policy: Policy, *, contradicted: bool) -> WindowState:
+def window_state(window: WindowTold, policy: Policy, *, contradicted: bool) -> WindowState:
     """Return if a window is used up or nearly so; `contradicted`: an answer came after the report."""
-    if told.status in policy.rules.spent_words:
-        return "warning" if told.answered or contradicted else "spent"
-    return "warning" if is_near(told, policy) else "ok"
+    if window.status in policy.rules.spent_words:
+        return "warning" if window.answered or contradicted else "spent"
+    return "warning" if is_near(window, policy) else "ok"
 
 
-def is_near(told: WindowTold, policy: Policy) -> bool:
+def is_near(window: WindowTold, policy: Policy) -> bool:
     """True if a window is nearly used up, by its reported ratio."""
-    return told.used_ratio is not None and told.used_ratio * 100 >= policy.warning_percent
+    return window.used_ratio is not None and window.used_ratio * 100 >= policy.warning_percent
 
 
 def is_pressed(ledger: RouteLedger, policy: Policy) -> bool:
     """True if any window may be (nearly) used up: usually false, so that a request need not read them."""
-    return any(told.status in policy.rules.spent_words or is_near(told, policy) for told in ledger.windows.values())
+    return any(
+        window.status in policy.rules.spent_words or is_near(window, policy) for window in ledger.windows.values()
+    )
 
 
 def is_warned(windows: Iterable[WindowReading], model: str) -> bool:

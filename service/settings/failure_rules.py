@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from service.ledger.events import FailureKind, FailureScope
 
 Dialect = Literal["anthropic", "zai", "compatible"]
-"""How a provider is spoken to: Anthropic itself (open lists), Z.AI, or another that speaks the Messages API."""
+"""The dialect of a provider: Anthropic itself (open lists), Z.AI, or another that speaks the Messages API."""
 NamedWait = Literal["", "none", "long"]
 UnifiedWord = Literal["", "spent", "open"]
 Name = Annotated[str, Meta(min_length=1, max_length=40, pattern="^[a-z0-9_-]+$")]
@@ -69,7 +69,7 @@ class FailureRule(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
             bounds(status)
 
     def covers(self, status: int) -> bool:
-        """Whether the rule applies to responses with this status."""
+        """Return true if the rule applies to responses with this status."""
         return not self.status or any(first <= status <= last for first, last in map(bounds, self.status))
 
 

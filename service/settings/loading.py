@@ -84,7 +84,7 @@ def drain(read: Reader) -> DrainTimes:
 
 
 def policy(read: Reader, file: File) -> Policy:
-    """What routing decides with."""
+    """Return the settings of routing."""
     circuit = read.read(CircuitPolicy)
     return read.read(
         Policy,
@@ -96,13 +96,13 @@ def policy(read: Reader, file: File) -> Policy:
 
 
 def truncation(read: Reader) -> Truncation:
-    """Whether conversations are truncated; without a limit they are not, as in the original."""
+    """Return the settings of truncation; without a limit it is off, as in the original."""
     asked = read.read(Truncation)
     return replace(asked, enabled=asked.enabled and asked.limit_tokens > 0)
 
 
 def notices(read: Reader, settings: Settings) -> tuple[str, ...]:
-    """What is accepted, and the user should know all the same."""
+    """Return warnings about settings that are accepted."""
     found = [f"{name} has no effect here" for name in read.variables if name.startswith(OBSOLETE_PREFIXES)]
     codes = settings.policy.fallback_on_codes
     if codes and 529 not in codes:

@@ -26,7 +26,7 @@ def prices(file: File) -> PriceList:
 
 
 def model_limits(file: File) -> tuple[tuple[str, ModelLimits], ...]:
-    """What models can hold and read: the file's own entries before the packaged ones."""
+    """Return the limits of models: the file's own entries before the packaged ones."""
     tables = packaged("service.routing", "models.toml")
     known = {name: limits for vendor in tables.values() for name, limits in vendor.items()}
     return (*file.models.items(), *msgspec.convert(known, dict[str, ModelLimits]).items())

@@ -1,4 +1,4 @@
-"""What `service.routing` decides with: circuits, retries, quotas, the limits of models, the rules for errors."""
+"""The settings of `service.routing`: circuits, retries, quotas, the limits of models, the rules for errors."""
 
 from typing import Annotated
 
@@ -48,7 +48,7 @@ class CircuitPolicy(Struct, frozen=True):
 
 
 class ModelLimits(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a model can hold and read; None is unknown.
+    """The limits and input types of a model; None is unknown.
 
     `context_tokens` is the largest prompt, `output_tokens` the most that `max_tokens` may ask for.
     """

@@ -1,4 +1,4 @@
-"""How weekly limits are counted: weights of token kinds, and when a week begins."""
+"""Counting of weekly limits: weights of token kinds, and when a week begins."""
 
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -13,7 +13,7 @@ MOST_WEIGHT = 1_000
 
 
 class QuotaWeights(Struct, frozen=True):
-    """What a token of each kind counts against a weekly limit. By default as the original proxy counted."""
+    """The weight of a token of each kind in a weekly limit. By default as the original proxy counted."""
 
     input: float = 1.0
     output: float = 1.0
@@ -62,7 +62,7 @@ def time_zone(name: str) -> str:
 
 
 class QuotaPolicy(Struct, frozen=True, cache_hash=True):
-    """How weekly limits are counted. A week begins `week_start_minute` minutes after Monday 00:00 in `timezone`."""
+    """The settings of weekly limits. A week begins `week_start_minute` minutes after Monday 00:00 in `timezone`."""
 
     weights: Annotated[
         QuotaWeights,

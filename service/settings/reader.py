@@ -13,7 +13,7 @@ from service.settings.values import choice, flag, number, whole_number
 
 S = TypeVar("S", bound=Struct)
 PARSERS: dict[Any, Callable[[str], Any]] = {str: str, bool: flag, Secret: Secret}
-"""How a text becomes a value of a field's type, for types without bounds."""
+"""Parsers of the text of a field's type, for types without bounds."""
 
 
 class Reader:
@@ -57,7 +57,7 @@ def parsed(field: SettingField, setting: Setting, text: str) -> Any:
 
 
 def parser_of(field: SettingField, setting: Setting) -> Callable[[str], Any]:
-    """What turns the text of a variable into the value of a field: its own parser, or that of the field's type."""
+    """Return the parser of a field's variable: its own parser, or that of the field's type."""
     if setting.parse:
         return setting.parse
     if field.choices:

@@ -1,4 +1,4 @@
-"""How Redis is reached: one server, the primary that Sentinels name, or a Cluster. A URL says which:
+"""The Redis URL: one server, the primary that Sentinels name, or a Cluster. Its scheme says which:
 
     redis://[user:password@]host:6379/0                                   one server
     redis+sentinel://[user:password@]host:26379,host:26379/PRIMARY/0      the primary; `?sentinel_password=` is theirs

@@ -224,7 +224,7 @@ def file_routes(file: File, read: Reader, providers: Mapping[str, Provider], ori
 
 
 def is_route_id(text: str) -> bool:
-    """Whether a text can be a route's name in keys, headers and logs."""
+    """Return true if a text can be a route's name in keys, headers and logs."""
     return bool(text) and len(text) <= 64 and all(char.isascii() and (char.isalnum() or char in "-_") for char in text)
 
 

@@ -66,7 +66,7 @@ class SettingField(NamedTuple):
 
     @property
     def secret(self) -> bool:
-        """Whether the value is never shown."""
+        """True if the value is never shown."""
         return self.kind is Secret or bool(self.setting and self.setting.secret)
 
     @property

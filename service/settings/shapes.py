@@ -36,7 +36,7 @@ def known_level(text: str) -> LogLevel:
 
 
 class Timeouts(Struct, frozen=True):
-    """How long a request may wait for what."""
+    """The time limits of a request."""
 
     connect_ms: Annotated[
         int, Setting("API_CONNECT_TIMEOUT_MS", Section.LIMITS, "longest wait for a connection to a provider", least=1)
@@ -156,7 +156,7 @@ class Truncation(Struct, frozen=True):
 
 
 class OAuth(Struct, frozen=True):
-    """Where and how subscription tokens are refreshed. Without a `share_key`, hosts do not share them."""
+    """The refreshing of subscription tokens. Without a `share_key`, hosts do not share them."""
 
     refresh_url: Annotated[
         str, Setting("CLAUDE_OAUTH_REFRESH_URL", Section.SUBSCRIPTION, "OAuth token endpoint", parse=values.http_url)
@@ -477,12 +477,12 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def asks_for_keys(self) -> bool:
-        """Whether every client must show a key (or a credential of its own)."""
+        """True if every client must show a key (or a credential of its own)."""
         return bool(self.client_keys) or self.ledger_keys
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can reach the proxy."""
+        """True if only this machine can reach the proxy."""
         return self.host in LOOPBACK_HOSTS
 
     @property

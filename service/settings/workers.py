@@ -24,7 +24,7 @@ PREFIXES = ("COVERAGE_", "KRB5", "LC_", "MALLOC_", "OPENSSL_", "PG", "PYTHON")
 
 
 def is_for_workers(name: str) -> bool:
-    """Whether a worker may have a variable."""
+    """Return true if a worker may have a variable."""
     return name in FOR_WORKERS or name in FILES or name in OF_THE_SYSTEM or name.startswith(PREFIXES)
 
 

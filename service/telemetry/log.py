@@ -6,12 +6,10 @@ there is one (`LogEvent`), else the name and the fields.
 Not here: what is worth a line. No prompt, answer or secret is ever handed to a logger.
 """
 
-import asyncio
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TextIO
 
@@ -47,17 +45,19 @@ def set_up(level: LogLevel, form: Literal["text", "json"], stream: TextIO = sys.
 
 
 def disable_unused_record_fields() -> None:
-    """Where a line was logged, and by which thread, task or process: half of what a record costs (Python's logging
-    HOWTO, "Optimization"). For a process of our own alone."""
+    """Skip a record's source line, thread, task and process: half of a record's cost (Python's logging HOWTO,
+    "Optimization"). For a process of our own alone."""
     logging._srcfile = None  # noqa: SLF001 - the documented way
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
-def handler_of(form: Literal["text", "json"], stream: TextIO) -> "LineHandler":
-    """Writes to a stream, in colours where that is a terminal."""
+def handler_of(form: Literal["text", "json"], stream: TextIO) -> "logging.StreamHandler[TextIO]":
+    """Return a handler that writes to a stream, in colours if it is a terminal."""
     coloured = stream.isatty() and not os.environ.get("NO_COLOR")
     logging.addLevelName(OK, "OK")
-    return LineHandler(json_line if form == "json" else Lines(coloured=coloured), stream)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(LineFormatter(json_line if form == "json" else Lines(coloured=coloured)))
+    return handler
 
 
 def show_in_program(level: LogLevel, form: Literal["text", "json"], stream: TextIO = sys.stdout) -> None:
@@ -69,13 +69,14 @@ def show_in_program(level: LogLevel, form: Literal["text", "json"], stream: Text
 
 
 class LogEvent(Struct, frozen=True, kw_only=True):
-    """What happened, as a value that is logged in place of a message: `str` is the sentence for people. It is put into
-    words when a line is written, and holds nothing large: the newest ones are kept."""
+    """An event that is logged in place of a message: `str` is the sentence for people.
+
+    The sentence is made when a line is written. The newest events are kept, so they hold nothing large."""
 
     name: str
 
     def fields(self) -> Mapping[str, object]:
-        """The same for programs."""
+        """Return the event's fields, for programs."""
         raise NotImplementedError
 
 
@@ -94,7 +95,7 @@ class Sentence(LogEvent, frozen=True, kw_only=True):
 
 
 class LogLine(NamedTuple):
-    """What a line tells."""
+    """The content of a line."""
 
     level: int
     at_s: float
@@ -108,11 +109,11 @@ class Listener(logging.Handler):
     """A handler of log lines."""
 
     def hear(self, said: LogLine) -> None:
-        """Take note of it; may fail."""
+        """Handle a line; may fail."""
         raise NotImplementedError
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record."""
+        """Handle a record."""
         try:
             self.hear(lines_in(record))
         except Exception:  # noqa: BLE001 - whatever it is
@@ -120,53 +121,22 @@ class Listener(logging.Handler):
 
 
 def lines_in(record: logging.LogRecord) -> LogLine:
-    """What a record tells."""
+    """Return the content of a record."""
     exception = PLAIN.formatException(record.exc_info) if record.exc_info else ""
     message = record.msg if isinstance(record.msg, LogEvent) else record.getMessage()
     return LogLine(record.levelno, record.created, record.name, message, extras(record), exception)
 
 
-class LineHandler(Listener):
-    """Writes what one round of the event loop has said at once: a write for each line costs more than the line.
+class LineFormatter(logging.Formatter):
+    """Formats records with a function of their lines."""
 
-    Warnings, and what is said outside of an event loop, are written right away, behind what waits. At the exit
-    `logging` itself flushes.
-    """
-
-    def __init__(self, line_of: Callable[[LogLine], str], stream: TextIO) -> None:
+    def __init__(self, line_of: Callable[[LogLine], str]) -> None:
         super().__init__()
-        self.stream = stream
         self._line_of = line_of
-        self._waiting: list[str] = []
-        self._due_on: asyncio.AbstractEventLoop | None = None
 
-    def hear(self, said: LogLine) -> None:
-        """Take a line."""
-        line = self._line_of(said)
-        with self.lock or nullcontext():
-            self._waiting.append(line)
-            loop = running_loop()
-            if loop is None or said.level >= logging.WARNING:
-                self.flush()
-            elif self._due_on is not loop:
-                self._due_on = loop
-                loop.call_soon(self.flush)
-
-    def flush(self) -> None:
-        """Write what waits."""
-        with self.lock or nullcontext():
-            waiting, self._waiting, self._due_on = self._waiting, [], None
-            if waiting:
-                self.stream.write("\n".join((*waiting, "")))
-                self.stream.flush()
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that runs here, None outside of one."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record's line, without the line break."""
+        return self._line_of(lines_in(record))
 
 
 class Lines:

@@ -63,7 +63,7 @@ class LogBuffer(Listener):
 
     @contextlib.contextmanager
     def followed(self) -> Iterator[asyncio.Queue[Line]]:
-        """What comes from now on. Raises TooManyFollow."""
+        """Yield the lines from now on. Raises TooManyFollow."""
         if len(self._followers) >= MOST_FOLLOWERS:
             raise TooManyFollowers(
                 f"{MOST_FOLLOWERS} log followers are connected already; close a page", retry_after_s=30
@@ -77,7 +77,7 @@ class LogBuffer(Listener):
 
 
 def line_of(said: LogLine) -> Line:
-    """What was said in the original's three fields."""
+    """Return a line in the original's three fields."""
     return {
         "timestamp": datetime.fromtimestamp(said.at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "level": level_name(said.level).lower(),

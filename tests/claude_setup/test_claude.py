@@ -19,7 +19,7 @@ URL = "http://127.0.0.1:4181"
 PRISTINE = '{\n    "model": "opus",\n    "env": {"FOO": "bär"},\n    "hooks": {}\n}'
 
 
-class House:
+class Setup:
     """A folder of Claude Code's, and the commands run upon it."""
 
     def __init__(self, home: Path) -> None:
@@ -46,139 +46,139 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     """A home of this test alone, in which nothing is set."""
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "CLAUDE_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CCPROXY_HOME", str(tmp_path / "ccproxy"))
-    return House(tmp_path)
+    return Setup(tmp_path)
 
 
-def test_setup_changes_our_variables_alone(house: House) -> None:
+def test_setup_changes_our_variables_alone(setup: Setup) -> None:
     """All else stays, in its order and with its indent; the file's mode too."""
-    house.file.write_text(PRISTINE)
-    house.file.chmod(0o640)
-    said = house.run("setup")
-    assert house.file.read_text() == (
+    setup.file.write_text(PRISTINE)
+    setup.file.chmod(0o640)
+    said = setup.run("setup")
+    assert setup.file.read_text() == (
         '{\n    "model": "opus",\n    "env": {\n        "FOO": "bär",\n'
         f'        "ANTHROPIC_BASE_URL": "{URL}",\n        "ANTHROPIC_AUTH_TOKEN": "ccproxy"\n    }},\n'
         '    "hooks": {}\n}'
     )
-    assert stat.S_IMODE(house.file.stat().st_mode) == 0o640
+    assert stat.S_IMODE(setup.file.stat().st_mode) == 0o640
     assert f"+ ANTHROPIC_BASE_URL={URL} + ANTHROPIC_AUTH_TOKEN=(set)" in said
 
 
 @pytest.mark.parametrize(
     "pristine", [PRISTINE, "{}", "\n", '{"env": {"ANTHROPIC_BASE_URL": "http://other", "A": "1"}}\n']
 )
-def test_restore_brings_back_the_same_bytes(house: House, pristine: str) -> None:
+def test_restore_brings_back_the_same_bytes(setup: Setup, pristine: str) -> None:
     """After any number of set-ups, whatever they said."""
-    house.file.write_text(pristine)
+    setup.file.write_text(pristine)
     for arguments in ((), ("--url", "http://127.0.0.1:9"), ("--key", "k"), ("--key", "l", "--keep-login")):
-        house.run("setup", *arguments)
-        assert house.kept.read_text() == pristine
-    house.run("restore")
-    assert house.file.read_text() == pristine
-    assert sorted(path.name for path in house.folder.iterdir()) == ["settings.json"]
-    assert "nothing to restore" in house.run("restore")
+        setup.run("setup", *arguments)
+        assert setup.kept.read_text() == pristine
+    setup.run("restore")
+    assert setup.file.read_text() == pristine
+    assert sorted(path.name for path in setup.folder.iterdir()) == ["settings.json"]
+    assert "nothing to restore" in setup.run("restore")
 
 
-def test_where_there_was_no_file_there_is_none_again(house: House) -> None:
+def test_where_there_was_no_file_there_is_none_again(setup: Setup) -> None:
     """Nor is a folder needed for a set-up."""
-    house.folder.rmdir()
-    house.run("setup")
-    assert stat.S_IMODE(house.file.stat().st_mode) == 0o600
-    assert house.env["ANTHROPIC_BASE_URL"] == URL
-    assert "is removed" in house.run("restore")
-    assert list(house.folder.iterdir()) == []
+    setup.folder.rmdir()
+    setup.run("setup")
+    assert stat.S_IMODE(setup.file.stat().st_mode) == 0o600
+    assert setup.env["ANTHROPIC_BASE_URL"] == URL
+    assert "is removed" in setup.run("restore")
+    assert list(setup.folder.iterdir()) == []
 
 
-def test_what_was_changed_since_stays(house: House) -> None:
+def test_what_was_changed_since_stays(setup: Setup) -> None:
     """Claude Code writes into the file too; only our variables go back."""
-    house.file.write_text('{"env": {"ANTHROPIC_BASE_URL": "http://other"}}')
-    house.run("setup", "--key", "k")
-    settings = json.loads(house.file.read_text())
+    setup.file.write_text('{"env": {"ANTHROPIC_BASE_URL": "http://other"}}')
+    setup.run("setup", "--key", "k")
+    settings = json.loads(setup.file.read_text())
     settings["permissions"] = {"allow": ["Bash"]}
-    house.file.write_text(json.dumps(settings))
-    assert "are kept" in house.run("restore")
+    setup.file.write_text(json.dumps(settings))
+    assert "are kept" in setup.run("restore")
     expected = {"env": {"ANTHROPIC_BASE_URL": "http://other"}, "permissions": {"allow": ["Bash"]}}
-    assert json.loads(house.file.read_text()) == expected
-    assert not house.kept.exists()
+    assert json.loads(setup.file.read_text()) == expected
+    assert not setup.kept.exists()
 
 
-def test_a_file_that_was_removed_since_comes_back(house: House) -> None:
+def test_a_file_that_was_removed_since_comes_back(setup: Setup) -> None:
     """Whole, as it was."""
-    house.file.write_text(PRISTINE)
-    house.run("setup")
-    house.file.unlink()
-    house.run("restore")
-    assert house.file.read_text() == PRISTINE
+    setup.file.write_text(PRISTINE)
+    setup.run("setup")
+    setup.file.unlink()
+    setup.run("restore")
+    assert setup.file.read_text() == PRISTINE
 
 
-def by_file(house: House, _: pytest.MonkeyPatch) -> None:
+def by_file(setup: Setup, _: pytest.MonkeyPatch) -> None:
     """Linux keeps it in a file."""
-    house.log_in()
+    setup.log_in()
 
 
-def by_state(house: House, _: pytest.MonkeyPatch) -> None:
+def by_state(setup: Setup, _: pytest.MonkeyPatch) -> None:
     """On macOS the state file tells that there is one in the keychain."""
-    (house.folder.parent / ".claude.json").write_text('{"oauthAccount": {"emailAddress": "a@b"}}')
+    (setup.folder.parent / ".claude.json").write_text('{"oauthAccount": {"emailAddress": "a@b"}}')
 
 
-def by_key(_: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def by_key(_: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key in the shell."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-api03-x")
 
 
-def by_helper(house: House, _: pytest.MonkeyPatch) -> None:
+def by_helper(setup: Setup, _: pytest.MonkeyPatch) -> None:
     """A program that tells one."""
-    house.file.write_text('{"apiKeyHelper": "/bin/echo"}')
+    setup.file.write_text('{"apiKeyHelper": "/bin/echo"}')
 
 
 @pytest.mark.parametrize("log_in", [by_file, by_state, by_key, by_helper])
 def test_a_login_gets_no_token_that_would_hide_it(
-    house: House, monkeypatch: pytest.MonkeyPatch, log_in: Callable[[House, pytest.MonkeyPatch], None]
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, log_in: Callable[[Setup, pytest.MonkeyPatch], None]
 ) -> None:
     """The address is enough; a placeholder of an earlier set-up goes."""
-    house.run("setup")
-    assert house.env == {"ANTHROPIC_BASE_URL": URL, "ANTHROPIC_AUTH_TOKEN": "ccproxy"}
-    house.run("restore")
-    log_in(house, monkeypatch)
-    house.run("setup")
-    assert house.env == {"ANTHROPIC_BASE_URL": URL}
-    house.run("setup", "--key", "k1")
-    assert house.env["ANTHROPIC_AUTH_TOKEN"] == "k1"
+    setup.run("setup")
+    assert setup.env == {"ANTHROPIC_BASE_URL": URL, "ANTHROPIC_AUTH_TOKEN": "ccproxy"}
+    setup.run("restore")
+    log_in(setup, monkeypatch)
+    setup.run("setup")
+    assert setup.env == {"ANTHROPIC_BASE_URL": URL}
+    setup.run("setup", "--key", "k1")
+    assert setup.env["ANTHROPIC_AUTH_TOKEN"] == "k1"
 
 
-def test_a_placeholder_goes_after_a_login(house: House) -> None:
+def test_a_placeholder_goes_after_a_login(setup: Setup) -> None:
     """Who logs in later sets up once more."""
-    house.run("setup")
-    house.log_in()
-    house.run("setup")
-    assert house.env == {"ANTHROPIC_BASE_URL": URL}
+    setup.run("setup")
+    setup.log_in()
+    setup.run("setup")
+    assert setup.env == {"ANTHROPIC_BASE_URL": URL}
 
 
-def test_a_key_can_stand_beside_a_login(house: House) -> None:
+def test_a_key_can_stand_beside_a_login(setup: Setup) -> None:
     """In a header of its own, beside the user's own headers; a second key takes the place of the first."""
-    house.log_in()
-    house.file.write_text('{"env": {"ANTHROPIC_CUSTOM_HEADERS": "x-team: a"}}')
+    setup.log_in()
+    setup.file.write_text('{"env": {"ANTHROPIC_CUSTOM_HEADERS": "x-team: a"}}')
     for key in ("k1", "k2"):
-        house.run("setup", "--key", key, "--keep-login")
-    assert house.env == {"ANTHROPIC_CUSTOM_HEADERS": "x-team: a\nx-ccproxy-key: k2", "ANTHROPIC_BASE_URL": URL}
-    assert "requires --key" in house.run("setup", "--keep-login", status=2)
+        setup.run("setup", "--key", key, "--keep-login")
+    assert setup.env == {"ANTHROPIC_CUSTOM_HEADERS": "x-team: a\nx-ccproxy-key: k2", "ANTHROPIC_BASE_URL": URL}
+    assert "requires --key" in setup.run("setup", "--keep-login", status=2)
 
 
-def test_what_the_original_wrote_is_taken_out(house: House) -> None:
+def test_what_the_original_wrote_is_taken_out(setup: Setup) -> None:
     """Its placeholder for a key would hide a login. Restore brings all of it back."""
-    house.log_in()
+    setup.log_in()
     left = {"ANTHROPIC_API_URL": URL, "ANTHROPIC_BASE_URL": URL, "ANTHROPIC_API_KEY": "cc-proxy"}
-    house.file.write_text(json.dumps({"env": left}))
-    house.run("setup")
-    assert house.env == {"ANTHROPIC_BASE_URL": URL}
-    house.run("restore")
-    assert house.env == left
+    setup.file.write_text(json.dumps({"env": left}))
+    setup.run("setup")
+    assert setup.env == {"ANTHROPIC_BASE_URL": URL}
+    setup.run("restore")
+    assert setup.env == left
 
 
 @pytest.mark.parametrize(
@@ -191,82 +191,82 @@ def test_what_the_original_wrote_is_taken_out(house: House) -> None:
         (b'{"a": "\xff"}', "not valid JSON"),
     ],
 )
-def test_what_is_no_json_is_left_alone(house: House, content: bytes, words: str) -> None:
+def test_what_is_no_json_is_left_alone(setup: Setup, content: bytes, words: str) -> None:
     """The place of the mistake is named, and nothing is written."""
-    house.file.write_bytes(content)
-    assert words in house.run("setup", status=1)
-    assert house.file.read_bytes() == content
-    assert not house.kept.exists()
+    setup.file.write_bytes(content)
+    assert words in setup.run("setup", status=1)
+    assert setup.file.read_bytes() == content
+    assert not setup.kept.exists()
 
 
-def test_a_dry_run_writes_nothing_and_shows_no_secret(house: House) -> None:
+def test_a_dry_run_writes_nothing_and_shows_no_secret(setup: Setup) -> None:
     """It says what would be."""
-    house.file.write_text(PRISTINE)
-    said = house.run("setup", "--dry-run", "--key", "marked-secret")
+    setup.file.write_text(PRISTINE)
+    said = setup.run("setup", "--dry-run", "--key", "marked-secret")
     assert "is not changed" in said
     assert "marked-secret" not in said
-    assert [path.name for path in house.folder.iterdir()] == ["settings.json"]
-    house.run("setup")
-    assert "Dry run" in house.run("restore", "--dry-run")
-    assert house.env["ANTHROPIC_BASE_URL"] == URL
+    assert [path.name for path in setup.folder.iterdir()] == ["settings.json"]
+    setup.run("setup")
+    assert "Dry run" in setup.run("restore", "--dry-run")
+    assert setup.env["ANTHROPIC_BASE_URL"] == URL
 
 
-def test_a_project_has_a_file_of_its_own(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_has_a_file_of_its_own(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that is not for sharing."""
     project = tmp_path / "project"
     project.mkdir()
     monkeypatch.chdir(project)
-    house.run("setup", "--project")
-    assert not house.file.exists()
+    setup.run("setup", "--project")
+    assert not setup.file.exists()
     assert json.loads((project / ".claude" / "settings.local.json").read_text())["env"]["ANTHROPIC_BASE_URL"] == URL
-    house.run("restore", "--project")
+    setup.run("restore", "--project")
     assert list((project / ".claude").iterdir()) == []
 
 
 def test_claude_codes_own_variable_moves_the_folder(
-    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And a running proxy's address is the one that is taken."""
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path / "elsewhere"))
     (tmp_path / "ccproxy").mkdir()
     (tmp_path / "ccproxy" / "run.json").write_text('{"proxy_url": "http://127.0.0.1:4999"}')
-    house.run("setup")
-    assert not house.file.exists()
+    setup.run("setup")
+    assert not setup.file.exists()
     env = json.loads((tmp_path / "elsewhere" / "settings.json").read_text())["env"]
     assert env["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:4999"
 
 
-def test_a_link_stays_a_link(house: House, tmp_path: Path) -> None:
+def test_a_link_stays_a_link(setup: Setup, tmp_path: Path) -> None:
     """Many keep their settings elsewhere and link to them."""
     real = tmp_path / "dotfiles.json"
     real.write_text(PRISTINE)
-    house.file.symlink_to(real)
-    house.run("setup")
-    assert house.file.is_symlink()
+    setup.file.symlink_to(real)
+    setup.run("setup")
+    assert setup.file.is_symlink()
     assert json.loads(real.read_text())["env"]["ANTHROPIC_BASE_URL"] == URL
-    house.run("restore")
-    assert (house.file.is_symlink(), real.read_text()) == (True, PRISTINE)
+    setup.run("restore")
+    assert (setup.file.is_symlink(), real.read_text()) == (True, PRISTINE)
 
 
-def test_a_change_by_another_program_is_not_overwritten(house: House) -> None:
+def test_a_change_by_another_program_is_not_overwritten(setup: Setup) -> None:
     """Claude Code may write just then."""
-    house.file.write_text("{}")
+    setup.file.write_text("{}")
     with pytest.raises(ClaudeError, match="Try again"):
-        replace(house.file, b'{"older": 1}', b'{"ours": 1}')
-    assert house.file.read_text() == "{}"
-    assert [path.name for path in house.folder.iterdir()] == ["settings.json"]
+        replace(setup.file, b'{"older": 1}', b'{"ours": 1}')
+    assert setup.file.read_text() == "{}"
+    assert [path.name for path in setup.folder.iterdir()] == ["settings.json"]
 
 
-def test_run_starts_claude_code_with_the_proxy(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_starts_claude_code_with_the_proxy(setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program takes our place, with its own arguments; what would keep it from the proxy is said before."""
     programs = tmp_path / "programs"
     programs.mkdir()
     fake = programs / "claude"
     fake.write_text('#!/bin/sh\necho "$ANTHROPIC_BASE_URL $ANTHROPIC_AUTH_TOKEN $*"\n')
     monkeypatch.setenv("PATH", str(programs))
-    assert "`claude` is not on the PATH" in house.run("run", status=1)
+    assert "`claude` is not on the PATH" in setup.run("run", status=1)
     fake.chmod(0o755)
-    house.file.write_text('{"env": {"ANTHROPIC_BASE_URL": "http://other"}}')
+    setup.file.write_text('{"env": {"ANTHROPIC_BASE_URL": "http://other"}}')
     command = [
         sys.executable,
         "-m",

@@ -163,6 +163,6 @@ async def test_refusals_do_not_grow_the_ledger(server: Server, anthropic: FakePr
     for _ in range(5):
         assert (await served.ask(headers=shown(key))).status_code == 429
     assert [event.count for event in refusals(served)] == [1]
-    served.parts.gate._told[key_id, "key_spent"].at_ms -= 60_000
+    served.parts.gate._refusals[key_id, "key_spent"].at_ms -= 60_000
     await served.ask(headers=shown(key))
     assert [event.count for event in refusals(served)] == [1, 5]

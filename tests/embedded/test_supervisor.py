@@ -106,7 +106,7 @@ class Told:
         self.lines.append(f"{child.name} {how} given up {starts}")
 
 
-class House:
+class FakeSystem:
     """A supervisor on fake children and a clock that stands until it is turned."""
 
     def __init__(self, *children: FakeChild) -> None:
@@ -124,18 +124,18 @@ def test_a_child_starts_only_when_all_it_needs_is_ready() -> None:
     """The worker waits for the migrations, which wait for the database; and nothing waits for the worker."""
     database, worker = FakeChild("database"), FakeChild("worker", needs=("migrations",))
     migrations = FakeChild("migrations", needs=("database",), once=True)
-    house = House(database, migrations, worker)
-    house.after_ms(0)
-    house.after_ms(10)
+    system = FakeSystem(database, migrations, worker)
+    system.after_ms(0)
+    system.after_ms(10)
     assert (database.starts, migrations.starts, worker.starts) == (1, 0, 0)
     database.serves = True
-    house.after_ms(10)
+    system.after_ms(10)
     assert (migrations.starts, worker.starts) == (1, 0)
     migrations.status, worker.serves = 0, True
-    house.after_ms(5)
-    house.after_ms(5)
-    assert house.supervisor.all_ready
-    assert house.told.lines == ["database ready 20", "migrations ready 5", "worker ready 5"]
+    system.after_ms(5)
+    system.after_ms(5)
+    assert system.supervisor.all_ready
+    assert system.told.lines == ["database ready 20", "migrations ready 5", "worker ready 5"]
 
 
 def test_what_comes_after_a_child_is_started_again_without_it() -> None:
@@ -145,44 +145,44 @@ def test_what_comes_after_a_child_is_started_again_without_it() -> None:
         FakeChild("proxy", after=("redis",)),
         FakeChild("worker", needs=("redis",)),
     )
-    house = House(redis, proxy, worker)
+    system = FakeSystem(redis, proxy, worker)
     redis.serves = proxy.serves = worker.serves = True
-    house.after_ms(0)
-    house.after_ms(0)
-    house.after_ms(0)
-    assert house.supervisor.all_ready
+    system.after_ms(0)
+    system.after_ms(0)
+    system.after_ms(0)
+    assert system.supervisor.all_ready
     redis.serves = False
     redis.status = proxy.status = worker.status = -9
-    house.after_ms(0)
-    house.after_ms(100)
-    house.after_ms(0)
+    system.after_ms(0)
+    system.after_ms(100)
+    system.after_ms(0)
     assert (redis.starts, proxy.starts, worker.starts) == (2, 2, 1)
-    assert "redis was killed by SIGKILL 100" in house.told.lines
-    assert "proxy again 0" in house.told.lines
+    assert "redis was killed by SIGKILL 100" in system.told.lines
+    assert "proxy again 0" in system.told.lines
 
 
 def test_a_start_that_hangs_is_ended_and_counts_as_failed() -> None:
     """A child that is not ready in time is killed and waits like one that ended."""
     child = FakeChild("child")
-    house = House(child)
-    house.after_ms(0)
-    house.after_ms(999)
-    assert house.told.lines == []
-    house.after_ms(1)
+    system = FakeSystem(child)
+    system.after_ms(0)
+    system.after_ms(999)
+    assert system.told.lines == []
+    system.after_ms(1)
     assert child.killed
-    assert house.told.lines == ["child was not ready after 1 s 100"]
-    assert house.supervisor._lives["child"].failed_at_ms == (1_000,)
+    assert system.told.lines == ["child was not ready after 1 s 100"]
+    assert system.supervisor._lives["child"].failed_at_ms == (1_000,)
 
 
 def test_a_child_that_cannot_be_started_is_given_up_and_told_of() -> None:
     """The doing follows the rules: five starts, with their waits, then the end."""
     child = FakeChild("child")
     child.refuses = True
-    house = House(child)
+    system = FakeSystem(child)
     for wait_ms in (0, 100, 200, 400, 800, 5_000):
-        house.after_ms(wait_ms)
-    assert house.supervisor.has_given_up
-    assert house.told.lines == [
+        system.after_ms(wait_ms)
+    assert system.supervisor.has_given_up
+    assert system.told.lines == [
         *(f"child can't be started: no such program {wait_ms}" for wait_ms in (100, 200, 400, 800)),
         "child can't be started: no such program given up 5",
     ]
@@ -191,12 +191,12 @@ def test_a_child_that_cannot_be_started_is_given_up_and_told_of() -> None:
 def test_a_once_that_fails_is_tried_again_like_any_other() -> None:
     """Migrations that end with an error have not been done."""
     child = FakeChild("migrations", once=True)
-    house = House(child)
-    house.after_ms(0)
+    system = FakeSystem(child)
+    system.after_ms(0)
     child.status = 3
-    house.after_ms(0)
-    assert house.told.lines == ["migrations exited with status 3 100"]
-    assert not house.supervisor.all_ready
+    system.after_ms(0)
+    assert system.told.lines == ["migrations exited with status 3 100"]
+    assert not system.supervisor.all_ready
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,12 @@ def test_a_once_that_fails_is_tried_again_like_any_other() -> None:
 def test_the_pause_ends_when_something_is_due(*, waits: bool, pause_s: float) -> None:
     """The caller sleeps no longer than until the next thing to do, and no shorter."""
     child = FakeChild("child")
-    house = House(child)
-    house.after_ms(0)
+    system = FakeSystem(child)
+    system.after_ms(0)
     if waits:
         child.status = 1
-        house.after_ms(0)
-    assert house.supervisor.pause_s() == pause_s
+        system.after_ms(0)
+    assert system.supervisor.pause_s() == pause_s
 
 
 def test_children_end_in_the_opposite_order_and_those_that_will_not_are_killed() -> None:
@@ -223,9 +223,9 @@ def test_children_end_in_the_opposite_order_and_those_that_will_not_are_killed()
             order.append(self.name)
 
     first, second, never = Stubborn("first"), Stubborn("second"), Stubborn("never", needs=("second",))
-    house = House(first, second, never)
-    house.after_ms(0)
-    house.supervisor.stop(in_haste=lambda: False)
+    system = FakeSystem(first, second, never)
+    system.after_ms(0)
+    system.supervisor.stop(in_haste=lambda: False)
     assert order == ["second", "first"]
     assert first.killed
     assert second.killed

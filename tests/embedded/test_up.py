@@ -221,16 +221,16 @@ def test_the_servers_of_the_settings_are_used_instead_of_our_own(tmp_path: Path)
             "DATABASE_URL": "postgresql://u:p@d:2/x",
         }
     )
-    house = up.process_set(settings)
-    assert [child.name for child in house.children] == ["migrations", "worker", "proxy"]
-    assert (house.redis_url(), house.database_url()) == (settings.redis_url, settings.database_url)
+    processes = up.process_set(settings)
+    assert [child.name for child in processes.children] == ["migrations", "worker", "proxy"]
+    assert (processes.redis_url(), processes.database_url()) == (settings.redis_url, settings.database_url)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_our_own_servers_come_first_and_the_proxy_never_waits_for_postgres(tmp_path: Path) -> None:
     """The proxy needs neither Postgres nor the worker; the worker needs all."""
-    house = up.process_set(load(environ={"CCPROXY_HOME": str(tmp_path)}))
-    children = {child.name: child for child in house.children}
+    processes = up.process_set(load(environ={"CCPROXY_HOME": str(tmp_path)}))
+    children = {child.name: child for child in processes.children}
     assert list(children) == ["Valkey", "Postgres", "migrations", "worker", "proxy"]
     assert (children["proxy"].needs, children["proxy"].after) == ((), ("Valkey",))
     assert children["worker"].needs == ("Valkey", "Postgres", "migrations")

@@ -704,6 +704,13 @@ def test_events_of_earlier_rules_are_folded_by_them() -> None:
     assert hour[OTHER_MODEL]["alice"].attempts == 1
 
 
+@pytest.mark.parametrize(("rules", "size", "remembered"), [(0, 64, True), (0, 65, True), (1, 64, True), (1, 65, False)])
+def test_a_denied_model_is_remembered_where_its_name_fits(rules: int, size: int, remembered: bool) -> None:  # noqa: FBT001
+    """By the rules of its time: names had no bound before the first."""
+    event = denied(1, "m" * size, fold_rules=rules)
+    assert bool(after(event).missing_models) is remembered
+
+
 def test_a_snapshot_stays_small_however_many_names_are_invented() -> None:
     """3,000 names as long as any, the half of which the provider denies: less than 50 KB."""
     denied = {"outcome": "failed", "kind": "model_missing", "scope": "model", "status": 404}

@@ -161,3 +161,9 @@ def test_a_snapshot_reads_as_documented() -> None:
         "health": {"r1": {"last_success_ms": NOW_MS, "buckets": {str(NOW_MS // 10_000): {"ok": 1}}}},
         "newest_ms": NOW_MS,
     }
+
+
+def test_entries_are_in_the_order_of_their_times_and_counts() -> None:
+    """As numbers, not as texts; without a count it is the first of its millisecond."""
+    assert sorted(["10-0", "5-10", "5-2", "5-1"], key=wire.entry_order) == ["5-1", "5-2", "5-10", "10-0"]
+    assert wire.entry_order("5") == wire.entry_order("5-0") == (5, 0)

@@ -77,3 +77,12 @@ def test_an_item_without_usage_counts_by_its_size(usage: dict[str, int], content
     message = {"type": "message", "model": "m", "usage": usage, "content": content}
     raw = msgspec.json.encode({"custom_id": "a", "result": {"type": "succeeded", "message": message}})
     assert BatchTap().feed(raw + b"\n") == [BatchItem("a", "m", tokens)]
+
+
+def test_the_end_of_a_line_over_the_limit_is_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where it looks like one."""
+    monkeypatch.setattr(batches, "LINE_BYTES", 300)
+    tap = BatchTap()
+    item = line("a", input_tokens=3, output_tokens=4)
+    assert tap.feed(b"x" * 400) + tap.feed(item + b"\n") == []
+    assert tap.feed(item + b"\n") == ITEMS[:1]

@@ -241,7 +241,13 @@ def test_deflate_without_a_frame_is_known_by_two_bytes(raw: bytes, step: int) ->
     assert b"".join(parts) + decoder.finish() == expected
 
 
-@pytest.mark.parametrize(("written", "coding"), [(zlib.compress(BODY), "gzip"), (gzip.compress(BODY), "deflate")])
+@pytest.mark.parametrize(
+    ("written", "coding"),
+    [
+        pytest.param(zlib.compress(BODY), "gzip", id="deflate as gzip"),
+        pytest.param(gzip.compress(BODY), "deflate", id="gzip as deflate"),
+    ],
+)
 def test_one_coding_is_not_taken_for_the_other(written: bytes, coding: str) -> None:
     with pytest.raises(ClientError):
         decode_body(written, coding, LIMIT)
@@ -320,3 +326,12 @@ def test_a_larger_answer_may_become_a_hundred_times_what_has_come() -> None:
     assert decoded_size("gzip", nine.ljust(90_000, b"\0")) == 9_000_000 - 1024
     with pytest.raises(BadEncoding, match="100 times"):
         decoded_size("gzip", nine.ljust(89_999, b"\0"))
+
+
+def test_all_that_a_chunk_can_tell_is_decoded() -> None:
+    """Also what is left of it behind a full piece, wherever the chunk ends."""
+    written = zlib.compress(bytes(65_536 + 300))
+    for place in range(len(written)):
+        decoder = response_decoder("deflate")
+        assert decoder is not None
+        assert decoder.feed(written[:place]) == zlib.decompressobj().decompress(written[:place])

@@ -479,6 +479,8 @@ def test_what_passes_unread_ends_nothing() -> None:
     """Once content has begun, deltas and pings are not looked into, however many come in one chunk."""
     tap = tapped(DELTA)
     assert tap.feed(DELTA + PING + event("content_block_stop", index=0) + block(type="text", text="")) > 0
+    more = DELTA + b"\n" + PING + b"\n" + DELTA
+    assert tap.feed(more) == len(more), "also behind an empty line more than there has to be"
     assert not tap.ended
     assert tap.feed(DELTA + DELTA + STOP) == 2 * len(DELTA)
     assert tap.complete

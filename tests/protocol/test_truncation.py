@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.protocol.truncation import cut
+from service.protocol.truncation import Measured, cut, whole_from
 from tests.support.conversations import assert_whole, conversations, text
 
 
@@ -109,6 +109,12 @@ def test_a_servers_result_may_come_a_message_later() -> None:
     assert cut_of([*asked, said("done"), user("b")], 60) == ([user("a"), said("done"), user("b")], 2)
 
 
+def test_a_result_without_a_call_parts_nothing_behind_it() -> None:
+    """Whatever a client sends: the cut is behind it."""
+    talk = [user(LONG), result("nobody"), said("d"), user("c")]
+    assert cut_of(talk, 60) == (talk[3:], 3)
+
+
 def test_in_a_run_of_calls_the_users_latest_words_stay() -> None:
     """There is no other message to begin with: the cut is behind them."""
     run = [message for n in range(9) for message in (call(f"t{n}", 400), result(f"t{n}", 4))]
@@ -184,3 +190,12 @@ def test_whatever_is_cut_is_a_conversation(body: dict[str, Any], most_tokens: in
     assert after | {"messages": []} == body | {"messages": []}
     assert made.tokens_after <= most_tokens < made.tokens_before
     assert cut(made.body, most_tokens) is None
+
+
+def test_a_cut_separates_no_call_from_its_result_at_any_message() -> None:
+    """A call, its result, and a message without either: only between the first two nothing may be cut."""
+    none: frozenset[str] = frozenset()
+    asked = Measured("assistant", 1, frozenset({"a"}), none)
+    answered = Measured("user", 1, none, frozenset({"a"}))
+    assert whole_from([]) == []
+    assert whole_from([asked, answered, Measured("assistant", 1, none, none)]) == [True, False, True]

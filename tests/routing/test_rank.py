@@ -127,6 +127,7 @@ def test_an_open_circuit_is_passed_over() -> None:
     """Until its end, while others are there."""
     candidates = ranked(view=view_of(anthropic=open_circuit()))
     assert (names(candidates), reasons(candidates)) == (["subscription", "zai"], {"anthropic": "circuit_open"})
+    assert {candidate.route.id: candidate.model for candidate in candidates}["anthropic"] == "claude-opus-4-8"
 
 
 def test_an_operators_limit_stands_over_the_settings() -> None:
@@ -312,6 +313,14 @@ def test_a_thread_goes_to_anthropic_alone() -> None:
 
 
 # -- while a route recovers, and where a session is at home
+
+
+def test_the_last_of_a_share_belongs_to_it() -> None:
+    """A lot of just the share still goes to the route that recovers, 2.5 seconds of its ten ago."""
+    view = view_of(anthropic=RouteLedger(health={"r": ReplicaHealth(recovered_ms=NOW_MS - 2_500)}))
+    for sample, first in [(0.25, "anthropic"), (0.2501, "subscription")]:
+        request = RoutingRequest(model="claude-opus-4-8", ramp_sample=sample)
+        assert names(ranked(request, view=view))[0] == first
 
 
 def test_a_route_that_recovers_takes_its_share_first() -> None:

@@ -119,6 +119,8 @@ def test_the_week_is_counted_by_kind() -> None:
     assert (reading.cache_write_5m_tokens, reading.cache_write_1h_tokens) == (12, 14)
     assert (reading.used_tokens, reading.limit_tokens, reading.used_percent) == (100, 1_000, 10.0)
     assert (reading.week_start_ms, reading.resets_at_ms) == (MONDAY_MS, MONDAY_MS + 168 * HOUR_MS)
+    a_part = RouteLedger(hours={hour: Usage(input=123)})
+    assert read(view_of(anthropic=a_part), route_of("anthropic", weekly_tokens=7_000)).used_percent == 1.76
 
 
 def test_what_is_under_way_is_shown() -> None:

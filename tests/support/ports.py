@@ -1,26 +1,49 @@
 """Ports of the loopback for the servers of a test."""
 
+import fcntl
 import os
 import random
 import socket
+import tempfile
 from collections.abc import Iterator
 from itertools import cycle
+from pathlib import Path
+from typing import TextIO
 
 from service.embedded.folder import is_free
 
 FIRST_PORT, LAST_PORT = 30_000, 32_700
 """Above the embedded servers' ports, and below those that the kernel gives to outgoing connections."""
-WORKERS = 8
+BLOCK = 100
+"""Ports of one process. A server is killed and restarted on its port: nobody else may have taken it meanwhile."""
+LOCKS = Path(tempfile.gettempdir()) / f"ccproxy-test-ports-{os.getuid()}"
+HELD: list[TextIO] = []
+"""Open files of the locked blocks: closing one unlocks its block."""
+
+
+def lock_block(locks: Path) -> range | None:
+    """Reserve a block of ports until this process ends; None if other processes have them all.
+
+    All checkouts of a machine share the locks. The kernel drops a lock with its process, however that ends.
+    """
+    locks.mkdir(mode=0o700, exist_ok=True)
+    for first in range(FIRST_PORT, LAST_PORT, BLOCK):
+        file = (locks / str(first)).open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        HELD.append(file)
+        return range(first, first + BLOCK)
+    return None
 
 
 def own_ports() -> Iterator[int]:
-    """The ports of this process in a random order, again and again. Those of pytest's workers are disjoint, since a
-    port is taken some time before a server listens there.
-    """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    ports = [*range(FIRST_PORT + worker % WORKERS, LAST_PORT, WORKERS)]
+    """The ports of this process in a random order, again and again; of all ports if no block is free."""
+    ports = [*(lock_block(LOCKS) or range(FIRST_PORT, LAST_PORT))]
     random.shuffle(ports)
-    return cycle(ports)
+    yield from cycle(ports)
 
 
 PORTS = own_ports()
