@@ -115,6 +115,6 @@ def test_the_demo_shows_traffic_and_leaves_nothing(tmp_path: Path) -> None:
     assert process.returncode == 0, said
     assert "DEMO" in said
     assert "/dashboard" in said
-    assert "answers come from anthropic" in said
+    assert "now served by anthropic" in said
     assert SECRET not in said
     assert list(tmp_path.glob("ccproxy-demo-*")) == []
