@@ -199,23 +199,16 @@ FAULTS: dict[str, Fault] = {
         whole=(404, "not_found_error"),
     ),
     "400 of a closed organisation": account(CLOSED),
-    "403 of a closed organisation": account(CLOSED, 403, "permission_error"),
     "a closed organisation in a stream": account_in_stream(CLOSED),
     "400 of spent extra usage": account("You're out of extra usage. Add more to keep going.", **SPENT_EXTRA),
-    "429 of extra usage that is off": account(
-        "Extra usage is required for this model.", 429, "rate_limit_error", **SPENT_EXTRA
-    ),
     "spent extra usage in a stream": account_in_stream("You're out of extra usage.", **SPENT_EXTRA),
     "400 of a beta that the plan lacks": account(NO_LONG_CONTEXT, **LACKING),
     "a beta that the plan lacks in a stream": account_in_stream(NO_LONG_CONTEXT, **LACKING),
     "400 of a third-party client": account(NOT_CLAUDE_CODE),
-    "403 of a third-party client": account("Third-party clients are not allowed.", 403, "permission_error"),
     "a third-party client in a stream": account_in_stream(NOT_CLAUDE_CODE),
     "429 in Chinese with a stamp": account(CHINESE, 429, "rate_limit_error", **SPENT_EXTRA),
-    "400 in Chinese with a stamp": account(CHINESE, **SPENT_EXTRA),
     "Chinese with a stamp in a stream": account_in_stream(CHINESE, "rate_limit_error", **SPENT_EXTRA),
     "400 of a revoked token": account("OAuth token has been revoked. Please obtain a new token."),
-    "403 of a revoked token": account("OAuth token has been revoked.", 403, "permission_error"),
     "a revoked token in a stream": account_in_stream("OAuth token has been revoked.", "permission_error"),
     "403 of one user": clients_own(
         reply.error(403, "user_profile_suspended", "not this user"), 403, "user_profile_suspended"
@@ -226,9 +219,6 @@ FAULTS: dict[str, Fault] = {
     "400 in words that nobody knows": clients_own(reply.bad_request("Certainly not."), 400, "invalid_request_error"),
     "403 in words that nobody knows": clients_own(
         reply.error(403, "permission_error", "Certainly not."), 403, "permission_error"
-    ),
-    "422 in words that nobody knows": clients_own(
-        reply.error(422, "invalid_request_error", "Certainly not."), 422, "invalid_request_error"
     ),
     "words that nobody knows in a stream": clients_own(
         reply.stream_error("start", "invalid_request_error", "Certainly not."), 400, "invalid_request_error"

@@ -232,7 +232,7 @@ async def test_another_endpoints_401_refreshes_no_token(
 
 @TRANSPORTS
 @STREAMS
-@pytest.mark.parametrize("status", [400, 401, 403])
+@pytest.mark.parametrize("status", [400, 401])
 async def test_a_new_log_in_ends_the_old_ones_cool_down(
     server: Server,
     subscription: FakeProvider,

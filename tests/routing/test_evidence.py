@@ -193,7 +193,10 @@ ENDS = st.sampled_from(
 )
 
 
-@given(st.lists(st.tuples(ENDS, st.sampled_from(["s1", "s2", "s3", ""]), st.integers(0, 3)), max_size=60))
+SESSIONS = st.sampled_from(["s1", "s2", "s3", ""]) | st.integers(0, 99).map(str)
+
+
+@given(st.lists(st.tuples(ENDS, SESSIONS, st.integers(0, 3)), max_size=60))
 def test_whatever_one_client_meets_moves_no_other(log: list[tuple[dict[str, Any], str, int]]) -> None:
     """Any sequence of one client's outcomes that are not about the account or the network leaves another client's
     messages on the route that they took before."""
