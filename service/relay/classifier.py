@@ -60,18 +60,19 @@ class FailureClassifier:
         facts = error_facts(status, exchange.upstream.headers, body, now_ms)
         texts = cache(lambda: texts_of(exchange.request))
         failure = classify(facts_for(facts, plan.route, plan.model, now_ms), now_ms, self._table, texts)
-        if failure.scope == "model" and names_another_model(failure.message, plan.model, texts):
+        models = (plan.model.lower(), exchange.request.model.lower())
+        if failure.scope == "model" and names_another_model(failure.message, models, texts):
             return replace(failure, kind="bad_request", scope="request")
         if failure.proven or not points_into_request(failure.message, top_fields(exchange.request), plan.model):
             return failure
         return replace(failure, proven=True)
 
 
-def names_another_model(message: str, model: str, texts: Texts) -> bool:
-    """Whether an error names a model that the request has elsewhere (a tool's, say) instead of the one it was sent
-    for."""
+def names_another_model(message: str, models: Collection[str], texts: Texts) -> bool:
+    """Return true if an error names a model that the request has elsewhere (a tool's, say), and neither the one that it
+    was sent for nor the one that it asked for."""
     named = NAMED_MODEL.search(message.lower())
-    return named is not None and named[1] != model.lower() and named[1] in texts()
+    return named is not None and named[1] not in models and named[1] in texts()
 
 
 def top_fields(request: ClientRequest) -> Collection[str]:
