@@ -42,7 +42,7 @@ SUITES = (
     Suite("test-scale", ("ROUNDS=3", "CLIENTS=12")),
     Suite("test-claude-code"),
     Suite("fuzz", ("SEED=12", "REQUESTS=15000")),
-    Suite("mutate", ("ARGS=--count 50",)),
+    Suite("mutate", ("ARGS=--rooms routing,ledger,protocol --count 50 --least 90",)),
     Suite("test-image"),
 )
 

@@ -90,8 +90,10 @@ def test_the_same_seed_draws_the_same_mutants() -> None:
 
 def test_a_survivor_without_a_reason_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     mutant = Mutant("service/x.py", 1, "f", "a < b", "(a <= b)", 0, 5)
-    assert report([Verdict("routing", mutant, killed=True)], as_json=False) == 0
-    assert report([Verdict("routing", mutant, killed=False)], as_json=True) == 1
+    assert report([Verdict("routing", mutant, killed=True)], 100, as_json=False) == 0
+    assert report([Verdict("routing", mutant, killed=False)], 100, as_json=True) == 1
+    both = [Verdict("routing", mutant, killed=True)] * 9 + [Verdict("routing", mutant, killed=False)]
+    assert [report(both, least, as_json=False) for least in (100, 91, 90)] == [1, 1, 0]
     assert "service/x.py:1 f: a < b  ->  (a <= b)" in capsys.readouterr().out
 
 
