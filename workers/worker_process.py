@@ -8,6 +8,7 @@ RQ's worker gives up if Redis goes away at the wrong moment; it is restarted unt
 import gc
 import logging
 import signal
+from contextlib import suppress
 from threading import Event, Thread
 from typing import Any
 
@@ -109,21 +110,22 @@ class WorkerProcess:
             self.stopping.wait(pause_s)
 
     def serve(self) -> None:
-        """Work on jobs; restart the RQ worker if it gave up."""
+        """Work on jobs; restart the RQ worker if it gave up.
+
+        RQ's signal handler stays when its loop has ended, also by an error: it may raise at any place here.
+        """
         announced = False
-        while not self.stopping.is_set():
-            try:
-                worker = open_worker(self.queue, self.stopping)
-                if not announced:
-                    log.info("worker.ready", extra={"queue": self.queue.name, "worker": worker.name})
-                    announced = True
-                worker.work(logging_level=rq_level())
+        with suppress(StopRequested):
+            while not self.stopping.is_set():
+                try:
+                    worker = open_worker(self.queue, self.stopping)
+                    if not announced:
+                        log.info("worker.ready", extra={"queue": self.queue.name, "worker": worker.name})
+                        announced = True
+                    worker.work(logging_level=rq_level())
+                except RedisError as error:
+                    self.outage.mark_down(error)
                 self.stopping.wait(RETRY_S)
-            except RedisError as error:
-                self.outage.mark_down(error)
-                self.stopping.wait(RETRY_S)
-            except StopRequested:
-                return  # the signal came after RQ's loop had ended
 
 
 def open_worker(queue: Queue, stopping: Event) -> FoldWorker:

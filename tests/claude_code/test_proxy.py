@@ -156,13 +156,13 @@ def test_a_failed_route_is_not_noticed(
     assert 1 <= len(anthropic_fake.requests_to("/v1/messages")) <= 2
 
 
-def test_the_route_may_change_between_two_turns(
+def test_a_turn_ends_on_the_route_that_asked_for_a_tool(
     proxy: ClaudeCodeProxy, anthropic_fake: FakeProvider, zai_fake: FakeProvider, note: Path
 ) -> None:
-    """A tool call that one vendor made is answered to the other, and the task completes."""
+    """A tool's result goes to the model that called it, though the first route is well again; the task completes."""
     call, text = the_task(note)
-    anthropic_fake.script(reply.error(529), text)
-    zai_fake.script(call)
+    anthropic_fake.script(reply.error(529))
+    zai_fake.script(call, text)
     run = run_claude(proxy.url, TASK, note.parent)
     assert run.succeeded, (run.stderr, run.events)
     assert (run.result_text, run.api_retries) == ("It says that the heron is blue.", [])

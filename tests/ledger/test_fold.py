@@ -724,3 +724,15 @@ def test_a_snapshot_stays_small_however_many_names_are_invented() -> None:
         fold.advance_route(ledger, started(number, model_sent=event.model_sent))
         fold.advance_route(ledger, event)
     assert len(wire.encode_ledger(ledger)) < 50_000
+
+
+def test_a_success_ends_waits_of_its_own_class_and_account_alone() -> None:
+    """What counting tokens or another account may do says nothing about messages of this one."""
+    limit = {"kind": "quota", "scope": "quota", "status": 429, "fold_rules": FOLD_RULES, "account": "a1"}
+    held = after(failed(1, NOW_MS, **limit))
+    assert set(held.waits) == {"messages/a1/quota"}
+    for fields in ({"endpoint": "count_tokens", "account": "a1"}, {"account": "a2"}):
+        answer = ended(2, NOW_MS + 9_000, started_at_ms=NOW_MS + 1, fold_rules=FOLD_RULES, **fields)
+        assert set(fold.fold_route(held, [answer]).waits) == {"messages/a1/quota"}
+    answer = ended(2, NOW_MS + 9_000, started_at_ms=NOW_MS + 1, fold_rules=FOLD_RULES, account="a1")
+    assert not fold.fold_route(held, [answer]).waits

@@ -10,12 +10,16 @@ from threading import Event as Flag
 from threading import Thread
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from rq.exceptions import StopRequested
 
 from service.ledger import wire
 from service.ledger.events import ClientKeyIssued, Event
 from tests.support.stream_factories import NOON_MS, STREAM, append, append_each, ended, many, new_id
 from tests.support.waiting import eventually
 from tests.workers.conftest import Bench
+from workers import worker_process
+from workers.outage import Outage
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "from workers.cli import worker; worker()"
@@ -199,3 +203,20 @@ def test_redis_emptied_while_idle(bench: Bench, start: Start) -> None:
     eventually(lambda: position(bench) == 5)
     eventually(lambda: position(bench, wire.CONTROL) == 0)
     assert bench.redis.smembers(wire.STREAMS_KEY) == {STREAM.encode(), wire.CONTROL.encode()}
+
+
+def test_a_signal_while_redis_is_waited_for_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RQ's handler raises wherever it strikes, also between two tries."""
+
+    class Interrupted(Flag):
+        def wait(self, timeout: float | None = None) -> bool:
+            raise StopRequested
+
+    def away(*_: object) -> None:
+        raise RedisConnectionError("away")
+
+    monkeypatch.setattr(worker_process, "open_worker", away)
+    process = worker_process.WorkerProcess.__new__(worker_process.WorkerProcess)
+    process.stopping, process.outage = Interrupted(), Outage("redis")
+    process.queue = None  # type: ignore[assignment]
+    process.serve()
