@@ -209,7 +209,7 @@ def test_a_signal_while_redis_is_waited_for_ends_the_worker(monkeypatch: pytest.
     """RQ's handler raises wherever it strikes, also between two tries."""
 
     class Interrupted(Flag):
-        def wait(self, timeout: float | None = None) -> bool:
+        def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 - the signature of Event
             raise StopRequested
 
     def away(*_: object) -> None:
