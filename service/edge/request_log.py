@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from service.edge.responses import AsgiResponseWriter, OwnError
 from service.ledger.events import Endpoint, TokenCounts
 from service.relay.client import ClientRequest, EndedAttempt
-from service.telemetry.log import OK, LogEvent
+from service.telemetry.log import OK, LogEvent, log_line
 
 log = logging.getLogger("ccproxy.request")
 
@@ -128,4 +128,4 @@ def log_request(
         last=request.last,
         total_ms=now_ms() - arrived_ms if now_ms else 0,
     )
-    log.log(level, event, extra={"request": reply.request_id})
+    log_line(log, level, event, {"request": reply.request_id})

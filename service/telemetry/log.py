@@ -10,7 +10,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from time import time
 from typing import Literal, NamedTuple, TextIO
 
 import msgspec
@@ -51,13 +53,11 @@ def disable_unused_record_fields() -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
-def handler_of(form: Literal["text", "json"], stream: TextIO) -> "logging.StreamHandler[TextIO]":
+def handler_of(form: Literal["text", "json"], stream: TextIO) -> "LineHandler":
     """Return a handler that writes to a stream, in colours if it is a terminal."""
     coloured = stream.isatty() and not os.environ.get("NO_COLOR")
     logging.addLevelName(OK, "OK")
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(LineFormatter(json_line if form == "json" else Lines(coloured=coloured)))
-    return handler
+    return LineHandler(json_line if form == "json" else Lines(coloured=coloured), stream)
 
 
 def show_in_program(level: LogLevel, form: Literal["text", "json"], stream: TextIO = sys.stdout) -> None:
@@ -127,16 +127,51 @@ def lines_in(record: logging.LogRecord) -> LogLine:
     return LogLine(record.levelno, record.created, record.name, message, extras(record), exception)
 
 
-class LineFormatter(logging.Formatter):
-    """Formats records with a function of their lines."""
+class LineHandler(Listener):
+    """Writes lines to a stream, each at once."""
 
-    def __init__(self, line_of: Callable[[LogLine], str]) -> None:
+    def __init__(self, line_of: Callable[[LogLine], str], stream: TextIO) -> None:
         super().__init__()
+        self.stream = stream
         self._line_of = line_of
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Return a record's line, without the line break."""
-        return self._line_of(lines_in(record))
+    def hear(self, said: LogLine) -> None:
+        """Write a line."""
+        line = self._line_of(said) + "\n"
+        with self.lock or nullcontext():
+            self.stream.write(line)
+            self.stream.flush()
+
+
+def log_line(logger: logging.Logger, level: int, message: LogEvent, fields: Mapping[str, object]) -> None:
+    """Log an event of which there is one for each request, of a level that is enabled.
+
+    Where all handlers are our own they get the line as it is: a record, which none of them looks at, costs more than
+    all that is done with it.
+    """
+    listeners = listeners_to(logger)
+    if not listeners:
+        logger.log(level, message, extra=dict(fields))
+        return
+    said = LogLine(level, time(), logger.name, message, fields)
+    for listener in listeners:
+        try:
+            listener.hear(said)
+        except Exception:  # noqa: BLE001 - a fault is told on stderr, as by logging's own handlers
+            listener.handleError(logging.makeLogRecord({"msg": str(message)}))
+
+
+def listeners_to(logger: logging.Logger) -> list[Listener]:
+    """Return the handlers of a logger; none if one of them is not our own, or filters."""
+    found: list[Listener] = []
+    above: logging.Logger | None = logger
+    while above is not None:
+        for handler in above.handlers:
+            if not isinstance(handler, Listener) or handler.level or handler.filters:
+                return []
+            found.append(handler)
+        above = above.parent if above.propagate else None
+    return found
 
 
 class Lines:
