@@ -9,7 +9,7 @@ its first entry.
 """
 
 import re
-from typing import NamedTuple, Protocol, TypeAlias, cast
+from typing import NamedTuple, Protocol, cast
 
 import msgspec
 from redis import Redis
@@ -17,8 +17,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from service.ledger import ids, wire
-from service.ledger.events import CONTROL_KINDS, AttemptEnded, AttemptLost, BatchItemUsed, Event
+from service.ledger.events import CONTROL_KINDS, AttemptEnded, Event, ResourceUsed, TokenCounts
 from service.ledger.model_names import NAME_CHARS
+from service.ledger.usage_lines import NO_TOKENS, UsageEvent, usage_lines
 from service.redis_client.factory import execute_with_run_ids, open_sync
 from workers.store import Rejected, SkippedSeq
 
@@ -33,7 +34,6 @@ LATEST_ID = ids.lowest_id(LATEST_MS)
 LARGEST_COUNT = 1 << 40
 """More tokens than any attempt can have, and few enough for sums to fit Postgres' bigint."""
 LARGEST_COST_NUSD = 1 << 50
-UsageEvent: TypeAlias = AttemptEnded | AttemptLost | BatchItemUsed
 CANONICAL_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -174,22 +174,40 @@ def fault_of(stream: str, event: Event) -> str:
         return "seq out of range"
     if "\0" in getattr(event, "request_id", "") or not fits(event.replica):
         return "a name is too long or has a NUL"
+    if isinstance(event, ResourceUsed):
+        return fault_of_total(event)
     return fault_of_usage(event) if isinstance(event, UsageEvent) else ""
 
 
 def fault_of_usage(event: UsageEvent) -> str:
     """Return why an attempt's or batch item's usage can't be counted, "" if it can."""
-    tokens = event.tokens
-    counts = (tokens.input, tokens.output, tokens.cache_read, tokens.cache_write_5m, tokens.cache_write_1h)
-    if min(counts) < 0 or max(counts) > LARGEST_COUNT:
-        return "tokens out of range"
-    if event.cost_nusd is not None and not 0 <= event.cost_nusd <= LARGEST_COST_NUSD:
-        return "cost out of range"
     if not (fits(event.model_sent) and fits(event.client_key)):
         return "a name is too long or has a NUL"
+    for line in usage_lines(event):
+        if fault := fault_of_counts(line.tokens, line.cost_nusd, line.model):
+            return fault
     if isinstance(event, AttemptEnded) and not 0 <= event.retry_at_ms < LATEST_MS:
         return "retry_at_ms out of range"
     return ""
+
+
+def fault_of_total(event: ResourceUsed) -> str:
+    """Return why a resource's running total can't be counted, "" if it can."""
+    if not fits(event.client_key):
+        return "a name is too long or has a NUL"
+    return fault_of_counts(event.tokens, event.cost_nusd, event.model) or fault_of_counts(
+        event.rates_nusd or NO_TOKENS, None, ""
+    )
+
+
+def fault_of_counts(tokens: TokenCounts, cost_nusd: int | None, model: str) -> str:
+    """Return why tokens of a model, at this cost, can't be counted, "" if they can."""
+    counts = (tokens.input, tokens.output, tokens.cache_read, tokens.cache_write_5m, tokens.cache_write_1h)
+    if min(counts) < 0 or max(counts) > LARGEST_COUNT:
+        return "tokens out of range"
+    if cost_nusd is not None and not 0 <= cost_nusd <= LARGEST_COST_NUSD:
+        return "cost out of range"
+    return "" if fits(model) else "a name is too long or has a NUL"
 
 
 def fits(name: str) -> bool:

@@ -42,13 +42,21 @@ Opinion = Literal["", "answered", "confirmed", "none"]
 Endpoint = Literal["messages", "count_tokens", "models", "batches", "files", "other"]
 
 
-FOLD_RULES = 2
+FOLD_RULES = 3
 """Newest version of the fold's rules, which producers put into usage events (`fold_rules`).
 
 An event is always folded by the rules of its version, so that old periods fold to the same result. 0: each model has
 its own usage cell; 1: only the first models of an hour do, the others share one (`fold.cell_model`); 2: waits belong to
-an account and a class of endpoint, and failures are kept by client and session (`evidence`).
+an account and a class of endpoint, and failures are kept by client and session (`evidence`); 3: usage is that of the
+models that served, line by line (`usage_lines`).
 """
+
+LineKind = Literal["message", "compaction", "advisor", "fallback", "declined"]
+"""What was inferred: the answer, a summary of the context, another model's advice, the answer of a model that the
+provider fell back to, or the attempt of a model that declined before it."""
+
+ResourceKind = Literal["session", "session_thread", "dream"]
+"""Resources of a provider that tell a running total of their usage."""
 
 
 class TokenCounts(Struct, frozen=True, omit_defaults=True):
@@ -59,6 +67,27 @@ class TokenCounts(Struct, frozen=True, omit_defaults=True):
     cache_read: int = 0
     cache_write_5m: int = 0
     cache_write_1h: int = 0
+
+
+class UsageLine(Struct, frozen=True, omit_defaults=True):
+    """A part of an answer's usage: what one model served in one way.
+
+    `tools` counts requests of the provider's own tools (`web_search`). `tier`, `speed` and `geo` are the provider's
+    words, "" for the standard ones. `unbilled`: the provider documents that it charges nothing for it. `credit` is the
+    outcome of a fallback credit, "redeemed" or the reason why it was not, "" if none was presented. `cost_nusd` is None
+    without a price.
+    """
+
+    model: str = ""
+    kind: LineKind = "message"
+    tokens: TokenCounts = TokenCounts()
+    tools: dict[str, int] = {}
+    tier: str = ""
+    speed: str = ""
+    geo: str = ""
+    unbilled: bool = False
+    credit: str = ""
+    cost_nusd: int | None = None
 
 
 class Window(Struct, frozen=True, omit_defaults=True):
@@ -113,6 +142,11 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     that met it or timed out. `moved_from` is the route that served the session before, for answers alone, and `lost` is
     what the move cost: "cache", "thoughts", or both separated by a comma; `move_cost_nusd` is the price of the prompt
     that was read anew. `opinion` is what came of a second opinion on this failure, "" if none was asked.
+
+    `tokens` and `cost_nusd` are totals over all lines, so that who knows no lines counts right; the price covers the
+    lines that have one, and is None if none has. `model_served` is the model that the answer names, "" if it is
+    `model_sent`. `lines` are empty where all there is to tell is one plain line, else all of them, the answer's own
+    first: read them with `usage_lines`. `unread` names fields of the usage that this version has no reading for.
     """
 
     attempt_id: str
@@ -148,6 +182,9 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     lost: str = ""
     opinion: Opinion = ""
     move_cost_nusd: int = 0
+    model_served: str = ""
+    lines: tuple[UsageLine, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_lost"):
@@ -170,7 +207,8 @@ class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag=
 class BatchItemUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="batch_item_used"):
     """Usage of one item of a message batch, read when its results passed through the proxy.
 
-    `event_id` is derived from the batch's and the item's ids, so that results read twice count once.
+    `event_id` is derived from the batch's and the item's ids, so that results read twice count once. `model_sent` is
+    the model that served; `tokens`, `cost_nusd`, `lines` and `unread` are as in `AttemptEnded`.
     """
 
     batch_id: str
@@ -182,6 +220,35 @@ class BatchItemUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, ta
     cost_nusd: int | None = None
     price_version: str = ""
     fold_rules: int = 0
+    lines: tuple[UsageLine, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+class ResourceUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="resource_used"):
+    """The running total of a resource's usage, as an answer that passed through the proxy told it.
+
+    Fold books what it has grown since the highest reading, whoever reads it and however often (`running_totals`).
+    `part` is a thread or a dream whose usage is within the resource's, "" for the whole. `made_at_ms` is when the
+    resource was created, 0 if unknown. `rates_nusd` are the prices of a thousand tokens of each kind, None without a
+    price; `cost_nusd` is the provider's own sum for the whole, None if it told none. `active_ms` is its running time.
+    """
+
+    resource_id: str
+    kind: ResourceKind
+    part: str = ""
+    request_id: str = ""
+    client_key: str = ""
+    model: str = ""
+    tokens: TokenCounts = TokenCounts()
+    tools: dict[str, int] = {}
+    speed: str = ""
+    geo: str = ""
+    active_ms: int = 0
+    made_at_ms: int = 0
+    rates_nusd: TokenCounts | None = None
+    cost_nusd: int | None = None
+    price_version: str = ""
+    unread: tuple[str, ...] = ()
 
 
 class ResourceCreated(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="resource_created"):
@@ -315,16 +382,17 @@ def is_same_fact(event: "Event", other: "Event") -> bool:
     if isinstance(event, AttemptLost) and isinstance(other, AttemptLost):
         return event.attempt_id == other.attempt_id
     if isinstance(event, BatchItemUsed) and isinstance(other, BatchItemUsed):
-        return (event.batch_id, event.custom_id, event.model_sent, event.tokens) == (
-            other.batch_id,
-            other.custom_id,
-            other.model_sent,
-            other.tokens,
-        )
+        return is_same_item(event, other)
     return replace(event, spooled=False) == replace(other, spooled=False)
 
 
-RouteEvent = AttemptStarted | AttemptEnded | AttemptLost | BatchItemUsed | ResourceCreated | RouteReset
+def is_same_item(event: BatchItemUsed, other: BatchItemUsed) -> bool:
+    """True if two readings of a batch's item agree; versions with different rules read more or less of its usage."""
+    is_same = (event.batch_id, event.custom_id, event.model_sent) == (other.batch_id, other.custom_id, other.model_sent)
+    return is_same and (event.tokens == other.tokens or event.fold_rules != other.fold_rules)
+
+
+RouteEvent = AttemptStarted | AttemptEnded | AttemptLost | BatchItemUsed | ResourceUsed | ResourceCreated | RouteReset
 ControlEvent = (
     RouteDisabled
     | RouteEnabled

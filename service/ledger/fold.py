@@ -15,6 +15,8 @@ Rules
   late (through a spool, or as a retried dead letter) leaves what is newer than it.
 - Clients can invent model names: the first KEPT_MODELS of an hour have their own cells, the others share one, which
   counts towards every limit and costs what its events say. Older events are folded without this rule.
+- Usage is that of the models that served, line by line; an attempt is one of the model whose answer it was.
+- Of a running total its growth since the highest reading counts, whoever reads it (`running_totals`).
 - A provider's report of its windows and models, on `messages` too, stands until a newer one; a spooled one is too late.
 """
 
@@ -39,10 +41,12 @@ from service.ledger.events import (
     QuotaLimitChanged,
     RequestRefused,
     ResourceCreated,
+    ResourceUsed,
     RouteDisabled,
     RouteEnabled,
     RouteEvent,
     RouteReset,
+    UsageLine,
 )
 from service.ledger.evidence import copy_of as copy_of_row
 from service.ledger.evidence import (
@@ -54,6 +58,7 @@ from service.ledger.evidence import (
     note_seen,
     recovered_for,
 )
+from service.ledger.running_totals import growth_of
 from service.ledger.state import (
     Bucket,
     Charge,
@@ -69,6 +74,7 @@ from service.ledger.state import (
     Wait,
     WindowTold,
 )
+from service.ledger.usage_lines import UsageEvent, usage_lines
 
 HOUR_MS = 3_600_000
 BUCKET_MS = 10_000
@@ -100,6 +106,8 @@ LATE_RESET_MS = 60_000
 """A reset that is this much older than the newest event comes late."""
 KEPT_LOST = 1_000
 """Maximum estimates that a late end can still reverse; more than in any realistic crash."""
+KEPT_UNREAD = 32
+"""Maximum names of unknown usage fields; providers add a handful a year."""
 KEPT_ENDED_EARLY = 1_000
 """Maximum ends that came before their starts: there are a handful when a spool is adopted."""
 
@@ -159,7 +167,11 @@ def advance_route(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
         case AttemptLost():
             return lose(ledger, event)
         case BatchItemUsed():
-            return apply_charges(ledger, charge_of(ledger, event))
+            note_unread(ledger, event)
+            return charge_lines(ledger, event)
+        case ResourceUsed():
+            note_unread(ledger, event)
+            return charge_growth(ledger, event)
         case ResourceCreated():
             pass  # Redis holds the index; the ledger only keeps the fact
         case RouteReset():
@@ -202,10 +214,30 @@ def split_gap(gap: tuple[int, int], seq: int) -> list[tuple[int, int]]:
     return [part for part in ((first, seq - 1), (seq + 1, last)) if part[0] <= part[1]]
 
 
-def charge_of(ledger: RouteLedger, event: AttemptEnded | AttemptLost | BatchItemUsed) -> Charge:
-    """Return the usage of an event, in the hour of the event."""
-    tokens, cost = event.tokens, event.cost_nusd
-    usage = Usage(
+def charge_lines(ledger: RouteLedger, event: UsageEvent) -> Sequence[Charge]:
+    """Charge an event's usage, line by line, to the hour of the event; the attempt itself counts with the first."""
+    first, *more = usage_lines(event)
+    usage = usage_of(first)
+    count_attempt(usage, event)
+    charges = [charge(ledger, event, first.model, usage)]
+    charges += [charge(ledger, event, line.model, usage_of(line)) for line in more]
+    return charges
+
+
+def charge(ledger: RouteLedger, event: UsageEvent, model: str, usage: Usage) -> Charge:
+    """Charge a line's usage to its cell, at once: which models have cells of their own depends on those before it."""
+    hour = event.at_ms // HOUR_MS
+    if event.fold_rules >= MODELS_BOUNDED:
+        model = cell_model(ledger, hour, model)
+    made = Charge(hour, model, event.client_key, usage)
+    apply_charges(ledger, made)
+    return made
+
+
+def usage_of(line: UsageLine) -> Usage:
+    """Return the tokens and the price of a line."""
+    tokens, cost = line.tokens, line.cost_nusd
+    return Usage(
         input=tokens.input,
         output=tokens.output,
         cache_read=tokens.cache_read,
@@ -214,6 +246,10 @@ def charge_of(ledger: RouteLedger, event: AttemptEnded | AttemptLost | BatchItem
         cost_nusd=cost or 0,
         unpriced=int(cost is None),
     )
+
+
+def count_attempt(usage: Usage, event: UsageEvent) -> None:
+    """Count the attempt, or the item of a batch, into its usage."""
     if isinstance(event, AttemptEnded):
         usage.attempts = 1
         usage.failed = int(event.outcome == "failed")
@@ -222,10 +258,21 @@ def charge_of(ledger: RouteLedger, event: AttemptEnded | AttemptLost | BatchItem
         usage.attempts = usage.lost = 1
     else:
         usage.batch_items = 1
-    hour, model = event.at_ms // HOUR_MS, event.model_sent
-    if event.fold_rules >= MODELS_BOUNDED:
-        model = cell_model(ledger, hour, model)
-    return Charge(hour, model, event.client_key, usage)
+
+
+def charge_growth(ledger: RouteLedger, event: ResourceUsed) -> Sequence[Charge]:
+    """Charge what a running total has grown, to the hour in which it was read."""
+    growth = growth_of(ledger, event)
+    if growth is None:
+        return ()
+    hour, line = event.at_ms // HOUR_MS, growth.line
+    return apply_charges(ledger, Charge(hour, cell_model(ledger, hour, line.model), growth.client_key, usage_of(line)))
+
+
+def note_unread(ledger: RouteLedger, event: AttemptEnded | BatchItemUsed | ResourceUsed) -> None:
+    """Remember the fields of a usage that nobody could read."""
+    for name in event.unread:
+        remember(ledger.unread, name, max(event.at_ms, ledger.unread.get(name, 0)), KEPT_UNREAD)
 
 
 def cell_model(ledger: RouteLedger, hour: int, model: str) -> str:
@@ -312,8 +359,10 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
         note_end(ledger, event)
     if event.opinion or event.words:
         count_verdicts(ledger, event)
-    charge = charge_of(ledger, event)
-    return apply_charges(ledger, charge, negated(estimate)) if estimate else apply_charges(ledger, charge)
+    if event.unread:
+        note_unread(ledger, event)
+    charges = charge_lines(ledger, event)
+    return [*charges, *apply_charges(ledger, negated(estimate))] if estimate else charges
 
 
 def note_end(ledger: RouteLedger, event: AttemptEnded) -> None:
@@ -384,9 +433,9 @@ def lose(ledger: RouteLedger, event: AttemptLost) -> Sequence[Charge]:
     """Charge an open attempt's estimate, and remember it in case the actual end still arrives."""
     if ledger.open.pop(event.attempt_id, None) is None:
         return ()
-    estimate = charge_of(ledger, event)
-    remember(ledger.lost, event.attempt_id, estimate, KEPT_LOST)
-    return apply_charges(ledger, estimate)
+    charges = charge_lines(ledger, event)
+    remember(ledger.lost, event.attempt_id, charges[0], KEPT_LOST)
+    return charges
 
 
 def remember(memory: dict[str, V], name: str, value: V, most: int) -> None:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from service.ledger.events import Endpoint, FailureKind, Window
+from service.ledger.events import Endpoint, FailureKind, TokenCounts, Window
 
 
 class Heard(Struct, omit_defaults=True):
@@ -154,6 +154,22 @@ class Refusal(Struct, omit_defaults=True):
     clients: list[str] = []
 
 
+class ResourceTotal(Struct, omit_defaults=True):
+    """A resource whose running total was read: what is booked of it, on whom, and its highest readings.
+
+    `parts` are its threads and dreams by a digest of their ids, with the whole resource under "". `reader` is the
+    client key that read it first, which created it if that passed through the proxy, and is charged for its growth;
+    `model` is what was named first.
+    """
+
+    made_at_ms: int = 0
+    reader: str = ""
+    model: str = ""
+    booked: TokenCounts = TokenCounts()
+    booked_nusd: int = 0
+    parts: dict[str, TokenCounts] = {}
+
+
 class OpenAttempt(Struct, omit_defaults=True):
     """An attempt that has started and not ended."""
 
@@ -179,7 +195,9 @@ class RouteLedger(Struct, omit_defaults=True):
     the words. `opinions` counts second opinions by outcome, `unknown_errors` the errors in words that no rule knows.
     `reset_ms`: attempts that began until then count for usage alone. `account`: used last. `lost` holds the
     estimates of lost attempts, until their actual end arrives; `ended_early` the attempts whose end came before their
-    start (through a spool), and when.
+    start (through a spool), and when. `resources` are those whose running totals were read last, by a digest of their
+    ids; those made until `resources_since_ms` may have been read before and dropped. `unread` names the fields of
+    providers' usage that no version has a reading for, and when they came last.
     """
 
     heard: dict[str, Heard] = {}
@@ -199,6 +217,9 @@ class RouteLedger(Struct, omit_defaults=True):
     open: dict[str, OpenAttempt] = {}
     lost: dict[str, Charge] = {}
     ended_early: dict[str, int] = {}
+    resources: dict[str, ResourceTotal] = {}
+    resources_since_ms: int = 0
+    unread: dict[str, int] = {}
     newest_ms: int = 0
 
 

@@ -6,10 +6,10 @@ from typing import Any, get_args
 import msgspec
 
 from service.ledger import wire
-from service.ledger.events import Event, EventBase, Forgotten, TokenCounts, Window
+from service.ledger.events import Event, EventBase, Forgotten, TokenCounts, UsageLine, Window
 
 GOLDEN = Path(__file__).parent / "golden"
-NEWEST = dict.fromkeys(("resource_created", "attempt_lost", "batch_item_used"), "v2") | {"attempt_ended": "v3"}
+NEWEST = {"resource_created": "v2", "attempt_lost": "v2", "batch_item_used": "v3", "attempt_ended": "v4"}
 """The newest version of each event that has had a field added; of all others it is the first."""
 TYPES: dict[str, type[EventBase]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Event)}
 VALUES: dict[str, Any] = {
@@ -72,15 +72,34 @@ VALUES: dict[str, Any] = {
     "move_cost_nusd": 6,
     "forgot": Forgotten(circuit="open", cool_downs=2, windows=3, missing_models=1, unknown_errors=4),
     "rows": ("zai/ab12", "control/cd34"),
+    "model_served": "claude-haiku-4-5",
+    "lines": (
+        UsageLine("claude-haiku-4-5", "fallback", TokenCounts(1, 2), {"web_search": 3}, "priority", "fast", "us"),
+        UsageLine(
+            "claude-opus-5", "declined", TokenCounts(0, 0, 3, 4, 5), unbilled=True, credit="redeemed", cost_nusd=0
+        ),
+    ),
+    "unread": ("hologram_tokens", "iterations.oracle"),
+    "part": "sthr_1",
+    "model": "claude-opus-5-5",
+    "tools": {"web_search": 2},
+    "speed": "fast",
+    "geo": "us",
+    "active_ms": 1_500,
+    "made_at_ms": 1_756_382_300_000,
+    "rates_nusd": TokenCounts(5_000_000, 25_000_000, 500_000, 6_250_000, 10_000_000),
 }
 """What the fields of the newest version's files hold; a field that comes later is added here with its new files."""
+OWN_VALUES: dict[str, dict[str, Any]] = {"resource_used": {"kind": "session"}}
+"""Fields whose name means something else in another event."""
 
 
 def made(tag: str, form: str) -> EventBase:
     """The event that a file of the newest version holds."""
     kind = TYPES[tag]
+    values = VALUES | OWN_VALUES.get(tag, {})
     fields = [field for field in msgspec.structs.fields(kind) if form == "full" or field.required]
-    return kind(**{field.name: VALUES[field.name] for field in fields})
+    return kind(**{field.name: values[field.name] for field in fields})
 
 
 def file_of(tag: str, form: str, version: str = "") -> Path:

@@ -1,0 +1,127 @@
+"""Running totals of sessions, threads and dreams: growth is booked once, whoever reads it and however often."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.ledger import fold, running_totals, wire
+from service.ledger.events import ResourceUsed, TokenCounts
+from service.ledger.running_totals import is_news
+from service.ledger.state import RouteLedger, Usage
+from service.ledger.usage_lines import plus
+from tests.support.event_factories import NOW_MS, id_of
+
+RATES = TokenCounts(input=5_000_000, output=25_000_000)
+MADE_MS = NOW_MS - 60_000
+TOTALS = st.builds(TokenCounts, *[st.integers(0, 50)] * 5)
+READINGS = st.lists(st.tuples(st.sampled_from(["", "t1", "t2"]), TOTALS), max_size=12)
+
+
+def reading(number: int = 1, at_ms: int = NOW_MS, **fields: Any) -> ResourceUsed:
+    """Session `s` has used 10 tokens in and 5 out, unless `fields` say otherwise."""
+    values: dict[str, Any] = {
+        "resource_id": "s",
+        "kind": "session",
+        "client_key": "alice",
+        "model": "m",
+        "tokens": TokenCounts(10, 5),
+        "made_at_ms": MADE_MS,
+        "rates_nusd": RATES,
+    }
+    return ResourceUsed(event_id=id_of(number, at_ms), at_ms=at_ms, seq=number, replica="r1", **(values | fields))
+
+
+def booked(ledger: RouteLedger) -> Usage:
+    """All that is booked."""
+    total = Usage()
+    for hour in ledger.hours.values():
+        fold.add_usage(total, hour)
+    return total
+
+
+def folded(*events: ResourceUsed) -> RouteLedger:
+    """The ledger after these readings."""
+    return fold.fold_route(RouteLedger(), events)
+
+
+def test_growth_is_booked_once() -> None:
+    """Ten readings of the same total are one; a higher one adds what is new, at its price."""
+    polls = [reading(number) for number in range(1, 11)]
+    assert booked(folded(*polls)) == Usage(input=10, output=5, cost_nusd=10 * 5_000 + 5 * 25_000)
+    grown = folded(*polls, reading(11, tokens=TokenCounts(12, 5)), reading(12))
+    assert booked(grown) == Usage(input=12, output=5, cost_nusd=12 * 5_000 + 5 * 25_000)
+
+
+@given(READINGS, st.randoms(use_true_random=False))
+def test_order_and_repetition_change_nothing(told: list[tuple[str, TokenCounts]], random: Any) -> None:
+    """In any order, with any repetition: the greater of the whole and the sum of its parts, kind by kind."""
+    events = [reading(number, part=part, tokens=tokens) for number, (part, tokens) in enumerate(told, 1)]
+    again = [*events, *random.sample(events, len(events))]
+    random.shuffle(again)
+    tops: dict[str, TokenCounts] = {}
+    for part, tokens in told:
+        tops[part] = running_totals.highest(tops.get(part, TokenCounts()), tokens)
+    parts = plus(tops.get("t1", TokenCounts()), tops.get("t2", TokenCounts()))
+    most = running_totals.highest(tops.get("", TokenCounts()), parts)
+    for log in (events, again):
+        usage = booked(folded(*log))
+        assert TokenCounts(*(getattr(usage, kind) for kind in TokenCounts.__struct_fields__)) == most
+        assert usage.cost_nusd == running_totals.at_rates(most, RATES)
+
+
+def test_the_first_reader_is_charged() -> None:
+    """Whoever polls later: a session's growth belongs to whoever made it."""
+    ledger = folded(reading(tokens=TokenCounts()), reading(2, client_key="bob", model="other"))
+    assert list(ledger.usage[NOW_MS // fold.HOUR_MS]["other"]) == ["alice"]
+
+
+def test_a_providers_own_sum_counts() -> None:
+    """In dollars, since it covers more than tokens; it grows like the rest, and never shrinks."""
+    told = [reading(number, cost_nusd=cost) for number, cost in enumerate((30, 20, 45), 1)]
+    assert booked(folded(*told)).cost_nusd == 45
+    assert booked(folded(reading(9, rates_nusd=None, cost_nusd=7))).unpriced == 0
+
+
+def test_growth_without_a_price_is_marked() -> None:
+    """Once for each growth; nothing grown, nothing marked."""
+    usage = booked(folded(reading(rates_nusd=None), reading(2, rates_nusd=None)))
+    assert (usage.unpriced, usage.input) == (1, 10)
+
+
+def test_a_dropped_resource_is_never_booked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resources are bounded: one that may have been read before counts from its next reading on."""
+    monkeypatch.setattr(running_totals, "KEPT_RESOURCES", 2)
+    events = [reading(number, resource_id=f"s{number}", made_at_ms=MADE_MS + number) for number in range(1, 4)]
+    again = reading(9, resource_id="s1", made_at_ms=MADE_MS + 1)
+    grown = reading(10, resource_id="s1", made_at_ms=MADE_MS + 1, tokens=TokenCounts(11, 5))
+    new = reading(11, resource_id="s9", made_at_ms=MADE_MS + 9)
+    assert booked(folded(*events, again)).input == 30
+    assert booked(folded(*events, again, grown)).input == 31
+    assert booked(folded(*events, again, grown, new)).input == 41
+
+
+def test_what_is_kept_stays_small() -> None:
+    """Thousands of sessions with hundreds of threads take at most 600 KB of a snapshot."""
+    ledger = RouteLedger()
+    for number in range(3_000):
+        part = f"t{number % 9}" if number % 2 else ""
+        fold.advance_route(
+            ledger, reading(number, resource_id=f"s{number}", part=part, tokens=TokenCounts(*[10**9] * 5))
+        )
+    for number in range(500):
+        fold.advance_route(ledger, reading(number, part=f"t{number}"))
+    assert len(ledger.resources) == running_totals.KEPT_RESOURCES
+    assert len(wire.encode_ledger(ledger)) < 600_000
+    assert len(ledger.resources[running_totals.digest("s")].parts) == running_totals.KEPT_PARTS
+
+
+def test_most_polls_are_no_news() -> None:
+    """A reading that changes nothing need not become an event."""
+    assert is_news(RouteLedger(), reading())
+    ledger = folded(reading(cost_nusd=5))
+    assert not is_news(ledger, reading(cost_nusd=5))
+    assert is_news(ledger, reading(tokens=TokenCounts(10, 6), cost_nusd=5))
+    assert is_news(ledger, reading(cost_nusd=6))
+    assert is_news(ledger, reading(part="t1", cost_nusd=5))
