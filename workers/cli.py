@@ -15,18 +15,28 @@ import psycopg
 from redis import Redis, RedisError
 
 from service.ledger import wire
-from service.settings import Settings, load_for_workers, worker_environ
+from service.settings import (
+    InvoiceSettings,
+    Settings,
+    SettingsError,
+    load_for_invoice,
+    load_for_workers,
+    worker_environ,
+)
 from service.settings.redis_url import place_of
 from service.telemetry.log import set_up
 from service.telemetry.terminal import SafeConsole, echo, echo_json, echo_own
 from workers.archive import Archive, Unowned, open_archive
 from workers.backup import BackupError, Manifest, back_up, expected_rows
 from workers.consume import Streams, open_redis
+from workers.invoice import CREATE_KEY, AdminApi, InvoiceError, with_progress
 from workers.migrate import SchemaError, pending
 from workers.migrate import migrate as apply_migrations
 from workers.project import Projected, Projector
 from workers.publish import Publisher
 from workers.rebuild import rebuild
+from workers.reconcile import Invoice, Scope, compare, days_of, invoice_of
+from workers.reconcile_view import comparison_json, show_comparison
 from workers.restore import Backup, Gap, NotEmpty, gaps_of, restore
 from workers.store import PostgresAddress, Store, connect
 from workers.terminal_views import (
@@ -41,7 +51,7 @@ from workers.terminal_views import (
 )
 from workers.turn import StreamBusy
 from workers.turn import run_step as turns
-from workers.usage import TIME_FORMS, dimensions_of, period_of, report
+from workers.usage import TIME_FORMS, Period, dimensions_of, period_of, report, usage_by_route
 from workers.verify import verify
 from workers.worker_process import WorkerProcess, check_schema
 
@@ -228,6 +238,90 @@ def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json:
         echo_own(usage_csv(found), end="")
     else:
         show_usage(found, SafeConsole())
+
+
+@click.command()
+@click.option("--since", metavar="TIME", help=f"First day: {TIME_FORMS}; default: seven days ago.")
+@click.option("--until", metavar="TIME", help="End, exclusive; same forms; default: the last midnight.")
+@click.option(
+    "--tolerance",
+    metavar="PERCENT",
+    type=click.FloatRange(0, 100),
+    default=1.0,
+    show_default=True,
+    help="How much tokens of a kind, or dollars, of a day and a model may differ.",
+)
+@click.option(
+    "--route", "routes", multiple=True, metavar="ID", help="Compare these routes; default: Anthropic API keys."
+)
+@click.option("--api-key", "keys", multiple=True, metavar="ID", help="The proxy's API keys (apikey_...); default: all.")
+@click.option(
+    "--workspace", "workspaces", multiple=True, metavar="ID", help="Their workspaces, or `default`; default: all."
+)
+@json_option
+def reconcile(
+    since: str | None,
+    until: str | None,
+    tolerance: float,
+    routes: tuple[str, ...],
+    keys: tuple[str, ...],
+    workspaces: tuple[str, ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Compare the ledger with Anthropic's usage and cost reports, by day and model; exit code 1 above the tolerance.
+
+    Needs ANTHROPIC_ADMIN_KEY, an admin key of the organization, which is used for nothing else. Subscriptions, other
+    providers and clients' own keys are not on that invoice. Days are UTC; exit code 2 means that nothing was compared.
+    """
+    try:
+        period = days_of(since, until, datetime.now(UTC))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    with errors_as_not_compared():
+        access = load_for_invoice()
+        if not access.admin_key:
+            raise click.ClickException(f"ANTHROPIC_ADMIN_KEY is not set; {CREATE_KEY}")
+        scope = Scope(routes or access.routes, keys, workspaces)
+        with archive_of(load_for_workers()) as archive:
+            usage = usage_by_route(archive, period)
+        found = compare(read_invoice(access, period), usage, period, scope, tolerance)
+    if as_json:
+        echo_json(comparison_json(found))
+    else:
+        show_comparison(found, SafeConsole())
+    if not found.ok:
+        raise click.exceptions.Exit(1)
+
+
+def read_invoice(access: InvoiceSettings, period: Period) -> Invoice:
+    """Read both reports. Raises InvoiceError."""
+    screen = SafeConsole(stderr=True)
+    days = (period.until - period.since).days
+    api = AdminApi(access, partial(screen.print, soft_wrap=True))
+    try:
+        with progress_of(screen, "usage and cost reports", 0, 2 * days) as progress:
+            usage = list(with_progress(api.usage(period), 0, progress))
+            return invoice_of(usage, with_progress(api.costs(period), days, progress))
+    finally:
+        api.close()
+
+
+class NotCompared(click.ClickException):
+    """Nothing was compared; another exit code than that of a difference."""
+
+    exit_code = 2
+
+
+@contextmanager
+def errors_as_not_compared() -> Iterator[None]:
+    """Turn all errors into error messages of `reconcile`."""
+    try:
+        yield
+    except (InvoiceError, SettingsError) as error:
+        raise NotCompared(str(error)) from None
+    except click.ClickException as error:
+        raise NotCompared(error.message) from None
 
 
 @click.command()

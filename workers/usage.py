@@ -99,19 +99,47 @@ def report(
     archive: Archive, period: Period, by: tuple[str, ...], *, route: str = "", model: str = "", key: str = ""
 ) -> Report:
     """Report the usage of a period, of one route, model or key, or of all (""). Raises psycopg.Error."""
-    parameters: dict[str, Any] = {name: name in by for name in DIMENSIONS}
-    parameters |= {"only_route": route, "only_model": model, "only_key": key}
-    parameters |= {"since": int(period.since.timestamp()), "until": int(period.until.timestamp())}
+    parameters = parameters_of(period, by, route=route, model=model, key=key)
     with archive.snapshot():
-        cells = archive.connection.execute(QUERIES["usage_report"], parameters).fetchall()
+        cells = read_cells(archive, parameters)
         counts = read_counts(archive, parameters)
     places = [DIMENSIONS.index(name) for name in by]
     rows = []
-    for cell in cells:
-        count = None if counts is None else counts.get(cell[: len(DIMENSIONS)], EventCounts())
-        rows.append(UsageSum(tuple(cell[place] for place in places), Usage(*cell[len(DIMENSIONS) :]), count))
+    for names, usage in cells:
+        count = None if counts is None else counts.get(names, EventCounts())
+        rows.append(UsageSum(tuple(names[place] for place in places), usage, count))
     rows.sort(key=lambda row: row.names)
     return Report(period, by, rows, total_of(rows, known=counts is not None))
+
+
+def parameters_of(
+    period: Period, by: tuple[str, ...], *, route: str = "", model: str = "", key: str = ""
+) -> dict[str, Any]:
+    """Return the parameters of the statements below."""
+    return {
+        **{name: name in by for name in DIMENSIONS},
+        "only_route": route,
+        "only_model": model,
+        "only_key": key,
+        "since": int(period.since.timestamp()),
+        "until": int(period.until.timestamp()),
+    }
+
+
+def read_cells(archive: Archive, parameters: dict[str, Any]) -> list[tuple[tuple[str, ...], Usage]]:
+    """Return usage by all dimensions; those that were not asked for are blank."""
+    size = len(DIMENSIONS)
+    cells = archive.connection.execute(QUERIES["usage_report"], parameters).fetchall()
+    return [(tuple(cell[:size]), Usage(*cell[size:])) for cell in cells]
+
+
+def usage_by_route(archive: Archive, period: Period) -> dict[str, dict[tuple[str, str], Usage]]:
+    """Return the usage of a period by day and model, of each route. Raises psycopg.Error."""
+    found: dict[str, dict[tuple[str, str], Usage]] = {}
+    for names, usage in read_cells(archive, parameters_of(period, ("day", "route", "model"))):
+        day, _, route, model, *_ = names
+        found.setdefault(route, {})[day, model] = usage
+    return found
 
 
 def read_counts(archive: Archive, parameters: dict[str, Any]) -> dict[tuple[str, ...], EventCounts] | None:

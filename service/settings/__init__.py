@@ -8,7 +8,9 @@ The TOML file holds what variables can't (several routes of one provider, own pr
 key is an error. An error names its place and how to fix it.
 """
 
+from service.errors import SettingsError
 from service.settings.files import read_dotenv, unquoted
+from service.settings.invoice import InvoiceSettings
 from service.settings.loading import from_variables, load
 from service.settings.policy import CircuitPolicy, ModelLimits, Policy
 from service.settings.providers import ANTHROPIC, CLIENT_ROUTE_ID, ZAI, Provider, Route
@@ -29,7 +31,7 @@ from service.settings.shapes import (
 )
 from service.settings.values import Network, model_map, port_of
 from service.settings.variables import FOR_WORKERS, SECRETS, VARIABLES, Variable
-from service.settings.workers import load_for_workers, worker_environ
+from service.settings.workers import load_for_invoice, load_for_workers, worker_environ
 
 __all__ = [
     "ANTHROPIC",
@@ -43,6 +45,7 @@ __all__ = [
     "BodyLimits",
     "CircuitPolicy",
     "ClientCredentials",
+    "InvoiceSettings",
     "LogLevel",
     "ModelLimits",
     "Network",
@@ -55,6 +58,7 @@ __all__ = [
     "Route",
     "Secret",
     "Settings",
+    "SettingsError",
     "StaticKey",
     "StripThinking",
     "Timeouts",
@@ -63,6 +67,7 @@ __all__ = [
     "Variable",
     "from_variables",
     "load",
+    "load_for_invoice",
     "load_for_workers",
     "minute_of_week",
     "model_map",

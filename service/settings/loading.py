@@ -11,6 +11,7 @@ from service.errors import SettingsError
 from service.settings.database import database_url
 from service.settings.failure_rules import packaged_rules
 from service.settings.files import File, home_of, read_dotenv, read_file, with_secret_files
+from service.settings.invoice import FOR_INVOICE
 from service.settings.packaged import model_limits, prices
 from service.settings.policy import CircuitPolicy, Policy
 from service.settings.reader import Reader
@@ -35,8 +36,9 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, 
     merged = read_dotenv(Path(".env")) | process if environ is None else process
     file, origin = read_file(path, merged)
     variables = texts(file.env)
+    secrets = [name for name in SECRETS if name not in FOR_INVOICE]
     keys = [route.api_key_env for route in file.routes if route.api_key_env]
-    settings = build(Reader(with_secret_files(variables | merged, [*SECRETS, *keys])), file, origin)
+    settings = build(Reader(with_secret_files(variables | merged, [*secrets, *keys])), file, origin)
     if to_serve:
         refuse_loops(settings)
     return settings

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from service.settings.database import DatabaseParts
+from service.settings.invoice import InvoiceSettings
 from service.settings.routes import ROUTE_SETTINGS
 from service.settings.secret import Secret
 from service.settings.setting import Section, Setting, SettingField, setting_fields
@@ -124,7 +125,7 @@ def allowed_values(field: SettingField, setting: Setting) -> str:
 
 def collected() -> Iterator[Variable]:
     """All variables."""
-    for struct in (*ROUTE_SETTINGS, Settings, DatabaseParts):
+    for struct in (*ROUTE_SETTINGS, InvoiceSettings, Settings, DatabaseParts):
         yield from (variable_of(*each) for each in declared(struct))
     for one in WITHOUT_FIELD:
         yield Variable(one.variable, one.default or "", "", one.meaning, one.section, for_workers=one.for_workers)

@@ -1,4 +1,4 @@
-"""The variables that the workers see, and their settings.
+"""The variables that the workers see, and their settings; and the settings of a command that reads the invoice.
 
 Workers fold events and send nothing to providers. So no provider key, client key or admin token is in their memory, or
 in the environment that the kernel shows of them. Not here: which variables those are (declared with each setting).
@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from service.settings.files import File, read_dotenv, read_file, with_secret_files
+from service.settings.invoice import FOR_INVOICE, InvoiceSettings
 from service.settings.loading import build, texts
 from service.settings.reader import Reader
+from service.settings.routes import providers_of
 from service.settings.shapes import Settings
 from service.settings.variables import FOR_WORKERS, SECRETS
 
@@ -44,3 +46,24 @@ def load_for_workers() -> Settings:
     return build(
         Reader(with_secret_files(variables, [name for name in SECRETS if name in FOR_WORKERS])), File(), origin
     )
+
+
+def load_for_invoice() -> InvoiceSettings:
+    """The settings of `ccproxy reconcile`: the admin key, its address, and no other secret. Raises SettingsError."""
+    variables = read_dotenv(Path(".env")) | os.environ
+    file, origin = read_file(None, variables)
+    variables = with_secret_files(texts(file.env) | variables, [name for name in SECRETS if name in FOR_INVOICE])
+    own = {name: value for name, value in variables.items() if name in FOR_INVOICE}
+    return Reader(own).read(InvoiceSettings, routes=billed_routes(file, origin))
+
+
+def billed_routes(file: File, origin: str) -> tuple[str, ...]:
+    """The routes with an API key of Anthropic's: a subscription, other providers and clients' own are not on its
+    invoice."""
+    providers = providers_of(file, origin)
+    of_file = [
+        entry.id
+        for entry in file.routes
+        if entry.auth == "api_key" and entry.provider in providers and providers[entry.provider].dialect == "anthropic"
+    ]
+    return tuple(of_file) if file.routes else (providers["anthropic"].id,)

@@ -15,6 +15,7 @@ from tests.support.proxies import Server, server_of
 MARK = "MARKED-SECRET"
 SECRETS = {
     "ANTHROPIC_API_KEY": f"sk-ant-api03-{MARK}-anthropic-0123",
+    "ANTHROPIC_ADMIN_KEY": f"sk-ant-admin01-{MARK}-admin-0123",
     "ZAI_API_KEY": f"zai-0123456789-{MARK}-zai-0123",
     "CLAUDE_CODE_OAUTH_TOKEN": f"sk-ant-oat01-{MARK}-oauth-0123",
     "PROXY_API_KEYS": f"ann:client-key-{MARK}-ann-0123",

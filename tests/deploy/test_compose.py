@@ -13,6 +13,7 @@ import yaml
 
 from service.edge.forwarded import is_in
 from service.settings import SECRETS, VARIABLES, load
+from service.settings.invoice import FOR_INVOICE
 from tests.deploy.image import ROOT, stages, variables
 from tests.deploy.judges import DEPLOY, judged, packaged
 from tests.support.containers import DOCKER_MARK, ENV_DOCKER_EXAMPLE, FIXED_IN_CONTAINERS, container_defaults
@@ -259,7 +260,7 @@ def test_every_setting_is_explained_and_every_explained_one_is_read() -> None:
     assert sorted(shown) == sorted(KNOWN - FIXED_IN_CONTAINERS)
     said = IMAGE.keys() | SERVICES["cc-proxy"]["environment"].keys() | SERVICES["cc-worker"]["environment"].keys()
     only_up = {"CCPROXY_POSTGRES_BIN", "CCPROXY_REDIS_BIN"}
-    assert said & KNOWN | only_up == FIXED_IN_CONTAINERS
+    assert said & KNOWN | only_up | FOR_INVOICE == FIXED_IN_CONTAINERS
 
 
 def test_the_containers_own_variables_are_settings() -> None:

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from service.settings import VARIABLES, Provider, Route, Settings, StaticKey
 from service.settings.database import DatabaseParts
+from service.settings.invoice import InvoiceSettings
 from service.settings.reader import parser_of
 from service.settings.routes import ROUTE_SETTINGS
 from service.settings.setting import Section, Setting, SettingField, setting_fields
@@ -16,7 +17,7 @@ from service.settings.variables import WITHOUT_FIELD, declared
 
 ROOT = Path(__file__).parents[2]
 IN_SETTINGS = ROOT / "service" / "settings"
-DECLARED = [each for struct in (Settings, *ROUTE_SETTINGS, DatabaseParts) for each in declared(struct)]
+DECLARED = [each for struct in (Settings, InvoiceSettings, *ROUTE_SETTINGS, DatabaseParts) for each in declared(struct)]
 READ_BY_OTHERS = {
     "CCPROXY_CONFIG": "service/settings/files.py",
     "NO_COLOR": "service/telemetry/log.py",
@@ -58,7 +59,7 @@ def structs_of(struct: type[Struct]) -> Iterator[type[Struct]]:
 def test_each_setting_is_used() -> None:
     """A setting that is read and checked and then used nowhere would lie to those who set it."""
     used = read_outside()
-    structs: list[type[Struct]] = [*structs_of(Settings), Provider, StaticKey]
+    structs: list[type[Struct]] = [*structs_of(Settings), InvoiceSettings, Provider, StaticKey]
     fields = {f"{struct.__name__}.{field.name}": field.name for struct in structs for field in setting_fields(struct)}
     assert {place for place, name in fields.items() if name not in used} == set()
     assert "database_connect_ms" in fields.values()
