@@ -9,6 +9,7 @@
     |  |- KeySpent                429  billing_error
     |  |- KeyBusy                 429  rate_limit_error
     |  |- PromptTooLong           400  invalid_request_error
+    |  |- FieldUnsupported        400  invalid_request_error
 
 
     |  |- NotLoggedIn             401  authentication_error   (the admin API)
@@ -111,6 +112,10 @@ class KeyBusy(ClientError):
 
 class PromptTooLong(ClientError):
     """The prompt exceeds the window of every available model."""
+
+
+class FieldUnsupported(ClientError):
+    """No available provider keeps a field of the request on which the client relies."""
 
 
 class NotLoggedIn(ClientError):

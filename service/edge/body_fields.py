@@ -21,6 +21,7 @@ from service.protocol.body_survey import MessageSurvey, blocks_of, is_mid_turn
 from service.protocol.file_refs import Block, Thread, file_ids, ids_in_any, note_id, refuse_hidden, seen
 from service.protocol.json_shape import check_shape, too_many_blocks
 from service.relay import ClientRequest
+from service.routing.request_fields import notable_fields
 from service.settings import BodyLimits
 
 T = TypeVar("T")
@@ -63,6 +64,7 @@ def read_fields(call: ClientRequest, limits: BodyLimits) -> None:
     call.model = model_in(fields.get("model"))
     call.stream = value_in(fields.get("stream"), FLAG, "stream: Input should be a valid boolean") is True
     call.max_tokens = max_tokens_in(fields.get("max_tokens"))
+    call.fields = notable_fields(fields)
     if "thread" in fields or "container" in fields:
         read_ties(call, fields)
     if "context_management" in fields:

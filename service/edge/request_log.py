@@ -85,6 +85,7 @@ def attempt_fields(last: EndedAttempt) -> dict[str, object]:
         "cost_nusd": ended.cost_nusd,
         "first_byte_ms": ended.first_byte_ms,
         "first_content_ms": last.first_content_ms,
+        "dropped": ended.dropped or None,
     }
 
 
@@ -98,6 +99,7 @@ NO_ATTEMPT = {
     "cost_nusd": 0,
     "first_byte_ms": None,
     "first_content_ms": None,
+    "dropped": None,
 }
 
 

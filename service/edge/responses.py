@@ -57,6 +57,7 @@ class AsgiResponseWriter:
         self.streams = False
         self.route = ""
         self.attempts = 0
+        self.dropped: tuple[str, ...] = ()
         self.dropped_messages = 0
         self.request: ClientRequest | None = None
         self.error: OwnError | None = None
@@ -74,6 +75,8 @@ class AsgiResponseWriter:
         ]
         if self.dropped_messages:
             own.append((b"x-ccproxy-truncated", b"%d messages" % self.dropped_messages))
+        if self.dropped:
+            own.append((b"x-ccproxy-dropped", ", ".join(self.dropped).encode()))
         if self.route:
             own.append((b"x-ccproxy-route", self.route.encode()))
         if b"request-id" not in named:

@@ -141,7 +141,8 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     and `body` are keyed 64-bit fingerprints, for failures alone: of an error that no rule knows, and of the request
     that met it or timed out. `moved_from` is the route that served the session before, for answers alone, and `lost` is
     what the move cost: "cache", "thoughts", or both separated by a comma; `move_cost_nusd` is the price of the prompt
-    that was read anew. `opinion` is what came of a second opinion on this failure, "" if none was asked.
+    that was read anew. `opinion` is what came of a second opinion on this failure, "" if none was asked. `dropped` are
+    the names of the request's fields that the provider did not get.
 
     `tokens` and `cost_nusd` are totals over all lines, so that who knows no lines counts right; the price covers the
     lines that have one, and is None if none has. `model_served` is the model that the answer names, "" if it is
@@ -185,6 +186,7 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     model_served: str = ""
     lines: tuple[UsageLine, ...] = ()
     unread: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_lost"):

@@ -23,7 +23,7 @@ NO_TOKENS = TokenCounts()
 
 class AttemptPlan(Struct, frozen=True, kw_only=True):
     """An admitted attempt. `model` is the one that the provider is asked for; `grant` is held until the attempt ends;
-    `probe`: it tests a half-open circuit."""
+    `probe`: it tests a half-open circuit. `dropped` are the fields of the request that the provider does not get."""
 
     attempt: Attempt
     route: Route
@@ -32,6 +32,7 @@ class AttemptPlan(Struct, frozen=True, kw_only=True):
     started_ms: int
     grant: Grant = field(default_factory=Grant)
     probe: bool = False
+    dropped: tuple[str, ...] = ()
 
 
 class ResponseProgress(Struct):

@@ -14,6 +14,7 @@ log = logging.getLogger("ccproxy.relay")
 STARTED = "→ {route_title} {method} {path}"
 UNANSWERED = "  no route answered | {detail}"
 MODEL_MAPPED = "  model remap: {model_asked} → {model}"
+FIELDS_DROPPED = "  {route_title} does not get: {dropped}"
 
 
 class FailureLogEvent(LogEvent, frozen=True, kw_only=True):
@@ -50,12 +51,14 @@ class FailureLogEvent(LogEvent, frozen=True, kw_only=True):
 
 def log_attempt(request: ClientRequest, plan: AttemptPlan) -> None:
     """→ Anthropic POST /v1/messages. At info for a mapped model and from the second attempt on, else at debug."""
+    if plan.dropped:
+        log_dropped(request, plan)
     is_mapped = bool(request.model) and plan.model != request.model
     level = logging.INFO if is_mapped or plan.attempt.number > 1 else logging.DEBUG
     if not log.isEnabledFor(level):
         return
     extra = {"request": request.request_id}
-    values = {
+    values: dict[str, object] = {
         "route": plan.route.id,
         "route_title": plan.route.title,
         "attempt": plan.attempt.number,
@@ -66,6 +69,17 @@ def log_attempt(request: ClientRequest, plan: AttemptPlan) -> None:
         log.info(Sentence(name="attempt.model_mapped", template=MODEL_MAPPED, values=values), extra=extra)
     values |= {"method": request.method, "path": request.path}
     log.log(level, Sentence(name="attempt.started", template=STARTED, values=values), extra=extra)
+
+
+def log_dropped(request: ClientRequest, plan: AttemptPlan) -> None:
+    """Z.AI does not get: safeguards, service_tier. A warning if the client relies on one of them, else at debug."""
+    is_broken = bool(plan.attempt.candidate.breaks)
+    values = {"route": plan.route.id, "route_title": plan.route.title, "dropped": ", ".join(plan.dropped)}
+    log.log(
+        logging.WARNING if is_broken else logging.DEBUG,
+        Sentence(name="attempt.fields_dropped", template=FIELDS_DROPPED, values=values),
+        extra={"request": request.request_id},
+    )
 
 
 def log_failure(request: ClientRequest, plan: AttemptPlan, ended: AttemptEnded) -> None:

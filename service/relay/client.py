@@ -40,7 +40,8 @@ class ClientRequest(Struct, kw_only=True):
         `path` begins with /v1/ and keeps its escapes. `body` is as it came, `plain` the same without content encoding,
         `blocks` the content blocks of its messages, None where they were not read. `upload` replaces all three for a
         body that is passed through as it comes. `trimmed`: the provider is asked to shorten the conversation;
-        `dropped_messages` were already left out of it here.
+        `dropped_messages` were already left out of it here. `fields` are those of the body that some provider can't
+        keep (`routing.request_fields`).
     client
         `credential` is the client's own, "" when it sent none but a key of this proxy; `withhold` names the headers
         that hold such a key. `only_routes` are the owner's routes that the client's key may use, empty: all. `chain`:
@@ -73,6 +74,7 @@ class ClientRequest(Struct, kw_only=True):
     threaded: bool = False
     trimmed: bool = False
     dropped_messages: int = 0
+    fields: tuple[str, ...] = ()
     session_id: str = ""
     mid_turn: bool = False
     session_key: str = ""
@@ -101,13 +103,14 @@ class ResponseWriter(Protocol):
     """The response to the client.
 
     `started`: a byte was sent, so that no other route can answer. `broken`: the provider's response broke off after
-    that. `route` and `attempts` are told in headers.
+    that. `route`, `attempts`, and the fields of the request that the route `dropped` are reported in headers.
     """
 
     started: bool
     broken: bool
     route: str
     attempts: int
+    dropped: tuple[str, ...]
 
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send the head."""

@@ -12,6 +12,7 @@ import msgspec
 from service.errors import (
     AllThrottled,
     BadClientKey,
+    FieldUnsupported,
     NoRoute,
     NotFound,
     PromptTooLong,
@@ -27,6 +28,7 @@ from service.relay.plain_words import is_technical, name_of, reason_of_failure
 from service.routing.failover import AdmissionDenied
 from service.routing.failure import Failure
 from service.routing.rank import MODEL_ENDPOINTS, Candidate
+from service.routing.request_fields import unkeepable
 from service.settings import Route
 
 SHORT_WAIT_MS = 60_000
@@ -147,6 +149,17 @@ def prompt_too_long(candidates: Sequence[Candidate]) -> PromptTooLong:
     """
     reasons = "; ".join(candidate.reason for candidate in candidates if candidate.skip_reason == "context_too_small")
     return PromptTooLong(f"capability_rejected: prompt_too_long ({reasons})")
+
+
+def field_unsupported(request: ClientRequest, candidates: Sequence[Candidate]) -> FieldUnsupported:
+    """No route keeps a field of the request; like `prompt_too_long` it begins with the token of the contract."""
+    routes = [candidate.route for candidate in candidates if candidate.skip_reason == "field_unsupported"]
+    field = unkeepable(routes[0].provider.dialect, request.fields)
+    names = " and ".join(dict.fromkeys(map(name_of, routes)))
+    return FieldUnsupported(
+        f"capability_rejected: {field} ({names} can't do what it asks for, and no other provider is available: leave "
+        f"it out, or ask whoever runs the proxy for a route to Anthropic; request id {request.request_id})"
+    )
 
 
 def unreachable(outcomes: Sequence[AttemptOutcome], message: str) -> Unreachable:

@@ -52,6 +52,7 @@ SKIP_WORDS: dict[SkipReason, str] = {
     "quota_spent": "has reached its weekly limit",
     "context_too_small": "can't hold a prompt of this length",
     "elsewhere": "does not have what the request refers to",
+    "field_unsupported": "can't do what a field of the request asks for",
 }
 """Why a route was not tried; `waiting` and `model_missing` need more than that. What is off is not mentioned."""
 DENIED_WORDS: dict[RefusalKind, str] = {

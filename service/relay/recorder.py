@@ -108,6 +108,7 @@ class AttemptRecorder:
             moved_from=moved_from,
             lost=lost,
             move_cost_nusd=cost_of_move,
+            dropped=plan.dropped,
             opinion=outcome.opinion,
         )
 

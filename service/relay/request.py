@@ -37,6 +37,7 @@ from service.relay.verdict_response import VerdictResponse
 from service.routing.failover import AdmissionDenied, Attempt, AttemptResult
 from service.routing.failure import Failure, is_signature_refusal
 from service.routing.rank import MODEL_ENDPOINTS
+from service.routing.request_fields import lost_fields
 from service.settings import Settings
 
 
@@ -96,6 +97,7 @@ class Relay:
                     plan.deny(admitted, self.clock.now_ms())
                     continue
                 response.attempts = attempt.number
+                response.dropped = admitted.dropped
                 outcome = await self._runner.run_attempt(
                     request, admitted, response, plan.deadline_s, is_last=plan.is_last(admitted.route)
                 )
@@ -103,6 +105,7 @@ class Relay:
             if plan.held:
                 await self._record_held(request, plan, plan.held)
             if not response.started:
+                response.dropped = ()
                 await self._verdicts.send(request, plan, response)
         except BaseException:
             if plan and plan.held:  # the client has left while a second opinion was asked
@@ -146,6 +149,7 @@ class Relay:
             started_ms=started_ms,
             grant=grant,
             probe=grant.probe,
+            dropped=lost_fields(route.provider.dialect, request.fields) if request.fields else (),
         )
 
     async def _conclude(

@@ -139,6 +139,7 @@ class RequestPlanner:
             mid_turn=request.mid_turn,
             ramp_sample=crc32(request.request_id.encode()) / 2**32,
             client=request.client_key,
+            fields=request.fields,
         )
         candidates = rank(routing_request, request.chain, self._watcher.view, self._policy, self._clock.now_ms())
         searching = not home and bool(request.resource_ids) and request.method in READS

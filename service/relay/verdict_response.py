@@ -11,6 +11,7 @@ from service.relay.client import ClientRequest, ResponseWriter, content_length
 from service.relay.client_errors import (
     all_failed,
     describe_attempts,
+    field_unsupported,
     is_anthropic_error,
     no_route,
     prompt_too_long,
@@ -49,7 +50,7 @@ class VerdictResponse:
         if verdict.kind != "relayed":
             raise self._own_error(request, plan, verdict)
         outcome = plan.outcomes[verdict.number - 1]
-        response.route = outcome.plan.route.id
+        response.route, response.dropped = outcome.plan.route.id, outcome.plan.dropped
         head = self._head(outcome, is_model=request.endpoint in MODEL_ENDPOINTS)
         if error := self._reworded(request, plan, outcome):
             error.headers = [(name, value) for name, value in head if not name.startswith(b"content-")]
@@ -72,6 +73,8 @@ class VerdictResponse:
             return uncounted(request)
         if verdict.kind == "too_large":
             return prompt_too_long(plan.candidates)
+        if verdict.kind == "unsupported":
+            return field_unsupported(request, plan.candidates)
         if verdict.kind == "throttled":
             return throttled(verdict.until_ms, self._clock.now_ms(), message)
         if verdict.kind == "no_route":

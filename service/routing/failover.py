@@ -33,7 +33,7 @@ from msgspec.structs import replace
 
 from service.routing.failure import Failure, is_signature_refusal
 from service.routing.models import fallback_model, is_native
-from service.routing.rank import Candidate
+from service.routing.rank import Candidate, SkipReason
 from service.settings import Policy, Route
 
 SHORT_WAIT_MS = 2_000
@@ -94,14 +94,15 @@ class AttemptResult(Struct, frozen=True):
     renewed: bool = False
 
 
-VerdictKind = Literal["answered", "relayed", "throttled", "too_large", "unreachable", "no_route"]
+VerdictKind = Literal["answered", "relayed", "throttled", "too_large", "unsupported", "unreachable", "no_route"]
 
 
 class Verdict(Struct, frozen=True):
     """The outcome of a request.
 
     `answered`: by the last attempt. `relayed`: with the error response of attempt `number`. `throttled`: every route
-    waits, the first until `until_ms`. `too_large`: no model holds the prompt. `unreachable`: no response worth
+    waits, the first until `until_ms`. `too_large`: no model holds the prompt. `unsupported`: no route keeps a field of
+    the request. `unreachable`: no response worth
     returning. `no_route`: none was tried. `confirmed`: a second route rejected the request too.
     """
 
@@ -399,7 +400,11 @@ def unreachable(end: PlanEnd) -> Verdict:
 
 VERDICTS: tuple[tuple[Callable[[PlanEnd], object], Callable[[PlanEnd], Verdict]], ...] = (
     (lambda end: not end.tried and end.waits, throttled),
-    (lambda end: not end.tried and has_too_large(end.candidates), lambda _: Verdict("too_large")),
+    (lambda end: not end.tried and is_skipped_for("context_too_small", end.candidates), lambda _: Verdict("too_large")),
+    (
+        lambda end: not end.tried and is_skipped_for("field_unsupported", end.candidates),
+        lambda _: Verdict("unsupported"),
+    ),
     (lambda end: not end.tried, lambda _: Verdict("no_route")),
     relayed(own_fault),
     relayed(clients_answer),
@@ -412,9 +417,9 @@ VERDICTS: tuple[tuple[Callable[[PlanEnd], object], Callable[[PlanEnd], Verdict]]
 """Verdicts of requests without a successful attempt: (predicate, outcome), in order of precedence."""
 
 
-def has_too_large(candidates: Sequence[Candidate]) -> bool:
-    """True if a route was skipped because none of its models holds the prompt."""
-    return any(candidate.skip_reason == "context_too_small" for candidate in candidates)
+def is_skipped_for(reason: SkipReason, candidates: Sequence[Candidate]) -> bool:
+    """True if a route was skipped for this reason."""
+    return any(candidate.skip_reason == reason for candidate in candidates)
 
 
 def means_elsewhere(tried: Tried, model: str) -> bool:

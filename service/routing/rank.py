@@ -8,6 +8,8 @@ Rules
 - Skipped: no credential, disabled, circuit open, waiting, quota spent, model not served, model too small for the
   prompt, not the resource's route.
 - Threads are sent to Anthropic alone: another vendor lacks their history.
+- A route that can't keep a field on which the client relies (`request_fields`) comes after all that can, also in the
+  middle of a turn, if the field may be dropped; else it is skipped.
 - Above the warning threshold of its quota, or of a provider's window, a route comes after the others; so does, for a
   shrinking share of the requests, a route that recovers.
 - With session affinity the session's last route comes first if it serves the model that the first route would; in the
@@ -20,7 +22,6 @@ Rules
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from operator import attrgetter
 from typing import Literal
 
 from msgspec import Struct
@@ -44,6 +45,7 @@ from service.routing.quota import (
     read_windows,
     week_of,
 )
+from service.routing.request_fields import broken_fields, unkeepable
 from service.routing.view import View
 from service.settings import ClientCredentials, Policy, Route
 
@@ -58,6 +60,7 @@ SkipReason = Literal[
     "model_missing",
     "context_too_small",
     "elsewhere",
+    "field_unsupported",
 ]
 SOFT_REASONS = frozenset(("circuit_open", "refused"))
 """Reasons drawn from what was seen, not told by anybody: without another route, trying is better than not."""
@@ -74,7 +77,8 @@ class RoutingRequest(Struct, frozen=True):
     `least_tokens` is the least its prompt can have, 0 when that is too little to matter; `trimmed`: the provider is
     asked to shorten it. `threaded`: it continues or begins a thread. `bound_to` is the route on which its resources
     live, `session_route` the one that served its session last; `mid_turn`: the request brings tool results, so that the
-    model that asked for them should go on. `ramp_sample` is a number from 0 to 1 that follows from the request's id: a
+    model that asked for them should go on. `fields` are those of its body that some provider can't keep. `ramp_sample`
+    is a number from 0 to 1 that follows from the request's id: a
     route that has just recovered takes the requests below its share. `client` is the key of the client that asks, None
     for none in particular: whose failures weigh depends on it.
     """
@@ -89,6 +93,7 @@ class RoutingRequest(Struct, frozen=True):
     mid_turn: bool = False
     ramp_sample: float = 0.0
     client: str | None = None
+    fields: tuple[str, ...] = ()
 
     @property
     def wait_class(self) -> Endpoint:
@@ -102,7 +107,8 @@ class Candidate(Struct, frozen=True):
     `without_thinking`: thinking blocks are left out, since the provider refused a signature. `probe`: its circuit is
     half open. `deprioritized`: other routes go first, since its quota is nearly spent or it has only just recovered.
     `quota` is its weekly limit, where it has one, `open_attempts` the number of attempts in progress. `wait_kind` and
-    `wait_status` are those of the failure for which it waits.
+    `wait_status` are those of the failure for which it waits. `breaks` are the fields on which the client relies and
+    which this route drops.
     """
 
     route: Route
@@ -117,6 +123,7 @@ class Candidate(Struct, frozen=True):
     open_attempts: int = 0
     wait_kind: FailureKind = ""
     wait_status: int = 0
+    breaks: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -159,10 +166,15 @@ def rank(request: RoutingRequest, chain: Sequence[Route], view: View, policy: Po
         (skipped if candidate.skip_reason else usable).append(candidate)
     if not usable:
         usable, skipped = with_last_resort(skipped)
-    usable.sort(key=attrgetter("deprioritized"))
+    usable.sort(key=precedence)
     if request.session_route:
         usable = with_session_first(usable, request)
     return usable + skipped
+
+
+def precedence(candidate: Candidate) -> tuple[bool, bool]:
+    """Sort key of usable routes, which otherwise keep their order."""
+    return bool(candidate.breaks), candidate.deprioritized
 
 
 def with_session_first(usable: list[Candidate], request: RoutingRequest) -> list[Candidate]:
@@ -178,6 +190,8 @@ def with_session_first(usable: list[Candidate], request: RoutingRequest) -> list
 
 def goes_first(home: Candidate, first: Candidate, request: RoutingRequest) -> bool:
     """True if a session's last route goes before the first one."""
+    if home.breaks and not first.breaks:
+        return False
     return request.mid_turn or (not home.deprioritized and is_same_model(home, first))
 
 
@@ -221,6 +235,8 @@ def evaluate_route(request: RoutingRequest, route: Route, view: View, policy: Po
 def is_unrestricted(request: RoutingRequest, route: Route, control: ControlLedger) -> bool:
     """True if request, settings and operators leave nothing to check on the route."""
     if request.endpoint != "messages" or request.bound_to or request.threaded or request.least_tokens:
+        return False
+    if request.fields and broken_fields(route.provider.dialect, request.fields):
         return False
     return not (route.off or route.weekly_tokens or route.id in control.disabled or route.id in control.limits)
 
@@ -266,6 +282,11 @@ class RouteCheck(Struct, frozen=True, dict=True):
         """The name to send; None if the route lacks the model and every fallback."""
         asked = self.request.model
         return choose_model(self.route, asked, self.ledger, self.policy, self.now_ms, self.reset_ms) if asked else ""
+
+    @property
+    def breaks(self) -> tuple[str, ...]:
+        """The fields on which the client relies and which the provider drops."""
+        return broken_fields(self.route.provider.dialect, self.request.fields)
 
     @cached_property
     def too_large(self) -> str:
@@ -327,6 +348,18 @@ def is_rest_short(route: Route, view: View, quota: QuotaReading) -> bool:
 
 
 # -- the rules
+
+
+def needs_field(check: RouteCheck) -> str:
+    """Return a field that the client relies on, the provider can't keep, and nobody may drop; "" if there is none."""
+    request = check.request
+    return unkeepable(check.route.provider.dialect, request.fields) if request.endpoint == "messages" else ""
+
+
+def field_unsupported(check: RouteCheck) -> Candidate:
+    """Skip for good: the answer would not be what the client asked for."""
+    reason = f"{check.route.title} does not support {needs_field(check)}"
+    return Candidate(check.route, "", "field_unsupported", reason)
 
 
 def is_elsewhere(check: RouteCheck) -> bool:
@@ -422,6 +455,7 @@ def circuit_open(check: RouteCheck) -> Candidate:
         check.circuit.until_ms,
         quota=check.quota,
         open_attempts=len(check.ledger.open),
+        breaks=check.breaks,
     )
 
 
@@ -436,6 +470,7 @@ def usable(check: RouteCheck) -> Candidate:
         deprioritized=check.is_near_limit or is_ramped_away(check),
         quota=check.quota,
         open_attempts=len(check.ledger.open),
+        breaks=check.breaks,
     )
 
 
@@ -450,6 +485,7 @@ RULES: tuple[tuple[Callable[[RouteCheck], object], Callable[[RouteCheck], Candid
     (is_elsewhere, elsewhere),
     (is_foreign_thread, lambda check: Candidate(check.route, "", "elsewhere", "only Anthropic supports threads")),
     (lacks_endpoint, endpoint_missing),
+    (needs_field, field_unsupported),
     (lambda check: check.route.id in check.view.control.disabled, disabled),
     (lambda check: check.route.auth == "client", usable_for_client),
     (lambda check: check.model is None, model_missing),

@@ -95,6 +95,7 @@ def end_of(
 ENDS = [
     end_of(waits=(NOW_MS,)),
     end_of(skip=Candidate(A, MODEL, "context_too_small")),
+    end_of(skip=Candidate(A, MODEL, "field_unsupported")),
     end_of(),
     end_of(Failure("bad_request", "request", status=400)),
     end_of(Failure("credential", "credential", status=401), own=True),

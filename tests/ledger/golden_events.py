@@ -70,6 +70,7 @@ VALUES: dict[str, Any] = {
     "lost": "cache,thoughts",
     "opinion": "none",
     "move_cost_nusd": 6,
+    "dropped": ("safeguards",),
     "forgot": Forgotten(circuit="open", cool_downs=2, windows=3, missing_models=1, unknown_errors=4),
     "rows": ("zai/ab12", "control/cd34"),
     "model_served": "claude-haiku-4-5",

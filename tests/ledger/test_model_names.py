@@ -23,6 +23,13 @@ SPELLINGS = (
     "anthropic.claude-opus-4-8-20260115-v1:0",
     "us.anthropic.claude-opus-4-8-v1:0",
     "us-gov.anthropic.claude-opus-4-8-v1",
+    "global.anthropic.claude-opus-4-8",
+    "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-opus-4-8-v1:0",
+    "publishers/anthropic/models/claude-opus-4-8@20260115",
+    "projects/p/locations/us-east5/publishers/anthropic/models/claude-opus-4-8",
+    "vertex_ai/claude-opus-4-8@default",
+    "openrouter/anthropic/claude-opus-4.8",
+    "Anthropic/Claude-Opus-4.8[1M]",
 )
 
 
@@ -44,6 +51,8 @@ def test_spellings_of_one_model_decide_alike(name: str) -> None:
     [
         ("glm-5.2", "glm-5.2"),
         ("zai/GLM-4.5-air", "glm-4.5-air"),
+        ("publishers/zai-org/models/GLM-4.6", "glm-4.6"),
+        ("evil/publishers/anthropic/models/claude-opus-4-8", "evil/publishers/anthropic/models/claude-opus-4-8"),
         ("evil/claude-opus-4-8", "evil/claude-opus-4-8"),
         ("claude-opus-4-8/claude-haiku-4-6", "claude-opus-4-8/claude-haiku-4-6"),
         ("[1m]", "[1m]"),

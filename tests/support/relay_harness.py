@@ -21,6 +21,7 @@ from service.fleet.snapshots import Watcher
 from service.ledger.events import AttemptEnded, AttemptStarted, Event
 from service.oauth.credentials import Credentials, NoCredential
 from service.relay import ClientRequest, Relay
+from service.routing.request_fields import notable_fields
 from service.settings import Route, Settings, load
 from tests.support.fake_upstream import FakeUpstream
 from tests.support.virtual_time import VirtualClock, advance
@@ -52,6 +53,7 @@ class MemoryClient:
         self.ended = False
         self.route = ""
         self.attempts = 0
+        self.dropped: tuple[str, ...] = ()
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.parts: list[bytes] = []
@@ -174,6 +176,7 @@ class RelayHarness:
             "model": read.get("model", ""),
             "stream": read.get("stream", False),
             "max_tokens": read.get("max_tokens", 0),
+            "fields": notable_fields({name: msgspec.Raw(msgspec.json.encode(value)) for name, value in read.items()}),
         }
         return ClientRequest(**(given | fields))
 
