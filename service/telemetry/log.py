@@ -6,6 +6,7 @@ there is one (`LogEvent`), else the name and the fields.
 Not here: what is worth a line. No prompt, answer or secret is ever handed to a logger.
 """
 
+import asyncio
 import logging
 import os
 import sys
@@ -128,19 +129,47 @@ def lines_in(record: logging.LogRecord) -> LogLine:
 
 
 class LineHandler(Listener):
-    """Writes lines to a stream, each at once."""
+    """Writes lines to a stream: those of one iteration of the event loop in one write, as a write costs more than the
+    line.
+
+    Warnings, and lines from outside an event loop, are written at once, behind those that wait. At exit `logging`
+    itself flushes.
+    """
 
     def __init__(self, line_of: Callable[[LogLine], str], stream: TextIO) -> None:
         super().__init__()
         self.stream = stream
         self._line_of = line_of
+        self._waiting: list[str] = []
+        self._flushes_on: asyncio.AbstractEventLoop | None = None
 
     def hear(self, said: LogLine) -> None:
-        """Write a line."""
-        line = self._line_of(said) + "\n"
+        """Write a line, or have it written with others."""
+        line = self._line_of(said)
         with self.lock or nullcontext():
-            self.stream.write(line)
-            self.stream.flush()
+            self._waiting.append(line)
+            loop = running_loop()
+            if loop is None or said.level >= logging.WARNING:
+                self.flush()
+            elif self._flushes_on is not loop:
+                self._flushes_on = loop
+                loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        with self.lock or nullcontext():
+            waiting, self._waiting, self._flushes_on = self._waiting, [], None
+            if waiting:
+                self.stream.write("\n".join((*waiting, "")))
+                self.stream.flush()
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs in this thread, None outside of one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def log_line(logger: logging.Logger, level: int, message: LogEvent, fields: Mapping[str, object]) -> None:

@@ -223,19 +223,35 @@ class Written(io.StringIO):
         return super().write(text)
 
 
-async def test_each_line_is_written_at_once_and_in_one_piece() -> None:
-    """In their order, also from another thread: no line waits for the event loop."""
+async def test_lines_of_one_iteration_of_the_loop_are_one_write() -> None:
+    """In their order, and no later than the next iteration."""
+    out = Written()
+    logged(out=out)
+    for number in range(3):
+        log.info("line %d", number)
+    assert out.writes == []
+    await asyncio.sleep(0)
+    [text] = out.writes
+    assert [line[-6:] for line in text.splitlines()] == ["line 0", "line 1", "line 2"]
+    log.info("another iteration")
+    await asyncio.sleep(0)
+    assert len(out.writes) == 2
+
+
+async def test_a_warning_is_written_at_once_and_in_order() -> None:
+    """Behind the lines that wait; so is a line of another thread."""
     out = Written()
     logged(out=out)
     log.info("first")
     log.warning("second")
-    await asyncio.to_thread(log.info, "third")
-    assert [text.split()[-1] for text in out.writes] == ["first", "second", "third"]
-    assert all(text.endswith("\n") for text in out.writes)
+    assert [line[-6:].strip() for line in out.getvalue().splitlines()] == ["first", "second"]
+    log.info("third")
+    await asyncio.to_thread(log.info, "fourth")
+    assert [line.split()[-1] for line in out.getvalue().splitlines()] == ["first", "second", "third", "fourth"]
 
 
 def test_a_loop_that_ends_takes_no_line_with_it() -> None:
-    """Lines of a loop that ends are written."""
+    """They are written with the next line, or at exit."""
     out = Written()
     logged(out=out)
     for number in range(3):
@@ -249,7 +265,7 @@ def test_a_loop_that_ends_takes_no_line_with_it() -> None:
 
 
 def test_nothing_is_lost_at_the_exit() -> None:
-    """The last words of a process are read."""
+    """The last line of a process is written."""
     program = (
         "import asyncio, logging\n"
         "from service.telemetry.log import set_up\n"
