@@ -35,7 +35,7 @@ COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-comp
   $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo dev build test test-all unit room mutate simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale lock docs screenshots clean stale
+.PHONY: help up demo dev build test test-all unit room mutate simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale lock prices docs screenshots clean stale
 .PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
@@ -148,6 +148,9 @@ lock: $(DEVELOP) ## resolve requirements*.lock again after pyproject.toml change
 	@test -n "$(UV)" || $(INSTALL) uv
 	$(COMPILE) --group build pyproject.toml -o requirements.lock
 	$(COMPILE) --group dev --constraint requirements.lock pyproject.toml -o requirements-dev.lock
+
+prices: $(DEVELOP) ## write the built-in price list, from the installed genai-prices and price_terms.toml
+	$(BIN)/ccproxy prices update --to service/ledger/prices.toml
 
 docs: $(DEVELOP) ## write the generated pages of docs/ and .env.example, after a setting or a command changed
 	$(BIN)/python -m tests.docs.generate

@@ -16,7 +16,7 @@ from service.settings.setting import SettingField, setting_fields
 MASK = "***"
 IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]*@")
 QUERY = re.compile(r"\?.*", re.DOTALL)
-LEFT_OUT = frozenset(("prices.prices", "notices"))
+LEFT_OUT = frozenset(("prices.models", "prices.bounds", "prices.providers", "notices"))
 """A table of hundreds of rows, and messages that were shown at startup."""
 
 

@@ -15,7 +15,7 @@ from service.fleet.resource_index import ID_CHARS, ResourceHome, ResourceIndex
 from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated
 from service.ledger.ids import derived_id, ended_id, time_of_id_ms
 from service.ledger.model_names import bounded_name
-from service.ledger.price import PriceList, cost_nusd
+from service.ledger.price import BATCH, PriceList, cost_nusd
 from service.protocol.batch_results import BatchItem
 from service.protocol.redaction import redact
 from service.providers.error_facts import windows_of
@@ -185,7 +185,7 @@ def started_event(request: ClientRequest, plan: AttemptPlan) -> AttemptStarted:
 
 def batch_item_event(request: ClientRequest, item: BatchItem, batch: ResourceHome, prices: PriceList) -> BatchItemUsed:
     """Return the usage of a batch's item. All but the caller follows from the batch, so it is one event for all."""
-    cost = cost_nusd(item.tokens, item.model, prices, batch=True)
+    cost = cost_nusd(item.tokens, item.model, prices, tier=BATCH)
     return BatchItemUsed(
         event_id=derived_id(batch.event_id, item.custom_id),
         at_ms=time_of_id_ms(batch.event_id),

@@ -13,7 +13,7 @@ from msgspec import Struct
 from service.ledger.events import TokenCounts
 from service.ledger.fold import HOUR_MS, add_usage
 from service.ledger.model_names import canonical
-from service.ledger.price import ANY_FAMILY, TOKEN_KINDS, Price, PriceList, cost_at, dearest_prices
+from service.ledger.price import MTOK, TOKEN_KINDS, PriceList, Rates, bound_of, tokens_cost
 from service.ledger.state import ClientKey, Usage
 from service.routing.quota import counted_tokens, week_of
 from service.routing.view import View
@@ -62,21 +62,20 @@ def used_since(key_id: str, view: View, first_hour: int) -> Usage:
 
 def unpriced_nusd(key_id: str, view: View, first_hour: int, prices: PriceList) -> int:
     """Return an upper bound for a key's usage without a price."""
-    dearest = dearest_prices(prices)
     return sum(
-        most_nusd(usage, dearest.get(family) or dearest.get(ANY_FAMILY))
+        most_nusd(usage, bound_of(prices, family, route))
         for route in view.routes
         if route != CLIENT_ROUTE_ID
         for family, usage in view.unpriced_by_key(key_id, route, first_hour).items()
     )
 
 
-def most_nusd(usage: Usage, price: Price | None) -> int:
-    """Return the cost of usage at a price, beyond the known cost of parts of it."""
-    if price is None:
+def most_nusd(usage: Usage, rates: Rates | None) -> int:
+    """Return the cost of usage at these rates, beyond the known cost of parts of it."""
+    if rates is None:
         return 0
     tokens = TokenCounts(**{kind: getattr(usage, kind) for kind in TOKEN_KINDS})
-    return max(0, cost_at(price, tokens) - usage.cost_nusd)
+    return max(0, -(-tokens_cost(rates, tokens) // MTOK) - usage.cost_nusd)
 
 
 def percent_of(used: int, limit: int | None) -> float:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from service.errors import SettingsError
-from service.ledger.price import Price
+from service.ledger.price_list import Price
 from service.settings.failure_rules import Dialect, FailureRule, WindowRule
 from service.settings.policy import ModelLimits
 from service.settings.values import home_folder

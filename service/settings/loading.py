@@ -1,19 +1,22 @@
 """Puts the settings together from variables and the TOML file, and refuses what would do harm at run time."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
 from service.errors import SettingsError
+from service.ledger.price import PriceList
+from service.ledger.price_list import price_list
 from service.settings.database import database_url
 from service.settings.failure_rules import packaged_rules
 from service.settings.files import File, home_of, read_dotenv, read_file, with_secret_files
 from service.settings.invoice import FOR_INVOICE
-from service.settings.packaged import model_limits, prices
+from service.settings.packaged import model_limits, prices_in_force
 from service.settings.policy import CircuitPolicy, Policy
+from service.settings.providers import Route
 from service.settings.reader import Reader
 from service.settings.routes import client_route, file_routes, providers_of, usual_routes
 from service.settings.secret import LEDGER_KEYS
@@ -62,15 +65,18 @@ def from_variables(variables: Mapping[str, str]) -> Settings:
 def build(read: Reader, file: File, origin: str) -> Settings:
     """The settings from variables and file, with everything checked that can be checked without a network."""
     providers = providers_of(file, origin)
+    home = home_of(read.variables)
+    routes = file_routes(file, read, providers, origin) if file.routes else usual_routes(read, providers)
+    priced = prices(read, file, home, routes)
     settings = read.read(
         Settings,
-        home=home_of(read.variables),
+        home=home,
         drain=drain(read),
         ledger_keys=LEDGER_KEYS in listed(read.text("PROXY_API_KEYS")),
-        routes=file_routes(file, read, providers, origin) if file.routes else usual_routes(read, providers),
+        routes=routes,
         client_route=client_route(read, providers["anthropic"]),
-        policy=policy(read, file),
-        prices=prices(file),
+        policy=policy(read, file, priced),
+        prices=priced,
         truncation=truncation(read),
         database_url=database_url(read),
     )
@@ -85,13 +91,19 @@ def drain(read: Reader) -> DrainTimes:
     return read.read(DrainTimes, **(LOOPBACK_DRAIN if is_local else SHARED_DRAIN))
 
 
-def policy(read: Reader, file: File) -> Policy:
+def prices(read: Reader, file: File, home: Path, routes: Iterable[Route]) -> PriceList:
+    """Return the price list in force, with the file's own prices over it."""
+    listed = prices_in_force(read.text("CCPROXY_PRICES"), home)
+    return price_list(listed, file.prices, {route.id: route.provider.id for route in routes})
+
+
+def policy(read: Reader, file: File, priced: PriceList) -> Policy:
     """Return the settings of routing."""
     circuit = read.read(CircuitPolicy)
     return read.read(
         Policy,
         circuit=replace(circuit, open_cap_ms=max(circuit.open_cap_ms, circuit.open_ms)),
-        models=model_limits(file),
+        models=model_limits(file, priced),
         rules=packaged_rules().behind(file.failures, file.windows),
         wait_ms=circuit.open_ms,
     )

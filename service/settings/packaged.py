@@ -1,14 +1,21 @@
 """The lists that come with the proxy, below those of the TOML file: prices, and what models can hold and read."""
 
 import tomllib
+from collections.abc import Iterable
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from service.ledger.price import Price, PriceList
+from service.errors import SettingsError
+from service.ledger.price import PriceList
+from service.ledger.price_list import ListFile
 from service.settings.files import File
 from service.settings.policy import ModelLimits
+
+REFRESHED = "prices.toml"
+"""The list that `ccproxy prices update` writes, in CCPROXY_HOME."""
 
 
 def packaged(package: str, name: str) -> dict[str, Any]:
@@ -16,17 +23,46 @@ def packaged(package: str, name: str) -> dict[str, Any]:
     return tomllib.loads(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
-def prices(file: File) -> PriceList:
-    """The packaged prices, overridden by the file's; with those, the list has another version."""
-    tables = packaged("service.ledger", "prices.toml")
-    version = tables.pop("version")
-    known = {name: price for vendor in tables.values() for name, price in vendor.items()}
-    prices_by_model = msgspec.convert(known, dict[str, Price]) | file.prices
-    return PriceList(version + "+own" if file.prices else version, prices_by_model)
+def packaged_prices(name: str = "prices.toml") -> ListFile:
+    """The price list that comes with the proxy."""
+    return msgspec.convert(packaged("service.ledger", name), ListFile)
 
 
-def model_limits(file: File) -> tuple[tuple[str, ModelLimits], ...]:
-    """Return the limits of models: the file's own entries before the packaged ones."""
+def prices_in_force(chosen: str, home: Path) -> ListFile:
+    """Return the chosen price list, else the newer one of the refreshed and the built-in. Raises SettingsError."""
+    place = price_place(chosen, home)
+    return read_prices(place) if place else packaged_prices()
+
+
+def price_place(chosen: str, home: Path) -> Path | None:
+    """Return where the price list in force lies, None for the built-in one. Raises SettingsError."""
+    if chosen:
+        return Path(chosen).expanduser()
+    refreshed = home / REFRESHED
+    is_newer = refreshed.exists() and read_prices(refreshed).made >= packaged_prices().made
+    return refreshed if is_newer else None
+
+
+def read_prices(path: Path) -> ListFile:
+    """Return the price list of a file. Raises SettingsError."""
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), ListFile)
+    except OSError as error:
+        raise SettingsError(f"{path}: can't be read ({error.strerror}); correct CCPROXY_PRICES or remove it") from None
+    except (ValueError, msgspec.ValidationError) as error:
+        raise SettingsError(f"{path}: {error}; `ccproxy prices update` writes it anew, or remove it") from None
+
+
+def model_limits(file: File, prices: PriceList) -> tuple[tuple[str, ModelLimits], ...]:
+    """Return the limits of models: the file's own entries before the packaged ones, and those before the price list's
+    context windows."""
     tables = packaged("service.routing", "models.toml")
     known = {name: limits for vendor in tables.values() for name, limits in vendor.items()}
-    return (*file.models.items(), *msgspec.convert(known, dict[str, ModelLimits]).items())
+    return (*file.models.items(), *msgspec.convert(known, dict[str, ModelLimits]).items(), *listed_windows(prices))
+
+
+def listed_windows(prices: PriceList) -> Iterable[tuple[str, ModelLimits]]:
+    """Yield the context windows that the price list knows."""
+    for name, price in prices.models.items():
+        if price.context_tokens:
+            yield name, ModelLimits(context_tokens=price.context_tokens)

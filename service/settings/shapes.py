@@ -457,6 +457,16 @@ class Settings(Struct, frozen=True, kw_only=True):
             for_workers=True,
         ),
     ]
+    prices_file: Annotated[
+        str,
+        Setting(
+            "CCPROXY_PRICES",
+            Section.FILES,
+            "price list to use instead of the built-in one",
+            default="prices.toml in CCPROXY_HOME, if that is newer",
+            for_workers=True,
+        ),
+    ] = ""
     postgres_bin: Annotated[
         str,
         Setting(

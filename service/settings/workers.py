@@ -44,7 +44,9 @@ def load_for_workers() -> Settings:
     file, origin = read_file(None, variables)
     variables = worker_environ(texts(file.env)) | variables
     return build(
-        Reader(with_secret_files(variables, [name for name in SECRETS if name in FOR_WORKERS])), File(), origin
+        Reader(with_secret_files(variables, [name for name in SECRETS if name in FOR_WORKERS])),
+        File(prices=file.prices),
+        origin,
     )
 
 

@@ -66,7 +66,7 @@ def test_the_toml_example_loads(tmp_path: Path) -> None:
     assert [route.id for route in settings.routes] == ["work", "own", "subscription", "zai", "house"]
     assert [route.off for route in settings.routes] == [None] * 5
     assert settings.policy.warning_percent == 85
-    assert settings.prices.prices["house-large"].output == 8
+    assert settings.prices.models["house-large"].speeds[""][0].rates.output == 8 * 10**9
 
 
 @pytest.mark.parametrize("provider", [ANTHROPIC, ZAI], ids=lambda provider: provider.id)

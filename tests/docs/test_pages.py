@@ -13,7 +13,7 @@ import pytest
 from service.cli import main
 from service.console import revoked_sessions as ended
 from service.ledger import wire
-from service.ledger.price import Price
+from service.ledger.price_list import Price
 from service.settings import SECRETS, VARIABLES, ModelLimits
 from service.settings.failure_rules import FailureRule, WindowRule
 from service.settings.files import File, ProviderFile, RouteFile

@@ -7,6 +7,8 @@ import pytest
 
 from service.fleet.resource_index import ResourceHome
 from service.http1.upstream import UpstreamError
+from service.ledger.events import TokenCounts
+from service.ledger.price import cost_nusd
 from service.routing.circuit import read_circuit
 from tests.fakes import FakeProvider, reply
 from tests.support import fake_upstream
@@ -159,8 +161,8 @@ async def test_a_move_costs_what_is_read_anew(relays: RelayFactory) -> None:
     answer = fake_upstream.reply(fake_upstream.MESSAGE | {"usage": usage})
     relay.upstream.script(answer, DOWN, answer)
     assert [await turn(relay), await turn(relay)] == ["first", "second"]
-    price = relay.settings.prices.prices[MODEL]
-    read_anew_nusd = round((10 * price.input + 1_000 * price.cache_write_5m) * 1_000)
+    read_anew = TokenCounts(input=10, cache_write_5m=1_000)
+    read_anew_nusd = cost_nusd(read_anew, MODEL, relay.settings.prices)
     assert [end.move_cost_nusd for end in relay.ends] == [0, 0, read_anew_nusd]
 
 

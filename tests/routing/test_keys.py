@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from service.ledger.price import Price, PriceList
+from service.ledger.price import Rates
+from service.ledger.price_list import ListFile, Price, price_list
 from service.ledger.state import ClientKey, RouteLedger, Usage
 from service.routing.keys import allows_model, matches, most_nusd, percent_of, read_key
 from service.settings import QuotaPolicy, QuotaWeights
@@ -12,9 +13,9 @@ from tests.support.routing_factories import HOUR_MS, MONDAY_MS, NOW_MS, view_of
 
 HOUR = NOW_MS // HOUR_MS
 MONDAY = MONDAY_MS // HOUR_MS
-CHEAP = Price(input=1, output=1, cache_read=1, cache_write_5m=1, cache_write_1h=1)
-DEAR = Price(input=3, output=3, cache_read=3, cache_write_5m=3, cache_write_1h=3)
-PRICES = PriceList(prices={"claude-a": CHEAP, "claude-b": Price(2, 2, 2, 2, 2), "glm-a": DEAR})
+OWN = {"claude-a": Price(1, 1, 1, 1, 1), "claude-b": Price(2, 2, 2, 2, 2), "glm-a": Price(3, 3, 3, 3, 3)}
+PRICES = price_list(ListFile(), OWN, {})
+CHEAP = Rates(*[10**9] * 5)
 
 
 def ledger(usage: Usage, model: str = "claude-x", key: str = "ann", hour: int = HOUR) -> RouteLedger:
@@ -90,12 +91,12 @@ def test_what_is_known_of_a_cost_is_added_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("price", "known_nusd", "nusd"), [(CHEAP, 0, 15_000), (CHEAP, 14_999, 1), (CHEAP, 15_001, 0), (None, 0, 0)]
+    ("rates", "known_nusd", "nusd"), [(CHEAP, 0, 15_000), (CHEAP, 14_999, 1), (CHEAP, 15_001, 0), (None, 0, 0)]
 )
-def test_the_most_that_usage_costs_beyond_what_is_known(price: Price | None, known_nusd: int, nusd: int) -> None:
+def test_the_most_that_usage_costs_beyond_what_is_known(rates: Rates | None, known_nusd: int, nusd: int) -> None:
     """Every kind of token counts; it is never less than nothing."""
     usage = Usage(input=1, output=2, cache_read=3, cache_write_5m=4, cache_write_1h=5, cost_nusd=known_nusd)
-    assert most_nusd(usage, price) == nusd
+    assert most_nusd(usage, rates) == nusd
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import SettingsError
-from service.ledger.price import Price
+from service.ledger.events import TokenCounts
+from service.ledger.price import cost_nusd
 from service.routing.context import limits_of
 from service.settings import ANTHROPIC, ZAI, ModelLimits, Secret, Settings, load, read_dotenv, unquoted
 from service.settings.failure_rules import FailureRule, WindowRule, packaged_rules
@@ -115,7 +116,9 @@ def test_prices_of_the_file_stand_over_the_packaged(tmp_path: Path) -> None:
     packaged = load(environ={"CCPROXY_HOME": str(tmp_path)}).prices
     own = "input = 1\noutput = 2.5\ncache_read = 0\ncache_write_5m = 0\ncache_write_1h = 0"
     prices = read(tmp_path, f'[prices."my-model"]\n{own}').prices
-    assert prices.prices == {**packaged.prices, "my-model": Price(1, 2.5, 0, 0, 0)}
+    assert prices.models.keys() - packaged.models.keys() == {"my-model"}
+    assert {name: prices.models[name] for name in packaged.models} == packaged.models
+    assert cost_nusd(TokenCounts(input=2, output=2), "my-model", prices) == 7_000
     assert prices.version not in ("", packaged.version)
     assert read(tmp_path, "").prices == packaged
 

@@ -23,6 +23,7 @@ from service.settings import (
 )
 
 HOME = "/nonexistent/ccproxy-home"
+PRICES = str(Path("service/ledger/prices.toml").absolute())
 KEYS = {"ANTHROPIC_API_KEY": "sk-ant-1", "ZAI_API_KEY": "zai-1"}
 
 
@@ -129,6 +130,7 @@ EFFECTS: list[tuple[str, str, str, Any]] = [
     ("UPSTREAM_TRANSPORT", "httpx", "upstream_transport", "httpx"),
     ("CCPROXY_HOME", "/elsewhere", "home", Path("/elsewhere")),
     ("CCPROXY_POSTGRES_BIN", "/pg/bin", "postgres_bin", "/pg/bin"),
+    ("CCPROXY_PRICES", PRICES, "prices_file", PRICES),
     ("CCPROXY_REDIS_BIN", "/redis", "redis_bin", "/redis"),
 ]
 ELSEWHERE = {
