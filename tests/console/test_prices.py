@@ -143,7 +143,7 @@ def test_the_list_in_force_is_shown() -> None:
     }  # fmt: skip
     assert models["claude-opus-4-8"]["fast"]["output"] == 50
     assert models["claude-haiku-5-5"]["long_prompts_above_tokens"] == 100_000
-    assert "claude-opus-4.8" in models["claude-opus-4-8"]["names"]
+    assert "claude-4-8-opus" in models["claude-opus-4-8"]["names"]
     page = ccproxy().output
     assert f"Version {packaged_prices().version}, built-in" in page
     assert page.count("claude-opus-4-8 ") == 1
