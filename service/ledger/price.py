@@ -29,6 +29,7 @@ STANDARD = ""
 BATCH = "batch"
 TOKEN_KINDS = TokenCounts.__struct_fields__
 ANY_FAMILY = ""
+NO_TOKENS = TokenCounts()
 NO_TOOLS: Mapping[str, int] = {}
 
 
@@ -109,6 +110,19 @@ def cost_nusd(
     if rates is None or tier_factor is None or geo_factor is None or uses_nusd is None:
         return None
     return (tokens_cost(rates, tokens) * tier_factor * geo_factor + SCALE // 2) // SCALE + uses_nusd
+
+
+def rates_for(
+    model: str, prices: PriceList, *, at_ms: int = LATEST_MS, speed: str = STANDARD, geo: str = STANDARD
+) -> TokenCounts | None:
+    """Return what a million tokens of each kind cost in nano-dollars, for prompts of usual length; None without a
+    price."""
+    price = prices.models.get(model) or prices.models.get(canonical(model))
+    rates = rates_at(price.speeds.get(speed, ()), NO_TOKENS, at_ms) if price else None
+    factor = price.terms.geos.get(geo) if price else None
+    if rates is None or factor is None:
+        return None
+    return TokenCounts(**{kind: getattr(rates, kind) * factor // FACTOR for kind in TOKEN_KINDS})
 
 
 def rates_at(periods: tuple[PricePeriod, ...], tokens: TokenCounts, at_ms: int) -> Rates | None:

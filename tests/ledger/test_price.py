@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.ledger.events import TokenCounts
-from service.ledger.price import ANY_FAMILY, PriceList, Rates, bound_of, cost_nusd
+from service.ledger.price import ANY_FAMILY, PriceList, Rates, bound_of, cost_nusd, rates_for
 from service.ledger.price_list import (
     DatedRates,
     ListedModel,
@@ -138,6 +138,27 @@ def test_factors_multiply_and_tools_stand_beside_them(terms: dict[str, Any], nus
 def test_what_has_no_known_price_costs_none(terms: dict[str, Any]) -> None:
     """A tier, geography, speed or tool that nobody knows is not standard, and not free."""
     assert cost_nusd(TokenCounts(input=1), MODEL, prices_of(rates()), **terms) is None
+
+
+@pytest.mark.parametrize(
+    ("terms", "rates_nusd"),
+    [
+        ({}, (3 * 10**9, 15 * 10**9, 3 * 10**8, 375 * 10**7, 6 * 10**9)),
+        ({"geo": "us"}, (33 * 10**8, 165 * 10**8, 33 * 10**7, 4_125 * 10**6, 66 * 10**8)),
+        ({"speed": "fast"}, (2 * 10**9, *[10**9] * 4)),
+        ({"speed": "slow"}, None),
+        ({"geo": "mars"}, None),
+        ({"at_ms": 0}, None),
+    ],
+    ids=["plain", "US inference", "fast", "an unknown speed", "an unknown geography", "before its first price"],
+)
+def test_the_rates_of_a_model_are_those_of_a_million_tokens(
+    terms: dict[str, Any], rates_nusd: tuple[int, ...] | None
+) -> None:
+    """For whoever prices growth later."""
+    prices = prices_of(rates(since=date(1970, 1, 2), **SONNET), fast=(rates(input=2),))
+    assert rates_for(MODEL, prices, **terms) == (rates_nusd and TokenCounts(*rates_nusd))
+    assert rates_for("claude-unheard-of", prices) is None
 
 
 @pytest.mark.parametrize(
