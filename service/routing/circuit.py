@@ -4,7 +4,8 @@ Rules
 - Failures count as far as they weigh for the client that asks (`evidence`).
 - A replica is tripped by 5 failures in a row, by half of at least 20 attempts within 30 s failing or being slow, and by
   a failed probe.
-- It stays tripped for its open time, which doubles with each failed probe, up to a cap, with jitter from a hash of the
+- It stays tripped for its open time. That stays the same for the probes of the first minute, so that a route is back
+  soon after a short outage, and then doubles with each failed probe, up to a cap. Its jitter follows from a hash of the
   last failure's id, so that all processes compute the same. A provider's retry-after is a lower bound, up to the cap.
 - A replica avoids a route on which it has tripped itself. For the fleet the route is open when at least half of the
   replicas that used it within 30 s, or are within their open time, are tripped, and at least two if there are two. So a
@@ -28,6 +29,8 @@ from service.settings import CircuitPolicy
 CircuitState = Literal["closed", "open", "half_open"]
 RECENT_MS = 30_000
 JITTER_RATIO = 0.1
+STEADY_MS = 60_000
+"""Probes that fail within this time after a trip do not prolong the open time."""
 MAX_DOUBLINGS = 16
 """Enough to reach any cap; keeps the power small when failed probes accumulate."""
 HALF_OPEN_MS = 600_000
@@ -204,8 +207,13 @@ def opened_ms(health: ReplicaHealth) -> int:
 
 def open_until_ms(health: ReplicaHealth, policy: CircuitPolicy, evidence: Evidence = EVERYTHING) -> int:
     """Return the end of a tripped replica's open time."""
-    doublings = min(evidence.failed_probes(health), MAX_DOUBLINGS)
+    doublings = min(max(0, evidence.failed_probes(health) - steady_probes(policy)), MAX_DOUBLINGS)
     jitter = JITTER_RATIO * (crc32(health.last_failure_id.encode()) / 2**32)
     open_ms = min(policy.open_cap_ms, int(policy.open_ms * 2**doublings * (1 + jitter)))
     asked_ms = min(policy.open_cap_ms, max(0, health.retry_at_ms - opened_ms(health)))
     return opened_ms(health) + max(open_ms, asked_ms)
+
+
+def steady_probes(policy: CircuitPolicy) -> int:
+    """Return how many probes can fail within the first minute."""
+    return max(0, -(-STEADY_MS // max(1, policy.open_ms)) - 1)

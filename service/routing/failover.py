@@ -33,6 +33,7 @@ from msgspec.structs import replace
 
 from service.routing.failure import Failure, is_signature_refusal
 from service.routing.models import fallback_model, is_native
+from service.routing.quota import unnamed_wait_ms
 from service.routing.rank import Candidate, SkipReason
 from service.settings import Policy, Route
 
@@ -191,7 +192,7 @@ def failover(
             requeue(state, renewed=result.renewed)
         if not state.queue:
             final_attempts(state, policy, may_repeat)
-    end = PlanEnd(candidates, state.tried, waits_of(candidates, state, state.now_ms + policy.wait_ms), model)
+    end = PlanEnd(candidates, state.tried, waits_of(candidates, state, policy), model)
     if needs_opinion(state, policy):
         return (yield from second_opinion(state, end))
     return verdict(end)
@@ -428,10 +429,10 @@ def means_elsewhere(tried: Tried, model: str) -> bool:
     return is_strangers or tried.failure.scope == "model"
 
 
-def waits_of(candidates: Sequence[Candidate], state: PlanState, unnamed_ms: int) -> list[int]:
+def waits_of(candidates: Sequence[Candidate], state: PlanState, policy: Policy) -> list[int]:
     """Return the ends of all waits that could make a retry succeed."""
     last = {t.attempt.candidate.route.id: t.failure for t in state.tried if t.failure.scope in ("quota", "throttle")}
-    named = [failure.retry_at_ms or unnamed_ms for failure in last.values()]
+    named = [failure.retry_at_ms or state.now_ms + unnamed_wait_ms(failure.scope, policy) for failure in last.values()]
     passed = [candidate.until_ms for candidate in candidates if candidate.skip_reason in ("waiting", "quota_spent")]
     refused = [until_ms for _, refusal in state.refused if (until_ms := wait_for(refusal, state.now_ms))]
     return [*named, *passed, *refused]

@@ -279,10 +279,17 @@ def is_of_account(held: str, account: str) -> bool:
 def wait_until_ms(scope: str, wait: Wait, policy: Policy) -> int:
     """Return the end of a wait: the provider's, else the policy's time after its begin."""
     if not wait.until_ms:
-        return wait.at_ms + (policy.credential_wait_ms if scope == "credential" else policy.wait_ms)
+        return wait.at_ms + unnamed_wait_ms(scope, policy)
     if scope == "throttle":
         return min(wait.until_ms, wait.at_ms + policy.circuit.open_cap_ms)
     return wait.until_ms
+
+
+def unnamed_wait_ms(scope: str, policy: Policy) -> int:
+    """Return how long a wait holds whose end the provider does not name."""
+    if scope == "credential":
+        return policy.credential_wait_ms
+    return policy.quota_wait_ms if scope == "quota" else policy.wait_ms
 
 
 # -- windows
@@ -299,7 +306,7 @@ def read_windows(
     account = account or ledger.account
     for name, window in told_windows(ledger, account, reset_ms):
         rule = window_rule(name, policy.rules)
-        ends_ms = window.resets_at_ms or window.at_ms + policy.wait_ms
+        ends_ms = window.resets_at_ms or window.at_ms + policy.quota_wait_ms
         if rule is not None and ends_ms > now_ms:
             state = window_state(window, policy, contradicted=window.at_ms <= answered_ms)
             percent = None if window.used_ratio is None else round(window.used_ratio * 100, 2)

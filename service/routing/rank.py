@@ -10,11 +10,11 @@ Rules
 - Threads are sent to Anthropic alone: another vendor lacks their history.
 - A route that can't keep a field on which the client relies (`request_fields`) comes after all that can, also in the
   middle of a turn, if the field may be dropped; else it is skipped.
-- Above the warning threshold of its quota, or of a provider's window, a route comes after the others; so does, for a
-  shrinking share of the requests, a route that recovers.
+- Above the warning threshold of its quota, or of a provider's window, a route comes after the others; so does a route
+  that recovers, for a shrinking share of the requests without a session. Sessions come back as their users write.
 - With session affinity the session's last route comes first if it serves the model that the first route would; in the
   middle of a turn it comes first whatever it serves. So a session that had to move to another model goes back with its
-  user's next message, and two keys of one provider each keep their caches. Back on a route that recovers, it stays.
+  user's next message, and two keys of one provider each keep their caches.
 - Failures weigh as far as `evidence` says for the client that asks.
 - If only open circuits are left, and errors that no rule knows, the route that is back first is tried all the same. A
   spent limit never is.
@@ -475,9 +475,9 @@ def usable(check: RouteCheck) -> Candidate:
 
 
 def is_ramped_away(check: RouteCheck) -> bool:
-    """True if a route that recovers leaves the request to others; a session that is back on it stays."""
+    """True if a route that recovers leaves the request to others. A session goes back when its user writes."""
     request = check.request
-    return request.ramp_sample > check.circuit.share and request.session_route != check.route.id
+    return request.ramp_sample > check.circuit.share and not request.session_route
 
 
 RULES: tuple[tuple[Callable[[RouteCheck], object], Callable[[RouteCheck], Candidate]], ...] = (

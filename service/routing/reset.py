@@ -18,7 +18,9 @@ def read_forgotten(route_id: str, view: View, policy: Policy, now_ms: int) -> Fo
     """Return what a reset now would forget: all that still holds, of whatever account and client."""
     ledger, reset_ms = view.ledger(route_id), view.control.resets.get(route_id, 0)
     circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms).state
-    windows = [one for one in ledger.windows.values() if (one.resets_at_ms or one.at_ms + policy.wait_ms) > now_ms]
+    windows = [
+        one for one in ledger.windows.values() if (one.resets_at_ms or one.at_ms + policy.quota_wait_ms) > now_ms
+    ]
     return Forgotten(
         circuit="" if circuit == "closed" else circuit,
         cool_downs=count_cool_downs(ledger, policy, now_ms, reset_ms),

@@ -26,6 +26,8 @@ from service.settings.variables import OBSOLETE_PREFIXES, SECRETS
 
 LOOPBACK_DRAIN = {"delay_ms": 0, "limit_ms": 10_000}
 """Nothing balances load on the loopback, and Ctrl-C should end soon."""
+QUOTA_WAITS = 6
+"""A used-up quota is seldom back as soon as a throttled route: by default it waits a minute."""
 SHARED_DRAIN = {"delay_ms": 5_000, "limit_ms": 600_000}
 
 
@@ -106,6 +108,7 @@ def policy(read: Reader, file: File, priced: PriceList) -> Policy:
         models=model_limits(file, priced),
         rules=packaged_rules().behind(file.failures, file.windows),
         wait_ms=circuit.open_ms,
+        quota_wait_ms=min(circuit.open_ms * QUOTA_WAITS, max(circuit.open_ms, Policy().quota_wait_ms)),
     )
 
 

@@ -37,9 +37,12 @@ class CircuitPolicy(Struct, frozen=True):
     open_ms: Annotated[
         int,
         Setting(
-            "CIRCUIT_BREAKER_COOLDOWN_MS", Section.CIRCUITS, "how long an open circuit stays open at first", least=1
+            "CIRCUIT_BREAKER_COOLDOWN_MS",
+            Section.CIRCUITS,
+            "how long an open circuit stays open at first, and a throttle without an end lasts",
+            least=1,
         ),
-    ] = 60_000
+    ] = 10_000
     open_cap_ms: int = 600_000
     window_ms: int = 30_000
     window_attempts: int = 20
@@ -111,8 +114,10 @@ class Policy(Struct, frozen=True):
             most=60_000,
         ),
     ] = 1_000
-    wait_ms: int = 60_000
-    """A throttle or quota outcome that names no end holds this long."""
+    wait_ms: int = 10_000
+    """A throttle that names no end holds this long: it is seldom worse than a short outage."""
+    quota_wait_ms: int = 60_000
+    """A used-up quota or window that names no end holds this long."""
     credential_wait_ms: int = 300_000
     """A credential that was refused is tried again after this long."""
     missing_model_ms: int = 3_600_000

@@ -25,7 +25,8 @@ from service.settings import CircuitPolicy
 from tests.support.event_factories import Log, ended, failed
 from tests.support.routing_factories import ME, NOW_MS, tripped
 
-POLICY = CircuitPolicy()
+POLICY = CircuitPolicy(open_ms=60_000)
+"""An open time that is longer than what counts as recent, and that doubles with the first failed probe."""
 IDS = st.text(min_size=1, max_size=12)
 
 

@@ -162,7 +162,7 @@ def test_many_sessions_share_one_count() -> None:
 
 def test_of_many_clients_the_last_share_one_name() -> None:
     """They are more than one, so that their failures weigh for everybody."""
-    crowd = [failure(f"c{n}", f"s{n}", ago_ms=(50 - n) * SECOND_MS) for n in range(40)]
+    crowd = [failure(f"c{n}", f"s{n}", ago_ms=(41 - n) * SECOND_MS) for n in range(40)]
     ledger = ledger_of(BOB_BEFORE, *crowd)
     [health] = ledger.health.values()
     assert sum(map(len, health.worst_by.values())) == 33

@@ -438,7 +438,10 @@ def test_a_wait_is_told_with_the_first_failure() -> None:
     [
         pytest.param([quota(9_000), quota(5_000), quota(7_000)], 5_000, id="the soonest of quotas"),
         pytest.param([quota(9_000), BAD_KEY, BAD_KEY], 9_000, id="a quota and bad credentials"),
-        pytest.param([quota()], POLICY.wait_ms, id="without an end: the policy's"),
+        pytest.param([quota()], POLICY.quota_wait_ms, id="without an end: the policy's"),
+        pytest.param(
+            [throttle(30_000), throttle(), quota()], POLICY.wait_ms, id="a throttle without an end ends sooner"
+        ),
         pytest.param([quota(9_000), quota(), quota(90_000)], 9_000, id="no end is not a sooner end"),
         pytest.param([throttle(30_000), quota(), quota()], 30_000, id="a throttle among quotas"),
         pytest.param([quota(9_000), BAD_KEY, BAD_REQUEST], 9_000, id="others can't take it at all"),

@@ -215,7 +215,9 @@ def test_no_limit_is_no_percentage() -> None:
             id="a throttle's wait has a cap",
         ),
         pytest.param(waiting(until_ms=0, at_ms=NOW_MS), NOW_MS + POLICY.wait_ms, id="without an end"),
-        pytest.param(waiting("quota", 0, NOW_MS - POLICY.wait_ms), None, id="without an end, over"),
+        pytest.param(waiting(until_ms=0, at_ms=NOW_MS - POLICY.wait_ms), None, id="without an end, over"),
+        pytest.param(waiting("quota", 0, NOW_MS), NOW_MS + POLICY.quota_wait_ms, id="a quota without an end"),
+        pytest.param(waiting("quota", 0, NOW_MS - POLICY.quota_wait_ms), None, id="a quota without an end, over"),
         pytest.param(
             waiting("credential", 0, NOW_MS), NOW_MS + POLICY.credential_wait_ms, id="a credential without an end"
         ),
@@ -326,7 +328,7 @@ def test_a_window_has_a_state(ledger: RouteLedger, state: str) -> None:
     [
         pytest.param(told("rejected", 1.0, resets_at_ms=NOW_MS), id="its reset has passed"),
         pytest.param(
-            told("rejected", 1.0, resets_at_ms=0, at_ms=NOW_MS - POLICY.wait_ms), id="it named none, a while ago"
+            told("rejected", 1.0, resets_at_ms=0, at_ms=NOW_MS - POLICY.quota_wait_ms), id="it named none, a while ago"
         ),
         pytest.param(told(name="requests", ratio=1.0), id="an API key's limit by the minute"),
     ],

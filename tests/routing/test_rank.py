@@ -167,7 +167,7 @@ def test_a_disabled_route_says_who_knows_why() -> None:
 
 def test_when_all_circuits_are_open_the_one_that_closes_first_is_tried() -> None:
     """As a probe, once in the list, and no other one."""
-    view = view_of(anthropic=open_circuit(1_000), subscription=open_circuit(30_000), zai=open_circuit(2_000))
+    view = view_of(anthropic=open_circuit(1_000), subscription=open_circuit(9_000), zai=open_circuit(2_000))
     candidates = ranked(view=view)
     assert names(candidates) == ["subscription"]
     assert not candidates[0].probe, "a probe takes the lease, and this one does not wait for it"
@@ -332,13 +332,16 @@ def test_a_route_that_recovers_takes_its_share_first() -> None:
     assert names(rank(high, CHAIN, view, POLICY, NOW_MS)) == ["subscription", "zai", "anthropic"]
 
 
-def test_a_session_that_is_back_on_a_route_that_recovers_stays() -> None:
-    """Its probe may have been what ended the trip; sent away again, it would lose its cache twice."""
+def test_a_session_goes_back_to_a_route_that_recovers() -> None:
+    """It is one request when its user writes, and loses its cache by each move; so it stays there, too."""
     view = view_of(anthropic=RouteLedger(health={"b": ReplicaHealth(recovered_ms=NOW_MS - 100)}))
     ask = RoutingRequest(model="claude-opus-4-8", ramp_sample=0.9, session_route="anthropic")
     assert names(rank(ask, CHAIN, view, POLICY, NOW_MS)) == ["anthropic", "subscription", "zai"]
-    elsewhere = replace(ask, session_route="zai")
-    assert names(rank(elsewhere, CHAIN, view, POLICY, NOW_MS)) == ["subscription", "zai", "anthropic"]
+    moved = replace(ask, session_route="zai")
+    assert names(rank(moved, CHAIN, view, POLICY, NOW_MS)) == ["anthropic", "subscription", "zai"]
+    assert names(rank(replace(moved, mid_turn=True), CHAIN, view, POLICY, NOW_MS))[0] == "zai"
+    new = replace(ask, session_route="")
+    assert names(rank(new, CHAIN, view, POLICY, NOW_MS)) == ["subscription", "zai", "anthropic"]
 
 
 def test_a_session_stays_on_a_route_that_serves_the_same_model() -> None:

@@ -108,6 +108,8 @@ EFFECTS: list[tuple[str, str, str, Any]] = [
     ("CIRCUIT_BREAKER_ENABLED", "false", "policy.circuit.enabled", False),
     ("CIRCUIT_BREAKER_COOLDOWN_MS", "10", "policy.circuit.open_ms", 10),
     ("CIRCUIT_BREAKER_COOLDOWN_MS", "10", "policy.wait_ms", 10),
+    ("CIRCUIT_BREAKER_COOLDOWN_MS", "10", "policy.quota_wait_ms", 60),
+    ("CIRCUIT_BREAKER_COOLDOWN_MS", "90_000", "policy.quota_wait_ms", 90_000),
     ("CIRCUIT_BREAKER_COOLDOWN_MS", "9_000_000", "policy.circuit.open_cap_ms", 9_000_000),
     ("CIRCUIT_BREAKER_DEGRADED_THRESHOLD", "2", "policy.circuit.degraded_failures", 2),
     ("CIRCUIT_BREAKER_UNAVAILABLE_THRESHOLD", "9", "policy.circuit.trip_failures", 9),
@@ -206,9 +208,15 @@ def test_the_defaults_are_the_originals_but_for_what_bit_its_users() -> None:
     assert [route.id for route in settings.routes] == ["anthropic", "subscription", "zai"]
     assert (settings.policy.max_retries, settings.policy.retry_delay_ms) == (3, 1_000)
     circuit = settings.policy.circuit
-    assert (circuit.enabled, circuit.open_ms, circuit.degraded_failures, circuit.trip_failures) == (True, 60_000, 3, 5)
+    assert (circuit.enabled, circuit.open_ms, circuit.degraded_failures, circuit.trip_failures) == (True, 10_000, 3, 5)
     assert settings.oauth.skew_ms == 300_000
     assert value(settings, "routes.zai.base_url") == "https://api.z.ai/api/anthropic"
+
+
+def test_a_quota_without_an_end_waits_a_minute_unless_circuits_stay_open_for_longer() -> None:
+    """As it was when a minute was the default; tests that want no waits have none."""
+    found = [read(CIRCUIT_BREAKER_COOLDOWN_MS=text).policy.quota_wait_ms for text in ("30000", "60000", "90000")]
+    assert found == [60_000, 60_000, 90_000]
 
 
 @pytest.mark.parametrize(
