@@ -147,8 +147,9 @@ class Console:
     async def reset(self, route: str, by: str) -> tuple[CircuitReset, Forgotten]:
         """Reset a route: on its own stream, and for all readers. Returns the command, and what was forgotten."""
         forgot = read_forgotten(route, self.view, self.settings.policy, self.now_ms())
-        await self._outbox.append(route, RouteReset(**self.stamp(by), forgot=forgot))
         command = CircuitReset(**self.stamp(by), route=route)
+        reset = RouteReset(event_id=self.new_id(), at_ms=command.at_ms, by=by, forgot=forgot)
+        await self._outbox.append(route, reset)
         await self.command(command)
         return command, forgot
 

@@ -1,7 +1,8 @@
 """Snapshot plus overlay: ledgers as of now, made of what was published and of the events that it has not heard.
 
-The law, per stream: the result is fold(snapshot, events that are not in its `heard`, by number). Pure: who calls hands
-in what Redis has answered. Not here: reading Redis (`snapshots` in a proxy, `control_stream` outside of one).
+The law, per stream: the result is fold(snapshot, events that are not in its `heard`, by number). A reset of a route,
+which all read on the operators' stream, holds before workers have folded it. Pure: who calls hands in what Redis has
+answered. Not here: reading Redis (`snapshots` in a proxy, `control_stream` outside of one).
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from service.ledger.events import ControlEvent, Event
-from service.ledger.fold import advance
+from service.ledger.fold import advance, forget, reset
 from service.ledger.state import ControlLedger, Ledger, RouteLedger
 from service.ledger.wire import ENTRY_FIELD, Snapshot, decode_entry, decode_ledger, entry_order
 from service.routing.view import View
@@ -56,12 +57,25 @@ class ControlOverlay:
         self._events, self._read_to = [], FIRST
 
 
-def overlay(ledger: Ledger, events: Iterable[Event]) -> None:
-    """Fold the events that the ledger has not heard into it, by number."""
+def overlay(ledger: Ledger, events: Iterable[Event], reset_ms: int = 0) -> None:
+    """Fold the events that the ledger has not heard into it, by number.
+
+    `reset_ms` is the last reset of a route, which its snapshot may not know yet: what that holds is forgotten.
+    """
+    if isinstance(ledger, RouteLedger) and reset_ms > ledger.reset_ms:
+        forget(ledger, reset_ms, reset_ms)
     for event in events:
         account = ledger.heard.get(event.replica)
         if account is None or not account.has(event.seq):
             advance(ledger, event)
+
+
+def apply_resets(routes: Mapping[str, RouteLedger], resets: Mapping[str, int]) -> None:
+    """Reset the routes that operators have reset since, as the fold will when the reset is on the route's stream."""
+    for route_id, at_ms in resets.items():
+        ledger = routes.get(route_id)
+        if ledger is not None and at_ms > ledger.reset_ms:
+            reset(ledger, at_ms)
 
 
 def ledger_in(snapshot: Snapshot) -> Ledger | None:

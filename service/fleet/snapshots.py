@@ -4,7 +4,8 @@ Laws
 - Per stream the greater (epoch, position, stream id) wins: at the same position, a snapshot may acknowledge more. An
   unknown version or an unreadable snapshot leaves the last good one.
 - `view == fold(snapshot, own events not in heard, by number)`, at every moment.
-- Control events act within a second without workers: each process reads that stream itself.
+- Control events act within a second without workers: each process reads that stream itself. A reset of a route, too:
+  what attempts begun before it still bring counts for usage alone.
 - Nothing here fails a request: while Redis is unavailable, the last view stays and own events are still added.
 """
 
@@ -24,7 +25,7 @@ from redis.exceptions import RedisError, ResponseError
 from service.drain import Drain
 from service.fleet.clock import STEP_MS, Clock
 from service.fleet.outbox import Outbox
-from service.fleet.overlay import ControlOverlay, age_of, overlay
+from service.fleet.overlay import ControlOverlay, age_of, apply_resets, overlay
 from service.ledger.events import Event
 from service.ledger.fold import advance
 from service.ledger.state import ControlLedger, Heard
@@ -147,8 +148,10 @@ class Watcher:
         if isinstance(ledger, ControlLedger):
             self._control.take(snapshot, ledger)
             self.view.control = ledger
+            apply_resets(self.view.routes, ledger.resets)
         else:
-            overlay(ledger, self._outbox.unacknowledged(snapshot.stream))
+            reset_ms = self.view.control.resets.get(snapshot.stream, 0)
+            overlay(ledger, self._outbox.unacknowledged(snapshot.stream), reset_ms)
             self.view.routes[snapshot.stream] = ledger
 
     async def _listen_forever(self, redis: Redis) -> None:
@@ -239,6 +242,7 @@ class Watcher:
             self._control.restart(self.snapshots.get(CONTROL))
             self.view.control = self._control.ledger
         self._control.add(entries or ())
+        apply_resets(self.view.routes, self.view.control.resets)
         self.control_known = self.control_known or len(entries or ()) < CONTROL_BATCH
 
     async def _send_heartbeat(self, redis: Redis) -> None:

@@ -175,7 +175,7 @@ def advance_route(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
         case ResourceCreated():
             pass  # Redis holds the index; the ledger only keeps the fact
         case RouteReset():
-            reset(ledger, event)
+            reset(ledger, event.at_ms)
     return ()
 
 
@@ -390,11 +390,18 @@ def note_words(ledger: RouteLedger, event: AttemptEnded) -> None:
         end_refusals(ledger, event)
 
 
-def reset(ledger: RouteLedger, event: RouteReset) -> None:
-    """Clear what is held against the route. Usage and open attempts stay."""
-    ledger.reset_ms = max(ledger.reset_ms, event.at_ms)
-    is_late = ledger.newest_ms - event.at_ms > LATE_RESET_MS
-    until_ms = event.at_ms if is_late else ledger.newest_ms
+def reset(ledger: RouteLedger, at_ms: int) -> None:
+    """Reset the route: also what was seen together with the reset is cleared, unless that comes late."""
+    is_late = ledger.newest_ms - at_ms > LATE_RESET_MS
+    forget(ledger, at_ms, at_ms if is_late else ledger.newest_ms)
+
+
+def forget(ledger: RouteLedger, at_ms: int, until_ms: int) -> None:
+    """Clear what is held against the route until `until_ms`; attempts begun before `at_ms` count for usage alone.
+
+    Usage and open attempts stay.
+    """
+    ledger.reset_ms = max(ledger.reset_ms, at_ms)
     ledger.health = {name: one for name, one in ledger.health.items() if last_bad_ms(one) > until_ms}
     ledger.waits = told_after(ledger.waits, until_ms)
     ledger.windows = told_after(ledger.windows, until_ms)

@@ -183,7 +183,7 @@ class Relay:
         plan.advance(AttemptResult(self.clock.now_ms(), failure, over, renewed=renewed))
         if renewed:
             outcome = unscoped(outcome)
-        if plan.attempt and plan.attempt.opinion_on:
+        if plan.attempt and plan.attempt.opinion_on and not outcome.plan.attempt.opinion_on:
             plan.held = replace(outcome, ended_ms=self.clock.now_ms())
             return plan.held
         if plan.is_confirmed:

@@ -14,7 +14,8 @@ Rules
 - If the provider lacks a model, its fallback model is tried on the same route, then other routes.
 - A rejected thinking signature is due to the conversation's history: the same route is tried once more without thinking
   blocks.
-- A stale connection is retried once on the same route; so is an attempt whose credential has been renewed since.
+- A stale connection is retried once on the same route; so is an attempt whose credential has been renewed since; so
+  is a second opinion.
 - The order of routes is the user's, after a 529 too: an overloaded provider's other keys stay where the user put them.
 - A route that denies admission (no slot, quota reserved, probed by another process, or skipped by now) is left out. If
   nothing is left, the plan waits briefly for a slot, and tries a route that is being probed after all.
@@ -313,17 +314,27 @@ class PlanEnd(Struct, frozen=True):
 def second_opinion(state: PlanState, end: PlanEnd) -> Plan:
     """Ask one more route of the model's family. Unless it answers, the verdict stands, confirmed if it refuses too."""
     first = state.tried[-1].attempt
-    for candidate in state.queue:
-        if not may_judge(candidate, first.candidate.route, end.model):
-            continue
-        attempt = Attempt(candidate, len(state.tried) + 1, opinion_on=first.number)
-        result = yield attempt
+    judges = [one for one in state.queue if may_judge(one, first.candidate.route, end.model)]
+    number = len(end.tried) + 1
+    while judges:
+        candidate = judges.pop(0)
+        result = yield Attempt(candidate, number, opinion_on=first.number)
         if result.refusal:
             continue
         if result.failure is None:
-            return Verdict("answered", attempt.number)
-        return replace(verdict(end), confirmed=Tried(attempt, result.failure).is_refusal)
+            return Verdict("answered", number)
+        if was_not_asked(result) and number == len(end.tried) + 1:
+            judges, number = [candidate], number + 1
+            continue
+        judged = Tried(Attempt(candidate, number), result.failure)
+        return replace(verdict(end), confirmed=judged.is_refusal)
     return verdict(end)
+
+
+def was_not_asked(result: AttemptResult) -> bool:
+    """True if a route has not judged the request: its connection was stale, or its token, which was renewed since."""
+    is_stale = result.failure is not None and result.failure.kind == "stale_socket"
+    return not result.over and (result.renewed or is_stale)
 
 
 def may_judge(candidate: Candidate, first: Route, model: str) -> bool:

@@ -59,7 +59,7 @@ class View(Struct):
         """Fold an own event into the ledger of a route."""
         ledger = self.routes.get(route_id)
         if ledger is None:
-            ledger = self.routes[route_id] = RouteLedger()
+            ledger = self.routes[route_id] = RouteLedger(reset_ms=self.control.resets.get(route_id, 0))
         charges, sums = advance(ledger, event), self.sums.get(route_id)
         if sums is not None:
             for charge in charges:

@@ -1,13 +1,15 @@
 """The law of the view: a snapshot with the own events laid over it is the ledger that will be, and nothing else."""
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.fleet.overlay import overlay
+from service.fleet.overlay import apply_resets, overlay
 from service.ledger import fold, wire
-from service.ledger.events import RouteEvent
+from service.ledger.events import RouteEvent, RouteReset
 from service.ledger.state import RouteLedger
-from tests.support.event_factories import Log, after, distinct, logs, plain
+from service.routing.view import View
+from tests.support.event_factories import NOW_MS, Log, after, distinct, failed, id_of, logs, plain
 
 FEW = settings(max_examples=60, deadline=None)
 OWN = "r1"
@@ -63,3 +65,48 @@ def test_a_newer_snapshot_takes_the_place_of_what_was_laid_over(log: Log, data: 
     heard = last.heard.get(OWN)
     rest = [event for event in own_events(log) if heard is None or not heard.has(event.seq)]
     assert plain(view) == plain(fold.fold_route(last, rest))
+
+
+def held(ledger: RouteLedger) -> object:
+    """All of a ledger but the numbers of its events."""
+    return plain(msgspec.structs.replace(ledger, heard={}, newest_ms=0))
+
+
+def route_reset(at_ms: int) -> RouteReset:
+    """A reset of the route by another proxy."""
+    return RouteReset(event_id=id_of(996), at_ms=at_ms, replica="op", seq=1)
+
+
+@FEW
+@given(logs(), st.integers(NOW_MS, NOW_MS + 200_000), st.data())
+def test_a_reset_that_no_worker_has_folded_holds(log: Log, at_ms: int, data: st.DataObject) -> None:
+    """Known from the operators' stream alone, at any place among the own events, it does what it does in the fold."""
+    own = [event for event in own_events(log) if not isinstance(event, RouteReset)]
+    known = data.draw(st.integers(0, len(own)))
+    view = View()
+    for event in own[:known]:
+        view.fold_own("anthropic", event)
+    view.control.resets["anthropic"] = at_ms
+    apply_resets(view.routes, view.control.resets)
+    for event in own[known:]:
+        view.fold_own("anthropic", event)
+    expected = after(*own[:known], route_reset(at_ms), *own[known:]) if own else RouteLedger()
+    assert held(view.ledger("anthropic")) == held(expected)
+
+
+@FEW
+@given(logs(), st.integers(NOW_MS, NOW_MS + 200_000))
+def test_nor_does_a_snapshot_from_before_undo_it(log: Log, at_ms: int) -> None:
+    """The workers went away before the reset: attempts begun until then, also those that ended since, count for usage
+    alone, and what the snapshot holds is forgotten."""
+    folded = [event for event in distinct(log) if event.at_ms <= at_ms and event.replica != OWN]
+    view = published(folded)
+    overlay(view, own_events(log), at_ms)
+    assert held(view) == held(after(*folded, route_reset(at_ms), *own_events(log)))
+
+
+def test_failures_from_before_and_behind_a_reset_are_not_added_up() -> None:
+    """Four that a snapshot has, and one since, open no circuit."""
+    view = published([failed(number, NOW_MS, replica=OWN) for number in range(1, 5)])
+    overlay(view, [failed(5, NOW_MS + 9_000, replica=OWN)], NOW_MS + 1)
+    assert [health.worst_row for health in view.health.values()] == [1]

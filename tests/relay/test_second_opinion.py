@@ -155,6 +155,54 @@ async def test_the_refusal_has_the_time_at_which_it_ended(relays: RelayFactory) 
     assert opinion.at_ms - first.at_ms == 7_000
 
 
+STALE = {
+    "token": error(401, "authentication_error", "OAuth token has expired"),
+    "connection": UpstreamError("stale_socket", "closed"),
+}
+
+
+@pytest.mark.parametrize("stale", STALE)
+@pytest.mark.parametrize("kind", BODIES)
+async def test_a_stale_opinion_is_asked_once_more(relays: RelayFactory, kind: str, stale: str) -> None:
+    """A token that was refreshed since, or a connection that had gone, says nothing of the request."""
+    relay = relays.make({}, routes())
+    relay.credentials.tokens["second"] = ["old", "new"]
+    relay.upstream.script(REFUSALS[kind], base_url=FIRST)
+    relay.upstream.script(STALE[stale], ANSWERS[kind], base_url=SECOND)
+    client = await relay.ask(BODIES[kind])
+    assert (client.status, client.route, client.attempts) == (200, "second", 3)
+    assert asked(relay) == [FIRST, SECOND, SECOND]
+    assert kept(relay) == [("second", False, False), ("second", False, True), ("first", True, False)]
+    assert [end.opinion for end in relay.ends] == ["", "", "answered"]
+    assert relay.watcher.view.ledger("second").waits == {}
+
+
+@pytest.mark.parametrize("stale", STALE)
+async def test_a_stale_opinion_that_refuses_then_confirms(relays: RelayFactory, stale: str) -> None:
+    """The request is at fault, and the client gets its first error."""
+    relay = relays.make({}, routes())
+    relay.credentials.tokens["second"] = ["old", "new"]
+    relay.upstream.script(refusal(), base_url=FIRST)
+    relay.upstream.script(STALE[stale], refusal("Nor here", 422), base_url=SECOND)
+    client = await relay.ask(ASK)
+    assert (client.status, client.route, client.json["error"]["message"]) == (400, "first", WORDS)
+    assert [end.opinion for end in relay.ends] == ["", "", "confirmed"]
+    assert not any(end.words for end in relay.ends)
+
+
+@pytest.mark.parametrize("stale", STALE)
+async def test_an_opinion_that_stays_stale_is_none(relays: RelayFactory, stale: str) -> None:
+    """It is repeated once, and no third account is asked."""
+    relay = relays.make({}, routes(third="anthropic"))
+    relay.credentials.tokens["second"] = ["old", "new", "newer"]
+    relay.upstream.script(refusal(), base_url=FIRST)
+    relay.upstream.script(STALE[stale], STALE[stale], reply(), base_url=SECOND)
+    client = await relay.ask(ASK)
+    assert (client.status, client.route) == (400, "first")
+    assert asked(relay) == [FIRST, SECOND, SECOND]
+    assert [end.opinion for end in relay.ends] == ["", "", "none"]
+
+
 async def test_a_client_that_leaves_during_the_opinion(relays: RelayFactory) -> None:
     """Both attempts are on the ledger, once; the words count, since nobody has said that it was the request."""
     relay = relays.make({}, routes())

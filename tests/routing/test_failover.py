@@ -186,13 +186,32 @@ def test_two_routes_that_refuse_a_request_confirm_that_it_is_its_own_fault(secon
 
 
 @pytest.mark.parametrize(
-    "second", [BROKEN, OVERLOADED, throttle(), quota(), BAD_KEY, NO_MODEL, STALE, CUT_STREAM], ids=lambda f: f.kind
+    "second", [BROKEN, OVERLOADED, throttle(), quota(), BAD_KEY, NO_MODEL, CUT_STREAM], ids=lambda f: f.kind
 )
 def test_whatever_else_a_second_route_says_is_no_opinion(second: Failure) -> None:
     """The first answer is shown, unconfirmed; no third route is asked."""
     attempts, verdict = run(CHAIN, [UNPROVEN, second])
     assert tried(attempts) == ["anthropic", "subscription"]
     assert verdict == Verdict("relayed", 1, failure=UNPROVEN)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "verdict"),
+    [
+        ([None], Verdict("answered", 3)),
+        ([FORBIDDEN], Verdict("relayed", 1, failure=UNPROVEN, confirmed=True)),
+        ([STALE], Verdict("relayed", 1, failure=UNPROVEN)),
+    ],
+    ids=["answers", "refuses", "stale again"],
+)
+def test_a_second_route_whose_connection_was_stale_is_asked_once_more(
+    outcomes: list[Failure | None], verdict: Verdict
+) -> None:
+    """It has not seen the request."""
+    attempts, found = run(CHAIN, [UNPROVEN, STALE, *outcomes])
+    assert tried(attempts) == ["anthropic", "subscription", "subscription"]
+    assert [attempt.number for attempt in attempts] == [1, 2, 3]
+    assert found == verdict
 
 
 def test_another_vendor_is_never_asked_for_an_opinion() -> None:

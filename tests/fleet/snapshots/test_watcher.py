@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.embedded.valkey import Valkey
@@ -390,3 +391,24 @@ async def test_without_redis_it_is_ready_at_once(post: Post) -> None:
     await post.outbox.append("anthropic", ended())
     assert sum(usage.attempts for usage in alone.view.ledger("anthropic").hours.values()) == 1
     await alone.stop()
+
+
+async def test_a_reset_holds_while_all_workers_are_away(make_post: MakePost) -> None:
+    """Streams that began before it and fail behind it, also before this proxy has heard of it, open no circuit."""
+    post = make_post()
+    now_ms = post.clock.now_ms()
+    await post.start()
+
+    async def fail() -> None:
+        fault: dict[str, Any] = {"outcome": "failed", "kind": "server_error", "scope": "route"}
+        await post.outbox.append("anthropic", replace(ended(), started_at_ms=now_ms - 9_000, **fault))
+
+    for _ in range(3):
+        await fail()
+    reset = CircuitReset(event_id=clock.new_id(), at_ms=now_ms - 1, replica="op", seq=1, route="anthropic")
+    await post.control(reset)
+    await wait_until(lambda: post.watcher.view.ledger("anthropic").reset_ms == now_ms - 1)
+    for _ in range(6):
+        await fail()
+    assert post.watcher.view.ledger("anthropic").health == {}
+    assert post.attempts() == 9
