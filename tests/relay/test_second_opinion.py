@@ -155,7 +155,7 @@ async def test_the_refusal_has_the_time_at_which_it_ended(relays: RelayFactory) 
     assert opinion.at_ms - first.at_ms == 7_000
 
 
-STALE = {
+STALE: dict[str, ScriptedResponse | UpstreamError] = {
     "token": error(401, "authentication_error", "OAuth token has expired"),
     "connection": UpstreamError("stale_socket", "closed"),
 }
