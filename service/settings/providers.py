@@ -33,17 +33,17 @@ ANTHROPIC = Provider(
     base_url="https://api.anthropic.com",
     dialect="anthropic",
     families=("claude",),
-    # GLM names to Claude: the tables of the original proxy, in the order in which they are tried.
-    model_map={"glm-*-air": "claude-haiku-4-6", "glm-*-turbo": "claude-haiku-4-6", "glm-*": "claude-opus-4-8"},
-    # From the original's documentation, with its aliases.
+    # GLM names to Claude, in the order in which they are tried: the original's tables, where the models exist.
+    model_map={"glm-*-air": "claude-haiku-4-5", "glm-*-turbo": "claude-haiku-4-5", "glm-*": "claude-opus-4-8"},
+    # The original's aliases; and for models that an account may lack, the next ones that are not retired.
     model_fallback={
         "claude-opus": "claude-opus-4-8",
         "claude-sonnet": "claude-sonnet-4-6",
-        "claude-haiku": "claude-haiku-4-6",
-        "claude-opus-4-6": "claude-sonnet-4-20250514",
-        "claude-sonnet-4-6": "claude-sonnet-4-20250514",
+        "claude-haiku": "claude-haiku-4-5",
+        "claude-opus-4-6": "claude-opus-4-8",
+        "claude-sonnet-4-6": "claude-sonnet-5",
         "claude-haiku-4-5": "claude-haiku-4-5-20251001",
-        "claude-haiku-4-6": "claude-haiku-4-5-20251001",
+        "claude-haiku-4-6": "claude-haiku-4-5",
     },
 )
 ZAI = Provider(

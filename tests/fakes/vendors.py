@@ -54,7 +54,7 @@ CLAUDE_MODELS = (
     "claude-opus-5-5",
     "claude-opus-4-8",
     "claude-sonnet-4-6",
-    "claude-haiku-4-6",
+    "claude-haiku-4-5",
 )
 GLM_MODELS = ("glm-5.3", "glm-5.2", "glm-4.7", "glm-4.5-air")
 

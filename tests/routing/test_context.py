@@ -16,7 +16,9 @@ SMALL = ModelLimits(context_tokens=1_000)
     [
         ("claude-opus-5-5", 1_000_000, True),
         ("claude-opus-4-8", 1_000_000, True),
-        ("claude-sonnet-4-20250514", 1_000_000, True),
+        ("claude-sonnet-4-20250514", 200_000, True),
+        ("claude-sonnet-4-5", 200_000, True),
+        ("claude-sonnet-4-6", 1_000_000, True),
         ("claude-opus-4-20250514", 200_000, True),
         ("claude-opus-4-5-20251101", 200_000, True),
         ("claude-haiku-4-5-20251001", 200_000, True),

@@ -294,7 +294,7 @@ def test_a_missing_model_is_asked_for_under_its_other_name() -> None:
     attempts, _ = run(CHAIN, [NO_MODEL, None])
     assert [(a.candidate.route.id, a.candidate.model) for a in attempts] == [
         ("anthropic", MODEL),
-        ("anthropic", "claude-sonnet-4-20250514"),
+        ("anthropic", "claude-sonnet-5"),
     ]
     attempts, verdict = run(CHAIN, [NO_MODEL, NO_MODEL, NO_MODEL, NO_MODEL, None])
     assert tried(attempts) == ["anthropic", "anthropic", "subscription", "subscription", "zai"]
