@@ -283,18 +283,21 @@ def acknowledge_skipped(ledger: Ledger, skipped: SkippedSeq) -> None:
 
 def fold_records(ledger: Ledger, checkpoint: Checkpoint, records: list[EventRecord]) -> Folded:
     """Fold new events into the ledger in place, in stream order, and return their rows."""
-    folded = Folded([], {}, set(), checkpoint.hash)
+    rows: list[Row] = []
+    replicas: set[str] = set()
     chained = checkpoint.hash
     for position, (stream_id, event) in enumerate(records, checkpoint.position + 1):
         body = wire.encode_event(event)
         chained = sha256(chained + body).digest()
-        folded.rows.append(row_of(event, checkpoint, position, stream_id, body, chained))
-        for charge in fold.advance(ledger, event):
-            cell = Cell(charge.hour, charge.model, charge.client_key)
-            fold.add_usage(folded.usage.setdefault(cell, Usage()), charge.usage)
+        rows.append(row_of(event, checkpoint, position, stream_id, body, chained))
         if isinstance(event, AttemptEnded):
-            folded.replicas.add(event.replica)
-    return folded._replace(hash=chained)
+            replicas.add(event.replica)
+    return Folded(rows, cells_of(fold.advance_all(ledger, (record.event for record in records))), replicas, chained)
+
+
+def cells_of(sums: fold.CellSums) -> dict[Cell, Usage]:
+    """Return sums by usage cell."""
+    return {Cell(*cell): usage for cell, usage in sums.items()}
 
 
 def row_of(event: Event, checkpoint: Checkpoint, position: int, stream_id: str, body: bytes, chained: bytes) -> Row:

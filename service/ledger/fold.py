@@ -21,7 +21,7 @@ Rules
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -46,7 +46,7 @@ from service.ledger.events import (
     RouteEnabled,
     RouteEvent,
     RouteReset,
-    UsageLine,
+    TokenCounts,
 )
 from service.ledger.evidence import copy_of as copy_of_row
 from service.ledger.evidence import (
@@ -74,7 +74,7 @@ from service.ledger.state import (
     Wait,
     WindowTold,
 )
-from service.ledger.usage_lines import UsageEvent, usage_lines
+from service.ledger.usage_lines import UsageEvent, served_model
 
 HOUR_MS = 3_600_000
 BUCKET_MS = 10_000
@@ -98,6 +98,8 @@ EVIDENCE_KEPT = 2
 """The first `FOLD_RULES` version in which waits have an account, and failures a client and a session."""
 
 L = TypeVar("L", RouteLedger, ControlLedger)
+CellSums: TypeAlias = dict[tuple[int, str, str], Usage]
+"""Changes to usage cells, by hour, model and client key."""
 
 KEPT_WAITS = 32
 KEPT_WINDOWS = 32
@@ -154,8 +156,40 @@ def advance(ledger: Ledger, event: Event) -> Sequence[Charge]:
     return ()
 
 
+def advance_all(ledger: Ledger, events: Iterable[Event]) -> CellSums:
+    """Fold events into a ledger in place, in this order; return what they change of each usage cell.
+
+    The same as `advance` for each. Their usage is summed first, and added to the ledger's cells at the end.
+    """
+    sums: CellSums = {}
+    if isinstance(ledger, ControlLedger):
+        for event in events:
+            advance(ledger, event)
+        return sums
+    for event in events:
+        if isinstance(event, RouteEvent):
+            for charge in note_event(ledger, event):
+                add_usage(sum_of(sums, charge), charge.usage)
+    apply_charges(ledger, [Charge(*cell, usage) for cell, usage in sums.items()])
+    return sums
+
+
+def sum_of(sums: CellSums, charge: Charge) -> Usage:
+    """Return the sum for a charge's cell, created if new."""
+    cell = (charge.hour, charge.model, charge.client_key)
+    known = sums.get(cell)
+    if known is None:
+        known = sums[cell] = Usage()
+    return known
+
+
 def advance_route(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
     """Fold one event into a route's ledger in place; return the changes to usage cells."""
+    return apply_charges(ledger, note_event(ledger, event))
+
+
+def note_event(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
+    """Fold one event into a route's ledger in place, without its usage; return the changes to usage cells."""
     acknowledge_seq(ledger.heard, event)
     if event.at_ms > ledger.newest_ms:
         advance_time(ledger, event.at_ms)
@@ -216,27 +250,36 @@ def split_gap(gap: tuple[int, int], seq: int) -> list[tuple[int, int]]:
 
 def charge_lines(ledger: RouteLedger, event: UsageEvent) -> Sequence[Charge]:
     """Charge an event's usage, line by line, to the hour of the event; the attempt itself counts with the first."""
-    first, *more = usage_lines(event)
-    usage = usage_of(first)
-    count_attempt(usage, event)
-    charges = [charge(ledger, event, first.model, usage)]
-    charges += [charge(ledger, event, line.model, usage_of(line)) for line in more]
+    if isinstance(event, AttemptLost) or not event.lines:
+        charges = [charge(ledger, event, served_model(event), usage_of(event.tokens, event.cost_nusd))]
+    else:
+        charges = [charge(ledger, event, line.model, usage_of(line.tokens, line.cost_nusd)) for line in event.lines]
+    count_attempt(charges[0].usage, event)
     return charges
 
 
 def charge(ledger: RouteLedger, event: UsageEvent, model: str, usage: Usage) -> Charge:
-    """Charge a line's usage to its cell, at once: which models have cells of their own depends on those before it."""
+    """Return the charge of a line, and open its cell: which models have cells of their own depends on those before
+    it."""
     hour = event.at_ms // HOUR_MS
     if event.fold_rules >= MODELS_BOUNDED:
         model = cell_model(ledger, hour, model)
-    made = Charge(hour, model, event.client_key, usage)
-    apply_charges(ledger, made)
-    return made
+    open_cell(ledger, hour, model, event.client_key)
+    return Charge(hour, model, event.client_key, usage)
 
 
-def usage_of(line: UsageLine) -> Usage:
-    """Return the tokens and the price of a line."""
-    tokens, cost = line.tokens, line.cost_nusd
+def open_cell(ledger: RouteLedger, hour: int, model: str, client_key: str) -> None:
+    """Create a usage cell, and its hour's sum, unless they exist or the hour has expired."""
+    try:
+        _ = ledger.usage[hour][model][client_key], ledger.hours[hour]
+    except KeyError:
+        if hour >= oldest_hour(ledger):
+            ledger.usage.setdefault(hour, {}).setdefault(model, {}).setdefault(client_key, Usage())
+            ledger.hours.setdefault(hour, Usage())
+
+
+def usage_of(tokens: TokenCounts, cost: int | None) -> Usage:
+    """Return the tokens of a line and their price as usage."""
     return Usage(
         input=tokens.input,
         output=tokens.output,
@@ -266,7 +309,9 @@ def charge_growth(ledger: RouteLedger, event: ResourceUsed) -> Sequence[Charge]:
     if growth is None:
         return ()
     hour, line = event.at_ms // HOUR_MS, growth.line
-    return apply_charges(ledger, Charge(hour, cell_model(ledger, hour, line.model), growth.client_key, usage_of(line)))
+    model = cell_model(ledger, hour, line.model)
+    open_cell(ledger, hour, model, growth.client_key)
+    return [Charge(hour, model, growth.client_key, usage_of(line.tokens, line.cost_nusd))]
 
 
 def note_unread(ledger: RouteLedger, event: AttemptEnded | BatchItemUsed | ResourceUsed) -> None:
@@ -289,31 +334,21 @@ def is_long(model: str) -> bool:
     return len(model.encode(errors="replace")) > MODEL_BYTES
 
 
-def negated(charge: Charge) -> Charge:
+def take_back(ledger: RouteLedger, charge: Charge) -> Charge:
     """Return the charge with every count negated."""
+    open_cell(ledger, charge.hour, charge.model, charge.client_key)
     usage = Usage(**{name: -getattr(charge.usage, name) for name in Usage.__struct_fields__})
     return Charge(charge.hour, charge.model, charge.client_key, usage)
 
 
-def apply_charges(ledger: RouteLedger, *charges: Charge) -> Sequence[Charge]:
-    """Apply the charges and return them; drops those of expired hours."""
+def apply_charges(ledger: RouteLedger, charges: Sequence[Charge]) -> Sequence[Charge]:
+    """Add charges to their cells and to their hours' sums, and return them; drops those of expired hours."""
     oldest = oldest_hour(ledger)
     for charge in charges:
         if charge.hour >= oldest:
-            apply(ledger, charge)
+            add_usage(ledger.usage[charge.hour][charge.model][charge.client_key], charge.usage)
+            add_usage(ledger.hours[charge.hour], charge.usage)
     return charges
-
-
-def apply(ledger: RouteLedger, charge: Charge) -> None:
-    """Add a charge to its cell and to its hour's sum."""
-    try:
-        cell, hour = ledger.usage[charge.hour][charge.model][charge.client_key], ledger.hours[charge.hour]
-    except KeyError:
-        by_key = ledger.usage.setdefault(charge.hour, {}).setdefault(charge.model, {})
-        cell = by_key.setdefault(charge.client_key, Usage())
-        hour = ledger.hours.setdefault(charge.hour, Usage())
-    add_usage(cell, charge.usage)
-    add_usage(hour, charge.usage)
 
 
 def add_usage(cell: Usage, more: Usage) -> None:
@@ -362,7 +397,7 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
     if event.unread:
         note_unread(ledger, event)
     charges = charge_lines(ledger, event)
-    return [*charges, *apply_charges(ledger, negated(estimate))] if estimate else charges
+    return [*charges, take_back(ledger, estimate)] if estimate else charges
 
 
 def note_end(ledger: RouteLedger, event: AttemptEnded) -> None:

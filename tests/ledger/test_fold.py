@@ -1,5 +1,6 @@
 """(ledger, events) -> ledger: what follows from what happened, whatever the cut, and what never does."""
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,7 +31,7 @@ from service.ledger.fold import (
     MODEL_BYTES,
     OTHER_MODEL,
 )
-from service.ledger.state import ControlLedger, RouteLedger, Usage, Wait, WindowTold
+from service.ledger.state import Charge, ControlLedger, RouteLedger, Usage, Wait, WindowTold
 from tests.support.event_factories import (
     MODEL,
     NOW_MS,
@@ -176,12 +177,43 @@ def test_every_attempt_counts_once_by_its_true_end(log: Log) -> None:
 @given(logs())
 def test_charges_are_what_changes_in_the_cells(log: Log) -> None:
     """Workers write down what `advance` tells of each event: all of it together is what the ledger holds."""
-    ledger, written = RouteLedger(), RouteLedger()
+    ledger = RouteLedger()
+    written: fold.CellSums = {}
     for event in log:
         for charge in fold.advance(ledger, event):
-            fold.apply(written, charge)
-    for hour, usage in ledger.usage.items():
-        assert written.usage[hour] == usage
+            fold.add_usage(fold.sum_of(written, charge), charge.usage)
+    assert cells_of(ledger) == {cell: usage for cell, usage in written.items() if cell[0] in ledger.usage}
+
+
+def cells_of(ledger: RouteLedger) -> fold.CellSums:
+    """The usage cells of a ledger by hour, model and client key."""
+    return {
+        (hour, model, key): usage
+        for hour, by_model in ledger.usage.items()
+        for model, by_key in by_model.items()
+        for key, usage in by_key.items()
+    }
+
+
+@FEW
+@given(logs(), st.lists(st.integers(min_value=1, max_value=40), min_size=1))
+def test_events_are_folded_in_batches_as_one_by_one(log: Log, sizes: list[int]) -> None:
+    """However a log is cut into batches: the same ledger, and the same changes to usage cells in all."""
+    ledger, by_batch = RouteLedger(), RouteLedger()
+    charged: fold.CellSums = {}
+    for event in log:
+        for charge in fold.advance(ledger, event):
+            fold.add_usage(fold.sum_of(charged, charge), charge.usage)
+    summed: fold.CellSums = {}
+    rest = list(log)
+    for size in itertools.cycle(sizes):
+        batch, rest = rest[:size], rest[size:]
+        for (hour, model, key), usage in fold.advance_all(by_batch, batch).items():
+            fold.add_usage(fold.sum_of(summed, Charge(hour, model, key, usage)), usage)
+        if not rest:
+            break
+    assert plain(by_batch) == plain(ledger)
+    assert summed == charged
 
 
 @pytest.mark.parametrize(
