@@ -251,9 +251,9 @@ def split_gap(gap: tuple[int, int], seq: int) -> list[tuple[int, int]]:
 def charge_lines(ledger: RouteLedger, event: UsageEvent) -> Sequence[Charge]:
     """Charge an event's usage, line by line, to the hour of the event; the attempt itself counts with the first."""
     if isinstance(event, AttemptLost) or not event.lines:
-        charges = [charge(ledger, event, served_model(event), usage_of(event.tokens, event.cost_nusd))]
+        charges = [charge(ledger, event, served_model(event), usage_at(event.tokens, event.cost_nusd))]
     else:
-        charges = [charge(ledger, event, line.model, usage_of(line.tokens, line.cost_nusd)) for line in event.lines]
+        charges = [charge(ledger, event, line.model, usage_at(line.tokens, line.cost_nusd)) for line in event.lines]
     count_attempt(charges[0].usage, event)
     return charges
 
@@ -278,7 +278,7 @@ def open_cell(ledger: RouteLedger, hour: int, model: str, client_key: str) -> No
             ledger.hours.setdefault(hour, Usage())
 
 
-def usage_of(tokens: TokenCounts, cost: int | None) -> Usage:
+def usage_at(tokens: TokenCounts, cost: int | None) -> Usage:
     """Return the tokens of a line and their price as usage."""
     return Usage(
         input=tokens.input,
@@ -311,7 +311,7 @@ def charge_growth(ledger: RouteLedger, event: ResourceUsed) -> Sequence[Charge]:
     hour, line = event.at_ms // HOUR_MS, growth.line
     model = cell_model(ledger, hour, line.model)
     open_cell(ledger, hour, model, growth.client_key)
-    return [Charge(hour, model, growth.client_key, usage_of(line.tokens, line.cost_nusd))]
+    return [Charge(hour, model, growth.client_key, usage_at(line.tokens, line.cost_nusd))]
 
 
 def note_unread(ledger: RouteLedger, event: AttemptEnded | BatchItemUsed | ResourceUsed) -> None:
