@@ -261,7 +261,7 @@ def compare(
     tolerance_percent: float,
 ) -> Comparison:
     """Compare the invoice with the ledger's usage by route, day and model."""
-    ours = usage_of(ledger, scope.routes)
+    ours = ledger_usage(ledger, scope.routes)
     theirs = amounts_of(invoice, scope)
     prepaid = {(item.day, item.model) for item in invoice.items if is_prepaid(item.tier)}
     lines = [
@@ -286,7 +286,7 @@ def compare(
     )
 
 
-def usage_of(ledger: Mapping[str, Mapping[Place, Usage]], routes: Sequence[str]) -> dict[Place, Usage]:
+def ledger_usage(ledger: Mapping[str, Mapping[Place, Usage]], routes: Sequence[str]) -> dict[Place, Usage]:
     """The ledger's usage of these routes by day and canonical model, without cells that used nothing."""
     found: dict[Place, Usage] = defaultdict(Usage)
     for route in routes:

@@ -20,6 +20,7 @@ from service.settings.files import File, ProviderFile, RouteFile
 from tests.docs.cli_page import CLI_PAGE, cli_page, commands
 from tests.docs.pages import DOCS, README, ROOT, anchors, blocks, links, name_of, pages, prose_of, text_of
 from tests.docs.settings_pages import SETTINGS_PAGE, with_settings
+from tests.docs.wire_page import WIRE_PAGE, wire_page
 from tests.support.metric_names import METRICS
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def test_generated_pages_are_up_to_date() -> None:
     """They are what `make docs` writes."""
     assert text_of(CLI_PAGE) == cli_page(), "run `make docs`"
     assert with_settings(text_of(SETTINGS_PAGE)) == text_of(SETTINGS_PAGE), "run `make docs`"
+    assert text_of(WIRE_PAGE) == wire_page(), "run `make docs`"
 
 
 def test_every_command_is_named() -> None:
