@@ -231,7 +231,7 @@ class ResourceUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
 
     Fold books what it has grown since the highest reading, whoever reads it and however often (`running_totals`).
     `part` is a thread or a dream whose usage is within the resource's, "" for the whole. `made_at_ms` is when the
-    resource was created, 0 if unknown. `rates_nusd` are the prices of a thousand tokens of each kind, None without a
+    resource was created, 0 if unknown. `rates_nusd` are the prices of a million tokens of each kind, None without a
     price; `cost_nusd` is the provider's own sum for the whole, None if it told none. `active_ms` is its running time.
     """
 

@@ -28,7 +28,7 @@ KEPT_PARTS = 64
 """Maximum parts of a resource: more are counted by the whole alone."""
 DIGEST_CHARS = 16
 WHOLE = ""
-TOKENS_PER_RATE = 1_000
+TOKENS_PER_RATE = 10**6
 MOST_NUSD = 1 << 50
 """A million dollars: no growth costs more, and sums of it fit Postgres' bigint."""
 
@@ -105,7 +105,7 @@ def cost_of(total: ResourceTotal, event: ResourceUsed, grown: TokenCounts) -> in
 
 
 def at_rates(tokens: TokenCounts, rates: TokenCounts) -> int:
-    """Return the price of tokens at rates for a thousand of each kind."""
+    """Return the price of tokens at rates for a million of each kind."""
     nusd = (
         tokens.input * rates.input
         + tokens.output * rates.output

@@ -15,9 +15,9 @@ UsageEvent = AttemptEnded | AttemptLost | BatchItemUsed
 
 def usage_lines(event: UsageEvent) -> Sequence[UsageLine]:
     """Return the lines of an event, the answer's own first; there is always one."""
-    if isinstance(event, AttemptLost):
-        return (UsageLine(event.model_sent, tokens=event.tokens, cost_nusd=event.cost_nusd),)
-    return event.lines or (UsageLine(served_model(event), tokens=event.tokens, cost_nusd=event.cost_nusd),)
+    if not isinstance(event, AttemptLost) and event.lines:
+        return event.lines
+    return (UsageLine(served_model(event), tokens=event.tokens, cost_nusd=event.cost_nusd),)
 
 
 def served_model(event: UsageEvent) -> str:

@@ -6,10 +6,11 @@ The bytes are never changed. Not here: recording the usage (`relay`).
 import msgspec
 from msgspec import Raw, Struct
 
-from service.ledger.events import TokenCounts
 from service.protocol.tap import JsonAnswer, json_usage
-from service.protocol.usage_estimate import at_least, tokens_in
+from service.protocol.usage_estimate import tokens_in, with_at_least
+from service.protocol.usage_reader import UsageReading
 
+BATCH_TIER = "batch"
 LINE_BYTES = 32 * 1024 * 1024
 """Maximum length of a parsed line: a response of the largest size; longer ones pass uncounted."""
 
@@ -18,8 +19,7 @@ class BatchItem(Struct, frozen=True):
     """Usage of one item of a batch."""
 
     custom_id: str
-    model: str
-    tokens: TokenCounts
+    usage: UsageReading
 
 
 class BatchResult(Struct):
@@ -75,12 +75,15 @@ def item_of(line: bytes) -> BatchItem | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     answer = json_usage(bytes(read.result.message)) if read.result.type == "succeeded" else None
-    return BatchItem(read.custom_id, answer.model, item_tokens(answer)) if answer else None
+    return BatchItem(read.custom_id, item_usage(answer)) if answer else None
 
 
-def item_tokens(answer: JsonAnswer) -> TokenCounts:
+def item_usage(answer: JsonAnswer) -> UsageReading:
     """Return an item's usage; estimated from its size if it has content but no usage. Its request is not known here."""
+    usage = answer.usage
+    if usage.tier == BATCH_TIER:
+        usage = msgspec.structs.replace(usage, tier="")  # that of all items
     if not answer.content_bytes:
-        return answer.tokens
-    output = 1 if answer.tokens.output else tokens_in(answer.content_bytes)
-    return at_least(answer.tokens, request_bytes=0, output=output)
+        return usage
+    output = 1 if usage.tokens.output else tokens_in(answer.content_bytes)
+    return with_at_least(usage, request_bytes=0, output=output)

@@ -1,15 +1,11 @@
 """Reads usage, ids, content boundaries and errors while a response passes. It never changes a byte.
 
-Not here: splitting events (`sse`), classifying errors (`providers.error_facts`, `routing`), and I/O.
+Not here: what a usage object says (`usage_reader`), splitting events (`sse`), classifying errors
+(`providers.error_facts`, `routing`), and I/O.
 
 The rules for a stream:
 
-- Usage is `message_start.message.usage` merged with each `message_delta.usage`. These are running totals, so the later
-  value of a kind replaces the earlier one. A zero replaces nothing: Z.AI starts with zeros and reports at the end, and
-  Claude Code treats Anthropic's late zeros as missing (both seen in public sources).
-- Cache writes are split by `cache_creation` into 5 minutes and 1 hour. The part of their sum,
-  `cache_creation_input_tokens`, beyond the split counts as 5 minutes.
-- Tokens of a compaction are in `usage.iterations` alone (Anthropic's documentation) and are added.
+- Usage is `message_start.message.usage` merged with each `message_delta.usage` (`usage_reader`).
 - Content begins with the first `content_block_delta`, or with a `content_block_start` that carries content: one whose
   text, thinking, data, content or input is not empty, or whose kind never has deltas (results of server tools, redacted
   thinking and the like arrive complete). A `tool_use` with an empty input carries none yet.
@@ -30,6 +26,7 @@ from msgspec import Raw, Struct
 
 from service.ledger.events import TokenCounts
 from service.protocol.sse import BOM, SseEvent, SseReader
+from service.protocol.usage_reader import NO_USAGE, UsageReader, UsageReading, text_or_empty
 
 UNREAD = tuple(
     b"event: " + name + line_end
@@ -41,9 +38,6 @@ UNREAD = tuple(
 COME_BY_DELTAS = frozenset(("text", "thinking", "tool_use", "server_tool_use", "mcp_tool_use", "compaction"))
 CONTENT_FIELDS = ("text", "thinking", "data", "content", "input")
 
-ADDED_ITERATIONS = frozenset(("compaction",))
-"""Kinds of `usage.iterations` that are not part of the totals."""
-
 CODE_RESULT = "code_execution_tool_result"
 """Suffix of the kinds of block in which the provider's code execution names the files that it created."""
 MOST_MADE_FILES = 64
@@ -51,13 +45,13 @@ MOST_MADE_FILES = 64
 GARBAGE_AFTER_BYTES = 4096
 SSE_LINE = re.compile(rb"(?:\A|[\r\n])(?:(?:event|data|id|retry)?:|(?:event|data|id|retry)[\r\n])")
 NO_SSE: Final = (b"<", b"{", b"[")
-FIGURE_LIMIT = 10**12
-"""A larger token count is invalid."""
-
-
 MOST_VALUES = 250_000
 """Maximum values of JSON decoded on the event loop. 16 MB of `[],` are five million values: seconds, and half a
 gigabyte."""
+
+
+REFUSAL = "refusal"
+"""The stop reason of an answer that a provider's classifiers refused."""
 
 
 class StreamError(Struct, frozen=True):
@@ -75,7 +69,7 @@ class JsonAnswer(Struct, frozen=True):
     id: str = ""
     model: str = ""
     container_id: str = ""
-    tokens: TokenCounts = TokenCounts()
+    usage: UsageReading = NO_USAGE
     content_bytes: int = 0
     file_ids: tuple[str, ...] = ()
     error: StreamError | None = None
@@ -85,42 +79,10 @@ class JsonAnswer(Struct, frozen=True):
         """True if it is a model's answer."""
         return self.type == "message"
 
-
-class StreamUsage:
-    """Merges the usage objects of one response."""
-
-    __slots__ = ("_figures", "_iterations")
-
-    def __init__(self) -> None:
-        self._figures: dict[str, int] = {}
-        self._iterations: list[Any] = []
-
-    def merge(self, usage: Any) -> None:
-        """Merge a later usage object; invalid values are ignored."""
-        if not isinstance(usage, dict):
-            return
-        creation = usage.get("cache_creation")
-        split = creation if isinstance(creation, dict) else {}
-        for name, value in (*usage.items(), *split.items()):
-            if type(value) is int and 0 < value < FIGURE_LIMIT:  # excludes bool
-                self._figures[name] = value
-        if isinstance(iterations := usage.get("iterations"), list):
-            self._iterations = iterations
-
     @property
     def tokens(self) -> TokenCounts:
-        """The counts so far."""
-        figure = self._figures.get
-        write_1h = figure("ephemeral_1h_input_tokens", 0)
-        write_5m = figure("ephemeral_5m_input_tokens", 0)
-        own = TokenCounts(
-            input=figure("input_tokens", 0),
-            output=figure("output_tokens", 0),
-            cache_read=figure("cache_read_input_tokens", 0),
-            cache_write_5m=max(write_5m, figure("cache_creation_input_tokens", 0) - write_1h),
-            cache_write_1h=write_1h,
-        )
-        return plus_iterations(own, self._iterations)
+        """All tokens that it reports."""
+        return self.usage.total
 
 
 class StreamTap:
@@ -132,7 +94,7 @@ class StreamTap:
 
     def __init__(self) -> None:
         self._reader = SseReader()
-        self._usage = StreamUsage()
+        self._usage = UsageReader()
         self._head: bytes | None = b""
         self._garbage = False
         self._begun = False
@@ -159,8 +121,14 @@ class StreamTap:
 
     @property
     def tokens(self) -> TokenCounts:
-        """Usage so far."""
-        return self._usage.tokens
+        """All tokens that were reported so far."""
+        return self.usage.total
+
+    @property
+    def usage(self) -> UsageReading:
+        """The usage so far."""
+        is_refused = self.stop_reason == REFUSAL and not self.has_content
+        return self._usage.reading(self.model, unbilled=is_refused)
 
     @property
     def ended(self) -> bool:
@@ -286,6 +254,7 @@ class AnswerFields(Struct):
     model: Raw = Raw(b"null")
     container: Raw = Raw(b"null")
     usage: Raw = Raw(b"null")
+    stop_reason: Raw = Raw(b"null")
     content: Raw = Raw(b"null")
     completion: Raw = Raw(b"null")
     error: Raw = Raw(b"null")
@@ -308,18 +277,20 @@ def json_usage(body: bytes) -> JsonAnswer | None:
         fields = ANSWER.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    usage = StreamUsage()
+    usage = UsageReader()
     usage.merge(value_of(fields.usage))
+    content_bytes = size_of(fields.content) or size_of(fields.completion)
+    is_refused = not content_bytes and text_or_empty(value_of(fields.stop_reason)) == REFUSAL
     container = value_of(fields.container)
     kind = text_or_empty(value_of(fields.type))
     failed = kind == "error" or bytes(fields.error) != b"null"
     return JsonAnswer(
         type=kind,
         id=text_or_empty(value_of(fields.id)),
-        model=text_or_empty(value_of(fields.model)),
+        model=(model := text_or_empty(value_of(fields.model))),
         container_id=text_or_empty(container.get("id")) if isinstance(container, dict) else "",
-        tokens=usage.tokens,
-        content_bytes=size_of(fields.content) or size_of(fields.completion),
+        usage=usage.reading(model, unbilled=is_refused),
+        content_bytes=content_bytes,
         file_ids=tuple(files_in(fields.content)[:MOST_MADE_FILES]),
         error=stream_error({"error": value_of(fields.error)}, body) if failed else None,
     )
@@ -371,27 +342,6 @@ def stream_error(fields: dict[str, Any], data: bytes) -> StreamError:
     return StreamError(text_or_empty(error.get("type")) or "api_error", text_or_empty(error.get("message")), data)
 
 
-def plus_iterations(tokens: TokenCounts, iterations: list[Any]) -> TokenCounts:
-    """Return the tokens plus those of iterations that the totals omit."""
-    for iteration in iterations:
-        if isinstance(iteration, dict) and text_or_empty(iteration.get("type")) in ADDED_ITERATIONS:
-            usage = StreamUsage()
-            usage.merge({name: value for name, value in iteration.items() if name != "iterations"})
-            tokens = added(tokens, usage.tokens)
-    return tokens
-
-
-def added(one: TokenCounts, other: TokenCounts) -> TokenCounts:
-    """Return the sum of two counts, kind by kind."""
-    return TokenCounts(
-        input=one.input + other.input,
-        output=one.output + other.output,
-        cache_read=one.cache_read + other.cache_read,
-        cache_write_5m=one.cache_write_5m + other.cache_write_5m,
-        cache_write_1h=one.cache_write_1h + other.cache_write_1h,
-    )
-
-
 def object_of(data: bytes) -> dict[str, Any]:
     """Return a JSON object; empty for anything else."""
     value = value_of(data)
@@ -417,8 +367,3 @@ def inner(fields: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the object in this field; empty if there is none."""
     value = fields.get(name)
     return value if isinstance(value, dict) else {}
-
-
-def text_or_empty(value: Any) -> str:
-    """Return a text; "" for anything else."""
-    return value if isinstance(value, str) else ""

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from service.ledger.events import TokenCounts
 from service.protocol.sse import EventTooLarge
 from service.protocol.tap import StreamTap
+from service.protocol.usage_reader import NO_USAGE, UsageReading
 
 BYTES_PER_TOKEN = 4
 """English text has about four bytes per token; code and other scripts have more tokens per byte of UTF-8."""
@@ -37,13 +38,19 @@ def at_least(reported: TokenCounts, *, request_bytes: int, output: int) -> Token
     )
 
 
-def stream_tokens(tap: StreamTap, request_bytes: int) -> TokenCounts:
+def stream_usage(tap: StreamTap, request_bytes: int) -> UsageReading:
     """Return the usage of a message stream so far: its final report, else its first one plus what has been sent
     since."""
     if not tap.content_bytes:
-        return tap.tokens
+        return tap.usage
     output = 1 if tap.reported else tokens_streamed(tap.content_bytes, tap.content_events)
-    return at_least(tap.tokens, request_bytes=request_bytes, output=output)
+    return with_at_least(tap.usage, request_bytes=request_bytes, output=output)
+
+
+def with_at_least(usage: UsageReading, *, request_bytes: int, output: int) -> UsageReading:
+    """Return a usage whose own line has at least these tokens: see `at_least`."""
+    tokens = at_least(usage.tokens, request_bytes=request_bytes, output=output)
+    return usage if tokens == usage.tokens else replace(usage, tokens=tokens)
 
 
 class Meter:
@@ -51,7 +58,7 @@ class Meter:
 
     def __init__(self, *, is_stream: bool) -> None:
         self._tap = StreamTap() if is_stream else None
-        self._told = TokenCounts()
+        self._told = NO_USAGE
         self._size_bytes = 0
 
     def feed(self, chunk: bytes) -> None:
@@ -64,10 +71,10 @@ class Meter:
         except EventTooLarge:
             self._tap = None
         else:
-            self._told = self._tap.tokens
+            self._told = self._tap.usage
 
-    def tokens(self, request_bytes: int, *, generates: bool) -> TokenCounts:
+    def usage(self, request_bytes: int, *, generates: bool) -> UsageReading:
         """Return the usage so far; estimated from the size if none was reported and a model may have run."""
-        if self._told != TokenCounts() or not (generates and self._size_bytes):
+        if self._told.tokens != TokenCounts() or not (generates and self._size_bytes):
             return self._told
-        return at_least(self._told, request_bytes=request_bytes, output=tokens_in(self._size_bytes))
+        return with_at_least(self._told, request_bytes=request_bytes, output=tokens_in(self._size_bytes))

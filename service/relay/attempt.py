@@ -12,13 +12,12 @@ from msgspec import Struct, field
 
 from service.fleet.admission import Grant
 from service.http1.upstream import UpstreamResponse
-from service.ledger.events import Opinion, Outcome, TokenCounts
+from service.ledger.events import Opinion, Outcome
+from service.protocol.usage_reader import NO_USAGE, UsageReading
 from service.relay.client import ClientRequest, ResponseWriter
 from service.routing.failover import Attempt
 from service.routing.failure import Failure
 from service.settings import Route
-
-NO_TOKENS = TokenCounts()
 
 
 class AttemptPlan(Struct, frozen=True, kw_only=True):
@@ -41,7 +40,7 @@ class ResponseProgress(Struct):
     Written while the response is relayed, and only there.
     """
 
-    tokens: TokenCounts = NO_TOKENS
+    usage: UsageReading = NO_USAGE
     first_content_ms: int | None = None
     is_event_stream: bool = False
 
@@ -91,7 +90,7 @@ class AttemptOutcome(Struct, frozen=True, kw_only=True):
     body: bytes = b""
     body_decoded: bool = False
     is_event_stream: bool = False
-    tokens: TokenCounts = NO_TOKENS
+    usage: UsageReading = NO_USAGE
     first_byte_ms: int | None = None
     first_content_ms: int | None = None
     started: bool = False

@@ -71,7 +71,7 @@ class AttemptProgress(Struct):
             body=body,
             body_decoded=upstream is not None and upstream.decoded,
             is_event_stream=self.response.is_event_stream,
-            tokens=self.response.tokens,
+            usage=self.response.usage,
             first_byte_ms=self.first_byte_ms,
             first_content_ms=self.response.first_content_ms,
             started=self.sent is not None,
@@ -211,7 +211,7 @@ class AttemptRunner:
     def release(self, outcome: AttemptOutcome) -> None:
         """Give back what the attempt held, and remember its size for those to come."""
         plan = outcome.plan
-        used = counted_tokens(outcome.tokens, self._settings.policy.quota.weights)
+        used = counted_tokens(outcome.usage.total, self._settings.policy.quota.weights)
         if used:
             self._admission.sizes.record(plan.route.id, plan.model, used)
         self._admission.release(plan.grant, used, outcome.ended_seq)

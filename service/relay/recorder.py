@@ -12,20 +12,24 @@ from msgspec.structs import replace
 from service.fleet.clock import Clock
 from service.fleet.outbox import Outbox
 from service.fleet.resource_index import ID_CHARS, ResourceHome, ResourceIndex
-from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated
+from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated, ResourceUsed
 from service.ledger.ids import derived_id, ended_id, time_of_id_ms
 from service.ledger.model_names import bounded_name
-from service.ledger.price import BATCH, PriceList, cost_nusd
+from service.ledger.price import BATCH, PriceList, cost_nusd, rates_for
+from service.ledger.running_totals import is_news
 from service.protocol.batch_results import BatchItem
 from service.protocol.redaction import redact
+from service.protocol.resource_totals import TotalReading
 from service.providers.error_facts import windows_of
-from service.relay.attempt import NO_TOKENS, AttemptOutcome, AttemptPlan
+from service.relay.attempt import AttemptOutcome, AttemptPlan
 from service.relay.attempt_log import log_failure
 from service.relay.client import ClientRequest, EndedAttempt, LastServed
+from service.relay.priced_usage import price_usage
 from service.relay.session_affinity import move_of
 from service.routing.error_words import Fingerprints
 from service.routing.failure import Failure
 from service.routing.rank import MODEL_ENDPOINTS
+from service.routing.view import View
 from service.settings import Settings
 
 NO_FAILURE = Failure(kind="", scope="")
@@ -35,9 +39,12 @@ NO_MOVE = ("", "", 0)
 class AttemptRecorder:
     """Writes a request's events to the ledger, and its lines to the log."""
 
-    def __init__(self, settings: Settings, *, outbox: Outbox, resources: ResourceIndex, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, *, outbox: Outbox, view: View, resources: ResourceIndex, clock: Clock
+    ) -> None:
         self._settings = settings
         self._outbox = outbox
+        self._view = view
         self._resources = resources
         self._clock = clock
         self._fingerprints = Fingerprints(fingerprint_key(settings))
@@ -67,12 +74,12 @@ class AttemptRecorder:
         return replace(outcome, recorded=True, ended_seq=ended_seq)
 
     def _ended_event(self, request: ClientRequest, outcome: AttemptOutcome, *, final: bool) -> AttemptEnded:
-        plan, tokens = outcome.plan, outcome.tokens
+        plan = outcome.plan
         moved_from, lost, cost_of_move = self._move(request.last_served, outcome) if request.last_served else NO_MOVE
         now_ms = outcome.ended_ms or self._clock.now_ms()
         failure = outcome.failure if outcome.failure and outcome.result == "failed" else NO_FAILURE
         words, body = self._fingerprints_of(request, outcome, failure) if failure.kind else ("", "")
-        cost = cost_nusd(tokens, plan.model, self._settings.prices) if tokens != NO_TOKENS else 0
+        used = price_usage(outcome.usage, plan.model, self._settings.prices, now_ms)
         return AttemptEnded(
             event_id=ended_id(plan.attempt_id),
             at_ms=now_ms,
@@ -90,15 +97,15 @@ class AttemptRecorder:
             client_key=request.client_key,
             session_id=request.session_id,
             stream=request.stream,
-            tokens=tokens,
+            tokens=used.tokens,
             first_byte_ms=outcome.first_byte_ms,
             total_ms=now_ms - plan.started_ms,
             slow=request.stream and (outcome.first_content_ms or 0) > self._settings.policy.circuit.slow_ms,
             probe=plan.probe,
             retry_at_ms=failure.retry_at_ms,
             windows=windows_of(outcome.headers) | failure.windows,
-            cost_nusd=cost,
-            price_version=self._settings.prices.version if cost is not None else "",
+            cost_nusd=used.cost_nusd,
+            price_version=self._settings.prices.version if used.cost_nusd is not None else "",
             final=final,
             holds=failure.holds,
             fold_rules=FOLD_RULES,
@@ -110,6 +117,9 @@ class AttemptRecorder:
             move_cost_nusd=cost_of_move,
             dropped=plan.dropped,
             opinion=outcome.opinion,
+            model_served=used.model_served,
+            lines=used.lines,
+            unread=outcome.usage.unread,
         )
 
     def _move(self, last: LastServed, outcome: AttemptOutcome) -> tuple[str, str, int]:
@@ -118,8 +128,9 @@ class AttemptRecorder:
         moved_from, lost = move_of(last, outcome)
         if not lost:
             return moved_from, lost, 0
-        read_anew = replace(outcome.tokens, output=0, cache_read=0)
-        return moved_from, lost, cost_nusd(read_anew, outcome.plan.model, self._settings.prices) or 0
+        usage = outcome.usage
+        read_anew = replace(usage.tokens, output=0, cache_read=0)
+        return moved_from, lost, cost_nusd(read_anew, usage.model or outcome.plan.model, self._settings.prices) or 0
 
     def _fingerprints_of(self, request: ClientRequest, outcome: AttemptOutcome, failure: Failure) -> tuple[str, str]:
         """Fingerprints of an error that no rule knows, and of the request that met it or timed out; "" for others."""
@@ -159,6 +170,41 @@ class AttemptRecorder:
         events = [batch_item_event(request, item, batch, self._settings.prices) for item in items]
         await asyncio.gather(*(self._outbox.append(plan.route.id, event) for event in events))
 
+    async def record_totals(self, request: ClientRequest, plan: AttemptPlan, totals: Sequence[TotalReading]) -> None:
+        """Record running totals that have grown, as far as this process knows; fold books the growth, once."""
+        for total in totals:
+            event = self._total_event(request, total)
+            if not is_news(self._view.ledger(plan.route.id), event):
+                continue
+            # The first route on which anybody saw it is its home, so that its growth is kept in one place.
+            home = await self._resources.bind(total.resource_id, ResourceHome(plan.route.id, event.event_id))
+            if home.route == plan.route.id or is_news(self._view.ledger(home.route), event):
+                await self._outbox.append(home.route, event)
+
+    def _total_event(self, request: ClientRequest, total: TotalReading) -> ResourceUsed:
+        now_ms = self._clock.now_ms()
+        rates = rates_for(total.model, self._settings.prices, at_ms=now_ms, speed=total.speed, geo=total.geo)
+        return ResourceUsed(
+            event_id=self._clock.new_id(),
+            at_ms=now_ms,
+            resource_id=total.resource_id,
+            kind=total.kind,
+            part=total.part,
+            request_id=request.request_id,
+            client_key=request.client_key,
+            model=total.model,
+            tokens=total.tokens,
+            tools=total.tools,
+            speed=total.speed,
+            geo=total.geo,
+            active_ms=total.active_ms,
+            made_at_ms=total.made_at_ms,
+            rates_nusd=rates,
+            cost_nusd=total.cost_nusd,
+            price_version=self._settings.prices.version if rates else "",
+            unread=total.unread,
+        )
+
 
 def fingerprint_key(settings: Settings) -> bytes:
     """A key that all replicas with these settings have, and nobody who sees only events; a new one without secrets."""
@@ -185,19 +231,22 @@ def started_event(request: ClientRequest, plan: AttemptPlan) -> AttemptStarted:
 
 def batch_item_event(request: ClientRequest, item: BatchItem, batch: ResourceHome, prices: PriceList) -> BatchItemUsed:
     """Return the usage of a batch's item. All but the caller follows from the batch, so it is one event for all."""
-    cost = cost_nusd(item.tokens, item.model, prices, tier=BATCH)
+    at_ms = time_of_id_ms(batch.event_id)
+    used = price_usage(item.usage, item.usage.model, prices, at_ms, tier=BATCH)
     return BatchItemUsed(
         event_id=derived_id(batch.event_id, item.custom_id),
-        at_ms=time_of_id_ms(batch.event_id),
+        at_ms=at_ms,
         batch_id=request.resource_ids[0] if request.resource_ids else "",
         custom_id=bounded_name(item.custom_id),
         request_id=request.request_id,
-        model_sent=bounded_name(item.model),
+        model_sent=item.usage.model,
         client_key=request.client_key,
-        tokens=item.tokens,
-        cost_nusd=cost,
-        price_version=prices.version if cost is not None else "",
+        tokens=used.tokens,
+        cost_nusd=used.cost_nusd,
+        price_version=prices.version if used.cost_nusd is not None else "",
         fold_rules=FOLD_RULES,
+        lines=used.lines,
+        unread=item.usage.unread,
     )
 
 

@@ -12,13 +12,15 @@ from service.fleet.admission import Admission
 from service.fleet.clock import Clock
 from service.fleet.resource_index import ResourceHome, ResourceIndex
 from service.http1.upstream import UpstreamError, UpstreamResponse
-from service.ledger.events import Endpoint, TokenCounts
+from service.ledger.events import Endpoint
 from service.protocol.batch_results import BatchTap
+from service.protocol.resource_totals import TotalsTap, totals_in
 from service.protocol.sse import EventTooLarge
 from service.protocol.tap import JsonAnswer, StreamTap, count_in, json_usage
-from service.protocol.usage_estimate import Meter, at_least, stream_tokens, tokens_in
+from service.protocol.usage_estimate import Meter, stream_usage, tokens_in, with_at_least
+from service.protocol.usage_reader import NO_USAGE, UsageReading, meaning_of
 from service.providers.headers import client_headers, length_said
-from service.relay.attempt import NO_TOKENS, AttemptFailed, FinalPart, UpstreamExchange
+from service.relay.attempt import AttemptFailed, FinalPart, UpstreamExchange
 from service.relay.classifier import FailureClassifier
 from service.relay.client import READS, ClientRequest, content_length
 from service.relay.client_errors import redacted
@@ -99,7 +101,9 @@ class ResponseRelay:
         upstream.decode()
         body = await upstream.read(ANSWER_BYTES)
         answer = json_usage(body)
-        exchange.progress.tokens = tokens_of_body(request, upstream, body, answer)
+        meaning = meaning_of(request.method, request.endpoint, request.path)
+        if meaning == "request":
+            exchange.progress.usage = usage_of_body(request, upstream, body, answer)
         if answer is None or is_wrong_type(request, answer):
             raise self._no_message(exchange, answer)
         if request.endpoint == "count_tokens" and not count_in(body):
@@ -107,6 +111,8 @@ class ResponseRelay:
         if is_list(request) and route.auth != "client":
             exchange.deadline.reschedule(None)
             body = await own_items(body, request, self._resources)
+        if meaning == "running_total":
+            await self._recorder.record_totals(request, exchange.plan, totals_in(request.path, body))
         if request.endpoint == "batches":
             body = body.replace(route.base_url.encode() + b"/v1/", request.base_url.encode() + b"/v1/")
         head = [*self._head(exchange), content_length(body)]
@@ -126,17 +132,21 @@ class ResponseRelay:
         if is_stream:
             upstream.decode()
         await response.start(upstream.status, self._head_of_copy(exchange))
+        meaning = meaning_of(request.method, request.endpoint, request.path)
         meter = Meter(is_stream=is_stream)
+        totals = TotalsTap(request.path) if is_stream and meaning == "running_total" else None
         held = b""
         try:
             while chunk := await upstream.chunk():
                 meter.feed(chunk)
+                if totals:
+                    await self._recorder.record_totals(request, exchange.plan, totals.feed(chunk))
                 if held:
                     await response.write(held)
                 held = chunk
         finally:
-            if request.method not in READS:
-                exchange.progress.tokens = meter.tokens(len(request.body), generates=may_generate(request))
+            if meaning == "request":
+                exchange.progress.usage = meter.usage(len(request.body), generates=may_generate(request))
         return FinalPart(held)
 
     async def _batch_results(self, exchange: UpstreamExchange) -> FinalPart:
@@ -178,7 +188,7 @@ class ResponseRelay:
         exchange.upstream.decode()
         answer = json_usage(await exchange.upstream.read(ANSWER_BYTES))
         if answer:
-            exchange.progress.tokens = whole_tokens(exchange.request, answer)
+            exchange.progress.usage = whole_usage(exchange.request, answer)
         return self._no_message(exchange, answer)
 
     def _head(self, exchange: UpstreamExchange) -> HeaderList:
@@ -221,23 +231,22 @@ def may_generate(request: ClientRequest) -> bool:
     return request.method not in READS and request.endpoint in ("messages", "other")
 
 
-def tokens_of_body(
+def usage_of_body(
     request: ClientRequest, upstream: UpstreamResponse, body: bytes, answer: JsonAnswer | None
-) -> TokenCounts:
+) -> UsageReading:
     """Return the usage of a body that was read whole, even if it is a stream. The content type is not relied on."""
     if answer or upstream.content_type != EVENT_STREAM:
-        return whole_tokens(request, answer) if answer else NO_TOKENS
+        return whole_usage(request, answer) if answer else NO_USAGE
     tap = StreamTap()
     with contextlib.suppress(EventTooLarge):
         tap.feed(body)
-    return stream_tokens(tap, len(request.plain))
+    return stream_usage(tap, len(request.plain))
 
 
-def whole_tokens(request: ClientRequest, answer: JsonAnswer) -> TokenCounts:
+def whole_usage(request: ClientRequest, answer: JsonAnswer) -> UsageReading:
     """Return the usage of a response in one piece: as reported, else estimated from its size."""
-    if request.method in READS:
-        return NO_TOKENS  # what it reports was used by the request that made it, and is reported again each time
+    usage = answer.usage
     if not (answer.content_bytes and may_generate(request)):
-        return answer.tokens
-    output = 1 if answer.tokens.output else tokens_in(answer.content_bytes)
-    return at_least(answer.tokens, request_bytes=len(request.plain), output=output)
+        return usage
+    output = 1 if usage.tokens.output else tokens_in(answer.content_bytes)
+    return with_at_least(usage, request_bytes=len(request.plain), output=output)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from service.fleet.clock import Clock
 from service.protocol.sse import EMPTY_LINE
 from service.protocol.tap import StreamTap
-from service.protocol.usage_estimate import stream_tokens
+from service.protocol.usage_estimate import stream_usage
 from service.relay.attempt import AttemptFailed, FinalPart, UpstreamExchange
 from service.relay.classifier import FailureClassifier
 from service.relay.client import ResponseWriter
@@ -71,7 +71,7 @@ class StreamRelay:
             if self._late_commit:
                 self._late_commit.cancel()
             self._pinger.stop()
-            exchange.progress.tokens = stream_tokens(self._tap, len(exchange.request.plain))
+            exchange.progress.usage = stream_usage(self._tap, len(exchange.request.plain))
         if not self._tap.ended:
             raise bad_answer("the stream ended early")
         return self._final_part()

@@ -13,7 +13,7 @@ from service.ledger.state import RouteLedger, Usage
 from service.ledger.usage_lines import plus
 from tests.support.event_factories import NOW_MS, id_of
 
-RATES = TokenCounts(input=5_000_000, output=25_000_000)
+RATES = TokenCounts(input=5 * 10**9, output=25 * 10**9)
 MADE_MS = NOW_MS - 60_000
 TOTALS = st.builds(TokenCounts, *[st.integers(0, 50)] * 5)
 READINGS = st.lists(st.tuples(st.sampled_from(["", "t1", "t2"]), TOTALS), max_size=12)

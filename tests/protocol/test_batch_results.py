@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from service.ledger.events import TokenCounts
 from service.protocol import batch_results as batches
 from service.protocol.batch_results import BatchItem, BatchTap
+from service.protocol.usage_reader import UsageReading
 
 
 def line(custom_id: str, kind: str = "succeeded", **usage: int) -> bytes:
@@ -22,8 +23,8 @@ RESULTS = b"\n".join(
     [line("a", input_tokens=3, output_tokens=4), line("b", "errored"), b"no json", line("ü", input_tokens=5)]
 )
 ITEMS = [
-    BatchItem("a", "claude-opus-4-8", TokenCounts(input=3, output=4)),
-    BatchItem("ü", "claude-opus-4-8", TokenCounts(input=5)),
+    BatchItem("a", UsageReading(TokenCounts(input=3, output=4), "claude-opus-4-8")),
+    BatchItem("ü", UsageReading(TokenCounts(input=5), "claude-opus-4-8")),
 ]
 
 
@@ -76,7 +77,7 @@ def test_an_item_without_usage_counts_by_its_size(usage: dict[str, int], content
     """Four bytes of its content to a token; its request is not known here, and counts as one."""
     message = {"type": "message", "model": "m", "usage": usage, "content": content}
     raw = msgspec.json.encode({"custom_id": "a", "result": {"type": "succeeded", "message": message}})
-    assert BatchTap().feed(raw + b"\n") == [BatchItem("a", "m", tokens)]
+    assert BatchTap().feed(raw + b"\n") == [BatchItem("a", UsageReading(tokens, "m"))]
 
 
 def test_the_end_of_a_line_over_the_limit_is_no_line(monkeypatch: pytest.MonkeyPatch) -> None:

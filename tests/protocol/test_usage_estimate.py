@@ -6,7 +6,7 @@ import pytest
 from service.ledger.events import TokenCounts
 from service.protocol.sse import EVENT_BYTES_LIMIT
 from service.protocol.tap import StreamTap
-from service.protocol.usage_estimate import Meter, at_least, stream_tokens, tokens_in, tokens_streamed
+from service.protocol.usage_estimate import Meter, at_least, stream_usage, tokens_in, tokens_streamed
 
 
 def event(kind: str, **fields: object) -> bytes:
@@ -88,7 +88,7 @@ def test_a_stream_that_ends_early_is_counted_by_its_size(stream: bytes, expected
     tap = StreamTap()
     for part in stream.split(b"\n\n")[:-1]:
         tap.feed(part + b"\n\n")
-    assert stream_tokens(tap, 40) == expected
+    assert stream_usage(tap, 40).total == expected
 
 
 def metered(*chunks: bytes, is_stream: bool, generates: bool = True) -> TokenCounts:
@@ -96,7 +96,7 @@ def metered(*chunks: bytes, is_stream: bool, generates: bool = True) -> TokenCou
     meter = Meter(is_stream=is_stream)
     for chunk in chunks:
         meter.feed(chunk)
-    return meter.tokens(40, generates=generates)
+    return meter.usage(40, generates=generates).total
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
@@ -118,4 +118,4 @@ def test_an_unknown_stream_of_too_large_an_event_counts_what_was_told() -> None:
     meter.feed(START)
     for _ in range(2):
         meter.feed(b"data: " + b"x" * (EVENT_BYTES_LIMIT + 1) + b"\n\n")
-    assert meter.tokens(40, generates=True) == TokenCounts(input=7, output=1)
+    assert meter.usage(40, generates=True).total == TokenCounts(input=7, output=1)

@@ -158,7 +158,7 @@ async def test_a_move_costs_what_is_read_anew(relays: RelayFactory) -> None:
         "cache_read_input_tokens": 50,
         "cache_creation_input_tokens": 1_000,
     }
-    answer = fake_upstream.reply(fake_upstream.MESSAGE | {"usage": usage})
+    answer = fake_upstream.reply(fake_upstream.MESSAGE | {"model": MODEL, "usage": usage})
     relay.upstream.script(answer, DOWN, answer)
     assert [await turn(relay), await turn(relay)] == ["first", "second"]
     read_anew = TokenCounts(input=10, cache_write_5m=1_000)
