@@ -332,7 +332,7 @@ WHERE event_id >= %(first)s::uuid AND type = 'attempt_ended' AND at_ms >= %(sinc
 GROUP BY 1, 2, 3, 4, 5, 6;
 
 -- Answers of sessions that left a cache behind, as `requests_report` has them: how many, the tokens that were read anew,
--- and their price.
+-- their price, and how many have none.
 -- name: moves_report
 SELECT CASE WHEN %(day)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD') ELSE '' END,
     CASE WHEN %(week)s THEN to_char(date_trunc('week', to_timestamp(at_ms / 1000)), 'YYYY-MM-DD') ELSE '' END,
@@ -343,7 +343,8 @@ SELECT CASE WHEN %(day)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD') 
     count(*),
     sum(coalesce((body->'tokens'->>'input')::bigint, 0) + coalesce((body->'tokens'->>'cache_write_5m')::bigint, 0)
         + coalesce((body->'tokens'->>'cache_write_1h')::bigint, 0))::bigint,
-    sum(coalesce((body->>'move_cost_nusd')::bigint, 0))::bigint
+    sum(coalesce((body->>'move_cost_nusd')::bigint, 0))::bigint,
+    count(*) FILTER (WHERE body->>'cost_nusd' IS NULL)
 FROM ccproxy.events
 WHERE event_id >= %(first)s::uuid AND type = 'attempt_ended' AND at_ms >= %(since)s::bigint * 1000 AND at_ms < %(until)s::bigint * 1000
     AND body->>'lost' <> '' AND %(only_route)s IN ('', stream)

@@ -143,10 +143,11 @@ def usage_notes(total: UsageSum) -> Iterator[str]:
     if total.counts is None:
         yield "Request counts are unknown: events of this period were dropped."
     elif total.counts.moves.answers:
-        _, tokens, cost_nusd = total.counts.moves
-        yield f"Moved sessions had {tokens:,} tokens read anew, at a list price of ${dollars(cost_nusd, 4)}."
+        _, tokens, cost_nusd, unpriced = total.counts.moves
+        missing = f", and {unpriced:,} answers without a price" if unpriced else ""
+        yield f"Moved sessions had {tokens:,} tokens read anew, at a list price of ${dollars(cost_nusd, 4)}{missing}."
     if total.usage.unpriced:
-        yield f"+ {total.usage.unpriced:,} attempts or batch items without a price"
+        yield f"+ {total.usage.unpriced:,} attempts or batch items without a price, which the cost leaves out"
     if total.usage.lost:
         yield "The tokens of lost attempts are estimates."
 

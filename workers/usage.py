@@ -31,11 +31,13 @@ class Period(NamedTuple):
 
 
 class Moves(NamedTuple):
-    """Answers of sessions that left a prompt cache behind, the tokens that were read anew, and their price."""
+    """Answers of sessions that left a prompt cache behind, the tokens that were read anew, and their price; `unpriced`
+    answers have none."""
 
     answers: int = 0
     tokens: int = 0
     cost_nusd: int = 0
+    unpriced: int = 0
 
 
 class EventCounts(NamedTuple):
@@ -187,6 +189,7 @@ def fields_of(row: UsageSum, by: Sequence[str]) -> dict[str, Any]:
         "moves": counts.moves.answers if counts else None,
         "moved_tokens": counts.moves.tokens if counts else None,
         "moved_cost_nusd": counts.moves.cost_nusd if counts else None,
+        "moved_unpriced": counts.moves.unpriced if counts else None,
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -23,6 +23,9 @@ from service.ledger.keys import SECRET_BYTES, make_key
 from service.ledger.state import ClientKey, ControlLedger
 from service.settings import load
 from service.telemetry.terminal import SafeConsole, Text, echo, echo_json
+
+if TYPE_CHECKING:
+    from service.routing.keys import KeyReading
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}")
 AHEAD = re.compile(r"(\d{1,5})([hdw])")
@@ -105,7 +108,8 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
         ]
     if as_json:
         fields = [{"key_id": key_id, **msgspec.to_builtins(key), "state": one.state, "used_tokens": one.used_tokens,
-                   "used_cost_nusd": one.usage.cost_nusd} for key_id, key, one in rows]  # fmt: skip
+                   "used_cost_nusd": one.usage.cost_nusd, "unpriced": one.usage.unpriced,
+                   "counted_cost_nusd": one.counted_nusd} for key_id, key, one in rows]  # fmt: skip
         for row in fields:
             del row["sha256"]
         echo_json(fields)
@@ -117,7 +121,7 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
     for title in ("key", "name", "state", "week", "limits"):
         table.add_column(title, overflow="fold")
     for key_id, key, one in rows:
-        used = f"{one.used_tokens:,} tokens, ${one.usage.cost_nusd / 1e9:,.2f}"
+        used = f"{one.used_tokens:,} tokens, {cost_in_words(one)}"
         style = "green" if one.state == "ok" else "red"
         table.add_row(key_id, Text(key.name), Text(one.state, style=style), used, Text(limits_in_words(key)))
     SafeConsole().print(table)
@@ -231,6 +235,14 @@ def expiry_ms(text: str | None, now_ms: int) -> int | None:
     if len(text) <= len("2027-01-31"):
         moment += timedelta(days=1)
     return int(moment.timestamp() * 1000)
+
+
+def cost_in_words(reading: "KeyReading") -> str:
+    """Describe a key's cost, and what it has used that has no price."""
+    cost = f"${reading.usage.cost_nusd / 1e9:,.2f}"
+    if not reading.usage.unpriced:
+        return cost
+    return f"{cost} + {reading.usage.unpriced:,} without a price (counted as ${reading.counted_nusd / 1e9:,.2f} in all)"
 
 
 def limits_in_words(key: ClientKey) -> str:

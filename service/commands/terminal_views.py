@@ -10,7 +10,7 @@ from rich.table import Table
 from service.commands.check import Finding
 from service.fleet.status import ReplicaStatus, Status
 from service.routing.quota import WaitReading, WindowReading
-from service.routing.route_status import RouteStatus, UnknownError
+from service.routing.route_status import RouteStatus, UnknownError, describe_unpriced
 from service.telemetry.safe_text import visible
 from service.telemetry.terminal import SafeConsole, Text
 
@@ -113,6 +113,8 @@ def notes(reading: RouteStatus, now_ms: int) -> Iterator[str]:
         yield "windows " + ", ".join(map(window_words, reading.windows))
     if reading.exhausted_at_ms:
         yield f"at this rate, the weekly limit is reached {clock(reading.exhausted_at_ms)}"
+    if reading.unpriced:
+        yield f"{describe_unpriced(reading.unpriced, reading.unpriced_models)}; see `ccproxy prices`"
     yield from map(unknown_words, reading.unknown_words)
     if reading.second_opinions:
         counts = ", ".join(f"{count:,} {outcome}" for outcome, count in reading.second_opinions.items())

@@ -195,6 +195,8 @@ class RouteView(Struct, frozen=True, kw_only=True):
     cache_write_1h_tokens: int
     cache_hit_percent: Percent | None
     cost_nusd: int
+    unpriced: int
+    unpriced_models: list[str]
     last_success_ms: int | None
     last_failure_ms: int | None
     last_failure_kind: str
@@ -391,6 +393,7 @@ class UsageRow(Struct, frozen=True, kw_only=True):
     moves: int | None = None
     moved_tokens: int | None = None
     moved_cost_nusd: int | None = None
+    moved_unpriced: int | None = None
     cache_hit_percent: Percent | None = None
 
 
@@ -501,7 +504,9 @@ class NewKey(KeyLimits, frozen=True, kw_only=True):
 class KeyView(Struct, frozen=True, kw_only=True):
     """A valid key. `source` is `ledger` (issued) or `settings` (`PROXY_API_KEYS`: no limits, can't be revoked here).
 
-    `state`: ok, spent (its limit is reached), expired. Usage is for the current week, on all routes.
+    `state`: ok, spent (its limit is reached), expired. Usage is for the current week, on all routes. `unpriced`: how
+    many parts of it have no price and are not in the cost; a limit in dollars counts `counted_cost_nusd`, at the
+    dearest price that they may have.
     """
 
     key_id: str
@@ -512,6 +517,8 @@ class KeyView(Struct, frozen=True, kw_only=True):
     issued_at_ms: int | None
     used_tokens: int
     used_cost_nusd: int
+    unpriced: int
+    counted_cost_nusd: int
     used_percent: Percent
     attempts: int
     refused: int

@@ -31,13 +31,15 @@ from service.errors import NotLoggedIn, ProxyError
 from service.fleet.clock import Clock
 from service.fleet.outbox import Outbox
 from service.fleet.snapshots import Watcher
-from service.ledger.events import AttemptEnded, AttemptStarted, Endpoint, Event, TokenCounts
+from service.ledger.events import AttemptEnded, AttemptStarted, BatchItemUsed, Endpoint, Event, TokenCounts
 from service.ledger.ids import time_of_request_id_ms
+from service.ledger.usage_lines import usage_lines
 from service.loopback import host_name, is_loopback
 from service.routing.route_status import RouteStatus
 from service.telemetry.counters import BufferedCounter, BufferedHistogram
 from service.telemetry.safe_text import visible
 
+Counted = AttemptStarted | AttemptEnded | BatchItemUsed
 MOST_MODELS = 64
 MOST_REQUESTS = 2_000
 """Maximum requests whose last failed route is remembered."""
@@ -64,7 +66,7 @@ class Metrics:
         self._tallies: list[BufferedCounter | BufferedHistogram] = []
         self._timer: asyncio.TimerHandle | None = None
         self._under_way = 0
-        self._noted: list[tuple[int, str, AttemptStarted | AttemptEnded]] = []
+        self._noted: list[tuple[int, str, Counted]] = []
         self._models: set[str] = set()
         self._failed_on: OrderedDict[str, str] = OrderedDict()
         self._outbox = outbox
@@ -88,6 +90,9 @@ class Metrics:
         )
         self.tokens = self._counter("ccproxy_tokens", "Tokens by kind", "route", "model", "type")
         self.cost = self._counter("ccproxy_cost_usd", "Cost of priced usage, in dollars", "route", "model")
+        self.unpriced = self._counter(
+            "ccproxy_unpriced", "Usage that has no known price and is not in the cost", "route", "model"
+        )
         self.first_byte = self._histogram(
             "gen_ai_server_time_to_first_token_seconds", "Time to first byte of streams", SECONDS, "route"
         )
@@ -172,7 +177,7 @@ class Metrics:
 
     def record_event(self, stream: str, event: Event) -> None:
         """Queue an event of this process; counting many at once costs half."""
-        if isinstance(event, AttemptStarted | AttemptEnded):
+        if isinstance(event, Counted):
             self._noted.append((self._clock.now_ms(), stream, event))
             self._hand_over_soon()
 
@@ -181,7 +186,9 @@ class Metrics:
         for now_ms, route, event in noted:
             if isinstance(event, AttemptStarted):
                 self._count_start(now_ms, route, event)
-            else:
+                continue
+            self._count_unpriced(route, event)
+            if isinstance(event, AttemptEnded):
                 self._count_end(route, event)
 
     def _count_start(self, now_ms: int, route: str, event: AttemptStarted) -> None:
@@ -204,6 +211,11 @@ class Metrics:
             self.cost.add((route, model), event.cost_nusd * NUSD)
         if event.outcome == "failed":
             self._count_failure(route, event)
+
+    def _count_unpriced(self, route: str, event: AttemptEnded | BatchItemUsed) -> None:
+        for line in usage_lines(event):
+            if line.cost_nusd is None:
+                self.unpriced.add((route, self._model(line.model)))
 
     def _count_failure(self, route: str, event: AttemptEnded) -> None:
         if event.opinion:

@@ -25,7 +25,7 @@ from service.ledger.state import ClientKey, RouteLedger, Usage
 from service.routing.keys import read_key
 from service.routing.quota import WaitReading, WindowReading, counted_since, counted_tokens
 from service.routing.rank import RoutingRequest, rank
-from service.routing.route_status import RouteStatus, read_route_status
+from service.routing.route_status import RouteStatus, describe_unpriced, read_route_status
 from service.routing.view import View, usage_since
 from service.settings import Policy, Route, Settings
 
@@ -137,6 +137,8 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
         cache_write_1h_tokens=reading.cache_write_1h_tokens,
         cache_hit_percent=cache_hit_percent(week),
         cost_nusd=week.cost_nusd,
+        unpriced=week.unpriced,
+        unpriced_models=list(reading.unpriced_models),
         last_success_ms=max((one.last_success_ms for one in health), default=0) or None,
         last_failure_ms=(failed.last_failure_ms or None) if failed else None,
         last_failure_kind=failed.last_failure_kind if failed else "",
@@ -240,6 +242,9 @@ def notices_of(settings: Settings, routes: Sequence[RouteView], standing: FleetS
                     level=level, code=route.state, subject=route.route, message=f"{route.title} {describe_state(route)}"
                 )
             )
+        if route.unpriced:
+            words = f"{route.title} {describe_unpriced(route.unpriced, route.unpriced_models)}"
+            found.append(Notice(level="warning", code="unpriced", subject=route.route, message=words))
     if settings.redis_url is None:
         found.append(Notice(level="warning", code="no_redis", message="no ledger: REDIS_URL is not set"))
     elif standing is None:
@@ -330,6 +335,8 @@ def key_of(
         issued_at_ms=key.issued_at_ms or None,
         used_tokens=reading.used_tokens,
         used_cost_nusd=reading.usage.cost_nusd,
+        unpriced=reading.usage.unpriced,
+        counted_cost_nusd=reading.counted_nusd,
         used_percent=round(reading.used_percent, 2),
         attempts=reading.usage.attempts,
         refused=view.control.refused.get(key_id, 0),

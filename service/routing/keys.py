@@ -24,11 +24,13 @@ KeyState = Literal["ok", "spent", "expired"]
 
 class KeyReading(Struct, frozen=True, kw_only=True):
     """A key's usage of the current week, over all routes. `used_percent` is of the limit closer to its end, 0 without a
-    limit."""
+    limit. `counted_nusd` is what counts towards a limit in dollars: the cost, and an upper bound for what has no price.
+    """
 
     state: KeyState
     usage: Usage
     used_tokens: int
+    counted_nusd: int
     used_percent: float
     resets_at_ms: int
 
@@ -41,14 +43,21 @@ def read_key(
     start_ms, end_ms = week_of(now_ms, policy)
     usage = used_since(key_id, view, start_ms // HOUR_MS)
     tokens = counted_tokens(usage, policy.weights)
-    cost_nusd = usage.cost_nusd
-    if usage.unpriced and key.weekly_cost_nusd is not None:
-        cost_nusd += unpriced_nusd(key_id, view, start_ms // HOUR_MS, prices)
-    percent = max(percent_of(tokens, key.weekly_tokens), percent_of(cost_nusd, key.weekly_cost_nusd))
+    counted_nusd = usage.cost_nusd
+    if usage.unpriced:
+        counted_nusd += unpriced_nusd(key_id, view, start_ms // HOUR_MS, prices)
+    percent = max(percent_of(tokens, key.weekly_tokens), percent_of(counted_nusd, key.weekly_cost_nusd))
     state: KeyState = "spent" if percent >= 100 else "ok"
     if key.expires_at_ms is not None and key.expires_at_ms <= now_ms:
         state = "expired"
-    return KeyReading(state=state, usage=usage, used_tokens=tokens, used_percent=percent, resets_at_ms=end_ms)
+    return KeyReading(
+        state=state,
+        usage=usage,
+        used_tokens=tokens,
+        counted_nusd=counted_nusd,
+        used_percent=percent,
+        resets_at_ms=end_ms,
+    )
 
 
 def used_since(key_id: str, view: View, first_hour: int) -> Usage:

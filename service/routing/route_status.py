@@ -35,8 +35,10 @@ RouteState = Literal[
 ]
 
 WAITING_ENDPOINTS: tuple[Endpoint, ...] = ("messages", "count_tokens")
-AS_JSON = ("waits", "windows", "unknown_words", "second_opinions")
+AS_JSON = ("waits", "windows", "unknown_words", "second_opinions", "unpriced_models")
 """Fields that are no number and no text."""
+MOST_UNPRICED = 8
+"""Models without a price that are named."""
 
 
 class UnknownError(Struct, frozen=True):
@@ -61,7 +63,8 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     or used up already. `waits` block all requests of a class of endpoint or those for some models: their scope is
     throttle, quota, credential or refused. `windows` are the provider's own reports. Both are those of the account that
     the route has now, and so are `unknown_words`: recent errors that no rule knows. `unknown_errors` are all of these
-    since the ledger began, `second_opinions` by outcome.
+    since the ledger began, `second_opinions` by outcome. `cost_nusd` is the week's, without the `unpriced` parts of its
+    usage; `unpriced_models` are the first models that have some.
     """
 
     route: str
@@ -93,6 +96,9 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     cache_read_tokens: int = 0
     cache_write_5m_tokens: int = 0
     cache_write_1h_tokens: int = 0
+    cost_nusd: int = 0
+    unpriced: int = 0
+    unpriced_models: tuple[str, ...] = ()
 
     @property
     def available(self) -> bool:
@@ -142,7 +148,27 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
         cache_read_tokens=week.cache_read,
         cache_write_5m_tokens=week.cache_write_5m,
         cache_write_1h_tokens=week.cache_write_1h,
+        cost_nusd=week.cost_nusd,
+        unpriced=week.unpriced,
+        unpriced_models=models_without_price(ledger, quota.week_start_ms // HOUR_MS) if week.unpriced else (),
     )
+
+
+def models_without_price(ledger: RouteLedger, first_hour: int) -> tuple[str, ...]:
+    """Return models with usage without a price from an hour on."""
+    found = {
+        model
+        for hour, by_model in ledger.usage.items()
+        if hour >= first_hour
+        for model, by_key in by_model.items()
+        if any(cell.unpriced for cell in by_key.values())
+    }
+    return tuple(sorted(found)[:MOST_UNPRICED])
+
+
+def describe_unpriced(count: int, models: Iterable[str]) -> str:
+    """Say that usage has no price, and of which models."""
+    return f"used {count:,} times this week what has no price: {', '.join(models)}"
 
 
 def state_of(

@@ -6,13 +6,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from service import auth_throttle as brake
 from tests.fakes import FakeProvider, reply
 from tests.support.event_factories import failed
-from tests.support.proxies import STREAM, Server, Serving
+from tests.support.proxies import ASK, STREAM, Server, Serving
 from tests.support.waiting import wait_for_answer
 
 NAMES = {
     "ccproxy_requests", "ccproxy_request_refusals", "ccproxy_attempts", "ccproxy_failovers", "ccproxy_circuit_state",
     "ccproxy_route_available", "ccproxy_quota_used_tokens", "ccproxy_quota_limit_tokens",
-    "ccproxy_quota_overshoot_tokens", "ccproxy_tokens", "ccproxy_cost_usd",
+    "ccproxy_quota_overshoot_tokens", "ccproxy_tokens", "ccproxy_cost_usd", "ccproxy_unpriced",
     "gen_ai_server_time_to_first_token_seconds", "gen_ai_server_request_duration_seconds",
     "ccproxy_added_latency_seconds", "ccproxy_requests_in_flight", "ccproxy_outbox_pending_events",
     "ccproxy_spool_events", "ccproxy_redis_up", "ccproxy_info",
@@ -51,6 +51,17 @@ async def test_a_failover_is_counted_once(server: Server, anthropic: FakeProvide
     assert found["ccproxy_quota_used_tokens"][("zai",)] == event.tokens.input + event.tokens.output
     assert found["ccproxy_added_latency_seconds_count"] == {(): 1}
     assert found["ccproxy_requests_in_flight"] == {(): 0}
+
+
+async def test_what_has_no_price_is_counted_by_model(server: Server, anthropic: FakeProvider) -> None:
+    """It is in no cost, so that it has a counter of its own; what failed without an answer used nothing."""
+    served = await server.start(anthropic=anthropic)
+    assert (await served.ask({**ASK, "model": "claude-unheard-of"})).status_code == 200
+    anthropic.script(reply.error(400, "invalid_request_error", "max_tokens: too many"))
+    assert (await served.ask({**ASK, "model": "claude-unheard-of"})).status_code == 400
+    found = await read(served)
+    assert found["ccproxy_unpriced_total"] == {("claude-unheard-of", "anthropic"): 1}
+    assert "ccproxy_cost_usd_total" not in found
 
 
 async def test_what_no_rule_knows_and_cool_downs_are_counted(server: Server, anthropic: FakeProvider) -> None:

@@ -88,6 +88,7 @@ WRONG: dict[str, dict[str, str]] = {
     "CcproxyLedgerBehind": {'ccproxy_stream_lag_entries{stream="one"}': "2000x60"},
     "CcproxyLedgerStands": {'ccproxy_snapshot_age_seconds{stream="one"}': "0+60x60"},
     "CcproxyEventsPutAside": {'ccproxy_quarantined_events{stream="one"}': "1x60"},
+    "CcproxyUnpricedUsage": {'ccproxy_unpriced_total{route="one",model="claude-new"}': "_x55 1x5"},
     "CcproxySetDifferently": {
         'ccproxy_info{version="1",settings="a",instance="2"}': "_x60",
         'ccproxy_info{version="1",settings="b",instance="2"}': "1x60",

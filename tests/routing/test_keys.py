@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.ledger.price import Rates
-from service.ledger.price_list import ListFile, Price, price_list
+from service.ledger.price_list import DatedRates, ListedModel, ListedProvider, ListFile, Price, price_list
 from service.ledger.state import ClientKey, RouteLedger, Usage
 from service.routing.keys import allows_model, matches, most_nusd, percent_of, read_key
 from service.settings import QuotaPolicy, QuotaWeights
@@ -14,7 +14,8 @@ from tests.support.routing_factories import HOUR_MS, MONDAY_MS, NOW_MS, view_of
 HOUR = NOW_MS // HOUR_MS
 MONDAY = MONDAY_MS // HOUR_MS
 OWN = {"claude-a": Price(1, 1, 1, 1, 1), "claude-b": Price(2, 2, 2, 2, 2), "glm-a": Price(3, 3, 3, 3, 3)}
-PRICES = price_list(ListFile(), OWN, {})
+GLM = ListedModel(standard=(DatedRates(input=4, output=4, cache_read=4, cache_write_5m=4, cache_write_1h=4),))
+PRICES = price_list(ListFile(providers={"zai": ListedProvider(models={"cog-a": GLM})}), OWN, {"zai": "zai"})
 CHEAP = Rates(*[10**9] * 5)
 
 
@@ -71,13 +72,13 @@ def test_tokens_count_by_the_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "percent"),
-    [("claude-x", 20.0), ("glm-x", 30.0), ("gpt-x", 30.0)],
-    ids=["of a family", "of another", "of none that has a price"],
+    ("route", "model", "percent"),
+    [("zai", "claude-x", 20.0), ("a", "glm-x", 30.0), ("zai", "gpt-x", 40.0), ("a", "gpt-x", 40.0)],
+    ids=["of a family", "of another", "of none, at a provider", "of none, anywhere"],
 )
-def test_what_has_no_price_costs_the_most_that_it_may(model: str, percent: float) -> None:
-    """The dearest of its family, else the dearest of all; a limit in tokens does not ask."""
-    routes = {"zai": ledger(Usage(input=10, unpriced=1), model)}
+def test_what_has_no_price_costs_the_most_that_it_may(route: str, model: str, percent: float) -> None:
+    """The dearest of its family, else of the route's provider, else of all; a limit in tokens does not ask."""
+    routes = {route: ledger(Usage(input=10, unpriced=1), model)}
     assert read(routes, weekly_cost_nusd=100_000) == ("ok", percent)
     assert read(routes, weekly_tokens=100) == ("ok", 10.0)
 

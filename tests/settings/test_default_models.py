@@ -3,7 +3,7 @@
 from typing import get_args
 
 import pytest
-from anthropic.resources.messages.messages import DEPRECATED_MODELS
+from anthropic.resources.messages import DEPRECATED_MODELS
 from anthropic.types.model import Model
 
 from service.ledger.events import TokenCounts

@@ -23,6 +23,7 @@ METRICS: dict[str, set[str]] = {
     "ccproxy_quota_overshoot_tokens": {"route"},
     "ccproxy_tokens_total": {"route", "model", "type"},
     "ccproxy_cost_usd_total": {"route", "model"},
+    "ccproxy_unpriced_total": {"route", "model"},
     "ccproxy_requests_in_flight": set(),
     "ccproxy_outbox_pending_events": set(),
     "ccproxy_spool_events": set(),

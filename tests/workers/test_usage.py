@@ -90,6 +90,7 @@ def test_a_row_has_every_count(used: Bench, command: Run) -> None:  # noqa: ARG0
         "moves": 0,
         "moved_tokens": 0,
         "moved_cost_nusd": 0,
+        "moved_unpriced": 0,
     }
 
 
@@ -143,7 +144,7 @@ def test_moves_of_sessions_and_what_they_cost(moved: Bench, command: Run, by: st
     assert tuple(total[name] for name in fields[1:]) == (3, 1_912, 4_000_050)
 
 
-def test_moves_stand_in_the_table_and_in_csv(moved: Bench, command: Run) -> None:  # noqa: ARG001
+def test_moves_stand_in_the_table_and_in_csv(moved: Bench, command: Run) -> None:
     """With a sentence on what they cost, where there were any."""
     output = command(cli.usage, *ALL, "--by", "route")[1]
     assert output.splitlines()[1].split()[-2:] == ["moves", "cost"]
@@ -153,6 +154,12 @@ def test_moves_stand_in_the_table_and_in_csv(moved: Bench, command: Run) -> None
         ("2", "1212", "4000050"),
         ("1", "700", "0"),
     ]
+    there = ended(5, at_ms=NOON_MS, lost="cache", tokens=TokenCounts(input=9), cost_nusd=None)
+    append(moved.redis, [there], "zai")
+    moved.project("zai")
+    unpriced = "at a list price of $0.0040, and 1 answers without a price."
+    assert unpriced in " ".join(command(cli.usage, *ALL, "--by", "route")[1].split())
+    assert json.loads(command(cli.usage, *ALL, "--json")[1])["total"]["moved_unpriced"] == 1
 
 
 def test_requests_are_unknown_where_events_were_dropped(used: Bench, command: Run) -> None:

@@ -63,7 +63,7 @@ function body() {
         },
         { head: "State", cell: (key) => badge(...STATES[key.state]) },
         { head: "This week", class: "wide", cell: used },
-        { head: "Cost", class: "number", cell: (key) => cost(key.used_cost_nusd) },
+        { head: "Cost", class: "number", cell: (key) => cost(key.used_cost_nusd, key.unpriced) },
         { head: "Attempts", class: "number", cell: (key) => format.count(key.attempts) },
         { head: "Refused", class: "number", cell: (key) => format.count(key.refused) },
         { head: "In progress", class: "number", cell: (key) => format.count(key.under_way) },
@@ -76,6 +76,7 @@ function body() {
 
 function used(key) {
   const { weekly_tokens: most, weekly_cost_nusd: mostCost } = key.limits;
+  const counted = mostCost && key.unpriced ? ` · counted as ${format.dollars(key.counted_cost_nusd)}` : "";
   const words = most
     ? [tokens(key.used_tokens), " of ", tokens(most), " tokens"]
     : [tokens(key.used_tokens), " tokens"];
@@ -83,7 +84,7 @@ function used(key) {
   return h(
     "span",
     { class: "stacked" },
-    h("span", {}, words, limited && ` · ${format.percent(key.used_percent)}`),
+    h("span", {}, words, limited && ` · ${format.percent(key.used_percent)}`, counted),
     limited &&
       meter({
         label: `Weekly limit of ${key.name}`,

@@ -56,7 +56,14 @@ export function ago(atMs) {
 }
 
 export const tokens = (value) => h("span", { title: `${format.count(value)} tokens` }, format.compact(value));
-export const cost = (nusd) => h("span", { title: format.exactDollars(nusd) }, format.dollars(nusd));
+
+// What has no price is no part of a cost: a sum says so, and is never shown as if it were all.
+export const cost = (nusd, unpriced = 0) =>
+  h(
+    "span",
+    { title: unpriced ? `${format.exactDollars(nusd)}, and ${format.count(unpriced)} without a price` : format.exactDollars(nusd) },
+    unpriced && !nusd ? "no price" : `${format.dollars(nusd)}${unpriced ? "+" : ""}`,
+  );
 
 export function fact(name, value, more) {
   return h("div", { class: "fact" }, h("dt", {}, name), h("dd", {}, value, more && h("small", {}, more)));

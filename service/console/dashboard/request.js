@@ -96,18 +96,19 @@ function heading(request) {
       fact("Endpoint", format.words(request.endpoint)),
       fact("Input", tokens(total.read), total.read ? `${format.percent((100 * total.cached) / total.read)} cached` : ""),
       fact("Output", tokens(total.output)),
-      fact("Cost", cost(total.cost)),
+      fact("Cost", cost(total.cost, total.unpriced)),
     ),
   );
 }
 
 function sumOf(attempts) {
-  const sum = { read: 0, cached: 0, output: 0, cost: 0 };
-  for (const { tokens: used, cost_nusd } of attempts) {
+  const sum = { read: 0, cached: 0, output: 0, cost: 0, unpriced: 0 };
+  for (const { tokens: used, cost_nusd, outcome } of attempts) {
     sum.read += used.input + used.cache_read + used.cache_write_5m + used.cache_write_1h;
     sum.cached += used.cache_read;
     sum.output += used.output;
     sum.cost += cost_nusd ?? 0;
+    sum.unpriced += cost_nusd === null && outcome !== "open" ? 1 : 0;
   }
   return sum;
 }
@@ -179,7 +180,7 @@ function details(one, next) {
       { class: "muted numbers" },
       `first byte ${format.milliseconds(one.first_byte_ms)} · total ${format.milliseconds(lengthOf(one))}`,
       read + used.output > 0 &&
-        ` · ${format.count(read)} input tokens (${format.count(used.cache_read)} cached), ${format.count(used.output)} output · ${format.dollars(one.cost_nusd)}`,
+        ` · ${format.count(read)} input tokens (${format.count(used.cache_read)} cached), ${format.count(used.output)} output · ${one.cost_nusd === null ? "no price" : format.dollars(one.cost_nusd)}`,
       ` · replica ${one.replica}`,
     ),
   );

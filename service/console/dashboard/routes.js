@@ -170,7 +170,7 @@ function counts(one) {
     fact("Failed", format.count(one.failed), one.failed ? share : ""),
     fact("Input", tokens(read), one.cache_hit_percent === null ? "" : `${format.percent(one.cache_hit_percent)} cached`),
     fact("Output", tokens(one.output_tokens)),
-    fact("Cost", cost(one.cost_nusd)),
+    fact("Cost", cost(one.cost_nusd, one.unpriced), one.unpriced ? `${format.count(one.unpriced)} without a price` : ""),
     fact("Last failure", ago(one.last_failure_ms), one.last_failure_kind && format.words(one.last_failure_kind)),
   );
 }

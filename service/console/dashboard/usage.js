@@ -113,11 +113,12 @@ const totals = (total) =>
     {},
     tokens(readTokens(total) + total.output_tokens),
     " tokens · ",
-    cost(total.cost_nusd),
+    cost(total.cost_nusd, total.unpriced),
+    total.unpriced ? ` · ${format.count(total.unpriced)} without a price` : "",
     " · ",
     format.plural(total.attempts, "attempt"),
     total.cache_hit_percent === null ? "" : ` · ${format.percent(total.cache_hit_percent)} cached`,
-    total.moves ? [` · ${format.plural(total.moves, "session move")} (`, cost(total.moved_cost_nusd), ")"] : "",
+    total.moves ? [` · ${format.plural(total.moves, "session move")} (`, cost(total.moved_cost_nusd, total.moved_unpriced), ")"] : "",
   );
 
 function waiting(loaded) {
@@ -236,7 +237,7 @@ function sums(groups, total) {
       number("Cache write", (one) => tokens(one.sum.cache_write_5m_tokens + one.sum.cache_write_1h_tokens)),
       number("Output", (one) => tokens(one.sum.output_tokens)),
       number("Cached", (one) => format.percent(MEASURES.cache[1](one.sum))),
-      number("Cost", (one) => cost(one.sum.cost_nusd)),
+      number("Cost", (one) => cost(one.sum.cost_nusd, one.sum.unpriced)),
     ],
   });
 }
