@@ -24,6 +24,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from service.drain import Drain
 from service.fleet.clock import STEP_MS, Clock
+from service.fleet.fingerprints import FleetFingerprints
 from service.fleet.outbox import Outbox
 from service.fleet.overlay import ControlOverlay, age_of, apply_resets, overlay
 from service.ledger.events import Event
@@ -32,6 +33,7 @@ from service.ledger.state import ControlLedger, Heard
 from service.ledger.wire import (
     CHANGES_CHANNEL,
     CONTROL,
+    FINGERPRINT_KEY,
     REPLICAS_KEY,
     STREAMS_KEY,
     Snapshot,
@@ -79,6 +81,7 @@ class Watcher:
         self.ready = asyncio.Event()
         self.redis_up = False
         self._drain = drain or Drain()
+        self.fingerprints = FleetFingerprints(settings)
         self.replicas = 1
         """Number of live proxies at the last count."""
         self._redis = redis
@@ -200,6 +203,8 @@ class Watcher:
     async def _tick(self, redis: Redis) -> None:
         """One round: check Redis's run id, read what is new, send the heartbeat."""
         await self._check_server(redis)
+        if self.fingerprints.offer:
+            await self._agree_on_key(redis, self.fingerprints.offer)
         await self._read(redis, [*{*self._streams, *self.view.routes, *self._outbox.streams}])
         await self._send_heartbeat(redis)
         await self._outbox.discard_delivered(self._heard)
@@ -222,6 +227,11 @@ class Watcher:
             if self._clock.ahead_ms > STEP_MS:
                 words = "time runs at half speed until Redis has caught up; correct the clocks, then restart the proxy"
                 log.warning("clock.ahead", extra={"ahead_ms": int(self._clock.ahead_ms), "mend": words})
+
+    async def _agree_on_key(self, redis: Redis, offer: bytes) -> None:
+        """Share the key of fingerprints, or adopt the one that is shared already; put back after Redis has lost it."""
+        with contextlib.suppress(ResponseError):  # a value of another type
+            self.fingerprints.adopt(await redis.set(FINGERPRINT_KEY, offer, nx=True, get=True))
 
     async def read_control(self) -> None:
         """Read new control events now. Raises RedisError or OSError."""

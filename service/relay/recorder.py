@@ -4,12 +4,12 @@ Not here: how events reach Redis (`fleet.outbox`), what they add up to (`ledger`
 """
 
 import asyncio
-import os
 from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from service.fleet.clock import Clock
+from service.fleet.fingerprints import FleetFingerprints
 from service.fleet.outbox import Outbox
 from service.fleet.resource_index import ID_CHARS, ResourceHome, ResourceIndex
 from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated, ResourceUsed
@@ -26,7 +26,6 @@ from service.relay.attempt_log import log_failure
 from service.relay.client import ClientRequest, EndedAttempt, LastServed
 from service.relay.priced_usage import price_usage
 from service.relay.session_affinity import move_of
-from service.routing.error_words import Fingerprints
 from service.routing.failure import Failure
 from service.routing.rank import MODEL_ENDPOINTS
 from service.routing.view import View
@@ -40,14 +39,21 @@ class AttemptRecorder:
     """Writes a request's events to the ledger, and its lines to the log."""
 
     def __init__(
-        self, settings: Settings, *, outbox: Outbox, view: View, resources: ResourceIndex, clock: Clock
+        self,
+        settings: Settings,
+        *,
+        outbox: Outbox,
+        view: View,
+        resources: ResourceIndex,
+        clock: Clock,
+        fingerprints: FleetFingerprints,
     ) -> None:
         self._settings = settings
         self._outbox = outbox
         self._view = view
         self._resources = resources
         self._clock = clock
-        self._fingerprints = Fingerprints(fingerprint_key(settings))
+        self._fingerprints = fingerprints
 
     async def record_start(self, request: ClientRequest, plan: AttemptPlan) -> None:
         """Record that the attempt starts. Returns when the event is durable, so that the first byte may be sent."""
@@ -134,12 +140,13 @@ class AttemptRecorder:
 
     def _fingerprints_of(self, request: ClientRequest, outcome: AttemptOutcome, failure: Failure) -> tuple[str, str]:
         """Fingerprints of an error that no rule knows, and of the request that met it or timed out; "" for others."""
+        fingerprints = self._fingerprints.current
         if failure.proven:
-            return "", self._fingerprints.of_body(request.plain) if failure.kind == "timeout" else ""
+            return "", fingerprints.of_body(request.plain) if failure.kind == "timeout" else ""
         words = ""
         if outcome.is_evidence and request.endpoint in MODEL_ENDPOINTS:
-            words = self._fingerprints.of_words(request.endpoint, failure.status, failure.error_type, failure.message)
-        return words, self._fingerprints.of_body(request.plain)
+            words = fingerprints.of_words(request.endpoint, failure.status, failure.error_type, failure.message)
+        return words, fingerprints.of_body(request.plain)
 
     async def record_resources(self, request: ClientRequest, plan: AttemptPlan, resource_ids: Sequence[str]) -> None:
         """Record, for all replicas, that resources live on this route, and whose they are."""
@@ -204,13 +211,6 @@ class AttemptRecorder:
             price_version=self._settings.prices.version if rates else "",
             unread=total.unread,
         )
-
-
-def fingerprint_key(settings: Settings) -> bytes:
-    """A key that all replicas with these settings have, and nobody who sees only events; a new one without secrets."""
-    secrets = [f"{route.id}={route.api_key.reveal()}" for route in settings.routes if route.api_key]
-    secrets += [f"share={settings.oauth.share_key.reveal()}"] if settings.oauth.share_key else []
-    return "\n".join(sorted(secrets)).encode() or os.urandom(32)
 
 
 def started_event(request: ClientRequest, plan: AttemptPlan) -> AttemptStarted:

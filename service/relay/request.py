@@ -62,7 +62,14 @@ class Relay:
         self._credentials = credentials
         self._planner = RequestPlanner(settings, watcher=watcher, resources=resources, clock=clock)
         self._requests = UpstreamRequestBuilder(settings, credentials)
-        self._recorder = AttemptRecorder(settings, outbox=outbox, view=watcher.view, resources=resources, clock=clock)
+        self._recorder = AttemptRecorder(
+            settings,
+            outbox=outbox,
+            view=watcher.view,
+            resources=resources,
+            clock=clock,
+            fingerprints=watcher.fingerprints,
+        )
         self._runner = AttemptRunner(
             settings,
             upstream=upstream,

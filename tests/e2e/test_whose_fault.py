@@ -1,14 +1,19 @@
 """An account that is closed in words that nobody knows, before three proxies: the ledger counts, so that all agree."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.fakes import reply
+from service.ledger.wire import FINGERPRINT_KEY, events_key, route_key, snapshot_key
+from tests.fakes import FakeProvider, reply
 from tests.support.installation import ANTHROPIC_KEY, ZAI_KEY, Installation, Proxy
 from tests.support.messages import ASK, HEADERS, client_of
+from tests.support.processes import LOGS
+from tests.support.subscriptions import HOUR_MS, OLD_ACCESS, log_in
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -63,3 +68,63 @@ def test_an_account_closed_in_words_that_nobody_knows_is_left_by_all(installatio
     alone = installation.start_proxy(KNOWN | installation.own_routes(("closing", "anthropic", ANTHROPIC_KEY)))
     assert route_of(alone, "alice", "first") == (200, "closing")
     eventually(lambda: all_on(proxies, "closing"))
+
+
+@pytest.fixture
+def subscription() -> Iterator[FakeProvider]:
+    """The provider of a subscription that is closed in words that nobody knows."""
+    with FakeProvider("subscription", keys={OLD_ACCESS}) as fake:
+        fake.script(reply.error(400, "invalid_request_error", "Farewell.").forever())
+        yield fake
+
+
+def launch_with_subscription(installation: Installation, fake: FakeProvider, path: Path) -> Proxy:
+    """A proxy with the subscription alone, and no secret in its settings."""
+    return installation.launch(
+        KNOWN
+        | {
+            "ANTHROPIC_API_KEY": "",
+            "ZAI_API_KEY": "",
+            "CLAUDE_SUBSCRIPTION_ENABLED": "true",
+            "CLAUDE_CREDENTIALS_PATH": str(log_in(path, left_ms=HOUR_MS)),
+            "CLAUDE_SUBSCRIPTION_BASE_URL": fake.base_url,
+            "CLAUDE_OAUTH_REFRESH_URL": fake.base_url + "/v1/oauth/token",
+            "CLIENT_CREDENTIALS": "never",
+            "LOG_LEVEL": "debug",
+        }
+    )
+
+
+def waits_of(installation: Installation, route: str) -> list[str]:
+    """The scopes of a route's cool-downs, as operators read them."""
+    with installation.redis() as redis:
+        found = redis.hget(route_key(route), "waits")
+    return [wait["scope"] for wait in json.loads(found or "[]")]
+
+
+def test_words_are_the_same_for_proxies_without_a_secret(
+    installation: Installation, subscription: FakeProvider, tmp_path: Path
+) -> None:
+    """Three proxies, one of them started anew, meet one error with three bodies: they agree that it is the route's.
+
+    The key on which they have agreed stands in one place.
+    """
+    start = [launch_with_subscription(installation, subscription, tmp_path / "login.json") for _ in range(3)]
+    first, second, third = (proxy.ready() for proxy in start)
+    assert route_of(first, "alice", "first") == route_of(second, "alice", "second") == (400, "subscription")
+    assert waits_of(installation, "subscription") == []
+    third.stop()
+    successor = launch_with_subscription(installation, subscription, tmp_path / "login.json").ready()
+    assert route_of(successor, "bob", "third") == (400, "subscription")
+    eventually(lambda: waits_of(installation, "subscription") == ["refused"])
+
+    with installation.redis() as redis, client_of(first.url) as http:
+        key = redis.get(FINGERPRINT_KEY)
+        stored = [redis.get(snapshot_key("subscription")), redis.hgetall(route_key("subscription"))]
+        stored += redis.xrange(events_key("subscription"))
+        metrics = http.get("/metrics").text
+    assert isinstance(key, bytes)
+    assert stored[0]
+    assert "ccproxy_unknown_errors_total" in metrics
+    texts = [str(stored), metrics, *(path.read_text("utf-8", "replace") for path in LOGS)]
+    assert [form for text in texts for form in (key.hex(), str(key), str(key)[2:-1]) if form in text] == []
