@@ -162,10 +162,26 @@ class CoolDownView(Struct, frozen=True, kw_only=True):
     until_ms: int
 
 
+class UnknownErrorView(Struct, frozen=True, kw_only=True):
+    """An error in words that no rule knows: a digest of its words, and how many requests (at most 3) of how many
+    clients (at most 3) met it without an answer in between."""
+
+    words: str
+    status: int
+    endpoint: str
+    account: str
+    requests: int
+    clients: int
+    since_ms: int
+    at_ms: int
+
+
 class RouteView(Struct, frozen=True, kw_only=True):
     """A route's current state. `serves`: it gets the next Claude request; `until_ms`: when the state may end by itself.
 
-    Counts are for the current week. `state` as in `ccproxy status`: healthy, degraded, off, disabled, circuit_open,
+    `unknown_words` are recent errors that no rule knows; `unknown_errors` counts all of them, and `second_opinions`
+    those on which another account was asked, by outcome (answered, confirmed, none), since the ledger began. All other
+    counts are for the current week. `state` as in `ccproxy status`: healthy, degraded, off, disabled, circuit_open,
     waiting, quota_spent, quota_warning.
     """
 
@@ -183,6 +199,9 @@ class RouteView(Struct, frozen=True, kw_only=True):
     quota: QuotaView
     windows: list[WindowView]
     cool_downs: list[CoolDownView]
+    unknown_words: list[UnknownErrorView]
+    unknown_errors: int
+    second_opinions: dict[str, int]
     attempts: int
     failed: int
     aborted: int

@@ -5,6 +5,8 @@ Not here: reading (`fleet_status`, `stream_reader`) and display.
 
 from collections.abc import Iterable, Sequence
 
+from msgspec.structs import asdict
+
 from service.console.api_types import (
     CoolDownView,
     EventView,
@@ -17,6 +19,7 @@ from service.console.api_types import (
     Overview,
     QuotaView,
     RouteView,
+    UnknownErrorView,
     WindowView,
 )
 from service.console.fleet_status import FleetStatus
@@ -125,6 +128,9 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
         quota=quota_of(reading, ledger, settings.policy, now_ms),
         windows=[window_of(window) for window in reading.windows],
         cool_downs=[cool_down_of(wait) for wait in reading.waits],
+        unknown_words=[UnknownErrorView(**asdict(error)) for error in reading.unknown_words],
+        unknown_errors=reading.unknown_errors,
+        second_opinions=reading.second_opinions,
         attempts=reading.attempts,
         failed=reading.failed,
         aborted=reading.aborted,

@@ -62,12 +62,19 @@ def overlay(ledger: Ledger, events: Iterable[Event], reset_ms: int = 0) -> None:
 
     `reset_ms` is the last reset of a route, which its snapshot may not know yet: what that holds is forgotten.
     """
-    if isinstance(ledger, RouteLedger) and reset_ms > ledger.reset_ms:
-        forget(ledger, reset_ms, reset_ms)
     for event in events:
+        if event.at_ms > reset_ms:
+            forget_until(ledger, reset_ms)
         account = ledger.heard.get(event.replica)
         if account is None or not account.has(event.seq):
             advance(ledger, event)
+    forget_until(ledger, reset_ms)
+
+
+def forget_until(ledger: Ledger, reset_ms: int) -> None:
+    """Reset a route that does not know of this reset yet."""
+    if isinstance(ledger, RouteLedger) and reset_ms > ledger.reset_ms:
+        forget(ledger, reset_ms, reset_ms)
 
 
 def apply_resets(routes: Mapping[str, RouteLedger], resets: Mapping[str, int]) -> None:

@@ -12,7 +12,7 @@ from tests.browser.conftest import Complaints, Open
 from tests.browser.looking import ADMIN, PAGES, REQUEST_ID, VIEWER, card, fail_over, link_to, log_in, region, settle
 from tests.fakes import reply
 from tests.support.installation import Installation, Proxy
-from tests.support.messages import MODEL, ask
+from tests.support.messages import MODEL, ask, client_of
 
 pytestmark = pytest.mark.e2e
 
@@ -108,6 +108,29 @@ def test_a_disabled_route_gets_no_request(visit: Open, http: httpx.Client, insta
 def test_a_route_that_is_off_names_its_mend(visit: Open) -> None:
     """As it has to be typed."""
     expect(card(visit(), "Claude subscription")).to_contain_text("set CLAUDE_SUBSCRIPTION_ENABLED=true")
+
+
+def test_errors_that_no_rule_knows_are_shown_with_what_others_said(
+    visit: Open, shared_installation: Installation, installation: Installation, complaints: Complaints
+) -> None:
+    """How many, in which words by their digest alone, who met them, and what second opinions made of them."""
+    accounts = [(name, "anthropic", f"sk-ant-api03-{name}-0123456789") for name in ("opaque", "clear")]
+    variables = {"ADMIN_TOKEN": ADMIN, **shared_installation.own_routes(*accounts)}
+    proxy = shared_installation.start_proxy(variables)
+    installation.anthropic.keys = {key for *_, key in accounts}
+    farewell = reply.error(400, "invalid_request_error", "Farewell.").when(credential=accounts[0][2])
+    installation.anthropic.script(farewell, farewell)
+    with client_of(proxy.url) as http:
+        assert [ask(http).headers["x-ccproxy-route"] for _ in range(2)] == ["clear", "clear"]
+    complaints.homes += (proxy.url,)
+    page = visit(url=proxy.url)
+    opaque = card(page, "opaque")
+    expect(opaque).to_contain_text("Errors that no rule knows: 2")
+    expect(opaque).to_contain_text("status 400, messages")
+    expect(opaque).to_contain_text("1 request of 1 client")
+    expect(opaque).to_contain_text("Second opinions: 2 answered by another account")
+    expect(opaque).not_to_contain_text("Farewell")
+    expect(card(page, "clear")).not_to_contain_text("Errors that no rule knows")
 
 
 def test_a_limit_is_changed_and_shown(visit: Open) -> None:

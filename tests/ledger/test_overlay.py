@@ -68,8 +68,8 @@ def test_a_newer_snapshot_takes_the_place_of_what_was_laid_over(log: Log, data: 
 
 
 def held(ledger: RouteLedger) -> object:
-    """All of a ledger but the numbers of its events."""
-    return plain(msgspec.structs.replace(ledger, heard={}, newest_ms=0))
+    """All of a ledger but the numbers of its events, and who used the route last."""
+    return plain(msgspec.structs.replace(ledger, heard={}, newest_ms=0, clients={}, sessions={}, account=""))
 
 
 def route_reset(at_ms: int) -> RouteReset:

@@ -142,6 +142,7 @@ def test_the_names_in_redis_are_a_contract() -> None:
     }
     assert wire.replica_key("r1") == "ccproxy:replica:r1"
     assert wire.resource_key("batch_1") == "ccproxy:resource:batch_1"
+    assert wire.FINGERPRINT_KEY == "ccproxy:fingerprint-key"
     assert (wire.STREAMS_KEY, wire.CHANGES_CHANNEL) == ("ccproxy:streams", "ccproxy:changes")
     assert (wire.ENTRY_FIELD, wire.CONTROL, wire.SNAPSHOT_VERSION) == ("e", "control", 1)
 

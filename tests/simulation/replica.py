@@ -300,11 +300,10 @@ class Replica:
     def _differs(self, stream: str, view: RouteLedger, ledger: Ledger) -> bool:
         """Whether the view of a route is not this ledger. A reset that the ledger does not know yet holds in the view:
         then all but what it has cleared is compared."""
-        reset_ms = self.watcher.view.control.resets.get(stream, 0)
-        if not isinstance(ledger, RouteLedger) or reset_ms <= ledger.reset_ms:
+        if not isinstance(ledger, RouteLedger) or view.reset_ms == ledger.reset_ms:
             return view != ledger
-        is_reset = view.reset_ms == reset_ms or view == RouteLedger()
-        return not is_reset or replace(view, **CLEARED) != replace(ledger, **CLEARED)
+        known_ms = max(ledger.reset_ms, self.watcher.view.control.resets.get(stream, 0))
+        return view.reset_ms < known_ms or replace(view, **CLEARED) != replace(ledger, **CLEARED)
 
     def _has_forgotten(self, stream: str) -> bool:
         """Whether own events that no snapshot has heard lie on disk alone: more than memory has room for."""

@@ -12,6 +12,7 @@ import { h } from "./view.js";
 const HOUR_MS = 3_600_000;
 const WARN_PERCENT = 90;
 const CHART_PX = 96;
+const WITNESSES = 3; // the ledger counts no further
 
 export function routeCard(one) {
   const unused = one.state === "off" && one.attempts === 0;
@@ -35,6 +36,7 @@ export function routeCard(one) {
     !unused && counts(one),
     one.windows.length > 0 && windows(one),
     one.cool_downs.length > 0 && coolDowns(one),
+    hasUnknown(one) && unknown(one),
     mayChange() && actions(one),
   );
 }
@@ -212,6 +214,41 @@ function coolDowns(one) {
       ),
     ),
   );
+}
+
+const hasUnknown = (one) => one.unknown_errors > 0 || Object.keys(one.second_opinions).length > 0;
+
+const OPINIONS = {
+  answered: "answered by another account",
+  confirmed: "refused there too",
+  none: "without a second opinion",
+};
+
+// Errors in words that no rule knows: whose fault they are, others have to say. The words themselves are in the log.
+function unknown(one) {
+  const opinions = Object.entries(one.second_opinions).map(
+    ([outcome, count]) => `${format.count(count)} ${OPINIONS[outcome] ?? outcome}`,
+  );
+  return h(
+    "div",
+    { class: "unknown" },
+    h("p", {}, `Errors that no rule knows: ${format.count(one.unknown_errors)}`),
+    one.unknown_words.map((each) =>
+      h(
+        "div",
+        { key: `${each.endpoint}/${each.account}/${each.words}` },
+        h("span", { title: `digest of its words: ${each.words}` }, `status ${each.status}, ${each.endpoint}`),
+        h("span", { class: "muted" }, metBy(each)),
+        h("span", { class: "muted" }, "last ", ago(each.at_ms)),
+      ),
+    ),
+    opinions.length > 0 && h("p", {}, `Second opinions: ${opinions.join(", ")}`),
+  );
+}
+
+function metBy(each) {
+  const most = (count, noun) => (count >= WITNESSES ? `${count} or more ${noun}s` : format.plural(count, noun));
+  return `${most(each.requests, "request")} of ${most(each.clients, "client")}`;
 }
 
 // -- actions

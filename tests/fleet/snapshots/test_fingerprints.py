@@ -74,7 +74,7 @@ async def test_a_value_that_is_no_key_harms_nothing(make_post: MakePost) -> None
     post = await begun(make_post, "r1")
     assert len(post.watcher.fingerprints.offer or b"") == KEY_BYTES
     await redis.delete(FINGERPRINT_KEY)
-    await redis.lpush(FINGERPRINT_KEY, b"a list")  # type: ignore[misc]
+    await redis.lpush(FINGERPRINT_KEY, b"a list")
     await begun(make_post, "r2")
 
 
