@@ -128,7 +128,7 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
         quota=quota_of(reading, ledger, settings.policy, now_ms),
         windows=[window_of(window) for window in reading.windows],
         cool_downs=[cool_down_of(wait) for wait in reading.waits],
-        unknown_words=[UnknownErrorView(**asdict(error)) for error in reading.unknown_words],
+        unknown_words=unknown_words_of(reading),
         unknown_errors=reading.unknown_errors,
         second_opinions=reading.second_opinions,
         attempts=reading.attempts,
@@ -171,6 +171,11 @@ def cool_down_of(wait: WaitReading) -> CoolDownView:
         reason=wait.reason,
         until_ms=wait.until_ms,
     )
+
+
+def unknown_words_of(reading: RouteStatus) -> list[UnknownErrorView]:
+    """Return the errors that no rule knows."""
+    return [UnknownErrorView(**asdict(error)) for error in reading.unknown_words]
 
 
 def quota_of(reading: RouteStatus, ledger: RouteLedger, policy: Policy, now_ms: int) -> QuotaView:
