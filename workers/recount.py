@@ -1,25 +1,25 @@
 """Folds a stream's event rows again, beside the live projections.
 
-It starts at the stream's closing balance (or at zero) and reads in pages, so that memory is bounded. It also checks the
-rows: no gaps in positions, a valid hash chain, and columns that agree with the event. Faults are recorded, and the
-recount continues after them. Not here: comparison with the live projections (`verify`), and writing (`rebuild`,
+It starts at the stream's closing balance (or at zero) and reads in pages, so that memory is bounded. The rows are
+checked too: no gaps in positions, a valid hash chain, and columns that agree with the event. Postgres does that on a
+second connection, while the pages are folded here, and names the rows that need a closer look. Faults are recorded, and
+the recount continues after them. Not here: comparison with the live projections (`verify`), and writing (`rebuild`,
 `retention`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from typing import NamedTuple
 
 from service.ledger import fold, wire
 from service.ledger.events import Event
-from service.ledger.state import Ledger, ReplicaHealth, RouteLedger, Usage
-from workers.archive import Archive, Balance, EventRow, SkippedRow
-from workers.project import acknowledge_skipped, health_of, put_cells, state_of
-from workers.store import Cell
+from service.ledger.state import Ledger, ReplicaHealth, RouteLedger
+from workers.archive import Archive, Balance, EventBody, SkippedRow, SuspectRow
+from workers.project import acknowledge_skipped, cells_of, health_of, put_cells, state_of
 
 Progress = Callable[[int], None]
 """Callback with the position reached so far."""
-PAGE_ROWS = 5_000
+PAGE_ROWS = 10_000
 KEPT_FAULTS = 1_000
 """Maximum faults kept in memory; an overwritten table has a million."""
 
@@ -40,9 +40,8 @@ class Recount:
         self.stream = stream
         balance = archive.balance(stream)
         archive.begin_recount(stream)
-        self.began_at = balance.position
-        self.position = balance.position
-        self.hash = balance.hash
+        self.began_at, self.began_hash = balance.position, balance.hash
+        self.position, self.hash = balance.position, balance.hash
         self.skipped_number = balance.skipped_number
         self.ledger: Ledger = wire.decode_ledger(stream, balance.state)
         if isinstance(self.ledger, RouteLedger):
@@ -66,26 +65,26 @@ class Recount:
 
     def read(self, upto: int, progress: Progress = lambda _: None) -> None:
         """Read on up to a position (inclusive)."""
-        while self._read_to < upto:
+        for page in self.archive.pages(self.stream, self._read_to, upto, PAGE_ROWS):
             end = min(self._read_to + PAGE_ROWS, upto)
-            rows = self.archive.rows_between(self.stream, self._read_to, end)
             self._skipped = self.archive.skipped_after(self.stream, self.skipped_number, end)[::-1]
-            usage: dict[Cell, Usage] = {}
-            for row in rows:
-                self._acknowledge_before(row.position)
-                self._check_and_fold(row, usage)
-            self.archive.recount(self.stream, self.position, usage)
+            for suspect in page.suspects:
+                self._check(suspect)
+            sums = fold.advance_all(self.ledger, self._events(page.bodies))
+            self.events += len(page.bodies)
+            self.archive.recount(self.stream, end, cells_of(sums))
             self._acknowledge_before(end + 1)
             self._read_to = end
             progress(end)
         # Numbers skipped since then, recorded at the last position read.
         self._skipped = self.archive.skipped_after(self.stream, self.skipped_number, upto)[::-1]
         self._acknowledge_before(upto + 1)
+        self.position, self.hash = self._place_at(self._read_to)
 
     def expect(self, position: int) -> None:
         """Record a fault unless all rows up to a position have been read."""
         if self.position < position:
-            self._add_gap(position + 1)
+            self._add_gap(self.position, position + 1)
 
     def _acknowledge_before(self, position: int) -> None:
         """Acknowledge the numbers that were skipped before the event at a position was folded."""
@@ -94,33 +93,45 @@ class Recount:
             acknowledge_skipped(self.ledger, row.skipped)
             self.skipped_number = row.number
 
-    def _check_and_fold(self, row: EventRow, usage: dict[Cell, Usage]) -> None:
-        """Check a row and fold its event."""
-        body = row.body.encode()
-        if row.position == self.position + 1:
-            if sha256(self.hash + body).digest() != row.hash:
-                self._add_fault(f"position {row.position}", "bytes that do not match its hash", "what was folded")
-        else:
-            self._add_gap(row.position)
-        self.position, self.hash = row.position, row.hash
-        self.events += 1
-        event = wire.decode_event(body)
-        if isinstance(event, wire.Undecodable):
-            self._add_fault(f"position {row.position}", f"not an event: {event.reason}", "an event")
-            return
-        if column := mismatch(row, event):
-            self._add_fault(f"position {row.position}", f"{column} differs from its event", "the same")
-        for charge in fold.advance(self.ledger, event):
-            cell = Cell(charge.hour, charge.model, charge.client_key)
-            fold.add_usage(usage.setdefault(cell, Usage()), charge.usage)
+    def _events(self, rows: Iterable[EventBody]) -> Iterator[Event]:
+        """Yield the events of rows, each once the numbers skipped before it are acknowledged."""
+        for position, body in rows:
+            if self._skipped:
+                self._acknowledge_before(position)
+            event = wire.decode_event(body)
+            if isinstance(event, wire.Undecodable):
+                self._add_fault(f"position {position}", f"not an event: {event.reason}", "an event")
+            else:
+                yield event
 
-    def _add_gap(self, position: int) -> None:
-        if position <= self.position:
+    def _check(self, row: SuspectRow) -> None:
+        """Record the faults of a row that Postgres has found suspect: a gap before it, its hash, its columns."""
+        if row.prior is None or row.before is None:
+            prior, before = self._place_at(row.position - 1)
+        else:
+            prior, before = row.prior, row.before
+        if row.position != prior + 1:
+            self._add_gap(prior, row.position)
+        elif sha256(before + row.body.encode()).digest() != row.hash:
+            where = f"position {row.position}"
+            self._add_fault(where, "bytes that do not match its hash", "what was folded")
+        event = wire.decode_event(row.body)
+        if not isinstance(event, wire.Undecodable) and (column := mismatch(row, event)):
+            where = f"position {row.position}"
+            self._add_fault(where, f"{column} differs from its event", "the same")
+
+    def _place_at(self, upto: int) -> tuple[int, bytes]:
+        """Return position and hash of the last row up to a position, or those of the balance."""
+        place = self.archive.last_place(self.stream, upto)
+        return place if place and place[0] > self.began_at else (self.began_at, self.began_hash)
+
+    def _add_gap(self, prior: int, position: int) -> None:
+        if position <= prior:
             self._add_fault(f"position {position}", "twice", "once")
-        elif position == self.position + 2:
+        elif position == prior + 2:
             self._add_fault(f"position {position - 1}", "missing", "an event")
         else:
-            self._add_fault(f"positions {self.position + 1} to {position - 1}", "missing", "events")
+            self._add_fault(f"positions {prior + 1} to {position - 1}", "missing", "events")
 
     def _add_fault(self, place: str, stands: str, should: str) -> None:
         self.fault_count += 1
@@ -128,7 +139,7 @@ class Recount:
             self.faults.append(Fault(place, stands, should))
 
 
-def mismatch(row: EventRow, event: Event) -> str:
+def mismatch(row: SuspectRow, event: Event) -> str:
     """Return the first column that disagrees with the event; "" if none does."""
     if row.event_id != event.event_id:
         return "id"

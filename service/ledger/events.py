@@ -59,7 +59,7 @@ ResourceKind = Literal["session", "session_thread", "dream"]
 """Resources of a provider that tell a running total of their usage."""
 
 
-class TokenCounts(Struct, frozen=True, omit_defaults=True):
+class TokenCounts(Struct, frozen=True, omit_defaults=True, gc=False):
     """Token counts of one attempt as reported by the provider; the kinds do not overlap."""
 
     input: int = 0
@@ -69,7 +69,7 @@ class TokenCounts(Struct, frozen=True, omit_defaults=True):
     cache_write_1h: int = 0
 
 
-class UsageLine(Struct, frozen=True, omit_defaults=True):
+class UsageLine(Struct, frozen=True, omit_defaults=True, gc=False):
     """A part of an answer's usage: what one model served in one way.
 
     `tools` counts requests of the provider's own tools (`web_search`). `tier`, `speed` and `geo` are the provider's
@@ -90,7 +90,7 @@ class UsageLine(Struct, frozen=True, omit_defaults=True):
     cost_nusd: int | None = None
 
 
-class Window(Struct, frozen=True, omit_defaults=True):
+class Window(Struct, frozen=True, omit_defaults=True, gc=False):
     """A provider's own report of one quota window.
 
     `used_ratio` is 0 to 1 and may exceed 1; `resets_at_ms` is Unix time; `status` is the provider's value.
@@ -101,7 +101,7 @@ class Window(Struct, frozen=True, omit_defaults=True):
     status: str = ""
 
 
-class EventBase(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+class EventBase(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag_field="type"):
     """Fields common to all events.
 
     `event_id` is a UUIDv7 made by the producer beforehand; `at_ms` is fleet time; `seq` counts the events of `replica`
@@ -116,7 +116,7 @@ class EventBase(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field
     spooled: bool = False
 
 
-class AttemptStarted(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_started"):
+class AttemptStarted(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="attempt_started"):
     """An attempt is about to send its first byte upstream. `event_id` is the attempt's id."""
 
     request_id: str
@@ -129,7 +129,7 @@ class AttemptStarted(EventBase, frozen=True, kw_only=True, omit_defaults=True, t
     estimated_tokens: int = 0
 
 
-class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_ended"):
+class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="attempt_ended"):
     """An attempt has ended. `event_id` is derived from `attempt_id`, so that an attempt ends once.
 
     `status` is the upstream's HTTP status, 0 if there was none; `first_byte_ms` is None if no response began.
@@ -189,7 +189,7 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     dropped: tuple[str, ...] = ()
 
 
-class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="attempt_lost"):
+class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="attempt_lost"):
     """An attempt whose replica died. Its usage is an estimate; a later `AttemptEnded` supersedes it."""
 
     attempt_id: str
@@ -206,7 +206,7 @@ class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag=
     fold_rules: int = 0
 
 
-class BatchItemUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="batch_item_used"):
+class BatchItemUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="batch_item_used"):
     """Usage of one item of a message batch, read when its results passed through the proxy.
 
     `event_id` is derived from the batch's and the item's ids, so that results read twice count once. `model_sent` is
@@ -226,7 +226,7 @@ class BatchItemUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, ta
     unread: tuple[str, ...] = ()
 
 
-class ResourceUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="resource_used"):
+class ResourceUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="resource_used"):
     """The running total of a resource's usage, as an answer that passed through the proxy told it.
 
     Fold books what it has grown since the highest reading, whoever reads it and however often (`running_totals`).
@@ -253,7 +253,7 @@ class ResourceUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag
     unread: tuple[str, ...] = ()
 
 
-class ResourceCreated(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="resource_created"):
+class ResourceCreated(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="resource_created"):
     """A batch, file, container or thread was created on this route and exists only there."""
 
     resource_id: str
@@ -272,7 +272,7 @@ class Forgotten(Struct, frozen=True):
     unknown_errors: int = 0
 
 
-class RouteReset(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="route_reset"):
+class RouteReset(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="route_reset"):
     """An operator had the route on whose stream this lies start anew: failures, waits, windows and missing models are
     forgotten, and attempts that began before bring usage alone. `forgot` is what the operator's view held."""
 
@@ -280,7 +280,7 @@ class RouteReset(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="
     forgot: Forgotten = Forgotten()
 
 
-class RouteDisabled(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="route_disabled"):
+class RouteDisabled(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="route_disabled"):
     """An operator took a route out of service."""
 
     route: str
@@ -288,21 +288,21 @@ class RouteDisabled(EventBase, frozen=True, kw_only=True, omit_defaults=True, ta
     reason: str = ""
 
 
-class RouteEnabled(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="route_enabled"):
+class RouteEnabled(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="route_enabled"):
     """An operator put a route back into service."""
 
     route: str
     by: str = ""
 
 
-class CircuitReset(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="circuit_reset"):
+class CircuitReset(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="circuit_reset"):
     """An operator reset a route's circuit and its waits; earlier failures no longer count."""
 
     route: str
     by: str = ""
 
 
-class QuotaLimitChanged(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="quota_limit_changed"):
+class QuotaLimitChanged(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="quota_limit_changed"):
     """An operator changed a route's weekly limit; None restores the limit of the settings, 0 is no limit."""
 
     route: str
@@ -310,7 +310,7 @@ class QuotaLimitChanged(EventBase, frozen=True, kw_only=True, omit_defaults=True
     by: str = ""
 
 
-class ClientKeyIssued(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="client_key_issued"):
+class ClientKeyIssued(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="client_key_issued"):
     """A client key was created; only its SHA-256 is stored."""
 
     key_id: str
@@ -325,7 +325,7 @@ class ClientKeyIssued(EventBase, frozen=True, kw_only=True, omit_defaults=True, 
     by: str = ""
 
 
-class ClientKeyLimited(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="client_key_limited"):
+class ClientKeyLimited(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="client_key_limited"):
     """All limits of a client key were replaced."""
 
     key_id: str
@@ -338,14 +338,14 @@ class ClientKeyLimited(EventBase, frozen=True, kw_only=True, omit_defaults=True,
     by: str = ""
 
 
-class ClientKeyRevoked(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="client_key_revoked"):
+class ClientKeyRevoked(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="client_key_revoked"):
     """A client key was revoked."""
 
     key_id: str
     by: str = ""
 
 
-class RequestRefused(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="request_refused"):
+class RequestRefused(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="request_refused"):
     """The proxy rejected a request of a known key (its cap, its allowed models, its concurrency limit).
 
     `count`: this request plus those rejected for the same reason since this replica's last such event; so the ledger
@@ -359,7 +359,7 @@ class RequestRefused(EventBase, frozen=True, kw_only=True, omit_defaults=True, t
     count: int = 1
 
 
-class ReplayAsked(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="replay_asked"):
+class ReplayAsked(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="replay_asked"):
     """An operator requested a retry of dead letters; `of` names a stream, "" all. Recorded before the workers get the
     job, so that every request is on record; its result shows in the streams."""
 
@@ -367,7 +367,7 @@ class ReplayAsked(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag=
     by: str = ""
 
 
-class DropAsked(EventBase, frozen=True, kw_only=True, omit_defaults=True, tag="drop_asked"):
+class DropAsked(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="drop_asked"):
     """An operator requested the deletion of dead letters or quarantined events; `rows` are their ids. Recorded before
     the workers get the job."""
 

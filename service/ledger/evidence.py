@@ -40,7 +40,7 @@ def note_seen(ledger: RouteLedger, event: AttemptEnded) -> None:
 def add_newest(seen: dict[str, int], name: str, at_ms: int) -> None:
     """Add a name and when it was seen; the one that was not seen for longest goes when there are too many."""
     if len(seen) >= KEPT_SEEN:
-        oldest = min(seen, key=lambda known: seen[known])
+        oldest = min(seen, key=seen.__getitem__)
         if seen[oldest] > at_ms:
             return
         del seen[oldest]

@@ -174,12 +174,12 @@ def encode_event(event: Event) -> bytes:
     return _encoder.encode(event)
 
 
-def decode_event(raw: bytes) -> Decoded:
+def decode_event(raw: bytes | str) -> Decoded:
     """Decode one event, or return the reason why it can't be."""
     try:
         return _event_decoder.decode(raw)
     except UNREADABLE as error:
-        return Undecodable(raw, str(error))
+        return Undecodable(raw.encode() if isinstance(raw, str) else raw, str(error))
 
 
 def new_ledger(stream: str) -> Ledger:
