@@ -84,6 +84,12 @@ MEDDLINGS = [
     ("UPDATE ccproxy.events SET body = '{}' WHERE position = 4", ("event", "position 4")),
     ("UPDATE ccproxy.events SET hash = 'x' WHERE position = 6", ("event", "position 6")),
     ("UPDATE ccproxy.events SET at_ms = 1 WHERE position = 2", ("event", "position 2")),
+    (
+        "UPDATE ccproxy.events SET request_id = repeat('_', length(request_id)) WHERE position = 2",
+        ("event", "position 2"),
+    ),
+    ("UPDATE ccproxy.events SET request_id = '%%' WHERE position = 2", ("event", "position 2")),
+    ("UPDATE ccproxy.events SET type = 'attempt_lost' WHERE position = 1", ("event", "position 1")),
     ("UPDATE ccproxy.usage_hourly SET input = input + 1", ("usage", "2026-09-10T00:00Z claude-sonnet-4-5 alice")),
     ("DELETE FROM ccproxy.usage_hourly", ("usage", "2026-09-10T00:00Z claude-sonnet-4-5 alice")),
     (
@@ -112,6 +118,13 @@ def test_what_was_changed_is_named(bench: Bench, statement: str, difference: tup
         assert {name for what, name in differences if what == "event"} == {difference[1]}
     else:
         assert {what for what, _ in differences} <= {difference[0], "state"}
+
+
+def test_a_position_that_stands_twice_is_named(bench: Bench) -> None:
+    """And so is the one that is missing for it."""
+    fill(bench)
+    bench.execute("UPDATE ccproxy.events SET position = 3 WHERE position = 4")
+    assert [name for what, name in found(bench) if what == "event"] == ["position 3", "position 4"]
 
 
 def test_a_whole_chain_made_anew_is_found(bench: Bench) -> None:
