@@ -39,8 +39,6 @@ START_S = 15.0
 BACKLOG = 2048
 LOOK_TICKS = 50
 """Ticks between checks for slow clients: five seconds."""
-KEEP_ALIVE_S = 75
-"""Longer than clients keep a connection idle between two turns of a tool round trip."""
 COLLECT_AFTER = 20_000
 """Net allocated objects before a garbage collection: a few hundred requests' worth."""
 
@@ -207,7 +205,7 @@ def server_config(parts: app.Parts) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=parts.settings.drain.limit_ms // 1000 + END_S,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=parts.settings.keep_alive_ms / 1000,  # type: ignore[arg-type] # a timer's delay
         ws="none",
     )
 

@@ -8,7 +8,7 @@ reveal no secrets and make no requests.
 import time
 from typing import Any, Literal
 
-from litestar import HttpMethod, MediaType, Response, get, route
+from litestar import HttpMethod, MediaType, Response, route
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
@@ -33,6 +33,8 @@ ENDPOINTS = {
 """The original's list of endpoints."""
 NAMES = {"anthropic": "Anthropic API"}
 """The original's names of routes, where they differ."""
+METHODS = (HttpMethod.GET, HttpMethod.HEAD)
+"""Some load balancers look at a status by HEAD alone."""
 FALLBACKS = 3
 """The original listed this many, and called inactive ones disabled."""
 
@@ -119,22 +121,21 @@ def route_fields(reading: RouteStatus) -> dict[str, Any]:
     return fields
 
 
-@route(
-    ["/", "/api/hello"], http_method=[HttpMethod.GET, HttpMethod.HEAD], media_type=MediaType.TEXT, sync_to_thread=False
-)
+@route(["/", "/api/hello"], http_method=METHODS, media_type=MediaType.TEXT, sync_to_thread=False)
 def hello() -> str:
     """Reachability check of clients."""
     return "Claude Code Proxy\n"
 
 
-@get("/livez", sync_to_thread=False)
+@route("/livez", http_method=METHODS, sync_to_thread=False)
 def livez() -> dict[str, str]:
     """Liveness probe: 200 while the process runs."""
     return {"status": "ok"}
 
 
-@get(
+@route(
     "/readyz",
+    http_method=METHODS,
     sync_to_thread=False,
     responses={503: ResponseSpec(dict[str, Any], description="Not ready", generate_examples=False)},
 )
@@ -144,7 +145,7 @@ def readyz(state: State) -> Response[dict[str, Any]]:
     return Response(report, status_code=200 if report["status"] == "ready" else 503)
 
 
-@get("/health", sync_to_thread=False)
+@route("/health", http_method=METHODS, sync_to_thread=False)
 def health(state: State) -> dict[str, Any]:
     """State of this process and its routes."""
     report: dict[str, Any] = state.health.report()

@@ -3,12 +3,14 @@
 - `receive` returns a complete body in one piece, uncopied.
 - The head of a response is sent with the data that follows, in one system call; it is delayed until the next iteration
   of the event loop at most.
+- A response of unknown length ends with its last chunk; for HTTP/1.0, which has no chunks, with the connection.
 - A handler may register a callback for a disconnect (the extension `LEAVING`), and needs no task that waits for it.
 
 Not here: bytes of requests, and when their handling begins (`connection`).
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -28,6 +30,8 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STATUS = {status: line.removesuffix(b"\r\n") for status, line in STATUS_LINE.items()}
 BODILESS = (204, 304)
 LAST_CHUNK = b"0\r\n\r\n"
+UNTIL_CLOSE = math.inf
+"""What is left of a body that ends with the connection."""
 SMALL_BYTES = 1_024
 """Smaller parts of a body are joined as they arrive: chunks of two bytes would take forty times their size."""
 
@@ -109,7 +113,7 @@ class RequestCycle:
         self._gone: Callable[[], None] | None = None
         self._head = b""
         self._chunked = False
-        self._left = 0
+        self._left: float = 0
         extensions = scope.setdefault("extensions", {})
         extensions[LEAVING] = self.on_disconnect
         extensions[DISCARD] = self.discard
@@ -235,8 +239,11 @@ class RequestCycle:
         if b"content-length" in named:
             self._left = int(named[b"content-length"])
         elif status not in BODILESS and self.scope["method"] != "HEAD":
-            self._chunked = True
-            lines.append(b"transfer-encoding: chunked")
+            self._chunked = self.scope["http_version"] != "1.0"
+            if self._chunked:
+                lines.append(b"transfer-encoding: chunked")
+            else:
+                self._left = UNTIL_CLOSE
         lines += (b"", b"")
         head = b"\r\n".join(lines)
         if not head.count(b"\n") == head.count(b"\r") == len(lines) - 1:
@@ -267,7 +274,7 @@ class RequestCycle:
             self._finish()
 
     def _finish(self) -> None:
-        if self._left:
+        if self._left and self._left != UNTIL_CLOSE:
             raise RuntimeError("the response is shorter than its content-length")
         self.response_complete = True
         if self.buffered_bytes:

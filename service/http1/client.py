@@ -70,6 +70,10 @@ class HttpResponse:
         """True if the whole body was read, so that the connection is back in the pool."""
         return self._connection is None
 
+    def allow_silence(self) -> None:
+        """Wait without limit between parts from now on."""
+        self._chunk_s = None
+
     async def chunk(self) -> bytes:
         """Return the next part of the body, b"" at its end. Raises an httpx.TransportError."""
         connection = self._connection

@@ -24,6 +24,14 @@ from service.http1.connection import UpstreamConnection
 from service.http1.request_head import Origin
 
 HEAD_START_S = 0.25
+PROBES = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+"""A silent connection is probed after a minute, and gone after another one."""
+SOCKET_OPTIONS = [
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *((socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in PROBES if hasattr(socket, name)),
+]
+"""Without Nagle's algorithm; with probes of the connection, which some responses leave silent for hours."""
 MOST_SESSIONS = 64
 
 Address = tuple[socket.AddressFamily, Any]
@@ -157,12 +165,13 @@ def one_socket_of(done: set[asyncio.Task[socket.socket]]) -> socket.socket | Non
 
 
 async def connect(address: Address) -> socket.socket:
-    """Connect a socket, without Nagle's algorithm."""
+    """Connect a socket."""
     family, place = address
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for option in SOCKET_OPTIONS:
+            sock.setsockopt(*option)
         await asyncio.get_running_loop().sock_connect(sock, place)
     except BaseException:
         sock.close()

@@ -17,6 +17,7 @@ import httpx
 
 from service.http1.client import Http1Transport, HttpTimeouts
 from service.http1.connection import StaleSocket
+from service.http1.connector import SOCKET_OPTIONS
 from service.http1.no_proxy import is_direct, is_loopback
 from service.http1.request_head import CONTROLS, METHODS, base_of, target_under
 from service.ledger.events import FailureKind
@@ -52,6 +53,9 @@ class ResponseBody(Protocol):
 
     async def chunk(self) -> bytes:
         """Return the next part, b"" at the end."""
+
+    def allow_silence(self) -> None:
+        """Wait without limit between parts from now on."""
 
     async def close(self) -> None:
         """Return the connection to the pool, or close it if the body was not read to its end."""
@@ -94,6 +98,10 @@ class UpstreamResponse:
     def join(self) -> None:
         """Allow chunks that arrived together to be returned as one, which is cheaper to forward."""
         self._body.joined = True
+
+    def allow_silence(self) -> None:
+        """Wait without limit between chunks from now on. A dead connection is noticed by TCP's own probes."""
+        self._body.allow_silence()
 
     async def chunk(self) -> bytes:
         """Return the next part of the body, b"" at its end. Raises UpstreamError."""
@@ -204,14 +212,16 @@ class UpstreamClient:
             raise httpx.RemoteProtocolError(fault)
         timeout["read"] = waits.chunk_s  # the transport reads this dictionary again when it starts reading the body
         lowered = [(name.lower(), value) for name, value in response.headers.raw]
-        return UpstreamResponse(response.status_code, lowered, HttpxBody(response))
+        return UpstreamResponse(response.status_code, lowered, HttpxBody(response, timeout))
 
     def _transport(self, proxy: str) -> httpx.AsyncBaseTransport:
         if self._given:
             return self._given
         if proxy not in self._by_proxy:
             try:
-                self._by_proxy[proxy] = httpx.AsyncHTTPTransport(limits=LIMITS, retries=0, proxy=proxy or None)
+                self._by_proxy[proxy] = httpx.AsyncHTTPTransport(
+                    limits=LIMITS, retries=0, proxy=proxy or None, socket_options=SOCKET_OPTIONS
+                )
             except (ValueError, ImportError):
                 raise UpstreamError(
                     "connect", "HTTPS_PROXY is not the URL of an HTTP proxy, such as http://host:3128"
@@ -225,9 +235,14 @@ class HttpxBody:
     joined = False
     at_end = False
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx.Response, timeout: dict[str, float | None]) -> None:
         self._response = response
+        self._timeout = timeout
         self._parts: AsyncIterator[bytes] = aiter(response.stream)  # type: ignore[arg-type]
+
+    def allow_silence(self) -> None:
+        """Wait without limit between parts, if none was awaited yet: the transport reads the limit when it starts."""
+        self._timeout["read"] = None
 
     async def chunk(self) -> bytes:
         """Return the next part, b"" at the end."""

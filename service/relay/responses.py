@@ -6,7 +6,7 @@ Not here: choosing a route or sending the request (`request`), what a failure me
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
 from service.fleet.admission import Admission
 from service.fleet.clock import Clock
@@ -25,8 +25,10 @@ from service.relay.classifier import FailureClassifier
 from service.relay.client import READS, ClientRequest, content_length
 from service.relay.client_errors import redacted
 from service.relay.ownership import is_list, own_items
+from service.relay.passthrough import COMMENT, EVENT_STREAM, BodyPassthrough, parts_of
 from service.relay.recorder import AttemptRecorder
 from service.relay.streams import StreamRelay, bad_answer
+from service.routing.rank import MODEL_ENDPOINTS
 from service.settings import Settings
 
 ANSWER_BYTES = 64 * 1024 * 1024
@@ -36,7 +38,8 @@ ERROR_BYTES = 1024 * 1024
 ERROR_READ_S = 5.0
 """An error's message is not worth waiting for any longer: its status says what matters."""
 JSON = "application/json"
-EVENT_STREAM = "text/event-stream"
+NO_CONTENT = (204, 205)
+"""Statuses whose answers have no body, and no length either."""
 JSON_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens", "models"))
 
 HeaderList = list[tuple[bytes, bytes]]
@@ -76,7 +79,7 @@ class ResponseRelay:
         self, request: ClientRequest, upstream: UpstreamResponse
     ) -> Callable[[UpstreamExchange], Awaitable[FinalPart]]:
         """Return the method that relays a response of this kind."""
-        if request.method == "HEAD" or (request.endpoint == "files" and request.path.endswith("/content")):
+        if is_copied(request, upstream):
             return self._copy
         if request.endpoint == "messages" and request.stream:
             return self._stream
@@ -126,45 +129,52 @@ class ResponseRelay:
 
     async def _copy(self, exchange: UpstreamExchange) -> FinalPart:
         """Bytes as they come: files, unknown endpoints."""
-        request, upstream, response = exchange.request, exchange.upstream, exchange.response
+        request, upstream = exchange.request, exchange.upstream
         exchange.deadline.reschedule(None)
-        is_stream = upstream.content_type == EVENT_STREAM
-        if is_stream:
-            upstream.decode()
-        await response.start(upstream.status, self._head_of_copy(exchange))
         meaning = meaning_of(request.method, request.endpoint, request.path)
+        is_stream = upstream.content_type == EVENT_STREAM
         meter = Meter(is_stream=is_stream)
         totals = TotalsTap(request.path) if is_stream and meaning == "running_total" else None
-        held = b""
         try:
-            while chunk := await upstream.chunk():
-                meter.feed(chunk)
-                if totals:
-                    await self._recorder.record_totals(request, exchange.plan, totals.feed(chunk))
-                if held:
-                    await response.write(held)
-                held = chunk
+            async with self._passing(exchange) as (parts, body):
+                async for part in parts:
+                    if part is not COMMENT:
+                        meter.feed(part)
+                    if totals:
+                        await self._recorder.record_totals(request, exchange.plan, totals.feed(part))
+                    await body.write(part)
         finally:
             if meaning == "request":
                 exchange.progress.usage = meter.usage(len(request.body), generates=may_generate(request))
-        return FinalPart(held)
+        return FinalPart(body.held)
 
     async def _batch_results(self, exchange: UpstreamExchange) -> FinalPart:
         """The results of a batch: lines as they come, each recorded before it is sent."""
-        request, upstream, response = exchange.request, exchange.upstream, exchange.response
+        request, upstream = exchange.request, exchange.upstream
         exchange.deadline.reschedule(None)
         upstream.decode()
         fresh = ResourceHome(exchange.plan.route.id, self._clock.new_id(), request.owner or "")
         batch = await self._resources.bind(request.resource_ids[0], fresh) if request.resource_ids else fresh
         tap = BatchTap()
-        await response.start(upstream.status, self._head_of_copy(exchange))
-        held = b""
-        while chunk := await upstream.chunk():
-            await self._recorder.record_batch_items(request, exchange.plan, batch, tap.feed(chunk))
-            await response.write(held)
-            held = chunk
+        async with self._passing(exchange) as (parts, body):
+            async for part in parts:
+                await self._recorder.record_batch_items(request, exchange.plan, batch, tap.feed(part))
+                await body.write(part)
         await self._recorder.record_batch_items(request, exchange.plan, batch, tap.finish())
-        return FinalPart(held)
+        return FinalPart(body.held)
+
+    @contextlib.asynccontextmanager
+    async def _passing(
+        self, exchange: UpstreamExchange
+    ) -> AsyncIterator[tuple[AsyncGenerator[bytes, None], BodyPassthrough]]:
+        """Send the head; the parts of the body to pass on, and what they are written to."""
+        upstream, response = exchange.upstream, exchange.response
+        if upstream.content_type == EVENT_STREAM:
+            upstream.decode()
+        head = self._head_of_copy(exchange)
+        await response.start(upstream.status, head)
+        async with contextlib.aclosing(parts_of(upstream, self._timeouts.ping_ms / 1000)) as parts:
+            yield parts, BodyPassthrough(response, head)
 
     async def _stream(self, exchange: UpstreamExchange) -> FinalPart:
         """A stream of events, held back until content comes."""
@@ -199,9 +209,21 @@ class ResponseRelay:
         )
 
     def _head_of_copy(self, exchange: UpstreamExchange) -> HeaderList:
-        """With the provider's content length, unless the body is decoded on the way."""
+        """With the provider's content length, unless the body is decoded on the way, or there can't be one."""
         upstream = exchange.upstream
-        return [*self._head(exchange), *([] if upstream.decoded else length_said(upstream.headers))]
+        has_length = not (upstream.decoded or upstream.status in NO_CONTENT)
+        return [*self._head(exchange), *(length_said(upstream.headers) if has_length else ())]
+
+
+def is_copied(request: ClientRequest, upstream: UpstreamResponse) -> bool:
+    """Return true if a body is passed on as it comes: it has none, or is nothing that has to be whole."""
+    if request.method == "HEAD":
+        return True
+    if request.endpoint in MODEL_ENDPOINTS:
+        return False
+    if upstream.status in NO_CONTENT or upstream.content_type == EVENT_STREAM:
+        return True
+    return request.endpoint == "files" and request.path.endswith("/content")
 
 
 def response_headers(

@@ -272,6 +272,16 @@ class Settings(Struct, frozen=True, kw_only=True):
         ),
     ] = ()
     drain: DrainTimes = DrainTimes()
+    keep_alive_ms: Annotated[
+        int,
+        Setting(
+            "PROXY_KEEP_ALIVE_MS",
+            Section.CLIENTS,
+            "how long an idle connection of a client is kept; longer than a load balancer keeps it (Google Cloud: "
+            "600 s), else that sometimes sends a request into a connection that is being closed, and answers 502",
+            least=1,
+        ),
+    ] = 650_000
     client_keys: Annotated[
         tuple[StaticKey, ...],
         Setting(

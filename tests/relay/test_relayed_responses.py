@@ -74,7 +74,7 @@ async def test_a_copy_that_breaks_stays_cut(relays: RelayFactory) -> None:
     relay = relays.make()
     relay.upstream.script(stream(b"ab", b"cd", UpstreamError("reset", "broken"), content_type="text/plain"))
     client = await relay.ask(b"{}", "/v1/complete", endpoint="other")
-    assert (client.body, client.broken, client.ended) == (b"ab", True, False)
+    assert (client.body, client.broken, client.ended) == (b"abcd", True, False)
     assert relay.ended == [("anthropic", "failed", "reset")]
     assert relay.ends[0].tokens.output == 1
 

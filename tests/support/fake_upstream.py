@@ -79,6 +79,9 @@ class ScriptedBody:
             await pause(step)
         return b""
 
+    def allow_silence(self) -> None:
+        """Silences here have no limit of their own."""
+
     async def close(self) -> None:
         self.closed = True
 
