@@ -65,7 +65,7 @@ class Parts:
         self.clock = clock = Clock()
         self.settings = settings
         self.drain = Drain()
-        self.redis = open_redis(settings.redis_url) if settings.redis_url else None
+        self.redis = open_redis(settings.redis_url.reveal()) if settings.redis_url else None
         self.outbox = Outbox(
             open_port(self.redis, REDIS_TIMEOUT_S) if self.redis else None,
             replica=new_replica(),

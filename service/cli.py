@@ -17,6 +17,8 @@ from msgspec.structs import asdict, replace
 from service.commands import config_option, json_option, with_settings
 from service.commands.keys import keys
 from service.embedded.run_file import DEFAULT_REDIS_URL, running
+from service.settings import SettingsError
+from service.settings.redis_url import redis_address
 from service.telemetry.safe_text import visible
 from service.telemetry.terminal import SafeConsole, echo, echo_json, show_exception
 
@@ -41,12 +43,14 @@ class Commands(click.Group):
         return command if isinstance(command, click.Command) else None
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; untrusted text in its errors is escaped."""
+        """Run a command; its errors, and those in the settings, are one message, in which untrusted text is escaped."""
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
             error.message = visible(error.message)  # type: ignore[misc]
             raise
+        except SettingsError as error:
+            raise click.ClickException(visible(str(error))) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List all commands, each with its whole first sentence, which click would truncate."""
@@ -86,7 +90,7 @@ def up(config: Path | None) -> None:
 def serve(config: Path | None, listener: int | None, started: int | None) -> None:
     """Run the proxy only; Redis is at REDIS_URL, workers run elsewhere."""
     settings = with_settings(config, to_serve=True)
-    settings = replace(settings, redis_url=settings.redis_url or DEFAULT_REDIS_URL)
+    settings = replace(settings, redis_url=settings.redis_url or redis_address(DEFAULT_REDIS_URL).value)
     if settings.processes > 1 and listener is None:
         from service.multiprocess import serve_together
 
@@ -115,8 +119,8 @@ def check(config: Path | None, *, as_json: bool) -> None:
 
     settings = with_settings(config)
     run = running(settings.home)
-    redis_url = settings.redis_url or run.get("redis_url")
-    database_url = settings.database_url or run.get("database_url")
+    redis_url = settings.redis_url.reveal() if settings.redis_url else run.get("redis_url")
+    database_url = settings.database_url.reveal() if settings.database_url else run.get("database_url")
     findings = asyncio.run(check_all(settings, redis_url, database_url))
     if as_json:
         echo_json([asdict(finding) for finding in findings])

@@ -1,6 +1,5 @@
 """The workers' commands. They join `ccproxy` as entry points, so that the proxy does not import them."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +22,6 @@ from service.settings import (
     load_for_workers,
     worker_environ,
 )
-from service.settings.redis_url import place_of
 from service.telemetry.log import set_up
 from service.telemetry.terminal import SafeConsole, echo, echo_json, echo_own
 from workers.archive import Archive, Unowned, open_archive
@@ -32,13 +30,14 @@ from workers.consume import Streams, open_redis
 from workers.invoice import CREATE_KEY, AdminApi, InvoiceError, with_progress
 from workers.migrate import SchemaError, pending
 from workers.migrate import migrate as apply_migrations
+from workers.postgres_address import direct_postgres_of, postgres_of, redis_url_of, required
 from workers.project import Projected, Projector
 from workers.publish import Publisher
 from workers.rebuild import rebuild
 from workers.reconcile import Invoice, Scope, compare, days_of, invoice_of
 from workers.reconcile_view import comparison_json, show_comparison
 from workers.restore import Backup, Gap, NotEmpty, gaps_of, restore
-from workers.store import PostgresAddress, Store, connect
+from workers.store import Store, connect
 from workers.terminal_views import (
     progress_of,
     show_backup,
@@ -65,19 +64,14 @@ def worker() -> None:
     """Fold events from Redis into Postgres until stopped."""
     settings = load_for_workers()
     set_up(settings.log_level, settings.log_format, sys.stderr)
-    redis_url = required_setting(settings.redis_url, "REDIS_URL")
-    database_url = required_setting(settings.database_url, "DATABASE_URL")
-    if place_of(redis_url).kind == "cluster":
-        required_setting(settings.rq_redis_url, "RQ_REDIS_URL, a plain Redis for the queue (REDIS_URL is a Cluster),")
-    connect_s = settings.database_connect_s
+    redis_url = required(settings.redis_url.reveal() if settings.redis_url else None, "REDIS_URL")
+    required(settings.database_url.reveal() if settings.database_url else None, "DATABASE_URL")
+    if settings.redis_url and settings.redis_url.place.kind == "cluster" and not settings.rq_redis_url:
+        required(None, "RQ_REDIS_URL, a plain Redis for the queue (REDIS_URL is a Cluster),")
+    queue_url = settings.rq_redis_url.reveal() if settings.rq_redis_url else redis_url
+    postgres, direct = postgres_of(settings), direct_postgres_of(settings)
     keep_own_variables()
-    WorkerProcess(
-        redis_url,
-        settings.rq_redis_url or redis_url,
-        PostgresAddress(database_url, connect_s),
-        PostgresAddress(settings.database_direct_url or database_url, connect_s),
-        settings.retention_weeks,
-    ).run()
+    WorkerProcess(redis_url, queue_url, postgres, direct, settings.retention_weeks).run()
 
 
 def keep_own_variables() -> None:
@@ -96,7 +90,7 @@ def keep_own_variables() -> None:
 def migrate(*, check: bool) -> None:
     """Migrate the database schema to this version."""
     settings = load_for_workers()
-    with errors_as_messages(), connect(postgres_of(settings)) as connection:
+    with errors_as_messages(), connect(direct_postgres_of(settings)) as connection:
         steps = pending(connection) if check else apply_migrations(connection)
     for step in steps:
         echo(f"migration.{'missing' if check else 'applied'} number={step.number:04} name={step.name}")
@@ -168,7 +162,7 @@ def add_owners() -> None:
     Until then, nobody can use them where client keys have several names. The ledger knows who created them.
     """
     settings = load_for_workers()
-    redis = open_redis(required_setting(settings.redis_url or running_address(settings, "redis_url"), "REDIS_URL"))
+    redis = open_redis(required(redis_url_of(settings), "REDIS_URL"))
     try:
         with archive_of(settings) as archive:
             count = sum(add_owner(redis, one) for one in archive.unowned())
@@ -329,7 +323,7 @@ def errors_as_not_compared() -> Iterator[None]:
 @json_option
 def backup(file: Path, *, as_json: bool) -> None:
     """Write the whole ledger to FILE, as of one moment, while traffic goes on."""
-    with errors_as_messages(), connect(postgres_of(load_for_workers())) as connection:
+    with errors_as_messages(), connect(direct_postgres_of(load_for_workers())) as connection:
         expected = expected_rows(connection)
         with progress_of(SafeConsole(stderr=True), f"backup {file.name}", 0, expected, lines=True) as progress:
             manifest = back_up(connection, file, progress)
@@ -347,7 +341,7 @@ def backup(file: Path, *, as_json: bool) -> None:
 def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
     """Restore a backup, fold what Redis has since, and verify the ledger; exit code 1 if anything differs."""
     settings, screen = load_for_workers(), SafeConsole(stderr=True)
-    with errors_as_messages(), Backup(file) as saved, connect(postgres_of(settings)) as connection:
+    with errors_as_messages(), Backup(file) as saved, connect(direct_postgres_of(settings)) as connection:
         manifest = saved.manifest
         with progress_of(screen, f"restore {file.name}", 0, manifest.rows, lines=True) as progress:
             restore(connection, saved, progress, replace=replace)
@@ -368,7 +362,7 @@ def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
 
 def catch_up(settings: Settings, manifest: Manifest) -> list[Gap] | None:
     """Fold what Redis has, with or without workers, and publish it. Returns what is missing; None without Redis."""
-    url = settings.redis_url or running_address(settings, "redis_url")
+    url = redis_url_of(settings)
     if not url:
         return None
     try:
@@ -390,7 +384,7 @@ def project_next(projector: Projector, stream: str) -> Projected | None:
 @contextmanager
 def archive_of(settings: Settings) -> Iterator[Archive]:
     """Open the ledger of the settings or of a running `ccproxy up`; errors of Postgres end the command."""
-    postgres = postgres_of(settings)
+    postgres = direct_postgres_of(settings)
     with errors_as_messages():
         check_schema(postgres)
         archive = open_archive(postgres)
@@ -411,22 +405,6 @@ def errors_as_messages() -> Iterator[None]:
         raise click.ClickException(f"{error}; nothing was changed. `--replace` overwrites it with the backup") from None
 
 
-def postgres_of(settings: Settings) -> PostgresAddress:
-    """Return the ledger's URL, from the settings or from a running `ccproxy up`."""
-    url = settings.database_direct_url or settings.database_url or running_address(settings, "database_url")
-    return PostgresAddress(required_setting(url, "DATABASE_URL"), settings.database_connect_s)
-
-
-def running_address(settings: Settings, name: str) -> str | None:
-    """Return an address published by a running `ccproxy up`."""
-    try:
-        found = json.loads((settings.home / "run.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    value = found.get(name) if isinstance(found, dict) else None
-    return value if isinstance(value, str) else None
-
-
 def selected_streams(archive: Archive, stream: str | None) -> list[str]:
     """Return the requested stream, or all streams."""
     streams = archive.streams()
@@ -444,7 +422,7 @@ def fold_dead_letters(settings: Settings, stream: str) -> Projected:
 
 def publish_current(settings: Settings, stream: str) -> bool:
     """Publish a stream's current state; False if Redis is unavailable."""
-    url = settings.redis_url or running_address(settings, "redis_url")
+    url = redis_url_of(settings)
     if not url:
         return False
     try:
@@ -464,8 +442,8 @@ def add_owner(redis: Redis, one: Unowned) -> bool:
 
 def run_until_done(settings: Settings, stream: str, step: Callable[[Projector], Projected | None]) -> Projected:
     """Run a step on a stream whenever no worker holds it, until nothing is left to do, and publish the result."""
-    postgres = postgres_of(settings)
-    redis = open_redis(required_setting(settings.redis_url or running_address(settings, "redis_url"), "REDIS_URL"))
+    postgres = direct_postgres_of(settings)
+    redis = open_redis(required(redis_url_of(settings), "REDIS_URL"))
     store = Store(postgres)
     try:
         return turns(Projector(store, Streams(redis)), Publisher(redis, Event()), step, MAX_TRIES)
@@ -476,10 +454,3 @@ def run_until_done(settings: Settings, stream: str, step: Callable[[Projector], 
     finally:
         store.close()
         redis.close()
-
-
-def required_setting(value: str | None, name: str) -> str:
-    """Return the setting's value; a missing one ends the command."""
-    if not value:
-        raise click.ClickException(f"{name} is not set; set it, or use `ccproxy up`, which starts its own servers")
-    return value

@@ -70,7 +70,7 @@ class FleetReader:
 
     async def _standing_by(self, redis: Redis) -> FleetStatus:
         with as_redis_error():
-            url = self._settings.redis_url or ""
+            url = self._settings.redis_url.reveal() if self._settings.redis_url else ""
             status = await asyncio.get_running_loop().run_in_executor(self._thread, read_status, self._settings, url)
             pipe = redis.pipeline(transaction=False)
             for stream in status.streams:

@@ -1,9 +1,8 @@
 """The settings in force with secrets removed: which ones are secret is part of their declarations.
 
-A value of type Secret is `***`. A URL comes without user, password and query.
+A value of type Secret is `***`; of an address, which may hold a password, the place is shown.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,11 +10,10 @@ from msgspec import Struct
 
 from service.console.api_types import SettingView
 from service.settings import Secret, Settings
+from service.settings.secret import Address
 from service.settings.setting import SettingField, setting_fields
 
 MASK = "***"
-IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]*@")
-QUERY = re.compile(r"\?.*", re.DOTALL)
 LEFT_OUT = frozenset(("prices.models", "prices.bounds", "prices.providers", "notices"))
 """A table of hundreds of rows, and messages that were shown at startup."""
 
@@ -29,10 +27,12 @@ def view_of(name: str, value: Any, field: SettingField | None) -> SettingView:
     """A setting as it may be shown; `field` declares it, None for an entry of a list."""
     declared_secret = field is not None and field.secret
     meaning = field.setting.meaning if field and field.setting else ""
+    if isinstance(value, Address):
+        return SettingView(name=name, value=value.shown, secret=False, meaning=meaning)
     if isinstance(value, Secret):
         return SettingView(name=name, value=MASK if value else "", secret=True, meaning=meaning)
-    text = address_masked(text_of(value))
-    if declared_secret and "://" not in text and text:
+    text = text_of(value)
+    if declared_secret and text:
         return SettingView(name=name, value=MASK, secret=True, meaning=meaning)
     return SettingView(name=name, value=text, secret=False, meaning=meaning)
 
@@ -66,10 +66,3 @@ def text_of(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={inner}" for key, inner in value.items())
     return "" if value is None else str(value)
-
-
-def address_masked(text: str) -> str:
-    """Remove user, password and query from URLs in a text."""
-    if "://" not in text:
-        return text
-    return QUERY.sub("", IN_ADDRESS.sub(f"{MASK}@", text))

@@ -20,7 +20,6 @@ from service.ledger.wire import REPORT_QUEUE
 from service.redis_client.factory import open_sync
 from service.redis_client.failures import as_redis_error
 from service.settings import Settings
-from service.settings.redis_url import place_of
 
 JOB = "workers.jobs.report"
 ANSWER_S = 10.0
@@ -111,7 +110,7 @@ class ReportClient:
 def queue_url(settings: Settings) -> str | None:
     """Return the URL of the workers' queue; None if no configured Redis can hold one."""
     url = settings.rq_redis_url or settings.redis_url
-    return url if url and place_of(url).kind != "cluster" else None
+    return url.reveal() if url and url.place.kind != "cluster" else None
 
 
 def away() -> ReportAway:

@@ -21,7 +21,9 @@ def running(home: Path) -> dict[str, str]:
 
 def redis_url_of(settings: Settings) -> str:
     """Return the URL of the ledger's Redis."""
-    return settings.redis_url or running(settings.home).get("redis_url") or DEFAULT_REDIS_URL
+    if settings.redis_url:
+        return settings.redis_url.reveal()
+    return running(settings.home).get("redis_url") or DEFAULT_REDIS_URL
 
 
 def place_of(url: str) -> str:

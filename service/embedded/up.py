@@ -15,7 +15,6 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
 
 from service.embedded import EmbeddedError, folder
 from service.embedded.postgres import Postgres
@@ -25,7 +24,6 @@ from service.embedded.signals import Signals
 from service.embedded.supervisor import Child, Supervisor
 from service.embedded.valkey import Valkey
 from service.private_files import make_closed_folder, make_folder
-from service.settings.redis_url import REDIS_SCHEMES, place_of
 
 if TYPE_CHECKING:
     from service.embedded.server import Server
@@ -81,7 +79,11 @@ def process_set(settings: "Settings") -> ProcessSet:
         later.after = (
             earlier.name,
         )  # creating the data blocks this thread, and would count towards the other's start-up time
-    urls = ProcessSet((), lambda: redis_url or valkey.url, lambda: database_url or postgres.url)
+    urls = ProcessSet(
+        (),
+        lambda: redis_url.reveal() if redis_url else valkey.url,
+        lambda: database_url.reveal() if database_url else postgres.url,
+    )
     return urls._replace(children=(*servers, *_programs(settings, logs, tuple(s.name for s in servers), urls)))
 
 
@@ -150,7 +152,7 @@ def _check_address(settings: "Settings") -> None:
 def _run_locked(settings: "Settings", screen: Screen, house: ProcessSet, signals: Signals) -> int:
     for name, url in (("Redis", settings.redis_url), ("Postgres", settings.database_url)):
         if url is not None:
-            screen.show_external(name, _without_secrets(url))
+            screen.show_external(name, url.shown)
     make_closed_folder(settings.home / "logs")
     supervisor = Supervisor(house.children, screen)
     try:
@@ -209,10 +211,3 @@ def _write_run(settings: "Settings", house: ProcessSet) -> None:
         "started_at_ms": time.time_ns() // 1_000_000,
     }
     folder.write_private(settings.home / "run.json", json.dumps(record, indent=2) + "\n")
-
-
-def _without_secrets(url: str) -> str:
-    if url.startswith(REDIS_SCHEMES):
-        return place_of(url).shown
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"

@@ -28,7 +28,7 @@ def open_async(url: str, **options: Any) -> "AsyncRedis":
 
     place = place_of(url)
     if place.kind == "server":
-        return GuardedRedis.from_url(url, **options)
+        return GuardedRedis.from_url(place.plain_url, **options)
     options |= options_of(place)
     if place.kind == "sentinel":
         from service.redis_client.sentinel import BehindSentinels
@@ -50,7 +50,7 @@ def open_sync(url: str, **options: Any) -> "Redis":
 
     place = place_of(url)
     if place.kind == "server":
-        return Redis.from_url(url, **options)
+        return Redis.from_url(place.plain_url, **options)
     options |= options_of(place)
     if place.kind == "sentinel":
         sentinel_options, options = split_sentinel_options(options)

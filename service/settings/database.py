@@ -5,6 +5,8 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
+from service.settings.address import bracketed
+from service.settings.database_url import DatabaseUrl, database_address
 from service.settings.reader import Reader
 from service.settings.secret import Secret
 from service.settings.setting import Section, Setting, setting_fields
@@ -48,7 +50,8 @@ class DatabaseParts(Struct, frozen=True):
     def url(self) -> str:
         """The URL."""
         user, password, name = (quote(part, safe="") for part in (self.user, self.password.reveal(), self.name))
-        return f"postgresql://{user}:{password}@{self.host}:{self.port}/{name}{TLS if self.tls else ''}"
+        host = quote(self.host, safe="") if self.host.startswith("/") else bracketed(self.host.strip("[]"))
+        return f"postgresql://{user}:{password}@{host}:{self.port}/{name}{TLS if self.tls else ''}"
 
 
 NAMING = tuple(
@@ -57,8 +60,9 @@ NAMING = tuple(
 """Variables of which each names a database; TLS alone does not."""
 
 
-def database_url(read: Reader) -> str | None:
+def database_url(read: Reader) -> DatabaseUrl | None:
     """The URL of the parts. None, and nothing is checked, when no part is set or DATABASE_URL is used instead."""
     if read.text("DATABASE_URL") or not any(map(read.text, NAMING)):
         return None
-    return read.read(DatabaseParts).url
+    url: DatabaseUrl = read.parse("DB_HOST", database_address, read.read(DatabaseParts).url)
+    return url

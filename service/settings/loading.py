@@ -66,7 +66,7 @@ def from_variables(variables: Mapping[str, str]) -> Settings:
 
 def build(read: Reader, file: File, origin: str) -> Settings:
     """The settings from variables and file, with everything checked that can be checked without a network."""
-    providers = providers_of(file, origin)
+    providers = providers_of(file, read, origin)
     home = home_of(read.variables)
     routes = file_routes(file, read, providers, origin) if file.routes else usual_routes(read, providers)
     priced = prices(read, file, home, routes)
@@ -121,6 +121,7 @@ def truncation(read: Reader) -> Truncation:
 def notices(read: Reader, settings: Settings) -> tuple[str, ...]:
     """Return warnings about settings that are accepted."""
     found = [f"{name} has no effect here" for name in read.variables if name.startswith(OBSOLETE_PREFIXES)]
+    found += read.notices
     codes = settings.policy.fallback_on_codes
     if codes and 529 not in codes:
         found.append("FALLBACK_ON_CODES leaves out 529, Anthropic's status for overload: clients get such responses")

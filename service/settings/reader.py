@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from service.errors import SettingsError
+from service.settings.address import Noticed
 from service.settings.secret import Secret
 from service.settings.setting import Setting, SettingField, setting_fields
 from service.settings.values import choice, flag, number, whole_number
@@ -22,6 +23,8 @@ class Reader:
     def __init__(self, variables: Mapping[str, str]) -> None:
         stripped = {name: value.strip() for name, value in variables.items()}
         self.variables = {name: value for name, value in stripped.items() if value}
+        self.notices: dict[str, None] = {}
+        """What was changed in values that were accepted, in order, each once."""
 
     def text(self, name: str) -> str:
         """A variable as it is, "" when it is not set."""
@@ -30,9 +33,9 @@ class Reader:
     def given(self, struct: type[Struct]) -> dict[str, Any]:
         """The fields of a struct whose variables are set. Raises SettingsError."""
         return {
-            field.name: parsed(field, field.setting, self.text(field.setting.variable))
+            field.name: self.parse(setting.variable, parser_of(field, setting), self.text(setting.variable))
             for field in setting_fields(struct)
-            if field.setting and field.setting.variable in self.variables
+            if (setting := field.setting) and setting.variable in self.variables
         }
 
     def read(self, struct: type[S], **defaults: Any) -> S:
@@ -47,13 +50,16 @@ class Reader:
         }
         return struct(**(groups | defaults | self.given(struct)))
 
-
-def parsed(field: SettingField, setting: Setting, text: str) -> Any:
-    """The value of a field. Raises SettingsError."""
-    try:
-        return parser_of(field, setting)(text)
-    except ValueError as error:
-        raise SettingsError(f"{setting.variable}: {error}") from None
+    def parse(self, place: str, parser: Callable[[str], Any], text: str) -> Any:
+        """Parse the value at a place, a variable or one in the file, and keep its notices. Raises SettingsError."""
+        try:
+            value = parser(text)
+        except ValueError as error:
+            raise SettingsError(f"{place}: {error}") from None
+        if not isinstance(value, Noticed):
+            return value
+        self.notices.update({f"{place}: {notice}": None for notice in value.notices})
+        return value.value
 
 
 def parser_of(field: SettingField, setting: Setting) -> Callable[[str], Any]:

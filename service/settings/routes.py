@@ -26,7 +26,9 @@ class AnthropicSettings(Struct, frozen=True):
     )
     base_url: Annotated[
         str,
-        Setting("ANTHROPIC_BASE_URL", Section.ANTHROPIC, "base URL of the route `anthropic`", parse=values.http_url),
+        Setting(
+            "ANTHROPIC_BASE_URL", Section.ANTHROPIC, "base URL of the route `anthropic`", parse=values.provider_url
+        ),
     ] = ANTHROPIC.base_url
     weekly_tokens: Annotated[
         int,
@@ -77,7 +79,7 @@ class SubscriptionSettings(Struct, frozen=True):
             "CLAUDE_SUBSCRIPTION_BASE_URL",
             Section.SUBSCRIPTION,
             "base URL of the route `subscription`",
-            parse=values.http_url,
+            parse=values.provider_url,
         ),
     ] = ANTHROPIC.base_url
     weekly_tokens: Annotated[
@@ -104,7 +106,7 @@ class ZaiSettings(Struct, frozen=True):
 
     api_key: Annotated[Secret, Setting("ZAI_API_KEY", Section.ZAI, "key of the route `zai`")] = Secret("")
     base_url: Annotated[
-        str, Setting("ZAI_BASE_URL", Section.ZAI, "base URL of the route `zai`", parse=values.http_url)
+        str, Setting("ZAI_BASE_URL", Section.ZAI, "base URL of the route `zai`", parse=values.provider_url)
     ] = ZAI.base_url
     weekly_tokens: Annotated[
         int, Setting("ZAI_WEEKLY_LIMIT", Section.ZAI, "tokens per week on `zai`; 0 is no limit")
@@ -125,15 +127,15 @@ OPT_IN = frozenset(("token", "credentials_path"))
 ROUTE_SETTINGS = (AnthropicSettings, SubscriptionSettings, ZaiSettings)
 
 
-def providers_of(file: File, origin: str) -> dict[str, Provider]:
+def providers_of(file: File, read: Reader, origin: str) -> dict[str, Provider]:
     """The known providers and those of the file."""
     known = {"anthropic": ANTHROPIC, "zai": ZAI}
     for name, entry in file.providers.items():
-        known[name] = provider_of(name, entry, known.get(name), f"{origin}: providers.{name}")
+        known[name] = provider_of(name, entry, known.get(name), read, f"{origin}: providers.{name}")
     return known
 
 
-def provider_of(name: str, entry: ProviderFile, base: Provider | None, place: str) -> Provider:
+def provider_of(name: str, entry: ProviderFile, base: Provider | None, read: Reader, place: str) -> Provider:
     """A provider of the file; what it leaves out is that of `base`, the known provider of the name."""
     given = {key: value for key, value in msgspec.structs.asdict(entry).items() if value not in ("", None)}
     if base is None and not entry.base_url:
@@ -141,17 +143,9 @@ def provider_of(name: str, entry: ProviderFile, base: Provider | None, place: st
     if entry.families is not None:
         given["families"] = tuple(family.lower() for family in entry.families)
     if entry.base_url:
-        given["base_url"] = url_at(f"{place}.base_url", entry.base_url)
+        given["base_url"] = read.parse(f"{place}.base_url", values.provider_url, entry.base_url)
     start: dict[str, Any] = {"id": name, "title": name} if base is None else msgspec.structs.asdict(base)
     return Provider(**(start | given))
-
-
-def url_at(place: str, text: str) -> str:
-    """A URL of the file. Raises SettingsError, which names its place."""
-    try:
-        return values.http_url(text)
-    except ValueError as error:
-        raise SettingsError(f"{place}: {error}") from None
 
 
 def usual_routes(read: Reader, providers: Mapping[str, Provider]) -> tuple[Route, ...]:
@@ -235,7 +229,7 @@ def file_route(entry: RouteFile, provider: Provider, read: Reader, place: str) -
         id=entry.id,
         title=entry.title or entry.id,
         provider=provider,
-        base_url=url_at(f"{place}: base_url", entry.base_url or provider.base_url),
+        base_url=read.parse(f"{place}: base_url", values.provider_url, entry.base_url or provider.base_url),
         auth=entry.auth,
         api_key=Secret(key),
         credentials_path=str(Path(entry.credentials_path).expanduser()) if entry.credentials_path else "",

@@ -38,6 +38,19 @@ class Secret:
         return bool(self._text)
 
 
+class Address(Secret):
+    """The address of a server as its library takes it. `shown` is it without user, password and options."""
+
+    __slots__ = ("shown",)
+
+    def __init__(self, text: str, shown: str) -> None:
+        super().__init__(text)
+        self.shown = shown
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.shown})"
+
+
 class StaticKey(Struct, frozen=True):
     """A client key from the environment; one without a name is called by its place in the list."""
 

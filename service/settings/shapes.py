@@ -14,8 +14,10 @@ from msgspec.structs import replace
 
 from service.ledger.price import PriceList
 from service.settings import values
+from service.settings.database_url import DatabaseUrl, database_address
 from service.settings.policy import Policy
 from service.settings.providers import Route
+from service.settings.redis_url import RedisUrl, queue_address, redis_address
 from service.settings.secret import Secret, StaticKey, operator_token, sharing_secret, static_keys
 from service.settings.setting import Section, Setting
 from service.settings.values import Network, redacted_url
@@ -222,7 +224,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     host: Annotated[
         str,
         Setting(
-            "PROXY_HOST", Section.CLIENTS, "address to listen on; any other than the loopback needs `PROXY_API_KEYS`"
+            "PROXY_HOST",
+            Section.CLIENTS,
+            "address to listen on; any other than the loopback needs `PROXY_API_KEYS`",
+            parse=values.listen_host,
         ),
     ] = "127.0.0.1"
     port: Annotated[int, Setting("PROXY_PORT", Section.CLIENTS, "port to listen on", least=1, most=65_535)] = 4181
@@ -366,48 +371,48 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 16_384
     truncation: Truncation = Truncation()
     redis_url: Annotated[
-        str | None,
+        RedisUrl | None,
         Setting(
             "REDIS_URL",
             Section.SERVERS,
             "Redis (TLS, Sentinel, Cluster: see docs/replicas.md); `up` starts its own if not set",
-            parse=values.redis_url,
+            parse=redis_address,
             default="redis://127.0.0.1:6379/0",
             secret=True,
             for_workers=True,
         ),
     ] = None
     rq_redis_url: Annotated[
-        str | None,
+        RedisUrl | None,
         Setting(
             "RQ_REDIS_URL",
             Section.SERVERS,
             "Redis of the workers' queue, when REDIS_URL is a Cluster",
-            parse=values.queue_url,
+            parse=queue_address,
             default="as REDIS_URL",
             secret=True,
             for_workers=True,
         ),
     ] = None
     database_url: Annotated[
-        str | None,
+        DatabaseUrl | None,
         Setting(
             "DATABASE_URL",
             Section.SERVERS,
             "Postgres of the workers; `up` starts its own if neither is set",
-            parse=str,
+            parse=database_address,
             default="from DB_*",
             secret=True,
             for_workers=True,
         ),
     ] = None
     database_direct_url: Annotated[
-        str | None,
+        DatabaseUrl | None,
         Setting(
             "DATABASE_DIRECT_URL",
             Section.SERVERS,
             "Postgres itself, if DATABASE_URL is a pooler: for what needs a session (migrate, ledger, backup, reports)",
-            parse=str,
+            parse=database_address,
             default="as DATABASE_URL",
             secret=True,
             for_workers=True,
@@ -453,7 +458,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             Section.LOG,
             "endpoint for traces, OTLP over HTTP; needs the extra `otlp`",
-            parse=values.http_url,
+            parse=values.traces_url,
         ),
     ] = ""
     home: Annotated[

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from service.settings.redis_url import place_of
+from service.settings.address import Noticed, bracketed
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|m|)")
@@ -93,23 +93,63 @@ def choice(text: str, choices: tuple[str, ...]) -> str:
 
 
 def http_url(text: str) -> str:
-    """An http or https URL, without a trailing slash; it must not have credentials, a query or a fragment."""
+    """An http or https URL, without a trailing slash; it must not have credentials, a query or a fragment.
+
+    An error repeats nothing of it: users put keys into the wrong variable.
+    """
     try:
         parts = urlsplit(text)
+        host = parts.hostname
         parts.port  # noqa: B018 - reading it is what checks it
     except ValueError:
         raise ValueError("not a URL; use one such as https://api.anthropic.com") from None
     if "@" in text or parts.query or parts.fragment:
         raise ValueError("must be an address alone, without credentials, query or fragment")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{text!r} is not an http or https URL")
+    if parts.scheme not in ("http", "https") or not host or not HOST_NAME.fullmatch(host):
+        raise ValueError("not an http or https URL; use one such as https://api.anthropic.com")
     return text.rstrip("/")
+
+
+def without_paths(text: str, *paths: str) -> Noticed:
+    """An http or https URL; a path that is added to it for each request, and was given as well, is left out."""
+    url = http_url(text)
+    for path in paths:
+        if url.lower().endswith(path):
+            return Noticed(url[: -len(path)].rstrip("/"), (f"{path} at its end was left out: it is added to it",))
+    return Noticed(url, ())
+
+
+def provider_url(text: str) -> Noticed:
+    """The base URL of a provider."""
+    return without_paths(text, "/v1/messages", "/v1")
+
+
+def traces_url(text: str) -> Noticed:
+    """The endpoint of OTLP over HTTP."""
+    return without_paths(text, "/v1/traces")
+
+
+def listen_host(text: str) -> str:
+    """An address to listen on: a name or an IP address, without scheme and port."""
+    host = text.removeprefix("[").removesuffix("]").lower()
+    if not HOST_NAME.fullmatch(host) or (":" in host and not is_ip_address(host)):
+        raise ValueError("not an address to listen on; use one without scheme and port, such as 0.0.0.0 or ::1")
+    return host
+
+
+def is_ip_address(text: str) -> bool:
+    """True for an IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def redacted_url(url: str) -> str:
     """A URL without what may be secret in it: user, password and query."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}:{port_of(url)}{parts.path}"
+    return f"{parts.scheme}://{bracketed(parts.hostname or '')}:{port_of(url)}{parts.path}"
 
 
 def port_of(url: str) -> int:
@@ -190,19 +230,6 @@ def model_map(text: str) -> dict[str, str]:
     if not all(name and target for name, target in pairs):
         raise ValueError("use a JSON object, or pairs such as claude-opus=claude-opus-4-8")
     return dict(pairs)
-
-
-def redis_url(text: str) -> str:
-    """A Redis URL; the error never repeats it, since it may have a password."""
-    place_of(text)
-    return text
-
-
-def queue_url(text: str) -> str:
-    """The Redis URL of the workers' queue."""
-    if place_of(text).kind == "cluster":
-        raise ValueError("the queue can't be on a Redis Cluster; use a plain Redis, or one behind Sentinel")
-    return text
 
 
 def home_folder(text: str) -> Path:

@@ -56,13 +56,14 @@ def load_for_invoice() -> InvoiceSettings:
     file, origin = read_file(None, variables)
     variables = with_secret_files(texts(file.env) | variables, [name for name in SECRETS if name in FOR_INVOICE])
     own = {name: value for name, value in variables.items() if name in FOR_INVOICE}
-    return Reader(own).read(InvoiceSettings, routes=billed_routes(file, origin))
+    read = Reader(own)
+    return read.read(InvoiceSettings, routes=billed_routes(file, read, origin))
 
 
-def billed_routes(file: File, origin: str) -> tuple[str, ...]:
+def billed_routes(file: File, read: Reader, origin: str) -> tuple[str, ...]:
     """The routes with an API key of Anthropic's: a subscription, other providers and clients' own are not on its
     invoice."""
-    providers = providers_of(file, origin)
+    providers = providers_of(file, read, origin)
     of_file = [
         entry.id
         for entry in file.routes

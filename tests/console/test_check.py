@@ -24,6 +24,7 @@ from service.commands.check import (
 )
 from service.oauth.credentials_file import CredentialsFile
 from service.settings import OAuth, Route, Secret, Settings, load
+from service.settings.redis_url import redis_address
 
 
 @asynccontextmanager
@@ -141,7 +142,7 @@ def test_a_subscription_needs_its_file(settings: Settings, login: Route) -> None
     is_good, words = check_login(login, settings)
     assert (is_good, "log in with Claude Code" in words) == (False, True)
     assert check_login(replace(login, api_key=Secret("t")), settings)[0]
-    sharing = replace(settings, redis_url="redis://h", oauth=OAuth(share_key=Secret("k" * 32)))
+    sharing = replace(settings, redis_url=redis_address("redis://h").value, oauth=OAuth(share_key=Secret("k" * 32)))
     assert check_login(login, sharing)[0]
 
 

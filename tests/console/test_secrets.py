@@ -13,6 +13,21 @@ from tests.fakes import FakeProvider, reply
 from tests.support.proxies import Server, server_of
 
 MARK = "MARKED-SECRET"
+ADDRESSES = {
+    "DATABASE_URL": [
+        (f"host=h password={MARK}", "h:5432"),
+        (f"host=h password='a {MARK}' dbname=d", "h:5432/d"),
+        (f"postgresql://u:{MARK}@h/d", "h:5432/d"),
+        (f"postgresql://u:a@{MARK}@h/d", "h:5432/d"),
+        (f"postgresql://h/d?password={MARK}", "h:5432/d"),
+    ],
+    "REDIS_URL": [
+        (f"redis://:a@{MARK}@h", "h:6379"),
+        (f"redis://h:1/2?password={MARK}", "h:1"),
+        (f"unix://:{MARK}@/run/r.sock", "/run/r.sock"),
+        (f"redis+sentinel://:{MARK}@h/main?sentinel_password={MARK}", "h:26379 (sentinel main)"),
+    ],
+}
 SECRETS = {
     "ANTHROPIC_API_KEY": f"sk-ant-api03-{MARK}-anthropic-0123",
     "ANTHROPIC_ADMIN_KEY": f"sk-ant-admin01-{MARK}-admin-0123",
@@ -64,11 +79,14 @@ def test_settings_are_masked(tmp_path: Path) -> None:
     assert {"admin_token", "viewer_token", "metrics_token", "routes.anthropic.api_key"} <= masked
 
 
-def test_a_database_that_is_no_url_is_masked(tmp_path: Path) -> None:
-    """libpq takes `key=value` too, which has no place to cut the password out of."""
-    settings = load(None, {"CCPROXY_HOME": str(tmp_path), "DATABASE_URL": f"host=h password={MARK}"})
-    [view] = [view for view in redacted_settings_view(settings) if view.name == "database_url"]
-    assert (view.value, view.secret) == ("***", True)
+@pytest.mark.parametrize(("variable", "name"), [("DATABASE_URL", "database_url"), ("REDIS_URL", "redis_url")])
+def test_of_an_address_the_place_is_shown(tmp_path: Path, variable: str, name: str) -> None:
+    """In every form of an address with a password."""
+    for address, shown in ADDRESSES[variable]:
+        settings = load(None, {"CCPROXY_HOME": str(tmp_path), variable: address})
+        [view] = [view for view in redacted_settings_view(settings) if view.name == name]
+        assert (view.value, view.secret) == (shown, False)
+        assert MARK not in repr(settings)
 
 
 def test_a_setting_is_shown_with_its_meaning(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from service.edge.forwarded import is_in
-from service.settings import SECRETS, VARIABLES, load
+from service.settings import SECRETS, VARIABLES, Secret, load
 from service.settings.invoice import FOR_INVOICE
 from tests.deploy.image import ROOT, stages, variables
 from tests.deploy.judges import DEPLOY, judged, packaged
@@ -226,9 +226,9 @@ def test_the_defaults_let_the_proxy_start(tmp_path: Path) -> None:
     own = {"CCPROXY_HOME": str(tmp_path), "REDIS_URL_FILE": str(tmp_path / "url")}
     settings = load(environ=IMAGE | container_defaults() | own)
     assert settings.ledger_keys
-    assert settings.redis_url == address
+    assert settings.redis_url == Secret(address)
     elsewhere = "redis://elsewhere/0"
-    assert load(environ=IMAGE | container_defaults() | own | {"REDIS_URL": elsewhere}).redis_url == elsewhere
+    assert load(environ=IMAGE | container_defaults() | own | {"REDIS_URL": elsewhere}).redis_url == Secret(elsewhere)
     assert [route.id for route in settings.routes if route.off is None] == []
 
 
@@ -241,11 +241,11 @@ def test_the_workers_find_the_database(tmp_path: Path) -> None:
     given.pop("REDIS_URL_FILE")
     # What the original's .env.docker says must not come between.
     older = {"DB_PASSWORD": "postgres", "DB_HOST": "localhost"}
-    assert load(environ=older | given, to_serve=False).database_url == (
+    assert load(environ=older | given, to_serve=False).database_url == Secret(
         "postgresql://postgres:pass%20word@cc-db:5432/claude_proxy"
     )
     elsewhere = "postgresql://u:p@elsewhere/db"
-    assert load(environ=given | {"DATABASE_URL": elsewhere}, to_serve=False).database_url == elsewhere
+    assert load(environ=given | {"DATABASE_URL": elsewhere}, to_serve=False).database_url == Secret(elsewhere)
 
 
 def test_every_variable_of_compose_is_explained_and_every_explained_one_is_read() -> None:

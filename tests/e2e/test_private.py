@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from service.private_files import FOR_OTHERS
-from service.settings import FOR_WORKERS, SECRETS, load_for_workers
+from service.settings import FOR_WORKERS, SECRETS, Secret, load_for_workers
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, environment
 from tests.support.waiting import PATIENCE_S, eventually
@@ -155,7 +155,7 @@ def test_workers_read_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         f'[[routes]]\nid = "own"\nprovider = "anthropic"\napi_key = "{MARK}inline"\n'
     )
     found = load_for_workers()
-    assert (found.redis_url, found.log_format, found.retention_weeks) == ("redis://dotenv/0", "json", 3)
+    assert (found.redis_url, found.log_format, found.retention_weeks) == (Secret("redis://dotenv/0"), "json", 3)
     assert revealed(found) == []
 
 

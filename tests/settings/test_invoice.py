@@ -83,7 +83,7 @@ def test_the_routes_are_those_with_a_key_of_anthropics(tmp_path: Path) -> None:
 
 def test_a_wrong_address_is_an_error_that_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_ADMIN_URL", "api.anthropic.com")
-    with pytest.raises(SettingsError, match=r"ANTHROPIC_ADMIN_URL: .* is not an http or https URL"):
+    with pytest.raises(SettingsError, match=r"ANTHROPIC_ADMIN_URL: not an http or https URL"):
         load_for_invoice()
 
 

@@ -18,10 +18,10 @@ CLIENT = re.compile(r"\bfrom_url\(|\b(?:Strict|Async)?Redis(?:Cluster)?\(|\bSent
     [
         ("redis://h", "server", "h:6379", "redis://h:6379"),
         ("redis://:p@h:1/2", "server", "h:1", "redis://:p@h:1/2"),
-        ("rediss://u:p@[::1]:1/2?ssl_ca_certs=/c", "server", "::1:1", "rediss://u:p@[::1]:1/2?ssl_ca_certs=/c"),
-        ("unix:///run/r.sock?db=1", "server", "/run/r.sock:0", "unix:///run/r.sock?db=1"),
+        ("rediss://u:p@[::1]:1/2?ssl_ca_certs=/c", "server", "[::1]:1", "rediss://u:p@[::1]:1/2?ssl_ca_certs=/c"),
+        ("unix:///run/r.sock?db=1", "server", "/run/r.sock", "unix:///run/r.sock?db=1"),
         ("redis+sentinel://h1,h2:2/main", "sentinel", "h1:26379,h2:2 (sentinel main)", "redis://h1:26379/"),
-        ("rediss+sentinel://u:p@h1:1/main/3?x=1", "sentinel", "h1:1 (sentinel main)", "rediss://u:p@h1:1/3?x=1"),
+        ("rediss+sentinel://u:p@h1:1/main/3?db=1", "sentinel", "h1:1 (sentinel main)", "rediss://u:p@h1:1/3?db=1"),
         ("redis+cluster://:p@h1,h2:2", "cluster", "h1:6379,h2:2 (cluster)", "redis://:p@h1:6379"),
         ("rediss+cluster://h1/0", "cluster", "h1:6379 (cluster)", "rediss://h1:6379/0"),
     ],

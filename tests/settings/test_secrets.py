@@ -70,11 +70,10 @@ def test_secrets_compare_by_their_text(one: str, other: str) -> None:
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_may_lie_in_a_file(name: str, tmp_path: Path) -> None:
     """As containers are given them; the line's end that editors leave is no part of it."""
-    text = (
-        "redis://:a-password-of-more-than-32-characters@cache/0"
-        if "REDIS" in name
-        else "a-password-of-more-than-32-characters"
-    )
+    schemes = {"REDIS": "redis", "DATABASE": "postgresql"}
+    scheme = next((scheme for word, scheme in schemes.items() if f"{word}_" in name), None)
+    password = "a-password-of-more-than-32-characters"
+    text = f"{scheme}://:{password}@server/0" if scheme else password
     file = tmp_path / "secret"
     file.write_text(text + "\n", encoding="utf-8")
     home = {"CCPROXY_HOME": str(tmp_path)}

@@ -116,15 +116,15 @@ EFFECTS: list[tuple[str, str, str, Any]] = [
     ("CONTEXT_WINDOW_ENABLED", "true", "truncation.enabled", True),
     ("CONTEXT_WINDOW_LIMIT", "1000", "truncation.most_tokens", 800),
     ("CONTEXT_WINDOW_TRUNCATION_THRESHOLD", "0.5", "truncation.most_tokens", 100_000),
-    ("REDIS_URL", "rediss://r.example:1/2", "redis_url", "rediss://r.example:1/2"),
-    ("RQ_REDIS_URL", "redis://q.example", "rq_redis_url", "redis://q.example"),
-    ("DATABASE_DIRECT_URL", "postgresql://d.example/x", "database_direct_url", "postgresql://d.example/x"),
-    ("DATABASE_URL", "postgresql://d.example/x", "database_url", "postgresql://d.example/x"),
-    ("DB_HOST", "h", "database_url", "postgresql://postgres:postgres@h:5432/claude_proxy"),
-    ("DB_PORT", "1", "database_url", "postgresql://postgres:postgres@localhost:1/claude_proxy"),
-    ("DB_NAME", "n/m", "database_url", "postgresql://postgres:postgres@localhost:5432/n%2Fm"),
-    ("DB_USER", "u", "database_url", "postgresql://u:postgres@localhost:5432/claude_proxy"),
-    ("DB_PASSWORD", "p@:/", "database_url", "postgresql://postgres:p%40%3A%2F@localhost:5432/claude_proxy"),
+    ("REDIS_URL", "rediss://r.example:1/2", "redis_url", Secret("rediss://r.example:1/2")),
+    ("RQ_REDIS_URL", "redis://q.example", "rq_redis_url", Secret("redis://q.example")),
+    ("DATABASE_DIRECT_URL", "postgresql://d.example/x", "database_direct_url", Secret("postgresql://d.example/x")),
+    ("DATABASE_URL", "postgresql://d.example/x", "database_url", Secret("postgresql://d.example/x")),
+    ("DB_HOST", "h", "database_url", Secret("postgresql://postgres:postgres@h:5432/claude_proxy")),
+    ("DB_PORT", "1", "database_url", Secret("postgresql://postgres:postgres@localhost:1/claude_proxy")),
+    ("DB_NAME", "n/m", "database_url", Secret("postgresql://postgres:postgres@localhost:5432/n%2Fm")),
+    ("DB_USER", "u", "database_url", Secret("postgresql://u:postgres@localhost:5432/claude_proxy")),
+    ("DB_PASSWORD", "p@:/", "database_url", Secret("postgresql://postgres:p%40%3A%2F@localhost:5432/claude_proxy")),
     ("DB_CONNECTION_TIMEOUT_MS", "100", "database_connect_ms", 100),
     ("LEDGER_RETENTION_WEEKS", "8", "retention_weeks", 8),
     ("LOG_LEVEL", "DEBUG", "log_level", "debug"),
@@ -339,7 +339,7 @@ def test_client_keys_have_names(text: str, names: list[str]) -> None:
 def test_the_database_is_a_url_or_its_parts(variables: dict[str, str], expected: str | None) -> None:
     """DATABASE_URL stands over the parts; TLS alone names no database."""
     found = read(**variables).database_url
-    assert found is None if expected is None else (found or "").endswith(expected)
+    assert found is None if expected is None else (found and found.reveal().endswith(expected))
 
 
 @given(st.text(max_size=20))

@@ -19,6 +19,7 @@ from service.fleet.outbox import StreamPort
 from service.ledger.events import AttemptEnded, AttemptStarted, Event
 from service.proxy import ClaudeCodeProxy
 from service.settings import Timeouts, load
+from service.settings.redis_url import redis_address
 from tests.fakes import FakeProvider
 from tests.support.ports import free_port
 
@@ -120,7 +121,9 @@ class Server:
         assert isinstance(limits, Timeouts)
         circuit = msgspec.structs.replace(settings.policy.circuit, slow_ms=slow_ms)
         policy = msgspec.structs.replace(settings.policy, circuit=circuit)
-        settings = msgspec.structs.replace(settings, redis_url=redis_url, timeouts=limits, policy=policy)
+        settings = msgspec.structs.replace(
+            settings, redis_url=redis_url and redis_address(redis_url).value, timeouts=limits, policy=policy
+        )
         made: list[app.Parts] = []
 
         class Parts(app.Parts):
