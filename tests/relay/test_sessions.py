@@ -9,7 +9,6 @@ from service.fleet.resource_index import ResourceHome
 from service.http1.upstream import UpstreamError
 from service.ledger.events import TokenCounts
 from service.ledger.price import cost_nusd
-from service.routing.circuit import read_circuit
 from tests.fakes import FakeProvider, reply
 from tests.support import fake_upstream
 from tests.support.proxies import Server
@@ -247,17 +246,13 @@ async def test_several_proxies_agree_where_a_session_is(relays: RelayFactory) ->
 async def test_a_session_is_back_two_turns_after_an_outage(
     relays: RelayFactory, failure: Any, others: int, begin_s: int
 ) -> None:
-    """A minute without the first provider. The session asks each 20 s, others between; what opened the circuit late
-    keeps it open a while, which is when the route can serve again."""
+    """A minute without the first provider: the session asks each 20 s, others between; its circuit opens late."""
     relay = relays.make(BOTH | {"CIRCUIT_BREAKER_ENABLED": "true"})
     routes: dict[int, str] = {}
-    ready_s = 0
-    for second in range(0, 220, 2):
+    for second in range(0, 180, 2):
         relay.upstream._scripts.clear()
         if begin_s <= second < begin_s + 60:
             relay.upstream.script(failure, base_url=ANTHROPIC)
-        elif second > begin_s and not ready_s and circuit_of(relay) != "open":
-            ready_s = second
         if second % 20 == 0:
             routes[second] = await turn(relay, thoughtful(), client_key="alice")
             assert await turn(relay, thoughtful(), client_key="alice", mid_turn=True) == routes[second]
@@ -265,17 +260,9 @@ async def test_a_session_is_back_two_turns_after_an_outage(
             if (second + 2 * number) % 20 == 10:
                 await turn(relay, client_key=f"other-{number}", session_id=f"other-{number}")
         await advance(2)
-    assert ready_s <= begin_s + 60 + (66 if others else 2)
     assert (routes[0], routes[40]) == ("anthropic", "zai")
-    back_s = next(second for second in routes if second >= ready_s) + 20
-    assert {route for second, route in routes.items() if second >= back_s} == {"anthropic"}, routes
-
-
-def circuit_of(relay: RelayHarness) -> str:
-    """The circuit of the first provider, as the session's client finds it."""
-    view, policy = relay.watcher.view, relay.settings.policy.circuit
-    now_ms = relay.clock.now_ms()
-    return read_circuit(view.ledger("anthropic"), policy, now_ms, replica="r1", client="alice").state
+    later = [route for second, route in routes.items() if second >= begin_s + 60]
+    assert set(later[1:]) == {"anthropic"}, routes
 
 
 async def test_a_session_over_sockets_goes_back_after_an_outage(
