@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 from service.errors import ClientError
 from service.fleet.resource_index import ID_CHARS
 from service.ledger.model_names import NAME_CHARS
-from service.protocol.body_survey import MessageSurvey, blocks_of, is_mid_turn
+from service.protocol.body_survey import MessageSurvey, block_count, blocks_of, is_mid_turn
 from service.protocol.file_refs import Block, Thread, file_ids, ids_in_any, note_id, refuse_hidden, seen
 from service.protocol.json_shape import check_shape, too_many_blocks
 from service.relay import ClientRequest
@@ -178,13 +178,13 @@ def read_messages(call: ClientRequest, raw: Raw, limits: BodyLimits) -> None:
     except UNREADABLE:
         call.resource_ids += checked_ids(ids_in_any(bytes(raw), is_known=True))
         return
-    blocks: list[Block] = blocks_of(messages)
-    if len(blocks) > limits.content_blocks:
+    call.block_count = block_count(messages)
+    if call.block_count > limits.content_blocks:
         raise too_many_blocks(limits)
-    call.blocks = blocks
+    call.messages = messages
     call.mid_turn = is_mid_turn(messages)
     if seen.ids:
-        files = list(file_ids(blocks))
+        files = list(file_ids(blocks_of(messages)))
         refuse_hidden(files)
         known = checked_ids(files)
         call.resource_ids += known if call.shared else known[:MOST_FILE_IDS]

@@ -57,8 +57,8 @@ async def take_body(
         look_into(call, settings)
     else:
         await look_into_large(call, settings, share)
-    if call.blocks:
-        share.add(len(call.blocks) * BLOCK_BYTES)
+    if call.messages:
+        share.add(call.block_count * BLOCK_BYTES)
 
 
 def encoding_of(call: ClientRequest, named: Mapping[bytes, bytes]) -> str:
@@ -146,7 +146,7 @@ def shorten(call: ClientRequest, truncation: Truncation) -> None:
         log.warning(Sentence(name="request.not_truncated", template=UNCUT, values=values), extra=extra)
         return
     call.body = call.plain = shorter.body
-    call.blocks = None
+    call.messages = None
     call.headers = [header for header in call.headers if header[0] != b"content-encoding"]
     call.dropped_messages = shorter.dropped
     log.warning(Sentence(name="request.truncated", template=TRUNCATED, values=values), extra=extra)

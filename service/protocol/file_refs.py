@@ -57,7 +57,7 @@ class Block(BlockSurvey, gc=False):
 
     file_id: ResourceId | None = None
     source: Source | str | None = None
-    content: "str | list[Block] | Block | None" = None
+    content: "str | list[Block] | Block | None" = None  # type: ignore[assignment]  # of the same kind, and never replaced
 
 
 def file_ids(blocks: Iterable[Block]) -> Iterator[str]:

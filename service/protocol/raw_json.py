@@ -22,13 +22,13 @@ OBJECT = msgspec.json.Decoder(Fields)
 LIST = msgspec.json.Decoder(list[Raw])
 
 
-def is_stripped(kind: str, signature: str | None, strip: StripThinking, refused: Container[str] = ()) -> bool:
-    """True if a block is a thinking block to remove."""
-    if strip == "all":
-        return kind in THINKING_BLOCKS
-    if kind != "thinking":
+def is_stripped(kind: str, mark: str | None, strip: StripThinking, refused: Container[str] = ()) -> bool:
+    """True if a block is a thinking block to remove. `mark` is its signature, or the data of a redacted one."""
+    if kind not in THINKING_BLOCKS:
         return False
-    return (strip == "unsigned" and not signature) or (bool(signature) and signature in refused)
+    if strip == "all" or (bool(mark) and mark in refused):
+        return True
+    return strip == "unsigned" and kind == "thinking" and not mark
 
 
 def clean_messages(fields: Fields, clean: BlockCleaner) -> Fields:
@@ -135,3 +135,11 @@ def text_of(raw: Raw | None) -> str:
     """Return a text; "" for anything else."""
     value = value_of(raw) if raw is not None else None
     return value if isinstance(value, str) else ""
+
+
+def is_blank_text(block: Fields) -> bool:
+    """True if a block is a text of nothing but blanks."""
+    text = block.get("text")
+    if text is None or text_of(block.get("type")) != "text":
+        return False
+    return bytes(text)[:1] == b'"' and not text_of(text).strip()

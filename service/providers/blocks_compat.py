@@ -11,16 +11,30 @@ for good because of one old screenshot.
   elsewhere.
 - `tool_reference` becomes the name as text; `caller` is removed from tool calls, `citations` from texts.
 - `cache_control` stays where it was, on the text as well.
+- Empty texts go, and a result without content says so: other vendors reject both.
+- Where a provider reads one text of a result, there is one.
 
 Not here: the rest of the body (`bodies_compat`).
 """
 
+from collections.abc import Container
 from typing import Any, Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
-from service.protocol.raw_json import Fields, encoded, fields_of, is_stripped, list_of, text_of, value_of, with_changed
+from service.protocol.raw_json import (
+    Fields,
+    are_same,
+    encoded,
+    fields_of,
+    is_blank_text,
+    is_stripped,
+    list_of,
+    text_of,
+    value_of,
+    with_changed,
+)
 from service.settings import StripThinking
 
 KNOWN_BLOCKS: Final = frozenset(("", "text", "tool_use", "tool_result", "thinking", "redacted_thinking"))
@@ -31,42 +45,80 @@ WORD_LEVELS: Final = 32
 IMAGE_LEFT_OUT: Final = "[image left out: this model can't read images]"
 FILE_LEFT_OUT: Final = "[file left out: it lies with another provider]"
 SERVER_CALLS: Final = frozenset(("server_tool_use", "mcp_tool_use"))
+NO_OUTPUT: Final = "[no output]"
 WORDS: Final = ("title", "url", "source", "context", "text", "tool_name", "stdout", "stderr", "error_code", "content")
 """Fields with the readable text of a result or document, in order."""
 
 
-def clean_block(
-    block: Fields, strip: StripThinking, *, reads_images: bool, levels: int = RESULT_LEVELS
-) -> Fields | None:
-    """Convert a content block; None for a thinking block to remove."""
+class BlockRules(Struct, frozen=True):
+    """What a provider takes. `refused` are signatures that it rejected; `one_text`: it reads one text of a result."""
+
+    strip: StripThinking
+    refused: Container[str]
+    reads_images: bool
+    one_text: bool
+
+
+def clean_block(block: Fields, rules: BlockRules, levels: int = RESULT_LEVELS) -> Fields | None:
+    """Convert a content block; None for a thinking block or an empty text to remove."""
     kind = text_of(block.get("type"))
-    if is_stripped(kind, text_of(block.get("signature")), strip):
+    if is_left_out(kind, block, rules):
         return None
-    if kind == "image" and reads_images and not lies_elsewhere(block):
+    if kind == "image" and rules.reads_images and not lies_elsewhere(block):
         return block
     if kind not in KNOWN_BLOCKS:
         return as_text(kind, block)
     if BLOCK_FIELDS_LEFT_OUT & block.keys():
         block = {name: value for name, value in block.items() if name not in BLOCK_FIELDS_LEFT_OUT}
-    if kind == "tool_result":
-        return with_changed(
-            block, "content", lambda value: clean_result(value, strip, reads_images=reads_images, levels=levels)
-        )
-    return block
+    return with_result(block, rules, levels) if kind == "tool_result" else block
 
 
-def clean_result(value: Raw, strip: StripThinking, *, reads_images: bool, levels: int) -> Raw:
-    """Convert a tool result; results nested deeper than any tool nests them stay as they are."""
-    parts = (list_of(value) or []) if levels else []
-    cleaned = [clean_part(part, strip, reads_images=reads_images, levels=levels - 1) for part in parts]
-    return value if all(new is old for new, old in zip(cleaned, parts, strict=True)) else encoded(cleaned)
+def is_left_out(kind: str, block: Fields, rules: BlockRules) -> bool:
+    """True for a thinking block or an empty text to remove."""
+    mark = text_of(block.get("signature")) or text_of(block.get("data"))
+    return is_stripped(kind, mark, rules.strip, rules.refused) or is_blank_text(block)
 
 
-def clean_part(part: Raw, strip: StripThinking, *, reads_images: bool, levels: int) -> Raw:
-    """Convert one part of a tool result."""
+def with_result(block: Fields, rules: BlockRules, levels: int) -> Fields:
+    """Return a tool result with its content converted; one without content says so."""
+    given = block if "content" in block else block | {"content": encoded("")}
+    return with_changed(given, "content", lambda value: clean_result(value, rules, levels))
+
+
+def clean_result(value: Raw, rules: BlockRules, levels: int) -> Raw:
+    """Convert the content of a tool result; results nested deeper than any tool nests them stay as they are."""
+    parts = list_of(value)
+    if parts is None:
+        is_empty = bytes(value)[:1] in (b'"', b"n") and not text_of(value).strip()
+        return encoded(NO_OUTPUT) if is_empty else value
+    cleaned = [new for part in parts if (new := clean_part(part, rules, levels - 1)) is not None] if levels else parts
+    if not cleaned:
+        return encoded(NO_OUTPUT)
+    cleaned = with_one_text(cleaned) if rules.one_text else cleaned
+    return value if are_same(cleaned, parts) else encoded(cleaned)
+
+
+def clean_part(part: Raw, rules: BlockRules, levels: int) -> Raw | None:
+    """Convert one part of a tool result; None for an empty text."""
     fields = fields_of(part)
-    new = clean_block(fields, strip, reads_images=reads_images, levels=levels) if fields is not None else None
-    return part if new is None or new is fields else encoded(new)
+    if fields is None:
+        return part
+    new = clean_block(fields, rules, levels)
+    if new is None:
+        return None if is_blank_text(fields) else part
+    return part if new is fields else encoded(new)
+
+
+def with_one_text(parts: list[Raw]) -> list[Raw]:
+    """Return the parts of a result with all texts in the first of them."""
+    known = [fields_of(part) or {} for part in parts]
+    texts = [place for place, fields in enumerate(known) if text_of(fields.get("type")) == "text"]
+    if len(texts) < 2:
+        return parts
+    first, *others = texts
+    words = "\n".join(text_of(known[place].get("text")) for place in texts)
+    merged = encoded(known[texts[-1]] | {"text": encoded(words)})  # a breakpoint of the cache stands on the last
+    return [merged if place == first else part for place, part in enumerate(parts) if place not in others]
 
 
 def lies_elsewhere(block: Fields) -> bool:

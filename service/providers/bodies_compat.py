@@ -2,8 +2,8 @@
 
 Allow-lists apply, since such a provider rejects what it doesn't know or, worse, misreads it:
 
-- Fields of the body (`TOP_LEVEL`) and of tools (`TOOL_FIELDS`). `context_management`, `output_config`, `mcp_servers`,
-  `container`, `thread` and the like are removed, together with their beta headers.
+- Fields of the body (`routing.request_fields`) and of tools (`TOOL_FIELDS`). `context_management`, `output_config` and
+  the like are removed, together with their beta headers.
 - `metadata.user_id` is removed: it identifies the user's device and account, which another vendor need not know.
 - The attribution block of Claude Code is removed from `system`: elsewhere it is prompt text that varies and defeats the
   cache.
@@ -15,24 +15,27 @@ Allow-lists apply, since such a provider rejects what it doesn't know or, worse,
 - Tools keep what a model needs. Anthropic's own tools (those with a `type`) are removed, unless there are no others:
   then the request is about them, and an answer without them would be wrong; the provider may reject it.
 - `cache_control` stays: Claude Code sends it to Z.AI directly as well, and no rejection is known.
-- Content blocks: see `blocks_compat`. If that empties an assistant message, it is dropped, and the user messages around
-  it are merged, so that roles still alternate.
+- Content blocks: see `blocks_compat`. An assistant message without content is dropped, and the user messages around it
+  are merged, so that roles still alternate; a user message without content says so.
+- Rules across blocks: see `conversation`. Which ones a provider has is data (`TRAITS`).
 
 Not here: which thinking blocks are removed (`bodies`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import groupby
 from typing import Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
+from service.protocol.body_survey import survey_messages
 from service.protocol.raw_json import (
     Fields,
     clean_messages,
     encoded,
     fields_of,
+    is_blank_text,
     list_of,
     objects_of,
     text_of,
@@ -40,13 +43,19 @@ from service.protocol.raw_json import (
     with_changed,
     with_model,
 )
-from service.providers.blocks_compat import clean_block
+from service.providers.blocks_compat import BlockRules, clean_block
+from service.providers.conversation import (
+    Edits,
+    begins_with_thought,
+    fit_ids,
+    open_turn,
+    paired,
+    with_edits,
+)
+from service.routing.request_fields import KEPT
 from service.settings import ModelLimits, StripThinking
+from service.settings.failure_rules import Dialect
 
-TOP_LEVEL: Final = frozenset(
-    ("model", "messages", "max_tokens", "stop_sequences", "stream", "system", "temperature", "top_p", "top_k",
-     "metadata", "tools", "tool_choice", "thinking")
-)  # fmt: skip
 TOOL_FIELDS: Final = frozenset(("name", "description", "input_schema", "cache_control"))
 METADATA_LEFT_OUT: Final = frozenset(("user_id",))
 ATTRIBUTION: Final = "x-anthropic-billing-header"
@@ -54,32 +63,103 @@ BUDGET_LEAST_TOKENS: Final = 1_024
 BUDGET_MOST_TOKENS: Final = 32_000
 
 
-def for_compat(raw: bytes, model_sent: str, strip: StripThinking, limits: ModelLimits) -> bytes:
+NO_CONTENT: Final = "[empty message]"
+
+
+class Traits(Struct, frozen=True):
+    """Habits of a dialect. `one_text`: of a tool result it reads one text. `thought_first`: with thinking on, the turn
+    under way has to begin with a thinking block."""
+
+    one_text: bool
+    thought_first: bool
+
+
+TRAITS: Final[dict[Dialect, Traits]] = {
+    "zai": Traits(one_text=True, thought_first=False),
+    "compatible": Traits(one_text=False, thought_first=True),
+}
+"""Of Z.AI that is from reports of users; it takes turns without thoughts. Others (DeepSeek and Kimi, by public issues)
+reject calls of tools without the thoughts before them while thinking is on."""
+
+
+class CompatRules(Struct, frozen=True):
+    """What a provider takes: its habits, its blocks, and its largest `max_tokens`."""
+
+    traits: Traits
+    blocks: BlockRules
+    output_tokens: int | None
+
+
+def compat_rules(dialect: Dialect, limits: ModelLimits, strip: StripThinking, refused: Container[str]) -> CompatRules:
+    """Return the rules for a model of such a provider."""
+    traits = TRAITS[dialect]
+    blocks = BlockRules(strip, refused, limits.reads_images is not False, traits.one_text)
+    return CompatRules(traits, blocks, limits.output_tokens)
+
+
+def for_compat(raw: bytes, model_sent: str, rules: CompatRules, *, thinking_off: bool = False) -> bytes:
     """Return the body for such a provider."""
     fields = fields_of(raw)
     if fields is None:
         return raw
-    cleaned = {name: value for name, value in fields.items() if name in TOP_LEVEL}
+    cleaned = {name: value for name, value in fields.items() if name in KEPT}
     cleaned = with_model(cleaned, model_sent)
     cleaned = with_changed(cleaned, "metadata", clean_metadata)
     cleaned = with_changed(cleaned, "system", clean_system)
-    cleaned = with_changed(cleaned, "max_tokens", lambda value: clean_max_tokens(value, limits.output_tokens))
+    cleaned = with_changed(cleaned, "max_tokens", lambda value: clean_max_tokens(value, rules.output_tokens))
     cleaned = with_changed(cleaned, "thinking", lambda value: clean_thinking(value, cleaned.get("max_tokens")))
     cleaned = clean_tools(cleaned)
     cleaned = with_changed(cleaned, "messages", fold_system)
-    cleaned = clean_content(cleaned, strip, limits)
+    cleaned = clean_content(cleaned, rules.blocks)
+    cleaned = finish(cleaned, rules.traits, thinking_off=thinking_off)
     unchanged = len(cleaned) == len(fields) and all(cleaned[name] is value for name, value in fields.items())
     return raw if unchanged else msgspec.json.encode(cleaned)
 
 
-def clean_content(fields: Fields, strip: StripThinking, limits: ModelLimits) -> Fields:
-    """Return the body with every content block converted."""
-    reads_images = limits.reads_images is not False
-    cleaned = clean_messages(fields, lambda block: clean_block(block, strip, reads_images=reads_images))
-    if cleaned is fields:
-        return fields
+def clean_content(fields: Fields, rules: BlockRules) -> Fields:
+    """Return the body with every content block converted, and no message without content."""
+    cleaned = clean_messages(fields, lambda block: clean_block(block, rules))
+    cleaned = with_changed(cleaned, "messages", fill_empty)
+    if cleaned is fields or "messages" not in fields:
+        return cleaned
     before, after = list_of(fields["messages"]) or [], list_of(cleaned["messages"]) or []
     return cleaned if len(before) == len(after) else with_changed(cleaned, "messages", join_users)
+
+
+def fill_empty(value: Raw) -> Raw:
+    """Return messages of which none is empty: a user's says so, an assistant's goes unless it is the last."""
+    messages = objects_of(value)
+    if not any(map(is_empty, messages)):
+        return value
+    last = messages[-1]
+    kept = [message for message in messages if message is last or turn_of(message) == "user" or not is_empty(message)]
+    return encoded(
+        [filled(message) if turn_of(message) == "user" and is_empty(message) else message for message in kept]
+    )
+
+
+def is_empty(message: Fields) -> bool:
+    """True if a message has no content, or nothing but blanks."""
+    content = bytes(message.get("content", b"null"))
+    if content[:1] in (b'"', b"n"):
+        return not text_of(message.get("content")).strip()
+    return list_of(message.get("content")) == []
+
+
+def filled(message: Fields) -> Fields:
+    """Return a message that says that it has no content."""
+    return message | {"content": encoded(NO_CONTENT)}
+
+
+def finish(fields: Fields, traits: Traits, *, thinking_off: bool) -> Fields:
+    """Return the body in which also rules across blocks hold."""
+    messages = survey_messages(fields.get("messages"))
+    edits = Edits()
+    fit_ids(messages, {}, edits)
+    start = open_turn(messages)
+    is_unbegun = traits.thought_first and start >= 0 and not begins_with_thought(messages, start, edits)
+    fields = with_edits(fields, messages, start, edits, is_unbegun=is_unbegun, thinking_off=thinking_off)
+    return with_changed(fields, "messages", paired)
 
 
 def join_users(value: Raw) -> Raw:
@@ -109,13 +189,25 @@ def clean_metadata(value: Raw) -> Raw | None:
 
 
 def clean_system(value: Raw) -> Raw | None:
-    """Return the system prompt without the attribution block; None if nothing remains."""
+    """Return the system prompt without the attribution block and empty texts; None if nothing remains."""
     blocks = list_of(value)
     if blocks is None:
-        text = text_of(value)
-        return encoded(text.partition("\n")[2] or None) if text.startswith(ATTRIBUTION) else value
-    kept = [block for block in blocks if not text_of((fields_of(block) or {}).get("text")).startswith(ATTRIBUTION)]
+        return clean_system_text(value)
+    kept = [block for block in blocks if is_instruction(fields_of(block) or {})]
     return value if len(kept) == len(blocks) else encoded(kept or None)
+
+
+def clean_system_text(value: Raw) -> Raw | None:
+    """Return a system prompt in one text without the attribution line; None if nothing remains."""
+    text = value_of(value)
+    if not isinstance(text, str) or (text and not text.startswith(ATTRIBUTION)):
+        return value
+    return encoded(text.partition("\n")[2] or None)
+
+
+def is_instruction(block: Fields) -> bool:
+    """True if a block of the system prompt says something to the model."""
+    return not (is_blank_text(block) or text_of(block.get("text")).startswith(ATTRIBUTION))
 
 
 def clean_thinking(value: Raw, max_tokens: Raw | None) -> Raw | None:

@@ -9,7 +9,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from service.ledger.events import AttemptEnded, Endpoint
-from service.protocol.body_survey import BlockSurvey
+from service.protocol.body_survey import BlockSurvey, MessageSurvey
 from service.settings import Route
 
 READS = frozenset(("GET", "HEAD"))
@@ -17,11 +17,15 @@ READS = frozenset(("GET", "HEAD"))
 
 
 class LastServed(Struct, frozen=True):
-    """What gave a session its last answer: the route, with this account ("" if unknown), and the model it was sent."""
+    """What gave a session its last answer: the route, with this account ("" if unknown), and the model it was sent.
+
+    `has_moved`: other routes or accounts gave it answers before.
+    """
 
     route: str
     account: str = ""
     model: str = ""
+    has_moved: bool = False
 
 
 class EndedAttempt(Struct, frozen=True):
@@ -38,10 +42,10 @@ class ClientRequest(Struct, kw_only=True):
 
     request
         `path` begins with /v1/ and keeps its escapes. `body` is as it came, `plain` the same without content encoding,
-        `blocks` the content blocks of its messages, None where they were not read. `upload` replaces all three for a
-        body that is passed through as it comes. `trimmed`: the provider is asked to shorten the conversation;
-        `dropped_messages` were already left out of it here. `fields` are those of the body that some provider can't
-        keep (`routing.request_fields`).
+        `messages` what decides about changes to its messages (of `block_count` blocks), None if not read. `upload`
+        replaces all three for a body that is passed through. `trimmed`: the provider is asked to shorten the
+        conversation; `dropped_messages` were already left out of it here. `fields` are those of the body that some
+        provider can't keep (`routing.request_fields`).
     client
         `credential` is the client's own, "" when it sent none but a key of this proxy; `withhold` names the headers
         that hold such a key. `only_routes` are the owner's routes that the client's key may use, empty: all. `chain`:
@@ -64,7 +68,8 @@ class ClientRequest(Struct, kw_only=True):
     headers: Sequence[tuple[bytes, bytes]] = ()
     body: bytes = b""
     plain: bytes = b""
-    blocks: Sequence[BlockSurvey] | None = None
+    messages: Sequence[MessageSurvey[BlockSurvey]] | None = None
+    block_count: int = 0
     upload: AsyncIterator[bytes] | None = None
     upload_taken: bool = False
     endpoint: Endpoint = "other"
@@ -125,7 +130,7 @@ class ResponseWriter(Protocol):
 def forget_body(request: ClientRequest) -> None:
     """Free the body of a request that has failed: its client may read the response slowly."""
     request.body = request.plain = b""
-    request.blocks = None
+    request.messages = None
 
 
 async def track_upload(request: ClientRequest, upload: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -32,10 +32,11 @@ from service.relay.client import ClientRequest, ResponseWriter
 from service.relay.recorder import AttemptRecorder
 from service.relay.request_plan import RequestPlan, RequestPlanner
 from service.relay.responses import ResponseRelay
+from service.relay.session_affinity import is_own_mismatch
 from service.relay.upstream_request import UpstreamRequestBuilder
 from service.relay.verdict_response import VerdictResponse
 from service.routing.failover import AdmissionDenied, Attempt, AttemptResult
-from service.routing.failure import Failure, is_signature_refusal
+from service.routing.failure import Failure, is_thought_refusal
 from service.routing.rank import MODEL_ENDPOINTS
 from service.routing.request_fields import lost_fields
 from service.settings import Settings
@@ -183,8 +184,8 @@ class Relay:
         response: ResponseWriter,
     ) -> AttemptOutcome:
         """All that follows from a failed attempt: what is learned from it, what the plan makes of it, its record."""
-        if is_signature_refusal(failure):
-            await self._requests.note_refused_signatures(request)
+        if is_thought_refusal(failure) and not is_own_mismatch(request, outcome.plan.route, failure):
+            await self._requests.note_refused_signatures(request, outcome.plan, failure)
         over = response.started or asyncio.get_running_loop().time() >= plan.deadline_s
         renewed = not over and await self._is_renewed(request, outcome, plan.deadline_s)
         plan.advance(AttemptResult(self.clock.now_ms(), failure, over, renewed=renewed))

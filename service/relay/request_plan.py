@@ -18,9 +18,16 @@ from service.relay.attempt import AttemptOutcome
 from service.relay.client import READS, ClientRequest
 from service.relay.client_errors import no_provider, uncounted
 from service.relay.ownership import home_of
-from service.relay.session_affinity import SessionAffinity
+from service.relay.session_affinity import SessionAffinity, origin_of_thoughts
 from service.routing.context import smallest_context_tokens, smallest_on
-from service.routing.failover import AdmissionDenied, Attempt, AttemptResult, Plan, Verdict, failover
+from service.routing.failover import (
+    AdmissionDenied,
+    Attempt,
+    AttemptResult,
+    Plan,
+    Verdict,
+    failover,
+)
 from service.routing.rank import MODEL_ENDPOINTS, SOFT_REASONS, Candidate, RoutingRequest, choose_chain, rank, recheck
 from service.routing.retry_budget import RetryBudget
 from service.settings import Route, Settings
@@ -150,6 +157,7 @@ class RequestPlanner:
             self._retry_budget.spend,
             searching=searching,
             as_it_came=request.endpoint not in MODEL_ENDPOINTS,
+            thoughts=lambda: origin_of_thoughts(request),
         )
         deadline_s = asyncio.get_running_loop().time() + request.deadline_ms / 1000
         return RequestPlan(steps, routing_request, candidates, deadline_s)

@@ -10,6 +10,9 @@ from service.fleet.resource_index import ResourceHome, ResourceIndex
 from service.fleet.snapshots import Watcher
 from service.relay.attempt import AttemptOutcome
 from service.relay.client import ClientRequest, LastServed
+from service.routing.failover import NO_ORIGIN, ThoughtOrigin
+from service.routing.failure import Failure, is_binding_mismatch
+from service.settings import Route
 
 SESSION_TTL_S = 3_600
 """The longest life of a prompt cache."""
@@ -41,7 +44,8 @@ class SessionAffinity:
     async def note_served(self, request: ClientRequest, outcome: AttemptOutcome) -> None:
         """Remember that the attempt has served the request's session, whose cache is there from now on."""
         plan = outcome.plan
-        home = ResourceHome(plan.route.id, plan.attempt_id, f"{outcome.account} {plan.model}")
+        moved = " moved" if has_moved(request.last_served, plan.route.id, outcome.account) else ""
+        home = ResourceHome(plan.route.id, plan.attempt_id, f"{outcome.account} {plan.model}{moved}")
         await self._resources.move(request.session_key, home, SESSION_TTL_S)
 
 
@@ -57,8 +61,26 @@ def session_key(request: ClientRequest) -> str:
 
 def last_served_of(home: ResourceHome) -> LastServed:
     """What an entry of the index says; those of earlier versions name the route alone."""
-    account, _, model = home.owner.partition(" ")
-    return LastServed(home.route, account, model)
+    account, _, rest = home.owner.partition(" ")
+    model, _, moved = rest.partition(" ")
+    return LastServed(home.route, account, model, bool(moved))
+
+
+def has_moved(last: LastServed | None, route: str, account: str) -> bool:
+    """True if several routes or accounts have made the thoughts of a session that is served by this one now."""
+    if last is None:
+        return False
+    return last.has_moved or last.route != route or bool(last.account and account and last.account != account)
+
+
+def origin_of_thoughts(request: ClientRequest) -> ThoughtOrigin:
+    """Who made the thinking blocks of a request's session. A session that nothing is known of has never left the only
+    route that serves its model natively, if there is one."""
+    last = request.last_served
+    if last:
+        return ThoughtOrigin("" if last.has_moved else last.route, last.route)
+    family = [route.id for route in request.chain if not route.off and route.provider.dialect == "anthropic"]
+    return ThoughtOrigin(own=family[0]) if len(family) == 1 else NO_ORIGIN
 
 
 def loses_cache(last: LastServed, route: str, account: str, model: str) -> bool:
@@ -78,3 +100,9 @@ def move_of(last: LastServed, outcome: AttemptOutcome) -> tuple[str, str]:
         return "", ""
     moved_from = last.route if last.route != plan.route.id else ""
     return moved_from, "cache,thoughts" if outcome.loses_thoughts else "cache"
+
+
+def is_own_mismatch(request: ClientRequest, route: Route, failure: Failure) -> bool:
+    """True if a route refuses thoughts of another account, and none of our moves has brought them: what is to be done
+    about it is the client's to decide."""
+    return is_binding_mismatch(failure) and route.id == origin_of_thoughts(request).own

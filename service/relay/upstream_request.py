@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator, Sequence
 from msgspec import Struct
 
 from service.oauth.credentials import Credentials, NoCredential
-from service.protocol.body_survey import LARGE_BYTES, BlockSurvey, survey
+from service.protocol.body_survey import LARGE_BYTES, BlockSurvey, MessageSurvey, blocks_of, survey
 from service.protocol.raw_json import THINKING_BLOCKS
-from service.providers.bodies import clean_body, without_thinking
+from service.providers.bodies import Cure, clean_body
 from service.providers.headers import length_said, upstream_headers
 from service.providers.signatures import RefusedSignatures
 from service.relay.attempt import AttemptFailed, AttemptPlan
 from service.relay.client import ClientRequest, track_upload
 from service.relay.session_affinity import loses_cache
-from service.routing.failure import Failure
+from service.routing.failure import Failure, is_binding_mismatch
 from service.settings import Route, Settings
 
 
@@ -63,12 +63,17 @@ class UpstreamRequestBuilder:
         loses_thoughts = moves and await self._lacks_thoughts(content, request)
         return UpstreamRequest(credential, account, headers, content, loses_thoughts)
 
-    async def note_refused_signatures(self, request: ClientRequest) -> None:
-        """Remember the signatures of a request that a provider could not check, to leave them out from now on."""
+    async def note_refused_signatures(self, request: ClientRequest, plan: AttemptPlan, failure: Failure) -> None:
+        """Remember the signature that a route could not check, to leave it out from now on: that of the block which the
+        error names, or all if they may belong to another account."""
         if len(request.plain) <= LARGE_BYTES:
-            self._refused_signatures.add(request.plain, request.blocks)
+            self._note_refused(request, plan, failure)
         else:
-            await asyncio.to_thread(self._refused_signatures.add, request.plain, request.blocks)
+            await asyncio.to_thread(self._note_refused, request, plan, failure)
+
+    def _note_refused(self, request: ClientRequest, plan: AttemptPlan, failure: Failure) -> None:
+        named = "" if is_binding_mismatch(failure) else failure.message
+        self._refused_signatures.add(plan.route.id, self._cleaned(request, plan), named)
 
     async def _lacks_thoughts(self, content: bytes | AsyncIterator[bytes], request: ClientRequest) -> bool:
         if content is request.body or not isinstance(content, bytes):
@@ -100,25 +105,26 @@ class UpstreamRequestBuilder:
 
     def _cleaned(self, request: ClientRequest, plan: AttemptPlan) -> bytes:
         """The body as the route's provider accepts it."""
-        cleaned = clean_body(
+        candidate = plan.attempt.candidate
+        return clean_body(
             request.plain,
             route=plan.route,
             model_asked=request.model,
             model_sent=plan.model,
             strip_thinking=self._settings.strip_thinking,
             policy=self._settings.policy,
-            refused=self._refused_signatures,
-            blocks=request.blocks,
+            refused=self._refused_signatures.of(plan.route.id),
+            messages=request.messages,
+            cure=Cure(candidate.without_thinking, candidate.thinking_off),
         )
-        return without_thinking(cleaned) if plan.attempt.candidate.without_thinking else cleaned
 
 
 def lacks_thoughts(content: bytes, request: ClientRequest) -> bool:
     """True if thinking blocks of the request are missing from the body that a route gets."""
-    blocks = survey(request.plain) if request.blocks is None else request.blocks
-    return thoughts_in(survey(content)) < thoughts_in(blocks)
+    messages = survey(request.plain) if request.messages is None else request.messages
+    return thoughts_in(survey(content)) < thoughts_in(messages)
 
 
-def thoughts_in(blocks: Sequence[BlockSurvey]) -> int:
+def thoughts_in(messages: Sequence[MessageSurvey[BlockSurvey]]) -> int:
     """The number of thinking blocks."""
-    return sum(block.type in THINKING_BLOCKS for block in blocks)
+    return sum(block.type in THINKING_BLOCKS for block in blocks_of(messages))

@@ -12,8 +12,10 @@ Rules
   else is no opinion. Either way the first error is the answer.
 - Endpoints other than messages and count_tokens are answered by the first route that responds at all.
 - If the provider lacks a model, its fallback model is tried on the same route, then other routes.
-- A rejected thinking signature is due to the conversation's history: the same route is tried once more without thinking
-  blocks.
+- A rejected thinking block is due to the conversation's history: the same route is tried once more without thinking
+  blocks; one that is missed, once more with thinking turned off.
+- A thinking block of another account is nobody's fault here if the session never left the route: the error is the
+  client's answer. After a move the route that made it goes first; then the same route again without thinking blocks.
 - A stale connection is retried once on the same route; so is an attempt whose credential has been renewed since; so
   is a second opinion.
 - The order of routes is the user's, after a 529 too: an overloaded provider's other keys stay where the user put them.
@@ -32,7 +34,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from service.routing.failure import Failure, is_signature_refusal
+from service.routing.failure import Failure, is_binding_mismatch, is_thought_refusal, lacks_thought
 from service.routing.models import fallback_model, is_native
 from service.routing.quota import unnamed_wait_ms
 from service.routing.rank import Candidate, SkipReason
@@ -132,10 +134,22 @@ class Tried(Struct, frozen=True):
         return self.failure.scope == "request" and BAD_REQUEST <= self.failure.status < SERVER_ERROR
 
 
+class ThoughtOrigin(Struct, frozen=True):
+    """Which route made the thinking blocks of a session, "" if unknown. `maker` made the last ones; `own` all of them,
+    since the session was never moved."""
+
+    own: str = ""
+    maker: str = ""
+
+
+NO_ORIGIN = ThoughtOrigin()
+
+
 class PlanState(Struct):
     """State of a plan: candidates left to try, failures, and denied admissions."""
 
     queue: list[Candidate]
+    thoughts: Callable[[], ThoughtOrigin] = lambda: NO_ORIGIN
     tried: list[Tried] = field(default_factory=list)
     refused: list[tuple[Candidate, AdmissionDenied]] = field(default_factory=list)
     renewed: set[str] = field(default_factory=set)
@@ -167,13 +181,15 @@ def failover(
     *,
     searching: bool = False,
     as_it_came: bool = False,
+    thoughts: Callable[[], ThoughtOrigin] = lambda: NO_ORIGIN,
 ) -> Plan:
     """The plan for one request for `model`, over candidates ordered by `rank`.
 
     `may_repeat` is the retry budget. `searching`: a resource is read whose route is unknown, so that a 404 only means
-    that it is not on this route. `as_it_came`: the first response is the client's, whatever it says.
+    that it is not on this route. `as_it_came`: the first response is the client's, whatever it says. `thoughts`
+    finds out who made those of the session.
     """
-    state = PlanState(list(filter(IS_USABLE, candidates)))
+    state = PlanState(list(filter(IS_USABLE, candidates)), thoughts)
     most = len(state.queue) + policy.max_retries
     while state.queue and len(state.tried) < most:
         attempt = state.next_attempt()
@@ -188,7 +204,7 @@ def failover(
             state.tried.append(failed)
             if is_shown_at_once(failed, searching=searching, as_it_came=as_it_came):
                 return Verdict("relayed", attempt.number, failure=failed.failure)
-            if ends_plan(failed, policy, model, searching=searching):
+            if ends_plan(failed, policy, model, thoughts, searching=searching):
                 break
             requeue(state, renewed=result.renewed)
         if not state.queue:
@@ -226,12 +242,14 @@ def final_attempts(state: PlanState, policy: Policy, may_repeat: Callable[[], bo
             state.queue, state.wait_ms = queue, wait_ms
 
 
-def ends_plan(tried: Tried, policy: Policy, model: str, *, searching: bool) -> bool:
+def ends_plan(
+    tried: Tried, policy: Policy, model: str, thoughts: Callable[[], ThoughtOrigin], *, searching: bool
+) -> bool:
     """True if a failure ends the plan, whatever other routes there are."""
     candidate, failure = tried.attempt.candidate, tried.failure
     if searching and failure.status == NOT_FOUND:
         return False  # not on this route
-    if is_curable(candidate, failure) or is_clients_own(candidate, failure):
+    if cured(candidate, failure, thoughts) or is_clients_own(candidate, failure):
         return False
     if policy.fallback_on_codes and failure.status >= BAD_REQUEST:
         return failure.status not in policy.fallback_on_codes and failure.scope not in ("credential", "model")
@@ -243,9 +261,16 @@ def is_clients_own(candidate: Candidate, failure: Failure) -> bool:
     return candidate.route.auth == "client" and failure.scope in PASSING_SCOPES
 
 
-def is_curable(candidate: Candidate, failure: Failure) -> bool:
-    """True if the same route may serve the request without its thinking blocks."""
-    return is_signature_refusal(failure) and not candidate.without_thinking
+def cured(candidate: Candidate, failure: Failure, thoughts: Callable[[], ThoughtOrigin]) -> Candidate | None:
+    """Return the candidate with which the same route may serve the request: without its thinking blocks, or without
+    thinking; None if that does not help."""
+    if is_binding_mismatch(failure) and candidate.route.id == thoughts().own:
+        return None
+    if is_thought_refusal(failure) and not candidate.without_thinking:
+        return replace(candidate, without_thinking=True)
+    if lacks_thought(failure) and not candidate.thinking_off:
+        return replace(candidate, thinking_off=True)
+    return None
 
 
 def is_own_family(candidate: Candidate, model: str) -> bool:
@@ -256,21 +281,24 @@ def is_own_family(candidate: Candidate, model: str) -> bool:
 def requeue(state: PlanState, *, renewed: bool) -> None:
     """Queue what to try after the last failure. `renewed`: its credential was replaced."""
     candidate = state.tried[-1].attempt.candidate
-    if again := repeated(state.tried):
+    if again := repeated(state.tried, state.thoughts):
         state.queue.insert(0, again)
+        if is_binding_mismatch(state.tried[-1].failure):
+            maker = state.thoughts().maker
+            state.queue.sort(key=lambda queued: queued.route.id != maker)
     if renewed and candidate.route.id not in state.renewed:
         state.renewed.add(candidate.route.id)
         state.queue.insert(0, candidate)
 
 
-def repeated(tried: Sequence[Tried]) -> Candidate | None:
+def repeated(tried: Sequence[Tried], thoughts: Callable[[], ThoughtOrigin]) -> Candidate | None:
     """Return the candidate for a retry of the last failure; None if another route is next."""
     candidate, failure = tried[-1].attempt.candidate, tried[-1].failure
     if failure.kind == "stale_socket":
         is_first = sum(t.attempt.candidate == candidate for t in tried) == 1
         return candidate if is_first else None
-    if is_curable(candidate, failure):
-        return replace(candidate, without_thinking=True)
+    if better := cured(candidate, failure, thoughts):
+        return better
     return other_model(tried) if failure.scope == "model" else None
 
 

@@ -27,8 +27,19 @@ LONG_WAIT_MS = 60_000
 WHOLE_CLAIM = "seven_day"
 """Claims that begin with it and continue concern some models."""
 
-SIGNATURE_WORDS = ("signature", "thinking")
-"""As in "messages.1.content.0: Invalid `signature` in `thinking` block" (public issues of several proxies)."""
+REFUSED_THOUGHTS = (
+    ("signature", "thinking"),  # Invalid `signature` in `thinking` block
+    ("`data`", "redacted_thinking"),  # Invalid `data` in `redacted_thinking` block
+    ("thinking", "cannot be modified"),  # ... blocks in the latest assistant message cannot be modified
+    ("thinking is disabled", "cannot contain"),
+    ("signature", "compaction"),
+)
+"""The words of errors about thoughts that the provider can't verify (public issues of several proxies and clients)."""
+MISSING_THOUGHT = ("expected", "thinking", "but found")
+"""As in "Expected `thinking` or `redacted_thinking`, but found `tool_use`" (public issues): thinking is on, and a turn
+does not begin with a thinking block."""
+OTHER_ACCOUNT = ("organization_binding_mismatch", "bound to a different organization")
+"""Thoughts of some models are valid in the account that made them alone (Anthropic's documentation)."""
 
 
 CLIENTS_SCOPES = frozenset(("request", "model"))
@@ -70,7 +81,8 @@ class Failure(Struct, frozen=True):
 
     `holds` is a substring of the models that wait, "" for all. `windows` are those that the error reports as used up,
     where headers don't. `proven` false: no rule says that it is the request's own fault. `refresh`: the token is worth
-    renewing. `scope` "": nobody's fault, and another route may serve the request. `error_type` is the provider's.
+    renewing. `scope` "": nobody's fault, and another route may serve the request. `error_type` and `error_code` are the
+    provider's.
     """
 
     kind: FailureKind
@@ -83,6 +95,7 @@ class Failure(Struct, frozen=True):
     proven: bool = True
     refresh: bool = False
     error_type: str = ""
+    error_code: str = ""
 
 
 class FailureTable:
@@ -209,6 +222,7 @@ def classify(facts: Facts, now_ms: int, table: FailureTable, texts: Texts = tupl
         rule.proven,
         rule.refresh,
         facts.error_type,
+        facts.error_code,
     )
 
 
@@ -221,8 +235,26 @@ def held_models(facts: Facts, table: FailureTable) -> str:
     return held if held in model else family_of(model)
 
 
-def is_signature_refusal(failure: Failure) -> bool:
-    """True if the provider can't verify a thinking block's signature: without thinking blocks it accepts the
-    request."""
+def is_thought_refusal(failure: Failure) -> bool:
+    """True if the provider can't verify a thought: without thinking blocks it accepts the request."""
+    if not is_request_refusal(failure):
+        return False
     words = failure.message.lower()
-    return failure.status == 400 and failure.scope == "request" and all(word in words for word in SIGNATURE_WORDS)
+    return is_binding_mismatch(failure) or any(all(word in words for word in form) for form in REFUSED_THOUGHTS)
+
+
+def lacks_thought(failure: Failure) -> bool:
+    """True if the provider misses a thinking block: with thinking turned off it accepts the request."""
+    words = failure.message.lower()
+    return is_request_refusal(failure) and all(word in words for word in MISSING_THOUGHT)
+
+
+def is_binding_mismatch(failure: Failure) -> bool:
+    """True if a thought is refused because another account has made it."""
+    words = f"{failure.error_type} {failure.error_code} {failure.message}".lower()
+    return is_request_refusal(failure) and any(form in words for form in OTHER_ACCOUNT)
+
+
+def is_request_refusal(failure: Failure) -> bool:
+    """True if a provider has refused the request as it is."""
+    return failure.status == 400 and failure.scope == "request"

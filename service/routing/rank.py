@@ -22,6 +22,7 @@ Rules
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import Literal
 
 from msgspec import Struct
@@ -104,7 +105,8 @@ class RoutingRequest(Struct, frozen=True):
 class Candidate(Struct, frozen=True):
     """A route considered for a request; `skip_reason` says why not, `until_ms` until when.
 
-    `without_thinking`: thinking blocks are left out, since the provider refused a signature. `probe`: its circuit is
+    `without_thinking`: thinking blocks are left out, since the provider refused one. `thinking_off`: thinking is turned
+    off, since the provider missed one. `probe`: its circuit is
     half open. `deprioritized`: other routes go first, since its quota is nearly spent or it has only just recovered.
     `quota` is its weekly limit, where it has one, `open_attempts` the number of attempts in progress. `wait_kind` and
     `wait_status` are those of the failure for which it waits. `breaks` are the fields on which the client relies and
@@ -118,6 +120,7 @@ class Candidate(Struct, frozen=True):
     until_ms: int = 0
     probe: bool = False
     without_thinking: bool = False
+    thinking_off: bool = False
     deprioritized: bool = False
     quota: QuotaReading | None = None
     open_attempts: int = 0
@@ -166,15 +169,10 @@ def rank(request: RoutingRequest, chain: Sequence[Route], view: View, policy: Po
         (skipped if candidate.skip_reason else usable).append(candidate)
     if not usable:
         usable, skipped = with_last_resort(skipped)
-    usable.sort(key=precedence)
+    usable.sort(key=attrgetter("breaks", "deprioritized"))
     if request.session_route:
         usable = with_session_first(usable, request)
     return usable + skipped
-
-
-def precedence(candidate: Candidate) -> tuple[bool, bool]:
-    """Sort key of usable routes, which otherwise keep their order."""
-    return bool(candidate.breaks), candidate.deprioritized
 
 
 def with_session_first(usable: list[Candidate], request: RoutingRequest) -> list[Candidate]:

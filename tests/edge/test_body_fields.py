@@ -7,6 +7,7 @@ import pytest
 
 from service.edge.body_fields import read_fields
 from service.errors import ClientError
+from service.protocol.body_survey import blocks_of
 from service.relay import ClientRequest
 from service.settings import BodyLimits
 
@@ -54,7 +55,7 @@ def test_a_usual_body() -> None:
     """All of it, and its content blocks; nothing is asked of what is not there."""
     call = read(BODY)
     assert told(call) == READ
-    assert [block.type for block in call.blocks or ()] == ["document"]
+    assert [block.type for block in blocks_of(call.messages or ())] == ["document"]
     assert told(read({})) == told(ClientRequest(request_id="q", method="POST", path="/v1/messages"))
     assert told(read(BODY | {"container": "container_022"}))["resource_ids"] == ("msg_011", "container_022", "file_011")
 

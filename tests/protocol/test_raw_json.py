@@ -76,13 +76,13 @@ def test_a_body_without_messages_is_the_same() -> None:
 @pytest.mark.parametrize(
     ("strip", "stripped"),
     [
-        ("off", ["refused"]),
-        ("unsigned", ["unsigned", "empty", "refused"]),
+        ("off", ["refused", "redacted"]),
+        ("unsigned", ["unsigned", "empty", "refused", "redacted"]),
         ("all", ["unsigned", "empty", "signed", "refused", "redacted"]),
     ],
 )
 def test_the_thoughts_that_go(strip: StripThinking, stripped: list[str]) -> None:
-    """A thought whose signature was refused always goes; nothing but a thought ever does."""
+    """A thought whose signature or data was refused always goes; nothing but a thought ever does."""
     blocks = {
         "unsigned": ("thinking", None),
         "empty": ("thinking", ""),

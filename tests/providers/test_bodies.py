@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.providers.bodies import clean_body, without_thinking
+from service.providers.bodies import Cure, clean_body
 from service.providers.signatures import RefusedSignatures
 from service.settings import ANTHROPIC, ZAI, Policy, Provider, Route, StripThinking, from_variables
 
@@ -23,9 +23,16 @@ POLICY: Policy = from_variables({"CCPROXY_HOME": "/nowhere"}).policy
 
 
 def clean(
-    raw: bytes, route: str = "anthropic", asked: str = CLAUDE, sent: str = CLAUDE, strip: StripThinking = "unsigned"
+    raw: bytes,
+    route: str = "anthropic",
+    asked: str = CLAUDE,
+    sent: str = CLAUDE,
+    strip: StripThinking = "unsigned",
+    **options: Any,
 ) -> bytes:
-    return clean_body(raw, route=ROUTES[route], model_asked=asked, model_sent=sent, strip_thinking=strip, policy=POLICY)
+    return clean_body(
+        raw, route=ROUTES[route], model_asked=asked, model_sent=sent, strip_thinking=strip, policy=POLICY, **options
+    )
 
 
 def cleaned(body: dict[str, Any], route: str = "anthropic", **options: Any) -> Any:
@@ -66,6 +73,11 @@ CLAUDE_CODE = talk(
     output_config={"effort": "medium"},
     stream=True,
 )
+
+
+def result(call: str, content: Any) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": call, "content": content}
+
 
 MALFORMED = [
     b"",
@@ -173,10 +185,11 @@ def test_words_about_thinking_are_no_thoughts() -> None:
 def test_a_refused_signature_can_be_taken_out() -> None:
     """For another try at the same provider all thinking goes, and nothing else."""
     raw = msgspec.json.encode(talk(("user", "hi"), ("assistant", [SIGNED, REDACTED, text("so")])))
-    assert msgspec.json.decode(without_thinking(raw)) == talk(("user", "hi"), ("assistant", [text("so")]))
-    assert without_thinking(b"[") == b"["
+    cure = Cure(without_thinking=True)
+    assert msgspec.json.decode(clean(raw, cure=cure)) == talk(("user", "hi"), ("assistant", [text("so")]))
+    assert clean(b"[", cure=cure) == b"["
     plain = msgspec.json.encode(talk(("user", "hi")))
-    assert without_thinking(plain) is plain
+    assert clean(plain, cure=cure) is plain
 
 
 def test_thoughts_that_were_refused_stay_out() -> None:
@@ -184,23 +197,23 @@ def test_thoughts_that_were_refused_stay_out() -> None:
     refused = RefusedSignatures()
     later = {**SIGNED, "signature": "t"}
     raw = msgspec.json.encode(talk(("user", "hi"), ("assistant", [SIGNED, text("so")]), ("assistant", [later, CALL])))
-    options: dict[str, Any] = {"route": ROUTES["anthropic"], "model_asked": CLAUDE, "model_sent": CLAUDE}
-    options |= {"strip_thinking": "none", "policy": POLICY, "refused": refused}
-    assert clean_body(raw, **options) is raw
-    refused.add(msgspec.json.encode(talk(("assistant", [SIGNED, BARE]))))
-    messages = msgspec.json.decode(clean_body(raw, **options))["messages"]
+    assert clean(raw, refused=refused.of("anthropic")) is raw
+    refused.add("anthropic", msgspec.json.encode(talk(("assistant", [SIGNED, BARE]))))
+    messages = msgspec.json.decode(clean(raw, refused=refused.of("anthropic")))["messages"]
     assert [message["content"] for message in messages] == ["hi", [text("so")], [later, CALL]]
+    assert clean(raw, refused=refused.of("subscription")) is raw
     plain = msgspec.json.encode(talk(("assistant", [later])))
-    assert clean_body(plain, **options) is plain
+    assert clean(plain, refused=refused.of("anthropic")) is plain
 
 
 def test_the_memory_of_refusals_is_bounded() -> None:
     """The oldest goes; a body that can't be read teaches nothing."""
     refused = RefusedSignatures(most=2)
     for signature in "abc":
-        refused.add(msgspec.json.encode(talk(("assistant", [{**SIGNED, "signature": signature}]))))
-    refused.add(b"{")
-    assert [signature in refused for signature in "abc"] == [False, True, True]
+        refused.add("a", msgspec.json.encode(talk(("assistant", [{**SIGNED, "signature": signature}]))))
+    refused.add("a", b"{")
+    assert [signature in refused.of("a") for signature in "abc"] == [False, True, True]
+    assert ["c" in refused.of("b"), "d" in refused.of("a")] == [False, False]
 
 
 def calls(*blocks: tuple[str, str]) -> dict[str, Any]:
@@ -242,19 +255,34 @@ ODD_IDS = st.text(alphabet="a-_/ \u00e4", max_size=3) | st.sampled_from(
 
 @given(st.lists(st.tuples(st.sampled_from(["tool_use", "server_tool_use", "tool_result"]), ODD_IDS), max_size=12))
 def test_no_two_ids_become_one(blocks: list[tuple[str, str]]) -> None:
-    """The mapping is consistent, without collisions, and gives valid ids to the first use of each."""
+    """Calls have ids of their own, the first of each a valid one, and results those of their calls."""
     new = ids_of(cleaned(calls(*blocks)))
-    mapping: dict[str, str] = {}
-    for (_, old), now in zip(blocks, new, strict=True):
-        assert mapping.setdefault(old, now) == now
-    assert len(set(mapping.values())) == len(mapping)
-    kinds: dict[str, str] = {}
-    for kind, old in blocks:
+    named: dict[str, list[str]] = {}
+    for (kind, old), now in zip(blocks, new, strict=True):
         if kind != "tool_result":
-            kinds.setdefault(old, kind)
-    for old, kind in kinds.items():
-        pattern = r"[a-zA-Z0-9_-]+" if kind == "tool_use" else r"srvtoolu_[a-zA-Z0-9_]+"
-        assert re.fullmatch(pattern, mapping[old])
+            named.setdefault(old, []).append(now)
+            pattern = r"[a-zA-Z0-9_-]+" if kind == "tool_use" else r"srvtoolu_[a-zA-Z0-9_]+"
+            assert len(named[old]) > 1 or re.fullmatch(pattern, now)
+        elif old in named:
+            assert now in named[old]
+    called = [now for names in named.values() for now in names]
+    assert len(set(called)) == len(called)
+
+
+def test_ids_that_occur_twice_get_a_number() -> None:
+    """Some providers count their calls from 0 in every answer: each result stays with its own call."""
+    body = talk(
+        ("assistant", [{**CALL, "id": "call_0"}, {**CALL, "id": "call_1"}]),
+        ("user", [result("call_1", "a"), result("call_0", "b")]),
+        ("assistant", [{**CALL, "id": "call_0"}, {**CALL, "id": "call_0"}]),
+        ("user", [result("call_0", "c"), result("call_0", "d")]),
+    )
+    for route in ("anthropic", "zai", "own"):
+        messages = cleaned(body, route)["messages"]
+        assert messages[:2] == body["messages"][:2]
+        assert [block["id"] for block in messages[2]["content"]] == ["call_0_2", "call_0_3"]
+        answered = [(block["tool_use_id"], block["content"]) for block in messages[3]["content"]]
+        assert answered == [("call_0_2", "c"), ("call_0_3", "d")]
 
 
 def test_ids_stay_as_a_conversation_grows() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.ledger.events import FailureScope, Window
 from service.ledger.fold import CIRCUIT_SCOPES
-from service.routing.failure import LONG_WAIT_MS, Facts, Failure, FailureTable, classify, is_signature_refusal
+from service.routing.failure import LONG_WAIT_MS, Facts, Failure, FailureTable, classify, is_thought_refusal
 from service.settings.failure_rules import FailureRule, Rules, WindowRule, packaged_rules
 from tests.fakes.zai_codes import ZAI_CODES as RECORDED
 from tests.support.routing_factories import NOW_MS
@@ -196,7 +196,7 @@ def test_a_refused_signature_is_known_by_its_words(
     message: str, status: int, scope: FailureScope, *, refused: bool
 ) -> None:
     """Only a 400 that names the signature of a thought: nothing else is cured by leaving the thoughts out."""
-    assert is_signature_refusal(Failure("bad_request", scope, message=message, status=status)) == refused
+    assert is_thought_refusal(Failure("bad_request", scope, message=message, status=status)) == refused
 
 
 # -- the end of a wait, and whom it holds
