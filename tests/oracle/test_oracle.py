@@ -12,7 +12,7 @@ from service.edge.request_target import read_target
 from service.ledger.events import TokenCounts
 from service.ledger.price import cost_nusd
 from service.protocol.tap import carries_content, json_usage
-from service.providers.blocks_compat import clean_block
+from service.providers.blocks_compat import BlockRules, clean_block
 from service.providers.headers import upstream_headers
 from service.relay.client import ClientRequest
 from service.relay.ownership import is_list
@@ -105,10 +105,13 @@ def test_content_begins_where_the_table_says(decision: str, kind: str) -> None:
     assert carries_content({"type": kind}) == (decision == "whole")
 
 
+RULES_OF_BLOCKS = BlockRules("none", refused=(), reads_images=True, one_text=True)
+
+
 @pytest.mark.parametrize(("decision", "kind"), rows_of("request_blocks"))
 def test_blocks_become_what_the_table_says(decision: str, kind: str) -> None:
     """At providers that are not Anthropic."""
-    block = clean_block({"type": msgspec.Raw(msgspec.json.encode(kind))}, "none", reads_images=True)
+    block = clean_block({"type": msgspec.Raw(msgspec.json.encode(kind))}, RULES_OF_BLOCKS)
     assert block is not None
     assert msgspec.json.decode(block["type"]) == (kind if decision == "kept" else "text")
 
