@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from typing import Any
 
 import msgspec
 import pytest
@@ -80,7 +81,7 @@ def test_models_have_a_price_and_a_window(decision: str, model: str) -> None:
 def test_words_that_change_a_price_are_priced(decision: str, name: str) -> None:
     """Those without a factor leave usage without a price, which is reported."""
     field, word = name.split()
-    words = {"tier" if field == "service_tier" else field: word}
+    words: dict[str, Any] = {"tier" if field == "service_tier" else field: word}
     assert (cost_nusd(TOKENS, "claude-opus-5", SETTINGS.prices, **words) is not None) == (decision == "priced")
 
 
