@@ -6,6 +6,7 @@ Unknown headers and beta values are passed through: clients and provider agree o
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 from service.edge.body_reader import READ_BODIES
 from service.edge.keys import CallerIdentity
@@ -15,6 +16,15 @@ from service.settings import Settings
 
 RESOURCE_ID = re.compile(r"[a-z]+_(?=[A-Za-z]*[0-9])[A-Za-z0-9]{6,128}|(?=[^0-9]*[0-9])[^/]{8,}")
 """A resource id in a path of an unknown endpoint: unlike a word such as count_tokens it contains a digit."""
+OWN_WORDS = frozenset(("skills",))
+"""Collections whose members may be the provider's own, named by a word; what follows is no resource of anybody."""
+QUERY_NAMES = frozenset(
+    ("agent_id", "deployment_id", "environment_id", "ids", "ids[]", "memory_store_id", "scope_id", "session_id",
+     "vault_id")
+)  # fmt: skip
+"""Parameters of lists that name a resource. Cursors such as `after_id` may name an item of anybody."""
+MOST_QUERY_IDS = 100
+"""Maximum resources that a query names; a list has no more items."""
 STAINLESS_LIMIT_S = 3_600
 """Maximum deadline that a client may request."""
 
@@ -48,6 +58,8 @@ def client_request_of(
     if target.endpoint not in READ_BODIES:
         request.resource_ids = path_ids(target)
         request.names_in_path = bool(request.resource_ids)
+        if target.query:
+            request.resource_ids += query_ids(target)
         request.base_url = base_url_of(scope, named, settings.base_path)
     return request
 
@@ -61,7 +73,18 @@ def path_ids(target: RequestTarget) -> tuple[str, ...]:
         return tuple(parts[2:3])
     if target.endpoint == "models":
         return ()
+    if parts[0] in OWN_WORDS:
+        parts = parts[:2]
     return tuple(part for part in parts if RESOURCE_ID.fullmatch(part))[:1]
+
+
+def query_ids(target: RequestTarget) -> tuple[str, ...]:
+    """Return the resources that a list is asked for, such as the sessions of an agent: it lives on their route."""
+    if target.endpoint == "models":
+        return ()
+    named = parse_qsl(target.query)
+    ids = dict.fromkeys(value for name, value in named if name in QUERY_NAMES and RESOURCE_ID.fullmatch(value))
+    return tuple(ids)[:MOST_QUERY_IDS]
 
 
 def deadline_ms(named: Mapping[bytes, bytes], settings: Settings, *, stream: bool) -> int:

@@ -1,4 +1,4 @@
-"""Index of resources (batches, files, containers, threads): the route each lives on, and its owner.
+"""Index of resources (batches, files, sessions, agents and the like): the route each lives on, and its owner.
 
 Redis holds the index for all replicas; this process caches the entries it saw, for outages of Redis. Values are "route
 event_id owner"; those of earlier versions have no owner. Not here: access rules (`relay.ownership`).
@@ -19,9 +19,12 @@ MAX_RESOURCES = 10_000
 """Maximum resources in memory, about 2 MB."""
 TTL_S = 40 * 24 * 3600
 """Longer than Anthropic keeps batch results (29 days)."""
-FILE_TTL_S = 400 * 24 * 3600
-"""Files stay until they are deleted. Without an entry a file has no owner: where several owners share an account, not
-even its own can access it."""
+SHORT_LIVED = ("msgbatch_", "msg_", "container_")
+"""Ids of what Anthropic deletes by itself: batches, messages of threads, containers."""
+LASTING_TTL_S = 400 * 24 * 3600
+"""Everything else stays until it is deleted: files, agents, environments, memory stores. Each look-up begins this time
+anew. Without an entry a resource has no owner: where several owners share an account, not even its own can access it.
+"""
 ID_CHARS = 128
 """No provider's id is longer; longer ones are treated as unknown."""
 
@@ -58,7 +61,7 @@ class ResourceIndex:
             return known
         if self._redis is not None:
             with contextlib.suppress(RedisError, OSError):
-                ttl_s = FILE_TTL_S if resource_id.startswith("file_") else TTL_S
+                ttl_s = ttl_of(resource_id)
                 first = await self._redis.set(resource_key(resource_id), value_of(home), ex=ttl_s, nx=True, get=True)
                 home = home_of(first) or home
         return self._remember(resource_id, home)
@@ -101,7 +104,7 @@ class ResourceIndex:
         if is_enough or self._redis is None or len(resource_id) > ID_CHARS:
             return known
         try:
-            found = home_of(await self._redis.get(resource_key(resource_id)))
+            found = home_of(await self._redis.getex(resource_key(resource_id), ex=ttl_of(resource_id)))
         except (RedisError, OSError):
             raise IndexAway from None
         return self._remember(resource_id, found) if found else None
@@ -112,6 +115,11 @@ class ResourceIndex:
         if len(self._known) > MAX_RESOURCES:
             self._known.popitem(last=False)
         return home
+
+
+def ttl_of(resource_id: str) -> int:
+    """How long a resource is remembered, in seconds."""
+    return TTL_S if resource_id.startswith(SHORT_LIVED) else LASTING_TTL_S
 
 
 def is_old(known: ResourceHome, home: ResourceHome, ttl_s: int) -> bool:

@@ -6,10 +6,14 @@ use a resource gets the provider's error for one that does not exist, whether it
 - The owner is the name of a key. A key that replaces another one has the same name.
 - A resource whose owner is unknown (created by other means, or by an earlier version) may be used if there is only one
   owner, and on the account of a client that brings its own credential.
-- All methods are alike, and so are ids in paths and in bodies. Lists are reduced to the caller's own items.
+- All methods are alike, and so are ids in paths, queries and bodies. Lists are reduced to the caller's own items.
+- What a resource makes by itself belongs to its owner: the runs of a deployment, the sessions of these and of agents,
+  the files of a session. It is known once a list has shown it.
 
 Not here: where a resource lives (`fleet.resource_index`), and which ids a request names (`edge.request_parser`).
 """
+
+import contextlib
 
 import msgspec
 from msgspec import Raw, Struct
@@ -22,15 +26,32 @@ SHOWN_CHARS = 64
 """An id in an error's message; a real one is shorter."""
 
 
-class Listed(Struct):
-    """The fields of a list's item that are read."""
+class Named(Struct):
+    """A resource, by its id."""
 
     id: str = ""
+
+
+class Listed(Struct):
+    """The fields of a list's item that are read: its id, and what may have made it."""
+
+    id: str = ""
+    deployment_id: str | None = None
+    scope: Named | None = None
+    agent: Named | str | None = None
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The ids of what may have made the item, the closest first."""
+        scope = self.scope.id if self.scope else ""
+        agent = self.agent.id if isinstance(self.agent, Named) else self.agent
+        return tuple(filter(None, (self.deployment_id, scope, agent)))
 
 
 _fields_decoder = msgspec.json.Decoder(dict[str, Raw])
 _items_decoder = msgspec.json.Decoder(list[Raw])
 _listed_decoder = msgspec.json.Decoder(Listed)
+_named_decoder = msgspec.json.Decoder(Named)
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -80,6 +101,12 @@ def index_away(resource_id: str) -> HomeUnknown:
     )
 
 
+async def note_found(request: ClientRequest, home: ResourceHome, resources: ResourceIndex) -> None:
+    """Note where a resource was found that nobody knew, so that what is written to it goes there as well."""
+    if request.method == "GET":
+        await resources.bind(request.resource_ids[0], home)
+
+
 def is_list(request: ClientRequest) -> bool:
     """Return true if a response may list resources of all who share an account, whatever else the body names."""
     return (
@@ -100,22 +127,35 @@ async def own_items(body: bytes, request: ClientRequest, resources: ResourceInde
         items = _items_decoder.decode(fields["data"])
     except (*UNREADABLE, KeyError):
         return body
-    own = [item for item in items if await is_own(id_of(item), request, resources)]
+    own = [item for item in items if await is_own(read_item(item), request, resources)]
     return msgspec.json.encode(fields | {"data": own})
 
 
-async def is_own(resource_id: str, request: ClientRequest, resources: ResourceIndex) -> bool:
-    """Return true if a resource is known to be the caller's. Raises HomeUnknown."""
+async def is_own(item: Listed, request: ClientRequest, resources: ResourceIndex) -> bool:
+    """Return true if an item is known to be the caller's, or was made by what is. Raises HomeUnknown."""
+    home = await listed_home(item.id, resources) if item.id else None
+    if home is not None or not item.id:
+        return home is not None and home.owner == request.owner
+    for parent in item.parents:
+        home = await listed_home(parent, resources)
+        if home is not None:
+            await resources.bind(item.id, home)
+            return home.owner == request.owner
+    return False
+
+
+async def listed_home(resource_id: str, resources: ResourceIndex) -> ResourceHome | None:
+    """Return the home of a resource in a list, None if it is unknown. Raises HomeUnknown."""
     try:
-        home = await resources.home_of(resource_id, needs_owner=True)
+        return await resources.home_of(resource_id, needs_owner=True)
     except IndexAway:
         raise index_away(resource_id) from None
-    return home is not None and home.owner == request.owner
 
 
-def id_of(item: Raw) -> str:
-    """The id of an item of a list, "" when it has none."""
-    try:
-        return _listed_decoder.decode(item).id
-    except UNREADABLE:
-        return ""
+def read_item(item: Raw) -> Listed:
+    """Read an item of a list: all fields, or the id alone where others are of another kind, or nothing."""
+    with contextlib.suppress(*UNREADABLE):
+        return _listed_decoder.decode(item)
+    with contextlib.suppress(*UNREADABLE):
+        return Listed(_named_decoder.decode(item).id)
+    return Listed()

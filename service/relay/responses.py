@@ -24,7 +24,7 @@ from service.relay.attempt import AttemptFailed, FinalPart, UpstreamExchange
 from service.relay.classifier import FailureClassifier
 from service.relay.client import READS, ClientRequest, content_length
 from service.relay.client_errors import redacted
-from service.relay.ownership import is_list, own_items
+from service.relay.ownership import is_list, note_found, own_items
 from service.relay.passthrough import COMMENT, EVENT_STREAM, BodyPassthrough, parts_of
 from service.relay.recorder import AttemptRecorder
 from service.relay.streams import StreamRelay, bad_answer
@@ -41,6 +41,7 @@ JSON = "application/json"
 NO_CONTENT = (204, 205)
 """Statuses whose answers have no body, and no length either."""
 JSON_ENDPOINTS: frozenset[Endpoint] = frozenset(("messages", "count_tokens", "models"))
+RESOURCE_ENDPOINTS: frozenset[Endpoint] = frozenset(("batches", "files", "other"))
 
 HeaderList = list[tuple[bytes, bytes]]
 
@@ -111,15 +112,25 @@ class ResponseRelay:
             raise self._no_message(exchange, answer)
         if request.endpoint == "count_tokens" and not count_in(body):
             raise bad_answer("the response is not a token count")
-        if is_list(request) and route.auth != "client":
-            exchange.deadline.reschedule(None)
-            body = await own_items(body, request, self._resources)
+        if request.endpoint in RESOURCE_ENDPOINTS:
+            body = await self._with_own_resources(exchange, body)
         if meaning == "running_total":
             await self._recorder.record_totals(request, exchange.plan, totals_in(request.path, body))
         if request.endpoint == "batches":
             body = body.replace(route.base_url.encode() + b"/v1/", request.base_url.encode() + b"/v1/")
         head = [*self._head(exchange), content_length(body)]
         return FinalPart(body, (upstream.status, head), resource_ids=created_ids(request, answer))
+
+    async def _with_own_resources(self, exchange: UpstreamExchange, body: bytes) -> bytes:
+        """The body; of a list the caller's own items alone. What the path names is noted as found on this route."""
+        request, route = exchange.request, exchange.plan.route
+        if is_list(request) and route.auth != "client":
+            exchange.deadline.reschedule(None)
+            return await own_items(body, request, self._resources)
+        if request.names_in_path:
+            home = ResourceHome(route.id, self._clock.new_id(), request.owner or "")
+            await note_found(request, home, self._resources)
+        return body
 
     def _no_message(self, exchange: UpstreamExchange, answer: JsonAnswer | None) -> AttemptFailed:
         """The failure of a response with status 200 that is no message."""

@@ -294,7 +294,10 @@ def test_an_owner_in_redis_is_the_same_owner(owner: str) -> None:
 class Away:
     """A Redis that does not answer."""
 
-    async def get(self, _: str) -> bytes:
+    async def getex(self, *_: object, **__: object) -> bytes:
+        raise RedisError("away")
+
+    async def set(self, *_: object, **__: object) -> bytes:
         raise RedisError("away")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
-from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +11,9 @@ from service.edge.request_parser import path_ids
 from service.edge.request_target import read_target
 from service.ledger.events import TokenCounts
 from service.ledger.price import cost_nusd
+from service.protocol.resource_totals import totals_in
 from service.protocol.tap import carries_content, json_usage
+from service.protocol.usage_reader import UsageReader
 from service.providers.blocks_compat import BlockRules, clean_block
 from service.providers.headers import upstream_headers
 from service.relay.client import ClientRequest
@@ -81,8 +82,86 @@ def test_models_have_a_price_and_a_window(decision: str, model: str) -> None:
 def test_words_that_change_a_price_are_priced(decision: str, name: str) -> None:
     """Those without a factor leave usage without a price, which is reported."""
     field, word = name.split()
-    words: dict[str, Any] = {"tier" if field == "service_tier" else field: word}
-    assert (cost_nusd(TOKENS, "claude-opus-5", SETTINGS.prices, **words) is not None) == (decision == "priced")
+    tier, speed = (word, "standard") if field == "service_tier" else ("standard", word)
+    cost = cost_nusd(TOKENS, "claude-opus-5", SETTINGS.prices, tier=tier, speed=speed)
+    assert (cost is not None) == (decision == "priced")
+
+
+SAMPLES: dict[str, object] = {
+    "cache_creation": {"ephemeral_5m_input_tokens": 5},
+    "fallback_credit": {"status": {"type": "redeemed"}},
+    "iterations": [{"type": "message", "input_tokens": 5}],
+    "list_cost": {"amount": "5", "currency": "USD"},
+    "output_tokens_details": {"thinking_tokens": 5},
+    "server_tool_use": {"web_search_requests": 5},
+    "status": {"type": "redeemed"},
+    "model": "claude-opus-5",
+    "service_tier": "priority",
+    "speed": "fast",
+    "inference_geo": "us",
+}
+"""Values of fields that are no counts."""
+WITHIN = {
+    "CacheCreation": "cache_creation",
+    "CacheCreationUsage": "cache_creation",
+    "FallbackCreditUsage": "fallback_credit",
+    "OutputTokensDetails": "output_tokens_details",
+    "ServerToolUsage": "server_tool_use",
+}
+"""Objects within usage."""
+TOTALS = {"SessionUsage": "session", "SessionUsageSnapshot": "session.usage", "SessionThreadUsage": "session_thread",
+          "DreamUsage": "dream"}  # fmt: skip
+ITERATIONS = {"Message": "message", "FallbackMessage": "fallback_message", "Compaction": "compaction",
+              "AdvisorMessage": "advisor_message"}  # fmt: skip
+
+
+NOT_LOOKED_INTO = frozenset(
+    ("FallbackCreditUsage", "FallbackMessageIterationUsage", "MessageIterationUsage", "OutputTokensDetails")
+)
+"""Objects that say more of what the totals have."""
+
+
+def usage_with(owner: str, field: str) -> dict[str, object]:
+    """Usage in which a field of a class holds something."""
+    value = {field: SAMPLES.get(field, 5)}
+    if owner.endswith("IterationUsage"):
+        return {
+            "iterations": [{"input_tokens": 5} | value | {"type": ITERATIONS[owner.removesuffix("IterationUsage")]}]
+        }
+    return {WITHIN[owner]: value} if owner in WITHIN else value
+
+
+@pytest.mark.parametrize(("decision", "name"), [row for row in rows_of("usage") if row[0] in ("read", "part")])
+def test_usage_of_an_answer_is_read(decision: str, name: str) -> None:
+    """No field is reported as unread; one that is not known would be, in the same place."""
+    owner, field = name.split(".")
+    for known, told in ((True, field), (False, "new_field")):
+        reader = UsageReader()
+        reader.merge(usage_with(owner, told))
+        is_reported = not known and owner not in NOT_LOOKED_INTO
+        assert bool(reader.reading("claude-opus-5").unread) == is_reported, decision
+
+
+@pytest.mark.parametrize("name", [name for decision, name in rows_of("usage") if decision == "running_total"])
+def test_usage_of_a_resource_is_read(name: str) -> None:
+    """As its running total, with nothing unread."""
+    owner, field = name.split(".")
+    if owner == "SessionUsageEvent":
+        return  # the event around a snapshot
+    kind = TOTALS.get(owner, "session")
+    body = {"type": kind, "id": "sesn_01", "session_id": "sesn_02", "usage": usage_with(owner, field)}
+    [total] = totals_in("/v1/sessions/sesn_02/events", msgspec.json.encode(body))
+    assert total.unread == ()
+    assert total.kind == kind.removesuffix(".usage")
+
+
+@pytest.mark.parametrize(("decision", "kind"), rows_of("iterations"))
+def test_iterations_are_read(decision: str, kind: str) -> None:
+    """Whatever their kind; one of another kind is reported."""
+    for told, unread in ((kind, ()), ("new", ("iterations.new",))):
+        reader = UsageReader()
+        reader.merge({"iterations": [{"type": told, "input_tokens": 5}]})
+        assert reader.reading("claude-opus-5").unread == unread, decision
 
 
 @pytest.mark.parametrize(("decision", "name"), rows_of("errors"))

@@ -186,6 +186,39 @@ async def test_a_list_holds_ones_own_items_alone(relays: RelayFactory) -> None:
     assert odd.json == {"data": "none"}
 
 
+async def test_what_a_resource_made_by_itself_belongs_to_its_owner(relays: RelayFactory) -> None:
+    """Runs of a deployment, its sessions, files of a session: by what the item itself says; then they are known."""
+    relay = relays.make(ONLY_ANTHROPIC)
+    for resource_id, owner in (("depl_1", "alice"), ("depl_2", "bob"), ("sesn_1", "alice"), ("agent_1", "alice")):
+        await bind(relay, resource_id, owner)
+    await bind(relay, "drun_9", "bob")
+    items = [
+        {"id": "drun_1", "deployment_id": "depl_1"},
+        {"id": "drun_2", "deployment_id": "depl_2", "agent": {"id": "agent_1"}},
+        {"id": "drun_9", "deployment_id": "depl_1"},
+        {"id": "file_1", "scope": {"id": "sesn_1", "type": "session"}},
+        {"id": "file_2", "scope": {"id": "sesn_7", "type": "session"}},
+        {"id": "sesn_2", "agent": {"id": "agent_1", "version": 3}, "deployment_id": None},
+        {"id": "sesn_1", "scope": ["of another kind"]},
+        {"deployment_id": "depl_1"},
+    ]
+    relay.upstream.script(reply({"data": items}), reply({"id": "drun_1"}))
+    client = await relay.ask(b"", "/v1/deployment_runs", endpoint="other", **GET, **ALICE)
+    assert [item["id"] for item in client.json["data"]] == ["drun_1", "file_1", "sesn_2", "sesn_1"]
+    again = await relay.ask(
+        b"",
+        "/v1/deployment_runs/drun_1",
+        endpoint="other",
+        resource_ids=("drun_1",),
+        names_in_path=True,
+        **GET,
+        **ALICE,
+    )
+    assert again.status == 200
+    with pytest.raises(NotFound):
+        await relay.ask(b"", "/v1/deployment_runs/drun_2", endpoint="other", resource_ids=("drun_2",), **GET, **ALICE)
+
+
 async def test_a_list_whose_owners_nobody_knows_is_not_shown(relays: RelayFactory) -> None:
     relay = relays.make(ONLY_ANTHROPIC)
     relay.relay._runner._responses._resources = AwayIndex(None)

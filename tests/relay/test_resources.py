@@ -80,7 +80,10 @@ async def test_a_resource_of_a_route_that_fails_is_not_looked_for_elsewhere(
 class Away:
     """A Redis that does not answer."""
 
-    async def get(self, _: str) -> bytes:
+    async def getex(self, *_: object, **__: object) -> bytes:
+        raise RedisError("away")
+
+    async def set(self, *_: object, **__: object) -> bytes:
         raise RedisError("away")
 
 
@@ -241,3 +244,34 @@ async def test_models_can_be_asked_for_by_head(server: Server, anthropic: FakePr
     assert int(head.headers["content-length"]) > 0
     assert (await served.http.get("/v1/models?limit=2")).json()["data"]
     assert served.told == [("anthropic", "ok", "")] * 2
+
+
+AGENT, SESSION = "agent_01AbCdEfGh1234", "sesn_01AbCdEfGh1234"
+
+
+async def test_a_list_goes_to_the_route_of_what_it_is_asked_for(
+    served: Serving, anthropic: FakeProvider, second: FakeProvider
+) -> None:
+    """The sessions of an agent are on the agent's route, whichever would be first."""
+    second.script(reply.json({"id": AGENT, "type": "agent"}).when("/v1/agents"))
+    with anthropic.refusing():
+        made = await served.http.post("/v1/agents", json={"name": "a"})
+    assert made.headers["x-ccproxy-route"] == "second"
+    second.script(reply.json({"data": [], "has_more": False}).when("/v1/sessions"))
+    listed = await served.http.get(f"/v1/sessions?limit=20&agent_id={AGENT}")
+    assert (listed.status_code, listed.headers["x-ccproxy-route"]) == (200, "second")
+    assert anthropic.requests == []
+
+
+async def test_what_was_found_by_reading_is_written_to_there(
+    served: Serving, anthropic: FakeProvider, second: FakeProvider
+) -> None:
+    """A session that a deployment has made by itself is known once it was read."""
+    anthropic.script(reply.error(404).when(f"/v1/sessions/{SESSION}"))
+    second.script(reply.json({"id": SESSION, "type": "session"}).when(f"/v1/sessions/{SESSION}"))
+    found = await served.http.get(f"/v1/sessions/{SESSION}")
+    assert found.headers["x-ccproxy-route"] == "second"
+    second.script(reply.json({"data": []}).when(f"/v1/sessions/{SESSION}/events"))
+    sent = await served.http.post(f"/v1/sessions/{SESSION}/events", json={"events": []})
+    assert (sent.status_code, sent.headers["x-ccproxy-route"]) == (200, "second")
+    assert len(anthropic.requests) == 1

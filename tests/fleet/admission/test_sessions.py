@@ -1,5 +1,6 @@
 """Where a session is, as several replicas on one real Valkey know it."""
 
+import pytest
 from redis.asyncio import Redis
 
 from service.fleet.clock import Clock
@@ -57,6 +58,20 @@ async def test_every_replica_knows_whose_a_resource_is(redis: Redis) -> None:
     assert await other.home_of("file_1") == home
     assert await ResourceIndex(redis).bind("file_1", ResourceHome("zai", clock.new_id(), "ben")) == home
     assert await redis.ttl(resource_key("file_1")) > 300 * 86_400, "files stay until they are deleted"
+
+
+@pytest.mark.parametrize(
+    ("resource_id", "days"),
+    [("file_1", 400), ("agent_1", 400), ("sesn_1", 400), ("memstore_1", 400), ("msgbatch_1", 40), ("container_1", 40)],
+)
+async def test_what_lasts_is_remembered_as_long_as_it_is_used(redis: Redis, resource_id: str, days: int) -> None:
+    """Agents and the like stay until they are deleted; each look-up of another replica begins their time anew."""
+    key = resource_key(resource_id)
+    await ResourceIndex(redis).bind(resource_id, ResourceHome("anthropic", Clock().new_id(), "ann"))
+    assert (days - 1) * 86_400 < await redis.ttl(key) <= days * 86_400
+    await redis.expire(key, 60)
+    assert await ResourceIndex(redis).home_of(resource_id)
+    assert (days - 1) * 86_400 < await redis.ttl(key) <= days * 86_400
 
 
 async def test_what_earlier_versions_wrote_has_no_owner(redis: Redis) -> None:
