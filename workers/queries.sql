@@ -346,14 +346,14 @@ GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6;
 SELECT CASE WHEN %(day)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD') ELSE '' END,
     CASE WHEN %(week)s THEN to_char(date_trunc('week', to_timestamp(at_ms / 1000)), 'YYYY-MM-DD') ELSE '' END,
     CASE WHEN %(route)s THEN stream ELSE '' END,
-    CASE WHEN %(model)s THEN coalesce(body->>'model_sent', '') ELSE '' END,
+    CASE WHEN %(model)s THEN coalesce(nullif(body->>'model_served', ''), body->>'model_sent', '') ELSE '' END,
     CASE WHEN %(key)s THEN coalesce(body->>'client_key', '') ELSE '' END,
     CASE WHEN %(hour)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD"T"HH24:00"Z"') ELSE '' END,
     count(*)
 FROM ccproxy.events
 WHERE event_id >= %(first)s::uuid AND type = 'attempt_ended' AND at_ms >= %(since)s::bigint * 1000 AND at_ms < %(until)s::bigint * 1000
     AND body->>'final' IS DISTINCT FROM 'false' AND %(only_route)s IN ('', stream)
-    AND %(only_model)s IN ('', coalesce(body->>'model_sent', ''))
+    AND %(only_model)s IN ('', coalesce(nullif(body->>'model_served', ''), body->>'model_sent', ''))
     AND %(only_key)s IN ('', coalesce(body->>'client_key', ''))
 GROUP BY 1, 2, 3, 4, 5, 6;
 
@@ -363,7 +363,7 @@ GROUP BY 1, 2, 3, 4, 5, 6;
 SELECT CASE WHEN %(day)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD') ELSE '' END,
     CASE WHEN %(week)s THEN to_char(date_trunc('week', to_timestamp(at_ms / 1000)), 'YYYY-MM-DD') ELSE '' END,
     CASE WHEN %(route)s THEN stream ELSE '' END,
-    CASE WHEN %(model)s THEN coalesce(body->>'model_sent', '') ELSE '' END,
+    CASE WHEN %(model)s THEN coalesce(nullif(body->>'model_served', ''), body->>'model_sent', '') ELSE '' END,
     CASE WHEN %(key)s THEN coalesce(body->>'client_key', '') ELSE '' END,
     CASE WHEN %(hour)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD"T"HH24:00"Z"') ELSE '' END,
     count(*),
@@ -374,7 +374,7 @@ SELECT CASE WHEN %(day)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD') 
 FROM ccproxy.events
 WHERE event_id >= %(first)s::uuid AND type = 'attempt_ended' AND at_ms >= %(since)s::bigint * 1000 AND at_ms < %(until)s::bigint * 1000
     AND body->>'lost' <> '' AND %(only_route)s IN ('', stream)
-    AND %(only_model)s IN ('', coalesce(body->>'model_sent', ''))
+    AND %(only_model)s IN ('', coalesce(nullif(body->>'model_served', ''), body->>'model_sent', ''))
     AND %(only_key)s IN ('', coalesce(body->>'client_key', ''))
 GROUP BY 1, 2, 3, 4, 5, 6;
 
@@ -464,7 +464,7 @@ SELECT event_id, stream, position, body FROM (
     AND at_ms >= %(since)s::bigint AND at_ms < %(until)s::bigint
     AND %(outcome)s IN ('', coalesce(body->>'outcome', ''))
     AND %(key)s IN ('', coalesce(body->>'client_key', ''), coalesce(body->>'key_id', ''))
-    AND %(model)s IN ('', coalesce(body->>'model_sent', ''), coalesce(body->>'model_asked', ''))
+    AND %(model)s IN ('', body->>'model_served', body->>'model_sent', body->>'model_asked', body->>'model')
     ORDER BY events.event_id DESC LIMIT %(limit)s)
     UNION ALL
     (SELECT event_id::text, stream, position, body::text FROM ccproxy.control_events
@@ -474,7 +474,7 @@ SELECT event_id, stream, position, body FROM (
     AND at_ms >= %(since)s::bigint AND at_ms < %(until)s::bigint
     AND %(outcome)s IN ('', coalesce(body->>'outcome', ''))
     AND %(key)s IN ('', coalesce(body->>'client_key', ''), coalesce(body->>'key_id', ''))
-    AND %(model)s IN ('', coalesce(body->>'model_sent', ''), coalesce(body->>'model_asked', ''))
+    AND %(model)s IN ('', body->>'model_served', body->>'model_sent', body->>'model_asked', body->>'model')
     ORDER BY control_events.event_id DESC LIMIT %(limit)s)
 ) AS found ORDER BY event_id DESC LIMIT %(limit)s;
 
@@ -490,7 +490,7 @@ LIMIT 1000;
 SELECT CASE WHEN %(hour)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD"T"HH24:00"Z"') ELSE '' END,
     CASE WHEN %(day)s THEN to_char(to_timestamp(at_ms / 1000), 'YYYY-MM-DD') ELSE '' END,
     CASE WHEN %(route)s THEN stream ELSE '' END,
-    CASE WHEN %(model)s THEN coalesce(body->>'model_sent', '') ELSE '' END,
+    CASE WHEN %(model)s THEN coalesce(nullif(body->>'model_served', ''), body->>'model_sent', '') ELSE '' END,
     count(*),
     percentile_disc(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY (body->>'first_byte_ms')::integer)
         FILTER (WHERE body->>'stream' = 'true' AND body->>'first_byte_ms' IS NOT NULL),

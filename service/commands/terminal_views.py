@@ -119,6 +119,9 @@ def notes(reading: RouteStatus, now_ms: int) -> Iterator[str]:
     if reading.second_opinions:
         counts = ", ".join(f"{count:,} {outcome}" for outcome, count in reading.second_opinions.items())
         yield f"second opinions {counts}"
+    if reading.unread_usage:
+        told = ", ".join(f"{name} (last {clock(at_ms)})" for name, at_ms in reading.unread_usage.items())
+        yield f"fields of usage that are not counted: {told}"
 
 
 def wait_words(wait: WaitReading) -> str:

@@ -51,6 +51,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from service.ledger.events import UsageLine
+
 Role = Literal["viewer", "admin"]
 Level = Literal["ok", "warning", "problem"]
 """Severity: nothing to do, needs attention, needs action."""
@@ -307,7 +309,8 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     """One attempt on one route, for the timeline of its request.
 
     `outcome` is ok, failed, aborted, lost (an estimate), or open (not ended yet). `first_byte_ms` and `total_ms` count
-    from `started_at_ms`.
+    from `started_at_ms`. `model_served` is the model that the answer named, "" if it is `model_sent`; `lines` are the
+    parts of its usage, empty if it has but one.
     """
 
     attempt_id: str
@@ -320,11 +323,13 @@ class AttemptView(Struct, frozen=True, kw_only=True):
     status: int = 0
     message: str = ""
     model_sent: str = ""
+    model_served: str = ""
     stream: bool = False
     first_byte_ms: int | None = None
     total_ms: int | None = None
     tokens: Tokens = Tokens()
     cost_nusd: int | None = None
+    lines: list[UsageLine] = []
 
 
 class RequestView(Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from service.ledger.events import (
     ReplayAsked,
     RequestRefused,
     ResourceCreated,
+    ResourceUsed,
     RouteDisabled,
     RouteEnabled,
     RouteReset,
@@ -56,13 +57,21 @@ def view_of(
         request_id=getattr(event, "request_id", ""),
         attempt_id=event.event_id if isinstance(event, AttemptStarted) else getattr(event, "attempt_id", ""),
         route=getattr(event, "route", "") if stream == CONTROL else stream,
-        model=getattr(event, "model_sent", "") or getattr(event, "model_asked", ""),
+        model=model_of(event),
         client_key=getattr(event, "client_key", "") or getattr(event, "key_id", ""),
         outcome=getattr(event, "outcome", ""),
         kind=getattr(event, "kind", "") or getattr(event, "reason", "") * isinstance(event, RequestRefused),
         by=getattr(event, "by", ""),
         fields=fields,
     )
+
+
+MODEL_FIELDS = ("model_served", "model_sent", "model", "model_asked")
+
+
+def model_of(event: Event) -> str:
+    """Return the model of an event: the one that served, else the one that was sent or asked."""
+    return next((model for name in MODEL_FIELDS if (model := getattr(event, name, ""))), "")
 
 
 def describe(event: Event) -> tuple[Level, str]:
@@ -74,10 +83,8 @@ def describe(event: Event) -> tuple[Level, str]:
             return describe_end(event)
         case AttemptLost():
             return "warning", "lost: its replica died; the charge is an estimate"
-        case BatchItemUsed():
-            return "ok", f"batch item {event.custom_id}: {describe_tokens(event.tokens)}"
-        case ResourceCreated():
-            return "ok", f"created {event.resource_kind} {event.resource_id}"
+        case BatchItemUsed() | ResourceUsed() | ResourceCreated():
+            return "ok", describe_resource(event)
         case RouteReset():
             return "ok", f"reset: {describe_forgotten(event.forgot)}"
         case RequestRefused():
@@ -86,11 +93,23 @@ def describe(event: Event) -> tuple[Level, str]:
     return describe_command(event)
 
 
+def describe_resource(event: BatchItemUsed | ResourceUsed | ResourceCreated) -> str:
+    """Describe an event of a resource at the provider."""
+    match event:
+        case BatchItemUsed():
+            return f"batch item {event.custom_id}: {describe_tokens(event.tokens)}"
+        case ResourceUsed():
+            kind = event.kind.replace("_", " ")
+            return f"{kind} {event.part or event.resource_id}: {describe_tokens(event.tokens)} so far"
+    return f"created {event.resource_kind} {event.resource_id}"
+
+
 def describe_end(event: AttemptEnded) -> tuple[Level, str]:
     """Describe the end of an attempt."""
     seconds = f"{event.total_ms / 1000:.2f} s"
     if event.outcome == "ok":
-        return "ok", f"answered {event.status}, {describe_tokens(event.tokens)}, {seconds}"
+        served = f" by {event.model_served}" if event.model_served else ""
+        return "ok", f"answered {event.status}{served}, {describe_tokens(event.tokens)}, {seconds}"
     if event.outcome == "aborted":
         return "ok", f"client disconnected after {seconds}"
     words = f"{event.kind.replace('_', ' ')} {event.status or ''}".strip()

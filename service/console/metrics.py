@@ -31,7 +31,16 @@ from service.errors import NotLoggedIn, ProxyError
 from service.fleet.clock import Clock
 from service.fleet.outbox import Outbox
 from service.fleet.snapshots import Watcher
-from service.ledger.events import AttemptEnded, AttemptStarted, BatchItemUsed, Endpoint, Event, TokenCounts
+from service.ledger.events import (
+    AttemptEnded,
+    AttemptStarted,
+    BatchItemUsed,
+    Endpoint,
+    Event,
+    ResourceUsed,
+    TokenCounts,
+    UsageLine,
+)
 from service.ledger.ids import time_of_request_id_ms
 from service.ledger.usage_lines import usage_lines
 from service.loopback import host_name, is_loopback
@@ -39,8 +48,10 @@ from service.routing.route_status import RouteStatus
 from service.telemetry.counters import BufferedCounter, BufferedHistogram
 from service.telemetry.safe_text import visible
 
-Counted = AttemptStarted | AttemptEnded | BatchItemUsed
+Counted = AttemptStarted | AttemptEnded | BatchItemUsed | ResourceUsed
 MOST_MODELS = 64
+MOST_FIELDS = 64
+"""Maximum names of models and of unknown fields of usage as labels."""
 MOST_REQUESTS = 2_000
 """Maximum requests whose last failed route is remembered."""
 NUSD = 1e-9
@@ -68,6 +79,7 @@ class Metrics:
         self._under_way = 0
         self._noted: list[tuple[int, str, Counted]] = []
         self._models: set[str] = set()
+        self._fields: set[str] = set()
         self._failed_on: OrderedDict[str, str] = OrderedDict()
         self._outbox = outbox
         self._looking: asyncio.Task[None] | None = None
@@ -92,6 +104,9 @@ class Metrics:
         self.cost = self._counter("ccproxy_cost_usd", "Cost of priced usage, in dollars", "route", "model")
         self.unpriced = self._counter(
             "ccproxy_unpriced", "Usage that has no known price and is not in the cost", "route", "model"
+        )
+        self.unread = self._counter(
+            "ccproxy_unread_usage", "Answers whose usage has a field that this version does not count", "route", "field"
         )
         self.first_byte = self._histogram(
             "gen_ai_server_time_to_first_token_seconds", "Time to first byte of streams", SECONDS, "route"
@@ -187,7 +202,9 @@ class Metrics:
             if isinstance(event, AttemptStarted):
                 self._count_start(now_ms, route, event)
                 continue
-            self._count_unpriced(route, event)
+            self._count_unread(route, event.unread)
+            if not isinstance(event, ResourceUsed):
+                self._count_unpriced(route, event)
             if isinstance(event, AttemptEnded):
                 self._count_end(route, event)
 
@@ -203,14 +220,26 @@ class Metrics:
         self.duration.add((route,), event.total_ms / 1000)
         if event.stream and event.first_byte_ms is not None:
             self.first_byte.add((route,), event.first_byte_ms / 1000)
-        model = self._model(event.model_sent)
-        for kind, count in zip(TOKEN_KINDS, astuple(event.tokens), strict=True):
-            if count:
-                self.tokens.add((route, model, kind), count)
-        if event.cost_nusd:
-            self.cost.add((route, model), event.cost_nusd * NUSD)
+        for line in usage_lines(event):
+            self._count_line(route, line)
         if event.outcome == "failed":
             self._count_failure(route, event)
+
+    def _count_line(self, route: str, line: UsageLine) -> None:
+        model = self._model(line.model)
+        for kind, count in zip(TOKEN_KINDS, astuple(line.tokens), strict=True):
+            if count:
+                self.tokens.add((route, model, kind), count)
+        if line.cost_nusd:
+            self.cost.add((route, model), line.cost_nusd * NUSD)
+
+    def _count_unread(self, route: str, fields: Sequence[str]) -> None:
+        for name in fields:
+            if name in self._fields or len(self._fields) < MOST_FIELDS:
+                self._fields.add(name)
+                self.unread.add((route, visible(name)))
+            else:
+                self.unread.add((route, "other"))
 
     def _count_unpriced(self, route: str, event: AttemptEnded | BatchItemUsed) -> None:
         for line in usage_lines(event):

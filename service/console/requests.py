@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from service.console.api_types import AttemptView, EventView, RequestView, Tokens
+from service.ledger.events import UsageLine
 
 Verdict = Literal["ok", "failed", "aborted", "refused", "open"]
 
@@ -57,11 +58,23 @@ def attempt_of(view: EventView, outcome: str, started_at_ms: int = 0) -> Attempt
         started_at_ms=started_at_ms or int(fields.get("started_at_ms", view.at_ms)),
         outcome=outcome if outcome in ("ok", "failed", "aborted", "lost", "open") else "failed",  # type: ignore[arg-type]
         tokens=msgspec.convert(fields.get("tokens", {}), Tokens),
+        lines=msgspec.convert(fields.get("lines", []), list[UsageLine]),
         **given,
     )
 
 
-COPIED = ("kind", "scope", "status", "message", "model_sent", "stream", "first_byte_ms", "total_ms", "cost_nusd")
+COPIED = (
+    "kind",
+    "scope",
+    "status",
+    "message",
+    "model_sent",
+    "model_served",
+    "stream",
+    "first_byte_ms",
+    "total_ms",
+    "cost_nusd",
+)
 
 
 def verdict_of(attempts: Sequence[AttemptView], refused: str) -> Verdict:

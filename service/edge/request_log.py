@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from service.edge.responses import AsgiResponseWriter, OwnError
 from service.ledger.events import Endpoint, TokenCounts
+from service.ledger.usage_lines import served_model
 from service.relay.client import ClientRequest, EndedAttempt
 from service.telemetry.log import OK, LogEvent, log_line
 
@@ -76,7 +77,7 @@ def attempt_fields(last: EndedAttempt) -> dict[str, object]:
     ended, tokens = last.event, last.event.tokens
     return {
         "model_asked": ended.model_asked,
-        "model": ended.model_sent,
+        "model": served_model(ended),
         "input_tokens": tokens.input,
         "output_tokens": tokens.output,
         "cache_read_tokens": tokens.cache_read,

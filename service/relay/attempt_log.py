@@ -13,6 +13,7 @@ log = logging.getLogger("ccproxy.relay")
 
 STARTED = "→ {route_title} {method} {path}"
 UNANSWERED = "  no route answered | {detail}"
+UNREAD = "  usage of {route_title} has {field}, which this version does not count"
 MODEL_MAPPED = "  model remap: {model_asked} → {model}"
 FIELDS_DROPPED = "  {route_title} does not get: {dropped}"
 
@@ -86,6 +87,12 @@ def log_failure(request: ClientRequest, plan: AttemptPlan, ended: AttemptEnded) 
     """← Anthropic 529 | overloaded | Overloaded"""
     event = FailureLogEvent(route=plan.route, attempt=plan.attempt.number, ended=ended)
     log.warning(event, extra={"request": request.request_id})
+
+
+def log_unread(route: Route, field: str) -> None:
+    """Anthropic's usage has hologram_tokens, which is not counted"""
+    values = {"route": route.id, "route_title": route.title, "field": field}
+    log.warning(Sentence(name="usage.unread", template=UNREAD, values=values))
 
 
 def log_unanswered(request: ClientRequest, verdict: str, detail: str) -> None:

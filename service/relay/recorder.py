@@ -22,7 +22,7 @@ from service.protocol.redaction import redact
 from service.protocol.resource_totals import TotalReading
 from service.providers.error_facts import windows_of
 from service.relay.attempt import AttemptOutcome, AttemptPlan
-from service.relay.attempt_log import log_failure
+from service.relay.attempt_log import log_failure, log_unread
 from service.relay.client import ClientRequest, EndedAttempt, LastServed
 from service.relay.priced_usage import price_usage
 from service.relay.session_affinity import move_of
@@ -33,6 +33,7 @@ from service.settings import Settings
 
 NO_FAILURE = Failure(kind="", scope="")
 NO_MOVE = ("", "", 0)
+MOST_UNREAD = 64
 
 
 class AttemptRecorder:
@@ -54,6 +55,8 @@ class AttemptRecorder:
         self._resources = resources
         self._clock = clock
         self._fingerprints = fingerprints
+        self._unread: set[str] = set()
+        """Unknown fields of usage that the log has named."""
 
     async def record_start(self, request: ClientRequest, plan: AttemptPlan) -> None:
         """Record that the attempt starts. Returns when the event is durable, so that the first byte may be sent."""
@@ -86,6 +89,8 @@ class AttemptRecorder:
         failure = outcome.failure if outcome.failure and outcome.result == "failed" else NO_FAILURE
         words, body = self._fingerprints_of(request, outcome, failure) if failure.kind else ("", "")
         used = price_usage(outcome.usage, plan.model, self._settings.prices, now_ms)
+        if outcome.usage.unread:
+            self._note_unread(plan, outcome.usage.unread)
         return AttemptEnded(
             event_id=ended_id(plan.attempt_id),
             at_ms=now_ms,
@@ -148,6 +153,13 @@ class AttemptRecorder:
             words = fingerprints.of_words(request.endpoint, failure.status, failure.error_type, failure.message)
         return words, fingerprints.of_body(request.plain)
 
+    def _note_unread(self, plan: AttemptPlan, fields: Sequence[str]) -> None:
+        """Log the fields of usage that nobody reads, each once."""
+        for name in fields:
+            if name not in self._unread and len(self._unread) < MOST_UNREAD:
+                self._unread.add(name)
+                log_unread(plan.route, name)
+
     async def record_resources(self, request: ClientRequest, plan: AttemptPlan, resource_ids: Sequence[str]) -> None:
         """Record, for all replicas, that resources live on this route, and whose they are."""
         for resource_id in resource_ids:
@@ -175,11 +187,13 @@ class AttemptRecorder:
     ) -> None:
         """Record what items of a batch used, at the batch price; read again, they are not counted twice."""
         events = [batch_item_event(request, item, batch, self._settings.prices) for item in items]
+        self._note_unread(plan, [name for item in items for name in item.usage.unread])
         await asyncio.gather(*(self._outbox.append(plan.route.id, event) for event in events))
 
     async def record_totals(self, request: ClientRequest, plan: AttemptPlan, totals: Sequence[TotalReading]) -> None:
         """Record running totals that have grown, as far as this process knows; fold books the growth, once."""
         for total in totals:
+            self._note_unread(plan, total.unread)
             event = self._total_event(request, total)
             if not is_news(self._view.ledger(plan.route.id), event):
                 continue

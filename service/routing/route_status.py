@@ -35,7 +35,7 @@ RouteState = Literal[
 ]
 
 WAITING_ENDPOINTS: tuple[Endpoint, ...] = ("messages", "count_tokens")
-AS_JSON = ("waits", "windows", "unknown_words", "second_opinions", "unpriced_models")
+AS_JSON = ("waits", "windows", "unknown_words", "second_opinions", "unread_usage", "unpriced_models")
 """Fields that are no number and no text."""
 MOST_UNPRICED = 8
 """Models without a price that are named."""
@@ -86,6 +86,7 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     unknown_errors: int = 0
     unknown_words: tuple[UnknownError, ...] = ()
     second_opinions: dict[str, int] = {}
+    unread_usage: dict[str, int] = {}
     attempts: int = 0
     failed: int = 0
     aborted: int = 0
@@ -138,6 +139,7 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
         unknown_errors=ledger.unknown_errors,
         unknown_words=read_unknown_words(ledger, reset_ms, account or ledger.account),
         second_opinions=dict(sorted(ledger.opinions.items())),
+        unread_usage=dict(sorted(ledger.unread.items())),
         attempts=week.attempts,
         failed=week.failed,
         aborted=week.aborted,

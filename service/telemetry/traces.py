@@ -15,6 +15,7 @@ from typing import Any
 
 from service.ledger.events import AttemptEnded, Event
 from service.ledger.ids import time_of_request_id_ms
+from service.ledger.usage_lines import served_model
 from service.settings import Settings
 
 log = logging.getLogger("ccproxy.traces")
@@ -131,7 +132,7 @@ def usage_of(event: AttemptEnded) -> dict[str, Any]:
     tokens = event.tokens
     written = tokens.cache_write_5m + tokens.cache_write_1h
     return {
-        "gen_ai.response.model": event.model_sent,
+        "gen_ai.response.model": served_model(event),
         "gen_ai.usage.input_tokens": tokens.input + tokens.cache_read + written,
         "gen_ai.usage.output_tokens": tokens.output,
         "gen_ai.usage.cache_read.input_tokens": tokens.cache_read,

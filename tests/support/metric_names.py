@@ -15,6 +15,7 @@ METRICS: dict[str, set[str]] = {
     "ccproxy_failovers_total": {"from_route", "to_route"},
     "ccproxy_second_opinions_total": {"route", "outcome"},
     "ccproxy_unknown_errors_total": {"route"},
+    "ccproxy_unread_usage_total": {"route", "field"},
     "ccproxy_circuit_state": {"route"},
     "ccproxy_cool_down_seconds": {"route", "account", "endpoint", "scope"},
     "ccproxy_route_available": {"route"},

@@ -28,6 +28,7 @@ const TYPES = [
   "drop_asked",
   "resource_created",
   "batch_item_used",
+  "resource_used",
 ];
 const OUTCOMES = { failed: "failed", ok: "answered", aborted: "client disconnected" };
 const PAST = {

@@ -171,7 +171,7 @@ function details(one, next) {
       " ",
       badge(level, words),
       " ",
-      h("span", { class: "muted" }, one.model_sent),
+      h("span", { class: "muted" }, one.model_served || one.model_sent),
     ),
     one.outcome === "failed" && h("p", { class: "why" }, format.sentence(why), one.message && `: ${one.message}`),
     next && one.outcome === "failed" && h("p", { class: "why" }, "→ failed over to ", h("strong", {}, route(next.route))),
