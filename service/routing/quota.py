@@ -9,7 +9,7 @@ Rules
 - Tokens are weighted by the settings; by default input and output count, as in the original proxy.
 - A wait lasts until the provider's end. Days are accepted for a quota; a throttle's wait is capped.
 - A window whose reset has passed is over. A used-up one blocks its models until then, unless it came with an answer
-  (paid overage), or one came after it. At the warning threshold other routes are preferred.
+  (paid overage), or one of its account came after it. At the warning threshold other routes are preferred.
 - Waits, windows and errors from before an operator's reset are ignored.
 """
 
@@ -308,7 +308,8 @@ def read_windows(
         rule = window_rule(name, policy.rules)
         ends_ms = window.resets_at_ms or window.at_ms + policy.quota_wait_ms
         if rule is not None and ends_ms > now_ms:
-            state = window_state(window, policy, contradicted=window.at_ms <= answered_ms)
+            contradicted = window.at_ms <= answered_ms and is_of_account(window.account, ledger.account)
+            state = window_state(window, policy, contradicted=contradicted)
             percent = None if window.used_ratio is None else round(window.used_ratio * 100, 2)
             found.append(
                 WindowReading(name, state, percent, ends_ms, window.status, rule.holds, window.at_ms, window.account)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.ledger.events import TokenCounts
+from service.ledger.events import FOLD_RULES, TokenCounts, Window
 from service.ledger.state import ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
 from service.routing.quota import (
     FORECAST_STEP_MS,
@@ -25,6 +25,7 @@ from service.routing.quota import (
     week_of,
 )
 from service.settings import QuotaPolicy, QuotaWeights, minute_of_week
+from tests.support.event_factories import after, ended, failed
 from tests.support.routing_factories import HOUR_MS, MONDAY_MS, NOW_MS, POLICY, used, waiting
 
 DAY_MS = 24 * HOUR_MS
@@ -337,6 +338,21 @@ def test_a_window_that_is_over_is_none(ledger: RouteLedger) -> None:
     """Nothing waits for it, and nothing shows it."""
     assert read_windows(ledger, POLICY, NOW_MS) == ()
     assert read_waits(ledger, POLICY, NOW_MS) is None
+
+
+@pytest.mark.parametrize(
+    ("account", "is_held"), [("old", True), ("new", False), ("", False)], ids=["its own", "a new log-in", "unknown"]
+)
+def test_a_window_is_that_of_its_account(account: str, is_held: bool) -> None:  # noqa: FBT001 - a case
+    """What one key or log-in has used up says nothing about the next one; without an account it is the last one's."""
+    spent = {"5h": Window(1.0, RESET_MS, "rejected")}
+    old = failed(1, NOW_MS - 9, status=429, account="old", windows=spent, scope="", fold_rules=FOLD_RULES)
+    new = ended(2, NOW_MS - 8, account="new", windows={"5h": Window(0.2, RESET_MS, "allowed")}, fold_rules=FOLD_RULES)
+    ledger = after(old, new)
+    assert sorted(ledger.windows) == ["new/5h", "old/5h"]
+    assert bool(read_waits(ledger, POLICY, NOW_MS, account=account)) == is_held
+    [window] = read_windows(ledger, POLICY, NOW_MS, account=account)
+    assert (window.account, window.state) == (account or "new", "spent" if is_held else "ok")
 
 
 def test_a_spent_window_is_a_wait_until_its_reset() -> None:
