@@ -40,7 +40,8 @@
 An upstream's own error is no exception here: it is an outcome, and what the client sees of it is the plan's verdict.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class ProxyError(Exception):
@@ -271,4 +272,7 @@ class Unreachable(NoRoute):
 
 
 class ProviderFailed(Unreachable):
-    """A provider's error in the proxy's words. Status, type and headers are the provider's."""
+    """A provider's error in the proxy's words. Status, type and headers are the provider's; so is what the client is
+    told, where there are `fields`: the provider's object of an error."""
+
+    fields: Mapping[str, Any] | None = None

@@ -20,6 +20,8 @@ from service.settings import Route, Settings, port_of
 from service.settings.redis_url import place_of
 
 TIMEOUT_S = 5.0
+BALANCER_MS = 60_000
+"""The usual time after which a balancer cuts a silent connection."""
 
 
 class Finding(Struct, frozen=True):
@@ -44,6 +46,7 @@ async def check_all(settings: Settings, redis_url: str | None, database_url: str
     return [
         check_home(settings.home),
         *(Finding("notice", None, words) for words in settings.notices),
+        *balancer_notes(settings),
         *found,
         *missing,
     ]
@@ -65,6 +68,20 @@ def is_open_to_changes(folder: Path) -> bool:
     """True if others may rename or replace files in a folder; in a sticky one, such as /tmp, they may not."""
     mode = folder.stat().st_mode
     return bool(mode & (stat.S_IWGRP | stat.S_IWOTH)) and not mode & stat.S_ISVTX
+
+
+def balancer_notes(settings: Settings) -> list[Finding]:
+    """What a balancer before the proxy has to know, where there may be one."""
+    if settings.loopback and not settings.trusted_proxies:
+        return []
+    timeouts = settings.timeouts
+    late = not 0 < timeouts.head_after_ms < BALANCER_MS
+    what = "streams, and answers in one piece," if late else "answers in one piece"
+    words = (
+        f"{what} may have no byte for {timeouts.request_ms // 1000} s, which a balancer has to wait for: "
+        "nginx and most others cut after 60 s (nginx: proxy_read_timeout); see docs/replicas.md"
+    )
+    return [Finding("balancer", None, words)]
 
 
 async def check_route(route: Route, settings: Settings) -> Finding:

@@ -87,6 +87,9 @@ class Metrics:
         self.registry.register(self._now)
         self.requests = self._counter("ccproxy_requests", "Requests by outcome", "endpoint", "verdict")
         self.refusals = self._counter("ccproxy_request_refusals", "Requests refused by the proxy itself", "reason")
+        self.early_heads = self._counter(
+            "ccproxy_early_heads", "Streams whose head went before there was content, by outcome", "verdict"
+        )
         self.attempts = self._counter("ccproxy_attempts", "Attempts on routes", "route", "outcome", "kind")
         self.failovers = self._counter(
             "ccproxy_failovers", "Requests that failed over to another route", "from_route", "to_route"
@@ -184,6 +187,10 @@ class Metrics:
         self._hand_over_soon()
         if reason:
             self.refuse(reason)
+
+    def end_early(self, verdict: str) -> None:
+        """Count how a stream ended whose head had gone before its content."""
+        self.early_heads.add((verdict,))
 
     def refuse(self, reason: str) -> None:
         """Count a request that the proxy itself rejected, here or at the admin API."""

@@ -67,6 +67,8 @@ def messages_app(
         finally:
             verdict, reason = refused or verdict_of(reply, None)
             traffic.end(target.endpoint, verdict, reason)
+            if reply.early:
+                traffic.end_early(verdict)
             log_request(reply, target.endpoint, verdict, reason, arrived_ms, clock.now_ms)
 
     async def answer(
@@ -104,7 +106,7 @@ def messages_app(
 
 async def fail(reply: AsgiResponseWriter, client: str) -> None:
     """Tell a client that got nothing yet of a fault of our own."""
-    if not reply.started:
+    if not reply.committed:
         error = ProxyError("internal error; the proxy's log has the details under this request id")
         reply.error = OwnError(error.status, error.message, client)
         await reply.fail(error)

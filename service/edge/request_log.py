@@ -36,6 +36,7 @@ class RequestLogEvent(LogEvent, frozen=True, kw_only=True):
     stream: bool
     route: str
     attempts: int
+    early_head: bool
     last: EndedAttempt | None
     total_ms: int
 
@@ -66,6 +67,7 @@ class RequestLogEvent(LogEvent, frozen=True, kw_only=True):
             "error": self.error.message if self.error else None,
             "route": self.route or None,
             "attempts": self.attempts,
+            "early_head": self.early_head,
             "model_asked": self.model,
             **(attempt_fields(self.last) if self.last else NO_ATTEMPT),
             "total_ms": self.total_ms,
@@ -86,6 +88,7 @@ def attempt_fields(last: EndedAttempt) -> dict[str, object]:
         "cost_nusd": ended.cost_nusd,
         "first_byte_ms": ended.first_byte_ms,
         "first_content_ms": last.first_content_ms,
+        "upstream_id": ended.upstream_id or None,
         "dropped": ended.dropped or None,
     }
 
@@ -100,6 +103,7 @@ NO_ATTEMPT = {
     "cost_nusd": 0,
     "first_byte_ms": None,
     "first_content_ms": None,
+    "upstream_id": None,
     "dropped": None,
 }
 
@@ -128,6 +132,7 @@ def log_request(
         stream=request.stream,
         route=reply.route,
         attempts=reply.attempts,
+        early_head=reply.early,
         last=request.last,
         total_ms=now_ms() - arrived_ms if now_ms else 0,
     )

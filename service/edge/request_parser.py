@@ -26,7 +26,7 @@ QUERY_NAMES = frozenset(
 MOST_QUERY_IDS = 100
 """Maximum resources that a query names; a list has no more items."""
 STAINLESS_LIMIT_S = 3_600
-"""Maximum deadline that a client may request."""
+"""The longest deadline that a client may have; a longer one is cut to it."""
 
 
 def client_request_of(
@@ -94,6 +94,6 @@ def deadline_ms(named: Mapping[bytes, bytes], settings: Settings, *, stream: boo
             limit_s = float(client_timeout)
         except ValueError:
             limit_s = 0.0
-        if 0 < limit_s <= STAINLESS_LIMIT_S:
-            return max(1, int(limit_s * 1000))
+        if limit_s > 0:
+            return max(1, int(min(limit_s, STAINLESS_LIMIT_S) * 1000))
     return settings.timeouts.stream_ms if stream else settings.timeouts.request_ms

@@ -44,6 +44,9 @@ class Traffic(Protocol):
     def end(self, endpoint: Endpoint, verdict: str, reason: str) -> None:
         """Count its end; `reason` is why it was rejected, "" if it was not."""
 
+    def end_early(self, verdict: str) -> None:
+        """Count how a stream ended whose head had gone before its content."""
+
 
 def verdict_of(reply: AsgiResponseWriter, error: ProxyError | None) -> tuple[str, str]:
     """Return a request's verdict, and the reason if the proxy itself rejected it."""

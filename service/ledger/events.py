@@ -134,8 +134,9 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=
 
     `status` is the upstream's HTTP status, 0 if there was none; `first_byte_ms` is None if no response began.
     `retry_at_ms` is the end of the wait that the provider named, 0 if it named none. `final`: no other route was tried
-    after this one. `slow`: the first content took longer than the policy's bound. `probe`: the attempt probed a route
-    whose circuit was open. `holds`: a substring of the models that a quota's wait applies to, "" for all.
+    after this one. `slow`: the first byte of a stream's body, were it a ping, took longer than the policy's bound.
+    `probe`: the attempt probed a route whose circuit was open. `holds`: a substring of the models that a quota's wait
+    applies to, "" for all.
 
     `account`: a hash of the API key, or of the log-in, with which the route was asked; "" for a client's own. `words`
     and `body` are keyed 64-bit fingerprints, for failures alone: of an error that no rule knows, and of the request
@@ -148,6 +149,9 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=
     lines that have one, and is None if none has. `model_served` is the model that the answer names, "" if it is
     `model_sent`. `lines` are empty where all there is to tell is one plain line, else all of them, the answer's own
     first: read them with `usage_lines`. `unread` names fields of the usage that this version has no reading for.
+
+    `attempt` is the number of the request's attempt. `early_head`: the client had its head, and pings, before there was
+    content. `upstream_id` is the provider's id of the request, where no header of an answer has told it to the client.
     """
 
     attempt_id: str
@@ -187,6 +191,9 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=
     lines: tuple[UsageLine, ...] = ()
     unread: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    attempt: int = 1
+    early_head: bool = False
+    upstream_id: str = ""
 
 
 class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="attempt_lost"):

@@ -79,7 +79,7 @@ class SseEvent(NamedTuple):
 class SseReader:
     """Feed it chunks; it returns the events that they complete."""
 
-    __slots__ = ("_limit", "_other_line_ends", "_rest", "_searched", "_started", "free", "passed")
+    __slots__ = ("_limit", "_other_line_ends", "_rest", "_searched", "_started", "free", "passed", "passed_count")
 
     def __init__(self, limit_bytes: int = EVENT_BYTES_LIMIT) -> None:
         self._limit = limit_bytes
@@ -89,6 +89,8 @@ class SseReader:
         self._started = False
         self.passed: tuple[bytes, ...] = ()
         """Events with one of these prefixes are not returned."""
+        self.passed_count = 0
+        """Number of those in the last chunk."""
         self.free = 0
         """Number of leading bytes of the last chunk that belong to complete events."""
 
@@ -111,7 +113,7 @@ class SseReader:
         EventTooLarge."""
         if b"\r" in chunk:
             self._other_line_ends = True
-        self.free = 0
+        self.free = passed_count = 0
         buffer, carried = self._with_rest(chunk)
         blocks, empty_lines = self._blocks(buffer)
         rest = blocks.pop()
@@ -122,12 +124,14 @@ class SseReader:
                 raise self._too_large()
             if self._started and block.startswith(self.passed):
                 self.free = end
+                passed_count += 1
                 continue
             if not self._started or block[:1] in LINE_END_STARTS:
                 block = self._first_lines(block)  # noqa: PLW2901 - without leading empty lines
             if block:
                 self.free = end
                 yield SseEvent(block, max(0, start), end)
+        self.passed_count = passed_count
         if rest:
             self._keep(rest)
 

@@ -14,7 +14,8 @@ The rules for a stream:
 - An error is an event named `error`, or data of type `error`, or, without a name, an object with an `error` in it.
 - A body that is no event stream is garbage: it begins like HTML or JSON, or has no SSE line in its first 4 KB. Garbage
   is not parsed.
-- Content is counted in bytes from the first `content_block_start` on, for streams that never report usage.
+- Content is counted in bytes from the first `content_block_start` on, for streams that never report usage. Pings and
+  comments are none, however many of them come.
 - Nothing that a provider sends makes the tap raise, except for an event above the limit of `sse`: EventTooLarge.
 """
 
@@ -31,9 +32,11 @@ from service.protocol.usage_reader import NO_USAGE, UsageReader, UsageReading, t
 UNREAD = tuple(
     b"event: " + name + line_end
     for line_end in (b"\n", b"\r")
-    for name in (b"content_block_delta", b"ping", b"content_block_stop")
+    for name in (b"content_block_delta", b"content_block_stop")
 )
 """Prefixes of events that are not parsed once content has begun: nearly all."""
+HEARTBEAT_NAMES = frozenset((b"", b"ping"))
+THINKING = frozenset(("thinking", "redacted_thinking"))
 
 COME_BY_DELTAS = frozenset(("text", "thinking", "tool_use", "server_tool_use", "mcp_tool_use", "compaction"))
 CONTENT_FIELDS = ("text", "thinking", "data", "content", "input")
@@ -89,8 +92,8 @@ class StreamTap:
     """Feed it the chunks of an event stream; its attributes hold what was read."""
 
     __slots__ = ("_begun", "_garbage", "_head", "_reader", "_usage", "complete", "container_id", "content_bytes",
-                 "content_events", "error", "file_ids", "has_content", "message_id", "model", "reported", "started",
-                 "stop_reason")  # fmt: skip
+                 "content_events", "error", "file_ids", "has_content", "heartbeats", "is_thinking", "message_id",
+                 "model", "reported", "started", "stop_reason")  # fmt: skip
 
     def __init__(self) -> None:
         self._reader = SseReader()
@@ -101,7 +104,11 @@ class StreamTap:
         """A content block has begun, with or without content."""
         self.content_bytes = 0
         self.content_events = 0
-        """Bytes since the first content block, and the approximate number of events (from line ends)."""
+        """Bytes and events since the first content block, without heartbeats."""
+        self.heartbeats = 0
+        """Pings and comments, which say that the connection lives, and no more."""
+        self.is_thinking = False
+        """The last content block that has begun is a thought, of which there may be nothing to see for minutes."""
         self.reported = False
         """The provider has reported the usage of the whole response."""
         self.started = False
@@ -157,7 +164,7 @@ class StreamTap:
         free = self._read_events(chunk)
         if self._begun:
             self.content_bytes += len(chunk)
-            self.content_events += chunk.count(b"\n\n")
+            self.content_events += reader.passed_count
         return free
 
     def _read_events(self, chunk: bytes) -> int:
@@ -174,9 +181,25 @@ class StreamTap:
     def _is_last(self, event: SseEvent) -> bool:
         """Read an event; True if the stream ends with it."""
         if self.has_content and event.block.startswith(UNREAD):
+            self.content_events += 1
             return False
-        self._read(event)
+        name, data = event.fields
+        if name in HEARTBEAT_NAMES and is_heartbeat(name, data):
+            self._note_heartbeat(event)
+            return False
+        had_begun = self._begun
+        self._read(name, data)
+        if self._begun:
+            self.content_events += 1
+            if not had_begun:
+                self.content_bytes -= event.start
         return self.ended
+
+    def _note_heartbeat(self, event: SseEvent) -> None:
+        """Count a heartbeat, and leave its bytes and its empty line out of the content."""
+        self.heartbeats += 1
+        if self._begun:
+            self.content_bytes -= len(event.block) + 2
 
     def _look_at_head(self, chunk: bytes) -> None:
         """Decide as early as possible if this is an event stream."""
@@ -187,13 +210,12 @@ class StreamTap:
         elif head.startswith(NO_SSE) or len(self._head) >= GARBAGE_AFTER_BYTES:
             self._head, self._garbage = None, True
 
-    def _read(self, event: SseEvent) -> None:
-        name, data = event.fields
+    def _read(self, name: bytes, data: bytes) -> None:
         if name == b"content_block_delta":
             self.has_content = self._begun = True
         elif name == b"message_stop":
             self.complete = True
-        elif data and name not in (b"ping", b"content_block_stop"):
+        elif data and name != b"content_block_stop":
             self._read_data(name.decode("utf-8", "replace"), data)
 
     def _read_data(self, name: str, data: bytes) -> None:
@@ -234,11 +256,17 @@ class StreamTap:
     def _read_block_start(self, block: dict[str, Any]) -> None:
         """Read the block of a `content_block_start`."""
         self._begun = True
+        self.is_thinking = text_or_empty(block.get("type")) in THINKING
         self.has_content = self.has_content or carries_content(block)
         self.file_ids += made_files(block)[: MOST_MADE_FILES - len(self.file_ids)]
 
     def _note_container(self, fields: dict[str, Any]) -> None:
         self.container_id = text_or_empty(inner(fields, "container").get("id")) or self.container_id
+
+
+def is_heartbeat(name: bytes, data: bytes) -> bool:
+    """True if an event only shows that the connection lives: a comment, or a ping, with or without a name."""
+    return name == b"ping" or not (name or data) or (not name and object_of(data).get("type") == "ping")
 
 
 def is_error(name: str, fields: dict[str, Any]) -> bool:

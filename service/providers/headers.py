@@ -20,6 +20,7 @@ The rules:
 - Nothing is added that would make a client look like Claude Code.
 """
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Literal
 
@@ -51,6 +52,7 @@ ANSWER_NAMES = frozenset(
      b"retry-after", b"retry-after-ms", b"x-should-retry")
 )  # fmt: skip
 ANSWER_PREFIXES = (b"anthropic-", b"x-anthropic-")
+REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 ACCOUNT_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-organization-id")
 """Facts about a credential's account. Clients that share it would take them for their own (Claude Code's gateway
 contract)."""
@@ -135,6 +137,13 @@ def client_headers(upstream: Headers, *, shared_credential: bool = False, body_d
     if shared_credential:
         return [(name, value) for name, value in found.items() if not name.startswith(ACCOUNT_PREFIXES)]
     return list(found.items())
+
+
+def request_id_of(headers: Headers, credential: str) -> str:
+    """Return the provider's id of a request; "" without one, or if it is none: too long, not printable, a credential.
+    Names are in lower case."""
+    value = next((value for name, value in headers if name == b"request-id"), b"").decode("latin-1")
+    return "" if not REQUEST_ID.fullmatch(value) or (credential and credential in value) else value
 
 
 def length_said(headers: Headers) -> HeaderList:

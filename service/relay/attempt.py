@@ -14,6 +14,7 @@ from service.fleet.admission import Grant
 from service.http1.upstream import UpstreamResponse
 from service.ledger.events import Opinion, Outcome
 from service.protocol.usage_reader import NO_USAGE, UsageReading
+from service.providers.headers import request_id_of
 from service.relay.client import ClientRequest, ResponseWriter
 from service.routing.failover import Attempt
 from service.routing.failure import Failure
@@ -41,6 +42,7 @@ class ResponseProgress(Struct):
     """
 
     usage: UsageReading = NO_USAGE
+    first_part_ms: int | None = None
     first_content_ms: int | None = None
     is_event_stream: bool = False
 
@@ -77,8 +79,9 @@ class AttemptOutcome(Struct, frozen=True, kw_only=True):
     events. `ended_ms` is when it ended, 0 for when it is recorded. `account` was asked. `opinion` is what came of
     a second opinion on its failure. `is_evidence`: the words of an error that no rule knows count, since no second
     route has confirmed that the request is at fault.
-    `loses_thoughts`: the session moved, and thinking blocks were left behind. `status`, `headers` and `body` are the
-    provider's response, kept in case it is the one to show to the client.
+    `loses_thoughts`: the session moved, and thinking blocks were left behind. `first_part_ms` is when the first part of
+    an event stream came, were it a ping. `early_head`: the client had its head before there was content. `status`,
+    `headers` and `body` are the provider's response, kept in case it is the one to show to the client.
     """
 
     plan: AttemptPlan
@@ -92,7 +95,9 @@ class AttemptOutcome(Struct, frozen=True, kw_only=True):
     is_event_stream: bool = False
     usage: UsageReading = NO_USAGE
     first_byte_ms: int | None = None
+    first_part_ms: int | None = None
     first_content_ms: int | None = None
+    early_head: bool = False
     started: bool = False
     recorded: bool = False
     ended_seq: int = 0
@@ -106,6 +111,13 @@ class AttemptOutcome(Struct, frozen=True, kw_only=True):
     def shown_status(self) -> int:
         """The status that the client sees: for an error inside a 200, that of the error's type."""
         return self.failure.status if self.failure and self.status == 200 else self.status
+
+    @property
+    def untold_id(self) -> str:
+        """The provider's id of the request, where no header of an answer has told it to the client."""
+        if self.result == "ok" and not self.early_head:
+            return ""
+        return request_id_of(self.headers, self.credential)
 
 
 class AttemptFailed(Exception):

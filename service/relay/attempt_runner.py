@@ -45,6 +45,7 @@ class AttemptProgress(Struct):
     """The progress of an attempt. It may end at any moment; the outcome is made of what is known by then."""
 
     plan: AttemptPlan
+    client: ResponseWriter
     response: ResponseProgress = field(default_factory=ResponseProgress)
     sent: UpstreamRequest | None = None
     upstream: UpstreamResponse | None = None
@@ -73,7 +74,9 @@ class AttemptProgress(Struct):
             is_event_stream=self.response.is_event_stream,
             usage=self.response.usage,
             first_byte_ms=self.first_byte_ms,
+            first_part_ms=self.response.first_part_ms,
             first_content_ms=self.response.first_content_ms,
+            early_head=self.client.early,
             started=self.sent is not None,
         )
 
@@ -109,10 +112,10 @@ class AttemptRunner:
         knows whether another attempt follows. When the client leaves, the attempt is recorded as aborted and released.
         """
         log_attempt(request, plan)
-        progress = AttemptProgress(plan)
+        progress = AttemptProgress(plan, response)
         try:
             outcome = await self._answer(request, progress, response, deadline_s, is_last=is_last)
-            if outcome.failure and response.started:
+            if outcome.failure and response.committed:
                 outcome = await self._end_broken(request, progress, outcome, response)
         except BaseException:  # the client has left, mostly; whatever it was, what was used counts
             await self._abort(request, progress)
@@ -129,9 +132,12 @@ class AttemptRunner:
         is_last: bool,
     ) -> AttemptOutcome:
         """Send the request and relay the response. Before commit nothing is raised but a cancellation."""
+        head_s, content_s = self._limits_s(request, deadline_s, is_last=is_last)
         try:
-            async with asyncio.timeout_at(deadline_s) as deadline:
-                upstream, credential = await self._open(request, progress, deadline, is_last=is_last)
+            async with asyncio.timeout_at(head_s) as deadline:
+                upstream, credential = await self._open(request, progress)
+                if head_s != content_s:
+                    move_deadline(deadline, content_s)
                 exchange = UpstreamExchange(
                     request, progress.plan, credential, upstream, response, deadline, progress.response
                 )
@@ -153,32 +159,29 @@ class AttemptRunner:
                 await progress.upstream.close()
         return outcome
 
-    async def _open(
-        self, request: ClientRequest, progress: AttemptProgress, deadline: asyncio.Timeout, *, is_last: bool
-    ) -> tuple[UpstreamResponse, str]:
+    async def _open(self, request: ClientRequest, progress: AttemptProgress) -> tuple[UpstreamResponse, str]:
         """Send the request; the response, whose head has come, and the credential that was sent.
 
         The start is on the ledger before the first byte is sent.
         """
-        plan, deadline_s = progress.plan, deadline.when()
+        plan = progress.plan
         sent = progress.sent = await self._requests.build(request, plan)
         await self._recorder.record_start(request, plan)
-        if not is_last and deadline_s is not None:
-            deadline.reschedule(self._head_deadline_s(request, deadline_s))
         upstream = progress.upstream = await self._upstream.open(
             request.method, plan.route.base_url, request.target, sent.headers, sent.content
         )
-        if not is_last:
-            deadline.reschedule(deadline_s)
         progress.first_byte_ms = self._clock.now_ms() - plan.started_ms
         return upstream, sent.credential
 
-    def _head_deadline_s(self, request: ClientRequest, deadline_s: float) -> float:
-        """When the head must have come while other routes are left; whole answers may take minutes."""
+    def _limits_s(self, request: ClientRequest, deadline_s: float, *, is_last: bool) -> tuple[float, float]:
+        """When head and content must have come: sooner while other routes are left; whole answers may take minutes."""
+        if is_last:
+            return deadline_s, deadline_s
         now_s = asyncio.get_running_loop().time()
-        if request.stream:
-            return min(deadline_s, now_s + self._settings.timeouts.first_byte_ms / 1000)
-        return (now_s + deadline_s) / 2
+        if not request.stream:
+            return (now_s + deadline_s) / 2, deadline_s
+        content_s = min(deadline_s, now_s + self._settings.timeouts.first_content_ms / 1000)
+        return min(content_s, now_s + self._settings.timeouts.first_byte_ms / 1000), content_s
 
     async def _record_end(
         self, request: ClientRequest, progress: AttemptProgress, outcome: AttemptOutcome
@@ -192,7 +195,6 @@ class AttemptRunner:
         self, request: ClientRequest, progress: AttemptProgress, outcome: AttemptOutcome, response: ResponseWriter
     ) -> AttemptOutcome:
         """End a response that broke after commit: an event stream with an error event, any other by cutting it off."""
-        response.broken = True
         if outcome.recorded:
             return outcome
         outcome = await self._record_end(request, progress, outcome)
@@ -225,14 +227,17 @@ class AttemptRunner:
             return Failure(error.kind, scope_of(error), message=str(error), status=status)
         if isinstance(error, EventTooLarge):
             return Failure("bad_answer", "route", message=str(error), status=status)
-        return self._timeout_failure(progress.plan, status)
+        return self._timeout_failure(progress, status)
 
-    def _timeout_failure(self, plan: AttemptPlan, status: int) -> Failure:
+    def _timeout_failure(self, progress: AttemptProgress, status: int) -> Failure:
         """A time-out is the route's fault only if the route had its time; some clients allow a second."""
-        waited_ms = self._clock.now_ms() - plan.started_ms
-        if waited_ms < min(self._settings.policy.circuit.slow_ms, self._settings.timeouts.first_byte_ms):
+        timeouts, is_alive = self._settings.timeouts, progress.response.first_part_ms is not None
+        waited_ms = self._clock.now_ms() - progress.plan.started_ms
+        patience_ms = min(self._settings.policy.circuit.slow_ms, timeouts.first_byte_ms)
+        if waited_ms < (timeouts.first_content_ms if is_alive else patience_ms):
             return Failure("deadline", "", message="the client's deadline has passed", status=status)
-        return Failure("timeout", "route", message="the provider sent nothing for too long", status=status)
+        what = "no content" if is_alive else "nothing"
+        return Failure("timeout", "route", message=f"the provider sent {what} for too long", status=status)
 
 
 def scope_of(error: UpstreamError) -> FailureScope:
@@ -240,6 +245,12 @@ def scope_of(error: UpstreamError) -> FailureScope:
     if error.kind == "stale_socket":
         return ""
     return "request" if error.kind == "bad_request" else "route"
+
+
+def move_deadline(deadline: asyncio.Timeout, when_s: float) -> None:
+    """Move a deadline, unless it passes in this very moment: then what waits next fails."""
+    if not deadline.expired():
+        deadline.reschedule(when_s)
 
 
 async def drain_upstream(upstream: UpstreamResponse) -> None:

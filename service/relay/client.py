@@ -105,26 +105,43 @@ class ClientRequest(Struct, kw_only=True):
 
 
 class ResponseWriter(Protocol):
-    """The response to the client.
+    """The response to the client, as an attempt sees it."""
 
-    `started`: a byte was sent, so that no other route can answer. `broken`: the provider's response broke off after
-    that. `route`, `attempts`, and the fields of the request that the route `dropped` are reported in headers.
-    """
+    @property
+    def early(self) -> bool:
+        """True if status and headers have gone before any route had content."""
 
-    started: bool
-    broken: bool
-    route: str
-    attempts: int
-    dropped: tuple[str, ...]
+    @property
+    def committed(self) -> bool:
+        """True if a route's answer has begun, so that no other route can answer."""
 
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Send the head."""
+        """Begin an answer: send its head, unless that has gone early."""
 
     async def write(self, data: bytes) -> None:
         """Send a part of the body; waits while the client is slow."""
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last part of the body, and complete the response."""
+
+
+class ClientResponse(ResponseWriter, Protocol):
+    """The response to the client, as a request sees it.
+
+    `started`: status and headers have gone. `broken`: the provider's response broke off after it was committed.
+    `route`, `attempts`, and the fields of the request that the route `dropped` are reported in headers.
+    """
+
+    started: bool
+    early: bool
+    committed: bool
+    broken: bool
+    route: str
+    attempts: int
+    dropped: tuple[str, ...]
+
+    async def start_early(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send the head of an event stream whose route is not known yet."""
 
 
 def forget_body(request: ClientRequest) -> None:

@@ -56,7 +56,8 @@ def error_event(request: ClientRequest, route: Route, failure: Failure) -> bytes
     error_type = "overloaded_error" if failure.kind == "overloaded" else "api_error"
     words = reason_of_failure(request, route, failure, 0).words
     message = f"The answer is incomplete: {name_of(route)} {words} (request id {request.request_id})"
-    data = msgspec.json.encode({"type": "error", "error": {"type": error_type, "message": message}})
+    error = {"type": error_type, "message": message}
+    data = msgspec.json.encode({"type": "error", "error": error, "request_id": request.request_id})
     return b"event: error\ndata: " + data + b"\n\n"
 
 
@@ -90,6 +91,15 @@ def provider_error(request: ClientRequest, outcome: AttemptOutcome) -> ProviderF
     error.message += f" (request id {request.request_id})"
     error.status = status if status >= FIRST_ERROR else BAD_GATEWAY
     error.type = type_of_status(error.status)
+    return error
+
+
+def relayed_in_stream(outcome: AttemptOutcome, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> ProviderFailed:
+    """A provider's error in Anthropic's shape, to be told in a stream with its own object of an error."""
+    status = outcome.shown_status
+    error = ProviderFailed(f"{name_of(outcome.plan.route)} {STATUS_WORDS.get(status, 'refused the request')}")
+    error.fields = object_of(body)["error"]
+    error.status, error.type, error.headers = status, error.fields["type"], headers
     return error
 
 

@@ -111,7 +111,7 @@ class AttemptRecorder:
             tokens=used.tokens,
             first_byte_ms=outcome.first_byte_ms,
             total_ms=now_ms - plan.started_ms,
-            slow=request.stream and (outcome.first_content_ms or 0) > self._settings.policy.circuit.slow_ms,
+            slow=request.stream and (outcome.first_part_ms or 0) > self._settings.policy.circuit.slow_ms,
             probe=plan.probe,
             retry_at_ms=failure.retry_at_ms,
             windows=windows_of(outcome.headers) | failure.windows,
@@ -131,6 +131,9 @@ class AttemptRecorder:
             model_served=used.model_served,
             lines=used.lines,
             unread=outcome.usage.unread,
+            attempt=plan.attempt.number,
+            early_head=outcome.early_head,
+            upstream_id=outcome.untold_id,
         )
 
     def _move(self, last: LastServed, outcome: AttemptOutcome) -> tuple[str, str, int]:

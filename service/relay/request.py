@@ -5,7 +5,8 @@
          -> AttemptEnded is acknowledged -> the last bytes are sent -> the plan's verdict
 
 Laws
-- Before commit nothing is sent to the client, so that every failure can be made good on another route.
+- Before commit nothing of an answer is sent to the client, so that every failure can be made good on another route. A
+  stream's head and pings may have gone: they commit the status alone.
 - After commit no other route is tried: a broken stream ends with a well-formed `event: error`.
 - Nobody ever holds a complete answer that the ledger does not.
 - When the client leaves, its task is cancelled: the upstream request is closed at once, and what was used is recorded.
@@ -28,7 +29,8 @@ from service.http1.upstream import UpstreamClient
 from service.oauth.credentials import Credentials
 from service.relay.attempt import AttemptOutcome, AttemptPlan
 from service.relay.attempt_runner import AttemptRunner
-from service.relay.client import ClientRequest, ResponseWriter
+from service.relay.client import ClientRequest, ClientResponse, ResponseWriter
+from service.relay.client_stream import ClientStream
 from service.relay.recorder import AttemptRecorder
 from service.relay.request_plan import RequestPlan, RequestPlanner
 from service.relay.responses import ResponseRelay
@@ -90,29 +92,19 @@ class Relay:
         credential."""
         self._planner.check_access(request)
 
-    async def handle(self, request: ClientRequest, response: ResponseWriter) -> None:
+    async def handle(self, request: ClientRequest, response: ClientResponse) -> None:
         """Answer one request, whose access was checked. Raises ProxyError for an error of our own."""
         self._under_way += 1
+        stream = ClientStream(response, self.settings.timeouts) if is_streamed(request) else None
         plan = None
         try:
             plan = await self._planner.plan(request)
-            while attempt := plan.attempt:
-                if attempt.wait_ms:
-                    await asyncio.sleep(attempt.wait_ms / 1000)
-                response.route = attempt.candidate.route.id
-                admitted = await self._admit(request, plan, attempt)
-                if isinstance(admitted, AdmissionDenied):
-                    plan.deny(admitted, self.clock.now_ms())
-                    continue
-                response.attempts = attempt.number
-                response.dropped = admitted.dropped
-                outcome = await self._runner.run_attempt(
-                    request, admitted, response, plan.deadline_s, is_last=plan.is_last(admitted.route)
-                )
-                await self._conclude(request, plan, outcome, response)
+            await self._run_attempts(request, plan, response, stream or response)
             if plan.held:
                 await self._record_held(request, plan, plan.held)
-            if not response.started:
+            if not response.committed:
+                if stream:
+                    stream.stop()
                 response.dropped = ()
                 await self._verdicts.send(request, plan, response)
         except BaseException:
@@ -120,6 +112,8 @@ class Relay:
                 await asyncio.shield(self._record_held(request, plan, plan.held))
             raise
         finally:
+            if stream:
+                stream.stop()
             self._under_way -= 1
 
     async def stop(self, limit_s: float = 2.0) -> None:
@@ -128,6 +122,26 @@ class Relay:
             async with asyncio.timeout(limit_s):
                 while self._under_way:  # noqa: ASYNC110 - bounded by the limit above
                     await asyncio.sleep(0.01)
+
+    async def _run_attempts(
+        self, request: ClientRequest, plan: RequestPlan, response: ClientResponse, writer: ResponseWriter
+    ) -> None:
+        """Make attempts until the plan has a verdict."""
+        while attempt := plan.attempt:
+            if attempt.wait_ms:
+                await asyncio.sleep(attempt.wait_ms / 1000)
+            response.route = attempt.candidate.route.id
+            admitted = await self._admit(request, plan, attempt)
+            if isinstance(admitted, AdmissionDenied):
+                plan.deny(admitted, self.clock.now_ms())
+                continue
+            response.attempts = attempt.number
+            response.dropped = admitted.dropped
+            outcome = await self._runner.run_attempt(
+                request, admitted, writer, plan.deadline_s, is_last=plan.is_last(admitted.route)
+            )
+            response.broken = response.committed and outcome.failure is not None
+            await self._conclude(request, plan, outcome, writer)
 
     async def _admit(
         self, request: ClientRequest, plan: RequestPlan, attempt: Attempt
@@ -186,7 +200,7 @@ class Relay:
         """All that follows from a failed attempt: what is learned from it, what the plan makes of it, its record."""
         if is_thought_refusal(failure) and not is_own_mismatch(request, outcome.plan.route, failure):
             await self._requests.note_refused_signatures(request, outcome.plan, failure)
-        over = response.started or asyncio.get_running_loop().time() >= plan.deadline_s
+        over = response.committed or asyncio.get_running_loop().time() >= plan.deadline_s
         renewed = not over and await self._is_renewed(request, outcome, plan.deadline_s)
         plan.advance(AttemptResult(self.clock.now_ms(), failure, over, renewed=renewed))
         if renewed:
@@ -218,6 +232,11 @@ class Relay:
         except BaseException:  # the client has left; the attempt has ended, and its token may have a successor yet
             await asyncio.shield(self._recorder.record_end(request, unscoped(outcome), final=True))
             raise
+
+
+def is_streamed(request: ClientRequest) -> bool:
+    """Return true if the client waits for an event stream."""
+    return request.stream and request.endpoint == "messages"
 
 
 def unscoped(outcome: AttemptOutcome) -> AttemptOutcome:

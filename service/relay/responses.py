@@ -19,7 +19,7 @@ from service.protocol.sse import EventTooLarge
 from service.protocol.tap import JsonAnswer, StreamTap, count_in, json_usage
 from service.protocol.usage_estimate import Meter, stream_usage, tokens_in, with_at_least
 from service.protocol.usage_reader import NO_USAGE, UsageReading, meaning_of
-from service.providers.headers import client_headers, length_said
+from service.providers.headers import client_headers, length_said, request_id_of
 from service.relay.attempt import AttemptFailed, FinalPart, UpstreamExchange
 from service.relay.classifier import FailureClassifier
 from service.relay.client import READS, ClientRequest, content_length
@@ -82,7 +82,7 @@ class ResponseRelay:
         """Return the method that relays a response of this kind."""
         if is_copied(request, upstream):
             return self._copy
-        if request.endpoint == "messages" and request.stream:
+        if request.stream and request.endpoint == "messages":
             return self._stream
         if request.endpoint == "batches" and request.path.endswith("/results"):
             return self._batch_results
@@ -195,13 +195,15 @@ class ResponseRelay:
         exchange.progress.is_event_stream = True
         upstream.decode()
 
-        async def start() -> None:
-            if not deadline.expired():  # a late commit may coincide with it
-                deadline.reschedule(None)
+        async def commit() -> bytes:
+            if deadline.expired():  # it coincides with the content
+                await asyncio.sleep(0)
+            deadline.reschedule(None)
             self._admission.end_probe(exchange.plan.grant)
             await exchange.response.start(upstream.status, self._head(exchange))
+            return route_comment(exchange) if exchange.response.early else b""
 
-        stream = StreamRelay(exchange, start, classifier=self._classifier, clock=self._clock, timeouts=self._timeouts)
+        stream = StreamRelay(exchange, commit, classifier=self._classifier, clock=self._clock, timeouts=self._timeouts)
         return await stream.relay()
 
     async def _no_stream(self, exchange: UpstreamExchange) -> AttemptFailed:
@@ -235,6 +237,18 @@ def is_copied(request: ClientRequest, upstream: UpstreamResponse) -> bool:
     if upstream.status in NO_CONTENT or upstream.content_type == EVENT_STREAM:
         return True
     return request.endpoint == "files" and request.path.endswith("/content")
+
+
+def route_comment(exchange: UpstreamExchange) -> bytes:
+    """What headers say of the route, as a comment of an event stream whose head had gone before a route was known."""
+    plan = exchange.plan
+    told = {
+        "route": plan.route.id,
+        "attempts": str(plan.attempt.number),
+        "dropped": ",".join(plan.dropped),
+        "request-id": request_id_of(exchange.upstream.headers, exchange.credential),
+    }
+    return f": ccproxy {' '.join(f'{name}={value}' for name, value in told.items() if value)}\n\n".encode()
 
 
 def response_headers(

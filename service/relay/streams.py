@@ -3,30 +3,31 @@
 - Only whole events are sent. A break in the middle of one costs the client that event, never its parser.
 - The last event is held back until the ledger has the attempt's end.
 - What was sent is never repeated or spliced.
+- A provider that sends nothing but pings and comments, or an event without an end, is silent: before content under the
+  attempt's deadline, after it under the idle limit, in a thought under the limit of the first content.
 
-Not here: what the events mean (`protocol.tap`), ending a broken stream (`attempt_runner`).
+Not here: what the events mean (`protocol.tap`), pings to the client (`client_stream`), ending a broken stream
+(`attempt_runner`).
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 from service.fleet.clock import Clock
-from service.protocol.sse import EMPTY_LINE
+from service.protocol.sse import BOM, EMPTY_LINE
 from service.protocol.tap import StreamTap
 from service.protocol.usage_estimate import stream_usage
 from service.relay.attempt import AttemptFailed, FinalPart, UpstreamExchange
 from service.relay.classifier import FailureClassifier
-from service.relay.client import ResponseWriter
 from service.relay.client_errors import error_event, is_in_shape, redacted
 from service.routing.failure import Failure
 from service.settings import Timeouts
 
 HELD_BYTES = 1024 * 1024
 """Bytes held back before commit; a start without content is a few hundred bytes, so that this is never reached."""
-PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 
-Start = Callable[[], Awaitable[None]]
-"""Sends the head of the response: from then on the request is committed to this route."""
+Commit = Callable[[], Awaitable[bytes]]
+"""Commits the request to this route; returns what the client is told before the first event."""
 
 
 class StreamRelay:
@@ -35,69 +36,60 @@ class StreamRelay:
     def __init__(
         self,
         exchange: UpstreamExchange,
-        start: Start,
+        commit: Commit,
         *,
         classifier: FailureClassifier,
         clock: Clock,
         timeouts: Timeouts,
     ) -> None:
         self._exchange = exchange
-        self._start = start
+        self._start_answer = commit
         self._classifier = classifier
         self._clock = clock
-        self._timeouts = timeouts
+        self._idle_s = timeouts.idle_ms / 1000
+        self._thought_s = max(timeouts.idle_ms, timeouts.first_content_ms) / 1000
         self._tap = StreamTap()
         self._held = EventBuffer()
-        self._pinger = Pinger(exchange.response, timeouts.ping_ms / 1000, timeouts.idle_ms / 1000)
-        self._late_commit: asyncio.Task[None] | None = None
-        """The commit of a stream that was held for long enough, while its next chunk is waited for."""
+        self._seen_events = -1
+        """Events up to the last heartbeat, and when the first heartbeat after them came."""
+        self._silent_since_s = 0.0
 
     async def relay(self) -> FinalPart:
         """Hold, commit, pass on. Raises AttemptFailed or UpstreamError for a stream without its end."""
         exchange = self._exchange
-        timer = asyncio.get_running_loop().call_later(self._timeouts.hold_ms / 1000, self._commit_late)
         exchange.upstream.join()
         try:
             await self._hold()
-            timer.cancel()
-            await (self._late_commit or self._commit())
+            await self._commit()
             await self._pass_on()
-        except Exception:
-            if self._late_commit:
-                await self._late_commit  # the head is sent before anything that follows from the failure
-            raise
         finally:
-            timer.cancel()
-            if self._late_commit:
-                self._late_commit.cancel()
-            self._pinger.stop()
             exchange.progress.usage = stream_usage(self._tap, len(exchange.request.plain))
         if not self._tap.ended:
             raise bad_answer("the stream ended early")
         return self._final_part()
 
-    async def _commit(self) -> None:
-        """Send the head, and what was held back."""
-        exchange = self._exchange
-        exchange.progress.first_content_ms = self._clock.now_ms() - exchange.plan.started_ms
-        await self._start()
-        self._pinger.start()
-        await self._release()
-
-    def _commit_late(self) -> None:
-        self._late_commit = asyncio.get_running_loop().create_task(self._commit())
-
     async def _hold(self) -> None:
-        """Read until content begins, the stream is complete, or it was held for long enough."""
+        """Read until content begins, or the stream is complete."""
         tap, held, upstream = self._tap, self._held, self._exchange.upstream
         while not (tap.has_content or tap.complete or held.size > HELD_BYTES):
             chunk = await upstream.chunk()
-            if not chunk and not self._late_commit:
+            if not chunk:
                 raise bad_answer("the stream ended before any content")
+            if not held.size:
+                self._exchange.progress.first_part_ms = self._clock.now_ms() - self._exchange.plan.started_ms
             held.add(chunk, tap.feed(chunk))
-            if self._late_commit:
-                return
             self._check_start()
+
+    async def _commit(self) -> None:
+        """Begin the answer, and send what was held back."""
+        exchange = self._exchange
+        exchange.progress.first_content_ms = self._clock.now_ms() - exchange.plan.started_ms
+        told = await self._start_answer()
+        whole = self._held.release()
+        if told:
+            whole = told + whole.removeprefix(BOM)  # a mark counts at the start of a stream alone
+        if whole:
+            await exchange.response.write(whole)
 
     def _check_start(self) -> None:
         """Raise AttemptFailed for an error before content, and for what is no event stream.
@@ -113,9 +105,8 @@ class StreamRelay:
 
     async def _pass_on(self) -> None:
         """Send whole events, unchanged, up to the chunk with the end, which is held back."""
-        tap, held, upstream = self._tap, self._held, self._exchange.upstream
-        await self._release()
-        ended = tap.ended
+        tap, held, upstream, response = self._tap, self._held, self._exchange.upstream, self._exchange.response
+        ended, heartbeats = tap.ended, tap.heartbeats
         while not ended:
             chunk = await upstream.chunk()
             if not chunk:
@@ -124,12 +115,20 @@ class StreamRelay:
             if ended:
                 held.add(chunk, 0)
             elif whole := held.through(chunk, free):
-                await self._pinger.write(whole)
+                await response.write(whole)
+            if not free or tap.heartbeats != heartbeats:
+                heartbeats = tap.heartbeats
+                self._check_silence()
 
-    async def _release(self) -> None:
-        """Send the whole events that are held."""
-        if whole := self._held.release():
-            await self._pinger.write(whole)
+    def _check_silence(self) -> None:
+        """Raise AttemptFailed if the stream lives, and yet no event has come for too long."""
+        tap, now_s = self._tap, asyncio.get_running_loop().time()
+        if tap.ended or tap.content_events != self._seen_events:
+            self._seen_events, self._silent_since_s = tap.content_events, now_s
+        elif now_s - self._silent_since_s >= (self._thought_s if tap.is_thinking else self._idle_s):
+            raise AttemptFailed(
+                Failure("timeout", "route", message="the provider sent nothing but pings for too long", status=200)
+            )
 
     def _final_part(self) -> FinalPart:
         """The end of the stream, and what the stream has created."""
@@ -195,54 +194,3 @@ class EventBuffer:
         held = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts, self.size = [], 0
         return held
-
-
-class Pinger:
-    """Sends a ping after 15 s of silence, always between events.
-
-    A client that reads nothing for the idle limit (it was suspended, say) counts as gone: its stream is cancelled.
-    """
-
-    def __init__(self, response: ResponseWriter, interval_s: float, idle_s: float) -> None:
-        self._response = response
-        self._interval_s = interval_s
-        self._idle_s = idle_s
-        self._stream = asyncio.current_task()
-        self._loop = asyncio.get_running_loop()
-        self._last_s = 0.0
-        self._writing = False
-        self._ping: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def start(self) -> None:
-        """From now on the client waits for events."""
-        self._last_s = self._loop.time()
-        self._timer = self._loop.call_later(self._interval_s, self._tick)
-
-    async def write(self, data: bytes) -> None:
-        """Send whole events; no ping comes into them."""
-        if self._ping and not self._ping.done():
-            await self._ping
-        self._writing = True
-        await self._response.write(data)
-        self._writing = False
-        self._last_s = self._loop.time()
-
-    def stop(self) -> None:
-        """Send no more pings."""
-        if self._timer:
-            self._timer.cancel()
-        if self._ping:
-            self._ping.cancel()
-
-    def _tick(self) -> None:
-        silent_s = self._loop.time() - self._last_s
-        is_writing = self._writing or (self._ping is not None and not self._ping.done())
-        if is_writing and silent_s >= self._idle_s and self._stream:
-            self._stream.cancel()
-            return
-        if silent_s >= self._interval_s and not is_writing:
-            self._ping = self._loop.create_task(self._response.write(PING))
-            self._last_s = self._loop.time()
-        wait_s = self._interval_s if is_writing else self._interval_s + self._last_s - self._loop.time()
-        self._timer = self._loop.call_later(max(0.01, wait_s), self._tick)

@@ -1,5 +1,7 @@
 """Sends the verdict to a client that no route has answered: a provider's error, or one of our own.
 
+Behind an early head both are raised, for the edge to tell them in the stream (`edge.responses`).
+
 Not here: which of these it is (`routing.failover`), or its message (`client_errors`).
 """
 
@@ -7,7 +9,7 @@ from service.errors import ProxyError
 from service.fleet.clock import Clock
 from service.relay.attempt import AttemptOutcome
 from service.relay.attempt_log import log_unanswered
-from service.relay.client import ClientRequest, ResponseWriter, content_length
+from service.relay.client import ClientRequest, ClientResponse, content_length
 from service.relay.client_errors import (
     all_failed,
     describe_attempts,
@@ -17,6 +19,7 @@ from service.relay.client_errors import (
     prompt_too_long,
     provider_error,
     redacted,
+    relayed_in_stream,
     throttled,
     uncounted,
     unreachable,
@@ -44,7 +47,7 @@ class VerdictResponse:
         self._asks_for_keys = settings.asks_for_keys
         self._clock = clock
 
-    async def send(self, request: ClientRequest, plan: RequestPlan, response: ResponseWriter) -> None:
+    async def send(self, request: ClientRequest, plan: RequestPlan, response: ClientResponse) -> None:
         """Tell the client how its request ended. Raises ProxyError for an error of our own."""
         verdict = plan.final_verdict
         if verdict.kind != "relayed":
@@ -56,6 +59,8 @@ class VerdictResponse:
             error.headers = [(name, value) for name, value in head if not name.startswith(b"content-")]
             raise error
         body = redacted(outcome.body, outcome.credential)
+        if response.started:
+            raise relayed_in_stream(outcome, body, head)
         await response.start(outcome.shown_status, [*head, content_length(body)])
         await response.end(body)
 

@@ -52,15 +52,34 @@ class Timeouts(Struct, frozen=True):
             least=1,
         ),
     ] = 120_000
+    first_content_ms: Annotated[
+        int,
+        Setting(
+            "API_FIRST_CONTENT_TIMEOUT_MS",
+            Section.LIMITS,
+            "longest wait for a stream's first content, pings or not, while another route is left; also for what "
+            "follows a thinking block that is kept back",
+            least=1,
+        ),
+    ] = 300_000
+    head_after_ms: Annotated[
+        int,
+        Setting(
+            "API_HEAD_AFTER_MS",
+            Section.LIMITS,
+            "a stream without content for so long gets its head and pings, because balancers cut silent connections "
+            "after 60 s; 0: the head waits for content",
+        ),
+    ] = 45_000
     request_ms: Annotated[
-        int, Setting("API_TIMEOUT_MS", Section.LIMITS, "deadline of a request, until its response begins", least=1)
+        int, Setting("API_TIMEOUT_MS", Section.LIMITS, "deadline of a request, until its content begins", least=1)
     ] = 600_000
     stream_ms: Annotated[
         int,
         Setting(
             "API_STREAMING_TIMEOUT_MS",
             Section.LIMITS,
-            "deadline of a streaming request, until its response begins",
+            "deadline of a streaming request, until its content begins",
             least=1,
         ),
     ] = 600_000
@@ -69,11 +88,10 @@ class Timeouts(Struct, frozen=True):
         Setting(
             "API_STREAM_IDLE_TIMEOUT_MS",
             Section.LIMITS,
-            "longest silence within a response, also of a client that does not read",
+            "longest silence within a response, pings aside; also of a client that does not read",
             least=1,
         ),
     ] = 300_000
-    hold_ms: int = 120_000
     ping_ms: int = 15_000
 
 

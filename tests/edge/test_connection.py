@@ -98,6 +98,9 @@ class Uncounted:
     def end(self, endpoint: str, verdict: str, reason: str) -> None:
         pass
 
+    def end_early(self, verdict: str) -> None:
+        pass
+
 
 async def answering_faults(scope: Any, receive: Any, send: Any) -> None:
     """Answers as `handle`, and a body that does not come as the API's handler does."""

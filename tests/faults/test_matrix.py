@@ -17,7 +17,7 @@ from tests.support.proxies import Server, Serving
 MODEL = "claude-opus-5-5"
 GLM = "glm-5.2"
 REAL_CIRCUITS = {"CIRCUIT_BREAKER_ENABLED": "true", "CIRCUIT_BREAKER_COOLDOWN_MS": "60000", "LOG_LEVEL": "warn"}
-SHORT: dict[str, Any] = {"first_byte_ms": 400, "idle_ms": 400, "hold_ms": 5_000}
+SHORT: dict[str, Any] = {"first_byte_ms": 400, "idle_ms": 400}
 """Time-outs that a silence meets within a test; nothing but silence is that slow."""
 PATIENCE = {"X-Stainless-Timeout": "1.6"}
 """The client's own patience: half of it ends the silence of a first route that is asked for a whole answer, all of it

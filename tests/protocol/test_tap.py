@@ -344,18 +344,44 @@ def test_figures_of_millions_of_values_are_none() -> None:
     assert (tap.has_content, tap.complete, tap.tokens.input) == (True, True, 3)
 
 
-def test_content_is_measured_from_its_first_block_on() -> None:
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_content_is_measured_from_its_first_block_on(line_end: bytes) -> None:
     """In bytes and events, whether the tap looks into a chunk or passes it: what a stream used that never says so."""
     tap = StreamTap()
     assert (tap.content_bytes, tap.content_events) == (0, 0)
-    tap.feed(start({}) + PING)
+    tap.feed((start({}) + PING).replace(b"\n", line_end))
     assert (tap.content_bytes, tap.content_events) == (0, 0)
-    parts = [block(type="text", text=""), DELTA, DELTA, PING, DELTA + DELTA]
     sizes, counts = 0, 0
-    for part in parts:
-        tap.feed(part)
-        sizes, counts = sizes + len(part), counts + part.count(b"\n\nevent") + 1
+    for part in [block(type="text", text=""), DELTA, DELTA, DELTA + DELTA, event("new_kind"), DELTA[:9], DELTA[9:]]:
+        sent = part.replace(b"\n", line_end)
+        tap.feed(sent)
+        sizes, counts = sizes + len(sent), counts + part.count(b"\n\n")
         assert (tap.content_bytes, tap.content_events) == (sizes, counts)
+
+
+@pytest.mark.parametrize("beat", [PING, b": ping\n\n", b'data: {"type":"ping"}\n\n', b"event: ping\n\n"])
+@pytest.mark.parametrize("behind", [b"", DELTA])
+def test_heartbeats_are_counted_and_no_content(beat: bytes, behind: bytes) -> None:
+    """However many come, alone, with content in one chunk, or cut."""
+    tap = StreamTap()
+    tap.feed(start({}) + DELTA)
+    size, count = tap.content_bytes, tap.content_events
+    for _ in range(3):
+        tap.feed(beat + behind)
+        tap.feed(beat[:5])
+        tap.feed(beat[5:])
+    assert tap.heartbeats == 9 - 3
+    assert tap.content_bytes == size + 3 * len(behind)
+    assert tap.content_events == count + 3 * bool(behind)
+
+
+def test_a_thought_is_told_from_what_follows_it() -> None:
+    tap = StreamTap()
+    seen = []
+    for part in (start({}), block(type="thinking", thinking=""), PING, DELTA, block(type="text", text="")):
+        tap.feed(part)
+        seen.append(tap.is_thinking)
+    assert seen == [False, True, True, True, False]
 
 
 def test_a_new_tap_has_seen_nothing() -> None:

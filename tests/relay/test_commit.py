@@ -112,35 +112,6 @@ async def test_nothing_is_sent_before_content(server: Server, anthropic: FakePro
     assert got.count(b"event: ping") == START.count(b"event: ping")
 
 
-async def test_the_hold_has_a_limit(server: Server, anthropic: FakeProvider) -> None:
-    """Held for long enough, what there is goes out, pings keep the client, and the answer counts as slow."""
-    served = await server.start(anthropic=anthropic, hold_ms=100, ping_ms=50, slow_ms=50)
-    anthropic.script(reply.raw(START + DELTA + END, content_type=SSE).pausing(800, "bytes", len(START)))
-    async with connected(served) as wire:
-        await wire.send(request_bytes(STREAM_BYTES))
-        got = await wire.until(b"message_start")
-        assert b"content_block_delta" not in got
-        got = await wire.until(b"message_stop")
-    assert got.count(b"event: ping") > START.count(b"event: ping")
-    await wait_until(lambda: served.ends)
-    assert (served.ends[0][1].tokens.output, served.ends[0][1].slow) == (9, True)
-
-
-@pytest.mark.parametrize("rest", [b"", b"event: content_blo", b'event: error\ndata: {"type":"error"}\n\n'])
-async def test_what_fails_after_the_hold_is_told_in_the_stream(
-    server: Server, anthropic: FakeProvider, zai: FakeProvider, rest: bytes
-) -> None:
-    """The head has gone without content: no other route is tried, and the error comes behind what was held."""
-    served = await server.start(anthropic=anthropic, zai=zai, hold_ms=100)
-    anthropic.script(reply.raw(START + b": more\n\n" + rest, content_type=SSE).pausing(500, "bytes", len(START)))
-    answer = await served.ask()
-    assert answer.status_code == 200
-    assert answer.text.startswith(START.decode())
-    assert answer.text.strip().split("\n\n")[-1].startswith("event: error\ndata: ")
-    assert zai.requests == []
-    assert [outcome for _, outcome, _ in served.told] == ["failed"]
-
-
 async def test_after_content_no_other_route_is_tried(
     server: Server, anthropic: FakeProvider, zai: FakeProvider
 ) -> None:

@@ -299,7 +299,7 @@ async def leave(task: "asyncio.Task[MemoryClient]", after_s: float) -> None:
 
 @pytest.mark.parametrize(
     ("response", "tokens"),
-    [(stream(head_s=FOREVER), (0, 0)), (stream(START, FOREVER), (7, 3)), (stream(START, DELTA, FOREVER), (7, 5))],
+    [(stream(head_s=FOREVER), (0, 0)), (stream(START, FOREVER), (7, 2)), (stream(START, DELTA, FOREVER), (7, 5))],
     ids=["before the head", "before content", "behind content"],
 )
 async def test_what_a_client_that_leaves_has_used_is_recorded(

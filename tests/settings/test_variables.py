@@ -95,6 +95,8 @@ EFFECTS: list[tuple[str, str, str, Any]] = [
     ("API_STREAMING_TIMEOUT_MS", "2", "timeouts.stream_ms", 2),
     ("API_STREAM_IDLE_TIMEOUT_MS", "3", "timeouts.idle_ms", 3),
     ("API_FIRST_BYTE_TIMEOUT_MS", "4", "timeouts.first_byte_ms", 4),
+    ("API_FIRST_CONTENT_TIMEOUT_MS", "6", "timeouts.first_content_ms", 6),
+    ("API_HEAD_AFTER_MS", "0", "timeouts.head_after_ms", 0),
     ("API_CONNECT_TIMEOUT_MS", "5", "timeouts.connect_ms", 5),
     ("API_MAX_RETRIES", "0", "policy.max_retries", 0),
     ("API_RETRY_DELAY_MS", "9", "policy.retry_delay_ms", 9),

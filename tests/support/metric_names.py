@@ -10,6 +10,7 @@ HISTOGRAMS = {
 }
 METRICS: dict[str, set[str]] = {
     "ccproxy_requests_total": {"endpoint", "verdict"},
+    "ccproxy_early_heads_total": {"verdict"},
     "ccproxy_request_refusals_total": {"reason"},
     "ccproxy_attempts_total": {"route", "outcome", "kind"},
     "ccproxy_failovers_total": {"from_route", "to_route"},

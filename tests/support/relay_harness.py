@@ -49,6 +49,8 @@ class MemoryClient:
 
     def __init__(self) -> None:
         self.started = False
+        self.early = False
+        self.committed = False
         self.broken = False
         self.ended = False
         self.route = ""
@@ -58,14 +60,23 @@ class MemoryClient:
         self.headers: dict[bytes, bytes] = {}
         self.parts: list[bytes] = []
         self.part_times_s: list[float] = []
+        self.early_s = 0.0
         self.reads = asyncio.Event()
         """Cleared, the client reads nothing: whoever writes to it waits."""
         self.reads.set()
         self.at_end: Callable[[], object] = lambda: None
 
     async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        assert not self.committed
+        self.committed = True
+        if not self.early:
+            self.started, self.status, self.headers = True, status, dict(headers)
+
+    async def start_early(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         assert not self.started
-        self.started, self.status, self.headers = True, status, dict(headers)
+        await self.reads.wait()
+        self.started, self.early, self.status, self.headers = True, True, 200, dict(headers)
+        self.early_s = asyncio.get_running_loop().time()
 
     async def write(self, data: bytes) -> None:
         assert self.started

@@ -36,8 +36,9 @@ from workers.project import Projected
 CORE = ("at", "level", "logger", "message")
 REQUEST = {
     "request", "client_key", "client", "endpoint", "stream", "verdict", "reason", "status", "error", "route",
-    "attempts", "model_asked", "model", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_5m_tokens",
-    "cache_write_1h_tokens", "cost_nusd", "first_byte_ms", "first_content_ms", "total_ms",
+    "attempts", "early_head", "model_asked", "model", "input_tokens", "output_tokens", "cache_read_tokens",
+    "cache_write_5m_tokens", "cache_write_1h_tokens", "cost_nusd", "first_byte_ms", "first_content_ms", "upstream_id",
+    "dropped", "total_ms",
 }  # fmt: skip
 FAILURE = {
     "request", "route", "attempt", "model_asked", "model", "status", "kind", "scope", "error", "total_ms", "final",
