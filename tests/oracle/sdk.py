@@ -174,6 +174,16 @@ def resources() -> set[str]:
     return {words_of(path) for path in found}
 
 
+def queries() -> set[str]:
+    """The parameters of lists that name something."""
+    found: set[str] = set()
+    for module in modules():
+        for name, kind in vars(module).items():
+            if name.endswith("ListParams") and is_typeddict(kind):
+                found |= {field for field in hints_of(kind) if re.fullmatch("ids|.*_ids?", field)}
+    return found
+
+
 def words_of(path: str) -> str:
     """A path without ids and query."""
     words = ID.sub("", path.partition("?")[0]).removeprefix("/v1/").split("/")
@@ -195,4 +205,5 @@ KINDS: dict[str, Callable[[], set[str]]] = {
     "fields": fields,
     "betas": betas,
     "resources": resources,
+    "queries": queries,
 }

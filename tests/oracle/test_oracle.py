@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 import msgspec
 import pytest
 
-from service.edge.request_parser import path_ids
+from service.edge.request_parser import path_ids, query_ids
 from service.edge.request_target import read_target
 from service.ledger.events import TokenCounts
 from service.ledger.price import cost_nusd
@@ -60,7 +60,7 @@ def test_every_name_of_the_sdk_has_one_row_and_every_row_a_name(kind: str) -> No
     patterns = [name for name in rows if name.endswith("*")]
     new = {name for name in named if name not in rows and not any(fnmatch(name, each) for each in patterns)}
     gone = {name for name in rows if not any(fnmatch(each, name) for each in named)}
-    assert (new, gone) == (set(), set())
+    assert {"new": sorted(new), "gone": sorted(gone)} == {"new": [], "gone": []}
     assert len(rows) == len(set(rows))
 
 
@@ -223,6 +223,13 @@ def test_resources_live_where_the_table_says(decision: str, dotted: str) -> None
     assert answer
     assert created_ids(request_for("POST", f"/v1/{root}"), answer) == (made_id,)
     assert is_list(request_for("GET", f"/v1/{root}"))
+
+
+@pytest.mark.parametrize(("decision", "name"), rows_of("queries"))
+def test_lists_come_from_the_route_of_what_they_name(decision: str, name: str) -> None:
+    """And from any, if they name nothing that lives on one."""
+    target = read_target("GET", f"/v1/files?limit=5&{name}=xyz_01AbCdEfGh1234".encode())
+    assert bool(query_ids(target)) == (decision == "bound")
 
 
 def request_for(method: str, path: str) -> ClientRequest:
