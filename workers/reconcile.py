@@ -154,6 +154,15 @@ class Comparison(NamedTuple):
     left_out: list[str]
 
     @property
+    def total(self) -> Line:
+        """The sum of all lines."""
+        ledger = invoice = Amounts()
+        for line in self.lines:
+            ledger, invoice = ledger.plus(line.ledger), invoice.plus(line.invoice)
+        unpriced = sum(line.unpriced for line in self.lines)
+        return Line("total", "", ledger, invoice, unpriced, prepaid=any(line.prepaid for line in self.lines))
+
+    @property
     def ok(self) -> bool:
         """True if nothing differs beyond the tolerance."""
         return not any(line.beyond for line in self.lines)

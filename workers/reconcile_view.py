@@ -21,7 +21,7 @@ def show_comparison(found: Comparison, console: SafeConsole) -> None:
     console.print(f"{since:%Y-%m-%d} to {until:%Y-%m-%d}, UTC; routes: {', '.join(found.scope.routes)}")
     width = None if console.is_terminal else PIPE_WIDTH
     if found.lines:
-        console.print(lines_table(found.lines), width=width, crop=False)
+        console.print(lines_table([*found.lines, found.total]), width=width, crop=False)
     else:
         console.print("Neither the ledger nor the invoice has usage in this period.")
     if found.accounts:
@@ -122,18 +122,10 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
         "routes": list(found.scope.routes),
         "routes_not_compared": found.left_out,
         "rows": [
-            {
-                "day": line.day,
-                "model": line.model,
-                "ledger": amounts_json(line.ledger),
-                "invoice": amounts_json(line.invoice),
-                "difference": amounts_json(line.difference),
-                "beyond_tolerance": list(line.beyond),
-                "unpriced": line.unpriced,
-                "prepaid": line.prepaid,
-            }
+            {"day": line.day, "model": line.model, "beyond_tolerance": list(line.beyond)} | line_json(line)
             for line in found.lines
         ],
+        "total": line_json(found.total),
         "models_not_in_ledger": found.bypassed,
         "api_keys": [
             {
@@ -144,6 +136,17 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
             }
             for account in found.accounts
         ],
+    }
+
+
+def line_json(line: Line) -> dict[str, Any]:
+    """Return both sides as JSON-compatible values."""
+    return {
+        "ledger": amounts_json(line.ledger),
+        "invoice": amounts_json(line.invoice),
+        "difference": amounts_json(line.difference),
+        "unpriced": line.unpriced,
+        "prepaid": line.prepaid,
     }
 
 

@@ -83,6 +83,8 @@ def test_equal_sides_agree(used: FakeAdminApi, command: Run) -> None:  # noqa: A
         }
     )
     assert set(row["difference"].values()) == {0, "0.000000000"}
+    assert found["total"]["ledger"] == found["total"]["invoice"]
+    assert found["total"]["invoice"]["cost_nusd"] == 3 * cost_of(TOKENS)
     assert (found["routes"], found["routes_not_compared"]) == (["anthropic"], ["zai"])
     assert (found["since"], found["until"]) == ("2026-09-01", "2026-10-01")
 
@@ -318,7 +320,9 @@ def test_the_table_has_both_sides_and_says_what_is_left_out(used: FakeAdminApi, 
     rows = [" ".join(row.split()) for row in output.splitlines()]
     assert f"{DAY} {MODEL} both 1,000 200 30,000 4,000 500 0.0330" in rows
     assert f"{NEXT_DAY} claude-opus-4-8 ledger 1,000 200 30,000 4,000 500 0.0330" in rows
-    assert "difference 0 +2,000 0 0 0 +0.0300" in rows
+    assert rows.count("difference 0 +2,000 0 0 0 +0.0300") == 1
+    assert "total ledger 3,000 600 90,000 12,000 1,500 0.0990" in rows
+    assert "difference +3 +2,000 0 0 0 +0.0300" in rows
     assert "apikey_other default compared 0 2,000 0 0 0 0.0300" in rows
     assert (
         "claude-[red]x is on the invoice, and never in the ledger: such requests did not pass through the proxy."
