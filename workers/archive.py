@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 
 from service.ledger import wire
+from service.ledger.ids import lowest_id
 from service.ledger.state import ReplicaHealth, Usage
 from workers.store import (
     GENESIS_HASH,
@@ -195,6 +196,11 @@ class Archive:
         """Return position and hash of a stream's last row up to a position; None if there is none."""
         parameters = {"stream": stream, "upto": upto}
         return self.connection.execute(templated("last_place", events_table(stream)), parameters).fetchone()
+
+    def priced_events(self, stream: str, from_ms: int, until_ms: int) -> list[str]:
+        """Return a stream's events with usage and prices whose ids have a time in this span, in their order."""
+        parameters = {"stream": stream, "first": lowest_id(from_ms), "last": lowest_id(until_ms)}
+        return [body for (body,) in self.connection.execute(QUERIES["priced_events"], parameters).fetchall()]
 
     def skipped_after(self, stream: str, after: int, upto: int) -> list[SkippedRow]:
         """Return the event numbers skipped after the aside id `after`, up to position `upto`."""

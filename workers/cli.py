@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +14,7 @@ import psycopg
 from redis import Redis, RedisError
 
 from service.ledger import wire
+from service.ledger.events import UsageRepriced
 from service.settings import (
     InvoiceSettings,
     Settings,
@@ -24,6 +25,7 @@ from service.settings import (
 )
 from service.telemetry.log import set_up
 from service.telemetry.terminal import SafeConsole, echo, echo_json, echo_own
+from workers.append import append_events
 from workers.archive import Archive, Unowned, open_archive
 from workers.backup import BackupError, Manifest, back_up, expected_rows
 from workers.consume import Streams, open_redis
@@ -36,6 +38,7 @@ from workers.publish import Publisher
 from workers.rebuild import rebuild
 from workers.reconcile import Invoice, Scope, compare, days_of, invoice_of
 from workers.reconcile_view import comparison_json, show_comparison
+from workers.reprice import Repricing, reprice
 from workers.restore import Backup, Gap, NotEmpty, gaps_of, restore
 from workers.store import Store, connect
 from workers.terminal_views import (
@@ -43,6 +46,7 @@ from workers.terminal_views import (
     show_backup,
     show_gaps,
     show_put_aside,
+    show_repriced,
     show_usage,
     show_verified,
     usage_csv,
@@ -50,12 +54,14 @@ from workers.terminal_views import (
 )
 from workers.turn import StreamBusy
 from workers.turn import run_step as turns
-from workers.usage import TIME_FORMS, Period, dimensions_of, period_of, report, usage_by_route
+from workers.usage import TIME_FORMS, Period, dimensions_of, period_of, read_time, report, usage_by_route
 from workers.verify import verify
 from workers.worker_process import WorkerProcess, check_schema
 
 MAX_TRIES = 300
 """Attempts of a command to lock a stream that workers hold."""
+REPRICED_AT_ONCE = 10_000
+"""Events that may wait in Redis before they are folded."""
 NOT_PUBLISHED = "; Redis is unreachable: proxies get it when a worker starts, or with the next event"
 
 
@@ -153,6 +159,61 @@ def rebuild_ledger(stream: str | None, *, force: bool) -> None:
                 )
             told_proxies = publish_current(settings, name)
             echo(f"{name}: {rebuilt.events:,} events, epoch {rebuilt.epoch}{'' if told_proxies else NOT_PUBLISHED}")
+
+
+@ledger.command("reprice")
+@click.option("--since", required=True, metavar="TIME", help=f"Start: {TIME_FORMS}.")
+@click.option("--until", metavar="TIME", help="End, exclusive; same forms; default: now.")
+@stream_option
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@json_option
+def reprice_ledger(since: str, until: str | None, stream: str | None, *, dry_run: bool, as_json: bool) -> None:
+    """Price usage again with the price list in force, as new events; what is recorded stays as it is.
+
+    For what had no price when it was used, or the wrong one. Repeated with the same list, it changes nothing.
+    """
+    settings, now = load_for_workers(), datetime.now(UTC)
+    try:
+        begin, end = read_time(since, now), read_time(until, now) if until else now
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    span = int(begin.timestamp() * 1000), int(end.timestamp() * 1000)
+    with archive_of(settings) as archive:
+        routes = [name for name in selected_streams(archive, stream) if name != wire.CONTROL]
+        found = [reprice_stream(settings, archive, name, span, dry_run=dry_run) for name in routes]
+    if as_json:
+        rows = [one._asdict() for one in found]
+        echo_json({"price_version": settings.prices.version, "dry_run": dry_run, "streams": rows})
+    else:
+        show_repriced(found, settings.prices.version, SafeConsole(), dry_run=dry_run)
+
+
+def reprice_stream(
+    settings: Settings, archive: Archive, stream: str, span: tuple[int, int], *, dry_run: bool
+) -> Repricing:
+    """Price a stream's usage again, and fold the events, some at a time."""
+    found, pending = Repricing(stream), 0
+    for sums, events in reprice(archive, stream, settings.prices, *span):
+        found = sums
+        if events and not dry_run:
+            append_prices(settings, stream, events)
+            pending += len(events)
+        if pending >= REPRICED_AT_ONCE:
+            run_until_done(settings, stream, partial(project_next, stream=stream))
+            pending = 0
+    if pending:
+        run_until_done(settings, stream, partial(project_next, stream=stream))
+    return found
+
+
+def append_prices(settings: Settings, stream: str, events: Sequence[UsageRepriced]) -> None:
+    """Append new prices to their stream in Redis."""
+    url = required(redis_url_of(settings), "REDIS_URL")
+    try:
+        with open_redis(url) as redis:
+            append_events(redis, stream, events)
+    except RedisError as error:
+        raise click.ClickException(f"Redis is unreachable ({error}); run it again, nothing counts twice") from None
 
 
 @ledger.command("owners")

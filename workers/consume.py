@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from service.ledger import ids, wire
-from service.ledger.events import CONTROL_KINDS, AttemptEnded, Event, ResourceUsed, TokenCounts
+from service.ledger.events import CONTROL_KINDS, AttemptEnded, Event, ResourceUsed, TokenCounts, UsageRepriced
 from service.ledger.model_names import NAME_CHARS
 from service.ledger.usage_lines import NO_TOKENS, UsageEvent, usage_lines
 from service.redis_client.factory import execute_with_run_ids, open_sync
@@ -174,8 +174,15 @@ def fault_of(stream: str, event: Event) -> str:
         return "seq out of range"
     if "\0" in getattr(event, "request_id", "") or not fits(event.replica):
         return "a name is too long or has a NUL"
+    return fault_of_money(event)
+
+
+def fault_of_money(event: Event) -> str:
+    """Return why an event's usage or prices can't be counted, "" if they can, or it has none."""
     if isinstance(event, ResourceUsed):
         return fault_of_total(event)
+    if isinstance(event, UsageRepriced):
+        return fault_of_prices(event)
     return fault_of_usage(event) if isinstance(event, UsageEvent) else ""
 
 
@@ -198,6 +205,17 @@ def fault_of_total(event: ResourceUsed) -> str:
     return fault_of_counts(event.tokens, event.cost_nusd, event.model) or fault_of_counts(
         event.rates_nusd or NO_TOKENS, None, ""
     )
+
+
+def fault_of_prices(event: UsageRepriced) -> str:
+    """Return why a new price can't be counted, "" if it can."""
+    if not fits(event.client_key):
+        return "a name is too long or has a NUL"
+    for change in event.changes:
+        for cost_nusd in (change.was_nusd, change.cost_nusd):
+            if fault := fault_of_counts(NO_TOKENS, cost_nusd, change.model):
+                return fault
+    return ""
 
 
 def fault_of_counts(tokens: TokenCounts, cost_nusd: int | None, model: str) -> str:

@@ -20,6 +20,7 @@ from service.ledger import fold, ids, wire
 from service.ledger.events import FOLD_RULES, AttemptLost, RouteEvent, TokenCounts
 from service.ledger.state import OpenAttempt, RouteLedger, Usage
 from service.redis_client.factory import execute_with_run_ids
+from workers.append import append_events
 from workers.publish import POSITION_FIELDS
 
 HEARTBEAT_TTL_S = 30.0
@@ -28,7 +29,6 @@ CHECK_INTERVAL_S = 5.0
 REPORT_AGAIN_S = 600.0
 """An attempt still open this long after its AttemptLost gets another one: Redis may have lost the event."""
 MEAN_HOURS = 24
-ENTRY_EVENTS = 256
 NO_TOKENS = TokenCounts()
 
 
@@ -198,10 +198,6 @@ class LostAttempts:
             if attempt.replica in gone and attempt.at_ms <= latest_ms and attempt_id not in self._reported_s
         ]
         events = lost_events(ledger, attempts, now_ms)
-        pipeline = self.redis.pipeline(transaction=False)
-        for at in range(0, len(events), ENTRY_EVENTS):
-            entry: dict[Any, Any] = {wire.ENTRY_FIELD: wire.encode_entry(events[at : at + ENTRY_EVENTS])}
-            pipeline.xadd(wire.events_key(stream), entry)
-        pipeline.execute()
+        append_events(self.redis, stream, events)
         self._reported_s |= dict.fromkeys(attempts, now_s)
         return len(events)

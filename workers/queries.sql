@@ -73,6 +73,13 @@ WHERE event_id = ANY(%(ids)s::uuid[]) AND event_id BETWEEN %(first)s::uuid AND %
 SELECT event_id::text, stream, body::text FROM ccproxy.control_events
 WHERE event_id = ANY(%(ids)s::uuid[]) AND event_id BETWEEN %(first)s::uuid AND %(last)s::uuid;
 
+-- Usage and its later prices, of ids of some time.
+-- name: priced_events
+SELECT body::text FROM ccproxy.events
+WHERE event_id >= %(first)s::uuid AND event_id < %(last)s::uuid AND stream = %(stream)s
+    AND type IN ('attempt_ended', 'attempt_lost', 'batch_item_used', 'usage_repriced')
+ORDER BY position;
+
 -- name: copy_events
 COPY ccproxy.events (event_id, stream, position, type, at_ms, stream_id, epoch, request_id, body, hash) FROM STDIN;
 

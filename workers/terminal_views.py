@@ -12,6 +12,7 @@ from service.telemetry.safe_text import csv_text
 from service.telemetry.terminal import SafeConsole, Text
 from workers.backup import Manifest
 from workers.recount import Progress as Told
+from workers.reprice import Repricing
 from workers.restore import Gap
 from workers.usage import Report, UsageSum, dollars, fields_of
 from workers.verify import StreamReport
@@ -85,6 +86,21 @@ def show_verified(reports: Sequence[StreamReport], console: SafeConsole) -> None
         if report.more:
             console.print(f"{report.stream}: and {report.more:,} more differing rows")
     console.print("`ccproxy ledger rebuild` rebuilds the projections from the events.")
+
+
+def show_repriced(found: Sequence[Repricing], version: str, console: SafeConsole, *, dry_run: bool) -> None:
+    """Print what each stream's usage costs, before and now."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("stream")
+    for name in ("usage", "changed", "cost before", "cost now", "without a price before", "now"):
+        table.add_column(name, justify="right")
+    for one in found:
+        costs = (f"${dollars(nusd, 4)}" for nusd in (one.was_nusd, one.now_nusd))
+        unpriced = (f"{count:,}" for count in (one.was_unpriced, one.now_unpriced))
+        table.add_row(one.stream, f"{one.events:,}", f"{one.changed:,}", *costs, *unpriced)
+    console.print(table)
+    ending = "would change" if dry_run else "changed"
+    console.print(f"Price list {version}: {sum(one.changed for one in found):,} prices {ending}.")
 
 
 def differences_table(reports: Sequence[StreamReport]) -> Table:

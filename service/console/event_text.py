@@ -1,5 +1,6 @@
 """One-line descriptions of events, with a severity. Not here: finding events (`stream_reader`, `reports`)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from service.ledger.events import (
     RouteEnabled,
     RouteReset,
     TokenCounts,
+    UsageRepriced,
 )
 from service.ledger.wire import CONTROL, Undecodable
 from service.routing.reset import describe_forgotten
@@ -104,6 +106,19 @@ def describe_resource(event: BatchItemUsed | ResourceUsed | ResourceCreated) -> 
     return f"created {event.resource_kind} {event.resource_id}"
 
 
+def describe_prices(event: UsageRepriced) -> str:
+    """Describe what usage costs now, and did before."""
+    before, now = ([getattr(change, name) for change in event.changes] for name in ("was_nusd", "cost_nusd"))
+    return f"{describe_cost(now)}, before {describe_cost(before)}"
+
+
+def describe_cost(costs: Sequence[int | None]) -> str:
+    """Describe the cost of lines, of which some may have no price."""
+    missing = sum(cost is None for cost in costs)
+    total = f"${sum(cost or 0 for cost in costs) / 1e9:.4f}"
+    return f"{total}, {missing} without a price" if missing else total
+
+
 def describe_end(event: AttemptEnded) -> tuple[Level, str]:
     """Describe the end of an attempt."""
     seconds = f"{event.total_ms / 1000:.2f} s"
@@ -120,6 +135,8 @@ def describe_end(event: AttemptEnded) -> tuple[Level, str]:
 def describe_command(event: Event) -> tuple[Level, str]:
     """Return the level and text of an operator's action, on a route or on something else."""
     match event:
+        case UsageRepriced():
+            return "ok", f"priced again by {event.price_version}: {describe_prices(event)}"
         case RouteDisabled():
             return "warning", f"{event.route} disabled{': ' + event.reason if event.reason else ''}"
         case RouteEnabled():

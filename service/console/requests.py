@@ -1,12 +1,14 @@
 """Reconstructs a request from its events: attempts in order, and the verdict. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from service.console.api_types import AttemptView, EventView, RequestView, Tokens
 from service.ledger.events import UsageLine
+from service.ledger.ids import repriced_id
 
 Verdict = Literal["ok", "failed", "aborted", "refused", "open"]
 
@@ -44,7 +46,27 @@ def attempts_of(ordered: Sequence[EventView]) -> list[AttemptView]:
             found[view.attempt_id] = attempt_of(view, "lost")
         elif view.type == "attempt_ended":
             found[view.attempt_id] = attempt_of(view, view.outcome)
-    return sorted(found.values(), key=lambda attempt: (attempt.started_at_ms, attempt.attempt_id))
+    return sorted(with_prices(found, ordered), key=lambda attempt: (attempt.started_at_ms, attempt.attempt_id))
+
+
+def with_prices(attempts: Mapping[str, AttemptView], views: Sequence[EventView]) -> Iterator[AttemptView]:
+    """Yield attempts with what their usage costs by the newest price."""
+    newest = {(view.attempt_id, bool(view.fields.get("of_lost"))): view for view in newest_prices(views)}
+    for attempt in attempts.values():
+        price = newest.get((attempt.attempt_id, attempt.outcome == "lost"))
+        yield replace(attempt, cost_nusd=cost_now(price.fields)) if price else attempt
+
+
+def newest_prices(views: Sequence[EventView]) -> list[EventView]:
+    """Return the prices that no other follows."""
+    known = {view.event_id for view in views}
+    return [view for view in views if view.type == "usage_repriced" and repriced_id(view.event_id) not in known]
+
+
+def cost_now(fields: dict[str, Any]) -> int | None:
+    """Return the cost of the lines that have a price by the newest list; None if none has."""
+    costs = [change["cost_nusd"] for change in fields.get("changes", ()) if change.get("cost_nusd") is not None]
+    return sum(costs) if costs else None
 
 
 def attempt_of(view: EventView, outcome: str, started_at_ms: int = 0) -> AttemptView:

@@ -260,6 +260,32 @@ class ResourceUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=
     unread: tuple[str, ...] = ()
 
 
+class PriceChange(Struct, frozen=True, omit_defaults=True, gc=False):
+    """What a line of usage cost before, and what it costs now; None without a price."""
+
+    model: str = ""
+    was_nusd: int | None = None
+    cost_nusd: int | None = None
+
+
+class UsageRepriced(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="usage_repriced"):
+    """An operator had usage priced again, by the list `price_version`.
+
+    `of` is the event whose usage it is; `changes` are all its lines, in their order. `at_ms` is that event's, so that
+    the difference counts where the usage does. `event_id` is derived from that of the price before, so that one price
+    is followed by one other. `of_lost`: the usage is the estimate of a lost attempt, and counts until its end arrives.
+    """
+
+    of: str
+    attempt_id: str = ""
+    request_id: str = ""
+    client_key: str = ""
+    changes: tuple[PriceChange, ...] = ()
+    price_version: str = ""
+    fold_rules: int = 0
+    of_lost: bool = False
+
+
 class ResourceCreated(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="resource_created"):
     """A batch, file, container or thread was created on this route and exists only there."""
 
@@ -401,7 +427,16 @@ def is_same_item(event: BatchItemUsed, other: BatchItemUsed) -> bool:
     return is_same and (event.tokens == other.tokens or event.fold_rules != other.fold_rules)
 
 
-RouteEvent = AttemptStarted | AttemptEnded | AttemptLost | BatchItemUsed | ResourceUsed | ResourceCreated | RouteReset
+RouteEvent = (
+    AttemptStarted
+    | AttemptEnded
+    | AttemptLost
+    | BatchItemUsed
+    | ResourceUsed
+    | UsageRepriced
+    | ResourceCreated
+    | RouteReset
+)
 ControlEvent = (
     RouteDisabled
     | RouteEnabled

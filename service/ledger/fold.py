@@ -17,6 +17,8 @@ Rules
   counts towards every limit and costs what its events say. Older events are folded without this rule.
 - Usage is that of the models that served, line by line; an attempt is one of the model whose answer it was.
 - Of a running total its growth since the highest reading counts, whoever reads it (`running_totals`).
+- A price that follows another changes cost alone, in the hour and cell of the usage; older hours have no names here, so
+  that the model has its own cell there.
 - A provider's report of its windows and models, on `messages` too, stands until a newer one; a spooled one is too late.
 """
 
@@ -38,6 +40,7 @@ from service.ledger.events import (
     Endpoint,
     Event,
     EventBase,
+    PriceChange,
     QuotaLimitChanged,
     RequestRefused,
     ResourceCreated,
@@ -47,6 +50,7 @@ from service.ledger.events import (
     RouteEvent,
     RouteReset,
     TokenCounts,
+    UsageRepriced,
 )
 from service.ledger.evidence import copy_of as copy_of_row
 from service.ledger.evidence import (
@@ -206,6 +210,8 @@ def note_event(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
         case ResourceUsed():
             note_unread(ledger, event)
             return charge_growth(ledger, event)
+        case UsageRepriced():
+            return reprice(ledger, event)
         case ResourceCreated():
             pass  # Redis holds the index; the ledger only keeps the fact
         case RouteReset():
@@ -258,7 +264,7 @@ def charge_lines(ledger: RouteLedger, event: UsageEvent) -> Sequence[Charge]:
     return charges
 
 
-def charge(ledger: RouteLedger, event: UsageEvent, model: str, usage: Usage) -> Charge:
+def charge(ledger: RouteLedger, event: UsageEvent | UsageRepriced, model: str, usage: Usage) -> Charge:
     """Return the charge of a line, and open its cell: which models have cells of their own depends on those before
     it."""
     hour = event.at_ms // HOUR_MS
@@ -312,6 +318,24 @@ def charge_growth(ledger: RouteLedger, event: ResourceUsed) -> Sequence[Charge]:
     model = cell_model(ledger, hour, line.model)
     open_cell(ledger, hour, model, growth.client_key)
     return [Charge(hour, model, growth.client_key, usage_at(line.tokens, line.cost_nusd))]
+
+
+def reprice(ledger: RouteLedger, event: UsageRepriced) -> Sequence[Charge]:
+    """Charge the differences of a new price; that of an estimate counts until the attempt's end takes it back."""
+    if event.of_lost and event.attempt_id not in ledger.lost:
+        return ()
+    charges = [charge(ledger, event, change.model, difference_of(change)) for change in event.changes]
+    for one in charges if event.of_lost else ():
+        add_usage(ledger.lost[event.attempt_id].usage, one.usage)
+    return charges
+
+
+def difference_of(change: PriceChange) -> Usage:
+    """Return what a change of price adds to usage."""
+    return Usage(
+        cost_nusd=(change.cost_nusd or 0) - (change.was_nusd or 0),
+        unpriced=int(change.cost_nusd is None) - int(change.was_nusd is None),
+    )
 
 
 def note_unread(ledger: RouteLedger, event: AttemptEnded | BatchItemUsed | ResourceUsed) -> None:

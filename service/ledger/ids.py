@@ -40,6 +40,11 @@ def lost_id(attempt_id: str) -> str:
     return derived_id(attempt_id, "lost")
 
 
+def repriced_id(event_id: str) -> str:
+    """Return the id of the `UsageRepriced` that follows the price of this event."""
+    return derived_id(event_id, "repriced")
+
+
 def time_of_id_ms(event_id: str) -> int:
     """Return the Unix milliseconds in a UUIDv7."""
     return int(event_id[:8] + event_id[9:13], 16)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from service.ledger.events import TokenCounts
+from service.ledger.events import TokenCounts, UsageLine
 from service.ledger.model_names import canonical
 
 NUSD_PER_USD = 10**9
@@ -110,6 +110,23 @@ def cost_nusd(
     if rates is None or tier_factor is None or geo_factor is None or uses_nusd is None:
         return None
     return (tokens_cost(rates, tokens) * tier_factor * geo_factor + SCALE // 2) // SCALE + uses_nusd
+
+
+def line_nusd(line: UsageLine, prices: PriceList, *, at_ms: int, tier: str = STANDARD) -> int | None:
+    """Return the cost of a line of usage, None without a price; 0 for what is not billed, or nothing. `tier` stands
+    over that of the line."""
+    if line.unbilled or (line.tokens == NO_TOKENS and not line.tools):
+        return 0
+    return cost_nusd(
+        line.tokens,
+        line.model,
+        prices,
+        at_ms=at_ms,
+        tools=line.tools,
+        tier=tier or line.tier,
+        speed=line.speed,
+        geo=line.geo,
+    )
 
 
 def rates_for(

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import msgspec
 
 from service.ledger import wire
-from service.ledger.events import Event, EventBase, Forgotten, TokenCounts, UsageLine, Window
+from service.ledger.events import Event, EventBase, Forgotten, PriceChange, TokenCounts, UsageLine, Window
 
 GOLDEN = Path(__file__).parent / "golden"
 NEWEST = {"resource_created": "v2", "attempt_lost": "v2", "batch_item_used": "v3", "attempt_ended": "v4"}
@@ -91,6 +91,8 @@ VALUES: dict[str, Any] = {
     "geo": "us",
     "active_ms": 1_500,
     "made_at_ms": 1_756_382_300_000,
+    "changes": (PriceChange("glm-5.2", cost_nusd=7), PriceChange("claude-opus-5", 5, 0)),
+    "of_lost": True,
     "rates_nusd": TokenCounts(5_000_000, 25_000_000, 500_000, 6_250_000, 10_000_000),
 }
 """What the fields of the newest version's files hold; a field that comes later is added here with its new files."""

@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.ledger import fold, wire
+from service.ledger import fold, ids, wire
 from service.ledger.events import (
     FOLD_RULES,
     AttemptEnded,
     AttemptLost,
     AttemptStarted,
     BatchItemUsed,
+    PriceChange,
     RouteEvent,
     TokenCounts,
+    UsageRepriced,
     Window,
 )
 from service.ledger.fold import (
@@ -695,13 +697,13 @@ def test_the_cell_of_the_rest_takes_nobodys_place() -> None:
     """A name that is too long opens it before the others have come."""
     ledger = after(*invented([999], MODEL_BYTES + 1), *invented(range(KEPT_MODELS + 1)))
     names = [OTHER_MODEL, *(f"model-{number}" for number in range(KEPT_MODELS))]
-    assert list(ledger.usage[NOW_MS // HOUR_MS]) == names
+    assert list(ledger.usage[HOUR]) == names
 
 
 def test_a_known_model_keeps_its_cell() -> None:
     """However many names come after it, and in whatever order."""
     ledger = after(*invented(range(100)), *invented(range(1, 2)), *invented(range(99, 100)))
-    hour = ledger.usage[NOW_MS // HOUR_MS]
+    hour = ledger.usage[HOUR]
     assert hour["model-1"]["alice"].attempts == 2
     assert hour[OTHER_MODEL]["alice"].attempts == 100 - KEPT_MODELS + 1
 
@@ -711,7 +713,7 @@ def test_long_names_have_no_cells() -> None:
     denied = {"outcome": "failed", "kind": "model_missing", "scope": "model", "status": 404}
     ledger = after(*invented([1], MODEL_BYTES), *invented([2], MODEL_BYTES + 1, **denied))
     ledger = fold.fold_route(ledger, [ended(3, model_sent="é" * 33, fold_rules=FOLD_RULES)])
-    assert list(ledger.usage[NOW_MS // HOUR_MS]) == ["model-1".ljust(64, "x"), OTHER_MODEL]
+    assert list(ledger.usage[HOUR]) == ["model-1".ljust(64, "x"), OTHER_MODEL]
     assert ledger.missing_models == {}
 
 
@@ -722,7 +724,7 @@ def test_an_estimate_is_taken_back_where_it_was_put() -> None:
     given_up = lost(900, model_sent="new", fold_rules=FOLD_RULES)
     truth = ended(900, model_sent="new", fold_rules=FOLD_RULES)
     ledger = after(*full, opened, given_up, truth)
-    other = ledger.usage[NOW_MS // HOUR_MS][OTHER_MODEL]["alice"]
+    other = ledger.usage[HOUR][OTHER_MODEL]["alice"]
     assert (other.attempts, other.lost, other.input) == (1, 0, truth.tokens.input)
 
 
@@ -730,7 +732,7 @@ def test_events_of_earlier_rules_are_folded_by_them() -> None:
     """What was folded before names were bounded comes out as it did; names that came then count as known."""
     old = invented(range(200), 100, fold_rules=0)
     ledger = after(*old, *invented(range(1), 100), *invented([500]))
-    hour = ledger.usage[NOW_MS // HOUR_MS]
+    hour = ledger.usage[HOUR]
     assert len(hour) == 201
     assert hour["model-0".ljust(100, "x")]["alice"].attempts == 2
     assert hour[OTHER_MODEL]["alice"].attempts == 1
@@ -768,3 +770,47 @@ def test_a_success_ends_waits_of_its_own_class_and_account_alone() -> None:
         assert set(fold.fold_route(held, [answer]).waits) == {"messages/a1/quota"}
     answer = ended(2, NOW_MS + 9_000, started_at_ms=NOW_MS + 1, fold_rules=FOLD_RULES, account="a1")
     assert not fold.fold_route(held, [answer]).waits
+
+
+# -- prices that follow others
+
+
+def repriced(of: AttemptEnded | AttemptLost, *changes: PriceChange, **fields: Any) -> UsageRepriced:
+    """A new price of an attempt's usage."""
+    values: dict[str, Any] = {"attempt_id": of.attempt_id, "client_key": of.client_key, "fold_rules": FOLD_RULES}
+    return UsageRepriced(
+        event_id=ids.repriced_id(of.event_id), at_ms=of.at_ms, of=of.event_id, changes=changes, **(values | fields)
+    )
+
+
+@pytest.mark.parametrize(
+    ("was_nusd", "cost_nusd", "cost", "unpriced"),
+    [(1_000, 400, 400, 0), (None, 400, 400, 0), (1_000, None, 0, 1), (None, None, 0, 1), (1_000, 1_000, 1_000, 0)],
+)
+def test_a_new_price_changes_cost_alone(was_nusd: int | None, cost_nusd: int | None, cost: int, unpriced: int) -> None:
+    """In the cell and the hour of the usage, however much later it comes; nothing else counts again."""
+    end = ended(1, cost_nusd=was_nusd)
+    later = ended(2, NOW_MS + 3 * HOUR_MS, cost_nusd=0)
+    ledger = after(end, later, repriced(end, PriceChange(MODEL, was_nusd, cost_nusd)))
+    used = Usage(attempts=1, input=10, output=5, cost_nusd=cost, unpriced=unpriced)
+    assert ledger.usage[HOUR] == {MODEL: {"alice": used}}
+    assert ledger.hours[HOUR] == used
+    assert ledger.newest_ms == later.at_ms
+
+
+def test_a_new_price_of_a_model_among_others_stays_among_them() -> None:
+    """Its usage has no cell of its own."""
+    names = [ended(number, model_sent=f"m{number}", fold_rules=FOLD_RULES) for number in range(1, KEPT_MODELS + 2)]
+    ledger = after(*names, repriced(names[-1], PriceChange(names[-1].model_sent, 1_000, 7)))
+    assert ledger.usage[HOUR][OTHER_MODEL]["alice"].cost_nusd == 7
+    assert names[-1].model_sent not in ledger.usage[HOUR]
+
+
+def test_a_new_price_of_an_estimate_goes_with_it() -> None:
+    """The attempt's end takes both back; after the end, it counts no more."""
+    gone, end = lost(1, cost_nusd=None), ended(1, cost_nusd=500)
+    price = repriced(gone, PriceChange(MODEL, None, 90), of_lost=True)
+    assert after(started(1), gone, price).hours[HOUR].cost_nusd == 90
+    counted = Usage(attempts=1, input=10, output=5, cost_nusd=500)
+    assert after(started(1), gone, price, end).hours[HOUR] == counted
+    assert after(started(1), gone, end, price).hours[HOUR] == counted

@@ -29,6 +29,7 @@ const TYPES = [
   "resource_created",
   "batch_item_used",
   "resource_used",
+  "usage_repriced",
 ];
 const OUTCOMES = { failed: "failed", ok: "answered", aborted: "client disconnected" };
 const PAST = {
