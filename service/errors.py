@@ -9,6 +9,7 @@
     |  |- KeySpent                429  billing_error
     |  |- KeyBusy                 429  rate_limit_error
     |  |- PromptTooLong           400  invalid_request_error
+    |  |- ThreadLost              400  invalid_request_error
     |  |- FieldUnsupported        400  invalid_request_error
 
 
@@ -117,6 +118,20 @@ class PromptTooLong(ClientError):
 
 class FieldUnsupported(ClientError):
     """No available provider keeps a field of the request on which the client relies."""
+
+
+class ThreadLost(ClientError):
+    """The thread can't be continued, while the whole conversation could be served.
+
+    Clients send that at once: Claude Code by the token at the beginning of the message (and goes on without threads),
+    Anthropic's SDKs by the code (and begin a new thread).
+    """
+
+    @classmethod
+    def where(cls, reason: str) -> "ThreadLost":
+        """The error, and why."""
+        words = f"capability_rejected: beta_header:message-threads-2026-08-12; {reason}: send the whole conversation"
+        return cls(words, details={"error_code": "thread_not_found"})
 
 
 class NotLoggedIn(ClientError):

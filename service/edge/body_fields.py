@@ -164,7 +164,9 @@ def read_ties(call: ClientRequest, fields: Object) -> None:
         if raw.startswith(b"{"):
             refuse_repeats(raw, OBJECT.decode(raw), f"{name}.")
     call.threaded = thread is not None
+    call.continues_thread = thread is not None and thread.type != "create"
     previous_id = thread.previous_message_id if thread else None
+    call.previous_message_id = previous_id or ""
     container_id = container.id if isinstance(container, Container) else container
     skill_ids = ids_in_any(bytes(fields["container"]), is_known=True) if isinstance(container, Container) else ()
     call.resource_ids += checked_ids(text for text in (previous_id, container_id, *skill_ids) if text is not None)

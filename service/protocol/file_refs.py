@@ -95,6 +95,7 @@ class Thread(Struct):
     """The thread of a request."""
 
     previous_message_id: ResourceId | None = None
+    type: str | None = None
 
 
 class Message(Struct):

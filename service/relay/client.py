@@ -50,6 +50,8 @@ class ClientRequest(Struct, kw_only=True):
         `credential` is the client's own, "" when it sent none but a key of this proxy; `withhold` names the headers
         that hold such a key. `only_routes` are the owner's routes that the client's key may use, empty: all. `chain`:
         all routes that the client may use, in order. `base_url` is this proxy as the client sees it.
+    thread
+        `threaded`: the request begins or continues a thread. What it continues, at `previous_message_id`, is not in it.
     session
         `mid_turn`: the last message brings results of tools. `session_key` is what the session's place is known by, ""
         where that doesn't matter; `last_served` gave it its last answer, None if that is unknown.
@@ -77,6 +79,8 @@ class ClientRequest(Struct, kw_only=True):
     stream: bool = False
     max_tokens: int = 0
     threaded: bool = False
+    continues_thread: bool = False
+    previous_message_id: str = ""
     trimmed: bool = False
     dropped_messages: int = 0
     fields: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ import contextlib
 import msgspec
 from msgspec import Raw, Struct
 
-from service.errors import HomeUnknown, NotFound
+from service.errors import HomeUnknown, NotFound, ThreadLost
 from service.fleet.resource_index import IndexAway, ResourceHome, ResourceIndex
 from service.relay.client import READS, ClientRequest
 
@@ -71,7 +71,7 @@ async def home_of(request: ClientRequest, resources: ResourceIndex, *, has_own_a
         check(resource_id, home, request, has_own_account=has_own_account)
         route = route or (home.route if home else "")
     if away and (request.shared or not (route or request.method in READS)):
-        raise index_away(away)
+        raise away_error(away, request)
     return route
 
 
@@ -82,16 +82,25 @@ def check(resource_id: str, home: ResourceHome | None, request: ClientRequest, *
     owner = home.owner if home else ""
     if owner:
         if owner != request.owner:
-            raise not_found(resource_id)
+            raise not_found(resource_id, request)
     elif request.shared:
         if not has_own_account:
-            raise not_found(resource_id)
+            raise not_found(resource_id, request)
         request.chain = tuple(route for route in request.chain if route.auth == "client")
 
 
-def not_found(resource_id: str) -> NotFound:
-    """The error for a resource that does not exist or is not the caller's."""
+def not_found(resource_id: str, request: ClientRequest) -> NotFound | ThreadLost:
+    """The error for a resource that does not exist or is not the caller's; without a thread the client can go on."""
+    if resource_id == request.previous_message_id:
+        return ThreadLost.where("there is no such thread")
     return NotFound(f"Not found: {resource_id[:SHOWN_CHARS]}")
+
+
+def away_error(resource_id: str, request: ClientRequest) -> HomeUnknown | ThreadLost:
+    """The error for a resource whose home can't be told now; without a thread the client can go on."""
+    if resource_id == request.previous_message_id:
+        return ThreadLost.where("the route of this thread is unknown now")
+    return index_away(resource_id)
 
 
 def index_away(resource_id: str) -> HomeUnknown:

@@ -4,7 +4,8 @@ Not here: the order itself (`routing.rank`), what follows from a failure (`routi
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from zlib import crc32
 
 from msgspec.structs import replace
@@ -40,8 +41,8 @@ class RequestPlan:
     """The failover plan under way: `attempt` is the next one, None once there is a verdict."""
 
     __slots__ = (
-        "_routes_begun", "_steps", "_usable", "attempt", "candidates", "deadline_s", "denied", "held", "outcomes",
-        "routing_request", "verdict",
+        "_routes_begun", "_steps", "_usable", "attempt", "candidates", "deadline_s", "denied", "held", "in_full",
+        "outcomes", "routing_request", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +57,8 @@ class RequestPlan:
         """Why routes did not admit the request, by their ids."""
         self.held: AttemptOutcome | None = None
         """The outcome on which a second opinion is asked, which is recorded once that is there."""
+        self.in_full: Callable[[], Sequence[Candidate]] | None = None
+        """For a continued thread: the candidates for the whole conversation, as they stand now."""
         self.attempt: Attempt | None = None
         self.verdict: Verdict | None = None
         self._steps = steps
@@ -140,7 +143,7 @@ class RequestPlanner:
             request.model,
             least_tokens=await self._least_tokens(request),
             trimmed=request.trimmed,
-            threaded=request.threaded,
+            threaded=request.continues_thread,
             bound_to=home,
             session_route=request.last_served.route if request.last_served else "",
             mid_turn=request.mid_turn,
@@ -160,7 +163,10 @@ class RequestPlanner:
             thoughts=lambda: origin_of_thoughts(request),
         )
         deadline_s = asyncio.get_running_loop().time() + request.deadline_ms / 1000
-        return RequestPlan(steps, routing_request, candidates, deadline_s)
+        plan = RequestPlan(steps, routing_request, candidates, deadline_s)
+        if request.continues_thread and request.endpoint == "messages":
+            plan.in_full = partial(self._in_full, request, routing_request)
+        return plan
 
     def recheck(self, plan: RequestPlan, attempt: Attempt) -> Attempt | AdmissionDenied:
         """An attempt that comes late, as its route stands now: its circuit may have opened, or its week have ended."""
@@ -171,6 +177,11 @@ class RequestPlanner:
             return attempt  # nothing was tried yet: an open circuit may be all that is left
         plan.candidates = [now if candidate.route == now.route else candidate for candidate in plan.candidates]
         return AdmissionDenied("passed_over", now.reason, now.until_ms if now.skip_reason in WAITING else 0)
+
+    def _in_full(self, request: ClientRequest, routing_request: RoutingRequest) -> Sequence[Candidate]:
+        """The candidates for a continued thread, if the request had the whole conversation."""
+        whole = replace(routing_request, threaded=False, bound_to="")
+        return rank(whole, request.chain, self._watcher.view, self._policy, self._clock.now_ms())
 
     def _chain(self, request: ClientRequest) -> tuple[Route, ...]:
         chain = choose_chain(

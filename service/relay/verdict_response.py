@@ -27,6 +27,7 @@ from service.relay.client_errors import (
 from service.relay.plain_words import reasons_of, sentence
 from service.relay.request_plan import RequestPlan
 from service.relay.responses import HeaderList, response_headers
+from service.relay.threads import thread_lost
 from service.routing.failover import Verdict, VerdictKind
 from service.routing.rank import MODEL_ENDPOINTS
 from service.settings import Settings
@@ -49,6 +50,8 @@ class VerdictResponse:
 
     async def send(self, request: ClientRequest, plan: RequestPlan, response: ClientResponse) -> None:
         """Tell the client how its request ended. Raises ProxyError for an error of our own."""
+        if lost := thread_lost(plan):
+            raise lost
         verdict = plan.final_verdict
         if verdict.kind != "relayed":
             raise self._own_error(request, plan, verdict)

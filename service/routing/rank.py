@@ -76,7 +76,7 @@ class RoutingRequest(Struct, frozen=True):
     """The properties of a request that matter for routing.
 
     `least_tokens` is the least its prompt can have, 0 when that is too little to matter; `trimmed`: the provider is
-    asked to shorten it. `threaded`: it continues or begins a thread. `bound_to` is the route on which its resources
+    asked to shorten it. `threaded`: it continues a thread. `bound_to` is the route on which its resources
     live, `session_route` the one that served its session last; `mid_turn`: the request brings tool results, so that the
     model that asked for them should go on. `fields` are those of its body that some provider can't keep. `ramp_sample`
     is a number from 0 to 1 that follows from the request's id: a
