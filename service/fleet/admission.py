@@ -1,6 +1,7 @@
 """Admission control: decides across the fleet if an attempt may start on a route.
 
-- A half-open circuit admits one probe at a time: a lease, which ends with the first content or after 30 s.
+- A half-open circuit admits one probe at a time: a lease, which ends with the first content or after 30 s. For ten
+  seconds after that content, requests of sessions go along without a lease: long answers hold nobody's session off.
 - A route may have a concurrency limit: slots.
 - Quota that attempts in progress may exhaust is reserved before it is used, so that many replicas with many streams do
   not overshoot it together. When nothing is under way and less is left than one reservation, the quota is spent.
@@ -27,7 +28,7 @@ from redis.exceptions import RedisError
 
 from service.fleet.clock import Clock
 from service.ledger.state import RouteLedger
-from service.ledger.wire import probe_key, reserved_key, slots_key, spent_key
+from service.ledger.wire import answered_key, probe_key, reserved_key, slots_key, spent_key
 from service.routing.failover import AdmissionDenied
 from service.routing.quota import QuotaReading, counted_tokens
 from service.routing.rank import Candidate
@@ -38,6 +39,8 @@ log = logging.getLogger("ccproxy.admission")
 
 PROBE_MS = 30_000
 """A probe without content for this long lets another one start."""
+ANSWERED_MS = 10_000
+"""For so long after a probe's first content sessions need no lease."""
 GRANT_TTL_MS = 30_000
 """Grants of a dead process expire after this time; a living one renews them three times meanwhile."""
 RENEW_S = 10.0
@@ -128,12 +131,13 @@ class SizeEstimates:
 
 
 class AdmissionRequest(Struct, frozen=True, kw_only=True):
-    """A request to admit an attempt on a candidate, with its estimated size."""
+    """A request to admit an attempt on a candidate, with its estimated size; `in_session`: it belongs to a session."""
 
     attempt_id: str
     candidate: Candidate
     body_bytes: int
     max_tokens: int
+    in_session: bool = False
 
     @property
     def route_id(self) -> str:
@@ -192,6 +196,7 @@ class Admission:
         self._spent: dict[str, str] = {} if spent is None else spent
         self._grants: dict[str, Grant] = {}
         self._probing: dict[str, tuple[str, int]] = {}
+        self._answered: dict[str, int] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._renewing: asyncio.Task[None] | None = None
 
@@ -216,7 +221,8 @@ class Admission:
             if self._spent:
                 self._forget_spent(entry.route_id)
             return Grant()
-        grant = Grant(entry.attempt_id, entry.route_id, candidate.probe, bool(slots), size)
+        is_probe = candidate.probe and not await self._goes_along(entry)
+        grant = Grant(entry.attempt_id, entry.route_id, is_probe, bool(slots), size)
         refused = await self._decide_in_redis(grant, slots, self._quota_args(entry, size))
         if refused == "away":
             refused = self._decide_locally(grant, candidate)
@@ -260,8 +266,33 @@ class Admission:
             self._grants[grant.attempt_id] = grant
         return grant
 
-    def end_probe(self, grant: Grant) -> None:
+    def note_content(self, grant: Grant) -> None:
         """End a probe's lease at the first content, which decides the probe."""
+        if grant.probe:
+            self._answered[grant.stream] = self._clock.now_ms()
+            if grant.shared and self._redis is not None:
+                self._run_in_background(self._set_answered(grant.stream, self._redis))
+            self.end_probe(grant)
+
+    async def _set_answered(self, route: str, redis: Redis) -> None:
+        with contextlib.suppress(*IGNORED_ERRORS):
+            await redis.set(answered_key(route), 1, px=ANSWERED_MS)
+
+    async def _goes_along(self, entry: AdmissionRequest) -> bool:
+        """True if a probe of any replica has received content lately, and the request belongs to a session."""
+        if not entry.in_session:
+            return False
+        if self._clock.now_ms() - self._answered.get(entry.route_id, 0) < ANSWERED_MS:
+            return True
+        if self._redis is None or self._is_away():
+            return False
+        with contextlib.suppress(*IGNORED_ERRORS):
+            async with asyncio.timeout(REDIS_TIMEOUT_S):
+                return bool(await self._redis.exists(answered_key(entry.route_id)))
+        return False
+
+    def end_probe(self, grant: Grant) -> None:
+        """End a probe's lease."""
         if not grant.probe:
             return
         grant.probe = False

@@ -57,6 +57,11 @@ def probe_key(stream: str) -> str:
     return f"{PREFIX}:{{{stream}}}:probe"
 
 
+def answered_key(stream: str) -> str:
+    """Key of the note that a probe of a half-open circuit has received content; expires."""
+    return f"{PREFIX}:{{{stream}}}:answered"
+
+
 def slots_key(stream: str) -> str:
     """Key of the sorted set of a limited route's attempts in progress, by expiry in fleet time."""
     return f"{PREFIX}:{{{stream}}}:slots"

@@ -159,6 +159,7 @@ class Relay:
             candidate=attempt.candidate,
             body_bytes=len(request.plain),
             max_tokens=request.max_tokens,
+            in_session=request.session_id != "",
         )
         grant = await self._admission.admit_attempt(entry) if request.endpoint == "messages" else Grant()
         if isinstance(grant, AdmissionDenied):

@@ -199,7 +199,7 @@ class ResponseRelay:
             if deadline.expired():  # it coincides with the content
                 await asyncio.sleep(0)
             deadline.reschedule(None)
-            self._admission.end_probe(exchange.plan.grant)
+            self._admission.note_content(exchange.plan.grant)
             await exchange.response.start(upstream.status, self._head(exchange))
             return route_comment(exchange) if exchange.response.early else b""
 

@@ -143,7 +143,14 @@ async def spoil(redis: Redis) -> None:
     for stream in ("anthropic", "zai", "subscription"):
         await redis.lpush(wire.snapshot_key(stream), "x")
         await redis.set(wire.route_key(stream), "x")
-        for key in (wire.slots_key, wire.reserved_key, wire.probe_key, wire.oauth_token_key, wire.oauth_asked_key):
+        for key in (
+            wire.slots_key,
+            wire.reserved_key,
+            wire.probe_key,
+            wire.answered_key,
+            wire.oauth_token_key,
+            wire.oauth_asked_key,
+        ):
             await redis.lpush(key(stream), "x")
     await redis.lpush(wire.snapshot_key(wire.CONTROL), "x")
     await redis.lpush(wire.resource_key("msgbatch_01spoiled"), "x")

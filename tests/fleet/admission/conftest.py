@@ -41,11 +41,17 @@ class Replica:
             spent=self.spent,
         )
 
-    async def enter(self, attempt: str, **fields: Any) -> Grant | AdmissionDenied:
+    async def enter(self, attempt: str, *, in_session: bool = False, **fields: Any) -> Grant | AdmissionDenied:
         """Ask for an attempt of 1,000 tokens at most."""
         candidate = Candidate(A, "m", **fields)
         return await self.admission.admit_attempt(
-            AdmissionRequest(attempt_id=attempt, candidate=candidate, body_bytes=10**9, max_tokens=1_000)
+            AdmissionRequest(
+                attempt_id=attempt,
+                candidate=candidate,
+                body_bytes=10**9,
+                max_tokens=1_000,
+                in_session=in_session,
+            )
         )
 
     async def slot(self, attempt: str, slots: int = 2) -> Grant | AdmissionDenied:

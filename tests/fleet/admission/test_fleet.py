@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from service.fleet import admission
 from service.fleet.admission import Grant
 from service.ledger.state import Heard, Usage
-from service.ledger.wire import probe_key, reserved_key, slots_key, spent_key
+from service.ledger.wire import answered_key, probe_key, reserved_key, slots_key, spent_key
 from service.routing.failover import AdmissionDenied
 from service.routing.quota import QuotaReading
 from tests.fleet.admission.conftest import NewReplica, Replica
@@ -36,13 +36,46 @@ async def test_one_probe_at_a_time(new_replica: NewReplica) -> None:
     assert isinstance(first, Grant)
     assert isinstance(await b.enter("2", probe=True), AdmissionDenied)
     assert isinstance(await a.enter("3", probe=True), AdmissionDenied)
-    a.admission.end_probe(first)
+    a.admission.note_content(first)
     await a.settled()
     second = await b.enter("4", probe=True)
     assert isinstance(second, Grant)
     b.admission.release(second)
     await b.settled()
     assert isinstance(await a.enter("5", probe=True), Grant)
+
+
+async def test_sessions_go_along_behind_a_probe_that_has_content(new_replica: NewReplica, redis: Redis) -> None:
+    """At all replicas and for a while, though others probe: not as probes, and no request without a session."""
+    a, b = new_replica("a"), new_replica("b")
+    first = await a.enter("1", probe=True)
+    assert isinstance(first, Grant)
+    assert isinstance(await b.enter("2", probe=True, in_session=True), AdmissionDenied)
+    a.admission.note_content(first)
+    await a.settled()
+    assert isinstance(await b.enter("3", probe=True), Grant), "the lease is free"
+    along = [await one.enter("4", probe=True, in_session=True) for one in (a, b)]
+    assert [isinstance(one, Grant) and not one.probe for one in along] == [True, True]
+    assert isinstance(await a.enter("5", probe=True), AdmissionDenied)
+    assert 5_000 < await redis.pttl(answered_key("anthropic")) <= admission.ANSWERED_MS
+    await redis.delete(answered_key("anthropic"))
+    assert isinstance(await b.enter("6", probe=True, in_session=True), AdmissionDenied)
+
+
+async def test_sessions_go_along_without_redis(new_replica: NewReplica) -> None:
+    """This process has seen the content itself; a probe that ends without any lets nobody in."""
+    away = new_replica("a")
+    away.away = True
+    failed = await away.enter("1", probe=True)
+    assert isinstance(failed, Grant)
+    away.admission.release(failed)
+    first = await away.enter("2", probe=True)
+    assert isinstance(first, Grant)
+    assert isinstance(await away.enter("3", probe=True, in_session=True), AdmissionDenied)
+    away.admission.note_content(first)
+    second = await away.enter("4", probe=True)
+    assert isinstance(second, Grant)
+    assert isinstance(await away.enter("5", probe=True, in_session=True), Grant)
 
 
 async def test_a_lease_runs_out(new_replica: NewReplica, redis: Redis) -> None:
