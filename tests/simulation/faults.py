@@ -6,9 +6,10 @@ from typing import Any
 from unittest.mock import patch
 
 from service.fleet.outbox import Outbox, QueuedEvent, acknowledge
-from service.ledger.events import Event
+from service.ledger.events import Event, ResourceUsed, TokenCounts
 from service.ledger.fold import advance
-from service.ledger.state import Ledger
+from service.ledger.state import Ledger, ResourceTotal
+from service.ledger.usage_lines import plus
 from tests.simulation.redis_model import Data
 from workers.consume import EntryBatch, StreamSource, read_batch
 from workers.project import Projected, Projector, SortedBatch
@@ -66,6 +67,11 @@ async def promised_too_early(outbox: Outbox, batch: dict[str, list[QueuedEvent]]
     await send(outbox, batch)
 
 
+def whole_total(total: ResourceTotal, event: ResourceUsed) -> TokenCounts:
+    """Each reading of a running total is booked as if nothing had been read before."""
+    return plus(total.booked, event.tokens)
+
+
 send = Outbox._send
 
 Switch = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -81,6 +87,7 @@ FAULTS: dict[str, list[Switch]] = {
     "epoch-not-raised": [lambda: patch("workers.project.read_batch", same_epoch)],
     "checkpoint-not-locked": [lambda: patch("tests.simulation.postgres_model.Database.holder", lambda *_: None)],
     "nothing-appended-again": [lambda: patch.object(Outbox, "redis_changed", kept_is_forgotten)],
+    "totals-booked-as-usage": [lambda: patch("service.ledger.running_totals.highest_with", whole_total)],
     "promised-before-it-is-appended": [lambda: patch.object(Outbox, "_send", promised_too_early)],
 }
 """By name, what is changed in the code. What Postgres and Lua do for us is changed in their models."""

@@ -4,12 +4,14 @@ The oracle sees every event when it is numbered and every commit when it lands. 
 the room under test everywhere else, and counts tokens by itself besides.
 """
 
+from collections import defaultdict
 from hashlib import sha256
+from random import Random
 
 import msgspec
 
 from service.ledger import fold, wire
-from service.ledger.events import AttemptEnded, AttemptLost, BatchItemUsed, Event
+from service.ledger.events import AttemptEnded, AttemptLost, BatchItemUsed, Event, ResourceUsed, TokenCounts
 from service.ledger.state import Ledger, RouteLedger, Usage
 from service.routing.quota import counted_tokens
 from service.settings import QuotaWeights
@@ -26,6 +28,21 @@ class Broken(AssertionError):
     """A law does not hold."""
 
 
+class Sessions:
+    """Agents' sessions at the provider: what each, and each of its threads, has used so far."""
+
+    def __init__(self) -> None:
+        self.used = {name: {"": 0, "t1": 0, "t2": 0} for name in ("s1", "s2", "s3")}
+
+    def look(self, rng: Random) -> tuple[str, str, TokenCounts]:
+        """A session or a thread, and its total now: it may have gone on since somebody looked."""
+        name, part = rng.choice(sorted(self.used)), rng.choice(("", "", "t1", "t2"))
+        parts = self.used[name]
+        parts[rng.choice(sorted(parts))] += rng.choice((0, 0, 10, 1_000))
+        tokens = parts[part] if part else sum(parts.values())
+        return name, part, TokenCounts(input=tokens, output=tokens // 10)
+
+
 class Oracle:
     """The truth about one world. What it finds broken it keeps: the code under test must not swallow it."""
 
@@ -33,6 +50,7 @@ class Oracle:
         self.database = database
         self.server = server
         self.broken: list[str] = []
+        self.sessions = Sessions()
         self.made: dict[str, tuple[str, list[Event]]] = {}
         self.own: dict[tuple[str, str], list[Event]] = {}
         self.acknowledged: dict[str, Event] = {}
@@ -239,9 +257,11 @@ def ids_on(data: Data) -> set[str]:
 
 
 def tokens_of(rows: list[Row]) -> int:
-    """The tokens that rows tell of, counted by hand: true ends, items of batches, and estimates without a true end."""
+    """The tokens that rows tell of, counted by hand: true ends, items of batches, estimates without a true end, and of
+    sessions the highest totals."""
     ends: dict[str, int] = {}
     estimates: dict[str, int] = {}
+    totals: defaultdict[str, dict[str, TokenCounts]] = defaultdict(dict)
     items = 0
     for row in rows:
         event = wire.decode_event(row.body.encode())
@@ -251,4 +271,14 @@ def tokens_of(rows: list[Row]) -> int:
             estimates[event.attempt_id] = event.tokens.input + event.tokens.output
         elif isinstance(event, BatchItemUsed):
             items += event.tokens.input + event.tokens.output
-    return items + sum((estimates | ends).values())
+        elif isinstance(event, ResourceUsed):
+            known = totals[event.resource_id].get(event.part, TokenCounts())
+            totals[event.resource_id][event.part] = max(known, event.tokens, key=lambda counts: counts.input)
+    return items + sum((estimates | ends).values()) + sum(map(booked_of, totals.values()))
+
+
+def booked_of(parts: dict[str, TokenCounts]) -> int:
+    """What is booked of a session: the greater of the whole and the sum of its threads, in and out."""
+    whole, threads = parts.get("", TokenCounts()), [counts for part, counts in parts.items() if part]
+    kinds = ("input", "output")
+    return sum(max(getattr(whole, kind), sum(getattr(one, kind) for one in threads)) for kind in kinds)

@@ -32,13 +32,17 @@ from service.ledger.events import (
     ControlEvent,
     Event,
     QuotaLimitChanged,
+    ResourceUsed,
     RouteDisabled,
     RouteEnabled,
     RouteReset,
     TokenCounts,
+    UsageLine,
 )
 from service.ledger.fold import HOUR_MS, advance
+from service.ledger.running_totals import is_news
 from service.ledger.state import Ledger, RouteLedger
+from service.ledger.usage_lines import total_nusd, total_tokens
 from service.ledger.wire import CONTROL, Snapshot
 from service.routing.quota import read_quota, week_of
 from service.routing.rank import RoutingRequest, rank
@@ -192,10 +196,17 @@ class Replica:
         tokens = TokenCounts(
             rng.randrange(1000), rng.randrange(1000), rng.randrange(9), rng.randrange(9), rng.randrange(9)
         )
+        used: dict[str, Any] = {"tokens": tokens, "cost_nusd": rng.choice((None, 7))}
+        if rng.random() < 0.2:
+            advice = UsageLine(
+                MODELS[1], "advisor", TokenCounts(rng.randrange(1000), 1), cost_nusd=rng.choice((None, 5))
+            )
+            lines = (UsageLine(named["model_sent"], tokens=tokens, cost_nusd=7), advice)
+            used = {"lines": lines, "tokens": total_tokens(lines), "cost_nusd": total_nusd(lines)}
         return AttemptEnded(
             event_id=ids.ended_id(attempt_id), at_ms=at_ms, attempt_id=attempt_id, started_at_ms=started_ms,
-            tokens=tokens, cost_nusd=rng.choice((None, 7)), account=rng.choice(ACCOUNTS), fold_rules=FOLD_RULES,
-            **named, **how,
+            account=rng.choice(ACCOUNTS), fold_rules=FOLD_RULES, model_served=rng.choice(("", MODELS[1])),
+            **used, **named, **how,
         )  # fmt: skip
 
     async def read_batch(self) -> None:
@@ -208,6 +219,18 @@ class Replica:
                 event_id=ids.derived_id(batch_id, str(item)), at_ms=at_ms, batch_id=f"b{number}", custom_id=str(item),
                 model_sent=MODELS[0], tokens=TokenCounts(input=10 + number, output=item),
             )  # fmt: skip
+            await self._append(route, event)
+
+    async def poll_session(self) -> None:
+        """A client looks at a session, or at a thread of it. What it is told may be old by the time it is noted."""
+        route, rng = self.settings.routes[0].id, self.rng
+        name, part, told = self.oracle.sessions.look(rng)
+        await asyncio.sleep(rng.choice((0.0, 0.5)) * rng.random())
+        event = ResourceUsed(
+            event_id=self.clock.new_id(), at_ms=self.clock.now_ms(), resource_id=name, part=part, kind="session",
+            client_key=rng.choice(KEYS), model=MODELS[0], tokens=told, rates_nusd=TokenCounts(5 * 10**9, 25 * 10**9),
+        )  # fmt: skip
+        if is_news(self.watcher.view.ledger(route), event):
             await self._append(route, event)
 
     async def command(self) -> None:

@@ -148,6 +148,7 @@ class World:
             (self.ask, 40),
             (self.command, 4),
             (self.read_batch, 2),
+            (self.poll_session, 4),
             (self.work, 30),
             (self.look, 14),
             (self.save, 3),
@@ -179,6 +180,11 @@ class World:
     def read_batch(self) -> None:
         if replica := self.some_replica():
             replica.run(replica.read_batch())
+
+    def poll_session(self) -> None:
+        for _ in range(self.rng.choice((1, 3))):
+            if replica := self.some_replica():
+                replica.run(replica.poll_session())
 
     def save(self) -> None:
         if self.server.up:
