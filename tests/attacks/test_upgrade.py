@@ -7,17 +7,13 @@ request was the attacker's, on the connection of the next client.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.attacks.raw import MESSAGE, SeenRequest, answer, byte_provider, raw_client, request
-from tests.support.ports import free_port, listens
+from tests.support.nginx import nginx
 from tests.support.proxies import ASK, ASK_BYTES, Server
-from tests.support.servers import program
-from tests.support.waiting import wait_until
 
 H2C = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
 OFFERS = {
@@ -149,56 +145,13 @@ async def test_a_provider_that_switches_protocols_poisons_no_connection(
 
 # -- a real balancer that passes the offer on, and shares its connections to the proxy
 
-NGINX = """
-daemon off;
-master_process off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{ worker_connections 64; }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    upstream proxies {{
-        server 127.0.0.1:{proxy};
-        keepalive 1;
-    }}
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass http://proxies;
-            proxy_http_version 1.1;
-            client_max_body_size 0;
-            proxy_request_buffering {buffering};
-            proxy_set_header Host $host;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection $http_connection;
-        }}
-    }}
-}}
-"""
-
-
-@asynccontextmanager
-async def nginx(folder: Path, proxy: int, buffering: str) -> AsyncIterator[str]:
-    """A balancer before a proxy."""
-    port = free_port()
-    file = folder / "nginx.conf"
-    file.write_text(NGINX.format(folder=folder, port=port, proxy=proxy, buffering=buffering))
-    process = await asyncio.create_subprocess_exec(
-        program("nginx", "nginx-light"), "-c", file, "-e", folder / "error.log", cwd=folder
-    )
-    try:
-        await wait_until(lambda: listens(port) or process.returncode is not None, patience_s=10)
-        assert process.returncode is None, (folder / "error.log").read_text()
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        await process.wait()
+PASSES_OFFERS = (
+    "proxy_http_version 1.1",
+    "client_max_body_size 0",
+    "proxy_set_header Host $host",
+    "proxy_set_header Upgrade $http_upgrade",
+    "proxy_set_header Connection $http_connection",
+)
 
 
 @pytest.mark.parametrize("buffering", ["on", "off"])
@@ -211,7 +164,8 @@ async def test_behind_nginx_nobody_reads_what_is_anothers(server: Server, tmp_pa
 
     async with byte_provider(echo) as provider:
         served = await server.start(anthropic=provider.base_url)
-        async with nginx(tmp_path, served.proxy.settings.port, buffering) as url:
+        port = served.proxy.settings.port
+        with nginx(tmp_path, port, *PASSES_OFFERS, f"proxy_request_buffering {buffering}") as url:
             for _ in range(3):
                 await attack(url)
                 async with raw_client(url) as victim:
@@ -238,7 +192,8 @@ async def test_behind_nginx_an_offer_changes_no_answer(server: Server, tmp_path:
     """Clients that offer h2c with each request, such as Java's, are served like others."""
     async with byte_provider() as provider:
         served = await server.start(anthropic=provider.base_url)
-        async with nginx(tmp_path, served.proxy.settings.port, "on") as url, raw_client(url) as client:
-            for offer in ("", *OFFERS.values()):
-                assert (await client.ask(offering(offer))).status == 200
+        with nginx(tmp_path, served.proxy.settings.port, *PASSES_OFFERS) as url:
+            async with raw_client(url) as client:
+                for offer in ("", *OFFERS.values()):
+                    assert (await client.ask(offering(offer))).status == 200
     assert [seen.body for seen in provider.seen] == [ASK_BYTES] * (1 + len(OFFERS))
