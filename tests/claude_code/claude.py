@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tests.claude_code.npm import installed
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 VERSION = "2.1.330"
-INSTALL_TIMEOUT_S = 600
 MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 
 # What the child may see of our environment: an ANTHROPIC_* or proxy variable of the developer's would change its way.
@@ -72,49 +72,14 @@ def package() -> str:
     return f"@anthropic-ai/claude-code-{sys.platform}-{machine}{suffix}"
 
 
-def cache_folder() -> Path:
-    """Where releases are kept between runs."""
-    default = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    return Path(os.environ.get("XDG_CACHE_HOME") or default) / "claude-code-proxy" / "claude-code"
-
-
 def install() -> Path:
     """The path of the binary, installed with npm when it is not there yet. RuntimeError names what is missing."""
-    folder = cache_folder() / VERSION
-    binary = folder / "node_modules" / package() / "claude"
-    if binary.exists():
-        return binary
-    npm = shutil.which("npm")
-    if npm is None:
-        raise RuntimeError("npm is not on the PATH; install Node.js to run the Claude Code tests")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
-        _npm_install(npm, Path(fresh))
-        _move_into_place(Path(fresh), folder)
+    # The binary's own package, by number: the main package would give an older release on older Nodes, and needs
+    # a postinstall step that newer npms don't run.
+    binary = installed("claude-code", package(), VERSION) / package() / "claude"
     if not binary.exists():
         raise RuntimeError(f"{package()}@{VERSION} has no file named claude; this platform may have no release")
     return binary
-
-
-def _npm_install(npm: str, folder: Path) -> None:
-    # The binary's own package, by number: the main package would give an older release on older Nodes, and needs
-    # a postinstall step that newer npms don't run.
-    options = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
-    command = [npm, "install", *options, f"{package()}@{VERSION}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"npm could not install {package()}@{VERSION}:\n{done.stderr[-2000:]}")
-
-
-def _move_into_place(fresh: Path, folder: Path) -> None:
-    """Put a whole installation there, never half of one; another run that was faster wins."""
-    folder.mkdir(exist_ok=True)
-    target = folder / "node_modules"
-    try:
-        (fresh / "node_modules").rename(target)
-    except OSError:
-        if not target.exists():
-            raise
 
 
 def run_claude(

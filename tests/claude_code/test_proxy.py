@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
 from service import ClaudeCodeProxy, ProviderConfig, ProxyConfig
-from service.settings import Settings, load
+from service.settings import load
 from tests.claude_code.claude import run_claude
-from tests.fakes import FakeProvider, Reply, Usage, reply
+from tests.claude_code.tasks import CLIENTS_KEY, TASK, check_completed, serving, the_task
+from tests.fakes import FakeProvider, Reply, reply
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-TASK = "Read the file note.txt and tell me what it says."
-CLIENTS_KEY = "sk-ant-api03-the-clients-own"
-START_S = 30.0
 
 ABSORBED: dict[str, Reply] = {
     "529": reply.error(529),
@@ -52,48 +46,6 @@ ABSORBED: dict[str, Reply] = {
 
 
 @pytest.fixture
-def anthropic_fake() -> Iterator[FakeProvider]:
-    """The first route's provider."""
-    with FakeProvider("anthropic", keys={"owner", CLIENTS_KEY}) as provider:
-        yield provider
-
-
-@pytest.fixture
-def zai_fake() -> Iterator[FakeProvider]:
-    """The second route's provider."""
-    with FakeProvider("zai", keys={"zai-owner"}) as provider:
-        yield provider
-
-
-@pytest.fixture
-def note(tmp_path: Path) -> Path:
-    """The file that the task is about."""
-    path = tmp_path / "work" / "note.txt"
-    path.parent.mkdir()
-    path.write_text("the heron is blue\n", encoding="utf-8")
-    return path
-
-
-@contextmanager
-def serving(config: ProxyConfig | Settings) -> Iterator[ClaudeCodeProxy]:
-    """The proxy on a thread and loop of its own, while Claude Code runs."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="proxy", daemon=True)
-    thread.start()
-    try:
-        proxy = ClaudeCodeProxy(config)
-        asyncio.run_coroutine_threadsafe(proxy.start(), loop).result(START_S)
-        try:
-            yield proxy
-        finally:
-            asyncio.run_coroutine_threadsafe(proxy.stop(), loop).result(START_S)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(START_S)
-        loop.close()
-
-
-@pytest.fixture
 def proxy(anthropic_fake: FakeProvider, zai_fake: FakeProvider, tmp_path: Path) -> Iterator[ClaudeCodeProxy]:
     """A proxy with both of the owner's routes."""
     variables = {
@@ -109,30 +61,6 @@ def proxy(anthropic_fake: FakeProvider, zai_fake: FakeProvider, tmp_path: Path) 
     }
     with serving(load(None, variables)) as made:
         yield made
-
-
-def the_task(note: Path) -> tuple[Reply, Reply]:
-    """First a call of Read; then, once its result has come back, the final text."""
-    return (
-        reply.tool_use("Read", {"file_path": str(note)}, text="I'll read it.", usage=Usage(input=10, output=3)),
-        reply.message("It says that the heron is blue.", usage=Usage(input=20, output=5)).when(
-            body="the heron is blue"
-        ),
-    )
-
-
-def check_completed(url: str, note: Path, served_by: FakeProvider, **env: str) -> None:
-    """The task is done, the client asked each turn once, as a stream, and noticed nothing."""
-    run = run_claude(url, TASK, note.parent, env=env)
-    assert run.succeeded, (run.stderr, run.events)
-    assert run.result_text == "It says that the heron is blue."
-    assert "the heron is blue" in str(run.tool_results)
-    assert run.api_retries == []
-    assert run.unread_lines == []
-    turns = served_by.requests_to("/v1/messages")
-    assert [turn.json.get("stream") for turn in turns] == [True, True]
-    assert served_by.scripted_left == 0
-    assert served_by.usage_served == Usage(input=30, output=8)
 
 
 def test_a_task_through_the_proxy(
