@@ -44,6 +44,7 @@ EFFECTS: list[tuple[str, str, str, Any]] = [
     ("PROXY_PORT", "5000", "port", 5000),
     ("PROXY_BASE_PATH", "anthropic/", "base_path", "/anthropic"),
     ("PROXY_WORKERS", "4", "processes", 4),
+    ("PROXY_KEEP_ALIVE_MS", "61000", "keep_alive_ms", 61_000),
     ("TRUSTED_PROXIES", "10.0.0.0/8, ::1", "trusted_proxies", (ip_network("10.0.0.0/8"), ip_network("::1"))),
     ("ALLOWED_HOSTS", "Proxy.Example., [::2],", "allowed_hosts", ("proxy.example", "::2")),
     (
