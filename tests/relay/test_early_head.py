@@ -257,7 +257,7 @@ async def test_a_probe_ends_with_content_not_with_the_head(
     """The lease of a half-open circuit is not given back by an early head."""
     relay = relays.make(ONLY_ANTHROPIC)
     ended: list[float] = []
-    monkeypatch.setattr(relay.admission, "end_probe", lambda _: ended.append(asyncio.get_running_loop().time()))
+    monkeypatch.setattr(relay.admission, "note_content", lambda _: ended.append(asyncio.get_running_loop().time()))
     began_s = asyncio.get_running_loop().time()
     relay.upstream.script(stream(START, 50.0, DELTA, 10.0, END))
     await ask(relay)
