@@ -26,6 +26,7 @@ from msgspec import Struct
 from service import app
 from service.drain import Drain
 from service.edge.connection import ClientConnection
+from service.egress import proxy_mistakes
 from service.errors import ProxyError
 from service.settings import LogLevel, Settings, from_variables
 from service.telemetry.log import set_up, show_in_program
@@ -250,7 +251,7 @@ def serve_forever(
     requests are served.
     """
     set_up(settings.log_level, settings.log_format)
-    for notice in () if listener else settings.notices:
+    for notice in () if listener else (*settings.notices, *proxy_mistakes(settings.outward_urls)):
         log.warning(notice)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:

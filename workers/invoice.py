@@ -14,6 +14,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
+from service.egress import UnusableProxy, proxy_for, tls_context
 from service.settings.invoice import InvoiceSettings
 from workers.recount import Progress
 from workers.usage import Period
@@ -118,10 +119,17 @@ class AdminApi:
         self._told = told
         self._sleep = sleep
         self._key = settings.admin_key.reveal()
+        try:
+            proxy = proxy_for(settings.admin_url)
+        except UnusableProxy as error:
+            raise InvoiceError(str(error)) from None
         self._client = httpx.Client(
             base_url=settings.admin_url,
             timeout=TIMEOUT,
             transport=transport,
+            verify=tls_context(),
+            proxy=proxy.url if proxy else None,
+            trust_env=False,
             headers={"x-api-key": self._key, "anthropic-version": API_VERSION, "user-agent": "ccproxy"},
         )
 

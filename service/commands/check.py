@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from msgspec import Struct
 
+from service.egress import proxy_mistakes
 from service.oauth.credentials_file import CredentialsFile, NoLogin, OAuthTokens, Unreadable
 from service.settings import Route, Settings, port_of
 from service.settings.redis_url import place_of
@@ -47,6 +48,7 @@ async def check_all(settings: Settings, redis_url: str | None, database_url: str
         check_home(settings.home),
         *(Finding("notice", None, words) for words in settings.notices),
         *balancer_notes(settings),
+        *(Finding("egress", False, words) for words in proxy_mistakes(settings.outward_urls)),
         *found,
         *missing,
     ]

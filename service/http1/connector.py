@@ -1,7 +1,7 @@
 """Opens connections: DNS lookup, happy eyeballs, TLS handshake.
 
 Rules
-- Certificates are always verified, against SSL_CERT_FILE and SSL_CERT_DIR, or else the bundled ones.
+- Certificates are always verified (`egress.with_certificates`).
 - With several addresses the next one is tried after 250 ms (RFC 8305), alternating families; the first to connect wins.
   asyncio supports this, uvloop does not.
 - TLS sessions are resumed, which saves a round trip on each new connection to a provider.
@@ -10,16 +10,15 @@ Not here: when to connect (`pool`).
 """
 
 import asyncio
-import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from typing import Any
 
-import certifi
 import httpx
 
+from service.egress import with_certificates
 from service.http1.connection import UpstreamConnection
 from service.http1.request_head import Origin
 
@@ -76,10 +75,8 @@ class Connector:
 
     def _trust(self) -> "ResumingContext":
         if self._context is None:
-            self._context = ResumingContext(ssl.PROTOCOL_TLS_CLIENT)
+            self._context = with_certificates(ResumingContext(ssl.PROTOCOL_TLS_CLIENT))
             self._context.set_alpn_protocols(["http/1.1"])
-            file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-            self._context.load_verify_locations(file or (None if folder else certifi.where()), folder or None)
         return self._context
 
 

@@ -10,15 +10,14 @@ import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies
 
 import httpx
 
+from service.egress import Proxy, UnusableProxy, proxy_for, tls_context
 from service.http1.client import Http1Transport, HttpTimeouts
 from service.http1.connection import StaleSocket
 from service.http1.connector import SOCKET_OPTIONS
-from service.http1.no_proxy import is_direct, is_loopback
 from service.http1.request_head import CONTROLS, METHODS, base_of, target_under
 from service.ledger.events import FailureKind
 from service.protocol.content_coding import BadEncoding, ResponseDecoder, response_decoder
@@ -26,8 +25,6 @@ from service.settings import Timeouts, UpstreamTransport
 
 LIMITS = httpx.Limits(max_connections=1_000, max_keepalive_connections=100, keepalive_expiry=30)
 """Limits of httpx's transport; `pool` has those of our own, and the reasons."""
-
-USUAL_PORTS = {"http": 80, "https": 443}
 
 Headers = Sequence[tuple[bytes, bytes]]
 Content = bytes | AsyncIterator[bytes]
@@ -160,15 +157,15 @@ class UpstreamClient:
     ) -> UpstreamResponse:
         """Send a request to a target (path and query) below a fixed base URL, and wait for the response's head. The two
         are never joined and parsed as a URL. Raises UpstreamError."""
-        proxy = proxy_for(base_url, self._proxies) if self._proxies and not self._given else ""
         try:
+            proxy = proxy_for(base_url, self._proxies) if self._proxies and not self._given else None
             if self._lean and not proxy:
                 answer = await self._lean.open(method, base_url, target, headers, content, self._waits)
                 return UpstreamResponse(answer.status, answer.headers, answer)
             return await self._open_httpx(proxy, method, base_url, target, headers, content)
         except httpx.TransportError as error:
             raise UpstreamError(*failure_of(error)) from None
-        except ssl.SSLError as error:
+        except (ssl.SSLError, UnusableProxy) as error:
             raise UpstreamError("connect", str(error)) from None
         except httpx.InvalidURL as error:
             raise UpstreamError("bad_request", str(error)) from None
@@ -182,7 +179,7 @@ class UpstreamClient:
             await self._lean.aclose()
 
     async def _open_httpx(
-        self, proxy: str, method: str, base_url: str, target: bytes, headers: Headers, content: Content
+        self, proxy: Proxy | None, method: str, base_url: str, target: bytes, headers: Headers, content: Content
     ) -> UpstreamResponse:
         if method not in METHODS:
             raise httpx.LocalProtocolError("unsupported method")
@@ -214,19 +211,15 @@ class UpstreamClient:
         lowered = [(name.lower(), value) for name, value in response.headers.raw]
         return UpstreamResponse(response.status_code, lowered, HttpxBody(response, timeout))
 
-    def _transport(self, proxy: str) -> httpx.AsyncBaseTransport:
+    def _transport(self, proxy: Proxy | None) -> httpx.AsyncBaseTransport:
         if self._given:
             return self._given
-        if proxy not in self._by_proxy:
-            try:
-                self._by_proxy[proxy] = httpx.AsyncHTTPTransport(
-                    limits=LIMITS, retries=0, proxy=proxy or None, socket_options=SOCKET_OPTIONS
-                )
-            except (ValueError, ImportError):
-                raise UpstreamError(
-                    "connect", "HTTPS_PROXY is not the URL of an HTTP proxy, such as http://host:3128"
-                ) from None
-        return self._by_proxy[proxy]
+        url = proxy.url if proxy else ""
+        if url not in self._by_proxy:
+            self._by_proxy[url] = httpx.AsyncHTTPTransport(
+                limits=LIMITS, retries=0, verify=tls_context(), proxy=url or None, socket_options=SOCKET_OPTIONS
+            )
+        return self._by_proxy[url]
 
 
 class HttpxBody:
@@ -276,17 +269,6 @@ class Trace:
         """Handle one trace event."""
         if name == "connection.connect_tcp.started":
             self.connected = True
-
-
-def proxy_for(url: str, proxies: Mapping[str, str]) -> str:
-    """Return the HTTP proxy for a URL, "" for none; `proxies` as returned by `getproxies`. Never a proxy for the
-    loopback: it would connect to its own, and receive the provider's key."""
-    parts = urlsplit(url)
-    proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
-    host, port = parts.hostname or "", parts.port or USUAL_PORTS.get(parts.scheme, 0)
-    if not proxy or is_loopback(host) or is_direct(host, port, proxies.get("no", "")) or proxy_bypass(host):
-        return ""
-    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def fault_in(response: httpx.Response) -> str:

@@ -6,13 +6,12 @@ Source: requests and responses of public clients; there is no official documenta
 
 import asyncio
 import re
-from urllib.request import getproxies
 
 import httpx
 import msgspec
 from msgspec import Struct
 
-from service.http1.upstream import proxy_for
+from service.egress import UnusableProxy, proxy_for, tls_context
 from service.oauth.credentials_file import OAuthTokens, is_token
 from service.protocol.content_coding import BadEncoding, stages_of, through
 from service.settings import OAuth
@@ -69,6 +68,8 @@ class TokenEndpoint:
                 status, headers, content = await self._post(ask)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError, ValueError) as error:
             raise TryLater(f"can't be reached ({type(error).__name__})") from None
+        except UnusableProxy as error:
+            raise TryLater(f"can't be reached: {error}") from None
         if status != 200:
             raise failure_of(status, headers, content)
         return issued_tokens(content, refresh_token, now_ms)
@@ -86,12 +87,12 @@ class TokenEndpoint:
             return response.status_code, response.headers, decoded(raw, response.headers.get("content-encoding", ""))
 
     def _client(self) -> httpx.AsyncClient:
-        """Create a client with the same HTTP proxy and certificates as for the providers; httpx would parse NO_PROXY
+        """Create a client with the same proxy and certificates as for the providers; httpx would parse NO_PROXY
         differently."""
-        proxy = proxy_for(self._oauth.refresh_url, getproxies())
+        proxy = proxy_for(self._oauth.refresh_url)
         timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_S)
         return httpx.AsyncClient(
-            timeout=timeout, proxy=proxy or None, verify=httpx.create_ssl_context(), trust_env=False
+            timeout=timeout, proxy=proxy.url if proxy else None, verify=tls_context(), trust_env=False
         )
 
 

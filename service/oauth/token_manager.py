@@ -241,6 +241,8 @@ class TokenManager:
             await self._read_current()
         except OSError as error:
             self._back_off(TryLater(f"{self._file.path}: {error.strerror or type(error).__name__}"))
+        except Exception as error:  # noqa: BLE001 - whatever a library raises becomes the route's state
+            self._back_off(TryLater(f"unexpected {type(error).__name__}; see the log"), exc_info=True)
 
     async def _can_refresh(self) -> bool:
         """Return True if the file holds a usable refresh token and can be written; else sets `trouble`."""
@@ -262,14 +264,15 @@ class TokenManager:
         else:
             self.trouble = f"the token in {path} has expired, and the file is not writable; start Claude Code once"
 
-    def _back_off(self, error: TryLater) -> None:
+    def _back_off(self, error: TryLater, *, exc_info: bool = False) -> None:
         """Schedule the next try, with growing delays, or as the endpoint requested."""
         backoff_ms = min(BACKOFF_CAP_MS, BACKOFF_MS << min(self._failures, 10))
         wait_ms = max(backoff_ms, min(RETRY_AFTER_CAP_MS, int(error.after_s * 1000)))
         self._failures += 1
         self._not_before_ms = self._now_ms() + wait_ms
         self.trouble = f"the token has expired and was not refreshed: {error}; next attempt in {wait_ms // 1000} s"
-        log.warning("oauth.not_refreshed", extra={"route": self._route, "why": str(error), "again_ms": wait_ms})
+        extra = {"route": self._route, "why": str(error), "again_ms": wait_ms}
+        log.warning("oauth.not_refreshed", extra=extra, exc_info=exc_info)
 
     async def _refresh_locked(self) -> None:
         """Refresh under the file's lock and the fleet's lease, unless another process does."""

@@ -534,6 +534,13 @@ class Settings(Struct, frozen=True, kw_only=True):
         return max(2, -(-self.database_connect_ms // 1000))
 
     @property
+    def outward_urls(self) -> tuple[str, ...]:
+        """The addresses of the servers that are asked: of routes that are on, and of the token endpoint."""
+        on = [route for route in (*self.routes, self.client_route) if route.off is None]
+        refreshed = [self.oauth.refresh_url for route in on if route.auth == "oauth"]
+        return (*(route.base_url for route in on), *refreshed)
+
+    @property
     def digest(self) -> str:
         """A short hash of routes, policy and prices, without secrets; equal settings have equal digests."""
         routes = [

@@ -68,8 +68,10 @@ WITHOUT_FIELD = (
     Setting(
         "HTTPS_PROXY",
         Section.NETWORK,
-        f"HTTP proxy for requests to providers; `NO_PROXY` excludes names, addresses and networks; {ENVIRONMENT_ONLY}",
+        "HTTP or SOCKS 5 proxy for requests to providers; `NO_PROXY` excludes names, addresses and networks; "
+        f"{ENVIRONMENT_ONLY}",
     ),
+    Setting("ALL_PROXY", Section.NETWORK, f"the same, where HTTPS_PROXY is not set; {ENVIRONMENT_ONLY}"),
 )
 """Variables that are read before the settings or by others, and those that are accepted without effect."""
 OBSOLETE_PREFIXES = ("OPENROUTER_", "NODE_ENV")

@@ -8,7 +8,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 MODULES = 3
 """A function's name may stand in so many modules."""
-WORKERS_MAY_IMPORT = ("service.ledger", "service.redis_client", "service.settings", "service.telemetry")
+WORKERS_MAY_IMPORT = (
+    "service.egress",
+    "service.ledger",
+    "service.redis_client",
+    "service.settings",
+    "service.telemetry",
+)
 
 
 @cache

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.http1.upstream import UpstreamClient, proxy_for
+from service.egress import proxy_for
+from service.http1.upstream import UpstreamClient
 from service.settings import Timeouts
 from tests.attacks.raw import ByteProvider, answer, byte_provider, raw_client, request
 from tests.support.proxies import ANTHROPIC_KEY, ASK, Server
@@ -125,9 +126,11 @@ async def test_a_hostile_proxy_learns_nothing(
 def test_the_loopback_is_asked_directly(host: str) -> None:
     """A proxy would take it for its own, and be given the key in the clear."""
     proxies = {"http": "http://proxy:3128", "https": "http://proxy:3128", "all": "http://proxy:3128"}
-    assert proxy_for(f"http://{host}:8080", proxies) == proxy_for(f"https://{host}:8080", proxies) == ""
+    assert proxy_for(f"http://{host}:8080", proxies) is proxy_for(f"https://{host}:8080", proxies) is None
     for other in ("http://127.0.0.1.evil.test", "http://localhost.evil.test", "http://10.0.0.1", "http://notlocalhost"):
-        assert proxy_for(other, proxies) == "http://proxy:3128", other
+        found = proxy_for(other, proxies)
+        assert found, other
+        assert found.url == "http://proxy:3128", other
 
 
 async def test_no_netrc_is_read(tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ DECLARED = [each for struct in (Settings, InvoiceSettings, *ROUTE_SETTINGS, Data
 READ_BY_OTHERS = {
     "CCPROXY_CONFIG": "service/settings/files.py",
     "NO_COLOR": "service/telemetry/log.py",
-    "SSL_CERT_FILE": "service/http1/connector.py",
+    "SSL_CERT_FILE": "service/egress.py",
 }
 """HTTPS_PROXY is read by the standard library: `urllib.request.getproxies`."""
 
@@ -74,7 +74,7 @@ def test_the_parts_of_routes_and_of_the_database_are_used() -> None:
 
 def test_a_variable_without_a_field_is_read_by_others_or_says_that_it_has_no_effect() -> None:
     documented = {one.variable for one in WITHOUT_FIELD if not one.meaning.startswith("accepted without effect")}
-    assert documented == READ_BY_OTHERS.keys() | {"HTTPS_PROXY"}
+    assert documented == READ_BY_OTHERS.keys() | {"HTTPS_PROXY", "ALL_PROXY"}
     for name, place in READ_BY_OTHERS.items():
         tree = ast.parse((ROOT / place).read_text(encoding="utf-8"))
         assert name in {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}

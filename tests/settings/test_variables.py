@@ -145,6 +145,7 @@ ELSEWHERE = {
     "NO_COLOR": "read by the log",
     "SSL_CERT_FILE": "read by the transport",
     "HTTPS_PROXY": "read by the transport",
+    "ALL_PROXY": "read by the transport",
     "ANTHROPIC_ADMIN_KEY": "tested with the invoice",
     "ANTHROPIC_ADMIN_URL": "tested with the invoice",
 }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.http1.no_proxy import is_direct
+from service.no_proxy import is_direct
 
 
 @pytest.mark.parametrize(
