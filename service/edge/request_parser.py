@@ -53,6 +53,7 @@ def client_request_of(
         shared=client.shared,
         withhold=client.withhold,
         only_routes=client.key.routes if client.key else (),
+        only_models=client.key.models if client.key else (),
         arrived_ms=now_ms,
     )
     if target.endpoint not in READ_BODIES:

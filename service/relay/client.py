@@ -48,8 +48,9 @@ class ClientRequest(Struct, kw_only=True):
         provider can't keep (`routing.request_fields`).
     client
         `credential` is the client's own, "" when it sent none but a key of this proxy; `withhold` names the headers
-        that hold such a key. `only_routes` are the owner's routes that the client's key may use, empty: all. `chain`:
-        all routes that the client may use, in order. `base_url` is this proxy as the client sees it.
+        that hold such a key. `only_routes` are the owner's routes that the client's key may use, `only_models`
+        patterns of models, empty: all. `chain`: all routes that the client may use, in order. `base_url` is this proxy
+        as the client sees it.
     thread
         `threaded`: the request begins or continues a thread. What it continues, at `previous_message_id`, is not in it.
     session
@@ -95,6 +96,7 @@ class ClientRequest(Struct, kw_only=True):
     owner: str | None = None
     shared: bool = False
     only_routes: tuple[str, ...] = ()
+    only_models: tuple[str, ...] = ()
     chain: tuple[Route, ...] = ()
     withhold: tuple[bytes, ...] = ()
     base_url: str = ""

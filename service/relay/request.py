@@ -31,6 +31,7 @@ from service.relay.attempt import AttemptOutcome, AttemptPlan
 from service.relay.attempt_runner import AttemptRunner
 from service.relay.client import ClientRequest, ClientResponse, ResponseWriter
 from service.relay.client_stream import ClientStream
+from service.relay.model_list import ModelList
 from service.relay.recorder import AttemptRecorder
 from service.relay.request_plan import RequestPlan, RequestPlanner
 from service.relay.responses import ResponseRelay
@@ -84,6 +85,7 @@ class Relay:
             admission=admission,
             clock=clock,
         )
+        self._models = ModelList(settings, runner=self._runner, recorder=self._recorder, clock=clock)
         self._verdicts = VerdictResponse(settings, clock)
         self._under_way = 0
 
@@ -127,6 +129,8 @@ class Relay:
         self, request: ClientRequest, plan: RequestPlan, response: ClientResponse, writer: ResponseWriter
     ) -> None:
         """Make attempts until the plan has a verdict."""
+        if request.endpoint == "models" and await self._models.answer(request, plan, response):
+            return
         while attempt := plan.attempt:
             if attempt.wait_ms:
                 await asyncio.sleep(attempt.wait_ms / 1000)
