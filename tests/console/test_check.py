@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from service.commands.check import (
     Finding,
+    balancer_notes,
     check_address,
     check_all,
     check_home,
@@ -222,6 +223,28 @@ def test_a_file_is_no_home(tmp_path: Path) -> None:
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         finding = check_home(place)
         assert (finding.ok, "CCPROXY_HOME" in finding.words) == (False, True)
+
+
+# -- what stands before the proxy
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, None),
+        ({"TRUSTED_PROXIES": "10.0.0.0/8"}, "answers in one piece may have no byte for 600 s"),
+        ({"PROXY_HOST": "192.0.2.1", "PROXY_API_KEYS": "k" * 32, "API_TIMEOUT_MS": "90000"}, "no byte for 90 s"),
+        ({"TRUSTED_PROXIES": "10.0.0.0/8", "API_HEAD_AFTER_MS": "0"}, "streams, and answers in one piece"),
+        ({"TRUSTED_PROXIES": "10.0.0.0/8", "API_HEAD_AFTER_MS": "60000"}, "streams, and answers in one piece"),
+    ],
+)
+def test_what_a_balancer_has_to_wait_for_is_named(tmp_path: Path, variables: dict[str, str], words: str | None) -> None:
+    """Where there may be one; it is no fault."""
+    findings = balancer_notes(load(environ={"CCPROXY_HOME": str(tmp_path), **variables}))
+    assert [finding.ok for finding in findings] == ([] if words is None else [None])
+    for finding in findings:
+        assert str(words) in finding.words
+        assert "nginx: proxy_read_timeout" in finding.words
 
 
 # -- all of it

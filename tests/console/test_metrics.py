@@ -64,6 +64,19 @@ async def test_what_has_no_price_is_counted_by_model(server: Server, anthropic: 
     assert "ccproxy_cost_usd_total" not in found
 
 
+async def test_early_heads_are_counted_by_outcome(server: Server, anthropic: FakeProvider) -> None:
+    """Content in time is none; a failure behind the head is not what its status says."""
+    served = await server.start(anthropic=anthropic, head_after_ms=100)
+    anthropic.script(
+        reply.message(), reply.slow(300), reply.error(529).pausing(300), reply.bad_request("no").pausing(300)
+    )
+    for _ in range(4):
+        assert (await served.ask()).status_code == 200
+    found = await read(served)
+    assert found["ccproxy_early_heads_total"] == {("ok",): 1, ("provider_error",): 1, ("client_error",): 1}
+    assert found["ccproxy_requests_total"][("messages", "ok")] == 2
+
+
 async def test_what_no_rule_knows_and_cool_downs_are_counted(server: Server, anthropic: FakeProvider) -> None:
     """Errors by route alone, cool-downs by whose they are; never a word of an error."""
     served = await server.start(anthropic=anthropic)

@@ -9,6 +9,7 @@ from tests.fakes import Reply, Usage, reply
 from tests.support.installation import Installation, Proxy
 from tests.support.ledger_reader import LedgerReader
 from tests.support.messages import ASK, HEADERS, STREAM, ask, client_of, event_names
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 WHOLE = 48_000_000
@@ -92,3 +93,35 @@ def test_aborted_attempts_move_no_circuit(http: httpx.Client, installation: Inst
     [reading] = [route for route in ledger.status()["routes"] if route["route"] == "anthropic"]
     assert reading["aborted"] >= 6
     assert reading["failures_in_row"] == 0
+
+
+EARLY = {"API_HEAD_AFTER_MS": "200"}
+
+
+def test_a_client_that_leaves_behind_an_early_head(installation: Installation, ledger: LedgerReader) -> None:
+    """It has a status and pings, and no content: the attempt is aborted, and the ledger says that the head had gone."""
+    proxy = installation.start_proxy(EARLY)
+    installation.anthropic.script(reply.hang("message_start"))
+    with client_of(proxy.url) as client, client.stream("POST", "/v1/messages", json=STREAM, headers=HEADERS) as answer:
+        request_id = answer.headers["x-ccproxy-request-id"]
+        assert next(answer.iter_raw()).startswith(b"event: ping\n")
+    installation.anthropic.wait_until(lambda: installation.anthropic.requests[0].aborted)
+    [end] = ledger.wait_for_ends(request_id)
+    assert (end["outcome"], end["early_head"]) == ("aborted", True)
+    assert installation.zai.requests == []
+
+
+def test_a_proxy_that_is_killed_behind_an_early_head(installation: Installation, ledger: LedgerReader) -> None:
+    """Its client sees a broken answer, not the end of one; the attempt stands on the ledger as begun."""
+    proxy = installation.start_proxy(EARLY)
+    installation.anthropic.script(reply.hang("message_start"))
+    with client_of(proxy.url) as client, client.stream("POST", "/v1/messages", json=STREAM, headers=HEADERS) as answer:
+        request_id = answer.headers["x-ccproxy-request-id"]
+        parts = answer.iter_raw()
+        assert next(parts).startswith(b"event: ping\n")
+        proxy.kill()
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(parts)
+    query = "SELECT count(*) FROM ccproxy.events WHERE type = 'attempt_started' AND body->>'request_id' = %s"
+    eventually(lambda: ledger.number(query, request_id) == 1)
+    assert ledger.ended([request_id]) == []

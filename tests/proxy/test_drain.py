@@ -125,3 +125,19 @@ async def test_a_stream_without_an_end_ends_with_the_process(
             async for _ in lines:
                 pass
     assert answer.status_code == 200
+
+
+async def test_a_stream_whose_content_never_came_ends_with_an_error(server: Server, anthropic: FakeProvider) -> None:
+    """Its head has gone, so that no status can tell that the proxy stops."""
+    served = await server.start(anthropic=anthropic, head_after_ms=50)
+    anthropic.script(reply.hang("message_start"))
+    async with connected(served) as wire:
+        await wire.send(request_bytes(STREAM_BYTES))
+        await wire.until(b"event: ping")
+        stop = asyncio.create_task(served.proxy.stop())
+        await asyncio.sleep(0)
+        served.proxy.stop_now()
+        got = chunked(await wire.until(b"0\r\n\r\n"))
+        await stop
+    assert b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error"' in got
+    assert served.told == [("anthropic", "aborted", "")]
