@@ -5,20 +5,17 @@ Each check returns the refusal, or None. The wordings were gathered from public 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from tests.fakes import reply
+from tests.fakes.body_rules import ANTHROPIC_RULES, ZAI_RULES, broken_rule
 from tests.fakes.vendors import OAUTH_BETA, OAUTH_TOKEN_PREFIX, Vendor
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
     from tests.fakes.language import Received, Reply
-
-TOOL_ID = re.compile(r"^[a-zA-Z0-9_-]+$")
-SERVER_TOOL_ID = re.compile(r"^srvtoolu_[a-zA-Z0-9_]+$")
 
 # Body fields that Anthropic takes only together with a beta.
 BETA_PAIRS = {"context_management": "context-management-2025-06-27"}
@@ -87,8 +84,15 @@ def check_message(
     if model_prefixes and not model.startswith(model_prefixes):
         return reply.model_not_found(model) if vendor.style == "anthropic" else reply.zai_error(1211)
     if vendor.style == "anthropic":
-        return _check_betas(request, body) or _check_blocks(body, vendor)
-    return None
+        return _check_betas(request, body) or _refused(broken_rule(body, ANTHROPIC_RULES), None)
+    return _refused(broken_rule(body, ZAI_RULES), 1214)
+
+
+def _refused(words: str, code: int | None) -> Reply | None:
+    """The refusal of a body that breaks a rule, if it does."""
+    if not words:
+        return None
+    return reply.zai_error(code, message=words) if code else reply.bad_request(words)
 
 
 def _check_betas(request: Received, body: dict[str, Any]) -> Reply | None:
@@ -97,27 +101,3 @@ def _check_betas(request: Received, body: dict[str, Any]) -> Reply | None:
         if name in body and beta not in sent:
             return reply.bad_request(f"{name}: Extra inputs are not permitted")
     return None
-
-
-def _check_blocks(body: dict[str, Any], vendor: Vendor) -> Reply | None:
-    """Signatures and ids that another vendor made are refused."""
-    for place, block in _blocks(body):
-        kind = block.get("type")
-        signature = str(block.get("signature", ""))
-        if kind == "thinking" and not signature.startswith(f"sig-{vendor.style}-"):
-            return reply.bad_request(f"{place}: Invalid `signature` in `thinking` block")
-        if kind == "tool_use" and not TOOL_ID.match(str(block.get("id"))):
-            return reply.bad_request(f"{place}.tool_use.id: String should match pattern '{TOOL_ID.pattern}'")
-        if kind == "server_tool_use" and not SERVER_TOOL_ID.match(str(block.get("id"))):
-            pattern = SERVER_TOOL_ID.pattern
-            return reply.bad_request(f"{place}.server_tool_use.id: String should match pattern '{pattern}'")
-    return None
-
-
-def _blocks(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    messages = body.get("messages")
-    for number, message in enumerate(messages if isinstance(messages, list) else []):
-        content = message.get("content") if isinstance(message, dict) else None
-        for index, block in enumerate(content if isinstance(content, list) else []):
-            if isinstance(block, dict):
-                yield f"messages.{number}.content.{index}", block

@@ -341,11 +341,37 @@ def test_unknown_paths_are_not_found(client: httpx.Client) -> None:
     [
         ({"model": "glm-5.2"}, "model: glm-5.2"),
         ({"context_management": {}}, "Extra inputs are not permitted"),
-        ({"messages": [{"role": "a", "content": [{"type": "thinking", "signature": "sig-zai-1"}]}]}, "`signature`"),
-        ({"messages": [{"role": "a", "content": [{"type": "tool_use", "id": "a.b"}]}]}, "String should match pattern"),
-        ({"messages": [{"role": "a", "content": [{"type": "server_tool_use", "id": "call_1"}]}]}, "srvtoolu_"),
+        ({"messages": [{"role": "assistant", "content": [{"type": "thinking", "signature": "sig-zai-1"}]}]}, "`sig"),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "a.b"}]}]},
+            "String should match pattern",
+        ),
+        ({"messages": [{"role": "assistant", "content": [{"type": "server_tool_use", "id": "call_1"}]}]}, "srvtoolu_"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}]}, "must be non-empty"),
+        ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t"}]}]}, "unexpected"),
+        (
+            {
+                "max_tokens": 4_000,
+                "thinking": {"type": "enabled", "budget_tokens": 1_024},
+                "messages": [
+                    {"role": "user", "content": "ls"},
+                    {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "n", "input": {}}]},
+                    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "ok"}]},
+                ],
+            },
+            "Expected `thinking`",
+        ),
     ],
-    ids=["model", "beta pair", "signature", "tool id", "server tool id"],
+    ids=[
+        "model",
+        "beta pair",
+        "signature",
+        "tool id",
+        "server tool id",
+        "empty text",
+        "lost result",
+        "no first thought",
+    ],
 )
 def test_another_vendors_leavings_are_refused(
     fake: FakeProvider, client: httpx.Client, change: dict[str, Any], wording: str

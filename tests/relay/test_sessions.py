@@ -39,6 +39,7 @@ api_key = "zai-in-memory-bbbbbbbbbbbbbbbbbbbb"
 CALL = {"role": "assistant", "content": [{"type": "tool_use", "id": "toolu_1", "name": "ls", "input": {}}]}
 RESULT = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "a"}]}
 THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "c2ln"}
+ANSWER = {"role": "assistant", "content": "so"}
 REMINDER = {"role": "system", "content": "remember"}
 HELLO = ASK["messages"][0]
 
@@ -279,7 +280,7 @@ async def test_a_session_over_sockets_goes_back_after_an_outage(
         return str(answer.headers["x-ccproxy-route"])
 
     assert [await route(), await route(CALL, RESULT), await route(CALL, RESULT, REMINDER)] == ["zai"] * 3
-    assert [await route(CALL, RESULT, CALL, HELLO), await route(CALL, RESULT)] == ["anthropic"] * 2
+    assert [await route(CALL, RESULT, ANSWER, HELLO), await route(CALL, RESULT)] == ["anthropic"] * 2
 
 
 async def test_a_session_over_sockets_is_back_with_its_own_probe_and_stays(

@@ -9,12 +9,14 @@ from msgspec.structs import replace
 
 from service.ledger.events import FailureKind, FailureScope
 from service.routing.failover import (
+    NO_ORIGIN,
     RESERVED_WAIT_MS,
     SHORT_WAIT_MS,
     SLOT_WAITS_MS,
     AdmissionDenied,
     Attempt,
     AttemptResult,
+    ThoughtOrigin,
     Verdict,
     failover,
 )
@@ -66,9 +68,10 @@ def run(
     policy: Policy = POLICY,
     model: str = MODEL,
     over: int = 0,
+    thoughts: ThoughtOrigin = NO_ORIGIN,
 ) -> tuple[list[Attempt], Verdict]:
     """Play a plan: the outcomes in order, the last again and again; after attempt `over` nothing more can be done."""
-    plan = failover(candidates, policy, model)
+    plan = failover(candidates, policy, model, thoughts=lambda: thoughts)
     attempts: list[Attempt] = []
     told = list(outcomes)
     try:
@@ -618,6 +621,41 @@ def test_a_refused_signature_costs_one_more_try_without_the_thoughts() -> None:
     attempts, verdict = run(CHAIN, [SIGNATURE])
     assert tried(attempts) == ["anthropic", "anthropic"]
     assert (verdict.kind, verdict.number) == ("relayed", 1)
+
+
+MISSED = Failure("bad_request", "request", 0, "m: Expected `thinking` or `redacted_thinking`, but found `text`.", 400)
+FOREIGN = replace(SIGNATURE, error_code="organization_binding_mismatch")
+
+
+def test_a_thought_that_is_missed_costs_one_more_try_without_thinking() -> None:
+    """Also after one that was refused: each cure is tried once on a route."""
+    attempts, verdict = run(CHAIN, [MISSED, None])
+    cures = [(attempt.candidate.without_thinking, attempt.candidate.thinking_off) for attempt in attempts]
+    assert (tried(attempts), cures) == (["anthropic", "anthropic"], [(False, False), (False, True)])
+    assert verdict.kind == "answered"
+    attempts, verdict = run(CHAIN, [SIGNATURE, MISSED, None])
+    cures = [(attempt.candidate.without_thinking, attempt.candidate.thinking_off) for attempt in attempts]
+    assert cures == [(False, False), (True, False), (True, True)]
+    attempts, verdict = run(CHAIN, [MISSED])
+    assert (len(attempts), verdict.kind, verdict.number) == (2, "relayed", 1)
+
+
+def test_who_made_a_foreign_thought_is_asked_first() -> None:
+    """Then the same route again, without the thoughts; nobody else made them."""
+    chain = [Candidate(S, MODEL), Candidate(Z, "glm-5.2"), Candidate(A, MODEL)]
+    attempts, _ = run(chain, [FOREIGN, OVERLOADED, None], thoughts=ThoughtOrigin("anthropic", "anthropic"))
+    assert tried(attempts) == ["subscription", "anthropic", "subscription"]
+    assert [attempt.candidate.without_thinking for attempt in attempts] == [False, False, True]
+    attempts, _ = run(chain, [FOREIGN, None], thoughts=ThoughtOrigin(maker="subscription"))
+    assert tried(attempts) == ["subscription", "subscription"]
+    attempts, _ = run(chain, [FOREIGN, None])
+    assert tried(attempts) == ["subscription", "subscription"]
+
+
+def test_a_foreign_thought_on_the_sessions_own_route_is_the_answer() -> None:
+    """No move of ours has brought it."""
+    attempts, verdict = run(CHAIN, [FOREIGN], thoughts=ThoughtOrigin("anthropic", "anthropic"))
+    assert (tried(attempts), verdict.kind, verdict.number) == (["anthropic"], "relayed", 1)
 
 
 def test_a_refused_signature_counts_within_the_bound() -> None:
