@@ -33,7 +33,7 @@ NO_TOKENS = TokenCounts()
 
 
 class Estimate(NamedTuple):
-    """Estimated usage of a lost attempt; the cost is None if no comparable attempt had a price."""
+    """Estimated usage of a lost attempt; the cost is None if comparable attempts had no price."""
 
     tokens: TokenCounts
     cost_nusd: int | None
@@ -84,7 +84,8 @@ def lost_event(attempt_id: str, attempt: OpenAttempt, estimate: Estimate, now_ms
 def mean_of(ledger: RouteLedger, model: str, now_ms: int) -> Estimate:
     """Estimate an attempt of this model as the mean of the route's answered ones in the last hours; zero if none.
 
-    Earlier estimates are part of it, in tokens and in count, and so don't shift the mean.
+    Earlier estimates are part of it, in tokens and in count, and so don't shift the mean. What has no price is not
+    free: with any of it among them, the mean has none.
     """
     oldest = now_ms // fold.HOUR_MS - MEAN_HOURS
     total = Usage()
@@ -102,8 +103,7 @@ def mean_of(ledger: RouteLedger, model: str, now_ms: int) -> Estimate:
         cache_write_5m=total.cache_write_5m // answered,
         cache_write_1h=total.cache_write_1h // answered,
     )
-    priced = total.unpriced < total.attempts + total.batch_items
-    return Estimate(tokens, total.cost_nusd // answered if priced else None)
+    return Estimate(tokens, None if total.unpriced else total.cost_nusd // answered)
 
 
 class LostAttempts:

@@ -210,7 +210,7 @@ class Metrics:
                 self._count_start(now_ms, route, event)
                 continue
             self._count_unread(route, event.unread)
-            if not isinstance(event, ResourceUsed):
+            if not isinstance(event, ResourceUsed) and (event.lines or event.cost_nusd is None):
                 self._count_unpriced(route, event)
             if isinstance(event, AttemptEnded):
                 self._count_end(route, event)

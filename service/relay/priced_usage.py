@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from service.ledger.events import TokenCounts, UsageLine
 from service.ledger.model_names import canonical
-from service.ledger.price import STANDARD, PriceList, cost_nusd
+from service.ledger.price import STANDARD, PriceList, cost_nusd, line_nusd
 from service.ledger.usage_lines import NO_TOKENS, total_nusd, total_tokens
 from service.protocol.usage_reader import UsageReading
 
@@ -31,26 +31,10 @@ def price_usage(usage: UsageReading, model: str, prices: PriceList, at_ms: int, 
         cost = 0 if tokens == NO_TOKENS else cost_nusd(tokens, served or model, prices, at_ms=at_ms, tier=tier)
         return PricedUsage(tokens, cost, served)
     lines = tuple(
-        replace(line, cost_nusd=line_nusd(line, prices, at_ms, tier or line.tier))
+        replace(line, cost_nusd=line_nusd(line, prices, at_ms=at_ms, tier=tier))
         for line in usage.lines(served or model)
     )
     return PricedUsage(total_tokens(lines), total_nusd(lines), served, lines)
-
-
-def line_nusd(line: UsageLine, prices: PriceList, at_ms: int, tier: str) -> int | None:
-    """Return the price of a line; None if it has none, and 0 for what the provider does not bill."""
-    if line.unbilled:
-        return 0
-    return cost_nusd(
-        line.tokens,
-        line.model,
-        prices,
-        at_ms=at_ms,
-        tools=line.tools,
-        tier=tier,
-        speed=line.speed,
-        geo=line.geo,
-    )
 
 
 def is_same_model(one: str, other: str) -> bool:

@@ -1,15 +1,21 @@
 """What has no price is marked wherever a cost is shown: in `status`, `keys list`, the admin API and the overview."""
 
 import pytest
+from msgspec.structs import replace
 
 from service.commands.keys import cost_in_words
 from service.commands.terminal_views import notes
+from service.console.event_text import view_of as view_of_event
 from service.console.overview import keys_of, overview_of
+from service.console.requests import request_of
+from service.ledger import ids
+from service.ledger.events import PriceChange, UsageRepriced
 from service.ledger.state import ClientKey, ControlLedger, RouteLedger, Usage
 from service.routing.keys import read_key
 from service.routing.route_status import fields_of, read_route_status, reading_of
 from service.routing.view import View
 from service.settings import Settings, from_variables
+from tests.support.event_factories import ended
 from tests.support.routing_factories import HOUR_MS, MONDAY_MS, NOW_MS, view_of
 
 HOUR = NOW_MS // HOUR_MS
@@ -65,3 +71,29 @@ def test_a_keys_cost_is_marked_and_what_counts_is_shown(settings: Settings, view
     assert (key.used_cost_nusd, key.unpriced, key.counted_cost_nusd) == (5_000_000, 3, COUNTED_NUSD)
     carl = read_key("carl", LIMITED, view, settings.policy.quota, settings.prices, NOW_MS)
     assert cost_in_words(carl) == "$0.00"
+
+
+def test_a_request_costs_what_its_newest_price_says() -> None:
+    """Of several prices the one that no other follows, however they are read; an end's is not its estimate's."""
+    end = ended(1, cost_nusd=None)
+    first = UsageRepriced(
+        event_id=ids.repriced_id(end.event_id), at_ms=end.at_ms, of=end.event_id, attempt_id=end.attempt_id,
+        request_id=end.request_id, changes=(PriceChange("m", None, 7),), price_version="2",
+    )  # fmt: skip
+    second = replace(first, event_id=ids.repriced_id(first.event_id), changes=(PriceChange("m", 7, 10**9),))
+    estimate = replace(
+        first, event_id=ids.derived_id(end.event_id, "x"), of_lost=True, changes=(PriceChange("m", 0, 5),)
+    )
+    views = [view_of_event("anthropic", event) for event in (second, end, estimate, first)]
+    shown = request_of(end.request_id, [view for view in views if view])
+    assert [attempt.cost_nusd for attempt in shown.attempts] == [10**9]
+    assert [view.words for view in views if view and view.type == "usage_repriced"] == [
+        "priced again by 2: $1.0000, before $0.0000",
+        "priced again by 2: $0.0000, before $0.0000",
+        "priced again by 2: $0.0000, before $0.0000, 1 without a price",
+    ]
+    unknown = replace(first, changes=(PriceChange("m", 7, None),))
+    shown = request_of(
+        end.request_id, [view for event in (end, unknown) if (view := view_of_event("anthropic", event))]
+    )
+    assert [attempt.cost_nusd for attempt in shown.attempts] == [None]

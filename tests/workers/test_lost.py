@@ -228,6 +228,11 @@ def usage(**counts: int) -> RouteLedger:
         pytest.param(
             usage(attempts=2, unpriced=2, input=40), Estimate(TokenCounts(20), None), id="a model without a price"
         ),
+        pytest.param(
+            usage(attempts=2, unpriced=1, input=40, cost_nusd=500),
+            Estimate(TokenCounts(20), None),
+            id="what has no price is not free",
+        ),
     ],
 )
 def test_the_estimate_is_the_mean_of_an_answered_attempt(ledger: RouteLedger, estimate: Estimate) -> None:
