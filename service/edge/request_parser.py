@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 from service.edge.body_reader import READ_BODIES
 from service.edge.keys import CallerIdentity
 from service.edge.request_target import RequestTarget, base_url_of
+from service.errors import MethodNotAllowed
 from service.relay import ClientRequest
 from service.settings import Settings
 
@@ -25,6 +26,12 @@ QUERY_NAMES = frozenset(
 """Parameters of lists that name a resource. Cursors such as `after_id` may name an item of anybody."""
 MOST_QUERY_IDS = 100
 """Maximum resources that a query names; a list has no more items."""
+METHODS: Mapping[str, str] = {
+    "/v1/messages": "POST",
+    "/v1/messages/count_tokens": "POST",
+    "/v1/models": "GET, HEAD",
+}
+"""The methods of endpoints that will have no others; for all other paths the provider decides."""
 STAINLESS_LIMIT_S = 3_600
 """The longest deadline that a client may have; a longer one is cut to it."""
 
@@ -57,12 +64,20 @@ def client_request_of(
         arrived_ms=now_ms,
     )
     if target.endpoint not in READ_BODIES:
+        check_method(request.method, target.path)
         request.resource_ids = path_ids(target)
         request.names_in_path = bool(request.resource_ids)
         if target.query:
             request.resource_ids += query_ids(target)
         request.base_url = base_url_of(scope, named, settings.base_path)
     return request
+
+
+def check_method(method: str, path: str) -> None:
+    """Raise MethodNotAllowed for what no provider serves, so that it spends no key."""
+    allowed = METHODS.get(path, method)
+    if method not in allowed:
+        raise MethodNotAllowed(f"{path} does not support {method}; it supports {allowed}", allowed=allowed)
 
 
 def path_ids(target: RequestTarget) -> tuple[str, ...]:

@@ -112,6 +112,43 @@ async def test_a_100_comes_before_the_body(server: Server, anthropic: FakeProvid
     assert old.startswith(b"HTTP/1.1 200 ")
 
 
+# -- what is no call of the API
+
+
+@pytest.mark.parametrize("keys", ["", "alice:0123456789abcdef0123"])
+@pytest.mark.parametrize("origin", ["", "origin: https://app.example\r\naccess-control-request-method: POST\r\n"])
+async def test_options_spend_no_key(server: Server, anthropic: FakeProvider, origin: str, keys: str) -> None:
+    """They are answered here, whoever asks: to a preflight of an allowed origin with what it needs."""
+    variables = {"PROXY_API_KEYS": keys, "ALLOWED_ORIGINS": "https://app.example"}
+    served = await server.start(anthropic=anthropic, variables=variables)
+    for path in ("/v1/messages", "/v1/models", "/v1/files/file_1", "/v1/anything"):
+        got = await told(served, f"OPTIONS {path} HTTP/1.1\r\nhost: localhost\r\n{origin}{LAST}\r\n".encode())
+        assert got.startswith(b"HTTP/1.1 204 ")
+        assert (b"access-control-allow-origin: https://app.example" in got) == bool(origin)
+    assert (anthropic.requests, served.told) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("path", "methods", "allowed"),
+    [
+        ("/v1/messages", ("GET", "HEAD", "PUT", "PATCH", "DELETE"), "POST"),
+        ("/v1/messages/", ("GET",), "POST"),
+        ("/v1/messages/count_tokens?beta=true", ("GET", "DELETE"), "POST"),
+        ("/v1/models", ("POST", "DELETE", "PUT"), "GET, HEAD"),
+    ],
+)
+async def test_methods_that_there_are_not_spend_no_key(
+    server: Server, anthropic: FakeProvider, path: str, methods: tuple[str, ...], allowed: str
+) -> None:
+    """A 405 that names the right ones, in Anthropic's shape."""
+    served = await server.start(anthropic=anthropic)
+    for method in methods:
+        answer = await served.http.request(method, path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+        assert method == "HEAD" or answer.json()["error"]["type"] == "invalid_request_error"
+    assert (anthropic.requests, served.told) == ([], [])
+
+
 # -- one connection, several requests
 
 
