@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +11,7 @@ from service.settings import load
 from tests.claude_code.claude import run_claude
 from tests.claude_code.tasks import CLIENTS_KEY, TASK, check_completed, serving, the_task
 from tests.fakes import FakeProvider, Reply, reply
+from tests.fakes.language import Text, Thinking, ToolUse
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:
@@ -95,6 +96,24 @@ def test_a_turn_ends_on_the_route_that_asked_for_a_tool(
     assert run.succeeded, (run.stderr, run.events)
     assert (run.result_text, run.api_retries) == ("It says that the heron is blue.", [])
     assert (anthropic_fake.scripted_left, zai_fake.scripted_left) == (0, 0)
+
+
+@pytest.mark.parametrize(("model", "thinking"), [("claude-opus-5-5", "adaptive"), ("claude-haiku-4-5", "disabled")])
+def test_a_turn_that_another_vendor_began_ends_at_anthropic(
+    proxy: ClaudeCodeProxy, anthropic_fake: FakeProvider, zai_fake: FakeProvider, note: Path, model: str, thinking: str
+) -> None:
+    """The fakes enforce the rules: no thought of Z.AI, nor its empty text, ends the turn; a budget of thinking goes."""
+    call = ToolUse("Read", {"file_path": str(note)}, "call_0")
+    anthropic_fake.script(reply.error(529))
+    zai_fake.script(reply.message(blocks=(Thinking("let me see"), Text("\n"), call)), reply.error(529).forever())
+    anthropic_fake.script(reply.message("It says that the heron is blue.").when(body="the heron is blue"))
+    run = run_claude(proxy.url, TASK, note.parent, env={"ANTHROPIC_MODEL": model, "MAX_THINKING_TOKENS": "4000"})
+    assert run.succeeded, (run.stderr, run.events)
+    assert (run.result_text, run.api_retries) == ("It says that the heron is blue.", [])
+    *_, last = anthropic_fake.requests_to("/v1/messages")
+    sent: Any = last.json["thinking"]
+    assert (b"let me see" in last.body, sent["type"]) == (False, thinking)
+    assert anthropic_fake.scripted_left == 0
 
 
 def test_its_own_key_through_a_proxy_without_one(anthropic_fake: FakeProvider, note: Path, tmp_path: Path) -> None:

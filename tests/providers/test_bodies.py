@@ -41,7 +41,11 @@ def cleaned(body: dict[str, Any], route: str = "anthropic", **options: Any) -> A
 
 
 def talk(*messages: tuple[str, Any], **fields: Any) -> dict[str, Any]:
-    return {"model": CLAUDE, "messages": [{"role": role, "content": content} for role, content in messages], **fields}
+    return {
+        "model": fields.pop("model", CLAUDE),
+        "messages": [{"role": role, "content": content} for role, content in messages],
+        **fields,
+    }
 
 
 def text(words: str) -> dict[str, Any]:
@@ -166,6 +170,25 @@ def test_thoughts_that_would_be_refused_are_left_out(
     body = talk(("user", "hi"), ("assistant", [SIGNED, UNSIGNED, BARE, REDACTED, text("so")]))
     blocks = cleaned(body, route, asked=asked, strip=strip)["messages"][1]["content"]
     assert blocks == [*left, text("so")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "anthropic/claude-opus-4-8",
+        "us.anthropic.claude-opus-4-8-20260115-v1:0",
+        "publishers/anthropic/models/claude-opus-4-8",
+        "claude-opus-4-8@20260115",
+        "Claude-Opus-4-8[1m]",
+    ],
+)
+def test_claude_is_claude_whatever_stands_around_its_name(name: str) -> None:
+    """Its thoughts stay at Anthropic, under its own name and a mapped one, and go to nobody else."""
+    body = talk(("user", "hi"), ("assistant", [SIGNED, text("so")]), model=name)
+    raw = msgspec.json.encode(body)
+    assert clean(raw, asked=name, sent=name) is raw
+    assert cleaned(body, asked=name)["messages"] == body["messages"]
+    assert cleaned(body, "zai", asked=name)["messages"][1]["content"] == [text("so")]
 
 
 def test_an_assistant_that_only_thought_is_dropped() -> None:
