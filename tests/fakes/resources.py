@@ -1,4 +1,4 @@
-"""What lives on the provider that made it: batches, files, threads, containers; and the list of models."""
+"""What lives on the provider that made it: batches, files, threads, containers, sessions; the list of models."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ class Resources:
     batch_requests: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     files: dict[str, tuple[dict[str, Any], bytes]] = field(default_factory=dict)
     message_ids: set[str] = field(default_factory=set)
+    sessions: dict[str, int] = field(default_factory=dict)
+    """Tokens that agents' sessions have used so far, by id."""
 
     def answer(self, request: Received, path: str) -> Reply | None:
         """The answer, None for a path that is no resource."""
@@ -40,6 +42,8 @@ class Resources:
             return self._models(request, rest)
         if first == "files":
             return self._files(request, rest)
+        if first == "sessions":
+            return self._sessions(rest)
         if first == "messages" and rest[:1] == ["batches"]:
             return self._batches(request, rest[1:])
         return None
@@ -100,6 +104,26 @@ class Resources:
         }
         self.files[file_id] = (metadata, content)
         return reply.json(metadata)
+
+    # -- sessions
+
+    def _sessions(self, rest: list[str]) -> Reply:
+        if not rest:
+            return reply.json({"data": [self._session(name) for name in self.sessions], "next_page": None})
+        if rest[0] not in self.sessions:
+            return reply.error(404, message=f"Session not found: {rest[0]}")
+        return reply.json(self._session(rest[0]))
+
+    def _session(self, name: str) -> dict[str, Any]:
+        tokens = self.sessions[name]
+        return {
+            "id": name,
+            "type": "session",
+            "status": "running",
+            "agent": {"type": "agent", "model": {"id": self.models[0], "speed": "standard"}},
+            "created_at": _stamp(),
+            "usage": {"input_tokens": tokens, "output_tokens": tokens // 10, "cache_read_input_tokens": 2 * tokens},
+        }
 
     # -- batches
 
