@@ -15,6 +15,7 @@ from redis import Redis
 
 from service.ledger import wire
 from workers.project import Projected
+from workers.readers import SnapshotReaders
 
 INTERVAL_S = 0.02
 """Minimum interval between snapshots of a stream from one worker."""
@@ -63,6 +64,7 @@ class Publisher:
         self._script = redis.register_script(files("workers").joinpath("publish.lua").read_text(encoding="utf-8"))
         self._stopping = stopping
         self._clock = clock
+        self._readers = SnapshotReaders(redis, clock)
         self._position: dict[str, int] = {}
         self._due_s: dict[str, float] = {}
 
@@ -81,7 +83,7 @@ class Publisher:
             return False
         change = wire.Change(stream, projected.epoch, projected.position)
         as_of_ms = time.time_ns() // 1_000_000
-        encoded = wire.encode_snapshot(snapshot_of(projected, as_of_ms))
+        encoded = wire.encode_snapshot(snapshot_of(projected, as_of_ms, self._readers.version()))
         outcome = self._script(
             keys=[wire.snapshot_key(stream), wire.route_key(stream), wire.events_key(stream)],
             args=[
@@ -117,14 +119,14 @@ class Publisher:
         return read_published(*pipeline.execute())
 
 
-def snapshot_of(projected: Projected, as_of_ms: int) -> wire.Snapshot:
-    """Return the ledger as a snapshot."""
+def snapshot_of(projected: Projected, as_of_ms: int, version: int) -> wire.Snapshot:
+    """Return the ledger as a snapshot of this version."""
     return wire.Snapshot(
-        version=wire.SNAPSHOT_VERSION,
+        version=version,
         stream=projected.stream,
         epoch=projected.epoch,
         position=projected.position,
         stream_id=projected.stream_id,
         as_of_ms=as_of_ms,
-        ledger=msgspec.Raw(wire.encode_ledger(projected.ledger)),
+        ledger=msgspec.Raw(wire.encode_ledger(wire.as_of_version(projected.ledger, version))),
     )

@@ -34,7 +34,9 @@ from service.ledger.wire import (
     CHANGES_CHANNEL,
     CONTROL,
     FINGERPRINT_KEY,
+    READS_FIELD,
     REPLICAS_KEY,
+    SNAPSHOT_VERSION,
     STREAMS_KEY,
     Snapshot,
     decode_change,
@@ -268,6 +270,7 @@ class Watcher:
             "pending": self._outbox.pending,
             "routes": ",".join(route.id for route in self._settings.routes),
             "settings": self._settings_digest,
+            READS_FIELD: SNAPSHOT_VERSION,
         }
         pipe = redis.pipeline(transaction=False)
         pipe.hset(key, mapping=beat)

@@ -4,7 +4,7 @@ Every key of one stream carries the stream's name as its hash tag, so that all o
 Cluster. A stream is named after its route; `control` is the operators' stream.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -30,6 +30,9 @@ REPORT_QUEUE = f"{PREFIX}-reports"
 ENTRY_FIELD = "e"
 """The only field of a stream entry: a JSON array of events of one replica."""
 SNAPSHOT_VERSION = 1
+"""The newest version of snapshots. It rises only when a field changes its meaning: fields are added without it."""
+READS_FIELD = "reads"
+"""The field of a heartbeat that says which version of snapshots its proxy reads; without it, the first."""
 
 
 def events_key(stream: str) -> str:
@@ -118,6 +121,10 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     ledger: msgspec.Raw
 
 
+OLDER_SHAPES: dict[int, Callable[[Ledger], Ledger]] = {}
+"""For each version before the newest, what makes its ledger of that of the next one, without changing it."""
+
+
 class Change(msgspec.Struct, frozen=True):
     """Notification on `CHANGES_CHANNEL`: this stream has a snapshot at (epoch, position)."""
 
@@ -204,18 +211,25 @@ def decode_ledger(stream: str, raw: bytes | msgspec.Raw) -> Ledger:
     return _route_ledger_decoder.decode(raw)
 
 
+def as_of_version(ledger: Ledger, version: int) -> Ledger:
+    """Return a ledger as readers of a version understand it."""
+    for older in range(SNAPSHOT_VERSION - 1, version - 1, -1):
+        ledger = OLDER_SHAPES[older](ledger)
+    return ledger
+
+
 def encode_snapshot(snapshot: Snapshot) -> bytes:
     """Encode a snapshot for Redis."""
     return _encoder.encode(snapshot)
 
 
 def decode_snapshot(raw: bytes) -> Snapshot | None:
-    """Decode a snapshot; None if it is unreadable or of an unknown version."""
+    """Decode a snapshot; None if it is unreadable or of a newer version."""
     try:
         snapshot = _snapshot_decoder.decode(raw)
     except UNREADABLE:
         return None
-    return snapshot if snapshot.version == SNAPSHOT_VERSION else None
+    return snapshot if 1 <= snapshot.version <= SNAPSHOT_VERSION else None
 
 
 def encode_change(change: Change) -> bytes:

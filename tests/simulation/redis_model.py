@@ -190,6 +190,11 @@ class Data:
         found.update({to_bytes(member): float(score) for member, score in mapping.items()})
         return len(found) - before
 
+    def zrange(self, name: Raw, first: int, last: int) -> list[bytes]:
+        assert (first, last) == (0, -1)
+        scores = self.ranked.get(to_name(name), {})
+        return sorted(scores, key=lambda member: (scores[member], member))
+
     def zcard(self, name: Raw) -> int:
         return len(self.ranked.get(to_name(name), {}))
 

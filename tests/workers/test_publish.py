@@ -3,15 +3,18 @@
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 
 from service.ledger import wire
+from service.ledger.state import Ledger, RouteLedger
 from tests.support.server_fixtures import empty
 from tests.support.stream_factories import NOON_MS, STREAM, append, append_each, ended, many
 from tests.workers.conftest import Bench
 from workers import publish
 from workers.consume import Streams
 from workers.publish import Publisher, published_of
+from workers.readers import SnapshotReaders
 
 
 def ids_on(bench: Bench) -> list[str]:
@@ -159,3 +162,55 @@ def test_a_large_snapshot_comes_seldomer(bench: Bench, size_bytes: int, interval
     append(bench.redis, [ended(1)])
     publisher._schedule_next(bench.project(), size_bytes)
     assert publisher.wait_s(STREAM) == pytest.approx(interval_s)
+
+
+def older_shape(ledger: Ledger) -> Ledger:
+    """What a first version would have understood: nothing of waits."""
+    assert isinstance(ledger, RouteLedger)
+    return msgspec.structs.replace(ledger, waits={})
+
+
+def beat(bench: Bench, name: str, **fields: int) -> None:
+    """A proxy's heartbeat."""
+    mapping: dict[Any, Any] = {"at_ms": NOON_MS, **fields}
+    bench.redis.hset(wire.replica_key(name), mapping=mapping)
+    bench.redis.zadd(wire.REPLICAS_KEY, {name: NOON_MS})
+
+
+def test_an_older_snapshot_is_published_while_an_older_proxy_lives(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All proxies read it; the newer one comes with the first event after the last older heartbeat."""
+    monkeypatch.setattr(wire, "SNAPSHOT_VERSION", 2)
+    monkeypatch.setattr(wire, "OLDER_SHAPES", {1: older_shape})
+    now_s = 0.0
+    publisher = Publisher(bench.redis, threading.Event(), lambda: now_s)
+    published = []
+    changes: list[Any] = [
+        lambda: beat(bench, "new", reads=2),
+        lambda: beat(bench, "old"),
+        lambda: bench.redis.delete(wire.replica_key("old")),
+        lambda: bench.redis.zrem(wire.REPLICAS_KEY, "old"),
+    ]
+    throttle: dict[str, Any] = {"outcome": "failed", "kind": "throttle", "scope": "throttle", "status": 429}
+    for number, change in enumerate(changes, 1):
+        change()
+        now_s += 2.0
+        append(bench.redis, [ended(number, **throttle)])
+        assert publisher.publish(bench.project())
+        snapshot = bench.snapshot()
+        assert snapshot
+        published.append((snapshot.version, '"waits"' in bytes(snapshot.ledger).decode()))
+    assert published == [(2, True), (1, False), (2, True), (2, True)]
+
+
+def test_heartbeats_are_read_once_a_second(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often something is published."""
+    monkeypatch.setattr(wire, "SNAPSHOT_VERSION", 2)
+    now_s = 0.0
+    readers = SnapshotReaders(bench.redis, lambda: now_s)
+    assert readers.version() == 2
+    beat(bench, "old")
+    assert readers.version() == 2
+    now_s = 1.0
+    assert readers.version() == 1
