@@ -29,7 +29,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-from service.protocol.body_survey import survey_messages
+from service.protocol.body_survey import BlockSurvey, MessageSurvey, survey_messages
 from service.protocol.raw_json import (
     Fields,
     clean_messages,
@@ -46,6 +46,7 @@ from service.protocol.raw_json import (
 from service.providers.blocks_compat import BlockRules, clean_block
 from service.providers.conversation import (
     Edits,
+    are_paired,
     begins_with_thought,
     fit_ids,
     open_turn,
@@ -128,14 +129,21 @@ def clean_content(fields: Fields, rules: BlockRules) -> Fields:
 
 def fill_empty(value: Raw) -> Raw:
     """Return messages of which none is empty: a user's says so, an assistant's goes unless it is the last."""
+    if all(map(has_content, survey_messages(value))):
+        return value
     messages = objects_of(value)
-    if not any(map(is_empty, messages)):
+    if not messages:
         return value
     last = messages[-1]
     kept = [message for message in messages if message is last or turn_of(message) == "user" or not is_empty(message)]
     return encoded(
         [filled(message) if turn_of(message) == "user" and is_empty(message) else message for message in kept]
     )
+
+
+def has_content(message: MessageSurvey[BlockSurvey]) -> bool:
+    """True if a message has blocks, or a text with more than blanks."""
+    return bool(message.content.strip() if isinstance(message.content, str) else message.content)
 
 
 def is_empty(message: Fields) -> bool:
@@ -159,6 +167,8 @@ def finish(fields: Fields, traits: Traits, *, thinking_off: bool) -> Fields:
     start = open_turn(messages)
     is_unbegun = traits.thought_first and start >= 0 and not begins_with_thought(messages, start, edits)
     fields = with_edits(fields, messages, start, edits, is_unbegun=is_unbegun, thinking_off=thinking_off)
+    if not edits and are_paired(messages):
+        return fields
     return with_changed(fields, "messages", paired)
 
 

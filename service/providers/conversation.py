@@ -13,7 +13,7 @@ Not here: which rules a provider has (`bodies`), and the form of single blocks (
 """
 
 import re
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Container, Mapping, Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -410,6 +410,27 @@ def is_blank_part(part: Raw) -> bool:
 # -- calls and their results
 
 
+def are_paired(messages: Messages) -> bool:
+    """True if `paired` would change nothing."""
+    calls: list[str] = []
+    for message in messages:
+        blocks = message.content if isinstance(message.content, list) else []
+        if message.role != "user":
+            if calls:
+                return False
+        elif not is_answered(calls, [block.tool_use_id if block.type == "tool_result" else None for block in blocks]):
+            return False
+        calls = [block.id for block in blocks if block.type == "tool_use"]
+    return True
+
+
+def is_answered(calls: Sequence[str], answered: Sequence[str | None]) -> bool:
+    """True if the blocks of a message begin with the results of these calls, in any order, and have no other results.
+    `answered`: the calls whose results they are, None for other blocks."""
+    first = answered[: len(calls)]
+    return Counter(first) == Counter(calls) and not any(answer is not None for answer in answered[len(calls) :])
+
+
 def paired(value: Raw) -> Raw:
     """Return messages in which each call has its result at the beginning of the next message, and each result its call;
     a result without one becomes text."""
@@ -441,7 +462,7 @@ def answering(message: Fields, calls: Sequence[str]) -> Fields:
     """Return a user's message with the results of these calls first."""
     blocks = content_of(message)
     answered = [text_of(block.get("tool_use_id")) if is_result(block) else None for block in blocks]
-    if answered[: len(calls)] == list(calls) and not any(answer is not None for answer in answered[len(calls) :]):
+    if is_answered(calls, answered):
         return message
     left = list(calls)
     first: list[Fields] = []

@@ -245,3 +245,16 @@ def test_the_fakes_take_what_claude_code_sends() -> None:
         **ON,
     )
     assert broken_rule(body, ANTHROPIC_RULES) == ""
+
+
+def test_results_in_another_order_are_answers() -> None:
+    """Nothing is written anew for it."""
+    body = talk(
+        ("user", "ls"),
+        ("assistant", [CALL, {**CALL, "id": "toolu_2"}]),
+        ("user", [result("toolu_2", "b"), result("toolu_1", "a"), text("go on")]),
+        model=GLM,
+    )
+    raw = msgspec.json.encode(body)
+    for route in ("anthropic", "zai", "own"):
+        assert clean(raw, route, asked=GLM if route != "anthropic" else CLAUDE, sent=GLM) == raw
