@@ -78,6 +78,7 @@ def lost_event(attempt_id: str, attempt: OpenAttempt, estimate: Estimate, now_ms
         tokens=estimate.tokens,
         cost_nusd=estimate.cost_nusd,
         fold_rules=FOLD_RULES,
+        estimated=estimate.tokens != NO_TOKENS,
     )
 
 

@@ -149,6 +149,7 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=
     lines that have one, and is None if none has. `model_served` is the model that the answer names, "" if it is
     `model_sent`. `lines` are empty where all there is to tell is one plain line, else all of them, the answer's own
     first: read them with `usage_lines`. `unread` names fields of the usage that this version has no reading for.
+    `estimated`: the answer was not finished, or its provider told less than its whole usage, and the rest is estimated.
 
     `attempt` is the number of the request's attempt. `early_head`: the client had its head, and pings, before there was
     content. `upstream_id` is the provider's id of the request, where no header of an answer has told it to the client.
@@ -194,10 +195,12 @@ class AttemptEnded(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=
     attempt: int = 1
     early_head: bool = False
     upstream_id: str = ""
+    estimated: bool = False
 
 
 class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="attempt_lost"):
-    """An attempt whose replica died. Its usage is an estimate; a later `AttemptEnded` supersedes it."""
+    """An attempt whose replica died. Its usage is an estimate, `estimated` where there is any; a later `AttemptEnded`
+    supersedes it."""
 
     attempt_id: str
     request_id: str
@@ -211,13 +214,15 @@ class AttemptLost(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=F
     cost_nusd: int | None = None
     price_version: str = ""
     fold_rules: int = 0
+    estimated: bool = False
 
 
 class BatchItemUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="batch_item_used"):
     """Usage of one item of a message batch, read when its results passed through the proxy.
 
     `event_id` is derived from the batch's and the item's ids, so that results read twice count once. `model_sent` is
-    the model that served; `tokens`, `cost_nusd`, `lines` and `unread` are as in `AttemptEnded`.
+    the model that served; `tokens`, `cost_nusd`, `lines`, `unread` and `estimated` are as in
+    `AttemptEnded`.
     """
 
     batch_id: str
@@ -231,6 +236,7 @@ class BatchItemUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc
     fold_rules: int = 0
     lines: tuple[UsageLine, ...] = ()
     unread: tuple[str, ...] = ()
+    estimated: bool = False
 
 
 class ResourceUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="resource_used"):

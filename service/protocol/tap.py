@@ -14,8 +14,8 @@ The rules for a stream:
 - An error is an event named `error`, or data of type `error`, or, without a name, an object with an `error` in it.
 - A body that is no event stream is garbage: it begins like HTML or JSON, or has no SSE line in its first 4 KB. Garbage
   is not parsed.
-- Content is counted in bytes from the first `content_block_start` on, for streams that never report usage. Pings and
-  comments are none, however many of them come.
+- Content is counted in bytes from the first `content_block_start` on, and some of it is kept, for streams that never
+  report usage. Pings and comments are none, however many of them come.
 - Nothing that a provider sends makes the tap raise, except for an event above the limit of `sse`: EventTooLarge.
 """
 
@@ -26,6 +26,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from service.ledger.events import TokenCounts
+from service.protocol.content_sample import ContentSample
 from service.protocol.sse import BOM, SseEvent, SseReader
 from service.protocol.usage_reader import NO_USAGE, UsageReader, UsageReading, text_or_empty
 
@@ -91,9 +92,10 @@ class JsonAnswer(Struct, frozen=True):
 class StreamTap:
     """Feed it the chunks of an event stream; its attributes hold what was read."""
 
-    __slots__ = ("_begun", "_garbage", "_head", "_reader", "_usage", "complete", "container_id", "content_bytes",
-                 "content_events", "error", "file_ids", "has_content", "heartbeats", "is_thinking", "message_id",
-                 "model", "reported", "started", "stop_reason")  # fmt: skip
+    __slots__ = ("_begun", "_garbage", "_head", "_reader", "_usage", "complete", "container_id", "content",
+                 "content_bytes", "content_events", "error", "file_ids", "has_content", "heartbeats", "is_thinking",
+                 "message_id", "model", "reported", "started", "stop_reason", "thinking_blocks",
+                 "thinking_tokens")  # fmt: skip
 
     def __init__(self) -> None:
         self._reader = SseReader()
@@ -109,6 +111,11 @@ class StreamTap:
         """Pings and comments, which say that the connection lives, and no more."""
         self.is_thinking = False
         """The last content block that has begun is a thought, of which there may be nothing to see for minutes."""
+        self.content = ContentSample()
+        """Some of the content, from which its tokens can be estimated."""
+        self.thinking_blocks = 0
+        self.thinking_tokens: int | None = None
+        """How much of the output was thinking, shown or not; None if the provider has not told."""
         self.reported = False
         """The provider has reported the usage of the whole response."""
         self.started = False
@@ -158,13 +165,17 @@ class StreamTap:
             return 0
         reader = self._reader
         if reader.is_passed(chunk):
-            self.content_bytes += len(chunk)
-            self.content_events += 1
-            return len(chunk)
-        free = self._read_events(chunk)
+            free, passed, is_counted = len(chunk), 1, self.is_thinking
+        else:
+            free = self._read_events(chunk)
+            passed, is_counted = reader.passed_count, self.thinking_blocks > 0
         if self._begun:
             self.content_bytes += len(chunk)
-            self.content_events += reader.passed_count
+            self.content_events += passed
+            if self.content_bytes >= self.content.due_bytes:
+                self.content.add(chunk, self.content_bytes)
+            if is_counted:
+                self.content.note_thinking(chunk)
         return free
 
     def _read_events(self, chunk: bytes) -> int:
@@ -228,7 +239,7 @@ class StreamTap:
         elif kind == "message_delta":
             self._read_message_delta(fields)
         elif kind == "content_block_start":
-            self._read_block_start(inner(fields, "content_block"))
+            self._read_block_start(inner(fields, "content_block"), len(data))
         elif kind == "content_block_delta":
             self.has_content = self._begun = True
         elif kind == "message_stop":
@@ -247,16 +258,24 @@ class StreamTap:
         """Read a `message_delta`."""
         delta = inner(fields, "delta")
         self._usage.merge(fields.get("usage"))
-        self.reported = self.reported or bool(inner(fields, "usage").get("output_tokens"))
+        usage = inner(fields, "usage")
+        self.reported = self.reported or bool(usage.get("output_tokens"))
+        if usage.get("output_tokens_details"):
+            thinking = inner(usage, "output_tokens_details").get("thinking_tokens")
+            self.thinking_tokens = thinking if type(thinking) is int else None
         for holder in (fields, delta):
             if "container" in holder:
                 self._note_container(holder)
         self.stop_reason = text_or_empty(delta.get("stop_reason")) or self.stop_reason
 
-    def _read_block_start(self, block: dict[str, Any]) -> None:
+    def _read_block_start(self, block: dict[str, Any], size_bytes: int) -> None:
         """Read the block of a `content_block_start`."""
         self._begun = True
-        self.is_thinking = text_or_empty(block.get("type")) in THINKING
+        kind = text_or_empty(block.get("type"))
+        self.is_thinking = kind in THINKING
+        self.thinking_blocks += self.is_thinking
+        if kind not in COME_BY_DELTAS:
+            self.content.leave_out(size_bytes)
         self.has_content = self.has_content or carries_content(block)
         self.file_ids += made_files(block)[: MOST_MADE_FILES - len(self.file_ids)]
 

@@ -96,6 +96,7 @@ class UsageReading(Struct, frozen=True, omit_defaults=True):
     """The usage that an answer reports: its own line, and `more` lines beside it.
 
     `model` is the one that the answer names, "" if none. `is_plain`: tokens and model are all there is to tell.
+    `estimated`: the provider has not reported all of it, and the rest is an estimate (`usage_estimate`).
     """
 
     tokens: TokenCounts = NO_TOKENS
@@ -110,6 +111,7 @@ class UsageReading(Struct, frozen=True, omit_defaults=True):
     more: tuple[UsageLine, ...] = ()
     unread: tuple[str, ...] = ()
     is_plain: bool = True
+    estimated: bool = False
 
     @property
     def total(self) -> TokenCounts:

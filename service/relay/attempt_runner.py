@@ -16,7 +16,9 @@ from service.fleet.admission import Admission
 from service.fleet.clock import Clock
 from service.http1.upstream import UpstreamClient, UpstreamError, UpstreamResponse
 from service.ledger.events import FailureScope, Outcome
+from service.ledger.usage_lines import NO_TOKENS
 from service.protocol.sse import EventTooLarge
+from service.protocol.usage_estimate import UsageEstimator
 from service.relay.attempt import (
     AttemptFailed,
     AttemptOutcome,
@@ -93,6 +95,7 @@ class AttemptRunner:
         responses: ResponseRelay,
         recorder: AttemptRecorder,
         admission: Admission,
+        estimator: UsageEstimator,
         clock: Clock,
     ) -> None:
         self._settings = settings
@@ -101,6 +104,7 @@ class AttemptRunner:
         self._responses = responses
         self._recorder = recorder
         self._admission = admission
+        self._estimator = estimator
         self._clock = clock
 
     async def run_attempt(
@@ -153,7 +157,10 @@ class AttemptRunner:
                 await drain_upstream(upstream)
         except FAILURES as error:
             body = error.body if isinstance(error, AttemptFailed) else b""
-            return progress.failed(self._failure_of(error, progress), body)
+            failure = self._failure_of(error, progress)
+            if failure.kind == "deadline":
+                self._estimate_left(request, progress)
+            return progress.failed(failure, body)
         finally:
             if progress.upstream:
                 await progress.upstream.close()
@@ -206,9 +213,20 @@ class AttemptRunner:
         """End an attempt whose client has left: what was used is recorded, and what was held is released."""
         try:
             if not progress.ended:
+                self._estimate_left(request, progress)
                 await asyncio.shield(self._record_end(request, progress, progress.outcome("aborted")))
         finally:
             self.release(progress.ended or progress.outcome("aborted"))
+
+    def _estimate_left(self, request: ClientRequest, progress: AttemptProgress) -> None:
+        """Estimate the usage of a request that was sent and left before anything of its answer was read."""
+        is_answered = progress.upstream is not None and progress.upstream.status >= 300
+        if request.endpoint != "messages" or progress.sent is None or is_answered:
+            return
+        if progress.response.usage.total == NO_TOKENS:
+            progress.response.usage = self._estimator.of_left(
+                progress.plan.model, request.plain, is_stream=request.stream, max_tokens=request.max_tokens
+            )
 
     def release(self, outcome: AttemptOutcome) -> None:
         """Give back what the attempt held, and remember its size for those to come."""

@@ -134,6 +134,7 @@ class AttemptRecorder:
             attempt=plan.attempt.number,
             early_head=outcome.early_head,
             upstream_id=outcome.untold_id,
+            estimated=outcome.usage.estimated,
         )
 
     def _move(self, last: LastServed, outcome: AttemptOutcome) -> tuple[str, str, int]:
@@ -264,6 +265,7 @@ def batch_item_event(request: ClientRequest, item: BatchItem, batch: ResourceHom
         fold_rules=FOLD_RULES,
         lines=used.lines,
         unread=item.usage.unread,
+        estimated=item.usage.estimated,
     )
 
 

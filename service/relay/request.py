@@ -27,6 +27,7 @@ from service.fleet.resource_index import ResourceIndex
 from service.fleet.snapshots import Watcher
 from service.http1.upstream import UpstreamClient
 from service.oauth.credentials import Credentials
+from service.protocol.usage_estimate import UsageEstimator
 from service.relay.attempt import AttemptOutcome, AttemptPlan
 from service.relay.attempt_runner import AttemptRunner
 from service.relay.client import ClientRequest, ClientResponse, ResponseWriter
@@ -74,14 +75,21 @@ class Relay:
             clock=clock,
             fingerprints=watcher.fingerprints,
         )
+        estimator = UsageEstimator()
         self._runner = AttemptRunner(
             settings,
             upstream=upstream,
             requests=self._requests,
             responses=ResponseRelay(
-                settings, admission=admission, recorder=self._recorder, resources=resources, clock=clock
+                settings,
+                admission=admission,
+                recorder=self._recorder,
+                resources=resources,
+                estimator=estimator,
+                clock=clock,
             ),
             recorder=self._recorder,
+            estimator=estimator,
             admission=admission,
             clock=clock,
         )

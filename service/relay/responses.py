@@ -17,7 +17,7 @@ from service.protocol.batch_results import BatchTap
 from service.protocol.resource_totals import TotalsTap, totals_in
 from service.protocol.sse import EventTooLarge
 from service.protocol.tap import JsonAnswer, StreamTap, count_in, json_usage
-from service.protocol.usage_estimate import Meter, stream_usage, tokens_in, with_at_least
+from service.protocol.usage_estimate import Meter, UsageEstimator, tokens_in, with_at_least
 from service.protocol.usage_reader import NO_USAGE, UsageReading, meaning_of
 from service.providers.headers import client_headers, length_said, request_id_of
 from service.relay.attempt import AttemptFailed, FinalPart, UpstreamExchange
@@ -56,6 +56,7 @@ class ResponseRelay:
         admission: Admission,
         recorder: AttemptRecorder,
         resources: ResourceIndex,
+        estimator: UsageEstimator,
         clock: Clock,
     ) -> None:
         self._timeouts = settings.timeouts
@@ -64,6 +65,7 @@ class ResponseRelay:
         self._classifier = FailureClassifier(settings.policy.rules, clock)
         self._recorder = recorder
         self._resources = resources
+        self._estimator = estimator
         self._clock = clock
 
     async def relay(self, exchange: UpstreamExchange) -> FinalPart:
@@ -107,7 +109,7 @@ class ResponseRelay:
         answer = json_usage(body)
         meaning = meaning_of(request.method, request.endpoint, request.path)
         if meaning == "request":
-            exchange.progress.usage = usage_of_body(request, upstream, body, answer)
+            exchange.progress.usage = self._usage_of_body(exchange, body, answer)
         if answer is None or is_wrong_type(request, answer):
             raise self._no_message(exchange, answer)
         if request.endpoint == "count_tokens" and not count_in(body):
@@ -131,6 +133,20 @@ class ResponseRelay:
             home = ResourceHome(route.id, self._clock.new_id(), request.owner or "")
             await note_found(request, home, self._resources)
         return body
+
+    def _usage_of_body(self, exchange: UpstreamExchange, body: bytes, answer: JsonAnswer | None) -> UsageReading:
+        """Return the usage of a body that was read whole, even if it is a stream. The content type is not relied on."""
+        request, model = exchange.request, exchange.plan.model
+        if answer:
+            usage = whole_usage(request, answer)
+            self._estimator.learn_whole(model, usage.tokens.output)
+            return usage
+        if exchange.upstream.content_type != EVENT_STREAM:
+            return NO_USAGE
+        tap = StreamTap()
+        with contextlib.suppress(EventTooLarge):
+            tap.feed(body)
+        return self._estimator.of_stream(tap, model, request.plain)
 
     def _no_message(self, exchange: UpstreamExchange, answer: JsonAnswer | None) -> AttemptFailed:
         """The failure of a response with status 200 that is no message."""
@@ -203,7 +219,14 @@ class ResponseRelay:
             await exchange.response.start(upstream.status, self._head(exchange))
             return route_comment(exchange) if exchange.response.early else b""
 
-        stream = StreamRelay(exchange, commit, classifier=self._classifier, clock=self._clock, timeouts=self._timeouts)
+        stream = StreamRelay(
+            exchange,
+            commit,
+            classifier=self._classifier,
+            estimator=self._estimator,
+            clock=self._clock,
+            timeouts=self._timeouts,
+        )
         return await stream.relay()
 
     async def _no_stream(self, exchange: UpstreamExchange) -> AttemptFailed:
@@ -276,18 +299,6 @@ def created_ids(request: ClientRequest, answer: JsonAnswer) -> tuple[str, ...]:
 def may_generate(request: ClientRequest) -> bool:
     """Return true if a model may have made the response: for unknown endpoints, unless the method only reads."""
     return request.method not in READS and request.endpoint in ("messages", "other")
-
-
-def usage_of_body(
-    request: ClientRequest, upstream: UpstreamResponse, body: bytes, answer: JsonAnswer | None
-) -> UsageReading:
-    """Return the usage of a body that was read whole, even if it is a stream. The content type is not relied on."""
-    if answer or upstream.content_type != EVENT_STREAM:
-        return whole_usage(request, answer) if answer else NO_USAGE
-    tap = StreamTap()
-    with contextlib.suppress(EventTooLarge):
-        tap.feed(body)
-    return stream_usage(tap, len(request.plain))
 
 
 def whole_usage(request: ClientRequest, answer: JsonAnswer) -> UsageReading:

@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable
 from service.fleet.clock import Clock
 from service.protocol.sse import BOM, EMPTY_LINE
 from service.protocol.tap import StreamTap
-from service.protocol.usage_estimate import stream_usage
+from service.protocol.usage_estimate import UsageEstimator
+from service.protocol.usage_reader import UsageReading
 from service.relay.attempt import AttemptFailed, FinalPart, UpstreamExchange
 from service.relay.classifier import FailureClassifier
 from service.relay.client_errors import error_event, is_in_shape, redacted
@@ -39,13 +40,16 @@ class StreamRelay:
         commit: Commit,
         *,
         classifier: FailureClassifier,
+        estimator: UsageEstimator,
         clock: Clock,
         timeouts: Timeouts,
     ) -> None:
         self._exchange = exchange
         self._start_answer = commit
         self._classifier = classifier
+        self._estimator = estimator
         self._clock = clock
+        self._began_ms = clock.now_ms()
         self._idle_s = timeouts.idle_ms / 1000
         self._thought_s = max(timeouts.idle_ms, timeouts.first_content_ms) / 1000
         self._tap = StreamTap()
@@ -63,10 +67,21 @@ class StreamRelay:
             await self._commit()
             await self._pass_on()
         finally:
-            exchange.progress.usage = stream_usage(self._tap, len(exchange.request.plain))
+            exchange.progress.usage = self._usage()
         if not self._tap.ended:
             raise bad_answer("the stream ended early")
         return self._final_part()
+
+    def _usage(self) -> UsageReading:
+        """The usage so far."""
+        request = self._exchange.request
+        return self._estimator.of_stream(
+            self._tap,
+            self._exchange.plan.model,
+            request.plain,
+            max_tokens=request.max_tokens,
+            took_ms=self._clock.now_ms() - self._began_ms,
+        )
 
     async def _hold(self) -> None:
         """Read until content begins, or the stream is complete."""

@@ -9,7 +9,7 @@ from service.ledger import wire
 from service.ledger.events import Event, EventBase, Forgotten, PriceChange, TokenCounts, UsageLine, Window
 
 GOLDEN = Path(__file__).parent / "golden"
-NEWEST = {"resource_created": "v2", "attempt_lost": "v2", "batch_item_used": "v3", "attempt_ended": "v4"}
+NEWEST = {"resource_created": "v2", "attempt_lost": "v3", "batch_item_used": "v4", "attempt_ended": "v5"}
 """The newest version of each event that has had a field added; of all others it is the first."""
 TYPES: dict[str, type[EventBase]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Event)}
 VALUES: dict[str, Any] = {
@@ -83,6 +83,7 @@ VALUES: dict[str, Any] = {
             "claude-opus-5", "declined", TokenCounts(0, 0, 3, 4, 5), unbilled=True, credit="redeemed", cost_nusd=0
         ),
     ),
+    "estimated": True,
     "unread": ("hologram_tokens", "iterations.oracle"),
     "part": "sthr_1",
     "model": "claude-opus-5-5",

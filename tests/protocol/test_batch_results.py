@@ -64,20 +64,25 @@ def test_a_line_of_just_the_limit_counts(
 
 
 @pytest.mark.parametrize(
-    ("usage", "content", "tokens"),
+    ("usage", "content", "tokens", "estimated"),
     [
-        ({"input_tokens": 3, "output_tokens": 1}, "x" * 400, TokenCounts(input=3, output=1)),
-        ({"input_tokens": 3}, "x" * 398, TokenCounts(input=3, output=100)),
-        ({}, "x" * 398, TokenCounts(input=1, output=100)),
-        ({"input_tokens": 3}, [], TokenCounts(input=3)),
+        ({"input_tokens": 3, "output_tokens": 1}, "x" * 400, TokenCounts(input=3, output=1), False),
+        ({"input_tokens": 3}, "x" * 398, TokenCounts(input=3, output=100), True),
+        ({}, "x" * 398, TokenCounts(input=1, output=100), True),
+        ({"input_tokens": 3}, [], TokenCounts(input=3), False),
     ],
     ids=["told", "no output was told", "nothing was told", "no content"],
 )
-def test_an_item_without_usage_counts_by_its_size(usage: dict[str, int], content: object, tokens: TokenCounts) -> None:
+def test_an_item_without_usage_counts_by_its_size(
+    usage: dict[str, int],
+    content: object,
+    tokens: TokenCounts,
+    estimated: bool,  # noqa: FBT001 - a case
+) -> None:
     """Four bytes of its content to a token; its request is not known here, and counts as one."""
     message = {"type": "message", "model": "m", "usage": usage, "content": content}
     raw = msgspec.json.encode({"custom_id": "a", "result": {"type": "succeeded", "message": message}})
-    assert BatchTap().feed(raw + b"\n") == [BatchItem("a", UsageReading(tokens, "m"))]
+    assert BatchTap().feed(raw + b"\n") == [BatchItem("a", UsageReading(tokens, "m", estimated=estimated))]
 
 
 def test_the_end_of_a_line_over_the_limit_is_no_line(monkeypatch: pytest.MonkeyPatch) -> None:

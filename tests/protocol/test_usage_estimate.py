@@ -6,7 +6,16 @@ import pytest
 from service.ledger.events import TokenCounts
 from service.protocol.sse import EVENT_BYTES_LIMIT
 from service.protocol.tap import StreamTap
-from service.protocol.usage_estimate import Meter, at_least, stream_usage, tokens_in, tokens_streamed
+from service.protocol.token_rates import MOST_MODELS, TokenRates
+from service.protocol.usage_estimate import (
+    MOST_PROMPT_BYTES,
+    Meter,
+    UsageEstimator,
+    at_least,
+    prompt_tokens,
+    tokens_in,
+)
+from service.protocol.usage_reader import UsageReading
 
 
 def event(kind: str, **fields: object) -> bytes:
@@ -18,21 +27,6 @@ def event(kind: str, **fields: object) -> bytes:
 def test_four_bytes_are_a_token_rounded_up(size: int, tokens: int) -> None:
     """At least one."""
     assert tokens_in(size) == tokens
-
-
-@pytest.mark.parametrize(
-    ("size", "events", "tokens"),
-    [
-        pytest.param(10 * 110 + 400, 10, 100, id="the text beside the frames of ten events"),
-        pytest.param(10 * 110 + 40, 10, 10, id="a token for each event, and that much text"),
-        pytest.param(10 * 110 + 41, 10, 11, id="a byte more"),
-        pytest.param(10 * 110, 10, 10, id="frames alone, a token each"),
-        pytest.param(0, 0, 1, id="nothing"),
-    ],
-)
-def test_each_event_of_a_stream_is_a_token_at_least(size: int, events: int, tokens: int) -> None:
-    """What frames the text is not counted as text."""
-    assert tokens_streamed(size, events) == tokens
 
 
 @pytest.mark.parametrize(
@@ -51,44 +45,179 @@ def test_what_was_told_is_kept_and_the_rest_estimated(told: TokenCounts, expecte
     assert at_least(told, request_bytes=40, output=5) == expected
 
 
+MODEL = "claude-sonnet-5-5"
 START = event("message_start", message={"usage": {"input_tokens": 7, "output_tokens": 1}})
 BLOCK = event("content_block_start", content_block={"type": "text", "text": ""})
-DELTA = event("content_block_delta", delta={"type": "text_delta", "text": "x" * 400})
+DELTA = event("content_block_delta", delta={"type": "text_delta", "text": " word" * 100})
+THINKING = event("content_block_start", content_block={"type": "thinking", "thinking": ""})
+STOP = event("message_stop")
+REQUEST = msgspec.json.encode({"messages": [{"role": "user", "content": "x" * 400}]})
+
+
+def counted(tokens: int) -> bytes:
+    """A frame of hidden thinking, by which its count has grown by so much."""
+    delta = {"type": "thinking_delta", "thinking": "", "estimated_tokens": tokens}
+    return event("content_block_delta", index=0, delta=delta)
+
+
+def thought(text: str) -> bytes:
+    """A piece of thinking that is shown."""
+    return event("content_block_delta", delta={"type": "thinking_delta", "thinking": text})
+
+
+def reported(output: int, thinking: int | None = None) -> bytes:
+    """The last report of a stream."""
+    details = {} if thinking is None else {"output_tokens_details": {"thinking_tokens": thinking}}
+    return event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": output, **details})
+
+
+def tap_of(*parts: bytes) -> StreamTap:
+    """A tap that has read these parts, a chunk each."""
+    tap = StreamTap()
+    for part in parts:
+        tap.feed(part)
+    return tap
+
+
+def read(*parts: bytes, estimator: UsageEstimator | None = None, max_tokens: int = 0, took_ms: int = 0) -> UsageReading:
+    """The usage of a stream of these parts, as far as it came."""
+    return (estimator or UsageEstimator()).of_stream(
+        tap_of(*parts), MODEL, REQUEST, max_tokens=max_tokens, took_ms=took_ms
+    )
 
 
 @pytest.mark.parametrize(
-    ("stream", "expected"),
+    ("parts", "tokens", "estimated"),
     [
-        pytest.param(START, TokenCounts(input=7, output=1), id="no content has come"),
-        pytest.param(event("ping"), TokenCounts(), id="nor a word of usage"),
+        pytest.param([event("ping")], TokenCounts(), False, id="nothing has come"),
+        pytest.param([START], TokenCounts(input=7, output=1), True, id="the start alone"),
+        pytest.param([START, BLOCK, *[DELTA] * 3], TokenCounts(input=7, output=234), True, id="left in the middle"),
+        pytest.param([START, BLOCK + DELTA * 3], TokenCounts(input=7, output=234), True, id="all of it in one chunk"),
+        pytest.param([BLOCK, DELTA], TokenCounts(input=100, output=78), True, id="nothing was told of the prompt"),
         pytest.param(
-            START + BLOCK + DELTA * 3,
-            TokenCounts(input=7, output=-(-len(BLOCK + DELTA * 3) // 4) - 110),
-            id="it was left in the middle",
+            [START, BLOCK, DELTA, reported(1), STOP], TokenCounts(input=7, output=1), False, id="reported, as it is"
         ),
-        pytest.param(
-            BLOCK + DELTA,
-            TokenCounts(input=10, output=-(-len(BLOCK + DELTA) // 4) - 55),
-            id="nothing was told of the prompt either",
-        ),
-        pytest.param(
-            START + BLOCK + DELTA * 3 + event("message_delta", usage={"output_tokens": 1}),
-            TokenCounts(input=7, output=1),
-            id="the last report counts, however little it is",
-        ),
-        pytest.param(
-            BLOCK + DELTA + event("message_delta", usage={"output_tokens": 2}),
-            TokenCounts(input=10, output=2),
-            id="a last report that says nothing of the prompt",
-        ),
+        pytest.param([BLOCK, DELTA, STOP], TokenCounts(input=100, output=78), True, id="an end without a report"),
     ],
 )
-def test_a_stream_that_ends_early_is_counted_by_its_size(stream: bytes, expected: TokenCounts) -> None:
-    """Four bytes to a token, without the 110 that frame each event; here each comes in a chunk of its own."""
-    tap = StreamTap()
-    for part in stream.split(b"\n\n")[:-1]:
-        tap.feed(part + b"\n\n")
-    assert stream_usage(tap, 40).total == expected
+def test_what_a_stream_has_not_reported_is_estimated(parts: list[bytes], tokens: TokenCounts, estimated: bool) -> None:  # noqa: FBT001 - a case
+    """From what has passed: 0.78 tokens for a short English word, and the prompt where nothing was told of it."""
+    usage = read(*parts)
+    assert (usage.tokens, usage.estimated) == (tokens, estimated)
+
+
+def test_a_long_answer_is_sampled_and_counted_whole() -> None:
+    """However long it is, and however its events are cut into chunks."""
+    stream = START + BLOCK + DELTA * 2_000
+    for size in (100, 613, 9_999):
+        tap = tap_of(*(stream[at : at + size] for at in range(0, len(stream), size)))
+        estimate = UsageEstimator().of_stream(tap, MODEL, REQUEST).tokens.output
+        assert estimate == pytest.approx(156_000, rel=0.1)
+        kept = sum(len(part) for _, part in tap.content._parts)
+        assert kept < 800_000  # memory is bounded
+
+
+def test_an_answer_has_no_more_than_its_maximum() -> None:
+    assert read(START, BLOCK, *[DELTA] * 9, max_tokens=100).tokens.output == 100
+
+
+def test_a_delta_too_large_to_keep_counts_by_its_size() -> None:
+    huge = event("content_block_delta", delta={"type": "text_delta", "text": "x" * 40_000})
+    assert read(START, BLOCK, huge).tokens.output == pytest.approx(10_000, rel=0.02)
+
+
+def test_results_of_the_providers_tools_are_no_output() -> None:
+    result = event("content_block_start", content_block={"type": "web_search_tool_result", "content": "x" * 40_000})
+    assert read(START, result).tokens.output == 1
+
+
+def test_rates_are_learnt_from_complete_answers() -> None:
+    """Of a model whose tokens are smaller than most; of no other model."""
+    estimator = UsageEstimator()
+    for _ in range(8):
+        read(START, BLOCK, DELTA, reported(156), STOP, estimator=estimator)
+    assert read(START, BLOCK, *[DELTA] * 3, estimator=estimator).tokens.output == 468
+    other = estimator.of_stream(tap_of(START, BLOCK, DELTA), "another", REQUEST)
+    assert other.tokens.output == 78
+
+
+def test_an_answer_whose_count_is_of_something_else_teaches_nothing() -> None:
+    """What a provider's own tool wrote, say, is not in the stream."""
+    estimator = UsageEstimator()
+    for _ in range(8):
+        read(START, BLOCK, DELTA, reported(9_000), STOP, estimator=estimator)
+    assert read(START, BLOCK, DELTA, estimator=estimator).tokens.output == 78
+
+
+def test_hidden_thinking_counts_as_the_provider_counts_it() -> None:
+    """By the sum of its coarse counts, and their rate to what it bills."""
+    frames = [counted(0), counted(50), counted(150)]
+    assert read(START, THINKING, *frames).tokens.output == 200
+    assert read(START, THINKING + b"".join(frames)).tokens.output == 200
+    estimator = UsageEstimator()
+    for _ in range(8):
+        read(START, THINKING, *frames, BLOCK, DELTA, reported(378, 300), STOP, estimator=estimator)
+    assert read(START, THINKING, *frames, estimator=estimator).tokens.output == 300
+    assert read(START, BLOCK, DELTA, estimator=estimator).tokens.output == 78
+
+
+def test_a_summary_of_thinking_counts_for_what_it_stands_for() -> None:
+    """Billed is what was thought, not what is shown."""
+    estimator = UsageEstimator()
+    summary = thought(" word" * 100)
+    assert read(START, THINKING, summary, estimator=estimator).tokens.output == 78
+    for _ in range(8):
+        read(START, THINKING, summary, BLOCK, DELTA, reported(312, 234), STOP, estimator=estimator)
+    assert read(START, THINKING, summary, estimator=estimator).tokens.output == 234
+
+
+def test_thinking_that_nobody_counts_is_estimated_by_the_time_that_it_took() -> None:
+    """At the model's learnt speed."""
+    estimator = UsageEstimator()
+    assert read(START, THINKING, estimator=estimator, took_ms=10_000).tokens.output == 600
+    for _ in range(8):
+        read(START, BLOCK, DELTA, reported(78), STOP, estimator=estimator, took_ms=2_000)
+    assert read(START, THINKING, estimator=estimator, took_ms=10_000).tokens.output == 390
+    assert read(START, BLOCK, DELTA, estimator=estimator, took_ms=10_000).tokens.output == 78
+
+
+def test_what_was_left_before_anything_came_counts_by_its_prompt() -> None:
+    """A whole answer by the mean of the model's answers too: its provider works on it to the end."""
+    estimator = UsageEstimator()
+    assert estimator.of_left(MODEL, REQUEST, is_stream=True).tokens == TokenCounts(input=100)
+    assert estimator.of_left(MODEL, REQUEST, is_stream=False).tokens == TokenCounts(input=100, output=500)
+    for _ in range(4):
+        estimator.learn_whole(MODEL, 60)
+    left = estimator.of_left(MODEL, REQUEST, is_stream=False)
+    assert (left.tokens, left.estimated) == (TokenCounts(input=100, output=60), True)
+    assert estimator.of_left(MODEL, REQUEST, is_stream=False, max_tokens=20).tokens.output == 20
+
+
+@pytest.mark.parametrize(
+    ("raw", "tokens"),
+    [
+        pytest.param(b"no JSON at all, 40 characters in length..", 11, id="what can't be read, by its size"),
+        pytest.param(b"x" * (MOST_PROMPT_BYTES + 4), MOST_PROMPT_BYTES // 4 + 1, id="what is too large to be read"),
+        pytest.param(msgspec.json.encode({"messages": []}), 1, id="an empty prompt"),
+    ],
+)
+def test_a_prompt_is_estimated_whatever_it_is(raw: bytes, tokens: int) -> None:
+    assert prompt_tokens(raw) == tokens
+
+
+def test_rates_of_few_models_are_kept() -> None:
+    """Clients may send any model name."""
+    rates = TokenRates()
+    first = rates.of("first")
+    for number in range(MOST_MODELS - 1):
+        rates.of(f"model-{number}")
+    assert rates.of("first") is first
+    rates.of("one more")
+    rates.of("and another")
+    assert rates.of("first") is first
+    for number in range(MOST_MODELS):
+        rates.of(f"new-{number}")
+    assert rates.of("first") is not first
 
 
 def metered(*chunks: bytes, is_stream: bool, generates: bool = True) -> TokenCounts:

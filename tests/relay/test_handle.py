@@ -10,7 +10,8 @@ import pytest
 
 from service.errors import AllThrottled, BadClientKey, NoRoute, NotFound, PromptTooLong, ProviderFailed, Unreachable
 from service.http1.upstream import UpstreamError
-from service.ledger.events import AttemptStarted, RouteDisabled
+from service.ledger.events import AttemptStarted, RouteDisabled, TokenCounts
+from service.protocol.usage_estimate import prompt_tokens
 from tests.support.fake_upstream import FOREVER, MESSAGE, ScriptedResponse, error, reply, stream
 from tests.support.relay_harness import (
     ANTHROPIC,
@@ -297,22 +298,69 @@ async def leave(task: "asyncio.Task[MemoryClient]", after_s: float) -> None:
         await task
 
 
+PROMPT_TOKENS = prompt_tokens(msgspec.json.encode(STREAM))
+REFUSED = ScriptedResponse(400, ((b"content-type", b"application/json"),), (b"{", FOREVER))
+
+
 @pytest.mark.parametrize(
-    ("response", "tokens"),
-    [(stream(head_s=FOREVER), (0, 0)), (stream(START, FOREVER), (7, 2)), (stream(START, DELTA, FOREVER), (7, 5))],
-    ids=["before the head", "before content", "behind content"],
+    ("body", "response", "tokens"),
+    [
+        pytest.param(STREAM, stream(head_s=FOREVER), (PROMPT_TOKENS, 0), id="before the head of a stream"),
+        pytest.param(STREAM, stream(FOREVER), (PROMPT_TOKENS, 0), id="before its first event"),
+        pytest.param(STREAM, stream(START, FOREVER), (7, 1), id="before content"),
+        pytest.param(STREAM, stream(START, *[DELTA] * 20, FOREVER), (7, 51), id="behind content"),
+        pytest.param(ASK, reply(head_s=FOREVER), (PROMPT_TOKENS, 64), id="before the end of a whole answer"),
+    ],
 )
 async def test_what_a_client_that_leaves_has_used_is_recorded(
-    relays: RelayFactory, response: ScriptedResponse, tokens: tuple[int, int]
+    relays: RelayFactory, body: Mapping[str, Any], response: ScriptedResponse, tokens: tuple[int, int]
 ) -> None:
-    """What a stream did not report by then is estimated from its size."""
+    """What was not reported by then is estimated, and marked: from what was streamed, or the prompt; of a whole answer
+    the mean of all, at most the request's maximum."""
     relay = relays.make()
     relay.upstream.script(response)
-    await leave(asyncio.create_task(relay.ask(STREAM)), after_s=1)
+    await leave(asyncio.create_task(relay.ask(body)), after_s=1)
     [end] = relay.ends
     assert (end.outcome, end.kind, end.final, end.total_ms) == ("aborted", "", True, 1_000)
-    assert (end.tokens.input, end.tokens.output) == tokens
+    assert (end.tokens.input, end.estimated) == (tokens[0], True)
+    assert end.tokens.output == pytest.approx(tokens[1], rel=0.05)
     assert len(relay.upstream.sent) == 1
+
+
+async def test_a_request_whose_deadline_has_passed_is_estimated_like_one_whose_client_left(
+    relays: RelayFactory,
+) -> None:
+    relay = relays.make()
+    relay.upstream.script(stream(head_s=FOREVER))
+    with pytest.raises(Unreachable):
+        await relay.ask(STREAM, deadline_ms=5_000)
+    [end] = relay.ends
+    assert (end.kind, end.tokens.input, end.estimated) == ("deadline", PROMPT_TOKENS, True)
+
+
+async def test_a_stream_that_breaks_is_charged_for_what_has_passed(relays: RelayFactory) -> None:
+    relay = relays.make()
+    relay.upstream.script(stream(START, *[DELTA] * 20))
+    await relay.ask(STREAM)
+    [end] = relay.ends
+    assert (end.outcome, end.tokens.input, end.estimated) == ("failed", 7, True)
+    assert end.tokens.output == pytest.approx(51, rel=0.05)
+
+
+async def test_what_was_answered_in_full_is_no_estimate(relays: RelayFactory) -> None:
+    relay = relays.make()
+    relay.upstream.script(stream(START, DELTA, END))
+    await relay.ask(STREAM)
+    assert not relay.ends[0].estimated
+
+
+async def test_what_a_provider_has_refused_costs_nothing(relays: RelayFactory) -> None:
+    """Also if the client leaves before it has read why."""
+    relay = relays.make()
+    relay.upstream.script(REFUSED)
+    await leave(asyncio.create_task(relay.ask(STREAM)), after_s=1)
+    [end] = relay.ends
+    assert (end.outcome, end.tokens, end.estimated) == ("aborted", TokenCounts(), False)
 
 
 async def test_a_client_that_leaves_while_the_end_is_recorded_ends_once(relays: RelayFactory) -> None:
