@@ -73,11 +73,9 @@ class UsageEstimator:
     def __init__(self) -> None:
         self._rates = TokenRates()
 
-    def of_stream(
-        self, tap: StreamTap, model: str, request: bytes, *, max_tokens: int = 0, took_ms: int = 0
-    ) -> UsageReading:
+    def of_stream(self, tap: StreamTap, model: str, request: bytes, *, took_ms: int = 0) -> UsageReading:
         """Return the usage of a message stream so far: its final report, else its first one and what has been sent
-        since. `took_ms` is the time since it began; an answer has at most `max_tokens`, if that is not 0.
+        since. `took_ms` is the time since it began.
         """
         usage = tap.usage
         if tap.reported:
@@ -86,13 +84,13 @@ class UsageEstimator:
             return usage if has_prompt(usage.tokens) else with_at_least(usage, request_bytes=len(request), output=1)
         if not tap.content_bytes:
             return replace(usage, estimated=True) if has_prompt(usage.tokens) else usage
-        output = self._streamed(tap, model, took_ms)
-        output = max(usage.tokens.output, min(output, max_tokens or output))
+        output = max(usage.tokens.output, self._streamed(tap, model, took_ms))
         prompt = usage.tokens.input if has_prompt(usage.tokens) else prompt_tokens(request)
         return replace(usage, tokens=replace(usage.tokens, input=prompt, output=output), estimated=True)
 
     def of_left(self, model: str, request: bytes, *, is_stream: bool, max_tokens: int = 0) -> UsageReading:
-        """Return the usage of a request that was left before anything of its answer came."""
+        """Return the usage of a request that was left before anything of its answer came. An answer has at most
+        `max_tokens`, if that is not 0."""
         answer = 0 if is_stream else round(self._rates.of(model).answer.value)
         tokens = TokenCounts(input=prompt_tokens(request), output=min(answer, max_tokens or answer))
         return UsageReading(tokens, estimated=True)

@@ -156,11 +156,7 @@ class AttemptRunner:
             if progress.response.is_event_stream and not upstream.at_end:
                 await drain_upstream(upstream)
         except FAILURES as error:
-            body = error.body if isinstance(error, AttemptFailed) else b""
-            failure = self._failure_of(error, progress)
-            if failure.kind == "deadline":
-                self._estimate_left(request, progress)
-            return progress.failed(failure, body)
+            return self._failed(request, progress, error)
         finally:
             if progress.upstream:
                 await progress.upstream.close()
@@ -217,6 +213,13 @@ class AttemptRunner:
                 await asyncio.shield(self._record_end(request, progress, progress.outcome("aborted")))
         finally:
             self.release(progress.ended or progress.outcome("aborted"))
+
+    def _failed(self, request: ClientRequest, progress: AttemptProgress, error: BaseException) -> AttemptOutcome:
+        """The outcome of an attempt that fails with an exception."""
+        failure = self._failure_of(error, progress)
+        if failure.kind == "deadline":
+            self._estimate_left(request, progress)
+        return progress.failed(failure, error.body if isinstance(error, AttemptFailed) else b"")
 
     def _estimate_left(self, request: ClientRequest, progress: AttemptProgress) -> None:
         """Estimate the usage of a request that was sent and left before anything of its answer was read."""

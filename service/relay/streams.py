@@ -79,7 +79,6 @@ class StreamRelay:
             self._tap,
             self._exchange.plan.model,
             request.plain,
-            max_tokens=request.max_tokens,
             took_ms=self._clock.now_ms() - self._began_ms,
         )
 

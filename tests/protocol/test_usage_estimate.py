@@ -79,11 +79,9 @@ def tap_of(*parts: bytes) -> StreamTap:
     return tap
 
 
-def read(*parts: bytes, estimator: UsageEstimator | None = None, max_tokens: int = 0, took_ms: int = 0) -> UsageReading:
+def read(*parts: bytes, estimator: UsageEstimator | None = None, took_ms: int = 0) -> UsageReading:
     """The usage of a stream of these parts, as far as it came."""
-    return (estimator or UsageEstimator()).of_stream(
-        tap_of(*parts), MODEL, REQUEST, max_tokens=max_tokens, took_ms=took_ms
-    )
+    return (estimator or UsageEstimator()).of_stream(tap_of(*parts), MODEL, REQUEST, took_ms=took_ms)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +113,6 @@ def test_a_long_answer_is_sampled_and_counted_whole() -> None:
         assert estimate == pytest.approx(156_000, rel=0.1)
         kept = sum(len(part) for _, part in tap.content._parts)
         assert kept < 800_000  # memory is bounded
-
-
-def test_an_answer_has_no_more_than_its_maximum() -> None:
-    assert read(START, BLOCK, *[DELTA] * 9, max_tokens=100).tokens.output == 100
 
 
 def test_a_delta_too_large_to_keep_counts_by_its_size() -> None:

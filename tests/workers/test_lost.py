@@ -75,7 +75,7 @@ def test_an_attempt_is_closed_when_its_replica_is_gone(bench: Bench) -> None:
     event = wire.decode_event(rows[0][1].encode())
     assert msgspec.structs.asdict(event) | {"event_id": "", "at_ms": 0} == msgspec.structs.asdict(
         lost_events(fold.fold_route(RouteLedger(), [attempt]), [attempt.event_id], NOON_MS)[0]
-    ) | {"event_id": "", "at_ms": 0, "tokens": TokenCounts(input=20, output=2), "cost_nusd": 1_000}
+    ) | {"event_id": "", "at_ms": 0, "tokens": TokenCounts(input=20, output=2), "cost_nusd": 1_000, "estimated": True}
     assert bench.verify().ok
 
 
