@@ -36,7 +36,8 @@ UNREAD = tuple(
     for name in (b"content_block_delta", b"content_block_stop")
 )
 """Prefixes of events that are not parsed once content has begun: nearly all."""
-HEARTBEAT_NAMES = frozenset((b"", b"ping"))
+PINGS = (b"event: ping\n", b"event: ping\r")
+"""Prefixes of nearly all heartbeats, which need not be parsed either."""
 THINKING = frozenset(("thinking", "redacted_thinking"))
 
 COME_BY_DELTAS = frozenset(("text", "thinking", "tool_use", "server_tool_use", "mcp_tool_use", "compaction"))
@@ -191,12 +192,16 @@ class StreamTap:
 
     def _is_last(self, event: SseEvent) -> bool:
         """Read an event; True if the stream ends with it."""
-        if self.has_content and event.block.startswith(UNREAD):
+        block = event.block
+        if self.has_content and block.startswith(UNREAD):
             self.content_events += 1
             return False
+        if block.startswith(PINGS):
+            self._note_heartbeat(block)
+            return False
         name, data = event.fields
-        if name in HEARTBEAT_NAMES and is_heartbeat(name, data):
-            self._note_heartbeat(event)
+        if name == b"ping" or (not name and is_heartbeat(data)):
+            self._note_heartbeat(block)
             return False
         had_begun = self._begun
         self._read(name, data)
@@ -204,13 +209,13 @@ class StreamTap:
             self.content_events += 1
             if not had_begun:
                 self.content_bytes -= event.start
-        return self.ended
+        return self.complete or self.error is not None
 
-    def _note_heartbeat(self, event: SseEvent) -> None:
+    def _note_heartbeat(self, block: bytes) -> None:
         """Count a heartbeat, and leave its bytes and its empty line out of the content."""
         self.heartbeats += 1
         if self._begun:
-            self.content_bytes -= len(event.block) + 2
+            self.content_bytes -= len(block) + 2
 
     def _look_at_head(self, chunk: bytes) -> None:
         """Decide as early as possible if this is an event stream."""
@@ -283,9 +288,9 @@ class StreamTap:
         self.container_id = text_or_empty(inner(fields, "container").get("id")) or self.container_id
 
 
-def is_heartbeat(name: bytes, data: bytes) -> bool:
-    """True if an event only shows that the connection lives: a comment, or a ping, with or without a name."""
-    return name == b"ping" or not (name or data) or (not name and object_of(data).get("type") == "ping")
+def is_heartbeat(data: bytes) -> bool:
+    """True if an event without a name only shows that the connection lives: a comment, or a ping."""
+    return not data or object_of(data).get("type") == "ping"
 
 
 def is_error(name: str, fields: dict[str, Any]) -> bool:

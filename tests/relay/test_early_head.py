@@ -327,6 +327,20 @@ async def test_the_object_of_an_error_keeps_all_its_fields(relays: RelayFactory)
     assert seen.error == {**told["error"], "message": "no\n***"}  # type: ignore[dict-item]
 
 
+async def test_the_clients_own_limit_behind_the_head(relays: RelayFactory) -> None:
+    """In Anthropic's words, with the wait that no header can tell; of a type after which Claude Code asks again, and
+    then is told by status."""
+    relay = relays.make({"ANTHROPIC_BASE_URL": ANTHROPIC, "CIRCUIT_BREAKER_ENABLED": "false"})
+    own = error(429, "rate_limit_error", "Number of requests has exceeded your limit", headers={"retry-after": "40"})
+    relay.upstream.script(after(own, 50.0))
+    seen = await ask(relay, credential="sk-ant-api03-own-cccccccccccccccc")
+    assert seen.error == {
+        "type": "overloaded_error",
+        "message": "Number of requests has exceeded your limit (retry after 40 s)",
+    }
+    assert seen.verdict == "throttled"
+
+
 async def test_a_provider_that_names_a_wait_is_quoted(relays: RelayFactory) -> None:
     """No header can tell it any more."""
     relay = relays.make(ONLY_ANTHROPIC)
