@@ -141,7 +141,7 @@ class AttemptRunner:
             async with asyncio.timeout_at(head_s) as deadline:
                 upstream, credential = await self._open(request, progress)
                 if head_s != content_s:
-                    move_deadline(deadline, content_s)
+                    deadline.reschedule(content_s)
                 exchange = UpstreamExchange(
                     request, progress.plan, credential, upstream, response, deadline, progress.response
                 )
@@ -266,12 +266,6 @@ def scope_of(error: UpstreamError) -> FailureScope:
     if error.kind == "stale_socket":
         return ""
     return "request" if error.kind == "bad_request" else "route"
-
-
-def move_deadline(deadline: asyncio.Timeout, when_s: float) -> None:
-    """Move a deadline, unless it passes in this very moment: then what waits next fails."""
-    if not deadline.expired():
-        deadline.reschedule(when_s)
 
 
 async def drain_upstream(upstream: UpstreamResponse) -> None:

@@ -212,8 +212,6 @@ class ResponseRelay:
         upstream.decode()
 
         async def commit() -> bytes:
-            if deadline.expired():  # it coincides with the content
-                await asyncio.sleep(0)
             deadline.reschedule(None)
             self._admission.note_content(exchange.plan.grant)
             await exchange.response.start(upstream.status, self._head(exchange))

@@ -25,6 +25,7 @@ from tests.support.relay_harness import (
     ONLY_ANTHROPIC,
     STREAM,
     ZAI,
+    MemoryClient,
     RelayFactory,
     RelayHarness,
 )
@@ -57,12 +58,16 @@ class Seen:
         self.headers: dict[bytes, bytes] = {}
         self.parts: list[tuple[float, bytes]] = []
         self.ended = False
+        self.late = 0
+        """What was sent behind the end."""
         self.verdict = ""
         self._began_s = asyncio.get_running_loop().time()
 
     async def _take(self, message: Any) -> None:
         at_s = round(asyncio.get_running_loop().time() - self._began_s, 3)
-        assert not self.ended
+        if self.ended:
+            self.late += 1
+            return
         if message["type"] == "http.response.start":
             assert not self.status
             self.status, self.head_s, self.headers = message["status"], at_s, dict(message["headers"])
@@ -360,6 +365,15 @@ async def test_the_deadline_runs_to_content_head_or_no_head(relays: RelayFactory
     assert relay.ended == [("anthropic", "failed", "reset"), ("zai", "failed", "deadline")]
 
 
+async def test_a_client_of_little_patience_makes_no_route_fail(relays: RelayFactory) -> None:
+    """A provider that is at work for longer than a first byte may take, and for less than its content may."""
+    relay = relays.make(ONLY_ANTHROPIC)
+    relay.upstream.script(stream(START, *(5.0, PING) * 100), stream(head_s=FOREVER))
+    for _ in range(2):
+        await ask(relay, deadline_ms=100_000)
+    assert [(end.kind, end.scope) for end in relay.ends] == [("deadline", ""), ("timeout", "route")]
+
+
 @pytest.mark.parametrize("head_after_ms", [4_999, 5_000, 5_001])
 async def test_a_head_at_the_deadline_does_no_harm(relays: RelayFactory, head_after_ms: int) -> None:
     """Whichever comes first: one answer, and the event loop has nothing to complain of."""
@@ -441,6 +455,46 @@ async def test_a_client_that_goes_during_a_failover_ends_it(relays: RelayFactory
     with pytest.raises(asyncio.CancelledError):
         await task
     assert relay.ended == [("anthropic", "failed", "reset"), ("zai", "aborted", "")]
+
+
+async def test_content_waits_for_a_head_that_is_being_sent(relays: RelayFactory) -> None:
+    """The client reads nothing as its head goes; when it reads again, all comes in order."""
+    relay = relays.make()
+    relay.upstream.script(stream(START, 50.0, DELTA, END))
+    client = MemoryClient()
+    task = asyncio.create_task(relay.ask(STREAM, client=client))
+    await advance(44)
+    client.reads.clear()
+    await advance(11)
+    assert not client.started
+    client.reads.set()
+    await task
+    assert client.early
+    assert client.parts == [PING, b": ccproxy route=anthropic attempts=1\n\n" + START + DELTA, END]
+
+
+async def test_no_ping_comes_into_an_answer_in_one_piece(relays: RelayFactory) -> None:
+    """A failure just before the head is due, to a client that reads slowly."""
+    relay = relays.make(ONLY_ANTHROPIC)
+    relay.upstream.script(after(BAD, 44.0))
+    client = MemoryClient()
+    task = asyncio.create_task(relay.ask(STREAM, client=client))
+    await advance(43)
+    client.reads.clear()
+    await advance(60)
+    client.reads.set()
+    await task
+    assert (client.status, client.early) == (400, False)
+    assert client.json["type"] == "error"
+
+
+async def test_no_ping_comes_behind_the_end(relays: RelayFactory) -> None:
+    """While the provider's connection is read to its end."""
+    relay = relays.make(ping_ms=100)
+    relay.upstream.script(stream(WHOLE, 0.2, b": bye\n\n"))
+    seen = await ask(relay)
+    await advance(1)
+    assert (seen.body, seen.late) == (WHOLE, 0)
 
 
 # -- clocks
