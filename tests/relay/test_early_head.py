@@ -66,7 +66,7 @@ class Seen:
         self._began_s = asyncio.get_running_loop().time()
 
     async def _take(self, message: Any) -> None:
-        await asyncio.sleep(self.takes_s)
+        await advance(self.takes_s)
         at_s = round(asyncio.get_running_loop().time() - self._began_s, 3)
         if self.ended:
             self.late += 1
