@@ -202,6 +202,10 @@ class Archive:
         parameters = {"stream": stream, "first": lowest_id(from_ms), "last": lowest_id(until_ms)}
         return [body for (body,) in self.connection.execute(QUERIES["priced_events"], parameters).fetchall()]
 
+    def resource_readings(self, stream: str) -> list[str]:
+        """Return a stream's readings of running totals, in their order."""
+        return [body for (body,) in self.connection.execute(QUERIES["resource_readings"], (stream,)).fetchall()]
+
     def skipped_after(self, stream: str, after: int, upto: int) -> list[SkippedRow]:
         """Return the event numbers skipped after the aside id `after`, up to position `upto`."""
         parameters = {"stream": stream, "after": after, "upto": upto}

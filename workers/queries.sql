@@ -77,8 +77,12 @@ WHERE event_id = ANY(%(ids)s::uuid[]) AND event_id BETWEEN %(first)s::uuid AND %
 -- name: priced_events
 SELECT body::text FROM ccproxy.events
 WHERE event_id >= %(first)s::uuid AND event_id < %(last)s::uuid AND stream = %(stream)s
-    AND type IN ('attempt_ended', 'attempt_lost', 'batch_item_used', 'usage_repriced')
+    AND type IN ('attempt_ended', 'attempt_lost', 'batch_item_used', 'resource_used', 'usage_repriced')
 ORDER BY position;
+
+-- All that is kept of the readings of running totals.
+-- name: resource_readings
+SELECT body::text FROM ccproxy.events WHERE stream = %s AND type = 'resource_used' ORDER BY position;
 
 -- name: copy_events
 COPY ccproxy.events (event_id, stream, position, type, at_ms, stream_id, epoch, request_id, body, hash) FROM STDIN;

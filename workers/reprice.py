@@ -1,16 +1,26 @@
 """Prices usage again, by another price list: events that follow those of the usage, which stay as they are.
 
 Each price has one successor, whose id follows from it: two commands at once, or one that was broken off and runs again,
-record the same events. Not here: prices (`service.ledger.price`), folding (`project`), and what was read of running
-totals, whose growth is priced when it is folded.
+record the same events. Not here: prices (`service.ledger.price`), and folding (`project`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from service.ledger import ids, wire
-from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptLost, BatchItemUsed, PriceChange, UsageRepriced
-from service.ledger.price import BATCH, PriceList, line_nusd
+from service.ledger.events import (
+    FOLD_RULES,
+    AttemptEnded,
+    AttemptLost,
+    BatchItemUsed,
+    PriceChange,
+    ResourceUsed,
+    UsageLine,
+    UsageRepriced,
+)
+from service.ledger.price import BATCH, PriceList, line_nusd, rates_for
+from service.ledger.running_totals import Growth, at_rates, growth_of
+from service.ledger.state import RouteLedger
 from service.ledger.usage_lines import UsageEvent, usage_lines
 from workers.archive import Archive
 
@@ -21,9 +31,11 @@ Costs: TypeAlias = tuple[int | None, ...]
 
 
 class Priced(NamedTuple):
-    """Usage, the id of the event that priced it last, and what its lines cost since."""
+    """Lines of usage and whose they are, the id of the event that priced them last, and what they cost since."""
 
-    event: UsageEvent
+    event: UsageEvent | ResourceUsed
+    lines: Sequence[UsageLine]
+    client_key: str
     priced_by: str
     costs: Costs
 
@@ -59,55 +71,88 @@ def reprice(
 
     Raises psycopg.Error.
     """
-    sums = Repricing(stream)
+    sums, growths = Repricing(stream), growths_of(archive, stream)
     for from_ms in range(max(0, since_ms - LONGEST_ATTEMPT_MS), until_ms, STEP_MS):
         events: list[UsageRepriced] = []
-        for one in priced_in(archive.priced_events(stream, from_ms, min(from_ms + STEP_MS, until_ms))):
+        for one in priced_in(archive.priced_events(stream, from_ms, min(from_ms + STEP_MS, until_ms)), growths):
             if since_ms <= one.event.at_ms < until_ms:
-                now = costs_by(one.event, prices)
+                now = costs_by(one, prices)
                 sums = sums.plus(one.costs, now)
                 if now != one.costs:
                     events.append(repriced_event(one, now, prices.version))
         yield sums, events
 
 
-def priced_in(bodies: Iterable[str]) -> Iterable[Priced]:
+def growths_of(archive: Archive, stream: str) -> dict[str, Growth]:
+    """Return what readings of running totals added, by their events; the readings before are needed for that.
+
+    Growth that the provider itself has priced is left out.
+    """
+    checkpoint, balance = archive.checkpoint(stream), archive.balance(stream)
+    ledger = wire.decode_ledger(stream, balance.state)
+    current = wire.decode_ledger(stream, checkpoint.state) if checkpoint else ledger
+    found: dict[str, Growth] = {}
+    if not isinstance(ledger, RouteLedger) or not isinstance(current, RouteLedger) or not current.resources:
+        return found
+    for body in archive.resource_readings(stream):
+        event = wire.decode_event(body.encode())
+        growth = growth_of(ledger, event) if isinstance(event, ResourceUsed) else None
+        if growth and isinstance(event, ResourceUsed) and event.cost_nusd is None:
+            found[event.event_id] = growth
+    return found
+
+
+def priced_in(bodies: Iterable[str], growths: Mapping[str, Growth]) -> Iterable[Priced]:
     """Return usage with its newest price; without estimates that an attempt's end has replaced."""
     found: dict[str, Priced] = {}
     for body in bodies:
-        note_price(found, wire.decode_event(body.encode()))
+        note_price(found, wire.decode_event(body.encode()), growths)
     ended = {one.event.attempt_id for one in found.values() if isinstance(one.event, AttemptEnded)}
     return [one for one in found.values() if not (isinstance(one.event, AttemptLost) and one.event.attempt_id in ended)]
 
 
-def note_price(found: dict[str, Priced], event: wire.Decoded) -> None:
+def note_price(found: dict[str, Priced], event: wire.Decoded, growths: Mapping[str, Growth]) -> None:
     """Take an event's usage, or its later price, into what was found."""
-    if isinstance(event, UsageEvent):
-        found[event.event_id] = Priced(event, event.event_id, tuple(line.cost_nusd for line in usage_lines(event)))
-    elif isinstance(event, UsageRepriced) and event.of in found:
+    if isinstance(event, UsageRepriced) and event.of in found:
         costs = tuple(change.cost_nusd for change in event.changes)
         found[event.of] = found[event.of]._replace(priced_by=event.event_id, costs=costs)
+    elif isinstance(event, ResourceUsed) and event.event_id in growths:
+        growth = growths[event.event_id]
+        costs = (growth.line.cost_nusd,)
+        found[event.event_id] = Priced(event, (growth.line,), growth.client_key, event.event_id, costs)
+    elif isinstance(event, UsageEvent):
+        lines = usage_lines(event)
+        costs = tuple(line.cost_nusd for line in lines)
+        found[event.event_id] = Priced(event, lines, event.client_key, event.event_id, costs)
 
 
-def costs_by(event: UsageEvent, prices: PriceList) -> Costs:
-    """Return what the lines of an event cost by a price list."""
-    is_batch = isinstance(event, BatchItemUsed)
-    at_ms = event.at_ms if isinstance(event, BatchItemUsed) else event.started_at_ms
-    tier = BATCH if is_batch else ""
-    return tuple(line_nusd(line, prices, at_ms=at_ms, tier=tier) for line in usage_lines(event))
+def costs_by(priced: Priced, prices: PriceList) -> Costs:
+    """Return what lines of usage cost by a price list."""
+    event = priced.event
+    if isinstance(event, ResourceUsed):
+        return tuple(growth_cost(line, prices, event.at_ms) for line in priced.lines)
+    if isinstance(event, BatchItemUsed):
+        return tuple(line_nusd(line, prices, at_ms=event.at_ms, tier=BATCH) for line in priced.lines)
+    return tuple(line_nusd(line, prices, at_ms=event.started_at_ms) for line in priced.lines)
+
+
+def growth_cost(line: UsageLine, prices: PriceList, at_ms: int) -> int | None:
+    """Return what growth costs: of many requests, so that no prompt's length is known."""
+    rates = rates_for(line.model, prices, at_ms=at_ms, speed=line.speed, geo=line.geo)
+    return None if rates is None else at_rates(line.tokens, rates)
 
 
 def repriced_event(priced: Priced, now: Sequence[int | None], version: str) -> UsageRepriced:
     """Return the event of a new price."""
-    event, lines = priced.event, usage_lines(priced.event)
+    event = priced.event
     return UsageRepriced(
         event_id=ids.repriced_id(priced.priced_by),
         at_ms=event.at_ms,
         of=event.event_id,
-        attempt_id="" if isinstance(event, BatchItemUsed) else event.attempt_id,
+        attempt_id=event.attempt_id if isinstance(event, AttemptEnded | AttemptLost) else "",
         request_id=event.request_id,
-        client_key=event.client_key,
-        changes=tuple(map(PriceChange, (line.model for line in lines), priced.costs, now)),
+        client_key=priced.client_key,
+        changes=tuple(map(PriceChange, (line.model for line in priced.lines), priced.costs, now)),
         price_version=version,
         fold_rules=FOLD_RULES,
         of_lost=isinstance(event, AttemptLost),

@@ -9,7 +9,15 @@ import msgspec
 import pytest
 
 from service.ledger import ids, wire
-from service.ledger.events import AttemptEnded, AttemptLost, BatchItemUsed, TokenCounts, UsageLine, UsageRepriced
+from service.ledger.events import (
+    AttemptEnded,
+    AttemptLost,
+    BatchItemUsed,
+    ResourceUsed,
+    TokenCounts,
+    UsageLine,
+    UsageRepriced,
+)
 from service.settings.packaged import packaged_prices
 from tests.support.stream_factories import NOON_MS, STREAM, append, ended, new_id, started
 from tests.workers.conftest import Bench
@@ -191,6 +199,26 @@ def test_a_lost_attempts_estimate_counts_until_its_end(bench: Bench, command: Ru
 def followed(event: UsageRepriced, suffix: str) -> UsageRepriced:
     """A price of the same estimate that comes after its end."""
     return msgspec.structs.replace(event, event_id=ids.derived_id(event.event_id, suffix))
+
+
+def test_growth_of_running_totals_is_priced_as_it_was_booked(bench: Bench, command: Run, tmp_path: Path) -> None:
+    """Each reading's growth by itself, on whom it was charged; what the provider has priced stays."""
+
+    def reading(number: int, tokens: TokenCounts, key: str = "alice", **fields: Any) -> ResourceUsed:
+        at_ms = NOON_MS + number * 60_000
+        known: dict[str, Any] = {"resource_id": "sesn_1", "kind": "session", "made_at_ms": NOON_MS, "model": "house"}
+        return ResourceUsed(event_id=new_id(at_ms), at_ms=at_ms, client_key=key, tokens=tokens, **(known | fields))
+
+    first, again, more = (TokenCounts(10, 5), TokenCounts(10, 5), TokenCounts(30, 5))
+    told = reading(9, TokenCounts(7), "bob", resource_id="sesn_2", model="claude-opus-5", cost_nusd=55)
+    append(bench.redis, [reading(1, first), reading(2, again, "bob"), reading(3, more, "bob"), told])
+    bench.project()
+    assert cells(bench) == {("house", "alice"): (0, 2, 0), ("claude-opus-5", "bob"): (55, 0, 0)}
+    own_prices(tmp_path, HOUSE)
+    assert reprice(command)["changed"] == 2
+    assert cells(bench) == {("house", "alice"): (30 * 2_000 + 5 * 4_000, 0, 0), ("claude-opus-5", "bob"): (55, 0, 0)}
+    assert reprice(command)["changed"] == 0
+    assert bench.verify().ok
 
 
 def test_a_rebuild_has_the_new_prices(used: Bench, command: Run) -> None:
