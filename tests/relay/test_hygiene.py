@@ -152,14 +152,15 @@ async def test_what_another_vendor_cannot_read_crosses_as_words(
     ]
 
 
-async def test_a_thread_is_no_business_of_another_vendor(
+async def test_another_vendor_answers_the_beginning_of_a_thread_as_a_plain_message(
     server: Server, anthropic: FakeProvider, zai: FakeProvider
 ) -> None:
-    """It would answer without what came before, and nobody could go on from its answer."""
+    """All that it needs is in the request; it is told nothing of the thread, which nobody can continue."""
     served = await server.start(anthropic=anthropic, zai=zai)
     anthropic.script(reply.error(529).repeated(9))
-    assert (await served.ask(ASK | {"thread": {"type": "create"}})).status_code == 529
-    assert zai.requests == []
+    assert (await served.ask(ASK | {"thread": {"type": "create"}})).status_code == 200
+    [request] = zai.requests
+    assert "thread" not in request.json
 
 
 @pytest.mark.parametrize("count", [{"input_tokens": 0}, {}, {"input_tokens": "many"}])
