@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection
 from functools import cache
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec.structs import replace
@@ -84,11 +85,12 @@ def top_fields(request: ClientRequest) -> Collection[str]:
 
 
 def texts_of(request: ClientRequest) -> Collection[str]:
-    """All that a client has written in a request, in lower case: names and values of its body, and of its headers."""
+    """All that a client has written in a request, in lower case: names and values of body, headers and query."""
     try:
         left: list[Any] = [msgspec.json.decode(request.plain)]
     except UNREADABLE:
         left = []
+    left += [part for pair in parse_qsl(request.query, keep_blank_values=True) for part in pair]
     for _, value in request.headers:
         text = value.decode("latin-1")
         left += [text, *(part.strip() for part in text.split(","))]

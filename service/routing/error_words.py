@@ -26,6 +26,12 @@ FIELDS = frozenset((
 """What the Messages API's documentation calls the parts of a request."""
 QUOTED = re.compile(r'"[^"]*(?:"|\Z)|`[^`]*(?:`|\Z)|\u201c[^\u201d]*(?:\u201d|\Z)|(?<!\w)\'[^\']*(?:\'|\Z)')
 PATH = re.compile(r"\b[a-z_]\w*(?:\.(?:\d+|[a-z_]\w*)|\[\d+\])+", re.IGNORECASE)
+ADDRESS = re.compile(
+    r"\w+://[^\s<>]+|[\w.+-]+@[\w.-]+|\b(?:[\w-]+\.)+(?:com|org|net|io|ai|dev|app|cn|jp|eu|fr|de|uk)\b(?:/[^\s<>]*)?|"
+    r"\b(?:e\.g|i\.e)\b",
+    re.IGNORECASE | re.ASCII,
+)
+"""Where to read on or to write to, which looks like a path into the request."""
 LENGTH = re.compile(
     r"\b(?:too (?:long|large|many|big|short|small|few)|exceeds?|exceeded|maximum|minimum|at (?:most|least)|"
     r"(?:greater|less|longer|shorter|larger|more|fewer) than)\b",
@@ -35,6 +41,7 @@ WORD = re.compile(r"[a-z_]\w*", re.IGNORECASE)
 IDS = re.compile(r"\b(?=\w*\d)[\w-]{6,}\b")
 DIGITS = re.compile(r"\d+")
 BLANKS = re.compile(r"\s+")
+ESCAPED_BLANKS = re.compile(r"(?:\\[nrt]|\s)+")
 
 
 def unquoted(message: str) -> str:
@@ -47,10 +54,17 @@ def without_echoes(message: str, phrases: Collection[str], texts: Iterable[str])
 
     Single words (a tool's parameter "account") prove nothing: providers use them on their own.
     """
+    message = flat(message)
     for text in texts:
-        if text[:2] in message and (echo := echo_of(text, phrases, message)):
+        told = flat(text[: 2 * len(message)]).lstrip()
+        if told[:2] in message and (echo := echo_of(told, phrases, message)):
             message = message.replace(echo, " ")
     return message
+
+
+def flat(text: str) -> str:
+    """A text on one line and without escapes: providers repeat texts with other blanks, and escaped."""
+    return ESCAPED_BLANKS.sub(" ", text).replace("\\", "")
 
 
 def echo_of(text: str, phrases: Collection[str], message: str) -> str:
@@ -65,7 +79,7 @@ def points_into_request(message: str, fields: Collection[str] = (), model: str =
 
     Without a word for it, nothing is pointed at.
     """
-    words = message.lower()
+    words = ADDRESS.sub(" ", message.lower())
     if PATH.search(words) or LENGTH.search(words) or (model and model.lower() in words):
         return True
     return any(word in FIELDS or word in fields for word in WORD.findall(words))

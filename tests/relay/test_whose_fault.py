@@ -237,10 +237,23 @@ async def test_wrong_bodies_without_a_second_account_stay_as_well(relays: RelayF
     assert set(sent_to(only)) == {ANTHROPIC}
 
 
-async def test_an_account_closed_in_words_that_nobody_knows_is_left(relays: RelayFactory) -> None:
-    """After three bodies of two clients; it is tried again after a while, and a good answer brings it back."""
+UNKNOWN_WORDS = [
+    "Farewell.",
+    "Votre organisation a été désactivée. Écrivez à support@anthropic.com.",
+    "この組織は停止されました。詳しくは https://support.anthropic.com/messages をご覧ください。",
+    "Compte clos (voir console.anthropic.com/settings).",
+    "Your team is under review, i.e. nobody may use it.",
+]
+
+
+@pytest.mark.parametrize("words_of_error", UNKNOWN_WORDS)
+async def test_an_account_closed_in_words_that_nobody_knows_is_left(relays: RelayFactory, words_of_error: str) -> None:
+    """After three bodies of two clients; it is tried again after a while, and a good answer brings it back.
+
+    An address to write to, or where to read on, is no path into the request.
+    """
     relay = relays.make(CIRCUITS)
-    answers(relay, error(400, "invalid_request_error", "Farewell."), ANTHROPIC)
+    answers(relay, error(400, "invalid_request_error", words_of_error), ANTHROPIC)
     for client_key, words in (("alice", "a"), ("alice", "b"), ("bob", "b")):  # two bodies
         assert (await relay.ask(body_of(words), client_key=client_key)).status == 400
     assert (await relay.ask(body_of("c"), client_key="bob")).status == 400
@@ -293,6 +306,36 @@ async def test_a_client_that_writes_an_accounts_words_closes_nothing(
     headers = [(b"content-type", b"application/json"), (b"anthropic-beta", b"a-beta, " + header)]
     with suppress(ProxyError):
         await relay.ask(body, client_key="alice", model=words if place == "model" else MODEL, headers=headers)
+    assert route_for(relay, "bob") == ("anthropic", "", False, False)
+
+
+CHANGED = [
+    ("organization  has\t been disabled", "organization has been disabled"),
+    ("a name\norganization has been disabled", r"a name\norganization has been disabled"),
+    ("a \\ organization has been disabled", r"a \\ organization has been disabled"),
+]
+
+
+@pytest.mark.parametrize(("written", "told"), CHANGED, ids=["blanks", "line", "backslash"])
+async def test_words_that_a_provider_repeats_in_another_form_close_nothing(
+    relays: RelayFactory, written: str, told: str
+) -> None:
+    """With other blanks, or escaped."""
+    relay = relays.make(CIRCUITS)
+    await relay.ask(client_key="bob")
+    answers(relay, error(400, "invalid_request_error", f"unknown value {told}"), marker=b"alice")
+    with suppress(ProxyError):
+        await relay.ask(body_of("alice", user=written), client_key="alice")
+    assert route_for(relay, "bob") == ("anthropic", "", False, False)
+
+
+async def test_words_that_a_provider_repeats_of_a_query_close_nothing(relays: RelayFactory) -> None:
+    """The query is the client's as well."""
+    relay = relays.make(CIRCUITS)
+    await relay.ask(client_key="bob")
+    answers(relay, error(400, "invalid_request_error", "unknown query organization has been disabled"), marker=b"alice")
+    with suppress(ProxyError):
+        await relay.ask(body_of("alice"), client_key="alice", query="beta=organization+has%20been+disabled")
     assert route_for(relay, "bob") == ("anthropic", "", False, False)
 
 
