@@ -35,7 +35,7 @@ COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-comp
   $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo dev build test test-all unit room mutate simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale lock prices docs screenshots clean stale
+.PHONY: help up demo dev build test test-all unit room mutate simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale test-upgrade lock prices docs screenshots clean stale
 .PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
@@ -124,6 +124,9 @@ test-claude-code: $(DEVELOP) ## Claude Code itself against the proxy; installs i
 
 test-scale: $(DEVELOP) ## proxies behind HAProxy and Redis 7, restarted in turn and killed under load (ROUNDS=5 CLIENTS=20)
 	SCALE_ROUNDS=$(or $(ROUNDS),5) SCALE_CLIENTS=$(or $(CLIENTS),20) $(BIN)/python -m pytest tests/scale $(NO_SKIPS) $(ARGS)
+
+test-upgrade: $(DEVELOP) ## an earlier version and this one side by side, under traffic, restarted in both orders (needs the history)
+	$(BIN)/python -m pytest tests/upgrade $(ARGS)
 
 test-image: $(DEVELOP) ## what the Dockerfile installs and starts, in a plain folder, without Docker
 	$(BIN)/python -m tests.deploy.image

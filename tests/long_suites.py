@@ -40,6 +40,7 @@ SUITES = (
     Suite("simulate-faults", ("SEEDS=300",)),
     Suite("chaos", ("SEED=12", "ACTIONS=120", "SECONDS=90")),
     Suite("test-scale", ("ROUNDS=3", "CLIENTS=12")),
+    Suite("test-upgrade"),
     Suite("test-claude-code"),
     Suite("fuzz", ("SEED=12", "REQUESTS=15000")),
     Suite("mutate", ("ARGS=--rooms routing,ledger,protocol --count 50 --least 90",)),

@@ -21,7 +21,7 @@ from threading import Event
 import psycopg
 from redis import RedisError
 
-from service.ledger.wire import entry_order
+from service.ledger.wire import NewerState, entry_order
 from workers.consume import StreamSource
 from workers.outage import Outage
 from workers.project import Projected, Projector
@@ -73,6 +73,8 @@ class FoldJob:
             self.redis_outage.mark_down(error)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             self.postgres_outage.mark_down(error)
+        except NewerState as error:
+            fault.mark_down(error)
         except Exception as error:  # noqa: BLE001 - a fault in one stream must not stop the others; it is logged, once
             fault.mark_down(error, traceback=True)
         else:

@@ -133,7 +133,7 @@ class Projector:
             kept = None  # reconnected: the database may be another one, or an older state of it
         if kept is not None and kept[1:5] == (checkpoint.epoch, checkpoint.position, checkpoint.hash, checkpoint.state):
             return kept.ledger
-        ledger = wire.decode_ledger(checkpoint.stream, checkpoint.state)
+        ledger = wire.decode_state(checkpoint.stream, checkpoint.state)
         if isinstance(ledger, RouteLedger):
             self._load_usage(checkpoint, ledger, kept)
         return ledger
@@ -320,7 +320,7 @@ def state_of(ledger: Ledger) -> bytes:
     """Encode the part of a ledger stored with the checkpoint: all but the usage, which has its own table."""
     if isinstance(ledger, RouteLedger):
         ledger = msgspec.structs.replace(ledger, usage={}, hours={})
-    return wire.encode_ledger(ledger)
+    return wire.encode_state(ledger)
 
 
 def health_of(ledger: Ledger) -> dict[str, ReplicaHealth]:

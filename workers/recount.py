@@ -43,7 +43,7 @@ class Recount:
         self.began_at, self.began_hash = balance.position, balance.hash
         self.position, self.hash = balance.position, balance.hash
         self.skipped_number = balance.skipped_number
-        self.ledger: Ledger = wire.decode_ledger(stream, balance.state)
+        self.ledger: Ledger = wire.decode_state(stream, balance.state)
         if isinstance(self.ledger, RouteLedger):
             # The hours that are still open: which models get cells of their own depends on the existing ones.
             put_cells(self.ledger, archive.recounted(stream, max(0, fold.oldest_hour(self.ledger))))

@@ -111,11 +111,11 @@ def counts_of(usage: Usage | None, fields: list[str] | tuple[str, ...]) -> str:
 def state_differences(stream: str, stands: bytes, should: bytes) -> Iterator[Difference]:
     """Yield the differences of the checkpoint's state, part by part."""
     try:
-        ledger = wire.decode_ledger(stream, stands)
-    except msgspec.DecodeError as error:
+        ledger = wire.decode_state(stream, stands)
+    except (msgspec.DecodeError, wire.NewerState) as error:
         yield Difference("state", "whole", f"unreadable: {error}", "a ledger")
         return
-    parts, others = plain(ledger), plain(wire.decode_ledger(stream, should))
+    parts, others = plain(ledger), plain(wire.decode_state(stream, should))
     for part in sorted(parts.keys() | others.keys()):
         part_found, part_expected = parts.get(part), others.get(part)
         if isinstance(part_found, dict) or isinstance(part_expected, dict):

@@ -125,6 +125,18 @@ OLDER_SHAPES: dict[int, Callable[[Ledger], Ledger]] = {}
 """For each version before the newest, what makes its ledger of that of the next one, without changing it."""
 
 
+STATE_VERSION = 2
+"""Version of the state that a checkpoint stores: 1 is a ledger alone, 2 has the version before it.
+
+It rises when a ledger has what an older worker would lose by reading and writing it. Such a worker can't read it, and
+leaves the stream to newer ones.
+"""
+
+
+class NewerState(Exception):
+    """A stored state of a newer version, whose workers go on with it."""
+
+
 class Change(msgspec.Struct, frozen=True):
     """Notification on `CHANGES_CHANNEL`: this stream has a snapshot at (epoch, position)."""
 
@@ -149,6 +161,7 @@ _events_decoder: msgspec.json.Decoder[list[Event]] = msgspec.json.Decoder(list[E
 _event_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _raw_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 _snapshot_decoder = msgspec.json.Decoder(Snapshot)
+_state_decoder = msgspec.json.Decoder(tuple[int, msgspec.Raw])
 _route_ledger_decoder = msgspec.json.Decoder(RouteLedger)
 _control_ledger_decoder = msgspec.json.Decoder(ControlLedger)
 _change_decoder = msgspec.json.Decoder(Change)
@@ -209,6 +222,21 @@ def decode_ledger(stream: str, raw: bytes | msgspec.Raw) -> Ledger:
     if stream == CONTROL:
         return _control_ledger_decoder.decode(raw)
     return _route_ledger_decoder.decode(raw)
+
+
+def encode_state(ledger: Ledger) -> bytes:
+    """Encode a ledger as the state of a checkpoint."""
+    return _encoder.encode((STATE_VERSION, ledger))
+
+
+def decode_state(stream: str, raw: bytes) -> Ledger:
+    """Decode the state of a checkpoint. Raises NewerState, and msgspec.DecodeError if it is invalid."""
+    if raw.startswith(b"{"):
+        return decode_ledger(stream, raw)
+    version, ledger = _state_decoder.decode(raw)
+    if version > STATE_VERSION:
+        raise NewerState(f"the stream {stream} was folded by a newer version; its workers go on with it")
+    return decode_ledger(stream, ledger)
 
 
 def as_of_version(ledger: Ledger, version: int) -> Ledger:

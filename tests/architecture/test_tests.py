@@ -13,7 +13,6 @@ MAY_SLEEP = {
     "chaos/load.py": "the pace of clients",
     "chaos/run.py": "a tick of the plan, and of the wait for quiet, which is bounded",
     "deploy/image.py": "polls the health command of the image, at most START_S",
-    "e2e/traffic.py": "the pace of clients",
     "fakes/process.py": "polls a provider in another process, for a limited time",
     "http1/scripted.py": "a provider that is slow",
     "scale/load.py": "the pace of clients",
@@ -22,6 +21,7 @@ MAY_SLEEP = {
     "support/proxies.py": "makes uvicorn's own polling faster",
     "support/virtual_time.py": "virtual time",
     "support/waiting.py": "polls a condition, for a limited time",
+    "support/traffic.py": "the pace of clients",
 }
 """Everything else waits for a condition, with the help of `tests.support.waiting`."""
 

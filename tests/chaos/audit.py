@@ -252,7 +252,7 @@ def check_lost(books: Books, fates: Mapping[int, Fate], tally: Tally) -> None:
     in_state = {
         attempt
         for stream, (_, _, state) in books.checkpoints.items()
-        if isinstance(ledger := wire.decode_ledger(stream, state.encode()), RouteLedger)
+        if isinstance(ledger := wire.decode_state(stream, state.encode()), RouteLedger)
         for attempt in ledger.open
     }
     tally.same("open in the checkpoints", in_state, {event.event_id for event in still_open} - closed)
@@ -309,7 +309,7 @@ def check_snapshots(books: Books, fleet: Fleet, tally: Tally) -> None:
             tally.same(
                 f"state of {stream}",
                 wire.encode_ledger(ledger),
-                wire.encode_ledger(wire.decode_ledger(stream, state.encode())),
+                wire.encode_ledger(wire.decode_state(stream, state.encode())),
             )
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.traffic import Traffic
 from tests.fakes import reply
 from tests.support.installation import Installation, Proxy
 from tests.support.ledger_reader import LedgerReader, doubled
 from tests.support.messages import ask, client_of
+from tests.support.traffic import Traffic
 from tests.support.waiting import eventually, settles_to
 
 pytestmark = pytest.mark.e2e

@@ -168,3 +168,16 @@ def test_entries_are_in_the_order_of_their_times_and_counts() -> None:
     """As numbers, not as texts; without a count it is the first of its millisecond."""
     assert sorted(["10-0", "5-10", "5-2", "5-1"], key=wire.entry_order) == ["5-1", "5-2", "5-10", "10-0"]
     assert wire.entry_order("5") == wire.entry_order("5-0") == (5, 0)
+
+
+@pytest.mark.parametrize("stream", [wire.CONTROL, "zai"])
+def test_a_stored_state_says_its_version(stream: str) -> None:
+    """One without is of the first version; a newer one is left to newer workers, and an older worker can't read it."""
+    empty = wire.new_ledger(stream)
+    assert wire.decode_state(stream, b"{}") == empty == wire.decode_state(stream, wire.encode_state(empty))
+    with pytest.raises(wire.NewerState):
+        wire.decode_state(stream, b'[3,{"all":"new"}]')
+    with pytest.raises(msgspec.DecodeError):
+        wire.decode_ledger(stream, wire.encode_state(empty))
+    with pytest.raises(msgspec.DecodeError):
+        wire.decode_state(stream, b"[2]")

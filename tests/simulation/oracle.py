@@ -168,7 +168,7 @@ class Oracle:
         )
         if isinstance(ledger, RouteLedger):
             ledger = msgspec.structs.replace(ledger, usage={}, hours={})
-        self.law(wire.decode_ledger(stream, after.state) == ledger, f"{stream}: the checkpoint's state is not the fold")
+        self.law(wire.decode_state(stream, after.state) == ledger, f"{stream}: the checkpoint's state is not the fold")
         self.copies[stream, (after.epoch, after.position, after.stream_id)] = wire.encode_ledger(self.ledger(stream))
 
     def note_published(self, raw: bytes) -> None:

@@ -1,0 +1,113 @@
+"""`make test-upgrade`: this version and an earlier one side by side, under traffic, restarted in both orders.
+
+Nothing is migrated, stopped or waited for in between. Whatever folds and whoever serves, no client sees an error, each
+token counts once, and at the end the recount agrees.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.installation import Installation, Proxy
+from tests.support.ledger_reader import LedgerReader
+from tests.support.messages import client_of
+from tests.support.older_versions import BEFORE_LINES, tree_of
+from tests.support.processes import run
+from tests.support.traffic import Traffic
+from tests.support.waiting import settles_to
+
+OLD, NEW = "old", "new"
+SESSION = "sesn_00000001"
+
+
+class MixedInstallation(Installation):
+    """An installation whose processes are of either version."""
+
+    def __init__(self, folder: Path, older: Path) -> None:
+        super().__init__(folder)
+        self.older = older
+        self.version = OLD
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where the servers are, and the code of the version that is started now."""
+        code = {"PYTHONPATH": str(self.older)} if self.version == OLD else {}
+        return super().addresses | code
+
+    def start(self, version: str) -> Proxy:
+        """A proxy of a version."""
+        self.version = version
+        return self.start_proxy()
+
+    def replace_worker(self, version: str) -> None:
+        """A worker of another version, beside the one that is there until it works; then that one ends."""
+        before, self.version = self.worker, version
+        self.start_worker()
+        if before is not None:
+            before.stop()
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Iterator[MixedInstallation]:
+    """An installation of the earlier version."""
+    older = tree_of(BEFORE_LINES, tmp_path / "older")
+    if older is None:
+        pytest.skip(f"the history does not reach back to {BEFORE_LINES[:7]}; fetch it (`git fetch --unshallow`)")
+    with MixedInstallation(tmp_path / "fleet", older) as made:
+        yield made
+
+
+def poll(proxy: Proxy) -> None:
+    """Look at the session."""
+    with client_of(proxy.url) as client:
+        assert client.get(f"/v1/sessions/{SESSION}").status_code == 200
+
+
+@pytest.mark.parametrize("first", ["workers", "proxies"])
+def test_a_fleet_is_upgraded_under_traffic(mixed: MixedInstallation, first: str) -> None:
+    """Workers first, or proxies first; the earlier version comes back in between, as a proxy and as a worker."""
+    sessions, ledger = mixed.anthropic.resources.sessions, LedgerReader(mixed)
+    sessions[SESSION] = 1_000
+    older = [mixed.start(OLD) for _ in range(2)]
+    with Traffic([older[1].url], clients=2) as throughout:
+        if first == "workers":
+            mixed.replace_worker(NEW)
+        newer = [mixed.start(NEW) for _ in range(2)]
+        with Traffic([proxy.url for proxy in newer], clients=2) as later:
+            for proxy in (*older, *newer):
+                poll(proxy)
+            older[0].stop()
+            sessions[SESSION] = 3_000
+            poll(newer[0])
+            back = mixed.start(OLD)
+            poll(back)
+            if first == "proxies":
+                later.flow()
+                mixed.replace_worker(NEW)
+            sessions[SESSION] = 4_000
+            for proxy in (*newer, back):
+                poll(proxy)
+            later.flow()
+        assert later.faults == []
+        mixed.replace_worker(OLD)
+        throughout.flow()
+        mixed.replace_worker(NEW)
+        throughout.flow()
+    assert throughout.faults == []
+    check(mixed, ledger)
+
+
+def check(mixed: MixedInstallation, ledger: LedgerReader) -> None:
+    """All that the fakes served is on the ledger, once, and the session's total beside it."""
+    fakes = (mixed.anthropic, mixed.zai)
+    served = sum(one.usage.input for fake in fakes for one in fake.served)
+    wanted = [(sum(len(fake.requests) for fake in fakes), served + mixed.anthropic.resources.sessions[SESSION])]
+    query = "SELECT sum(attempts)::bigint, sum(input)::bigint FROM ccproxy.usage_hourly"
+    settles_to(wanted, lambda: ledger.rows(query))
+    ledger.settle()
+    assert ledger.rows(query) == wanted
+    ledger.check_sound()
+    mixed.version = NEW
+    status, said = run("ledger", "verify", home=mixed.folder / "verify", variables=mixed.addresses)
+    assert status == 0, said
