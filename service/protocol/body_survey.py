@@ -84,11 +84,7 @@ def blocks_of(messages: Sequence[MessageSurvey[Block]]) -> list[Block]:
 
 def block_count(messages: Sequence[MessageSurvey[Block]]) -> int:
     """Return the number of content blocks of messages."""
-    count = 0
-    for message in messages:
-        if not isinstance(message.content, str):
-            count += len(message.content)
-    return count
+    return sum([len(message.content) for message in messages if message.content.__class__ is list])
 
 
 def is_blank(block: BlockSurvey) -> bool:

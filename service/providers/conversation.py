@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Raw
 
-from service.protocol.body_survey import BlockSurvey, MessageSurvey, blocks_of, is_blank
+from service.protocol.body_survey import BlockSurvey, MessageSurvey, is_blank
 from service.protocol.raw_json import (
     THINKING_BLOCKS,
     BlockCleaner,
@@ -38,8 +38,8 @@ from service.settings import StripThinking
 
 Messages = Sequence[MessageSurvey[BlockSurvey]]
 Edit = tuple[int, BlockCleaner]
-BLANKS: Final = b'" \\nrt'
-"""What JSON may write for a text of blanks, and for few other texts."""
+BLANKS: Final = b'" \\'
+"""The first sign, behind the quote, of what JSON may write for a text of blanks, and for few other texts."""
 NO_RESULT: Final = "[no result]"
 SIGNED_TEXT: Final = ("content", "text")
 
@@ -63,31 +63,37 @@ CALLS: Final = frozenset(ANTHROPIC_IDS)
 def is_ready(messages: Messages, strip: StripThinking, refused: Container[str]) -> bool:
     """True if no rule of Anthropic about blocks and ids needs a change, as nearly always.
 
-    Every request comes here: lists are made where functions would be called for each block.
+    Every request comes here: one pass sorts out the blocks that a rule is about, without a call for each block.
     """
-    if [message for message in messages if not message.content]:
-        return False
-    blocks = blocks_of(messages)
-    return not has_blank(blocks) and are_fitting(blocks) and are_welcome(blocks, strip, refused)
+    suspects: list[BlockSurvey] = []
+    calls: list[BlockSurvey] = []
+    signed: list[BlockSurvey] = []
+    for message in messages:
+        if not message.content:
+            return False
+        for block in message.content if message.content.__class__ is list else ():
+            kind = block.type
+            if kind == "text":
+                if not block.text or memoryview(block.text)[:2][-1] in BLANKS:
+                    suspects.append(block)
+                continue
+            if kind in CALLS:
+                calls.append(block)
+            elif block.content.__class__ is list:
+                suspects += [part for part in block.content if part.type == "text"]
+            if block.signature or kind in THINKING_BLOCKS:
+                signed.append(block)
+    return not any(map(is_blank, suspects)) and are_fitting(calls) and are_welcome(signed, strip, refused)
 
 
-def has_blank(blocks: Sequence[BlockSurvey]) -> bool:
-    """True if one of the blocks, or a part of a result, is an empty text."""
-    parts = [part for block in blocks if block.content.__class__ is list for part in block.content]
-    texts = [block for block in [*blocks, *parts] if block.type == "text" and not bytes(block.text).strip(BLANKS)]
-    return bool(texts) and any(map(is_blank, texts))
-
-
-def are_fitting(blocks: Sequence[BlockSurvey]) -> bool:
-    """True if the ids of all calls fit Anthropic's patterns, and are different ones."""
-    calls = [block for block in blocks if block.type in CALLS]
+def are_fitting(calls: Sequence[BlockSurvey]) -> bool:
+    """True if the ids of calls fit Anthropic's patterns, and are different ones."""
     ids = {call.id for call in calls if ANTHROPIC_IDS[call.type].fits.fullmatch(call.id)} if calls else ()
     return len(ids) == len(calls)
 
 
-def are_welcome(blocks: Sequence[BlockSurvey], strip: StripThinking, refused: Container[str]) -> bool:
-    """True if the provider takes all thoughts and other signed blocks."""
-    signed = [block for block in blocks if block.signature or block.type in THINKING_BLOCKS]
+def are_welcome(signed: Sequence[BlockSurvey], strip: StripThinking, refused: Container[str]) -> bool:
+    """True if the provider takes these thoughts and other signed blocks."""
     if not signed:
         return True
     return not any(is_stripped(block.type, block.mark, strip) or block.mark in refused for block in signed)
