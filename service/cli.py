@@ -7,6 +7,7 @@ imports the other.
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
@@ -113,20 +114,23 @@ def announce(pipe: int) -> None:
 @config_option
 @json_option
 def check(config: Path | None, *, as_json: bool) -> None:
-    """Check the settings: credentials, addresses, loops. Sends no request to a provider."""
+    """Check settings, credentials, and logins to Redis and Postgres. Sends no request to a provider."""
     from service.commands.check import check_all
     from service.commands.terminal_views import show_findings
 
     settings = with_settings(config)
-    run = running(settings.home)
-    redis_url = settings.redis_url.reveal() if settings.redis_url else run.get("redis_url")
-    database_url = settings.database_url.reveal() if settings.database_url else run.get("database_url")
-    findings = asyncio.run(check_all(settings, redis_url, database_url))
+    redis_url = settings.redis_url.reveal() if settings.redis_url else running(settings.home).get("redis_url")
+    findings = asyncio.run(check_all(settings, redis_url, show_progress))
     if as_json:
         echo_json([asdict(finding) for finding in findings])
     else:
         show_findings(findings, SafeConsole())
     sys.exit(any(finding.ok is False for finding in findings))
+
+
+def show_progress(waiting: Sequence[str]) -> None:
+    """Say on standard error what is still waited for."""
+    echo(f"waiting for {', '.join(waiting)}", err=True)
 
 
 main.add_command(keys)

@@ -523,3 +523,15 @@ JOIN ccproxy.events AS asked ON asked.request_id = made.request_id
 LEFT JOIN ccproxy.control_events AS issued ON issued.type = 'client_key_issued'
     AND issued.body->>'key_id' = asked.body->>'client_key'
 WHERE made.type = 'resource_created' AND made.body->>'client_key' IS NULL;
+
+-- name: check_read_only
+SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on';
+
+-- name: check_may_create
+SELECT has_database_privilege(current_database(), 'CREATE');
+
+-- name: check_rights
+SELECT c.oid::regclass::text
+FROM pg_class c
+WHERE c.relnamespace = 'ccproxy'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+    AND NOT (pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(c.relnamespace, 'CREATE'));

@@ -1,57 +1,104 @@
-"""`ccproxy check`: checks settings, credentials and addresses before a start.
+"""`ccproxy check`: logs in to Redis and Postgres, and connects to providers, as the product does; checks settings and
+credentials.
 
-It opens connections but sends no requests to providers, so it costs nothing. Not here: fixing anything.
+It sends no requests to providers, so it costs nothing. What the workers need, they check themselves: their check joins
+as an entry point. Not here: fixing anything, requests to providers (`check_live`).
 """
 
 import asyncio
-import contextlib
 import os
 import socket
-import ssl
 import stat
 import time
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
-from msgspec import Struct
+from msgspec.structs import replace
 
-from service.egress import proxy_mistakes
+from service.commands.check_redis import check_redis
+from service.commands.finding import Finding
+from service.egress import UnusableProxy, proxy_for, proxy_mistakes
+from service.http1.upstream import UpstreamClient, UpstreamError
 from service.oauth.credentials_file import CredentialsFile, NoLogin, OAuthTokens, Unreadable
 from service.settings import Route, Settings, port_of
-from service.settings.redis_url import place_of
+from service.settings.values import redacted_url
 
+GROUP = "ccproxy.checks"
+"""Checks of other packages: functions that take the settings, block, and return tuples of a finding's fields."""
 TIMEOUT_S = 5.0
+LONGEST_S = 30.0
+"""Nothing that a check waits for takes longer."""
+PROGRESS_S = 1.0
 BALANCER_MS = 60_000
 """The usual time after which a balancer cuts a silent connection."""
 
-
-class Finding(Struct, frozen=True):
-    """Result of a check. `ok` None: not configured, which is no error."""
-
-    what: str
-    ok: bool | None
-    words: str
+Progress = Callable[[Sequence[str]], None]
 
 
-async def check_all(settings: Settings, redis_url: str | None, database_url: str | None) -> list[Finding]:
-    """Run all checks; findings are in the order in which one would fix them."""
-    places = [check_redis(redis_url)] if redis_url else []
-    places += [check_address("postgres", database_url, settings.database_connect_s)] if database_url else []
-    routes = [check_route(route, settings) for route in settings.routes]
-    found = await asyncio.gather(*routes, *places)
-    missing = [
-        Finding(name, None, f"not set; `ccproxy up` starts its own, otherwise set {variable}")
-        for name, url, variable in (("redis", redis_url, "REDIS_URL"), ("postgres", database_url, "DATABASE_URL"))
-        if not url
-    ]
+async def check_all(settings: Settings, redis_url: str | None, progress: Progress | None = None) -> list[Finding]:
+    """Run all checks at once; findings are in the order in which one would fix them. `progress` is called each second
+    with what is still waited for."""
+    upstream = UpstreamClient(
+        replace(settings.timeouts, connect_ms=min(settings.timeouts.connect_ms, round(TIMEOUT_S * 1000))),
+        kind=settings.upstream_transport,
+    )
+    checks: dict[str, Awaitable[list[Finding]]] = {
+        route.id: one(check_route(route, settings, upstream)) for route in settings.routes
+    }
+    if any(route.auth == "oauth" and not route.off and not route.api_key for route in settings.routes):
+        checks["login refresh"] = one(reach("login refresh", settings.oauth.refresh_url, upstream))
+    checks["redis"] = asyncio.to_thread(check_redis, redis_url) if redis_url else one(no_redis())
+    for point in entry_points(group=GROUP):
+        checks[point.name] = others(point.load(), settings)
+    try:
+        found = await run_together(checks, progress)
+    finally:
+        await upstream.close()
     return [
         check_home(settings.home),
         *(Finding("notice", None, words) for words in settings.notices),
         *balancer_notes(settings),
         *(Finding("egress", False, words) for words in proxy_mistakes(settings.outward_urls)),
         *found,
-        *missing,
     ]
+
+
+async def one(finding: Awaitable[Finding]) -> list[Finding]:
+    """Return a single finding as a list."""
+    return [await finding]
+
+
+async def no_redis() -> Finding:
+    """Note that nothing names a Redis."""
+    return Finding("redis", None, "not set; `ccproxy up` starts its own, otherwise set REDIS_URL")
+
+
+async def others(check: Callable[[Settings], list[tuple[str, bool | None, str]]], settings: Settings) -> list[Finding]:
+    """Run another package's check in a thread."""
+    return [Finding(*fields) for fields in await asyncio.to_thread(check, settings)]
+
+
+async def run_together(checks: dict[str, Awaitable[list[Finding]]], progress: Progress | None) -> list[Finding]:
+    """Run checks at once and return their findings in order; one that takes too long is a finding itself."""
+    tasks = {name: asyncio.ensure_future(bounded(name, check)) for name, check in checks.items()}
+    while True:
+        await asyncio.wait(tasks.values(), timeout=PROGRESS_S)
+        waiting = [name for name, task in tasks.items() if not task.done()]
+        if not waiting:
+            return [finding for task in tasks.values() for finding in task.result()]
+        if progress:
+            progress(waiting)
+
+
+async def bounded(name: str, check: Awaitable[list[Finding]]) -> list[Finding]:
+    """Run one check; it ends in time."""
+    try:
+        async with asyncio.timeout(LONGEST_S):
+            return await check
+    except TimeoutError:
+        return [Finding(name, False, f"no result within {LONGEST_S:.0f} s")]
 
 
 def check_home(home: Path) -> Finding:
@@ -86,17 +133,43 @@ def balancer_notes(settings: Settings) -> list[Finding]:
     return [Finding("balancer", None, words)]
 
 
-async def check_route(route: Route, settings: Settings) -> Finding:
+async def check_route(route: Route, settings: Settings, upstream: UpstreamClient) -> Finding:
     """Check that a route has a credential and a reachable address."""
     if route.off:
         return Finding(route.id, None, route.off)
     if await is_self(route.base_url, settings):
-        return Finding(route.id, False, f"{route.base_url} is this proxy itself; correct the address")
-    place = await check_address(route.id, route.base_url)
+        return Finding(route.id, False, f"{redacted_url(route.base_url)} is this proxy itself; correct the address")
+    place = await reach(route.id, route.base_url, upstream)
     if route.auth != "oauth":
         return place
     is_good, words = await asyncio.to_thread(check_login, route, settings)
     return Finding(route.id, bool(place.ok and is_good), f"{place.words}; {words}")
+
+
+async def reach(what: str, url: str, upstream: UpstreamClient) -> Finding:
+    """Check that a connection opens as it would for a request: DNS, proxy, TLS; nothing is sent."""
+    parts = urlsplit(url)
+    place = f"{parts.hostname}:{port_of(url)}"
+    try:
+        proxy = proxy_for(url)
+        way = f" by the proxy of {proxy.variable}" if proxy else ""
+        await upstream.reach(url)
+    except UnusableProxy as error:
+        return Finding(what, False, str(error))
+    except UpstreamError as error:
+        return Finding(what, False, unreachable(f"{place}{way}", str(error)))
+    except OSError as error:
+        return Finding(what, False, f"the certificates of SSL_CERT_FILE can't be read ({error.strerror or error})")
+    return Finding(what, True, f"{place} is reachable{way}")
+
+
+def unreachable(place: str, words: str) -> str:
+    """Describe a connection that failed, with its mend."""
+    if "CERTIFICATE_VERIFY_FAILED" in words:
+        return f"{place}: the certificate is not trusted ({words}); set SSL_CERT_FILE to the file with its CA"
+    if "407" in words:
+        return f"{place} can't be reached ({words}); the proxy wants a user and password in its URL"
+    return f"{place} can't be reached ({words}); correct the address, or set HTTPS_PROXY if a proxy leads there"
 
 
 def check_login(route: Route, settings: Settings) -> tuple[bool, str]:
@@ -127,57 +200,6 @@ def look_at_expiry(tokens: OAuthTokens, *, shared: bool, can_write: bool) -> tup
         return True, f"{state}; refreshed by another host"
     why = "the file is not writable" if tokens.refresh_token else "there is no refresh token"
     return left_s > 0, f"{state}, and the proxy can't refresh it: {why}; log in with Claude Code again when it expires"
-
-
-async def check_address(what: str, url: str, timeout_s: float = TIMEOUT_S) -> Finding:
-    """Check that an address accepts connections, with a trusted certificate for TLS."""
-    try:
-        parts, port = urlsplit(url), port_at(url)
-    except ValueError:
-        return Finding(what, False, "the address can't be read; see docs/settings.md for its form")
-    tls = ssl.create_default_context() if parts.scheme == "https" else None
-    return await check_connection(what, parts.hostname or "", port, tls, timeout_s)
-
-
-async def check_redis(url: str) -> Finding:
-    """Check Redis: the server, or any of the Sentinels or Cluster nodes in the URL."""
-    place = place_of(url)
-    if not place.nodes[0][1]:
-        path = place.nodes[0][0]
-        return Finding("redis", os.access(path, os.W_OK), f"the socket {path}")
-    trusted = parse_qs(urlsplit(url).query).get("ssl_ca_certs", [""])[0] or None
-    try:
-        tls = ssl.create_default_context(cafile=trusted) if place.tls else None
-    except OSError as error:
-        return Finding("redis", False, f"{trusted} can't be read ({error.strerror or error})")
-    found = [await check_connection("redis", host, port, tls) for host, port in place.nodes]
-    return next((finding for finding in found if finding.ok), found[0])
-
-
-async def check_connection(
-    what: str, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float = TIMEOUT_S
-) -> Finding:
-    """Check that a connection can be opened."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, writer = await asyncio.open_connection(host, port, ssl=tls)
-    except ssl.SSLError as error:
-        return Finding(
-            what, False, f"{host}:{port}: the certificate is not trusted ({error.reason}); see SSL_CERT_FILE"
-        )
-    except (OSError, TimeoutError) as error:
-        return Finding(what, False, f"{host}:{port} can't be reached ({str(error) or 'no response'})")
-    writer.close()
-    with contextlib.suppress(OSError, TimeoutError):
-        await asyncio.wait_for(writer.wait_closed(), 1)
-    return Finding(what, True, f"{host}:{port} is reachable")
-
-
-def port_at(url: str) -> int:
-    """Return the port of a URL of any supported scheme."""
-    parts = urlsplit(url)
-    usual = {"postgres": 5432, "postgresql": 5432}
-    return parts.port or usual.get(parts.scheme) or port_of(url)
 
 
 async def is_self(url: str, settings: Settings) -> bool:

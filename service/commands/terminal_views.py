@@ -7,7 +7,7 @@ from textwrap import wrap
 from rich.console import RenderableType
 from rich.table import Table
 
-from service.commands.check import Finding
+from service.commands.finding import Finding
 from service.fleet.status import ReplicaStatus, Status
 from service.routing.quota import WaitReading, WindowReading
 from service.routing.route_status import RouteStatus, UnknownError, describe_unpriced

@@ -135,6 +135,11 @@ class Http1Transport(httpx.AsyncBaseTransport):
         )
         return httpx.Response(answer.status, headers=list(answer.headers), stream=AnswerStream(answer))
 
+    async def reach(self, base_url: str, waits: HttpTimeouts) -> None:
+        """Open a connection without sending anything. Raises httpx.TransportError or httpx.InvalidURL."""
+        origin, _ = base_of(base_url)
+        self._pool.release(await self._pool.acquire(origin, waits.connect_s, waits.pool_s))
+
     async def aclose(self) -> None:
         """Close all connections."""
         await self._pool.close()

@@ -28,6 +28,7 @@ LIMITS = httpx.Limits(max_connections=1_000, max_keepalive_connections=100, keep
 
 Headers = Sequence[tuple[bytes, bytes]]
 Content = bytes | AsyncIterator[bytes]
+FAILURES = (httpx.TransportError, ssl.SSLError, UnusableProxy, httpx.InvalidURL)
 
 
 class UpstreamError(Exception):
@@ -163,12 +164,22 @@ class UpstreamClient:
                 answer = await self._lean.open(method, base_url, target, headers, content, self._waits)
                 return UpstreamResponse(answer.status, answer.headers, answer)
             return await self._open_httpx(proxy, method, base_url, target, headers, content)
-        except httpx.TransportError as error:
-            raise UpstreamError(*failure_of(error)) from None
-        except (ssl.SSLError, UnusableProxy) as error:
-            raise UpstreamError("connect", str(error)) from None
-        except httpx.InvalidURL as error:
-            raise UpstreamError("bad_request", str(error)) from None
+        except FAILURES as error:
+            raise upstream_error(error) from None
+
+    async def reach(self, base_url: str) -> None:
+        """Open a connection as a request would, TLS and proxy included, and send no request. Raises UpstreamError."""
+        try:
+            proxy = proxy_for(base_url, self._proxies)
+            if self._lean and not proxy:
+                await self._lean.reach(base_url, self._waits)
+                return
+            timeout = dict.fromkeys(("connect", "read", "write", "pool"), self._waits.connect_s)
+            request = httpx.Request("GET", base_url, extensions={"timeout": timeout, "trace": stop_before_request})
+            with suppress(Reached):
+                await self._transport(proxy).handle_async_request(request)
+        except FAILURES as error:
+            raise upstream_error(error) from None
 
     async def close(self) -> None:
         """Close all connections."""
@@ -257,6 +268,23 @@ def drop_if_more_has_come(response: httpx.Response) -> None:
         state = response.stream._httpcore_stream._stream._connection._h11_state  # type: ignore[union-attr]  # noqa: SLF001
         if state.trailing_data[0]:
             state.send_failed()
+
+
+class Reached(Exception):
+    """A connection is open, and nothing was sent on it yet."""
+
+
+async def stop_before_request(name: str, info: Mapping[str, Any]) -> None:
+    """Handle httpcore's trace events: end before a request is sent, other than a proxy's CONNECT."""
+    if name.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+        raise Reached
+
+
+def upstream_error(error: Exception) -> UpstreamError:
+    """Convert what the transports and the reading of proxies raise."""
+    if isinstance(error, httpx.TransportError):
+        return UpstreamError(*failure_of(error))
+    return UpstreamError("bad_request" if isinstance(error, httpx.InvalidURL) else "connect", str(error))
 
 
 class Trace:

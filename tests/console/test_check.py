@@ -11,20 +11,21 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from service.commands import check
 from service.commands.check import (
-    Finding,
     balancer_notes,
-    check_address,
     check_all,
     check_home,
     check_login,
     check_route,
     is_local,
     is_self,
-    port_at,
+    reach,
 )
+from service.commands.finding import Finding
+from service.http1.upstream import UpstreamClient
 from service.oauth.credentials_file import CredentialsFile
-from service.settings import OAuth, Route, Secret, Settings, load
+from service.settings import OAuth, Route, Secret, Settings, Timeouts, UpstreamTransport, load
 from service.settings.redis_url import redis_address
 
 
@@ -34,6 +35,14 @@ async def listening() -> AsyncIterator[int]:
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[UpstreamClient]:
+    """The way to providers."""
+    client = UpstreamClient(Timeouts())
+    yield client
+    await client.close()
 
 
 @pytest.fixture
@@ -58,63 +67,69 @@ def route_at(settings: Settings, url: str) -> Route:
 # -- addresses
 
 
-async def test_an_address_that_answers_is_good() -> None:
+async def test_an_address_that_answers_is_good(upstream: UpstreamClient) -> None:
     """A connection is opened and closed; nothing is asked."""
     async with listening() as port:
-        finding = await check_address("zai", f"http://127.0.0.1:{port}/api")
+        finding = await reach("zai", f"http://127.0.0.1:{port}/api", upstream)
     assert finding == Finding("zai", True, f"127.0.0.1:{port} is reachable")
 
 
-async def test_an_address_that_refuses_is_bad(free_port: int) -> None:
+async def test_an_address_that_refuses_is_bad(upstream: UpstreamClient, free_port: int) -> None:
     """With the host and the port, so that one sees which."""
-    finding = await check_address("zai", f"http://127.0.0.1:{free_port}")
+    finding = await reach("zai", f"http://127.0.0.1:{free_port}", upstream)
     assert finding.ok is False
     assert f"127.0.0.1:{free_port} can't be reached" in finding.words
 
 
-async def test_a_server_without_tls_is_no_https() -> None:
-    """What does not speak TLS where it must is not reached."""
-    async with listening() as port:
-        assert (await check_address("zai", f"https://127.0.0.1:{port}")).ok is False
+@pytest.mark.parametrize("kind", ["lean", "httpx"])
+async def test_nothing_is_sent_to_a_provider(kind: UpstreamTransport) -> None:
+    """By either transport, a connection is opened, and closed without a byte."""
+    received: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.set_result(await reader.read())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        client = UpstreamClient(Timeouts(), kind=kind)
+        await client.reach(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await client.close()
+        assert await asyncio.wait_for(received, 10) == b""
 
 
-@pytest.mark.parametrize("url", ["http://host:port", "postgresql://u:hunter2@h:1,h2:2/db", "redis://:hunter2@[::1"])
-async def test_an_address_that_is_none_is_a_finding(url: str) -> None:
-    """Not a traceback, and no word of its password."""
-    finding = await check_address("x", url)
-    assert finding.ok is False
-    assert "hunter2" not in finding.words
+async def test_a_check_that_hangs_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are told all the same, and meanwhile what is waited for."""
+    monkeypatch.setattr(check, "LONGEST_S", 0.05)
+    monkeypatch.setattr(check, "PROGRESS_S", 0.01)
+    waited: list[list[str]] = []
 
+    async def hang() -> list[Finding]:
+        await asyncio.get_running_loop().create_future()
+        return []
 
-@pytest.mark.parametrize(
-    ("url", "port"),
-    [
-        ("http://h", 80),
-        ("https://h", 443),
-        ("https://h:8443", 8443),
-        ("postgresql://h/db", 5432),
-        ("postgres://u:p@h:5433/db", 5433),
-    ],
-)
-def test_every_kind_of_address_has_its_port(url: str, port: int) -> None:
-    """The one it names, else the usual one of its kind."""
-    assert port_at(url) == port
+    async def answer() -> list[Finding]:
+        return [Finding("quick", True, "")]
+
+    found = await check.run_together({"slow": hang(), "quick": answer()}, lambda names: waited.append(list(names)))
+    assert found == [Finding("slow", False, "no result within 0 s"), Finding("quick", True, "")]
+    assert waited[0] == ["slow"]
 
 
 # -- routes
 
 
-async def test_a_route_that_is_off_is_not_asked(settings: Settings) -> None:
+async def test_a_route_that_is_off_is_not_asked(settings: Settings, upstream: UpstreamClient) -> None:
     """It is no fault; why it is off is told."""
-    assert await check_route(settings.routes[0], settings) == Finding(
+    assert await check_route(settings.routes[0], settings, upstream) == Finding(
         "anthropic", None, "no key; set ANTHROPIC_API_KEY"
     )
 
 
-async def test_a_route_with_a_key_and_an_address_is_good(settings: Settings) -> None:
+async def test_a_route_with_a_key_and_an_address_is_good(settings: Settings, upstream: UpstreamClient) -> None:
     """Both are there."""
     async with listening() as port:
-        assert (await check_route(route_at(settings, f"http://127.0.0.1:{port}"), settings)).ok
+        assert (await check_route(route_at(settings, f"http://127.0.0.1:{port}"), settings, upstream)).ok
 
 
 @pytest.fixture
@@ -177,22 +192,24 @@ def test_a_log_in_is_told_as_it_is(
     assert "a-secret-token" not in found[1]
 
 
-async def test_a_subscription_needs_its_address_as_well(settings: Settings, login: Route, free_port: int) -> None:
+async def test_a_subscription_needs_its_address_as_well(
+    settings: Settings, login: Route, free_port: int, upstream: UpstreamClient
+) -> None:
     """Both are told."""
     write_login(login, 3600)
     async with listening() as port:
-        finding = await check_route(replace(login, base_url=f"http://127.0.0.1:{port}"), settings)
+        finding = await check_route(replace(login, base_url=f"http://127.0.0.1:{port}"), settings, upstream)
     assert finding.ok
     assert finding.words.startswith(f"127.0.0.1:{port} is reachable; its token is valid for")
-    assert not (await check_route(replace(login, base_url=f"http://127.0.0.1:{free_port}"), settings)).ok
+    assert not (await check_route(replace(login, base_url=f"http://127.0.0.1:{free_port}"), settings, upstream)).ok
 
 
-async def test_a_route_to_oneself_is_a_loop(settings: Settings) -> None:
+async def test_a_route_to_oneself_is_a_loop(settings: Settings, upstream: UpstreamClient) -> None:
     """By whatever name of this machine; settings alone can't tell all of them."""
     for host in ("127.0.0.1", "localhost"):
         url = f"http://{host}:{settings.port}"
         assert await is_self(url, settings)
-        assert "is this proxy itself" in (await check_route(route_at(settings, url), settings)).words
+        assert "is this proxy itself" in (await check_route(route_at(settings, url), settings, upstream)).words
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://192.0.2.1:4181"])
@@ -263,14 +280,14 @@ async def test_findings_come_in_the_order_of_mending(tmp_path: Path, free_port: 
                 "ZAI_BASE_URL": f"http://127.0.0.1:{free_port}",
             }
         )
-        findings = await check_all(settings, f"redis://127.0.0.1:{port}/0", None)
+        findings = await check_all(settings, f"redis://127.0.0.1:{port}/0")
     assert [(finding.what, finding.ok) for finding in findings] == [
         ("home", True),
         ("notice", None),
         ("anthropic", True),
         ("subscription", None),
         ("zai", False),
-        ("redis", True),
+        ("redis", False),
         ("postgres", None),
     ]
     assert "DATABASE_URL" in findings[-1].words

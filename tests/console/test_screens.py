@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.commands.check import Finding
+from service.commands.finding import Finding
 from service.commands.terminal_views import notes, short, show_findings, show_status, why
 from service.fleet.status import ReplicaStatus, Status, StreamStatus
 from service.routing.quota import WaitReading, WindowReading

@@ -1,0 +1,285 @@
+"""Broken installations with one thing wrong each, and unusual ones in which all is right: as variables, by name.
+
+`World` has the servers that they lead to. Not here: what the product says of them (`tests/console/test_installations`).
+"""
+
+# ruff: noqa: E501 - a row of the tables is a line
+
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import psycopg
+from redis import Redis
+
+from service.embedded.postgres import Postgres
+from service.embedded.valkey import Valkey
+from tests.support.ports import free_port
+
+Variables = dict[str, str]
+HTTP = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+PROVIDER = "http://provider.invalid"
+
+
+class World:
+    """Real servers, and what stands in their places; all of it is undone at the end of a test."""
+
+    def __init__(self, valkey: Valkey, postgres: Postgres, folder: Path, stack: ExitStack) -> None:
+        self.valkey, self.postgres, self.folder, self._stack = valkey, postgres, folder, stack
+        self.redis = stack.enter_context(Redis.from_url(valkey.url, legacy_responses=False))
+
+    @property
+    def sound(self) -> Variables:
+        """An installation in which all is right, with a route to a server that listens."""
+        return {
+            "CCPROXY_HOME": str(self.folder / "home"),
+            "REDIS_URL": self.valkey.url,
+            "DATABASE_URL": self.postgres.url,
+            "ANTHROPIC_API_KEY": "sk-ant-api03-key",
+            "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{self.listens()}",
+        }
+
+    def listens(self, answer: bytes | None = b"", host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> int:
+        """A server that answers whatever it reads first, and closes; b"": it only closes, None: it is silent."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        server = self._stack.enter_context(socket.create_server((host, 0), family=family))
+        held = self._stack.enter_context(ExitStack())
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    each, _ = server.accept()
+                    held.callback(each.close)
+                    if answer is None:
+                        continue
+                    with suppress(OSError):
+                        each = tls.wrap_socket(each, server_side=True) if tls else each
+                        if answer and each.recv(65_536):
+                            each.sendall(answer)
+                        each.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        return int(server.getsockname()[1])
+
+    def redis_user(self, name: str, *rules: str) -> str:
+        """The URL of a Redis user with these rules."""
+        self.redis.execute_command("ACL", "SETUSER", name, "reset", "on", ">pass-of-user", *rules)
+        self._stack.callback(self.redis.execute_command, "ACL", "DELUSER", name)
+        return f"redis://{name}:pass-of-user@127.0.0.1:{self.valkey.port}/0"
+
+    def redis_setting(self, name: str, value: str) -> None:
+        """Change a setting of Redis."""
+        before = next(iter(self.redis.config_get(name).values()))
+        self._stack.callback(self.redis.config_set, name, before)
+        self.redis.config_set(name, value)
+
+    def redis_is_replica(self) -> None:
+        """Make Redis a replica of a server that is away."""
+        self.redis.execute_command("REPLICAOF", "127.0.0.1", free_port())
+        self._stack.callback(self.redis.execute_command, "REPLICAOF", "NO", "ONE")
+
+    def sql(self, statement: str, undo: str) -> None:
+        """Change the database."""
+
+        def run(text: str) -> None:
+            with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+                connection.execute(text.encode())
+
+        run(statement)
+        self._stack.callback(run, undo)
+
+    def database(self, *, password: str = "", user: str = "", name: str = "", port: int = 0, query: str = "") -> str:
+        """The database's URL with another part."""
+        parts = urlsplit(self.postgres.url)
+        owner = f"{user or parts.username}:{password or parts.password}"
+        return f"postgresql://{owner}@127.0.0.1:{port or parts.port}/{name or 'ccproxy'}{query}"
+
+    def keywords(self, more: str = "") -> str:
+        """The database's address in libpq's keywords."""
+        parts = urlsplit(self.postgres.url)
+        return (
+            f"host=127.0.0.1 port={parts.port} user={parts.username} password='{parts.password}' dbname=ccproxy {more}"
+        )
+
+    def redis_url(self, *, query: str = "", password: str = "", port: int = 0, database: int = 0) -> str:
+        """The Redis URL with another part."""
+        parts = urlsplit(self.valkey.url)
+        return f"redis://:{password or parts.password}@127.0.0.1:{port or parts.port}/{database}{query}"
+
+    def login(self, left_s: int, refresh: str | None = "refresh-token") -> Variables:
+        """Variables of a subscription whose token is valid for so long."""
+        tokens = {"accessToken": "token", "refreshToken": refresh, "expiresAt": (int(time.time()) + left_s) * 1000}
+        file = self.folder / "credentials.json"
+        file.write_text(json.dumps({"claudeAiOauth": tokens}))
+        url = f"http://127.0.0.1:{self.listens()}"
+        return {
+            "CLAUDE_SUBSCRIPTION_ENABLED": "true",
+            "CLAUDE_CREDENTIALS_PATH": str(file),
+            "CLAUDE_SUBSCRIPTION_BASE_URL": url,
+            "CLAUDE_OAUTH_REFRESH_URL": f"{url}/token",
+        }
+
+    def certificate(self) -> tuple[Path, ssl.SSLContext]:
+        """A certificate of its own authority for 127.0.0.1, and a server's context with it."""
+        file, key = self.folder / "tls.crt", self.folder / "tls.key"
+        openssl = shutil.which("openssl")
+        assert openssl, "openssl is missing; install it with: apt-get install openssl"
+        subprocess.run(
+            [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days",
+             "2", "-subj", "/CN=provider", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", file],
+            check=True, capture_output=True, timeout=60,
+        )  # fmt: skip
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file, key)
+        return file, context
+
+    def file(self, name: str, text: str) -> str:
+        """A file with this text."""
+        path = self.folder / name
+        path.write_text(text)
+        return str(path)
+
+
+class Case(NamedTuple):
+    """One installation: what differs from a sound one, what `check` finds wrong in it (the first words of its lines,
+    comma-separated), and words of the first such line."""
+
+    name: str
+    differs: Callable[[World], Variables]
+    what: str = ""
+    words: str = ""
+
+    def variables(self, world: World) -> Variables:
+        """All variables of the installation; "" unsets one."""
+        found = world.sound | self.differs(world)
+        return {name: value for name, value in found.items() if value}
+
+
+def prepared(prepare: Callable[[World], object]) -> Callable[[World], Variables]:
+    """An installation whose variables are sound, and whose servers are changed."""
+
+    def differs(world: World) -> Variables:
+        prepare(world)
+        return {}
+
+    return differs
+
+
+def with_https(world: World, trust: bool) -> Variables:  # noqa: FBT001 - a column of the tables below
+    """A provider whose certificate is of a company's own authority."""
+    file, context = world.certificate()
+    url = f"https://127.0.0.1:{world.listens(tls=context)}"
+    return {"ANTHROPIC_BASE_URL": url, "SSL_CERT_FILE": str(file) if trust else ""}
+
+
+def by_proxy(variable: str, answer: bytes | None, scheme: str = "http") -> Callable[[World], Variables]:
+    """A provider that a proxy leads to, which answers."""
+
+    def differs(world: World) -> Variables:
+        url = f"{scheme}://127.0.0.1:{world.listens(answer)}"
+        return {
+            "ANTHROPIC_BASE_URL": f"http{'s' if variable == 'HTTPS_PROXY' else ''}://provider.invalid",
+            variable: url,
+        }
+
+    return differs
+
+
+def full(world: World) -> None:
+    """A Redis without room."""
+    world.redis_setting("maxmemory", "1")
+
+
+def evicting(world: World, policy: str = "allkeys-lru") -> None:
+    """A Redis that drops keys when it is full."""
+    world.redis_setting("maxmemory", "1gb")
+    world.redis_setting("maxmemory-policy", policy)
+
+
+BROKEN = (
+    Case("wrong Redis password", lambda w: {"REDIS_URL": w.redis_url(password="wrong")}, "redis", "correct user and"),
+    Case("no Redis password", lambda w: {"REDIS_URL": f"redis://127.0.0.1:{w.valkey.port}/0"}, "redis", "write the pas"),
+    Case("Redis is away", lambda w: {"REDIS_URL": w.redis_url(port=free_port())}, "redis", "start it"),
+    Case("a web server in Redis' place", lambda w: {"REDIS_URL": w.redis_url(port=w.listens(HTTP))}, "redis", "is no Redis"),
+    Case("what closes in Redis' place", lambda w: {"REDIS_URL": w.redis_url(port=w.listens())}, "redis", "is no Redis"),
+    Case("what is silent in Redis' place", lambda w: {"REDIS_URL": w.redis_url(port=w.listens(None))}, "redis", "does not answer"),
+    Case("a user without INFO", lambda w: {"REDIS_URL": w.redis_user("u", "~*", "&*", "+@all", "-info")}, "redis", "u may not run INFO server; allow it: ACL SETUSER u +info"),
+    Case("a user who may only read", lambda w: {"REDIS_URL": w.redis_user("u", "~*", "&*", "+@read", "+@connection", "+info")}, "redis,queue", "u may not run SET, "),
+    Case("a user of other keys", lambda w: {"REDIS_URL": w.redis_user("u", "~other:*", "~rq:*", "&*", "+@all")}, "redis", "may not use its keys; allow it: ACL SETUSER u ~ccproxy:*"),
+    Case("a user without channels", lambda w: {"REDIS_URL": w.redis_user("u", "~*", "resetchannels", "+@all")}, "redis", "may not use its channels"),
+    Case("a user without the queue", lambda w: {"REDIS_URL": w.redis_user("u", "~ccproxy:*", "&*", "+@all")}, "queue", "ACL SETUSER u ~rq:*"),
+    Case("no such Redis database", lambda w: {"REDIS_URL": w.redis_url(database=99)}, "redis", "out of range"),
+    Case("TLS to a Redis without it", lambda w: {"REDIS_URL": w.redis_url().replace("redis:", "rediss:")}, "redis", "use redis:// in REDIS_URL if it has no TLS"),
+    Case("a Redis that evicts", prepared(evicting), "redis", "maxmemory-policy is allkeys-lru; set it to noeviction"),
+    Case("a full Redis", prepared(full), "redis", "raise maxmemory"),
+    Case("a replica", prepared(World.redis_is_replica), "redis", "use the primary's address"),
+    Case("the queue is away", lambda w: {"RQ_REDIS_URL": w.redis_url(port=free_port())}, "queue", "correct RQ_REDIS_URL"),
+    Case("wrong database password", lambda w: {"DATABASE_URL": w.database(password="wrong")}, "postgres", "correct user and password in DATABASE_URL"),
+    Case("no such database", lambda w: {"DATABASE_URL": w.database(name="nope")}, "postgres", "create it, or correct DATABASE_URL"),
+    Case("no such database user", lambda w: {"DATABASE_URL": w.database(user="nobody")}, "postgres", "correct user and password"),
+    Case("Postgres is away", lambda w: {"DATABASE_URL": w.database(port=free_port())}, "postgres", "start it"),
+    Case("a web server in Postgres' place", lambda w: {"DATABASE_URL": w.database(port=w.listens(HTTP))}, "postgres", "it is no Postgres"),
+    Case("TLS to a Postgres without it", lambda w: {"DATABASE_URL": w.database(query="?sslmode=require")}, "postgres", "correct sslmode"),
+    Case("no schema", lambda w: {"DATABASE_URL": w.database(name="postgres")}, "postgres", "run `ccproxy migrate`"),
+    Case("a newer schema", prepared(lambda w: w.sql("INSERT INTO ccproxy.migrations VALUES (9999, 'future', '')", "DELETE FROM ccproxy.migrations WHERE number = 9999")), "postgres", "newer than this version"),
+    Case("no rights on the schema", prepared(lambda w: w.sql("REVOKE CREATE ON SCHEMA ccproxy FROM ccproxy", "GRANT CREATE ON SCHEMA ccproxy TO ccproxy")), "postgres", "has not all rights"),
+    Case("a database to read only", lambda w: {"DATABASE_URL": w.database(query="?options=-c%20default_transaction_read_only%3Don")}, "postgres", "can only be read"),
+    Case("the direct database is away", lambda w: {"DATABASE_DIRECT_URL": w.database(port=free_port())}, "postgres", "correct DATABASE_DIRECT_URL"),
+    Case("a parameter that libpq does not know", lambda w: {"DATABASE_URL": w.database(query="?colour=red")}, "postgres", "colour"),
+    Case("the provider is away", lambda _: {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{free_port()}"}, "anthropic", "can't be reached"),
+    Case("no such host", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER}, "anthropic", "can't be reached"),
+    Case("a provider without TLS", lambda w: {"ANTHROPIC_BASE_URL": f"https://127.0.0.1:{w.listens(HTTP)}"}, "anthropic", "can't be reached"),
+    Case("a certificate that is not trusted", lambda w: with_https(w, trust=False), "anthropic", "set SSL_CERT_FILE"),
+    Case("a proxy of an unsupported kind", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER, "HTTP_PROXY": "ftp://h"}, "egress,anthropic", "HTTP_PROXY has a proxy of an unsupported kind"),
+    Case("a proxy that is away", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER, "HTTP_PROXY": f"http://127.0.0.1:{free_port()}"}, "anthropic", "by the proxy of HTTP_PROXY"),
+    Case("a proxy that wants a password", by_proxy("HTTPS_PROXY", b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n"), "anthropic", "the proxy wants a user and password"),
+    Case("a route to itself", lambda _: {"ANTHROPIC_BASE_URL": "http://localhost:4181"}, "", "itself"),
+    Case("a subscription without a login", lambda w: w.login(9) | {"CLAUDE_CREDENTIALS_PATH": str(w.folder / "none")}, "subscription", "log in with Claude Code"),
+    Case("a login that has ended", lambda w: w.login(-9, refresh=None), "subscription", "has expired"),
+    Case("a refresh that can't be reached", lambda w: w.login(3600) | {"CLAUDE_OAUTH_REFRESH_URL": f"http://127.0.0.1:{free_port()}"}, "login refresh", "can't be reached"),
+    Case("a home that is a file", lambda w: {"CCPROXY_HOME": w.file("file", ""), "CCPROXY_CONFIG": w.file("c.toml", "")}, "home", "set CCPROXY_HOME"),
+    Case("a number that is none", lambda _: {"PROXY_PORT": "many"}, "", "PROXY_PORT"),
+    Case("an option that Redis' library does not know", lambda w: {"REDIS_URL": w.redis_url(query="?colour=red")}, "", "unknown option"),
+    Case("an unknown key in the file", lambda w: {"CCPROXY_CONFIG": w.file("c.toml", "colour = 1\n")}, "", "colour"),
+)  # fmt: skip
+"""One wrong thing each."""
+
+UNUSUAL = (
+    Case("as usual", lambda _: {}),
+    Case("no servers yet", lambda _: {"REDIS_URL": "", "DATABASE_URL": ""}),
+    Case("no key at all", lambda _: {"ANTHROPIC_API_KEY": ""}),
+    Case("a Redis user with the least rights", lambda w: {"REDIS_URL": w.redis_user("u", "~ccproxy:*", "~rq:*", "&ccproxy:*", "&rq:*", "+@all", "-@admin", "-@dangerous", "+info")}),
+    Case("another Redis database", lambda w: {"REDIS_URL": w.redis_url(database=3)}),
+    Case("a Redis option", lambda w: {"REDIS_URL": w.redis_url(query="?protocol=2&socket_timeout=3")}),
+    Case("another client's Redis option", lambda w: {"REDIS_URL": w.redis_url(query="?family=4")}),
+    Case("a queue of its own", lambda w: {"RQ_REDIS_URL": w.redis_url(database=1)}),
+    Case("an eviction policy without a limit", prepared(lambda w: w.redis_setting("maxmemory-policy", "allkeys-lru"))),
+    Case("an eviction policy for keys that expire", prepared(lambda w: evicting(w, "volatile-ttl"))),
+    Case("a Redis without persistence", prepared(lambda w: w.redis_setting("appendonly", "no"))),
+    Case("keywords", lambda w: {"DATABASE_URL": w.keywords()}),
+    Case("keywords with options", lambda w: {"DATABASE_URL": w.keywords("sslmode=prefer connect_timeout=3")}),
+    Case("several database hosts", lambda w: {"DATABASE_URL": w.database().replace("@", f"@127.0.0.1:{free_port()},")}),
+    Case("another driver's parameters", lambda w: {"DATABASE_URL": w.database(query="?schema=public&connection_limit=5")}),
+    Case("another driver's scheme", lambda w: {"DATABASE_URL": w.database().replace("postgresql:", "postgresql+asyncpg:")}),
+    Case("a database in parts", lambda w: {"DATABASE_URL": "", "DB_HOST": "127.0.0.1", "DB_PORT": str(w.postgres.port), "DB_NAME": "ccproxy", "DB_USER": "ccproxy", "DB_PASSWORD": str(urlsplit(w.postgres.url).password)}),
+    Case("a direct address", lambda w: {"DATABASE_DIRECT_URL": w.database()}),
+    Case("a provider behind an HTTP proxy only", by_proxy("HTTP_PROXY", b"")),
+    Case("a company's certificate", lambda w: with_https(w, trust=True)),
+    Case("a provider on IPv6", lambda w: {"ANTHROPIC_BASE_URL": f"http://[::1]:{w.listens(host='::1')}"}),
+    Case("a base URL that ends in /v1", lambda w: {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{w.listens()}/v1/"}),
+    Case("httpx's transport", lambda _: {"UPSTREAM_TRANSPORT": "httpx"}),
+    Case("a proxy that only others need", lambda _: {"HTTP_PROXY": f"http://127.0.0.1:{free_port()}"}),
+    Case("a login that is refreshed", lambda w: w.login(-9)),
+    Case("a token that is never refreshed", lambda w: w.login(9) | {"CLAUDE_CREDENTIALS_PATH": "", "CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-token"}),
+    Case("variables of the original", lambda _: {"NODE_ENV": "production"}),
+)  # fmt: skip
+"""Nothing is wrong."""
