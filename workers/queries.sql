@@ -106,16 +106,18 @@ ALTER TABLE ccproxy.events ATTACH PARTITION ccproxy.{name} FOR VALUES FROM ({fir
 
 -- name: add_usage
 INSERT INTO {table} AS u (route, hour, model, client_key, position, attempts, failed, aborted, lost,
-    input, output, cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items)
+    input, output, cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items,
+    estimated, estimated_tokens)
 SELECT %(route)s, to_timestamp(d.hour * 3600), d.model, d.client_key, %(position)s, d.attempts, d.failed, d.aborted,
     d.lost, d.input, d.output, d.cache_read, d.cache_write_5m, d.cache_write_1h, d.cost_nusd, d.unpriced,
-    d.batch_items
+    d.batch_items, d.estimated, d.estimated_tokens
 FROM unnest(%(hour)s::bigint[], %(model)s::text[], %(client_key)s::text[], %(attempts)s::bigint[], %(failed)s::bigint[],
     %(aborted)s::bigint[], %(lost)s::bigint[], %(input)s::bigint[], %(output)s::bigint[], %(cache_read)s::bigint[],
     %(cache_write_5m)s::bigint[], %(cache_write_1h)s::bigint[], %(cost_nusd)s::bigint[], %(unpriced)s::bigint[],
-    %(batch_items)s::bigint[])
+    %(batch_items)s::bigint[], %(estimated)s::bigint[], %(estimated_tokens)s::bigint[])
     AS d (hour, model, client_key, attempts, failed, aborted, lost, input, output, cache_read, cache_write_5m,
-    cache_write_1h, cost_nusd, unpriced, batch_items)
+    cache_write_1h, cost_nusd, unpriced, batch_items,
+    estimated, estimated_tokens)
 ON CONFLICT (route, hour, model, client_key) DO UPDATE SET
     position = excluded.position,
     attempts = u.attempts + excluded.attempts,
@@ -129,11 +131,13 @@ ON CONFLICT (route, hour, model, client_key) DO UPDATE SET
     cache_write_1h = u.cache_write_1h + excluded.cache_write_1h,
     cost_nusd = u.cost_nusd + excluded.cost_nusd,
     unpriced = u.unpriced + excluded.unpriced,
-    batch_items = u.batch_items + excluded.batch_items;
+    batch_items = u.batch_items + excluded.batch_items,
+    estimated = u.estimated + excluded.estimated,
+    estimated_tokens = u.estimated_tokens + excluded.estimated_tokens;
 
 -- name: cells_since
 SELECT (extract(epoch FROM hour) / 3600)::bigint, model, client_key, attempts, failed, aborted, lost, input, output,
-    cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items
+    cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items, estimated, estimated_tokens
 FROM {table}
 WHERE route = %(route)s AND hour >= to_timestamp(%(oldest_hour)s::bigint * 3600) AND position > %(position)s;
 
@@ -249,16 +253,16 @@ INSERT INTO pg_temp.recount SELECT * FROM ccproxy.usage_closed WHERE route = %s;
 SELECT to_char(coalesce(s.hour, r.hour), 'YYYY-MM-DD"T"HH24:MI"Z"'), coalesce(s.model, r.model),
     coalesce(s.client_key, r.client_key),
     s.attempts, s.failed, s.aborted, s.lost, s.input, s.output, s.cache_read, s.cache_write_5m, s.cache_write_1h,
-    s.cost_nusd, s.unpriced, s.batch_items,
+    s.cost_nusd, s.unpriced, s.batch_items, s.estimated, s.estimated_tokens,
     r.attempts, r.failed, r.aborted, r.lost, r.input, r.output, r.cache_read, r.cache_write_5m, r.cache_write_1h,
-    r.cost_nusd, r.unpriced, r.batch_items
+    r.cost_nusd, r.unpriced, r.batch_items, r.estimated, r.estimated_tokens
 FROM (SELECT * FROM ccproxy.usage_hourly WHERE route = %(route)s) AS s
 FULL JOIN (SELECT * FROM pg_temp.recount WHERE route = %(route)s) AS r USING (hour, model, client_key)
 WHERE (s.attempts, s.failed, s.aborted, s.lost, s.input, s.output, s.cache_read, s.cache_write_5m, s.cache_write_1h,
-    s.cost_nusd, s.unpriced, s.batch_items)
+    s.cost_nusd, s.unpriced, s.batch_items, s.estimated, s.estimated_tokens)
     IS DISTINCT FROM
     (r.attempts, r.failed, r.aborted, r.lost, r.input, r.output, r.cache_read, r.cache_write_5m, r.cache_write_1h,
-    r.cost_nusd, r.unpriced, r.batch_items)
+    r.cost_nusd, r.unpriced, r.batch_items, r.estimated, r.estimated_tokens)
 ORDER BY hour, model, client_key LIMIT %(limit)s;
 
 -- name: health
@@ -276,9 +280,11 @@ DELETE FROM ccproxy.usage_hourly AS u WHERE u.route = %(route)s AND NOT EXISTS (
 
 -- name: swap_cells
 INSERT INTO ccproxy.usage_hourly AS u (route, hour, model, client_key, position, attempts, failed, aborted, lost,
-    input, output, cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items)
+    input, output, cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items,
+    estimated, estimated_tokens)
 SELECT route, hour, model, client_key, position, attempts, failed, aborted, lost,
-    input, output, cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items
+    input, output, cache_read, cache_write_5m, cache_write_1h, cost_nusd, unpriced, batch_items, estimated,
+    estimated_tokens
 FROM pg_temp.recount WHERE route = %(route)s
 ON CONFLICT (route, hour, model, client_key) DO UPDATE SET
     position = excluded.position,
@@ -293,13 +299,15 @@ ON CONFLICT (route, hour, model, client_key) DO UPDATE SET
     cache_write_1h = excluded.cache_write_1h,
     cost_nusd = excluded.cost_nusd,
     unpriced = excluded.unpriced,
-    batch_items = excluded.batch_items
+    batch_items = excluded.batch_items,
+    estimated = excluded.estimated,
+    estimated_tokens = excluded.estimated_tokens
 WHERE (u.attempts, u.failed, u.aborted, u.lost, u.input, u.output, u.cache_read, u.cache_write_5m, u.cache_write_1h,
-    u.cost_nusd, u.unpriced, u.batch_items)
+    u.cost_nusd, u.unpriced, u.batch_items, u.estimated, u.estimated_tokens)
     IS DISTINCT FROM
     (excluded.attempts, excluded.failed, excluded.aborted, excluded.lost, excluded.input, excluded.output,
     excluded.cache_read, excluded.cache_write_5m, excluded.cache_write_1h, excluded.cost_nusd, excluded.unpriced,
-    excluded.batch_items);
+    excluded.batch_items, excluded.estimated, excluded.estimated_tokens);
 
 -- name: drop_all_health
 DELETE FROM ccproxy.route_health WHERE route = %s;
@@ -345,7 +353,8 @@ SELECT CASE WHEN %(day)s THEN to_char(hour, 'YYYY-MM-DD') ELSE '' END,
     CASE WHEN %(hour)s THEN to_char(hour, 'YYYY-MM-DD"T"HH24:MI"Z"') ELSE '' END,
     sum(attempts)::bigint, sum(failed)::bigint, sum(aborted)::bigint, sum(lost)::bigint, sum(input)::bigint,
     sum(output)::bigint, sum(cache_read)::bigint, sum(cache_write_5m)::bigint, sum(cache_write_1h)::bigint,
-    sum(cost_nusd)::bigint, sum(unpriced)::bigint, sum(batch_items)::bigint
+    sum(cost_nusd)::bigint, sum(unpriced)::bigint, sum(batch_items)::bigint,
+    sum(estimated)::bigint, sum(estimated_tokens)::bigint
 FROM ccproxy.usage_hourly
 WHERE hour >= to_timestamp(%(since)s) AND hour < to_timestamp(%(until)s)
     AND %(only_route)s IN ('', route) AND %(only_model)s IN ('', model) AND %(only_key)s IN ('', client_key)

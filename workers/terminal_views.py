@@ -164,8 +164,8 @@ def usage_notes(total: UsageSum) -> Iterator[str]:
         yield f"Moved sessions had {tokens:,} tokens read anew, at a list price of ${dollars(cost_nusd, 4)}{missing}."
     if total.usage.unpriced:
         yield f"+ {total.usage.unpriced:,} attempts or batch items without a price, which the cost leaves out"
-    if total.usage.lost:
-        yield "The tokens of lost attempts are estimates."
+    if total.usage.estimated:
+        yield f"{total.usage.estimated_tokens:,} of the tokens, of {total.usage.estimated:,} attempts, are estimates."
 
 
 def row_fields_for_table(row: UsageSum, by: Sequence[str]) -> dict[str, Any]:

@@ -186,6 +186,8 @@ def fields_of(row: UsageSum, by: Sequence[str]) -> dict[str, Any]:
         "cost_nusd": usage.cost_nusd,
         "cost_usd": dollars(usage.cost_nusd, 9),
         "unpriced": usage.unpriced,
+        "estimated": usage.estimated,
+        "estimated_tokens": usage.estimated_tokens,
         "moves": counts.moves.answers if counts else None,
         "moved_tokens": counts.moves.tokens if counts else None,
         "moved_cost_nusd": counts.moves.cost_nusd if counts else None,

@@ -103,6 +103,14 @@ def quota_bar(reading: RouteStatus) -> RenderableType:
     return Text("█" * filled + "░" * (BAR_WIDTH - filled), style=style) + Text(f" {reading.used_percent:.0f} %")
 
 
+def usage_notes(reading: RouteStatus) -> Iterator[str]:
+    """Yield what has to be said about the week's usage."""
+    if reading.estimated:
+        yield f"{reading.estimated_tokens:,} of the tokens, of {reading.estimated:,} attempts, are estimates"
+    if reading.unpriced:
+        yield f"{describe_unpriced(reading.unpriced, reading.unpriced_models)}; see `ccproxy prices`"
+
+
 def notes(reading: RouteStatus, now_ms: int) -> Iterator[str]:
     """Yield details below the table: reasons, cool-downs, providers' windows, the forecast, and unknown errors."""
     if words := why(reading, now_ms):
@@ -113,8 +121,7 @@ def notes(reading: RouteStatus, now_ms: int) -> Iterator[str]:
         yield "windows " + ", ".join(map(window_words, reading.windows))
     if reading.exhausted_at_ms:
         yield f"at this rate, the weekly limit is reached {clock(reading.exhausted_at_ms)}"
-    if reading.unpriced:
-        yield f"{describe_unpriced(reading.unpriced, reading.unpriced_models)}; see `ccproxy prices`"
+    yield from usage_notes(reading)
     yield from map(unknown_words, reading.unknown_words)
     if reading.second_opinions:
         counts = ", ".join(f"{count:,} {outcome}" for outcome, count in reading.second_opinions.items())

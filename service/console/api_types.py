@@ -216,6 +216,8 @@ class RouteView(Struct, frozen=True, kw_only=True):
     cache_write_1h_tokens: int
     cache_hit_percent: Percent | None
     cost_nusd: int
+    estimated: int
+    estimated_tokens: int
     unpriced: int
     unpriced_models: list[str]
     last_success_ms: int | None
@@ -393,7 +395,8 @@ class UsageRow(Struct, frozen=True, kw_only=True):
     """Usage of one group. Of `hour day week route model key`, those requested with `by` are set; times
     are `2026-11-02` or `2026-11-02T15:00Z`. `key` "" means no key. `requests` None: those events were dropped.
 
-    `moves`: answers of sessions that had to leave a prompt cache behind, with the tokens read anew, and their price."""
+    `moves`: answers of sessions that had to leave a prompt cache behind, with the tokens read anew, and their price.
+    `estimated`: attempts whose usage is estimated, `estimated_tokens` all tokens of theirs."""
 
     hour: str | None = None
     day: str | None = None
@@ -414,6 +417,8 @@ class UsageRow(Struct, frozen=True, kw_only=True):
     batch_items: int = 0
     cost_nusd: int = 0
     unpriced: int = 0
+    estimated: int = 0
+    estimated_tokens: int = 0
     moves: int | None = None
     moved_tokens: int | None = None
     moved_cost_nusd: int | None = None

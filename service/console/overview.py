@@ -143,6 +143,8 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
         cache_write_1h_tokens=reading.cache_write_1h_tokens,
         cache_hit_percent=cache_hit_percent(week),
         cost_nusd=week.cost_nusd,
+        estimated=week.estimated,
+        estimated_tokens=week.estimated_tokens,
         unpriced=week.unpriced,
         unpriced_models=list(reading.unpriced_models),
         last_success_ms=max((one.last_success_ms for one in health), default=0) or None,

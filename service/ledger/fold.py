@@ -307,6 +307,14 @@ def count_attempt(usage: Usage, event: UsageEvent) -> None:
         usage.attempts = usage.lost = 1
     else:
         usage.batch_items = 1
+    if event.estimated:
+        usage.estimated = 1
+        usage.estimated_tokens = all_tokens(usage)
+
+
+def all_tokens(usage: Usage) -> int:
+    """Return the tokens of all kinds."""
+    return usage.input + usage.output + usage.cache_read + usage.cache_write_5m + usage.cache_write_1h
 
 
 def charge_growth(ledger: RouteLedger, event: ResourceUsed) -> Sequence[Charge]:
@@ -389,6 +397,8 @@ def add_usage(cell: Usage, more: Usage) -> None:
     cell.cost_nusd += more.cost_nusd
     cell.unpriced += more.unpriced
     cell.batch_items += more.batch_items
+    cell.estimated += more.estimated
+    cell.estimated_tokens += more.estimated_tokens
 
 
 def start(ledger: RouteLedger, event: AttemptStarted) -> None:

@@ -24,7 +24,10 @@ class Heard(Struct, omit_defaults=True):
 
 
 class Usage(Struct, omit_defaults=True):
-    """Attempts and tokens of one cell, or a change to it. `unpriced`: attempts and batch items without a price."""
+    """Attempts and tokens of one cell, or a change to it. `unpriced`: attempts and batch items without a price.
+
+    `estimated` counts those whose usage is estimated, in whole or in part, and `estimated_tokens` all tokens of theirs.
+    """
 
     attempts: int = 0
     failed: int = 0
@@ -38,6 +41,8 @@ class Usage(Struct, omit_defaults=True):
     cost_nusd: int = 0
     unpriced: int = 0
     batch_items: int = 0
+    estimated: int = 0
+    estimated_tokens: int = 0
 
 
 class Charge(Struct):

@@ -64,7 +64,8 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     throttle, quota, credential or refused. `windows` are the provider's own reports. Both are those of the account that
     the route has now, and so are `unknown_words`: recent errors that no rule knows. `unknown_errors` are all of these
     since the ledger began, `second_opinions` by outcome. `cost_nusd` is the week's, without the `unpriced` parts of its
-    usage; `unpriced_models` are the first models that have some.
+    usage; `unpriced_models` are the first models that have some. `estimated` is how many
+    attempts have estimated usage, `estimated_tokens` all tokens of theirs.
     """
 
     route: str
@@ -98,6 +99,8 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     cache_write_5m_tokens: int = 0
     cache_write_1h_tokens: int = 0
     cost_nusd: int = 0
+    estimated: int = 0
+    estimated_tokens: int = 0
     unpriced: int = 0
     unpriced_models: tuple[str, ...] = ()
 
@@ -151,6 +154,8 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
         cache_write_5m_tokens=week.cache_write_5m,
         cache_write_1h_tokens=week.cache_write_1h,
         cost_nusd=week.cost_nusd,
+        estimated=week.estimated,
+        estimated_tokens=week.estimated_tokens,
         unpriced=week.unpriced,
         unpriced_models=models_without_price(ledger, quota.week_start_ms // HOUR_MS) if week.unpriced else (),
     )

@@ -1,6 +1,9 @@
 """A client that goes: the provider is let go of at once, and what was used until then is accounted."""
 
+import json
 import threading
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -9,7 +12,8 @@ from tests.fakes import Reply, Usage, reply
 from tests.support.installation import Installation, Proxy
 from tests.support.ledger_reader import LedgerReader
 from tests.support.messages import ASK, HEADERS, STREAM, ask, client_of, event_names
-from tests.support.waiting import eventually
+from tests.support.processes import run
+from tests.support.waiting import eventually, settles_to
 
 pytestmark = pytest.mark.e2e
 WHOLE = 48_000_000
@@ -55,6 +59,39 @@ def test_a_client_that_leaves_before_the_answer(
     installation.anthropic.wait_until(lambda: installation.anthropic.requests[0].client_closed_s is not None)
     installation.anthropic.wait_until(lambda: len(aborted(ledger)) == before + 1, timeout_s=30)
     assert installation.zai.requests == []
+
+
+@pytest.mark.parametrize("body", [ASK, STREAM], ids=["json", "stream"])
+def test_a_client_that_leaves_every_answer_comes_to_its_limit(
+    installation: Installation, ledger: LedgerReader, tmp_path: Path, body: dict[str, Any]
+) -> None:
+    """What it has not waited for is estimated, and counts: 400 words of a stream, or a whole answer."""
+    proxy = installation.start_proxy({"PROXY_API_KEYS": "ledger"})
+    name = f"leaver-{tmp_path.name}"[:60]
+    said = run(
+        "keys", "issue", name, "--weekly-tokens", "2000", "--json", home=tmp_path, variables=installation.addresses
+    )
+    key = json.loads(said[1])
+
+    def leave() -> int:
+        installation.anthropic.script(
+            reply.message(" word" * 400, usage=USAGE).cut("hang", "content_block_stop" if body is STREAM else "headers")
+        )
+        with client_of(proxy.url, timeout_s=0.5) as http:
+            try:
+                return ask(http, body | {"max_tokens": 1_000}, {"x-api-key": key["key"]}).status_code
+            except httpx.ReadTimeout:
+                return 200
+
+    settles_to(429, leave, patience_s=60)
+    ledger.settle()
+    query = "SELECT body FROM ccproxy.events WHERE type = 'attempt_ended' AND body->>'client_key' = %s"
+    ends = [end for (end,) in ledger.rows(query, key["key_id"])]
+    assert all(end["outcome"] == "aborted" and end["estimated"] for end in ends)
+    counted = sum(end["tokens"].get("input", 0) + end["tokens"].get("output", 0) for end in ends)
+    each = counted / len(ends)
+    assert each == pytest.approx(33 + 312 if body is STREAM else 501, rel=0.15)
+    assert 2_000 <= counted <= 2_000 + 2 * each
 
 
 def aborted(ledger: LedgerReader) -> list[object]:

@@ -228,6 +228,22 @@ def test_events_are_folded_in_batches_as_one_by_one(log: Log, sizes: list[int]) 
         ),
         pytest.param(failed(), Usage(attempts=1, failed=1, cost_nusd=1_000), id="a failure"),
         pytest.param(
+            ended(tokens=TokenCounts(1, 2, 3, 4, 5), outcome="aborted", estimated=True),
+            Usage(
+                attempts=1,
+                aborted=1,
+                input=1,
+                output=2,
+                cache_read=3,
+                cache_write_5m=4,
+                cache_write_1h=5,
+                cost_nusd=1_000,
+                estimated=1,
+                estimated_tokens=15,
+            ),
+            id="an estimate is told apart",
+        ),
+        pytest.param(
             ended(outcome="aborted"),
             Usage(attempts=1, aborted=1, input=10, output=5, cost_nusd=1_000),
             id="a client that went keeps what it consumed",
@@ -289,8 +305,8 @@ def test_an_attempt_is_open_until_its_end(close: RouteEvent) -> None:
 
 def test_an_estimate_counts_until_the_true_end() -> None:
     """An attempt that was given up counts as estimated; when its end comes after all, as it was, in that hour."""
-    given_up = after(started(), lost())
-    assert cell(given_up) == Usage(attempts=1, lost=1, input=10, unpriced=1)
+    given_up = after(started(), lost(estimated=True))
+    assert cell(given_up) == Usage(attempts=1, lost=1, input=10, unpriced=1, estimated=1, estimated_tokens=10)
     late = msgspec.structs.replace(ended(), at_ms=NOW_MS + HOUR_MS)
     ledger = fold.fold_route(given_up, [late])
     assert (cell(ledger), cell(ledger, hour=HOUR + 1).input, ledger.lost) == (Usage(), 10, {})

@@ -87,6 +87,8 @@ def test_a_row_has_every_count(used: Bench, command: Run) -> None:  # noqa: ARG0
         "cost_nusd": 2_000,
         "cost_usd": "0.000002000",
         "unpriced": 1,
+        "estimated": 0,
+        "estimated_tokens": 0,
         "moves": 0,
         "moved_tokens": 0,
         "moved_cost_nusd": 0,
