@@ -29,12 +29,16 @@ OTHERS = "*"
 def note_seen(ledger: RouteLedger, event: AttemptEnded) -> None:
     """Remember who used the route last, and with which account."""
     ledger.account = event.account or ledger.account
-    at_ms = event.at_ms
-    for seen, name in ((ledger.clients, event.client_key), (ledger.sessions, event.session_id)):
-        if name in seen:
-            seen[name] = max(at_ms, seen[name])
-        else:
-            add_newest(seen, name, at_ms)
+    note_newest(ledger.clients, event.client_key, event.at_ms)
+    note_newest(ledger.sessions, event.session_id, event.at_ms)
+
+
+def note_newest(seen: dict[str, int], name: str, at_ms: int) -> None:
+    """Remember when a name was seen last, if it is one of the newest."""
+    if name in seen:
+        seen[name] = max(at_ms, seen[name])
+    else:
+        add_newest(seen, name, at_ms)
 
 
 def add_newest(seen: dict[str, int], name: str, at_ms: int) -> None:
@@ -87,12 +91,14 @@ def copy_of(row: FailuresBySession) -> FailuresBySession:
     }
 
 
-def note_bad(bucket: Bucket, event: AttemptEnded) -> None:
+def note_bad(health: ReplicaHealth, bucket: Bucket, event: AttemptEnded) -> None:
     """Count a failed or slow outcome for its client; connections that were refused are nobody's doing."""
     if event.kind == "connect":
         bucket.connects += 1
+        note_newest(health.met_last, OTHERS, event.at_ms)
     else:
         count_client(bucket.bad_by, event.client_key)
+        note_newest(health.met_last, event.client_key, event.at_ms)
 
 
 def count_client(counts: dict[str, int], client: str) -> None:

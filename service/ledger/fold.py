@@ -601,7 +601,7 @@ def note_health(ledger: RouteLedger, event: AttemptEnded) -> None:
     health = health_of(ledger, event.replica)
     bucket = bucket_of(health, event.at_ms // BUCKET_MS)
     if (not ok or event.slow) and event.fold_rules >= EVIDENCE_KEPT:
-        note_bad(bucket, event)
+        note_bad(health, bucket, event)
     if ok:
         bucket.ok += 1
         bucket.slow += event.slow
@@ -643,7 +643,7 @@ def fail(health: ReplicaHealth, event: AttemptEnded) -> None:
     health.failures_in_row += 1
     if event.fold_rules >= EVIDENCE_KEPT:
         note_failure(health.row_by, event)
-        if event.probe:
+        if event.probe and event.kind != "connect":
             count_client(health.probed_by, event.client_key)
     if health.failures_in_row >= health.worst_row:
         health.worst_row, health.worst_by = health.failures_in_row, copy_of_row(health.row_by)

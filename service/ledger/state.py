@@ -88,7 +88,9 @@ class ReplicaHealth(Struct, omit_defaults=True):
     `failures_in_row` is cleared by any success; `worst_row`, its maximum, only by one that began after the last
     failure, so that a stream from before a trip does not undo it. `row_by` and `worst_by` are the same by client and
     session, as far as events tell. `opened_ms` is the last failure of an attempt that began after the one before it:
-    concurrent failures count once. `failed_probes` since the last such success; `probed_by` counts them by client.
+    concurrent failures count once. `met_last` are the two clients that met failures or slow answers last, and when.
+    `failed_probes` since the last such success; `probed_by` counts them by client, those
+    whose connection was refused aside.
     `recovered_ms` is when a probe last succeeded, `recovered_client` the client whose failures alone it ended, None if
     several clients had met some.
     """
@@ -97,6 +99,7 @@ class ReplicaHealth(Struct, omit_defaults=True):
     worst_row: int = 0
     failed_probes: int = 0
     probed_by: dict[str, int] = {}
+    met_last: dict[str, int] = {}
     row_by: FailuresBySession = {}
     worst_by: FailuresBySession = {}
     opened_ms: int = 0

@@ -133,7 +133,7 @@ def opened(
     """Return the reading of a tripped route: open, or half open once its time is over, or once another replica's probe
     has succeeded at `recovered_ms`."""
     until_ms = open_until_ms(health, policy, evidence)
-    if recovered_ms > opened_ms(health):
+    if recovered_ms > opened_ms(health, evidence):
         until_ms = min(until_ms, recovered_ms)
     return CircuitReading(
         state="open" if now_ms < until_ms else "half_open",
@@ -165,7 +165,7 @@ def fleet_trip(
     floor_ms = max(reset_ms, *(health.recovered_ms for health in ledger.health.values()))
     using, tripped = 0, []
     for health in ledger.health.values():
-        trips = is_tripped(health, policy, reset_ms, evidence) and opened_ms(health) > floor_ms
+        trips = is_tripped(health, policy, reset_ms, evidence) and opened_ms(health, evidence) > floor_ms
         if is_recent(health, now_ms) or (trips and now_ms < open_until_ms(health, policy, evidence) + HALF_OPEN_MS):
             using += 1
             tripped += [health] * trips
@@ -181,7 +181,7 @@ def is_recent(health: ReplicaHealth, now_ms: int) -> bool:
 def is_tripped(health: ReplicaHealth, policy: CircuitPolicy, reset_ms: int, evidence: Evidence) -> bool:
     """True if a replica's own counts trip: they do not change without requests, so time alone does not heal a route."""
     floor_ms = max(reset_ms, health.recovered_ms)
-    if health.last_failure_ms > floor_ms and (
+    if evidence.until_ms(health, health.last_failure_ms) > floor_ms and (
         evidence.failures_in_row(health) >= policy.trip_failures or evidence.failed_probes(health)
     ):
         return True
@@ -200,9 +200,9 @@ def was_failing(health: ReplicaHealth, policy: CircuitPolicy, floor_ms: int, evi
     return attempts >= policy.window_attempts and bad >= attempts * policy.window_ratio
 
 
-def opened_ms(health: ReplicaHealth) -> int:
+def opened_ms(health: ReplicaHealth, evidence: Evidence = EVERYTHING) -> int:
     """Return when the replica's circuit opened, if it did."""
-    return max(health.opened_ms, health.last_slow_ms)
+    return evidence.until_ms(health, max(health.opened_ms, health.last_slow_ms))
 
 
 def open_until_ms(health: ReplicaHealth, policy: CircuitPolicy, evidence: Evidence = EVERYTHING) -> int:
@@ -210,8 +210,9 @@ def open_until_ms(health: ReplicaHealth, policy: CircuitPolicy, evidence: Eviden
     doublings = min(max(0, evidence.failed_probes(health) - steady_probes(policy)), MAX_DOUBLINGS)
     jitter = JITTER_RATIO * (crc32(health.last_failure_id.encode()) / 2**32)
     open_ms = min(policy.open_cap_ms, int(policy.open_ms * 2**doublings * (1 + jitter)))
-    asked_ms = min(policy.open_cap_ms, max(0, health.retry_at_ms - opened_ms(health)))
-    return opened_ms(health) + max(open_ms, asked_ms)
+    since_ms = opened_ms(health, evidence)
+    asked_ms = min(policy.open_cap_ms, max(0, health.retry_at_ms - since_ms))
+    return since_ms + max(open_ms, asked_ms)
 
 
 def steady_probes(policy: CircuitPolicy) -> int:

@@ -4,6 +4,8 @@ Not here: folding them (`service.ledger.evidence`), or what follows once they we
 
 Rules
 - Failures that one client alone met weigh for that client. For all others it takes a second client that met some.
+- A route stays open for others only as long as a second client goes on failing, so that nobody keeps it from them
+  behind an outage. What several clients met before a successful probe is over.
 - Asked by nobody in particular (status, dashboard), failures of one client weigh when no other client used the route
   within ten minutes.
 - In a streak one session counts at most three times while another session used the route within ten minutes.
@@ -29,19 +31,32 @@ class Evidence(Struct, frozen=True):
     """The failures of a route as they weigh for `client`, None for nobody in particular.
 
     `clients` and `sessions` used the route lately; `is_shared`: several clients met failures lately, so that all weigh.
+    `shared_ms` is the last time at which a second client had met one, or anybody a refused connection.
     """
 
     client: str | None
     clients: Collection[str]
     sessions: Collection[str]
     is_shared: bool = False
+    shared_ms: int = 0
 
     def weighs(self, met_by: Collection[str]) -> bool:
         """Whether failures that these clients met weigh for the one that asks."""
         if self.is_shared or len(met_by) != 1 or OTHERS in met_by:
             return True
-        only = next(iter(met_by))
-        return self.client == only if self.client is not None else all(seen == only for seen in self.clients)
+        return self.is_own(next(iter(met_by)))
+
+    def is_own(self, name: str) -> bool:
+        """Whether what this client met weighs without anybody else's."""
+        return self.client == name if self.client is not None else all(seen == name for seen in self.clients)
+
+    def until_ms(self, health: ReplicaHealth, at_ms: int) -> int:
+        """The last failure or slow answer of a replica that weighs, at the latest `at_ms`."""
+        told = health.met_last
+        if at_ms > max(told.values(), default=0):
+            return at_ms  # nobody knows whose it was
+        own_ms = max((met_ms for name, met_ms in told.items() if self.is_own(name)), default=0)
+        return min(at_ms, max(own_ms, self.shared_ms))
 
     def failures_in_row(self, health: ReplicaHealth) -> int:
         """The longest streak of a replica since its last recovery, as far as it weighs."""
@@ -59,8 +74,12 @@ class Evidence(Struct, frozen=True):
         return count if is_alone else min(count, SESSION_FAILURES)
 
     def failed_probes(self, health: ReplicaHealth) -> int:
-        """The probes in a row that failed, as far as they weigh."""
-        return health.failed_probes if self.weighs(clients_of(health)) else 0
+        """The probes in a row that failed, as far as they weigh: of one client's as many as others' bear out."""
+        told = {name: probes for name, probes in health.probed_by.items() if name != OTHERS}
+        most = max(told.values(), default=0)
+        others = health.failed_probes - most
+        own = max((probes for name, probes in told.items() if self.is_own(name)), default=0)
+        return max(own, others + min(most, others))
 
     def bad_outcomes(self, buckets: Collection[Bucket]) -> int:
         """The failed and slow outcomes in some buckets, as far as they weigh."""
@@ -76,14 +95,25 @@ EVERYTHING = Evidence(None, (), (), is_shared=True)
 
 def read_evidence(ledger: RouteLedger, now_ms: int, client: str | None) -> Evidence:
     """How the failures of a route weigh for a client."""
-    lately = (health for health in ledger.health.values() if now_ms - health.last_failure_ms < SEEN_MS)
-    met_by = {name for health in lately for name in clients_of(health)}
+    healths = ledger.health.values()
+    met_by = {name for health in healths if now_ms - health.last_failure_ms < SEEN_MS for name in clients_of(health)}
+    shared_ms = shared_until_ms(healths)
     return Evidence(
         client,
         seen_lately(ledger.clients, now_ms),
         seen_lately(ledger.sessions, now_ms),
-        is_shared=len(met_by) > 1,
+        is_shared=len(met_by) > 1 and shared_ms > max(health.recovered_ms for health in healths),
+        shared_ms=shared_ms,
     )
+
+
+def shared_until_ms(healths: Iterable[ReplicaHealth]) -> int:
+    """The last time at which a second client had met a failure, or anybody a refused connection; 0 for never."""
+    last: dict[str, int] = {}
+    for health in healths:
+        for name, met_ms in health.met_last.items():
+            last[name] = max(met_ms, last.get(name, 0))
+    return max(last.get(OTHERS, 0), *sorted(last.values())[-2:-1], 0)
 
 
 def seen_lately(seen: Mapping[str, int], now_ms: int) -> list[str]:

@@ -361,6 +361,32 @@ async def test_an_accounts_words_are_known_though_the_request_has_some_of_them(r
     assert (await relay.ask(body)).route == "zai"
 
 
+# -- behind an outage
+
+
+@pytest.mark.parametrize("answer", ["500", "529", "cut off", "no answer"])
+@pytest.mark.parametrize("only_routes", [(), ("anthropic",)], ids=["any route", "one route"])
+async def test_a_client_that_goes_on_failing_keeps_nobody_away_behind_an_outage(
+    relays: RelayFactory, answer: str, only_routes: tuple[str, ...]
+) -> None:
+    """Neither as a probe nor as the last resort of a key that may use this route alone: bob is back all the same."""
+    relay = relays.make(CIRCUITS, **STALLED)
+    answers(relay, error(500, "api_error", "Internal server error"), ANTHROPIC)
+    for number in range(8):
+        await relay.ask(body_of(f"outage {number}"), client_key=("alice", "bob")[number % 2], session_id=f"s{number}")
+    assert route_for(relay, "bob")[0] == "zai"
+    answers(relay, ONES_OWN[answer], ANTHROPIC, b"wrong")
+    routes = []
+    for turn in range(12):
+        for number in range(15):
+            await advance(1)
+            with suppress(ProxyError):
+                session, words = f"a{turn}.{number}", f"wrong {turn} {number}"
+                await relay.ask(body_of(words), client_key="alice", session_id=session, only_routes=only_routes)
+        routes.append((await relay.ask(body_of(f"{turn}"), client_key="bob", session_id="bob")).route)
+    assert routes[2:] == ["anthropic"] * 10
+
+
 # -- one client's requests, and another client's route
 
 STALLED: dict[str, Any] = {"first_byte_ms": 400, "idle_ms": 400}

@@ -72,9 +72,40 @@ def test_a_second_client_makes_it_the_routes_fault() -> None:
     assert {state(ledger, client) for client in ("alice", "bob", "carol", None)} == {"open"}
 
 
-@pytest.mark.parametrize(("ago_ms", "expected"), [(10 * MINUTE_MS - 1, "open"), (10 * MINUTE_MS, "closed")])
+OUTAGE = [failure(client, ago_ms=MINUTE_MS + number * 100) for number in range(9, 0, -1) for client in ("alice", "bob")]
+"""Two clients met failures a minute ago."""
+
+
+@pytest.mark.parametrize("fields", [{}, {"probe": True}, {"kind": "timeout", "scope": "route", "probe": True}])
+def test_one_client_that_goes_on_failing_keeps_the_route_from_nobody_else(fields: dict[str, Any]) -> None:
+    """Behind an outage its failures and probes prolong its own wait alone."""
+    ledger = ledger_of(*OUTAGE, *row(20, **fields))
+    assert state(ledger, "alice") == "open"
+    assert {state(ledger, client) for client in ("bob", "carol", None)} == {"half_open"}
+    ledger = ledger_of(*OUTAGE, *row(20, **fields), failure("bob", **fields))
+    assert {state(ledger, client) for client in ("alice", "bob", "carol", None)} == {"open"}
+
+
+def test_what_two_clients_met_is_over_with_a_probe_while_one_goes_on_failing() -> None:
+    """Its failures during the probe and behind it are its own."""
+    probe = answer("bob", started_at_ms=NOW_MS - 20_000, ago_ms=5_000, probe=True)
+    flood = [failure(session=f"s{number}", ago_ms=number * 500) for number in range(40, 0, -1)]
+    ledger = ledger_of(*OUTAGE, *sorted([probe, *flood], key=lambda one: one.at_ms))
+    assert state(ledger, "alice") == "open"
+    assert {state(ledger, client) for client in ("bob", "carol", None)} == {"closed"}
+
+
+def test_refused_connections_prolong_it_from_whomever() -> None:
+    """They are nobody's doing, as probes too."""
+    ledger = ledger_of(*OUTAGE, *row(7, kind="connect", scope="route", probe=True))
+    assert {state(ledger, client) for client in ("alice", "bob", "carol", None)} == {"open"}
+    wait_ms = read_circuit(ledger, POLICY.circuit, NOW_MS, replica=ME, client="bob").until_ms - NOW_MS
+    assert wait_ms > 2 * POLICY.circuit.open_ms
+
+
+@pytest.mark.parametrize(("ago_ms", "expected"), [(10 * MINUTE_MS - 1, "half_open"), (10 * MINUTE_MS, "closed")])
 def test_what_a_second_client_met_long_ago_at_a_replica_that_is_gone_proves_nothing(ago_ms: int, expected: str) -> None:
-    """Nothing clears its counts any more."""
+    """Nothing clears its counts any more; and what one client goes on meeting keeps the route from nobody else."""
     ledger = ledger_of(failure("bob", ago_ms=ago_ms, replica="gone"), *row(5))
     assert state(ledger, "bob") == expected
 
