@@ -64,6 +64,22 @@ async def test_what_has_no_price_is_counted_by_model(server: Server, anthropic: 
     assert "ccproxy_cost_usd_total" not in found
 
 
+async def test_tokens_are_those_of_the_models_that_served(server: Server, anthropic: FakeProvider) -> None:
+    """Line by line; a field of the usage that nobody counts has a counter, by its name."""
+    served = await server.start(anthropic=anthropic)
+    advice = {"type": "advisor_message", "model": "claude-opus-4-8", "input_tokens": 30, "output_tokens": 4}
+    usage = {"input_tokens": 2, "output_tokens": 1, "iterations": [advice], "hologram_tokens": 7}
+    text = [{"type": "text", "text": "hello"}]
+    answer = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-haiku-4-5", "content": text}
+    anthropic.script(reply.json(answer | {"usage": usage}))
+    assert (await served.ask(ASK)).status_code == 200
+    found = await read(served)
+    tokens = {key[0]: value for key, value in found["ccproxy_tokens_total"].items() if key[2] == "input"}
+    assert tokens == {"claude-haiku-4-5": 2, "claude-opus-4-8": 30}
+    assert found["ccproxy_unread_usage_total"] == {("hologram_tokens", "anthropic"): 1}
+    assert served.parts.watcher.route_statuses()[0].unread_usage.keys() == {"hologram_tokens"}
+
+
 async def test_early_heads_are_counted_by_outcome(server: Server, anthropic: FakeProvider) -> None:
     """Content in time is none; a failure behind the head is not what its status says."""
     served = await server.start(anthropic=anthropic, head_after_ms=100)

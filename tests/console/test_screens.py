@@ -145,6 +145,7 @@ def test_windows_waits_and_the_forecast_are_shown() -> None:
         ),
         unknown_words=(UnknownError("aabb", 400, "messages", 2, 1, NOW_MS - 9, NOW_MS - 5),),
         second_opinions={"answered": 3, "none": 1},
+        unread_usage={"hologram_tokens": NOW_MS},
         windows=(
             WindowReading("5h", "warning", 97.2, NOW_MS + 7_200_000, "allowed_warning"),
             WindowReading("7d", "warning", None, NOW_MS + 7_200_000, "rejected"),
@@ -159,6 +160,7 @@ def test_windows_waits_and_the_forecast_are_shown() -> None:
         rf"at this rate, the weekly limit is reached {clock}",
         rf"unknown error aabb: status 400 on messages, 2 requests of 1 clients, last {clock}",
         "second opinions 3 answered, 1 none",
+        rf"fields of usage that are not counted: hologram_tokens \(last {clock}\)",
     )
     assert len(lines) == len(wanted)
     for line, pattern in zip(lines, wanted, strict=True):
