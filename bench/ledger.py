@@ -1,4 +1,4 @@
-"""Measures the ledger on real servers: fold, lag, catching up, verify, estimates. `make bench-ledger`, EVENTS= for a size.
+"""Measures the ledger on real servers: fold, lag, verify, estimates. `make bench-ledger`, with EVENTS= for a size.
 
 It starts a Postgres and a Valkey of its own in a temporary folder, and leaves nothing behind. Each figure stands beside
 its bound. What else runs on the machine shows in the figures: the plain COPY of the same rows, in the same run, says
