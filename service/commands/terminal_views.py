@@ -26,15 +26,22 @@ def show_status(status: Status, console: SafeConsole) -> None:
     for reading in status.routes:
         for words in notes(reading, status.at_ms):
             console.print(Text(f"{reading.route}: {words}", style="dim"), soft_wrap=True)
-    late = [stream for stream in status.streams if stream.lag]
-    waiting = ", ".join(f"{stream.stream} {stream.lag}" for stream in late) or "none"
-    events = sum(stream.position for stream in status.streams)
     console.print()
-    console.print(f"ledger    {events:,} events folded, entries to fold: {waiting}")
+    if status.routes:
+        console.print(f"next      {visible(status.next_route) or 'no route can answer now'}; see `ccproxy explain`")
+    console.print(f"ledger    {ledger_words(status)}")
     show_replicas(status, console)
     if len(status.settings) > 1:
         groups = "; ".join(f"{digest} {', '.join(replicas)}" for digest, replicas in status.settings.items())
         console.print(Text(f"settings  differ between replicas: {groups}", style="yellow"), soft_wrap=True)
+
+
+def ledger_words(status: Status) -> str:
+    """Describe how far the ledger is, and which streams have entries to fold."""
+    late = [stream for stream in status.streams if stream.lag]
+    waiting = ", ".join(f"{stream.stream} {stream.lag}" for stream in late) or "none"
+    events = sum(stream.position for stream in status.streams)
+    return f"{events:,} events folded, entries to fold: {waiting}"
 
 
 def show_replicas(status: Status, console: SafeConsole) -> None:

@@ -3,12 +3,12 @@
 `ccproxy status` shows it. It needs no proxy, no worker and no Postgres. Not here: history.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 from redis import Redis
 
 from service.fleet.control_stream import read_control, read_snapshots, stream_names
@@ -23,8 +23,10 @@ from service.ledger.wire import (
 )
 from service.redis_client.factory import open_sync
 from service.routing.error_words import key_accounts
+from service.routing.explanation import next_route
 from service.routing.route_status import RouteStatus, read_route_status, reading_of
-from service.settings import Settings
+from service.routing.view import View
+from service.settings import Route, Settings
 
 LAG_LIMIT = 1_000
 """Maximum entries counted for the lag."""
@@ -60,12 +62,13 @@ class ReplicaStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """Status of the fleet at `at_ms`."""
+    """Status of the fleet at `at_ms`. `next_route` is the one that a usual request would take, "" if there is none."""
 
     at_ms: int
     routes: tuple[RouteStatus, ...]
     streams: tuple[StreamStatus, ...]
     replicas: tuple[ReplicaStatus, ...]
+    next_route: str = ""
 
     @property
     def settings(self) -> dict[str, list[str]]:
@@ -80,10 +83,24 @@ class Status(Struct, frozen=True):
         """Return the status as plain values, for JSON."""
         return {
             "at_ms": self.at_ms,
+            "next_route": self.next_route,
             "routes": [msgspec.to_builtins(reading) for reading in self.routes],
             "streams": [asdict(stream) for stream in self.streams],
             "replicas": [asdict(replica) for replica in self.replicas],
         }
+
+
+class FleetView(Struct, frozen=True):
+    """What routing would decide with at `now_ms`: the view, the chain, and the statuses of its routes.
+
+    Which routes are on, and their weekly limits, are those of the live proxies, if there are any: a shell may lack
+    their keys.
+    """
+
+    now_ms: int
+    view: View
+    chain: tuple[Route, ...]
+    routes: tuple[RouteStatus, ...]
 
 
 def read_status(settings: Settings, url: str) -> Status:
@@ -91,28 +108,69 @@ def read_status(settings: Settings, url: str) -> Status:
 
     Live proxies publish route statuses under their own settings; without one, this process's settings apply.
     """
-    redis = open_sync(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
-    with redis:
-        seconds, micros = redis.time()
-        now_ms = int(seconds) * 1000 + int(micros) // 1000
+    with open_fleet(url) as redis:
+        now_ms = fleet_time(redis)
         names = sorted(stream_names(redis) | {CONTROL})
         snapshots = read_snapshots(redis, names)
         replicas, newest_routes = read_replicas(redis, now_ms)
-        view = view_of(snapshots.values(), read_control(redis))
-        view.accounts = key_accounts(settings.routes)
-        notes = {route.id: redis.get(spent_key(route.id)) for route in settings.routes}
-        view.spent = {route_id: decoded(note) for route_id, note in notes.items() if note}
-        routes = [reading for name in newest_routes if (reading := read_published(redis, name))]
-        if not routes:
-            routes = [read_route_status(route, view, settings.policy, now_ms) for route in settings.routes]
+        fleet = fleet_view(redis, settings, snapshots, newest_routes, now_ms)
+        routes = list(fleet.routes)
         if settings.client_route.id in names:
-            routes.append(read_route_status(settings.client_route, view, settings.policy, now_ms))
+            routes.append(read_route_status(settings.client_route, fleet.view, settings.policy, now_ms))
         return Status(
             at_ms=now_ms,
             routes=tuple(routes),
             streams=tuple(read_stream(redis, name, snapshots.get(name), now_ms) for name in names),
             replicas=replicas,
+            next_route=next_route(fleet.chain, fleet.view, settings.policy, now_ms),
         )
+
+
+def read_fleet_view(settings: Settings, url: str) -> FleetView:
+    """Read what routing would decide with. Raises RedisError or OSError."""
+    with open_fleet(url) as redis:
+        now_ms = fleet_time(redis)
+        _, newest_routes = read_replicas(redis, now_ms)
+        return fleet_view(redis, settings, read_snapshots(redis, stream_names(redis)), newest_routes, now_ms)
+
+
+def open_fleet(url: str) -> Redis:
+    """Open the ledger's Redis."""
+    return open_sync(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
+
+
+def fleet_time(redis: Redis) -> int:
+    """Return fleet time in milliseconds. Raises RedisError."""
+    seconds, micros = redis.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+def fleet_view(
+    redis: Redis, settings: Settings, snapshots: Mapping[str, Snapshot], newest_routes: Sequence[str], now_ms: int
+) -> FleetView:
+    """Return what routing would decide with; `newest_routes` are those of a live proxy. Raises RedisError."""
+    view = view_of(snapshots.values(), read_control(redis))
+    view.accounts = key_accounts(settings.routes)
+    view.spent = read_spent(redis, settings.routes)
+    published = [reading for name in newest_routes if (reading := read_published(redis, name))]
+    if not published:
+        readings = tuple(read_route_status(route, view, settings.policy, now_ms) for route in settings.routes)
+        return FleetView(now_ms, view, settings.routes, readings)
+    known = {route.id: route for route in settings.routes}
+    chain = tuple(as_published(known[each.route], each) for each in published if each.route in known)
+    return FleetView(now_ms, view, chain, tuple(published))
+
+
+def read_spent(redis: Redis, routes: Sequence[Route]) -> dict[str, str]:
+    """Return the quotas of which less is left than a request had to reserve, by route. Raises RedisError."""
+    notes = {route.id: redis.get(spent_key(route.id)) for route in routes}
+    return {route_id: decoded(note) for route_id, note in notes.items() if note}
+
+
+def as_published(route: Route, reading: RouteStatus) -> Route:
+    """Return a route as a live proxy has it."""
+    off = (reading.reason or "off") if reading.state == "off" else None
+    return replace(route, off=off, weekly_tokens=reading.limit_tokens)
 
 
 def read_published(redis: Redis, route_id: str) -> RouteStatus | None:

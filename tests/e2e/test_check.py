@@ -1,4 +1,4 @@
-"""`ccproxy check` asks for every right that a running installation uses, and no more than that grants."""
+"""What the commands say beforehand, beside what a running installation does: `check` and `explain`."""
 
 import json
 
@@ -6,6 +6,7 @@ from service.commands.check_redis import scratch_commands
 from tests.support.installation import Installation, Proxy
 from tests.support.messages import client_of
 from tests.support.processes import run
+from tests.support.waiting import eventually
 from workers.check import queue_commands
 
 CONNECTION = {
@@ -54,3 +55,16 @@ def test_a_running_installation_is_green(installation: Installation) -> None:
     assert {name: found[name] for name in ("anthropic", "zai", "redis", "postgres", "queue")} == dict.fromkeys(
         ("anthropic", "zai", "redis", "postgres", "queue"), True
     )
+
+
+def test_explain_says_where_a_request_goes(installation: Installation, proxy: Proxy) -> None:
+    """The route that it names is the one that serves, whatever an operator has turned off."""
+    variables = installation.addresses | installation.upstreams
+    body = {"model": "claude-sonnet-4-6", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    home = installation.folder / "check"
+    with client_of(proxy.url) as client:
+        for command, expected in (("disable", "zai"), ("enable", "anthropic")):
+            assert run("routes", command, "anthropic", home=home, variables=variables)[0] == 0
+            status, said = run("explain", "--json", "--model", body["model"], home=home, variables=variables)  # type: ignore[arg-type]
+            assert (status, json.loads(said.splitlines()[-1])["next_route"]) == (0, expected)
+            eventually(lambda: client.post("/v1/messages", json=body).headers["x-ccproxy-route"] == expected)  # noqa: B023
