@@ -8,7 +8,7 @@ The rules:
 - Header names are case-insensitive; of several with one name the last counts. Unreadable values are ignored.
 - Three error shapes are known (`{"type":"error","error":{...}}`, `{"error":{...}}`, `{"error":"..."}`); Z.AI's codes
   are numbers or texts, in `error.code` or `error.type`, or only as `[1308]` at the start of the message (recorded
-  responses).
+  responses), or in `code` beside `msg`.
 - Times are Unix milliseconds. Unified resets are epoch seconds, those of API keys RFC 3339 (Anthropic's documentation
   and recorded headers); timestamps in Z.AI's messages are Beijing time without saying so (an issue of another proxy).
 - `used_ratio` of a subscription's window is its utilization, a fraction; of an API key's limit, 1 - remaining / limit.
@@ -93,7 +93,7 @@ def error_facts(status: int, headers: HeaderItems, body: bytes, now_ms: int) -> 
     fields = object_of(body)
     error = error_of(fields)
     raw_message = message_of(fields, error, body)
-    code = code_of(error, raw_message)
+    code = code_of(error, raw_message) or code_text(fields.get("code"))
     word = text(error.get("type"))
     unified_reset = moment_ms(known.get(UNIFIED + "reset", ""))
     return ErrorFacts(

@@ -64,9 +64,10 @@ class FailureClassifier:
         models = (plan.model.lower(), exchange.request.model.lower())
         if failure.scope == "model" and names_another_model(failure.message, models, texts):
             return replace(failure, kind="bad_request", scope="request")
-        if failure.proven or not points_into_request(failure.message, top_fields(exchange.request), plan.model):
+        if failure.proven or facts.is_page:  # a page is from something before the API, which knows no fields
             return failure
-        return replace(failure, proven=True)
+        points = points_into_request(failure.message, top_fields(exchange.request), plan.model)
+        return replace(failure, proven=points)
 
 
 def names_another_model(message: str, models: Collection[str], texts: Texts) -> bool:

@@ -16,7 +16,7 @@ from service.ledger.events import Endpoint
 from service.protocol.batch_results import BatchTap
 from service.protocol.resource_totals import TotalsTap, totals_in
 from service.protocol.sse import EventTooLarge
-from service.protocol.tap import JsonAnswer, StreamTap, count_in, json_usage
+from service.protocol.tap import JsonAnswer, StreamError, StreamTap, count_in, json_usage
 from service.protocol.usage_estimate import Meter, UsageEstimator, tokens_in, with_at_least
 from service.protocol.usage_reader import NO_USAGE, UsageReading, meaning_of
 from service.providers.headers import client_headers, length_said, request_id_of
@@ -111,7 +111,7 @@ class ResponseRelay:
         if meaning == "request":
             exchange.progress.usage = self._usage_of_body(exchange, body, answer)
         if answer is None or is_wrong_type(request, answer):
-            raise self._no_message(exchange, answer)
+            raise self._no_message(exchange, answer, body)
         if request.endpoint == "count_tokens" and not count_in(body):
             raise bad_answer("the response is not a token count")
         if request.endpoint in RESOURCE_ENDPOINTS:
@@ -148,11 +148,15 @@ class ResponseRelay:
             tap.feed(body)
         return self._estimator.of_stream(tap, model, request.plain)
 
-    def _no_message(self, exchange: UpstreamExchange, answer: JsonAnswer | None) -> AttemptFailed:
-        """The failure of a response with status 200 that is no message."""
-        if answer and answer.error:
-            return AttemptFailed(self._classifier.classify_stream_error(exchange, answer.error), answer.error.data)
-        return bad_answer("the response is not a message")
+    def _no_message(self, exchange: UpstreamExchange, answer: JsonAnswer | None, body: bytes) -> AttemptFailed:
+        """The failure of a response with status 200 that is no message. It may tell an error in another shape, such as
+        Z.AI's `{"code":1113,"msg":"...","success":false}`."""
+        if answer is None:
+            return bad_answer("the response is not a message")
+        error = answer.error or StreamError("api_error", "", body)
+        failure = self._classifier.classify_stream_error(exchange, error)
+        is_unknown = not answer.error and failure.kind == "stream_error"
+        return bad_answer("the response is not a message") if is_unknown else AttemptFailed(failure, error.data)
 
     async def _copy(self, exchange: UpstreamExchange) -> FinalPart:
         """Bytes as they come: files, unknown endpoints."""
@@ -230,10 +234,11 @@ class ResponseRelay:
     async def _no_stream(self, exchange: UpstreamExchange) -> AttemptFailed:
         """The failure of a response that is no stream, where a stream was asked for."""
         exchange.upstream.decode()
-        answer = json_usage(await exchange.upstream.read(ANSWER_BYTES))
+        body = await exchange.upstream.read(ANSWER_BYTES)
+        answer = json_usage(body)
         if answer:
             exchange.progress.usage = whole_usage(exchange.request, answer)
-        return self._no_message(exchange, answer)
+        return self._no_message(exchange, answer, body)
 
     def _head(self, exchange: UpstreamExchange) -> HeaderList:
         upstream = exchange.upstream

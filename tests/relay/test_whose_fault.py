@@ -125,6 +125,29 @@ async def test_an_accounts_state_is_known_with_whatever_status(
         ], status
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        ({"code": 1113, "msg": "Insufficient balance", "success": False}, "billing"),
+        ({"code": 500, "msg": "账户余额不足,请充值。", "success": False}, "billing"),
+        ({"code": 1308, "msg": "已达到 5 小时的使用上限。"}, "quota"),
+        ({"message": "This organization has been disabled."}, "credential"),
+        ({"code": 500, "msg": "404 NOT_FOUND", "success": False}, "bad_answer"),
+    ],
+)
+async def test_an_error_of_another_shape_behind_a_200_is_known(
+    relays: RelayFactory, told: dict[str, Any], kind: str, *, is_stream: bool
+) -> None:
+    """Whole, also where a stream was asked for; in words that no rule knows it is an answer that can't be read."""
+    relay = relays.make(CIRCUITS)
+    answers(relay, reply(msgspec.json.encode(told)), ANTHROPIC)
+    clients = [await relay.ask(body_of(stream=is_stream)) for _ in range(2)]
+    attempts = 2 if kind == "bad_answer" else 1
+    assert [(client.route, client.attempts) for client in clients] == [("zai", 2), ("zai", attempts)]
+    assert relay.ends[0].kind == kind
+
+
 async def test_a_new_api_key_is_not_held_by_what_the_old_one_met(relays: RelayFactory) -> None:
     """The ledger remembers whose cool-down it is; another key begins without."""
     old = relays.make(CIRCUITS)
@@ -261,6 +284,18 @@ async def test_an_account_closed_in_words_that_nobody_knows_is_left(relays: Rela
     recover(relay)
     await advance(relay.settings.policy.credential_wait_ms / 1000 + 1)
     assert [(await relay.ask(client_key=key)).route for key in ("alice", "bob")] == ["anthropic", "anthropic"]
+
+
+@pytest.mark.parametrize("status", [400, 403, 418])
+@pytest.mark.parametrize("page", [b"<title>The requested URL was rejected</title>", b"Blocked: message body"])
+async def test_a_page_does_not_point_into_the_request(relays: RelayFactory, status: int, page: bytes) -> None:
+    """It is from something before the API, such as a company's proxy, whose words for parts of a request are others."""
+    relay = relays.make(CIRCUITS)
+    answers(relay, reply(page, status, content_type="text/html"), ANTHROPIC)
+    for client_key, words in (("alice", "a"), ("alice", "b"), ("bob", "c")):
+        with suppress(ProxyError):
+            await relay.ask(body_of(words), client_key=client_key)
+    assert [(await relay.ask(client_key=key)).route for key in ("alice", "bob", "carol")] == ["zai"] * 3
 
 
 # -- an account's words, written by a client
