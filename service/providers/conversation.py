@@ -63,37 +63,44 @@ CALLS: Final = frozenset(ANTHROPIC_IDS)
 def is_ready(messages: Messages, strip: StripThinking, refused: Container[str]) -> bool:
     """True if no rule of Anthropic about blocks and ids needs a change, as nearly always.
 
-    Every request comes here: one pass sorts out the blocks that a rule is about, without a call for each block.
+    Every request comes here: texts, which most blocks are, are passed over without a call for each.
     """
     suspects: list[BlockSurvey] = []
-    calls: list[BlockSurvey] = []
-    signed: list[BlockSurvey] = []
+    others: list[BlockSurvey] = []
     for message in messages:
         if not message.content:
             return False
         for block in message.content if message.content.__class__ is list else ():
-            kind = block.type
-            if kind == "text":
-                if not block.text or memoryview(block.text)[:2][-1] in BLANKS:
-                    suspects.append(block)
-                continue
-            if kind in CALLS:
-                calls.append(block)
-            elif block.content.__class__ is list:
-                suspects += [part for part in block.content if part.type == "text"]
-            if block.signature or kind in THINKING_BLOCKS:
-                signed.append(block)
-    return not any(map(is_blank, suspects)) and are_fitting(calls) and are_welcome(signed, strip, refused)
+            if block.type != "text":
+                others.append(block)
+            elif memoryview(block.text)[:2].tobytes()[-1:] in BLANKS:
+                suspects.append(block)
+    if any(map(is_blank, suspects)):
+        return False
+    return not others or are_ready(others, strip, refused)
 
 
-def are_fitting(calls: Sequence[BlockSurvey]) -> bool:
-    """True if the ids of calls fit Anthropic's patterns, and are different ones."""
+def are_ready(blocks: Sequence[BlockSurvey], strip: StripThinking, refused: Container[str]) -> bool:
+    """True if no rule needs a change of these blocks, which are no texts."""
+    return not has_blank_part(blocks) and are_fitting(blocks) and are_welcome(blocks, strip, refused)
+
+
+def has_blank_part(blocks: Sequence[BlockSurvey]) -> bool:
+    """True if a part of one of the blocks is an empty text."""
+    parts = [part for block in blocks if block.content.__class__ is list for part in block.content]
+    return any(map(is_blank, parts))
+
+
+def are_fitting(blocks: Sequence[BlockSurvey]) -> bool:
+    """True if the ids of all calls fit Anthropic's patterns, and are different ones."""
+    calls = [block for block in blocks if block.type in CALLS]
     ids = {call.id for call in calls if ANTHROPIC_IDS[call.type].fits.fullmatch(call.id)} if calls else ()
     return len(ids) == len(calls)
 
 
-def are_welcome(signed: Sequence[BlockSurvey], strip: StripThinking, refused: Container[str]) -> bool:
-    """True if the provider takes these thoughts and other signed blocks."""
+def are_welcome(blocks: Sequence[BlockSurvey], strip: StripThinking, refused: Container[str]) -> bool:
+    """True if the provider takes all thoughts and other signed blocks."""
+    signed = [block for block in blocks if block.signature or block.type in THINKING_BLOCKS]
     if not signed:
         return True
     return not any(is_stripped(block.type, block.mark, strip) or block.mark in refused for block in signed)
