@@ -124,18 +124,17 @@ def clean_content(fields: Fields, rules: BlockRules) -> Fields:
     if cleaned is fields or "messages" not in fields:
         return cleaned
     before, after = list_of(fields["messages"]) or [], list_of(cleaned["messages"]) or []
-    return cleaned if len(before) == len(after) else with_changed(cleaned, "messages", join_users)
+    return cleaned if len(before) == len(after) else with_changed(cleaned, "messages", join_turns)
 
 
 def fill_empty(value: Raw) -> Raw:
-    """Return messages of which none is empty: a user's says so, an assistant's goes unless it is the last."""
+    """Return messages of which none is empty: a user's says so, an assistant's goes."""
     if all(map(has_content, survey_messages(value))):
         return value
     messages = objects_of(value)
     if not messages:
         return value
-    last = messages[-1]
-    kept = [message for message in messages if message is last or turn_of(message) == "user" or not is_empty(message)]
+    kept = [message for message in messages if turn_of(message) == "user" or not is_empty(message)]
     return encoded(
         [filled(message) if turn_of(message) == "user" and is_empty(message) else message for message in kept]
     )
@@ -169,17 +168,16 @@ def finish(fields: Fields, traits: Traits, *, thinking_off: bool) -> Fields:
     fields = with_edits(fields, messages, start, edits, is_unbegun=is_unbegun, thinking_off=thinking_off)
     if not edits and are_paired(messages):
         return fields
-    return with_changed(fields, "messages", paired)
+    return with_changed(with_changed(fields, "messages", join_turns), "messages", paired)
 
 
-def join_users(value: Raw) -> Raw:
-    """Merge consecutive user messages."""
+def join_turns(value: Raw) -> Raw:
+    """Merge consecutive messages of one role, as Anthropic does: a turn's calls or results may come in several."""
     messages = objects_of(value)
     joined: list[Fields] = []
-    for role, turn in groupby(messages, turn_of):
+    for _, turn in groupby(messages, turn_of):
         first, *others = turn
-        is_joined = role == "user" and bool(others)
-        joined += [extended(first, all_blocks_of(others))] if is_joined else [first, *others]
+        joined.append(extended(first, all_blocks_of(others)) if others else first)
     return value if len(joined) == len(messages) else encoded(joined)
 
 

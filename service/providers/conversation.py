@@ -65,11 +65,11 @@ def is_ready(messages: Messages, strip: StripThinking, refused: Container[str]) 
 
     Every request comes here: texts, which most blocks are, are passed over without a call for each.
     """
+    if has_wordless(messages):
+        return False
     suspects: list[BlockSurvey] = []
     others: list[BlockSurvey] = []
     for message in messages:
-        if not message.content:
-            return False
         for block in message.content if message.content.__class__ is list else ():
             if block.type != "text":
                 others.append(block)
@@ -78,6 +78,15 @@ def is_ready(messages: Messages, strip: StripThinking, refused: Container[str]) 
     if any(map(is_blank, suspects)):
         return False
     return not others or are_ready(others, strip, refused)
+
+
+def has_wordless(messages: Messages) -> bool:
+    """True if a message is empty, or one text of blanks."""
+    for message in messages:
+        content = message.content
+        if not content or (content.__class__ is str and is_wordless(content)):
+            return True
+    return False
 
 
 def are_ready(blocks: Sequence[BlockSurvey], strip: StripThinking, refused: Container[str]) -> bool:
@@ -330,9 +339,11 @@ def rename(messages: Messages, new_ids: Mapping[str, str], edits: Edits) -> None
     taken = names_in(messages) | set(new_ids.values())
     used: set[str] = set()
     waiting: dict[str, deque[str]] = {}
+    speaker = ""
     for place, message in enumerate(messages):
-        if message.role == "assistant":
+        if message.role == "assistant" and speaker == "user":
             waiting.clear()
+        speaker = speaker if message.role == "system" else message.role
         for index, block in enumerate(message.content if isinstance(message.content, list) else ()):
             if block.type in CALLS:
                 old = block.id
@@ -379,7 +390,7 @@ def renamer(old: str, new: str) -> BlockCleaner:
 
 
 def leave_out_empty(messages: Messages, edits: Edits) -> None:
-    """Leave out empty texts, and assistant messages without content but the last message.
+    """Leave out empty texts, and assistant messages without content; the last message may be empty, not blank.
 
     Of a user's message that is nothing but empty texts, all stays: the provider's own error is better than ours.
     """
@@ -388,8 +399,13 @@ def leave_out_empty(messages: Messages, edits: Edits) -> None:
         content = message.content
         if isinstance(content, list) and content:
             leave_out_blank(place, message.role, content, edits)
-        elif message.role == "assistant" and not content and place != last:
+        elif message.role == "assistant" and is_wordless(content) and (content or place != last):
             edits.dropped.add(place)
+
+
+def is_wordless(content: str | Sequence[BlockSurvey]) -> bool:
+    """True for no content, and for one text of blanks."""
+    return not content or (isinstance(content, str) and not content.strip())
 
 
 def leave_out_blank(place: int, role: str, blocks: Sequence[BlockSurvey], edits: Edits) -> None:

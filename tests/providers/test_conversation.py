@@ -232,7 +232,60 @@ def test_calls_and_results_stand_together_at_other_vendors() -> None:
         ["tool_result", "tool_result", "now", "[result of an earlier call:]\nagain"],
     ]
     assert [block.get("content") for block in after["messages"][4]["content"]] == ["[no result]", None]
-    assert after["messages"][6]["content"][0]["tool_use_id"] == "toolu_4"
+    assert [block.get("id") for block in after["messages"][5]["content"]] == ["toolu_4", None]
+
+
+FIRST, SECOND = {**CALL, "id": "toolu_1"}, {**CALL, "id": "toolu_2"}
+
+
+@pytest.mark.parametrize("route", ["zai", "own"])
+@pytest.mark.parametrize(
+    "apart",
+    [
+        [("assistant", [FIRST, SECOND]), ("user", [result("toolu_1", "a")]), ("user", [result("toolu_2", "b")])],
+        [("assistant", [FIRST]), ("assistant", [SECOND]), ("user", [result("toolu_1", "a"), result("toolu_2", "b")])],
+        [("assistant", "so"), ("assistant", [FIRST, SECOND]), ("user", [result("toolu_2", "b")]),
+         ("user", [result("toolu_1", "a"), text("go on")])],
+    ],
+    ids=["results", "calls", "both and words"],
+)  # fmt: skip
+def test_a_turn_in_several_messages_loses_no_result(route: str, apart: list[Any]) -> None:
+    """Anthropic takes consecutive messages of one role as one, and so are they written for others."""
+    body = talk(("user", "ls"), *apart)
+    after = cleaned(body, route)
+    assert broken_rule(after, ZAI_RULES) == ""
+    assert [message["role"] for message in after["messages"]] == ["user", "assistant", "user"]
+    answers = {b["tool_use_id"]: b["content"] for b in after["messages"][2]["content"] if b["type"] == "tool_result"}
+    assert answers == {"toolu_1": "a", "toolu_2": "b"}
+    assert clean(msgspec.json.encode(body)) == msgspec.json.encode(body)
+
+
+@pytest.mark.parametrize("between", [[], [("system", "be kind")]], ids=["", "system"])
+def test_a_repeated_id_keeps_its_result_over_several_messages(between: list[Any]) -> None:
+    """The calls of a turn may come in several messages: the result stays with the call of its own turn."""
+    again, other = {**CALL, "id": "call_0"}, {**CALL, "id": "call_1"}
+    body = talk(
+        ("user", "ls"), ("assistant", [again]), ("user", [result("call_0", "a")]),
+        ("assistant", [again]), *between, ("assistant", [other]),
+        ("user", [result("call_0", "b"), result("call_1", "c")]),
+    )  # fmt: skip
+    messages = cleaned(body)["messages"]
+    assert messages[3]["content"][0]["id"] == "call_0_2"
+    assert [block["tool_use_id"] for block in messages[-1]["content"]] == ["call_0_2", "call_1"]
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\t\r\n"])
+def test_a_blank_text_of_an_assistant_goes_in_either_form(blank: str) -> None:
+    """As one text, too, which many clients keep; also as the last message, where only an empty one is taken."""
+    body = talk(("user", "hi"), ("assistant", blank), ("user", "so"), ("assistant", blank))
+    assert cleaned(body) == talk(("user", "hi"), ("user", "so"))
+
+
+@pytest.mark.parametrize("nothing", ["", " ", [], [BLANK], [UNSIGNED]])
+def test_nothing_to_go_on_from_does_not_reach_other_vendors(nothing: Any) -> None:
+    """An empty last message of the assistant means nothing at Anthropic, and is an error elsewhere."""
+    after = cleaned(talk(("user", "hi"), ("assistant", nothing)), "zai", asked=CLAUDE)
+    assert after["messages"] == [{"role": "user", "content": "hi"}]
 
 
 def test_the_fakes_take_what_claude_code_sends() -> None:
