@@ -95,8 +95,8 @@ class StreamTap:
 
     __slots__ = ("_begun", "_garbage", "_head", "_reader", "_usage", "complete", "container_id", "content",
                  "content_bytes", "content_events", "error", "file_ids", "has_content", "heartbeats", "is_thinking",
-                 "message_id", "model", "reported", "started", "stop_reason", "thinking_blocks",
-                 "thinking_tokens")  # fmt: skip
+                 "message_id", "model", "reported", "started", "stop_reason", "surplus_bytes",
+                 "thinking_blocks", "thinking_tokens")  # fmt: skip
 
     def __init__(self) -> None:
         self._reader = SseReader()
@@ -127,6 +127,8 @@ class StreamTap:
         """`message_stop` was received."""
         self.error: StreamError | None = None
         """The first error inside the stream."""
+        self.surplus_bytes = 0
+        """What came behind the stream's last event in one chunk with it."""
         self.message_id = ""
         self.model = ""
         self.container_id = ""
@@ -185,6 +187,7 @@ class StreamTap:
         reader = self._reader
         for event in reader.events(chunk):
             if self._is_last(event):
+                self.surplus_bytes = len(chunk) - event.end
                 return event.start
             if self.has_content:
                 reader.passed = UNREAD

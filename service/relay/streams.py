@@ -148,6 +148,7 @@ class StreamRelay:
         """The end of the stream, and what the stream has created."""
         exchange, tap = self._exchange, self._tap
         rest = self._held.rest()
+        rest = rest[: len(rest) - tap.surplus_bytes]  # how a stream is cut must not decide what follows its end
         failure = None
         if tap.error:
             failure = self._classifier.classify_stream_error(exchange, tap.error)

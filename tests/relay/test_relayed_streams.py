@@ -132,6 +132,26 @@ async def test_an_error_behind_content_passes_unchanged(relays: RelayFactory, to
     assert relay.ended == [("anthropic", "failed", "overloaded")]
 
 
+@pytest.mark.parametrize("end", [BUSY, END], ids=["error", "end"])
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("surplus", [DELTA + END, START + DELTA + END, DELTA[:30]])
+async def test_nothing_follows_the_last_event(
+    relays: RelayFactory,
+    end: bytes,
+    at_once: bool,  # noqa: FBT001
+    line_end: bytes,
+    surplus: bytes,
+) -> None:
+    """Even if it came at once with it: behind an error nobody may find a complete answer, or behind one a second."""
+    relay = relays.make()
+    first, last, others = (part.replace(b"\n", line_end) for part in (START + DELTA, end, surplus))
+    relay.upstream.script(stream(*([first + last + others] if at_once else [first, last[:20], last[20:] + others])))
+    client = await relay.ask(STREAM)
+    assert client.body == first + last
+    assert relay.ended[0][1] == ("ok" if end is END else "failed")
+
+
 async def test_a_credential_in_an_error_of_a_stream_is_not_shown(relays: RelayFactory) -> None:
     relay = relays.make()
     relay.upstream.script(stream(START, DELTA, BUSY.replace(b"busy", b"busy " + ANTHROPIC_KEY.encode())))
