@@ -18,7 +18,7 @@ from msgspec.structs import asdict, replace
 from service.commands import config_option, json_option, with_settings
 from service.commands.keys import keys
 from service.embedded.run_file import DEFAULT_REDIS_URL, running
-from service.settings import SettingsError
+from service.settings import Settings, SettingsError
 from service.settings.redis_url import redis_address
 from service.telemetry.safe_text import visible
 from service.telemetry.terminal import SafeConsole, echo, echo_json, show_exception
@@ -111,21 +111,45 @@ def announce(pipe: int) -> None:
 
 
 @main.command()
+@click.option("--live", is_flag=True, help="Send one smallest request to each route, and say what came of it.")
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Keep what --live found in this file, without secrets and texts.",
+)
 @config_option
 @json_option
-def check(config: Path | None, *, as_json: bool) -> None:
-    """Check settings, credentials, and logins to Redis and Postgres. Sends no request to a provider."""
+def check(config: Path | None, record: Path | None, *, live: bool, as_json: bool) -> None:
+    """Check settings, credentials, and logins to Redis and Postgres. Only --live sends requests to providers."""
     from service.commands.check import check_all
     from service.commands.terminal_views import show_findings
 
+    if record and not live:
+        raise click.UsageError("--record needs --live")
     settings = with_settings(config)
     redis_url = settings.redis_url.reveal() if settings.redis_url else running(settings.home).get("redis_url")
     findings = asyncio.run(check_all(settings, redis_url, show_progress))
+    if live:
+        findings += ask_routes(settings, redis_url, record)
     if as_json:
         echo_json([asdict(finding) for finding in findings])
     else:
         show_findings(findings, SafeConsole())
     sys.exit(any(finding.ok is False for finding in findings))
+
+
+def ask_routes(settings: Settings, redis_url: str | None, record: Path | None) -> list[Any]:
+    """Send a request to each route; return the findings, and keep the results if asked to."""
+    from service.commands import check_live
+
+    echo(check_live.announcement(settings), err=True)
+    results = asyncio.run(check_live.check_live(settings, redis_url))
+    if record:
+        try:
+            check_live.record(record, results)
+        except OSError as error:
+            raise click.ClickException(f"{record}: {error.strerror or error}") from None
+    return [check_live.finding_of(result) for result in results]
 
 
 def show_progress(waiting: Sequence[str]) -> None:

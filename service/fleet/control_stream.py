@@ -67,6 +67,10 @@ class Operator:
         self._append(route, [RouteReset(**self.common_fields(), forgot=forgot)])
         self.append([CircuitReset(**self.common_fields(), route=route)])
 
+    def record(self, route: str, events: Sequence[Event]) -> None:
+        """Append events of a route's own stream. Raises RedisError."""
+        self._append(route, events)
+
     def _append(self, stream: str, events: Sequence[Event]) -> None:
         numbered: list[Event] = []
         for event in events:
