@@ -97,6 +97,13 @@ def test_variables_do_what_they_are_for(tmp_path: Path) -> None:
     assert composed(tmp_path, {"PROXY_PORT": "5002"})["cc-balancer"]["ports"] == ["127.0.0.1:5002:4181"]
 
 
+@pytest.mark.parametrize("version", ["15.18", "18"])
+def test_every_major_of_postgres_keeps_its_data_in_the_volume(tmp_path: Path, version: str) -> None:
+    """From 18 on the image's default is another folder: it would not start, or not see what 15 has written."""
+    found = composed(tmp_path, {"POSTGRES_VERSION": version})["cc-db"]
+    assert f"postgres_data:{found['environment']['PGDATA']}" in found["volumes"]
+
+
 def test_the_published_schema_is_content() -> None:
     """Compose's own, and that of what is left when the variables are replaced."""
     judged(packaged("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", FILE)
