@@ -9,7 +9,7 @@ key is an error. An error names its place and how to fix it.
 """
 
 from service.errors import SettingsError
-from service.settings.files import read_dotenv, unquoted
+from service.settings.files import read_dotenv
 from service.settings.invoice import InvoiceSettings
 from service.settings.loading import from_variables, load
 from service.settings.policy import CircuitPolicy, ModelLimits, Policy
@@ -73,6 +73,5 @@ __all__ = [
     "model_map",
     "port_of",
     "read_dotenv",
-    "unquoted",
     "worker_environ",
 ]

@@ -3,10 +3,12 @@
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+from dotenv import dotenv_values
 from msgspec import Meta, Struct, field
 
 from service.errors import SettingsError
@@ -75,22 +77,15 @@ def secret_in(place: str, path: Path) -> str:
 
 
 def read_dotenv(path: Path) -> dict[str, str]:
-    """`KEY=VALUE` lines of a `.env` file: `#` begins a comment line; outer quotes and `export` are dropped."""
+    """The variables of a `.env` file, as python-dotenv reads it; `$NAME` stays as it is, since passwords have `$`."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: can't be read ({error}); fix or remove it") from None
-    pairs = (line.strip().removeprefix("export ").partition("=") for line in lines if not line.lstrip().startswith("#"))
-    return {name.strip(): unquoted(value.strip()) for name, equals, value in pairs if equals and name.strip()}
-
-
-def unquoted(text: str) -> str:
-    """A value without the quotes around it."""
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        return text[1:-1]
-    return text
+    found = dotenv_values(stream=StringIO(text), interpolate=False)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[File, str]:
