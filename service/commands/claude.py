@@ -2,21 +2,33 @@
 
 import os
 import shutil
-import socket
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
+import httpx
 
 from service.commands import with_settings
+from service.commands.claude_outcome import (
+    SHELL,
+    VariableSource,
+    is_on,
+    look_up,
+    managed_folder,
+    mends,
+    obstacles,
+    settings_paths,
+    sources,
+    with_source,
+)
 from service.commands.claude_settings import (
     BASE_URL,
+    FEATURES,
     ClaudeError,
     claude_home,
-    env_of,
     has_login,
     original_of,
     project_settings,
@@ -28,10 +40,10 @@ from service.commands.claude_settings import (
 )
 from service.embedded.run_file import running
 from service.embedded.screen import proxy_url
-from service.settings import port_of
-from service.telemetry.terminal import echo
+from service.telemetry.terminal import echo, echo_json
 
 PROBE_S = 2.0
+NOT_UP = "No proxy answers at {url} yet; start it with `ccproxy up`."
 RESTORED = {
     "nothing": "{path} was not set up; nothing to restore.",
     "pristine": "{path} is restored.",
@@ -69,11 +81,29 @@ dry_option = click.option("--dry-run", is_flag=True, help="Only print what would
 @connection_options
 @project_option
 @dry_option
-def setup_claude(*, url: str | None, key: str | None, keep_login: bool, project: bool, dry_run: bool) -> None:
-    """Write the proxy's address into Claude Code's settings; everything else in them is kept."""
+@click.option(
+    "--with",
+    "features",
+    multiple=True,
+    type=click.Choice([*FEATURES, "none"]),
+    help="Turn on what Claude Code leaves off behind a base URL; may be repeated. Default: asks in a terminal.",
+)
+def setup_claude(
+    *, url: str | None, key: str | None, keep_login: bool, project: bool, dry_run: bool, features: tuple[str, ...]
+) -> None:
+    """Write the proxy's address into Claude Code's settings; everything else in them is kept.
+
+    Exits with 1 if Claude Code would still not reach the proxy, and says what is in the way.
+    """
     path = path_of(project=project)
     with errors_as_messages():
-        made = set_up(path, required_variables(url, key, keep_login=keep_login), dry_run=dry_run)
+        wanted = required_variables(url, key, keep_login=keep_login)
+        seen = with_source(seen_by_claude(os.environ), str(path), wanted)
+        asked = features or (() if dry_run or original_of(path).exists() else asked_features())
+        written = (
+            wanted | mends(seen, wanted[BASE_URL]) | {FEATURES[name][0]: "1" for name in asked if name in FEATURES}
+        )
+        made = set_up(path, written, dry_run=dry_run)
     for change in made:
         echo(change.words)
     if not made:
@@ -85,6 +115,68 @@ def setup_claude(*, url: str | None, key: str | None, keep_login: bool, project:
             f"{path} is updated; the previous version is in {original_of(path).name}. "
             "`ccproxy claude restore` restores it."
         )
+    check_outcome(with_source(seen, str(path), written), wanted)
+
+
+def asked_features() -> tuple[str, ...]:
+    """Ask for what Claude Code leaves off behind a base URL; in a script, nothing is asked."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return ()
+    echo("Claude Code leaves some of its features off behind a base URL:")
+    return tuple(name for name, (_, text) in FEATURES.items() if click.confirm(f"  {name}: {text}?", default=False))
+
+
+def check_outcome(seen: list[VariableSource], wanted: Mapping[str, str]) -> None:
+    """Say what keeps Claude Code from the proxy, and exit with 1 in that case."""
+    found = obstacles(seen, wanted)
+    for obstacle in found:
+        echo(obstacle.text, err=True)
+    warn_if_down(wanted[BASE_URL])
+    if found:
+        raise SystemExit(1)
+
+
+@claude.command("status")
+@click.option("--url", metavar="URL", help="The proxy's address; default: from the settings.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status_of_claude(*, url: str | None, as_json: bool) -> None:
+    """Show whether Claude Code, started here, would reach the proxy. Exits with 1 if not."""
+    expected = url or default_url()
+    with errors_as_messages():
+        seen = seen_by_claude(os.environ)
+    address = look_up(seen, BASE_URL)
+    found = obstacles(seen, {BASE_URL: expected})
+    answers = is_up(expected)
+    state = {
+        "proxy_url": expected,
+        "base_url": address.value if address else None,
+        "base_url_from": address.place if address else None,
+        "proxy_answers": answers,
+        "obstacles": found,
+        "features": {name: is_on(look_up(seen, variable)) for name, (variable, _) in FEATURES.items()},
+        "reaches_proxy": address is not None and answers and not found,
+    }
+    if as_json:
+        echo_json(state)
+    else:
+        print_status(state)
+    if not state["reaches_proxy"]:
+        raise SystemExit(1)
+
+
+def print_status(state: Mapping[str, Any]) -> None:
+    """Print the state for people."""
+    for obstacle in state["obstacles"]:
+        echo(obstacle.text)
+    if state["base_url"] is None:
+        echo("Claude Code is not set up; run `ccproxy claude setup`.")
+    if not state["proxy_answers"]:
+        echo(NOT_UP.format(url=state["proxy_url"]))
+    if state["reaches_proxy"]:
+        echo(f"Claude Code uses the proxy at {state['base_url']} ({state['base_url_from']}).")
+    off = [name for name, on in state["features"].items() if not on]
+    if off:
+        echo(f"Off: {', '.join(off)}; `ccproxy claude setup --with NAME` turns them on.")
 
 
 @claude.command("restore")
@@ -109,8 +201,12 @@ def run_claude(*, url: str | None, key: str | None, keep_login: bool, arguments:
             "`claude` is not on the PATH; install Claude Code (`npm install -g @anthropic-ai/claude-code`)"
         )
     with errors_as_messages():
-        env = required_variables(url, key, keep_login=keep_login)
-        warn_if_unreachable(env[BASE_URL])
+        wanted = required_variables(url, key, keep_login=keep_login)
+        seen = with_source(seen_by_claude(os.environ), SHELL, wanted)
+        env = wanted | mends(seen, wanted[BASE_URL])
+        for obstacle in obstacles(with_source(seen, SHELL, env), wanted):
+            echo(obstacle.text, err=True)
+    warn_if_down(wanted[BASE_URL])
     try:
         os.execve(program, [program, *arguments], {**os.environ, **env})  # noqa: S606 - replaces this process
     except OSError as error:
@@ -132,17 +228,23 @@ def default_url() -> str:
     return running(settings.home).get("proxy_url") or proxy_url(settings)
 
 
-def warn_if_unreachable(url: str) -> None:
-    """Warn about whatever prevents Claude Code from reaching the proxy."""
-    home = claude_home(os.environ)
-    for path in (user_settings(home), project_settings(Path.cwd())):
-        other = env_of(read(path).settings).get(BASE_URL)
-        if other not in (None, url):
-            echo(f"{path} sets {BASE_URL} to {other}, which overrides this command's address.", err=True)
+def seen_by_claude(environ: Mapping[str, str]) -> list[VariableSource]:
+    """Return all that Claude Code would read if it were started here. Raises ClaudeError."""
+    return sources(settings_paths(claude_home(environ), Path.cwd(), managed_folder()), environ)
+
+
+def is_up(url: str) -> bool:
+    """True if the proxy answers at this address."""
     try:
-        socket.create_connection((urlsplit(url).hostname or "", port_of(url)), timeout=PROBE_S).close()
-    except OSError:
-        echo(f"Nothing is listening at {url} yet; start the proxy with `ccproxy up`.", err=True)
+        return httpx.get(f"{url.rstrip('/')}/livez", timeout=PROBE_S, trust_env=False).is_success
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+
+
+def warn_if_down(url: str) -> None:
+    """Say so if the proxy does not answer."""
+    if not is_up(url):
+        echo(NOT_UP.format(url=url), err=True)
 
 
 def path_of(*, project: bool) -> Path:

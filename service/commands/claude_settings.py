@@ -24,7 +24,32 @@ API_KEY, API_URL = "ANTHROPIC_API_KEY", "ANTHROPIC_API_URL"
 """The original proxy's set-up wrote these two as well."""
 PLACEHOLDERS = {AUTH_TOKEN: PLACEHOLDER, API_KEY: "cc-proxy"}
 """Placeholder values; removed where they are not needed, because they would hide a login."""
-MANAGED = (BASE_URL, AUTH_TOKEN, HEADERS, API_KEY, API_URL)
+NO_PROXY = "NO_PROXY"
+BACKENDS = {
+    "CLAUDE_CODE_USE_BEDROCK": "Amazon Bedrock",
+    "CLAUDE_CODE_USE_FOUNDRY": "Microsoft Foundry",
+    "CLAUDE_CODE_USE_ANTHROPIC_AWS": "Claude Platform on AWS",
+    "CLAUDE_CODE_USE_ANTHROPIC_GOOGLE_CLOUD": "Claude Platform on Google Cloud",
+    "CLAUDE_CODE_USE_MANTLE": "Amazon Bedrock (Mantle)",
+    "CLAUDE_CODE_USE_VERTEX": "Google Vertex AI",
+    "CLAUDE_CODE_USE_GATEWAY": "a Claude Code gateway",
+}
+"""Switches that rank above the base URL, and where Claude Code then sends its requests."""
+FEATURES = {
+    "tool-search": ("ENABLE_TOOL_SEARCH", "load definitions of MCP tools only when they are needed"),
+    "fine-grained-streaming": (
+        "CLAUDE_CODE_ENABLE_FINE_GRAINED_TOOL_STREAMING", "stream long tool inputs, such as new files, as they are made"
+    ),
+    "model-discovery": ("CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY", "list the proxy's models in `/model`"),
+    "cache-1h": ("ENABLE_PROMPT_CACHING_1H", "keep prompts cached for 1 h, not 5 min; writing to it costs more"),
+    "hints": ("CLAUDE_CODE_GATEWAY_HINT_HEADERS", "tell the proxy which agent a request is from"),
+    "no-fallback": (
+        "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK", "don't repeat a broken stream whole: a tool could run twice"
+    ),
+}  # fmt: skip
+"""What Claude Code turns off behind a base URL, by the name of the option: its variable, and what it does."""
+FEATURE_VARIABLES = tuple(variable for variable, _ in FEATURES.values())
+MANAGED = (BASE_URL, AUTH_TOKEN, HEADERS, API_KEY, API_URL, NO_PROXY, *BACKENDS, *FEATURE_VARIABLES)
 SECRET = {AUTH_TOKEN, HEADERS, API_KEY}
 OWN_CREDENTIALS = (AUTH_TOKEN, API_KEY, "CLAUDE_CODE_OAUTH_TOKEN")
 PRISTINE_SUFFIX = ".before-ccproxy"

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from service.commands.claude import claude
-from service.commands.claude_settings import ClaudeError, replace
+from service.commands.claude_settings import BACKENDS, FEATURES, ClaudeError, replace
 
 URL = "http://127.0.0.1:4181"
 PRISTINE = '{\n    "model": "opus",\n    "env": {"FOO": "bär"},\n    "hooks": {}\n}'
@@ -49,8 +50,9 @@ class Setup:
 def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     """A home of this test alone, in which nothing is set."""
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "CLAUDE_"))]:
+    for name in [name for name in os.environ if name.startswith(("ANTHROPIC_", "CLAUDE_")) or "_PROXY" in name.upper()]:
         monkeypatch.delenv(name)
+    monkeypatch.setattr("service.commands.claude.managed_folder", lambda: tmp_path / "managed")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CCPROXY_HOME", str(tmp_path / "ccproxy"))
     return Setup(tmp_path)
@@ -281,5 +283,122 @@ def test_run_starts_claude_code_with_the_proxy(setup: Setup, tmp_path: Path, mon
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "http://127.0.0.1:1 ccproxy -p Hello you\n")
-    assert "http://other, which overrides" in done.stderr
-    assert "Nothing is listening at http://127.0.0.1:1" in done.stderr
+    assert f"{setup.file} sets ANTHROPIC_BASE_URL to http://other, which overrides" in done.stderr
+    assert "No proxy answers at http://127.0.0.1:1" in done.stderr
+
+
+# -- the outcome
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("in_shell", [True, False])
+def test_another_backend_is_turned_off(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, name: str, *, in_shell: bool
+) -> None:
+    """It ranks above the base URL. Our file wins over the shell, and is restored as it was."""
+    before = "{}" if in_shell else json.dumps({"env": {name: "1"}})
+    setup.file.write_text(before)
+    if in_shell:
+        monkeypatch.setenv(name, "1")
+    setup.run("setup")
+    assert setup.env[name] == "0"
+    setup.run("restore")
+    assert setup.file.read_text() == before
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
+def test_an_http_proxy_is_kept_from_the_loopback(setup: Setup, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """NO_PROXY keeps its entries; a network is none that Claude Code would understand."""
+    monkeypatch.setenv(name, "http://user:marked-secret@corp.example:3128")
+    monkeypatch.setenv("no_proxy", "intern.example,127.0.0.0/8")
+    said = setup.run("setup")
+    assert setup.env["NO_PROXY"] == "intern.example,127.0.0.0/8,127.0.0.1"
+    assert "marked-secret" not in said
+    assert "already points" in setup.run("setup")
+    setup.run("restore")
+    assert not setup.file.exists()
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1", "*", "a.example 127.0.0.1:4181"])
+def test_no_proxy_that_suffices_is_left_alone(setup: Setup, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """So is an HTTP proxy, if ours is on another machine."""
+    monkeypatch.setenv("HTTP_PROXY", "http://corp.example:3128")
+    setup.run("setup", "--url", "http://ccproxy.example")
+    assert "NO_PROXY" not in setup.env
+    monkeypatch.setenv("NO_PROXY", value)
+    setup.run("setup")
+    assert "NO_PROXY" not in setup.env
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "managed/managed-settings.json",
+        "managed/managed-settings.d/10-corp.json",
+        "project/.claude/settings.local.json",
+        "project/.claude/settings.json",
+    ],
+)
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ({"ANTHROPIC_BASE_URL": "http://other"}, "ANTHROPIC_BASE_URL to http://other, which overrides"),
+        ({"ANTHROPIC_AUTH_TOKEN": "marked-secret"}, "ANTHROPIC_AUTH_TOKEN to another token, which overrides"),
+        ({"CLAUDE_CODE_USE_VERTEX": True}, "CLAUDE_CODE_USE_VERTEX: Claude Code sends its requests to Google Vertex"),
+        ({"HTTP_PROXY": "http://corp", "NO_PROXY": ""}, "HTTP_PROXY: that proxy would get the requests to 127.0.0.1"),
+    ],
+)
+def test_what_ranks_above_the_users_settings_is_named(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, env: dict[str, Any], words: str
+) -> None:
+    """With its file, and exit code 1: it is not ours to change."""
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"env": env}))
+    (tmp_path / "project").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / "project")
+    for command in (("setup", "--key", "k"), ("setup", "--key", "k", "--dry-run")):
+        said = setup.run(*command, status=1)
+        assert f"{path} sets {words}" in said
+        assert "marked-secret" not in said
+
+
+def test_features_are_turned_on_by_name(setup: Setup) -> None:
+    """And off again by restore; nothing is asked in a script."""
+    setup.run("setup", "--with", "tool-search", "--with", "cache-1h")
+    expected = {"ENABLE_TOOL_SEARCH": "1", "ENABLE_PROMPT_CACHING_1H": "1"}
+    assert expected.items() <= setup.env.items()
+    assert "is not one of" in setup.run("setup", "--with", "unknown", status=2)
+    setup.run("restore")
+    assert not setup.file.exists()
+
+
+def test_a_terminal_is_asked_once(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each feature, with what it does, before the first set-up."""
+    asked: list[str] = []
+
+    def confirm(text: str, **_: object) -> bool:
+        asked.append(text)
+        return "cached for 1 h" in text
+
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr("service.commands.claude.sys", SimpleNamespace(stdin=terminal, stdout=terminal))
+    monkeypatch.setattr("service.commands.claude.click.confirm", confirm)
+    setup.run("setup")
+    assert len(asked) == len(FEATURES)
+    assert {name for name in setup.env if name.startswith(("ENABLE", "CLAUDE"))} == {"ENABLE_PROMPT_CACHING_1H"}
+    setup.run("setup")
+    assert len(asked) == len(FEATURES)
+
+
+def test_status_says_whether_the_proxy_is_reached(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set up, asked, and nothing in the way; else exit code 1 and the reason."""
+    assert "not set up" in setup.run("status", status=1)
+    setup.run("setup")
+    assert f"No proxy answers at {URL}" in setup.run("status", status=1)
+    monkeypatch.setattr("service.commands.claude.is_up", lambda url: url == URL)
+    assert f"Claude Code uses the proxy at {URL} ({setup.file})" in setup.run("status")
+    monkeypatch.setenv("HTTP_PROXY", "http://corp.example")
+    found = json.loads(setup.run("status", "--json", status=1))
+    assert (found["reaches_proxy"], found["base_url_from"]) == (False, str(setup.file))
+    assert [each["variable"] for each in found["obstacles"]] == ["HTTP_PROXY"]

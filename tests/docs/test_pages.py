@@ -11,6 +11,7 @@ import click
 import pytest
 
 from service.cli import main
+from service.commands.claude_settings import BACKENDS, FEATURE_VARIABLES
 from service.console import revoked_sessions as ended
 from service.ledger import wire
 from service.ledger.price_list import Price
@@ -36,6 +37,7 @@ EXTERNAL = ("http://", "https://", "mailto:")
 PAGES = pages()
 FOREIGN_VARIABLES = {
     "ANTHROPIC_AUTH_TOKEN", "NODE_ENV", "NO_PROXY", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_SERVICE_NAME",
+    *BACKENDS, *FEATURE_VARIABLES,
 }  # fmt: skip
 """Of Claude Code, of the original proxy, and of the libraries that read them."""
 REDIS_KEYS = DOCS / "redis-keys.md"
