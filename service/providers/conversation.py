@@ -236,7 +236,9 @@ def begins_with_thought(messages: Messages, start: int, edits: Edits) -> bool:
         if message.role != "assistant" or place in edits.dropped:
             continue
         if isinstance(message.content, str):
-            return False
+            if message.content:
+                return False
+            continue
         left = (block for index, block in enumerate(message.content) if (place, index) not in edits.removed)
         if first := next(left, None):
             return first.type in THINKING_BLOCKS

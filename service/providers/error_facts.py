@@ -121,7 +121,7 @@ def facts_for(answer: ErrorFacts, route: Route, model: str, now_ms: int) -> Fact
         error_code=answer.error_code,
         message=answer.message,
         retry_at_ms=after_ms,
-        reset_at_ms=answer.reset_at_ms or 0,
+        reset_at_ms=upcoming(answer.reset_at_ms, now_ms) or 0,
         should_retry=answer.should_retry,
         unified_status=answer.unified_status,
         claim=answer.claim,
@@ -192,9 +192,14 @@ def retry_after_ms(known: dict[str, str], now_ms: int) -> int | None:
         seconds = number(known.get("retry-after", ""))
         wait = None if seconds is None else seconds * 1000
     if wait is None:
-        date = date_ms(known.get("retry-after", ""))
+        date = upcoming(date_ms(known.get("retry-after", "")), now_ms)
         wait = None if date is None else date - now_ms
     return None if wait is None else int(min(max(0, wait), WAIT_MS_LIMIT))
+
+
+def upcoming(moment: int | None, now_ms: int) -> int | None:
+    """Return the end of a wait unless it has passed: then one of the clocks is wrong, and the end unknown."""
+    return moment if moment is not None and moment > now_ms else None
 
 
 def date_ms(value: str) -> int | None:

@@ -77,8 +77,9 @@ def test_the_whole_turn_has_one_mode_of_thinking() -> None:
         turn(CALL, thinking=OFF),
         talk(("user", "ls"), ("assistant", [text("so")]), ("user", "go on"), **ON),
         talk(("user", "ls"), ("assistant", [CALL]), ("user", [result("toolu_1", "ok")]), ("user", "stop"), **ON),
+        talk(("user", "ls"), ("assistant", ""), **ON),
     ],
-    ids=["thought", "redacted", "adaptive", "off", "an earlier turn", "the user has spoken"],
+    ids=["thought", "redacted", "adaptive", "off", "an earlier turn", "the user has spoken", "nothing yet"],
 )
 def test_thinking_stays_where_nothing_is_wrong(body: dict[str, Any]) -> None:
     """Byte for byte."""

@@ -396,6 +396,32 @@ async def test_an_accounts_words_are_known_though_the_request_has_some_of_them(r
     assert (await relay.ask(body)).route == "zai"
 
 
+# -- clocks that differ
+
+PASSED = {
+    "date": ({b"retry-after": b"Wed, 21 Oct 2015 07:28:00 GMT"}, "Slow down.", 10),
+    "reset": (
+        {b"anthropic-ratelimit-unified-status": b"rejected", b"anthropic-ratelimit-unified-reset": b"1000"},
+        "",
+        60,
+    ),
+    "words": ({}, "You are out of extra usage. It resets at 2015-10-21 07:28:00 UTC.", 60),
+}
+
+
+@pytest.mark.parametrize("case", PASSED)
+async def test_an_end_that_has_passed_already_is_no_end(relays: RelayFactory, case: str) -> None:
+    """Else a provider whose clock is behind would be asked again with each request."""
+    headers, words, wait_s = PASSED[case]
+    relay = relays.make(CIRCUITS)
+    told = error(429, "rate_limit_error", words)
+    answers(relay, msgspec.structs.replace(told, headers=[*told.headers, *headers.items()]), ANTHROPIC)
+    assert [(await relay.ask()).attempts for _ in range(3)] == [2, 1, 1]
+    recover(relay)
+    await advance(wait_s + 1)
+    assert (await relay.ask()).route == "anthropic"
+
+
 # -- behind an outage
 
 
