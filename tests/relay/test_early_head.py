@@ -4,6 +4,7 @@ The client's end is the edge's own writer, so that what a failure becomes behind
 """
 
 import asyncio
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from service.edge.traffic import verdict_of
 from service.errors import ProxyError, Stopping
 from service.http1.upstream import UpstreamError
 from service.relay.client_stream import PING
+from service.routing.failover import AdmissionDenied
 from tests.support.fake_upstream import FOREVER, ScriptedResponse, error, reply, stream
 from tests.support.relay_harness import (
     ANTHROPIC,
@@ -601,3 +603,54 @@ async def test_a_slow_client_is_not_the_providers_silence(relays: RelayFactory) 
     seen = Seen()
     seen.takes_s = 25.0
     assert (await ask(relay, seen=seen)).verdict == "ok"
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+async def test_a_compressed_stream_is_read_behind_the_head(relays: RelayFactory, line_end: bytes) -> None:
+    """With a mark at its start and either kind of line ends: what the client gets is plain, and whole."""
+    start, delta, end = (part.replace(b"\n", line_end) for part in (START, DELTA, END))
+    packer = zlib.compressobj(wbits=31)
+    steps = [packer.compress(part) + packer.flush(zlib.Z_SYNC_FLUSH) for part in (b"\xef\xbb\xbf" + start, delta, end)]
+    relay = relays.make()
+    relay.upstream.script(stream(steps[0], 50.0, *steps[1:], packer.flush(), headers={"content-encoding": "gzip"}))
+    seen = await ask(relay)
+    assert b"content-encoding" not in seen.headers
+    assert seen.body.endswith(b": ccproxy route=anthropic attempts=1\n\n" + start + delta + end)
+    assert relay.ended == [("anthropic", "ok", "")]
+
+
+async def test_a_limit_that_is_reached_behind_the_head_is_told(
+    relays: RelayFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next route has no room any more for this request: it is not asked, and the client reads why."""
+    relay = relays.make()
+    admit = relay.admission.admit_attempt
+
+    async def refuse_zai(entry: Any) -> Any:
+        is_zai = entry.candidate.route.id == "zai"
+        return (
+            AdmissionDenied("spent", "no room", until_ms=relay.clock.now_ms() + 3_600_000)
+            if is_zai
+            else await admit(entry)
+        )
+
+    monkeypatch.setattr(relay.admission, "admit_attempt", refuse_zai)
+    relay.upstream.script(stream(START, 50.0, RESET))
+    seen = await ask(relay)
+    assert (seen.heads, seen.ended, len(relay.upstream.sent)) == (1, True, 1)
+    assert (seen.error["type"], "weekly limit" in seen.error["message"]) == ("api_error", True)
+    assert relay.ended == [("anthropic", "failed", "reset")]
+
+
+async def test_a_thread_whose_home_fails_behind_the_head_asks_for_all(relays: RelayFactory) -> None:
+    """In the words that clients know, with their code; the other account gets nothing of the thread."""
+    relay = relays.make({}, TWO_KEYS)
+    relay.upstream.script(stream(WHOLE), stream(START, 50.0, RESET))
+    begun = await ask(relay, STREAM | {"thread": {"type": "create"}}, threaded=True)
+    assert begun.verdict == "ok"
+    goes_on = STREAM | {"thread": {"type": "continue", "previous_message_id": "msg_1"}}
+    seen = await ask(relay, goes_on, threaded=True, continues_thread=True, resource_ids=("msg_1",))
+    assert (seen.heads, seen.ended, len(relay.upstream.sent)) == (1, True, 2)
+    assert seen.error["type"] == "invalid_request_error"
+    assert seen.error["message"].startswith("capability_rejected: beta_header:message-threads-2026-08-12;")
+    assert seen.error["details"] == {"error_code": "thread_not_found"}
