@@ -30,6 +30,7 @@ SHELL = "the shell's environment"
 OFF = "0"
 TRUE = {"1", "true", "yes", "on"}
 PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+UNIX_SOCKET = "ANTHROPIC_UNIX_SOCKET"
 NO_PROXIES = (NO_PROXY, "no_proxy")
 
 
@@ -115,7 +116,7 @@ def bypassed(found: Sequence[VariableSource], url: str) -> str:
 def proxy_in_the_way(found: Sequence[VariableSource], url: str) -> Found | None:
     """Return the HTTP proxy that catches requests to a loopback address, and the variable's place.
 
-    Claude Code reads names and addresses in NO_PROXY, not networks: an entry has to name the host.
+    Programs differ on networks in NO_PROXY, so an entry has to name the host.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -133,7 +134,12 @@ def no_proxy_entries(found: Found | None) -> list[str]:
 
 def obstacles(found: Sequence[VariableSource], wanted: Mapping[str, str]) -> list[Obstacle]:
     """Return what keeps Claude Code from the proxy, or from the key that it should send."""
-    return [*backend_obstacles(found), *overridden(found, wanted), *proxy_obstacles(found, wanted[BASE_URL])]
+    return [
+        *backend_obstacles(found),
+        *socket_obstacles(found),
+        *overridden(found, wanted),
+        *proxy_obstacles(found, wanted[BASE_URL]),
+    ]
 
 
 def backend_obstacles(found: Sequence[VariableSource]) -> Iterator[Obstacle]:
@@ -143,6 +149,13 @@ def backend_obstacles(found: Sequence[VariableSource]) -> Iterator[Obstacle]:
         if switch and is_on(switch):
             mend = f"Claude Code sends its requests to {title} instead; remove it there"
             yield Obstacle(name, switch.place, mend)
+
+
+def socket_obstacles(found: Sequence[VariableSource]) -> Iterator[Obstacle]:
+    """Find the Unix socket that Claude Code would connect to, whatever the base URL."""
+    socket = look_up(found, UNIX_SOCKET)
+    if socket and socket.value:
+        yield Obstacle(UNIX_SOCKET, socket.place, "Claude Code sends its requests to that socket; remove it there")
 
 
 def overridden(found: Sequence[VariableSource], wanted: Mapping[str, str]) -> Iterator[Obstacle]:

@@ -308,7 +308,7 @@ def test_another_backend_is_turned_off(
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
 def test_an_http_proxy_is_kept_from_the_loopback(setup: Setup, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """NO_PROXY keeps its entries; a network is none that Claude Code would understand."""
+    """NO_PROXY keeps its entries; a network is not relied on, since programs differ."""
     monkeypatch.setenv(name, "http://user:marked-secret@corp.example:3128")
     monkeypatch.setenv("no_proxy", "intern.example,127.0.0.0/8")
     said = setup.run("setup")
@@ -345,6 +345,7 @@ def test_no_proxy_that_suffices_is_left_alone(setup: Setup, monkeypatch: pytest.
         ({"ANTHROPIC_BASE_URL": "http://other"}, "ANTHROPIC_BASE_URL to http://other, which overrides"),
         ({"ANTHROPIC_AUTH_TOKEN": "marked-secret"}, "ANTHROPIC_AUTH_TOKEN to another token, which overrides"),
         ({"CLAUDE_CODE_USE_VERTEX": True}, "CLAUDE_CODE_USE_VERTEX: Claude Code sends its requests to Google Vertex"),
+        ({"ANTHROPIC_UNIX_SOCKET": "/x"}, "ANTHROPIC_UNIX_SOCKET: Claude Code sends its requests to that socket"),
         ({"HTTP_PROXY": "http://corp", "NO_PROXY": ""}, "HTTP_PROXY: that proxy would get the requests to 127.0.0.1"),
     ],
 )
