@@ -75,6 +75,18 @@ async def test_requests_go_through_a_socks_proxy(monkeypatch: pytest.MonkeyPatch
     assert asked == [b"provider.invalid"]
 
 
+async def test_a_check_goes_out_by_the_same_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider is reached through SOCKS, and gets no request."""
+    with FakeProvider("anthropic") as fake:
+        async with socks_proxy(int(fake.base_url.rpartition(":")[2])) as (port, asked):
+            monkeypatch.setenv("ALL_PROXY", f"socks5://127.0.0.1:{port}")
+            client = UpstreamClient(Timeouts())
+            await client.reach(PROVIDER)
+            await client.close()
+        assert fake.requests == []
+    assert asked == [b"provider.invalid"]
+
+
 async def test_the_token_is_refreshed_through_the_same_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """An HTTP proxy beside a SOCKS proxy is the one for both."""
     asked: list[bytes] = []
