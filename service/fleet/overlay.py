@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from service.ledger.events import ControlEvent, Event
+from service.ledger.events import ControlEvent, Event, RouteReset
 from service.ledger.fold import advance, forget, reset
 from service.ledger.state import ControlLedger, Ledger, RouteLedger
 from service.ledger.wire import ENTRY_FIELD, Snapshot, decode_entry, decode_ledger, entry_order
@@ -60,15 +60,23 @@ class ControlOverlay:
 def overlay(ledger: Ledger, events: Iterable[Event], reset_ms: int = 0) -> None:
     """Fold the events that the ledger has not heard into it, by number.
 
-    `reset_ms` is the last reset of a route, which its snapshot may not know yet: what that holds is forgotten.
+    `reset_ms` is the last reset of a route, which its snapshot may not know yet: what that holds is forgotten. If it is
+    one of the events, it is folded at its own place instead.
     """
-    for event in events:
+    unheard = [event for event in events if not has_heard(ledger, event)]
+    if any(isinstance(event, RouteReset) and event.at_ms >= reset_ms for event in unheard):
+        reset_ms = 0
+    for event in unheard:
         if event.at_ms > reset_ms:
             forget_until(ledger, reset_ms)
-        account = ledger.heard.get(event.replica)
-        if account is None or not account.has(event.seq):
-            advance(ledger, event)
+        advance(ledger, event)
     forget_until(ledger, reset_ms)
+
+
+def has_heard(ledger: Ledger, event: Event) -> bool:
+    """True if the ledger has folded an event, told by its number."""
+    account = ledger.heard.get(event.replica)
+    return account is not None and account.has(event.seq)
 
 
 def forget_until(ledger: Ledger, reset_ms: int) -> None:

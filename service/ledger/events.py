@@ -42,13 +42,13 @@ Opinion = Literal["", "answered", "confirmed", "none"]
 Endpoint = Literal["messages", "count_tokens", "models", "batches", "files", "other"]
 
 
-FOLD_RULES = 3
+FOLD_RULES = 4
 """Newest version of the fold's rules, which producers put into usage events (`fold_rules`).
 
 An event is always folded by the rules of its version, so that old periods fold to the same result. 0: each model has
 its own usage cell; 1: only the first models of an hour do, the others share one (`fold.cell_model`); 2: waits belong to
 an account and a class of endpoint, and failures are kept by client and session (`evidence`); 3: usage is that of the
-models that served, line by line (`usage_lines`).
+models that served, line by line (`usage_lines`); 4: who used a route is remembered across resets.
 """
 
 LineKind = Literal["message", "compaction", "advisor", "fallback", "declined"]

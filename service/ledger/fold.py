@@ -12,7 +12,8 @@ Rules
 - A wait belongs to an account and to a class of endpoint, `messages` or `count_tokens`. Other endpoints have their own
   limits and permissions, and begin none. (In older events a wait has no account, and a 401 of any endpoint begins one.)
 - A reset clears what is held against the route; attempts that began before it count for usage alone. One that comes
-  late (through a spool, or as a retried dead letter) leaves what is newer than it.
+  late (through a spool, or as a retried dead letter) leaves what is newer than it. Who used the route, and with which
+  account, is not held against it: that comes out the same whenever a reset is heard of.
 - Clients can invent model names: the first KEPT_MODELS of an hour have their own cells, the others share one, which
   counts towards every limit and costs what its events say. Older events are folded without this rule.
 - Usage is that of the models that served, line by line; an attempt is one of the model whose answer it was.
@@ -100,6 +101,8 @@ MODELS_BOUNDED = 1
 """The first `FOLD_RULES` version with bounded names."""
 EVIDENCE_KEPT = 2
 """The first `FOLD_RULES` version in which waits have an account, and failures a client and a session."""
+USERS_OUTLAST_RESETS = 4
+"""The first `FOLD_RULES` version in which attempts begun before a reset still say who used the route."""
 
 L = TypeVar("L", RouteLedger, ControlLedger)
 CellSums: TypeAlias = dict[tuple[int, str, str], Usage]
@@ -425,13 +428,22 @@ def end(ledger: RouteLedger, event: AttemptEnded) -> Sequence[Charge]:
     if was_open is None and estimate is None:
         remember(ledger.ended_early, event.attempt_id, event.at_ms, KEPT_ENDED_EARLY)
     if event.started_at_ms > ledger.reset_ms:
+        note_user(ledger, event)
         note_end(ledger, event)
+    elif event.fold_rules >= USERS_OUTLAST_RESETS:
+        note_user(ledger, event)
     if event.opinion or event.words:
         count_verdicts(ledger, event)
     if event.unread:
         note_unread(ledger, event)
     charges = charge_lines(ledger, event)
     return [*charges, take_back(ledger, estimate)] if estimate else charges
+
+
+def note_user(ledger: RouteLedger, event: AttemptEnded) -> None:
+    """Remember who used the route, and with which account, if the event tells of it in time."""
+    if event.endpoint == "messages" and not event.spooled and event.fold_rules >= EVIDENCE_KEPT:
+        note_seen(ledger, event)
 
 
 def note_end(ledger: RouteLedger, event: AttemptEnded) -> None:
@@ -446,8 +458,6 @@ def note_end(ledger: RouteLedger, event: AttemptEnded) -> None:
     if event.words or ledger.refusals:
         note_words(ledger, event)
     if event.endpoint == "messages":
-        if event.fold_rules >= EVIDENCE_KEPT:
-            note_seen(ledger, event)
         note_health(ledger, event)
 
 

@@ -1,15 +1,15 @@
 """The law of the view: a snapshot with the own events laid over it is the ledger that will be, and nothing else."""
 
-import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.fleet.overlay import apply_resets, overlay
 from service.ledger import fold, wire
-from service.ledger.events import RouteEvent, RouteReset
+from service.ledger.events import FOLD_RULES, AttemptEnded, RouteEvent, RouteReset
 from service.ledger.state import RouteLedger
 from service.routing.view import View
-from tests.support.event_factories import NOW_MS, Log, after, distinct, failed, id_of, logs, plain
+from tests.support.event_factories import MOMENTS, NOW_MS, Log, after, distinct, failed, id_of, logs, plain
 
 FEW = settings(max_examples=60, deadline=None)
 OWN = "r1"
@@ -69,7 +69,7 @@ def test_a_newer_snapshot_takes_the_place_of_what_was_laid_over(log: Log, data: 
 
 def held(ledger: RouteLedger) -> object:
     """All of a ledger but the numbers of its events, and who used the route last."""
-    return plain(msgspec.structs.replace(ledger, heard={}, newest_ms=0, clients={}, sessions={}, account=""))
+    return plain(replace(ledger, heard={}, newest_ms=0, clients={}, sessions={}, account=""))
 
 
 def route_reset(at_ms: int) -> RouteReset:
@@ -92,6 +92,48 @@ def test_a_reset_that_no_worker_has_folded_holds(log: Log, at_ms: int, data: st.
         view.fold_own("anthropic", event)
     expected = after(*own[:known], route_reset(at_ms), *own[known:]) if own else RouteLedger()
     assert held(view.ledger("anthropic")) == held(expected)
+
+
+@FEW
+@given(logs(), st.data())
+def test_an_own_reset_holds_at_its_number(log: Log, data: st.DataObject) -> None:
+    """The operators' stream tells of it too, maybe before events that have smaller numbers and end behind it."""
+    before = own_events(log)
+    place = data.draw(st.integers(0, len(before)))
+    reset = replace(route_reset(data.draw(MOMENTS)), replica=OWN, seq=place + 1)
+    events: Log = [*before[:place], reset, *before[place:]]
+    own: Log = [replace(event, seq=seq) for seq, event in enumerate(events, 1)]
+    others = [event for event in distinct(log) if event.replica != OWN]
+    view = published(others)
+    overlay(view, own, reset.at_ms)
+    assert plain(view) == plain(after(*others, *own))
+
+
+@FEW
+@given(logs(), MOMENTS, st.data())
+def test_it_does_not_matter_when_a_reset_is_heard_of(log: Log, at_ms: int, data: st.DataObject) -> None:
+    """A view may know it before its place among the events: who used the route comes out the same, and what is held
+    against it too, unless it comes late."""
+    events = [
+        replace(event, fold_rules=FOLD_RULES) if isinstance(event, AttemptEnded) else event
+        for event in distinct(log)
+        if not isinstance(event, RouteReset)
+    ]
+    place = data.draw(st.integers(0, len(events)))
+    known = data.draw(st.integers(0, place))
+    view = after(*events[:known])
+    apply_resets({"anthropic": view}, {"anthropic": at_ms})
+    for event in [*events[known:place], route_reset(at_ms), *events[place:]]:
+        fold.advance_route(view, event)
+    folded = after(*events[:place], route_reset(at_ms), *events[place:])
+    assert users(view) == users(folded)
+    if after(*events[:place]).newest_ms - at_ms <= fold.LATE_RESET_MS:
+        assert plain(view) == plain(folded)
+
+
+def users(ledger: RouteLedger) -> object:
+    """Who used a route last, and with which account."""
+    return ledger.clients, ledger.sessions, ledger.account
 
 
 @FEW

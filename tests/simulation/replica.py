@@ -60,8 +60,7 @@ ACCOUNTS = ("", "0f1e2d3c4b5a6978", "1e2d3c4b5a697887")
 BATCHES = 3
 Expected = tuple[Snapshot | None, int, Ledger]
 CLEARED: dict[str, Any] = {
-    **{name: {} for name in ("health", "waits", "windows", "missing_models", "refusals", "clients", "sessions")},
-    "account": "",
+    **{name: {} for name in ("health", "waits", "windows", "missing_models", "refusals")},
     "reset_ms": 0,
 }
 """What attempts begun before a reset no longer say."""
