@@ -64,8 +64,9 @@ class Operator:
 
     def reset(self, route: str, forgot: Forgotten) -> None:
         """Reset a route, of which `forgot` is held: on its own stream, and for all readers. Raises RedisError."""
-        self._append(route, [RouteReset(**self.common_fields(), forgot=forgot)])
-        self.append([CircuitReset(**self.common_fields(), route=route)])
+        fields = self.common_fields()
+        self._append(route, [RouteReset(**fields, forgot=forgot)])
+        self.append([CircuitReset(**(self.common_fields() | {"at_ms": fields["at_ms"]}), route=route)])
 
     def record(self, route: str, events: Sequence[Event]) -> None:
         """Append events of a route's own stream. Raises RedisError."""

@@ -43,7 +43,7 @@ def trim_by_length(data: Data, events_key: str, _stream_id: str, kept: int) -> N
     data.xtrim(events_key, maxlen=kept)
 
 
-def overlay_all(ledger: Ledger, events: Iterable[Event]) -> None:
+def overlay_all(ledger: Ledger, events: Iterable[Event], _reset_ms: int = 0) -> None:
     """Own events are laid over the snapshot, whether it has heard them or not."""
     for event in events:
         advance(ledger, event)
