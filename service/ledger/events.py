@@ -48,7 +48,8 @@ FOLD_RULES = 4
 An event is always folded by the rules of its version, so that old periods fold to the same result. 0: each model has
 its own usage cell; 1: only the first models of an hour do, the others share one (`fold.cell_model`); 2: waits belong to
 an account and a class of endpoint, and failures are kept by client and session (`evidence`); 3: usage is that of the
-models that served, line by line (`usage_lines`); 4: who used a route is remembered across resets.
+models that served, line by line (`usage_lines`); 4: who used a route is remembered across resets, and a client's
+many errors drop none that others have met.
 """
 
 LineKind = Literal["message", "compaction", "advisor", "fallback", "declined"]

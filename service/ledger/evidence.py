@@ -5,7 +5,8 @@ or one prompt. Raw facts under fixed bounds; which of them weigh, and for whom, 
 (`service.routing.evidence`).
 """
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 from service.ledger.events import AttemptEnded
 from service.ledger.state import Bucket, FailuresBySession, Refusal, ReplicaHealth, RouteLedger, SessionFailures
@@ -19,7 +20,12 @@ KEPT_BODIES = 4
 KEPT_BAD_CLIENTS = 4
 """Clients of one bucket with counts of their own: two are enough to tell one client's fault from the route's."""
 KEPT_REFUSALS = 8
-"""Errors in words that no rule knows; a route is seldom refused in more than one way at a time."""
+"""Errors in words that no rule knows, of an account and class of endpoint; a route is seldom refused in more than one
+way at a time."""
+KEPT_GROUPS = 3
+"""Accounts and classes of endpoints of a route with as many errors each: there is seldom more than one of either."""
+FAIR_REFUSALS = 4
+"""Fold rules since which a client's many wordings drop its own, not those that others have met."""
 KEPT_WITNESSES = 3
 """Bodies and clients that met the same words: a reading asks for three and two."""
 OTHERS = "*"
@@ -146,12 +152,33 @@ def note_refusal(ledger: RouteLedger, event: AttemptEnded) -> None:
     refusal = ledger.refusals.pop(name, None) or Refusal(
         endpoint=event.endpoint, account=event.account, status=event.status, message=event.message, since_ms=event.at_ms
     )
-    if len(ledger.refusals) >= KEPT_REFUSALS:
-        del ledger.refusals[next(iter(ledger.refusals))]
+    make_room(ledger.refusals, event)
     ledger.refusals[name] = refusal
     refusal.at_ms = max(refusal.at_ms, event.at_ms)
     add_witness(refusal.bodies, event.body)
     add_witness(refusal.clients, event.client_key)
+
+
+def make_room(refusals: dict[str, Refusal], event: AttemptEnded) -> None:
+    """Drop an error for that of an event, if there are too many."""
+    if event.fold_rules < FAIR_REFUSALS:
+        if len(refusals) >= KEPT_REFUSALS:
+            del refusals[next(iter(refusals))]
+        return
+    group = [
+        name for name, each in refusals.items() if (each.endpoint, each.account) == (event.endpoint, event.account)
+    ]
+    if len(group) >= KEPT_REFUSALS:
+        drop_one(refusals, group)
+    elif len(refusals) >= KEPT_REFUSALS * KEPT_GROUPS:
+        drop_one(refusals, list(refusals))
+
+
+def drop_one(refusals: dict[str, Refusal], names: Sequence[str]) -> None:
+    """Drop the oldest error of the client that alone has met most of them: what two clients have met says more."""
+    alone = Counter(refusals[name].clients[0] for name in names if len(refusals[name].clients) == 1)
+    weights = [alone[refusals[name].clients[0]] if len(refusals[name].clients) == 1 else 0 for name in names]
+    del refusals[names[weights.index(max(weights))]]
 
 
 def add_witness(witnesses: list[str], name: str) -> None:
