@@ -39,7 +39,7 @@ def closure(*names: str) -> set[str]:
             continue
         found.add(name)
         needs = [Requirement(text) for text in requires(name) or ()]
-        extras = {"binary"} if name == "psycopg" else set()
+        extras = {"psycopg": {"binary"}, "httpx": {"socks"}}.get(name, set())
         wanted += [
             canonicalize_name(need.name)
             for need in needs
