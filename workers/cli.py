@@ -457,10 +457,10 @@ def archive_of(settings: Settings) -> Iterator[Archive]:
 
 @contextmanager
 def errors_as_messages() -> Iterator[None]:
-    """Turn errors of Postgres and of backups into error messages of the command."""
+    """Turn errors of Postgres and of backups, and states of newer workers, into error messages of the command."""
     try:
         yield
-    except (SchemaError, BackupError, psycopg.Error) as error:
+    except (SchemaError, BackupError, wire.NewerState, psycopg.Error) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
     except NotEmpty as error:
         raise click.ClickException(f"{error}; nothing was changed. `--replace` overwrites it with the backup") from None

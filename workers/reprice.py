@@ -69,7 +69,7 @@ def reprice(
 ) -> Iterator[tuple[Repricing, list[UsageRepriced]]]:
     """Price a stream's usage of a period again, an hour at a time: yields the sums so far, and the new events.
 
-    Raises psycopg.Error.
+    Raises psycopg.Error, and NewerState for a stream that newer workers fold.
     """
     sums, growths = Repricing(stream), growths_of(archive, stream)
     for from_ms in range(max(0, since_ms - LONGEST_ATTEMPT_MS), until_ms, STEP_MS):
@@ -86,11 +86,11 @@ def reprice(
 def growths_of(archive: Archive, stream: str) -> dict[str, Growth]:
     """Return what readings of running totals added, by their events; the readings before are needed for that.
 
-    Growth that the provider itself has priced is left out.
+    Growth that the provider itself has priced is left out. Raises NewerState.
     """
     checkpoint, balance = archive.checkpoint(stream), archive.balance(stream)
-    ledger = wire.decode_ledger(stream, balance.state)
-    current = wire.decode_ledger(stream, checkpoint.state) if checkpoint else ledger
+    ledger = wire.decode_state(stream, balance.state)
+    current = wire.decode_state(stream, checkpoint.state) if checkpoint else ledger
     found: dict[str, Growth] = {}
     if not isinstance(ledger, RouteLedger) or not isinstance(current, RouteLedger) or not current.resources:
         return found

@@ -231,6 +231,15 @@ def test_a_rebuild_has_the_new_prices(used: Bench, command: Run) -> None:
     assert cells(used) == after
 
 
+def test_a_stream_of_newer_workers_is_left_to_them(used: Bench, command: Run) -> None:
+    """Its state can't be read, which is said in a line; no price is written."""
+    used.execute("UPDATE ccproxy.checkpoints SET state = '[99,{}]'")
+    status, output = command(cli.ledger, "reprice", *SPAN)
+    assert status == 1
+    assert output == f"Error: the stream {STREAM} was folded by a newer version; its workers go on with it\n"
+    assert not events_of(used)
+
+
 def test_a_time_that_is_none_is_refused(used: Bench, command: Run) -> None:  # noqa: ARG001
     """With the forms that are accepted."""
     status, output = command(cli.ledger, "reprice", "--since", "yesterday")
