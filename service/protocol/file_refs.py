@@ -2,8 +2,8 @@
 them.
 
 Files are referenced in content blocks (Anthropic's documentation): as a document's or image's source, in a tool result,
-or in a block that puts them into a container. Not here: their routes (`fleet.resource_index`) and owners
-(`relay.ownership`).
+in the blocks of which a document consists, or in a block that puts them into a container. Not here: their routes
+(`fleet.resource_index`) and owners (`relay.ownership`).
 """
 
 import json
@@ -47,9 +47,11 @@ def note_id(kind: type, value: Any) -> ResourceId:
 
 
 class Source(Struct, gc=False):
-    """Source of a document or an image; a search result's source is a text."""
+    """Source of a document or an image; a search result's source is a text. A document's may be blocks of its own, with
+    images (`BetaContentBlockSource` of the SDK)."""
 
     file_id: ResourceId | None = None
+    content: "str | list[Block] | Block | None" = None
 
 
 class Block(BlockSurvey, gc=False):
@@ -70,10 +72,21 @@ def file_ids(blocks: Iterable[Block]) -> Iterator[str]:
             continue
         if block.file_id is not None:
             yield block.file_id
-        if isinstance(block.source, Source) and block.source.file_id is not None:
-            yield block.source.file_id
-        if block.content and not isinstance(block.content, str):
-            nested.append(iter(block.content if isinstance(block.content, list) else (block.content,)))
+        if block.content:
+            nested.append(blocks_in(block.content))
+        if isinstance(block.source, Source):
+            if block.source.file_id is not None:
+                yield block.source.file_id
+            if block.source.content:
+                nested.append(blocks_in(block.source.content))
+
+
+def blocks_in(content: str | list[Block] | Block) -> Iterator[Block]:
+    """Yield the blocks of a content; a text has none."""
+    if isinstance(content, Block):
+        yield content
+    elif not isinstance(content, str):
+        yield from content
 
 
 NAMES = frozenset(

@@ -98,18 +98,39 @@ def content(source: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": source}]}
 
 
+def result_of(blocks: Any) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": "toolu_1", "content": blocks}
+
+
+def answered(blocks: list[Any]) -> dict[str, Any]:
+    """A call of a tool, and its result: without the call a provider refuses the result, whoever's the file is."""
+    call = {"type": "tool_use", "id": "toolu_1", "name": "read", "input": {}}
+    said = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": [call]}]
+    return {"messages": [*said, {"role": "user", "content": [result_of(blocks)]}]}
+
+
 def naming(file_id: str) -> dict[str, bytes]:
     """Bodies of messages that name a file, all of them accepted somewhere."""
     source = {"type": "file", "file_id": file_id}
     document = {"type": "document", "source": source}
     strange = {"type": "new", "source": 5}
+    image = {"type": "image", "source": source}
+    own_content = {"type": "document", "source": {"type": "content", "content": [image]}}
+    fetched = {"type": "web_fetch_result", "url": "https://example.com", "content": document}
     escaped = "".join(f"\\u{ord(char):04x}" for char in file_id)
     return {
         "a document": json.dumps(ASK | content([document])).encode(),
-        "an image": json.dumps(ASK | content([{"type": "image", "source": source}])).encode(),
+        "an image": json.dumps(ASK | content([image])).encode(),
+        "within a document": json.dumps(ASK | content([own_content])).encode(),
         "an upload": json.dumps(ASK | content([{"type": "container_upload", "file_id": file_id}])).encode(),
-        "within a result": json.dumps(
-            ASK | content([{"type": "tool_result", "tool_use_id": "toolu_1", "content": [document]}])
+        "within a result": json.dumps(ASK | answered([document])).encode(),
+        "an image within a result": json.dumps(ASK | answered([{"type": "text", "text": "x"}, image])).encode(),
+        "within a document within a result": json.dumps(ASK | answered([own_content])).encode(),
+        "a result alone": json.dumps(ASK | content([result_of([document])])).encode(),
+        "a result that is one block": json.dumps(ASK | content([result_of(document)])).encode(),
+        "a result in a result": json.dumps(ASK | content([result_of([result_of([image])])])).encode(),
+        "a fetched document": json.dumps(
+            ASK | content([{"type": "web_fetch_tool_result", "tool_use_id": "srvtoolu_1", "content": fetched}])
         ).encode(),
         "behind many": json.dumps(
             ASK | content([*({"type": "text", "text": "x"} for _ in range(500)), document])
@@ -164,6 +185,18 @@ async def test_an_agent_is_its_makers(server: Server, agent: Any) -> None:
             assert (await team.ask(team.ann, "POST", "/v1/sessions", body)).status_code == 200
 
 
+NO_MESSAGES = (
+    "a container",
+    "a container's id",
+    "a thread",
+    "a result alone",
+    "a result that is one block",
+    "a result in a result",
+    "a fetched document",
+)
+"""What the provider refuses with one's own file as well."""
+
+
 async def test_no_body_names_what_another_made(team: Team, anthropic: FakeProvider) -> None:
     """In messages, counted, in a batch or on an unknown endpoint: an id is the caller's own, or nobody's."""
     file_id = await team.file_of(team.ann)
@@ -179,7 +212,7 @@ async def test_no_body_names_what_another_made(team: Team, anthropic: FakeProvid
                 assert got.status_code in (400, 404), (what, path, got.text)
     assert len(anthropic.requests) == before
     for what, body in naming(mine).items():
-        if "strange" not in what and what not in ("a container", "a container's id", "a thread"):
+        if "strange" not in what and what not in NO_MESSAGES:
             got = await team.served.http.post("/v1/messages", content=body, headers={"x-api-key": team.ben})
             assert got.status_code == 200, what
 
@@ -372,9 +405,10 @@ async def test_a_spent_key_is_refused_by_all_methods(team: Team, anthropic: Fake
     dear, _ = issue(team.served, "di", weekly_cost_nusd=0)
     for path in ("/v1/complete", "/v1/messages/batches", "/v1/files", "/v1/unknown", "/v1/messages"):
         for method, body in BODIES.items():
+            wanted = 405 if path == "/v1/messages" and method != "POST" else 429  # 405: it is never forwarded
             for key in (spent, dear):
-                got = await team.ask(key, method, path, body)
-                assert (got.status_code, got.headers["x-should-retry"]) == (429, "false"), (method, path)
+                got = await team.ask(key, method, path, ASK if path == "/v1/messages" and body is not None else body)
+                assert (got.status_code, got.headers["x-should-retry"]) == (wanted, "false"), (method, path)
     assert anthropic.requests == []
     assert (await team.ask(spent, "GET", "/v1/models")).status_code == 200
     assert (await team.ask(spent, "POST", "/v1/messages/count_tokens", ASK)).status_code == 200

@@ -37,6 +37,12 @@ def source(file_id: Any) -> dict[str, Any]:
             "tool_use_id": "t",
             "content": {"type": "bash_code_execution_result", "content": [{"type": "x", "file_id": "file_1"}]},
         },
+        {
+            "type": "document",
+            "source": {"type": "content", "content": [{"type": "text", "text": "a"}, source("file_1")]},
+        },
+        {"type": "document", "source": {"type": "content", "content": source("file_1")}},
+        {"type": "tool_result", "content": [{"type": "document", "source": {"content": [source("file_1")]}}]},
     ],
 )
 def test_a_file_is_found_where_it_may_stand(block: dict[str, Any]) -> None:
@@ -67,6 +73,8 @@ def test_ids_beyond_measure_are_refused() -> None:
         {"type": "text", "text": '"file_id": "file_1"'},
         {"type": "tool_result", "tool_use_id": "t", "content": "text"},
         {"type": "tool_result", "tool_use_id": "t", "content": None},
+        {"type": "document", "source": {"type": "content", "content": "file_1"}},
+        {"type": "document", "source": {"type": "content", "content": [{"type": "text", "text": "file_1"}]}},
     ],
 )
 def test_what_is_no_file_of_the_api_is_none(block: dict[str, Any]) -> None:
