@@ -17,10 +17,10 @@ ADMIN, VIEWER = "admin-token-marked-0123456789", "viewer-token-marked-0123456789
 CLIENT = "client-key-marked-0123456789"
 VARIABLES = {"ADMIN_TOKEN": ADMIN, "VIEWER_TOKEN": VIEWER, "PROXY_API_KEYS": CLIENT}
 OPEN = {
-    ("GET", "/"), ("HEAD", "/"), ("GET", "/api/hello"), ("HEAD", "/api/hello"), ("GET", "/livez"), ("GET", "/readyz"),
-    ("GET", "/health"), ("GET", "/metrics"), ("GET", "/logs/ui"), ("GET", "/dashboard"),
-    ("GET", "/dashboard/{digest:str}/{name:path}"), ("GET", "/schema"), ("GET", "/schema/openapi.json"),
-    ("GET", "/schema/{path:str}"), ("POST", "/admin/api/session"),
+    ("GET", "/"), ("HEAD", "/"), ("GET", "/api/hello"), ("HEAD", "/api/hello"), ("GET", "/livez"), ("HEAD", "/livez"),
+    ("GET", "/readyz"), ("HEAD", "/readyz"), ("GET", "/health"), ("HEAD", "/health"), ("GET", "/metrics"),
+    ("GET", "/logs/ui"), ("GET", "/dashboard"), ("GET", "/dashboard/{digest:str}/{name:path}"), ("GET", "/schema"),
+    ("GET", "/schema/openapi.json"), ("GET", "/schema/{path:str}"), ("POST", "/admin/api/session"),
 }  # fmt: skip
 """What tells nothing that is anybody's: health, static pages, and where a token is shown."""
 OF_VIEWERS = {("DELETE", "/admin/api/session")}
