@@ -1,7 +1,8 @@
-"""What every test gets: an environment without the developer's settings, the usual log, and servers if it asks."""
+"""What every test gets: none of the developer's settings and signals, the usual log, and servers if it asks."""
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,20 @@ __all__ = ["postgres", "shared_postgres", "shared_valkey", "valkey"]
 
 for exported in filter(is_foreign, list(os.environ)):
     del os.environ[exported]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_signals() -> Iterator[None]:
+    """The processes of tests heed the signals that we ignore: `nohup` and a script's `&` hand that down to all of them.
+
+    A handler, unlike `SIG_IGN`, is not inherited. Ours does nothing, so that what was started to survive still does.
+    """
+    ignored = [number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(autouse=True)
