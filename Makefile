@@ -65,10 +65,9 @@ test: $(DEVELOP) ## every check: format, lint, types, import contract, tests (AR
 test-all: $(DEVELOP) ## the long suites, one after the other (ARGS="chaos fuzz" for some); `make test` is not among them
 	@$(BIN)/python -m tests.long_suites $(ARGS)
 
-# Whether exported variables reach a test is asked in a process of its own, which takes as long as all the others.
 unit: $(DEVELOP) ## tests of the pure packages alone, without a server: under 20 seconds on two cores
-	$(BIN)/python -m pytest -q -n 2 --ignore tests/settings/test_hermetic.py \
-	  $(addprefix tests/,routing ledger protocol providers settings architecture) $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -p no:playwright \
+	  $(addprefix tests/,routing ledger protocol providers) $(ARGS)
 
 room: $(DEVELOP) ## tests of one package alone, without the other checks: make room ROOM=routing
 	@test -n "$(ROOM)" && find "tests/$(ROOM)" -name 'test_*.py' 2>/dev/null | grep -q . || \

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ REFRESHED = "prices.toml"
 """The list that `ccproxy prices update` writes, in CCPROXY_HOME."""
 
 
+@cache
 def packaged(package: str, name: str) -> dict[str, Any]:
-    """A TOML file that comes with the proxy."""
+    """A TOML file that comes with the proxy: read once, and not to be changed."""
     return tomllib.loads(resources.files(package).joinpath(name).read_text(encoding="utf-8"))
 
 
+@cache
 def packaged_prices(name: str = "prices.toml") -> ListFile:
     """The price list that comes with the proxy."""
     return msgspec.convert(packaged("service.ledger", name), ListFile)
