@@ -1,0 +1,38 @@
+"""Failures are counted by client and session, and a probe ends what its client alone has met."""
+
+from typing import Any
+
+from service.ledger.events import AttemptEnded
+from service.ledger.evidence import has_unattributed, note_failure, recovered_for, unattributed
+from service.ledger.state import Bucket, FailuresBySession, ReplicaHealth, RouteLedger, SessionFailures
+from tests.support.event_factories import ended
+
+
+def failed(client: str, kind: str = "server_error", **fields: Any) -> AttemptEnded:
+    return ended(outcome="failed", kind=kind, client_key=client, session_id="s", **fields)
+
+
+def test_failures_are_counted_by_client_and_session() -> None:
+    """Refused connections, and the second time-out of one body, have counts of their own."""
+    row: FailuresBySession = {}
+    for kind in ("server_error", "connect", "timeout", "timeout", "timeout"):
+        note_failure(row, failed("alice", kind, body="b"))
+    assert row == {"alice": {"s": SessionFailures(failures=5, connects=1, repeats=1, timeouts={"b": 3})}}
+
+
+def test_a_probe_ends_what_its_client_alone_has_met() -> None:
+    """Not what others met, nor what nobody is known to have met."""
+    mine = ReplicaHealth(worst_row=1, worst_by={"alice": {"s": SessionFailures(failures=1)}})
+    others = ReplicaHealth(worst_row=1, worst_by={"bob": {"s": SessionFailures(failures=1)}})
+    probe = ended(client_key="alice")
+    assert recovered_for(RouteLedger(health={"r": mine}), probe) == "alice"
+    assert recovered_for(RouteLedger(health={"r": mine, "q": others}), probe) is None
+    assert recovered_for(RouteLedger(health={"r": ReplicaHealth(worst_row=1)}), probe) is None
+
+
+def test_failed_and_slow_outcomes_of_no_client_are_known() -> None:
+    """Those of a bucket beyond what its clients met."""
+    bucket = Bucket(failed=2, slow=3, bad_by={"alice": 4})
+    assert unattributed(bucket) == 1
+    assert has_unattributed(ReplicaHealth(buckets={1: bucket}))
+    assert not has_unattributed(ReplicaHealth(buckets={1: Bucket(failed=2, slow=2, bad_by={"alice": 4})}))
