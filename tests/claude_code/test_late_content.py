@@ -76,6 +76,8 @@ FAILURES: dict[str, tuple[Reply, str, list[bool]]] = {
     "overloaded": (reply.error(529), "overloaded_error", [True, True, True]),
     "throttled": (reply.error(429, retry_after_s=3), "overloaded_error", [True, True, True]),
     "timeout": (reply.error(504), "overloaded_error", [True, True, True]),
+    "unavailable": (reply.error(503), "overloaded_error", [True, True, True]),
+    "the provider's own 408": (reply.error(408), "overloaded_error", [True, True, True]),
     "server error": (reply.error(500), "api_error", [True, False, True]),
     "its own fault": (reply.bad_request("messages: no"), "invalid_request_error", [True, False, True]),
 }
