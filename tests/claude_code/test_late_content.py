@@ -99,11 +99,18 @@ def test_claude_code_goes_on_after_a_failure_behind_the_head(
     assert [turn.json.get("stream", False) for turn in anthropic_fake.requests_to("/v1/messages")] == streams
 
 
-@pytest.mark.parametrize("name", FAILURES)
+RAISED = {name: (fault, error_type) for name, (fault, error_type, _) in FAILURES.items()} | {
+    "no such model": (reply.error(404), "not_found_error"),
+    "refused credential": (reply.error(401), "api_error"),
+}
+"""Those after which a route rests, or lacks the model, as well: nothing can go on with it at once."""
+
+
+@pytest.mark.parametrize("name", RAISED)
 def test_the_typescript_sdk_raises_a_failure_and_repeats_nothing(
     anthropic_fake: FakeProvider, tmp_path: Path, name: str
 ) -> None:
-    fault, error_type, _ = FAILURES[name]
+    fault, error_type = RAISED[name]
     anthropic_fake.script(fault.pausing(1_200))
     with serve(anthropic_fake, None, tmp_path / "home", 500) as proxy:
         told = ask_typescript_sdk(proxy.url)
