@@ -1,6 +1,6 @@
 # Everything a developer does, by name; `make` alone lists it. Needs Python 3.11 or newer, make, and pip's network.
 #
-#   make up PYTHON=python3.13    another interpreter; the first of python3, python3.13, python3.12, python3.11 that fits
+#   make up PYTHON=python3.13    another interpreter; the first of python3, python3.14, ..., python3.11 that fits
 #   make test UV=                without uv, where it is installed; pip does the same, in a while
 #
 # It runs on the make that macOS brings (3.81): one shell for each line, no newer features.
@@ -35,7 +35,7 @@ COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-comp
   $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo dev build test test-all unit room mutate simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-rates bench-steps chaos test-claude-code test-scale test-upgrade lock prices docs screenshots clean stale
+.PHONY: help up demo dev build test test-all unit room mutate simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale test-upgrade lock prices docs screenshots clean stale
 .PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
@@ -117,9 +117,6 @@ bench-sizing: $(DEVELOP) ## what docs/sizing.md says: speed and memory of the pa
 bench-failover: $(DEVELOP) ## how soon a dead route is left, and how exactly a quota is used; ROUNDS= for more
 	@PYTHONPATH=. $(BIN)/python -m bench.failover
 
-bench-rates: $(DEVELOP) ## what a request costs at 1 to 500 requests/s and at rest, by process (ARGS="--checkout ../other" beside it)
-	@PYTHONPATH=. $(BIN)/python -m bench.rates $(ARGS)
-
 bench-steps: $(DEVELOP) ## Python calls and bytecodes of one request, beside those written down (ARGS=--write)
 	@PYTHONPATH=. $(BIN)/python -m bench.steps $(ARGS)
 
@@ -134,6 +131,10 @@ test-upgrade: $(DEVELOP) ## an earlier version and this one side by side, under 
 
 test-image: $(DEVELOP) ## what the Dockerfile installs and starts, in a plain folder, without Docker
 	$(BIN)/python -m tests.deploy.image
+
+# The version of a checkout as the build derives it elsewhere; the history is not in the image's context.
+docker-build docker-run: export CCPROXY_VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --always --abbrev=9 2>/dev/null | \
+  sed -E 's/^v//; s/-[0-9]+-g/+g/; s/^[0-9a-f]{9}$$/0.0+g&/')
 
 docker-build: ## the image of the proxy and the workers (Docker, or Podman where there is no Docker)
 	$(COMPOSE) build cc-proxy
@@ -174,7 +175,7 @@ clean: ## remove what these targets made; your data and logs stay
 
 $(VENV)/.place: $(STALE)
 	@python="$(PYTHON)"; \
-	for candidate in $${python:-python3 python3.13 python3.12 python3.11}; do \
+	for candidate in $${python:-python3 python3.14 python3.13 python3.12 python3.11}; do \
 	  found="$$found$$($$candidate -c 'import sys; print("", sys.executable, "is", sys.version.split()[0])' 2>/dev/null)"; \
 	  if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then chosen=$$candidate; break; fi; \
 	done; \
@@ -190,6 +191,7 @@ $(VENV)/.place: $(STALE)
 
 $(RUN): requirements.lock pyproject.toml $(VENV)/.place
 	@echo "Installing what requirements.lock names ..."
+	@rm -rf $(VENV)/lib/python*/site-packages/*claude_code_proxy*  # a former name, which would bring each command twice
 	@$(INSTALL) --require-hashes -r requirements.lock
 	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@

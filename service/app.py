@@ -36,13 +36,12 @@ from service.edge.origins import OriginGuard
 from service.edge.refusals import Refusals
 from service.edge.request_target import not_found
 from service.edge.responses import error_body, with_default_headers
-from service.edge.traffic import REFUSAL_REASONS, VERDICTS
 from service.errors import BodyTooLarge, MethodNotAllowed, ProxyError
 from service.fleet.admission import Admission
 from service.fleet.clock import Clock
 from service.fleet.outbox import Outbox
 from service.fleet.resource_index import ResourceIndex
-from service.fleet.snapshots import VERSION, Watcher
+from service.fleet.snapshots import Watcher
 from service.fleet.stream_writer import open_port
 from service.http1.upstream import UpstreamClient
 from service.ledger.state import ControlLedger
@@ -51,6 +50,7 @@ from service.redis_client.factory import open_async
 from service.relay import Relay
 from service.settings import Settings
 from service.telemetry.traces import open_traces
+from service.version import product_version
 
 REDIS_TIMEOUT_S = 2.0
 CONSOLE_BODY_BYTES = 256 * 1024
@@ -122,19 +122,11 @@ class Parts:
             clock=clock,
             brake=self.brake,
             drain=self.drain,
-            version=VERSION,
+            version=product_version(),
             under_way=lambda: self.gate.under_way,
         )
-        self.metrics = Metrics(
-            clock,
-            self.watcher,
-            self.outbox,
-            VERSION,
-            settings,
-            verdicts=VERDICTS,
-            reasons=REFUSAL_REASONS,
-        )
-        self.traces = open_traces(settings, VERSION)
+        self.metrics = Metrics(clock, self.watcher, self.outbox, product_version(), settings.digest)
+        self.traces = open_traces(settings, product_version())
         self.outbox.listeners += [self.watcher.fold_own, self.metrics.record_event]
         if self.traces:
             self.outbox.listeners.append(self.traces.record_event)
@@ -197,7 +189,7 @@ def create_app(parts: Parts) -> ASGIApp:
         state=State({"health": parts.health, "console": parts.console, "metrics": parts.metrics}),
         dependencies={"console": Provide(console_of, sync_to_thread=False)},
         exception_handlers={HTTPException: answer_error},
-        openapi_config=openapi_config(VERSION),
+        openapi_config=openapi_config(product_version()),
         request_max_body_size=CONSOLE_BODY_BYTES,
         response_class=SafeJson,
         logging_config=None,

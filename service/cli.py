@@ -8,7 +8,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from service.settings import Settings, SettingsError
 from service.settings.redis_url import redis_address
 from service.telemetry.safe_text import visible
 from service.telemetry.terminal import SafeConsole, echo, echo_json, show_exception
+from service.version import product_version
 
 GROUP = "ccproxy.commands"
 LONGEST_SENTENCE = 200
@@ -62,7 +63,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("claude-code-proxy"), prog_name="ccproxy")
+@click.version_option(product_version(), prog_name="ccproxy")
 def main() -> None:
     """A failover proxy with an exact usage ledger for Claude Code and every Messages API client."""
     sys.excepthook = show_exception

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Literal
 from zipfile import ZIP_DEFLATED, ZipFile
@@ -21,6 +20,7 @@ import psycopg
 from msgspec import Struct
 from psycopg import sql
 
+from service.version import product_version
 from workers.migrate import Applied, applied_migrations
 from workers.recount import Progress
 from workers.store import QUERIES
@@ -115,7 +115,7 @@ def copy_ledger(connection: psycopg.Connection, archive: ZipFile, progress: Prog
                 copied.append(copy_table(connection, name, tuple(columns), member, count))
     manifest = Manifest(
         made_at_ms=time.time_ns() // 1_000_000,
-        made_by=version("claude-code-proxy"),
+        made_by=product_version(),
         postgres=str(connection.info.server_version),
         migrations=tuple(migrations),
         streams=tuple(StreamPlace(*row) for row in streams),

@@ -9,7 +9,6 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from service.ledger.events import AttemptEnded, Event, TokenCounts, Window
 from service.private_files import opener
 from service.relay.client import ClientRequest
 from service.settings import Route, Settings
+from service.version import product_version
 
 MODEL = "claude-haiku-4-5"
 """The cheapest model of Anthropic; other providers are asked for what their map has for it."""
@@ -128,7 +128,7 @@ def live_request(parts: Parts) -> ClientRequest:
     headers = {
         "content-type": "application/json",
         "anthropic-version": "2023-06-01",
-        "user-agent": f"ccproxy-check/{version('claude-code-proxy')}",
+        "user-agent": f"ccproxy-check/{product_version()}",
     }
     return ClientRequest(
         request_id=parts.clock.new_request_id(),
@@ -220,7 +220,7 @@ def window_used(window: Window) -> str:
 def record(path: Path, results: Sequence[LiveResult]) -> None:
     """Write the results, without the providers' words, to a file for its owner alone. Raises OSError."""
     kept = [replace(result, words="") for result in results]
-    content = {"version": version("claude-code-proxy"), "at_s": int(time.time()), "routes": kept}
+    content = {"version": product_version(), "at_s": int(time.time()), "routes": kept}
     with open(path, "wb", opener=opener) as file:
         os.fchmod(file.fileno(), 0o600)
         file.write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")

@@ -1,7 +1,7 @@
 """Terminal output of `status` and `check`. Not here: the data."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
 
 from rich.console import RenderableType
@@ -10,7 +10,7 @@ from rich.table import Table
 from service.commands.finding import Finding
 from service.fleet.status import ReplicaStatus, Status
 from service.routing.quota import WaitReading, WindowReading
-from service.routing.route_status import RouteStatus, UnknownError, describe_limit, describe_unpriced
+from service.routing.route_status import RouteStatus, UnknownError, describe_unpriced
 from service.telemetry.safe_text import visible
 from service.telemetry.terminal import SafeConsole, Text
 
@@ -31,9 +31,15 @@ def show_status(status: Status, console: SafeConsole) -> None:
         console.print(f"next      {visible(status.next_route) or 'no route can answer now'}; see `ccproxy explain`")
     console.print(f"ledger    {ledger_words(status)}")
     show_replicas(status, console)
-    if len(status.settings) > 1:
-        groups = "; ".join(f"{digest} {', '.join(replicas)}" for digest, replicas in status.settings.items())
-        console.print(Text(f"settings  differ between replicas: {groups}", style="yellow"), soft_wrap=True)
+    show_differences("settings", status.settings, console)
+    show_differences("versions", status.versions, console)
+
+
+def show_differences(name: str, groups: Mapping[str, Sequence[str]], console: SafeConsole) -> None:
+    """Print which replicas have what, if they differ."""
+    if len(groups) > 1:
+        words = "; ".join(f"{value} {', '.join(replicas)}" for value, replicas in groups.items())
+        console.print(Text(visible(f"{name}  differ between replicas: {words}"), style="yellow"), soft_wrap=True)
 
 
 def ledger_words(status: Status) -> str:
@@ -126,8 +132,6 @@ def notes(reading: RouteStatus, now_ms: int) -> Iterator[str]:
         yield f"cool-down {wait_words(wait)}: {wait.reason}, until {clock(wait.until_ms)}"
     if reading.windows:
         yield "windows " + ", ".join(map(window_words, reading.windows))
-    if reading.limit_source == "operator":
-        yield describe_limit(reading.limit_tokens, reading.configured_tokens)
     if reading.exhausted_at_ms:
         yield f"at this rate, the weekly limit is reached {clock(reading.exhausted_at_ms)}"
     yield from usage_notes(reading)

@@ -104,6 +104,7 @@ class FleetReader:
                     pending=one.pending,
                     settings=one.settings,
                     agrees=one.settings in ("", usual),
+                    version=one.version,
                     here=one.replica == self._outbox.replica,
                 )
                 for one in replicas

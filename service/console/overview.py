@@ -190,8 +190,6 @@ def quota_of(reading: RouteStatus, ledger: RouteLedger, policy: Policy, now_ms: 
     return QuotaView(
         used_tokens=reading.used_tokens,
         limit_tokens=reading.limit_tokens or None,
-        limit_source=reading.limit_source,
-        configured_tokens=reading.configured_tokens or None,
         used_percent=reading.used_percent,
         state=reading.quota,
         week_start_ms=reading.week_start_ms,
@@ -286,6 +284,9 @@ def fleet_notices(standing: FleetStatus) -> list[Notice]:
     if len(standing.status.settings) > 1:
         words = f"replicas run with {len(standing.status.settings)} different configurations"
         found.append(Notice(level="warning", code="settings_differ", message=words))
+    if len(standing.status.versions) > 1:
+        words = f"replicas run different versions: {', '.join(sorted(standing.status.versions))}"
+        found.append(Notice(level="warning", code="versions_differ", message=words))
     return found
 
 

@@ -16,9 +16,10 @@ from litestar.openapi.datastructures import ResponseSpec
 from service.drain import Drain
 from service.fleet.clock import Clock, utc_of
 from service.fleet.outbox import Outbox
-from service.fleet.snapshots import VERSION, Watcher
+from service.fleet.snapshots import Watcher
 from service.routing.route_status import RouteStatus
 from service.settings import Settings
+from service.version import product_version
 
 ENDPOINTS = {
     "health": "/health",
@@ -62,7 +63,7 @@ class HealthChecks:
         return {
             "status": self.state,
             "replica": self._outbox.replica,
-            "version": VERSION,
+            "version": product_version(),
             "providers": {reading.route: route_fields(reading) for reading in self._watcher.route_statuses()},
             "redis": self.redis(),
             "postgres": self.lag(),
@@ -85,7 +86,7 @@ class HealthChecks:
         return {
             "status": "healthy" if any(reading.available for reading in readings) else "degraded",
             "service": "Claude Code Proxy",
-            "version": VERSION,
+            "version": product_version(),
             "uptime": round(time.monotonic() - self._started_s, 2),
             "timestamp": utc_of(self._clock.now_ms()).isoformat(timespec="milliseconds"),
             "endpoints": ENDPOINTS,

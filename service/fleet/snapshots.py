@@ -15,7 +15,6 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -54,10 +53,10 @@ from service.routing.route_status import RouteStatus, fields_of, read_route_stat
 from service.routing.view import View
 from service.settings import Settings
 from service.tasks import cancel_and_wait
+from service.version import product_version
 
 log = logging.getLogger("ccproxy.watcher")
 
-VERSION = version("claude-code-proxy")
 TICK_S = 1.0
 """Interval at which snapshots are re-read, in case a notification was missed."""
 COALESCE_S = 0.02
@@ -261,7 +260,7 @@ class Watcher:
         """Send the heartbeat, and publish route statuses that changed."""
         key = replica_key(self._outbox.replica)
         beat: dict[Any, Any] = {
-            "version": VERSION,
+            "version": product_version(),
             "address": f"{self._settings.host}:{self._settings.port}",
             "pid": os.getpid(),
             "started_at_ms": self._started_ms,

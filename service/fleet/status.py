@@ -3,7 +3,7 @@
 `ccproxy status` shows it. It needs no proxy, no worker and no Postgres. Not here: history.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -73,11 +73,12 @@ class Status(Struct, frozen=True):
     @property
     def settings(self) -> dict[str, list[str]]:
         """The replicas by settings digest; more than one entry means that they disagree."""
-        found: dict[str, list[str]] = {}
-        for replica in self.replicas:
-            if replica.settings:
-                found.setdefault(replica.settings, []).append(replica.replica)
-        return found
+        return grouped((replica.settings, replica.replica) for replica in self.replicas)
+
+    @property
+    def versions(self) -> dict[str, list[str]]:
+        """The replicas by version; more than one entry is a fleet in the middle of an upgrade, or a forgotten one."""
+        return grouped((replica.version, replica.replica) for replica in self.replicas)
 
     def fields(self) -> dict[str, Any]:
         """Return the status as plain values, for JSON."""
@@ -88,6 +89,15 @@ class Status(Struct, frozen=True):
             "streams": [asdict(stream) for stream in self.streams],
             "replicas": [asdict(replica) for replica in self.replicas],
         }
+
+
+def grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return names by what they report; those that report nothing are left out."""
+    found: dict[str, list[str]] = {}
+    for reported, name in pairs:
+        if reported:
+            found.setdefault(reported, []).append(name)
+    return found
 
 
 class FleetView(Struct, frozen=True):

@@ -17,6 +17,7 @@ from service.ledger.events import AttemptEnded, Event
 from service.ledger.ids import time_of_request_id_ms
 from service.ledger.usage_lines import served_model
 from service.settings import Settings
+from service.version import DISTRIBUTION
 
 log = logging.getLogger("ccproxy.traces")
 
@@ -98,7 +99,7 @@ def open_traces(settings: Settings, version: str) -> Traces | None:
     try:
         return Traces(settings, version)
     except ImportError:
-        log.warning("traces.off", extra={"mend": "pip install claude-code-proxy[otlp]"})
+        log.warning("traces.off", extra={"mend": f"pip install {DISTRIBUTION}[otlp]"})
         return None
 
 

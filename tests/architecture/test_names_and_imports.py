@@ -14,6 +14,7 @@ WORKERS_MAY_IMPORT = (
     "service.redis_client",
     "service.settings",
     "service.telemetry",
+    "service.version",
 )
 
 

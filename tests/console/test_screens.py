@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from service.commands.finding import Finding
 from service.commands.terminal_views import notes, short, show_findings, show_status, why
+from service.console.fleet_status import FleetStatus
+from service.console.overview import fleet_notices
 from service.fleet.status import ReplicaStatus, Status, StreamStatus
 from service.routing.quota import WaitReading, WindowReading
 from service.routing.route_status import RouteStatus, UnknownError
@@ -116,6 +118,22 @@ def test_a_replica_says_what_it_is() -> None:
     show_status(Status(at_ms=NOW_MS, routes=(), streams=(), replicas=(replica,)), terminal)
     assert max(len(shown_line) for shown_line in page.getvalue().splitlines()) <= 80
     assert "\n          draining)\n" in page.getvalue()
+
+
+def test_a_mixed_fleet_is_shown() -> None:
+    """Which replicas run which version; those of one version, and one that reports none, are no news."""
+    older, newer = (
+        ReplicaStatus(name, 7, 400, 0, version=version) for name, version in (("r1", "0.1.0"), ("r2", "0.2.0"))
+    )
+    silent = ReplicaStatus("r3", 7, 400, 0)
+    shown = screen(Status(at_ms=NOW_MS, routes=(), streams=(), replicas=(older, newer, silent)))
+    assert "versions  differ between replicas: 0.1.0 r1; 0.2.0 r2\n" in shown
+    alike = Status(at_ms=NOW_MS, routes=(), streams=(), replicas=(newer, newer, silent))
+    assert "differ" not in screen(alike)
+    mixed = FleetStatus(Status(at_ms=NOW_MS, routes=(), streams=(), replicas=(newer, older)), {})
+    words = ["replicas run different versions: 0.1.0, 0.2.0"]
+    assert [notice.message for notice in fleet_notices(mixed) if notice.code == "versions_differ"] == words
+    assert fleet_notices(FleetStatus(alike, {})) == []
 
 
 def test_an_empty_fleet_says_what_to_look_for() -> None:

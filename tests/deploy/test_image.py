@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from service.settings import load
+from service.version import DISTRIBUTION
 from tests.deploy.image import DOCKERFILE, ROOT, Line, exec_form, stages, variables
 from tests.deploy.judges import judged, packaged
 
@@ -63,13 +64,13 @@ def chosen(command: str, tmp_path: Path) -> set[str]:
 def test_the_image_has_what_the_proxy_and_the_workers_need_and_nothing_else(tmp_path: Path) -> None:
     """No tool that builds, and no server that only `ccproxy up` starts."""
     tools, runs = (chosen(line.rest, tmp_path) for line in BUILD if "awk" in line.rest)
-    told = [Requirement(text) for text in requires("claude-code-proxy") or ()]
+    told = [Requirement(text) for text in requires(DISTRIBUTION) or ()]
     direct = [need.name for need in told if need.marker is None or need.marker.evaluate({"extra": ""})]
     needed = closure(*(name for name in direct if name not in EMBEDDED)) | {"psycopg-binary"}
     elsewhere = {"async-timeout", "colorama", "importlib-metadata", "tzdata"}
     assert needed - elsewhere <= runs
     assert runs - needed <= elsewhere, "the Dockerfile's EMBEDDED or BUILDS lacks these"
-    assert tools == closure("hatchling")
+    assert tools == closure("hatch-vcs", "hatchling")
 
 
 def test_all_that_is_copied_is_there_and_let_in() -> None:

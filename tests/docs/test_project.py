@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 
 import pytest
 
+from service.version import DISTRIBUTION
 from tests.docs.pages import ROOT
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
@@ -46,6 +48,25 @@ def test_no_file_knows_a_machine_or_a_registry(what: str, pattern: re.Pattern[st
         if pattern.search(line)
     ]
     assert found == [], what
+
+
+def test_nothing_names_another_project_as_the_package_to_install() -> None:
+    """`claude-code-proxy` and `ccproxy` are other people's packages: whoever installs those gets their code."""
+    installs = r"(?:\b(?:pip3?|pipx|uv|brew)(?: tool| pip)? (?:install|run|add)|\buvx|--from)(?:\s+-\S+)*[\s=]+['\"]?"
+    taken = re.compile(installs + r"(?:claude-code-proxy|ccproxy)(?![\w/.-])")
+    for line in ("pip install -U 'ccproxy[otlp]'", "uvx --from=claude-code-proxy==1.0 x", "uvx ccproxy demo"):
+        assert taken.search(line)
+    found = [
+        f"{name}: {line.strip()}"
+        for name in project_files()
+        if not name.startswith("tests/docs/test_project")
+        for line in (ROOT / name).read_text(encoding="utf-8", errors="replace").splitlines()
+        if taken.search(line)
+    ]
+    assert found == []
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert metadata["name"] == DISTRIBUTION
+    assert metadata["scripts"][DISTRIBUTION] == metadata["scripts"]["ccproxy"]
 
 
 def project_files() -> list[str]:

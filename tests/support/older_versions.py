@@ -16,4 +16,10 @@ def tree_of(commit: str, folder: Path) -> Path | None:
         return None
     folder.mkdir(parents=True)
     subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)  # noqa: S607
+    # It looks up its version under the name that the distribution had then.
+    known = folder / "claude_code_proxy-0.1.0.dist-info"
+    known.mkdir()
+    (known / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: claude-code-proxy\nVersion: 0.1.0\n", encoding="utf-8"
+    )
     return folder

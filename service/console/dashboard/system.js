@@ -56,7 +56,7 @@ function standing() {
           format.count(data.pending_events),
           data.spooling ? "spooled to disk" : "events in the outbox",
         ),
-        fact("Version", state.overview?.version ?? "–"),
+        fact("Version", state.overview?.version ?? "–", isMixed(data.replicas) && badge("warning", "replicas differ")),
       ),
     ),
     panel(
@@ -72,6 +72,7 @@ function standing() {
             head: "Replica",
             cell: (one) => [h("code", {}, one.replica), one.here && [" ", badge("serving", "this one")]],
           },
+          { head: "Version", cell: (one) => h("code", {}, one.version || "–") },
           { head: "PID", class: "number", cell: (one) => one.pid },
           { head: "Last seen", class: "number", cell: (one) => `${format.milliseconds(one.seen_ms_ago)} ago` },
           { head: "Pending events", class: "number", cell: (one) => format.count(one.pending) },
@@ -114,6 +115,10 @@ function standing() {
       }),
     ),
   ];
+}
+
+function isMixed(replicas) {
+  return new Set(replicas.map((one) => one.version).filter(Boolean)).size > 1;
 }
 
 function workers(number) {

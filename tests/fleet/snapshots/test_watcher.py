@@ -24,6 +24,7 @@ from service.ledger.events import (
 )
 from service.ledger.wire import CONTROL
 from service.routing.route_status import RouteStatus
+from service.version import product_version
 from tests.fleet.snapshots.conftest import Post, control_ledger, route_ledger
 from tests.support.outbox_factories import clock, ended, started
 from tests.support.waiting import wait_for_answer, wait_until
@@ -306,7 +307,7 @@ async def test_a_heartbeat_and_the_readings_are_written(post: Post) -> None:
     """Redis shows that this replica lives, with an expiry, and how it reads each route."""
     await wait_until(post.watcher.ready.is_set)
     beat = await post.redis.hgetall(wire.replica_key("r1"))
-    assert beat[b"version"] == rooms.VERSION.encode()
+    assert beat[b"version"] == product_version().encode()
     assert (beat[b"address"], beat[b"draining"]) == (b"127.0.0.1:4181", b"0")
     assert int(beat[b"started_at_ms"]) <= int(beat[b"at_ms"])
     assert {b"pid", b"at_ms", b"pending", b"routes"} <= set(beat)

@@ -1,0 +1,1 @@
+"""Versions, the build and what a release is made of."""
