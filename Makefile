@@ -35,7 +35,7 @@ COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-comp
   $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo dev build test test-all unit room mutate simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-steps chaos test-claude-code test-scale test-upgrade lock prices docs screenshots clean stale
+.PHONY: help up demo dev build test test-all unit room mutate simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-rates bench-steps chaos test-claude-code test-scale test-upgrade lock prices docs screenshots clean stale
 .PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
@@ -116,6 +116,9 @@ bench-sizing: $(DEVELOP) ## what docs/sizing.md says: speed and memory of the pa
 
 bench-failover: $(DEVELOP) ## how soon a dead route is left, and how exactly a quota is used; ROUNDS= for more
 	@PYTHONPATH=. $(BIN)/python -m bench.failover
+
+bench-rates: $(DEVELOP) ## what a request costs at 1 to 500 requests/s and at rest, by process (ARGS="--checkout ../other" beside it)
+	@PYTHONPATH=. $(BIN)/python -m bench.rates $(ARGS)
 
 bench-steps: $(DEVELOP) ## Python calls and bytecodes of one request, beside those written down (ARGS=--write)
 	@PYTHONPATH=. $(BIN)/python -m bench.steps $(ARGS)

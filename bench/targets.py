@@ -107,6 +107,16 @@ http {
 
 def ccproxy(place: Place) -> Target:
     """`ccproxy up` with everything on: client keys, two routes, Valkey, a worker, Postgres; its log goes to a file."""
+    return start_ccproxy(place, Path(sys.executable).parent)
+
+
+def ccproxy_of(checkout: Path) -> Start:
+    """The same of another checkout, to compare with."""
+    return lambda place: start_ccproxy(place, checkout.absolute() / ".venv" / "bin")
+
+
+def start_ccproxy(place: Place, programs: Path) -> Target:
+    """Start `ccproxy up` of this environment."""
     environ = clean_environ() | {
         "CCPROXY_HOME": str(place.folder),
         "PROXY_PORT": str(place.port),
@@ -118,7 +128,7 @@ def ccproxy(place: Place) -> Target:
         "ZAI_BASE_URL": f"http://127.0.0.1:{place.upstream}",
         **{name: value for name, value in os.environ.items() if name in ("UPSTREAM_TRANSPORT", "LOG_LEVEL")},
     }
-    command = [str(Path(sys.executable).parent / "ccproxy"), "up"]
+    command = [str(programs / "ccproxy"), "up"]
     return started("ccproxy", place, command, environ, own=" serve", probe="/livez", headers={"x-api-key": KEY})
 
 

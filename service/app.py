@@ -36,6 +36,7 @@ from service.edge.origins import OriginGuard
 from service.edge.refusals import Refusals
 from service.edge.request_target import not_found
 from service.edge.responses import error_body, with_default_headers
+from service.edge.traffic import REFUSAL_REASONS, VERDICTS
 from service.errors import BodyTooLarge, MethodNotAllowed, ProxyError
 from service.fleet.admission import Admission
 from service.fleet.clock import Clock
@@ -125,7 +126,15 @@ class Parts:
             version=product_version(),
             under_way=lambda: self.gate.under_way,
         )
-        self.metrics = Metrics(clock, self.watcher, self.outbox, product_version(), settings.digest)
+        self.metrics = Metrics(
+            clock,
+            self.watcher,
+            self.outbox,
+            product_version(),
+            settings,
+            verdicts=VERDICTS,
+            reasons=REFUSAL_REASONS,
+        )
         self.traces = open_traces(settings, product_version())
         self.outbox.listeners += [self.watcher.fold_own, self.metrics.record_event]
         if self.traces:

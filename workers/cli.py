@@ -23,7 +23,9 @@ from service.settings import (
     load_for_workers,
     worker_environ,
 )
+from service.settings.quantities import TIME_FORMS, past_time
 from service.telemetry.log import set_up
+from service.telemetry.options import NumberOption
 from service.telemetry.terminal import SafeConsole, echo, echo_json, echo_own
 from workers.append import append_events
 from workers.archive import Archive, Unowned, open_archive
@@ -54,7 +56,7 @@ from workers.terminal_views import (
 )
 from workers.turn import StreamBusy
 from workers.turn import run_step as turns
-from workers.usage import TIME_FORMS, Period, dimensions_of, period_of, read_time, report, usage_by_route
+from workers.usage import Period, dimensions_of, period_of, report, usage_by_route
 from workers.verify import verify
 from workers.worker_process import WorkerProcess, check_schema
 
@@ -174,7 +176,7 @@ def reprice_ledger(since: str, until: str | None, stream: str | None, *, dry_run
     """
     settings, now = load_for_workers(), datetime.now(UTC)
     try:
-        begin, end = read_time(since, now), read_time(until, now) if until else now
+        begin, end = past_time(since, now), past_time(until, now) if until else now
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     span = int(begin.timestamp() * 1000), int(end.timestamp() * 1000)
@@ -237,7 +239,7 @@ def add_owners() -> None:
 @ledger.group("dead", invoke_without_command=True)
 @stream_option
 @json_option
-@click.option("--limit", default=100, show_default=True, help="Maximum number of rows.")
+@click.option("--limit", type=NumberOption(1, 10_000), default=100, show_default=True, help="Maximum number of rows.")
 @click.pass_context
 def dead(context: click.Context, stream: str | None, limit: int, *, as_json: bool) -> None:
     """Show events that can't be decoded (dead letters) or contradict the ledger (quarantine)."""
@@ -301,7 +303,7 @@ def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json:
 @click.option(
     "--tolerance",
     metavar="PERCENT",
-    type=click.FloatRange(0, 100),
+    type=NumberOption(0, 100, whole=False),
     default=1.0,
     show_default=True,
     help="How much tokens of a kind, or dollars, of a day and a model may differ.",

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from service.ledger.model_names import canonical
 from service.ledger.state import Usage
+from service.settings.quantities import past_time
 from workers.invoice import CostResult, InvoiceError, Page, UsageResult
-from workers.usage import Period, read_time
+from workers.usage import Period
 
 DAY = timedelta(days=1)
 MOST_DAYS = 366
@@ -170,8 +171,8 @@ class Comparison(NamedTuple):
 
 def days_of(since: str | None, until: str | None, now: datetime) -> Period:
     """Return the whole days, UTC, of a period; by default the last seven that are over. Raises ValueError."""
-    begin = midnight(read_time(since, now)) if since else midnight(now) - 7 * DAY
-    end = read_time(until, now) if until else midnight(now)
+    begin = midnight(past_time(since, now)) if since else midnight(now) - 7 * DAY
+    end = past_time(until, now) if until else midnight(now)
     end = end if end == midnight(end) else midnight(end) + DAY
     if begin >= end:
         raise ValueError(f"the period ends ({end:%Y-%m-%d}) before it begins ({begin:%Y-%m-%d})")

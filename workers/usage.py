@@ -6,21 +6,18 @@ and a session's move where the next answer came from; both are known from the ev
 dropped events. Not here: output (`terminal_views`).
 """
 
-import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from service.ledger import fold, ids
 from service.ledger.state import Usage
+from service.settings.quantities import past_time
 from workers.archive import Archive
 from workers.store import QUERIES, first_id, week_of
 
 DIMENSIONS = ("day", "week", "route", "model", "key", "hour")
-BACK = re.compile(r"(\d{1,5})([hdw])")
-UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 HOUR = timedelta(hours=1)
-TIME_FORMS = "a date (2026-11-02), a time (2026-11-02T15:00), or a duration (12h, 7d, 4w)"
 
 
 class Period(NamedTuple):
@@ -65,21 +62,10 @@ class Report(NamedTuple):
     total: UsageSum
 
 
-def read_time(text: str, now: datetime) -> datetime:
-    """Parse a time as typed by a user. Raises ValueError with the accepted forms."""
-    if back := BACK.fullmatch(text):
-        return now - int(back[1]) * UNITS[back[2]]
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a time; use {TIME_FORMS}; times are UTC") from None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def period_of(since: str | None, until: str | None, now: datetime) -> Period:
     """Return the whole hours that cover a period; by default the last seven days and today. Raises ValueError."""
-    begin = read_time(since, now) if since else (now - timedelta(days=7)).replace(hour=0)
-    end = read_time(until, now) if until else now
+    begin = past_time(since, now) if since else (now - timedelta(days=7)).replace(hour=0)
+    end = past_time(until, now) if until else now
     begin = begin.replace(minute=0, second=0, microsecond=0)
     whole = end.replace(minute=0, second=0, microsecond=0)
     end = whole if whole == end else whole + HOUR

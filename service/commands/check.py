@@ -16,12 +16,16 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
+from redis.exceptions import RedisError
 
 from service.commands.check_redis import check_redis
 from service.commands.finding import Finding
 from service.egress import UnusableProxy, proxy_for, proxy_mistakes
+from service.fleet.control_stream import read_control
+from service.fleet.status import open_fleet
 from service.http1.upstream import UpstreamClient, UpstreamError
 from service.oauth.credentials_file import CredentialsFile, NoLogin, OAuthTokens, Unreadable
+from service.routing.route_status import describe_limit
 from service.settings import Route, Settings, port_of
 from service.settings.values import redacted_url
 
@@ -49,7 +53,7 @@ async def check_all(settings: Settings, redis_url: str | None, progress: Progres
     }
     if any(route.auth == "oauth" and not route.off and not route.api_key for route in settings.routes):
         checks["login refresh"] = one(reach("login refresh", settings.oauth.refresh_url, upstream))
-    checks["redis"] = asyncio.to_thread(check_redis, redis_url) if redis_url else one(no_redis())
+    checks |= redis_checks(settings, redis_url) if redis_url else {"redis": one(no_redis())}
     for point in entry_points(group=GROUP):
         checks[point.name] = others(point.load(), settings)
     try:
@@ -70,9 +74,31 @@ async def one(finding: Awaitable[Finding]) -> list[Finding]:
     return [await finding]
 
 
+def redis_checks(settings: Settings, url: str) -> dict[str, Awaitable[list[Finding]]]:
+    """Return the checks of Redis, and of what operators have set there."""
+    return {
+        "redis": asyncio.to_thread(check_redis, url),
+        "limits": asyncio.to_thread(check_limits, settings, url),
+    }
+
+
 async def no_redis() -> Finding:
     """Note that nothing names a Redis."""
     return Finding("redis", None, "not set; `ccproxy up` starts its own, otherwise set REDIS_URL")
+
+
+def check_limits(settings: Settings, redis_url: str) -> list[Finding]:
+    """Note the weekly limits that an operator set, where the settings have others. Blocks; its waits are bounded."""
+    try:
+        with open_fleet(redis_url) as redis:
+            limits = read_control(redis).limits
+    except (RedisError, OSError):
+        return []  # the check of Redis says why
+    return [
+        Finding(route.id, None, describe_limit(limits[route.id], route.weekly_tokens))
+        for route in settings.routes
+        if limits.get(route.id, route.weekly_tokens) != route.weekly_tokens
+    ]
 
 
 async def others(check: Callable[[Settings], list[tuple[str, bool | None, str]]], settings: Settings) -> list[Finding]:

@@ -1,11 +1,10 @@
 """`ccproxy events`: recent events from the tails of the streams, and new ones as they come.
 
-Needs Redis alone. Not here: finding and describing events (`console.stream_reader`, `console.event_text`), and older
-ones (`ccproxy usage`, and the ledger in Postgres).
+Needs Redis alone; a worker for events that are no longer on the streams. Not here: finding and describing events
+(`past_events`, `console.stream_reader`, `console.event_text`).
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -19,12 +18,17 @@ from redis.exceptions import RedisError
 from rich.table import Table
 
 from service.commands import config_option, json_option, with_settings
+from service.commands.past_events import Question, past_events
 from service.commands.routes import complete_route
 from service.console.api_types import EventView
+from service.console.reports import queue_url
 from service.console.stream_reader import StreamReader
 from service.embedded.run_file import place_of, redis_url_of
+from service.ledger.events import EVENT_NAMES
 from service.ledger.wire import entry_order
 from service.redis_client.factory import open_async
+from service.settings.quantities import TIME_FORMS, past_time
+from service.telemetry.options import NumberOption
 from service.telemetry.terminal import SafeConsole, Text, echo, echo_json
 
 POLL_S = 0.25
@@ -34,8 +38,6 @@ USUAL, MOST_SHOWN = 20, 10_000
 STYLES = {"warning": "yellow", "problem": "red"}
 ROUTE_WIDTH = 12
 STARTED = "attempt_started"
-AGO = re.compile(r"(\d{1,5})([smhd])")
-SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 class Wanted(NamedTuple):
@@ -72,7 +74,7 @@ class Wanted(NamedTuple):
 
 @click.command()
 @click.option("-f", "--follow", is_flag=True, help="Keep printing new events.")
-@click.option("-n", "--limit", type=click.IntRange(0, MOST_SHOWN), help="Number of past events; default: 20.")
+@click.option("-n", "--limit", type=NumberOption(0, MOST_SHOWN), help="Number of past events; default: 20.")
 @click.option("--route", "routes", multiple=True, metavar="R", shell_complete=complete_route, help="Only these routes.")
 @click.option("--outcome", type=click.Choice(["ok", "failed", "aborted"]), help="Only attempts with this outcome.")
 @click.option("--key", default="", metavar="K", help="Only events of this client key.")
@@ -80,8 +82,11 @@ class Wanted(NamedTuple):
     "--model", default="", metavar="M", help="Only events of this model; may be a pattern, such as `claude-haiku-*`."
 )
 @click.option("--request", default="", metavar="ID", help="Only events of this request, including starts of attempts.")
-@click.option("--type", "types", multiple=True, metavar="T", help="Only events of these types, such as attempt_lost.")
-@click.option("--since", metavar="TIME", help="Only events since then: 30s, 10m, 2h, 1d, or 2026-11-02T15:00 (UTC).")
+@click.option(
+    "--type", "types", multiple=True, type=click.Choice(EVENT_NAMES), metavar="T",
+    help="Only events of these types, such as attempt_lost.",
+)  # fmt: skip
+@click.option("--since", metavar="TIME", help=f"Only events since then: {TIME_FORMS}; UTC.")
 @click.option("--starts", is_flag=True, help="Include starts of attempts.")
 @config_option
 @json_option
@@ -91,11 +96,13 @@ def events(
     """Show recent events: attempts and their outcomes, failovers, refusals, operators' commands."""
     wanted = Wanted(**chosen, since_ms=since_ms(since))
     usual = MOST_SHOWN if since or wanted.request else USUAL
-    url = redis_url_of(with_settings(config))
+    settings = with_settings(config)
+    url = redis_url_of(settings)
+    queue = queue_url(settings) if settings.redis_url else url
     show = output_function(SafeConsole(), as_json=as_json)
     try:
         with suppress(KeyboardInterrupt):
-            asyncio.run(show_events(url, wanted, usual if limit is None else limit, show, follow=follow))
+            asyncio.run(show_events(url, queue, wanted, usual if limit is None else limit, show, follow=follow))
     except (RedisError, OSError) as error:
         raise click.ClickException(
             f"Redis at {place_of(url)} is unreachable ({error}); start `ccproxy up`, or set REDIS_URL"
@@ -106,19 +113,16 @@ def since_ms(text: str | None) -> int:
     """Parse a time; 0 if there is none."""
     if text is None:
         return 0
-    if ago := AGO.fullmatch(text):
-        return int((time.time() - int(ago[1]) * SECONDS[ago[2]]) * 1000)
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.UsageError(f"--since: {text!r} is not a time; use 10m, 2h, 1d, or 2026-11-02T15:00 (UTC)") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        return int(past_time(text, datetime.now(UTC)).timestamp() * 1000)
+    except ValueError as error:
+        raise click.UsageError(f"--since: {error}") from None
 
 
 Show = Callable[[Iterable[EventView]], None]
 
 
-async def show_events(url: str, wanted: Wanted, most: int, show: Show, *, follow: bool) -> None:
+async def show_events(url: str, queue: str | None, wanted: Wanted, most: int, show: Show, *, follow: bool) -> None:
     """Show past events, then new ones. Raises RedisError or OSError before it follows."""
     redis = open_async(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, legacy_responses=False)
     async with redis:
@@ -126,8 +130,10 @@ async def show_events(url: str, wanted: Wanted, most: int, show: Show, *, follow
         streams = await tail.streams()
         ends = await tail.ends(streams)
         if most:
-            past = await tail.page(streams, "", most, lambda view: wanted(view) and is_past(view, ends))
-            show(reversed(past.events[:most]))
+            past = await past_events(tail, streams, queue, question_of(wanted, most, ends))
+            show(reversed(past.events))
+            if past.missing:
+                echo(past.missing, err=True)
         while follow:
             try:
                 ends |= dict.fromkeys(set(await tail.streams()) - ends.keys(), "0-0")
@@ -138,9 +144,23 @@ async def show_events(url: str, wanted: Wanted, most: int, show: Show, *, follow
                 await asyncio.sleep(RETRY_S)
 
 
+def question_of(wanted: Wanted, most: int, ends: dict[str, str]) -> Question:
+    """Return the question for past events; filters with several values or a pattern are applied here alone."""
+    filters = {
+        "stream": "",
+        "type": wanted.types[0] if len(wanted.types) == 1 else "",
+        "route": wanted.routes[0] if len(wanted.routes) == 1 else "",
+        "key": wanted.key,
+        "model": "" if set(wanted.model) & set("*?[") else wanted.model,
+        "request": wanted.request,
+        "outcome": wanted.outcome or "",
+    }
+    return Question(most, wanted.since_ms, lambda view: wanted(view) and is_past(view, ends), filters)
+
+
 def is_past(view: EventView, ends: dict[str, str]) -> bool:
-    """True if an event is at or before these stream ends."""
-    return entry_order(view.entry) <= entry_order(ends[view.stream])
+    """True if an event is of the ledger, or at or before these stream ends."""
+    return not view.entry or entry_order(view.entry) <= entry_order(ends[view.stream])
 
 
 def output_function(console: SafeConsole, *, as_json: bool) -> Show:

@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +22,19 @@ from service.ledger.events import ClientKeyIssued, ClientKeyLimited, ClientKeyRe
 from service.ledger.keys import SECRET_BYTES, make_key
 from service.ledger.state import ClientKey, ControlLedger
 from service.settings import load
+from service.settings.quantities import future_time
+from service.settings.values import listed
+from service.telemetry.options import NumberOption
 from service.telemetry.terminal import SafeConsole, Text, echo, echo_json
 
 if TYPE_CHECKING:
     from service.routing.keys import KeyReading
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}")
-AHEAD = re.compile(r"(\d{1,5})([hdw])")
-UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+NONE = "none"
+"""The word for no limit."""
+FIELDS = {"weekly_cost": "weekly_cost_nusd", "expires": "expires_at_ms"}
+"""Fields of events whose names are not those of the options."""
 DEFAULT_NAME = "default"
 
 
@@ -41,11 +46,18 @@ def keys() -> None:
 def limit_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options for a key's limits."""
     options = (
-        click.option("--weekly-tokens", type=click.IntRange(min=0), metavar="N", help="Tokens per week."),
-        click.option("--weekly-cost", type=click.FloatRange(min=0, max=10**9), metavar="USD", help="Dollars per week."),
+        click.option(
+            "--weekly-tokens", type=NumberOption(0, word=NONE), metavar="N", help="Tokens per week, such as 20M."
+        ),
+        click.option(
+            "--weekly-cost",
+            type=NumberOption(0, 10**9, whole=False, word=NONE),
+            metavar="USD",
+            help="Dollars per week.",
+        ),
         click.option("--models", metavar="M,M", help="Allowed models; may be patterns, such as `claude-haiku-*`."),
         click.option("--routes", metavar="R,R", help="Allowed routes."),
-        click.option("--concurrency", type=click.IntRange(min=1), metavar="N", help="Maximum requests in flight."),
+        click.option("--concurrency", type=NumberOption(1, word=NONE), metavar="N", help="Maximum requests in flight."),
         click.option(
             "--expires", metavar="WHEN", help="A date (2027-01-31, until its end in UTC), or a duration: 12h, 30d."
         ),
@@ -132,12 +144,13 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
 @limit_options
 @config_option
 def limit(name: str, config: Path | None, **limits: Any) -> None:
-    """Replace all limits of the key NAME (a name or id); without options, remove them."""
+    """Change limits of the key NAME (a name or id); `none` removes one. The others stay."""
+    if all(value is None for value in limits.values()):
+        raise click.UsageError("no limit is named; use one such as --weekly-tokens 20M, or --weekly-tokens none")
     with open_operator(config) as (operator, _):
         key_id = key_id_of(operator.control(), name)
-        operator.append(
-            [ClientKeyLimited(**operator.common_fields(), key_id=key_id, **limits_of(limits, operator.now_ms()))]
-        )
+        merged = limits_in_force(operator.control().keys[key_id]) | limits_of(limits, operator.now_ms())
+        operator.append([ClientKeyLimited(**operator.common_fields(), key_id=key_id, **merged)])
         echo(f"{key_id}: {limits_in_words(operator.control().keys[key_id])}")
 
 
@@ -204,37 +217,47 @@ def key_id_of(control: ControlLedger, name: str) -> str:
 
 
 def limits_of(given: dict[str, Any], now_ms: int) -> dict[str, Any]:
-    """Return event fields from the options."""
-    cost = given["weekly_cost"]
-    return {
-        "weekly_tokens": given["weekly_tokens"],
-        "weekly_cost_nusd": None if cost is None else round(cost * 10**9),
-        "models": listed(given["models"]),
-        "routes": listed(given["routes"]),
-        "concurrency": given["concurrency"],
-        "expires_at_ms": expiry_ms(given["expires"], now_ms),
-    }
+    """Return event fields of the limits that the options name."""
+    return {FIELDS.get(name, name): limit_of(name, value, now_ms) for name, value in given.items() if value is not None}
 
 
-def listed(text: str | None) -> tuple[str, ...]:
-    """Split a comma-separated list."""
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+def limit_of(name: str, value: Any, now_ms: int) -> Any:
+    """Return an option's value as a field of an event."""
+    match name:
+        case "models" | "routes":
+            return () if value == NONE else names_of(name, value)
+        case _ if value == NONE:
+            return None
+        case "weekly_cost":
+            return round(value * 10**9)
+        case "expires":
+            return expiry_ms(value, now_ms)
+    return value
 
 
-def expiry_ms(text: str | None, now_ms: int) -> int | None:
+def limits_in_force(key: ClientKey) -> dict[str, Any]:
+    """Return a key's limits as event fields."""
+    names = ("weekly_tokens", "weekly_cost_nusd", "models", "routes", "concurrency", "expires_at_ms")
+    return {name: getattr(key, name) for name in names}
+
+
+def names_of(option: str, text: str) -> tuple[str, ...]:
+    """Split a comma-separated list of names. An empty one may be a variable that is not set, and would allow all."""
+    names = tuple(listed(text))
+    if not names:
+        raise click.UsageError(f"--{option} names none; `--{option} none` allows all")
+    return names
+
+
+def expiry_ms(text: str, now_ms: int) -> int:
     """Parse a key's expiry: the end of a day, a time, or a duration from now."""
-    if text is None:
-        return None
-    if ahead := AHEAD.fullmatch(text):
-        return now_ms + int(ahead[1]) * UNITS[ahead[2]] // timedelta(milliseconds=1)
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.UsageError(f"--expires: {text!r} is not a date or duration; use 2027-01-31, 12h, 30d, 4w") from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    if len(text) <= len("2027-01-31"):
-        moment += timedelta(days=1)
-    return int(moment.timestamp() * 1000)
+        found_ms = int(future_time(text, datetime.fromtimestamp(now_ms / 1000, UTC)).timestamp() * 1000)
+    except ValueError as error:
+        raise click.UsageError(f"--expires: {error}") from None
+    if found_ms <= now_ms:
+        raise click.UsageError(f"--expires: {text} is in the past; `ccproxy keys revoke` ends a key at once")
+    return found_ms
 
 
 def cost_in_words(reading: "KeyReading") -> str:

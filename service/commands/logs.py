@@ -14,6 +14,7 @@ from typing import Self
 import click
 
 from service.commands import config_option, with_settings
+from service.telemetry.options import NumberOption
 from service.telemetry.terminal import echo
 
 POLL_S = 0.2
@@ -26,7 +27,7 @@ COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("-f", "--follow", is_flag=True, help="Keep printing new lines.")
 @click.option(
-    "-n", "--lines", default=20, show_default=True, type=click.IntRange(0, 100_000), help="Number of past lines."
+    "-n", "--lines", default=20, show_default=True, type=NumberOption(0, 100_000), help="Number of past lines."
 )
 @config_option
 def logs(names: tuple[str, ...], lines: int, config: Path | None, *, follow: bool) -> None:

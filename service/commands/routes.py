@@ -5,7 +5,6 @@ within a second. A reset is an event of the route's own stream, too, where worke
 mean (`service.ledger`).
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,9 @@ from service.ledger.events import Forgotten, QuotaLimitChanged, RouteDisabled, R
 from service.ledger.wire import CONTROL, STREAMS_KEY
 from service.routing.reset import describe_forgotten, read_forgotten
 from service.settings import Settings
+from service.settings.quantities import MOST_INTEGER, whole_number
 from service.telemetry.terminal import echo, echo_json
 
-NUMBER = re.compile(r"(\d[\d_,]*(?:\.\d+)?)([kMG]?)")
-SIZES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
-MOST_TOKENS = 2**53
-"""The largest integer that every JSON reader handles exactly."""
 AS_SET = "settings"
 
 
@@ -121,8 +117,7 @@ def tokens_of(text: str) -> int | None:
     """Parse a limit: 20M, 1.5M, 20_000_000; None for that of the settings."""
     if text == AS_SET:
         return None
-    found = NUMBER.fullmatch(text)
-    tokens = round(float(found[1].replace("_", "").replace(",", "")) * SIZES[found[2]]) if found else MOST_TOKENS + 1
-    if tokens > MOST_TOKENS:
-        raise click.UsageError(f"{text!r} is not a number of tokens; use 20M, 500k, 20_000_000, 0 or `{AS_SET}`")
-    return tokens
+    try:
+        return whole_number(text, 0, MOST_INTEGER)
+    except ValueError as error:
+        raise click.UsageError(f"{error}; 0 is no limit, `{AS_SET}` the configured one") from None

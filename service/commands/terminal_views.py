@@ -10,7 +10,7 @@ from rich.table import Table
 from service.commands.finding import Finding
 from service.fleet.status import ReplicaStatus, Status
 from service.routing.quota import WaitReading, WindowReading
-from service.routing.route_status import RouteStatus, UnknownError, describe_unpriced
+from service.routing.route_status import RouteStatus, UnknownError, describe_limit, describe_unpriced
 from service.telemetry.safe_text import visible
 from service.telemetry.terminal import SafeConsole, Text
 
@@ -132,6 +132,8 @@ def notes(reading: RouteStatus, now_ms: int) -> Iterator[str]:
         yield f"cool-down {wait_words(wait)}: {wait.reason}, until {clock(wait.until_ms)}"
     if reading.windows:
         yield "windows " + ", ".join(map(window_words, reading.windows))
+    if reading.limit_source == "operator":
+        yield describe_limit(reading.limit_tokens, reading.configured_tokens)
     if reading.exhausted_at_ms:
         yield f"at this rate, the weekly limit is reached {clock(reading.exhausted_at_ms)}"
     yield from usage_notes(reading)

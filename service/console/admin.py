@@ -35,13 +35,13 @@ from service.console.api_types import (
 from service.console.auth import address_of, viewer
 from service.console.console import Console, Desk
 from service.console.error_responses import ERRORS, documented, fail
-from service.console.event_text import view_of
+from service.console.event_text import views_of_rows
 from service.console.overview import attempts_of, keys_of, routes_of
 from service.console.redacted_settings import redacted_settings_view
 from service.console.requests import request_of
-from service.errors import NotFound, ProxyError
+from service.errors import BadReport, NotFound, ProxyError
+from service.ledger.events import EVENT_NAMES
 from service.ledger.ids import lowest_id
-from service.ledger.wire import decode_event
 
 HISTORY = "h:"
 """Prefix of a page cursor in Postgres; other cursors are stream entries."""
@@ -179,6 +179,8 @@ class Events(Controller):
         limit: Annotated[int, QueryParameter(ge=1, le=500)] = 100,
     ) -> EventPage:
         """Read from the streams first, then from Postgres through the workers."""
+        if type_ and type_ not in EVENT_NAMES:
+            raise BadReport(f"no event has the type {type_!r}; types: {', '.join(EVENT_NAMES)}")
         filters = Filters(stream, type_, route, key, model, request_id, outcome, since, until)
         if console.tail and not before.startswith(HISTORY):
             page = await console.tail.page(
@@ -265,9 +267,3 @@ def admin_router() -> Router:
 def oldest_ms(events: Sequence[EventView], until: int) -> int:
     """Return the time from which on the streams are complete."""
     return min((view.at_ms for view in events), default=until)
-
-
-def views_of_rows(rows: Sequence[dict[str, Any]]) -> list[EventView]:
-    """Convert rows of Postgres to event views."""
-    views = [view_of(row["stream"], decode_event(row["body"].encode()), position=row["position"]) for row in rows]
-    return [view for view in views if view]

@@ -128,7 +128,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
 
 class QuotaView(Struct, frozen=True, kw_only=True):
     """A route's weekly quota. `limit_tokens` None means no limit; `hours` are the tokens counted in each hour since
-    `week_start_ms`, oldest first."""
+    `week_start_ms`, oldest first. `limit_source` is an operator if the settings have another one,
+    `configured_tokens`."""
 
     used_tokens: int
     limit_tokens: int | None
@@ -137,6 +138,8 @@ class QuotaView(Struct, frozen=True, kw_only=True):
     week_start_ms: int
     resets_at_ms: int
     hours: list[int]
+    limit_source: Literal["settings", "operator"] = "settings"
+    configured_tokens: int | None = None
     forecast: Forecast | None = None
 
 

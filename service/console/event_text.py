@@ -28,7 +28,7 @@ from service.ledger.events import (
     TokenCounts,
     UsageRepriced,
 )
-from service.ledger.wire import CONTROL, Undecodable
+from service.ledger.wire import CONTROL, Undecodable, decode_event
 from service.routing.reset import describe_forgotten
 
 HIDDEN = ("sha256",)
@@ -66,6 +66,12 @@ def view_of(
         by=getattr(event, "by", ""),
         fields=fields,
     )
+
+
+def views_of_rows(rows: Sequence[dict[str, Any]]) -> list[EventView]:
+    """Convert rows of Postgres for display."""
+    views = [view_of(row["stream"], decode_event(row["body"].encode()), position=row["position"]) for row in rows]
+    return [view for view in views if view]
 
 
 MODEL_FIELDS = ("model_served", "model_sent", "model", "model_asked")

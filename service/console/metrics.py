@@ -13,7 +13,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Any
+from itertools import product
+from typing import Any, get_args
 
 from litestar import Request, get
 from litestar.response import Response
@@ -37,6 +38,8 @@ from service.ledger.events import (
     BatchItemUsed,
     Endpoint,
     Event,
+    FailureKind,
+    Opinion,
     ResourceUsed,
     TokenCounts,
     UsageLine,
@@ -44,7 +47,8 @@ from service.ledger.events import (
 from service.ledger.ids import time_of_request_id_ms
 from service.ledger.usage_lines import usage_lines
 from service.loopback import host_name, is_loopback
-from service.routing.route_status import RouteStatus
+from service.routing.route_status import RouteState, RouteStatus
+from service.settings import Settings
 from service.telemetry.counters import BufferedCounter, BufferedHistogram
 from service.telemetry.safe_text import visible
 
@@ -63,15 +67,34 @@ SHARED = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 ADDED_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5)
 CIRCUITS = {"closed": 0, "half_open": 1, "open": 2}
+ENDPOINTS: tuple[str, ...] = get_args(Endpoint)
+STATES: tuple[RouteState, ...] = get_args(RouteState)
+OPINIONS = [opinion for opinion in get_args(Opinion) if opinion]
+OUTCOMES = [("ok", ""), ("aborted", ""), *(("failed", kind) for kind in get_args(FailureKind) if kind)]
+"""Outcomes of attempts, each with the kind of failure."""
 TOKEN_KINDS = TokenCounts.__struct_fields__
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FORWARDED_HEADERS = ("x-forwarded-for", "forwarded", "x-real-ip")
 
 
 class Metrics:
-    """This process's metrics, in a registry of their own, so that several proxies in one program do not mix."""
+    """This process's metrics, in a registry of their own, so that several proxies in one program do not mix.
 
-    def __init__(self, clock: Clock, watcher: Watcher, outbox: Outbox, version: str, settings_digest: str) -> None:
+    `verdicts` and `reasons` are those of requests, as the edge names them.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        watcher: Watcher,
+        outbox: Outbox,
+        version: str,
+        settings: Settings,
+        *,
+        verdicts: Sequence[str],
+        reasons: Sequence[str],
+    ) -> None:
+        routes = [route.id for route in settings.routes if route.off is None]
         self.registry = CollectorRegistry()
         self._clock = clock
         self._tallies: list[BufferedCounter | BufferedHistogram] = []
@@ -83,14 +106,18 @@ class Metrics:
         self._failed_on: OrderedDict[str, str] = OrderedDict()
         self._outbox = outbox
         self._looking: asyncio.Task[None] | None = None
-        self._now = CurrentGauges(watcher, clock, version, settings_digest)
+        self._now = CurrentGauges(watcher, clock, version, settings)
         self.registry.register(self._now)
         self.requests = self._counter("ccproxy_requests", "Requests by outcome", "endpoint", "verdict")
+        self.requests.start_at_zero(product(ENDPOINTS, verdicts))
         self.refusals = self._counter("ccproxy_request_refusals", "Requests refused by the proxy itself", "reason")
+        self.refusals.start_at_zero((reason,) for reason in reasons)
         self.early_heads = self._counter(
             "ccproxy_early_heads", "Streams whose head went before there was content, by outcome", "verdict"
         )
+        self.early_heads.start_at_zero((verdict,) for verdict in verdicts)
         self.attempts = self._counter("ccproxy_attempts", "Attempts on routes", "route", "outcome", "kind")
+        self.attempts.start_at_zero((route, *outcome) for route, outcome in product(routes, OUTCOMES))
         self.failovers = self._counter(
             "ccproxy_failovers", "Requests that failed over to another route", "from_route", "to_route"
         )
@@ -100,9 +127,11 @@ class Metrics:
             "route",
             "outcome",
         )
+        self.opinions.start_at_zero(product(routes, OPINIONS))
         self.unknown_errors = self._counter(
             "ccproxy_unknown_errors", "Errors in words that no rule knows and no second opinion confirmed", "route"
         )
+        self.unknown_errors.start_at_zero((route,) for route in routes)
         self.tokens = self._counter("ccproxy_tokens", "Tokens by kind", "route", "model", "type")
         self.cost = self._counter("ccproxy_cost_usd", "Cost of priced usage, in dollars", "route", "model")
         self.unpriced = self._counter(
@@ -286,11 +315,12 @@ class Metrics:
 class CurrentGauges(Collector):
     """Gauges that are read on each scrape."""
 
-    def __init__(self, watcher: Watcher, clock: Clock, version: str, settings_digest: str) -> None:
+    def __init__(self, watcher: Watcher, clock: Clock, version: str, settings: Settings) -> None:
         self.standing: FleetStatus | None = None
         self._watcher = watcher
         self._clock = clock
-        self._info = {"version": version, "settings": settings_digest}
+        self._info = {"version": version, "settings": settings.digest}
+        self._uses_redis = settings.redis_url is not None
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: the gauges are unknown before a scrape."""
@@ -300,11 +330,13 @@ class CurrentGauges(Collector):
         """Yield all gauges."""
         readings = self._watcher.route_statuses()
         yield from route_gauges(readings)
+        yield state_gauge(readings)
         yield cool_down_gauge(readings, self._clock.now_ms())
         info = GaugeMetricFamily("ccproxy_info", "Version and settings digest", labels=[*self._info])
         info.add_metric([*self._info.values()], 1)
         yield info
-        yield gauge("ccproxy_redis_up", "1 if Redis is reachable, else 0", int(self._watcher.redis_up))
+        if self._uses_redis:
+            yield gauge("ccproxy_redis_up", "1 if Redis is reachable, else 0", int(self._watcher.redis_up))
         if self.standing is not None:
             yield from fleet_gauges(self.standing)
 
@@ -327,6 +359,14 @@ def route_gauges(readings: Iterable[RouteStatus]) -> Iterator[Metric]:
         for family, value in zip(made.values(), values, strict=True):
             family.add_metric([reading.route], value)
     yield from made.values()
+
+
+def state_gauge(readings: Iterable[RouteStatus]) -> Metric:
+    """Return the gauge of routes' states: for each state 1 if the route is in it, else 0."""
+    made = GaugeMetricFamily("ccproxy_route_state", "1 for the state of the route, else 0", labels=["route", "state"])
+    for reading, state in product(readings, STATES):
+        made.add_metric([reading.route, state], reading.state == state)
+    return made
 
 
 def cool_down_gauge(readings: Iterable[RouteStatus], now_ms: int) -> Metric:

@@ -190,6 +190,8 @@ def quota_of(reading: RouteStatus, ledger: RouteLedger, policy: Policy, now_ms: 
     return QuotaView(
         used_tokens=reading.used_tokens,
         limit_tokens=reading.limit_tokens or None,
+        limit_source=reading.limit_source,
+        configured_tokens=reading.configured_tokens or None,
         used_percent=reading.used_percent,
         state=reading.quota,
         week_start_ms=reading.week_start_ms,

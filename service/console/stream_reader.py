@@ -3,6 +3,7 @@
 Workers keep a bounded tail on each stream for this; older events come from them (`reports`). Not here: descriptions.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from redis.asyncio import Redis
 from service.console.api_types import EventView
 from service.console.event_text import view_of
 from service.ledger.ids import time_of_request_id_ms
-from service.ledger.wire import CONTROL, ENTRY_FIELD, STREAMS_KEY, decode_entry, entry_order, events_key
+from service.ledger.wire import CONTROL, ENTRY_FIELD, STREAMS_KEY, decode_entry, entry_order, events_key, snapshot_key
 
 SCANNED_ENTRIES = 5_000
 """Maximum entries of a stream read for one page."""
@@ -88,6 +89,24 @@ class StreamReader:
         return {
             stream: reply[0][0].decode() if reply else "0-0" for stream, reply in zip(streams, replies, strict=True)
         }
+
+    async def complete_from_ms(self, streams: Sequence[str]) -> int:
+        """Return the time from which on all streams have all events; now, if one has none. Raises RedisError or
+        OSError."""
+        pipe = self._redis.pipeline(transaction=False)
+        for stream in streams:
+            pipe.xrange(events_key(stream), count=1)
+        replies: list[Any] = await pipe.execute()
+        now_ms = int(time.time() * 1000)
+        return max((entry_order(reply[0][0].decode())[0] if reply else now_ms for reply in replies), default=now_ms)
+
+    async def has_history(self, streams: Sequence[str]) -> bool:
+        """True if workers have folded events, which then may be on no stream any more. Raises RedisError or
+        OSError."""
+        pipe = self._redis.pipeline(transaction=False)
+        for stream in streams:
+            pipe.exists(snapshot_key(stream))
+        return any(await pipe.execute())
 
     async def news(self, after: dict[str, str]) -> list[EventView]:
         """Return events after these entries, oldest first; advances `after`."""

@@ -21,6 +21,7 @@ from service.errors import (
 )
 from service.ledger.events import Endpoint
 
+VERDICTS = ("ok", "client_error", "provider_error", "throttled", "refused", "aborted")
 REASONS: tuple[tuple[type[ProxyError], str], ...] = (
     (KeySpent, "key_spent"),
     (KeyForbids, "key_model"),
@@ -33,6 +34,8 @@ REASONS: tuple[tuple[type[ProxyError], str], ...] = (
     (BodyMemoryFull, "body_memory_full"),
     (Stopping, "draining"),
 )
+REFUSAL_REASONS = ("foreign_host", "foreign_origin", *dict.fromkeys(reason for _, reason in REASONS))
+"""Why the proxy rejects requests itself, as metrics name it: those of `origins`, and those above."""
 
 
 class Traffic(Protocol):

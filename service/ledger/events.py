@@ -459,3 +459,5 @@ ControlEvent = (
 Event = RouteEvent | ControlEvent
 CONTROL_KINDS: frozenset[type[EventBase]] = frozenset(get_args(ControlEvent))
 """The classes of ControlEvent, as a set for fast lookup."""
+EVENT_NAMES = tuple(sorted(str(kind.__struct_config__.tag) for kind in get_args(Event)))
+"""The `type` of all events."""

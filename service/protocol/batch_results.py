@@ -83,7 +83,7 @@ def item_usage(answer: JsonAnswer) -> UsageReading:
     usage = answer.usage
     if usage.tier == BATCH_TIER:
         usage = msgspec.structs.replace(usage, tier="")  # that of all items
-    if not answer.content_bytes:
+    if usage.unbilled or not answer.content_bytes:
         return usage
     output = 1 if usage.tokens.output else tokens_in(answer.content_bytes)
     return with_at_least(usage, request_bytes=0, output=output)

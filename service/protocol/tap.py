@@ -14,6 +14,8 @@ The rules for a stream:
 - An error is an event named `error`, or data of type `error`, or, without a name, an object with an `error` in it.
 - A body that is no event stream is garbage: it begins like HTML or JSON, or has no SSE line in its first 4 KB. Garbage
   is not parsed.
+- A `fallback` block is no content: it marks where a model has declined and another one goes on. Behind output of the
+  first model, which `message_start` has named and whose figures it has told, the other one's begin anew.
 - Content is counted in bytes from the first `content_block_start` on, and some of it is kept, for streams that never
   report usage. Pings and comments are none, however many of them come.
 - Nothing that a provider sends makes the tap raise, except for an event above the limit of `sse`: EventTooLarge.
@@ -26,7 +28,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from service.ledger.events import TokenCounts
-from service.protocol.content_sample import ContentSample
+from service.protocol.content_sample import ContentSample, ContentTokens
 from service.protocol.sse import BOM, SseEvent, SseReader
 from service.protocol.usage_reader import NO_USAGE, UsageReader, UsageReading, text_or_empty
 
@@ -40,6 +42,8 @@ PINGS = (b"event: ping\n", b"event: ping\r")
 """Prefixes of nearly all heartbeats, which need not be parsed either."""
 THINKING = frozenset(("thinking", "redacted_thinking"))
 
+FALLBACK = "fallback"
+"""The kind of block that marks where one model's output ends and another's begins."""
 COME_BY_DELTAS = frozenset(("text", "thinking", "tool_use", "server_tool_use", "mcp_tool_use", "compaction"))
 CONTENT_FIELDS = ("text", "thinking", "data", "content", "input")
 
@@ -65,6 +69,15 @@ class StreamError(Struct, frozen=True):
     type: str
     message: str
     data: bytes
+
+
+class DeclinedPart(Struct, frozen=True):
+    """What a model has streamed before it declined and another one went on: its figures so far, and its content with
+    that of those before it."""
+
+    model: str
+    tokens: TokenCounts
+    content: ContentTokens
 
 
 class JsonAnswer(Struct, frozen=True):
@@ -93,10 +106,10 @@ class JsonAnswer(Struct, frozen=True):
 class StreamTap:
     """Feed it the chunks of an event stream; its attributes hold what was read."""
 
-    __slots__ = ("_begun", "_garbage", "_head", "_reader", "_usage", "complete", "container_id", "content",
-                 "content_bytes", "content_events", "error", "file_ids", "has_content", "heartbeats", "is_thinking",
-                 "message_id", "model", "reported", "started", "stop_reason", "surplus_bytes",
-                 "thinking_blocks", "thinking_tokens")  # fmt: skip
+    __slots__ = ("_begun", "_garbage", "_has_block", "_head", "_reader", "_usage", "complete", "container_id",
+                 "content", "content_bytes", "content_events", "declined", "error", "file_ids", "has_content",
+                 "heartbeats", "is_thinking", "message_id", "model", "reported", "started", "stop_reason",
+                 "surplus_bytes", "thinking_blocks", "thinking_tokens")  # fmt: skip
 
     def __init__(self) -> None:
         self._reader = SseReader()
@@ -105,6 +118,10 @@ class StreamTap:
         self._garbage = False
         self._begun = False
         """A content block has begun, with or without content."""
+        self._has_block = True
+        """The model that goes on behind a `fallback` block has begun a block of its own; true without one."""
+        self.declined: list[DeclinedPart] = []
+        """What models have streamed that declined then."""
         self.content_bytes = 0
         self.content_events = 0
         """Bytes and events since the first content block, without heartbeats."""
@@ -144,7 +161,7 @@ class StreamTap:
     @property
     def usage(self) -> UsageReading:
         """The usage so far."""
-        is_refused = self.stop_reason == REFUSAL and not self.has_content
+        is_refused = self.stop_reason == REFUSAL and not (self.has_content and self._has_block)
         return self._usage.reading(self.model, unbilled=is_refused)
 
     @property
@@ -267,7 +284,8 @@ class StreamTap:
         delta = inner(fields, "delta")
         self._usage.merge(fields.get("usage"))
         usage = inner(fields, "usage")
-        self.reported = self.reported or bool(usage.get("output_tokens"))
+        output = usage.get("output_tokens")
+        self.reported = self.reported or bool(output) or (output == 0 and self._is_empty(delta))
         if usage.get("output_tokens_details"):
             thinking = inner(usage, "output_tokens_details").get("thinking_tokens")
             self.thinking_tokens = thinking if type(thinking) is int else None
@@ -276,16 +294,29 @@ class StreamTap:
                 self._note_container(holder)
         self.stop_reason = text_or_empty(delta.get("stop_reason")) or self.stop_reason
 
+    def _is_empty(self, delta: dict[str, Any]) -> bool:
+        """True if the response ends without any content, so that no output is all of it."""
+        return bool(delta.get("stop_reason")) and not self.has_content
+
     def _read_block_start(self, block: dict[str, Any], size_bytes: int) -> None:
         """Read the block of a `content_block_start`."""
         self._begun = True
         kind = text_or_empty(block.get("type"))
+        self._has_block = kind != FALLBACK
+        if kind == FALLBACK and self.has_content:
+            self._hand_over(text_or_empty(inner(block, "to").get("model")))
         self.is_thinking = kind in THINKING
         self.thinking_blocks += self.is_thinking
         if kind not in COME_BY_DELTAS:
             self.content.leave_out(size_bytes)
         self.has_content = self.has_content or carries_content(block)
         self.file_ids += made_files(block)[: MOST_MADE_FILES - len(self.file_ids)]
+
+    def _hand_over(self, model: str) -> None:
+        """Begin anew with the model that goes on: all figures so far are those of the one that declined."""
+        self.declined.append(DeclinedPart(self.model, self.tokens, self.content.tokens()))
+        self.model = model or self.model
+        self._usage = UsageReader()
 
     def _note_container(self, fields: dict[str, Any]) -> None:
         self.container_id = text_or_empty(inner(fields, "container").get("id")) or self.container_id
@@ -335,7 +366,7 @@ def json_usage(body: bytes) -> JsonAnswer | None:
     usage = UsageReader()
     usage.merge(value_of(fields.usage))
     content_bytes = size_of(fields.content) or size_of(fields.completion)
-    is_refused = not content_bytes and text_or_empty(value_of(fields.stop_reason)) == REFUSAL
+    is_refused = text_or_empty(value_of(fields.stop_reason)) == REFUSAL and not has_output(fields.content)
     container = value_of(fields.container)
     kind = text_or_empty(value_of(fields.type))
     failed = kind == "error" or bytes(fields.error) != b"null"
@@ -349,6 +380,14 @@ def json_usage(body: bytes) -> JsonAnswer | None:
         file_ids=tuple(files_in(fields.content)[:MOST_MADE_FILES]),
         error=stream_error({"error": value_of(fields.error)}, body) if failed else None,
     )
+
+
+def has_output(content: Raw) -> bool:
+    """True if a response has content of the model that it names: behind its last `fallback` block, if it has any."""
+    blocks = value_of(content)
+    if not isinstance(blocks, list) or not blocks:
+        return size_of(content) > 0
+    return not (isinstance(blocks[-1], dict) and blocks[-1].get("type") == FALLBACK)
 
 
 def size_of(content: Raw) -> int:
@@ -386,7 +425,8 @@ def count_in(body: bytes) -> int:
 
 def carries_content(block: dict[str, Any]) -> bool:
     """True if the start of a content block carries content."""
-    return text_or_empty(block.get("type")) not in COME_BY_DELTAS or any(block.get(name) for name in CONTENT_FIELDS)
+    kind = text_or_empty(block.get("type"))
+    return kind != FALLBACK and (kind not in COME_BY_DELTAS or any(block.get(name) for name in CONTENT_FIELDS))
 
 
 def stream_error(fields: dict[str, Any], data: bytes) -> StreamError:

@@ -11,9 +11,12 @@ stream before its last event, a stream that breaks, or an endpoint that reports 
 Not here: reading reported usage (`usage_reader`), what the ledger does with estimates.
 """
 
+from collections.abc import Iterator
+
 from msgspec.structs import replace
 
-from service.ledger.events import TokenCounts
+from service.ledger.events import TokenCounts, UsageLine
+from service.ledger.usage_lines import total_tokens
 from service.protocol.content_sample import ContentTokens
 from service.protocol.sse import EventTooLarge
 from service.protocol.tap import StreamTap
@@ -79,14 +82,18 @@ class UsageEstimator:
         """
         usage = tap.usage
         if tap.reported:
-            if tap.complete:
+            if tap.complete and not tap.declined:
                 self._learn(tap, model, usage.tokens.output, took_ms)
             return usage if has_prompt(usage.tokens) else with_at_least(usage, request_bytes=len(request), output=1)
         if not tap.content_bytes:
             return replace(usage, estimated=True) if has_prompt(usage.tokens) else usage
-        output = max(usage.tokens.output, self._streamed(tap, model, took_ms))
+        declined = tuple(self._declined(tap))
+        before = total_tokens(declined).output if declined else 0
+        output = max(usage.tokens.output, self._streamed(tap, model, took_ms) - before)
         prompt = usage.tokens.input if has_prompt(usage.tokens) else prompt_tokens(request)
-        return replace(usage, tokens=replace(usage.tokens, input=prompt, output=output), estimated=True)
+        own = replace(usage.tokens, input=prompt, output=output)
+        is_plain = usage.is_plain and not declined
+        return replace(usage, tokens=own, more=usage.more + declined, is_plain=is_plain, estimated=True)
 
     def of_left(self, model: str, request: bytes, *, is_stream: bool, max_tokens: int = 0) -> UsageReading:
         """Return the usage of a request that was left before anything of its answer came. An answer has at most
@@ -99,6 +106,16 @@ class UsageEstimator:
         """Learn from a whole answer how long the model's answers are."""
         if output:
             self._rates.of(model).answer.follow(output)
+
+    def _declined(self, tap: StreamTap) -> Iterator[UsageLine]:
+        """Yield a line for each model that has declined in the middle of the answer."""
+        before = 0
+        for part in tap.declined:
+            rates = self._rates.of(part.model)
+            so_far = round(visible_tokens(rates, part.content) + thinking_tokens(rates, part.content, 0))
+            tokens = replace(part.tokens, output=max(part.tokens.output, so_far - before))
+            before = max(before, so_far)
+            yield UsageLine(part.model, "declined", tokens)
 
     def _streamed(self, tap: StreamTap, model: str, took_ms: int) -> int:
         """Estimate the output that has passed; at least one token."""

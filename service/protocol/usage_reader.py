@@ -14,6 +14,8 @@ The rules, by Anthropic's documentation and its SDK's types:
 - `iterations` are by type. `message` and `fallback_message` are within the totals, unless they name a model other than
   the answer's: those declined the request before the fallback that served it, and are lines of their own. `compaction`
   and `advisor_message` never are in the totals.
+- A `fallback_message` names the model that served: a stream in the middle of which a model declines has begun with the
+  name of that one. The lifetimes of its cache writes may be told there alone.
 - `server_tool_use` counts requests of the provider's own tools.
 - Tier, speed and geography are texts; the standard ones are left out.
 - Who declines or refuses before any output is not billed.
@@ -235,15 +237,25 @@ class UsageReader:
         return replace(own, unread=tuple(self._unread)) if self._unread else own
 
     def _with_iterations(self, own: UsageReading) -> UsageReading:
-        """Return a reading with the lines that its iterations add."""
+        """Return a reading with the lines that its iterations add, of the model that served by them."""
+        if served := fallback_in(self._iterations):
+            own = replace(own, model=bounded_name(served))
         lines: dict[tuple[str, LineKind], UsageLine] = {}
         for iteration in self._iterations:
             line = self._line_of(iteration, own)
             if line and line.tokens != NO_TOKENS:
                 self._add_line(lines, line)
-        kind: LineKind = "fallback" if any(map(is_fallback, self._iterations)) else "message"
-        is_plain = own.is_plain and kind == "message" and not lines
-        return replace(own, kind=kind, more=tuple(lines.values()), is_plain=is_plain)
+        if any(map(is_fallback, self._iterations)):
+            own = replace(own, kind="fallback", tokens=self._with_lifetimes(own.tokens), is_plain=False)
+        return replace(own, more=tuple(lines.values()), is_plain=own.is_plain and not lines)
+
+    def _with_lifetimes(self, tokens: TokenCounts) -> TokenCounts:
+        """Return the tokens of a fallback with the lifetimes of cache writes that its iteration tells, if nothing else
+        has told them."""
+        if not CACHE_SPLIT.isdisjoint(self._figures):
+            return tokens
+        hour = min(sum(hour_in(one) for one in self._iterations if is_fallback(one)), tokens.cache_write_5m)
+        return replace(tokens, cache_write_5m=tokens.cache_write_5m - hour, cache_write_1h=hour)
 
     def _add_line(self, lines: dict[tuple[str, LineKind], UsageLine], line: UsageLine) -> None:
         """Add a line to the one of its kind and model."""
@@ -293,6 +305,18 @@ class UsageReader:
 def is_fallback(iteration: Any) -> bool:
     """True if an iteration says that a fallback model served the answer."""
     return isinstance(iteration, dict) and iteration.get("type") == "fallback_message"
+
+
+def hour_in(iteration: dict[str, Any]) -> int:
+    """Return the tokens that an iteration has written to a cache for an hour."""
+    split = iteration.get("cache_creation")
+    return dict(figures_in(split)).get("ephemeral_1h_input_tokens", 0) if isinstance(split, dict) else 0
+
+
+def fallback_in(iterations: Iterable[Any]) -> str:
+    """Return the fallback model that served an answer, "" if none did."""
+    served = [text_or_empty(one.get("model")) for one in iterations if is_fallback(one)]
+    return served[-1] if served else ""
 
 
 def figures_in(fields: dict[str, Any]) -> Iterator[tuple[str, int]]:

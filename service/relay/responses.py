@@ -307,7 +307,7 @@ def may_generate(request: ClientRequest) -> bool:
 def whole_usage(request: ClientRequest, answer: JsonAnswer) -> UsageReading:
     """Return the usage of a response in one piece: as reported, else estimated from its size."""
     usage = answer.usage
-    if not (answer.content_bytes and may_generate(request)):
+    if usage.unbilled or not (answer.content_bytes and may_generate(request)):
         return usage
     output = 1 if usage.tokens.output else tokens_in(answer.content_bytes)
     return with_at_least(usage, request_bytes=len(request.plain), output=output)

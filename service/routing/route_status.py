@@ -34,6 +34,8 @@ RouteState = Literal[
     "healthy", "degraded", "off", "disabled", "circuit_open", "waiting", "quota_spent", "quota_warning"
 ]
 
+LimitSource = Literal["settings", "operator"]
+
 WAITING_ENDPOINTS: tuple[Endpoint, ...] = ("messages", "count_tokens")
 AS_JSON = ("waits", "windows", "unknown_words", "second_opinions", "unread_usage", "unpriced_models")
 """Fields that are no number and no text."""
@@ -58,7 +60,8 @@ class UnknownError(Struct, frozen=True):
 class RouteStatus(Struct, frozen=True, kw_only=True):
     """Status of a route at one moment. `until_ms` is when `state` may change without an event, 0 if unknown.
 
-    Token counts are of the current week (`week_start_ms` to `resets_at_ms`); `used_tokens` counts towards the limit.
+    Token counts are of the current week (`week_start_ms` to `resets_at_ms`); `used_tokens` counts towards the limit,
+    `limit_tokens`. Its source is an operator if that of the settings, `configured_tokens`, is another.
     `exhausted_at_ms` is the forecast from the mean of the last 24 hours' rate and the week's; 0 if not within the week,
     or used up already. `waits` block all requests of a class of endpoint or those for some models: their scope is
     throttle, quota, credential or refused. `windows` are the provider's own reports. Both are those of the account that
@@ -78,6 +81,8 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     quota: QuotaState = "ok"
     used_tokens: int = 0
     limit_tokens: int = 0
+    limit_source: LimitSource = "settings"
+    configured_tokens: int = 0
     used_percent: float = 0.0
     week_start_ms: int = 0
     resets_at_ms: int = 0
@@ -116,7 +121,8 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
     candidate = evaluate_route(RoutingRequest(), route, view, policy, now_ms)
     reset_ms = view.control.resets.get(route.id, 0)
     circuit = read_circuit(ledger, policy.circuit, now_ms, replica=view.replica, reset_ms=reset_ms)
-    quota = read_quota(ledger, view.control.limits.get(route.id, route.weekly_tokens), policy, now_ms)
+    limit = view.control.limits.get(route.id, route.weekly_tokens)
+    quota = read_quota(ledger, limit, policy, now_ms)
     if candidate.usable and is_rest_short(route, view, quota):
         candidate, quota = as_spent(candidate, quota)
     account = view.accounts.get(route.id, "")
@@ -132,7 +138,9 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
         failures_in_row=circuit.failures_in_row,
         quota=quota.state,
         used_tokens=quota.used_tokens,
-        limit_tokens=quota.limit_tokens,
+        limit_tokens=limit,
+        limit_source="settings" if limit == route.weekly_tokens else "operator",
+        configured_tokens=route.weekly_tokens,
         used_percent=round(quota.used_percent, 2),
         week_start_ms=quota.week_start_ms,
         resets_at_ms=quota.resets_at_ms,
@@ -159,6 +167,12 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
         unpriced=week.unpriced,
         unpriced_models=models_without_price(ledger, quota.week_start_ms // HOUR_MS) if week.unpriced else (),
     )
+
+
+def describe_limit(limit_tokens: int, configured_tokens: int) -> str:
+    """Say that an operator set another limit than the settings."""
+    limit, configured = (f"{tokens:,} tokens" if tokens else "none" for tokens in (limit_tokens, configured_tokens))
+    return f"an operator set the weekly limit to {limit}; in the settings it is {configured}"
 
 
 def models_without_price(ledger: RouteLedger, first_hour: int) -> tuple[str, ...]:

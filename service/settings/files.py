@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from dotenv import dotenv_values
@@ -15,7 +15,11 @@ from service.errors import SettingsError
 from service.ledger.price_list import Price
 from service.settings.failure_rules import Dialect, FailureRule, WindowRule
 from service.settings.policy import ModelLimits
+from service.settings.quantities import MOST_INTEGER, whole_number
 from service.settings.values import home_folder
+
+COUNTS = ("weekly_tokens", "concurrency", "context_tokens", "output_tokens")
+"""Fields that take a number as text, too, such as `20M`."""
 
 
 class RouteFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,9 +105,29 @@ def read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[File, str]
     except OSError as error:
         raise SettingsError(f"{found}: can't be read ({error.strerror})") from None
     try:
-        return msgspec.convert(tomllib.loads(content.decode()), File), str(found)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        return msgspec.convert(with_numbers("", tomllib.loads(content.decode())), File), str(found)
+    except (ValueError, msgspec.ValidationError) as error:
         raise SettingsError(f"{found}: {error}") from None
+
+
+def with_numbers(place: str, value: Any) -> Any:
+    """The file's tables, with the texts of counts as numbers: `weekly_tokens = "20M"`. Raises ValueError."""
+    if isinstance(value, dict):
+        return {name: number_at(place, name, inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [with_numbers(place, inner) for inner in value]
+    return value
+
+
+def number_at(place: str, name: str, value: Any) -> Any:
+    """A value of a table, or the table."""
+    here = f"{place}.{name}" if place else name
+    if name not in COUNTS or not isinstance(value, str):
+        return with_numbers(here, value)
+    try:
+        return whole_number(value, 0, MOST_INTEGER)
+    except ValueError as error:
+        raise ValueError(f"{here}: {error}") from None
 
 
 def home_of(environ: Mapping[str, str]) -> Path:

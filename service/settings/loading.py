@@ -21,6 +21,7 @@ from service.settings.reader import Reader
 from service.settings.routes import client_route, file_routes, providers_of, usual_routes
 from service.settings.secret import LEDGER_KEYS
 from service.settings.shapes import LOOPBACK_HOSTS, DrainTimes, Settings, Truncation
+from service.settings.unused import unused_variables
 from service.settings.values import listed, port_of
 from service.settings.variables import OBSOLETE_PREFIXES, SECRETS
 
@@ -38,12 +39,16 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, 
     refuses what only a proxy that serves must not do: to be its own upstream. Raises SettingsError.
     """
     process = dict(os.environ if environ is None else environ)
-    merged = read_dotenv(Path(".env")) | process if environ is None else process
+    dotenv = read_dotenv(Path(".env")) if environ is None else {}
+    merged = dotenv | process
     file, origin = read_file(path, merged)
     variables = texts(file.env)
     secrets = [name for name in SECRETS if name not in FOR_INVOICE]
     keys = [route.api_key_env for route in file.routes if route.api_key_env]
-    settings = build(Reader(with_secret_files(variables | merged, [*secrets, *keys])), file, origin)
+    read = Reader(with_secret_files(variables | merged, [*secrets, *keys]))
+    settings = build(read, file, origin)
+    unused = unused_variables(read.variables, file, origin, dotenv, process)
+    settings = replace(settings, notices=(*settings.notices, *unused))
     if to_serve:
         refuse_loops(settings)
     return settings

@@ -5,8 +5,9 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
+from service.settings.quantities import number as number_of
 from service.settings.setting import Section, Setting
-from service.settings.values import check_bounds, listed
+from service.settings.values import listed
 
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MOST_WEIGHT = 1_000
@@ -33,14 +34,14 @@ def quota_weights(text: str) -> QuotaWeights:
 def weight_of(pair: str) -> tuple[str, float]:
     """A kind of token and its weight."""
     kind, _, number = (piece.strip() for piece in pair.partition("="))
-    try:
-        weight = float(number)
-    except ValueError:
-        raise ValueError(f"{pair!r} is not a pair such as cache_read=0.1") from None
+    if not number:
+        raise ValueError(f"{pair!r} is not a pair such as cache_read=0.1")
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is not one of {', '.join(KINDS)}")
-    check_bounds(f"{kind}={number}", weight, 0, MOST_WEIGHT)
-    return kind, weight
+    try:
+        return kind, number_of(number, 0, MOST_WEIGHT)
+    except ValueError as error:
+        raise ValueError(f"{kind}: {error}") from None
 
 
 def minute_of_week(text: str) -> int:

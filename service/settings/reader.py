@@ -8,9 +8,10 @@ from msgspec import Struct
 
 from service.errors import SettingsError
 from service.settings.address import Noticed
+from service.settings.quantities import number, whole_number
 from service.settings.secret import Secret
 from service.settings.setting import Setting, SettingField, setting_fields
-from service.settings.values import choice, flag, number, whole_number
+from service.settings.values import choice, flag
 
 S = TypeVar("S", bound=Struct)
 PARSERS: dict[Any, Callable[[str], Any]] = {str: str, bool: flag, Secret: Secret}

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 import msgspec
 from msgspec import Struct
 
+from service.settings.quantities import MOST_INTEGER
 from service.settings.secret import Secret
-from service.settings.values import MOST_INTEGER
 
 
 class Section(StrEnum):

@@ -1,7 +1,8 @@
 """Parsers of single values: from the text of a variable to what a field holds.
 
 Each raises ValueError with what is wrong and how to fix it; the caller adds the name of the variable or the place in
-the file. Not here: which variable has which parser (the declarations in `shapes` and its neighbours).
+the file. Not here: numbers (`quantities`), and which variable has which
+parser (the declarations in `shapes` and its neighbours).
 """
 
 import ipaddress
@@ -18,8 +19,6 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|m|)")
 UNIT_MS = {"ms": 1, "s": 1_000, "": 1_000, "m": 60_000}
 DAY_MS = 86_400_000
-MOST_INTEGER = 2**53
-"""The largest number that JSON readers take exactly."""
 BASE_PATH = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*")
 """Characters that are the same in a URL and decoded."""
 HOST_NAME = re.compile(r"[a-z0-9_](?:[a-z0-9._-]{0,251}[a-z0-9_])?|[0-9a-f:.]{2,45}")
@@ -28,43 +27,6 @@ ORIGIN = re.compile(
 )
 USUAL_PORTS = {"http": ":80", "https": ":443"}
 TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
-
-
-def whole_number(text: str, least: float, most: float) -> int:
-    """A whole number within bounds."""
-    try:
-        number = int(text.replace("_", ""))
-    except ValueError:
-        raise ValueError(f"{text!r} is not a whole number") from None
-    check_bounds(text, number, least, most)
-    return number
-
-
-def number(text: str, least: float, most: float) -> float:
-    """A number within bounds."""
-    try:
-        found = float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None
-    check_bounds(text, found, least, most)
-    return found
-
-
-def check_bounds(text: str, found: float, least: float, most: float) -> None:
-    """Raises ValueError unless a number is within bounds."""
-    if not least <= found <= most:
-        raise ValueError(f"{text} is not {bounds_in_words(least, most)}")
-
-
-def bounds_in_words(least: float, most: float) -> str:
-    """Bounds as errors and the documentation name them."""
-    upper = "2^53" if most == MOST_INTEGER else shown_number(most)
-    return f"between {shown_number(least)} and {upper}"
-
-
-def shown_number(number: float) -> str:
-    """A number as it is written in settings and in the documentation."""
-    return str(int(number)) if number == int(number) else str(number)
 
 
 def duration_ms(text: str) -> int:

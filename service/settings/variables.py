@@ -10,11 +10,11 @@ from msgspec import Struct
 
 from service.settings.database import DatabaseParts
 from service.settings.invoice import InvoiceSettings
+from service.settings.quantities import MOST_INTEGER, shown_number
 from service.settings.routes import ROUTE_SETTINGS
 from service.settings.secret import Secret
 from service.settings.setting import Section, Setting, SettingField, setting_fields
 from service.settings.shapes import Settings
-from service.settings.values import MOST_INTEGER, shown_number
 
 
 class Variable(NamedTuple):

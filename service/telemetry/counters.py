@@ -25,6 +25,11 @@ class BufferedCounter:
         """Add to the counter."""
         self._pending[labels] = self._pending.get(labels, 0) + amount
 
+    def start_at_zero(self, known: Iterable[Labels]) -> None:
+        """Make series that exist before anything is counted, so that their first count is an increase."""
+        for labels in known:
+            self._counter.labels(*labels)
+
     def flush(self) -> None:
         """Flush to the counter."""
         fresh, self._pending = self._pending, {}

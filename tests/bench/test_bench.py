@@ -1,11 +1,15 @@
 """The measuring programs measure what they say: a load against the stand-in, and what is made of its figures."""
 
 import asyncio
+import os
+import time
 
 import msgspec
 import pytest
 
+from bench import rates
 from bench.load import Figures, Job, Load
+from bench.processes import exact_seconds, stat
 from bench.report import Sample, chart, tables
 from bench.scenarios import ALL
 from bench.soak import Reading, slope_of
@@ -71,3 +75,30 @@ def test_the_slope_is_that_of_the_line() -> None:
     """2 MB for each 1000 requests."""
     readings = [Reading(number * 1_000, 50 + 2 * number, 10, 3) for number in range(5)]
     assert slope_of(readings) == pytest.approx(0.002)
+
+
+def test_rates_are_told_by_process_and_beside_nginx() -> None:
+    """Medians of each process, how many times nginx takes, and at rest the part of a core."""
+    rest, load = rates.Load(0).name, rates.Load(10, "json", 2_000).name
+    ours = {"proxy": 1.0, "worker": 0.5, "other": 0.0}
+    samples = [
+        rates.Sample(rest, "ccproxy", True, 0, 0, None, None, ours),
+        rates.Sample(load, "nginx", False, 100, 0, 0.2, 0.3, {"other": 0.1}),
+        *(rates.Sample(load, "ccproxy", False, 100, 1, 0.9, 1.5, ours) for _ in range(2)),
+    ]
+    text = "\n".join(rates.table(samples))
+    assert "| at rest | ccproxy | 0.15 (0.15 to 0.15) % of a core | - | 1.00 | 0.50 | 0.00 | 0.00 | 0.00 | 0 |" in text
+    assert "| JSON 2 KB, 10/s | nginx | 0.10 (0.10 to 0.10) | 1 (1 to 1) | - | - | - | - | - | 0 |" in text
+    assert "| JSON 2 KB, 10/s | ccproxy | 1.50 (1.50 to 1.50) | 15 (15 to 15) | 1.00 | 0.50 |" in text
+
+
+def test_processor_time_is_finer_than_a_tick() -> None:
+    """What a process has used grows with what it does, and is not far from what its ticks say."""
+    before_s = exact_seconds(os.getpid())
+    until_s = time.process_time() + 0.003
+    while time.process_time() < until_s:
+        pass
+    used_s = exact_seconds(os.getpid())
+    assert used_s - before_s >= 0.002
+    ticks = sum(int(field) for field in stat(os.getpid())[11:15]) / os.sysconf("SC_CLK_TCK")
+    assert used_s == pytest.approx(ticks, rel=0.2, abs=0.5)

@@ -90,6 +90,23 @@ def commands_on(redis: Redis) -> list[wire.Decoded]:
     return events_on(redis, wire.CONTROL)
 
 
+def test_a_limit_of_an_operator_is_shown_as_one(terminal: Terminal) -> None:
+    """Where it differs from the settings: in the status, for people and scripts, and by `check`."""
+    terminal.environ |= {"ZAI_WEEKLY_LIMIT": "20M", "ZAI_BASE_URL": "http://127.0.0.1:9"}
+    words = "an operator set the weekly limit to 1,500,000 tokens; in the settings it is 20,000,000 tokens"
+    terminal.ok("routes", "limit", "zai", "1.5M")
+    assert f"zai: {words}" in terminal.ok("status")
+    [zai] = [route for route in json.loads(terminal.ok("status", "--json"))["routes"] if route["route"] == "zai"]
+    assert (zai["limit_tokens"], zai["limit_source"], zai["configured_tokens"]) == (1_500_000, "operator", 20_000_000)
+    assert f"zai {words}" in terminal.run("check").output
+    for limit in ("20M", "settings"):
+        terminal.ok("routes", "limit", "zai", limit)
+        assert "an operator set" not in terminal.ok("status")
+        assert "an operator set" not in terminal.run("check").output
+    terminal.ok("routes", "limit", "zai", "0")
+    assert "zai: an operator set the weekly limit to none;" in terminal.ok("status")
+
+
 def test_routes_are_commanded_by_events(terminal: Terminal, redis: Redis) -> None:
     """Each command is an event with who gave it; what follows is what every proxy reads."""
     assert "zai is disabled: too dear" in terminal.ok("routes", "disable", "zai", "--reason", "too dear")
@@ -162,7 +179,7 @@ def test_what_is_no_limit_is_told(terminal: Terminal, text: str) -> None:
     """Nothing is written; the mend is named."""
     result = terminal.run("routes", "limit", "zai", "--", text)
     assert result.exit_code == 2
-    assert "use 20M" in " ".join(result.output.split())
+    assert "0 is no limit, `settings` the configured one" in " ".join(result.output.split())
 
 
 def test_without_redis_the_mend_is_named(terminal: Terminal) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from io import StringIO
 from itertools import count
 from pathlib import Path
@@ -128,7 +129,29 @@ def test_a_time_that_is_none_is_told(environ: dict[str, str]) -> None:
     """With what is understood."""
     result = run(environ, "--since", "yesterday")
     assert result.exit_code == 2
-    assert "10m" in result.output
+    assert "30m" in result.output
+
+
+def test_a_type_that_no_event_has_is_refused_with_the_list(environ: dict[str, str]) -> None:
+    """A misspelt type would show nothing, as if nothing had happened."""
+    result = run(environ, "--type", "attempt_ende")
+    assert result.exit_code == 2
+    assert "attempt_ended" in result.output
+    assert "route_disabled" in result.output
+
+
+def test_that_older_events_are_elsewhere_is_said(environ: dict[str, str], redis: Redis) -> None:
+    """Workers have folded some, and none answers; unless all that was asked for is on the streams."""
+    append(redis, "subscription", ended(4))
+    assert run(environ).stderr == "", "nothing was ever folded"
+    redis.set(wire.snapshot_key("anthropic"), b"any")
+    for arguments in ((), ("--since", "2000-01-01"), ("--request", "q1"), ("--type", "attempt_lost")):
+        result = run(environ, *arguments)
+        assert result.stderr.startswith("events before 20"), arguments
+        assert "start one with `ccproxy worker`" in result.stderr
+    assert run(environ, "-n", "5").stderr == ""
+    later = datetime.fromtimestamp(NOW_MS / 1000 + 1, UTC).isoformat()
+    assert run(environ, "--since", later).stderr == ""
 
 
 def test_without_redis_the_mend_is_named(environ: dict[str, str]) -> None:

@@ -52,12 +52,16 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(terminal: Terminal, redis: Redis
     assert "sha256" not in terminal.ok("list", "--json")
 
 
-def test_limits_are_replaced_and_a_revoked_key_is_gone(terminal: Terminal, redis: Redis) -> None:
-    """`limit` leaves nothing of the old limits; `revoke` takes the key away, by name or by id."""
-    terminal.ok("issue", "ann", "--weekly-tokens", "5", "--routes", "zai")
-    terminal.ok("limit", "ann", "--concurrency", "2", "--expires", "2031-05-05")
+def test_a_limit_that_is_not_named_stays_and_a_revoked_key_is_gone(terminal: Terminal, redis: Redis) -> None:
+    """`limit` changes what is named, `none` removes it; `revoke` takes the key away, by name or by id."""
+    terminal.ok("issue", "ann", "--weekly-tokens", "1.5M", "--weekly-cost", "2.5", "--routes", "zai", "--models", "a,b")
+    terminal.ok("limit", "ann", "--concurrency", "2", "--expires", "2031-05-05", "--models", "none")
     [(key_id, kept)] = read_control(redis).keys.items()
-    assert (kept.weekly_tokens, kept.routes, kept.concurrency) == (None, (), 2)
+    assert (kept.weekly_tokens, kept.weekly_cost_nusd, kept.concurrency) == (1_500_000, 2_500_000_000, 2)
+    assert (kept.routes, kept.models) == (("zai",), ())
+    terminal.ok("limit", "ann", "--weekly-tokens", "none", "--weekly-cost", "none", "--routes", "none")
+    kept = read_control(redis).keys[key_id]
+    assert (kept.weekly_tokens, kept.weekly_cost_nusd, kept.routes, kept.concurrency) == (None, None, (), 2)
     assert kept.expires_at_ms == 1_935_792_000_000, "the day itself is whole"
     assert "2 concurrent" in terminal.ok("list")
     terminal.ok("revoke", key_id)
@@ -102,8 +106,14 @@ def test_a_snapshot_and_what_follows_it_are_one_ledger(terminal: Terminal, redis
     [
         (["revoke", "nobody"], "no key 'nobody'"),
         (["issue", "../x"], "not a valid key name"),
-        (["issue", "x", "--expires", "soon"], "not a date or duration"),
-        (["issue", "x", "--concurrency", "0"], "range"),
+        (["issue", "x", "--expires", "soon"], "'soon' is not a time; use a date"),
+        (["issue", "x", "--expires", "2020-01-01"], "in the past; `ccproxy keys revoke` ends a key at once"),
+        (["issue", "x", "--expires", "9999-12-31"], "is not a time"),
+        (["issue", "x", "--concurrency", "0"], "0 is not between 1 and"),
+        (["issue", "x", "--weekly-tokens", "1.5"], "'1.5' is not a whole number"),
+        (["issue", "x", "--weekly-cost", "nan"], "'nan' is not a number"),
+        (["issue", "x", "--models", ""], "`--models none` allows all"),
+        (["limit", "x"], "no limit is named"),
     ],
 )
 def test_an_error_names_the_mend(terminal: Terminal, arguments: list[str], words: str) -> None:

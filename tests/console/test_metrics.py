@@ -11,11 +11,11 @@ from tests.support.waiting import wait_for_answer
 
 NAMES = {
     "ccproxy_requests", "ccproxy_request_refusals", "ccproxy_attempts", "ccproxy_failovers", "ccproxy_circuit_state",
-    "ccproxy_route_available", "ccproxy_quota_used_tokens", "ccproxy_quota_limit_tokens",
+    "ccproxy_route_available", "ccproxy_route_state", "ccproxy_quota_used_tokens", "ccproxy_quota_limit_tokens",
     "ccproxy_quota_overshoot_tokens", "ccproxy_tokens", "ccproxy_cost_usd", "ccproxy_unpriced",
     "gen_ai_server_time_to_first_token_seconds", "gen_ai_server_request_duration_seconds",
     "ccproxy_added_latency_seconds", "ccproxy_requests_in_flight", "ccproxy_outbox_pending_events",
-    "ccproxy_spool_events", "ccproxy_redis_up", "ccproxy_info",
+    "ccproxy_spool_events", "ccproxy_info",
 }  # fmt: skip
 """Dashboards and alerts use these; those of the fleet need Redis."""
 TOKEN = "metrics-token-marked-0123456789"
@@ -33,6 +33,44 @@ async def read(served: Serving) -> dict[str, dict[tuple[str, ...], float]]:
     return found
 
 
+def counted(series: dict[tuple[str, ...], float]) -> dict[tuple[str, ...], float]:
+    """The series of a counter that have counted anything."""
+    return {labels: value for labels, value in series.items() if value}
+
+
+async def test_counters_start_at_zero(server: Server, anthropic: FakeProvider, zai: FakeProvider) -> None:
+    """`increase()` and `rate()` do not see the first count of a series that appears with it."""
+    served = await server.start(anthropic=anthropic, zai=zai, variables={"PROXY_API_KEYS": "ann:key-of-ann-0123456789"})
+    first = await read(served)
+    anthropic.script(reply.error(401))
+    assert (await served.ask()).status_code == 401
+    assert (await served.ask(headers={"x-api-key": "key-of-ann-0123456789"})).status_code == 200
+    second = await read(served)
+    for name in ("ccproxy_requests_total", "ccproxy_request_refusals_total", "ccproxy_attempts_total"):
+        assert counted(second[name])
+        assert first[name].keys() == second[name].keys()
+        assert not counted(first[name])
+    assert second["ccproxy_attempts_total"]["credential", "failed", "anthropic"] == 1
+    assert second["ccproxy_request_refusals_total"].keys() >= {("key_spent",), ("foreign_origin",), ("rate_limited",)}
+    assert {route for _, _, route in first["ccproxy_attempts_total"]} == {"anthropic", "zai"}
+
+
+async def test_a_route_is_in_one_state(server: Server, anthropic: FakeProvider) -> None:
+    """A route without a credential is off, which is told apart from one that fails."""
+    served = await server.start(anthropic=anthropic)
+    anthropic.script(reply.error(429, retry_after_s=40))
+    assert (await served.ask()).status_code == 429
+    found = (await read(served))["ccproxy_route_state"]
+    assert counted(found) == {("anthropic", "waiting"): 1, ("subscription", "off"): 1, ("zai", "off"): 1}
+    assert ("anthropic", "healthy") in found
+
+
+async def test_without_redis_none_is_down(server: Server, anthropic: FakeProvider) -> None:
+    """Where none is configured there is nothing to be alerted about."""
+    served = await server.start(anthropic=anthropic)
+    assert "ccproxy_redis_up" not in await read(served)
+
+
 async def test_a_failover_is_counted_once(server: Server, anthropic: FakeProvider, zai: FakeProvider) -> None:
     """One request, two attempts, one failover; the tokens are those of the answer."""
     served = await server.start(anthropic=anthropic, zai=zai)
@@ -40,12 +78,12 @@ async def test_a_failover_is_counted_once(server: Server, anthropic: FakeProvide
     assert (await served.ask()).status_code == 200
     found = await read(served)
     assert found.keys() >= NAMES
-    assert found["ccproxy_requests_total"] == {("messages", "ok"): 1}
-    assert found["ccproxy_attempts_total"] == {
+    assert counted(found["ccproxy_requests_total"]) == {("messages", "ok"): 1}
+    assert counted(found["ccproxy_attempts_total"]) == {
         ("overloaded", "failed", "anthropic"): 1,
         ("", "ok", "zai"): 1,
     }
-    assert found["ccproxy_failovers_total"] == {("anthropic", "zai"): 1}
+    assert counted(found["ccproxy_failovers_total"]) == {("anthropic", "zai"): 1}
     event = served.ends[-1][1]
     assert found["ccproxy_tokens_total"][event.model_sent, "zai", "output"] == event.tokens.output
     assert found["ccproxy_quota_used_tokens"][("zai",)] == event.tokens.input + event.tokens.output
@@ -60,7 +98,7 @@ async def test_what_has_no_price_is_counted_by_model(server: Server, anthropic: 
     anthropic.script(reply.error(400, "invalid_request_error", "max_tokens: too many"))
     assert (await served.ask({**ASK, "model": "claude-unheard-of"})).status_code == 400
     found = await read(served)
-    assert found["ccproxy_unpriced_total"] == {("claude-unheard-of", "anthropic"): 1}
+    assert counted(found["ccproxy_unpriced_total"]) == {("claude-unheard-of", "anthropic"): 1}
     assert "ccproxy_cost_usd_total" not in found
 
 
@@ -76,7 +114,7 @@ async def test_tokens_are_those_of_the_models_that_served(server: Server, anthro
     found = await read(served)
     tokens = {key[0]: value for key, value in found["ccproxy_tokens_total"].items() if key[2] == "input"}
     assert tokens == {"claude-haiku-4-5": 2, "claude-opus-4-8": 30}
-    assert found["ccproxy_unread_usage_total"] == {("hologram_tokens", "anthropic"): 1}
+    assert counted(found["ccproxy_unread_usage_total"]) == {("hologram_tokens", "anthropic"): 1}
     assert served.parts.watcher.route_statuses()[0].unread_usage.keys() == {"hologram_tokens"}
 
 
@@ -89,7 +127,7 @@ async def test_early_heads_are_counted_by_outcome(server: Server, anthropic: Fak
     for _ in range(4):
         assert (await served.ask()).status_code == 200
     found = await read(served)
-    assert found["ccproxy_early_heads_total"] == {("ok",): 1, ("provider_error",): 1, ("client_error",): 1}
+    assert counted(found["ccproxy_early_heads_total"]) == {("ok",): 1, ("provider_error",): 1, ("client_error",): 1}
     assert found["ccproxy_requests_total"][("messages", "ok")] == 2
 
 
@@ -99,7 +137,7 @@ async def test_what_no_rule_knows_and_cool_downs_are_counted(server: Server, ant
     anthropic.script(reply.error(400, "invalid_request_error", "The flux is out of phase"))
     assert (await served.ask()).status_code == 400
     found = await read(served)
-    assert found["ccproxy_unknown_errors_total"] == {("anthropic",): 1}
+    assert counted(found["ccproxy_unknown_errors_total"]) == {("anthropic",): 1}
     assert found["ccproxy_second_opinions"] == {}
     assert found["ccproxy_cool_down_seconds"] == {}
     anthropic.script(reply.error(429, retry_after_s=40))
@@ -118,8 +156,8 @@ async def test_second_opinions_are_counted_by_outcome(server: Server, anthropic:
     for event in (failed(opinion="confirmed", final=False), failed(opinion="none", words="aabb")):
         served.parts.metrics.record_event("anthropic", event)
     found = await read(served)
-    assert found["ccproxy_second_opinions_total"] == {("confirmed", "anthropic"): 1, ("none", "anthropic"): 1}
-    assert found["ccproxy_unknown_errors_total"] == {("anthropic",): 1}
+    assert counted(found["ccproxy_second_opinions_total"]) == {("confirmed", "anthropic"): 1, ("none", "anthropic"): 1}
+    assert counted(found["ccproxy_unknown_errors_total"]) == {("anthropic",): 1}
 
 
 async def test_how_requests_end_is_told_apart(server: Server, anthropic: FakeProvider) -> None:
@@ -133,12 +171,12 @@ async def test_how_requests_end_is_told_apart(server: Server, anthropic: FakePro
     assert (await served.ask(headers=key)).status_code == 400
     assert (await served.ask(headers=key)).status_code == 500
     found = await read(served)
-    assert found["ccproxy_requests_total"] == {
+    assert counted(found["ccproxy_requests_total"]) == {
         ("messages", "refused"): 1,
         ("messages", "client_error"): 1,
         ("messages", "provider_error"): 1,
     }
-    assert found["ccproxy_request_refusals_total"] == {("unknown_key",): 1}
+    assert counted(found["ccproxy_request_refusals_total"]) == {("unknown_key",): 1}
 
 
 async def test_a_stream_that_breaks_is_no_answer(server: Server, anthropic: FakeProvider) -> None:
@@ -154,7 +192,7 @@ async def test_a_stream_that_breaks_is_no_answer(server: Server, anthropic: Fake
         return (await read(served))["ccproxy_requests_in_flight"] == {(): 0}
 
     await wait_for_answer(none_in_flight)
-    assert (await read(served))["ccproxy_requests_total"] == {
+    assert counted((await read(served))["ccproxy_requests_total"]) == {
         ("messages", "provider_error"): 2,
         ("messages", "aborted"): 1,
     }
@@ -176,7 +214,7 @@ async def test_whoever_asks_too_often_is_counted(
     access._left = -1e9
     answer = await served.http.get("/admin/api/routes", headers={"authorization": "Bearer admin-token-0123456789"})
     assert answer.status_code == 429
-    assert (await read(served))["ccproxy_request_refusals_total"] == {
+    assert counted((await read(served))["ccproxy_request_refusals_total"]) == {
         ("unknown_key",): brake.FREE_TRIES - 1,
         ("rate_limited",): 2,
     }

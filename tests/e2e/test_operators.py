@@ -121,6 +121,21 @@ def last_end(value: str, told: httpx.Response) -> wire.Decoded:
     return event
 
 
+def test_events_that_the_streams_have_no_more(told: httpx.Response, installation: Installation) -> None:
+    """`ccproxy events` asks the workers for them; each is shown once, whatever was trimmed."""
+    request = told.headers["x-ccproxy-request-id"]
+    with installation.redis() as redis:
+        for keep in (1, 0):
+            for stream in redis.smembers(wire.STREAMS_KEY):
+                redis.xtrim(wire.events_key(stream.decode()), maxlen=keep)
+            for asked in (("--request", request), ("--since", "1h"), ("-n", "2000"), ("--type", "attempt_ended")):
+                code, text = run("events", "--json", *asked, home=installation.folder, variables=installation.addresses)
+                views = [msgspec.json.decode(line) for line in text.splitlines()]
+                ids = [view["event_id"] for view in views]
+                assert (code, len(ids)) == (0, len(set(ids))), asked
+                assert [view["type"] for view in views if view["request_id"] == request][-1] == "attempt_ended", asked
+
+
 def test_the_next_event(cli: Cli, http: httpx.Client) -> None:
     """Whoever waits is told as it happens."""
     stop = threading.Event()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from service.ledger.events import AttemptEnded
-from service.ledger.evidence import has_unattributed, note_failure, recovered_for, unattributed
+from service.ledger.evidence import count_client, has_unattributed, note_failure, note_seen, recovered_for, unattributed
 from service.ledger.state import Bucket, FailuresBySession, ReplicaHealth, RouteLedger, SessionFailures
 from tests.support.event_factories import ended
 
@@ -36,3 +36,19 @@ def test_failed_and_slow_outcomes_of_no_client_are_known() -> None:
     assert unattributed(bucket) == 1
     assert has_unattributed(ReplicaHealth(buckets={1: bucket}))
     assert not has_unattributed(ReplicaHealth(buckets={1: Bucket(failed=2, slow=2, bad_by={"alice": 4})}))
+
+
+def test_each_failure_counts_once_for_its_client() -> None:
+    """From none."""
+    counts: dict[str, int] = {}
+    for client in ("alice", "bob", "alice"):
+        count_client(counts, client)
+    assert counts == {"alice": 2, "bob": 1}
+
+
+def test_the_account_that_was_used_last_is_remembered() -> None:
+    """An attempt that names none says nothing about it."""
+    ledger = RouteLedger()
+    for account in ("a1", "", "a2", ""):
+        note_seen(ledger, ended(account=account))
+    assert ledger.account == "a2"

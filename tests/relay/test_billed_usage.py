@@ -10,6 +10,10 @@ Sources
 - Usage: the types of the `anthropic` package (`BetaUsage`, `BetaIterationsUsage`): later figures are cumulative;
   compactions and advisors are not within the totals; a declined hop is a `message` entry with a model of its own, and
   `fallback_message` is the serving one; `output_tokens_details` is a decomposition.
+- Fallbacks: "Refusals and fallback": each attempt that produced output is billed at the rates of the model that ran it;
+  the top-level counts are those of the one that produced the message; in a stream, `message_start` has named the model
+  that declined in the middle. "Fallback credit": the refund is visible in the retry's `usage`, whose
+  `cache_creation_input_tokens` is lower and `cache_read_input_tokens` higher by the same amount.
 - Refusals: release notes of June, "you are no longer billed for a request when it returns `stop_reason: "refusal"`
   without Claude having generated any output".
 """
@@ -33,13 +37,15 @@ AT_THE_END = ("output_tokens", "iterations", "server_tool_use", "fallback_credit
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """An answer to a question to `asked`, and its usage as the invoice has it: one line for each model and kind."""
+    """An answer to a question to `asked`, and its usage as the invoice has it: one line for each model and kind. `hops`
+    are models that declined before any output, and those that went on."""
 
     asked: str = OPUS
     served: str = ""
     usage: dict[str, Any]
     stop: str = "end_turn"
     text: str = "hello"
+    hops: tuple[tuple[str, str], ...] = ()
     lines: tuple[UsageLine, ...]
     unread: tuple[str, ...] = ()
 
@@ -302,6 +308,45 @@ ANSWERS: dict[str, Answer] = {
             line(750_000, OPUS, "compaction", 100, 10),
         ),
     ),
+    "a fallback behind its mark": Answer(
+        asked=FABLE,
+        served=OPUS,
+        hops=((FABLE, OPUS),),
+        usage=counts(412, 512) | {"iterations": [iteration("message", FABLE, input=535), FELL_BACK]},
+        lines=(
+            line(14_860_000, OPUS, "fallback", 412, 512),
+            line(0, FABLE, "declined", 535, 0, unbilled=True),
+        ),
+    ),
+    "all models declined before any output": Answer(
+        asked=FABLE,
+        served=OPUS,
+        hops=((FABLE, OPUS),),
+        text="",
+        stop="refusal",
+        usage=counts(412, 0)
+        | {"iterations": [iteration("message", FABLE, input=535), iteration("fallback_message", OPUS, input=412)]},
+        lines=(
+            line(0, OPUS, "fallback", 412, 0, unbilled=True),
+            line(0, FABLE, "declined", 535, 0, unbilled=True),
+        ),
+    ),
+    "a fallback that writes a cache for an hour": Answer(  # 1 x 5,000 + 1 x 25,000 + 600 x 10,000 + 400 x 6,250
+        asked=FABLE,
+        served=OPUS,
+        usage=counts(1, 1, write=1_000)
+        | {
+            "iterations": [
+                iteration("fallback_message", OPUS, input=1, output=1, write=1_000)
+                | {"cache_creation": {"ephemeral_5m_input_tokens": 400, "ephemeral_1h_input_tokens": 600}}
+            ]
+        },
+        lines=(line(8_530_000, OPUS, "fallback", 1, 1, 0, 400, 600),),
+    ),
+    "a credit that was redeemed": Answer(  # its figures are those that are billed: 1 x 5,000 + 1 x 25,000 + 9,000 x 500
+        usage=counts(1, 1, read=9_000) | {"fallback_credit": {"status": {"type": "redeemed"}}},
+        lines=(line(4_530_000, OPUS, "message", 1, 1, 9_000, credit="redeemed"),),
+    ),
     "a credit that was not applied": Answer(
         usage=PLAIN | {"fallback_credit": {"status": {"type": "not_applied", "reason": "expired"}}},
         lines=(line(1_750_000, credit="expired"),),
@@ -313,6 +358,13 @@ ANSWERS: dict[str, Answer] = {
         stop="refusal",
         text="",
         lines=(line(0, FABLE, "message", 106, 1, unbilled=True),),
+    ),
+    "refused, and no output told": Answer(
+        asked=FABLE,
+        usage=counts(106, 0),
+        stop="refusal",
+        text="",
+        lines=(line(0, FABLE, "message", 106, 0, unbilled=True),),
     ),
     "refused in the middle": Answer(  # 106 x 10,000 + 20 x 50,000
         asked=FABLE, usage=counts(106, 20), stop="refusal", lines=(line(2_060_000, FABLE, "message", 106, 20),)
@@ -354,9 +406,20 @@ BATCHED: dict[str, tuple[str, tuple[int | None, ...]]] = {
 }
 
 
+def marks_of(answer: Answer) -> list[dict[str, Any]]:
+    """The blocks that say which model went on for which."""
+    return [mark_of(*hop) for hop in answer.hops]
+
+
+def mark_of(declined: str, served: str) -> dict[str, Any]:
+    """The block between two models' output."""
+    trigger = {"type": "refusal", "category": "cyber"}
+    return {"type": "fallback", "from": {"model": declined}, "to": {"model": served}, "trigger": trigger}
+
+
 def message_of(answer: Answer) -> dict[str, Any]:
     """The answer in one piece."""
-    content = [{"type": "text", "text": answer.text}] if answer.text else []
+    content = [*marks_of(answer), *([{"type": "text", "text": answer.text}] if answer.text else [])]
     model = answer.served or answer.asked
     return {
         "id": "msg_1", "type": "message", "role": "assistant", "model": model, "content": content,
@@ -368,17 +431,28 @@ def events_of(answer: Answer) -> bytes:
     """The answer as a stream: the prompt's figures at its start, all others at its end."""
     first = {name: value for name, value in answer.usage.items() if name not in AT_THE_END} | {"output_tokens": 1}
     last = {name: value for name, value in answer.usage.items() if name in AT_THE_END}
-    text = {"type": "text_delta", "text": answer.text}
-    events: list[dict[str, Any]] = [
-        {"type": "message_start", "message": message_of(answer) | {"content": [], "usage": first}},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-        {"type": "content_block_delta", "index": 0, "delta": text},
-        {"type": "content_block_stop", "index": 0},
-        {"type": "message_delta", "delta": {"stop_reason": answer.stop}, "usage": last},
-        {"type": "message_stop"},
-    ]
-    if not answer.text:
-        del events[1:4]
+    if not answer.usage["output_tokens"]:
+        first["output_tokens"] = 0
+    start = {"type": "message_start", "message": message_of(answer) | {"content": [], "usage": first}}
+    marks = [event for mark in marks_of(answer) for event in block_of(mark)]
+    end = {"type": "message_delta", "delta": {"stop_reason": answer.stop}, "usage": last}
+    return stream_of(start, *marks, *text_of(answer.text), end, {"type": "message_stop"})
+
+
+def block_of(block: dict[str, Any], *deltas: dict[str, Any]) -> list[dict[str, Any]]:
+    """A content block in a stream."""
+    middle = [{"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas]
+    start = {"type": "content_block_start", "index": 0, "content_block": block}
+    return [start, *middle, {"type": "content_block_stop", "index": 0}]
+
+
+def text_of(text: str) -> list[dict[str, Any]]:
+    """A text in a stream; nothing if it is empty."""
+    return block_of({"type": "text", "text": ""}, {"type": "text_delta", "text": text}) if text else []
+
+
+def stream_of(*events: dict[str, Any]) -> bytes:
+    """A stream."""
     return b"".join(b"event: %b\ndata: %b\n\n" % (one["type"].encode(), msgspec.json.encode(one)) for one in events)
 
 
@@ -402,6 +476,52 @@ async def test_an_answer_is_billed_as_published(relays: RelayFactory, name: str,
     for kind in TokenCounts.__struct_fields__:
         assert getattr(end.tokens, kind) == sum(getattr(one.tokens, kind) for one in answer.lines)
     assert (end.model_asked, end.model_served) == (answer.asked, "" if HAIKU in answer.asked else answer.served)
+
+
+def half_declined(*end: dict[str, Any]) -> list[bytes]:
+    """A stream in which Fable writes a cache, says a few words and declines, and Opus goes on."""
+    usage = counts(3, 1, read=7_000, write=2_000) | {"cache_creation": {"ephemeral_1h_input_tokens": 2_000}}
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": FABLE, "content": [], "usage": usage}
+    start = {"type": "message_start", "message": message}
+    words, more = text_of("one two three four five six"), text_of("seven eight nine ten")
+    return [stream_of(one) for one in (start, *words, *block_of(mark_of(FABLE, OPUS)), *more, *end)]
+
+
+async def test_a_decline_in_the_middle_of_a_stream(relays: RelayFactory) -> None:
+    """Each attempt at its own model's price: Fable's figures, which began the stream, are none of Opus's."""
+    declined = iteration("message", FABLE, input=3, output=30, read=7_000, write=2_000) | {
+        "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 2_000}
+    }
+    served = iteration("fallback_message", OPUS, input=9_010, output=512)
+    last = counts(9_010, 512, read=0, write=0) | {"iterations": [declined, served]}
+    relay = relays.make(ONLY_ANTHROPIC)
+    end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": last}
+    relay.upstream.script(stream(*half_declined(end, {"type": "message_stop"})))
+    await relay.ask({"model": FABLE, "max_tokens": 8, "messages": [], "stream": True})
+    [ended] = relay.ends
+    assert usage_lines(ended) == (
+        line(57_850_000, OPUS, "fallback", 9_010, 512),  # 9,010 x 5,000 + 512 x 25,000
+        line(
+            48_530_000, FABLE, "declined", 3, 30, 7_000, 0, 2_000
+        ),  # 3 x 10,000 + 30 x 50,000 + 7,000 x 1,000 + 2,000 x 20,000
+    )
+    assert (ended.model_served, ended.estimated) == (OPUS, False)
+
+
+async def test_a_stream_that_breaks_behind_a_decline(relays: RelayFactory) -> None:
+    """Both attempts are charged: what Fable's figures said and what it wrote, and an estimate of Opus's."""
+    relay = relays.make(ONLY_ANTHROPIC)
+    relay.upstream.script(stream(*half_declined()))
+    messages = [{"role": "user", "content": "word " * 400}]
+    await relay.ask({"model": FABLE, "max_tokens": 8, "messages": messages, "stream": True})
+    [ended] = relay.ends
+    served, declined = usage_lines(ended)
+    assert (served.model, declined.model, declined.kind, ended.estimated) == (OPUS, FABLE, "declined", True)
+    assert (declined.tokens.input, declined.tokens.cache_read, declined.tokens.cache_write_1h) == (3, 7_000, 2_000)
+    assert 5 <= declined.tokens.output <= 9
+    assert 3 <= served.tokens.output <= 6
+    assert 300 <= served.tokens.input <= 600
+    assert (served.tokens.cache_read, served.tokens.cache_write_1h) == (0, 0)
 
 
 @pytest.mark.parametrize("name", BATCHED)

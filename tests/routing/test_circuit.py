@@ -20,6 +20,7 @@ from service.routing.circuit import (
     CircuitReading,
     open_until_ms,
     read_circuit,
+    steady_probes,
 )
 from service.settings import CircuitPolicy
 from tests.support.event_factories import Log, ended, failed
@@ -409,3 +410,9 @@ def test_a_sound_route_is_read_the_short_way() -> None:
     ledger, last_ms = folded(outcomes)
     assert circuit.is_sound(ledger, POLICY, last_ms, ME)
     assert not circuit.is_sound(ledger, POLICY, last_ms, "gone")
+
+
+@pytest.mark.parametrize(("open_ms", "probes"), [(60_000, 0), (30_000, 1), (20_000, 2), (10_000, 5), (1, 59_999)])
+def test_probes_that_fail_within_the_first_minute(open_ms: int, probes: int) -> None:
+    """They do not double the wait."""
+    assert steady_probes(CircuitPolicy(open_ms=open_ms)) == probes

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.ledger.events import FOLD_RULES, AttemptEnded
 from service.ledger.fold import fold_route
-from service.ledger.state import RouteLedger
+from service.ledger.state import ReplicaHealth, RouteLedger, SessionFailures
 from service.routing.circuit import read_circuit
+from service.routing.evidence import OTHERS, Evidence, read_evidence, shared_until_ms
 from service.routing.rank import RoutingRequest, rank
 from tests.support import event_factories
 from tests.support.routing_factories import CHAIN, ME, NOW_MS, POLICY, names, view_of
@@ -198,6 +200,57 @@ def test_of_many_clients_the_last_share_one_name() -> None:
     [health] = ledger.health.values()
     assert sum(map(len, health.worst_by.values())) == 33
     assert state(ledger, "bob") == "open"
+
+
+# -- readings
+
+
+def replica(**fields: Any) -> ReplicaHealth:
+    """A replica's counts of a route."""
+    return ReplicaHealth(**fields)
+
+
+def evidence_of(*healths: ReplicaHealth, client: str | None = "alice") -> Evidence:
+    """How these failures weigh, all met just now."""
+    fleet = {f"r{n}": replace(health, last_failure_ms=NOW_MS - 1) for n, health in enumerate(healths)}
+    return read_evidence(RouteLedger(health=fleet), NOW_MS, client)
+
+
+def test_what_only_others_met_lasts_as_long_as_two_of_them_bear_out() -> None:
+    """The second newest of the clients' last failures; what nobody met weighs from no time on."""
+    alone = replica(met_last={"bob": NOW_MS - 10})
+    assert shared_until_ms([alone]) == shared_until_ms([]) == 0
+    assert evidence_of(alone).until_ms(alone, NOW_MS - 10) == 0
+    two = replica(met_last={"bob": NOW_MS - 10, "carol": NOW_MS - 20, "dave": NOW_MS - 30})
+    assert shared_until_ms([two]) == NOW_MS - 20
+    assert evidence_of(two).until_ms(two, NOW_MS - 10) == NOW_MS - 20
+
+
+@pytest.mark.parametrize(
+    ("told", "failed", "client", "expected"),
+    [
+        ({"bob": 5}, 5, "alice", 0),
+        ({"bob": 5}, 5, "bob", 5),
+        ({"bob": 5, "carol": 2}, 7, "alice", 4),
+        ({"bob": 5, OTHERS: 2}, 7, "alice", 4),
+        ({}, 3, "alice", 3),
+    ],
+)
+def test_probes_of_one_client_weigh_as_far_as_others_bear_them_out(
+    told: dict[str, int], failed: int, client: str, expected: int
+) -> None:
+    """With as many again of its own as of others'."""
+    health = replica(probed_by=told, failed_probes=failed)
+    assert evidence_of(client=client).failed_probes(health) == expected
+
+
+@pytest.mark.parametrize(("recovered", "expected"), [(21, True), (20, False), (19, False)])
+def test_a_recovery_ends_what_clients_shared(recovered: int, expected: bool) -> None:  # noqa: FBT001
+    """At any replica, at the moment of the second client's failure at the latest."""
+    met = {"worst_by": {"bob": {"s": SessionFailures(failures=1)}, "carol": {"s": SessionFailures(failures=1)}}}
+    seen = replica(met_last={"bob": NOW_MS - 10, "carol": NOW_MS - 20}, **met)
+    elsewhere = replica(recovered_ms=NOW_MS - recovered)
+    assert evidence_of(seen, elsewhere).is_shared is expected
 
 
 # -- the law

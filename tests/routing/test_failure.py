@@ -415,7 +415,7 @@ def test_a_refused_token_is_worth_renewing(status: int, error_type: str, message
 
 def own(**fields: Any) -> FailureTable:
     """The packaged rules behind one of the user's."""
-    rule = FailureRule(kind="throttle", scope="throttle", **fields)
+    rule = FailureRule(**({"kind": "throttle", "scope": "throttle"} | fields))
     return FailureTable(packaged_rules().behind((rule,), ()))
 
 
@@ -445,6 +445,22 @@ def test_a_rule_of_ones_own_goes_first_where_it_fits(fields: dict[str, Any], *, 
     """All conditions that it has must be met."""
     facts = Facts(500, "api_error", "c7", "please try again", dialect="compatible", provider="house")
     assert (classify(facts, NOW_MS, own(**fields)).kind == "throttle") == fits
+
+
+@pytest.mark.parametrize(
+    ("fields", "fits"),
+    [
+        pytest.param({"words": ("my own words",)}, False, id="of an account"),
+        pytest.param({}, True, id="without words"),
+        pytest.param({"words": ("my own words",), "scope": "request"}, True, id="of the request"),
+        pytest.param({"scope": "request"}, True, id="of the request, without words"),
+    ],
+)
+def test_what_a_client_wrote_matches_what_is_about_its_request(fields: dict[str, Any], *, fits: bool) -> None:
+    """A rule's words that only repeat a text of the request say nothing about anybody else."""
+    facts = Facts(500, "api_error", message="refused: my own words")
+    failure = classify(facts, NOW_MS, own(**fields), lambda: ["my own words, and more"])
+    assert (failure.kind == "throttle") == fits
 
 
 def test_a_window_that_is_named_again_is_replaced() -> None:

@@ -170,6 +170,7 @@ def test_when_all_circuits_are_open_the_one_that_closes_first_is_tried() -> None
     view = view_of(anthropic=open_circuit(1_000), subscription=open_circuit(9_000), zai=open_circuit(2_000))
     candidates = ranked(view=view)
     assert names(candidates) == ["subscription"]
+    assert (candidates[0].skip_reason, candidates[0].reason, candidates[0].until_ms) == ("", "", 0)
     assert not candidates[0].probe, "a probe takes the lease, and this one does not wait for it"
     assert [candidate.route.id for candidate in candidates] == ["subscription", "anthropic", "zai"]
 

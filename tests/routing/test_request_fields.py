@@ -62,6 +62,9 @@ def test_what_is_lost_where() -> None:
     assert lost_fields("zai", fields) == fields
     assert lost_fields("compatible", fields) == fields[:-1]
     assert broken_fields("zai", fields) == ("container", "safeguards", "tool_choice.forced")
+    assert broken_fields("zai", ("safeguards.level", "effort.level")) == ("safeguards.level",), (
+        "parts follow their field"
+    )
     assert [unkeepable("zai", (field,)) for field in fields] == ["container", "", "", "", "", "tool_choice.forced"]
 
 

@@ -19,7 +19,13 @@ from service.ledger.state import (
 )
 from service.routing.quota import WaitReading, WindowReading
 from service.routing.rank import RoutingRequest, rank
-from service.routing.route_status import RouteStatus, fields_of, read_route_status, reading_of
+from service.routing.route_status import (
+    RouteStatus,
+    fields_of,
+    models_without_price,
+    read_route_status,
+    reading_of,
+)
 from service.routing.view import View
 from service.settings import Route
 from tests.support.routing_factories import (
@@ -270,3 +276,16 @@ def test_another_versions_hash_is_none(wrong: dict[str, str]) -> None:
     """It is told apart, whatever is in it."""
     with pytest.raises(msgspec.DecodeError):
         reading_of({"route": "a", "title": "A", "state": "healthy"} | wrong)
+
+
+def test_models_without_a_price_are_those_of_the_week() -> None:
+    """From its first hour on, whichever key used them; in the order of their names."""
+    free, paid = Usage(attempts=1, unpriced=1), Usage(attempts=1)
+    ledger = RouteLedger(
+        usage={
+            9: {"old": {"k": free}},
+            10: {"new": {"k": paid, "l": free}, "known": {"k": paid}},
+            11: {"a-newer": {"k": free}},
+        }
+    )
+    assert models_without_price(ledger, 10) == ("a-newer", "new")

@@ -34,7 +34,7 @@ def test_operators_reach(kind: type[Cluster | Sentinel | Secured], tmp_path: Pat
             desk.append([RouteDisabled(**desk.common_fields(), route="anthropic", reason="why")])
             assert read_view(desk.redis).control.disabled == {"zai": "", "anthropic": "why"}
         shown: list[Any] = []
-        asyncio.run(show_events(topology.url, Wanted(), 10, shown.extend, follow=False))
+        asyncio.run(show_events(topology.url, None, Wanted(), 10, shown.extend, follow=False))
         assert [(view.type, view.route) for view in shown] == [
             ("route_disabled", "zai"),
             ("route_enabled", "anthropic"),

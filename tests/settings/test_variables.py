@@ -68,6 +68,7 @@ EFFECTS: list[tuple[str, str, str, Any]] = [
     ("ANTHROPIC_BASE_URL", "http://a.example/x/", "routes.anthropic.base_url", "http://a.example/x"),
     ("ANTHROPIC_BASE_URL", "http://a.example", "client_route.base_url", "http://a.example"),
     ("ANTHROPIC_WEEKLY_LIMIT", "1_000", "routes.anthropic.weekly_tokens", 1_000),
+    ("ZAI_WEEKLY_LIMIT", "20M", "routes.zai.weekly_tokens", 20_000_000),
     ("ANTHROPIC_CONCURRENCY", "9", "routes.anthropic.concurrency", 9),
     ("CLAUDE_SUBSCRIPTION_ENABLED", "true", "routes.subscription.off", None),
     ("CLAUDE_CODE_OAUTH_TOKEN", "sk-ant-oat", "routes.subscription.api_key", Secret("sk-ant-oat")),
@@ -518,10 +519,10 @@ def test_another_server_on_this_machine_is_no_loop(url: str) -> None:
         ("QUOTA_TIMEZONE", "../etc/passwd", "not a time zone"),
         ("QUOTA_TIMEZONE", "Europe", "not a time zone"),
         ("QUOTA_WEIGHTS", "input", "not a pair"),
-        ("QUOTA_WEIGHTS", "input=much", "not a pair"),
+        ("QUOTA_WEIGHTS", "input=much", "not a number"),
         ("QUOTA_WEIGHTS", "cache=1", "'cache' is not one of input, output"),
         ("QUOTA_WEIGHTS", "input=-1", "not between 0 and 1000"),
-        ("QUOTA_WEIGHTS", "input=nan", "not between 0 and 1000"),
+        ("QUOTA_WEIGHTS", "input=nan", "not a number"),
     ],
 )
 def test_a_wrong_quota_setting_names_its_mend(name: str, text: str, words: str) -> None:

@@ -20,6 +20,7 @@ METRICS: dict[str, set[str]] = {
     "ccproxy_circuit_state": {"route"},
     "ccproxy_cool_down_seconds": {"route", "account", "endpoint", "scope"},
     "ccproxy_route_available": {"route"},
+    "ccproxy_route_state": {"route", "state"},
     "ccproxy_quota_used_tokens": {"route"},
     "ccproxy_quota_limit_tokens": {"route"},
     "ccproxy_quota_overshoot_tokens": {"route"},
