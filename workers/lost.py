@@ -28,7 +28,7 @@ HEARTBEAT_TTL_S = 30.0
 CHECK_INTERVAL_S = 5.0
 REPORT_AGAIN_S = 600.0
 """An attempt still open this long after its AttemptLost gets another one: Redis may have lost the event."""
-MEAN_HOURS = 24
+MEAN_HOURS = fold.KEPT_BESIDE_HOURS
 NO_TOKENS = TokenCounts()
 
 
@@ -85,15 +85,11 @@ def lost_event(attempt_id: str, attempt: OpenAttempt, estimate: Estimate, now_ms
 def mean_of(ledger: RouteLedger, model: str, now_ms: int) -> Estimate:
     """Estimate an attempt of this model as the mean of the route's answered ones in the last hours; zero if none.
 
-    Earlier estimates are part of it, in tokens and in count, and so don't shift the mean. What has no price is not
-    free: with any of it among them, the mean has none.
+    Earlier estimates are part of it, in tokens and in count, and so don't shift the mean. What the model used beside
+    its own answers, such as for other models' as their advisor, is not. What has no price is not free: with any of it
+    among them, the mean has none.
     """
-    oldest = now_ms // fold.HOUR_MS - MEAN_HOURS
-    total = Usage()
-    for hour, by_model in ledger.usage.items():
-        if hour >= oldest:
-            for usage in by_model.get(model, by_model.get(fold.OTHER_MODEL, {})).values():
-                fold.add_usage(total, usage)
+    total = own_usage(ledger, model, now_ms // fold.HOUR_MS - MEAN_HOURS)
     answered = total.attempts - total.failed + total.batch_items
     if answered <= 0:
         return Estimate(NO_TOKENS, None)
@@ -104,7 +100,20 @@ def mean_of(ledger: RouteLedger, model: str, now_ms: int) -> Estimate:
         cache_write_5m=total.cache_write_5m // answered,
         cache_write_1h=total.cache_write_1h // answered,
     )
-    return Estimate(tokens, None if total.unpriced else total.cost_nusd // answered)
+    return Estimate(tokens, None if total.unpriced > 0 else max(0, total.cost_nusd) // answered)
+
+
+def own_usage(ledger: RouteLedger, model: str, oldest: int) -> Usage:
+    """Return what a model's own answers have used since an hour."""
+    total = Usage()
+    for hour in filter(lambda hour: hour >= oldest, ledger.usage):
+        by_model = ledger.usage[hour]
+        cell = model if model in by_model else fold.OTHER_MODEL
+        for usage in by_model.get(cell, {}).values():
+            fold.add_usage(total, usage)
+        if beside := ledger.beside.get(hour, {}).get(cell):
+            fold.add_usage(total, fold.negative(beside))
+    return total
 
 
 class LostAttempts:

@@ -42,14 +42,15 @@ Opinion = Literal["", "answered", "confirmed", "none"]
 Endpoint = Literal["messages", "count_tokens", "models", "batches", "files", "other"]
 
 
-FOLD_RULES = 4
+FOLD_RULES = 5
 """Newest version of the fold's rules, which producers put into usage events (`fold_rules`).
 
 An event is always folded by the rules of its version, so that old periods fold to the same result. 0: each model has
 its own usage cell; 1: only the first models of an hour do, the others share one (`fold.cell_model`); 2: waits belong to
 an account and a class of endpoint, and failures are kept by client and session (`evidence`); 3: usage is that of the
 models that served, line by line (`usage_lines`); 4: who used a route is remembered across resets, and a client's
-many errors drop none that others have met.
+many errors drop none that others have met; 5: what a model used beside its own answers is kept apart, for the mean of
+these.
 """
 
 LineKind = Literal["message", "compaction", "advisor", "fallback", "declined"]
@@ -265,6 +266,7 @@ class ResourceUsed(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=
     cost_nusd: int | None = None
     price_version: str = ""
     unread: tuple[str, ...] = ()
+    fold_rules: int = 0
 
 
 class PriceChange(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -85,6 +85,8 @@ HOUR_MS = 3_600_000
 BUCKET_MS = 10_000
 KEPT_HOURS = 15 * 24
 """Two whole weeks, whatever their start day and time zone; older hours are in Postgres only."""
+KEPT_BESIDE_HOURS = 24
+"""Hours before the newest one whose usage beside answers is kept: those of which recent means are taken."""
 KEPT_BUCKETS = 12
 """Two minutes of outcomes: four times the longest window used for a circuit."""
 KEPT_REPLICAS = 256
@@ -103,6 +105,8 @@ EVIDENCE_KEPT = 2
 """The first `FOLD_RULES` version in which waits have an account, and failures a client and a session."""
 USERS_OUTLAST_RESETS = 4
 """The first `FOLD_RULES` version in which attempts begun before a reset still say who used the route."""
+BESIDE_KEPT = 5
+"""The first `FOLD_RULES` version in which usage beside a model's own answers is kept apart."""
 
 L = TypeVar("L", RouteLedger, ControlLedger)
 CellSums: TypeAlias = dict[tuple[int, str, str], Usage]
@@ -263,8 +267,18 @@ def charge_lines(ledger: RouteLedger, event: UsageEvent) -> Sequence[Charge]:
         charges = [charge(ledger, event, served_model(event), usage_at(event.tokens, event.cost_nusd))]
     else:
         charges = [charge(ledger, event, line.model, usage_at(line.tokens, line.cost_nusd)) for line in event.lines]
+        if event.fold_rules >= BESIDE_KEPT:
+            note_beside(ledger, charges[1:])
     count_attempt(charges[0].usage, event)
     return charges
+
+
+def note_beside(ledger: RouteLedger, charges: Iterable[Charge]) -> None:
+    """Keep charges apart that are of no answer of the model's own, for as long as means are taken of their hour."""
+    oldest = ledger.newest_ms // HOUR_MS - KEPT_BESIDE_HOURS
+    for charge in charges:
+        if charge.hour >= oldest:
+            add_usage(ledger.beside.setdefault(charge.hour, {}).setdefault(charge.model, Usage()), charge.usage)
 
 
 def charge(ledger: RouteLedger, event: UsageEvent | UsageRepriced, model: str, usage: Usage) -> Charge:
@@ -328,7 +342,10 @@ def charge_growth(ledger: RouteLedger, event: ResourceUsed) -> Sequence[Charge]:
     hour, line = event.at_ms // HOUR_MS, growth.line
     model = cell_model(ledger, hour, line.model)
     open_cell(ledger, hour, model, growth.client_key)
-    return [Charge(hour, model, growth.client_key, usage_at(line.tokens, line.cost_nusd))]
+    charges = [Charge(hour, model, growth.client_key, usage_at(line.tokens, line.cost_nusd))]
+    if event.fold_rules >= BESIDE_KEPT:
+        note_beside(ledger, charges)
+    return charges
 
 
 def reprice(ledger: RouteLedger, event: UsageRepriced) -> Sequence[Charge]:
@@ -336,6 +353,8 @@ def reprice(ledger: RouteLedger, event: UsageRepriced) -> Sequence[Charge]:
     if event.of_lost and event.attempt_id not in ledger.lost:
         return ()
     charges = [charge(ledger, event, change.model, difference_of(change)) for change in event.changes]
+    if event.fold_rules >= BESIDE_KEPT:
+        note_beside(ledger, charges[1:])
     for one in charges if event.of_lost else ():
         add_usage(ledger.lost[event.attempt_id].usage, one.usage)
     return charges
@@ -372,8 +391,12 @@ def is_long(model: str) -> bool:
 def take_back(ledger: RouteLedger, charge: Charge) -> Charge:
     """Return the charge with every count negated."""
     open_cell(ledger, charge.hour, charge.model, charge.client_key)
-    usage = Usage(**{name: -getattr(charge.usage, name) for name in Usage.__struct_fields__})
-    return Charge(charge.hour, charge.model, charge.client_key, usage)
+    return Charge(charge.hour, charge.model, charge.client_key, negative(charge.usage))
+
+
+def negative(usage: Usage) -> Usage:
+    """Return usage with every count negated."""
+    return Usage(**{name: -getattr(usage, name) for name in Usage.__struct_fields__})
 
 
 def apply_charges(ledger: RouteLedger, charges: Sequence[Charge]) -> Sequence[Charge]:
@@ -692,6 +715,9 @@ def prune(ledger: RouteLedger) -> None:
     if ledger.hours and min(ledger.hours) < oldest:
         ledger.hours = {hour: usage for hour, usage in ledger.hours.items() if hour >= oldest}
         ledger.usage = {hour: usage for hour, usage in ledger.usage.items() if hour >= oldest}
+    oldest = ledger.newest_ms // HOUR_MS - KEPT_BESIDE_HOURS
+    if ledger.beside and min(ledger.beside) < oldest:
+        ledger.beside = {hour: usage for hour, usage in ledger.beside.items() if hour >= oldest}
 
 
 def advance_control(ledger: ControlLedger, event: ControlEvent) -> None:

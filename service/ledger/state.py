@@ -204,8 +204,9 @@ class RouteLedger(Struct, omit_defaults=True):
     `reset_ms`: attempts that began until then count for usage alone. `account`: used last. `lost` holds the
     estimates of lost attempts, until their actual end arrives; `ended_early` the attempts whose end came before their
     start (through a spool), and when. `resources` are those whose running totals were read last, by a digest of their
-    ids; those made until `resources_since_ms` may have been read before and dropped. `unread` names the fields of
-    providers' usage that no version has a reading for, and when they came last.
+    ids; those made until `resources_since_ms` may have been read before and dropped. `beside` is what models used of
+    late, by hour, that was no answer of theirs: as advisors, before a fallback, for running totals. `unread` names the
+    fields of providers' usage that no version has a reading for, and when they came last.
     """
 
     heard: dict[str, Heard] = {}
@@ -227,6 +228,7 @@ class RouteLedger(Struct, omit_defaults=True):
     ended_early: dict[str, int] = {}
     resources: dict[str, ResourceTotal] = {}
     resources_since_ms: int = 0
+    beside: dict[int, dict[str, Usage]] = {}
     unread: dict[str, int] = {}
     newest_ms: int = 0
 

@@ -125,8 +125,9 @@ OLDER_SHAPES: dict[int, Callable[[Ledger], Ledger]] = {}
 """For each version before the newest, what makes its ledger of that of the next one, without changing it."""
 
 
-STATE_VERSION = 2
-"""Version of the state that a checkpoint stores: 1 is a ledger alone, 2 has the version before it.
+STATE_VERSION = 3
+"""Version of the state that a checkpoint stores: 1 is a ledger alone, 2 has the version before it, 3 has usage
+beside a model's own answers.
 
 It rises when a ledger has what an older worker would lose by reading and writing it. Such a worker can't read it, and
 leaves the stream to newer ones.

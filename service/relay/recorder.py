@@ -228,6 +228,7 @@ class AttemptRecorder:
             cost_nusd=total.cost_nusd,
             price_version=self._settings.prices.version if rates else "",
             unread=total.unread,
+            fold_rules=FOLD_RULES,
         )
 
 

@@ -9,7 +9,13 @@ from service.ledger import wire
 from service.ledger.events import Event, EventBase, Forgotten, PriceChange, TokenCounts, UsageLine, Window
 
 GOLDEN = Path(__file__).parent / "golden"
-NEWEST = {"resource_created": "v2", "attempt_lost": "v3", "batch_item_used": "v4", "attempt_ended": "v5"}
+NEWEST = {
+    "resource_created": "v2",
+    "attempt_lost": "v3",
+    "batch_item_used": "v4",
+    "attempt_ended": "v5",
+    "resource_used": "v2",
+}
 """The newest version of each event that has had a field added; of all others it is the first."""
 TYPES: dict[str, type[EventBase]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Event)}
 VALUES: dict[str, Any] = {

@@ -6,7 +6,16 @@ import msgspec
 import pytest
 
 from service.ledger import fold, ids, wire
-from service.ledger.events import AttemptEnded, AttemptStarted, TokenCounts
+from service.ledger.events import (
+    FOLD_RULES,
+    AttemptEnded,
+    AttemptStarted,
+    PriceChange,
+    ResourceUsed,
+    TokenCounts,
+    UsageLine,
+    UsageRepriced,
+)
 from service.ledger.state import RouteLedger, Usage
 from tests.support.stream_factories import NOON_MS, STREAM, append, ended, started
 from tests.workers.conftest import Bench
@@ -254,3 +263,46 @@ def test_only_messages_use_tokens() -> None:
     ledger = fold.fold_route(usage(attempts=1, input=10), [attempt])
     (event,) = lost_events(ledger, [attempt.event_id], NOON_MS)
     assert (event.tokens, event.cost_nusd) == (TokenCounts(), 0)  # type: ignore[union-attr]
+
+
+ADVISED = (
+    UsageLine("claude-haiku-4-5", tokens=TokenCounts(2, 5), cost_nusd=7),
+    UsageLine(MODEL, "advisor", TokenCounts(160_000, 8_000), cost_nusd=900),
+)
+
+
+def advised(seq: int, at_ms: int = NOON_MS, **fields: Any) -> AttemptEnded:
+    """An answer of another model, to which MODEL gave advice."""
+    fields = {"fold_rules": FOLD_RULES, "model_sent": "claude-haiku-4-5"} | fields
+    return msgspec.structs.replace(ended(seq, at_ms=at_ms), lines=ADVISED, **fields)
+
+
+def grown(seq: int) -> ResourceUsed:
+    """An agents' session of MODEL."""
+    return ResourceUsed(
+        event_id=str(seq), at_ms=NOON_MS, resource_id="sesn_1", kind="session", model=MODEL, tokens=TokenCounts(9_000),
+        rates_nusd=TokenCounts(10**6), fold_rules=FOLD_RULES,
+    )  # fmt: skip
+
+
+def test_advice_and_sessions_are_no_answers() -> None:
+    """They say nothing about how much an answer of the model uses, whenever they are priced."""
+    answered = ended(1, tokens=TokenCounts(input=30, output=2), cost_nusd=40)
+    repriced = UsageRepriced(
+        event_id="r", at_ms=NOON_MS, of="2", client_key="alice", fold_rules=FOLD_RULES,
+        changes=(PriceChange("claude-haiku-4-5", 7, 7), PriceChange(MODEL, 900, 1_000)),
+    )  # fmt: skip
+    answered = msgspec.structs.replace(answered, model_sent=MODEL)
+    ledger = fold.fold_route(RouteLedger(), [answered, advised(2), advised(3), grown(4), repriced])
+    assert mean_of(ledger, MODEL, NOON_MS) == Estimate(TokenCounts(30, 2), 40)
+    assert mean_of(fold.fold_route(RouteLedger(), [advised(1)]), MODEL, NOON_MS) == Estimate(TokenCounts(), None)
+
+
+def test_what_is_beside_answers_is_kept_for_a_day() -> None:
+    """As long as means are taken of it; events of older versions are folded as before."""
+    assert fold.fold_route(RouteLedger(), [advised(1, fold_rules=4)]).beside == {}
+    first = advised(1)
+    for hours, kept in ((24, [HOUR, HOUR + 24]), (25, [HOUR + 25])):
+        later = advised(2, NOON_MS + hours * fold.HOUR_MS)
+        assert list(fold.fold_route(RouteLedger(), [first, later]).beside) == kept
+        assert list(fold.fold_route(RouteLedger(), [later, first]).beside) == kept[-1:] if hours > 24 else kept
