@@ -137,6 +137,10 @@ class Metrics:
         self.unpriced = self._counter(
             "ccproxy_unpriced", "Usage that has no known price and is not in the cost", "route", "model"
         )
+        self.estimated = self._counter(
+            "ccproxy_estimated_tokens", "Tokens of attempts whose usage is estimated, in whole or in part", "route"
+        )
+        self.estimated.start_at_zero((route,) for route in routes)
         self.unread = self._counter(
             "ccproxy_unread_usage", "Answers whose usage has a field that this version does not count", "route", "field"
         )
@@ -258,6 +262,8 @@ class Metrics:
             self.first_byte.add((route,), event.first_byte_ms / 1000)
         for line in usage_lines(event):
             self._count_line(route, line)
+        if event.estimated:
+            self.estimated.add((route,), sum(astuple(event.tokens)))
         if event.outcome == "failed":
             self._count_failure(route, event)
 

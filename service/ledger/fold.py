@@ -716,8 +716,7 @@ def prune(ledger: RouteLedger) -> None:
         ledger.hours = {hour: usage for hour, usage in ledger.hours.items() if hour >= oldest}
         ledger.usage = {hour: usage for hour, usage in ledger.usage.items() if hour >= oldest}
     oldest = ledger.newest_ms // HOUR_MS - KEPT_BESIDE_HOURS
-    if ledger.beside and min(ledger.beside) < oldest:
-        ledger.beside = {hour: usage for hour, usage in ledger.beside.items() if hour >= oldest}
+    ledger.beside = {hour: usage for hour, usage in ledger.beside.items() if hour >= oldest}
 
 
 def advance_control(ledger: ControlLedger, event: ControlEvent) -> None:

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import auth_throttle as brake
-from tests.fakes import FakeProvider, reply
+from tests.fakes import FakeProvider, Usage, reply
 from tests.support.event_factories import failed
 from tests.support.proxies import ASK, STREAM, Server, Serving
 from tests.support.waiting import wait_for_answer
@@ -100,6 +100,18 @@ async def test_what_has_no_price_is_counted_by_model(server: Server, anthropic: 
     found = await read(served)
     assert counted(found["ccproxy_unpriced_total"]) == {("claude-unheard-of", "anthropic"): 1}
     assert "ccproxy_cost_usd_total" not in found
+
+
+async def test_estimated_tokens_have_a_counter(server: Server, anthropic: FakeProvider) -> None:
+    """From zero on: an answer without usage, whose tokens are a guess."""
+    served = await server.start(anthropic=anthropic)
+    assert (await read(served))["ccproxy_estimated_tokens_total"] == {("anthropic",): 0}
+    assert (await served.ask()).status_code == 200
+    assert counted((await read(served))["ccproxy_estimated_tokens_total"]) == {}
+    anthropic.script(reply.message(usage=Usage(input=0, output=0)))
+    assert (await served.ask()).status_code == 200
+    tokens = served.ends[-1][1].tokens
+    assert (await read(served))["ccproxy_estimated_tokens_total"] == {("anthropic",): tokens.input + tokens.output}
 
 
 async def test_tokens_are_those_of_the_models_that_served(server: Server, anthropic: FakeProvider) -> None:

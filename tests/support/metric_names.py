@@ -25,6 +25,7 @@ METRICS: dict[str, set[str]] = {
     "ccproxy_quota_limit_tokens": {"route"},
     "ccproxy_quota_overshoot_tokens": {"route"},
     "ccproxy_tokens_total": {"route", "model", "type"},
+    "ccproxy_estimated_tokens_total": {"route"},
     "ccproxy_cost_usd_total": {"route", "model"},
     "ccproxy_unpriced_total": {"route", "model"},
     "ccproxy_requests_in_flight": set(),
