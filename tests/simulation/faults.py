@@ -6,9 +6,9 @@ from typing import Any
 from unittest.mock import patch
 
 from service.fleet.outbox import Outbox, QueuedEvent, acknowledge
-from service.ledger.events import Event, ResourceUsed, TokenCounts
+from service.ledger.events import Event, PriceChange, ResourceUsed, TokenCounts
 from service.ledger.fold import advance
-from service.ledger.state import Ledger, ResourceTotal
+from service.ledger.state import Ledger, ResourceTotal, Usage
 from service.ledger.usage_lines import plus
 from tests.simulation.redis_model import Data
 from workers.consume import EntryBatch, StreamSource, read_batch
@@ -72,6 +72,11 @@ def whole_total(total: ResourceTotal, event: ResourceUsed) -> TokenCounts:
     return plus(total.booked, event.tokens)
 
 
+def price_beside_the_old(change: PriceChange) -> Usage:
+    """A new price counts beside the one before."""
+    return Usage(cost_nusd=change.cost_nusd or 0)
+
+
 send = Outbox._send
 
 Switch = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -88,6 +93,7 @@ FAULTS: dict[str, list[Switch]] = {
     "checkpoint-not-locked": [lambda: patch("tests.simulation.postgres_model.Database.holder", lambda *_: None)],
     "nothing-appended-again": [lambda: patch.object(Outbox, "redis_changed", kept_is_forgotten)],
     "totals-booked-as-usage": [lambda: patch("service.ledger.running_totals.highest_with", whole_total)],
+    "prices-added-up": [lambda: patch("service.ledger.fold.difference_of", price_beside_the_old)],
     "promised-before-it-is-appended": [lambda: patch.object(Outbox, "_send", promised_too_early)],
 }
 """By name, what is changed in the code. What Postgres and Lua do for us is changed in their models."""

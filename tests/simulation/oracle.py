@@ -11,7 +11,15 @@ from random import Random
 import msgspec
 
 from service.ledger import fold, wire
-from service.ledger.events import AttemptEnded, AttemptLost, BatchItemUsed, Event, ResourceUsed, TokenCounts
+from service.ledger.events import (
+    AttemptEnded,
+    AttemptLost,
+    BatchItemUsed,
+    Event,
+    ResourceUsed,
+    TokenCounts,
+    UsageRepriced,
+)
 from service.ledger.state import Ledger, RouteLedger, Usage
 from service.routing.quota import counted_tokens
 from service.settings import QuotaWeights
@@ -86,7 +94,7 @@ class Oracle:
     def note_entry(self, stream: str, value: bytes) -> None:
         """An entry is on a stream. What a worker wrote there is true because it did."""
         for event in wire.decode_entry(value):
-            if isinstance(event, AttemptLost):
+            if isinstance(event, AttemptLost | UsageRepriced):
                 self.made.setdefault(event.event_id, (stream, []))[1].append(event)
             if not isinstance(event, wire.Undecodable):
                 self.landed.add(event.event_id)
@@ -237,6 +245,9 @@ class Oracle:
         total = sum(counted_tokens(usage, QuotaWeights()) for usage in cells.values())
         ours = tokens_of(self.database.rows.get(stream, []))
         self.law(total == ours, f"{stream}: usage_hourly has {total} tokens, the rows {ours}")
+        cost_nusd = sum(usage.cost_nusd for usage in cells.values())
+        ours = nusd_of(self.database.rows.get(stream, []))
+        self.law(cost_nusd == ours, f"{stream}: usage_hourly costs {cost_nusd}, the rows {ours}")
 
     def _check_health(self, stream: str) -> None:
         accounts = health_of(self.ledger(stream))
@@ -278,7 +289,41 @@ def tokens_of(rows: list[Row]) -> int:
 
 
 def booked_of(parts: dict[str, TokenCounts]) -> int:
-    """What is booked of a session: the greater of the whole and the sum of its threads, in and out."""
+    """What is booked of a session, in and out."""
+    return sum(highest_of(parts))
+
+
+def highest_of(parts: dict[str, TokenCounts]) -> tuple[int, int]:
+    """The greater of the whole and of the sum of its threads, in and out."""
     whole, threads = parts.get("", TokenCounts()), [counts for part, counts in parts.items() if part]
-    kinds = ("input", "output")
-    return sum(max(getattr(whole, kind), sum(getattr(one, kind) for one in threads)) for kind in kinds)
+    return max(whole.input, sum(one.input for one in threads)), max(whole.output, sum(one.output for one in threads))
+
+
+def nusd_of(rows: list[Row]) -> int:
+    """What rows cost, counted by hand: each usage at its newest price, sessions at five and 25 thousand a token."""
+    ends: dict[str, int] = {}
+    estimates: dict[str, int] = {}
+    others: dict[str, int] = {}
+    totals: defaultdict[str, dict[str, TokenCounts]] = defaultdict(dict)
+    for row in rows:
+        event = wire.decode_event(row.body.encode())
+        if isinstance(event, AttemptEnded):
+            ends[event.attempt_id] = event.cost_nusd or 0
+        elif isinstance(event, AttemptLost):
+            estimates[event.attempt_id] = event.cost_nusd or 0
+        elif isinstance(event, BatchItemUsed):
+            others[event.event_id] = event.cost_nusd or 0
+        elif isinstance(event, UsageRepriced):
+            costs = estimates if event.of_lost else ends if event.attempt_id else others
+            costs[event.attempt_id or event.of] = sum(change.cost_nusd or 0 for change in event.changes)
+        elif isinstance(event, ResourceUsed):
+            known = totals[event.resource_id].get(event.part, TokenCounts())
+            totals[event.resource_id][event.part] = max(known, event.tokens, key=lambda counts: counts.input)
+    grown = sum(nusd_booked(parts) for parts in totals.values())
+    return grown + sum(others.values()) + sum((estimates | ends).values())
+
+
+def nusd_booked(parts: dict[str, TokenCounts]) -> int:
+    """What a session costs."""
+    used_in, used_out = highest_of(parts)
+    return 5_000 * used_in + 25_000 * used_out

@@ -228,6 +228,7 @@ class Replica:
         event = ResourceUsed(
             event_id=self.clock.new_id(), at_ms=self.clock.now_ms(), resource_id=name, part=part, kind="session",
             client_key=rng.choice(KEYS), model=MODELS[0], tokens=told, rates_nusd=TokenCounts(5 * 10**9, 25 * 10**9),
+            fold_rules=FOLD_RULES,
         )  # fmt: skip
         if is_news(self.watcher.view.ledger(route), event):
             await self._append(route, event)

@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random
 from unittest.mock import patch
 
+from service.ledger.events import AttemptLost
 from service.ledger.state import RouteLedger
 from service.ledger.wire import CONTROL, ENTRY_FIELD, encode_entry, events_key
 from service.settings import Settings, load
@@ -29,6 +30,7 @@ from tests.simulation.replica import Disk, Replica
 from tests.simulation.virtual import NEVER_S, Died, Now
 from tests.simulation.worker import Worker, plan_of
 from workers.lost import CHECK_INTERVAL_S, HEARTBEAT_TTL_S, lost_events
+from workers.reprice import Priced, priced_in, repriced_event
 
 STEPS = 220
 REPLICAS, MOST_REPLICAS = 2, 4
@@ -161,6 +163,7 @@ class World:
             (self.postgres_away, 1.0), (self.worker_dies, 1.0), (self.replica_dies, 1.2), (self.replica_torn, 0.4),
             (self.replica_stops, 0.5), (self.replica_freezes, 0.6), (self.replica_starts, 1.0), (self.disk_fails, 0.5),
             (self.weather_turns, 2.0), (self.lose_attempt, 1.0), (self.clears_up, 3.0), (self.riddle, 0.3),
+            (self.reprice, 1.0),
         ]  # fmt: skip
 
     def some_replica(self) -> Replica | None:
@@ -295,6 +298,18 @@ class World:
             events = lost_events(ledger, [self.rng.choice(sorted(ledger.open))], int(self.now.s * 1000))
             self.server.call("xadd", (events_key(stream), {ENTRY_FIELD: encode_entry(events)}), {})
 
+    def reprice(self) -> None:
+        """Usage that stands in Postgres is priced again. What a price is followed by depends on it alone, as with two
+        commands and one price list; estimates, whose end may be on its way, first of all."""
+        stream = self.rng.choice(ROUTES)
+        rows = self.database.rows.get(stream, [])
+        priced = list(priced_in([row.body for row in rows], {}))
+        if priced and self.server.up:
+            estimates = [one for one in priced if isinstance(one.event, AttemptLost)]
+            chosen = {one.priced_by: one for one in (*estimates, *self.rng.sample(priced, min(len(priced), 3)))}
+            events = [repriced_event(one, new_costs(one), "another") for one in chosen.values()]
+            self.server.call("xadd", (events_key(stream), {ENTRY_FIELD: encode_entry(events)}), {})
+
     def riddle(self) -> None:
         """An event that only a later version can read is on a stream."""
         if self.server.up:
@@ -395,6 +410,12 @@ class World:
             replica.kill()
         for replica in [*self.replicas, *self.gone]:
             replica.loop.bury()
+
+
+def new_costs(priced: Priced) -> list[int | None]:
+    """What lines of usage cost from now on: now and then nothing that is known."""
+    chance = Random(priced.priced_by)  # noqa: S311 - another price, the same one each time
+    return [chance.choice((None, 0, 3, 11)) for _ in priced.lines]
 
 
 def fast_place() -> Path:
