@@ -224,19 +224,36 @@ def evaluate_route(request: RoutingRequest, route: Route, view: View, policy: Po
     """
     ledger = view.ledger(route.id)
     if is_unrestricted(request, route, view.control) and is_healthy(ledger, policy, now_ms, view.replica):
-        model = map_model(route, request.model, policy) if request.model else ""
-        return Candidate(route, model, open_attempts=len(ledger.open))
+        quota = weekly_quota(route, view, policy, now_ms)
+        if quota is None or has_room(route, view, quota):
+            model = map_model(route, request.model, policy) if request.model else ""
+            return Candidate(route, model, quota=quota, open_attempts=len(ledger.open))
     check = RouteCheck(request, route, view, policy, now_ms)
     return next(outcome(check) for applies, outcome in RULES if applies(check))
 
 
 def is_unrestricted(request: RoutingRequest, route: Route, control: ControlLedger) -> bool:
-    """True if request, settings and operators leave nothing to check on the route."""
+    """True if request, settings and operators leave nothing to check on the route but its weekly limit."""
     if request.endpoint != "messages" or request.bound_to or request.threaded or request.least_tokens:
         return False
     if request.fields and broken_fields(route.provider.dialect, request.fields):
         return False
-    return not (route.off or route.weekly_tokens or route.id in control.disabled or route.id in control.limits)
+    return not (route.off or route.id in control.disabled)
+
+
+def weekly_quota(route: Route, view: View, policy: Policy, now_ms: int) -> QuotaReading | None:
+    """Return the reading of a route's weekly limit, which is an operator's or of the settings; None without one. A
+    client's own route has none."""
+    limit_tokens = view.control.limits.get(route.id, route.weekly_tokens)
+    if not limit_tokens or route.auth == "client":
+        return None
+    week = week_of(now_ms, policy.quota)
+    return quota_of(view.used(route.id, week[0] // HOUR_MS), limit_tokens, policy, week)
+
+
+def has_room(route: Route, view: View, quota: QuotaReading) -> bool:
+    """True if a weekly limit is far from its end."""
+    return quota.state == "ok" and not is_rest_short(route, view, quota)
 
 
 def is_healthy(ledger: RouteLedger, policy: Policy, now_ms: int, replica: str) -> bool:
@@ -297,11 +314,7 @@ class RouteCheck(Struct, frozen=True, dict=True):
     @cached_property
     def quota(self) -> QuotaReading | None:
         """The user's weekly quota, if there is one."""
-        limit_tokens = self.view.control.limits.get(self.route.id, self.route.weekly_tokens)
-        if not limit_tokens:
-            return None
-        week = week_of(self.now_ms, self.policy.quota)
-        return quota_of(self.view.used(self.route.id, week[0] // HOUR_MS), limit_tokens, self.policy, week)
+        return weekly_quota(self.route, self.view, self.policy, self.now_ms)
 
     @cached_property
     def wait(self) -> WaitReading | None:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from service.ledger.events import Endpoint
 from service.ledger.state import ControlLedger, Refusal, ReplicaHealth, RouteLedger, Usage, Wait, WindowTold
 from service.routing import rank as module
+from service.routing.quota import quota_of, week_of
 from service.routing.rank import Candidate, RoutingRequest, choose_chain, evaluate_route, rank, recheck
 from service.routing.view import View
 from service.settings import ClientCredentials, Route, from_variables
@@ -517,17 +518,21 @@ CONTROLS = st.sampled_from(
         ControlLedger(),
         ControlLedger(disabled={"anthropic": ""}),
         ControlLedger(limits={"anthropic": 500}),
+        ControlLedger(limits={"anthropic": 1_000_000, "anthropic:client": 1}),
         ControlLedger(resets={"anthropic": NOW_MS}),
     )
 )
 
 
-@given(REQUESTS, ROUTES, LEDGERS, CONTROLS)
+SPENT = st.sampled_from(({}, {"anthropic": quota_of(Usage(), 500, POLICY, week_of(NOW_MS, POLICY.quota)).name}))
+
+
+@given(REQUESTS, ROUTES, LEDGERS, CONTROLS, SPENT)
 def test_a_route_with_nothing_against_it_is_the_same_by_the_rules(
-    request: RoutingRequest, route: Route, ledger: RouteLedger, control: ControlLedger
+    request: RoutingRequest, route: Route, ledger: RouteLedger, control: ControlLedger, spent: dict[str, str]
 ) -> None:
     """Where the rules are not walked, walking them comes to the same."""
-    view = View(replica="me", routes={route.id: ledger}, control=control)
+    view = View(replica="me", routes={route.id: ledger}, control=control, spent=spent)
     short = evaluate_route(request, route, view, POLICY, NOW_MS)
     with patch.object(module, "is_healthy", lambda *_: False):
         long = evaluate_route(request, route, view, POLICY, NOW_MS)
@@ -537,5 +542,8 @@ def test_a_route_with_nothing_against_it_is_the_same_by_the_rules(
 def test_the_rules_are_not_walked_for_a_healthy_route() -> None:
     """Which nearly every request finds: with answers behind it, and windows of which much is left."""
     ledger = replace(window("5h", 0.5), health={"me": HEALTH})
+    view = view_of(anthropic=ledger)
+    limited_view = replace(view, control=ControlLedger(limits={"anthropic": 1_000_000}))
     with patch.object(module, "RULES", ()):
-        assert evaluate_route(CLAUDE, A, view_of(anthropic=ledger), POLICY, NOW_MS).usable
+        assert evaluate_route(CLAUDE, A, view, POLICY, NOW_MS).usable
+        assert evaluate_route(CLAUDE, A, limited_view, POLICY, NOW_MS).quota is not None
