@@ -33,6 +33,11 @@ def after(*events: ControlEvent) -> ControlLedger:
     return fold.fold_control(ControlLedger(), events)
 
 
+def test_the_newest_time_is_that_of_the_newest_event() -> None:
+    """In whatever order they come."""
+    assert after(RouteEnabled(**at(5), route="a"), RouteEnabled(**at(2, 2), route="a")).newest_ms == NOW_MS + 5
+
+
 def issued(**fields: Any) -> ClientKeyIssued:
     """A key for Alice."""
     return ClientKeyIssued(**at(), key_id="k1", name="alice", sha256=HASH, **fields)

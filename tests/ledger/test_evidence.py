@@ -35,6 +35,9 @@ def test_failed_and_slow_outcomes_of_no_client_are_known() -> None:
     bucket = Bucket(failed=2, slow=3, bad_by={"alice": 4})
     assert unattributed(bucket) == 1
     assert has_unattributed(ReplicaHealth(buckets={1: bucket}))
+    refused = {"alice": {"s": SessionFailures(failures=1, connects=1)}}
+    assert has_unattributed(ReplicaHealth(worst_row=1, worst_by=refused))
+    assert not has_unattributed(ReplicaHealth(worst_row=1, worst_by={"alice": {"s": SessionFailures(failures=1)}}))
     assert not has_unattributed(ReplicaHealth(buckets={1: Bucket(failed=2, slow=2, bad_by={"alice": 4})}))
 
 

@@ -788,6 +788,15 @@ def test_a_success_ends_waits_of_its_own_class_and_account_alone() -> None:
     assert not fold.fold_route(held, [answer]).waits
 
 
+@pytest.mark.parametrize("rules", [2, FOLD_RULES])
+def test_waits_of_an_unknown_account_are_named_by_their_class(rules: int) -> None:
+    """Messages' by the scope alone, as ever; any class that waits is held by any failure that waits."""
+    limit = {"kind": "quota", "scope": "quota", "status": 429, "fold_rules": rules, "account": ""}
+    counted = failed(2, NOW_MS, **limit, endpoint="count_tokens")
+    assert set(after(failed(1, NOW_MS, **limit), counted).waits) == {"quota", "count_tokens//quota"}
+    assert not after(failed(1, NOW_MS, **limit, endpoint="models")).waits
+
+
 # -- prices that follow others
 
 

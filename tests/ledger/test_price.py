@@ -189,6 +189,14 @@ def test_a_price_of_the_settings_stands_over_the_list_and_keeps_its_factors() ->
     assert cost_nusd(used, MODEL, prices, tools={"web_search": 1}) == 10_024_000
 
 
+def test_a_model_of_the_lists_family_has_its_providers_factors() -> None:
+    """One newer than the list, priced in the settings, goes on costing more in one geography."""
+    own = dict.fromkeys(("claude-sonnet-99", "house-large"), Price(1, 1, 1, 1, 1))
+    prices = prices_of(rates(), own=own)
+    assert cost_nusd(TokenCounts(input=10), "claude-sonnet-99", prices, geo="us") == 11_000
+    assert cost_nusd(TokenCounts(input=10), "house-large", prices, geo="us") is None
+
+
 def test_a_model_of_ones_own_has_its_own_fast_price() -> None:
     """If the settings name one; else its fast mode has no price."""
     own = {"house-large": Price(1, 1, 1, 1, 1, fast_factor=2.5), "house-small": Price(1, 1, 1, 1, 1)}

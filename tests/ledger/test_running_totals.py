@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.ledger import fold, running_totals, wire
 from service.ledger.events import ResourceUsed, TokenCounts
@@ -100,6 +101,8 @@ def test_a_dropped_resource_is_never_booked_twice(monkeypatch: pytest.MonkeyPatc
     assert booked(folded(*events, again)).input == 30
     assert booked(folded(*events, again, grown)).input == 31
     assert booked(folded(*events, again, grown, new)).input == 41
+    dearer = [replace(event, rates_nusd=None, cost_nusd=cost) for event, cost in ((again, None), (grown, 5))]
+    assert booked(folded(*events, *dearer)).cost_nusd == booked(folded(*events)).cost_nusd + 5
 
 
 def test_what_is_kept_stays_small() -> None:
@@ -125,3 +128,12 @@ def test_most_polls_are_no_news() -> None:
     assert is_news(ledger, reading(tokens=TokenCounts(10, 6), cost_nusd=5))
     assert is_news(ledger, reading(cost_nusd=6))
     assert is_news(ledger, reading(part="t1", cost_nusd=5))
+    free = folded(reading(rates_nusd=None))
+    assert not is_news(free, reading(rates_nusd=None))
+
+
+def test_each_kind_has_its_own_rate() -> None:
+    """Of a million tokens; fractions of a nano-dollar are dropped."""
+    used, rates = TokenCounts(1, 10, 100, 1_000, 10_000), TokenCounts(*[2 * 10**6] * 5)
+    assert running_totals.at_rates(used, rates) == 22_222
+    assert running_totals.at_rates(TokenCounts(input=1), TokenCounts(input=1_999_999)) == 1
