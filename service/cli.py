@@ -71,11 +71,16 @@ def main() -> None:
 
 @main.command()
 @config_option
-def up(config: Path | None) -> None:
+@click.pass_context
+def up(context: click.Context, config: Path | None) -> None:
     """Start everything on this machine: Postgres, Valkey, a worker and the proxy."""
+    from service.commands.init import in_terminal, init, is_first_run
     from service.embedded.up import run
 
     settings = with_settings(config, to_serve=True)
+    if in_terminal() and is_first_run(settings, config):
+        context.invoke(init)
+        settings = with_settings(config, to_serve=True)
     # For the children, which inherit the environment alone.
     if config:
         os.environ["CCPROXY_CONFIG"] = str(config.absolute())

@@ -45,6 +45,7 @@ SUITES = (
     Suite("fuzz", ("SEED=12", "REQUESTS=15000")),
     Suite("mutate", ("ARGS=--rooms routing,ledger,protocol --count 50 --least 90",)),
     Suite("test-image"),
+    Suite("test-install"),
 )
 
 

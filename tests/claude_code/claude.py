@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tests.claude_code.npm import installed
+from tests.support.npm import installed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tests.claude_code.npm import installed
+from tests.support.npm import installed
 
 VERSION = "1.12.0"
 PACKAGE = "@anthropic-ai/sdk"
