@@ -1,9 +1,14 @@
 """Schema migrations: numbered steps, applied once each, forward only, under an advisory lock.
 
+A step that only adds, such as columns with a default, says so in a comment, `-- compatible-from: 5`: workers that know
+the steps up to 0005 write nothing that is wrong after it. They run, and start, over a schema with such steps. Without
+it, versions that don't know the step refuse to start.
+
 Not here: downgrades, and anything that reads or writes the ledger.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from importlib.resources import files
 from typing import NamedTuple
@@ -11,6 +16,9 @@ from typing import NamedTuple
 import psycopg
 
 from workers.store import QUERIES
+
+COMPATIBLE = re.compile(rb"^-- compatible-from: (\d+)$", re.MULTILINE)
+NO_STEPS: Mapping[int, int] = {}
 
 
 class Migration(NamedTuple):
@@ -24,6 +32,12 @@ class Migration(NamedTuple):
     def digest(self) -> str:
         """Digest of the step, as recorded in a database that has applied it."""
         return sha256(self.sql).hexdigest()
+
+    @property
+    def compatible_from(self) -> int | None:
+        """Number of the oldest step whose workers may go on over this one; None if none may."""
+        found = COMPATIBLE.search(self.sql)
+        return int(found[1]) if found else None
 
 
 class Applied(NamedTuple):
@@ -49,10 +63,11 @@ def migrations() -> list[Migration]:
 
 
 def pending(connection: psycopg.Connection) -> list[Migration]:
-    """Return the steps that the database lacks. Raises SchemaError if it has steps that differ from ours."""
+    """Return the steps that the database lacks. Raises SchemaError if it has steps that differ from ours, or newer ones
+    over which this version may not go on."""
     _, has_table = has_schema(connection)
     applied = applied_migrations(connection) if has_table else []
-    check_known(applied)
+    check_known(applied, compatible_steps(connection) if has_table else NO_STEPS)
     done = {number for number, _, _ in applied}
     return [migration for migration in migrations() if migration.number not in done]
 
@@ -62,12 +77,23 @@ def applied_migrations(connection: psycopg.Connection) -> list[Applied]:
     return [Applied(*row) for row in connection.execute(QUERIES["applied_migrations"]).fetchall()]
 
 
-def check_known(applied: Sequence[Applied]) -> None:
-    """Raise SchemaError if one of these steps is unknown or differs from ours."""
+def compatible_steps(connection: psycopg.Connection) -> dict[int, int]:
+    """Return, for applied steps that say so, the oldest step whose workers may go on over them."""
+    return dict(connection.execute(QUERIES["compatible_migrations"]).fetchall())
+
+
+def check_known(applied: Sequence[Applied], compatible: Mapping[int, int] = NO_STEPS) -> None:
+    """Raise SchemaError if one of these steps differs from ours, or is unknown and not compatible with ours."""
     known = {migration.number: migration for migration in migrations()}
+    newest = max(known)
     for number, name, digest in applied:
         if number not in known:
-            raise SchemaError(f"migration {number:04} ({name}) is newer than this version; run a newer one")
+            if compatible.get(number, number) <= newest:
+                continue
+            raise SchemaError(
+                f"migration {number:04} ({name}) is newer than this version, which can't go on over it; "
+                f"run a version that has it"
+            )
         if known[number].digest != digest:
             raise SchemaError(
                 f"migration {number:04} ({name}) was applied with different content; this release is damaged"
@@ -83,10 +109,12 @@ def migrate(connection: psycopg.Connection, upto: int | None = None) -> list[Mig
             connection.execute(QUERIES["create_schema"])
         if not has_table:
             connection.execute(QUERIES["create_migrations"])
+        connection.execute(QUERIES["add_compatible_from"])
         missing = [step for step in pending(connection) if upto is None or step.number <= upto]
         for migration in missing:
             connection.execute(migration.sql)
-            connection.execute(QUERIES["add_migration"], (migration.number, migration.name, migration.digest))
+            row = (migration.number, migration.name, migration.digest, migration.compatible_from)
+            connection.execute(QUERIES["add_migration"], row)
     return missing
 
 

@@ -17,11 +17,20 @@ CREATE TABLE ccproxy.migrations (
     applied_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- Versions before this column have made the table without it. NULL: no older version may go on over the step.
+-- name: add_compatible_from
+ALTER TABLE ccproxy.migrations ADD COLUMN IF NOT EXISTS compatible_from integer;
+
 -- name: applied_migrations
 SELECT number, name, sha256 FROM ccproxy.migrations ORDER BY number;
 
+-- The oldest schema whose workers may go on over each step; also where the column is not there yet.
+-- name: compatible_migrations
+SELECT number, (to_jsonb(m) ->> 'compatible_from')::integer FROM ccproxy.migrations AS m
+WHERE to_jsonb(m) ->> 'compatible_from' IS NOT NULL;
+
 -- name: add_migration
-INSERT INTO ccproxy.migrations (number, name, sha256) VALUES (%s, %s, %s);
+INSERT INTO ccproxy.migrations (number, name, sha256, compatible_from) VALUES (%s, %s, %s, %s);
 
 -- name: session
 SELECT set_config('statement_timeout', '30s', false),

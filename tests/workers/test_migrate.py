@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from service.cli import main
 from service.embedded.postgres import Postgres
 from workers import cli
-from workers.migrate import SchemaError, migrate, migrations, pending
+from workers.migrate import Migration, SchemaError, migrate, migrations, pending
 from workers.store import PostgresAddress, connect
 from workers.worker_process import check_schema
 
@@ -48,6 +48,62 @@ def test_the_schema_is_made_once_by_whoever_comes_first(url: str) -> None:
         connection.execute("UPDATE ccproxy.migrations SET number = number + 9999")
         with pytest.raises(SchemaError, match="newer"):
             pending(connection)
+
+
+NEWEST = max(step.number for step in migrations())
+ADDED = b"-- Later.\n-- compatible-from: %d\nALTER TABLE ccproxy.checkpoints ADD COLUMN later bigint DEFAULT 7;"
+CHANGED = b"ALTER TABLE ccproxy.checkpoints RENAME COLUMN hash TO chain;"
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, url: str, *steps: bytes) -> None:
+    """A later version, with these steps after today's, migrates the database; then it is today's version again."""
+    later = [Migration(NEWEST + number, f"later_{number}", sql) for number, sql in enumerate(steps, start=1)]
+    with monkeypatch.context() as patched:
+        known = [*migrations(), *later]
+        patched.setattr("workers.migrate.migrations", lambda: known)
+        apply(url)
+
+
+@pytest.mark.parametrize("compatible_from", [NEWEST, NEWEST - 1])
+def test_a_worker_starts_over_a_later_schema_that_only_adds(
+    url: str, monkeypatch: pytest.MonkeyPatch, compatible_from: int
+) -> None:
+    """The later version says so in its step; commands go on, too, and there is nothing to migrate."""
+    apply(url)
+    plant(monkeypatch, url, ADDED % compatible_from)
+    check_schema(PostgresAddress(url, connect_s=5))
+    assert run(cli.migrate) == (0, "schema.current\n")
+    assert run(cli.migrate, "--check") == (0, "schema.current\n")
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [(CHANGED,), (ADDED % NEWEST, CHANGED), (ADDED % (NEWEST + 1),), (ADDED % NEWEST, b"SELECT 1;")],
+    ids=["changes", "adds, and changes then", "adds to what is newer", "says nothing"],
+)
+def test_a_worker_refuses_a_later_schema_that_it_may_not_write(
+    url: str, monkeypatch: pytest.MonkeyPatch, steps: tuple[bytes, ...]
+) -> None:
+    """In one line that names the step and the mend; one such step among compatible ones is enough."""
+    apply(url)
+    plant(monkeypatch, url, *steps)
+    name = f"{NEWEST + len(steps):04} \\(later_{len(steps)}\\) is newer .*; run a version that has it"
+    with pytest.raises(SchemaError, match=name):
+        check_schema(PostgresAddress(url, connect_s=5))
+    status, said = run(cli.migrate)
+    assert (status, said.count("\n")) == (1, 1)
+
+
+def test_a_schema_of_the_version_before_is_read(url: str) -> None:
+    """Its table of steps has no column for what they are compatible with; the next migration adds it."""
+    apply(url)
+    with connect(PostgresAddress(url, connect_s=5)) as connection:
+        connection.execute("ALTER TABLE ccproxy.migrations DROP COLUMN compatible_from")
+        assert pending(connection) == []
+        connection.execute("DELETE FROM ccproxy.migrations WHERE number = %s", (NEWEST,))
+        connection.execute("ALTER TABLE ccproxy.usage_hourly DROP COLUMN estimated, DROP COLUMN estimated_tokens")
+        connection.execute("ALTER TABLE ccproxy.usage_closed DROP COLUMN estimated, DROP COLUMN estimated_tokens")
+        assert [step.number for step in migrate(connection)] == [NEWEST]
 
 
 def apply(url: str) -> None:
