@@ -35,8 +35,8 @@ def plant(installed: Installation, number: int, compatible_from: int | None, sql
 
 
 def test_workers_are_restarted_over_a_later_schema(installed: Installation) -> None:
-    """One that only adds: under traffic, each answer counts once. Over one that changes what they write, the worker that
-    runs goes on, and a fresh one says which step keeps it from starting."""
+    """Under traffic, each answer counts once. Over one that changes what they write, the worker that runs goes on, and
+    a fresh one says which step keeps it from starting."""
     ledger = LedgerReader(installed)
     proxy = installed.start_proxy()
     with Traffic([proxy.url], clients=2) as traffic:
