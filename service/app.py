@@ -86,7 +86,7 @@ class Parts:
             spent=self.watcher.view.spent,
         )
         self.upstream = UpstreamClient(settings.timeouts, kind=settings.upstream_transport)
-        self.credentials = Credentials(settings, self.redis, clock)
+        self.credentials = Credentials(settings, self.redis, clock, self.outbox.append)
         self.resources = ResourceIndex(self.redis)
         self.watcher.view.accounts = self.credentials.accounts
         self.relay = Relay(
@@ -134,6 +134,7 @@ class Parts:
             settings,
             verdicts=VERDICTS,
             reasons=REFUSAL_REASONS,
+            refreshes=lambda: self.credentials.refreshes,
         )
         self.traces = open_traces(settings, product_version())
         self.outbox.listeners += [self.watcher.fold_own, self.metrics.record_event]

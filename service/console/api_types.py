@@ -186,8 +186,8 @@ class RouteView(Struct, frozen=True, kw_only=True):
 
     `unknown_words` are recent errors that no rule knows; `unknown_errors` counts all of them, and `second_opinions`
     those on which another account was asked, by outcome (answered, confirmed, none), since the ledger began. All other
-    counts are for the current week. `state` as in `ccproxy status`: healthy, degraded, off, disabled, circuit_open,
-    waiting, quota_spent, quota_warning.
+    counts are for the current week. `state` as in `ccproxy status`: healthy, degraded, off, disabled, no_credential,
+    circuit_open, waiting, quota_spent, quota_warning.
     """
 
     route: str

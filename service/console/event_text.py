@@ -24,6 +24,7 @@ from service.ledger.events import (
     ResourceUsed,
     RouteDisabled,
     RouteEnabled,
+    RouteNotice,
     RouteReset,
     TokenCounts,
     UsageRepriced,
@@ -95,10 +96,19 @@ def describe(event: Event) -> tuple[Level, str]:
             return "ok", describe_resource(event)
         case RouteReset():
             return "ok", f"reset: {describe_forgotten(event.forgot)}"
+        case RouteNotice():
+            return describe_notice(event)
         case RequestRefused():
             more = f", {event.count} times" if event.count > 1 else ""
             return "warning", f"refused: {event.reason.replace('_', ' ')}{more}"
     return describe_command(event)
+
+
+def describe_notice(event: RouteNotice) -> tuple[Level, str]:
+    """Describe what a replica knows of a route's credential."""
+    if not event.code:
+        return "ok", "its credential can be used again"
+    return ("warning" if event.usable else "problem"), event.message
 
 
 def describe_resource(event: BatchItemUsed | ResourceUsed | ResourceCreated) -> str:
@@ -175,7 +185,7 @@ def describe_other_command(event: Event) -> tuple[Level, str]:
 
 
 def is_notable(view: EventView) -> bool:
-    """True for the list of recent events: failovers, failures, refusals and operators' commands.
+    """True for the list of recent events: failovers, failures, refusals, notices and operators' commands.
 
     A reset has two events, of which the one on the route's own stream says what was forgotten.
     """
@@ -183,7 +193,7 @@ def is_notable(view: EventView) -> bool:
         return view.outcome == "failed"
     if view.stream == CONTROL:
         return view.type != "circuit_reset"
-    return view.type in ("attempt_lost", "request_refused", "route_reset")
+    return view.type in ("attempt_lost", "request_refused", "route_reset", "route_notice")
 
 
 def describe_tokens(tokens: TokenCounts) -> str:

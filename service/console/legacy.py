@@ -29,6 +29,7 @@ from service.telemetry.log_buffer import Line, LogBuffer
 
 STATES = {
     "circuit_open": "unavailable",
+    "no_credential": "unavailable",
     "waiting": "cooling_down",
     "quota_spent": "quota_exceeded",
     "quota_warning": "degraded",

@@ -10,7 +10,7 @@ METRICS_TOKEN or a token of the admin API.
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from hmac import compare_digest
 from itertools import product
@@ -47,6 +47,7 @@ from service.ledger.events import (
 from service.ledger.ids import time_of_request_id_ms
 from service.ledger.usage_lines import usage_lines
 from service.loopback import host_name, is_loopback
+from service.problems import CODES
 from service.routing.route_status import RouteState, RouteStatus
 from service.settings import Settings
 from service.telemetry.counters import BufferedCounter, BufferedHistogram
@@ -80,7 +81,8 @@ FORWARDED_HEADERS = ("x-forwarded-for", "forwarded", "x-real-ip")
 class Metrics:
     """This process's metrics, in a registry of their own, so that several proxies in one program do not mix.
 
-    `verdicts` and `reasons` are those of requests, as the edge names them.
+    `verdicts` and `reasons` are those of requests, as the edge names them; `refreshes` are the refreshes of tokens so
+    far, by route and outcome.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Metrics:
         *,
         verdicts: Sequence[str],
         reasons: Sequence[str],
+        refreshes: Callable[[], Mapping[tuple[str, ...], int]] = dict,
     ) -> None:
         routes = [route.id for route in settings.routes if route.off is None]
         self.registry = CollectorRegistry()
@@ -153,6 +156,21 @@ class Metrics:
         self.added = self._histogram(
             "ccproxy_added_latency_seconds", "Time from arrival to the first upstream attempt", ADDED_SECONDS
         )
+        self.refreshes = self._counter(
+            "ccproxy_token_refreshes", "Refreshes of subscriptions' tokens", "route", "outcome"
+        )
+        self.resent = self._counter("ccproxy_events_resent", "Events that Redis had lost, appended again", "reason")
+        self._growing = (
+            GrowingCounts(self.refreshes, refreshes),
+            GrowingCounts(self.resent, lambda: {(reason,): count for reason, count in outbox.resent.items()}),
+        )
+        self.problems = Gauge(
+            "ccproxy_problem",
+            "1 while something is wrong with a process, else 0",
+            ["problem"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
         self.in_flight = self._gauge("ccproxy_requests_in_flight", "Requests in flight")
         self.pending = self._gauge("ccproxy_outbox_pending_events", "Events not yet appended to their streams")
         self.spooled = self._gauge("ccproxy_spool_events", "Events spooled on this host's disk")
@@ -190,6 +208,11 @@ class Metrics:
     def _look(self) -> None:
         self.pending.set(self._outbox.pending)
         self.spooled.set(self._outbox.spooled)
+        current = {problem.code for problem in self._outbox.problems.current}
+        for code in CODES:
+            self.problems.labels(code).set(code in current)
+        for counts in self._growing:
+            counts.take()
         self._hand_over()
 
     def _hand_over_soon(self) -> None:
@@ -318,6 +341,23 @@ class Metrics:
         return generate_latest(registry)
 
 
+class GrowingCounts:
+    """A counter of what is counted elsewhere: it takes what has been added since the last time."""
+
+    def __init__(self, counter: BufferedCounter, read: Callable[[], Mapping[tuple[str, ...], int]]) -> None:
+        self._counter = counter
+        self._read = read
+        self._taken: dict[tuple[str, ...], int] = {}
+        counter.start_at_zero(read())
+
+    def take(self) -> None:
+        """Add what is new."""
+        for labels, count in self._read().items():
+            if more := count - self._taken.get(labels, 0):
+                self._counter.add(labels, more)
+                self._taken[labels] = count
+
+
 class CurrentGauges(Collector):
     """Gauges that are read on each scrape."""
 
@@ -337,6 +377,7 @@ class CurrentGauges(Collector):
         readings = self._watcher.route_statuses()
         yield from route_gauges(readings)
         yield state_gauge(readings)
+        yield credential_gauge(readings)
         yield cool_down_gauge(readings, self._clock.now_ms())
         info = GaugeMetricFamily("ccproxy_info", "Version and settings digest", labels=[*self._info])
         info.add_metric([*self._info.values()], 1)
@@ -372,6 +413,16 @@ def state_gauge(readings: Iterable[RouteStatus]) -> Metric:
     made = GaugeMetricFamily("ccproxy_route_state", "1 for the state of the route, else 0", labels=["route", "state"])
     for reading, state in product(readings, STATES):
         made.add_metric([reading.route, state], reading.state == state)
+    return made
+
+
+def credential_gauge(readings: Iterable[RouteStatus]) -> Metric:
+    """Return the gauge of credentials: 0 if a route that is on has none that serves, or was refused it last."""
+    words = "1 if the route's credential can be used, 0 if not, or if the provider has refused it last"
+    made = GaugeMetricFamily("ccproxy_credential_usable", words, labels=["route"])
+    for reading in readings:
+        if reading.state != "off":
+            made.add_metric([reading.route], not (reading.refused or reading.state == "no_credential"))
     return made
 
 

@@ -46,6 +46,7 @@ STATE_LEVELS: dict[str, Level] = {
     "off": "ok",
     "degraded": "warning",
     "disabled": "warning",
+    "no_credential": "problem",
     "waiting": "warning",
     "quota_warning": "warning",
     "quota_spent": "warning",
@@ -58,6 +59,7 @@ STATE_WORDS = {
     "quota_spent": "has spent its weekly quota",
     "circuit_open": "has an open circuit",
     "waiting": "is cooling down",
+    "no_credential": "has no usable credential",
 }
 """Descriptions of states; all others read well after `is`."""
 

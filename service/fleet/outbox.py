@@ -32,7 +32,8 @@ from service.ledger.state import Heard
 from service.ledger.wire import (
     encode_entry,
 )
-from service.tasks import cancel_and_wait
+from service.problems import Problems
+from service.tasks import cancel_and_wait, keep_running
 
 log = logging.getLogger("ccproxy.outbox")
 
@@ -46,7 +47,7 @@ FRESH_MS = 5_000
 """Entries older than this are on Redis's disk: it fsyncs each second, and delays writes after two."""
 RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Delays between retries while Redis is unavailable; the last one repeats."""
-
+RESENT_REASONS = ("redis_replaced", "stream_lost")
 
 DISK_LIMIT_S = 10.0
 """A stop's wait for the disk."""
@@ -92,11 +93,15 @@ class Outbox:
         replica: str,
         clock: Clock,
         spool_root: Path,
+        problems: Problems | None = None,
     ) -> None:
         self.replica = replica
+        self.problems = problems or Problems(clock.now_ms)
         self.listeners: list[Callable[[str, Event], None]] = []
         self.queues: dict[str, StreamQueue] = {}
         self.away = False
+        self.resent = dict.fromkeys(RESENT_REASONS, 0)
+        """How many events were appended again, by reason."""
         self._port = port
         self._clock = clock
         self._spool_root = spool_root
@@ -117,8 +122,8 @@ class Outbox:
             return
         self._orphans = await asyncio.to_thread(adopt, self._spool_root, self._spool.folder)
         self._tasks = [
-            asyncio.create_task(self._append_forever(), name="outbox.append"),
-            asyncio.create_task(self._spool_forever(), name="outbox.spool"),
+            asyncio.create_task(keep_running(run, name, self.problems), name=name)
+            for name, run in (("outbox.append", self._append_forever), ("outbox.spool", self._spool_forever))
         ]
         self._has_work.set()
 
@@ -236,17 +241,43 @@ class Outbox:
             self._orphans.remove(orphan)
             await asyncio.to_thread(orphan.remove)
 
-    def redis_changed(self) -> None:
-        """Append all kept events again, since Redis was replaced."""
-        for lane in self.queues.values():
-            lane.pending.extendleft(reversed(lane.sent))
-            lane.sent.clear()
+    def redis_changed(self, *, is_first: bool = False) -> None:
+        """Append all kept events again, since Redis was replaced; `is_first`: or may have been, before the first
+        look at it."""
+        for stream in self.queues:
+            again = self._resend(stream)
+            if not is_first:
+                self.resent["redis_replaced"] += again
         self._read_back = True
         self._has_work.set()
 
+    def stream_lost(self, stream: str) -> int:
+        """Append the kept events of a stream again, since Redis has lost them, in memory and on disk; return how many
+        are in memory."""
+        again = self._resend(stream)
+        self.resent["stream_lost"] += again
+        self._read_back = True
+        self._has_work.set()
+        return again
+
+    def _resend(self, stream: str) -> int:
+        """Move the events of a stream that were sent back to those that are pending; return how many."""
+        lane = self.queues[stream]
+        again = len(lane.sent)
+        lane.pending.extendleft(reversed(lane.sent))
+        lane.sent.clear()
+        return again
+
+    def has_kept(self, stream: str, until_seq: int) -> bool:
+        """True if an event up to this number is in memory: no snapshot includes it yet."""
+        lane = self.queues.get(stream)
+        firsts = (kept[0].event.seq for kept in (lane.sent, lane.pending) if kept) if lane else ()
+        return min(firsts, default=until_seq + 1) <= until_seq
+
     async def _append_forever(self) -> None:
         tries = 0
-        self._read_back = bool(self._orphans)
+        self._read_back = self._read_back or bool(self._orphans)
+        self._has_work.set()  # a run before may have ended in the middle of it
         while True:
             await self._has_work.wait()
             self._has_work.clear()
@@ -256,7 +287,8 @@ class Outbox:
                 if self._read_back:
                     await self._append_from_disk()
                     self._has_work.set()  # for events that arrived meanwhile
-                tries = self._mark_up(tries)
+                tries = 0
+                self._mark_up()
             except (RedisError, OSError) as error:
                 self._mark_down(error)
                 await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
@@ -315,16 +347,15 @@ class Outbox:
             groups.setdefault((record.stream, event.replica), []).append(event)
         await self._port.append([(stream, encode_entry(events)) for (stream, _), events in groups.items()])
 
-    def _mark_up(self, tries: int) -> int:
+    def _mark_up(self) -> None:
         if self.away:
             self.away = False
-            log.warning("redis.came_back", extra={"tries": tries})
-        return 0
+            self.problems.end("redis", source="append")
 
     def _mark_down(self, error: Exception) -> None:
         if not self.away:
             self.away = True
-            log.warning("redis.went_away", extra={"error": str(error) or type(error).__name__})
+            self.problems.begin("redis", str(error) or type(error).__name__, source="append")
             self._spool_fresh()
         self._spool_pending()
 
@@ -362,15 +393,24 @@ class Outbox:
             try:
                 await asyncio.to_thread(self._spool.append, records)
                 written = True
-            except OSError as error:
+                self.problems.end("spool")
+            except Exception as error:  # noqa: BLE001 - nobody may wait for these events for ever, whatever it is
                 written = False
                 # The response must not wait for a broken disk; the events stay in memory until Redis accepts them.
-                log.error("spool.write_failed", extra={"error": str(error), "events": len(batch)})  # noqa: TRY400
+                unknown = None if isinstance(error, OSError) else error
+                self.problems.begin("spool", spool_failure(self._spool_root, error), traceback=unknown)
             for _, kept in batch:
                 kept.to_disk = kept.on_disk = written
                 acknowledge(kept)
             if written:
                 self._drop_oldest()
+
+
+def spool_failure(root: Path, error: Exception) -> str:
+    """Describe why nothing could be written to disk, with its mend."""
+    if isinstance(error, OSError):
+        return f"{root}: {error.strerror or error}; free disk space, or make it writable"
+    return f"{root}: unexpected {type(error).__name__}; please report it"
 
 
 def acknowledge(queued: QueuedEvent) -> None:

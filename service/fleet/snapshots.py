@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from service.fleet.clock import STEP_MS, Clock
 from service.fleet.fingerprints import FleetFingerprints
 from service.fleet.outbox import Outbox
 from service.fleet.overlay import ControlOverlay, age_of, apply_resets, overlay
+from service.fleet.stream_loss import StreamLoss
 from service.ledger.events import Event
 from service.ledger.fold import advance
 from service.ledger.state import ControlLedger, Heard
@@ -49,16 +51,22 @@ from service.ledger.wire import (
 )
 from service.redis_client.factory import combined_run_id
 from service.redis_client.failures import as_redis_error
-from service.routing.route_status import RouteStatus, fields_of, read_route_status
+from service.redis_client.probe import failure_words
+from service.routing.route_status import RouteStatus, as_fleets, fields_of, read_route_status
 from service.routing.view import View
 from service.settings import Settings
-from service.tasks import cancel_and_wait
+from service.settings.redis_url import place_of
+from service.tasks import cancel_and_wait, keep_running
 from service.version import product_version
 
 log = logging.getLogger("ccproxy.watcher")
 
 TICK_S = 1.0
 """Interval at which snapshots are re-read, in case a notification was missed."""
+NO_WORKER = (
+    "no worker folds this proxy's events: is `ccproxy worker` running, and does it reach Postgres? see its log, and "
+    "`ccproxy check`"
+)
 COALESCE_S = 0.02
 """Notifications within this time cause one read."""
 HEARTBEAT_TTL_MS = 30_000
@@ -66,6 +74,10 @@ HEARTBEAT_TTL_MS = 30_000
 CLOCK_SAMPLE_S = 60.0
 REPUBLISH_S = 10.0
 """Unchanged route statuses are published again at this interval, in case Redis lost them."""
+UNFOLDED_S = 30.0
+"""Own events that are no snapshot's for so long: nobody folds."""
+NO_SNAPSHOT_S = 60.0
+"""A worker publishes the operators' stream as soon as it starts, but `ccproxy up` may have to create its data first."""
 CONTROL_BATCH = 1_000
 """Maximum control entries read per tick."""
 
@@ -103,16 +115,23 @@ class Watcher:
         self._tasks: list[asyncio.Task[None]] = []
         self._started_ms = clock.now_ms()
         self._heard: dict[str, dict[str, Heard]] = {}
+        self._losses = StreamLoss(outbox)
+        self._oldest_ms: int | None = None
+        self._progress_s = self._up_s = time.monotonic()
 
     async def start(self) -> None:
         """Start listening and re-reading."""
         if self._redis is None:
             self.ready.set()
             return
+        loops = (
+            ("watcher.listen", self._listen_forever),
+            ("watcher.read", self._read_forever),
+            ("watcher.tick", self._tick_forever),
+        )
         self._tasks = [
-            asyncio.create_task(self._listen_forever(self._redis), name="watcher.listen"),
-            asyncio.create_task(self._read_forever(self._redis), name="watcher.read"),
-            asyncio.create_task(self._tick_forever(self._redis), name="watcher.tick"),
+            asyncio.create_task(keep_running(partial(run, self._redis), name, self._outbox.problems), name=name)
+            for name, run in loops
         ]
 
     async def stop(self) -> None:
@@ -163,9 +182,12 @@ class Watcher:
             try:
                 with as_redis_error():
                     async for stream in changes(redis):
-                        self._changed.add(stream)
-                        self._wake.set()
-            except (RedisError, OSError, TimeoutError):
+                        self._outbox.problems.end("redis", source="listen")
+                        if stream:
+                            self._changed.add(stream)
+                            self._wake.set()
+            except (RedisError, OSError, TimeoutError) as error:
+                self._outbox.problems.begin("redis", self._failure_words(error), source="listen")
                 await asyncio.sleep(TICK_S)
 
     async def _read_forever(self, redis: Redis) -> None:
@@ -193,13 +215,34 @@ class Watcher:
             try:
                 with as_redis_error():
                     await self._tick(redis)
-                self.redis_up = True
+                self._note_up()
             except (RedisError, OSError) as error:
                 self.redis_up = False
+                self._outbox.problems.begin("redis", self._failure_words(error), source="read")
                 log.debug("watcher.tick_failed", extra={"error": str(error)})
             if not self.ready.is_set() and self._clock.now_ms() - self._started_ms > 5_000:
                 self.ready.set()
             await asyncio.sleep(max(0.05, TICK_S - (time.monotonic() - started_s)))
+
+    def _failure_words(self, error: Exception) -> str:
+        """Why Redis can't be used, with the mend."""
+        url = self._settings.redis_url
+        return failure_words(error, place_of(url.reveal()), "REDIS_URL") if url else str(error)
+
+    def _note_up(self) -> None:
+        """Redis has answered; now it shows if somebody folds what is appended there."""
+        if not self.redis_up:
+            self._up_s = self._progress_s = time.monotonic()
+        self.redis_up = True
+        self._outbox.problems.end("redis", source="read")
+        now_s, oldest_ms = time.monotonic(), self._outbox.oldest_unacknowledged_ms
+        if oldest_ms is None or oldest_ms != self._oldest_ms or self._outbox.pending:
+            self._progress_s, self._oldest_ms = now_s, oldest_ms
+        is_missing = CONTROL not in self.snapshots and now_s - self._up_s > NO_SNAPSHOT_S
+        if is_missing or now_s - self._progress_s > UNFOLDED_S:
+            self._outbox.problems.begin("snapshots", NO_WORKER)
+        else:
+            self._outbox.problems.end("snapshots")
 
     async def _tick(self, redis: Redis) -> None:
         """One round: check Redis's run id, read what is new, send the heartbeat."""
@@ -207,6 +250,7 @@ class Watcher:
         if self.fingerprints.offer:
             await self._agree_on_key(redis, self.fingerprints.offer)
         await self._read(redis, [*{*self._streams, *self.view.routes, *self._outbox.streams}])
+        await self._losses.look(redis, self.snapshots, self._heard)
         await self._send_heartbeat(redis)
         await self._outbox.discard_delivered(self._heard)
         self.ready.set()
@@ -217,7 +261,9 @@ class Watcher:
             if self._run_id:
                 log.warning("redis.changed", extra={"run_id": run_id})
                 self._control_anew = True
-            self._outbox.redis_changed()  # the first time too: what was appended before this check may be lost already
+            # The first time too: what was appended before this check may be lost already.
+            self._outbox.redis_changed(is_first=not self._run_id)
+            self._losses.forget()
         self._run_id = run_id
         if time.monotonic() - self._sampled_s > CLOCK_SAMPLE_S or not self._sampled_s:
             before_s = time.monotonic()
@@ -270,19 +316,20 @@ class Watcher:
             "routes": ",".join(route.id for route in self._settings.routes),
             "settings": self._settings_digest,
             READS_FIELD: SNAPSHOT_VERSION,
+            "problems": self._outbox.problems.as_json(),
         }
         pipe = redis.pipeline(transaction=False)
         pipe.hset(key, mapping=beat)
         pipe.pexpire(key, HEARTBEAT_TTL_MS)
         pipe.zadd(REPLICAS_KEY, {self._outbox.replica: beat["at_ms"]})
         pipe.zremrangebyscore(REPLICAS_KEY, "-inf", beat["at_ms"] - HEARTBEAT_TTL_MS)
-        pipe.zcard(REPLICAS_KEY)
+        pipe.zrange(REPLICAS_KEY, 0, -1)
         limited = self._limited_routes()
         for route_id in limited:
             pipe.get(spent_key(route_id))
         if self._outbox.queues:
             pipe.sadd(STREAMS_KEY, *self._outbox.queues)
-        readings = self.route_statuses()
+        readings = [as_fleets(reading, self.view) for reading in self.route_statuses()]
         if time.monotonic() - self._published_s > REPUBLISH_S:
             self._published, self._published_s = {}, time.monotonic()
         for reading in readings:
@@ -290,7 +337,8 @@ class Watcher:
                 fields: dict[Any, Any] = {**fields_of(reading), "read_at_ms": self._clock.now_ms()}
                 pipe.hset(route_key(reading.route), mapping=fields)
         answers = await pipe.execute()
-        self.replicas = max(1, int(answers[4]))
+        self.view.live = frozenset(replica.decode() for replica in answers[4])
+        self.replicas = max(1, len(self.view.live))
         self._note_spent(dict(zip(limited, answers[5:], strict=False)))
         self._published = {reading.route: reading for reading in readings}
 
@@ -324,11 +372,10 @@ def copy_heard(heard: Mapping[str, Heard]) -> dict[str, Heard]:
 
 
 async def changes(redis: Redis) -> AsyncIterator[str]:
-    """Yield the streams whose snapshots are published."""
+    """Yield the streams whose snapshots are published, and "" in between, as long as Redis answers."""
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
         await pubsub.subscribe(CHANGES_CHANNEL)
         while True:
             message = await pubsub.get_message(timeout=TICK_S)
             change = decode_change(message["data"]) if message else None
-            if change:
-                yield change.stream
+            yield change.stream if change else ""

@@ -47,7 +47,8 @@ class ReplicaStatus(Struct, frozen=True):
     """A live proxy process. `pending` events are not on their streams yet.
 
     `address` is its listener, `started_at_ms` its start (0 and "" from versions that don't report them), `draining`
-    true during a graceful shutdown. `settings` is a digest of the settings that must agree across a fleet.
+    true during a graceful shutdown, `problems` what is wrong with it. `settings` is a digest of the settings that must
+    agree across a fleet.
     """
 
     replica: str
@@ -59,6 +60,7 @@ class ReplicaStatus(Struct, frozen=True):
     address: str = ""
     started_at_ms: int = 0
     draining: bool = False
+    problems: tuple[str, ...] = ()
 
 
 class Status(Struct, frozen=True):
@@ -225,6 +227,14 @@ def read_replicas(redis: Redis, now_ms: int) -> tuple[tuple[ReplicaStatus, ...],
     return tuple(found), [name for name in newest.split(",") if name]
 
 
+def problems_in(text: str) -> tuple[str, ...]:
+    """Return what a proxy says is wrong with it; nothing in words of another version."""
+    try:
+        return msgspec.json.decode(text, type=tuple[str, ...])
+    except msgspec.DecodeError:
+        return ()
+
+
 def read_replica(replica: str, beat: Mapping[str, str], now_ms: int) -> ReplicaStatus:
     """Return a proxy's status from its heartbeat."""
     return ReplicaStatus(
@@ -237,4 +247,5 @@ def read_replica(replica: str, beat: Mapping[str, str], now_ms: int) -> ReplicaS
         address=beat.get("address", ""),
         started_at_ms=int(beat.get("started_at_ms", 0)),
         draining=beat.get("draining") == "1",
+        problems=problems_in(beat.get("problems", "[]")),
     )

@@ -53,6 +53,18 @@ many errors drop none that others have met; 5: what a model used beside its own 
 these.
 """
 
+NoticeCode = Literal[
+    "",  # none: all is well again
+    "absent",  # there is no login
+    "unreadable",  # the credentials file can't be read
+    "expired",  # the token can't be refreshed here, or has no refresh token
+    "ended",  # the token endpoint refuses the refresh token
+    "not_refreshed",  # refreshing has failed, and is tried again
+    "not_saved",  # a new token is in memory alone
+    "task",  # the task that keeps the token fresh has failed
+]
+"""What a replica has found out about a route's credential."""
+
 LineKind = Literal["message", "compaction", "advisor", "fallback", "declined"]
 """What was inferred: the answer, a summary of the context, another model's advice, the answer of a model that the
 provider fell back to, or the attempt of a model that declined before it."""
@@ -322,6 +334,17 @@ class RouteReset(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     forgot: Forgotten = Forgotten()
 
 
+class RouteNotice(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="route_notice"):
+    """What one replica knows of the credential of the route on whose stream this lies, so that all know it.
+
+    It stands until the replica's next one; `code` "" ends it. `usable`: the credential serves nevertheless, for now.
+    `message` is for people, and holds no secret and no path."""
+
+    code: NoticeCode = ""
+    usable: bool = False
+    message: str = ""
+
+
 class RouteDisabled(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="route_disabled"):
     """An operator took a route out of service."""
 
@@ -445,6 +468,7 @@ RouteEvent = (
     | UsageRepriced
     | ResourceCreated
     | RouteReset
+    | RouteNotice
 )
 ControlEvent = (
     RouteDisabled

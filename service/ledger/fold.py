@@ -21,6 +21,8 @@ Rules
 - A price that follows another changes cost alone, in the hour and cell of the usage; older hours have no names here, so
   that the model has its own cell there.
 - A provider's report of its windows and models, on `messages` too, stands until a newer one; a spooled one is too late.
+- A replica's notice about a route's credential stands until its next one, told by their numbers; a reset leaves it,
+  since it is a fact, which the replica ends, and no evidence.
 """
 
 from collections.abc import Iterable, Sequence
@@ -49,6 +51,7 @@ from service.ledger.events import (
     RouteDisabled,
     RouteEnabled,
     RouteEvent,
+    RouteNotice,
     RouteReset,
     TokenCounts,
     UsageRepriced,
@@ -74,6 +77,7 @@ from service.ledger.state import (
     OpenAttempt,
     Refusal,
     ReplicaHealth,
+    ReplicaNotice,
     RouteLedger,
     Usage,
     Wait,
@@ -221,9 +225,25 @@ def note_event(ledger: RouteLedger, event: RouteEvent) -> Sequence[Charge]:
             return reprice(ledger, event)
         case ResourceCreated():
             pass  # Redis holds the index; the ledger only keeps the fact
-        case RouteReset():
-            reset(ledger, event.at_ms)
+        case RouteReset() | RouteNotice():
+            note_of_route(ledger, event)
     return ()
+
+
+def note_of_route(ledger: RouteLedger, event: RouteReset | RouteNotice) -> None:
+    """Fold what is said of the route itself."""
+    if isinstance(event, RouteReset):
+        reset(ledger, event.at_ms)
+    else:
+        keep_notice(ledger, event)
+
+
+def keep_notice(ledger: RouteLedger, event: RouteNotice) -> None:
+    """Keep a replica's notice about the route's credential, unless a later one of it has come before."""
+    known = ledger.notices.get(event.replica)
+    if known is None or event.seq > known.seq:
+        notice = ReplicaNotice(event.code, event.usable, event.message, event.at_ms, event.seq)
+        remember(ledger.notices, event.replica, notice, KEPT_REPLICAS)
 
 
 def advance_time(ledger: RouteLedger, at_ms: int) -> None:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from service.ledger.events import Endpoint, FailureKind, TokenCounts, Window
+from service.ledger.events import Endpoint, FailureKind, NoticeCode, TokenCounts, Window
 
 
 class Heard(Struct, omit_defaults=True):
@@ -162,6 +162,21 @@ class Refusal(Struct, omit_defaults=True):
     clients: list[str] = []
 
 
+class ReplicaNotice(Struct, frozen=True, omit_defaults=True):
+    """A replica's last `RouteNotice`, the event `seq` of its own; without a `code` all is well."""
+
+    code: NoticeCode = ""
+    usable: bool = False
+    message: str = ""
+    at_ms: int = 0
+    seq: int = 0
+
+    @property
+    def forbids(self) -> bool:
+        """True if the replica can't use the route."""
+        return bool(self.code) and not self.usable
+
+
 class ResourceTotal(Struct, omit_defaults=True):
     """A resource whose running total was read: what is booked of it, on whom, and its highest readings.
 
@@ -206,7 +221,8 @@ class RouteLedger(Struct, omit_defaults=True):
     start (through a spool), and when. `resources` are those whose running totals were read last, by a digest of their
     ids; those made until `resources_since_ms` may have been read before and dropped. `beside` is what models used of
     late, by hour, that was no answer of theirs: as advisors, before a fallback, for running totals. `unread` names the
-    fields of providers' usage that no version has a reading for, and when they came last.
+    fields of providers' usage that no version has a reading for, and when they came last. `notices` are the
+    last ones of each replica about the route's credential.
     """
 
     heard: dict[str, Heard] = {}
@@ -230,6 +246,7 @@ class RouteLedger(Struct, omit_defaults=True):
     resources_since_ms: int = 0
     beside: dict[int, dict[str, Usage]] = {}
     unread: dict[str, int] = {}
+    notices: dict[str, ReplicaNotice] = {}
     newest_ms: int = 0
 
 

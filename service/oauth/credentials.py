@@ -1,15 +1,21 @@
 """Credentials of routes, as their provider expects them: an API key, a subscription's static token, or one refreshed in
 the background.
 
+When a credential can't serve, or soon won't, that becomes the state of its route: a `RouteNotice` on the route's
+stream, and a line in the log, when it begins and when it ends.
+
 Not here: refreshing (`token_manager`), and clients' own credentials, which are passed through.
 """
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from redis.asyncio import Redis
 
 from service.fleet.clock import Clock
+from service.ledger.events import RouteNotice
+from service.oauth.credential_notice import ALL_WELL, CredentialNotice, notice_of
 from service.oauth.credentials_file import CredentialsFile
 from service.oauth.shared_token import SharedToken
 from service.oauth.token_endpoint import TokenEndpoint
@@ -17,6 +23,8 @@ from service.oauth.token_manager import TokenManager
 from service.routing.error_words import key_accounts
 from service.settings import OAuth, Route, Settings
 from service.tasks import cancel_and_wait
+
+Notify = Callable[[str, RouteNotice], Awaitable[object]]
 
 log = logging.getLogger("ccproxy.oauth")
 
@@ -28,9 +36,12 @@ class NoCredential(Exception):
 
 
 class Credentials:
-    """Looks up credentials, and refreshes those that can be refreshed."""
+    """Looks up credentials, and refreshes those that can be refreshed. `notify` appends to a route's stream."""
 
-    def __init__(self, settings: Settings, redis: Redis | None, clock: Clock) -> None:
+    def __init__(self, settings: Settings, redis: Redis | None, clock: Clock, notify: Notify | None = None) -> None:
+        self._clock = clock
+        self._notify = notify
+        self._noticed: dict[str, CredentialNotice] = {}
         self._subscriptions = {
             route.id: subscription_of(route, settings.oauth, redis, clock)
             for route in settings.routes
@@ -77,15 +88,55 @@ class Credentials:
         self.accounts[route.id] = subscription.account
         return is_renewed
 
+    @property
+    def refreshes(self) -> dict[tuple[str, ...], int]:
+        """How refreshes of this process have ended: by route and outcome."""
+        return {
+            (name, outcome): count
+            for name, subscription in self._subscriptions.items()
+            for outcome, count in subscription.refreshes.items()
+        }
+
     async def _tick_forever(self) -> None:
         while True:
             for name, subscription in self._subscriptions.items():
-                try:
-                    await subscription.tick()
-                    self.accounts[name] = subscription.account
-                except OSError as error:
-                    log.warning("oauth.tick_failed", extra={"route": name, "why": error.strerror})
+                await self._tick(name, subscription)
             await asyncio.sleep(TICK_S)
+
+    async def _tick(self, name: str, subscription: TokenManager) -> None:
+        """Keep one subscription's token fresh. Whatever goes wrong is the state of its route, and of no other."""
+        unexpected: Exception | None = None
+        try:
+            await subscription.tick()
+            self.accounts[name] = subscription.account
+            notice, trouble = subscription.notice, subscription.trouble
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            unexpected = error
+            trouble = str(error) if isinstance(error, OSError) else type(error).__name__
+            notice = notice_of("task", type(error).__name__, usable=subscription.has_token)
+        await self._report(name, notice, trouble, unexpected)
+
+    async def _report(self, name: str, notice: CredentialNotice, trouble: str, error: Exception | None) -> None:
+        """Log a route's notice, and tell the other processes, if it differs from the last one."""
+        last = self._noticed.get(name, ALL_WELL)
+        if (notice.code, notice.usable) == (last.code, last.usable):
+            return
+        self._noticed[name] = notice
+        if notice.code:
+            name_of_line = "credential.at_risk" if notice.usable else "credential.unusable"
+            extra = {"route": name, "why": trouble if notice.code != "not_saved" else notice.message}
+            log.warning(name_of_line, extra=extra, exc_info=error)
+        else:
+            log.warning("credential.usable", extra={"route": name})
+        if self._notify:
+            event = RouteNotice(
+                event_id=self._clock.new_id(),
+                at_ms=self._clock.now_ms(),
+                code=notice.code,
+                usable=notice.usable,
+                message=notice.message,
+            )
+            await self._notify(name, event)
 
 
 def subscription_of(route: Route, oauth: OAuth, redis: Redis | None, clock: Clock) -> TokenManager:

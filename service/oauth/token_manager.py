@@ -24,6 +24,8 @@ from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
+from service.ledger.events import NoticeCode
+from service.oauth.credential_notice import ALL_WELL, CredentialNotice, notice_of
 from service.oauth.credentials_file import CredentialsFile, FileLock, NoLogin, OAuthTokens, Unreadable, fingerprint
 from service.oauth.shared_token import SharedToken
 from service.oauth.token_endpoint import TIMEOUT_S, RefreshRefused, TokenEndpoint, TryLater
@@ -46,6 +48,7 @@ FORCE_GAP_MS = 300_000
 """A token younger than this that is refused was not refused because of its age."""
 SHARE_AGAIN_MS = 10_000
 """Interval at which a token is shared again, in case Redis lost it."""
+REFRESH_OUTCOMES = ("ok", "failed", "refused")
 T = TypeVar("T")
 
 
@@ -70,6 +73,10 @@ class TokenManager:
         now_ms: Callable[[], int],
     ) -> None:
         self.trouble = ""
+        self.refreshes = dict.fromkeys(REFRESH_OUTCOMES, 0)
+        """How refreshes of this process have ended."""
+        self._found: tuple[NoticeCode, str] = ("", "")
+        """What `trouble` is about, with the detail that its notice has."""
         self._route = route
         self._file = file
         self._endpoint = endpoint
@@ -95,6 +102,22 @@ class TokenManager:
     def account(self) -> str:
         """The log-in whose token is at hand; "" when none is, or nobody has told."""
         return self._current.account if self._current else ""
+
+    @property
+    def notice(self) -> CredentialNotice:
+        """What others should know of the credential: why it can't serve, or soon won't."""
+        code, detail = self._found
+        is_fresh, is_valid = self._is_fresh(self._current), self._is_valid(self._current)
+        if self._unsaved and is_fresh and not self._is_renewing:
+            return notice_of("not_saved", usable=True)
+        if not code or (is_fresh and code != "unreadable"):
+            return ALL_WELL
+        return notice_of(code, detail, usable=is_valid)
+
+    @property
+    def has_token(self) -> bool:
+        """True if there is a token that has not expired."""
+        return self._is_valid(self._current)
 
     async def token(self) -> str:
         """Return the access token; "" if there is none now, with the reason and the fix in `trouble`."""
@@ -183,15 +206,22 @@ class TokenManager:
             tokens = await asyncio.to_thread(self._read_file)
         except NoLogin as error:
             self._unsaved = None
-            self.trouble = f"{self._file.path} {error}; log in with Claude Code, or set CLAUDE_CODE_OAUTH_TOKEN"
+            self._note("absent", f"{self._file.path} {error}; log in with Claude Code, or set CLAUDE_CODE_OAUTH_TOKEN")
             return None
         except Unreadable as error:
-            self.trouble = f"{self._file.path} can't be read ({error}); repair it, or log in with Claude Code again"
+            words = f"{self._file.path} can't be read ({error}); repair it, or log in with Claude Code again"
+            self._note("unreadable", words)
             return self._own
+        if self._found[0] in ("absent", "unreadable"):
+            self._found = ("", "")
         if self._unsaved and self._unsaved.spent.refresh_token == tokens.refresh_token:
             return self._unsaved.issued
         self._unsaved = None
         return tokens
+
+    def _note(self, code: NoticeCode, trouble: str, detail: str = "") -> None:
+        """Keep what is wrong, for requests and for others."""
+        self.trouble, self._found = trouble, (code, detail)
 
     def _read_file(self) -> OAuthTokens:
         """Read the file's tokens, with their account. Blocks."""
@@ -207,6 +237,8 @@ class TokenManager:
             return
         now_ms = self._now_ms()
         self._failures = self._not_before_ms = 0
+        if self._found[0] != "unreadable":
+            self._found = ("", "")
         if before:
             self._changed_ms = now_ms
             if self._is_valid(tokens) and not self._is_fresh(tokens):  # shorter-lived than the skew
@@ -224,7 +256,8 @@ class TokenManager:
         if self._renewal and not self._renewal.done():
             _, late = await asyncio.wait({self._renewal}, timeout=WAIT_S)
             if late:
-                self.trouble = f"the token has expired, and its refresh took longer than {WAIT_S:.0f} s"
+                words = f"the token has expired, and its refresh took longer than {WAIT_S:.0f} s"
+                self._note("not_refreshed", words, f"took longer than {WAIT_S:.0f} s")
 
     def _begin(self) -> None:
         if not self._is_renewing and not self._stopping and self._now_ms() >= self._not_before_ms:
@@ -258,11 +291,13 @@ class TokenManager:
             return
         path = self._file.path
         if self._own.refresh_token == self._ended != "":
-            self.trouble = f"the login in {path} has ended; log in with Claude Code again (claude /login)"
+            self._note("ended", f"the login in {path} has ended; log in with Claude Code again (claude /login)")
         elif not self._own.refresh_token:
-            self.trouble = f"the token in {path} has expired and has no refresh token; log in with Claude Code again"
+            words = f"the token in {path} has expired and has no refresh token; log in with Claude Code again"
+            self._note("expired", words, "it has no refresh token")
         else:
-            self.trouble = f"the token in {path} has expired, and the file is not writable; start Claude Code once"
+            words = f"the token in {path} has expired, and the file is not writable; start Claude Code once"
+            self._note("expired", words, "the credentials file is not writable")
 
     def _back_off(self, error: TryLater, *, exc_info: bool = False) -> None:
         """Schedule the next try, with growing delays, or as the endpoint requested."""
@@ -270,9 +305,11 @@ class TokenManager:
         wait_ms = max(backoff_ms, min(RETRY_AFTER_CAP_MS, int(error.after_s * 1000)))
         self._failures += 1
         self._not_before_ms = self._now_ms() + wait_ms
-        self.trouble = f"the token has expired and was not refreshed: {error}; next attempt in {wait_ms // 1000} s"
+        self.refreshes["failed"] += 1
+        words = f"the token has expired and was not refreshed: {error}; next attempt in {wait_ms // 1000} s"
+        self._note("not_refreshed", words, str(error).replace(self._file.path, "its credentials file"))
         extra = {"route": self._route, "why": str(error), "again_ms": wait_ms}
-        log.warning("oauth.not_refreshed", extra=extra, exc_info=exc_info)
+        log.log(logging.ERROR if exc_info else logging.DEBUG, "oauth.not_refreshed", extra=extra, exc_info=exc_info)
 
     async def _refresh_locked(self) -> None:
         """Refresh under the file's lock and the fleet's lease, unless another process does."""
@@ -317,10 +354,11 @@ class TokenManager:
         except RefreshRefused:
             await self._handle_refused(own.refresh_token)
             return
+        self.refreshes["ok"] += 1
         issued = replace(issued, account=own.account)
         self._unsaved = UnsavedToken(self._unsaved.spent if self._unsaved else own, issued)
         if not await self._save(self._unsaved):
-            log.error("oauth.not_saved", extra={"route": self._route, "file": self._file.path})
+            log.debug("oauth.not_saved", extra={"route": self._route, "file": self._file.path})
         await self._read_current()
         log.info("oauth.refreshed", extra={"route": self._route, "expires_at_ms": issued.expires_at_ms})
         if self._shared and self._own:
@@ -333,8 +371,8 @@ class TokenManager:
         while self._own is not None and self._own.refresh_token == spent:
             if loop.time() > until_s:
                 self._ended = spent
+                self.refreshes["refused"] += 1
                 self._explain()
-                log.error("oauth.login_ended", extra={"route": self._route, "file": self._file.path})
                 return
             await asyncio.sleep(POLL_S)
             await self._read_current()

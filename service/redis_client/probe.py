@@ -4,6 +4,7 @@ The commands run on keys of their own, which expire: asking for the rights thems
 have. Not here: which commands are needed (callers know), and how a connection is configured (`factory`).
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -14,15 +15,18 @@ from redis.exceptions import (
     InvalidResponse,
     NoPermissionError,
     RedisError,
+    ResponseError,
 )
 from redis.exceptions import TimeoutError as Silent
 
+from service.ledger.wire import PREFIX
 from service.redis_client.factory import is_cluster, open_sync, options_of
 from service.redis_client.failures import as_redis_error
 from service.settings.redis_url import RedisAddress, place_of
 
 TIMEOUT_S = 5.0
 Command = tuple[str | int, ...]
+REFUSED_COMMAND = re.compile(r"run the '([a-z|]+)' command")
 SUBCOMMANDS = frozenset(("CLIENT", "SCRIPT", "CONFIG", "INFO"))
 """Commands whose first word says too little."""
 
@@ -142,6 +146,21 @@ def login_failure(error: Exception, place: RedisAddress, variable: str) -> str:
     if "closed" in words or "reset by peer" in words:
         return f"{place.shown} closes the connection: it is no Redis, or wants TLS (rediss://); correct {variable}"
     return f"{place.shown} can't be used ({words}); start it, or correct {variable}"
+
+
+def failure_words(error: Exception, place: RedisAddress, variable: str) -> str:
+    """Describe why a server can't be used, with its mend: a command that is refused, or no login at all."""
+    words = " ".join(str(error).split())
+    if isinstance(error, NoPermissionError):
+        user = str(options_of(place).get("username") or "default")
+        named = REFUSED_COMMAND.search(words)
+        command = named.group(1).split("|")[0] if named else ""
+        what = f"run {command.upper()}" if command else "use its keys or channels"
+        mend = f"+{command}" if command else f"~{PREFIX}:* &{PREFIX}:*"
+        return f"{place.shown}: user {user} may not {what} ({words}); allow it: ACL SETUSER {user} {mend}"
+    if isinstance(error, ResponseError):
+        return f"{place.shown} refuses a command ({words}); {server_mend(words)}"
+    return login_failure(error, place, variable)
 
 
 def login_mend(words: str, place: RedisAddress, variable: str) -> str:

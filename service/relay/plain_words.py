@@ -150,6 +150,8 @@ def reason_of_skip(request: ClientRequest, candidate: Candidate, now_ms: int) ->
     route, reason, kind = candidate.route, candidate.skip_reason, candidate.wait_kind
     if reason == "model_missing":
         return Reason(route, f"does not offer {offer_of(request)}")
+    if reason == "no_credential":
+        return Reason(route, credential_words(route, is_expired=True))
     if reason == "waiting" and kind == "credential":
         words = credential_words(route, is_expired=candidate.wait_status in (0, UNAUTHORIZED))
     elif reason == "waiting":

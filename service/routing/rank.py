@@ -5,8 +5,8 @@ Rules
   it natively come first. (Claude Code requests Claude names whatever its user wants.)
 - A client's own credential is used for Anthropic alone, as a route of its own at the head of the chain; the owner's
   routes follow only if the client may use them.
-- Skipped: no credential, disabled, circuit open, waiting, quota spent, model not served, model too small for the
-  prompt, not the resource's route.
+- Skipped: no credential, or none that serves, disabled, circuit open, waiting, quota spent, model not served, model too
+  small for the prompt, not the resource's route.
 - Threads are sent to Anthropic alone: another vendor lacks their history.
 - A route that can't keep a field on which the client relies (`request_fields`) comes after all that can, also in the
   middle of a turn, if the field may be dropped; else it is skipped.
@@ -54,6 +54,7 @@ SkipReason = Literal[
     "",
     "off",
     "disabled",
+    "no_credential",
     "circuit_open",
     "refused",
     "waiting",
@@ -257,10 +258,18 @@ def has_room(route: Route, view: View, quota: QuotaReading) -> bool:
 
 
 def is_healthy(ledger: RouteLedger, policy: Policy, now_ms: int, replica: str) -> bool:
-    """True if a ledger has no wait, no missing model, no window near its end, and no failures."""
+    """True if a ledger has no wait, no missing model, no window near its end, no failures, and a credential."""
     if ledger.waits or ledger.refusals or ledger.missing_models or (ledger.windows and is_pressed(ledger, policy)):
         return False
+    if ledger.notices and lacks_credential(ledger, replica):
+        return False
     return is_sound(ledger, policy.circuit, now_ms, replica)
+
+
+def lacks_credential(ledger: RouteLedger, replica: str) -> bool:
+    """True if a replica has found that the route's credential can't serve."""
+    notice = ledger.notices.get(replica)
+    return notice is not None and notice.forbids
 
 
 class RouteCheck(Struct, frozen=True, dict=True):
@@ -412,6 +421,11 @@ def disabled(check: RouteCheck) -> Candidate:
     return Candidate(check.route, "", "disabled", f"disabled: {reason}")
 
 
+def no_credential(check: RouteCheck) -> Candidate:
+    """Skip until the replica's next notice: this second or after the next log-in, nobody knows."""
+    return Candidate(check.route, "", "no_credential", check.ledger.notices[check.view.replica].message)
+
+
 def usable_for_client(check: RouteCheck) -> Candidate:
     """Use the pseudo-route of a client's own credential: it shares no state, so no ledger applies."""
     asked = check.request.model
@@ -498,6 +512,7 @@ RULES: tuple[tuple[Callable[[RouteCheck], object], Callable[[RouteCheck], Candid
     (lacks_endpoint, endpoint_missing),
     (needs_field, field_unsupported),
     (lambda check: check.route.id in check.view.control.disabled, disabled),
+    (lambda check: lacks_credential(check.ledger, check.view.replica), no_credential),
     (lambda check: check.route.auth == "client", usable_for_client),
     (lambda check: check.model is None, model_missing),
     (lambda check: check.too_large, too_large),

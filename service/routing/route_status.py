@@ -3,16 +3,16 @@
 Used by health, status and the Redis hashes for operators; `fields_of` and `reading_of` convert to and from a hash.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from service.ledger.events import Endpoint
+from service.ledger.events import Endpoint, NoticeCode
 from service.ledger.fold import HOUR_MS
-from service.ledger.state import RouteLedger
+from service.ledger.state import RouteLedger, Wait
 from service.routing.circuit import CircuitState, read_circuit
 from service.routing.quota import (
     QuotaReading,
@@ -25,19 +25,28 @@ from service.routing.quota import (
     read_forecast,
     read_quota,
     read_windows,
+    scope_of,
 )
 from service.routing.rank import Candidate, RoutingRequest, evaluate_route, is_rest_short
 from service.routing.view import View, usage_since
 from service.settings import Policy, Route
 
 RouteState = Literal[
-    "healthy", "degraded", "off", "disabled", "circuit_open", "waiting", "quota_spent", "quota_warning"
+    "healthy",
+    "degraded",
+    "off",
+    "disabled",
+    "no_credential",
+    "circuit_open",
+    "waiting",
+    "quota_spent",
+    "quota_warning",
 ]
 
 LimitSource = Literal["settings", "operator"]
 
 WAITING_ENDPOINTS: tuple[Endpoint, ...] = ("messages", "count_tokens")
-AS_JSON = ("waits", "windows", "unknown_words", "second_opinions", "unread_usage", "unpriced_models")
+AS_JSON = ("waits", "windows", "unknown_words", "second_opinions", "unread_usage", "unpriced_models", "notices")
 """Fields that are no number and no text."""
 MOST_UNPRICED = 8
 """Models without a price that are named."""
@@ -57,6 +66,16 @@ class UnknownError(Struct, frozen=True):
     account: str = ""
 
 
+class NoticeReading(Struct, frozen=True):
+    """What a live replica knows of the route's credential; `usable`: it serves nevertheless, for now."""
+
+    replica: str
+    code: NoticeCode
+    usable: bool
+    message: str
+    since_ms: int
+
+
 class RouteStatus(Struct, frozen=True, kw_only=True):
     """Status of a route at one moment. `until_ms` is when `state` may change without an event, 0 if unknown.
 
@@ -68,7 +87,8 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     the route has now, and so are `unknown_words`: recent errors that no rule knows. `unknown_errors` are all of these
     since the ledger began, `second_opinions` by outcome. `cost_nusd` is the week's, without the `unpriced` parts of its
     usage; `unpriced_models` are the first models that have some. `estimated` is how many
-    attempts have estimated usage, `estimated_tokens` all tokens of theirs.
+    attempts have estimated usage, `estimated_tokens` all tokens of theirs. `notices` are about the credential; with
+    `refused` the provider has refused it, and not taken it since.
     """
 
     route: str
@@ -108,6 +128,8 @@ class RouteStatus(Struct, frozen=True, kw_only=True):
     estimated_tokens: int = 0
     unpriced: int = 0
     unpriced_models: tuple[str, ...] = ()
+    notices: tuple[NoticeReading, ...] = ()
+    refused: bool = False
 
     @property
     def available(self) -> bool:
@@ -126,13 +148,16 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
     if candidate.usable and is_rest_short(route, view, quota):
         candidate, quota = as_spent(candidate, quota)
     account = view.accounts.get(route.id, "")
+    notices = read_notices(ledger, view)
+    refusal = last_refusal(ledger, account, reset_ms)
+    flaw = describe_credential(notices, view.live, refusal)
     windows = read_windows(ledger, policy, now_ms, reset_ms, account=account)
     week = usage_since(ledger.hours, quota.week_start_ms // HOUR_MS)
     return RouteStatus(
         route=route.id,
         title=route.title,
-        state=state_of(candidate, quota, windows, is_degraded=circuit.degraded),
-        reason=candidate.reason or circuit.reason or warned_by(windows),
+        state=state_of(candidate, quota, windows, is_degraded=circuit.degraded or bool(flaw)),
+        reason=candidate.reason or circuit.reason or flaw or warned_by(windows),
         until_ms=candidate.until_ms,
         circuit=circuit.state,
         failures_in_row=circuit.failures_in_row,
@@ -166,6 +191,8 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
         estimated_tokens=week.estimated_tokens,
         unpriced=week.unpriced,
         unpriced_models=models_without_price(ledger, quota.week_start_ms // HOUR_MS) if week.unpriced else (),
+        notices=notices,
+        refused=refusal is not None,
     )
 
 
@@ -173,6 +200,56 @@ def describe_limit(limit_tokens: int, configured_tokens: int) -> str:
     """Say that an operator set another limit than the settings."""
     limit, configured = (f"{tokens:,} tokens" if tokens else "none" for tokens in (limit_tokens, configured_tokens))
     return f"an operator set the weekly limit to {limit}; in the settings it is {configured}"
+
+
+def read_notices(ledger: RouteLedger, view: View) -> tuple[NoticeReading, ...]:
+    """Return what live replicas know of the route's credential."""
+    return tuple(
+        NoticeReading(replica, notice.code, notice.usable, notice.message, notice.at_ms)
+        for replica, notice in sorted(ledger.notices.items())
+        if notice.code and (view.live is None or replica in view.live or replica == view.replica)
+    )
+
+
+def as_fleets(reading: RouteStatus, view: View) -> RouteStatus:
+    """Return the status as it is for the whole fleet: a credential that others can use degrades the route alone."""
+    forbidden = {notice.replica for notice in reading.notices if not notice.usable}
+    if reading.state != "no_credential" or not (view.live or frozenset()) - forbidden:
+        return reading
+    return replace(reading, state="degraded", reason=describe_notices(reading.notices, view.live))
+
+
+def describe_notices(notices: Sequence[NoticeReading], live: Collection[str] | None) -> str:
+    """Describe what replicas know of the credential: of one among several, which it is."""
+    if not notices:
+        return ""
+    worst = min(notices, key=lambda notice: notice.usable)
+    if len(live or ()) <= len(notices):
+        return worst.message
+    return f"{worst.message} (on {len(notices)} of {len(live or ())} proxies: {worst.replica})"
+
+
+def last_refusal(ledger: RouteLedger, account: str, reset_ms: int) -> Wait | None:
+    """Return the provider's last refusal of the account's credential, None if it has taken it since."""
+    account = account or ledger.account
+    refusals = [
+        wait
+        for name, wait in ledger.waits.items()
+        if scope_of(name) == "credential" and wait.at_ms > reset_ms and is_of_account(wait.account, account)
+    ]
+    return max(refusals, key=lambda wait: wait.at_ms, default=None)
+
+
+def describe_credential(notices: Sequence[NoticeReading], live: Collection[str] | None, refusal: Wait | None) -> str:
+    """Say what is known against the credential, "" if nothing is."""
+    return describe_notices(notices, live) or describe_refusal(refusal)
+
+
+def describe_refusal(refusal: Wait | None) -> str:
+    """Say that the provider refused the credential when it was used last."""
+    if refusal is None:
+        return ""
+    return f"its credential was refused when it was used last: {refusal.kind} {refusal.status or ''}".strip()
 
 
 def models_without_price(ledger: RouteLedger, first_hour: int) -> tuple[str, ...]:
@@ -196,7 +273,7 @@ def state_of(
     candidate: Candidate, quota: QuotaReading, windows: Iterable[WindowReading], *, is_degraded: bool
 ) -> RouteState:
     """Return the one state of a route: why it is skipped, else what its requests should know."""
-    if candidate.skip_reason in ("off", "disabled", "circuit_open", "waiting", "quota_spent"):
+    if candidate.skip_reason in ("off", "disabled", "no_credential", "circuit_open", "waiting", "quota_spent"):
         return candidate.skip_reason
     if candidate.skip_reason == "refused":
         return "waiting"
@@ -255,7 +332,7 @@ def shown(window: WindowReading) -> str:
 def fields_of(reading: RouteStatus) -> dict[str, Any]:
     """Return the status as fields of a hash: numbers and texts; all else as JSON."""
     encoded = {name: msgspec.json.encode(getattr(reading, name)).decode() for name in AS_JSON}
-    return asdict(reading) | encoded
+    return asdict(reading) | encoded | {"refused": int(reading.refused)}
 
 
 def reading_of(fields: Mapping[str, str]) -> RouteStatus:

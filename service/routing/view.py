@@ -42,7 +42,7 @@ class Sums(Struct):
 class View(Struct):
     """Snapshot plus overlay. `replica` is this process: its own failures count at once. `accounts` are those that this
     process uses for each route now, as far as it knows. `spent` are quotas, by route, of which less was left than a
-    request had to reserve."""
+    request had to reserve. `live` are the replicas with a heartbeat, None if nobody has told."""
 
     replica: str = ""
     routes: dict[str, RouteLedger] = field(default_factory=dict)
@@ -50,6 +50,7 @@ class View(Struct):
     sums: dict[str, Sums] = field(default_factory=dict)
     accounts: dict[str, str] = field(default_factory=dict)
     spent: dict[str, str] = field(default_factory=dict)
+    live: frozenset[str] | None = None
 
     def ledger(self, route_id: str) -> RouteLedger:
         """Return the ledger of a route, an empty one without events."""

@@ -6,12 +6,24 @@ from typing import Any, get_args
 import pytest
 from msgspec.structs import replace
 
-from service.ledger.state import ControlLedger, Refusal, RouteLedger
+from service.ledger.state import ControlLedger, Refusal, ReplicaNotice, RouteLedger
 from service.routing.rank import RULES, RouteCheck, RoutingRequest, SkipReason
 from service.routing.view import View
 from service.settings import ModelLimits, Route
 from tests.docs.pages import DOCS, text_of
-from tests.support.routing_factories import CLIENT, NOW_MS, POLICY, A, Z, open_circuit, route_of, used, view_of, waiting
+from tests.support.routing_factories import (
+    CLIENT,
+    ME,
+    NOW_MS,
+    POLICY,
+    A,
+    Z,
+    open_circuit,
+    route_of,
+    used,
+    view_of,
+    waiting,
+)
 
 MODEL = "claude-opus-4-8"
 ASK = RoutingRequest(model=MODEL)
@@ -40,6 +52,7 @@ CHECKS: list[list[RouteCheck]] = [
     [check(Z, endpoint="count_tokens", fields=("compaction",))],
     [check(Z, view_of(ControlLedger(disabled={"zai": ""})), fields=("compaction",))],
     [check(A, view_of(ControlLedger(disabled={"anthropic": ""}), anthropic=waiting()))],
+    [check(A, view_of(anthropic=replace(waiting(), notices={ME: ReplicaNotice("ended", message="m", seq=1)})))],
     [check(CLIENT, view_of(client=open_circuit()))],
     [check(A, view_of(anthropic=RouteLedger(missing_models={MODEL: NOW_MS})), least_tokens=10**8)],
     [check(route_of("anthropic", weekly_tokens=9), view_of(anthropic=used(9)), least_tokens=10**8)],

@@ -100,6 +100,8 @@ VALUES: dict[str, Any] = {
     "made_at_ms": 1_756_382_300_000,
     "changes": (PriceChange("glm-5.2", cost_nusd=7), PriceChange("claude-opus-5", 5, 0)),
     "of_lost": True,
+    "code": "ended",
+    "usable": True,
     "rates_nusd": TokenCounts(5_000_000, 25_000_000, 500_000, 6_250_000, 10_000_000),
 }
 """What the fields of the newest version's files hold; a field that comes later is added here with its new files."""

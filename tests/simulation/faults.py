@@ -55,7 +55,7 @@ def same_epoch(streams: StreamSource, stream: str, run_id: str, stream_id: str) 
     return batch._replace(replaced=batch.replaced and not run_id)
 
 
-def kept_is_forgotten(_outbox: Outbox) -> None:
+def kept_is_forgotten(_outbox: Outbox, *, is_first: bool = False) -> None:
     """Redis is another one, and nothing is appended again."""
 
 

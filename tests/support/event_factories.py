@@ -1,7 +1,7 @@
 """Events, and logs of them, for the tests of the ledger. Ids follow from numbers, so that a failing run is replayed."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import msgspec
 from hypothesis import strategies as st
@@ -13,8 +13,10 @@ from service.ledger.events import (
     AttemptLost,
     AttemptStarted,
     BatchItemUsed,
+    NoticeCode,
     ResourceCreated,
     RouteEvent,
+    RouteNotice,
     RouteReset,
     TokenCounts,
     Window,
@@ -182,6 +184,9 @@ def logs(draw: st.DrawFn) -> Log:
     if draw(st.booleans()):
         written.append(batch_item(998, replica="r9", seq=1))
         written.append(ResourceCreated(event_id=id_of(999), at_ms=NOW_MS, resource_id="batch_1", resource_kind="batch"))
+    for seq in range(1, draw(st.integers(0, 2)) + 1):
+        code: NoticeCode = draw(st.sampled_from(get_args(NoticeCode)))
+        written.append(RouteNotice(event_id=id_of(990 + seq), at_ms=draw(MOMENTS), replica="r7", seq=seq, code=code))
     if draw(st.booleans()):
         written.append(RouteReset(event_id=id_of(997), at_ms=draw(MOMENTS), replica="r8", seq=1))
     again = draw(st.lists(st.sampled_from(written), max_size=4)) if written else []

@@ -20,6 +20,7 @@ const TYPES = [
   "route_enabled",
   "circuit_reset",
   "route_reset",
+  "route_notice",
   "quota_limit_changed",
   "client_key_issued",
   "client_key_limited",

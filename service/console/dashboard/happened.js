@@ -7,8 +7,10 @@ import { newestFirst, routeTitle, state } from "./state.js";
 import { h } from "./view.js";
 
 const MOST_LINES = 12;
+const TOLD = ["attempt_lost", "route_notice"];
 const TURNS = {
   circuit_open: ["problem", "circuit opened"],
+  no_credential: ["problem", "no usable credential"],
   healthy: ["ok", "healthy again"],
   degraded: ["warning", "degraded"],
   waiting: ["warning", "cooling down"],
@@ -46,7 +48,7 @@ export function happenings() {
 function notable() {
   const found = new Map();
   for (const event of [...(state.overview?.recent ?? []), ...state.events]) {
-    if (event.stream === "control" || event.outcome === "failed" || event.type === "attempt_lost")
+    if (event.stream === "control" || event.outcome === "failed" || TOLD.includes(event.type))
       found.set(event.event_id, event);
   }
   return [...found.values()];
@@ -66,6 +68,9 @@ function lineOf(event) {
       more: reason(event),
       alike: `failed ${event.route} ${event.kind}`,
     };
+  }
+  if (event.type === "route_notice") {
+    return { ...common, title: `${routeTitle(event.route)}: ${event.words}`, alike: `notice ${event.route} ${event.words}` };
   }
   if (event.type === "request_refused") {
     return {

@@ -18,6 +18,7 @@ const STATES = {
   quota_warning: ["warning", "quota low"],
   quota_spent: ["problem", "quota spent"],
   circuit_open: ["problem", "circuit open"],
+  no_credential: ["problem", "no credential"],
   waiting: ["warning", "cooling down"],
   disabled: ["off", "disabled"],
   off: ["off", "off"],
