@@ -54,6 +54,10 @@ build: $(RUN) ## wheel and source archive, into dist/
 	@rm -rf dist
 	$(BIN)/hatchling build -d dist
 
+release: $(DEVELOP) ## check, tag and build a release into dist/: make release VERSION=1.2.3 (URL= for the Homebrew formula)
+	@test -n "$(VERSION)" || { echo "Name the version: make release VERSION=1.2.3" >&2; exit 1; }
+	@$(BIN)/python -m tests.release.release $(VERSION) $(if $(URL),--url $(URL))
+
 # Tests of real processes mostly wait, so that three at once go well on two cores; JOBS=0 runs all of them in turn.
 test: $(DEVELOP) ## every check: format, lint, types, import contract, tests (ARGS are pytest's, JOBS=3 at once)
 	$(BIN)/ruff format --check .
