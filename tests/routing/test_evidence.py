@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.ledger.events import FOLD_RULES, AttemptEnded
+from service.ledger.evidence import OTHERS
 from service.ledger.fold import fold_route
 from service.ledger.state import ReplicaHealth, RouteLedger, SessionFailures
 from service.routing.circuit import read_circuit
-from service.routing.evidence import OTHERS, Evidence, read_evidence, shared_until_ms
+from service.routing.evidence import Evidence, read_evidence, shared_until_ms
 from service.routing.rank import RoutingRequest, rank
 from tests.support import event_factories
 from tests.support.routing_factories import CHAIN, ME, NOW_MS, POLICY, names, view_of
