@@ -77,7 +77,7 @@ def test_the_demo_runs_by_uvx(interpreter: Interpreter, home_on: Callable[[Inter
     assert home.uvx[-1] == DISTRIBUTION
 
     def has_served() -> bool:
-        for run in home.folder.glob("tmp/ccproxy-demo-*/home/run.json"):
+        for run in home.folder.glob("tmp/ccproxy-demo-*/*/run.json"):
             status = json.loads(home.run(*home.uvx, "status", "--json", CCPROXY_HOME=str(run.parent)))
             return any(route["attempts"] > route["failed"] for route in status["routes"])
         return False
