@@ -105,7 +105,7 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
 @config_option
 @json_option
 def update(file: Path | None, to: Path | None, config: Path | None, *, from_network: bool, as_json: bool) -> None:
-    """Write a new price list, for the next start of proxies and workers.
+    """Write a new price list, for the next start of proxies: those that run go on with theirs.
 
     From FILE, JSON data of genai-prices or a list of another ccproxy; without one, from the installed genai-prices. The
     network is asked only with --from-network.
@@ -122,7 +122,7 @@ def update(file: Path | None, to: Path | None, config: Path | None, *, from_netw
     if as_json:
         echo_json({"file": str(target), "version": listed.version})
         return
-    echo(f"{target}: version {listed.version}; restart proxies to price with it")
+    echo(f"{target}: version {listed.version}; proxies that run go on with theirs until they are restarted")
 
 
 def new_list(file: Path | None, target: Path, *, from_network: bool) -> ListFile:

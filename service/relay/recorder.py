@@ -15,7 +15,7 @@ from service.fleet.resource_index import ID_CHARS, ResourceHome, ResourceIndex
 from service.ledger.events import FOLD_RULES, AttemptEnded, AttemptStarted, BatchItemUsed, ResourceCreated, ResourceUsed
 from service.ledger.ids import derived_id, ended_id, time_of_id_ms
 from service.ledger.model_names import bounded_name
-from service.ledger.price import BATCH, PriceList, cost_nusd, rates_for
+from service.ledger.price import BATCH, PriceList, line_nusd, rates_for
 from service.ledger.running_totals import is_news
 from service.protocol.batch_results import BatchItem
 from service.protocol.redaction import redact
@@ -144,8 +144,9 @@ class AttemptRecorder:
         if not lost:
             return moved_from, lost, 0
         usage = outcome.usage
-        read_anew = replace(usage.tokens, output=0, cache_read=0)
-        return moved_from, lost, cost_nusd(read_anew, usage.model or outcome.plan.model, self._settings.prices) or 0
+        own = usage.lines(usage.model or outcome.plan.model)[0]
+        read_anew = replace(own, tokens=replace(usage.tokens, output=0, cache_read=0), tools={})
+        return moved_from, lost, line_nusd(read_anew, self._settings.prices, at_ms=self._clock.now_ms()) or 0
 
     def _fingerprints_of(self, request: ClientRequest, outcome: AttemptOutcome, failure: Failure) -> tuple[str, str]:
         """Fingerprints of an error that no rule knows, and of the request that met it or timed out; "" for others."""

@@ -18,12 +18,14 @@ Sources
   without Claude having generated any output".
 """
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from msgspec import Struct
 
+from service.ledger import wire
 from service.ledger.events import BatchItemUsed, LineKind, TokenCounts, UsageLine
 from service.ledger.usage_lines import usage_lines
 from tests.support.fake_upstream import reply, stream
@@ -522,6 +524,28 @@ async def test_a_stream_that_breaks_behind_a_decline(relays: RelayFactory) -> No
     assert 3 <= served.tokens.output <= 6
     assert 300 <= served.tokens.input <= 600
     assert (served.tokens.cache_read, served.tokens.cache_write_1h) == (0, 0)
+
+
+GROWTH_BYTES = 48
+"""How much the event of a plain answer may have grown since the version before lines."""
+BEFORE = Path(__file__).parents[1] / "ledger" / "golden" / "attempt_ended.v3.full.json"
+"""The newest event of that version, with all its fields."""
+PLAIN_ANSWERS = ["plain", "all kinds", "one iteration", "another model answered", "thinking is a part of the output"]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("name", PLAIN_ANSWERS)
+async def test_the_event_of_a_plain_answer_is_small(relays: RelayFactory, name: str, streamed: bool) -> None:  # noqa: FBT001
+    """One line, without saying so: the whole event, beside the fields that the version before lines had of it."""
+    relay = relays.make(ONLY_ANTHROPIC)
+    await ask(relay, ANSWERS[name], streamed=streamed)
+    [end] = relay.ends
+    raw = wire.encode_event(end)
+    fields, known = msgspec.json.decode(raw), msgspec.json.decode(BEFORE.read_bytes()).keys()
+    before = msgspec.json.encode({name: value for name, value in fields.items() if name in known})
+    assert len(before) > 400
+    assert len(raw) - len(before) <= GROWTH_BYTES
+    assert "lines" not in fields
 
 
 @pytest.mark.parametrize("name", BATCHED)

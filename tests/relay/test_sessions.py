@@ -149,21 +149,25 @@ async def test_what_follows_a_move_is_not_lost_with_it(relays: RelayFactory) -> 
     ]
 
 
-async def test_a_move_costs_what_is_read_anew(relays: RelayFactory) -> None:
-    """At the price of the model that reads it: without the answer, and without what a cache had; nothing otherwise."""
+@pytest.mark.parametrize(("geo", "thousandths"), [("global", 1_000), ("us", 1_100)])
+async def test_a_move_costs_what_is_read_anew(relays: RelayFactory, geo: str, thousandths: int) -> None:
+    """At the price of the model that reads it, where it reads it: without the answer, and without what a cache had;
+    nothing otherwise."""
     relay = relays.make({}, KEYS)
     usage = {
         "input_tokens": 10,
         "output_tokens": 99,
         "cache_read_input_tokens": 50,
         "cache_creation_input_tokens": 1_000,
+        "inference_geo": geo,
     }
     answer = fake_upstream.reply(fake_upstream.MESSAGE | {"model": MODEL, "usage": usage})
     relay.upstream.script(answer, DOWN, answer)
     assert [await turn(relay), await turn(relay)] == ["first", "second"]
     read_anew = TokenCounts(input=10, cache_write_5m=1_000)
     read_anew_nusd = cost_nusd(read_anew, MODEL, relay.settings.prices)
-    assert [end.move_cost_nusd for end in relay.ends] == [0, 0, read_anew_nusd]
+    assert read_anew_nusd
+    assert [end.move_cost_nusd for end in relay.ends] == [0, 0, read_anew_nusd * thousandths // 1_000]
 
 
 async def test_a_session_is_forgotten_with_its_cache(relays: RelayFactory) -> None:
