@@ -135,6 +135,7 @@ class Parts:
             verdicts=VERDICTS,
             reasons=REFUSAL_REASONS,
             refreshes=lambda: self.credentials.refreshes,
+            longest_wait_ms=self.relay.longest_wait_ms,
         )
         self.traces = open_traces(settings, product_version())
         self.outbox.listeners += [self.watcher.fold_own, self.metrics.record_event]

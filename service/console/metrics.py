@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from hmac import compare_digest
 from itertools import product
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from litestar import Request, get
 from litestar.response import Response
@@ -82,7 +82,7 @@ class Metrics:
     """This process's metrics, in a registry of their own, so that several proxies in one program do not mix.
 
     `verdicts` and `reasons` are those of requests, as the edge names them; `refreshes` are the refreshes of tokens so
-    far, by route and outcome.
+    far, by route and outcome; `longest_wait_ms` is that of a stream without an answer.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class Metrics:
         *,
         verdicts: Sequence[str],
         reasons: Sequence[str],
+        longest_wait_ms: Callable[[], int],
         refreshes: Callable[[], Mapping[tuple[str, ...], int]] = dict,
     ) -> None:
         routes = [route.id for route in settings.routes if route.off is None]
@@ -108,6 +109,7 @@ class Metrics:
         self._fields: set[str] = set()
         self._failed_on: OrderedDict[str, str] = OrderedDict()
         self._outbox = outbox
+        self._longest_wait_ms = longest_wait_ms
         self._looking: asyncio.Task[None] | None = None
         self._now = CurrentGauges(watcher, clock, version, settings)
         self.registry.register(self._now)
@@ -172,6 +174,9 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         self.in_flight = self._gauge("ccproxy_requests_in_flight", "Requests in flight")
+        self.waiting = self._gauge(
+            "ccproxy_first_byte_wait_seconds", "Longest time that a stream has waited for its first byte", "livemax"
+        )
         self.pending = self._gauge("ccproxy_outbox_pending_events", "Events not yet appended to their streams")
         self.spooled = self._gauge("ccproxy_spool_events", "Events spooled on this host's disk")
 
@@ -185,8 +190,8 @@ class Metrics:
         self._tallies.append(made)
         return made
 
-    def _gauge(self, name: str, words: str) -> Gauge:
-        return Gauge(name, words, registry=self.registry, multiprocess_mode="livesum")
+    def _gauge(self, name: str, words: str, of_processes: Literal["livesum", "livemax"] = "livesum") -> Gauge:
+        return Gauge(name, words, registry=self.registry, multiprocess_mode=of_processes)
 
     async def start(self) -> None:
         """Start flushing periodically, so that siblings can report the counts."""
@@ -213,6 +218,7 @@ class Metrics:
             self.problems.labels(code).set(code in current)
         for counts in self._growing:
             counts.take()
+        self.waiting.set(self._longest_wait_ms() / 1000)
         self._hand_over()
 
     def _hand_over_soon(self) -> None:

@@ -106,6 +106,13 @@ class AttemptRunner:
         self._admission = admission
         self._estimator = estimator
         self._clock = clock
+        self._unanswered: dict[str, int] = {}
+        """Streams of which nothing has come yet: attempt id -> when they were sent."""
+
+    def longest_wait_ms(self) -> int:
+        """For how long the stream that waits longest has had no answer; 0 if none waits."""
+        sent_ms = min(self._unanswered.values(), default=0)
+        return max(0, self._clock.now_ms() - sent_ms) if sent_ms else 0
 
     async def run_attempt(
         self, request: ClientRequest, plan: AttemptPlan, response: ResponseWriter, deadline_s: float, *, is_last: bool
@@ -170,9 +177,14 @@ class AttemptRunner:
         plan = progress.plan
         sent = progress.sent = await self._requests.build(request, plan)
         await self._recorder.record_start(request, plan)
-        upstream = progress.upstream = await self._upstream.open(
-            request.method, plan.route.base_url, request.target, sent.headers, sent.content
-        )
+        if request.stream:
+            self._unanswered[plan.attempt_id] = plan.started_ms
+        try:
+            upstream = progress.upstream = await self._upstream.open(
+                request.method, plan.route.base_url, request.target, sent.headers, sent.content
+            )
+        finally:
+            self._unanswered.pop(plan.attempt_id, None)
         progress.first_byte_ms = self._clock.now_ms() - plan.started_ms
         return upstream, sent.credential
 

@@ -97,6 +97,10 @@ class Relay:
         self._verdicts = VerdictResponse(settings, clock)
         self._under_way = 0
 
+    def longest_wait_ms(self) -> int:
+        """For how long the stream that waits longest for its first byte has waited; 0 if none waits."""
+        return self._runner.longest_wait_ms()
+
     def check_access(self, request: ClientRequest) -> None:
         """Find the routes that the client may use, before its body is read. Raises ProxyError when none of them has a
         credential."""

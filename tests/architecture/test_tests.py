@@ -8,6 +8,7 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 SHARED = ("tests.support.", "tests.fakes.")
 MAY_SLEEP = {
+    "alerts/lab.py": "its clients pause between requests",
     "attacks/fuzz.py": "measures how long the event loop is blocked at most between two turns",
     "attacks/test_strangers.py": "a probe's pace while an attack is on",
     "chaos/load.py": "the pace of clients",

@@ -1,5 +1,7 @@
 """`/metrics` through the real server: the agreed names, what they count, and who may read them."""
 
+import asyncio
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -69,6 +71,36 @@ async def test_without_redis_none_is_down(server: Server, anthropic: FakeProvide
     """Where none is configured there is nothing to be alerted about."""
     served = await server.start(anthropic=anthropic)
     assert "ccproxy_redis_up" not in await read(served)
+
+
+async def test_a_stream_that_gets_no_answer_is_seen_while_it_waits(server: Server, anthropic: FakeProvider) -> None:
+    """Until its first byte; a whole answer may take minutes, and says nothing."""
+    served = await server.start(anthropic=anthropic)
+
+    async def wait_s() -> float:
+        return (await read(served))["ccproxy_first_byte_wait_seconds"][()]
+
+    async def waits() -> bool:
+        return await wait_s() > 0.2
+
+    async def waits_no_more() -> bool:
+        return await wait_s() == 0
+
+    anthropic.default = reply.hang()
+    for body, is_seen in ((ASK, False), (STREAM, True)):
+        asked = asyncio.create_task(served.ask(body))
+        anthropic_got = len(anthropic.requests)
+        await asyncio.to_thread(anthropic.wait_for, anthropic_got + 1)
+        if is_seen:
+            await wait_for_answer(waits)
+        assert (await wait_s() > 0) is is_seen
+        asked.cancel()
+        await asyncio.wait({asked})
+        await wait_for_answer(waits_no_more)
+    anthropic.default = reply.hang("content_block_delta")
+    async with served.http.stream("POST", "/v1/messages", json=STREAM) as answer:
+        await anext(answer.aiter_bytes())
+        assert await wait_s() == 0
 
 
 async def test_a_failover_is_counted_once(server: Server, anthropic: FakeProvider, zai: FakeProvider) -> None:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers import program
-
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 
@@ -27,8 +25,3 @@ def judged(judge: Path, *arguments: str | Path) -> str:
     done = subprocess.run([judge, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def promtool() -> Path:
-    """Prometheus' own judge of configurations, rules and queries."""
-    return program("promtool", "prometheus")

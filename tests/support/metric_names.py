@@ -29,6 +29,7 @@ METRICS: dict[str, set[str]] = {
     "ccproxy_cost_usd_total": {"route", "model"},
     "ccproxy_unpriced_total": {"route", "model"},
     "ccproxy_requests_in_flight": set(),
+    "ccproxy_first_byte_wait_seconds": set(),
     "ccproxy_outbox_pending_events": set(),
     "ccproxy_spool_events": set(),
     "ccproxy_stream_lag_entries": {"stream"},
