@@ -30,9 +30,11 @@ class Clock:
     """Unix time in milliseconds, the same in all processes of the fleet."""
 
     def __init__(self) -> None:
-        self._last_monotonic_ms = _monotonic_ms()
-        self._now_ms = time.time() * 1000
+        self._ahead_of_monotonic_ms = time.time() * 1000 - _monotonic_ms()
+        """Fleet time minus the monotonic clock."""
         self._behind_ms = 0.0
+        self._slewed_at_ms = 0.0
+        """On the monotonic clock."""
         self._sampled = False
         self._made_ids = False
 
@@ -44,28 +46,27 @@ class Clock:
     def now_ms(self) -> int:
         """Return fleet time."""
         monotonic_ms = _monotonic_ms()
-        elapsed_ms = monotonic_ms - self._last_monotonic_ms
-        self._last_monotonic_ms = monotonic_ms
-        self._now_ms += elapsed_ms
         if self._behind_ms:
-            self._slew(elapsed_ms)
-        return int(self._now_ms)
+            self._slew(monotonic_ms)
+        return int(monotonic_ms + self._ahead_of_monotonic_ms)
 
-    def _slew(self, elapsed_ms: float) -> None:
+    def _slew(self, monotonic_ms: float) -> None:
         """Apply a part of the outstanding correction."""
+        elapsed_ms = monotonic_ms - self._slewed_at_ms
+        self._slewed_at_ms = monotonic_ms
         slower = LEAD_RATIO if self.ahead_ms > STEP_MS else SLEW_RATIO
         slew_ms = max(-slower * elapsed_ms, min(SLEW_RATIO * elapsed_ms, self._behind_ms))
         self._behind_ms -= slew_ms
-        self._now_ms += slew_ms
+        self._ahead_of_monotonic_ms += slew_ms
 
     def sample(self, fleet_ms: float) -> None:
         """Adopt a sample of Redis TIME, already corrected by half of the round trip."""
         behind_ms = fleet_ms - self.now_ms()
         is_first, self._sampled = not self._sampled, True
         if behind_ms > STEP_MS or (is_first and (behind_ms > 0 or not self._made_ids)):
-            self._now_ms += behind_ms
+            self._ahead_of_monotonic_ms += behind_ms
             behind_ms = 0.0
-        self._behind_ms = behind_ms
+        self._behind_ms, self._slewed_at_ms = behind_ms, _monotonic_ms()
 
     def new_id(self) -> str:
         """Return a new UUIDv7."""

@@ -72,7 +72,7 @@ class SeededClock(Clock):
 
     def __init__(self, rng: Random) -> None:
         super().__init__()
-        self._now_ms += rng.uniform(-800, 800)
+        self._ahead_of_monotonic_ms += rng.uniform(-800, 800)
         self._rng = rng
 
     def new_id(self) -> str:

@@ -243,7 +243,7 @@ async def test_a_clock_that_is_ahead_holds_nothing_longer(
     """What lives is renewed by Redis's clock: a host's own may be wrong by hours, and the dead go in time."""
     monkeypatch.setattr("service.fleet.admission.RENEW_S", 0.01)
     a = new_replica("a")
-    a.clock._now_ms += 3_600_000
+    a.clock._ahead_of_monotonic_ms += 3_600_000
     assert isinstance(await a.slot("1"), Grant)
     await redis.zadd(slots_key("anthropic"), {"1": 1.0})
     await a.admission.start()
@@ -373,7 +373,7 @@ async def test_away_a_probe_that_hangs_lets_another_one_try(new_replica: NewRepl
     a.away = True
     assert isinstance(await a.enter("1", probe=True), Grant)
     assert isinstance(await a.enter("2", probe=True), AdmissionDenied)
-    a.clock._now_ms += admission.PROBE_MS
+    a.clock._ahead_of_monotonic_ms += admission.PROBE_MS
     assert isinstance(await a.enter("3", probe=True), Grant)
 
 

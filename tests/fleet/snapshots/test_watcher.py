@@ -350,7 +350,7 @@ def state_of(post: Post) -> RouteStatus:
 async def test_a_host_a_day_ahead_takes_the_fleets_time(make_post: MakePost) -> None:
     """Its clock is set back before it is ready, and its heartbeat says no time to come."""
     post = make_post()
-    post.clock._now_ms += 86_400_000
+    post.clock._ahead_of_monotonic_ms += 86_400_000
     post.watcher._started_ms = post.clock.now_ms()
     await post.start()
     await wait_until(post.watcher.ready.is_set)
@@ -363,7 +363,7 @@ async def test_a_clock_that_stays_ahead_is_told(post: Post, caplog: pytest.LogCa
     """Once events bear its time it can't be set back: the log says so, with the mend."""
     await wait_until(post.watcher.ready.is_set)
     post.clock.new_id()
-    post.clock._now_ms += 86_400_000
+    post.clock._ahead_of_monotonic_ms += 86_400_000
     post.watcher._sampled_s = 0.0
     await wait_until(lambda: any(record.message == "clock.ahead" for record in caplog.records))
 
