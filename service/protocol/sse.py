@@ -117,23 +117,28 @@ class SseReader:
         buffer, carried = self._with_rest(chunk)
         blocks, empty_lines = self._blocks(buffer)
         rest = blocks.pop()
-        limit, end = self._limit, -carried
+        limit, free, end, passed = self._limit, 0, -carried, self._passed_now()
         for block, empty_line in zip(blocks, empty_lines, strict=False):
             start, end = end, end + len(block) + empty_line
             if len(block) > limit:
                 raise self._too_large()
-            if self._started and block.startswith(self.passed):
-                self.free = end
+            if block.startswith(passed):
+                free = end
                 passed_count += 1
                 continue
             if not self._started or block[:1] in LINE_END_STARTS:
                 block = self._first_lines(block)  # noqa: PLW2901 - without leading empty lines
             if block:
-                self.free = end
+                self.free = free = end
                 yield SseEvent(block, max(0, start), end)
-        self.passed_count = passed_count
+            passed = self._passed_now()
+        self.free, self.passed_count = free, passed_count
         if rest:
             self._keep(rest)
+
+    def _passed_now(self) -> tuple[bytes, ...]:
+        """Return the prefixes of events that are not returned; none before the stream's first line."""
+        return self.passed if self._started else ()
 
     def _with_rest(self, chunk: bytes) -> tuple[bytes, int]:
         """Return the bytes to split now, and how many of them came before this chunk; nothing while no event is
