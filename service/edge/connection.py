@@ -231,12 +231,8 @@ class ClientConnection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Store a header; trailers are dropped."""
-        if not self._in_head:
-            return
-        name, value = name.lower(), value.rstrip(b" \t")
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        if self._in_head:
+            self.headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """A head is complete: validate and queue the request."""
@@ -247,12 +243,13 @@ class ClientConnection(HttpToolsProtocol):
         scope["method"] = method = self.parser.get_method().decode("ascii")
         scope["http_version"] = version
         check_head(method, version, self.headers, named)
+        expects = named.get(b"expect", b"").lower() == b"100-continue"
         handler, is_current = self._handler_of(scope), version == "1.1"
         exchange = RequestCycle(
             self,
             scope,
             keep_alive=is_current and self.parser.should_keep_alive(),
-            expects=is_current and self.expect_100_continue,
+            expects=is_current and expects,
             takes_interim=is_current,
         )
         self._enqueue(exchange, handler, waits=is_kept(named) and not exchange.expects)

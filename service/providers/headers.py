@@ -126,12 +126,12 @@ def accepted(client: Headers) -> bytes:
 
 
 def client_headers(upstream: Headers, *, shared_credential: bool = False, body_decoded: bool = False) -> HeaderList:
-    """Return a provider's response headers for the client, except for `content-length`.
+    """Return a provider's response headers for the client, except for `content-length`. Names are in lower case.
 
     `shared_credential`: several clients use this credential, so headers about its account are removed. `body_decoded`:
     the body is sent without the provider's content encoding.
     """
-    found = passing(lowered(upstream), ANSWER_NAMES, ANSWER_PREFIXES)
+    found = passing(upstream, ANSWER_NAMES, ANSWER_PREFIXES)
     if body_decoded:
         found.pop(b"content-encoding", None)
     if shared_credential:
@@ -155,18 +155,24 @@ def length_said(headers: Headers) -> HeaderList:
 def passing(headers: Headers, names: Collection[bytes], prefixes: tuple[bytes, ...] = ()) -> dict[bytes, bytes]:
     """Return the headers with these names or prefixes, without duplicates, in order, except for those named by
     `connection`."""
+    kept = [header for header in headers if header[0] in names or header[0].startswith(prefixes)]
+    found = dict(kept)
+    if len(found) != len(kept):
+        found = joined(kept)
+    for options in [value for name, value in headers if name == b"connection"]:
+        for name in options.split(b","):
+            found.pop(name.strip().lower(), None)
+    return found
+
+
+def joined(headers: Headers) -> dict[bytes, bytes]:
+    """Return headers without duplicates: of a list all parts, of others the first one."""
     found: dict[bytes, bytes] = {}
-    of_one_hop: list[bytes] = []
     for name, value in headers:
-        if name in names or name.startswith(prefixes):
-            if name not in found:
-                found[name] = value
-            elif name in LISTS:
-                found[name] += b", " + value
-        elif name == b"connection":
-            of_one_hop += value.split(b",")
-    for name in of_one_hop:
-        found.pop(name.strip().lower(), None)
+        if name not in found:
+            found[name] = value
+        elif name in LISTS:
+            found[name] += b", " + value
     return found
 
 

@@ -19,7 +19,7 @@ from uvicorn.server import Server, ServerState
 ROOT = Path(__file__).parents[2]
 BOUNDED = ("httpcore", "httptools", "prometheus-client", "redis", "uvicorn")
 PROTOCOL_FIELDS = (
-    "app", "cycle", "expect_100_continue", "headers", "loop", "parser", "pipeline", "scope", "tasks",
+    "app", "cycle", "headers", "loop", "parser", "pipeline", "scope", "tasks",
     "timeout_keep_alive_task", "transport", "url",
 )  # fmt: skip
 

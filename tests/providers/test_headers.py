@@ -157,28 +157,28 @@ def test_no_header_leaves_twice_or_belongs_to_one_hop(
 def test_headers_named_by_connection_end_here() -> None:
     """RFC 9110: what `connection` names is of one hop, even if the list would let it pass."""
     assert b"x-app" not in sent("anthropic", "api_key")
-    assert client_headers([(b"Connection", b"Request-Id"), (b"request-id", b"r"), (b"retry-after", b"2")]) == [
+    assert client_headers([(b"connection", b"Request-Id"), (b"request-id", b"r"), (b"retry-after", b"2")]) == [
         (b"retry-after", b"2")
     ]
 
 
 ANSWER = [
-    (b"Content-Type", b"text/event-stream; charset=utf-8"),
-    (b"Content-Encoding", b"gzip"),
-    (b"Content-Length", b"10"),
-    (b"Transfer-Encoding", b"chunked"),
-    (b"Request-Id", b"req_1"),
-    (b"Retry-After", b"3"),
-    (b"X-Should-Retry", b"true"),
-    (b"Anthropic-Ratelimit-Unified-Status", b"allowed"),
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"content-encoding", b"gzip"),
+    (b"content-length", b"10"),
+    (b"transfer-encoding", b"chunked"),
+    (b"request-id", b"req_1"),
+    (b"retry-after", b"3"),
+    (b"x-should-retry", b"true"),
+    (b"anthropic-ratelimit-unified-status", b"allowed"),
     (b"anthropic-organization-id", b"org"),
     (b"anthropic-workspace-id", b"w"),
-    (b"Set-Cookie", b"__cf_bm=1"),
-    (b"Server", b"cloudflare"),
-    (b"CF-RAY", b"1"),
-    (b"Via", b"1.1 google"),
+    (b"set-cookie", b"__cf_bm=1"),
+    (b"server", b"cloudflare"),
+    (b"cf-ray", b"1"),
+    (b"via", b"1.1 google"),
     (b"alt-svc", b"h3"),
-    (b"Location", b"https://elsewhere"),
+    (b"location", b"https://elsewhere"),
     (b"strict-transport-security", b"max-age=1"),
 ]
 
