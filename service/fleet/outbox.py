@@ -316,13 +316,17 @@ class Outbox:
     def _drop_oldest(self) -> None:
         """Spool the oldest events that no snapshot includes, then drop them from memory, which is bounded."""
         for stream, lane in self.queues.items():
-            for kept in islice(lane.sent, min(BATCH_EVENTS, max(0, len(lane.sent) - KEPT_EVENTS))):
-                self._write_to_disk(stream, kept)
-            while len(lane.sent) > KEPT_EVENTS and lane.sent[0].on_disk:
-                lane.sent.popleft()
-            while len(lane.pending) > KEPT_EVENTS and lane.pending[0].on_disk:
-                lane.pending.popleft()
-                self._read_back = True
+            if len(lane.sent) > KEPT_EVENTS or len(lane.pending) > KEPT_EVENTS:
+                self._drop_oldest_of(stream, lane)
+
+    def _drop_oldest_of(self, stream: str, lane: StreamQueue) -> None:
+        for kept in islice(lane.sent, min(BATCH_EVENTS, max(0, len(lane.sent) - KEPT_EVENTS))):
+            self._write_to_disk(stream, kept)
+        while len(lane.sent) > KEPT_EVENTS and lane.sent[0].on_disk:
+            lane.sent.popleft()
+        while len(lane.pending) > KEPT_EVENTS and lane.pending[0].on_disk:
+            lane.pending.popleft()
+            self._read_back = True
 
     async def _append_from_disk(self) -> None:
         """Append events from disk: adopted spools, and own events dropped from memory."""
