@@ -111,16 +111,15 @@ class ResponseParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Store a header; ignore a trailer."""
-        if self.has_head:
-            return
-        if len(self.headers) >= MOST_HEADERS:
-            raise InvalidResponse(f"the response has more than {MOST_HEADERS} headers")
-        self.headers.append((name.lower(), value))
+        if not self.has_head:
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
         if self._http is None or self.complete:
             return
+        if len(self.headers) > MOST_HEADERS:
+            raise InvalidResponse(f"the response has more than {MOST_HEADERS} headers")
         status = self._http.get_status_code()
         if status < 200:
             self.headers.clear()
@@ -134,14 +133,19 @@ class ResponseParser:
 
     def _frame(self) -> None:
         """Determine the end of the body."""
-        framing = [(name, value) for name, value in self.headers if name in FRAMING]
-        codings = [value.strip().lower() for name, value in framing if name == b"transfer-encoding"]
-        if codings and codings != [b"chunked"]:
-            raise InvalidResponse("unexpected transfer-encoding in the response")
+        named = dict(self.headers)
+        if b"transfer-encoding" in named:
+            self._check_codings()
         if self._is_head:
             self.complete = True
         elif self.status not in (204, 304):
-            self._till_close = not framing
+            self._till_close = FRAMING.isdisjoint(named)
+
+    def _check_codings(self) -> None:
+        """Reject a body that is not framed by plain chunks."""
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings != [b"chunked"]:
+            raise InvalidResponse("unexpected transfer-encoding in the response")
 
     def _refuse_body(self) -> None:
         """Reject a body after a response to HEAD."""

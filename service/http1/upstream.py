@@ -69,14 +69,15 @@ class UpstreamResponse:
         self.status = status
         self.headers = headers
         """Names in lower case."""
+        self._named = dict(reversed(headers))
+        """Of a repeated header the first."""
         self._body = body
         self._decoder: ResponseDecoder | None = None
 
     @property
     def content_type(self) -> str:
         """The media type in lower case, without parameters."""
-        value = next((value for name, value in self.headers if name == b"content-type"), b"")
-        return value.split(b";")[0].strip().lower().decode("latin-1")
+        return self._named.get(b"content-type", b"").split(b";")[0].strip().lower().decode("latin-1")
 
     @property
     def decoded(self) -> bool:
@@ -90,7 +91,8 @@ class UpstreamResponse:
 
     def decode(self) -> None:
         """Remove the content encoding from now on, if it is known."""
-        if encodings := [value for name, value in self.headers if name == b"content-encoding"]:
+        if b"content-encoding" in self._named:
+            encodings = [value for name, value in self.headers if name == b"content-encoding"]
             self._decoder = response_decoder(b", ".join(encodings).decode("latin-1"))
 
     def join(self) -> None:
