@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from service.ledger.ids import REQUEST_TIME_DIGITS, uuid7
 
+NS_PER_MS = 1_000_000
 SLEW_RATIO = 0.1
 """Maximum slew: fleet time runs at most a tenth faster or slower."""
 STEP_MS = 1_000
@@ -30,7 +31,7 @@ class Clock:
     """Unix time in milliseconds, the same in all processes of the fleet."""
 
     def __init__(self) -> None:
-        self._ahead_of_monotonic_ms = time.time() * 1000 - _monotonic_ms()
+        self._ahead_of_monotonic_ms = time.time() * 1000 - time.monotonic_ns() / NS_PER_MS
         """Fleet time minus the monotonic clock."""
         self._behind_ms = 0.0
         self._slewed_at_ms = 0.0
@@ -45,7 +46,7 @@ class Clock:
 
     def now_ms(self) -> int:
         """Return fleet time."""
-        monotonic_ms = _monotonic_ms()
+        monotonic_ms = time.monotonic_ns() / NS_PER_MS
         if self._behind_ms:
             self._slew(monotonic_ms)
         return int(monotonic_ms + self._ahead_of_monotonic_ms)
@@ -66,7 +67,7 @@ class Clock:
         if behind_ms > STEP_MS or (is_first and (behind_ms > 0 or not self._made_ids)):
             self._ahead_of_monotonic_ms += behind_ms
             behind_ms = 0.0
-        self._behind_ms, self._slewed_at_ms = behind_ms, _monotonic_ms()
+        self._behind_ms, self._slewed_at_ms = behind_ms, time.monotonic_ns() / NS_PER_MS
 
     def new_id(self) -> str:
         """Return a new UUIDv7."""
@@ -82,7 +83,3 @@ class Clock:
 def utc_of(at_ms: int) -> datetime:
     """Convert Unix milliseconds to a datetime, clamped to the range of the calendar."""
     return datetime.fromtimestamp(min(max(at_ms, 0), LAST_MS) / 1000, UTC)
-
-
-def _monotonic_ms() -> float:
-    return time.monotonic() * 1000

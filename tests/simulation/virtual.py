@@ -31,6 +31,10 @@ class Now:
     def monotonic(self) -> float:
         return self.s
 
+    def monotonic_ns(self) -> int:
+        """In nanoseconds."""
+        return int(self.monotonic() * 1_000_000_000)
+
     def time_ns(self) -> int:
         return int(self.s * 1000) * 1_000_000
 

@@ -12,19 +12,22 @@ from service.ledger.ids import time_of_id_ms
 
 
 class Hands:
-    """The monotonic clock, moved by hand."""
+    """The clocks of this host, the monotonic one moved by hand."""
 
     def __init__(self) -> None:
         self.ms = 1_000.0
 
-    def __call__(self) -> float:
-        return self.ms
+    def monotonic_ns(self) -> int:
+        return int(self.ms * 1_000_000)
+
+    def time(self) -> float:
+        return 1_700_000_000.0
 
 
 @pytest.fixture
 def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
     made = Hands()
-    monkeypatch.setattr(rooms, "_monotonic_ms", made)
+    monkeypatch.setattr(rooms, "time", made)
     return made
 
 
@@ -33,7 +36,7 @@ def test_it_never_goes_back(steps: list[tuple[float, float | None]]) -> None:
     """Once an id was made, whatever Redis says and however often, no reading is less than the one before."""
     hands = Hands()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rooms, "_monotonic_ms", hands)
+        patch.setattr(rooms, "time", hands)
         clock = Clock()
         clock.new_id()
         last = clock.now_ms()
