@@ -31,6 +31,9 @@ def show_status(status: Status, console: SafeConsole) -> None:
         console.print(f"next      {visible(status.next_route) or 'no route can answer now'}; see `ccproxy explain`")
     console.print(f"ledger    {ledger_words(status)}")
     show_replicas(status, console)
+    for replica in status.replicas:
+        for words in replica.problems:
+            console.print(Text(visible(f"problem   {replica.replica}: {words}"), style="red"), soft_wrap=True)
     show_differences("settings", status.settings, console)
     show_differences("versions", status.versions, console)
 

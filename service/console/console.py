@@ -16,7 +16,7 @@ from service.auth_throttle import AuthThrottle
 from service.console.api_types import EventView, Notice, Overview
 from service.console.auth import Access
 from service.console.event_text import is_notable
-from service.console.fleet_status import FleetReader
+from service.console.fleet_status import FleetReader, FleetStatus
 from service.console.live import Feed
 from service.console.overview import overview_of
 from service.console.reports import ReportClient, queue_url
@@ -117,11 +117,23 @@ class Console:
             await self.recent(),
             now_ms=self.now_ms(),
             version=self.version,
-            own_notices=self._own_notices(),
+            own_notices=[*self._own_notices(), *self._others_notices(standing)],
         )
 
+    def _others_notices(self, standing: FleetStatus | None) -> list[Notice]:
+        """What is wrong with other replicas, as their heartbeats say."""
+        others = [one for one in standing.status.replicas if one.replica != self._outbox.replica] if standing else []
+        return [
+            Notice(level="problem", code="replica", subject=one.replica, message=f"{one.replica}: {words}")
+            for one in others
+            for words in one.problems
+        ]
+
     def _own_notices(self) -> list[Notice]:
-        found = []
+        found = [
+            Notice(level="problem", code=problem.code, subject=problem.subject, message=problem.message)
+            for problem in self._outbox.problems.current
+        ]
         if self._outbox.away:
             words = f"this replica can't reach Redis; {self._outbox.pending:,} events are kept on its disk"
             found.append(Notice(level="problem", code="spooling", subject=self._outbox.replica, message=words))

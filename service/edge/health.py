@@ -1,6 +1,7 @@
 """Health endpoints of this process: liveness, readiness, and the state of its routes.
 
-Readiness is about this process alone: unavailable providers, Redis or Postgres are reported in the body, since a proxy
+Readiness is about this process alone: a replica that could serve no request is not ready, such as one without a usable
+credential. Unavailable providers, Redis or Postgres are reported in the body: all replicas share them, and a proxy
 without them still answers; if a balancer removed all proxies, clients would not even get a proper error. The endpoints
 reveal no secrets and make no requests.
 """
@@ -17,7 +18,9 @@ from service.drain import Drain
 from service.fleet.clock import Clock, utc_of
 from service.fleet.outbox import Outbox
 from service.fleet.snapshots import Watcher
+from service.routing.rank import CREDENTIAL_PREFIX, lacks_credential, passes_through
 from service.routing.route_status import RouteStatus
+from service.routing.view import View
 from service.settings import Settings
 from service.version import product_version
 
@@ -40,6 +43,9 @@ FALLBACKS = 3
 """The original listed this many, and called inactive ones disabled."""
 
 
+Readiness = Literal["ready", "starting", "draining", "no_keys", "no_credential"]
+
+
 class HealthChecks:
     """Data of the health endpoints."""
 
@@ -52,11 +58,17 @@ class HealthChecks:
         self._started_s = time.monotonic()
 
     @property
-    def state(self) -> Literal["ready", "starting", "draining"]:
-        """Return `ready` if the first snapshot has arrived or the wait for it timed out, and no stop has begun."""
+    def state(self) -> Readiness:
+        """Return `ready` if this process could serve a request: no stop has begun, the first snapshot has arrived or
+        the wait for it timed out, client keys are known, and a route has a credential."""
         if self._drain.begun:
             return "draining"
-        return "ready" if self._watcher.ready.is_set() else "starting"
+        if not self._watcher.ready.is_set():
+            return "starting"
+        settings = self._settings
+        if settings.ledger_keys and not settings.client_keys and not self._watcher.control_known:
+            return "no_keys"
+        return "ready" if may_serve(settings, self._watcher.view) else "no_credential"
 
     def readiness(self) -> dict[str, Any]:
         """Return what this process knows about itself and its dependencies, without requests."""
@@ -67,7 +79,20 @@ class HealthChecks:
             "providers": {reading.route: route_fields(reading) for reading in self._watcher.route_statuses()},
             "redis": self.redis(),
             "postgres": self.lag(),
+            "problems": self.problems(),
         }
+
+    def problems(self) -> list[dict[str, str]]:
+        """Return what is wrong with this process, without details that only concern its operators."""
+        return [
+            {
+                "problem": problem.code,
+                "words": problem.words,
+                "since": utc_of(problem.since_ms).isoformat(timespec="milliseconds"),
+            }
+            | ({"subject": problem.subject} if problem.subject else {})
+            for problem in self._outbox.problems.current
+        ]
 
     def redis(self) -> dict[str, Any]:
         """Return if Redis answered last time, and the number of pending events."""
@@ -91,6 +116,7 @@ class HealthChecks:
             "timestamp": utc_of(self._clock.now_ms()).isoformat(timespec="milliseconds"),
             "endpoints": ENDPOINTS,
             "config": self.config(),
+            "problems": self.problems(),
             "providers": {
                 "best": next((reading.route for reading in readings if reading.available), None),
                 **{reading.route: route_fields(reading) for reading in readings},
@@ -110,6 +136,17 @@ class HealthChecks:
             "models": len(self._settings.policy.model_map),
             "tracking": self._settings.redis_url is not None,
         }
+
+
+def may_serve(settings: Settings, view: View) -> bool:
+    """True if this process has a credential for some route, or may pass a client's own on.
+
+    Routes that an operator has disabled count as well as served: that is a decision for all replicas.
+    """
+    configured = [route for route in settings.routes if route.off is None]
+    if passes_through(settings.routes, CREDENTIAL_PREFIX, settings.client_credentials):
+        return True
+    return any(not lacks_credential(view.ledger(route.id), view.replica) for route in configured)
 
 
 def route_fields(reading: RouteStatus) -> dict[str, Any]:
@@ -141,7 +178,7 @@ def livez() -> dict[str, str]:
     responses={503: ResponseSpec(dict[str, Any], description="Not ready", generate_examples=False)},
 )
 def readyz(state: State) -> Response[dict[str, Any]]:
-    """Readiness probe: 200 while the process accepts requests."""
+    """Readiness probe: 200 while the process could serve a request."""
     report = state.health.readiness()
     return Response(report, status_code=200 if report["status"] == "ready" else 503)
 

@@ -125,7 +125,7 @@ def read_status(settings: Settings, url: str) -> Status:
         names = sorted(stream_names(redis) | {CONTROL})
         snapshots = read_snapshots(redis, names)
         replicas, newest_routes = read_replicas(redis, now_ms)
-        fleet = fleet_view(redis, settings, snapshots, newest_routes, now_ms)
+        fleet = fleet_view(redis, settings, snapshots, replicas, newest_routes, now_ms)
         routes = list(fleet.routes)
         if settings.client_route.id in names:
             routes.append(read_route_status(settings.client_route, fleet.view, settings.policy, now_ms))
@@ -142,8 +142,9 @@ def read_fleet_view(settings: Settings, url: str) -> FleetView:
     """Read what routing would decide with. Raises RedisError or OSError."""
     with open_fleet(url) as redis:
         now_ms = fleet_time(redis)
-        _, newest_routes = read_replicas(redis, now_ms)
-        return fleet_view(redis, settings, read_snapshots(redis, stream_names(redis)), newest_routes, now_ms)
+        replicas, newest_routes = read_replicas(redis, now_ms)
+        snapshots = read_snapshots(redis, stream_names(redis))
+        return fleet_view(redis, settings, snapshots, replicas, newest_routes, now_ms)
 
 
 def open_fleet(url: str) -> Redis:
@@ -158,10 +159,18 @@ def fleet_time(redis: Redis) -> int:
 
 
 def fleet_view(
-    redis: Redis, settings: Settings, snapshots: Mapping[str, Snapshot], newest_routes: Sequence[str], now_ms: int
+    redis: Redis,
+    settings: Settings,
+    snapshots: Mapping[str, Snapshot],
+    replicas: Sequence[ReplicaStatus],
+    newest_routes: Sequence[str],
+    now_ms: int,
 ) -> FleetView:
-    """Return what routing would decide with; `newest_routes` are those of a live proxy. Raises RedisError."""
+    """Return what the newest of the live proxies would decide with; `newest_routes` are its routes. Raises
+    RedisError."""
     view = view_of(snapshots.values(), read_control(redis))
+    view.live = frozenset(one.replica for one in replicas)
+    view.replica = min(replicas, key=lambda one: one.seen_ms_ago).replica if replicas else ""
     view.accounts = key_accounts(settings.routes)
     view.spent = read_spent(redis, settings.routes)
     published = [reading for name in newest_routes if (reading := read_published(redis, name))]

@@ -3,7 +3,7 @@
 from tests.fakes import FakeProvider
 from tests.support.proxies import ANTHROPIC_KEY, ASK, Server
 
-FIELDS = {"status", "service", "version", "uptime", "timestamp", "endpoints", "config", "providers"}
+FIELDS = {"status", "service", "version", "uptime", "timestamp", "endpoints", "config", "providers", "problems"}
 
 
 async def test_health_has_the_originals_fields(server: Server, anthropic: FakeProvider) -> None:
