@@ -9,7 +9,7 @@ end, when the attempt was given up. Both are counted and shown.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import psycopg
@@ -17,15 +17,19 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from service.ledger import wire
-from service.ledger.events import AttemptEnded, AttemptLost, AttemptStarted, Event
+from service.ledger.events import AttemptEnded, AttemptLost, AttemptStarted, Event, ResourceUsed, UsageRepriced
 from service.ledger.state import RouteLedger
 from tests.chaos.fleet import Fate, Fleet, Outage
 from tests.chaos.load import WANTED, Asked
 from tests.fakes import FakeProvider, Usage
+from tests.fakes.language import Received
 
 KINDS = Usage.__struct_fields__
 COUNTS = ("attempts", "failed", "aborted", "lost")
+MONEY = ("cost_nusd", "unpriced")
 GENESIS = bytes(32)
+Cells: TypeAlias = dict[tuple[str, int, str, str], Counter[str]]
+"""Usage by route, hour, model and client key."""
 SHOWN = 8
 """Findings of one kind that are told; more of the same tell no more."""
 LATE_S = 0.3
@@ -84,7 +88,7 @@ class Books:
             ]
             query = "SELECT stream, position, hash, state::text FROM ccproxy.checkpoints"
             self.checkpoints: dict[str, tuple[int, bytes, str]] = {row[0]: row[1:] for row in connection.execute(query)}
-            names = ", ".join((*COUNTS, *KINDS))
+            names = ", ".join((*COUNTS, *KINDS, *MONEY))
             query = f"SELECT route, extract(epoch FROM hour)::bigint / 3600, model, client_key, {names} FROM ccproxy.usage_hourly"  # noqa: S608, E501 - our own words
             self.usage = {row[:4]: row[4:] for row in connection.execute(query.encode())}
             self.odd = [
@@ -111,6 +115,7 @@ def audit(fleet: Fleet, asked: Sequence[Asked]) -> Tally:
     check_chain(books, tally)
     check_once(books, tally)
     check_usage(books, tally)
+    check_sessions(books, fleet.anthropic.resources.sessions, tally)
     check_attempts(books, fleet.fakes, fleet.fates, tally)
     check_lost(books, fleet.fates, tally)
     check_clients(asked, [proxy.outages for proxy in fleet.proxies], tally)
@@ -157,16 +162,73 @@ def check_once(books: Books, tally: Tally) -> None:
 
 def check_usage(books: Books, tally: Tally) -> None:
     """The hourly usage is the sum over the events."""
-    cells: dict[tuple[str, int, str, str], Counter[str]] = {}
+    cells: Cells = {}
     lost = [(stream, event) for stream, event in books.lost if event.attempt_id not in books.end_of]
     counted: list[tuple[str, AttemptEnded | AttemptLost]] = [*books.ends, *lost]
     for stream, event in counted:
         cell = cells.setdefault((stream, event.at_ms // 3_600_000, event.model_sent, event.client_key), Counter())
         outcome = event.outcome if isinstance(event, AttemptEnded) else "lost"
         cell.update({"attempts": 1, outcome: 1, **{kind: getattr(event.tokens, kind) for kind in KINDS}})
-    wanted = {key: tuple(cell[name] for name in (*COUNTS, *KINDS)) for key, cell in cells.items()}
-    nothing = (0,) * (len(COUNTS) + len(KINDS))
-    tally.same("usage_hourly", {key: row for key, row in books.usage.items() if row != nothing}, wanted)
+        cell.update({"cost_nusd": event.cost_nusd or 0, "unpriced": int(event.cost_nusd is None)})
+    add_growth(cells, books)
+    add_prices(cells, books)
+    names = (*COUNTS, *KINDS, *MONEY)
+    wanted = {key: tuple(cell[name] for name in names) for key, cell in cells.items()}
+    nothing = (0,) * len(names)
+    found = {key: tuple(map(int, row)) for key, row in books.usage.items() if tuple(row) != nothing}
+    tally.same("usage_hourly", found, {key: row for key, row in wanted.items() if row != nothing})
+
+
+def add_growth(cells: Cells, books: Books) -> None:
+    """What sessions have grown: of each kind of token the highest that the whole or the sum of its parts has shown."""
+    shown: dict[str, dict[str, ResourceUsed]] = {}
+    booked: dict[str, Usage] = {}
+    for row in books.rows:
+        event = row.event
+        if not isinstance(event, ResourceUsed):
+            continue
+        parts = shown.setdefault(event.resource_id, {})
+        parts[event.part] = max(parts.get(event.part, event), event, key=lambda one: one.tokens.input)
+        before = booked.get(event.resource_id, Usage(input=0, output=0))
+        booked[event.resource_id] = now = Usage(*(highest_of(kind, parts, before) for kind in KINDS))
+        grown = {kind: getattr(now, kind) - getattr(before, kind) for kind in KINDS}
+        cell = cells.setdefault((row.stream, event.at_ms // 3_600_000, event.model, event.client_key), Counter())
+        rates = event.rates_nusd
+        assert rates is not None, event
+        cost_nusd = sum(grown[kind] * getattr(rates, kind) for kind in KINDS) // 10**6
+        cell.update(grown | {"cost_nusd": cost_nusd})
+
+
+def highest_of(kind: str, parts: Mapping[str, ResourceUsed], before: Usage) -> int:
+    """The highest count of a kind of token that readings prove."""
+    threads = sum(getattr(event.tokens, kind) for part, event in parts.items() if part)
+    whole: int = getattr(parts[""].tokens, kind) if "" in parts else 0
+    booked: int = getattr(before, kind)
+    return max(int(threads), whole, booked)
+
+
+def add_prices(cells: Cells, books: Books) -> None:
+    """What usage costs since it was priced again; estimates for which an end came have no price any more."""
+    for row in books.rows:
+        event = row.event
+        if not isinstance(event, UsageRepriced) or (event.of_lost and event.attempt_id in books.end_of):
+            continue
+        for change in event.changes:
+            cell = cells[row.stream, event.at_ms // 3_600_000, change.model, event.client_key]
+            cell["cost_nusd"] += (change.cost_nusd or 0) - (change.was_nusd or 0)
+            cell["unpriced"] += (change.cost_nusd is None) - (change.was_nusd is None)
+
+
+def check_sessions(books: Books, totals: Mapping[str, int], tally: Tally) -> None:
+    """Each session is booked as what the provider says of it in the end, once, whoever polled it."""
+    readings = [row.event for row in books.rows if isinstance(row.event, ResourceUsed)]
+    tally.counts["readings of sessions"] = len(readings)
+    tally.counts["prices after others"] = sum(isinstance(row.event, UsageRepriced) for row in books.rows)
+    for name, tokens in totals.items():
+        highest = max(
+            (event.tokens.input for event in readings if (event.resource_id, event.part) == (name, "")), default=0
+        )
+        tally.same(f"the highest reading of {name}", highest, tokens)
 
 
 def check_attempts(books: Books, fakes: Mapping[str, FakeProvider], fates: Mapping[int, Fate], tally: Tally) -> None:
@@ -179,7 +241,7 @@ def check_attempts(books: Books, fakes: Mapping[str, FakeProvider], fates: Mappi
         answers = {one.index: one.usage for one in fake.served}
         for request in fake.requests:
             usage = answers.get(request.index, Usage())
-            served.setdefault(Key(route, mark_of(request.body)), []).append(usage)
+            served.setdefault(Key(route, mark_of(request)), []).append(usage)
     tally.counts["attempts"] = len(books.started)
     tally.counts["requests at the providers"] = sum(len(usages) for usages in served.values())
     unsent = Counter[str]()
@@ -198,9 +260,11 @@ def check_attempts(books: Books, fakes: Mapping[str, FakeProvider], fates: Mappi
         tally.counts[f"started, never sent (proxy {excuse})"] = unsent[excuse]
 
 
-def mark_of(body: bytes) -> str:
-    """The mark in a request's body."""
-    found: dict[str, Any] = msgspec.json.decode(body)
+def mark_of(request: Received) -> str:
+    """The mark in a request's body, or in its query."""
+    if not request.body:
+        return request.query.removeprefix("mark=")
+    found: dict[str, Any] = msgspec.json.decode(request.body)
     words: str = found["messages"][0]["content"]
     return words.removeprefix("mark ")
 

@@ -1,7 +1,9 @@
-"""Clients that ask without a pause, in a thread of their own, and write down how each request ended.
+"""Clients that ask without a pause, in a thread of their own, and write down how each request ended; and some that poll
+sessions of agents, their threads and dreams, whose usage grows meanwhile.
 
-Every request bears a mark: as its session id, which the ledger keeps, and in its body, which the fakes keep. What the
-providers do to it is scripted by that mark before it is sent. Not here: whether that was right (`audit`).
+Every request bears a mark: as its session id, which the ledger keeps, and in its body or its query, which the fakes
+keep. What the providers do to it is scripted by that mark before it is sent. Not here: whether that was right
+(`audit`).
 """
 
 import asyncio
@@ -16,6 +18,7 @@ import httpx
 from msgspec import Struct
 
 from tests.fakes import FakeProvider, Reply, reply
+from tests.fakes.resources import DREAM, THREAD
 from tests.support.messages import HEADERS, MODEL
 
 Kind: TypeAlias = Literal[
@@ -27,6 +30,7 @@ Kind: TypeAlias = Literal[
     "broken",  # the stream breaks off after content: an error event
     "refused",  # all providers answer 529: so does the proxy
     "leaver",  # the client goes in mid-stream
+    "poll",  # a look at a session
 ]
 End: TypeAlias = Literal["complete", "error event", "error status", "left", "cut", "broken", "no connection", "hung"]
 """`complete`: the whole answer. `cut`: it ended in order, but not whole. `broken`: the connection broke."""
@@ -50,11 +54,21 @@ WANTED: dict[Kind, tuple[End, ...]] = {
     "broken": ("error event",),
     "refused": ("error status",),
     "leaver": ("left",),
+    "poll": ("complete",),
 }
 """How a request must end, whatever befalls the servers behind the proxies."""
 STREAMED = frozenset(("slow", "late error", "broken", "leaver"))
 BOUND_S = 30.0
 """No request may take longer: a proxy is frozen for 2.5 s at most, has 10 s to end, and answers are there in one."""
+SESSIONS = [f"sesn_{number:08}" for number in range(4)]
+VIEWS = (
+    "/v1/sessions/{0}",
+    "/v1/sessions/{0}/threads/" + THREAD + "{0}",
+    "/v1/dreams/" + DREAM + "{0}",
+    "/v1/sessions",
+)
+"""What tells of a session's usage: itself, its thread, its dream, a list."""
+POLLERS = 2
 PAUSE_S = 0.02
 AWAY_S = 0.25
 STOP_S = BOUND_S + 15
@@ -85,6 +99,8 @@ class Load:
         self._seed = seed
         self._clients = clients
         self._stopping = threading.Event()
+        self._totals = fakes["anthropic"].resources.sessions
+        self._totals.update(dict.fromkeys(SESSIONS, 1_000))
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load", daemon=True)
 
     def __enter__(self) -> Self:
@@ -109,33 +125,75 @@ class Load:
         self._thread.join(STOP_S)
 
     async def _run(self) -> None:
-        await asyncio.gather(*(self._client(number) for number in range(self._clients)))
+        clients = [self._client(number) for number in range(self._clients)]
+        await asyncio.gather(*clients, *(self._poller(self._clients + number) for number in range(POLLERS)))
+        async with self._http() as client:
+            await asyncio.gather(*(self._last_look(client, number, name) for number, name in enumerate(SESSIONS)))
+
+    def _http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(headers=HEADERS, trust_env=False, timeout=BOUND_S)
 
     async def _client(self, number: int) -> None:
         chance = random.Random(f"{self._seed}/{number}")  # noqa: S311 - a load that can be had again
-        async with httpx.AsyncClient(headers=HEADERS, trust_env=False, timeout=BOUND_S) as client:
+        async with self._http() as client:
             turn = 0
             while not self._stopping.is_set():
                 turn += 1
                 [kind] = chance.choices([*WEIGHTS], weights=[*WEIGHTS.values()])
-                proxy = (number + turn) % len(self._urls)
-                asked = Asked(f"chaos-{number}-{turn:06d}.", kind, proxy, time.monotonic())
-                self.asked.append(asked)
+                asked = self._begin(number, turn, kind)
                 await self._ask(client, asked, streamed=kind in STREAMED or chance.random() < 0.5)
-                asked.ended_s = time.monotonic()
-                await asyncio.sleep(AWAY_S if asked.end == "no connection" else PAUSE_S)
+                await self._end(asked)
+
+    async def _poller(self, number: int) -> None:
+        """Look at sessions, whose usage grows now and then, one way and another."""
+        chance = random.Random(f"{self._seed}/{number}")  # noqa: S311 - a load that can be had again
+        async with self._http() as client:
+            turn = 0
+            while not self._stopping.is_set():
+                turn += 1
+                name = chance.choice(SESSIONS)
+                self._totals[name] += chance.choice((0, 0, 30))
+                asked = self._begin(number, turn, "poll")
+                await self._send(client, asked, "GET", chance.choice(VIEWS).format(name))
+                await self._end(asked)
+
+    async def _last_look(self, client: httpx.AsyncClient, number: int, name: str) -> None:
+        """See what a session has used in the end, when everything is up again."""
+        until_s, turn = time.monotonic() + BOUND_S, 0
+        while time.monotonic() < until_s:
+            turn += 1
+            asked = self._begin(100 + number, turn, "poll")
+            await self._send(client, asked, "GET", f"/v1/sessions/{name}")
+            await self._end(asked)
+            if asked.end == "complete":
+                return
+
+    def _begin(self, number: int, turn: int, kind: Kind) -> Asked:
+        asked = Asked(f"chaos-{number}-{turn:06d}.", kind, (number + turn) % len(self._urls), time.monotonic())
+        self.asked.append(asked)
+        return asked
+
+    async def _end(self, asked: Asked) -> None:
+        asked.ended_s = time.monotonic()
+        await asyncio.sleep(AWAY_S if asked.end == "no connection" else PAUSE_S)
 
     async def _ask(self, client: httpx.AsyncClient, asked: Asked, *, streamed: bool) -> None:
         for route, scripted in scripts(asked.kind).items():
             self._fakes[route].script(scripted.when(body=asked.mark))
         content = [{"role": "user", "content": f"mark {asked.mark}"}]
         body = {"model": MODEL, "max_tokens": 64, "messages": content, "stream": streamed}
+        await self._send(client, asked, "POST", "/v1/messages", body)
+
+    async def _send(
+        self, client: httpx.AsyncClient, asked: Asked, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> None:
         headers = {"x-claude-code-session-id": asked.mark}
-        url = self._urls[asked.proxy] + "/v1/messages"
+        query = "" if body else f"?mark={asked.mark}"
+        streamed = bool(body and body["stream"])
         try:
             async with (
                 asyncio.timeout(BOUND_S),
-                client.stream("POST", url, json=body, headers=headers) as answer,
+                client.stream(method, self._urls[asked.proxy] + path + query, json=body, headers=headers) as answer,
             ):
                 await self._read(answer, asked, streamed=streamed)
         except TimeoutError:

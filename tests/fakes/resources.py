@@ -18,6 +18,7 @@ from tests.fakes import reply
 if TYPE_CHECKING:
     from tests.fakes.language import Received, Reply
 
+THREAD, DREAM = "sthr_", "drm_"
 MakeMessage = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -33,7 +34,8 @@ class Resources:
     files: dict[str, tuple[dict[str, Any], bytes]] = field(default_factory=dict)
     message_ids: set[str] = field(default_factory=set)
     sessions: dict[str, int] = field(default_factory=dict)
-    """Tokens that agents' sessions have used so far, by id."""
+    """Tokens that agents' sessions have used so far, by id. A dream (`DREAM` before the session's id) has used a third
+    of them, and a thread (`THREAD`) the rest."""
 
     def answer(self, request: Received, path: str) -> Reply | None:
         """The answer, None for a path that is no resource."""
@@ -44,6 +46,8 @@ class Resources:
             return self._files(request, rest)
         if first == "sessions":
             return self._sessions(rest)
+        if first == "dreams":
+            return self._dream(rest)
         if first == "messages" and rest[:1] == ["batches"]:
             return self._batches(request, rest[1:])
         return None
@@ -112,17 +116,30 @@ class Resources:
             return reply.json({"data": [self._session(name) for name in self.sessions], "next_page": None})
         if rest[0] not in self.sessions:
             return reply.error(404, message=f"Session not found: {rest[0]}")
+        if rest[1:2] == ["threads"]:
+            used = self.sessions[rest[0]] - self.sessions[rest[0]] // 3
+            return reply.json(self._part("session_thread", THREAD, rest[0], used))
         return reply.json(self._session(rest[0]))
 
+    def _dream(self, rest: list[str]) -> Reply:
+        session = rest[0].removeprefix(DREAM) if rest else ""
+        if session not in self.sessions:
+            return reply.error(404, message="Dream not found")
+        return reply.json(self._part("dream", DREAM, session, self.sessions[session] // 3))
+
+    def _part(self, kind: str, prefix: str, session: str, tokens: int) -> dict[str, Any]:
+        model = {"id": self.models[0], "speed": "standard"}
+        part = {"type": kind, "id": prefix + session, "session_id": session, "usage": usage_of(tokens)}
+        return part | ({"model": model} if kind == "dream" else {"agent": {"type": "agent", "model": model}})
+
     def _session(self, name: str) -> dict[str, Any]:
-        tokens = self.sessions[name]
         return {
             "id": name,
             "type": "session",
             "status": "running",
             "agent": {"type": "agent", "model": {"id": self.models[0], "speed": "standard"}},
             "created_at": _stamp(),
-            "usage": {"input_tokens": tokens, "output_tokens": tokens // 10, "cache_read_input_tokens": 2 * tokens},
+            "usage": usage_of(self.sessions[name]),
         }
 
     # -- batches
@@ -187,6 +204,11 @@ class Resources:
             result = {"type": "canceled" if canceled else "succeeded", **message}
             lines.append(msgspec.json.encode({"custom_id": asked.get("custom_id"), "result": result}))
         return reply.raw(b"\n".join(lines) + b"\n", content_type="application/x-jsonl")
+
+
+def usage_of(tokens: int) -> dict[str, int]:
+    """A running total."""
+    return {"input_tokens": tokens, "output_tokens": tokens // 10, "cache_read_input_tokens": 2 * tokens}
 
 
 def container(body: dict[str, Any]) -> dict[str, str] | None:
