@@ -63,7 +63,8 @@ a few hundred dead letters."""
 class Parts:
     """The parts of one proxy process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tokens: Redis | None = None) -> None:
+        """`tokens`: where hosts share a subscription's token, if not in the Redis of the settings."""
         self.clock = clock = Clock()
         self.settings = settings
         self.drain = Drain()
@@ -86,7 +87,7 @@ class Parts:
             spent=self.watcher.view.spent,
         )
         self.upstream = UpstreamClient(settings.timeouts, kind=settings.upstream_transport)
-        self.credentials = Credentials(settings, self.redis, clock, self.outbox.append)
+        self.credentials = Credentials(settings, tokens or self.redis, clock, self.outbox.append)
         self.resources = ResourceIndex(self.redis)
         self.watcher.view.accounts = self.credentials.accounts
         self.relay = Relay(

@@ -53,6 +53,10 @@ class Commands(click.Group):
             raise
         except SettingsError as error:
             raise click.ClickException(visible(str(error))) from None
+        except OSError as error:
+            if error.filename is None:  # a closed pipe, which click ends quietly, or no error of use
+                raise
+            raise click.ClickException(visible(f"{error.filename}: {error.strerror}")) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List all commands, each with its whole first sentence, which click would truncate."""

@@ -20,9 +20,11 @@ from urllib.request import getproxies, proxy_bypass
 
 import certifi
 
-from service.no_proxy import is_direct, is_loopback
+from service.no_proxy import is_direct, is_loopback, names_host
 
 USUAL_PORTS = {"http": 80, "https": 443}
+PROXY_VARIABLES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+"""Where programs look for a proxy."""
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 C = TypeVar("C", bound=ssl.SSLContext)
 
@@ -48,6 +50,14 @@ def proxy_for(url: str, proxies: Mapping[str, str] | None = None) -> Proxy | Non
     if not named or is_loopback(host) or is_direct(host, port, proxies.get("no", "")) or proxy_bypass(host):
         return None
     return usable_proxy(named, variable_of(scheme))
+
+
+def no_proxy_for_clients(url: str, environ: Mapping[str, str]) -> str:
+    """Return the NO_PROXY with which clients of this shell reach a URL on this machine; "" if they do anyway."""
+    direct = [environ[name] for name in ("NO_PROXY", "no_proxy") if environ.get(name)]
+    host = urlsplit(url).hostname or ""
+    is_caught = is_loopback(host) and any(environ.get(name) for name in PROXY_VARIABLES)
+    return ",".join((*direct[:1], host)) if is_caught and not names_host(" ".join(direct), url) else ""
 
 
 def proxy_mistakes(urls: Iterable[str]) -> tuple[str, ...]:

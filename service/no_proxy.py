@@ -7,6 +7,7 @@ nothing. Not here: choosing the proxy (`upstream`).
 
 import re
 from ipaddress import ip_address, ip_network
+from urllib.parse import urlsplit
 
 ENTRY = re.compile(r"(?:\[([^\]]*)\]|([^:]*))(?::(\d+))?|(.*)")
 """In brackets or without a colon, then perhaps a port; else an IPv6 address or network."""
@@ -15,6 +16,13 @@ ENTRY = re.compile(r"(?:\[([^\]]*)\]|([^:]*))(?::(\d+))?|(.*)")
 def is_direct(host: str, port: int, no_proxy: str) -> bool:
     """True if a host is contacted directly at this port."""
     return any(excepts(entry, host.rstrip("."), port) for entry in no_proxy.lower().replace(",", " ").split())
+
+
+def names_host(no_proxy: str, url: str) -> bool:
+    """True if an entry names a URL's host itself; programs differ on what networks and parts of names mean."""
+    parts = urlsplit(url)
+    entries = set(no_proxy.lower().replace(",", " ").split())
+    return bool(entries & {"*", parts.hostname, f"{parts.hostname}:{parts.port}"})
 
 
 def excepts(entry: str, host: str, port: int) -> bool:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from service.telemetry.terminal import SafeConsole, Text
 from workers.reconcile import NAMES, Amounts, Comparison, KeyUsage, Line
-from workers.terminal_views import NAME_WIDTH, PIPE_WIDTH
+from workers.terminal_views import NAME_WIDTH
 from workers.usage import dollars
 
 TITLES = ("input", "output", "cache read", "write 5m", "write 1h", "dollars")
@@ -19,14 +19,13 @@ def show_comparison(found: Comparison, console: SafeConsole) -> None:
     """Print what both sides have by day and model, the invoice by API key, and the result."""
     since, until = found.period
     console.print(f"{since:%Y-%m-%d} to {until:%Y-%m-%d}, UTC; routes: {', '.join(found.scope.routes)}")
-    width = None if console.is_terminal else PIPE_WIDTH
     if found.lines:
-        console.print(lines_table([*found.lines, found.total]), width=width, crop=False)
+        console.print(lines_table([*found.lines, found.total]), crop=False)
     else:
         console.print("Neither the ledger nor the invoice has usage in this period.")
     if found.accounts:
         console.print()
-        console.print(accounts_table(found.accounts), width=width, crop=False)
+        console.print(accounts_table(found.accounts), crop=False)
     console.print()
     for note in notes(found):
         console.print(note, style="dim", soft_wrap=True)

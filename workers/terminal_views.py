@@ -33,8 +33,6 @@ ALWAYS = ("requests", "attempts", "input_tokens", "output_tokens")
 """Shown even if 0; other columns only if one of their values is not."""
 NAME_WIDTH = 12
 """Minimum width of a column of long names, next to columns of numbers."""
-PIPE_WIDTH = 200
-"""Width of output to a pipe, which has no edge to wrap at."""
 LINE_EVERY = 100_000
 """Rows between progress lines written to a pipe."""
 
@@ -121,7 +119,7 @@ def show_usage(report: Report, console: SafeConsole) -> None:
     if not report.rows:
         console.print("No usage in this period; `--since` and `--until` choose another one.")
         return
-    console.print(usage_table(report), width=None if console.is_terminal else PIPE_WIDTH, crop=False)
+    console.print(usage_table(report), crop=False)
     for note in usage_notes(report.total):
         console.print(note, style="dim")
 

@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import entry_points
@@ -130,13 +131,16 @@ async def bounded(name: str, check: Awaitable[list[Finding]]) -> list[Finding]:
 def check_home(home: Path) -> Finding:
     """Check that data, logs and spool can be written."""
     place = home
-    while not place.exists() and place != place.parent:
+    while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if place == home and is_open_to_changes(home):
         return Finding("home", False, f"other users can change files in {home}; run chmod go-w {home}")
-    if place.is_dir() and os.access(place, os.W_OK):
-        return Finding("home", True, f"{home} is writable")
-    return Finding("home", False, f"{place} is not writable; set CCPROXY_HOME to another folder")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            return Finding("home", True, f"{home} is writable")
+    except OSError as error:
+        words = f"{place} is not writable ({error.strerror}); set CCPROXY_HOME to another folder"
+        return Finding("home", False, words)
 
 
 def is_open_to_changes(folder: Path) -> bool:

@@ -1,7 +1,8 @@
 """`ccproxy check --live`: one smallest request to each route that is on, through the product's own code.
 
-A relay of its own, without Redis, has one route at a time, so that nothing falls over and the running proxy is not
-involved; what was used is booked on the ledger afterwards. Not here: the checks that send nothing (`check`).
+A relay of its own has one route at a time, and of Redis the tokens alone that hosts share, so that nothing falls over
+and the running proxy is not involved; what was used is booked on the ledger afterwards. Not here: the checks that send
+nothing (`check`).
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from redis.exceptions import RedisError
 
-from service.app import Parts
+from service.app import Parts, open_redis
 from service.commands.finding import Finding
 from service.errors import ProxyError
 from service.fleet.control_stream import operator
@@ -104,8 +105,9 @@ async def check_live(settings: Settings, redis_url: str | None) -> list[LiveResu
 async def ask(route: Route, settings: Settings, redis_url: str | None) -> LiveResult:
     """Ask one route."""
     policy = replace(settings.policy, max_retries=0)
+    tokens = open_redis(redis_url) if redis_url else None
     with tempfile.TemporaryDirectory(prefix="ccproxy-live-") as home:
-        parts = Parts(replace(settings, routes=(route,), policy=policy, redis_url=None, home=Path(home)))
+        parts = Parts(replace(settings, routes=(route,), policy=policy, redis_url=None, home=Path(home)), tokens)
         events: list[Event] = []
         parts.outbox.listeners.append(lambda _, event: events.append(event))
         client, words = LiveClient(), ""
@@ -118,6 +120,8 @@ async def ask(route: Route, settings: Settings, redis_url: str | None) -> LiveRe
             words = error.message
         finally:
             await parts.stop()
+            if tokens:
+                await tokens.aclose()
     is_booked = await asyncio.to_thread(book, route.id, events, redis_url)
     return result_of(route, events, client, words, is_booked=is_booked)
 

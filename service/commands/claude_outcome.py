@@ -24,12 +24,13 @@ from service.commands.claude_settings import (
     read,
     user_settings,
 )
+from service.egress import PROXY_VARIABLES
 from service.loopback import is_loopback
+from service.no_proxy import names_host
 
 SHELL = "the shell's environment"
 OFF = "0"
 TRUE = {"1", "true", "yes", "on"}
-PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 UNIX_SOCKET = "ANTHROPIC_UNIX_SOCKET"
 NO_PROXIES = (NO_PROXY, "no_proxy")
 
@@ -118,18 +119,11 @@ def proxy_in_the_way(found: Sequence[VariableSource], url: str) -> Found | None:
 
     Programs differ on networks in NO_PROXY, so an entry has to name the host.
     """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    entries = {entry for name in NO_PROXIES for entry in no_proxy_entries(look_up(found, name))}
-    if not is_loopback(host) or entries & {"*", host, f"{host}:{parts.port}"}:
+    direct = " ".join(each.value for name in NO_PROXIES if (each := look_up(found, name)))
+    if not is_loopback(urlsplit(url).hostname or "") or names_host(direct, url):
         return None
-    asked = ((name, look_up(found, name)) for name in PROXIES)
+    asked = ((name, look_up(found, name)) for name in PROXY_VARIABLES)
     return next((Found(name, each.place) for name, each in asked if each and each.value), None)
-
-
-def no_proxy_entries(found: Found | None) -> list[str]:
-    """Return the entries of NO_PROXY."""
-    return found.value.lower().replace(",", " ").split() if found else []
 
 
 def obstacles(found: Sequence[VariableSource], wanted: Mapping[str, str]) -> list[Obstacle]:

@@ -27,7 +27,7 @@ from service.commands import config_option, with_settings
 from service.commands.check import check_all
 from service.commands.logs import Followed
 from service.console.auth import TOKEN_FILE
-from service.console.redacted_settings import leaves, redacted_settings_view
+from service.console.redacted_settings import Leaf, leaves, redacted_settings_view
 from service.embedded.run_file import running
 from service.fleet.status import read_status
 from service.oauth.credentials_file import CredentialsFile, NoLogin, Unreadable
@@ -134,11 +134,11 @@ def admin_token(settings: Settings) -> str:
 
 def secrets_of(settings: Settings) -> Iterator[str]:
     """Yield all secrets that this process can know."""
-    for _, value, _ in leaves("", settings):
-        if isinstance(value, Address):
-            yield from passwords_in(value.reveal())
-        elif isinstance(value, Secret):
-            yield value.reveal()
+    for leaf in leaves(Leaf("", settings)):
+        if isinstance(leaf.value, Address):
+            yield from passwords_in(leaf.value.reveal())
+        elif isinstance(leaf.value, Secret):
+            yield leaf.value.reveal()
     yield from (os.environ.get(name, "") for name in SECRETS)
     for address in running(settings.home).values():
         yield from passwords_in(address)

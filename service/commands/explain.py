@@ -4,6 +4,7 @@ Decides with the code that routes requests, on what Redis knows. Not here: that 
 session may stay where it was.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +15,11 @@ from redis.exceptions import RedisError
 from service.commands import config_option, json_option, with_settings
 from service.commands.keys import key_id_of
 from service.commands.routes import complete_route
-from service.commands.terminal_views import clock
+from service.commands.terminal_views import clock, why
 from service.embedded.run_file import place_of, redis_url_of
 from service.fleet.status import FleetView, read_fleet_view
 from service.ledger.state import ClientKey
-from service.routing.explanation import ExplainedRoute, is_named
+from service.routing.explanation import LAST_RESORT, ExplainedRoute, is_named
 from service.routing.explanation import explain as explain_routes
 from service.routing.keys import allows_model, read_key
 from service.routing.rank import RoutingRequest
@@ -47,7 +48,7 @@ def explain(config: Path | None, model: str, key: str, without: tuple[str, ...],
     request = RoutingRequest(model=model, client=asking.key_id or None)
     routes = explain_routes(request, chain, fleet.view, settings.policy, fleet.now_ms, without)
     if not as_json:
-        show(routes, asking.refusal, SafeConsole())
+        show(routes, asking.refusal, SafeConsole(), doubt_of(routes, fleet))
         return
     first = next((each.route for each in routes if each.place == 1 and not asking.refusal), "")
     echo_json(
@@ -109,7 +110,19 @@ def key_refusal(fleet: FleetView, settings: Settings, key_id: str, key: ClientKe
     return ""
 
 
-def show(routes: tuple[ExplainedRoute, ...], refusal: str, console: SafeConsole) -> None:
+def doubt_of(routes: Sequence[ExplainedRoute], fleet: FleetView) -> str:
+    """Say that the proxies see the first route in another way, which their settings do; "" if they don't."""
+    first = next((each for each in routes if each.place == 1 and each.reason != LAST_RESORT), None)
+    reading = next((each for each in fleet.routes if first and each.route == first.route), None)
+    if reading is None or reading.available or reading.state == "quota_spent":
+        return ""
+    return (
+        f"To the proxies, {reading.route} is {reading.state.replace('_', ' ')} ({why(reading, fleet.now_ms)}): their "
+        "settings are others than those of this shell."
+    )
+
+
+def show(routes: tuple[ExplainedRoute, ...], refusal: str, console: SafeConsole, doubt: str) -> None:
     """Print a sentence, and a line per route."""
     first = next((each for each in routes if each.place == 1), None)
     if refusal:
@@ -121,6 +134,8 @@ def show(routes: tuple[ExplainedRoute, ...], refusal: str, console: SafeConsole)
     for each in routes:
         mark = f"{each.place}." if each.place else "-"
         console.print(Text(f"{mark:<3}{each.route}: {place_words(each)}"), soft_wrap=True)
+    if doubt:
+        console.print(Text(doubt, style="yellow"), soft_wrap=True)
 
 
 def place_words(route: ExplainedRoute) -> str:

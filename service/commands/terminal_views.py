@@ -16,6 +16,8 @@ from service.telemetry.terminal import SafeConsole, Text
 
 COLOURS = {"healthy": "green", "degraded": "yellow", "quota_warning": "yellow", "off": "dim"}
 REPLICAS = "replicas  "
+SKEW_MS = 5_000
+"""A clock that is further off is worth saying: log lines of such a machine have other times."""
 BAR_WIDTH = 8
 """Wide enough to see a change, narrow enough for the whole table to fit 80 columns."""
 
@@ -28,7 +30,7 @@ def show_status(status: Status, console: SafeConsole) -> None:
             console.print(Text(f"{reading.route}: {words}", style="dim"), soft_wrap=True)
     console.print()
     if status.routes:
-        console.print(f"next      {visible(status.next_route) or 'no route can answer now'}; see `ccproxy explain`")
+        console.print(f"next      {visible(next_words(status))}; see `ccproxy explain`")
     console.print(f"ledger    {ledger_words(status)}")
     show_replicas(status, console)
     for replica in status.replicas:
@@ -43,6 +45,16 @@ def show_differences(name: str, groups: Mapping[str, Sequence[str]], console: Sa
     if len(groups) > 1:
         words = "; ".join(f"{value} {', '.join(replicas)}" for value, replicas in groups.items())
         console.print(Text(visible(f"{name}  differ between replicas: {words}"), style="yellow"), soft_wrap=True)
+
+
+def next_words(status: Status) -> str:
+    """Describe where the next request goes."""
+    reading = next((each for each in status.routes if each.route == status.next_route), None)
+    if reading is None:
+        return status.next_route or "no route can answer now"
+    if reading.available:
+        return reading.route
+    return f"no route is available; {reading.route} is tried all the same, since it is back first"
 
 
 def ledger_words(status: Status) -> str:
@@ -69,9 +81,16 @@ def words_of(replica: ReplicaStatus, now_ms: int) -> str:
         facts = [replica.version, replica.address, f"up {span(now_ms - replica.started_at_ms)}", *facts]
     if replica.pending:
         facts.append(f"{replica.pending:,} events pending")
+    if abs(replica.clock_skew_ms or 0) >= SKEW_MS:
+        facts.append(skew_words(replica.clock_skew_ms or 0))
     if replica.draining:
         facts.append("draining")
     return f"{replica.replica} ({', '.join(facts)})"
+
+
+def skew_words(skew_ms: int) -> str:
+    """Say how far a machine's clock is from the fleet's time, which is that of Redis."""
+    return f"its machine's clock is {span(abs(skew_ms))} {'fast' if skew_ms > 0 else 'slow'}"
 
 
 def span(ms: int) -> str:
@@ -85,7 +104,8 @@ def span(ms: int) -> str:
 def routes_table(status: Status) -> Table:
     """Return a table with a row per route; tokens are those of the current week."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("route", "state", "week"):
+    table.add_column("route", overflow="fold")  # a name that is cut can't be typed
+    for name in ("state", "week"):
         table.add_column(name, no_wrap=True)
     for name in ("tries", "failed", "input", "output", "cached"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -357,7 +357,8 @@ class RequestView(Struct, frozen=True, kw_only=True):
 
 
 class ReplicaView(Struct, frozen=True, kw_only=True):
-    """A live replica. `pending`: events not yet on their streams; `agrees`: its settings are those of the majority."""
+    """A live replica. `pending`: events not yet on their streams; `agrees`: its settings are those of the majority;
+    `clock_skew_ms`: its machine's clock minus fleet time. Older versions tell neither version nor clock."""
 
     replica: str
     pid: int
@@ -367,6 +368,10 @@ class ReplicaView(Struct, frozen=True, kw_only=True):
     agrees: bool
     version: str
     here: bool
+    address: str = ""
+    started_at_ms: int = 0
+    draining: bool = False
+    clock_skew_ms: int | None = None
 
 
 class StreamView(Struct, frozen=True, kw_only=True):
@@ -570,9 +575,13 @@ class IssuedKey(Struct, frozen=True, kw_only=True):
 
 
 class SettingView(Struct, frozen=True, kw_only=True):
-    """An effective setting. The value of a secret is `***`, "" if not set; URLs are without credentials."""
+    """An effective setting. The value of a secret is `***`, "" if not set; URLs are without credentials.
+
+    `variable` sets it; "" if only the TOML file does, or nothing.
+    """
 
     name: str
+    variable: str = ""
     value: str
     secret: bool
     meaning: str

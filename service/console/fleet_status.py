@@ -104,8 +104,12 @@ class FleetReader:
                     pending=one.pending,
                     settings=one.settings,
                     agrees=one.settings in ("", usual),
-                    version=one.version,
                     here=one.replica == self._outbox.replica,
+                    version=one.version,
+                    address=one.address,
+                    started_at_ms=one.started_at_ms,
+                    draining=one.draining,
+                    clock_skew_ms=one.clock_skew_ms,
                 )
                 for one in replicas
             ],

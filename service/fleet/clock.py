@@ -51,6 +51,10 @@ class Clock:
             self._slew(monotonic_ms)
         return int(monotonic_ms + self._ahead_of_monotonic_ms)
 
+    def skew_ms(self) -> int:
+        """Return how far this machine's clock is ahead of fleet time."""
+        return int(time.time() * 1000) - self.now_ms()
+
     def _slew(self, monotonic_ms: float) -> None:
         """Apply a part of the outstanding correction."""
         elapsed_ms = monotonic_ms - self._slewed_at_ms

@@ -312,6 +312,7 @@ class Watcher:
             "started_at_ms": self._started_ms,
             "draining": int(self._drain.begun),
             "at_ms": self._clock.now_ms(),
+            "skew_ms": self._clock.skew_ms(),
             "pending": self._outbox.pending,
             "routes": ",".join(route.id for route in self._settings.routes),
             "settings": self._settings_digest,

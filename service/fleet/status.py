@@ -48,7 +48,8 @@ class ReplicaStatus(Struct, frozen=True):
 
     `address` is its listener, `started_at_ms` its start (0 and "" from versions that don't report them), `draining`
     true during a graceful shutdown, `problems` what is wrong with it. `settings` is a digest of the settings that must
-    agree across a fleet.
+    agree across a fleet. `clock_skew_ms` is how far its machine's clock is ahead of fleet time, None from versions that
+    don't report it.
     """
 
     replica: str
@@ -61,6 +62,7 @@ class ReplicaStatus(Struct, frozen=True):
     started_at_ms: int = 0
     draining: bool = False
     problems: tuple[str, ...] = ()
+    clock_skew_ms: int | None = None
 
 
 class Status(Struct, frozen=True):
@@ -134,8 +136,14 @@ def read_status(settings: Settings, url: str) -> Status:
             routes=tuple(routes),
             streams=tuple(read_stream(redis, name, snapshots.get(name), now_ms) for name in names),
             replicas=replicas,
-            next_route=next_route(fleet.chain, fleet.view, settings.policy, now_ms),
+            next_route=agreed_route(next_route(fleet.chain, fleet.view, settings.policy, now_ms), fleet.routes),
         )
+
+
+def agreed_route(first: str, routes: Sequence[RouteStatus]) -> str:
+    """Return the first route, or if the proxies see it as out and another one not, as their settings may do, that."""
+    available = [reading.route for reading in routes if reading.available]
+    return first if first in available or not available else available[0]
 
 
 def read_fleet_view(settings: Settings, url: str) -> FleetView:
@@ -257,4 +265,5 @@ def read_replica(replica: str, beat: Mapping[str, str], now_ms: int) -> ReplicaS
         started_at_ms=int(beat.get("started_at_ms", 0)),
         draining=beat.get("draining") == "1",
         problems=problems_in(beat.get("problems", "[]")),
+        clock_skew_ms=int(beat["skew_ms"]) if "skew_ms" in beat else None,
     )

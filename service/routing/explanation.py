@@ -8,11 +8,12 @@ from collections.abc import Collection, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from service.routing.rank import Candidate, RoutingRequest, rank
+from service.routing.rank import Candidate, RoutingRequest, is_rest_short, rank
 from service.routing.view import View
 from service.settings import Policy, Route
 
 DOWN = "assumed to be down"
+LAST_RESORT = "no route is available, and this one is back first"
 
 
 class ExplainedRoute(Struct, frozen=True):
@@ -55,9 +56,15 @@ def explain(
 
 
 def next_route(chain: Sequence[Route], view: View, policy: Policy, now_ms: int) -> str:
-    """Return the route that a usual request would take now, "" if there is none."""
-    first = next(iter(rank(RoutingRequest(), chain, view, policy, now_ms)), None)
-    return first.route.id if first and first.usable else ""
+    """Return the route that a usual request would take now, "" if there is none. It may be unavailable: if all are, the
+    one that is back first is tried."""
+    candidates = rank(RoutingRequest(), chain, view, policy, now_ms)
+    return next((one.route.id for one in candidates if one.usable and not is_spent(one, view)), "")
+
+
+def is_spent(candidate: Candidate, view: View) -> bool:
+    """True if what is left of a route's weekly limit is less than a request has to reserve."""
+    return candidate.quota is not None and is_rest_short(candidate.route, view, candidate.quota)
 
 
 def is_named(route: Route, names: Collection[str]) -> bool:
@@ -67,6 +74,8 @@ def is_named(route: Route, names: Collection[str]) -> bool:
 
 def reason_of_place(candidate: Candidate) -> str:
     """Say what is particular about a route that would be tried."""
+    if candidate.last_resort:
+        return LAST_RESORT
     if candidate.probe:
         return "its circuit is half open: one request probes it"
     if candidate.breaks:

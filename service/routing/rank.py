@@ -111,7 +111,7 @@ class Candidate(Struct, frozen=True):
     half open. `deprioritized`: other routes go first, since its quota is nearly spent or it has only just recovered.
     `quota` is its weekly limit, where it has one, `open_attempts` the number of attempts in progress. `wait_kind` and
     `wait_status` are those of the failure for which it waits. `breaks` are the fields on which the client relies and
-    which this route drops.
+    which this route drops. `last_resort`: no route is usable, and this one is back first.
     """
 
     route: Route
@@ -128,6 +128,7 @@ class Candidate(Struct, frozen=True):
     wait_kind: FailureKind = ""
     wait_status: int = 0
     breaks: tuple[str, ...] = ()
+    last_resort: bool = False
 
     @property
     def usable(self) -> bool:
@@ -206,7 +207,7 @@ def with_last_resort(skipped: list[Candidate]) -> tuple[list[Candidate], list[Ca
         return [], skipped
     first = min(opened, key=lambda candidate: candidate.until_ms)
     others = [candidate for candidate in skipped if candidate is not first]
-    return [replace(first, skip_reason="", reason="", until_ms=0)], others
+    return [replace(first, skip_reason="", reason="", until_ms=0, last_resort=True)], others
 
 
 def recheck(candidate: Candidate, request: RoutingRequest, view: View, policy: Policy, now_ms: int) -> Candidate:

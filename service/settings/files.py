@@ -1,5 +1,6 @@
 """Reads the sources of settings: `.env`, the TOML file, and files that hold a secret. Not here: what they mean."""
 
+import os
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from service.ledger.price_list import Price
 from service.settings.failure_rules import Dialect, FailureRule, WindowRule
 from service.settings.policy import ModelLimits
 from service.settings.quantities import MOST_INTEGER, whole_number
-from service.settings.values import home_folder
+from service.settings.values import expanded, home_folder
 
 COUNTS = ("weekly_tokens", "concurrency", "context_tokens", "output_tokens")
 """Fields that take a number as text, too, such as `20M`."""
@@ -73,7 +74,7 @@ def with_secret_files(variables: dict[str, str], names: Iterable[str]) -> dict[s
 def secret_in(place: str, path: Path) -> str:
     """The content of a file that holds a secret, without the trailing line break of editors."""
     try:
-        return path.expanduser().read_text(encoding="utf-8").strip()
+        return expanded(str(path)).read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
         raise SettingsError(f"{place}: {path} is not a text file") from None
     except OSError as error:
@@ -94,8 +95,11 @@ def read_dotenv(path: Path) -> dict[str, str]:
 
 def read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[File, str]:
     """The TOML file and its name for errors; an empty one if no file is named and the home folder has none."""
-    asked = path or (Path(environ["CCPROXY_CONFIG"]).expanduser() if environ.get("CCPROXY_CONFIG") else None)
-    found = asked or home_of(environ) / "ccproxy.toml"
+    home = home_of(environ)
+    if os.path.isfile(home):
+        raise SettingsError(f"CCPROXY_HOME: {home} is a file; set CCPROXY_HOME to another folder")
+    asked = path or (expanded(environ["CCPROXY_CONFIG"]) if environ.get("CCPROXY_CONFIG") else None)
+    found = asked or home / "ccproxy.toml"
     try:
         content = found.read_bytes()
     except FileNotFoundError:
@@ -103,7 +107,8 @@ def read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[File, str]
             raise SettingsError(f"{found}: no such file; correct CCPROXY_CONFIG or --config") from None
         return File(), str(found)
     except OSError as error:
-        raise SettingsError(f"{found}: can't be read ({error.strerror})") from None
+        mend = "correct CCPROXY_CONFIG or --config" if asked else "set CCPROXY_HOME to a folder of your own"
+        raise SettingsError(f"{found}: can't be read ({error.strerror}); {mend}") from None
     try:
         return msgspec.convert(with_numbers("", tomllib.loads(content.decode())), File), str(found)
     except (ValueError, msgspec.ValidationError) as error:
@@ -131,10 +136,13 @@ def number_at(place: str, name: str, value: Any) -> Any:
 
 
 def home_of(environ: Mapping[str, str]) -> Path:
-    """The folder for data, logs and spool: CCPROXY_HOME, else the platform's folder for a user's state."""
-    if environ.get("CCPROXY_HOME"):
-        return home_folder(environ["CCPROXY_HOME"])
-    if sys.platform == "darwin":
-        return Path("~/Library/Application Support/ccproxy").expanduser()
-    state = environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "ccproxy"
+    """The folder for data, logs and spool: CCPROXY_HOME, else the platform's folder for a user's state.
+
+    Raises SettingsError.
+    """
+    is_mac = sys.platform == "darwin"
+    state = "~/Library/Application Support" if is_mac else environ.get("XDG_STATE_HOME") or "~/.local/state"
+    try:
+        return home_folder(environ.get("CCPROXY_HOME") or f"{state}/ccproxy")
+    except ValueError as error:
+        raise SettingsError(f"CCPROXY_HOME: {error}") from None

@@ -1,5 +1,6 @@
 """The lists that come with the proxy, below those of the TOML file: prices, and what models can hold and read."""
 
+import os
 import tomllib
 from collections.abc import Iterable
 from functools import cache
@@ -14,6 +15,7 @@ from service.ledger.price import PriceList
 from service.ledger.price_list import ListFile
 from service.settings.files import File
 from service.settings.policy import ModelLimits
+from service.settings.values import expanded
 
 REFRESHED = "prices.toml"
 """The list that `ccproxy prices update` writes, in CCPROXY_HOME."""
@@ -40,9 +42,9 @@ def prices_in_force(chosen: str, home: Path) -> ListFile:
 def price_place(chosen: str, home: Path) -> Path | None:
     """Return where the price list in force lies, None for the built-in one. Raises SettingsError."""
     if chosen:
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     refreshed = home / REFRESHED
-    is_newer = refreshed.exists() and read_prices(refreshed).made >= packaged_prices().made
+    is_newer = os.path.lexists(refreshed) and read_prices(refreshed).made >= packaged_prices().made
     return refreshed if is_newer else None
 
 

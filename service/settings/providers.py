@@ -62,7 +62,8 @@ class Route(Struct, frozen=True):
 
     `auth` is the kind of credential: an API key, an OAuth token (from `credentials_path`, or `api_key` as the token),
     or the client's own as it came (a pseudo-route without shared state). `model_map` is the user's own and always
-    applies. `weekly_tokens` and `concurrency` (attempts at once, across the fleet): 0 is no limit.
+    applies. `weekly_tokens` and `concurrency` (attempts at once, across the fleet): 0 is no limit. `from_file`: the
+    TOML file sets it, not variables.
     """
 
     id: str
@@ -76,3 +77,4 @@ class Route(Struct, frozen=True):
     concurrency: int = 0
     model_map: dict[str, str] = {}
     off: str | None = None
+    from_file: bool = False

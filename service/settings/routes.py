@@ -1,7 +1,6 @@
 """Providers and routes: the usual three that the environment describes, or those of the TOML file."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -124,7 +123,13 @@ class ZaiSettings(Struct, frozen=True):
 
 OPT_IN = frozenset(("token", "credentials_path"))
 """Fields that turn the subscription on by being set."""
-ROUTE_SETTINGS = (AnthropicSettings, SubscriptionSettings, ZaiSettings)
+OF_ROUTE: dict[str, type[Struct]] = {
+    "anthropic": AnthropicSettings,
+    "subscription": SubscriptionSettings,
+    "zai": ZaiSettings,
+}
+"""The settings of the usual routes, by id."""
+ROUTE_SETTINGS = tuple(OF_ROUTE.values())
 
 
 def providers_of(file: File, read: Reader, origin: str) -> dict[str, Provider]:
@@ -194,7 +199,7 @@ def subscription_route(read: Reader, provider: Provider) -> Route:
         base_url=settings.base_url,
         auth="oauth",
         api_key=settings.token,
-        credentials_path=str(Path(settings.credentials_path).expanduser()),
+        credentials_path=str(values.expanded(settings.credentials_path)),
         weekly_tokens=settings.weekly_tokens,
         concurrency=settings.concurrency,
         off=None if is_on else "opt-in; set CLAUDE_SUBSCRIPTION_ENABLED=true",
@@ -232,11 +237,12 @@ def file_route(entry: RouteFile, provider: Provider, read: Reader, place: str) -
         base_url=read.parse(f"{place}: base_url", values.provider_url, entry.base_url or provider.base_url),
         auth=entry.auth,
         api_key=Secret(key),
-        credentials_path=str(Path(entry.credentials_path).expanduser()) if entry.credentials_path else "",
+        credentials_path=str(values.expanded(entry.credentials_path)) if entry.credentials_path else "",
         weekly_tokens=entry.weekly_tokens,
         concurrency=entry.concurrency,
         model_map=entry.model_map,
         off=None if key else missing_credential(entry),
+        from_file=True,
     )
 
 

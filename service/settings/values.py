@@ -77,7 +77,9 @@ def without_paths(text: str, *paths: str) -> Noticed:
     url = http_url(text)
     for path in paths:
         if url.lower().endswith(path):
-            return Noticed(url[: -len(path)].rstrip("/"), (f"{path} at its end was left out: it is added to it",))
+            return Noticed(
+                url[: -len(path)].rstrip("/"), (f"{path} at its end was left out: the proxy adds it to each request",)
+            )
     return Noticed(url, ())
 
 
@@ -194,6 +196,17 @@ def model_map(text: str) -> dict[str, str]:
     return dict(pairs)
 
 
+def expanded(text: str) -> Path:
+    """A path with the user's home in place of `~`; as it is where the user has none, as in some containers."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 def home_folder(text: str) -> Path:
     """A folder as an absolute path."""
-    return Path(text).expanduser().absolute()
+    path = expanded(text)
+    if path.parts[:1] == ("~",):
+        raise ValueError("this user has no home folder; set it to an absolute path")
+    return path.absolute()

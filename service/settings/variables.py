@@ -127,7 +127,8 @@ def allowed_values(field: SettingField, setting: Setting) -> str:
 
 def collected() -> Iterator[Variable]:
     """All variables."""
-    for struct in (*ROUTE_SETTINGS, InvoiceSettings, Settings, DatabaseParts):
+    structs: tuple[type[Struct], ...] = (*ROUTE_SETTINGS, InvoiceSettings, Settings, DatabaseParts)
+    for struct in structs:
         yield from (variable_of(*each) for each in declared(struct))
     for one in WITHOUT_FIELD:
         yield Variable(one.variable, one.default or "", "", one.meaning, one.section, for_workers=one.for_workers)

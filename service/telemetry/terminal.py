@@ -20,6 +20,9 @@ from rich.style import Style
 
 from service.telemetry.safe_text import visible, visible_json
 
+PIPE_WIDTH = 10_000
+"""Wider than any table; tables take what they need."""
+
 
 def colour() -> bool | None:
     """Return click's colour option: None to detect the terminal, False if NO_COLOR is set."""
@@ -61,10 +64,15 @@ class Text(rich.text.Text):
 
 
 class SafeConsole(Console):
-    """A rich console without markup, emoji names and highlighting, that prints no control characters."""
+    """A rich console without markup, emoji names and highlighting, that prints no control characters.
+
+    A pipe has no edge: nothing is wrapped or cut there, unless `width` is given.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False} | options)
+        if not self.is_terminal and "width" not in options:
+            self.width = PIPE_WIDTH
 
     def render_str(self, text: str, **options: Any) -> rich.text.Text:
         """Convert a plain string, such as a table's cell, to one line of text."""

@@ -1,7 +1,9 @@
 """`ccproxy check --live`: real requests to fake providers, what is told of them, kept, and booked."""
 
+import asyncio
 import json
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,10 @@ from service.cli import main
 from service.embedded.valkey import Valkey
 from service.ledger import wire
 from service.ledger.events import AttemptEnded
+from service.oauth.credentials_file import OAuthTokens
+from service.oauth.shared_token import SharedToken
+from service.redis_client.factory import open_async
+from service.settings import Secret
 from tests.fakes import FakeProvider, reply
 from tests.support.subscriptions import log_in
 
@@ -93,6 +99,29 @@ def test_a_subscription_is_asked_too(environ: dict[str, str], tmp_path: Path) ->
         assert len(anthropic.requests_to("/v1/messages")) == 1
     assert found["live subscription"]["ok"], found
     assert "not booked" in found["live subscription"]["words"]
+    assert "hunter2" not in result.output
+
+
+def test_a_token_that_another_host_shares_is_used(environ: dict[str, str], redis: Redis, tmp_path: Path) -> None:
+    """As the proxy would: this host has no login."""
+    share_key = Secret("hunter2-0123456789-0123456789-0123456789")
+    issued = OAuthTokens("sk-ant-oat01-hunter2-shared", "", int(time.time() * 1000) + 3_600_000)
+
+    async def share() -> None:
+        async with open_async(environ["REDIS_URL"]) as opened:
+            await SharedToken(opened, share_key, "subscription").publish(issued, issued.expires_at_ms - 3_600_000)
+
+    asyncio.run(share())
+    with FakeProvider("anthropic") as anthropic:
+        environ |= {"CLAUDE_SUBSCRIPTION_ENABLED": "true", "CLAUDE_OAUTH_SHARE_KEY": share_key.reveal(),
+                    "CLAUDE_CREDENTIALS_PATH": str(tmp_path / "none.json"),
+                    "CLAUDE_SUBSCRIPTION_BASE_URL": anthropic.base_url,
+                    "CLAUDE_OAUTH_REFRESH_URL": f"{anthropic.base_url}/token"}  # fmt: skip
+        result, found = check(environ)
+        [asked] = anthropic.requests_to("/v1/messages")
+    assert {name.lower(): value for name, value in asked.headers}["authorization"] == f"Bearer {issued.access_token}"
+    assert found["live subscription"]["ok"], found
+    assert len(booked(redis, "subscription")) == 1
     assert "hunter2" not in result.output
 
 

@@ -14,6 +14,7 @@ from service.embedded.valkey import Valkey
 from service.fleet.control_stream import Operator
 from service.ledger import wire
 from service.ledger.state import RouteLedger, Wait
+from service.routing.route_status import RouteStatus, fields_of
 
 LATER_MS = 3_600_000
 
@@ -58,6 +59,22 @@ def fleet(valkey: Valkey, redis: Redis, tmp_path: Path) -> Fleet:
 def places(found: dict[str, Any]) -> dict[str, int]:
     """The places of the routes."""
     return {each["route"]: each["place"] for each in found["routes"]}
+
+
+def test_what_the_proxies_see_is_not_contradicted(fleet: Fleet) -> None:
+    """Their circuits open and stay open by their settings, which a shell may not have."""
+    route = RouteStatus(route="anthropic", title="Anthropic", state="circuit_open", reason="7 failures in a row")
+    zai = RouteStatus(route="zai", title="Z.AI", state="healthy")
+    for reading in (route, zai):
+        fields: Any = fields_of(reading)
+        fleet.redis.hset(wire.route_key(reading.route), mapping=fields)
+    fleet.redis.hset(wire.replica_key("r1"), mapping={"at_ms": "1", "routes": "anthropic,zai"})
+    assert json.loads(fleet.run("status", "--json").stdout)["next_route"] == "zai"
+    explained = fleet.run("explain").stdout
+    assert "To the proxies, anthropic is circuit open (7 failures in a row): their settings are others" in explained
+    fields = fields_of(msgspec.structs.replace(zai, state="circuit_open"))
+    fleet.redis.hset(wire.route_key("zai"), mapping=fields)
+    assert "no route is available; anthropic is tried all the same" in fleet.run("status").stdout
 
 
 def test_the_order_is_that_of_the_settings(fleet: Fleet) -> None:

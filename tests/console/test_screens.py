@@ -3,18 +3,19 @@
 import re
 from io import StringIO
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.commands.finding import Finding
-from service.commands.terminal_views import notes, short, show_findings, show_status, why
+from service.commands.terminal_views import notes, short, show_findings, show_status, why, words_of
 from service.console.fleet_status import FleetStatus
 from service.console.overview import fleet_notices
 from service.fleet.status import ReplicaStatus, Status, StreamStatus
 from service.routing.quota import WaitReading, WindowReading
 from service.routing.route_status import RouteStatus, UnknownError
-from service.telemetry.terminal import SafeConsole
+from service.telemetry.terminal import SafeConsole, Text
 
 NOW_MS = 1_789_000_000_000
 ZAI = RouteStatus(
@@ -186,3 +187,25 @@ def test_windows_waits_and_the_forecast_are_shown() -> None:
     assert list(notes(ZAI, NOW_MS)) == []
     shown = screen(Status(at_ms=NOW_MS, routes=(reading,), streams=(), replicas=()))
     assert "subscription: windows 5h 97 %" in shown
+
+
+def test_a_clock_that_is_off_is_told() -> None:
+    """Log lines of that machine have other times."""
+    replica = ReplicaStatus("r1", 7, 400, 0, clock_skew_ms=-300_000)
+    assert "its machine's clock is 5 min slow" in words_of(replica, NOW_MS)
+    assert "clock" not in words_of(msgspec.structs.replace(replica, clock_skew_ms=900), NOW_MS)
+
+
+def test_a_pipe_has_no_edge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is wrapped, cut or coloured there, however narrow the terminal is that the command was typed in."""
+    monkeypatch.setenv("COLUMNS", "40")
+    out = StringIO()
+    console = SafeConsole(file=out)
+    name = "a-route-with-a-name-that-is-longer-than-any-terminal-is-wide-" * 3
+    show_status(Status(NOW_MS, (msgspec.structs.replace(ZAI, route=name),), (), ()), console)
+    show_findings([Finding("home", True, "w " * 200)], console)
+    console.print(Text("t " * 200))
+    lines = out.getvalue().splitlines()
+    assert lines[1].startswith(name)
+    assert len(lines) == 8
+    assert "\x1b" not in out.getvalue()

@@ -97,11 +97,25 @@ def test_a_setting_is_shown_with_its_meaning(tmp_path: Path) -> None:
     assert {view.meaning for view in views.values()} - {""} <= meanings
 
 
+def test_a_setting_is_shown_with_the_name_that_one_types(tmp_path: Path) -> None:
+    """The variable's, of the usual routes as well; what the TOML file alone sets has its place."""
+    home = {"CCPROXY_HOME": str(tmp_path)}
+    views = {view.name: view.variable for view in redacted_settings_view(load(None, home))}
+    assert views["timeouts.connect_ms"] == "API_CONNECT_TIMEOUT_MS"
+    assert views["policy.quota.weights.cache_read"] == "QUOTA_WEIGHTS"
+    assert views["routes.zai.weekly_tokens"] == "ZAI_WEEKLY_LIMIT"
+    assert views["routes.subscription.api_key"] == "CLAUDE_CODE_OAUTH_TOKEN"
+    assert set(views.values()) - {""} <= {variable.name for variable in VARIABLES}
+    (tmp_path / "c.toml").write_text('[[routes]]\nid = "zai"\nprovider = "zai"\n', encoding="utf-8")
+    views = {view.name: view.variable for view in redacted_settings_view(load(tmp_path / "c.toml", home))}
+    assert views["routes.zai.weekly_tokens"] == ""
+
+
 async def test_no_secret_is_shown_anywhere(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """Through good and bad requests: no answer, log line, metric or event has one, nor a prompt."""
     caplog.set_level(logging.DEBUG)
     logging.getLogger("ccproxy").setLevel(logging.DEBUG)
-    planted = {name: value for name, value in SECRETS.items() if name not in ("REDIS_URL", "RQ_REDIS_URL")}
+    planted = SECRETS | {"REDIS_URL": f"redis://user:{MARK}@127.0.0.1:1/0?client_name=x"}
     with FakeProvider("anthropic", keys={SECRETS["ANTHROPIC_API_KEY"]}) as fake:
         variables = {**planted, "ANTHROPIC_BASE_URL": fake.base_url, "CLAUDE_SUBSCRIPTION_BASE_URL": fake.base_url,
                      "ZAI_BASE_URL": fake.base_url, "API_MAX_RETRIES": "0"}  # fmt: skip

@@ -271,6 +271,33 @@ def test_the_banner_says_where_a_key_comes_from_in_words_that_can_be_typed(
     assert "(token: `.venv/bin/ccproxy admin token`)" in shown
 
 
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({"http_proxy": "http://p:1"}, "export NO_PROXY=127.0.0.1 "),
+        ({"HTTPS_PROXY": "http://p:1", "no_proxy": "a.example"}, "export NO_PROXY=a.example,127.0.0.1 "),
+        ({"ALL_PROXY": "socks5://p:1", "NO_PROXY": "a.example, 127.0.0.1"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_banner_keeps_a_proxy_out_of_the_way(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    line: str,
+) -> None:
+    """A shell with a proxy would send Claude Code's requests to the loopback there."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    Screen().banner(load(environ={"CCPROXY_HOME": str(tmp_path)}), tmp_path / "logs")
+    shown = capsys.readouterr().out
+    assert line in shown
+    assert ("NO_PROXY" in shown) == bool(line)
+
+
 def test_on_windows_up_names_the_ways_that_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,8 @@ from service.settings.variables import WITHOUT_FIELD, declared
 
 ROOT = Path(__file__).parents[2]
 IN_SETTINGS = ROOT / "service" / "settings"
-DECLARED = [each for struct in (Settings, InvoiceSettings, *ROUTE_SETTINGS, DatabaseParts) for each in declared(struct)]
+STRUCTS: tuple[type[Struct], ...] = (Settings, InvoiceSettings, *ROUTE_SETTINGS, DatabaseParts)
+DECLARED = [each for struct in STRUCTS for each in declared(struct)]
 READ_BY_OTHERS = {
     "CCPROXY_CONFIG": "service/settings/files.py",
     "NO_COLOR": "service/telemetry/log.py",

@@ -117,10 +117,10 @@ function optionsOf(element) {
   };
 }
 
-// The first and the last bar need half a bar's room beside them.
+// The first and the last bar need half a bar's room beside them, and a lonely point an axis of hours.
 function rangeOf(spec, first, last) {
   if (spec.range) return spec.range;
-  const half = spec.times.length > 1 ? (spec.times[1] - spec.times[0]) / 2 : DAY_S / 48;
+  const half = spec.times.length > 1 ? (spec.times[1] - spec.times[0]) / 2 : DAY_S / 4;
   return spec.bars || first === last ? [first - half, last + half] : [first, last];
 }
 

@@ -42,6 +42,17 @@ function escaped(char) {
   return code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`;
 }
 
+// What a field for a count takes, and the number of it, as commands and settings read them: 20M, 1.5k, 2_000_000.
+export const COUNT = "[0-9][0-9_,]*(\\.[0-9]+)? ?[kKMGT]?";
+const SIZES = { k: 1e3, K: 1e3, M: 1e6, G: 1e9, T: 1e12 };
+
+export function countOf(text) {
+  const written = text.trim();
+  if (written === "") return null;
+  const size = SIZES[written.at(-1)] ?? 1;
+  return Math.round(Number(written.replace(/[_, kKMGT]/g, "")) * size);
+}
+
 export const count = (value) => whole.format(value);
 export const compact = (value) => (value < 1_000 ? whole.format(value) : short.format(value).replace("K", "k"));
 

@@ -126,10 +126,9 @@ function limitFields(limits = {}) {
     field({
       name: "weekly_tokens",
       label: "Tokens per week",
-      type: "number",
-      min: 0,
-      step: 1,
-      inputmode: "numeric",
+      type: "text",
+      pattern: format.COUNT,
+      hint: "Such as 20M.",
       value: limits.weekly_tokens ?? "",
     }),
     field({
@@ -175,18 +174,17 @@ function limitFields(limits = {}) {
 const localTime = (atMs) => new Date(atMs - new Date(atMs).getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
 
 function limitsFrom(values) {
-  const number = (text) => (text === "" ? null : Number(text));
   const list = (text) =>
     text
       .split(",")
       .map((each) => each.trim())
       .filter(Boolean);
   return {
-    weekly_tokens: number(values.weekly_tokens),
+    weekly_tokens: format.countOf(values.weekly_tokens),
     weekly_cost_nusd: values.weekly_usd === "" ? null : Math.round(Number(values.weekly_usd) * NUSD_PER_USD),
     models: list(values.models),
     routes: list(values.routes),
-    concurrency: number(values.concurrency),
+    concurrency: format.countOf(values.concurrency),
     expires_at_ms: values.expires === "" ? null : new Date(values.expires).getTime(),
   };
 }

@@ -13,6 +13,7 @@ import { h } from "./view.js";
 const HEADLINES = { ok: "All systems operational", warning: "Needs attention", problem: "Something is wrong" };
 const ATTEMPTS_MS = 1_000;
 const HOUR_S = 3_600;
+const LEAST_HOURS = 24; // so that the first bar of a week stands on an axis of hours
 
 const attempts = new Loaded(() => get("/attempts"));
 
@@ -68,7 +69,7 @@ function banner(overview) {
           "p",
           { class: "serving" },
           overview.serving
-            ? ["The next request goes to ", h("strong", {}, title), ": ", overview.serving_reason, "."]
+            ? [nextWords(overview), h("strong", {}, title), ": ", overview.serving_reason, "."]
             : h("strong", {}, `${format.sentence(overview.serving_reason)}.`),
         ),
       ),
@@ -90,6 +91,12 @@ function banner(overview) {
         ),
       ),
   );
+}
+
+// A route that is tried although it is out must not pass for one that serves.
+function nextWords(overview) {
+  const serving = overview.routes.find((one) => one.route === overview.serving);
+  return serving?.available ? "The next request goes to " : "The next request is tried on ";
 }
 
 function stat(name, value, unit) {
@@ -146,6 +153,7 @@ function hours(overview) {
   if (!routes.length) return empty("No tokens used this week");
   const start = Math.min(...routes.map((one) => one.quota.week_start_ms)) / 1000;
   const length = Math.max(
+    LEAST_HOURS,
     ...routes.map((one) => one.quota.hours.length + (one.quota.week_start_ms / 1000 - start) / HOUR_S),
   );
   const series = routes.map((one, index) => ({

@@ -19,7 +19,7 @@ export function routeCard(one) {
   return h(
     "article",
     {
-      class: `card ${one.serves ? "serves" : ""} ${one.available ? "" : "away"}`,
+      class: `card ${one.serves && one.available ? "serves" : ""} ${one.available ? "" : "away"}`,
       key: one.route,
       "aria-labelledby": `route-${one.route}`,
     },
@@ -28,7 +28,7 @@ export function routeCard(one) {
       {},
       h("span", { class: "order", "aria-hidden": "true" }, one.priority),
       h("h3", { id: `route-${one.route}`, title: one.route }, one.title),
-      one.serves && badge("serving", "serving"),
+      one.serves && (one.available ? badge("serving", "serving") : badge("warning", "tried next")),
       routeState(one.state),
     ),
     h("p", { class: "reason" }, reasonOf(one)),
@@ -68,6 +68,7 @@ function week(one) {
       "div",
       { class: "week" },
       h("p", { class: "used" }, h("strong", {}, tokens(quota.used_tokens)), " tokens this week, no limit"),
+      operatorsLimit(quota),
       weekChart(one),
     );
   }
@@ -92,9 +93,16 @@ function week(one) {
       level,
     }),
     h("p", { class: "forecast" }, forecastWords(quota)),
+    operatorsLimit(quota),
     weekChart(one),
   );
 }
+
+const operatorsLimit = (quota) =>
+  quota.limit_source === "operator" &&
+  h("p", { class: "forecast" }, "Limit set by an operator; in the settings: ", limitWords(quota.configured_tokens));
+
+const limitWords = (limit) => (limit ? [tokens(limit), " tokens"] : "none");
 
 function forecastWords(quota) {
   const { forecast } = quota;
@@ -320,15 +328,13 @@ function limit(one) {
       field({
         name: "tokens",
         label: "Tokens per week",
-        type: "number",
-        min: 0,
-        step: 1,
+        type: "text",
+        pattern: format.COUNT,
         value: one.quota.limit_tokens ?? "",
-        inputmode: "numeric",
-        hint: "0 means no limit. Leave empty to use the configured limit.",
+        hint: "Such as 20M. 0 means no limit. Leave empty to use the configured limit.",
       }),
     act: async ({ tokens: given }) => {
-      await api.put(path(one, "limit"), { weekly_tokens: given === "" ? null : Number(given) });
+      await api.put(path(one, "limit"), { weekly_tokens: format.countOf(given) });
       return changedTo(`Limit of ${one.title} changed`);
     },
   });

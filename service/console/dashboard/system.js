@@ -11,6 +11,7 @@ import { h } from "./view.js";
 const FLEET_MS = 2_000;
 const ASIDE_MS = 15_000;
 const LAG_WARNING = 100;
+const SKEW_WARNING_MS = 5_000;
 
 const fleet = new Loaded(() => api.get("/fleet"));
 const aside = new Loaded(() => api.get("/dead-letters"));
@@ -63,6 +64,7 @@ function standing() {
       "Replicas",
       { id: "replicas" },
       table({
+        kind: "stacks",
         caption: "Replicas",
         rows: data.replicas,
         keyOf: (one) => one.replica,
@@ -72,7 +74,10 @@ function standing() {
             head: "Replica",
             cell: (one) => [h("code", {}, one.replica), one.here && [" ", badge("serving", "this one")]],
           },
-          { head: "Version", cell: (one) => h("code", {}, one.version || "–") },
+          { head: "Version", cell: (one) => version(one) },
+          { head: "Address", cell: (one) => (one.address ? h("code", {}, one.address) : "–") },
+          { head: "Started", cell: (one) => [started(one), one.draining && [" ", badge("warning", "draining")]] },
+          { head: "Clock", class: "number", cell: (one) => clock(one) },
           { head: "PID", class: "number", cell: (one) => one.pid },
           { head: "Last seen", class: "number", cell: (one) => `${format.milliseconds(one.seen_ms_ago)} ago` },
           { head: "Pending events", class: "number", cell: (one) => format.count(one.pending) },
@@ -119,6 +124,21 @@ function standing() {
 
 function isMixed(replicas) {
   return new Set(replicas.map((one) => one.version).filter(Boolean)).size > 1;
+}
+
+function version(one) {
+  if (!one.version) return badge("warning", "unknown");
+  return one.version === state.overview?.version ? one.version : [one.version, " ", badge("warning", "other version")];
+}
+
+const started = (one) => (one.started_at_ms ? ago(one.started_at_ms) : "–");
+
+// How far the machine's clock is from the fleet's time, which is that of Redis.
+function clock(one) {
+  if (one.clock_skew_ms === null) return "–";
+  const far = Math.abs(one.clock_skew_ms);
+  if (far < SKEW_WARNING_MS) return "right";
+  return badge("warning", `${format.span(far)} ${one.clock_skew_ms > 0 ? "fast" : "slow"}`);
 }
 
 function workers(number) {
@@ -217,9 +237,15 @@ function drop() {
 
 // -- settings
 
+// The name that one types: the variable's, and where the TOML file alone sets it, the place.
+const settingName = (one) =>
+  one.variable
+    ? h("span", { title: one.meaning }, h("code", {}, one.variable), h("small", { class: "place" }, one.name))
+    : h("code", {}, one.name);
+
 function inForce() {
   const rows = (settings.data ?? []).filter(
-    (one) => one.name.toLowerCase().includes(wanted) || one.value.toLowerCase().includes(wanted),
+    (one) => [one.variable, one.name, one.value, one.meaning].some((text) => text.toLowerCase().includes(wanted)),
   );
   return panel(
     "Effective settings",
@@ -251,7 +277,7 @@ function inForce() {
             keyOf: (one) => one.name,
             empty: empty("No matching settings"),
             columns: [
-              { head: "Setting", cell: (one) => h("code", {}, one.name) },
+              { head: "Setting", cell: settingName },
               {
                 head: "Value",
                 cell: (one) => (one.value === "" ? h("span", { class: "muted" }, "not set") : h("code", {}, one.value)),

@@ -137,7 +137,7 @@ function usageBody() {
   if (!rows.length) return empty("No usage in this period", "Choose a longer one, or send a request.");
   const [, value, show] = MEASURES[chosen.measure];
   const groups = grouped(rows);
-  const times = timesOf(usage.data);
+  const times = timesOf(usage.data, PERIODS[chosen.period][1] === "hour" ? HOUR_S : 24 * HOUR_S);
   const bars = chosen.measure !== "cache";
   const series = seriesOf(groups, times, value, bars);
   return [
@@ -184,8 +184,7 @@ function byChain(one, other) {
 const stampS = (row) => Date.parse(row.hour ?? `${row.day}T00:00Z`) / 1000;
 
 // Every hour or day of the period, also those in which nothing happened.
-function timesOf(report) {
-  const step = PERIODS[chosen.period][1] === "hour" ? HOUR_S : 24 * HOUR_S;
+function timesOf(report, step) {
   const end = Date.parse(report.until) / 1000;
   const start = Math.floor(Date.parse(report.since) / 1000 / step) * step;
   return Array.from({ length: Math.max(1, Math.ceil((end - start) / step)) }, (_, index) => start + index * step);
@@ -225,6 +224,7 @@ function valuesAt(rows, times, value, summed) {
 function sums(groups, total) {
   const number = (head, cell) => ({ head, class: "number", cell });
   return table({
+    kind: "stacks",
     caption: `Totals by ${chosen.by}`,
     rows: [...groups, { name: "Total", sum: total, all: true }],
     keyOf: (one) => one.name,
@@ -252,9 +252,7 @@ function latencyBody() {
   const { rows } = latency.data;
   if (!rows.length) return empty("No answered requests in this period");
   const byTime = new Map(rows.map((row) => [stampS(row), row]));
-  const from = Math.min(...byTime.keys());
-  const to = Math.max(...byTime.keys());
-  const times = Array.from({ length: (to - from) / HOUR_S + 1 }, (_, index) => from + index * HOUR_S);
+  const times = timesOf(latency.data, HOUR_S);
   const series = PERCENTILES.map(([name, words], index) => ({
     label: `${name}: ${words}`,
     color: seriesColor(index),
