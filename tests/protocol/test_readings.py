@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.protocol.resource_totals import ToldObject, reading_of, session_of, told_object
+from service.protocol.content_sample import ContentSample
+from service.protocol.resource_totals import ToldObject, TotalsTap, reading_of, session_of, told_object
 from service.protocol.text_tokens import letters_beyond
 from service.protocol.usage_reader import UsageReader
 
@@ -61,3 +62,60 @@ def test_a_refusal_before_output_is_not_plain() -> None:
 
 def test_letters_beyond_the_first_four_are_counted() -> None:
     assert letters_beyond(["four", "fiver", "sevenly"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "found"),
+    [
+        pytest.param("/v1/sessions/s1", {"type": "session", "id": "s1"}, ("s1", ""), id="a session"),
+        pytest.param(
+            "/v1/sessions/s1/threads/t1",
+            {"type": "session_thread", "id": "t1", "session_id": "s1"},
+            ("s1", "t1"),
+            id="a thread of it",
+        ),
+        pytest.param("/v1/sessions/s1/events", {"type": "session.usage", "id": "e1"}, ("s1", ""), id="an event of it"),
+        pytest.param("/v1/dreams/d1", {"type": "dream", "id": "d1", "session_id": "s1"}, ("s1", "d1"), id="a dream"),
+        pytest.param("/v1/dreams/d1", {"type": "dream", "id": "d1"}, ("d1", ""), id="a dream of no session"),
+        pytest.param("/v1/x", {"type": "session_thread", "id": "t1"}, None, id="a thread of no session"),
+        pytest.param("/v1/x", {"type": "session_thread", "id": "", "session_id": "s1"}, None, id="no id"),
+        pytest.param("/v1/x", {"type": "session", "session_id": "s1"}, None, id="no id of its own"),
+        pytest.param("/v1/x", {"type": "dream", "id": "d1", "session_id": "s" * 999}, None, id="no id of the whole"),
+        pytest.param("/v1/x", {"type": "session.usage", "id": "e1"}, None, id="an event of no session"),
+    ],
+)
+def test_a_total_belongs_to_its_resource(path: str, fields: dict[str, Any], found: tuple[str, str] | None) -> None:
+    """A part's, to the whole as well; without their ids it can't be told whether it was booked."""
+    reading = reading_of(path, told(**fields, usage={"input_tokens": 5}))
+    assert (reading and (reading.resource_id, reading.part)) == found
+
+
+@pytest.mark.parametrize(
+    ("created_at", "made_ms"),
+    [("1970-01-01T00:00:02Z", 2_000), ("1960-01-01T00:00:02Z", 0), ("soon", 0), (7, 0)],
+)
+def test_when_a_resource_was_made(created_at: object, made_ms: int) -> None:
+    reading = reading_of("/v1/x", told(type="session", id="s1", usage={}, created_at=created_at))
+    assert reading is not None
+    assert reading.made_at_ms == made_ms
+
+
+def test_a_sessions_stream_tells_its_totals() -> None:
+    """In the events that carry one; after an event that is too large, nothing is read any more."""
+    tap = TotalsTap("/v1/sessions/s1/events/stream")
+    usage = b'event: session.usage\ndata: {"type": "session.usage", "usage": {"input_tokens": 5}}\n\n'
+    other = b'event: session\ndata: {"type": "session", "id": "s1", "usage": {"input_tokens": 9}}\n\n'
+    assert [reading.tokens.input for reading in tap.feed(other + usage + other)] == [5]
+    for _ in range(40):
+        tap.feed(b"x" * 1_000_000)
+    assert tap.feed(b"\n\n" + usage) == []
+
+
+def test_a_chunk_with_no_more_content_adds_nothing() -> None:
+    """Such as one of heartbeats."""
+    sample = ContentSample()
+    chunk = b'data: {"type":"content_block_delta","delta":{"type":"text_delta","text":"hello there"}}\n\n'
+    sample.add(chunk, len(chunk))
+    before = sample.tokens()
+    sample.add(chunk, len(chunk))
+    assert sample.tokens() == before != ContentSample().tokens()
