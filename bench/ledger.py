@@ -31,7 +31,7 @@ from workers.consume import PAGE_ENTRIES, EntryPage, EventRecord, StreamEntry, S
 from workers.fold_job import FoldJob
 from workers.migrate import migrate
 from workers.outage import Outage
-from workers.project import Projector, fold_records
+from workers.project import Projector, RowChain
 from workers.publish import Publisher
 from workers.store import Checkpoint, PostgresAddress, Row, Store, connect
 from workers.verify import verify
@@ -195,7 +195,8 @@ def measure_fold(bench: Bench) -> None:
 def rows_of(made: list[Event]) -> list[Row]:
     """The rows that folding made of these events."""
     nowhere = Checkpoint("fold", 1, "", "0-0", 0, bytes(32), 0, 0, "", b"{}")
-    return fold_records(wire.new_ledger("fold"), nowhere, [EventRecord("0-1", event) for event in made]).rows
+    chain = RowChain(nowhere)
+    return [chain.row_of(EventRecord("0-1", event)) for event in made]
 
 
 def copy_rows(bench: Bench, rows: list[Row]) -> float:

@@ -5,19 +5,16 @@ run longer, and it reads from one database snapshot while the workers write. Not
 comparison (`verify`).
 """
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
-import psycopg
 from psycopg import sql
 
-from service.ledger import wire
 from service.ledger.ids import lowest_id
 from service.ledger.state import ReplicaHealth, Usage
+from workers.page_reader import RowPage, Span, connect_reader, pages_of
 from workers.store import (
     GENESIS_HASH,
     QUERIES,
@@ -29,38 +26,16 @@ from workers.store import (
     add_usage,
     cells_since,
     checkpoint_of,
-    connect,
+    events_table,
     health_row,
+    templated,
 )
 
-PAGES_AHEAD = 2
-"""Pages that Postgres works on, or that wait, while one is folded."""
 _health_decoder = msgspec.json.Decoder(ReplicaHealth)
 
 
 EventBody: TypeAlias = tuple[int, str]
 """An event's position, and its JSON as stored."""
-
-
-class SuspectRow(NamedTuple):
-    """An event row that may be faulty, with position and hash of the row before it, None at the start of a range."""
-
-    position: int
-    event_id: str
-    type: str
-    at_ms: int
-    request_id: str
-    body: str
-    hash: bytes
-    prior: int | None
-    before: bytes | None
-
-
-class RowPage(NamedTuple):
-    """Some rows of a stream: their events, and those that may be faulty."""
-
-    bodies: list[EventBody]
-    suspects: list[SuspectRow]
 
 
 class Balance(NamedTuple):
@@ -100,23 +75,11 @@ class Unowned(NamedTuple):
     owner: str
 
 
-def events_table(stream: str) -> str:
-    """Return the name of the table that holds a stream's events."""
-    return "ccproxy.control_events" if stream == wire.CONTROL else "ccproxy.events"
-
-
 def open_archive(postgres: PostgresAddress) -> "Archive":
     """Open an archive on a connection of its own. Raises psycopg.Error."""
     archive = Archive(postgres)
     archive.connection.execute(QUERIES["create_recount"])
     return archive
-
-
-def connect_reader(postgres: PostgresAddress) -> psycopg.Connection:
-    """Connect with the limits of a reader of all events."""
-    connection = connect(postgres)
-    connection.execute(QUERIES["reader_session"])
-    return connection
 
 
 class Archive:
@@ -125,13 +88,10 @@ class Archive:
     def __init__(self, postgres: PostgresAddress) -> None:
         self.postgres = postgres
         self.connection = connect_reader(postgres)
-        self._checker: psycopg.Connection | None = None
 
     def close(self) -> None:
-        """Close the connections, which also drops the recounted cells."""
+        """Close the connection, which also drops the recounted cells."""
         self.connection.close()
-        if self._checker is not None:
-            self._checker.close()
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -165,32 +125,13 @@ class Archive:
         return int(row[0]) if row else 0
 
     def pages(self, stream: str, after: int, upto: int, size: int) -> Iterator[RowPage]:
-        """Yield a stream's rows with `after` < position <= `upto`.
+        """Yield a stream's rows with `after` < position <= `upto` in pages."""
+        return pages_of(self.connection, self.postgres, Span(stream, after, upto), size)
 
-        Postgres checks a page and sends the next one while the caller works on another. Rows below a checkpoint never
-        change, so that the check needs no common snapshot.
-        """
-        ahead: deque[tuple[Future[list[EventBody]], Future[list[SuspectRow]]]] = deque()
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as checker:
-            for start in range(after, upto, size):
-                page = {"stream": stream, "after": start, "upto": min(start + size, upto)}
-                ahead.append((reader.submit(self._bodies, page), checker.submit(self._suspects, page)))
-                if len(ahead) > PAGES_AHEAD:
-                    yield page_of(*ahead.popleft())
-            while ahead:
-                yield page_of(*ahead.popleft())
-
-    def _bodies(self, parameters: dict[str, Any]) -> list[EventBody]:
-        """Return the events of a page."""
-        query = templated("rows_between", events_table(parameters["stream"]))
-        return self.connection.execute(query, parameters, binary=True).fetchall()
-
-    def _suspects(self, parameters: dict[str, Any]) -> list[SuspectRow]:
-        """Return the rows of a page that may be faulty."""
-        if self._checker is None:
-            self._checker = connect_reader(self.postgres)
-        query = templated("suspect_rows", events_table(parameters["stream"]))
-        return [SuspectRow(*row) for row in self._checker.execute(query, parameters).fetchall()]
+    def bodies(self, stream: str, after: int, upto: int) -> list[EventBody]:
+        """Return a stream's events with `after` < position <= `upto`, one by one."""
+        parameters = {"stream": stream, "after": after, "upto": upto}
+        return self.connection.execute(templated("rows_between", events_table(stream)), parameters).fetchall()
 
     def last_place(self, stream: str, upto: int) -> tuple[int, bytes] | None:
         """Return position and hash of a stream's last row up to a position; None if there is none."""
@@ -296,16 +237,6 @@ class Archive:
         """Drop a weekly partition; events with ids below `kept_from` are rejected from then on."""
         self.connection.execute(QUERIES["keep_from"], (kept_from,))
         self.connection.execute(sql.SQL(QUERIES["drop_partition"].decode()).format(name=sql.Identifier(name)))
-
-
-def page_of(bodies: Future[list[EventBody]], suspects: Future[list[SuspectRow]]) -> RowPage:
-    """Return a page once both parts have come."""
-    return RowPage(bodies.result(), suspects.result())
-
-
-def templated(query: str, table: str) -> bytes:
-    """Return a statement with the name of one of the ledger's tables filled in."""
-    return QUERIES[query].replace(b"{table}", table.encode())
 
 
 def usage_of(columns: tuple[int | None, ...]) -> Usage | None:

@@ -179,11 +179,11 @@ def fault_of(stream: str, event: Event) -> str:
 
 def fault_of_money(event: Event) -> str:
     """Return why an event's usage or prices can't be counted, "" if they can, or it has none."""
+    if isinstance(event, UsageEvent):
+        return fault_of_usage(event)
     if isinstance(event, ResourceUsed):
         return fault_of_total(event)
-    if isinstance(event, UsageRepriced):
-        return fault_of_prices(event)
-    return fault_of_usage(event) if isinstance(event, UsageEvent) else ""
+    return fault_of_prices(event) if isinstance(event, UsageRepriced) else ""
 
 
 def fault_of_usage(event: UsageEvent) -> str:

@@ -9,9 +9,9 @@ insert ids which the SELECT did not find. The exception is the same id in anothe
 the primary key, the transaction is retried, and then the SELECT finds it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, get_args
 
 import msgspec
 
@@ -57,6 +57,8 @@ class CachedLedger(NamedTuple):
     ledger: Ledger
 
 
+TAGS = {kind: str(kind.__struct_config__.tag) for kind in get_args(Event)}
+"""Names of events by class."""
 KnownEvents: TypeAlias = dict[str, tuple[str, Event | wire.Undecodable]]
 """Events by their id, each with the stream that it is of."""
 
@@ -67,15 +69,6 @@ class SortedBatch(NamedTuple):
     fresh: list[EventRecord]
     quarantined: list[Rejected]
     repeated: list[Event]
-
-
-class Folded(NamedTuple):
-    """The rows and usage that a batch adds to Postgres."""
-
-    rows: list[Row]
-    usage: dict[Cell, Usage]
-    replicas: set[str]
-    hash: bytes
 
 
 class Projector:
@@ -209,20 +202,23 @@ class Projector:
         """Fold new events and save the projections; return the checkpoint with the new position and hash."""
         stream = checkpoint.stream
         replicas = set(health_of(ledger))
-        folded = fold_records(ledger, checkpoint, fresh)
-        after = checkpoint._replace(position=checkpoint.position + len(fresh), hash=folded.hash)
-        self.store.add_events(stream, folded.rows)
-        if folded.usage:
-            self.store.add_usage(stream, after.position, folded.usage)
+        chain = RowChain(checkpoint)
+        with self.store.adding_events(stream, [record.event.event_id for record in fresh]) as add_row:
+            usage = cells_of(fold.advance_all(ledger, chain.events_of(fresh, add_row)))
+        after = checkpoint._replace(position=chain.position, hash=chain.hash)
+        if usage:
+            self.store.add_usage(stream, after.position, usage)
         health = health_of(ledger)
-        changed = {name: health[name] for name in folded.replicas if name in health}
-        self.store.save_health(stream, changed, replicas - set(health))
+        ended = {record.event.replica for record in fresh if isinstance(record.event, AttemptEnded)}
+        self.store.save_health(stream, {name: health[name] for name in ended & set(health)}, replicas - set(health))
         return after
 
     def _sort(self, checkpoint: Checkpoint, ledger: Ledger, records: list[EventRecord]) -> SortedBatch:
         """Drop events that Postgres or the batch already has; separate those that contradict it."""
-        batch = SortedBatch([], [], [])
         known = self._known_events(checkpoint.stream, records)
+        if not known and are_new(records, checkpoint):
+            return SortedBatch(records, [], [])
+        batch = SortedBatch([], [], [])
         for record in records:
             if record.event.event_id not in known and is_of_dropped_week(record.event, checkpoint):
                 if not is_acknowledged(ledger, record.event):
@@ -237,6 +233,14 @@ class Projector:
             return {}
         rows = self.store.known_events(stream, [record.event.event_id for record in records])
         return {row.event_id: (row.stream, wire.decode_event(row.body)) for row in rows}
+
+
+def are_new(records: list[EventRecord], checkpoint: Checkpoint) -> bool:
+    """True if none of the events, which Postgres does not have, comes twice or is of a dropped week."""
+    ids = {record.event.event_id for record in records}
+    return len(ids) == len(records) and (
+        min(ids, default="") >= checkpoint.kept_from or checkpoint.stream == wire.CONTROL
+    )
 
 
 def is_of_dropped_week(event: Event, checkpoint: Checkpoint) -> bool:
@@ -281,39 +285,44 @@ def acknowledge_skipped(ledger: Ledger, skipped: SkippedSeq) -> None:
     )
 
 
-def fold_records(ledger: Ledger, checkpoint: Checkpoint, records: list[EventRecord]) -> Folded:
-    """Fold new events into the ledger in place, in stream order, and return their rows."""
-    rows: list[Row] = []
-    replicas: set[str] = set()
-    chained = checkpoint.hash
-    for position, (stream_id, event) in enumerate(records, checkpoint.position + 1):
-        body = wire.encode_event(event)
-        chained = sha256(chained + body).digest()
-        rows.append(row_of(event, checkpoint, position, stream_id, body, chained))
-        if isinstance(event, AttemptEnded):
-            replicas.add(event.replica)
-    return Folded(rows, cells_of(fold.advance_all(ledger, (record.event for record in records))), replicas, chained)
-
-
 def cells_of(sums: fold.CellSums) -> dict[Cell, Usage]:
     """Return sums by usage cell."""
     return {Cell(*cell): usage for cell, usage in sums.items()}
 
 
-def row_of(event: Event, checkpoint: Checkpoint, position: int, stream_id: str, body: bytes, chained: bytes) -> Row:
-    """Return an event's row at its position in the checkpoint's stream and epoch."""
-    return Row(
-        event.event_id,
-        checkpoint.stream,
-        position,
-        str(event.__struct_config__.tag),
-        event.at_ms,
-        stream_id,
-        checkpoint.epoch,
-        getattr(event, "request_id", ""),
-        body.decode(),
-        chained,
-    )
+class RowChain:
+    """Makes the rows of new events, each with its position and the hash of all up to it."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.stream = checkpoint.stream
+        self.epoch = checkpoint.epoch
+        self.position = checkpoint.position
+        self.hash = checkpoint.hash
+
+    def events_of(self, records: Iterable[EventRecord], add_row: Callable[[Row], None]) -> Iterator[Event]:
+        """Yield the events, each once its row is added: so they are folded while Postgres inserts."""
+        for record in records:
+            add_row(self.row_of(record))
+            yield record.event
+
+    def row_of(self, record: EventRecord) -> Row:
+        """Return the row of the next event."""
+        event = record.event
+        body = wire.encode_event(event)
+        self.position += 1
+        self.hash = sha256(self.hash + body).digest()
+        return Row(
+            event.event_id,
+            self.stream,
+            self.position,
+            TAGS[type(event)],
+            event.at_ms,
+            record.stream_id,
+            self.epoch,
+            getattr(event, "request_id", ""),
+            body.decode(),
+            self.hash,
+        )
 
 
 def state_of(ledger: Ledger) -> bytes:

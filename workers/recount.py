@@ -1,10 +1,8 @@
 """Folds a stream's event rows again, beside the live projections.
 
-It starts at the stream's closing balance (or at zero) and reads in pages, so that memory is bounded. The rows are
-checked too: no gaps in positions, a valid hash chain, and columns that agree with the event. Postgres does that on a
-second connection, while the pages are folded here, and names the rows that need a closer look. Faults are recorded, and
-the recount continues after them. Not here: comparison with the live projections (`verify`), and writing (`rebuild`,
-`retention`).
+It starts at the stream's closing balance (or at zero) and reads in pages, so that memory is bounded. Pages come with the
+rows that need a closer look (`page_reader`). Faults are recorded, and the recount continues after them. Not here:
+comparison with the live projections (`verify`), and writing (`rebuild`, `retention`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +12,8 @@ from typing import NamedTuple
 from service.ledger import fold, wire
 from service.ledger.events import Event
 from service.ledger.state import Ledger, ReplicaHealth, RouteLedger
-from workers.archive import Archive, Balance, EventBody, SkippedRow, SuspectRow
+from workers.archive import Archive, Balance, EventBody, SkippedRow
+from workers.page_reader import RowPage, SuspectRow
 from workers.project import acknowledge_skipped, cells_of, health_of, put_cells, state_of
 
 Progress = Callable[[int], None]
@@ -68,10 +67,7 @@ class Recount:
         for page in self.archive.pages(self.stream, self._read_to, upto, PAGE_ROWS):
             end = min(self._read_to + PAGE_ROWS, upto)
             self._skipped = self.archive.skipped_after(self.stream, self.skipped_number, end)[::-1]
-            for suspect in page.suspects:
-                self._check(suspect)
-            sums = fold.advance_all(self.ledger, self._events(page.bodies))
-            self.events += len(page.bodies)
+            sums = fold.advance_all(self.ledger, self._events(page, end))
             self.archive.recount(self.stream, end, cells_of(sums))
             self._acknowledge_before(end + 1)
             self._read_to = end
@@ -93,11 +89,27 @@ class Recount:
             acknowledge_skipped(self.ledger, row.skipped)
             self.skipped_number = row.number
 
-    def _events(self, rows: Iterable[EventBody]) -> Iterator[Event]:
+    def _events(self, page: RowPage, end: int) -> Iterable[Event]:
+        """Return the events of a page: decoded all at once, if none of its rows may be faulty."""
+        for suspect in page.suspects:
+            self._check(suspect)
+        events = None if page.suspects else wire.decode_lines(page.events)
+        if events is None:
+            return self._events_singly(self.archive.bodies(self.stream, self._read_to, end))
+        self.events += len(events)
+        return self._after_skipped(events) if self._skipped else events
+
+    def _after_skipped(self, events: list[Event]) -> Iterator[Event]:
+        """Yield the events of a page without faults, each once the numbers skipped before it are acknowledged."""
+        for position, event in enumerate(events, self._read_to + 1):
+            self._acknowledge_before(position)
+            yield event
+
+    def _events_singly(self, rows: list[EventBody]) -> Iterator[Event]:
         """Yield the events of rows, each once the numbers skipped before it are acknowledged."""
+        self.events += len(rows)
         for position, body in rows:
-            if self._skipped:
-                self._acknowledge_before(position)
+            self._acknowledge_before(position)
             event = wire.decode_event(body)
             if isinstance(event, wire.Undecodable):
                 self._add_fault(f"position {position}", f"not an event: {event.reason}", "an event")

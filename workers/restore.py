@@ -22,7 +22,6 @@ from psycopg import sql
 from redis import Redis
 
 from service.ledger import wire
-from workers.archive import templated
 from workers.backup import (
     FORMAT_VERSION,
     MANIFEST,
@@ -37,7 +36,7 @@ from workers.backup import (
 )
 from workers.migrate import check_known, has_schema, migrate
 from workers.recount import Progress
-from workers.store import QUERIES, create_partition, week_of_partition
+from workers.store import QUERIES, create_partition, templated, week_of_partition
 
 PARTITION_PREFIX = "events_"
 MAX_MANIFEST_BYTES = 16 << 20

@@ -10,7 +10,7 @@ locks, and the next transaction opens a new connection without cached state.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -54,7 +54,22 @@ QUERIES = read_queries()
 CELL_TABLES = ("ccproxy.usage_hourly", "pg_temp.recount")
 """The live cells, and those of a recount."""
 ADD_USAGE = {table: QUERIES["add_usage"].replace(b"{table}", table.encode()) for table in CELL_TABLES}
+SHARED_PARTS = ("rows_and_prior", "is_suspect")
+"""Parts of statements."""
 CELLS_SINCE = {table: QUERIES["cells_since"].replace(b"{table}", table.encode()) for table in CELL_TABLES}
+
+
+def templated(query: str, table: str) -> bytes:
+    """Return a statement with the name of one of the ledger's tables, and the parts that it shares, filled in."""
+    statement = QUERIES[query]
+    for part in SHARED_PARTS:
+        statement = statement.replace(b"{%s}" % part.encode(), QUERIES[part])
+    return statement.replace(b"{table}", table.encode())
+
+
+def events_table(stream: str) -> str:
+    """Return the name of the table that holds a stream's events."""
+    return "ccproxy.control_events" if stream == wire.CONTROL else "ccproxy.events"
 
 
 class Checkpoint(NamedTuple):
@@ -225,14 +240,17 @@ class Store:
         rows = self.connection.execute(query, parameters).fetchall()
         return [KnownEvent(event_id, stream, body.encode()) for event_id, stream, body in rows]
 
-    def add_events(self, stream: str, rows: Sequence[Row]) -> None:
-        """Insert new events of one stream."""
+    @contextmanager
+    def adding_events(self, stream: str, event_ids: Sequence[str]) -> Iterator[Callable[[Row], None]]:
+        """Insert new events of one stream, with these ids, by the function that the block gets.
+
+        Postgres inserts rows while the block makes others, and is waited for at its end.
+        """
         if stream != wire.CONTROL:
-            self._open_weeks(weeks_of([row.event_id for row in rows]))
+            self._open_weeks(weeks_of(event_ids))
         query = QUERIES["copy_control_events" if stream == wire.CONTROL else "copy_events"]
         with self.connection.cursor() as cursor, cursor.copy(query) as copy:
-            for row in rows:
-                copy.write_row(row)
+            yield copy.write_row
 
     def _open_weeks(self, weeks: set[int]) -> None:
         """Create missing partitions for these weeks, under a lock so that workers don't collide."""

@@ -304,11 +304,14 @@ def note_beside(ledger: RouteLedger, charges: Iterable[Charge]) -> None:
 def charge(ledger: RouteLedger, event: UsageEvent | UsageRepriced, model: str, usage: Usage) -> Charge:
     """Return the charge of a line, and open its cell: which models have cells of their own depends on those before
     it."""
-    hour = event.at_ms // HOUR_MS
-    if event.fold_rules >= MODELS_BOUNDED:
-        model = cell_model(ledger, hour, model)
-    open_cell(ledger, hour, model, event.client_key)
-    return Charge(hour, model, event.client_key, usage)
+    hour, client_key = event.at_ms // HOUR_MS, event.client_key
+    try:
+        _ = ledger.usage[hour][model][client_key]
+    except KeyError:
+        if event.fold_rules >= MODELS_BOUNDED:
+            model = cell_model(ledger, hour, model)
+        open_cell(ledger, hour, model, client_key)
+    return Charge(hour, model, client_key, usage)
 
 
 def open_cell(ledger: RouteLedger, hour: int, model: str, client_key: str) -> None:
@@ -338,8 +341,9 @@ def count_attempt(usage: Usage, event: UsageEvent) -> None:
     """Count the attempt, or the item of a batch, into its usage."""
     if isinstance(event, AttemptEnded):
         usage.attempts = 1
-        usage.failed = int(event.outcome == "failed")
-        usage.aborted = int(event.outcome == "aborted")
+        if event.outcome != "ok":
+            usage.failed = int(event.outcome == "failed")
+            usage.aborted = int(event.outcome == "aborted")
     elif isinstance(event, AttemptLost):
         usage.attempts = usage.lost = 1
     else:
@@ -493,7 +497,8 @@ def note_end(ledger: RouteLedger, event: AttemptEnded) -> None:
     """Apply an attempt's end to the route's state: windows and models always, the rest unless it was spooled."""
     if event.windows and event.endpoint == "messages":
         note_windows(ledger, event)
-    note_missing_model(ledger, event)
+    if event.scope == "model":
+        note_missing_model(ledger, event)
     if event.spooled:
         return
     if event.scope or ledger.waits:
@@ -550,7 +555,7 @@ def count_verdicts(ledger: RouteLedger, event: AttemptEnded) -> None:
 
 def note_missing_model(ledger: RouteLedger, event: AttemptEnded) -> None:
     """Remember a model that the provider does not know, if its name fits."""
-    if event.scope != "model" or not event.model_sent or event.endpoint != "messages":
+    if not event.model_sent or event.endpoint != "messages":
         return
     if event.fold_rules >= MODELS_BOUNDED and is_long(event.model_sent):
         return

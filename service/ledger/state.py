@@ -23,7 +23,7 @@ class Heard(Struct, omit_defaults=True):
         return seq <= self.high and not any(first <= seq <= last for first, last in self.gaps)
 
 
-class Usage(Struct, omit_defaults=True):
+class Usage(Struct, omit_defaults=True, gc=False):
     """Attempts and tokens of one cell, or a change to it. `unpriced`: attempts and batch items without a price.
 
     `estimated` counts those whose usage is estimated, in whole or in part, and `estimated_tokens` all tokens of theirs.
@@ -45,7 +45,7 @@ class Usage(Struct, omit_defaults=True):
     estimated_tokens: int = 0
 
 
-class Charge(Struct):
+class Charge(Struct, gc=False):
     """A change to one cell: hour (Unix time in units of 3600 s), model sent, client key, and what is added."""
 
     hour: int
@@ -136,7 +136,7 @@ class Wait(Struct, omit_defaults=True):
         return not self.holds or self.holds in model.lower()
 
 
-class WindowTold(Window, frozen=True, omit_defaults=True):
+class WindowTold(Window, frozen=True, omit_defaults=True, gc=False):
     """A provider's newest report of one quota window of an account ("": unknown), received at `at_ms` with an answer
     (`answered`) or an error.
     """
@@ -193,7 +193,7 @@ class ResourceTotal(Struct, omit_defaults=True):
     parts: dict[str, TokenCounts] = {}
 
 
-class OpenAttempt(Struct, omit_defaults=True):
+class OpenAttempt(Struct, omit_defaults=True, gc=False):
     """An attempt that has started and not ended."""
 
     request_id: str

@@ -208,6 +208,14 @@ def decode_event(raw: bytes | str) -> Decoded:
         return Undecodable(raw.encode() if isinstance(raw, str) else raw, str(error))
 
 
+def decode_lines(raw: bytes) -> list[Event] | None:
+    """Decode events, one a line; None if one of them can't be."""
+    try:
+        return _event_decoder.decode_lines(raw)
+    except UNREADABLE:
+        return None
+
+
 def new_ledger(stream: str) -> Ledger:
     """Return the empty ledger of a stream."""
     return ControlLedger() if stream == CONTROL else RouteLedger()

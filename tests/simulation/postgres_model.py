@@ -237,8 +237,11 @@ class ModelStore(Store):
         found = [self.database.ids.get(one) or self._writes.ids.get(one) for one in dict.fromkeys(event_ids)]
         return [KnownEvent(row.event_id, row.stream, row.body.encode()) for row in found if row is not None]
 
-    def add_events(self, stream: str, rows: Sequence[Row]) -> None:
-        self._at("add_events")
+    @contextmanager
+    def adding_events(self, stream: str, event_ids: Sequence[str]) -> Iterator[Callable[[Row], None]]:  # noqa: ARG002
+        rows: list[Row] = []
+        yield rows.append
+        self._at("adding_events")
         for row in rows:
             if self.database.unique_ids and (row.event_id in self.database.ids or row.event_id in self._writes.ids):
                 raise errors.UniqueViolation(f"the event {row.event_id} is there")

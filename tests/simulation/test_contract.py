@@ -48,6 +48,13 @@ def row_of(event: AttemptEnded, position: int = 1) -> Row:
     return Row(event.event_id, STREAM, position, "attempt_ended", event.at_ms, "1-0", 1, "q", body, bytes(32))
 
 
+def add_rows(store: Store, *rows: Row) -> None:
+    """Insert rows of the stream."""
+    with store.adding_events(STREAM, [row.event_id for row in rows]) as add_row:
+        for row in rows:
+            add_row(row)
+
+
 def locked(store: Store) -> Checkpoint:
     """The stream's checkpoint, ours."""
     checkpoint = store.lock_checkpoint(STREAM)
@@ -106,7 +113,7 @@ def test_a_transaction_is_seen_after_its_commit_alone(servers: Servers) -> None:
     event = ended(1)
     with pytest.raises(Refused), one.transaction():  # noqa: PT012 - what is done before it is what is undone
         changed = locked(one)._replace(position=1, state=b'{"newest_ms":1}')
-        one.add_events(STREAM, [row_of(event)])
+        add_rows(one, row_of(event))
         one.add_usage(STREAM, 1, {CELL: Usage(attempts=1)})
         one.save_checkpoint(changed)
         assert [known.event_id for known in one.known_events(STREAM, [event.event_id])] == [event.event_id]
@@ -160,9 +167,9 @@ def test_an_id_is_one_row(servers: Servers) -> None:
     """Postgres itself refuses a second row with an event's id."""
     store, event = servers.store(), ended(1)
     with store.transaction():
-        store.add_events(STREAM, [row_of(event)])
+        add_rows(store, row_of(event))
     with pytest.raises(psycopg.errors.UniqueViolation), store.transaction():
-        store.add_events(STREAM, [row_of(event, 2)])
+        add_rows(store, row_of(event, 2))
     with store.transaction():
         assert [known.stream for known in store.known_events(STREAM, [event.event_id])] == [STREAM]
 

@@ -25,7 +25,8 @@ from tests.support.stream_factories import (
 from tests.support.waiting import eventually
 from tests.workers.conftest import Bench
 from workers import consume
-from workers.consume import EntryPage, Streams
+from workers.consume import EntryPage, EventRecord, Streams
+from workers.project import RowChain
 from workers.store import Row, Store, partition_name, week_of
 
 
@@ -128,7 +129,7 @@ def test_good_events_beside_garbage_in_one_entry_are_folded(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize(
-    "step", ["lock_checkpoint", "known_events", "add_events", "add_usage", "save_health", "save_checkpoint"]
+    "step", ["lock_checkpoint", "known_events", "adding_events", "add_usage", "save_health", "save_checkpoint"]
 )
 def test_death_between_read_and_commit_loses_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """Wherever a transaction breaks off, nothing of it stands, and the next one folds the same batch whole."""
@@ -148,6 +149,29 @@ def test_death_between_read_and_commit_loses_nothing(bench: Bench, monkeypatch: 
     assert bench.attempts() == 2
     projected = bench.project()
     assert projected.position == bench.attempts() == 3
+    assert plain(projected.ledger) == plain(fresh_ledger(bench))
+    bench.check_chain()
+
+
+def test_a_batch_that_breaks_off_among_its_rows_is_folded_whole_later(bench: Bench) -> None:
+    """Rows are folded while others are inserted: what was folded of a batch that failed is forgotten."""
+    append(bench.redis, many(2))
+    bench.project()
+    append(bench.redis, [ended(seq) for seq in range(3, 9)])
+    original = RowChain.row_of
+
+    def breaking(self: RowChain, record: EventRecord) -> Row:
+        if self.position == 5:
+            raise Broken
+        return original(self, record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowChain, "row_of", breaking)
+        with pytest.raises(Broken):
+            bench.project()
+    assert (bench.attempts(), bench.count("events")) == (2, 2)
+    projected = bench.project()
+    assert projected.position == bench.attempts() == 8
     assert plain(projected.ledger) == plain(fresh_ledger(bench))
     bench.check_chain()
 
@@ -285,7 +309,9 @@ def test_two_workers_may_need_the_same_new_week(bench: Bench) -> None:
     store = bench.projector.store
     waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
     with store.transaction():
-        store.add_events("zai", [row_of(ended(1, at_ms=at_ms), "zai")])
+        row = row_of(ended(1, at_ms=at_ms), "zai")
+        with store.adding_events("zai", [row.event_id]) as add_row:
+            add_row(row)
         other.start()
         eventually(lambda: bench.rows(waiting))
     other.join()

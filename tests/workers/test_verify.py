@@ -6,6 +6,7 @@ from threading import Thread
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 
 from service.ledger import wire
@@ -14,7 +15,7 @@ from service.ledger.state import RouteLedger
 from tests.support.old_log import old_log
 from tests.support.stream_factories import NOON_MS, STREAM, append, append_raw, ended, many, new_id, started
 from tests.workers.conftest import Bench
-from workers import cli, recount
+from workers import cli, page_reader, recount
 from workers.rebuild import rebuild
 from workers.recount import Recount
 
@@ -118,6 +119,68 @@ def test_what_was_changed_is_named(bench: Bench, statement: str, difference: tup
         assert {name for what, name in differences if what == "event"} == {difference[1]}
     else:
         assert {what for what, _ in differences} <= {difference[0], "state"}
+
+
+@pytest.fixture
+def long_stream(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A stream that processes of their own read, in pages."""
+    monkeypatch.setattr(recount, "PAGE_ROWS", 50)
+    monkeypatch.setattr(page_reader, "FEW_ROWS", 0)
+    fill(bench, 400)
+    return bench
+
+
+ROWS_CHANGED = [
+    (
+        "UPDATE ccproxy.events SET body = replace(body::text, 'alice', 'mallory')::json WHERE position = 20",
+        [20],
+    ),
+    ("UPDATE ccproxy.events SET at_ms = at_ms + 1 WHERE position = 70", [70]),
+    ("DELETE FROM ccproxy.events WHERE position = 150", [150]),
+    ("DELETE FROM ccproxy.events WHERE position = 201", [201]),
+    (
+        """INSERT INTO ccproxy.events
+        SELECT (left(event_id::text, 32) || 'ffff')::uuid, stream, position, type, at_ms, stream_id, epoch, request_id,
+            body, hash FROM ccproxy.events WHERE position = 260""",
+        [260, 260],
+    ),
+    ("UPDATE ccproxy.events SET hash = sha256(hash) WHERE position = 333", [333, 334]),
+    ("UPDATE ccproxy.events SET request_id = repeat('_', length(request_id)) WHERE position = 399", [399]),
+]
+
+
+def test_each_changed_row_of_a_long_stream_is_named(long_stream: Bench) -> None:
+    """Changed, missing, doubled, at the edges of pages and within them; the rows between are sound."""
+    assert long_stream.verify().differences == ()
+    for statement, _ in ROWS_CHANGED:
+        long_stream.execute(statement)
+    named_rows = [name for what, name in found(long_stream) if what == "event"]
+    assert named_rows == [f"position {position}" for _, positions in ROWS_CHANGED for position in positions]
+
+
+def test_a_total_that_is_off_by_one_is_found_in_a_long_stream(long_stream: Bench) -> None:
+    """And what it should be is told."""
+    long_stream.execute("UPDATE ccproxy.usage_hourly SET cost_nusd = cost_nusd + 1")
+    (difference,) = long_stream.verify().differences
+    assert (difference.what, difference.stands, difference.should) == ("usage", "cost_nusd=400001", "cost_nusd=400000")
+
+
+def test_numbers_skipped_in_a_long_stream_are_heard_in_their_order(long_stream: Bench) -> None:
+    """Garbage and contradictions between the pages leave their numbers where a worker has heard them."""
+    for seq in (401, 450, 451):
+        append_raw(long_stream.redis, b'[{"type":"unheard_of","event_id":"x","at_ms":1,"replica":"r1","seq":%d}]' % seq)
+        append(long_stream.redis, [ended(seq + 1), ended(seq + 3)])
+        long_stream.project()
+    assert long_stream.verify().differences == ()
+    assert long_stream.count("asides") == 3
+
+
+def test_a_process_that_cannot_read_says_why(bench: Bench) -> None:
+    """An error of Postgres in another process is one here."""
+    spans = [page_reader.Span(STREAM, 0, 10)]
+    address = bench.address._replace(url=f"{bench.postgres.url}_missing")
+    with pytest.raises(psycopg.OperationalError, match="does not exist"):
+        list(page_reader.read_in_parallel(address, spans))
 
 
 def test_a_position_that_stands_twice_is_named(bench: Bench) -> None:
