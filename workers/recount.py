@@ -1,7 +1,7 @@
 """Folds a stream's event rows again, beside the live projections.
 
-It starts at the stream's closing balance (or at zero) and reads in pages, so that memory is bounded. Pages come with the
-rows that need a closer look (`page_reader`). Faults are recorded, and the recount continues after them. Not here:
+It starts at the stream's closing balance (or at zero) and reads in pages, so that memory is bounded. A page comes with
+the rows that need a closer look (`page_reader`). Faults are recorded, and the recount continues after them. Not here:
 comparison with the live projections (`verify`), and writing (`rebuild`, `retention`).
 """
 
