@@ -112,8 +112,8 @@ fuzz: $(DEVELOP) ## structured fuzz: decided, forwarded and counted are compared
 	$(BIN)/python -m tests.attacks.fuzz $(if $(SEED),--seed $(SEED)) $(if $(REQUESTS),--requests $(REQUESTS)) \
 	  $(if $(ONLY),--only $(ONLY))
 
-bench-ledger: $(DEVELOP) ## what the ledger folds, lags, catches up and proves in a second; EVENTS= for another size
-	@PYTHONPATH=. $(BIN)/python -m bench.ledger
+bench-ledger: $(DEVELOP) ## what the ledger folds, lags, catches up and proves in a second; EVENTS= for another size, ARGS="fold verify" for some
+	@PYTHONPATH=. $(BIN)/python -m bench.ledger $(ARGS)
 
 bench-sizing: $(DEVELOP) ## what docs/sizing.md says: speed and memory of the parts, growth; REQUESTS= for more
 	@PYTHONPATH=. $(BIN)/python -m bench.sizing
