@@ -3,16 +3,20 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 import psycopg
 from msgspec import Struct
 from redis import RedisError
 
 from service.ledger import wire
+from service.ledger.price import TOKEN_KINDS
 from tests.chaos.audit import Tally, audit
 from tests.chaos.fleet import CommandPart, Fleet, ServerPart
 from tests.chaos.load import Load, count_by
 from tests.chaos.plan import LOSSES, PARTS, Act, Step, kind_of, plan
+from tests.support.messages import MODEL
+from tests.support.processes import Command
 from tests.support.processes import run as run_command
 
 TICK_S = 0.02
@@ -23,6 +27,7 @@ QUIET_WITHIN_S = 90.0
 LOST_WITHIN_S = 60.0
 """A replica's heartbeat lasts for 30 s; what it left open is closed soon after that."""
 CLIENTS = 6
+REPRICE = ("ledger", "reprice", "--since", "1d")
 
 
 class Report(Struct):
@@ -56,12 +61,15 @@ def run(
     steps = plan(seed, actions, seconds)
     with Fleet(folder) as fleet:
         urls = [f"http://127.0.0.1:{proxy.port}" for proxy in fleet.proxies]
-        with Load(urls, fleet.fakes, seed=seed, clients=clients) as load:
-            monkey = Monkey(fleet, load, say)
+        with Load(urls, fleet.fakes, seed=seed, clients=clients) as load, Repricer(fleet) as repricer:
+            monkey = Monkey(fleet, load, say, repricer)
             complaints = monkey.go(steps)
         say("healed; waiting until all is folded")
         tally = Tally()
         unquiet = wait_for_quiet(fleet, say, closes_lost=closes_lost)
+        if not unquiet:
+            tally.same("ledger reprice (0 is done)", repricer.finish(), 0)
+            unquiet = wait_for_quiet(fleet, say, closes_lost=closes_lost)
         if not unquiet:
             tally = audit(fleet, load.asked)
             verify(fleet, tally)
@@ -72,10 +80,49 @@ def run(
         return Report(seed, monkey.done, dict(sorted(monkey.acts.items())), count_by(load.asked, "end"), tally)
 
 
+class Repricer:
+    """Has usage priced again while it is recorded, one command after the other; at the end, by another list.
+
+    A command that meets an outage fails, and the next one does what it has left.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._command: Command | None = None
+
+    def __enter__(self) -> Self:
+        self._set_price(9)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._command and self._command.alive:
+            self._command.wait()
+
+    def go_on(self) -> None:
+        """Start the next command, if none runs."""
+        if self._command is None or not self._command.alive:
+            self._command = Command(*REPRICE, home=self._home, variables=self._fleet.addresses)
+
+    def finish(self) -> int:
+        """Price all usage by another list; how the command ends."""
+        self._set_price(7)
+        return run_command(*REPRICE, home=self._home, variables=self._fleet.addresses)[0]
+
+    @property
+    def _home(self) -> Path:
+        return self._fleet.folder / "reprice"
+
+    def _set_price(self, dollars: int) -> None:
+        self._home.mkdir(exist_ok=True)
+        text = f'[prices."{MODEL}"]\n' + "".join(f"{kind} = {dollars}\n" for kind in TOKEN_KINDS)
+        (self._home / "ccproxy.toml").write_text(text, encoding="utf-8")
+
+
 class Monkey:
     """Does the steps of a plan, and brings everything back."""
 
-    def __init__(self, fleet: Fleet, load: Load, say: Callable[[str], None]) -> None:
+    def __init__(self, fleet: Fleet, load: Load, say: Callable[[str], None], repricer: Repricer) -> None:
+        self.repricer = repricer
         self.fleet = fleet
         self.load = load
         self.say = say
@@ -98,6 +145,8 @@ class Monkey:
                 self.load.tell()
             self._look()
             self._tell()
+            if len(steps) > len(left) >= len(steps) // 2:
+                self.repricer.go_on()
             time.sleep(TICK_S)
         return self.complaints
 

@@ -34,9 +34,12 @@ def test_no_part_is_hit_before_it_is_back() -> None:
 @pytest.mark.e2e
 @pytest.mark.timeout(240)
 def test_the_ledger_is_exact_whatever_is_killed(tmp_path: Path) -> None:
-    """Attempts are the providers' requests, tokens are exact, no client saw what was killed behind the proxies."""
+    """Attempts are the providers' requests, tokens are exact, sessions are booked once, usage costs its newest
+    price, and no client saw what was killed behind the proxies."""
     said: list[str] = []
     report = run(tmp_path, seed=SEED, actions=ACTIONS, seconds=SECONDS, say=said.append, closes_lost=False)
     assert report.tally.findings == [], "\n".join((*said, *report.lines, *report.tally.findings))
     assert report.steps == ACTIONS
     assert report.tally.counts["complete answers"] > 50
+    assert report.tally.counts["readings of sessions"] > 20
+    assert report.tally.counts["prices after others"] > 50
