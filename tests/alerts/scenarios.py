@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from service.ledger.wire import events_key
 from tests.alerts.lab import Clients
 from tests.fakes import reply
 from tests.support.processes import run
@@ -27,9 +28,9 @@ def healthy(lab: Lab) -> None:
     lab.start(PROXY_API_KEYS="ann:key-of-ann-0123456789,idle:key-of-idle-0123456789")
     lab.scrape(30)
     with Clients(urls(lab), headers={"x-api-key": "key-of-ann-0123456789"}):
-        lab.scrape(420)
+        lab.scrape(300)
     lab.mark("idle")
-    lab.scrape(180)
+    lab.scrape(150)
 
 
 def fleet(lab: Lab) -> None:
@@ -130,6 +131,30 @@ def credential_refused(lab: Lab) -> None:
         lab.mark("wrong")
         lab.anthropic.default = reply.error(401)
         lab.scrape(150)
+
+
+def credential_missing(lab: Lab) -> None:
+    """A subscription is switched on, and has no token; Anthropic's key serves."""
+    lab.start(CLAUDE_SUBSCRIPTION_ENABLED="true")
+    with Clients(urls(lab)):
+        lab.mark("wrong")
+        lab.scrape(120)
+
+
+def events_lost(lab: Lab) -> None:
+    """Redis evicts a stream that no worker has folded."""
+    lab.start()
+    lab.ready()
+    with Clients(urls(lab)):
+        lab.scrape(HEALTHY_S)
+        lab.mark("wrong")
+        lab.kill_worker()
+        lab.scrape(15)
+        with lab.installation.redis() as redis:
+            redis.delete(events_key("anthropic"))
+        lab.scrape(30)
+        lab.installation.start_worker()
+        lab.scrape(60)
 
 
 def client_credential_refused(lab: Lab) -> None:
@@ -282,7 +307,7 @@ def dead_letter(lab: Lab) -> None:
         lab.scrape(HEALTHY_S)
         lab.mark("wrong")
         with lab.installation.redis() as redis:
-            redis.xadd("ccproxy:{anthropic}:events", {"e": b"no event"})
+            redis.xadd(events_key("anthropic"), {"e": b"no event"})
         lab.scrape(90)
 
 
@@ -312,8 +337,8 @@ SCENARIOS: dict[str, Callable[[Lab], None]] = {
     scenario.__name__: scenario
     for scenario in (
         healthy, fleet, outage_refused, outage_overloaded, outage_credential, outage_throttled, outage_alone,
-        outage_hang, some_fail, route_away, credential_refused, client_credential_refused, quota_near, quota_spent,
-        workers_gone, workers_never, postgres_gone, redis_gone, proxy_gone, unpriced, key_spent, settings_differ,
-        slow_first_token, dead_letter,
+        outage_hang, some_fail, route_away, credential_refused, credential_missing, client_credential_refused,
+        quota_near, quota_spent, workers_gone, workers_never, postgres_gone, redis_gone, events_lost, proxy_gone,
+        unpriced, key_spent, settings_differ, slow_first_token, dead_letter,
     )
 }  # fmt: skip
