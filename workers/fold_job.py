@@ -3,6 +3,9 @@
 Starting a job costs as much as folding about ten events. So a job that has read everything lingers for an interval and
 continues if more arrives: a busy stream has one job in five seconds, unless other jobs wait.
 
+With one proxy nobody waits for a snapshot, so that a job neither lingers nor checks again: the next one comes within a
+second (`ticker`).
+
 No news is missed. Say job A reads the last entry, entry X arrives, and X's job B finds the checkpoint locked by A and
 returns: A checks the stream again *after* its transaction, sees X, and enqueues another job. A later entry gets a job
 that finds no lock. A job that lingered checks again after it has deleted the guard, and so finds entries for which no
@@ -86,6 +89,8 @@ class FoldJob:
         until_s = self.clock() + LINGER_S
         lingered = False
         folded = newest = self.catch_up(stream)
+        if folded is not None and not (folded.full or self.publisher.readers.several()):
+            return  # the ticker looks at all streams once a second
         while newest is not None and self.may_linger(newest, until_s):
             lingered = True
             self.wake.extend_guard(stream)

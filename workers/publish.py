@@ -59,12 +59,18 @@ def published_of(projected: Projected) -> PublishedPosition:
 class Publisher:
     """Publishes snapshots; remembers per stream the last published position and the earliest next time."""
 
-    def __init__(self, redis: Redis, stopping: Event, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        stopping: Event,
+        clock: Callable[[], float] = time.monotonic,
+        readers: SnapshotReaders | None = None,
+    ) -> None:
         self.redis = redis
+        self.readers = readers or SnapshotReaders(redis, clock)
         self._script = redis.register_script(files("workers").joinpath("publish.lua").read_text(encoding="utf-8"))
         self._stopping = stopping
         self._clock = clock
-        self._readers = SnapshotReaders(redis, clock)
         self._position: dict[str, int] = {}
         self._due_s: dict[str, float] = {}
 
@@ -83,7 +89,7 @@ class Publisher:
             return False
         change = wire.Change(stream, projected.epoch, projected.position)
         as_of_ms = time.time_ns() // 1_000_000
-        encoded = wire.encode_snapshot(snapshot_of(projected, as_of_ms, self._readers.version()))
+        encoded = wire.encode_snapshot(snapshot_of(projected, as_of_ms, self.readers.version()))
         outcome = self._script(
             keys=[wire.snapshot_key(stream), wire.route_key(stream), wire.events_key(stream)],
             args=[

@@ -1,4 +1,6 @@
-"""Which version of snapshots the live proxies read, so that workers publish the older one while an older proxy lives.
+"""The live proxies, by their heartbeats: how many wait for snapshots, and which version of them all can read.
+
+With one proxy, nobody waits: it folds its own events itself. With several, each routes by what the others have met.
 
 The rule for a fleet of several versions, of which this is the workers' part:
 
@@ -14,7 +16,6 @@ Not here: the shapes (`service.ledger.wire`).
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from redis import Redis
 
@@ -26,25 +27,43 @@ FIRST_VERSION = 1
 
 
 class SnapshotReaders:
-    """The proxies that read snapshots, as far as their heartbeats tell."""
+    """The proxies that read snapshots, as far as their heartbeats tell. One for all threads of a worker."""
 
     def __init__(self, redis: Redis, clock: Callable[[], float] = time.monotonic) -> None:
         self._redis = redis
         self._clock = clock
-        self._version = wire.SNAPSHOT_VERSION
+        self._names: list[str] = []
+        self._reads: list[int] = []
         self._due_s = 0.0
 
     def version(self) -> int:
         """Return the newest version that all live proxies read, as of the last second. Raises RedisError."""
-        if self._clock() >= self._due_s:
-            self._version = self._read()
-            self._due_s = self._clock() + LOOK_S
-        return self._version
+        self._refresh()
+        return min([wire.SNAPSHOT_VERSION, *self._reads])
 
-    def _read(self) -> int:
-        names: Any = self._redis.zrange(wire.REPLICAS_KEY, 0, -1)
+    def several(self) -> bool:
+        """True if more than one proxy lives, as of the last second. Raises RedisError."""
+        self._refresh()
+        return len(self._reads) > 1
+
+    def look(self) -> None:
+        """Read the heartbeats now. Raises RedisError."""
+        names = self._read_beats()
+        if names != self._names:
+            self._names = names
+            self._read_beats()
+        self._due_s = self._clock() + LOOK_S
+
+    def _refresh(self) -> None:
+        if self._clock() >= self._due_s:
+            self.look()
+
+    def _read_beats(self) -> list[str]:
+        """Read the heartbeats of the proxies known by name, and return all names, in one round trip."""
         pipeline = self._redis.pipeline(transaction=False)
-        for name in names:
-            pipeline.hmget(wire.replica_key(name.decode()), ["at_ms", wire.READS_FIELD])
-        beats = pipeline.execute() if names else []
-        return min([wire.SNAPSHOT_VERSION, *(int(reads or FIRST_VERSION) for at_ms, reads in beats if at_ms)])
+        pipeline.zrange(wire.REPLICAS_KEY, 0, -1)
+        for name in self._names:
+            pipeline.hmget(wire.replica_key(name), ["at_ms", wire.READS_FIELD])
+        names, *beats = pipeline.execute()
+        self._reads = [int(reads or FIRST_VERSION) for at_ms, reads in beats if at_ms]
+        return sorted(name.decode() for name in names)

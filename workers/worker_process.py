@@ -26,6 +26,7 @@ from workers.migrate import SchemaError, pending
 from workers.outage import Outage
 from workers.project import Projector
 from workers.publish import Publisher
+from workers.readers import SnapshotReaders
 from workers.report_service import ReportService
 from workers.retention import Damaged, Retention
 from workers.store import PostgresAddress, Store, connect
@@ -65,12 +66,13 @@ class WorkerProcess:
         redis = open_redis(redis_url)
         streams = Streams(redis)
         wake = WakeQueue(redis, self.queue)
-        publisher = Publisher(redis, self.stopping)
+        readers = SnapshotReaders(redis)
+        publisher = Publisher(redis, self.stopping, readers=readers)
         self.fold_job = FoldJob(Projector(self.store, streams), publisher, streams, wake, self.stopping, self.outage)
         # The ticker's own client does not retry: the ticker has to notice every outage of Redis.
         self.report_service = ReportService(direct, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
         self.retention = Retention(lambda: open_archive(direct), retention_weeks)
-        self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.load_ledger, self.outage)
+        self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.load_ledger, self.outage, readers=readers)
 
     def load_ledger(self) -> list[str]:
         """Return the streams that Postgres knows, on a connection of its own: the ticker's thread calls it."""

@@ -118,7 +118,7 @@ class Data:
 
     def xread(self, streams: Mapping[Any, Raw], count: int | None = None, block: int | None = None) -> dict[bytes, Any]:  # noqa: ARG002 - nobody waits here
         found = {name: self.xrange(name, f"({to_name(after)}", "+", count) for name, after in streams.items()}
-        return {to_bytes(name): [entries] for name, entries in found.items() if entries}
+        return {to_bytes(name): entries for name, entries in found.items() if entries}
 
     def xlen(self, name: Raw) -> int:
         stream = self.streams.get(to_name(name))

@@ -73,7 +73,9 @@ def test_entries_are_read_from_any_id_in_order(servers: Servers) -> None:
     assert redis.xrange(wire.events_key(STREAM), f"({first}", "+", 1)[0][0] == second.encode()
     assert redis.xread({wire.events_key(STREAM): third}, count=1) in ({}, None)
     news = redis.xread({wire.events_key(STREAM): first}, count=1)
-    assert [key.decode() for key in news] == [wire.events_key(STREAM)]
+    assert [(key.decode(), [entry[0].decode() for entry in found]) for key, found in news.items()] == [
+        (wire.events_key(STREAM), [second])
+    ]
     assert redis.xlen(wire.events_key(STREAM)) == 3
 
 

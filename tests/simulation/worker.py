@@ -80,8 +80,9 @@ class Worker:
         ticking: Any = PlainRedis(server, Places())
         lost = LostAttempts(ticking, clock=now.monotonic)
         self.ticker = Ticker(
-            ticking, WakeQueue(ticking, queue), lambda: sorted(database.checkpoints), Outage("redis"), lost
-        )
+            ticking, WakeQueue(ticking, queue), lambda: sorted(database.checkpoints), Outage("redis"), lost,
+            clock=now.monotonic,
+        )  # fmt: skip
         self.ticker._stopping = Unstopped()
         self.fiber: Fiber | None = None
 

@@ -15,7 +15,7 @@ from service.embedded.postgres import Postgres
 from service.embedded.valkey import Valkey
 from service.ledger import wire
 from tests.support.server_fixtures import address_of
-from tests.support.stream_factories import STREAM
+from tests.support.stream_factories import NOON_MS, STREAM
 from workers.archive import Archive, open_archive
 from workers.consume import Streams, open_redis
 from workers.fold_job import FoldJob
@@ -76,6 +76,13 @@ class Bench:
         """A worker's shift with this projector."""
         wake = WakeQueue(self.redis, self.queue)
         return FoldJob(projector, self.new_publisher(), Streams(self.redis), wake, threading.Event(), Outage("redis"))
+
+    def beat(self, *names: str, **fields: int) -> None:
+        """Proxies' heartbeats."""
+        mapping: dict[Any, Any] = {"at_ms": NOON_MS, **fields}
+        for name in names:
+            self.redis.hset(wire.replica_key(name), mapping=mapping)
+            self.redis.zadd(wire.REPLICAS_KEY, {name: NOON_MS})
 
     def project(self, stream: str = STREAM) -> Projected:
         """Fold the next batch; nobody else has the stream."""

@@ -170,13 +170,6 @@ def older_shape(ledger: Ledger) -> Ledger:
     return msgspec.structs.replace(ledger, waits={})
 
 
-def beat(bench: Bench, name: str, **fields: int) -> None:
-    """A proxy's heartbeat."""
-    mapping: dict[Any, Any] = {"at_ms": NOON_MS, **fields}
-    bench.redis.hset(wire.replica_key(name), mapping=mapping)
-    bench.redis.zadd(wire.REPLICAS_KEY, {name: NOON_MS})
-
-
 def test_an_older_snapshot_is_published_while_an_older_proxy_lives(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,8 +180,8 @@ def test_an_older_snapshot_is_published_while_an_older_proxy_lives(
     publisher = Publisher(bench.redis, threading.Event(), lambda: now_s)
     published = []
     changes: list[Any] = [
-        lambda: beat(bench, "new", reads=2),
-        lambda: beat(bench, "old"),
+        lambda: bench.beat("new", reads=2),
+        lambda: bench.beat("old"),
         lambda: bench.redis.delete(wire.replica_key("old")),
         lambda: bench.redis.zrem(wire.REPLICAS_KEY, "old"),
     ]
@@ -210,7 +203,26 @@ def test_heartbeats_are_read_once_a_second(bench: Bench, monkeypatch: pytest.Mon
     now_s = 0.0
     readers = SnapshotReaders(bench.redis, lambda: now_s)
     assert readers.version() == 2
-    beat(bench, "old")
+    bench.beat("old")
     assert readers.version() == 2
     now_s = 1.0
     assert readers.version() == 1
+
+
+def test_who_waits_is_counted_by_heartbeats(bench: Bench) -> None:
+    """A name alone is no live proxy: its heartbeat has to be there, as of the last second."""
+    now_s = 0.0
+    readers = SnapshotReaders(bench.redis, lambda: now_s)
+    found = []
+    changes: list[Any] = [
+        lambda: None,
+        lambda: bench.beat("one"),
+        lambda: bench.beat("two"),
+        lambda: bench.redis.delete(wire.replica_key("one")),
+        lambda: bench.redis.zrem(wire.REPLICAS_KEY, "two"),
+    ]
+    for change in changes:
+        change()
+        readers.look()
+        found.append(readers.several())
+    assert found == [False, False, True, False, False]

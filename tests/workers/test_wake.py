@@ -8,13 +8,13 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.ledger import wire
-from tests.support.stream_factories import STREAM, append, ended, many
+from tests.support.stream_factories import STREAM, append, ended, many, started
 from tests.workers.conftest import Bench
 from workers import jobs
 from workers.consume import EntryPage, Streams
 from workers.outage import Outage
 from workers.store import Store
-from workers.ticker import Ticker
+from workers.ticker import NEWS_ENTRIES, STARTS_WAIT_S, Ticker
 from workers.wake import WakeQueue
 
 
@@ -59,6 +59,7 @@ def test_jobs_are_json(bench: Bench) -> None:
 
 def test_an_entry_whose_job_finds_the_lock_is_folded(bench: Bench) -> None:
     """A has read the last entry; X comes; X's job finds the lock and returns; A looks again and goes on."""
+    bench.beat("one", "two")
     other = bench.new_shift(bench.new_projector())
     late: list[str] = []
 
@@ -94,6 +95,7 @@ class Late(Streams):
 
 def test_an_entry_that_comes_as_a_job_leaves_is_called_for(bench: Bench) -> None:
     """A stays, and sees no news; X comes, and the guard says that nobody need be called; A leaves, and looks again."""
+    bench.beat("one", "two")
     called: list[bool] = []
 
     def come() -> None:
@@ -111,6 +113,7 @@ def test_an_entry_that_comes_as_a_job_leaves_is_called_for(bench: Bench) -> None
 
 def test_a_job_stays_while_there_is_more(bench: Bench) -> None:
     """One job folds what comes after it has read all, again and again; it gives the guard up when nothing comes."""
+    bench.beat("one", "two")
     coming = [[ended(seq)] for seq in (4, 3, 2)]
     append(bench.redis, [ended(1)])
     shift = bench.new_shift(bench.projector)
@@ -130,6 +133,7 @@ def test_a_job_stays_while_there_is_more(bench: Bench) -> None:
 
 def test_a_job_that_stays_gives_way(bench: Bench) -> None:
     """While another stream's job waits, a job ends after what there was, and calls for what came since."""
+    bench.beat("one", "two")
     wake = WakeQueue(bench.redis, bench.queue)
 
     class Meanwhile(Streams):
@@ -194,6 +198,7 @@ def test_a_job_never_fails(
 
 def test_the_ticker_calls_for_news(bench: Bench) -> None:
     """An entry is heard by the blocking read, and its stream called for."""
+    bench.beat("one", "two")
     ticker = ticker_of(bench)
     bench.redis.sadd(wire.STREAMS_KEY, STREAM)
     ticker.check()
@@ -207,6 +212,7 @@ def test_the_ticker_calls_for_news(bench: Bench) -> None:
 @pytest.mark.parametrize("by", ["a job of its own process", "another process"])
 def test_the_ticker_leaves_out_who_is_attended(bench: Bench, by: str) -> None:
     """News of a stream with which a job stays are not asked for again at once, and others' are."""
+    bench.beat("one", "two")
     ticker = ticker_of(bench)
     bench.redis.sadd(wire.STREAMS_KEY, STREAM, "zai")
     ticker.check()
@@ -238,6 +244,98 @@ def settle(bench: Bench) -> None:
     shift = bench.new_shift(bench.projector)
     while jobs_waiting(bench):
         shift.fold(take_job(bench))
+
+
+def test_nobody_waits_for_what_a_single_proxy_has_met(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one proxy, a route's news wake nobody until the next check, and its job neither stays nor looks again; news
+    of `control` bring all streams at once."""
+    monkeypatch.setattr("workers.ticker.BLOCK_MS", 10)
+    bench.beat("one")
+    ticker = Ticker(bench.redis, WakeQueue(bench.redis, bench.queue), list, Outage("redis"), clock=lambda: 100.0)
+    bench.redis.sadd(wire.STREAMS_KEY, STREAM)
+    ticker.tick()
+    settle(bench)
+    append(bench.redis, [ended(1)])
+    ticker.tick()
+    assert jobs_waiting(bench) == []
+    ticker.check()
+    assert jobs_waiting(bench) == [STREAM]
+    settle(bench)
+    assert bench.attempts() == 1
+    append(bench.redis, [ended(2)])
+    bench.redis.xadd(wire.events_key(wire.CONTROL), {wire.ENTRY_FIELD: b"[]"})
+    ticker.tick()
+    ticker.tick()
+    assert jobs_waiting(bench) == [wire.CONTROL, STREAM]
+
+
+def test_a_second_proxy_is_waited_upon_from_its_first_news(bench: Bench) -> None:
+    """The look that news of `control` bring counts heartbeats anew, and from then on routes' news are heard."""
+    bench.beat("one")
+    ticker = ticker_of(bench)
+    bench.redis.sadd(wire.STREAMS_KEY, STREAM)
+    ticker.tick()
+    settle(bench)
+    bench.beat("two")
+    bench.redis.xadd(wire.events_key(wire.CONTROL), {wire.ENTRY_FIELD: b"[]"})
+    ticker.tick()
+    ticker.check()
+    settle(bench)
+    append(bench.redis, [ended(1)])
+    assert ticker.wait() == [STREAM]
+
+
+@pytest.mark.parametrize("proxies", [("one",), ("one", "two")])
+def test_started_attempts_alone_wake_nobody_for_a_while(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, proxies: tuple[str, ...]
+) -> None:
+    """They change nothing that others decide by; but they are folded long before their replica could count as lost."""
+    monkeypatch.setattr("workers.ticker.BLOCK_MS", 10)
+    bench.beat(*proxies)
+    now_s = 100.0
+    ticker = Ticker(bench.redis, WakeQueue(bench.redis, bench.queue), list, Outage("redis"), clock=lambda: now_s)
+    append(bench.redis, [ended(1)])
+    ticker.check()
+    settle(bench)
+    for seq in (2, 3):
+        append(bench.redis, [started(seq)])
+        if len(proxies) > 1:
+            assert ticker.wait() == []
+        ticker.check()
+    assert jobs_waiting(bench) == []
+    now_s += STARTS_WAIT_S - 0.1
+    ticker.check()
+    assert jobs_waiting(bench) == []
+    now_s += 0.2
+    ticker.check()
+    assert jobs_waiting(bench) == [STREAM]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [[started(2)], [ended(3)]],
+        [[started(2), ended(3)]],
+        [[started(seq)] for seq in range(2, 2 + NEWS_ENTRIES)],
+        [b"no JSON"],
+        [b'[{"type":"unheard_of"}]'],
+    ],
+)
+def test_all_else_is_news(bench: Bench, entries: list[Any]) -> None:
+    """An end behind starts or among them, more than are looked at, and what this version can't decode."""
+    bench.beat("one", "two")
+    ticker = ticker_of(bench)
+    append(bench.redis, [ended(1)])
+    ticker.check()
+    settle(bench)
+    for entry in entries:
+        if isinstance(entry, bytes):
+            bench.redis.xadd(wire.events_key(STREAM), {wire.ENTRY_FIELD: entry})
+        else:
+            append(bench.redis, entry)
+    assert ticker.wait() == [STREAM]
+    ticker.check()
+    assert jobs_waiting(bench) == [STREAM]
 
 
 def test_every_stream_is_called_for_at_start(bench: Bench) -> None:
