@@ -3,7 +3,8 @@
 Laws
 - Per stream the greater (epoch, position, stream id) wins: at the same position, a snapshot may acknowledge more. An
   unknown version or an unreadable snapshot leaves the last good one.
-- `view == fold(snapshot, own events not in heard, by number)`, at every moment.
+- `view == fold(snapshot, own events not in heard, by number)`, at every moment. A process that has just started folds
+  the end of each stream, too, until snapshots include it: with one proxy they are published once a second.
 - Control events act within a second without workers: each process reads that stream itself. A reset of a route, too:
   what attempts begun before it still bring counts for usage alone.
 - Nothing here fails a request: while Redis is unavailable, the last view stays and own events are still added.
@@ -26,14 +27,16 @@ from service.drain import Drain
 from service.fleet.clock import STEP_MS, Clock
 from service.fleet.fingerprints import FleetFingerprints
 from service.fleet.outbox import Outbox
-from service.fleet.overlay import ControlOverlay, age_of, apply_resets, overlay
+from service.fleet.overlay import ControlOverlay, age_of, apply_resets, ledger_in, overlay
 from service.fleet.stream_loss import StreamLoss
+from service.fleet.tail import RouteTails
 from service.ledger.events import Event
 from service.ledger.fold import advance
-from service.ledger.state import ControlLedger, Heard
+from service.ledger.state import ControlLedger, Heard, RouteLedger
 from service.ledger.wire import (
     CHANGES_CHANNEL,
     CONTROL,
+    ENTRY_FIELD,
     FINGERPRINT_KEY,
     READS_FIELD,
     REPLICAS_KEY,
@@ -43,6 +46,7 @@ from service.ledger.wire import (
     decode_change,
     decode_ledger,
     decode_snapshot,
+    encode_entry,
     events_key,
     replica_key,
     route_key,
@@ -118,6 +122,7 @@ class Watcher:
         self._losses = StreamLoss(outbox)
         self._oldest_ms: int | None = None
         self._progress_s = self._up_s = time.monotonic()
+        self._tails = RouteTails(outbox.replica)
 
     async def start(self) -> None:
         """Start listening and re-reading."""
@@ -172,10 +177,15 @@ class Watcher:
             self._control.take(snapshot, ledger)
             self.view.control = ledger
             apply_resets(self.view.routes, ledger.resets)
-        else:
-            reset_ms = self.view.control.resets.get(snapshot.stream, 0)
-            overlay(ledger, self._outbox.unacknowledged(snapshot.stream), reset_ms)
-            self.view.routes[snapshot.stream] = ledger
+        elif isinstance(ledger, RouteLedger):
+            self._show_route(snapshot.stream, ledger)
+
+    def _show_route(self, stream: str, ledger: RouteLedger) -> None:
+        """Fold onto the newest snapshot's ledger what it does not include, and show the result."""
+        tail = self._tails.unfolded(stream, self.snapshots.get(stream))
+        reset_ms = self.view.control.resets.get(stream, 0)
+        overlay(ledger, (*tail, *self._outbox.unacknowledged(stream)), reset_ms)
+        self.view.routes[stream] = ledger
 
     async def _listen_forever(self, redis: Redis) -> None:
         while True:
@@ -249,11 +259,30 @@ class Watcher:
         await self._check_server(redis)
         if self.fingerprints.offer:
             await self._agree_on_key(redis, self.fingerprints.offer)
-        await self._read(redis, [*{*self._streams, *self.view.routes, *self._outbox.streams}])
+        await self._read(redis, self._known_streams)
+        if not self.ready.is_set():
+            await self._read_tails(redis)
         await self._losses.look(redis, self.snapshots, self._heard)
         await self._send_heartbeat(redis)
+        if not self.ready.is_set() and self.replicas > 1:
+            await redis.xadd(events_key(CONTROL), {ENTRY_FIELD: encode_entry(())})  # workers learn that others wait now
+            await self._read_tails(redis)
         await self._outbox.discard_delivered(self._heard)
         self.ready.set()
+
+    @property
+    def _known_streams(self) -> list[str]:
+        """The streams that this process has to do with."""
+        return [*{*self._streams, *self.view.routes, *self._outbox.streams}]
+
+    async def _read_tails(self, redis: Redis) -> None:
+        """Fold what no snapshot includes yet, at the start."""
+        for stream in self._known_streams:
+            if stream != CONTROL and await self._tails.read(redis, stream, self.snapshots.get(stream)):
+                snapshot = self.snapshots.get(stream)
+                ledger = ledger_in(snapshot) if snapshot else RouteLedger()
+                if isinstance(ledger, RouteLedger):
+                    self._show_route(stream, ledger)
 
     async def _check_server(self, redis: Redis) -> None:
         run_id = await combined_run_id(redis)

@@ -58,13 +58,14 @@ KEYS = ("", "alice")
 SESSIONS = ("", "s1", "s2")
 ACCOUNTS = ("", "0f1e2d3c4b5a6978", "1e2d3c4b5a697887")
 BATCHES = 3
-Expected = tuple[Snapshot | None, int, Ledger]
+Expected = tuple[tuple[Snapshot | None, int], int, Ledger]
 CLEARED: dict[str, Any] = {
     **{name: {} for name in ("health", "waits", "windows", "missing_models", "refusals")},
     "reset_ms": 0,
 }
 """What attempts begun before a reset no longer say."""
-"""What a view must be: the snapshot under it, how many own events were looked at, and the ledger."""
+"""What a view must be: the snapshot and how many events of a tail are under it, how many own events were looked at, and
+the ledger."""
 
 
 class SeededClock(Clock):
@@ -296,19 +297,22 @@ class Replica:
             self.seen[stream] = mark
 
     def _check_view(self, stream: str) -> None:
-        """The view is the snapshot's fold and the own events that it has not accounted for; no own token is missing."""
+        """The view is the snapshot's fold, at the start the stream's tail, and the own events that it has not accounted
+        for; no own token is missing."""
         snapshot, own = self.watcher.snapshots.get(stream), self.oracle.own.get((self.name, stream), [])
-        known = self.expected.get(stream)
-        if known is not None and known[0] is snapshot and known[1] == len(own):
+        known, tail = self.expected.get(stream), self.watcher._tails.unfolded(stream, snapshot)
+        below = (snapshot, len(tail))
+        if known is not None and known[0] == below and known[1] == len(own):
             return
-        if known is not None and known[0] is snapshot:
+        if known is not None and known[0] == below:
             ledger, rest = known[2], own[known[1] :]
         else:
             ledger, position = self.oracle.snapshot_ledger(snapshot, stream)
-            rest = [event for event in own if not self.oracle.accounts_for(ledger, stream, event, position)]
+            events = (*tail, *own)
+            rest = [event for event in events if not self.oracle.accounts_for(ledger, stream, event, position)]
         for event in rest:
             advance(ledger, event)
-        self.expected[stream] = (snapshot, len(own), ledger)
+        self.expected[stream] = (below, len(own), ledger)
         view = self.watcher.view.ledger(stream)
         now_ms = self.clock.now_ms()
         used = read_quota(view, 0, self.settings.policy, now_ms).used_tokens

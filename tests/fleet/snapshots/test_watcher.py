@@ -17,6 +17,7 @@ from service.ledger import wire
 from service.ledger.events import (
     CircuitReset,
     ClientKeyIssued,
+    Event,
     QuotaLimitChanged,
     RequestRefused,
     RouteDisabled,
@@ -49,6 +50,71 @@ def enabled(seq: int = 2, *, replica: str = "op", route: str = "anthropic") -> R
 
 
 # -- snapshots
+
+
+async def put(post: Post, *events: Event, stream: str = "anthropic") -> str:
+    """Events of other replicas, on their stream; the entry's id."""
+    entry = await post.redis.xadd(wire.events_key(stream), {wire.ENTRY_FIELD: wire.encode_entry(events)})
+    assert isinstance(entry, bytes)
+    return entry.decode()
+
+
+async def test_a_start_folds_what_no_snapshot_includes(make_post: MakePost) -> None:
+    """Ready is who knows the end of each stream, each event once; a later snapshot replaces what it includes, and one
+    of another epoch all of it."""
+    post = make_post()
+    first = replace(ended(), replica="r0", seq=1)
+    folded = await put(post, first)
+    await post.publish(route_ledger(1, heard={"r0": {"high": 1}}), position=1, stream_id=folded)
+    other = replace(ended(), replica="r0", seq=2)
+    second = await put(post, other)
+    await put(post, first, other)
+    await put(post, replace(ended(), replica="r0", seq=3))
+    await put(post, replace(ended(), replica="r9", seq=1), stream="zai")
+    await post.start()
+    await wait_until(post.watcher.ready.is_set)
+    assert (post.attempts(), post.attempts("zai")) == (3, 1)
+    await post.publish(route_ledger(2, heard={"r0": {"high": 2}}), position=2, stream_id=second)
+    await wait_until(lambda: post.watcher.snapshots["anthropic"].position == 2)
+    assert post.attempts() == 3
+    await post.publish(route_ledger(2, heard={"r0": {"high": 2}}), epoch=2, position=2)
+    await wait_until(lambda: post.watcher.snapshots["anthropic"].epoch == 2)
+    assert post.attempts() == 2
+
+
+async def test_own_events_are_no_tail(make_post: MakePost) -> None:
+    """What a process appends while it starts counts once."""
+    post = make_post()
+    await post.outbox.start()
+    await post.outbox.append("anthropic", ended())
+    await post.watcher.start()
+    await wait_until(post.watcher.ready.is_set)
+    assert post.attempts() == 1
+
+
+async def test_a_second_proxy_tells_the_workers(make_post: MakePost) -> None:
+    """Workers hear of it by an entry without events on the operators' stream; the only proxy has nobody to tell."""
+    one = make_post("r1")
+    await one.start()
+    await wait_until(one.watcher.ready.is_set)
+    assert await one.redis.xlen(wire.events_key(CONTROL)) == 0
+    two = make_post("r2")
+    await two.start()
+    await wait_until(two.watcher.ready.is_set)
+    entries: Any = await one.redis.xrange(wire.events_key(CONTROL))
+    assert [fields for _, fields in entries] == [{b"e": b"[]"}]
+
+
+async def test_a_long_tail_is_left_to_the_workers(make_post: MakePost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start does not read on for ever."""
+    monkeypatch.setattr("service.fleet.tail.PAGE_ENTRIES", 2)
+    monkeypatch.setattr("service.fleet.tail.TAIL_EVENTS", 4)
+    post = make_post()
+    for seq in range(1, 10):
+        await put(post, replace(ended(), replica="r0", seq=seq))
+    await post.start()
+    await wait_until(post.watcher.ready.is_set)
+    assert post.attempts() == 4
 
 
 async def test_a_published_snapshot_is_taken(post: Post) -> None:
