@@ -38,8 +38,8 @@ END_S = 5
 START_S = 15.0
 """Longer than any start takes; after it, something is wrong."""
 BACKLOG = 2048
-LOOK_TICKS = 50
-"""Ticks between checks for slow clients: five seconds."""
+LOOK_S = 5.0
+"""Interval of checks for slow clients."""
 COLLECT_AFTER = 20_000
 """Net allocated objects before a garbage collection: a few hundred requests' worth."""
 
@@ -153,7 +153,7 @@ class ClaudeCodeProxy:
         drain.begin()
         log.info("proxy.draining", extra={"requests": len(self._server.server_state.tasks)})
         await drain.wait(times.delay_ms / 1000)
-        self._server.should_exit = True
+        self._server.exit_soon()
         limit = asyncio.ensure_future(drain.wait(times.limit_ms / 1000))
         await asyncio.wait({self._task, limit}, return_when=asyncio.FIRST_COMPLETED)
         limit.cancel()
@@ -178,17 +178,33 @@ class ClaudeCodeProxy:
 class QuietServer(uvicorn.Server):
     """uvicorn's server without signal handlers, which belong to the embedding program."""
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._exiting = asyncio.Event()
+
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN201 - as in the base class
         """Capture nothing."""
         yield
 
+    async def main_loop(self) -> None:
+        """Look after slow clients, and return as soon as the server has to exit. uvicorn's own loop wakes an idle
+        process ten times a second."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._exiting.wait()
+
+    def exit_soon(self) -> None:
+        """Begin uvicorn's own shutdown."""
+        self.should_exit = True
+        self._exiting.set()
+
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; occasionally disconnects slow clients."""
-        if counter % LOOK_TICKS == 0:
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, ClientConnection):
-                    connection.close_if_slow()
+        """Disconnect slow clients."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, ClientConnection):
+                connection.close_if_slow()
         return await super().on_tick(counter)
 
 

@@ -61,7 +61,7 @@ MOST_REQUESTS = 2_000
 """Maximum requests whose last failed route is remembered."""
 NUSD = 1e-9
 LOOK_S = 1.0
-HAND_OVER_S = 0.1
+HAND_OVER_S = 1.0
 """Interval at which counts are written to the files that siblings read."""
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 """Variable that makes prometheus_client count in files, in this folder; set by `multiprocess`."""

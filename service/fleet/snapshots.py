@@ -210,9 +210,14 @@ class Watcher:
                 await self._read(redis, streams)
 
     async def _read(self, redis: Redis, streams: Sequence[str]) -> None:
-        """Read these streams' snapshots."""
+        """Read these streams' snapshots, in one round trip."""
+        pipe = redis.pipeline(transaction=False)
         for stream in streams:
-            raw = await raw_snapshot(redis, stream)
+            pipe.get(snapshot_key(stream))
+        for raw in await pipe.execute(raise_on_error=False):
+            if isinstance(raw, Exception) and not isinstance(raw, ResponseError):
+                raise raw
+            # A value of another type must not keep other streams and operators' commands from being read.
             snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
             if snapshot:
                 self.adopt_snapshot(snapshot)
@@ -386,14 +391,6 @@ class Watcher:
         """Return this process's current route statuses."""
         now_ms = self._clock.now_ms()
         return [read_route_status(route, self.view, self._settings.policy, now_ms) for route in self._settings.routes]
-
-
-async def raw_snapshot(redis: Redis, stream: str) -> object:
-    """Read a stream's snapshot; None for a value of another type, which must not keep other streams and operators'
-    commands from being read."""
-    with contextlib.suppress(ResponseError):
-        return await redis.get(snapshot_key(stream))
-    return None
 
 
 def copy_heard(heard: Mapping[str, Heard]) -> dict[str, Heard]:

@@ -45,6 +45,7 @@ async def test_uvicorns_protocol_has_the_fields_and_steps_that_connections_use()
     for method in ("pause_reading", "resume_reading", "drain"):
         assert callable(getattr(FlowControl, method))
     assert callable(Server.on_tick)
+    assert callable(Server.main_loop)
     assert callable(Server.capture_signals)
     assert vars(ServerState()).keys() >= {"connections", "tasks"}
 

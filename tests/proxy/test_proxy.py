@@ -43,7 +43,7 @@ async def test_it_serves_from_start_to_stop(tmp_path: Path) -> None:
 
 async def test_a_client_that_says_nothing_is_shown_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection without a request is held for a while, not for good."""
-    monkeypatch.setattr(running, "LOOK_TICKS", 1)
+    monkeypatch.setattr(running, "LOOK_S", 0.1)
     monkeypatch.setattr(connections, "HEAD_S", 0.01)
     proxy = ClaudeCodeProxy(ProxyConfig(port=free_port(), home=str(tmp_path), log_level="silent"))
     await proxy.start()

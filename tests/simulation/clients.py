@@ -47,7 +47,7 @@ class Pipe(Commands):
         self._waiting.append(command)
         return self
 
-    def execute(self) -> Any:
+    def execute(self, *, raise_on_error: bool = True) -> Any:  # noqa: ARG002 - the model knows no error of a command
         return self._run(self._waiting)
 
 
