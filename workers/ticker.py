@@ -200,33 +200,38 @@ class Ticker:
     def wait(self) -> list[str]:
         """Return the streams with news after the entries seen; empty after BLOCK_MS, or earlier if a stream that was
         left out has to be included again, or only attempts were started."""
+        excluded = self.excluded()
+        block_ms = int(EXCLUDED_S * 1000) if excluded else BLOCK_MS
+        if not (streams := self.watched() - excluded):
+            self._stopping.wait(block_ms / 1000)
+            return []
+        read = self._read(streams, block_ms)
+        self.seen |= {stream: entries[-1][0].decode() for stream, entries in read.items()}
+        return [stream for stream, entries in read.items() if stream == wire.CONTROL or has_news(entries)]
+
+    def watched(self) -> set[str]:
+        """Return the streams on whose news others wait."""
+        return {*self.seen} if self.readers.several() else self.seen.keys() & {wire.CONTROL}
+
+    def excluded(self) -> set[str]:
+        """Return the streams that are left out for now, since their jobs are pending or linger."""
         now_s = self.clock()
         self._excluded_until_s = {
             stream: until_s for stream, until_s in self._excluded_until_s.items() if until_s > now_s
         }
-        excluded = self._excluded_until_s.keys() | self.wake.lingering
-        block_ms = int(EXCLUDED_S * 1000) if excluded else BLOCK_MS
-        watched = self.seen if self.readers.several() else self.seen.keys() & {wire.CONTROL}
-        keys = {wire.events_key(stream): stream for stream in watched if stream not in excluded}
+        return self._excluded_until_s.keys() | self.wake.lingering
+
+    def _read(self, streams: Iterable[str], block_ms: int) -> dict[str, Entries]:
+        """Return the entries after those seen, by stream; empty if none is added within `block_ms`."""
+        keys = {wire.events_key(stream): stream for stream in streams}
         positions: dict[Any, Any] = {key: self.seen[stream] for key, stream in keys.items()}
-        if not positions:
-            self._stopping.wait(block_ms / 1000)
-            return []
-        news = []
-        for key, entries in self._read(positions, block_ms).items():
-            stream = keys[key.decode()]
-            self.seen[stream] = entries[-1][0].decode()
-            if stream == wire.CONTROL or has_news(entries):
-                news.append(stream)
-        return news
-
-    def _read(self, positions: dict[Any, Any], block_ms: int) -> dict[bytes, Entries]:
-        """Return the entries after each position, by key; empty if none is added within `block_ms`."""
         if is_cluster(self.redis):
-            return self._poll(positions, block_ms)
-        return self.redis.xread(positions, count=NEWS_ENTRIES, block=block_ms) or {}  # type: ignore[return-value]
+            found = self._poll(positions, block_ms)
+        else:
+            found = self.redis.xread(positions, count=NEWS_ENTRIES, block=block_ms) or {}  # type: ignore[assignment]
+        return {keys[key.decode()]: entries for key, entries in found.items()}
 
-    def _poll(self, positions: dict[Any, Any], block_ms: int) -> dict[bytes, Any]:
+    def _poll(self, positions: dict[Any, Any], block_ms: int) -> dict[bytes, Entries]:
         """Poll instead of blocking, since one read can't wait on several slots of a Cluster."""
         give_up_s = self.clock() + block_ms / 1000
         while not self._stopping.is_set() and self.clock() < give_up_s:
