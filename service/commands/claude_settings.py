@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from service.errors import SettingsError
+
 BASE_URL, AUTH_TOKEN, HEADERS = "ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_CUSTOM_HEADERS"
 KEY_HEADER = "x-ccproxy-key"
 PLACEHOLDER = "ccproxy"
@@ -91,10 +93,13 @@ class SettingsFile(NamedTuple):
 
 
 def claude_home(environ: Mapping[str, str]) -> ClaudeHome:
-    """Return Claude Code's folder and state file, as set by its own variable."""
+    """Return Claude Code's folder and state file, as set by its own variable. Raises SettingsError."""
     moved = environ.get("CLAUDE_CONFIG_DIR")
-    folder = Path(moved).expanduser() if moved else Path.home() / ".claude"
-    return ClaudeHome(folder, (folder if moved else Path.home()) / ".claude.json")
+    try:
+        folder = Path(moved or "~").expanduser()
+    except RuntimeError:
+        raise SettingsError("this user has no home folder; set CLAUDE_CONFIG_DIR to a folder, or HOME") from None
+    return ClaudeHome(folder if moved else folder / ".claude", folder / ".claude.json")
 
 
 def user_settings(home: ClaudeHome) -> Path:

@@ -137,12 +137,14 @@ def test_a_limit_is_changed_and_shown(visit: Open) -> None:
     """The quota's bar appears, and goes with the limit."""
     page = visit()
     zai = card(page, "Z.AI")
-    for given, shown in (("5000000", "of 5M tokens this week"), ("0", "no limit")):
+    for given, shown in (("5M", "of 5M tokens this week"), ("5_000", "of 5k tokens this week"), ("0", "no limit")):
         zai.get_by_role("button", name="Limit").click()
         page.get_by_label("Tokens per week").fill(given)
         page.get_by_role("button", name="Set the limit").click()
         expect(page.get_by_role("dialog")).to_have_count(0)
         expect(zai).to_contain_text(shown)
+        note = zai.get_by_text("Limit set by an operator; in the settings: none")
+        expect(note).to_have_count(0 if given == "0" else 1)
 
 
 def test_events_are_filtered_and_followed(visit: Open, http: httpx.Client, installation: Installation) -> None:

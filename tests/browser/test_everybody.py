@@ -8,8 +8,10 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Open
-from tests.browser.looking import PAGES, card, fail_over, settle
+from tests.browser.looking import PAGES, card, fail_over, region, settle
+from tests.fakes import reply
 from tests.support.installation import Installation
+from tests.support.messages import STREAM, ask
 
 pytestmark = pytest.mark.e2e
 
@@ -89,6 +91,33 @@ def test_a_phone_scrolls_in_one_direction(visit: Open, http: httpx.Client, insta
     assert box is not None
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= 360
+
+
+def test_a_phone_shows_what_it_cost(visit: Open, http: httpx.Client) -> None:
+    """Of each route, of the week and in the usage table, without scrolling to the side."""
+    ask(http)
+    page = visit(**(PHONE | {"viewport": {"width": 390, "height": 844}}))
+    expect(card(page, "Anthropic").get_by_text("Cost")).to_be_in_viewport()
+    page.evaluate("location.hash = '#/usage'")
+    settle(page)
+    total = region(page, "Totals by route").get_by_role("row").last
+    cell = total.locator("td").last
+    cell.scroll_into_view_if_needed()
+    expect(cell).to_contain_text("$")
+    box = cell.bounding_box()
+    assert box is not None
+    assert (box["x"] >= 0, box["x"] + box["width"] <= 390) == (True, True), box
+
+
+def test_a_chart_of_one_point_spans_hours(visit: Open, http: httpx.Client, installation: Installation) -> None:
+    """Minutes on an axis would say nothing."""
+    installation.anthropic.script(reply.message())
+    ask(http, STREAM)
+    page = visit("#/usage")
+    settle(page)
+    spans = page.locator(".chart").evaluate_all("all => all.map(({plot}) => plot.scales.x.max - plot.scales.x.min)")
+    assert len(spans) == 2
+    assert min(spans) >= 12 * 3_600, spans
 
 
 def test_everything_is_reached_by_keyboard(visit: Open) -> None:
