@@ -46,7 +46,8 @@ def leaves(group: click.Group, names: tuple[str, ...] = ()) -> Iterator[str]:
             yield " ".join((*names, name))
 
 
-COMMANDS = sorted(leaves(main))
+COMMANDS = sorted(name for name in leaves(main) if not name.startswith("service "))
+"""Service managers are asked without settings."""
 
 
 def a_file(folder: Path) -> dict[str, str]:
