@@ -55,6 +55,7 @@ class Poller(threading.Thread):
             client.close()
 
 
+@pytest.mark.timeout(LIMIT_S + 60)
 def test_each_session_is_booked_once(installation: Installation, ledger: LedgerReader) -> None:
     """Whoever polls it, through whichever proxy, and whatever dies: as what the provider says of it at the end."""
     totals = installation.anthropic.resources.sessions
