@@ -4,7 +4,7 @@ from service.commands.explain import place_words
 from service.commands.terminal_views import next_words
 from service.console.overview import overview_of
 from service.fleet.status import Status
-from service.ledger.state import RouteLedger
+from service.ledger.state import ControlLedger, RouteLedger
 from service.routing.explanation import explain, next_route
 from service.routing.quota import read_quota
 from service.routing.rank import RoutingRequest
@@ -63,9 +63,11 @@ def test_without_any_route_nothing_is_tried() -> None:
 
 
 def test_a_route_with_too_little_left_is_not_the_next_one() -> None:
-    """Admission passes it over; the next one serves, and nothing is out."""
-    view = view_of(anthropic=used(990))
-    view.spent["anthropic"] = read_quota(view.ledger("anthropic"), 1_000, SETTINGS.policy, NOW_MS).name
-    reason, words, problems = told(view)
-    assert reason.startswith("Anthropic has spent its weekly quota")
-    assert (words, problems) == ("subscription", [])
+    """Admission passes it over; the next one serves, and if there is none, all are out."""
+    others = ControlLedger(disabled={"subscription": "", "zai": ""})
+    for control, first in ((None, "subscription"), (others, "no route can answer now")):
+        view = view_of(control, anthropic=used(990))
+        view.spent["anthropic"] = read_quota(view.ledger("anthropic"), 1_000, SETTINGS.policy, NOW_MS).name
+        reason, words, problems = told(view)
+        assert "Anthropic has spent its weekly quota" in reason
+        assert (words, problems) == (first, ["no_route"] if control else [])
