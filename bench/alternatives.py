@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from bench.standin import Connection as StandIn
 from bench.steps import Client, started
-from bench.traffic import Kind, body, request
+from bench.traffic import KEY, Kind, body, request
 from service.app import open_redis
 from service.embedded.valkey import Valkey
 from service.fleet.clock import Clock
@@ -119,7 +119,7 @@ async def requests(home: Path) -> None:
     authority = f"127.0.0.1:{proxy.settings.port}"
 
     def asking(kind: Kind) -> Work:
-        data = request(authority, "/v1/messages", {}, body(2_000, kind))
+        data = request(authority, "/v1/messages", {"x-api-key": KEY}, body(2_000, kind))
 
         async def work() -> None:
             for _ in range(REQUESTS):
