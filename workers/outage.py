@@ -16,6 +16,11 @@ class Outage:
         self._lock = Lock()
         self._away = False
 
+    @property
+    def is_down(self) -> bool:
+        """True during an outage."""
+        return self._away
+
     def mark_down(self, error: BaseException, *, traceback: bool = False) -> None:
         """Record a failure; logs the first one of an outage."""
         with self._lock:

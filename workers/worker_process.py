@@ -95,8 +95,17 @@ class WorkerProcess:
             self.serve()
             self.report_service.stop()
             self.ticker.stop(TICKER_STOP_S)
+            self.fold_rest()
         self.store.close()
         log.info("worker.stopped")
+
+    def fold_rest(self) -> None:
+        """Fold what is on the streams: with one proxy, the next fold may be a second off, and this is the last worker.
+        What can't be folded now waits for the next start."""
+        with suppress(RedisError, StopRequested):
+            for stream, settled in self.ticker.settled(sorted(self.ticker.seen)).items():
+                if not (settled or self.fold_job.postgres_outage.is_down):
+                    self.fold_job.fold(stream)
 
     def retain(self) -> None:
         """Drop expired weeks now and every hour. If the process ends meanwhile, the database rolls back."""

@@ -107,6 +107,25 @@ class Traffic:
         self.done.set()
 
 
+@pytest.mark.parametrize("database", ["up", "down"])
+def test_a_worker_that_stops_folds_the_rest(bench: Bench, start: Start, database: str) -> None:
+    """What was appended just before is in the ledger and in the snapshot, and not only after the next start; without
+    Postgres it ends all the same."""
+    running = start().ready()
+    append(bench.redis, [ended(1)])
+    eventually(lambda: position(bench) == 1)
+    if database == "down":
+        bench.postgres.stop()
+    append(bench.redis, [ended(2)])
+    running.process.terminate()
+    assert running.process.wait(20) == 0
+    if database == "down":
+        bench.postgres.start()
+        assert position(bench) == 1
+    else:
+        check_counts(bench, 2)
+
+
 def test_from_an_append_to_the_snapshot(bench: Bench, start: Start) -> None:
     """A running worker folds what is appended to old and new streams, and publishes it; SIGTERM ends it cleanly."""
     worker = start().ready()
