@@ -15,6 +15,13 @@ class Outage:
         self._fields = fields
         self._lock = Lock()
         self._away = False
+        self._message = ""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong now, "" if nothing is."""
+        subject = "".join(f" {value}" for value in self._fields.values())
+        return f"{self.name}{subject}: {self._message}" if self._away else ""
 
     @property
     def is_down(self) -> bool:
@@ -23,10 +30,10 @@ class Outage:
 
     def mark_down(self, error: BaseException, *, traceback: bool = False) -> None:
         """Record a failure; logs the first one of an outage."""
+        message = " ".join(str(error).split()) or type(error).__name__
         with self._lock:
-            first, self._away = not self._away, True
+            first, self._away, self._message = not self._away, True, message
         if first:
-            message = " ".join(str(error).split()) or type(error).__name__
             extra = {"error": message, **self._fields}
             log.warning("%s.lost", self.name, extra=extra, exc_info=error if traceback else None)
 

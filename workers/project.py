@@ -9,6 +9,7 @@ insert ids which the SELECT did not find. The exception is the same id in anothe
 the primary key, the transaction is retried, and then the SELECT finds it.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from typing import NamedTuple, TypeAlias, get_args
@@ -18,8 +19,10 @@ import msgspec
 from service.ledger import fold, wire
 from service.ledger.events import AttemptEnded, Event, EventBase, is_same_fact
 from service.ledger.state import Ledger, ReplicaHealth, RouteLedger, Usage
-from workers.consume import BATCH_EVENTS, EventRecord, StreamSource, fault_of, number_of, read_batch
+from workers.consume import BATCH_EVENTS, NO_ENTRY, EventRecord, StreamSource, fault_of, number_of, read_batch
 from workers.store import Cell, Checkpoint, Rejected, Row, SkippedSeq, Store
+
+log = logging.getLogger("ccproxy.worker")
 
 DEAD_LETTERS_PAGE = 1_000
 Step: TypeAlias = Callable[[Checkpoint, Ledger], tuple[Checkpoint, bool]]
@@ -147,6 +150,11 @@ class Projector:
         more."""
         batch = read_batch(self.streams, before.stream, before.run_id, before.stream_id)
         after = before._replace(run_id=batch.run_id, stream_id=batch.stream_id)
+        if batch.replaced and before.stream_id != NO_ENTRY:
+            why = (
+                "Redis was replaced" if batch.run_id != before.run_id else "it was deleted, or evicted by a full Redis"
+            )
+            log.warning("stream.replaced", extra={"stream": before.stream, "after": before.stream_id, "why": why})
         if batch.replaced:
             # Above the published epoch too: otherwise proxies would ignore a Postgres that was emptied or rolled back.
             after = after._replace(epoch=max(before.epoch, batch.epoch) + 1)

@@ -22,6 +22,7 @@ from workers import jobs
 from workers.archive import open_archive
 from workers.consume import Streams, open_redis
 from workers.fold_job import FoldJob
+from workers.heartbeat import Heartbeat
 from workers.migrate import SchemaError, pending
 from workers.outage import Outage
 from workers.project import Projector
@@ -73,6 +74,14 @@ class WorkerProcess:
         self.report_service = ReportService(direct, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
         self.retention = Retention(lambda: open_archive(direct), retention_weeks)
         self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.load_ledger, self.outage, readers=readers)
+        self.database, self.schema, self.dropping = Outage("postgres"), Outage("schema"), Outage("retention")
+        self.heartbeat = Heartbeat(open_redis(redis_url, retries=0), self.problems)
+
+    def problems(self) -> list[str]:
+        """What keeps this worker from its work, in words for operators."""
+        job = self.fold_job
+        outages = (self.database, self.schema, job.postgres_outage, self.dropping, *list(job.faults.values()))
+        return [outage.problem for outage in outages if outage.problem]
 
     def load_ledger(self) -> list[str]:
         """Return the streams that Postgres knows, on a connection of its own: the ticker's thread calls it."""
@@ -86,7 +95,8 @@ class WorkerProcess:
         """Work until SIGTERM or SIGINT."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, lambda *_: self.stopping.set())
-        if wait_for_schema(self.postgres, self.stopping):
+        self.heartbeat.start()
+        if wait_for_schema(self.postgres, self.stopping, self.database, self.schema):
             jobs.register(self.fold_job, self.report_service)
             tune_collector()
             self.ticker.start()
@@ -96,6 +106,7 @@ class WorkerProcess:
             self.report_service.stop()
             self.ticker.stop(TICKER_STOP_S)
             self.fold_rest()
+        self.heartbeat.stop()
         self.store.close()
         log.info("worker.stopped")
 
@@ -109,7 +120,7 @@ class WorkerProcess:
 
     def retain(self) -> None:
         """Drop expired weeks now and every hour. If the process ends meanwhile, the database rolls back."""
-        outage = Outage("retention")
+        outage = self.dropping
         while self.retention.keep_weeks and not self.stopping.is_set():
             pause_s = RETENTION_INTERVAL_S
             try:
@@ -165,10 +176,9 @@ def rq_level() -> str:
     return "DEBUG" if log.isEnabledFor(logging.DEBUG) else "CRITICAL"
 
 
-def wait_for_schema(postgres: PostgresAddress, stopping: Event) -> bool:
+def wait_for_schema(postgres: PostgresAddress, stopping: Event, outage: Outage, schema: Outage) -> bool:
     """Wait until the database answers with the expected schema: in Compose, everything starts at once. False if
     stopped."""
-    outage, schema = Outage("postgres"), Outage("schema")
     while not stopping.is_set():
         try:
             check_schema(postgres)

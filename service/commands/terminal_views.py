@@ -33,11 +33,19 @@ def show_status(status: Status, console: SafeConsole) -> None:
         console.print(f"next      {visible(next_words(status))}; see `ccproxy explain`")
     console.print(f"ledger    {ledger_words(status)}")
     show_replicas(status, console)
-    for replica in status.replicas:
-        for words in replica.problems:
-            console.print(Text(visible(f"problem   {replica.replica}: {words}"), style="red"), soft_wrap=True)
+    show_problems(status, console)
     show_differences("settings", status.settings, console)
     show_differences("versions", status.versions, console)
+
+
+def show_problems(status: Status, console: SafeConsole) -> None:
+    """Print the number of workers, and what is wrong with proxies and workers."""
+    if status.workers:
+        console.print(f"workers   {len(status.workers)}")
+    told = [(one.replica, words) for one in status.replicas for words in one.problems]
+    told += [(f"worker {one.worker}", words) for one in status.workers for words in one.problems]
+    for name, words in told:
+        console.print(Text(visible(f"problem   {name}: {words}"), style="red"), soft_wrap=True)
 
 
 def show_differences(name: str, groups: Mapping[str, Sequence[str]], console: SafeConsole) -> None:

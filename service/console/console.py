@@ -121,11 +121,18 @@ class Console:
         )
 
     def _others_notices(self, standing: FleetStatus | None) -> list[Notice]:
-        """What is wrong with other replicas, as their heartbeats say."""
-        others = [one for one in standing.status.replicas if one.replica != self._outbox.replica] if standing else []
-        return [
+        """What is wrong with other replicas and with workers, as their heartbeats say."""
+        if standing is None:
+            return []
+        found = [
             Notice(level="problem", code="replica", subject=one.replica, message=f"{one.replica}: {words}")
-            for one in others
+            for one in standing.status.replicas
+            for words in one.problems
+            if one.replica != self._outbox.replica
+        ]
+        return found + [
+            Notice(level="problem", code="worker", subject=one.worker, message=f"worker {one.worker}: {words}")
+            for one in standing.status.workers
             for words in one.problems
         ]
 

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -16,7 +17,10 @@ from service.fleet.overlay import view_of
 from service.ledger.wire import (
     CONTROL,
     REPLICA_PREFIX,
+    WORKER_TTL_MS,
+    WORKERS_KEY,
     Snapshot,
+    WorkerBeat,
     events_key,
     route_key,
     spent_key,
@@ -65,6 +69,16 @@ class ReplicaStatus(Struct, frozen=True):
     clock_skew_ms: int | None = None
 
 
+class WorkerStatus(Struct, frozen=True):
+    """A live worker process; `problems` is what keeps it from folding. Workers of earlier versions are not known."""
+
+    worker: str
+    pid: int
+    seen_ms_ago: int
+    version: str = ""
+    problems: tuple[str, ...] = ()
+
+
 class Status(Struct, frozen=True):
     """Status of the fleet at `at_ms`. `next_route` is the one that a usual request would take, "" if there is none."""
 
@@ -73,6 +87,7 @@ class Status(Struct, frozen=True):
     streams: tuple[StreamStatus, ...]
     replicas: tuple[ReplicaStatus, ...]
     next_route: str = ""
+    workers: tuple[WorkerStatus, ...] = ()
 
     @property
     def settings(self) -> dict[str, list[str]]:
@@ -92,6 +107,7 @@ class Status(Struct, frozen=True):
             "routes": [msgspec.to_builtins(reading) for reading in self.routes],
             "streams": [asdict(stream) for stream in self.streams],
             "replicas": [asdict(replica) for replica in self.replicas],
+            "workers": [asdict(worker) for worker in self.workers],
         }
 
 
@@ -136,6 +152,7 @@ def read_status(settings: Settings, url: str) -> Status:
             routes=tuple(routes),
             streams=tuple(read_stream(redis, name, snapshots.get(name), now_ms) for name in names),
             replicas=replicas,
+            workers=read_workers(redis, now_ms),
             next_route=agreed_route(next_route(fleet.chain, fleet.view, settings.policy, now_ms), fleet.routes),
         )
 
@@ -242,6 +259,19 @@ def read_replicas(redis: Redis, now_ms: int) -> tuple[tuple[ReplicaStatus, ...],
             routes[replica.seen_ms_ago] = beat.get("routes", "")
     newest = routes[min(routes)] if routes else ""
     return tuple(found), [name for name in newest.split(",") if name]
+
+
+def read_workers(redis: Redis, now_ms: int) -> tuple[WorkerStatus, ...]:
+    """Return the live workers. Raises RedisError."""
+    raw: Any = redis.hgetall(WORKERS_KEY)
+    found = []
+    for name, value in sorted((decoded(name), value) for name, value in raw.items()):
+        with suppress(msgspec.DecodeError):
+            beat = msgspec.json.decode(value, type=WorkerBeat)
+            if beat.at_ms >= now_ms - WORKER_TTL_MS:
+                seen_ms_ago = max(0, now_ms - beat.at_ms)
+                found.append(WorkerStatus(name, beat.pid, seen_ms_ago, beat.version, beat.problems))
+    return tuple(found)
 
 
 def problems_in(text: str) -> tuple[str, ...]:

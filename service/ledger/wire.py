@@ -23,6 +23,10 @@ FINGERPRINT_KEY = f"{PREFIX}:fingerprint-key"
 REPLICAS_KEY = f"{PREFIX}:replicas"
 """A sorted set: the live replicas, by their last heartbeat."""
 REPLICA_PREFIX = f"{PREFIX}:replica:"
+WORKERS_KEY = f"{PREFIX}:workers"
+"""A hash: the workers by name, each with its last `WorkerBeat` as JSON."""
+WORKER_TTL_MS = 30_000
+"""A worker without a heartbeat for this long is gone."""
 FOLD_QUEUE = PREFIX
 """The RQ queue of fold jobs."""
 REPORT_QUEUE = f"{PREFIX}-reports"
@@ -136,6 +140,15 @@ leaves the stream to newer ones.
 
 class NewerState(Exception):
     """A stored state of a newer version, whose workers go on with it."""
+
+
+class WorkerBeat(msgspec.Struct, frozen=True):
+    """A worker's heartbeat in fleet time. `problems` is what keeps it from folding, in words for operators."""
+
+    at_ms: int
+    version: str = ""
+    pid: int = 0
+    problems: tuple[str, ...] = ()
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -139,7 +139,7 @@ def test_every_dependency_is_named() -> None:
 def test_every_redis_key_is_named() -> None:
     """Whatever the code writes is part of the contract."""
     keys = {key("route") for key in route_keys()}
-    keys |= {wire.STREAMS_KEY, wire.CHANGES_CHANNEL, wire.REPLICAS_KEY, wire.FINGERPRINT_KEY}
+    keys |= {wire.STREAMS_KEY, wire.CHANGES_CHANNEL, wire.REPLICAS_KEY, wire.WORKERS_KEY, wire.FINGERPRINT_KEY}
     keys |= {wire.replica_key("REPLICA"), wire.resource_key("ID"), f"{ended.KEY_PREFIX}ID"}
     rows = re.findall(r"^\| `(ccproxy:\S+)` \|", text_of(REDIS_KEYS), re.MULTILINE)
     assert sorted(rows) == sorted(keys)

@@ -98,7 +98,7 @@ def test_each_part_of_a_worker_heeds_the_setting(
     assert asked_s == [7, 7, 7]
     stopping = Event()
     monkeypatch.setattr(stopping, "wait", lambda _: stopping.set())
-    assert not wait_for_schema(process.postgres, stopping)
+    assert not wait_for_schema(process.postgres, stopping, process.database, process.schema)
     assert asked_s == [7] * 4
 
 
