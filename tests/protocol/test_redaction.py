@@ -70,6 +70,8 @@ def test_no_key_is_kept_whole_or_cut(words: str) -> None:
         f"can't read `{PROMPT}`",
         f"can't read \u201c{PROMPT}\u201d",
         f'cut off: "{PROMPT}',
+        f'cut off within an escape: "{PROMPT}\\',
+        f"cut off within an escape: '{PROMPT}\\",
         f"1 validation error: Input should be a valid list [type=list_type, input_value={PROMPT!r}, input_type=str]",
         f"1 validation error: Input should be a valid list [type=list_type, input_value={{'role': {PROMPT}}}",
         f"[{{'type': 'string_type', 'msg': 'Input should be text', 'input': [{{'text': '{PROMPT}'}}]}}]",
