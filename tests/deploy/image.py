@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 IMAGE_PATHS = re.compile(r"(?<![\w.])/(opt|src|var/lib/ccproxy|srv/ccproxy)\b")
 BUILD_S, START_S = 300, 60
+VERSION = "9.8.7"
+"""What is given as the build argument, and has to be in the image."""
 COMMANDS = ("worker", "migrate", "keys", "status", "backup")
 """What containers run besides the proxy: each loads what it needs, and the image lacks what only `up` needs."""
 
@@ -79,7 +81,7 @@ class Rehearsal:
         environ = {name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ}
         environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
         # The one departure: what the machine has downloaded once is not downloaded again.
-        environ |= variables(self.build) | {"PIP_NO_CACHE_DIR": "0"} | registry()
+        environ |= variables(self.build) | {"PIP_NO_CACHE_DIR": "0", "VERSION": VERSION} | registry()
         for line in self.build:
             if line.word == "WORKDIR":
                 place = Path(self.placed(line.rest))
@@ -121,10 +123,13 @@ class Rehearsal:
         command = self.found(exec_form(self.image, "HEALTHCHECK"), environ)
         return subprocess.run(command, env=environ, capture_output=True, check=False, timeout=START_S).returncode == 0
 
-    def run(self, *command: str) -> None:
-        """A command in the image's environment, to its end."""
+    def run(self, *command: str) -> str:
+        """What a command prints in the image's environment."""
         environ = self.run_environment({})
-        subprocess.run(self.found([*command], environ), env=environ, check=True, capture_output=True, timeout=START_S)
+        done = subprocess.run(
+            self.found([*command], environ), env=environ, check=True, capture_output=True, text=True, timeout=START_S
+        )
+        return done.stdout
 
     @staticmethod
     def found(command: list[str], environ: Mapping[str, str]) -> list[str]:
@@ -157,6 +162,7 @@ def main() -> None:
         given = {"PROXY_HOST": "127.0.0.1", "PROXY_PORT": str(free_port()), "PROXY_API_KEYS": "0123456789abcdef"}
         for command in COMMANDS:
             rehearsal.run("ccproxy", command, "--help")
+        assert rehearsal.run("ccproxy", "--version").endswith(f" {VERSION}\n")
         assert not rehearsal.healthy(given), "healthy before it was started"
         with rehearsal.started(given) as program:
             end = time.monotonic() + START_S

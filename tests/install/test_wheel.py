@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 MOST_S = 15.0
 ROUNDS = 3
-"""A machine with other work gets as many tries."""
+BUSY = 2.0
+"""A machine on which so many programs wait for each core does other work, and takes that much longer."""
 KEY = "sk-ant-api03-owner-marked-install-aaa"
 
 
@@ -61,13 +63,15 @@ def test_a_request_is_answered_soon_after_the_wheel_is_there(
     """With the packages that the machine has seen already, in a home that has nothing; the wheel's own lock is none."""
     warm = home_on(interpreter)
     assert WHEEL_VERSION in warm.run(*warm.uvx, "--version")
+    waiting = os.getloadavg()[0] / (os.cpu_count() or 1)
+    most_s = MOST_S if waiting <= BUSY else MOST_S * waiting
     tries: list[float] = []
     while len(tries) < ROUNDS and (not tries or min(tries) > MOST_S):
         tries.append(first_answer_s(home_on(interpreter), way))
     with capsys.disabled():
         told = ", ".join(f"{took_s:.1f} s" for took_s in tries)
-        print(f"\n{way} on Python {interpreter.version}: wheel to first answer in {told}", end="")  # noqa: T201
-    assert min(tries) <= MOST_S
+        print(f"\n{way}, Python {interpreter.version}, load {waiting:.1f} a core: first answer in {told}", end="")  # noqa: T201
+    assert min(tries) <= most_s
 
 
 @pytest.mark.timeout(600)

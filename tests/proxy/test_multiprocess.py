@@ -69,13 +69,14 @@ SHARED = "the listening socket"
 
 
 def descriptors(pid: int) -> dict[str, str]:
-    """What a process holds open; numbers of event loops' own kinds tell nothing."""
+    """What a process holds open; numbers of event loops' own kinds tell nothing, nor does libffi, which maps itself."""
     found = {path.name: os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
     listening = {
         f"socket:[{line.split()[9]}]" for line in Path("/proc/net/tcp").read_text().splitlines() if " 0A " in line
     }
     named = {number: SHARED if meant in listening else meant for number, meant in found.items()}
-    return {number: meant for number, meant in named.items() if not meant.startswith("anon_inode:")}
+    own_kinds = re.compile(r"anon_inode:|/.*/libffi\.so[.\d]*$")
+    return {number: meant for number, meant in named.items() if not own_kinds.match(meant)}
 
 
 def own_files(proxy: Proxy) -> set[str]:
