@@ -204,7 +204,7 @@ def used_ms(target: Target) -> dict[str, float]:
     used: dict[str, float] = {}
     for pid in processes.tree(target.process.pid) if target.process else []:
         command = processes.command_of(pid)
-        role = next((word for word in ROLES if word in command), "")
+        role = next((word for word in ROLES if target.own and word in command), "")
         used[NAMES[role]] = used.get(NAMES[role], 0.0) + processes.exact_seconds(pid) * 1000
     return used
 

@@ -3,17 +3,19 @@
 import asyncio
 import os
 import time
+from typing import Any
 
 import msgspec
 import pytest
 
-from bench import rates
+from bench import processes, rates
 from bench.load import Figures, Job, Load
 from bench.processes import exact_seconds, stat
 from bench.report import Sample, chart, tables
 from bench.scenarios import ALL
 from bench.soak import Reading, slope_of
 from bench.standin import Connection
+from bench.targets import Target
 from bench.traffic import Kind, body
 
 
@@ -90,6 +92,23 @@ def test_rates_are_told_by_process_and_beside_nginx() -> None:
     assert "| at rest | ccproxy | 0.15 (0.15 to 0.15) % of a core | - | 1.00 | 0.50 | 0.00 | 0.00 | 0.00 | 0 |" in text
     assert "| JSON 2 KB, 10/s | nginx | 0.10 (0.10 to 0.10) | 1 (1 to 1) | - | - | - | - | - | 0 |" in text
     assert "| JSON 2 KB, 10/s | ccproxy | 1.50 (1.50 to 1.50) | 15 (15 to 15) | 1.00 | 0.50 |" in text
+
+
+def test_processes_of_others_are_not_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nginx has workers, too; only our own processes have columns."""
+    commands = {1: "nginx: worker process", 2: "python -m service.cli worker"}
+    monkeypatch.setattr(processes, "tree", lambda _: [1, 2])
+    monkeypatch.setattr(processes, "command_of", commands.__getitem__)
+    monkeypatch.setattr(processes, "exact_seconds", lambda _: 1.0)
+    process: Any = Running()
+    assert rates.used_ms(Target("nginx", 1, process=process)) == {"other": 2_000.0}
+    assert rates.used_ms(Target("ccproxy", 1, process=process, own=" serve")) == {"worker": 2_000.0}
+
+
+class Running:
+    """A process by its number."""
+
+    pid = 1
 
 
 def test_processor_time_is_finer_than_a_tick() -> None:
