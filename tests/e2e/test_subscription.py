@@ -75,8 +75,10 @@ def test_fifty_requests_over_three_proxies_make_one_refresh(
     path = tmp_path / ".credentials.json"
     proxies = [launch(installation, subscription, path) for _ in range(3)]
     for proxy in proxies:
-        proxy.ready()
+        proxy.ready("/health")
     log_in(path)
+    for proxy in proxies:
+        proxy.ready()
     answers = ask_all(proxies, 50)
     assert [answer.status_code for answer in answers] == [200] * 50, answers[0].text
     assert_one_refresh(installation, subscription, path, proxies)

@@ -115,7 +115,7 @@ def test_json_has_the_text_as_it_is_in_ascii_escapes(hostile: Bench, command: tu
     """A script gets the very text; a terminal gets no control character."""
     done = CliRunner().invoke(main, list(command), catch_exceptions=False)
     assert faults(done.output) == set()
-    found = [json.loads(line) for line in done.output.splitlines()]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
     assert found
     assert done.exit_code == 0
     if command[0] in ("usage", "keys"):
