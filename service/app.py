@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from litestar import Litestar, Request
@@ -42,7 +43,7 @@ from service.fleet.admission import Admission
 from service.fleet.clock import Clock
 from service.fleet.outbox import Outbox
 from service.fleet.resource_index import ResourceIndex
-from service.fleet.snapshots import Watcher
+from service.fleet.snapshots import Watcher, redis_failure
 from service.fleet.stream_writer import open_port
 from service.http1.upstream import UpstreamClient
 from service.ledger.state import ControlLedger
@@ -74,6 +75,7 @@ class Parts:
             replica=new_replica(),
             clock=clock,
             spool_root=settings.home / "spool",
+            describe=partial(redis_failure, settings),
         )
         self.watcher = Watcher(self.redis, self.outbox, clock, settings, self.drain)
         self.admission = Admission(

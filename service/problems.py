@@ -10,10 +10,11 @@ from typing import Literal, NamedTuple, get_args
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 log = logging.getLogger("ccproxy.problems")
 
-ProblemCode = Literal["redis", "snapshots", "stream_lost", "spool", "task"]
+ProblemCode = Literal["redis", "eviction", "snapshots", "stream_lost", "spool", "task"]
 CODES: tuple[ProblemCode, ...] = get_args(ProblemCode)
 
 
@@ -27,6 +28,7 @@ class ProblemText(NamedTuple):
 
 TEXTS: dict[ProblemCode, ProblemText] = {
     "redis": ProblemText("Redis can't be used: events are kept on disk", "redis.went_away", "redis.came_back"),
+    "eviction": ProblemText("Redis may drop events when it is full", "redis.evicts", "redis.keeps"),
     "snapshots": ProblemText(
         "no worker folds this proxy's events: limits and the state of routes are out of date",
         "snapshots.stopped",
@@ -67,6 +69,10 @@ class Problems:
         """What is wrong now, the oldest first."""
         return tuple(problem for problem, _ in self._held.values())
 
+    def has(self, code: ProblemCode) -> bool:
+        """True while a problem of this code holds."""
+        return any(held == code for held, _ in self._held)
+
     def as_json(self) -> bytes:
         """What is wrong now, in the words for operators."""
         return msgspec.json.encode([problem.message for problem in self.current])
@@ -80,10 +86,10 @@ class Problems:
         source: str = "",
         traceback: BaseException | None = None,
     ) -> None:
-        """Note a problem, or that it still holds."""
+        """Note a problem, or that it still holds, and why it does now."""
         held = self._held.get((code, subject))
         if held:
-            held[1].add(source)
+            self._held[code, subject] = replace(held[0], message=message), held[1] | {source}
             return
         self._held[code, subject] = ProcessProblem(code, subject, message, self._now_ms()), {source}
         extra = {"subject": subject} if subject else {}

@@ -267,14 +267,20 @@ def serve_forever(
     requests are served.
     """
     set_up(settings.log_level, settings.log_format)
-    for notice in () if listener else (*settings.notices, *proxy_mistakes(settings.outward_urls)):
-        log.warning(notice)
+    if listener is None:
+        log_notices(settings)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             return runner.run(serve(settings, listener, started))
         except ProxyError as error:
             log.error(error.message)  # noqa: TRY400 - the message is sufficient
             return 1
+
+
+def log_notices(settings: Settings) -> None:
+    """Log what is worth knowing of the settings, and what is wrong with the proxies that the environment names."""
+    for notice in (*settings.notices, *proxy_mistakes(settings.outward_urls)):
+        log.warning(notice)
 
 
 def tune_collector() -> None:

@@ -20,6 +20,7 @@ from rq.serializers import JSONSerializer
 
 from workers import jobs
 from workers.archive import open_archive
+from workers.check import fault_in, login_words
 from workers.consume import Streams, open_redis
 from workers.fold_job import FoldJob
 from workers.heartbeat import Heartbeat
@@ -42,10 +43,15 @@ SCHEMA_RETRY_S = 1.0
 TICKER_STOP_S = 1.5
 RETENTION_INTERVAL_S = 3_600.0
 RETENTION_RETRY_S = 60.0
+LOOK_INTERVAL_S = 300.0
 COLLECT_AFTER = 20_000
 """Net allocated objects before a collection: about one large batch."""
 WORKER_TTL_S = 20
 """RQ blocks on its queue for 15 s less than this, and refreshes its registration as often."""
+
+
+class UnfitDatabase(Exception):
+    """The database will keep the worker from a part of its work; the message says from which, and the mend."""
 
 
 class WorkerProcess:
@@ -75,12 +81,15 @@ class WorkerProcess:
         self.retention = Retention(lambda: open_archive(direct), retention_weeks)
         self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.load_ledger, self.outage, readers=readers)
         self.database, self.schema, self.dropping = Outage("postgres"), Outage("schema"), Outage("retention")
+        self.fitness = Outage("database")
+        self.direct = direct
         self.heartbeat = Heartbeat(open_redis(redis_url, retries=0), self.problems)
 
     def problems(self) -> list[str]:
         """What keeps this worker from its work, in words for operators."""
         job = self.fold_job
-        outages = (self.database, self.schema, job.postgres_outage, self.dropping, *list(job.faults.values()))
+        known = (self.outage, self.database, self.schema, self.fitness, job.postgres_outage, self.dropping)
+        outages = (*known, *list(job.faults.values()))
         return [outage.problem for outage in outages if outage.problem]
 
     def load_ledger(self) -> list[str]:
@@ -102,6 +111,7 @@ class WorkerProcess:
             self.ticker.start()
             self.report_service.start()
             Thread(target=self.retain, name="retention", daemon=True).start()
+            Thread(target=self.watch_database, name="database", daemon=True).start()
             self.serve()
             self.report_service.stop()
             self.ticker.stop(TICKER_STOP_S)
@@ -117,6 +127,24 @@ class WorkerProcess:
             for stream, settled in self.ticker.settled(sorted(self.ticker.seen)).items():
                 if not (settled or self.fold_job.postgres_outage.is_down):
                     self.fold_job.fold(stream)
+
+    def watch_database(self) -> None:
+        """Look, now and every few minutes, for what would only show later: rights that are missing, or a database
+        without a pooler that is away."""
+        while not self.stopping.is_set():
+            self.look_at_database()
+            self.stopping.wait(LOOK_INTERVAL_S)
+
+    def look_at_database(self) -> None:
+        """Note what `ccproxy check` finds wrong with the database, and with the one without a pooler."""
+        try:
+            wrong = unfit_words(self.postgres, self.direct)
+        except psycopg.Error:
+            return  # the fold jobs say so
+        if wrong:
+            self.fitness.mark_down(UnfitDatabase(wrong))
+        else:
+            self.fitness.mark_up()
 
     def retain(self) -> None:
         """Drop expired weeks now and every hour. If the process ends meanwhile, the database rolls back."""
@@ -193,6 +221,19 @@ def wait_for_schema(postgres: PostgresAddress, stopping: Event, outage: Outage, 
             return True
         stopping.wait(SCHEMA_RETRY_S)
     return False
+
+
+def unfit_words(postgres: PostgresAddress, direct: PostgresAddress) -> str:
+    """Describe what is wrong with a database that folds could begin in, "" if nothing is. Raises psycopg.Error."""
+    with connect(postgres) as connection:
+        wrong = fault_in(connection, "DATABASE_URL")
+    if wrong or direct == postgres:
+        return wrong
+    try:
+        with connect(direct) as connection:
+            return fault_in(connection, "DATABASE_DIRECT_URL")
+    except psycopg.Error as error:
+        return f"reports and migrations can't use it: {login_words(error, direct, 'DATABASE_DIRECT_URL')}"
 
 
 def check_schema(postgres: PostgresAddress) -> None:

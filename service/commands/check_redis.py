@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from service.commands.finding import Finding
 from service.ledger.wire import CHANGES_CHANNEL, CONTROL_NEWS, PREFIX
-from service.redis_client.probe import Command, ServerFacts, login_failure, probe, refusal_words
+from service.redis_client.probe import Command, ServerFacts, eviction_words, login_failure, probe, refusal_words
 from service.settings.redis_url import place_of
 
 VARIABLE: Final = "REDIS_URL"
@@ -95,7 +95,7 @@ def eviction(facts: ServerFacts) -> list[Finding]:
         return [Finding("redis", None, f"{words}: with a maxmemory, it would drop keys of the ledger")]
     if policy.startswith("volatile"):
         return [Finding("redis", None, f"{words}: a full Redis forgets who is alive, and tokens that hosts share")]
-    return [Finding("redis", False, f"{words}: a full Redis drops events that no worker has folded")]
+    return [Finding("redis", False, eviction_words(facts.info))]
 
 
 def persistence(facts: ServerFacts) -> list[Finding]:

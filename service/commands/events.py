@@ -19,6 +19,7 @@ from rich.table import Table
 
 from service.commands import config_option, json_option, with_settings
 from service.commands.past_events import Question, past_events
+from service.commands.redis_errors import redis_error
 from service.commands.routes import complete_route
 from service.console.api_types import EventView
 from service.console.reports import queue_url
@@ -104,9 +105,7 @@ def events(
         with suppress(KeyboardInterrupt):
             asyncio.run(show_events(url, queue, wanted, usual if limit is None else limit, show, follow=follow))
     except (RedisError, OSError) as error:
-        raise click.ClickException(
-            f"Redis at {place_of(url)} is unreachable ({error}); start `ccproxy up`, or set REDIS_URL"
-        ) from None
+        raise redis_error(error, settings, url) from None
 
 
 def since_ms(text: str | None) -> int:

@@ -14,9 +14,10 @@ from redis.exceptions import RedisError
 
 from service.commands import config_option, json_option, with_settings
 from service.commands.keys import key_id_of
+from service.commands.redis_errors import redis_error
 from service.commands.routes import complete_route
 from service.commands.terminal_views import clock, why
-from service.embedded.run_file import place_of, redis_url_of
+from service.embedded.run_file import redis_url_of
 from service.fleet.status import FleetView, read_fleet_view
 from service.ledger.state import ClientKey
 from service.routing.explanation import LAST_RESORT, ExplainedRoute, is_named
@@ -87,9 +88,7 @@ def fleet_or_exit(settings: Settings) -> FleetView:
     try:
         return read_fleet_view(settings, url)
     except (RedisError, OSError) as error:
-        raise click.ClickException(
-            f"Redis at {place_of(url)} is unreachable ({error}); start `ccproxy up`, or set REDIS_URL"
-        ) from None
+        raise redis_error(error, settings, url) from None
 
 
 def check_names(names: tuple[str, ...], fleet: FleetView) -> None:

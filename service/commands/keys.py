@@ -16,7 +16,8 @@ import click
 import msgspec
 from rich.table import Table
 
-from service.embedded.run_file import place_of, redis_url_of
+from service.commands.redis_errors import redis_error
+from service.embedded.run_file import redis_url_of
 from service.errors import SettingsError
 from service.ledger.events import ClientKeyIssued, ClientKeyLimited, ClientKeyRevoked
 from service.ledger.keys import SECRET_BYTES, make_key
@@ -181,9 +182,7 @@ def open_operator(config: Path | None) -> Iterator[tuple[Any, Any]]:
         with operator(url) as opened:
             yield opened, settings
     except (RedisError, OSError) as error:
-        raise click.ClickException(
-            f"Redis at {place_of(url)} is unreachable ({error}); start `ccproxy up`, or set REDIS_URL"
-        ) from None
+        raise redis_error(error, settings, url) from None
 
 
 def issue_key(operator: Any, name: str, limits: dict[str, Any]) -> tuple[str, str]:

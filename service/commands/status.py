@@ -10,8 +10,9 @@ from rich.live import Live
 from rich.text import Text as AnsiText
 
 from service.commands import config_option, json_option, with_settings
+from service.commands.redis_errors import redis_error
 from service.commands.terminal_views import show_status
-from service.embedded.run_file import place_of, redis_url_of
+from service.embedded.run_file import redis_url_of
 from service.fleet.status import Status, read_status
 from service.settings import Settings
 from service.telemetry.safe_text import visible
@@ -44,9 +45,7 @@ def status_or_exit(settings: Settings) -> Status:
     try:
         return read_status(settings, url)
     except (RedisError, OSError) as error:
-        raise click.ClickException(
-            f"Redis at {place_of(url)} is unreachable ({error}); start `ccproxy up`, or set REDIS_URL"
-        ) from None
+        raise redis_error(error, settings, url) from None
 
 
 def watch_status(settings: Settings, console: SafeConsole, *, as_json: bool) -> None:

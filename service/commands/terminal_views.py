@@ -42,7 +42,8 @@ def show_problems(status: Status, console: SafeConsole) -> None:
     """Print the number of workers, and what is wrong with proxies and workers."""
     if status.workers:
         console.print(f"workers   {len(status.workers)}")
-    told = [(one.replica, words) for one in status.replicas for words in one.problems]
+    told = [("redis", words) for words in status.redis_faults]
+    told += [(one.replica, words) for one in status.replicas for words in one.problems]
     told += [(f"worker {one.worker}", words) for one in status.workers for words in one.problems]
     for name, words in told:
         console.print(Text(visible(f"problem   {name}: {words}"), style="red"), soft_wrap=True)

@@ -142,7 +142,7 @@ class Console:
             for problem in self._outbox.problems.current
         ]
         if self._outbox.away:
-            words = f"this replica can't reach Redis; {self._outbox.pending:,} events are kept on its disk"
+            words = f"this replica keeps {self._outbox.pending:,} events on its disk, until Redis takes them"
             found.append(Notice(level="problem", code="spooling", subject=self._outbox.replica, message=words))
         if suspects := self.brake.suspects:
             words = f"{suspects} addresses repeatedly sent wrong keys or tokens"

@@ -95,7 +95,7 @@ class FleetReader:
         usual = usual_settings(replicas)
         return Fleet(
             at_ms=now_ms,
-            redis_up=standing is not None,
+            redis_up=standing is not None and not self._outbox.problems.has("redis"),
             replicas=[
                 ReplicaView(
                     replica=one.replica,

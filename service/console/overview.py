@@ -28,6 +28,7 @@ from service.ledger.state import ClientKey, RouteLedger, Usage
 from service.routing.explanation import next_route
 from service.routing.keys import read_key
 from service.routing.quota import WaitReading, WindowReading, counted_since, counted_tokens
+from service.routing.rank import serves_clients_only
 from service.routing.route_status import RouteStatus, describe_unpriced, read_route_status
 from service.routing.view import View, usage_since
 from service.settings import Policy, Route, Settings
@@ -74,7 +75,7 @@ def overview_of(
 ) -> Overview:
     """Return the overview at one moment."""
     routes = routes_of(settings, view, now_ms)
-    notices = [*own_notices, *notices_of(settings, routes, standing)]
+    notices = without_repetition([*own_notices, *notices_of(settings, routes, standing)])
     serving = next((route for route in routes if route.serves), None)
     streams = standing.status.streams if standing else ()
     return Overview(
@@ -95,10 +96,11 @@ def overview_of(
 
 def routes_of(settings: Settings, view: View, now_ms: int) -> list[RouteView]:
     """Return all routes in the order of the settings, and that of clients' own credentials if it was used."""
-    first = next_route(settings.routes, view, settings.policy, now_ms)
     routes = [*settings.routes]
-    if settings.client_route.id in view.routes:
+    clients_only = serves_clients_only(routes, settings.client_credentials)
+    if clients_only or settings.client_route.id in view.routes:
         routes.append(settings.client_route)
+    first = next_route(routes if clients_only else settings.routes, view, settings.policy, now_ms)
     return [
         route_of(number, route, settings, view, now_ms, is_first=route.id == first)
         for number, route in enumerate(routes, start=1)
@@ -271,6 +273,12 @@ def notices_of(settings: Settings, routes: Sequence[RouteView], standing: FleetS
     else:
         found += fleet_notices(standing)
     return found
+
+
+def without_repetition(notices: Sequence[Notice]) -> list[Notice]:
+    """Leave out that Redis can't be read where a notice says why."""
+    is_explained = any(notice.code == "redis" for notice in notices)
+    return [notice for notice in notices if not (is_explained and notice.code == "redis_away")]
 
 
 def fleet_notices(standing: FleetStatus) -> list[Notice]:

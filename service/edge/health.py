@@ -18,8 +18,8 @@ from service.drain import Drain
 from service.fleet.clock import Clock, utc_of
 from service.fleet.outbox import Outbox
 from service.fleet.snapshots import Watcher
-from service.routing.rank import CREDENTIAL_PREFIX, lacks_credential, passes_through
-from service.routing.route_status import RouteStatus
+from service.routing.rank import CREDENTIAL_PREFIX, lacks_credential, passes_through, serves_clients_only
+from service.routing.route_status import RouteStatus, read_route_status
 from service.routing.view import View
 from service.settings import Settings
 from service.version import product_version
@@ -76,11 +76,19 @@ class HealthChecks:
             "status": self.state,
             "replica": self._outbox.replica,
             "version": product_version(),
-            "providers": {reading.route: route_fields(reading) for reading in self._watcher.route_statuses()},
+            "providers": {reading.route: route_fields(reading) for reading in self._readings()},
             "redis": self.redis(),
             "postgres": self.lag(),
             "problems": self.problems(),
         }
+
+    def _readings(self) -> list[RouteStatus]:
+        """Return the routes' statuses; where clients have the only credentials, of their route, too."""
+        settings, readings = self._settings, self._watcher.route_statuses()
+        if not serves_clients_only(settings.routes, settings.client_credentials):
+            return readings
+        view, now_ms = self._watcher.view, self._clock.now_ms()
+        return [*readings, read_route_status(settings.client_route, view, settings.policy, now_ms)]
 
     def problems(self) -> list[dict[str, str]]:
         """Return what is wrong with this process, without details that only concern its operators."""
@@ -95,9 +103,10 @@ class HealthChecks:
         ]
 
     def redis(self) -> dict[str, Any]:
-        """Return if Redis answered last time, and the number of pending events."""
+        """Return if Redis could be used last time, and the number of pending events."""
         used = self._settings.redis_url is not None
-        return {"used": used, "up": used and self._watcher.redis_up, "pending_events": self._outbox.pending}
+        up = used and self._watcher.redis_up and not self._outbox.problems.has("redis")
+        return {"used": used, "up": up, "pending_events": self._outbox.pending}
 
     def lag(self) -> dict[str, Any]:
         """Return the lag of the ledger: events of this process that no snapshot includes, and the oldest's age."""
@@ -107,7 +116,7 @@ class HealthChecks:
 
     def report(self) -> dict[str, Any]:
         """Return health in the original proxy's format; `best` is the route for the next Claude request."""
-        readings = self._watcher.route_statuses()
+        readings = self._readings()
         return {
             "status": "healthy" if any(reading.available for reading in readings) else "degraded",
             "service": "Claude Code Proxy",

@@ -94,7 +94,9 @@ class Outbox:
         clock: Clock,
         spool_root: Path,
         problems: Problems | None = None,
+        describe: Callable[[Exception], str] = str,
     ) -> None:
+        """`describe` says why Redis can't be used."""
         self.replica = replica
         self.problems = problems or Problems(clock.now_ms)
         self.listeners: list[Callable[[str, Event], None]] = []
@@ -104,6 +106,7 @@ class Outbox:
         """How many events were appended again, by reason."""
         self._port = port
         self._clock = clock
+        self._describe = describe
         self._spool_root = spool_root
         self._spool = Spool(spool_root / replica)
         self._orphans: list[Orphan] = []
@@ -359,7 +362,7 @@ class Outbox:
     def _mark_down(self, error: Exception) -> None:
         if not self.away:
             self.away = True
-            self.problems.begin("redis", str(error) or type(error).__name__, source="append")
+            self.problems.begin("redis", self._describe(error) or type(error).__name__, source="append")
             self._spool_fresh()
         self._spool_pending()
 

@@ -53,9 +53,9 @@ from service.ledger.wire import (
     snapshot_key,
     spent_key,
 )
-from service.redis_client.factory import combined_run_id
+from service.redis_client.factory import combined_run_id, infos_of
 from service.redis_client.failures import as_redis_error
-from service.redis_client.probe import failure_words
+from service.redis_client.probe import eviction_words, failure_words
 from service.routing.route_status import RouteStatus, as_fleets, fields_of, read_route_status
 from service.routing.view import View
 from service.settings import Settings
@@ -82,6 +82,8 @@ UNFOLDED_S = 30.0
 """Own events that are no snapshot's for so long: nobody folds."""
 NO_SNAPSHOT_S = 60.0
 """A worker publishes the operators' stream as soon as it starts, but `ccproxy up` may have to create its data first."""
+READY_AFTER_MS = 5_000
+"""A proxy that can't read the ledger's state for so long serves without it."""
 CONTROL_BATCH = 1_000
 """Maximum control entries read per tick."""
 
@@ -197,7 +199,7 @@ class Watcher:
                             self._changed.add(stream)
                             self._wake.set()
             except (RedisError, OSError, TimeoutError) as error:
-                self._outbox.problems.begin("redis", self._failure_words(error), source="listen")
+                self._outbox.problems.begin("redis", redis_failure(self._settings, error), source="listen")
                 await asyncio.sleep(TICK_S)
 
     async def _read_forever(self, redis: Redis) -> None:
@@ -233,16 +235,11 @@ class Watcher:
                 self._note_up()
             except (RedisError, OSError) as error:
                 self.redis_up = False
-                self._outbox.problems.begin("redis", self._failure_words(error), source="read")
+                self._outbox.problems.begin("redis", redis_failure(self._settings, error), source="read")
                 log.debug("watcher.tick_failed", extra={"error": str(error)})
-            if not self.ready.is_set() and self._clock.now_ms() - self._started_ms > 5_000:
+            if not self.ready.is_set() and self._clock.now_ms() - self._started_ms > READY_AFTER_MS:
                 self.ready.set()
             await asyncio.sleep(max(0.05, TICK_S - (time.monotonic() - started_s)))
-
-    def _failure_words(self, error: Exception) -> str:
-        """Why Redis can't be used, with the mend."""
-        url = self._settings.redis_url
-        return failure_words(error, place_of(url.reveal()), "REDIS_URL") if url else str(error)
 
     def _note_up(self) -> None:
         """Redis has answered; now it shows if somebody folds what is appended there."""
@@ -300,14 +297,26 @@ class Watcher:
             self._losses.forget()
         self._run_id = run_id
         if time.monotonic() - self._sampled_s > CLOCK_SAMPLE_S or not self._sampled_s:
-            before_s = time.monotonic()
-            seconds, micros = await redis.time()
-            self._sampled_s = time.monotonic()
-            self._clock.sample(seconds * 1000 + micros / 1000 + (self._sampled_s - before_s) * 500)
-            self._started_ms = min(self._started_ms, self._clock.now_ms())  # the clock may have been set back
-            if self._clock.ahead_ms > STEP_MS:
-                words = "time runs at half speed until Redis has caught up; correct the clocks, then restart the proxy"
-                log.warning("clock.ahead", extra={"ahead_ms": int(self._clock.ahead_ms), "mend": words})
+            await self._sample_clock(redis)
+            await self._look_for_eviction(redis)
+
+    async def _sample_clock(self, redis: Redis) -> None:
+        before_s = time.monotonic()
+        seconds, micros = await redis.time()
+        self._sampled_s = time.monotonic()
+        self._clock.sample(seconds * 1000 + micros / 1000 + (self._sampled_s - before_s) * 500)
+        self._started_ms = min(self._started_ms, self._clock.now_ms())  # the clock may have been set back
+        if self._clock.ahead_ms > STEP_MS:
+            words = "time runs at half speed until Redis has caught up; correct the clocks, then restart the proxy"
+            log.warning("clock.ahead", extra={"ahead_ms": int(self._clock.ahead_ms), "mend": words})
+
+    async def _look_for_eviction(self, redis: Redis) -> None:
+        """Note a Redis that would drop streams when it is full, before it is."""
+        words = next(filter(None, map(eviction_words, await infos_of(redis, "memory"))), "")
+        if words:
+            self._outbox.problems.begin("eviction", words)
+        else:
+            self._outbox.problems.end("eviction")
 
     async def _agree_on_key(self, redis: Redis, offer: bytes) -> None:
         """Share the key of fingerprints, or adopt the one that is shared already; put back after Redis has lost it."""
@@ -391,6 +400,12 @@ class Watcher:
         """Return this process's current route statuses."""
         now_ms = self._clock.now_ms()
         return [read_route_status(route, self.view, self._settings.policy, now_ms) for route in self._settings.routes]
+
+
+def redis_failure(settings: Settings, error: Exception) -> str:
+    """Describe why Redis can't be used, with the mend."""
+    url = settings.redis_url
+    return failure_words(error, place_of(url.reveal()), "REDIS_URL") if url else str(error)
 
 
 def copy_heard(heard: Mapping[str, Heard]) -> dict[str, Heard]:

@@ -26,8 +26,10 @@ from service.ledger.wire import (
     spent_key,
 )
 from service.redis_client.factory import open_sync
+from service.redis_client.probe import info_of, server_faults
 from service.routing.error_words import key_accounts
 from service.routing.explanation import next_route
+from service.routing.rank import serves_clients_only
 from service.routing.route_status import RouteStatus, read_route_status, reading_of
 from service.routing.view import View
 from service.settings import Route, Settings
@@ -80,7 +82,9 @@ class WorkerStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """Status of the fleet at `at_ms`. `next_route` is the one that a usual request would take, "" if there is none."""
+    """Status of the fleet at `at_ms`. `next_route` is the one that a usual request would take, "" if there is none.
+
+    `redis_faults` is what is wrong with Redis, whose proxies and workers may be unable to say so."""
 
     at_ms: int
     routes: tuple[RouteStatus, ...]
@@ -88,6 +92,7 @@ class Status(Struct, frozen=True):
     replicas: tuple[ReplicaStatus, ...]
     next_route: str = ""
     workers: tuple[WorkerStatus, ...] = ()
+    redis_faults: tuple[str, ...] = ()
 
     @property
     def settings(self) -> dict[str, list[str]]:
@@ -108,6 +113,7 @@ class Status(Struct, frozen=True):
             "streams": [asdict(stream) for stream in self.streams],
             "replicas": [asdict(replica) for replica in self.replicas],
             "workers": [asdict(worker) for worker in self.workers],
+            "redis_faults": self.redis_faults,
         }
 
 
@@ -145,7 +151,7 @@ def read_status(settings: Settings, url: str) -> Status:
         replicas, newest_routes = read_replicas(redis, now_ms)
         fleet = fleet_view(redis, settings, snapshots, replicas, newest_routes, now_ms)
         routes = list(fleet.routes)
-        if settings.client_route.id in names:
+        if settings.client_route.id in names and settings.client_route not in fleet.chain:
             routes.append(read_route_status(settings.client_route, fleet.view, settings.policy, now_ms))
         return Status(
             at_ms=now_ms,
@@ -153,6 +159,7 @@ def read_status(settings: Settings, url: str) -> Status:
             streams=tuple(read_stream(redis, name, snapshots.get(name), now_ms) for name in names),
             replicas=replicas,
             workers=read_workers(redis, now_ms),
+            redis_faults=server_faults(info_of(redis)),
             next_route=agreed_route(next_route(fleet.chain, fleet.view, settings.policy, now_ms), fleet.routes),
         )
 
@@ -199,12 +206,21 @@ def fleet_view(
     view.accounts = key_accounts(settings.routes)
     view.spent = read_spent(redis, settings.routes)
     published = [reading for name in newest_routes if (reading := read_published(redis, name))]
-    if not published:
-        readings = tuple(read_route_status(route, view, settings.policy, now_ms) for route in settings.routes)
-        return FleetView(now_ms, view, settings.routes, readings)
+
+    def read(route: Route) -> RouteStatus:
+        return read_route_status(route, view, settings.policy, now_ms)
+
+    readings = published or [read(route) for route in settings.routes]
     known = {route.id: route for route in settings.routes}
-    chain = tuple(as_published(known[each.route], each) for each in published if each.route in known)
-    return FleetView(now_ms, view, chain, tuple(published))
+    chain = [as_published(known[each.route], each) for each in readings if each.route in known]
+    own = clients_route(chain, settings)
+    return FleetView(now_ms, view, (*chain, *own), (*readings, *map(read, own)))
+
+
+def clients_route(chain: Sequence[Route], settings: Settings) -> tuple[Route, ...]:
+    """Return the route of clients' own credentials where there are no others."""
+    is_only = bool(chain) and serves_clients_only(chain, settings.client_credentials)
+    return (settings.client_route,) if is_only else ()
 
 
 def read_spent(redis: Redis, routes: Sequence[Route]) -> dict[str, str]:

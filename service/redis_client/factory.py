@@ -106,8 +106,12 @@ def run_ids_of(redis: "Redis", keys: Sequence[str]) -> list[str]:
 
 async def combined_run_id(redis: "AsyncRedis") -> str:
     """Return one id for the runs of all servers; it changes when any of them restarts or is replaced."""
+    return "+".join(sorted(str(info["run_id"]) for info in await infos_of(redis, "server")))
+
+
+async def infos_of(redis: "AsyncRedis", section: str) -> list[dict[str, Any]]:
+    """Return a section of INFO of each server that is written to."""
     if not is_cluster(redis):
-        return str((await redis.info("server"))["run_id"])
+        return [await redis.info(section)]
     cluster: Any = redis
-    infos = await cluster.info("server", target_nodes=cluster.PRIMARIES)
-    return "+".join(sorted(str(info["run_id"]) for info in infos.values()))
+    return list((await cluster.info(section, target_nodes=cluster.PRIMARIES)).values())

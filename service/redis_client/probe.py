@@ -5,7 +5,7 @@ have. Not here: which commands are needed (callers know), and how a connection i
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +27,8 @@ from service.settings.redis_url import RedisAddress, place_of
 TIMEOUT_S = 5.0
 Command = tuple[str | int, ...]
 REFUSED_COMMAND = re.compile(r"run the '([a-z|]+)' command")
+IN_PIPELINE = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ")
+"""What redis-py sets before a refusal: the whole command, with all that it would have written."""
 SUBCOMMANDS = frozenset(("CLIENT", "SCRIPT", "CONFIG", "INFO"))
 """Commands whose first word says too little."""
 
@@ -150,7 +152,7 @@ def login_failure(error: Exception, place: RedisAddress, variable: str) -> str:
 
 def failure_words(error: Exception, place: RedisAddress, variable: str) -> str:
     """Describe why a server can't be used, with its mend: a command that is refused, or no login at all."""
-    words = " ".join(str(error).split())
+    words = IN_PIPELINE.sub("", " ".join(str(error).split()))
     if isinstance(error, NoPermissionError):
         user = str(options_of(place).get("username") or "default")
         named = REFUSED_COMMAND.search(words)
@@ -187,10 +189,29 @@ def refusal_words(facts: ServerFacts, patterns: str) -> str:
     return f"it can't run {first.command} ({first.words}); {server_mend(first.words)}"
 
 
+def server_faults(info: Mapping[str, Any]) -> tuple[str, ...]:
+    """Describe what is wrong with a server that takes logins, each with its mend."""
+    found = ["it is a replica; use the primary's address"] if info.get("role") == "slave" else []
+    keeps = str(info.get("maxmemory_policy", "noeviction")) == "noeviction"
+    if keeps and 0 < int(info.get("maxmemory", 0)) < int(info.get("used_memory", 0)):
+        found.append("it is full: raise maxmemory")
+    return (*found, *filter(None, (eviction_words(info),)))
+
+
+def eviction_words(info: Mapping[str, Any]) -> str:
+    """Describe a server that drops streams when it is full, with the mend; "" if it refuses writes instead."""
+    policy = str(info.get("maxmemory_policy", ""))
+    if not info.get("maxmemory") or not policy.startswith("allkeys"):
+        return ""
+    return f"maxmemory-policy is {policy}; set it to noeviction: a full Redis drops events that no worker has folded"
+
+
 def server_mend(words: str) -> str:
     """Return how a server is mended that can't run a command that its user may run."""
     if words.startswith("READONLY") or "read only replica" in words:
         return "it is a replica; use the primary's address"
+    if "DB index" in words:
+        return "correct the number of the database at the end of the URL"
     if "maxmemory" in words or words.startswith("OOM"):
         return "it is full: raise maxmemory"
     if "MISCONF" in words or "snapshot" in words:

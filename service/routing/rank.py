@@ -160,6 +160,11 @@ def passes_through(routes: Sequence[Route], credential: str, mode: ClientCredent
     return looks_real and (mode == "prefer" or all(route.provider.dialect != "anthropic" for route in configured))
 
 
+def serves_clients_only(routes: Sequence[Route], mode: ClientCredentials) -> bool:
+    """True if there is no credential but the clients' own, which are passed through."""
+    return passes_through(routes, CREDENTIAL_PREFIX, mode) and all(route.off is not None for route in routes)
+
+
 def rank(request: RoutingRequest, chain: Sequence[Route], view: View, policy: Policy, now_ms: int) -> list[Candidate]:
     """Return all routes of the chain: usable ones in order, then skipped ones."""
     candidates = [evaluate_route(request, route, view, policy, now_ms) for route in chain]

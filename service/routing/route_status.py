@@ -13,7 +13,7 @@ from msgspec.structs import asdict, replace
 from service.ledger.events import Endpoint, NoticeCode
 from service.ledger.fold import HOUR_MS
 from service.ledger.state import RouteLedger, Wait
-from service.routing.circuit import CircuitState, read_circuit
+from service.routing.circuit import CircuitReading, CircuitState, read_circuit
 from service.routing.quota import (
     QuotaReading,
     QuotaState,
@@ -157,7 +157,7 @@ def read_route_status(route: Route, view: View, policy: Policy, now_ms: int) -> 
         route=route.id,
         title=route.title,
         state=state_of(candidate, quota, windows, is_degraded=circuit.degraded or bool(flaw)),
-        reason=candidate.reason or circuit.reason or flaw or warned_by(windows),
+        reason=candidate.reason or flaw or describe_failures(circuit, ledger) or warned_by(windows),
         until_ms=candidate.until_ms,
         circuit=circuit.state,
         failures_in_row=circuit.failures_in_row,
@@ -250,6 +250,14 @@ def describe_refusal(refusal: Wait | None) -> str:
     if refusal is None:
         return ""
     return f"its credential was refused when it was used last: {refusal.kind} {refusal.status or ''}".strip()
+
+
+def describe_failures(circuit: CircuitReading, ledger: RouteLedger) -> str:
+    """Say why a route that is still used is degraded: its last failures; or why its circuit is not closed."""
+    if circuit.reason or not circuit.degraded:
+        return circuit.reason
+    newest = max(ledger.health.values(), key=lambda health: health.last_failure_ms)
+    return f"{circuit.failures_in_row} failures in a row, the last: {newest.last_failure_kind or 'failure'}"
 
 
 def models_without_price(ledger: RouteLedger, first_hour: int) -> tuple[str, ...]:

@@ -157,7 +157,11 @@ def test_that_older_events_are_elsewhere_is_said(environ: dict[str, str], redis:
 def test_without_redis_the_mend_is_named(environ: dict[str, str]) -> None:
     """And no password."""
     result = run(environ | {"REDIS_URL": "redis://:secret@127.0.0.1:1"})
-    assert (result.exit_code, "ccproxy up" in result.output, "secret" in result.output) == (1, True, False)
+    assert (result.exit_code, "start it, or correct REDIS_URL" in result.output, "secret" in result.output) == (
+        1,
+        True,
+        False,
+    )
 
 
 @pytest.fixture

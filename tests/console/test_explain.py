@@ -148,7 +148,7 @@ def test_without_redis_the_mend_is_named(fleet: Fleet) -> None:
     fleet.environ["REDIS_URL"] = "redis://:hunter2@127.0.0.1:1"
     result = fleet.run("explain")
     assert result.exit_code == 1
-    assert "ccproxy up" in result.output
+    assert "start it, or correct REDIS_URL" in result.output
     assert "hunter2" not in result.output
 
 

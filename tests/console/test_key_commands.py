@@ -127,5 +127,5 @@ def test_without_redis_it_says_so(tmp_path: Path) -> None:
     """No password of the address is shown."""
     result = Terminal("redis://:secret-marked@127.0.0.1:1/0", tmp_path).run("list")
     assert result.exit_code == 1
-    assert "start `ccproxy up`" in result.output
+    assert "start it, or correct REDIS_URL" in result.output
     assert "secret-marked" not in result.output

@@ -170,6 +170,6 @@ def test_status_is_plain_json(valkey: Valkey, redis: Redis, settings: Settings) 
     """For scripts: names as documented."""
     write(redis, "zai", 1)
     fields = msgspec.json.decode(msgspec.json.encode(read_status(settings, valkey.url).fields()))
-    assert list(fields) == ["at_ms", "next_route", "routes", "streams", "replicas", "workers"]
+    assert list(fields) == ["at_ms", "next_route", "routes", "streams", "replicas", "workers", "redis_faults"]
     assert fields["routes"][0]["route"] == "anthropic"
     assert list(fields["streams"][0]) == ["stream", "epoch", "position", "lag", "snapshot_age_ms"]

@@ -64,7 +64,13 @@ def read(view: View | None = None, route: Route = A) -> RouteStatus:
 
 STATES = [
     pytest.param(A, view_of(), "healthy", "", id="nobody used it"),
-    pytest.param(A, view_of(anthropic=RouteLedger(health={"me": tripped(3)})), "degraded", "", id="3 failures"),
+    pytest.param(
+        A,
+        view_of(anthropic=RouteLedger(health={"me": tripped(3)})),
+        "degraded",
+        "3 failures in a row, the last: failure",
+        id="3 failures",
+    ),
     pytest.param(OFF, view_of(), "off", "no key; set ANTHROPIC_API_KEY", id="no key"),
     pytest.param(A, view_of(ControlLedger(disabled={"anthropic": "x"})), "disabled", "disabled: x", id="disabled"),
     pytest.param(

@@ -27,6 +27,8 @@ from tests.support.ports import free_port
 
 Variables = dict[str, str]
 HTTP = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+TOKENS = json.dumps({"access_token": "new", "refresh_token": "newer", "expires_in": 28_800}).encode()
+REFRESHED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(TOKENS), TOKENS)
 PROVIDER = "http://provider.invalid"
 
 
@@ -51,8 +53,9 @@ class World:
     def listens(self, answer: bytes | None = b"", host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> int:
         """A server that answers whatever it reads first, and closes; b"": it only closes, None: it is silent."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        server = self._stack.enter_context(socket.create_server((host, 0), family=family))
         held = self._stack.enter_context(ExitStack())
+        server = self._stack.enter_context(socket.create_server((host, 0), family=family))
+        self._stack.callback(server.shutdown, socket.SHUT_RDWR)  # ends the wait for the next client
 
         def serve() -> None:
             with suppress(OSError):
@@ -115,12 +118,12 @@ class World:
         parts = urlsplit(self.valkey.url)
         return f"redis://:{password or parts.password}@127.0.0.1:{port or parts.port}/{database}{query}"
 
-    def login(self, left_s: int, refresh: str | None = "refresh-token") -> Variables:
-        """Variables of a subscription whose token is valid for so long."""
+    def login(self, left_s: int, refresh: str | None = "refresh-token", endpoint: bytes = b"") -> Variables:
+        """Variables of a subscription whose token is valid for so long; `endpoint` is the answer to a refresh."""
         tokens = {"accessToken": "token", "refreshToken": refresh, "expiresAt": (int(time.time()) + left_s) * 1000}
         file = self.folder / "credentials.json"
         file.write_text(json.dumps({"claudeAiOauth": tokens}))
-        url = f"http://127.0.0.1:{self.listens()}"
+        url = f"http://127.0.0.1:{self.listens(endpoint)}"
         return {
             "CLAUDE_SUBSCRIPTION_ENABLED": "true",
             "CLAUDE_CREDENTIALS_PATH": str(file),
@@ -149,14 +152,52 @@ class World:
         return str(path)
 
 
+class Seen(NamedTuple):
+    """Where an installation shows that something is wrong with it, without being asked.
+
+    `word`: the code of the problem in `/readyz`, on the dashboard and, with its words, in `status`; or a route and its
+    state; "worker": a worker's heartbeat alone says so. `proxy` and `worker`: the first lines of their logs, "" for none;
+    a worker that does not start says the words of `check`. `asks`: how many requests it takes. `starts`: a proxy that does
+    not start ends with the words of `check`. `words`: of the proxy's line and of `status`, where `check`, which tries all
+    commands, has others. `timeout_s`: for servers that don't answer.
+    """
+
+    word: str
+    proxy: str = ""
+    worker: str | None = ""
+    asks: int = 0
+    starts: bool = True
+    words: str = ""
+    timeout_s: float = 0.0
+
+
+REDIS = Seen("redis", "redis.went_away", "redis.lost")
+RIGHTS = Seen("redis", "redis.went_away", "redis.lost", words="allow it: ACL SETUSER u ")
+SILENT = Seen("redis", "redis.went_away", None, timeout_s=0.3)
+EVICTS = Seen("eviction", "redis.evicts")
+QUEUE = Seen("snapshots", "snapshots.stopped", "redis.lost")
+POSTGRES = Seen("snapshots", "snapshots.stopped", "postgres.lost")
+SCHEMA = Seen("snapshots", "snapshots.stopped", "schema.lost")
+READ_ONLY = Seen("snapshots", "snapshots.stopped", "database.lost")
+NO_WORKER = Seen("snapshots", "snapshots.stopped", None)
+UNFIT = Seen("worker", "", "database.lost")
+UNREACHABLE = Seen("anthropic degraded", "← Anthropic no answer | connect", asks=3)
+EGRESS = Seen("anthropic degraded", "HTTP_PROXY has a proxy of an unsupported kind", asks=3)
+NO_LOGIN = Seen("subscription no_credential", "credential.unusable")
+AT_RISK = Seen("subscription degraded", "credential.at_risk")
+NO_START = Seen("", starts=False)
+GREEN = Seen("")
+
+
 class Case(NamedTuple):
     """One installation: what differs from a sound one, what `check` finds wrong in it (the first words of its lines,
-    comma-separated), and words of the first such line."""
+    comma-separated), words of the first such line, and where else it shows."""
 
     name: str
     differs: Callable[[World], Variables]
     what: str = ""
     words: str = ""
+    seen: Seen = GREEN
 
     def variables(self, world: World) -> Variables:
         """All variables of the installation; "" unsets one."""
@@ -206,50 +247,50 @@ def evicting(world: World, policy: str = "allkeys-lru") -> None:
 
 
 BROKEN = (
-    Case("wrong Redis password", lambda w: {"REDIS_URL": w.redis_url(password="wrong")}, "redis", "correct user and"),
-    Case("no Redis password", lambda w: {"REDIS_URL": f"redis://127.0.0.1:{w.valkey.port}/0"}, "redis", "write the pas"),
-    Case("Redis is away", lambda w: {"REDIS_URL": w.redis_url(port=free_port())}, "redis", "start it"),
-    Case("a web server in Redis' place", lambda w: {"REDIS_URL": w.redis_url(port=w.listens(HTTP))}, "redis", "is no Redis"),
-    Case("what closes in Redis' place", lambda w: {"REDIS_URL": w.redis_url(port=w.listens())}, "redis", "is no Redis"),
-    Case("what is silent in Redis' place", lambda w: {"REDIS_URL": w.redis_url(port=w.listens(None))}, "redis", "does not answer"),
-    Case("a user without INFO", lambda w: {"REDIS_URL": w.redis_user("u", "~*", "&*", "+@all", "-info")}, "redis", "u may not run INFO server; allow it: ACL SETUSER u +info"),
-    Case("a user who may only read", lambda w: {"REDIS_URL": w.redis_user("u", "~*", "&*", "+@read", "+@connection", "+info")}, "redis,queue", "u may not run SET, "),
-    Case("a user of other keys", lambda w: {"REDIS_URL": w.redis_user("u", "~other:*", "~rq:*", "&*", "+@all")}, "redis", "may not use its keys; allow it: ACL SETUSER u ~ccproxy:*"),
-    Case("a user without channels", lambda w: {"REDIS_URL": w.redis_user("u", "~*", "resetchannels", "+@all")}, "redis", "may not use its channels"),
-    Case("a user without the queue", lambda w: {"REDIS_URL": w.redis_user("u", "~ccproxy:*", "&*", "+@all")}, "queue", "ACL SETUSER u ~rq:*"),
-    Case("no such Redis database", lambda w: {"REDIS_URL": w.redis_url(database=99)}, "redis", "out of range"),
-    Case("TLS to a Redis without it", lambda w: {"REDIS_URL": w.redis_url().replace("redis:", "rediss:")}, "redis", "use redis:// in REDIS_URL if it has no TLS"),
-    Case("a Redis that evicts", prepared(evicting), "redis", "maxmemory-policy is allkeys-lru; set it to noeviction"),
-    Case("a full Redis", prepared(full), "redis", "raise maxmemory"),
-    Case("a replica", prepared(World.redis_is_replica), "redis", "use the primary's address"),
-    Case("the queue is away", lambda w: {"RQ_REDIS_URL": w.redis_url(port=free_port())}, "queue", "correct RQ_REDIS_URL"),
-    Case("wrong database password", lambda w: {"DATABASE_URL": w.database(password="wrong")}, "postgres", "correct user and password in DATABASE_URL"),
-    Case("no such database", lambda w: {"DATABASE_URL": w.database(name="nope")}, "postgres", "create it, or correct DATABASE_URL"),
-    Case("no such database user", lambda w: {"DATABASE_URL": w.database(user="nobody")}, "postgres", "correct user and password"),
-    Case("Postgres is away", lambda w: {"DATABASE_URL": w.database(port=free_port())}, "postgres", "start it"),
-    Case("a web server in Postgres' place", lambda w: {"DATABASE_URL": w.database(port=w.listens(HTTP))}, "postgres", "it is no Postgres"),
-    Case("TLS to a Postgres without it", lambda w: {"DATABASE_URL": w.database(query="?sslmode=require")}, "postgres", "correct sslmode"),
-    Case("no schema", lambda w: {"DATABASE_URL": w.database(name="postgres")}, "postgres", "run `ccproxy migrate`"),
-    Case("a newer schema", prepared(lambda w: w.sql("INSERT INTO ccproxy.migrations VALUES (9999, 'future', '')", "DELETE FROM ccproxy.migrations WHERE number = 9999")), "postgres", "newer than this version"),
-    Case("no rights on the schema", prepared(lambda w: w.sql("REVOKE CREATE ON SCHEMA ccproxy FROM ccproxy", "GRANT CREATE ON SCHEMA ccproxy TO ccproxy")), "postgres", "has not all rights"),
-    Case("a database to read only", lambda w: {"DATABASE_URL": w.database(query="?options=-c%20default_transaction_read_only%3Don")}, "postgres", "can only be read"),
-    Case("the direct database is away", lambda w: {"DATABASE_DIRECT_URL": w.database(port=free_port())}, "postgres", "correct DATABASE_DIRECT_URL"),
-    Case("a parameter that libpq does not know", lambda w: {"DATABASE_URL": w.database(query="?colour=red")}, "postgres", "colour"),
-    Case("the provider is away", lambda _: {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{free_port()}"}, "anthropic", "can't be reached"),
-    Case("no such host", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER}, "anthropic", "can't be reached"),
-    Case("a provider without TLS", lambda w: {"ANTHROPIC_BASE_URL": f"https://127.0.0.1:{w.listens(HTTP)}"}, "anthropic", "can't be reached"),
-    Case("a certificate that is not trusted", lambda w: with_https(w, trust=False), "anthropic", "set SSL_CERT_FILE"),
-    Case("a proxy of an unsupported kind", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER, "HTTP_PROXY": "ftp://h"}, "egress,anthropic", "HTTP_PROXY has a proxy of an unsupported kind"),
-    Case("a proxy that is away", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER, "HTTP_PROXY": f"http://127.0.0.1:{free_port()}"}, "anthropic", "by the proxy of HTTP_PROXY"),
-    Case("a proxy that wants a password", by_proxy("HTTPS_PROXY", b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n"), "anthropic", "the proxy wants a user and password"),
-    Case("a route to itself", lambda _: {"ANTHROPIC_BASE_URL": "http://localhost:4181"}, "", "itself"),
-    Case("a subscription without a login", lambda w: w.login(9) | {"CLAUDE_CREDENTIALS_PATH": str(w.folder / "none")}, "subscription", "log in with Claude Code"),
-    Case("a login that has ended", lambda w: w.login(-9, refresh=None), "subscription", "has expired"),
-    Case("a refresh that can't be reached", lambda w: w.login(3600) | {"CLAUDE_OAUTH_REFRESH_URL": f"http://127.0.0.1:{free_port()}"}, "login refresh", "can't be reached"),
-    Case("a home that is a file", lambda w: {"CCPROXY_HOME": w.file("file", ""), "CCPROXY_CONFIG": w.file("c.toml", "")}, "home", "set CCPROXY_HOME"),
-    Case("a number that is none", lambda _: {"PROXY_PORT": "many"}, "", "PROXY_PORT"),
-    Case("an option that Redis' library does not know", lambda w: {"REDIS_URL": w.redis_url(query="?colour=red")}, "", "unknown option"),
-    Case("an unknown key in the file", lambda w: {"CCPROXY_CONFIG": w.file("c.toml", "colour = 1\n")}, "", "colour"),
+    Case("wrong Redis password", lambda w: {"REDIS_URL": w.redis_url(password="wrong")}, "redis", "correct user and", REDIS),
+    Case("no Redis password", lambda w: {"REDIS_URL": f"redis://127.0.0.1:{w.valkey.port}/0"}, "redis", "write the pas", REDIS),
+    Case("Redis is away", lambda w: {"REDIS_URL": w.redis_url(port=free_port())}, "redis", "start it", REDIS),
+    Case("a web server in Redis' place", lambda w: {"REDIS_URL": w.redis_url(port=w.listens(HTTP))}, "redis", "is no Redis", REDIS),
+    Case("what closes in Redis' place", lambda w: {"REDIS_URL": w.redis_url(port=w.listens())}, "redis", "is no Redis", REDIS),
+    Case("what is silent in Redis' place", lambda w: {"REDIS_URL": w.redis_url(port=w.listens(None))}, "redis", "does not answer", SILENT),
+    Case("a user without INFO", lambda w: {"REDIS_URL": w.redis_user("u", "~*", "&*", "+@all", "-info")}, "redis", "u may not run INFO server; allow it: ACL SETUSER u +info", RIGHTS),
+    Case("a user who may only read", lambda w: {"REDIS_URL": w.redis_user("u", "~*", "&*", "+@read", "+@connection", "+info")}, "redis,queue", "u may not run SET, ", RIGHTS),
+    Case("a user of other keys", lambda w: {"REDIS_URL": w.redis_user("u", "~other:*", "~rq:*", "&*", "+@all")}, "redis", "may not use its keys; allow it: ACL SETUSER u ~ccproxy:*", RIGHTS),
+    Case("a user without channels", lambda w: {"REDIS_URL": w.redis_user("u", "~*", "resetchannels", "+@all")}, "redis", "may not use its channels", RIGHTS),
+    Case("a user without the queue", lambda w: {"REDIS_URL": w.redis_user("u", "~ccproxy:*", "&*", "+@all")}, "queue", "ACL SETUSER u ~rq:*", QUEUE),
+    Case("no such Redis database", lambda w: {"REDIS_URL": w.redis_url(database=99)}, "redis", "out of range", REDIS),
+    Case("TLS to a Redis without it", lambda w: {"REDIS_URL": w.redis_url().replace("redis:", "rediss:")}, "redis", "use redis:// in REDIS_URL if it has no TLS", SILENT),
+    Case("a Redis that evicts", prepared(evicting), "redis", "maxmemory-policy is allkeys-lru; set it to noeviction", EVICTS),
+    Case("a full Redis", prepared(full), "redis", "raise maxmemory", REDIS),
+    Case("a replica", prepared(World.redis_is_replica), "redis", "use the primary's address", REDIS),
+    Case("the queue is away", lambda w: {"RQ_REDIS_URL": w.redis_url(port=free_port())}, "queue", "correct RQ_REDIS_URL", QUEUE),
+    Case("wrong database password", lambda w: {"DATABASE_URL": w.database(password="wrong")}, "postgres", "correct user and password in DATABASE_URL", POSTGRES),
+    Case("no such database", lambda w: {"DATABASE_URL": w.database(name="nope")}, "postgres", "create it, or correct DATABASE_URL", POSTGRES),
+    Case("no such database user", lambda w: {"DATABASE_URL": w.database(user="nobody")}, "postgres", "correct user and password", POSTGRES),
+    Case("Postgres is away", lambda w: {"DATABASE_URL": w.database(port=free_port())}, "postgres", "start it", POSTGRES),
+    Case("a web server in Postgres' place", lambda w: {"DATABASE_URL": w.database(port=w.listens(HTTP))}, "postgres", "it is no Postgres", POSTGRES),
+    Case("TLS to a Postgres without it", lambda w: {"DATABASE_URL": w.database(query="?sslmode=require")}, "postgres", "correct sslmode", POSTGRES),
+    Case("no schema", lambda w: {"DATABASE_URL": w.database(name="postgres")}, "postgres", "run `ccproxy migrate`", SCHEMA),
+    Case("a newer schema", prepared(lambda w: w.sql("INSERT INTO ccproxy.migrations VALUES (9999, 'future', '')", "DELETE FROM ccproxy.migrations WHERE number = 9999")), "postgres", "newer than this version", SCHEMA),
+    Case("no rights on the schema", prepared(lambda w: w.sql("REVOKE CREATE ON SCHEMA ccproxy FROM ccproxy", "GRANT CREATE ON SCHEMA ccproxy TO ccproxy")), "postgres", "has not all rights", UNFIT),
+    Case("a database to read only", lambda w: {"DATABASE_URL": w.database(query="?options=-c%20default_transaction_read_only%3Don")}, "postgres", "can only be read", READ_ONLY),
+    Case("the direct database is away", lambda w: {"DATABASE_DIRECT_URL": w.database(port=free_port())}, "postgres", "correct DATABASE_DIRECT_URL", UNFIT),
+    Case("a parameter that libpq does not know", lambda w: {"DATABASE_URL": w.database(query="?colour=red")}, "postgres", "colour", NO_WORKER),
+    Case("the provider is away", lambda _: {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{free_port()}"}, "anthropic", "can't be reached", UNREACHABLE),
+    Case("no such host", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER}, "anthropic", "can't be reached", UNREACHABLE),
+    Case("a provider without TLS", lambda w: {"ANTHROPIC_BASE_URL": f"https://127.0.0.1:{w.listens(HTTP)}"}, "anthropic", "can't be reached", UNREACHABLE),
+    Case("a certificate that is not trusted", lambda w: with_https(w, trust=False), "anthropic", "set SSL_CERT_FILE", UNREACHABLE),
+    Case("a proxy of an unsupported kind", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER, "HTTP_PROXY": "ftp://h"}, "egress,anthropic", "HTTP_PROXY has a proxy of an unsupported kind", EGRESS),
+    Case("a proxy that is away", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER, "HTTP_PROXY": f"http://127.0.0.1:{free_port()}"}, "anthropic", "by the proxy of HTTP_PROXY", UNREACHABLE),
+    Case("a proxy that wants a password", by_proxy("HTTPS_PROXY", b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n"), "anthropic", "the proxy wants a user and password", UNREACHABLE),
+    Case("a route to itself", lambda _: {"ANTHROPIC_BASE_URL": "http://localhost:4181"}, "", "itself", NO_START),
+    Case("a subscription without a login", lambda w: w.login(9) | {"CLAUDE_CREDENTIALS_PATH": str(w.folder / "none")}, "subscription", "log in with Claude Code", NO_LOGIN),
+    Case("a login that has ended", lambda w: w.login(-9, refresh=None), "subscription", "has expired", NO_LOGIN),
+    Case("a refresh that can't be reached", lambda w: w.login(60) | {"CLAUDE_OAUTH_REFRESH_URL": f"http://127.0.0.1:{free_port()}"}, "login refresh", "can't be reached", AT_RISK),
+    Case("a home that is a file", lambda w: {"CCPROXY_HOME": w.file("file", ""), "CCPROXY_CONFIG": w.file("c.toml", "")}, "home", "set CCPROXY_HOME", NO_START),
+    Case("a number that is none", lambda _: {"PROXY_PORT": "many"}, "", "PROXY_PORT", NO_START),
+    Case("an option that Redis' library does not know", lambda w: {"REDIS_URL": w.redis_url(query="?colour=red")}, "", "unknown option", NO_START),
+    Case("an unknown key in the file", lambda w: {"CCPROXY_CONFIG": w.file("c.toml", "colour = 1\n")}, "", "colour", NO_START),
 )  # fmt: skip
 """One wrong thing each."""
 
@@ -278,7 +319,7 @@ UNUSUAL = (
     Case("a base URL that ends in /v1", lambda w: {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{w.listens()}/v1/"}),
     Case("httpx's transport", lambda _: {"UPSTREAM_TRANSPORT": "httpx"}),
     Case("a proxy that only others need", lambda _: {"HTTP_PROXY": f"http://127.0.0.1:{free_port()}"}),
-    Case("a login that is refreshed", lambda w: w.login(-9)),
+    Case("a login that is refreshed", lambda w: w.login(-9, endpoint=REFRESHED)),
     Case("a token that is never refreshed", lambda w: w.login(9) | {"CLAUDE_CREDENTIALS_PATH": "", "CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-token"}),
     Case("variables of the original", lambda _: {"NODE_ENV": "production"}),
 )  # fmt: skip

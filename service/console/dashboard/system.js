@@ -47,8 +47,8 @@ function standing() {
       facts(
         fact(
           "Redis",
-          data.redis_up ? badge("ok", "up") : badge("problem", "down"),
-          data.redis_up ? "" : "events are kept on disk until it is back",
+          data.redis_up ? badge("ok", "up") : badge("problem", "can't be used"),
+          data.redis_up ? "" : "events are kept on disk meanwhile",
         ),
         fact("Workers", workers(data.workers)),
         fact("Replicas", format.count(data.replicas.length)),
@@ -68,7 +68,7 @@ function standing() {
         caption: "Replicas",
         rows: data.replicas,
         keyOf: (one) => one.replica,
-        empty: empty("No known replicas", "The list comes from Redis, which is down."),
+        empty: empty("No known replicas", "The list comes from Redis."),
         columns: [
           {
             head: "Replica",
