@@ -7,7 +7,7 @@ the proxy can be told from others. Pure, but for what it is given. Not here: the
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import NamedTuple
@@ -189,7 +189,10 @@ def midnight(moment: datetime) -> datetime:
 def invoice_of(usage: Iterable[Page[UsageResult]], costs: Iterable[Page[CostResult]]) -> Invoice:
     """Put the reports together. Raises InvoiceError for an amount that is none."""
     items = [
-        InvoiceItem(day_of(bucket.starting_at), row) for page in usage for bucket in page.data for row in bucket.results
+        InvoiceItem(day_of(in_utc(bucket.starting_at)), row)
+        for page in usage
+        for bucket in page.data
+        for row in bucket.results
     ]
     invoice = Invoice(items, [])
     by_workspace: dict[Place, list[InvoiceItem]] = defaultdict(list)
@@ -198,9 +201,14 @@ def invoice_of(usage: Iterable[Page[UsageResult]], costs: Iterable[Page[CostResu
     for page in costs:
         for bucket in page.data:
             for row in bucket.results:
-                day, workspace = day_of(bucket.starting_at), row.workspace_id or DEFAULT_WORKSPACE
+                day, workspace = day_of(in_utc(bucket.starting_at)), row.workspace_id or DEFAULT_WORKSPACE
                 share_out(row, day, workspace, by_workspace[day, workspace], invoice.charges)
     return invoice
+
+
+def in_utc(moment: datetime) -> datetime:
+    """A time of the reports in UTC, as days are; one without a zone is."""
+    return moment.astimezone(UTC) if moment.tzinfo else moment
 
 
 def day_of(moment: datetime) -> str:
@@ -348,16 +356,37 @@ def accounts_of(invoice: Invoice, scope: Scope) -> list[KeyUsage]:
 
 
 def judged(lines: Sequence[Line], tolerance_percent: float) -> Iterator[Line]:
-    """Mark what differs beyond the tolerance. A difference that the day before or after evens out does not count: a
-    request that spans midnight may be on either day."""
+    """Mark what differs beyond the tolerance."""
     by_model: dict[str, dict[str, Line]] = defaultdict(dict)
     for line in lines:
         by_model[line.model][line.day] = line
+    beyond = {
+        (name, *place)
+        for name in NAMES
+        for days in by_model.values()
+        for place in days_beyond(name, days, tolerance_percent)
+    }
     for line in lines:
-        days = [by_model[line.model].get(day) for day in days_around(line.day)]
-        around = [line, *filter(None, days)]
-        names = (name for name in NAMES if name != "cost_nusd" or not line.prepaid)
-        yield line._replace(beyond=tuple(name for name in names if is_beyond(name, around, tolerance_percent)))
+        yield line._replace(beyond=tuple(name for name in names_of(line) if (name, line.day, line.model) in beyond))
+
+
+def names_of(line: Line) -> Iterator[str]:
+    """Yield the amounts of a line that can be compared."""
+    return (name for name in NAMES if name != "cost_nusd" or not line.prepaid)
+
+
+def days_beyond(name: str, days: Mapping[str, Line], tolerance_percent: float) -> Iterator[Place]:
+    """Yield a model's days on which an amount differs beyond the tolerance. What the day before or after evens out does
+    not count, since a request that spans midnight may be on either day; each day evens out one."""
+    left = set(days)
+    for day in sorted(days):
+        if day in left and differs(name, days[day], tolerance_percent):
+            around = (other for other in days_around(day) if other in left)
+            evening = [other for other in around if not differs(name, days[day], tolerance_percent, days[other])]
+            if evening:
+                left -= {day, evening[0]}
+            else:
+                yield day, days[day].model
 
 
 def days_around(day: str) -> tuple[str, str]:
@@ -366,10 +395,9 @@ def days_around(day: str) -> tuple[str, str]:
     return day_of(moment - DAY), day_of(moment + DAY)
 
 
-def is_beyond(name: str, around: Sequence[Line], tolerance_percent: float) -> bool:
-    """True if an amount of the first line differs beyond the tolerance, and none of the others evens that out."""
-    line = around[0]
-    largest = max(getattr(line.ledger, name), getattr(line.invoice, name))
+def differs(name: str, line: Line, tolerance_percent: float, other: Line | None = None) -> bool:
+    """True if an amount of a line, together with another line's, differs by more than the line's tolerance."""
+    largest: int = max(getattr(line.ledger, name), getattr(line.invoice, name))
     allowed = max(largest * tolerance_percent / 100, FLOORS.get(name, 0))
-    own, *others = (getattr(each.difference, name) for each in around)
-    return all(abs(own + other) > allowed for other in (0, *others))
+    difference: int = sum(getattr(one.difference, name) for one in (line, other) if one)
+    return abs(difference) > allowed

@@ -18,7 +18,7 @@ from service.ledger.events import (
     UsageLine,
     UsageRepriced,
 )
-from service.ledger.price import BATCH, PriceList, line_nusd, rates_for
+from service.ledger.price import BATCH, STANDARD, PriceList, line_nusd, rates_for
 from service.ledger.running_totals import Growth, at_rates, growth_of
 from service.ledger.state import RouteLedger
 from service.ledger.usage_lines import UsageEvent, usage_lines
@@ -127,13 +127,12 @@ def note_price(found: dict[str, Priced], event: wire.Decoded, growths: Mapping[s
 
 
 def costs_by(priced: Priced, prices: PriceList) -> Costs:
-    """Return what lines of usage cost by a price list."""
+    """Return what lines of usage cost by a price list at the time at which they were first priced."""
     event = priced.event
     if isinstance(event, ResourceUsed):
         return tuple(growth_cost(line, prices, event.at_ms) for line in priced.lines)
-    if isinstance(event, BatchItemUsed):
-        return tuple(line_nusd(line, prices, at_ms=event.at_ms, tier=BATCH) for line in priced.lines)
-    return tuple(line_nusd(line, prices, at_ms=event.started_at_ms) for line in priced.lines)
+    tier = BATCH if isinstance(event, BatchItemUsed) else STANDARD
+    return tuple(line_nusd(line, prices, at_ms=event.at_ms, tier=tier) for line in priced.lines)
 
 
 def growth_cost(line: UsageLine, prices: PriceList, at_ms: int) -> int | None:

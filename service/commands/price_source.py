@@ -204,7 +204,7 @@ def as_toml(listed: ListFile) -> str:
 
 def table_of(numbers: Mapping[str, float]) -> str:
     """Return numbers by name as an inline table."""
-    return f"{{ {', '.join(f'{name} = {number:g}' for name, number in numbers.items())} }}" if numbers else "{}"
+    return f"{{ {', '.join(f'{name} = {number:.15g}' for name, number in numbers.items())} }}" if numbers else "{}"
 
 
 def model_lines(model: ListedModel) -> Iterator[str]:
@@ -227,7 +227,7 @@ def rate_words(rates: DollarRates) -> Iterator[str]:
         yield f"since = {rates.since}"
     if isinstance(rates, LongPromptRates):
         yield f"above_tokens = {rates.above_tokens:_}"
-    yield from (f"{kind} = {getattr(rates, kind):g}" for kind in KINDS)
+    yield from (f"{kind} = {getattr(rates, kind):.15g}" for kind in KINDS)
     if isinstance(rates, DatedRates) and rates.long_prompts:
         inner = ", ".join(f"{{ {', '.join(rate_words(one))} }}" for one in rates.long_prompts)
         yield f"long_prompts = [{inner}]"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.table import Table
 
 from service.commands import config_option, json_option, with_settings
@@ -21,7 +22,7 @@ from service.ledger.events import TokenCounts
 from service.ledger.price import STANDARD, ModelPrice, PriceList, Rates, rates_at
 from service.ledger.price_list import ListFile
 from service.private_files import make_folder, opener
-from service.settings.packaged import REFRESHED, packaged_prices, price_place, read_prices
+from service.settings.packaged import REFRESHED, list_in, packaged_prices, price_place, read_prices
 from service.telemetry.terminal import SafeConsole, Text, echo, echo_json
 
 NO_TOKENS = TokenCounts()
@@ -138,9 +139,22 @@ def new_list(file: Path | None, target: Path, *, from_network: bool) -> ListFile
 
 
 def write_list(target: Path, listed: ListFile) -> None:
-    """Write a list, all of it or nothing."""
+    """Write a list, all of it or nothing. Raises PriceSourceError."""
+    text = readable_toml(listed)
     make_folder(target.parent)
     beside = target.with_name(f"{target.name}.new")
     with open(beside, "w", encoding="utf-8", opener=opener) as new:
-        new.write(as_toml(listed))
+        new.write(text)
     beside.replace(target)
+
+
+def readable_toml(listed: ListFile) -> str:
+    """Return a list as TOML that proxies can read, and read as the same list. Raises PriceSourceError."""
+    text = as_toml(listed)
+    try:
+        is_same = list_in(text) == listed
+    except (ValueError, msgspec.ValidationError) as error:
+        raise PriceSourceError(f"the source makes no price list: {error}") from None
+    if not is_same:
+        raise PriceSourceError("the source has names or figures that a price list can't hold")
+    return text

@@ -23,6 +23,8 @@ MTOK = 10**6
 FACTOR = 1_000
 """Factors are in thousandths."""
 SCALE = MTOK * FACTOR * FACTOR
+MOST_NUSD = 1 << 50
+"""A million dollars: nothing that one event tells costs more, and sums of it fit Postgres' bigint."""
 LATEST_MS = 2**63 - 1
 STANDARD = ""
 """The speed, tier and geography of usage that names none."""
@@ -109,7 +111,8 @@ def cost_nusd(
     uses_nusd = uses_cost_nusd(tools, terms) if tools else 0
     if rates is None or tier_factor is None or geo_factor is None or uses_nusd is None:
         return None
-    return (tokens_cost(rates, tokens) * tier_factor * geo_factor + SCALE // 2) // SCALE + uses_nusd
+    nusd = (tokens_cost(rates, tokens) * tier_factor * geo_factor + SCALE // 2) // SCALE + uses_nusd
+    return min(MOST_NUSD, nusd)
 
 
 def line_nusd(line: UsageLine, prices: PriceList, *, at_ms: int, tier: str = STANDARD) -> int | None:

@@ -7,9 +7,10 @@ have this format; `[prices.NAME]` of the settings is a short form of it. Not her
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from hashlib import sha256
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from service.ledger.model_names import canonical
 from service.ledger.price import (
@@ -32,14 +33,19 @@ PER_USES = 1_000
 """Tools are listed in dollars per thousand uses."""
 
 
+MOST_DOLLARS = 10**6
+Dollars = Annotated[float, Meta(ge=0, le=MOST_DOLLARS)]
+"""An amount, or a factor: a negative one would take from what others cost."""
+
+
 class DollarRates(Struct, frozen=True, kw_only=True):
     """Dollars per million tokens."""
 
-    input: float
-    output: float
-    cache_read: float
-    cache_write_5m: float
-    cache_write_1h: float
+    input: Dollars
+    output: Dollars
+    cache_read: Dollars
+    cache_write_5m: Dollars
+    cache_write_1h: Dollars
 
 
 class LongPromptRates(DollarRates, frozen=True, kw_only=True):
@@ -60,16 +66,16 @@ class ListedModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     context_tokens: int = 0
     names: tuple[str, ...] = ()
-    standard: tuple[DatedRates, ...]
+    standard: Annotated[tuple[DatedRates, ...], Meta(min_length=1)]
     fast: tuple[DatedRates, ...] = ()
 
 
 class ListedProvider(Struct, frozen=True, kw_only=True):
     """A provider: its models, and factors for all of them; tools in dollars per thousand uses."""
 
-    tiers: dict[str, float] = {}
-    geos: dict[str, float] = {}
-    tools: dict[str, float] = {}
+    tiers: dict[str, Dollars] = {}
+    geos: dict[str, Dollars] = {}
+    tools: dict[str, Dollars] = {}
     models: dict[str, ListedModel] = {}
 
 
@@ -85,14 +91,14 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True):
     """A price of the settings: dollars per million tokens. Over `over_prompt_tokens` of prompt the whole request costs
     `over_factor` as much; `speed: fast` costs `fast_factor` as much, 0: as many times as in the built-in list."""
 
-    input: float
-    output: float
-    cache_read: float
-    cache_write_5m: float
-    cache_write_1h: float
+    input: Dollars
+    output: Dollars
+    cache_read: Dollars
+    cache_write_5m: Dollars
+    cache_write_1h: Dollars
     over_prompt_tokens: int = 0
-    over_factor: float = 1
-    fast_factor: float = 0
+    over_factor: Dollars = 1
+    fast_factor: Dollars = 0
 
 
 def price_list(file: ListFile, own: Mapping[str, Price], providers: Mapping[str, str]) -> PriceList:
@@ -176,8 +182,8 @@ def own_periods(own: Price, factor: float) -> tuple[PricePeriod, ...]:
 
 def fast_factor_of(price: ModelPrice) -> float:
     """Return how many times the standard price `speed: fast` costs; 0 if the model has none."""
-    fast = price.speeds.get("fast")
-    return fast[0].rates.output / price.speeds[STANDARD][0].rates.output if fast else 0
+    fast, usual = price.speeds.get("fast"), price.speeds[STANDARD][0].rates.output
+    return fast[0].rates.output / usual if fast and usual else 0
 
 
 def digest_of(content: object) -> str:

@@ -19,6 +19,7 @@ from hashlib import sha256
 from msgspec import Struct
 
 from service.ledger.events import ResourceUsed, TokenCounts, UsageLine
+from service.ledger.price import MOST_NUSD
 from service.ledger.state import ResourceTotal, RouteLedger
 from service.ledger.usage_lines import NO_TOKENS, plus
 
@@ -29,8 +30,6 @@ KEPT_PARTS = 64
 DIGEST_CHARS = 16
 WHOLE = ""
 TOKENS_PER_RATE = 10**6
-MOST_NUSD = 1 << 50
-"""A million dollars: no growth costs more, and sums of it fit Postgres' bigint."""
 
 
 class Growth(Struct, frozen=True):

@@ -1,6 +1,7 @@
 """Reads the usage of each item while a message batch's results pass: one JSON object per line.
 
-The bytes are never changed. Not here: recording the usage (`relay`).
+The bytes are never changed. A line is held back until it is whole, so that nobody has an item that is not recorded.
+Not here: recording the usage (`relay`).
 """
 
 import msgspec
@@ -40,32 +41,35 @@ _line_decoder = msgspec.json.Decoder(BatchLine)
 
 
 class BatchTap:
-    """Feed it the chunks of the results; it returns the items whose lines they complete."""
+    """Feed it the chunks of the results; it returns the items whose lines they complete, and those lines."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
         self._too_long = False
 
-    def feed(self, chunk: bytes) -> list[BatchItem]:
-        """Return the items of the lines that end in this chunk."""
+    def feed(self, chunk: bytes) -> tuple[list[BatchItem], bytes]:
+        """Return the items of the lines that end in this chunk, and the bytes that may be sent with them."""
         *whole, rest = chunk.split(b"\n")
-        items = []
+        items, ready = [], bytearray()
         for part in whole:
             line = bytes(self._rest) + part
             self._rest.clear()
             if not self._too_long and (item := item_of(line)):
                 items.append(item)
             self._too_long = False
+            ready += line + b"\n"
         self._rest += rest
-        if len(self._rest) > LINE_BYTES:
+        if self._too_long or len(self._rest) > LINE_BYTES:
+            ready += self._rest
             self._rest.clear()
             self._too_long = True
-        return items
+        return items, bytes(ready)
 
-    def finish(self) -> list[BatchItem]:
-        """Return the item of a last line without a line break."""
-        item = None if self._too_long else item_of(bytes(self._rest))
-        return [item] if item else []
+    def finish(self) -> tuple[list[BatchItem], bytes]:
+        """Return the item of a last line without a line break, and that line."""
+        line = bytes(self._rest)
+        item = None if self._too_long else item_of(line)
+        return [item] if item else [], line
 
 
 def item_of(line: bytes) -> BatchItem | None:

@@ -18,7 +18,7 @@ from service.ledger.events import ResourceKind, TokenCounts
 from service.ledger.model_names import bounded_name
 from service.protocol.sse import EventTooLarge, SseReader
 from service.protocol.tap import value_of
-from service.protocol.usage_reader import STANDARD_WORDS, UsageReader, is_below, text_or_empty
+from service.protocol.usage_reader import STANDARD_WORDS, UsageReader, is_below, text_or_empty, word_in
 
 SESSIONS = "/v1/sessions"
 KINDS: dict[str, ResourceKind] = {
@@ -196,7 +196,7 @@ def active_ms(told: Any) -> int:
 def word_of(told: Any) -> str:
     """Return a speed or geography; "" for the standard ones."""
     word = text_or_empty(told)
-    return "" if word in STANDARD_WORDS else word[:32]
+    return "" if word in STANDARD_WORDS else word_in(word)
 
 
 def is_id(name: str) -> bool:

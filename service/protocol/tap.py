@@ -30,7 +30,7 @@ from msgspec import Raw, Struct
 from service.ledger.events import TokenCounts
 from service.protocol.content_sample import ContentSample, ContentTokens
 from service.protocol.sse import BOM, SseEvent, SseReader
-from service.protocol.usage_reader import NO_USAGE, UsageReader, UsageReading, text_or_empty
+from service.protocol.usage_reader import NO_USAGE, UsageReader, UsageReading, is_figure, text_or_empty
 
 UNREAD = tuple(
     b"event: " + name + line_end
@@ -106,9 +106,9 @@ class JsonAnswer(Struct, frozen=True):
 class StreamTap:
     """Feed it the chunks of an event stream; its attributes hold what was read."""
 
-    __slots__ = ("_begun", "_garbage", "_has_block", "_head", "_reader", "_usage", "complete", "container_id",
-                 "content", "content_bytes", "content_events", "declined", "error", "file_ids", "has_content",
-                 "heartbeats", "is_thinking", "message_id", "model", "reported", "started", "stop_reason",
+    __slots__ = ("_begun", "_garbage", "_has_block", "_head", "_reader", "_told_output", "_usage", "complete",
+                 "container_id", "content", "content_bytes", "content_events", "declined", "error", "file_ids",
+                 "has_content", "heartbeats", "is_thinking", "message_id", "model", "started", "stop_reason",
                  "surplus_bytes", "thinking_blocks", "thinking_tokens")  # fmt: skip
 
     def __init__(self) -> None:
@@ -134,8 +134,8 @@ class StreamTap:
         self.thinking_blocks = 0
         self.thinking_tokens: int | None = None
         """How much of the output was thinking, shown or not; None if the provider has not told."""
-        self.reported = False
-        """The provider has reported the usage of the whole response."""
+        self._told_output = False
+        """The provider has told how much output there is, so far or in all."""
         self.started = False
         """`message_start` was received."""
         self.has_content = False
@@ -163,6 +163,11 @@ class StreamTap:
         """The usage so far."""
         is_refused = self.stop_reason == REFUSAL and not (self.has_content and self._has_block)
         return self._usage.reading(self.model, unbilled=is_refused)
+
+    @property
+    def reported(self) -> bool:
+        """True if the provider has reported the usage of the whole response; figures before its end are of a part."""
+        return self._told_output and (self.complete or bool(self.stop_reason))
 
     @property
     def ended(self) -> bool:
@@ -285,7 +290,7 @@ class StreamTap:
         self._usage.merge(fields.get("usage"))
         usage = inner(fields, "usage")
         output = usage.get("output_tokens")
-        self.reported = self.reported or bool(output) or (output == 0 and self._is_empty(delta))
+        self._told_output = self._told_output or is_figure(output) or (output == 0 and self._is_empty(delta))
         if usage.get("output_tokens_details"):
             thinking = inner(usage, "output_tokens_details").get("thinking_tokens")
             self.thinking_tokens = thinking if type(thinking) is int else None

@@ -19,11 +19,12 @@ The rules, by Anthropic's documentation and its SDK's types:
 - `server_tool_use` counts requests of the provider's own tools.
 - Tier, speed and geography are texts; the standard ones are left out.
 - Who declines or refuses before any output is not billed.
-- A field that is none of these, and holds something, is told by its name (`unread`).
+- A field that is none of these, or whose value is none that it may have, and holds something, is told by its name
+  (`unread`).
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -51,8 +52,10 @@ PLAIN = frozenset(
     )
 )
 """Fields that each answer may have."""
+OWN_FIGURES = frozenset(("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"))
 RARE = frozenset(("iterations", "server_tool_use", "fallback_credit"))
 WORDS = frozenset(("service_tier", "inference_geo", "speed"))
+SCALARS = OWN_FIGURES | WORDS
 STANDARD_WORDS = frozenset(("", "standard", "global", "not_available"))
 """Tiers, speeds and geographies that cost the list price; a geography is not told where it does not matter."""
 ITERATIONS: dict[str, LineKind] = {
@@ -72,6 +75,7 @@ MOST_UNREAD = 8
 MOST_TOOLS = 16
 FIELD_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 WORD_CHARS = 32
+OTHER_WORD = "other"
 
 TOTALS_BELOW = ("/v1/sessions", "/v1/dreams")
 """Resources whose usage is a running total, and the paths below them."""
@@ -156,22 +160,34 @@ class UsageReader:
         """Merge a later usage object; invalid values are ignored."""
         if not isinstance(usage, dict):
             return
-        for name, value in usage.items():
-            if type(value) is int:  # excludes bool
-                if 0 < value < FIGURE_LIMIT:
-                    self._figures[name] = value
-            elif type(value) is str and name in WORDS and value not in STANDARD_WORDS:
-                self._words[name] = value[:WORD_CHARS]
+        self._merge_scalars(usage)
         if split := usage.get("cache_creation"):
             self._merge_split(split)
         if not PLAIN.issuperset(usage):
             self._merge_rare(usage)
 
+    def _merge_scalars(self, usage: dict[str, Any]) -> None:
+        """Merge counts and words."""
+        for name, value in usage.items():
+            if type(value) is int:  # excludes bool
+                if 0 < value < FIGURE_LIMIT:
+                    self._figures[name] = value
+                elif value:
+                    self._add_unread(name)
+            elif name in SCALARS and value:
+                if type(value) is not str or name in OWN_FIGURES:
+                    self._add_unread(name)
+                elif value not in STANDARD_WORDS:
+                    self._words[name] = word_in(value)
+
     def _merge_split(self, split: Any) -> None:
         """Merge the split of cache writes by their lifetime."""
         if isinstance(split, dict):
-            self._figures.update(figures_in(split))
-            self._note_unread(split, CACHE_SPLIT, "cache_creation.")
+            figures = {name: count for name, count in figures_in(split) if name in CACHE_SPLIT}
+            self._figures.update(figures)
+            self._note_unread(split, figures, "cache_creation.")
+        else:
+            self._add_unread("cache_creation")
 
     def _merge_rare(self, usage: dict[str, Any]) -> None:
         """Merge what few answers have."""
@@ -180,7 +196,8 @@ class UsageReader:
         if isinstance(tools := usage.get("server_tool_use"), dict):
             self._merge_tools(tools)
         self._credit = credit_of(usage.get("fallback_credit")) or self._credit
-        self._note_unread(usage, PLAIN | RARE, "")
+        is_read = {"iterations": isinstance(iterations, list), "server_tool_use": isinstance(tools, dict)}
+        self._note_unread(usage, PLAIN | RARE - {name for name, known in is_read.items() if not known}, "")
 
     def _merge_tools(self, tools: dict[str, Any]) -> None:
         """Merge the requests of the provider's tools."""
@@ -188,10 +205,9 @@ class UsageReader:
             tool = name.removesuffix(TOOL_SUFFIX)
             if tool != name and FIELD_NAME.fullmatch(tool) and (tool in self._tools or len(self._tools) < MOST_TOOLS):
                 self._tools[tool] = count
-        self._note_unread({name: value for name, value in tools.items() if not name.endswith(TOOL_SUFFIX)}, frozenset(),
-                          "server_tool_use.")  # fmt: skip
+        self._note_unread(tools, {tool + TOOL_SUFFIX for tool in self._tools}, "server_tool_use.")
 
-    def _note_unread(self, fields: dict[str, Any], known: frozenset[str], prefix: str) -> None:
+    def _note_unread(self, fields: dict[str, Any], known: Collection[str], prefix: str) -> None:
         """Note the fields that hold something and are not known."""
         for name, value in fields.items():
             if name not in known and value:
@@ -199,7 +215,7 @@ class UsageReader:
 
     def _add_unread(self, name: str) -> None:
         if len(self._unread) < MOST_UNREAD:
-            self._unread[name if FIELD_NAME.fullmatch(name) else "other"] = None
+            self._unread[name if FIELD_NAME.fullmatch(name) else OTHER_WORD] = None
 
     @property
     def tokens(self) -> TokenCounts:
@@ -271,6 +287,7 @@ class UsageReader:
     def _line_of(self, iteration: Any, own: UsageReading) -> UsageLine | None:
         """Return the line of an iteration; None if it is within the totals, or unknown."""
         if not isinstance(iteration, dict):
+            self._add_unread("iterations")
             return None
         name = text_or_empty(iteration.get("type"))
         kind = ITERATIONS.get(name)
@@ -319,10 +336,15 @@ def fallback_in(iterations: Iterable[Any]) -> str:
     return served[-1] if served else ""
 
 
+def is_figure(value: Any) -> bool:
+    """True if a value is a count that is valid, and not 0."""
+    return type(value) is int and 0 < value < FIGURE_LIMIT  # excludes bool
+
+
 def figures_in(fields: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """Yield the fields that are positive counts."""
     for name, value in fields.items():
-        if type(value) is int and 0 < value < FIGURE_LIMIT:  # excludes bool
+        if is_figure(value):
             yield name, value
 
 
@@ -333,6 +355,11 @@ def credit_of(told: Any) -> str:
         return ""
     word = text_or_empty(status.get("reason")) or text_or_empty(status.get("type"))
     return word if FIELD_NAME.fullmatch(word) else ""
+
+
+def word_in(text: str) -> str:
+    """Return a tier, speed or geography that is kept; what is none has no price."""
+    return text if len(text) <= WORD_CHARS and FIELD_NAME.fullmatch(text) else OTHER_WORD
 
 
 def text_or_empty(value: Any) -> str:

@@ -180,7 +180,7 @@ class ResponseRelay:
         return FinalPart(body.held)
 
     async def _batch_results(self, exchange: UpstreamExchange) -> FinalPart:
-        """The results of a batch: lines as they come, each recorded before it is sent."""
+        """The results of a batch: whole lines as they come, each recorded before any of it is sent."""
         request, upstream = exchange.request, exchange.upstream
         exchange.deadline.reschedule(None)
         upstream.decode()
@@ -189,10 +189,13 @@ class ResponseRelay:
         tap = BatchTap()
         async with self._passing(exchange) as (parts, body):
             async for part in parts:
-                await self._recorder.record_batch_items(request, exchange.plan, batch, tap.feed(part))
-                await body.write(part)
-        await self._recorder.record_batch_items(request, exchange.plan, batch, tap.finish())
-        return FinalPart(body.held)
+                items, ready = tap.feed(part)
+                await self._recorder.record_batch_items(request, exchange.plan, batch, items)
+                if ready:
+                    await body.write(ready)
+        items, rest = tap.finish()
+        await self._recorder.record_batch_items(request, exchange.plan, batch, items)
+        return FinalPart(body.held + rest)
 
     @contextlib.asynccontextmanager
     async def _passing(

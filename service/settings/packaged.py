@@ -51,11 +51,16 @@ def price_place(chosen: str, home: Path) -> Path | None:
 def read_prices(path: Path) -> ListFile:
     """Return the price list of a file. Raises SettingsError."""
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), ListFile)
+        return list_in(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: can't be read ({error.strerror}); correct CCPROXY_PRICES or remove it") from None
     except (ValueError, msgspec.ValidationError) as error:
         raise SettingsError(f"{path}: {error}; `ccproxy prices update` writes it anew, or remove it") from None
+
+
+def list_in(text: str) -> ListFile:
+    """Return the price list of a TOML text. Raises ValueError and msgspec.ValidationError."""
+    return msgspec.convert(tomllib.loads(text), ListFile)
 
 
 def model_limits(file: File, prices: PriceList) -> tuple[tuple[str, ModelLimits], ...]:

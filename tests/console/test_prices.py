@@ -203,6 +203,34 @@ def test_a_bad_file_changes_nothing(home: Path, tmp_path: Path, content: str, wo
     assert not (home / "prices.toml").exists()
 
 
+@pytest.mark.parametrize(
+    "sold",
+    [
+        model("claude-a", {"input_mtok": -1, "output_mtok": 1}),
+        model("claude-a", {"input_mtok": float("nan"), "output_mtok": 1}),
+        model("claude-a", {"input_mtok": float("inf"), "output_mtok": 1}),
+        model('claude-a"]\n[providers.anthropic.models."claude-opus-5', {"input_mtok": 0, "output_mtok": 0}),
+    ],
+    ids=["less than nothing", "no number", "endless", "a name that is TOML"],
+)
+def test_a_list_that_no_proxy_could_read_is_not_written(home: Path, tmp_path: Path, sold: dict[str, Any]) -> None:
+    """Or would read as another one: a proxy with a broken list does not start."""
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps(source(sold)), encoding="utf-8")
+    updated = ccproxy("update", str(file))
+    assert updated.exit_code == 1
+    assert "nothing was changed" in updated.output
+    assert "Traceback" not in updated.output
+    assert not (home / "prices.toml").exists()
+
+
+def test_a_price_is_written_to_its_last_digit(tmp_path: Path) -> None:
+    """A model may cost less than a millionth of a dollar, and some cents."""
+    file = tmp_path / "list.toml"
+    file.write_text(as_toml(made(model("claude-a", {"input_mtok": 12.3456789, "output_mtok": 1}))), encoding="utf-8")
+    assert read_prices(file).providers["anthropic"].models["claude-a"].standard[0].input == 12.3456789
+
+
 @pytest.mark.usefixtures("home")
 def test_without_the_library_the_mend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no part of an installation."""

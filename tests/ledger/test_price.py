@@ -3,10 +3,11 @@
 from datetime import date
 from typing import Any
 
+import msgspec
 import pytest
 
 from service.ledger.events import TokenCounts
-from service.ledger.price import ANY_FAMILY, PriceList, Rates, bound_of, cost_nusd, rates_for
+from service.ledger.price import ANY_FAMILY, MOST_NUSD, PriceList, Rates, bound_of, cost_nusd, rates_for
 from service.ledger.price_list import (
     DatedRates,
     ListedModel,
@@ -237,3 +238,38 @@ def test_what_has_no_price_counts_at_the_highest_of_its_family_provider_or_all()
     assert highest("unheard", "three") == [7, 9, 20, 7, 7]
     assert bound_of(PriceList(), "claude", "one") is None
     assert prices.bounds[ANY_FAMILY] == Rates(*(round(usd * 10**9) for usd in (7, 9, 20, 7, 7)))
+
+
+def test_no_usage_costs_more_than_postgres_can_hold() -> None:
+    """Figures are a provider's: one answer of a hostile one must not stop the ledger of all."""
+    prices = prices_of(rates(**SONNET))
+    most = 10**12 - 1
+    assert cost_nusd(TokenCounts(1), MODEL, prices, tools={"web_search": most}) == MOST_NUSD
+    assert cost_nusd(TokenCounts(*[most] * 5), MODEL, prices) == MOST_NUSD
+    assert MOST_NUSD * 4_096 < 2**63, "some thousand of them in one hour"
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 1e300])
+@pytest.mark.parametrize("field", ["input", "over_factor", "fast_factor"])
+def test_a_price_is_an_amount(field: str, value: float) -> None:
+    """Not less than nothing, which would pay for other usage, and no more than can be counted."""
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(ONE | {field: value}, Price)
+
+
+@pytest.mark.parametrize("field", ["tiers", "geos", "tools"])
+def test_a_factor_is_an_amount(field: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({field: {"x": -0.5}}, ListedProvider)
+
+
+def test_a_model_of_a_list_has_a_standard_price() -> None:
+    """Other prices are in relation to it."""
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"standard": [], "fast": [ONE]}, ListedModel)
+
+
+def test_a_fast_mode_of_a_free_model_has_no_factor() -> None:
+    """So that a price of the settings has none, unless it says so."""
+    free = prices_of(rates(output=0), own={MODEL: Price(1, 1, 1, 1, 1)}, fast=(rates(),))
+    assert cost_nusd(TokenCounts(1), MODEL, free, speed="fast") is None

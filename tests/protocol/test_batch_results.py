@@ -34,17 +34,22 @@ def test_any_cut_gives_the_same_items(cuts: list[int], ends_with_a_break: bool) 
     whole = RESULTS + (b"\n" if ends_with_a_break else b"")
     edges = sorted({0, *cuts, len(whole)})
     tap = BatchTap()
-    found = [item for start, end in itertools.pairwise(edges) for item in tap.feed(whole[start:end])]
-    assert found + tap.finish() == ITEMS
+    parts = [tap.feed(whole[start:end]) for start, end in itertools.pairwise(edges)]
+    parts.append(tap.finish())
+    assert [item for items, _ in parts for item in items] == ITEMS
+    assert b"".join(ready for _, ready in parts) == whole
+    assert all(ready.endswith(b"\n") for _, ready in parts[:-1] if ready), "a line is held back until it is whole"
 
 
 def test_a_line_over_the_limit_passes_uncounted_and_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded: a line that is too long is passed over, the next one counts."""
     monkeypatch.setattr(batches, "LINE_BYTES", 300)
     tap = BatchTap()
-    assert tap.feed(b"x" * 400) == []
-    assert tap.feed(b"y" * 400) == []
-    assert tap.feed(b"z\n" + line("a", input_tokens=3, output_tokens=4) + b"\n") == ITEMS[:1]
+    assert tap.feed(b"x" * 400) == ([], b"x" * 400)
+    assert tap.feed(b"y") == ([], b"y")
+    last = b"z\n" + line("a", input_tokens=3, output_tokens=4) + b"\n"
+    assert tap.feed(last) == (ITEMS[:1], last)
+    assert tap.finish() == ([], b"")
 
 
 @pytest.mark.parametrize(("size", "counted"), [(300, True), (301, False)])
@@ -59,8 +64,9 @@ def test_a_line_of_just_the_limit_counts(
     monkeypatch.setattr(batches, "LINE_BYTES", 300)
     whole = line("a", input_tokens=3, output_tokens=4).ljust(size)
     tap = BatchTap()
-    found = tap.feed(whole) + tap.feed(ends) + tap.finish()
-    assert found == (ITEMS[:1] if counted else [])
+    parts = (tap.feed(whole), tap.feed(ends), tap.finish())
+    assert [item for items, _ in parts for item in items] == (ITEMS[:1] if counted else [])
+    assert b"".join(ready for _, ready in parts) == whole + ends
 
 
 @pytest.mark.parametrize(
@@ -82,7 +88,8 @@ def test_an_item_without_usage_counts_by_its_size(
     """Four bytes of its content to a token; its request is not known here, and counts as one."""
     message = {"type": "message", "model": "m", "usage": usage, "content": content}
     raw = msgspec.json.encode({"custom_id": "a", "result": {"type": "succeeded", "message": message}})
-    assert BatchTap().feed(raw + b"\n") == [BatchItem("a", UsageReading(tokens, "m", estimated=estimated))]
+    items, _ = BatchTap().feed(raw + b"\n")
+    assert items == [BatchItem("a", UsageReading(tokens, "m", estimated=estimated))]
 
 
 def test_the_end_of_a_line_over_the_limit_is_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,5 +97,5 @@ def test_the_end_of_a_line_over_the_limit_is_no_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(batches, "LINE_BYTES", 300)
     tap = BatchTap()
     item = line("a", input_tokens=3, output_tokens=4)
-    assert tap.feed(b"x" * 400) + tap.feed(item + b"\n") == []
-    assert tap.feed(item + b"\n") == ITEMS[:1]
+    assert tap.feed(b"x" * 400)[0] + tap.feed(item + b"\n")[0] == []
+    assert tap.feed(item + b"\n")[0] == ITEMS[:1]

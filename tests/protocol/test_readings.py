@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from service.ledger.events import TokenCounts
 from service.protocol.content_sample import ContentSample
 from service.protocol.resource_totals import ToldObject, TotalsTap, reading_of, session_of, told_object
 from service.protocol.text_tokens import letters_beyond
-from service.protocol.usage_reader import UsageReader
+from service.protocol.usage_reader import MOST_TOOLS, UsageReader
 
 
 def told(**fields: Any) -> ToldObject:
@@ -58,6 +59,61 @@ def test_a_refusal_before_output_is_not_plain() -> None:
     reader = UsageReader()
     reader.merge({"input_tokens": 1})
     assert not reader.reading("claude-opus-5", unbilled=True).is_plain
+
+
+PLAIN = {"input_tokens": 1, "output_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("usage", "unread"),
+    [
+        ({"output_tokens": -2}, ["output_tokens"]),
+        ({"output_tokens": 2.0}, ["output_tokens"]),
+        ({"input_tokens": "9", "output_tokens": [9]}, ["input_tokens", "output_tokens"]),
+        ({"cache_read_input_tokens": 10**13}, ["cache_read_input_tokens"]),
+        ({"cache_creation_input_tokens": {"a": 1}}, ["cache_creation_input_tokens"]),
+        ({"cache_creation": [1]}, ["cache_creation"]),
+        (
+            {"cache_creation": {"ephemeral_1h_input_tokens": "9", "output_tokens": 9}},
+            ["cache_creation.ephemeral_1h_input_tokens", "cache_creation.output_tokens"],
+        ),
+        ({"speed": {"name": "fast"}, "service_tier": True}, ["speed", "service_tier"]),
+        ({"server_tool_use": [1]}, ["server_tool_use"]),
+        ({"server_tool_use": {"web_search_requests": "3"}}, ["server_tool_use.web_search_requests"]),
+        ({"iterations": {"type": "message"}}, ["iterations"]),
+        ({"iterations": [5]}, ["iterations"]),
+        ({"iterations": [{"type": "advisor_message", "output_tokens": -1}]}, ["iterations.output_tokens"]),
+        (dict.fromkeys(("input_tokens", "cache_creation", "iterations", "server_tool_use", "speed")), []),
+        ({"cache_read_input_tokens": 0, "iterations": [], "server_tool_use": {}, "speed": ""}, []),
+    ],
+)
+def test_a_value_that_is_none_is_told(usage: dict[str, Any], unread: list[str]) -> None:
+    """It counts nothing, and whoever reads the status learns why."""
+    reader = UsageReader()
+    reader.merge(PLAIN)
+    reader.merge(usage)
+    reading = reader.reading("m")
+    assert (list(reading.unread), reading.tokens, reading.more) == (unread, TokenCounts(1, 2), ())
+
+
+def test_a_tool_beyond_those_that_are_kept_is_told() -> None:
+    reader = UsageReader()
+    reader.merge({"server_tool_use": {f"tool{number}_requests": 1 for number in range(MOST_TOOLS + 1)}})
+    reading = reader.reading("m")
+    assert (len(reading.tools), reading.unread) == (MOST_TOOLS, (f"server_tool_use.tool{MOST_TOOLS}_requests",))
+
+
+@pytest.mark.parametrize("word", ["fa\0st", "fast\n", "x" * 33, "f\u200bst", "\x1b[2J"])
+def test_a_word_that_is_none_has_no_price_and_is_not_kept(word: str) -> None:
+    """Postgres reads no NUL in JSON, and people read words in a terminal."""
+    reader = UsageReader()
+    reader.merge(PLAIN | {"speed": word, "service_tier": word, "inference_geo": word})
+    reading = reader.reading("m")
+    assert (reading.speed, reading.tier, reading.geo) == ("other", "other", "other")
+    session = told(type="session", id="s1", usage=PLAIN, agent={"model": {"id": "m", "speed": word}})
+    total = reading_of("/v1/sessions/s1", session)
+    assert total is not None
+    assert total.speed == "other"
 
 
 def test_letters_beyond_the_first_four_are_counted() -> None:

@@ -393,13 +393,29 @@ def test_a_new_tap_has_seen_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("usage", "reported"),
-    [({"output_tokens": 1}, True), ({"output_tokens": 0}, False), ({"input_tokens": 5}, False), ({}, False)],
+    [
+        ({"output_tokens": 1}, True),
+        ({"output_tokens": 0}, False),
+        ({"input_tokens": 5}, False),
+        ({}, False),
+        ({"output_tokens": -9}, False),
+        ({"output_tokens": 9.0}, False),
+        ({"output_tokens": "9"}, False),
+        ({"output_tokens": 10**13}, False),
+    ],
 )
-def test_the_whole_use_is_reported_with_an_output(usage: dict[str, int], reported: bool) -> None:  # noqa: FBT001 - a case
+def test_the_whole_use_is_reported_with_an_output(usage: dict[str, Any], reported: bool) -> None:  # noqa: FBT001 - a case
     """Providers that report as they go begin with zeros; a report stays one, whatever follows."""
-    last = event("message_delta", delta={}, usage=usage)
-    assert tapped(start({}), last).reported is reported
-    assert tapped(start({}), event("message_delta", usage={"output_tokens": 3}), last).reported is True
+    last = event("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
+    assert tapped(start({}), DELTA, last).reported is reported
+    assert tapped(start({}), DELTA, event("message_delta", usage={"output_tokens": 3}), last).reported is True
+
+
+def test_a_figure_in_the_middle_is_not_of_the_whole() -> None:
+    """Until the stream says why it has stopped, or is complete."""
+    part = event("message_delta", delta={}, usage={"output_tokens": 3})
+    assert tapped(start({}), part, DELTA).reported is False
+    assert tapped(start({}), part, DELTA, event("message_stop")).reported is True
 
 
 @pytest.mark.parametrize(("figure", "counted"), [(10**12 - 1, 10**12 - 1), (10**12, 0), (1, 1), (0, 0), (-1, 0)])

@@ -50,6 +50,7 @@ START = event("message_start", message={"usage": {"input_tokens": 7, "output_tok
 BLOCK = event("content_block_start", content_block={"type": "text", "text": ""})
 DELTA = event("content_block_delta", delta={"type": "text_delta", "text": " word" * 100})
 THINKING = event("content_block_start", content_block={"type": "thinking", "thinking": ""})
+SO_FAR = event("message_delta", delta={}, usage={"output_tokens": 3})
 STOP = event("message_stop")
 REQUEST = msgspec.json.encode({"messages": [{"role": "user", "content": "x" * 400}]})
 
@@ -65,7 +66,7 @@ def thought(text: str) -> bytes:
     return event("content_block_delta", delta={"type": "thinking_delta", "thinking": text})
 
 
-def reported(output: int, thinking: int | None = None) -> bytes:
+def reported(output: object, thinking: int | None = None) -> bytes:
     """The last report of a stream."""
     details = {} if thinking is None else {"output_tokens_details": {"thinking_tokens": thinking}}
     return event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": output, **details})
@@ -96,6 +97,18 @@ def read(*parts: bytes, estimator: UsageEstimator | None = None, took_ms: int = 
             [START, BLOCK, DELTA, reported(1), STOP], TokenCounts(input=7, output=1), False, id="reported, as it is"
         ),
         pytest.param([BLOCK, DELTA, STOP], TokenCounts(input=100, output=78), True, id="an end without a report"),
+        pytest.param(
+            [START, BLOCK, SO_FAR, DELTA], TokenCounts(input=7, output=78), True, id="left behind a report of a part"
+        ),
+        pytest.param(
+            [START, BLOCK, SO_FAR, DELTA, STOP], TokenCounts(input=7, output=3), False, id="complete, as it is"
+        ),
+        *(
+            pytest.param(
+                [START, BLOCK, DELTA, reported(invalid), STOP], TokenCounts(input=7, output=78), True, id=f"{invalid!r}"
+            )
+            for invalid in (-5, 9.5, "9", [9], 10**13)
+        ),
     ],
 )
 def test_what_a_stream_has_not_reported_is_estimated(parts: list[bytes], tokens: TokenCounts, estimated: bool) -> None:  # noqa: FBT001 - a case

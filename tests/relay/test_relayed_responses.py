@@ -12,7 +12,7 @@ from service.http1.upstream import UpstreamError
 from service.ledger.events import BatchItemUsed, ResourceCreated
 from service.relay.ownership import home_of
 from tests.support.fake_upstream import MESSAGE, error, reply, stream
-from tests.support.relay_harness import ASK, BOTH, ONLY_ANTHROPIC, RelayFactory, RelayHarness
+from tests.support.relay_harness import ASK, BOTH, ONLY_ANTHROPIC, MemoryClient, RelayFactory, RelayHarness
 from tests.support.streams import DELTA, END, START
 from tests.support.virtual_time import advance
 
@@ -149,6 +149,21 @@ async def test_the_results_of_a_batch_are_recorded_line_by_line(relays: RelayFac
         ("b", BATCH, 9),
     ]
     assert relay.ended == [("anthropic", "ok", "")]
+
+
+async def test_an_item_of_a_batch_is_not_sent_before_it_is_recorded(relays: RelayFactory) -> None:
+    """Nobody has nearly all of an item for nothing, by leaving before its line ends."""
+    relay, client, first = relays.make(ONLY_ANTHROPIC), MemoryClient(), line("a")
+    broken_off = (first[:-2], first[-2:] + line("b")[:-2], 3_600.0)
+    relay.upstream.script(stream(*broken_off, content_type="application/x-jsonl"))
+    path, ids = f"/v1/messages/batches/{BATCH}/results", (BATCH,)
+    asking = asyncio.create_task(relay.ask(b"", path, client, endpoint="batches", resource_ids=ids, **GET))
+    await advance(1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert client.body == first
+    assert [event.custom_id for _, event in relay.events if isinstance(event, BatchItemUsed)] == ["a"]
 
 
 async def test_files_and_containers_of_an_answer_are_recorded(relays: RelayFactory) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from service.ledger.events import TokenCounts
@@ -15,8 +16,8 @@ from tests.fakes.admin_api import ADMIN_KEY, CENTS_PER_MTOK, FakeAdminApi, day_a
 from tests.support.stream_factories import NOON_MS, append, ended
 from tests.workers.conftest import Bench
 from workers import cli
-from workers.invoice import MOST_TRIES, AdminApi, InvoiceError
-from workers.reconcile import Amounts, Line, days_of, judged
+from workers.invoice import MOST_TRIES, AdminApi, InvoiceError, Page, UsageResult
+from workers.reconcile import Amounts, Line, days_of, invoice_of, judged
 
 Run = Callable[..., tuple[int, str]]
 DAY_MS = 86_400_000
@@ -294,6 +295,16 @@ def line(day: str, ledger: int, invoice: int) -> Line:
     return Line(day, MODEL, Amounts(input=ledger), Amounts(input=invoice), 0, prepaid=False)
 
 
+def test_days_of_the_invoice_are_those_of_utc() -> None:
+    """Whatever zone its times are in."""
+    rows = [{"model": MODEL, "output_tokens": 1}]
+    page = {"data": [{"starting_at": "2026-09-11T02:00:00+02:00", "results": rows},
+                     {"starting_at": "2026-09-11T23:00:00-01:00", "results": rows},
+                     {"starting_at": "2026-09-13T00:00:00", "results": rows}]}  # fmt: skip
+    invoice = invoice_of([msgspec.convert(page, Page[UsageResult])], [])
+    assert [item.day for item in invoice.items] == ["2026-09-11", "2026-09-12", "2026-09-13"]
+
+
 @pytest.mark.parametrize(
     ("days", "beyond"),
     [
@@ -301,12 +312,14 @@ def line(day: str, ledger: int, invoice: int) -> Line:
         ([(100, 80), (100, 120)], [False, False]),
         ([(100, 80), (100, 100), (100, 120)], [True, False, True]),
         ([(100, 80), (100, 80)], [True, True]),
+        ([(100, 120), (100, 80), (100, 120)], [False, False, True]),
+        ([(100, 120), (100, 80), (100, 80), (100, 120)], [False] * 4),
         ([(10, 5), (100_000, 100_000)], [True, False]),
         ([(0, 7)], [True]),
     ],
 )
 def test_midnight_makes_no_difference(days: list[tuple[int, int]], beyond: list[bool]) -> None:
-    """A request that spans it may be on either day; a large neighbour hides nothing."""
+    """A request that spans it may be on either day; a large neighbour hides nothing, and each day evens out one."""
     lines = [line(f"2026-09-1{number}", *sides) for number, sides in enumerate(days)]
     assert [bool(one.beyond) for one in judged(lines, 1.0)] == beyond
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from service.ledger.events import (
     UsageLine,
     UsageRepriced,
 )
-from service.settings.packaged import packaged_prices
+from service.ledger.price import cost_nusd
+from service.ledger.price_list import price_list
+from service.settings.packaged import packaged_prices, read_prices
 from tests.support.stream_factories import NOON_MS, STREAM, append, ended, new_id, started
 from tests.workers.conftest import Bench
 from workers import cli
@@ -219,6 +222,23 @@ def test_growth_of_running_totals_is_priced_as_it_was_booked(bench: Bench, comma
     assert cells(bench) == {("house", "alice"): (30 * 2_000 + 5 * 4_000, 0, 0), ("claude-opus-5", "bob"): (55, 0, 0)}
     assert reprice(command)["changed"] == 0
     assert bench.verify().ok
+
+
+def test_usage_is_priced_again_at_the_time_of_its_first_price(bench: Bench, command: Run, tmp_path: Path) -> None:
+    """That of its end, whenever it began: where a price has changed meanwhile, the same list changes nothing."""
+    chosen = tmp_path / "list.toml"
+    day = "{ since = 2026-09-02, input = 2, output = 0, cache_read = 0, cache_write_5m = 0, cache_write_1h = 0 }"
+    before = day.replace("since = 2026-09-02, input = 2", "input = 1")
+    listed = f'version = "x"\n[providers.anthropic.models.house-a]\nstandard = [{before}, {day}]\n'
+    chosen.write_text(listed, encoding="utf-8")
+    prices = price_list(read_prices(chosen), {}, {})
+    end_ms = int(datetime(2026, 9, 2, tzinfo=UTC).timestamp() * 1000) + 1_000
+    cost = cost_nusd(TokenCounts(10), "house-a", prices, at_ms=end_ms)
+    event = ended(1, at_ms=end_ms, model_sent="house-a", tokens=TokenCounts(10), cost_nusd=cost)
+    append(bench.redis, [msgspec.structs.replace(event, started_at_ms=end_ms - 60_000)])
+    bench.project()
+    (tmp_path / "ccproxy.toml").write_text(f'[env]\nCCPROXY_PRICES = "{chosen}"\n', encoding="utf-8")
+    assert (cost, reprice(command)["changed"]) == (20_000, 0)
 
 
 def test_a_rebuild_has_the_new_prices(used: Bench, command: Run) -> None:
