@@ -33,6 +33,10 @@ class UnusableProxy(Exception):
     """A variable that is not the URL of a proxy; the message names it, and repeats no password."""
 
 
+class UnusableCertificates(OSError):
+    """Certificates that can't be loaded; the message names the variable."""
+
+
 class Proxy(NamedTuple):
     """A proxy, and the variable that names it."""
 
@@ -60,13 +64,16 @@ def no_proxy_for_clients(url: str, environ: Mapping[str, str]) -> str:
     return ",".join((*direct[:1], host)) if is_caught and not names_host(" ".join(direct), url) else ""
 
 
-def proxy_mistakes(urls: Iterable[str]) -> tuple[str, ...]:
-    """Return what is wrong with the proxies by which these URLs would be reached, each mistake once."""
+def egress_mistakes(urls: Iterable[str]) -> tuple[str, ...]:
+    """Return what is wrong with the proxies by which these URLs would be reached, and with the certificates that would
+    be trusted there, each mistake once."""
     found: dict[str, None] = {}
     for url in urls:
         try:
             proxy_for(url)
-        except UnusableProxy as error:
+            if urlsplit(url).scheme == "https":
+                tls_context()
+        except (UnusableProxy, UnusableCertificates) as error:
             found[str(error)] = None
     return tuple(found)
 
@@ -96,12 +103,19 @@ def variable_of(scheme: str) -> str:
 
 
 def tls_context() -> ssl.SSLContext:
-    """Return a context for clients. Raises OSError if the file of the certificates can't be read."""
+    """Return a context for clients. Raises UnusableCertificates."""
     return with_certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
 
 def with_certificates(context: C) -> C:
-    """Let a context trust this process's certificates. Raises OSError."""
+    """Let a context trust this process's certificates. Raises UnusableCertificates."""
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-    context.load_verify_locations(file or (None if folder else certifi.where()), folder or None)
+    try:
+        context.load_verify_locations(file or (None if folder else certifi.where()), folder or None)
+    except ssl.SSLError:
+        raise UnusableCertificates(f"SSL_CERT_FILE: {file} has no certificate in PEM format; correct it") from None
+    except OSError as error:
+        raise UnusableCertificates(f"SSL_CERT_FILE: {file} can't be read ({error.strerror}); correct it") from None
+    if folder and not file and not any(map(os.path.isdir, folder.split(os.pathsep))):
+        raise UnusableCertificates(f"SSL_CERT_DIR: {folder} is no folder; correct it")
     return context

@@ -26,7 +26,7 @@ from msgspec import Struct
 from service import app
 from service.drain import Drain
 from service.edge.connection import ClientConnection
-from service.egress import proxy_mistakes
+from service.egress import egress_mistakes
 from service.errors import ProxyError
 from service.settings import LogLevel, Settings, from_variables
 from service.telemetry.log import set_up, show_in_program
@@ -279,7 +279,7 @@ def serve_forever(
 
 def log_notices(settings: Settings) -> None:
     """Log what is worth knowing of the settings, and what is wrong with the proxies that the environment names."""
-    for notice in (*settings.notices, *proxy_mistakes(settings.outward_urls)):
+    for notice in (*settings.notices, *egress_mistakes(settings.outward_urls)):
         log.warning(notice)
 
 

@@ -4,6 +4,7 @@ Joins as an entry point of the group `ccproxy.checks`, since the proxy opens no 
 whether it is right (None: a note), and words. Not here: the Redis of the ledger (`service.commands.check_redis`).
 """
 
+import re
 import secrets
 from collections.abc import Iterator
 from typing import Any, Final
@@ -22,9 +23,17 @@ from workers.store import QUERIES, PostgresAddress, connect
 
 Finding = tuple[str, bool | None, str]
 PATTERNS: Final = "~rq:* &rq:*"
+SHORT: Final = 8
+"""Passwords with fewer characters may be parts of usual words."""
 MENDS: Final = (
     ("received invalid response", "it is no Postgres; correct {0}"),
     ("expected authentication request", "it is no Postgres; correct {0}"),
+    ("too many c", "raise max_connections, or the limit of the user or database that {0} names"),
+    ("connection slots", "raise max_connections of the server that {0} names"),
+    ("not permitted to log in", "allow it (ALTER ROLE ... LOGIN), or name another user in {0}"),
+    ("starting up", "wait until it has started"),
+    ("shutting down", "start it again"),
+    ("not accepting connections", "wait until it has recovered, or correct {0}"),
     ("password authentication failed", "correct user and password in {0}"),
     ("no password supplied", "write the password into {0}: postgresql://user:password@host/database"),
     ("does not exist", "create it, or correct {0}"),
@@ -118,10 +127,17 @@ def grant_mend(connection: psycopg.Connection) -> str:
 def login_words(error: Exception, postgres: PostgresAddress, variable: str) -> str:
     """Describe why nobody could log in, with its mend."""
     words = " ".join(str(error).split()) or type(error).__name__
-    if password := str(conninfo_to_dict(postgres.url).get("password") or ""):
-        words = words.replace(password, "***")
     mend = next((mend for part, mend in MENDS if part in words), "start it, or correct {0}")
-    return f"{words}; {mend.format(variable)}"
+    password = str(conninfo_to_dict(postgres.url).get("password") or "")
+    return f"{without(password, words)}; {mend.format(variable)}"
+
+
+def without(password: str, words: str) -> str:
+    """Mask a password. A short one only as a word of its own: within others its letters would tell it."""
+    if not password:
+        return words
+    pattern = re.escape(password)
+    return re.sub(pattern if len(password) >= SHORT else rf"(?<!\w){pattern}(?!\w)", "***", words)
 
 
 # -- the queue

@@ -6,6 +6,7 @@ as an entry point. Not here: fixing anything, requests to providers (`check_live
 """
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -21,7 +22,7 @@ from redis.exceptions import RedisError
 
 from service.commands.check_redis import check_redis
 from service.commands.finding import Finding
-from service.egress import UnusableProxy, proxy_for, proxy_mistakes
+from service.egress import UnusableProxy, egress_mistakes, proxy_for
 from service.fleet.control_stream import read_control
 from service.fleet.status import open_fleet
 from service.http1.upstream import UpstreamClient, UpstreamError
@@ -63,9 +64,10 @@ async def check_all(settings: Settings, redis_url: str | None, progress: Progres
         await upstream.close()
     return [
         check_home(settings.home),
+        *check_listening(settings),
         *(Finding("notice", None, words) for words in settings.notices),
         *balancer_notes(settings),
-        *(Finding("egress", False, words) for words in proxy_mistakes(settings.outward_urls)),
+        *(Finding("egress", False, words) for words in egress_mistakes(settings.outward_urls)),
         *found,
     ]
 
@@ -143,6 +145,22 @@ def check_home(home: Path) -> Finding:
         return Finding("home", False, words)
 
 
+def check_listening(settings: Settings) -> list[Finding]:
+    """Check that the proxy may listen where it is to. An address in use is no fault: the proxy may be running."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((settings.host, settings.port))
+    except PermissionError:
+        return [Finding("listen", False, f"port {settings.port} is for root only; set PROXY_PORT to 1024 or higher")]
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            why = error.strerror or str(error)
+            words = f"can't listen on {settings.host} ({why}); set PROXY_HOST to an address of this machine"
+            return [Finding("listen", False, words)]
+    return []
+
+
 def is_open_to_changes(folder: Path) -> bool:
     """True if others may rename or replace files in a folder; in a sticky one, such as /tmp, they may not."""
     mode = folder.stat().st_mode
@@ -187,19 +205,22 @@ async def reach(what: str, url: str, upstream: UpstreamClient) -> Finding:
     except UnusableProxy as error:
         return Finding(what, False, str(error))
     except UpstreamError as error:
-        return Finding(what, False, unreachable(f"{place}{way}", str(error)))
-    except OSError as error:
-        return Finding(what, False, f"the certificates of SSL_CERT_FILE can't be read ({error.strerror or error})")
+        return Finding(what, False, unreachable(f"{place}{way}", str(error), proxy.variable if proxy else ""))
     return Finding(what, True, f"{place} is reachable{way}")
 
 
-def unreachable(place: str, words: str) -> str:
-    """Describe a connection that failed, with its mend."""
+def unreachable(place: str, words: str, variable: str) -> str:
+    """Describe a connection that failed, with its mend. `variable` names the proxy, "" if there is none."""
+    if words.startswith("SSL_CERT_"):
+        return f"{place}: {words}"
     if "CERTIFICATE_VERIFY_FAILED" in words:
         return f"{place}: the certificate is not trusted ({words}); set SSL_CERT_FILE to the file with its CA"
     if "407" in words:
         return f"{place} can't be reached ({words}); the proxy wants a user and password in its URL"
-    return f"{place} can't be reached ({words}); correct the address, or set HTTPS_PROXY if a proxy leads there"
+    other = (
+        f"correct {variable}, or name the host in NO_PROXY" if variable else "set HTTPS_PROXY if a proxy leads there"
+    )
+    return f"{place} can't be reached ({words}); correct the address, or {other}"
 
 
 def check_login(route: Route, settings: Settings) -> tuple[bool, str]:
@@ -229,7 +250,8 @@ def look_at_expiry(tokens: OAuthTokens, *, shared: bool, can_write: bool) -> tup
     if shared:
         return True, f"{state}; refreshed by another host"
     why = "the file is not writable" if tokens.refresh_token else "there is no refresh token"
-    return left_s > 0, f"{state}, and the proxy can't refresh it: {why}; log in with Claude Code again when it expires"
+    when = "again when it expires" if left_s > 0 else "again"
+    return left_s > 0, f"{state}, and the proxy can't refresh it: {why}; log in with Claude Code {when}"
 
 
 async def is_self(url: str, settings: Settings) -> bool:

@@ -14,7 +14,7 @@ from urllib.request import getproxies
 
 import httpx
 
-from service.egress import Proxy, UnusableProxy, proxy_for, tls_context
+from service.egress import Proxy, UnusableCertificates, UnusableProxy, proxy_for, tls_context
 from service.http1.client import Http1Transport, HttpTimeouts
 from service.http1.connection import StaleSocket
 from service.http1.connector import SOCKET_OPTIONS
@@ -28,7 +28,7 @@ LIMITS = httpx.Limits(max_connections=1_000, max_keepalive_connections=100, keep
 
 Headers = Sequence[tuple[bytes, bytes]]
 Content = bytes | AsyncIterator[bytes]
-FAILURES = (httpx.TransportError, ssl.SSLError, UnusableProxy, httpx.InvalidURL)
+FAILURES = (httpx.TransportError, ssl.SSLError, UnusableProxy, UnusableCertificates, httpx.InvalidURL)
 
 
 class UpstreamError(Exception):

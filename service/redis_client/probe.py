@@ -13,6 +13,7 @@ from msgspec import Struct
 from redis.exceptions import (
     AuthenticationError,
     InvalidResponse,
+    MovedError,
     NoPermissionError,
     RedisError,
     ResponseError,
@@ -31,6 +32,14 @@ IN_PIPELINE = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ")
 """What redis-py sets before a refusal: the whole command, with all that it would have written."""
 SUBCOMMANDS = frozenset(("CLIENT", "SCRIPT", "CONFIG", "INFO"))
 """Commands whose first word says too little."""
+MENDS = (
+    ("max number of clients", "raise its maxclients, or end what holds its connections (CLIENT LIST)"),
+    ("loading the dataset", "wait until it has read its data"),
+    ("protected mode", "set a password on it (requirepass), and write it into {0}"),
+    ("busy running a script", "wait, or end the script (SCRIPT KILL)"),
+    ("No master found", "correct the primary's name in {0}, or start the Sentinels and the primary"),
+)
+"""Parts of messages, and the mend."""
 
 
 class RefusedCommand(Struct, frozen=True):
@@ -138,8 +147,8 @@ def login_failure(error: Exception, place: RedisAddress, variable: str) -> str:
     words = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, AuthenticationError):
         return f"{place.shown} refuses the login ({words}); {login_mend(words, place, variable)}"
-    if isinstance(error, InvalidResponse):
-        return f"{place.shown} is no Redis: it answers in another protocol; correct {variable}"
+    if found := wrong_kind(error, words, place, variable):
+        return found
     if "CERTIFICATE_VERIFY_FAILED" in words:
         return f"{place.shown}: the certificate is not trusted ({words}); name its CA: {variable}=...?ssl_ca_certs=FILE"
     if isinstance(error, Silent):
@@ -147,7 +156,25 @@ def login_failure(error: Exception, place: RedisAddress, variable: str) -> str:
         return f"{place.shown} does not answer as Redis does within {TIMEOUT_S:.0f} s; {mend}"
     if "closed" in words or "reset by peer" in words:
         return f"{place.shown} closes the connection: it is no Redis, or wants TLS (rediss://); correct {variable}"
-    return f"{place.shown} can't be used ({words}); start it, or correct {variable}"
+    return f"{place.shown} can't be used {usual_mend(words, variable)}"
+
+
+def wrong_kind(error: Exception, words: str, place: RedisAddress, variable: str) -> str:
+    """Describe a server of another kind than the address says, "" if it is of that kind."""
+    if isinstance(error, MovedError):
+        return f"{place.shown} is a node of a Redis Cluster; use redis+cluster:// in {variable}"
+    if place.kind == "cluster" and (isinstance(error, InvalidResponse) or "Cluster mode is not enabled" in words):
+        return f"{place.shown} is no Cluster; use redis:// in {variable} if it is a single server"
+    if isinstance(error, InvalidResponse):
+        return f"{place.shown} is no Redis: it answers in another protocol; correct {variable}"
+    return ""
+
+
+def usual_mend(words: str, variable: str) -> str:
+    """Return the words of an error, in brackets, and how it is mended."""
+    words = words.partition(" : <")[0]  # after it, redis-py describes its own objects
+    mend = next((mend for part, mend in MENDS if part in words), "start it, or correct {0}")
+    return f"({words}); {mend.format(variable)}"
 
 
 def failure_words(error: Exception, place: RedisAddress, variable: str) -> str:
@@ -160,7 +187,8 @@ def failure_words(error: Exception, place: RedisAddress, variable: str) -> str:
         what = f"run {command.upper()}" if command else "use its keys or channels"
         mend = f"+{command}" if command else f"~{PREFIX}:* &{PREFIX}:*"
         return f"{place.shown}: user {user} may not {what} ({words}); allow it: ACL SETUSER {user} {mend}"
-    if isinstance(error, ResponseError):
+    is_named = isinstance(error, MovedError) or any(part in words for part, _ in MENDS)
+    if isinstance(error, ResponseError) and not is_named:
         return f"{place.shown} refuses a command ({words}); {server_mend(words)}"
     return login_failure(error, place, variable)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from dotenv import dotenv_values
+from dotenv.parser import Binding, parse_stream
 from msgspec import Meta, Struct, field
 
 from service.errors import SettingsError
@@ -74,7 +74,7 @@ def with_secret_files(variables: dict[str, str], names: Iterable[str]) -> dict[s
 def secret_in(place: str, path: Path) -> str:
     """The content of a file that holds a secret, without the trailing line break of editors."""
     try:
-        return expanded(str(path)).read_text(encoding="utf-8").strip()
+        return expanded(str(path)).read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError:
         raise SettingsError(f"{place}: {path} is not a text file") from None
     except OSError as error:
@@ -83,14 +83,36 @@ def secret_in(place: str, path: Path) -> str:
 
 def read_dotenv(path: Path) -> dict[str, str]:
     """The variables of a `.env` file, as python-dotenv reads it; `$NAME` stays as it is, since passwords have `$`."""
+    return {one.key: one.value for one in dotenv_lines(path) if one.key and one.value is not None}
+
+
+def unread_lines(path: Path) -> list[str]:
+    """A notice for each line of a `.env` file that sets nothing, which python-dotenv passes over. Repeats nothing of
+    it: it may be a secret."""
+    return [
+        f"line {line_of(one)} of {path} has no effect: it is not written as NAME=value, or a quote is not closed"
+        for one in dotenv_lines(path)
+        if one.error or (one.key and one.value is None)
+    ]
+
+
+def line_of(line: Binding) -> int:
+    """The number of a line; python-dotenv counts from the empty ones before it."""
+    text = line.original.string
+    return line.original.line + text[: len(text) - len(text.lstrip())].count("\n")
+
+
+def dotenv_lines(path: Path) -> list[Binding]:
+    """The lines of a `.env` file, none without one. Raises SettingsError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: can't be read ({error}); fix or remove it") from None
-    found = dotenv_values(stream=StringIO(text), interpolate=False)
-    return {name: value for name, value in found.items() if value is not None}
+        return []
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: can't be read, as it is not UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: can't be read ({error.strerror}); fix or remove it") from None
+    return list(parse_stream(StringIO(text)))
 
 
 def read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[File, str]:
@@ -110,7 +132,7 @@ def read_file(path: Path | None, environ: Mapping[str, str]) -> tuple[File, str]
         mend = "correct CCPROXY_CONFIG or --config" if asked else "set CCPROXY_HOME to a folder of your own"
         raise SettingsError(f"{found}: can't be read ({error.strerror}); {mend}") from None
     try:
-        return msgspec.convert(with_numbers("", tomllib.loads(content.decode())), File), str(found)
+        return msgspec.convert(with_numbers("", tomllib.loads(content.decode("utf-8-sig"))), File), str(found)
     except (ValueError, msgspec.ValidationError) as error:
         raise SettingsError(f"{found}: {error}") from None
 

@@ -12,7 +12,7 @@ from service.ledger.price import PriceList
 from service.ledger.price_list import price_list
 from service.settings.database import database_url
 from service.settings.failure_rules import packaged_rules
-from service.settings.files import File, home_of, read_dotenv, read_file, with_secret_files
+from service.settings.files import File, home_of, read_dotenv, read_file, unread_lines, with_secret_files
 from service.settings.invoice import FOR_INVOICE
 from service.settings.packaged import model_limits, prices_in_force
 from service.settings.policy import CircuitPolicy, Policy
@@ -41,14 +41,15 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, 
     process = dict(os.environ if environ is None else environ)
     dotenv = read_dotenv(Path(".env")) if environ is None else {}
     merged = dotenv | process
-    file, origin = read_file(path, merged)
+    file, origin = read_file(path, Reader(merged).variables)
     variables = texts(file.env)
     secrets = [name for name in SECRETS if name not in FOR_INVOICE]
     keys = [route.api_key_env for route in file.routes if route.api_key_env]
     read = Reader(with_secret_files(variables | merged, [*secrets, *keys]))
     settings = build(read, file, origin)
     unused = unused_variables(read.variables, file, origin, dotenv, process)
-    settings = replace(settings, notices=(*settings.notices, *unused))
+    unread = unread_lines(Path(".env")) if environ is None else []
+    settings = replace(settings, notices=(*settings.notices, *unread, *unused))
     if to_serve:
         refuse_loops(settings)
     return settings

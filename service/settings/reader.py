@@ -23,12 +23,15 @@ class Reader:
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         stripped = {name: value.strip() for name, value in variables.items()}
-        self.variables = {name: value for name, value in stripped.items() if value}
+        self._quoted = {name: value[1:-1].strip() for name, value in stripped.items() if is_quoted(value)}
+        self.variables = {name: value for name, value in (stripped | self._quoted).items() if value}
         self.notices: dict[str, None] = {}
         """What was changed in values that were accepted, in order, each once."""
 
     def text(self, name: str) -> str:
-        """A variable as it is, "" when it is not set."""
+        """A variable without quotes around it, "" when it is not set."""
+        if name in self._quoted:
+            self.notices[f"{name}: the quotes around the value were left out"] = None
         return self.variables.get(name, "")
 
     def given(self, struct: type[Struct]) -> dict[str, Any]:
@@ -61,6 +64,11 @@ class Reader:
             return value
         self.notices.update({f"{place}: {notice}": None for notice in value.notices})
         return value.value
+
+
+def is_quoted(text: str) -> bool:
+    """True for a value in quotes, which a shell would have taken off, and Docker's --env-file and systemd do not."""
+    return len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
 
 
 def parser_of(field: SettingField, setting: Setting) -> Callable[[str], Any]:

@@ -11,7 +11,7 @@ from service.settings import values
 from service.settings.files import File, ProviderFile, RouteFile
 from service.settings.providers import ANTHROPIC, CLIENT_ROUTE_ID, ZAI, Provider, Route
 from service.settings.reader import Reader
-from service.settings.secret import Secret
+from service.settings.secret import Secret, provider_key
 from service.settings.setting import Section, Setting
 
 MOST_CONCURRENCY = 100_000
@@ -20,9 +20,9 @@ MOST_CONCURRENCY = 100_000
 class AnthropicSettings(Struct, frozen=True):
     """The route `anthropic`, and the address for clients that bring their own credential."""
 
-    api_key: Annotated[Secret, Setting("ANTHROPIC_API_KEY", Section.ANTHROPIC, "key of the route `anthropic`")] = (
-        Secret("")
-    )
+    api_key: Annotated[
+        Secret, Setting("ANTHROPIC_API_KEY", Section.ANTHROPIC, "key of the route `anthropic`", parse=provider_key)
+    ] = Secret("")
     base_url: Annotated[
         str,
         Setting(
@@ -62,6 +62,7 @@ class SubscriptionSettings(Struct, frozen=True):
             "CLAUDE_CODE_OAUTH_TOKEN",
             Section.SUBSCRIPTION,
             "a long-lived subscription token; setting it turns the subscription on",
+            parse=provider_key,
         ),
     ] = Secret("")
     credentials_path: Annotated[
@@ -103,7 +104,9 @@ class SubscriptionSettings(Struct, frozen=True):
 class ZaiSettings(Struct, frozen=True):
     """The route `zai`."""
 
-    api_key: Annotated[Secret, Setting("ZAI_API_KEY", Section.ZAI, "key of the route `zai`")] = Secret("")
+    api_key: Annotated[Secret, Setting("ZAI_API_KEY", Section.ZAI, "key of the route `zai`", parse=provider_key)] = (
+        Secret("")
+    )
     base_url: Annotated[
         str, Setting("ZAI_BASE_URL", Section.ZAI, "base URL of the route `zai`", parse=values.provider_url)
     ] = ZAI.base_url
@@ -229,14 +232,14 @@ def is_route_id(text: str) -> bool:
 
 def file_route(entry: RouteFile, provider: Provider, read: Reader, place: str) -> Route:
     """One route of the file."""
-    key = entry.api_key or (read.text(entry.api_key_env) if entry.api_key_env else "")
+    key = entry.api_key.strip() or (read.text(entry.api_key_env) if entry.api_key_env else "")
     return Route(
         id=entry.id,
         title=entry.title or entry.id,
         provider=provider,
         base_url=read.parse(f"{place}: base_url", values.provider_url, entry.base_url or provider.base_url),
         auth=entry.auth,
-        api_key=Secret(key),
+        api_key=read.parse(f"{place}: {'api_key' if entry.api_key else entry.api_key_env}", provider_key, key),
         credentials_path=str(values.expanded(entry.credentials_path)) if entry.credentials_path else "",
         weekly_tokens=entry.weekly_tokens,
         concurrency=entry.concurrency,

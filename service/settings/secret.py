@@ -70,6 +70,15 @@ def secret_of_at_least(chars: int, command: str) -> Callable[[str], Secret]:
     return parse
 
 
+def provider_key(text: str) -> Secret:
+    """A provider's key, which is sent as a header. Raises ValueError, which repeats nothing of it."""
+    if text.lower().startswith("bearer "):
+        raise ValueError("has the word Bearer before the key; leave it out")
+    if not all("!" <= sign <= "~" for sign in text):
+        raise ValueError("has a space, a line break or another sign that no key has; copy the key again")
+    return Secret(text)
+
+
 operator_token = secret_of_at_least(TOKEN_CHARS, "openssl rand -hex 24")
 sharing_secret = secret_of_at_least(SHARE_KEY_CHARS, "openssl rand -hex 32")
 

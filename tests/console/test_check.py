@@ -291,3 +291,25 @@ async def test_findings_come_in_the_order_of_mending(tmp_path: Path, free_port: 
         ("postgres", None),
     ]
     assert "DATABASE_URL" in findings[-1].words
+
+
+def test_a_port_for_root_alone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody else could not start the proxy there."""
+
+    class Forbidding(socket.socket):
+        def bind(self, _: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket, "socket", Forbidding)
+    [found] = check.check_listening(load(environ={"CCPROXY_HOME": str(tmp_path), "PROXY_PORT": "443"}))
+    assert (found.ok, found.words) == (False, "port 443 is for root only; set PROXY_PORT to 1024 or higher")
+
+
+def test_an_address_of_another_machine_is_named(tmp_path: Path) -> None:
+    """The proxy could not start there; a port that is in use is no fault, as the proxy may be running."""
+    foreign = {"PROXY_HOST": "203.0.113.9", "PROXY_API_KEYS": "a-key-of-this-client"}
+    [found] = check.check_listening(load(environ={"CCPROXY_HOME": str(tmp_path)} | foreign))
+    assert (found.ok, found.words.endswith("set PROXY_HOST to an address of this machine")) == (False, True)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert check.check_listening(load(environ={"CCPROXY_HOME": str(tmp_path), "PROXY_PORT": port})) == []

@@ -62,7 +62,7 @@ def test_the_toml_example_loads(tmp_path: Path) -> None:
     file = tmp_path / "ccproxy.toml"
     file.write_text(example, encoding="utf-8")
     names = re.findall(r'api_key_env = "(\w+)"', example)
-    settings = load(file, dict.fromkeys(names, "a key") | {"CCPROXY_HOME": str(tmp_path)})
+    settings = load(file, dict.fromkeys(names, "a-key") | {"CCPROXY_HOME": str(tmp_path)})
     assert [route.id for route in settings.routes] == ["work", "own", "subscription", "zai", "house"]
     assert [route.off for route in settings.routes] == [None] * 5
     assert settings.policy.warning_percent == 85

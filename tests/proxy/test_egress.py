@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.egress import UnusableProxy, proxy_for, proxy_mistakes, tls_context
+from service.egress import UnusableProxy, egress_mistakes, proxy_for, tls_context
 from service.http1.upstream import UpstreamClient
 from service.oauth.token_endpoint import TokenEndpoint, TryLater
 from service.settings import OAuth, Timeouts, load
@@ -126,7 +126,7 @@ async def test_a_proxy_that_cannot_be_used_is_named(
     """The variable that has it, in its own spelling; at start, in a request's error, and as a reason of no token."""
     monkeypatch.setenv(variable, value)
     settings = load(environ={"ANTHROPIC_API_KEY": "k", "ANTHROPIC_BASE_URL": PROVIDER})
-    [mistake] = proxy_mistakes(settings.outward_urls)
+    [mistake] = egress_mistakes(settings.outward_urls)
     with pytest.raises(UnusableProxy) as error:
         proxy_for(PROVIDER)
     with pytest.raises(TryLater) as late:
@@ -140,8 +140,8 @@ async def test_a_proxy_that_cannot_be_used_is_named(
 def test_routes_that_are_off_need_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the client's own route and what is on, each mistake is told once."""
     monkeypatch.setenv("ALL_PROXY", "socks4://127.0.0.1:9")
-    assert len(proxy_mistakes(load(environ={}).outward_urls)) == 1
-    assert proxy_mistakes(()) == ()
+    assert len(egress_mistakes(load(environ={}).outward_urls)) == 1
+    assert egress_mistakes(()) == ()
 
 
 @pytest.fixture(scope="module")

@@ -256,7 +256,7 @@ def test_a_given_environment_is_the_whole_of_it(tmp_path: Path, monkeypatch: pyt
 def test_a_dotenv_that_is_no_text_is_a_mistake(tmp_path: Path) -> None:
     """Its name and the mend are told; one that is not there is empty."""
     (tmp_path / ".env").write_bytes(b"A=\xff")
-    with pytest.raises(SettingsError, match=r"\.env: can't be read.*fix or remove"):
+    with pytest.raises(SettingsError, match=r"\.env: can't be read.*save it as UTF-8"):
         read_dotenv(tmp_path / ".env")
     assert read_dotenv(tmp_path / "none") == {}
 
@@ -304,3 +304,25 @@ def test_a_wrong_rule_is_an_error_that_names_its_place(tmp_path: Path, change: t
     assert "settings.toml" in str(caught.value)
     assert "$.failures[0]" in str(caught.value)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_quotes_around_a_value_are_left_out(quote: str, tmp_path: Path) -> None:
+    """Docker's --env-file and some panels keep them. It is said once for each setting, and for no other variable."""
+    quoted = {"PROXY_PORT": "5000", "ZAI_API_KEY": "key", "REDIS_URL": "redis://h", "PS1": "x", "ADMIN_TOKEN": ""}
+    variables = {name: f"{quote}{value}{quote}" for name, value in quoted.items()}
+    settings = load(environ={"CCPROXY_HOME": str(tmp_path), **variables, "VIEWER_TOKEN": f"{quote}-a-token-of-length"})
+    assert settings.port == 5000
+    assert settings.routes[2].api_key.reveal() == "key"
+    assert settings.redis_url
+    assert not settings.admin_token
+    assert settings.viewer_token.reveal()[0] == quote
+    assert sorted(settings.notices) == [
+        f"{name}: the quotes around the value were left out" for name in ("PROXY_PORT", "REDIS_URL", "ZAI_API_KEY")
+    ]
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As editors of Windows write it."""
+    (tmp_path / "ccproxy.toml").write_bytes(b"\xef\xbb\xbf[env]\r\nPROXY_PORT = 5000\r\n")
+    assert load(environ={"CCPROXY_HOME": str(tmp_path)}).port == 5000

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.errors import SettingsError
 from service.settings import SECRETS, VARIABLES, Secret, StaticKey, load
@@ -78,7 +79,9 @@ def test_a_secret_may_lie_in_a_file(name: str, tmp_path: Path) -> None:
     file.write_text(text + "\n", encoding="utf-8")
     home = {"CCPROXY_HOME": str(tmp_path)}
     assert load(environ=home | {f"{name}_FILE": str(file)}) == load(environ=home | {name: text})
-    assert load(environ=home | {name: text, f"{name}_FILE": "/nonexistent"}) == load(environ=home | {name: text})
+    both = load(environ=home | {name: text, f"{name}_FILE": "/nonexistent"})
+    assert replace(both, notices=()) == load(environ=home | {name: text})
+    assert both.notices == (f"{name}_FILE has no effect: {name} is set",)
 
 
 def test_the_key_of_a_route_in_the_file_may_lie_in_a_file(tmp_path: Path) -> None:
@@ -103,3 +106,33 @@ def test_whatever_is_called_a_secret_may_lie_in_a_file() -> None:
     """No variable is forgotten."""
     endings = ("_KEY", "_KEYS", "_TOKEN", "_PASSWORD", "_SECRET")
     assert {variable.name for variable in VARIABLES if variable.name.endswith(endings)} <= set(SECRETS)
+
+
+@pytest.mark.parametrize(
+    "variable", ["ANTHROPIC_API_KEY", "ZAI_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "toml", "env of toml"]
+)
+@pytest.mark.parametrize(
+    "key", ["sk-{0}\nsecond", "sk-{0}\r\nx-other: 1", "Bearer {0}", "sk {0}", "sk-{0}…", "sk-{0}\u200b", "\ufeff{0}"]
+)
+def test_a_key_that_no_header_can_carry_is_refused(variable: str, key: str, tmp_path: Path) -> None:
+    """In one line that names the place and repeats nothing. Else each request fails, and the route looks well."""
+    value = key.format(TEXT)
+    variables = {"CCPROXY_HOME": str(tmp_path), variable: value, "OTHER": value}
+    if "toml" in variable:
+        table = '[[routes]]\nid = "a"\nprovider = "zai"\n'
+        given = f"api_key = {json.dumps(value)}" if variable == "toml" else 'api_key_env = "OTHER"'
+        (tmp_path / "ccproxy.toml").write_text(table + given, encoding="utf-8")
+    place = {"toml": "route 'a': api_key: ", "env of toml": "route 'a': OTHER: "}.get(variable, f"{variable}: ")
+    with pytest.raises(SettingsError, match=r"copy the key again|leave it out") as error:
+        load(environ=variables)
+    assert place in str(error.value)
+    assert "hunter2" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbfkey-of-a-file\r\n", b'"key-of-a-file"\n', b"  key-of-a-file"])
+def test_a_key_is_read_from_what_editors_write(content: bytes, tmp_path: Path) -> None:
+    """With a byte order mark, a line break, quotes or spaces around it."""
+    (tmp_path / "key").write_bytes(content)
+    settings = load(environ={"CCPROXY_HOME": str(tmp_path), "ZAI_API_KEY_FILE": str(tmp_path / "key")})
+    assert settings.routes[2].api_key.reveal() == "key-of-a-file"

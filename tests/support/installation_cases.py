@@ -30,6 +30,9 @@ HTTP = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\
 TOKENS = json.dumps({"access_token": "new", "refresh_token": "newer", "expires_in": 28_800}).encode()
 REFRESHED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(TOKENS), TOKENS)
 PROVIDER = "http://provider.invalid"
+MOVED = b"-MOVED 866 127.0.0.1:7001\r\n"
+LOADING = b"-LOADING Redis is loading the dataset in memory\r\n"
+PROTECTED = b"-DENIED Redis is running in protected mode because protected mode is enabled\r\n"
 
 
 class World:
@@ -183,6 +186,7 @@ NO_WORKER = Seen("snapshots", "snapshots.stopped", None)
 UNFIT = Seen("worker", "", "database.lost")
 UNREACHABLE = Seen("anthropic degraded", "← Anthropic no answer | connect", asks=3)
 EGRESS = Seen("anthropic degraded", "HTTP_PROXY has a proxy of an unsupported kind", asks=3)
+CERTIFICATES = Seen("anthropic degraded", "SSL_CERT_", asks=3)
 NO_LOGIN = Seen("subscription no_credential", "credential.unusable")
 AT_RISK = Seen("subscription degraded", "credential.at_risk")
 NO_START = Seen("", starts=False)
@@ -228,7 +232,7 @@ def by_proxy(variable: str, answer: bytes | None, scheme: str = "http") -> Calla
     def differs(world: World) -> Variables:
         url = f"{scheme}://127.0.0.1:{world.listens(answer)}"
         return {
-            "ANTHROPIC_BASE_URL": f"http{'s' if variable == 'HTTPS_PROXY' else ''}://provider.invalid",
+            "ANTHROPIC_BASE_URL": f"http{'s' if variable.upper() == 'HTTPS_PROXY' else ''}://provider.invalid",
             variable: url,
         }
 
@@ -238,6 +242,18 @@ def by_proxy(variable: str, answer: bytes | None, scheme: str = "http") -> Calla
 def full(world: World) -> None:
     """A Redis without room."""
     world.redis_setting("maxmemory", "1")
+
+
+def database_that_says(code: str, words: str) -> Callable[[World], Variables]:
+    """A Postgres that refuses every connection."""
+    fields = f"SFATAL\0VFATAL\0C{code}\0M{words}\0\0".encode()
+    answer = b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
+    return lambda w: {"DATABASE_URL": w.database(port=w.listens(answer), query="?sslmode=disable&gssencmode=disable")}
+
+
+def redis_that_says(answer: bytes) -> Callable[[World], Variables]:
+    """A Redis that answers each command so."""
+    return lambda w: {"REDIS_URL": f"redis://127.0.0.1:{w.listens(answer)}"}
 
 
 def evicting(world: World, policy: str = "allkeys-lru") -> None:
@@ -263,10 +279,21 @@ BROKEN = (
     Case("a Redis that evicts", prepared(evicting), "redis", "maxmemory-policy is allkeys-lru; set it to noeviction", EVICTS),
     Case("a full Redis", prepared(full), "redis", "raise maxmemory", REDIS),
     Case("a replica", prepared(World.redis_is_replica), "redis", "use the primary's address", REDIS),
+    Case("no more clients", redis_that_says(b"-ERR max number of clients reached\r\n"), "redis", "raise its maxclients", REDIS),
+    Case("a Redis that reads its data", redis_that_says(LOADING), "redis", "wait until it has read its data", REDIS),
+    Case("a Redis in protected mode", redis_that_says(PROTECTED), "redis", "set a password on it", REDIS),
+    Case("a node of a Cluster", redis_that_says(MOVED), "redis", "use redis+cluster:// in REDIS_URL", REDIS),
+    Case("a Cluster that is none", lambda w: {"REDIS_URL": w.redis_url().replace("redis:", "redis+cluster:")}, "redis,queue", "is no Cluster; use redis:// in REDIS_URL", REDIS),
+    Case("no such primary", lambda w: {"REDIS_URL": w.redis_url().replace("redis:", "redis+sentinel:").replace("/0", "/main/0")}, "redis", "(No master found for 'main'); correct the primary's name in REDIS_URL", REDIS),
     Case("the queue is away", lambda w: {"RQ_REDIS_URL": w.redis_url(port=free_port())}, "queue", "correct RQ_REDIS_URL", QUEUE),
     Case("wrong database password", lambda w: {"DATABASE_URL": w.database(password="wrong")}, "postgres", "correct user and password in DATABASE_URL", POSTGRES),
     Case("no such database", lambda w: {"DATABASE_URL": w.database(name="nope")}, "postgres", "create it, or correct DATABASE_URL", POSTGRES),
     Case("no such database user", lambda w: {"DATABASE_URL": w.database(user="nobody")}, "postgres", "correct user and password", POSTGRES),
+    Case("a short password that is wrong", lambda w: {"DATABASE_URL": w.database(password="e")}, "postgres", 'password authentication failed for user "ccproxy"; correct user and password', POSTGRES),
+    Case("no more connections", database_that_says("53300", "sorry, too many clients already"), "postgres", "raise max_connections", POSTGRES),
+    Case("no more connections of a user", database_that_says("53300", 'too many connections for role "u"'), "postgres", "raise max_connections, or the limit of the user", POSTGRES),
+    Case("a user who may not log in", database_that_says("28000", 'role "u" is not permitted to log in'), "postgres", "ALTER ROLE ... LOGIN", POSTGRES),
+    Case("a Postgres that starts", database_that_says("57P03", "the database system is starting up"), "postgres", "wait until it has started", POSTGRES),
     Case("Postgres is away", lambda w: {"DATABASE_URL": w.database(port=free_port())}, "postgres", "start it", POSTGRES),
     Case("a web server in Postgres' place", lambda w: {"DATABASE_URL": w.database(port=w.listens(HTTP))}, "postgres", "it is no Postgres", POSTGRES),
     Case("TLS to a Postgres without it", lambda w: {"DATABASE_URL": w.database(query="?sslmode=require")}, "postgres", "correct sslmode", POSTGRES),
@@ -280,6 +307,11 @@ BROKEN = (
     Case("no such host", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER}, "anthropic", "can't be reached", UNREACHABLE),
     Case("a provider without TLS", lambda w: {"ANTHROPIC_BASE_URL": f"https://127.0.0.1:{w.listens(HTTP)}"}, "anthropic", "can't be reached", UNREACHABLE),
     Case("a certificate that is not trusted", lambda w: with_https(w, trust=False), "anthropic", "set SSL_CERT_FILE", UNREACHABLE),
+    Case("certificates that are not there", lambda _: {"ANTHROPIC_BASE_URL": "https://provider.invalid", "SSL_CERT_FILE": "/none.pem"}, "egress,anthropic", "SSL_CERT_FILE: /none.pem can't be read (No such file or directory); correct it", CERTIFICATES),
+    Case("certificates that are none", lambda w: {"ANTHROPIC_BASE_URL": "https://provider.invalid", "SSL_CERT_FILE": w.file("ca.pem", "x")}, "egress,anthropic", "ca.pem has no certificate in PEM format", CERTIFICATES),
+    Case("certificates for httpx that are none", lambda w: {"ANTHROPIC_BASE_URL": "https://provider.invalid", "SSL_CERT_FILE": w.file("ca.pem", ""), "HTTPS_PROXY": "http://127.0.0.1:1"}, "egress,anthropic", "ca.pem has no certificate in PEM format", CERTIFICATES),
+    Case("no folder of certificates", lambda _: {"ANTHROPIC_BASE_URL": "https://provider.invalid", "SSL_CERT_DIR": "/none"}, "egress,anthropic", "SSL_CERT_DIR: /none is no folder", CERTIFICATES),
+    Case("a proxy in lower case that refuses", by_proxy("https_proxy", b"HTTP/1.1 403 Forbidden\r\n\r\n"), "anthropic", "correct https_proxy, or name the host in NO_PROXY", UNREACHABLE),
     Case("a proxy of an unsupported kind", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER, "HTTP_PROXY": "ftp://h"}, "egress,anthropic", "HTTP_PROXY has a proxy of an unsupported kind", EGRESS),
     Case("a proxy that is away", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER, "HTTP_PROXY": f"http://127.0.0.1:{free_port()}"}, "anthropic", "by the proxy of HTTP_PROXY", UNREACHABLE),
     Case("a proxy that wants a password", by_proxy("HTTPS_PROXY", b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n"), "anthropic", "the proxy wants a user and password", UNREACHABLE),
@@ -288,6 +320,7 @@ BROKEN = (
     Case("a login that has ended", lambda w: w.login(-9, refresh=None), "subscription", "has expired", NO_LOGIN),
     Case("a refresh that can't be reached", lambda w: w.login(60) | {"CLAUDE_OAUTH_REFRESH_URL": f"http://127.0.0.1:{free_port()}"}, "login refresh", "can't be reached", AT_RISK),
     Case("a home that is a file", lambda w: {"CCPROXY_HOME": w.file("file", ""), "CCPROXY_CONFIG": w.file("c.toml", "")}, "home", "set CCPROXY_HOME", NO_START),
+    Case("a key with a line break", lambda _: {"ANTHROPIC_API_KEY": "sk-ant\napi03"}, "", "ANTHROPIC_API_KEY: has a space, a line break", NO_START),
     Case("a number that is none", lambda _: {"PROXY_PORT": "many"}, "", "PROXY_PORT", NO_START),
     Case("an option that Redis' library does not know", lambda w: {"REDIS_URL": w.redis_url(query="?colour=red")}, "", "unknown option", NO_START),
     Case("an unknown key in the file", lambda w: {"CCPROXY_CONFIG": w.file("c.toml", "colour = 1\n")}, "", "colour", NO_START),
@@ -321,6 +354,8 @@ UNUSUAL = (
     Case("a proxy that only others need", lambda _: {"HTTP_PROXY": f"http://127.0.0.1:{free_port()}"}),
     Case("a login that is refreshed", lambda w: w.login(-9, endpoint=REFRESHED)),
     Case("a token that is never refreshed", lambda w: w.login(9) | {"CLAUDE_CREDENTIALS_PATH": "", "CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-token"}),
+    Case("quotes that nobody took off", lambda w: {"REDIS_URL": f'"{w.redis_url()}"', "DATABASE_URL": f"'{w.database()}'", "ANTHROPIC_API_KEY": '"sk-ant-api03-key"'}),
+    Case("a line break after a key", lambda _: {"ANTHROPIC_API_KEY": "sk-ant-api03-key\r\n"}),
     Case("variables of the original", lambda _: {"NODE_ENV": "production"}),
 )  # fmt: skip
 """Nothing is wrong."""
