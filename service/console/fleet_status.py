@@ -126,8 +126,14 @@ class FleetReader:
             ],
             pending_events=self._outbox.pending,
             spooling=self._outbox.away,
-            workers=workers,
+            workers=number_of_workers(standing, workers),
         )
+
+
+def number_of_workers(standing: FleetStatus | None, listening: int | None) -> int | None:
+    """Return how many workers live: those that listen for reports, or that wait for their database and say so."""
+    beating = len(standing.status.workers) if standing else 0
+    return max(beating, listening or 0) if beating else listening
 
 
 def usual_settings(replicas: tuple[ReplicaStatus, ...]) -> str:

@@ -12,6 +12,7 @@ from tests.browser.conftest import Complaints, Open
 from tests.browser.looking import ADMIN, PAGES, REQUEST_ID, VIEWER, card, fail_over, link_to, log_in, region, settle
 from tests.fakes import reply
 from tests.support.installation import Installation, Proxy
+from tests.support.installation_cases import BROKEN
 from tests.support.messages import MODEL, ask, client_of
 
 pytestmark = pytest.mark.e2e
@@ -297,6 +298,40 @@ def test_without_the_feed_the_page_asks(
     expect(link_to(page, fail_over(installation, http))).to_be_visible()
     page.unroute("**/admin/api/live")
     expect(page.locator(".feed")).to_have_text("Live", timeout=45_000)
+
+
+def test_what_is_wrong_with_an_installation_is_shown(visit: Open, complaints: Complaints) -> None:
+    """All that the table of installations says of the dashboard's data: problems of processes, and states of routes."""
+    complaints.expected = ("Failed to load resource", "net::ERR")
+    problems = sorted({case.seen.word for case in BROKEN if case.seen.word and " " not in case.seen.word})
+    states = {"anthropic": "degraded", "zai": "no_credential"}
+    assert {case.seen.word.split()[1] for case in BROKEN if " " in case.seen.word} == {*states.values()}
+    notices = [
+        {"level": "problem", "code": code, "subject": "w", "message": f"{number} is wrong with {code}"}
+        for code in problems
+        for number in (1, 2)
+    ]
+
+    def overview(route: Route) -> None:
+        data = route.fetch().json()
+        for one in data["routes"]:
+            one |= {"state": states.get(one["route"], one["state"]), "reason": f"why of {one['route']}"}
+        route.fulfill(json=data | {"level": "problem", "notices": notices})
+
+    page = visit(token="")
+    page.route("**/admin/api/live", lambda route: route.abort())
+    page.route("**/admin/api/overview", overview)
+    page.route("**/admin/api/fleet", lambda route: route.fulfill(json=route.fetch().json() | {"redis_up": False}))
+    log_in(page, VIEWER)
+    expect(page.locator(".headline")).to_have_text("Something is wrong")
+    expect(page.locator(".notices li")).to_have_text([f"{one['message']}." for one in notices])
+    for title, words in (("Anthropic", ("degraded", "Why of anthropic")), ("Z.AI", ("no credential", "Why of zai"))):
+        for shown in words:
+            expect(card(page, title)).to_contain_text(shown)
+    page.evaluate("location.hash = '#/system'")
+    expect(region(page, "Fleet")).to_contain_text("can't be used")
+    expect(region(page, "Fleet")).to_contain_text("can't do their work: see Overview")
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_a_proxy_that_is_away_is_told_of(

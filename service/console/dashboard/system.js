@@ -50,7 +50,7 @@ function standing() {
           data.redis_up ? badge("ok", "up") : badge("problem", "can't be used"),
           data.redis_up ? "" : "events are kept on disk meanwhile",
         ),
-        fact("Workers", workers(data.workers)),
+        fact("Workers", workers(data.workers), isStuck() && badge("problem", "can't do their work: see Overview")),
         fact("Replicas", format.count(data.replicas.length)),
         fact(
           "Pending here",
@@ -140,6 +140,8 @@ function clock(one) {
   if (far < SKEW_WARNING_MS) return "right";
   return badge("warning", `${format.span(far)} ${one.clock_skew_ms > 0 ? "fast" : "slow"}`);
 }
+
+const isStuck = () => state.overview?.notices.some((notice) => notice.code === "worker");
 
 function workers(number) {
   if (number === null) return badge("off", "unknown");
