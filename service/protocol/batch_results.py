@@ -7,7 +7,7 @@ Not here: recording the usage (`relay`).
 import msgspec
 from msgspec import Raw, Struct
 
-from service.protocol.tap import JsonAnswer, json_usage
+from service.protocol.tap import JsonAnswer, decode_tolerantly, json_usage
 from service.protocol.usage_estimate import tokens_in, with_at_least
 from service.protocol.usage_reader import UsageReading
 
@@ -74,12 +74,9 @@ class BatchTap:
 
 def item_of(line: bytes) -> BatchItem | None:
     """Return a line's item; None if it has no usage or can't be decoded."""
-    try:
-        read = _line_decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    answer = json_usage(bytes(read.result.message)) if read.result.type == "succeeded" else None
-    return BatchItem(read.custom_id, item_usage(answer)) if answer else None
+    read = decode_tolerantly(_line_decoder, line)
+    answer = json_usage(bytes(read.result.message)) if read and read.result.type == "succeeded" else None
+    return BatchItem(read.custom_id, item_usage(answer)) if read and answer else None
 
 
 def item_usage(answer: JsonAnswer) -> UsageReading:

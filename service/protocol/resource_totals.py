@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 from service.ledger.events import ResourceKind, TokenCounts
 from service.ledger.model_names import bounded_name
 from service.protocol.sse import EventTooLarge, SseReader
-from service.protocol.tap import value_of
+from service.protocol.tap import decode_tolerantly, value_of
 from service.protocol.usage_reader import STANDARD_WORDS, UsageReader, is_below, text_or_empty, word_in
 
 SESSIONS = "/v1/sessions"
@@ -67,7 +67,6 @@ class ToldObject(Struct):
     data: Raw = Raw(b"null")
 
 
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _object_decoder = msgspec.json.Decoder(ToldObject)
 _objects_decoder = msgspec.json.Decoder(list[Raw])
 
@@ -102,19 +101,12 @@ class TotalsTap:
 
 def told_object(raw: bytes | Raw) -> ToldObject | None:
     """Decode an object; None if it is none."""
-    try:
-        return _object_decoder.decode(raw)
-    except UNREADABLE:
-        return None
+    return decode_tolerantly(_object_decoder, raw)
 
 
 def items_of(told: ToldObject) -> Iterator[ToldObject]:
     """Yield the objects of a list."""
-    try:
-        items = _objects_decoder.decode(told.data)
-    except UNREADABLE:
-        return
-    for item in items[:MOST_READINGS]:
+    for item in (decode_tolerantly(_objects_decoder, told.data) or [])[:MOST_READINGS]:
         if found := told_object(item):
             yield found
 

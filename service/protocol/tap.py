@@ -22,7 +22,7 @@ The rules for a stream:
 """
 
 import re
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -357,16 +357,35 @@ class Count(Struct):
     input_tokens: int = 0
 
 
+T = TypeVar("T")
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 NO_CONTENT = (b"null", b"[]", b'""')
+ANY = msgspec.json.Decoder()
 ANSWER = msgspec.json.Decoder(AnswerFields)
 COUNT = msgspec.json.Decoder(Count)
 
 
+def decode_tolerantly(decoder: msgspec.json.Decoder[T], raw: bytes | Raw) -> T | None:
+    """Decode JSON whatever its texts hold; None if it is not of the decoder's type (empty, truncated, HTML).
+
+    Half a surrogate pair, which a model may write into the input of a tool, is valid in JSON, and to msgspec no text.
+    """
+    try:
+        return decoder.decode(raw)
+    except UNREADABLE:
+        if not SURROGATE.search(raw):
+            return None
+    try:
+        return decoder.decode(SURROGATE.sub(rb"\\ufffd", raw))
+    except UNREADABLE:
+        return None
+
+
 def json_usage(body: bytes) -> JsonAnswer | None:
     """Read a complete response; None if it is not a JSON object (empty, truncated, HTML)."""
-    try:
-        fields = ANSWER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    fields = decode_tolerantly(ANSWER, body)
+    if fields is None:
         return None
     usage = UsageReader()
     usage.merge(value_of(fields.usage))
@@ -424,7 +443,7 @@ def count_in(body: bytes) -> int:
     """Return the count in a response of `count_tokens`; 0 if it has none, since no prompt counts 0."""
     try:
         return COUNT.decode(body).input_tokens
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return 0
 
 
@@ -454,8 +473,8 @@ def value_of(raw: Raw | bytes) -> Any:
         return None
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    except UNREADABLE:
+        return decode_tolerantly(ANY, raw)
 
 
 def has_many_values(raw: Raw | bytes) -> bool:

@@ -295,7 +295,7 @@ class UsageReader:
             self._add_unread(f"iterations.{name}")
             return None
         model = bounded_name(text_or_empty(iteration.get("model")))
-        if kind == "message" and model and canonical(model) != canonical(own.model):
+        if kind == "message" and is_another(model, own.model):
             kind = "declined"
         if kind in WITHIN_TOTALS:
             return None
@@ -317,6 +317,11 @@ class UsageReader:
         for name in (*reader._unread, *(RARE & iteration.keys())):
             self._add_unread(f"iterations.{name}")
         return reader.tokens
+
+
+def is_another(model: str, served: str) -> bool:
+    """True if an iteration names another model than its answer; one of them may name none."""
+    return bool(model and served) and canonical(model) != canonical(served)
 
 
 def is_fallback(iteration: Any) -> bool:

@@ -99,3 +99,12 @@ def test_the_end_of_a_line_over_the_limit_is_no_line(monkeypatch: pytest.MonkeyP
     item = line("a", input_tokens=3, output_tokens=4)
     assert tap.feed(b"x" * 400)[0] + tap.feed(item + b"\n")[0] == []
     assert tap.feed(item + b"\n")[0] == ITEMS[:1]
+
+
+def test_half_a_surrogate_pair_hides_no_item() -> None:
+    """A client could have the model write it; JSON has it, and clients read it."""
+    for text in (rb"\ud83d", rb"\uDE00\ud83d", rb"\ud83d\ude00", rb"\\ud83d"):
+        raw = line("a", input_tokens=3, output_tokens=4).replace(b'"content":', b'"note":"' + text + b'","content":')
+        assert text in raw
+        items, ready = BatchTap().feed(raw + b"\n")
+        assert (items, ready) == (ITEMS[:1], raw + b"\n")

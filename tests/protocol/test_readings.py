@@ -7,7 +7,7 @@ import pytest
 
 from service.ledger.events import TokenCounts
 from service.protocol.content_sample import ContentSample
-from service.protocol.resource_totals import ToldObject, TotalsTap, reading_of, session_of, told_object
+from service.protocol.resource_totals import ToldObject, TotalsTap, reading_of, session_of, told_object, totals_in
 from service.protocol.text_tokens import letters_beyond
 from service.protocol.usage_reader import MOST_TOOLS, UsageReader
 
@@ -59,6 +59,19 @@ def test_a_refusal_before_output_is_not_plain() -> None:
     reader = UsageReader()
     reader.merge({"input_tokens": 1})
     assert not reader.reading("claude-opus-5", unbilled=True).is_plain
+
+
+def test_half_a_surrogate_pair_hides_no_total() -> None:
+    """Clients give sessions their titles."""
+    body = json.dumps({"data": [{"type": "session", "id": "s1", "title": "\ud83d", "usage": PLAIN}]}).encode()
+    assert [total.tokens for total in totals_in("/v1/sessions", body)] == [TokenCounts(1, 2)]
+
+
+def test_an_answer_without_a_model_was_declined_by_nobody() -> None:
+    """Its iterations are within its totals, whatever they name."""
+    reader = UsageReader()
+    reader.merge(PLAIN | {"iterations": [{"type": "message", "model": "claude-opus-5"} | PLAIN]})
+    assert reader.reading("").more == ()
 
 
 PLAIN = {"input_tokens": 1, "output_tokens": 2}

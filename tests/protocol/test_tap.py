@@ -534,3 +534,14 @@ def test_many_values_are_decoded_up_to_a_bound() -> None:
         answer = json_usage(b'{"usage": {"output_tokens": 7, "x": "' + many + b'"}}')
         assert answer
         assert (answer.tokens.output == 7) is read
+
+
+def test_half_a_surrogate_pair_hides_no_usage() -> None:
+    """Models write it into the inputs of tools, and providers pass it on as an escape."""
+    body = rb'{"type":"message","model":"m","content":[{"type":"text","text":"\ud83d"}],"usage":{"output_tokens":3}}'
+    answer = json_usage(body)
+    assert answer is not None
+    assert (answer.is_message, answer.usage.tokens.output, answer.content_bytes) == (True, 3, 33)
+    assert json_usage(rb'{"text":"\ud83d"') is None
+    end = rb'{"delta":{"stop_reason":"stop_sequence","stop_sequence":"\ud83d"},"usage":{"output_tokens":3}}'
+    assert tapped(start({}), DELTA, b"event: message_delta\ndata: " + end + b"\n\n").reported is True
