@@ -12,7 +12,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from service.fleet.control_stream import read_control
 from service.fleet.status import open_fleet
 from service.http1.upstream import UpstreamClient, UpstreamError
 from service.oauth.credentials_file import CredentialsFile, NoLogin, OAuthTokens, Unreadable
+from service.routing.rank import serves_clients_only
 from service.routing.route_status import describe_limit
 from service.settings import Route, Settings, port_of
 from service.settings.values import redacted_url
@@ -53,8 +54,7 @@ async def check_all(settings: Settings, redis_url: str | None, progress: Progres
     checks: dict[str, Awaitable[list[Finding]]] = {
         route.id: one(check_route(route, settings, upstream)) for route in settings.routes
     }
-    if any(route.auth == "oauth" and not route.off and not route.api_key for route in settings.routes):
-        checks["login refresh"] = one(reach("login refresh", settings.oauth.refresh_url, upstream))
+    checks |= {what: one(reach(what, url, upstream)) for what, url in other_addresses(settings)}
     checks |= redis_checks(settings, redis_url) if redis_url else {"redis": one(no_redis())}
     for point in entry_points(group=GROUP):
         checks[point.name] = others(point.load(), settings)
@@ -70,6 +70,15 @@ async def check_all(settings: Settings, redis_url: str | None, progress: Progres
         *(Finding("egress", False, words) for words in egress_mistakes(settings.outward_urls)),
         *found,
     ]
+
+
+def other_addresses(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield addresses that no route has: where clients' credentials go if there are no others, and where tokens are
+    refreshed."""
+    if serves_clients_only(settings.routes, settings.client_credentials):
+        yield "clients", settings.client_route.base_url
+    if any(route.auth == "oauth" and not route.off and not route.api_key for route in settings.routes):
+        yield "login refresh", settings.oauth.refresh_url
 
 
 async def one(finding: Awaitable[Finding]) -> list[Finding]:

@@ -313,3 +313,19 @@ def test_an_address_of_another_machine_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         assert check.check_listening(load(environ={"CCPROXY_HOME": str(tmp_path), "PROXY_PORT": port})) == []
+
+
+async def test_without_a_route_the_way_of_clients_credentials_is_checked(tmp_path: Path, free_port: int) -> None:
+    """They alone are served then, and nobody else would notice that there is no way; with a route, or if clients'
+    credentials are never passed through, nothing goes there."""
+    there = {"CCPROXY_HOME": str(tmp_path), "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{free_port}"}
+
+    async def ways(**more: str) -> list[tuple[bool | None, bool]]:
+        found = await check_all(load(environ=there | more), None)
+        return [(one.ok, "can't be reached" in one.words) for one in found if one.what == "clients"]
+
+    assert await ways() == [(False, True)]
+    assert await ways(CLIENT_CREDENTIALS="never") == []
+    assert await ways(ANTHROPIC_API_KEY="key") == []
+    async with listening() as port:
+        assert await ways(ANTHROPIC_BASE_URL=f"http://127.0.0.1:{port}") == [(True, False)]
