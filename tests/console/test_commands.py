@@ -188,7 +188,7 @@ def test_without_redis_the_mend_is_named(terminal: Terminal) -> None:
     for command in (("routes", "reset"), ("status",)):
         result = terminal.run(*command)
         assert result.exit_code == 1
-        assert "ccproxy up" in result.output
+        assert "start it, or correct REDIS_URL" in result.output
         assert "secret" not in result.output
 
 
