@@ -38,6 +38,9 @@ TIMEOUT_S = 5.0
 LONGEST_S = 30.0
 """Nothing that a check waits for takes longer."""
 PROGRESS_S = 1.0
+ROOM_BYTES = 1 << 20
+"""What is written to see if a disk is full: a file can be created on one that is."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BALANCER_MS = 60_000
 """The usual time after which a balancer cuts a silent connection."""
 
@@ -147,11 +150,14 @@ def check_home(home: Path) -> Finding:
     if place == home and is_open_to_changes(home):
         return Finding("home", False, f"other users can change files in {home}; run chmod go-w {home}")
     try:
-        with tempfile.TemporaryFile(dir=place):
-            return Finding("home", True, f"{home} is writable")
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(ROOM_BYTES))
+            file.flush()
     except OSError as error:
-        words = f"{place} is not writable ({error.strerror}); set CCPROXY_HOME to another folder"
+        mend = "make room there, or set" if error.errno in FULL else "set"
+        words = f"{place} is not writable ({error.strerror}); {mend} CCPROXY_HOME to another folder"
         return Finding("home", False, words)
+    return Finding("home", True, f"{home} is writable")
 
 
 def check_listening(settings: Settings) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -329,3 +330,16 @@ async def test_without_a_route_the_way_of_clients_credentials_is_checked(tmp_pat
     assert await ways(ANTHROPIC_API_KEY="key") == []
     async with listening() as port:
         assert await ways(ANTHROPIC_BASE_URL=f"http://127.0.0.1:{port}") == [(True, False)]
+
+
+def test_a_disk_without_room_is_named(tmp_path: Path) -> None:
+    """A file can still be created there, and nothing be written to it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        found = check_home(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not found.ok
+    assert "make room there, or set CCPROXY_HOME" in found.words
+    assert check_home(tmp_path).ok
