@@ -79,6 +79,11 @@ FORMS = [
     *(("DATABASE_DIRECT_URL", form) for form in POSTGRES[:12]),
     *((name, form) for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY") for form in PROXIES),
     *((name, form) for name in NAMED_URLS for form in URLS),
+    *((name, form) for name in ("ANTHROPIC_API_KEY", "ZAI_API_KEY") for form in (f"Bearer {MARK}", f"sk\n{MARK}")),
+    ("ANTHROPIC_APIKEY", MARK),
+    ("REDIS_URL", f"'redis://:{WRITTEN}@{AT}'"),
+    ("REDIS_URL", f'"redis://:{WRITTEN}@{AT}'),
+    ("DATABASE_URL", f'"postgresql://u:{WRITTEN}@{AT}/d"'),
     ("DB_PASSWORD", MARK),
     ("DB_HOST", f"user:{WRITTEN}@127.0.0.1"),
 ]
