@@ -81,6 +81,7 @@ async def test_what_is_broken_is_in_the_state(
         check_first_line(looks.lines("worker"), seen.worker or "")
         if seen.word == "redis":
             assert (seen.words or case.words) in looks.lines("proxy")[0]
+            assert "of pipeline" not in looks.lines("proxy")[0], "what was to be written is nobody's business"
     assert "pass-of-user" not in caplog.text
 
 
