@@ -27,7 +27,9 @@ def test_a_probe_ends_what_its_client_alone_has_met() -> None:
     probe = ended(client_key="alice")
     assert recovered_for(RouteLedger(health={"r": mine}), probe) == "alice"
     assert recovered_for(RouteLedger(health={"r": mine, "q": others}), probe) is None
-    assert recovered_for(RouteLedger(health={"r": ReplicaHealth(worst_row=1)}), probe) is None
+    unknown = ReplicaHealth(worst_row=1)
+    assert recovered_for(RouteLedger(health={"r": unknown}), probe) is None
+    assert recovered_for(RouteLedger(health={"r": mine, "q": unknown}), probe) is None
 
 
 def test_failed_and_slow_outcomes_of_no_client_are_known() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.ledger.events import TokenCounts
-from service.ledger.price import ANY_FAMILY, MOST_NUSD, PriceList, Rates, bound_of, cost_nusd, rates_for
+from service.ledger.events import TokenCounts, UsageLine
+from service.ledger.price import ANY_FAMILY, MOST_NUSD, PriceList, Rates, bound_of, cost_nusd, line_nusd, rates_for
 from service.ledger.price_list import (
     DatedRates,
     ListedModel,
@@ -196,6 +196,17 @@ def test_a_model_of_the_lists_family_has_its_providers_factors() -> None:
     prices = prices_of(rates(), own=own)
     assert cost_nusd(TokenCounts(input=10), "claude-sonnet-99", prices, geo="us") == 11_000
     assert cost_nusd(TokenCounts(input=10), "house-large", prices, geo="us") is None
+
+
+def test_a_line_has_its_own_tier_unless_another_stands_over_it() -> None:
+    """What is not billed, and nothing at all, costs nothing, with or without a price."""
+    prices, used = prices_of(rates()), TokenCounts(input=10)
+    assert line_nusd(UsageLine(MODEL, tokens=used), prices, at_ms=0) == 10_000
+    assert line_nusd(UsageLine(MODEL, tokens=used, tier="batch"), prices, at_ms=0, tier="") == 5_000
+    assert line_nusd(UsageLine(MODEL, tokens=used), prices, at_ms=0, tier="batch") == 5_000
+    assert line_nusd(UsageLine("unknown", tokens=used), prices, at_ms=0) is None
+    assert line_nusd(UsageLine("unknown", tokens=used, unbilled=True), prices, at_ms=0) == 0
+    assert line_nusd(UsageLine("unknown"), prices, at_ms=0) == 0
 
 
 def test_a_model_of_ones_own_has_its_own_fast_price() -> None:

@@ -83,6 +83,8 @@ def test_a_providers_own_sum_counts() -> None:
     told = [reading(number, cost_nusd=cost) for number, cost in enumerate((30, 20, 45), 1)]
     assert booked(folded(*told)).cost_nusd == 45
     assert booked(folded(reading(9, rates_nusd=None, cost_nusd=7))).unpriced == 0
+    free = folded(reading(1, cost_nusd=0), reading(2, cost_nusd=0))
+    assert (booked(free).cost_nusd, booked(free).unpriced) == (0, 0)
 
 
 def test_growth_without_a_price_is_marked() -> None:
@@ -130,6 +132,12 @@ def test_most_polls_are_no_news() -> None:
     assert is_news(ledger, reading(part="t1", cost_nusd=5))
     free = folded(reading(rates_nusd=None))
     assert not is_news(free, reading(rates_nusd=None))
+
+
+def test_the_highest_of_each_kind_is_taken() -> None:
+    """From either reading."""
+    one, other = TokenCounts(1, 20, 3, 40, 5), TokenCounts(10, 2, 30, 4, 50)
+    assert running_totals.highest(one, other) == running_totals.highest(other, one) == TokenCounts(10, 20, 30, 40, 50)
 
 
 def test_each_kind_has_its_own_rate() -> None:

@@ -18,6 +18,8 @@ FIVE = [known_entry(f"claude-{number}") for number in range(5)]
         ("claude-3-7-sonnet", "Claude 3.7 Sonnet"),
         ("glm-5.2", "GLM 5.2"),
         ("glm-4.5-air", "GLM 4.5 Air"),
+        ("claude-opus-4-1234567", "Claude Opus 4.1234567"),
+        ("house-4-12345678-x", "House 4 12345678 X"),
     ],
 )
 def test_a_model_has_a_name_for_people(model: str, shown: str) -> None:

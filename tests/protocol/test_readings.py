@@ -4,10 +4,14 @@ import json
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from service.ledger.events import TokenCounts
+from service.protocol.batch_results import item_usage
+from service.protocol.body_survey import survey_messages
 from service.protocol.content_sample import ContentSample
 from service.protocol.resource_totals import ToldObject, TotalsTap, reading_of, session_of, told_object, totals_in
+from service.protocol.tap import has_output, json_usage
 from service.protocol.text_tokens import letters_beyond
 from service.protocol.usage_reader import MOST_TOOLS, UsageReader
 
@@ -188,3 +192,59 @@ def test_a_chunk_with_no_more_content_adds_nothing() -> None:
     before = sample.tokens()
     sample.add(chunk, len(chunk))
     assert sample.tokens() == before != ContentSample().tokens()
+
+
+@pytest.mark.parametrize(
+    ("active", "cost", "found"),
+    [
+        (1.5, {"amount": "12", "currency": "USD"}, (1_500, 12 * 10**7)),
+        (1, {"amount": "999999999", "currency": "USD"}, (1_000, 999_999_999 * 10**7)),
+        (0, {"amount": "1000000000", "currency": "USD"}, (0, None)),
+        (-1, {"amount": "12", "currency": "EUR"}, (0, None)),
+        (10**9 - 1, {"amount": "1.5", "currency": "USD"}, ((10**9 - 1) * 1_000, None)),
+        (10**9, {"amount": 12, "currency": "USD"}, (0, None)),
+        (True, "12", (0, None)),
+        ("7", None, (0, None)),
+    ],
+)
+def test_how_long_it_worked_and_what_it_cost(active: Any, cost: Any, found: tuple[int, int | None]) -> None:
+    """In milliseconds and nano-dollars; the sum is of the whole, not of a part."""
+    usage = {"active_seconds": active, "list_cost": cost}
+    whole = reading_of("/v1/x", told(type="session", id="s1", usage=usage))
+    part = reading_of("/v1/x", told(type="session_thread", id="t1", session_id="s1", usage=usage))
+    assert whole is not None
+    assert part is not None
+    assert (whole.active_ms, whole.cost_nusd) == found
+    assert (part.active_ms, part.cost_nusd) == (found[0], None)
+
+
+def test_a_batchs_own_tier_is_left_out() -> None:
+    """All of its items have it; another one is told."""
+    for tier, told_tier in (("batch", ""), ("priority", "priority")):
+        usage = {"input_tokens": 1, "output_tokens": 2, "service_tier": tier}
+        body = {"type": "message", "model": "m", "content": [], "usage": usage, "stop_reason": "end_turn"}
+        answer = json_usage(json.dumps(body).encode())
+        assert answer is not None
+        assert item_usage(answer).tier == told_tier
+
+
+def test_messages_of_another_shape_have_no_survey() -> None:
+    """Nor do missing ones."""
+    assert survey_messages(None) == survey_messages(Raw(b"7")) == []
+    assert [one.role for one in survey_messages(Raw(b'[{"role": "user"}]'))] == ["user"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ([], False),
+        ([{"type": "text", "text": "a"}], True),
+        ([{"type": "fallback"}], False),
+        ([{"type": "text", "text": "a"}, {"type": "fallback"}], False),
+        ([{"type": "fallback"}, {"type": "text", "text": "a"}], True),
+        ("text", True),
+        (["fallback"], True),
+    ],
+)
+def test_the_model_that_is_named_has_content_behind_the_last_fallback(content: Any, *, expected: bool) -> None:
+    assert has_output(Raw(json.dumps(content).encode())) is expected

@@ -245,6 +245,15 @@ def test_probes_of_one_client_weigh_as_far_as_others_bear_them_out(
     assert evidence_of(client=client).failed_probes(health) == expected
 
 
+def test_refused_connections_of_a_session_count_once() -> None:
+    """Whoever meets them; of its other failures three, while others use the route."""
+    counts = SessionFailures(failures=9, connects=4, repeats=1)
+    health = replica(worst_row=9, worst_by={"alice": {"s": counts}})
+    assert Evidence("alice", ("alice",), ("s",)).failures_in_row(health) == 8
+    assert Evidence("alice", ("alice", "bob"), ("s", "t")).failures_in_row(health) == 7
+    assert Evidence("bob", ("alice", "bob"), ("s", "t")).failures_in_row(health) == 4
+
+
 @pytest.mark.parametrize(("recovered", "expected"), [(21, True), (20, False), (19, False)])
 def test_a_recovery_ends_what_clients_shared(recovered: int, expected: bool) -> None:  # noqa: FBT001
     """At any replica, at the moment of the second client's failure at the latest."""

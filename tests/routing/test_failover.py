@@ -19,11 +19,12 @@ from service.routing.failover import (
     ThoughtOrigin,
     Verdict,
     failover,
+    share_account,
 )
 from service.routing.failure import Failure
 from service.routing.rank import Candidate
 from service.routing.retry_budget import RetryBudget
-from service.settings import Policy
+from service.settings import Policy, Secret
 from tests.support.routing_factories import CLIENT, NOW_MS, POLICY, A, S, Z, route_of
 
 MODEL = "claude-sonnet-4-6"
@@ -814,3 +815,14 @@ def test_the_budget_is_a_fifth_of_the_requests() -> None:
     for _ in range(1_000):
         budget.earn()
     assert [budget.spend() for _ in range(11)] == [True] * 10 + [False]
+
+
+def test_routes_share_an_account_by_their_key_or_log_in() -> None:
+    """Without either, nobody can tell."""
+    log_in, other = route_of("s1", api_key=Secret(""), credentials_path="/a"), "/b"
+    assert share_account(A, replace(A, id="again"))
+    assert not share_account(A, route_of("b"))
+    assert not share_account(A, log_in)
+    assert share_account(log_in, replace(log_in, id="s2"))
+    assert not share_account(log_in, replace(log_in, credentials_path=other))
+    assert not share_account(replace(log_in, credentials_path=""), replace(log_in, credentials_path=""))

@@ -1,9 +1,12 @@
 """A route as people see it: one state, why, and its week."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.ledger.events import AttemptEnded, AttemptStarted, Endpoint
 from service.ledger.fold import fold_route
@@ -12,17 +15,23 @@ from service.ledger.state import (
     OpenAttempt,
     Refusal,
     ReplicaHealth,
+    ReplicaNotice,
     RouteLedger,
     Usage,
     Wait,
     WindowTold,
 )
+from service.routing.circuit import CircuitReading
 from service.routing.quota import WaitReading, WindowReading
 from service.routing.rank import RoutingRequest, rank
 from service.routing.route_status import (
+    NoticeReading,
     RouteStatus,
+    describe_credential,
+    describe_failures,
     fields_of,
     models_without_price,
+    read_notices,
     read_route_status,
     reading_of,
 )
@@ -295,3 +304,46 @@ def test_models_without_a_price_are_those_of_the_week() -> None:
         }
     )
     assert models_without_price(ledger, 10) == ("a-newer", "new")
+
+
+def noticed(code: Any, *, usable: bool = False, at_ms: int = NOW_MS - 1) -> ReplicaNotice:
+    """What a replica says of the credential."""
+    return ReplicaNotice(code=code, usable=usable, message=f"it is {code}", at_ms=at_ms)
+
+
+def test_notices_are_those_of_live_replicas() -> None:
+    """Of all while nobody knows who lives; a notice that all is well is none."""
+    ledger = RouteLedger(notices={"a": noticed("expired"), "b": noticed(""), "me": noticed("absent")})
+    for live, shown in ((None, ["a", "me"]), (frozenset(), ["me"]), (frozenset("ab"), ["a", "me"])):
+        view = replace(view_of(anthropic=ledger), live=live)
+        assert [notice.replica for notice in read_notices(ledger, view)] == shown
+
+
+def test_what_is_wrong_with_a_credential_is_told_before_its_last_refusal() -> None:
+    """And a refusal, where nothing else is known."""
+    refusal = Wait(at_ms=NOW_MS - 1, kind="credential", status=401)
+    notice = NoticeReading("a", "expired", False, "it is expired", NOW_MS)
+    told = "its credential was refused when it was used last: credential 401"
+    assert describe_credential((), None, None) == ""
+    assert describe_credential((), None, refusal) == told
+    assert describe_credential([notice], frozenset("a"), refusal) == "it is expired"
+    assert describe_credential([notice], frozenset("ab"), None) == "it is expired (on 1 of 2 proxies: a)"
+
+
+def test_a_degraded_route_names_its_last_failure() -> None:
+    """That of the replica that met one last."""
+    health = {
+        "old": tripped(3, ago_ms=9_000, last_failure_kind="timeout"),
+        "new": tripped(3, ago_ms=1_000, last_failure_kind="overloaded"),
+    }
+    reading = CircuitReading(failures_in_row=3, degraded=True)
+    assert describe_failures(reading, RouteLedger(health=health)) == "3 failures in a row, the last: overloaded"
+    assert describe_failures(CircuitReading(reason="open"), RouteLedger()) == "open"
+    assert describe_failures(CircuitReading(failures_in_row=1), RouteLedger(health=health)) == ""
+
+
+@pytest.mark.parametrize(("limit", "source"), [(1_000, "settings"), (2_000, "operator")])
+def test_whose_limit_holds(limit: int, source: str) -> None:
+    """That of the settings is shown beside an operator's."""
+    status = read(view_of(ControlLedger(limits={"anthropic": limit})), LIMITED)
+    assert (status.limit_tokens, status.limit_source, status.configured_tokens) == (limit, source, 1_000)
