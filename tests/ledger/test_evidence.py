@@ -3,9 +3,19 @@
 from typing import Any
 
 from service.ledger.events import AttemptEnded
-from service.ledger.evidence import count_client, has_unattributed, note_failure, note_seen, recovered_for, unattributed
-from service.ledger.state import Bucket, FailuresBySession, ReplicaHealth, RouteLedger, SessionFailures
-from tests.support.event_factories import ended
+from service.ledger.evidence import (
+    KEPT_SESSIONS,
+    OTHERS,
+    count_client,
+    end_refusals,
+    has_unattributed,
+    note_failure,
+    note_seen,
+    recovered_for,
+    unattributed,
+)
+from service.ledger.state import Bucket, FailuresBySession, Refusal, ReplicaHealth, RouteLedger, SessionFailures
+from tests.support.event_factories import NOW_MS, SECOND_MS, ended
 
 
 def failed(client: str, kind: str = "server_error", **fields: Any) -> AttemptEnded:
@@ -57,3 +67,27 @@ def test_the_account_that_was_used_last_is_remembered() -> None:
     for account in ("a1", "", "a2", ""):
         note_seen(ledger, ended(account=account))
     assert ledger.account == "a2"
+
+
+def test_an_answer_takes_back_errors_of_its_own_class_and_account_alone() -> None:
+    """Those that began before it."""
+    since = NOW_MS - SECOND_MS
+    ledger = RouteLedger(
+        refusals={
+            "same": Refusal(endpoint="messages", account="a", since_ms=since),
+            "later": Refusal(endpoint="messages", account="a", since_ms=since + 1),
+            "class": Refusal(endpoint="count_tokens", account="a", since_ms=since),
+            "account": Refusal(endpoint="messages", account="b", since_ms=since),
+        }
+    )
+    end_refusals(ledger, ended(account="a", started_at_ms=since))
+    assert set(ledger.refusals) == {"later", "class", "account"}
+
+
+def test_sessions_beyond_the_bound_share_a_count() -> None:
+    """The last one that has room has its own."""
+    row: FailuresBySession = {}
+    for number in range(KEPT_SESSIONS + 2):
+        note_failure(row, ended(outcome="failed", kind="server_error", client_key="alice", session_id=f"s{number}"))
+    assert len(row["alice"]) == KEPT_SESSIONS + 1
+    assert row["alice"][OTHERS].failures == 2

@@ -797,6 +797,21 @@ def test_waits_of_an_unknown_account_are_named_by_their_class(rules: int) -> Non
     assert not after(failed(1, NOW_MS, **limit, endpoint="models")).waits
 
 
+def test_an_answer_that_began_with_the_wait_ends_it() -> None:
+    """At the very millisecond, and with or without an account."""
+    for fields in ({"fold_rules": 1}, {"fold_rules": FOLD_RULES, "account": "a1"}):
+        held = failed(1, NOW_MS, kind="quota", scope="quota", status=429, **fields)
+        answer = ended(2, NOW_MS + 9_000, started_at_ms=NOW_MS, **fields)
+        assert after(held).waits
+        assert not after(held, answer).waits
+
+
+def test_who_sends_messages_is_a_user_of_the_route() -> None:
+    """Who counts tokens is none: that says nothing about how messages fare."""
+    for endpoint, seen in (("messages", ["alice"]), ("count_tokens", [])):
+        assert list(after(ended(1, endpoint=endpoint, fold_rules=FOLD_RULES)).clients) == seen
+
+
 # -- prices that follow others
 
 

@@ -84,3 +84,10 @@ def test_a_page_that_there_is_not(query: str) -> None:
     """The client is told what is wrong."""
     with pytest.raises(ClientError):
         page_of(FIVE, query)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5])
+def test_a_page_has_as_many_as_are_asked_for(limit: int) -> None:
+    """One at least."""
+    page = page_of(FIVE, f"limit={limit}")
+    assert (len(page["data"]), page["has_more"]) == (limit, limit < 5)

@@ -171,6 +171,9 @@ def test_when_a_resource_was_made(created_at: object, made_ms: int) -> None:
     reading = reading_of("/v1/x", told(type="session", id="s1", usage={}, created_at=created_at))
     assert reading is not None
     assert reading.made_at_ms == made_ms
+    part = told(type="session_thread", id="t1", session_id="s1", usage={}, created_at=created_at)
+    assert (found := reading_of("/v1/x", part)) is not None
+    assert found.made_at_ms == 0, "a part is younger than the whole"
 
 
 def test_a_sessions_stream_tells_its_totals() -> None:

@@ -248,6 +248,7 @@ def test_a_fallback_is_served_by_the_model_of_its_iteration(
 def test_the_parts_of_iterations() -> None:
     """Of any shape."""
     assert hour_in({"cache_creation": {"ephemeral_1h_input_tokens": 3}}) == 3
+    assert hour_in({"cache_creation": {"ephemeral_1h_input_tokens": FIGURE_LIMIT}}) == 0
     assert hour_in({"cache_creation": {"ephemeral_5m_input_tokens": 3}}) == hour_in({"cache_creation": 3}) == 0
     assert fallback_in([iteration("fallback_message", model="a"), iteration("fallback_message", model="b")]) == "b"
     assert fallback_in([iteration("message", model="a"), "fallback_message", iteration("fallback_message")]) == ""
