@@ -2,6 +2,7 @@
 a bound runs this with the new version first."""
 
 import asyncio
+import inspect
 import tomllib
 from pathlib import Path
 
@@ -11,13 +12,15 @@ import pytest
 from httpcore._async.http11 import AsyncHTTP11Connection
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from redis.asyncio.connection import Connection
+from rq import SimpleWorker
+from rq.job import Job
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import Server, ServerState
 
 ROOT = Path(__file__).parents[2]
-BOUNDED = ("httpcore", "httptools", "prometheus-client", "redis", "uvicorn")
+BOUNDED = ("httpcore", "httptools", "prometheus-client", "redis", "rq", "uvicorn")
 PROTOCOL_FIELDS = (
     "app", "cycle", "headers", "loop", "parser", "pipeline", "scope", "tasks",
     "timeout_keep_alive_task", "transport", "url",
@@ -74,6 +77,29 @@ def test_prometheus_counts_can_be_added_in_one_go() -> None:
 def test_a_redis_connection_has_a_writer() -> None:
     connection = Connection()
     assert connection._writer is None
+
+
+RQ_STEPS = {
+    "heartbeat": ["timeout", "pipeline"],
+    "check_for_suspension": ["burst"],
+    "set_state": ["state", "pipeline"],
+    "handle_execution_ended": ["job", "queue", "heartbeat_ttl"],
+    "handle_job_success": ["job", "queue", "started_job_registry", "execution"],
+    "cleanup_execution": ["job", "pipeline", "execution"],
+    "increment_successful_job_count": ["pipeline"],
+}
+"""Steps of RQ's worker around a job that `workers.worker` replaces or takes, with their parameters."""
+
+
+@pytest.mark.parametrize("step", RQ_STEPS)
+def test_rqs_worker_has_the_steps_that_fold_jobs_replace(step: str) -> None:
+    """One that RQ renames would be called no more, or be missing at the end of each job."""
+    assert list(inspect.signature(getattr(SimpleWorker, step)).parameters)[1:] == RQ_STEPS[step]
+
+
+def test_rq_keeps_a_job_under_three_keys() -> None:
+    """The end of a job without a result deletes them."""
+    assert {"key", "dependents_key", "dependencies_key"} <= set(dir(Job))
 
 
 def test_httpcore_keeps_h11s_state_where_it_is_looked_for() -> None:
