@@ -79,7 +79,7 @@ def write_answers(path: Path) -> bool:
         from_variables(variables)
     except SettingsError as error:
         raise click.ClickException(error.message) from None
-    wants_claude = click.confirm("3. Point Claude Code at this proxy?")
+    wants_claude = click.confirm("Point Claude Code at this proxy?")
     try:
         write(path, variables)
     except OSError as error:
@@ -105,7 +105,7 @@ def asked_routes() -> Sequence[str]:
         echo(f"  {name:13} {route.words}")
     none = "none: clients' own credentials are passed through to Anthropic"
     return click.prompt(
-        f"1. Which routes, comma-separated? Enter for {none}", "", show_default=False, value_proc=routes_of
+        f"Which routes, comma-separated? Enter for {none}", "", show_default=False, value_proc=routes_of
     )
 
 
@@ -124,7 +124,7 @@ def asked_variables(routes: Sequence[str]) -> dict[str, str]:
     for name in routes:
         route = ROUTES[name]
         found[route.variable] = route.value or click.prompt(
-            f"2. {route.variable} (is not shown)", hide_input=True, value_proc=key_of
+            f"{route.variable} (is not shown)", hide_input=True, value_proc=key_of
         )
     return found
 

@@ -103,9 +103,9 @@ def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
 def test_three_answers_make_the_settings(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
     """Routes, a key for each that has one, Claude Code; the key is nowhere but in the file, for its owner alone."""
     asked = terminal("init")
-    asked.answers("1. Which routes", "zai, subscription")
-    asked.answers("2. ZAI_API_KEY (is not shown): ", KEY, hidden=True)
-    asked.answers("3. Point Claude Code at this proxy? [y/N]: ", "y")
+    asked.answers("Which routes", "zai, subscription")
+    asked.answers("ZAI_API_KEY (is not shown): ", KEY, hidden=True)
+    asked.answers("Point Claude Code at this proxy? [y/N]: ", "y")
     status, said = asked.ends()
     assert status == 0, said
     assert KEY not in said
@@ -128,9 +128,9 @@ def test_what_is_there_is_not_overwritten_unasked(terminal: Callable[..., Termin
     assert "left as it is" in said
     asked = terminal("init")
     asked.answers("exists. Replace it?", "y")
-    asked.answers("1. Which routes", "nowhere")
+    asked.answers("Which routes", "nowhere")
     asked.answers("there is no route 'nowhere'", "")
-    asked.answers("3. Point Claude Code", "")
+    asked.answers("Point Claude Code", "")
     assert asked.ends()[0] == 0
     assert read_dotenv(path) == {}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -140,8 +140,8 @@ def test_what_is_there_is_not_overwritten_unasked(terminal: Callable[..., Termin
 def test_who_gives_up_has_changed_nothing(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
     """Ctrl-C at the last question."""
     asked = terminal("init")
-    asked.answers("1. Which routes", "")
-    asked.answers("3. Point Claude Code at this proxy? [y/N]: ", "\x03")
+    asked.answers("Which routes", "")
+    asked.answers("Point Claude Code at this proxy? [y/N]: ", "\x03")
     assert asked.ends()[0] == 1
     assert not (tmp_path / ".env").exists()
 
@@ -162,8 +162,8 @@ def test_a_script_is_told_what_to_do(tmp_path: Path) -> None:
 def test_a_first_up_in_a_terminal_asks_and_goes_on(terminal: Callable[..., Terminal]) -> None:
     """What was answered applies at once."""
     asked = terminal("up", CCPROXY_REDIS_BIN="/nowhere/valkey-server", CCPROXY_POSTGRES_BIN="/nowhere")
-    asked.answers("1. Which routes", "")
-    asked.answers("3. Point Claude Code", "")
+    asked.answers("Which routes", "")
+    asked.answers("Point Claude Code", "")
     status, said = asked.ends()
     assert status == 1
     assert "/nowhere" in said
