@@ -7,7 +7,10 @@ faulty (`recount`).
 """
 
 import multiprocessing
+import os
 import signal
+import sys
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
@@ -18,11 +21,10 @@ import psycopg
 
 from workers.store import QUERIES, PostgresAddress, connect, events_table, templated
 
-READERS = 2
-"""Processes that read and check pages."""
+READERS = max(1, min(2, (os.cpu_count() or 1) - 1))
+"""Processes that read and check pages. One keeps up with the caller; where there are cores to spare, two stay ahead."""
 FEW_ROWS = 100_000
 """So many rows are read by the caller's process: another one takes as long to start."""
-HASH_BYTES = 32
 
 
 class Span(NamedTuple):
@@ -45,6 +47,20 @@ class SuspectRow(NamedTuple):
     hash: bytes
     prior: int | None
     before: bytes | None
+
+
+class PageBytes(NamedTuple):
+    """Columns of a page's rows as bytes, in the order of the positions; lines, or values of one length side by side.
+
+    `before` is the hash of the row before them, None if there is none.
+    """
+
+    events: bytes = b""
+    positions: bytes = b""
+    beginnings: bytes = b""
+    request_ids: bytes = b""
+    hashes: bytes = b""
+    before: bytes | None = None
 
 
 class RowPage(NamedTuple):
@@ -78,21 +94,38 @@ def read_page(connection: psycopg.Connection, span: Span) -> RowPage:
     """Read and check a page."""
     parameters, table = span._asdict(), events_table(span.stream)
     row = connection.execute(templated("page", table), parameters, binary=True).fetchone()
-    events, hashes, has_suspects = row or (b"", b"", True)
-    if not has_suspects and is_chain(events, hashes):
-        return RowPage(events, [])
+    page = PageBytes(*row) if row else PageBytes()
+    if is_intact(page, span):
+        return RowPage(page.events, [])
     suspects = connection.execute(templated("suspect_rows", table), parameters).fetchall()
-    return RowPage(events, [SuspectRow(*suspect) for suspect in suspects])
+    return RowPage(page.events, [SuspectRow(*suspect) for suspect in suspects])
 
 
-def is_chain(events: bytes, hashes: bytes) -> bool:
-    """True if `hashes`, that of the row before among them, are those of the events."""
-    chained = hashes[:HASH_BYTES]
-    chain = [chained]
-    for event in events.split(b"\n"):
+def is_intact(page: PageBytes, span: Span) -> bool:
+    """True if no position is missing, each hash follows from the one before, and the columns are those of the events.
+
+    Columns that JSON writes in another way than Postgres may fail although they are right.
+    """
+    if page.before is None or page.positions != packed(range(span.after + 1, span.upto + 1)):
+        return False
+    lines = (page.events.split(b"\n"), page.beginnings.split(b"\n"), page.request_ids.split(b"\n"))
+    if any(len(some) != span.upto - span.after for some in lines):
+        return False
+    chained, chain = page.before, []
+    for event, beginning, request_id in zip(*lines, strict=True):
+        if not event.startswith(beginning) or request_id not in event:
+            return False
         chained = sha256(chained + event).digest()
         chain.append(chained)
-    return b"".join(chain) == hashes
+    return b"".join(chain) == page.hashes
+
+
+def packed(positions: range) -> bytes:
+    """Return positions as Postgres sends them: 8 bytes each, the highest first."""
+    numbers = array("q", positions)
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers.tobytes()
 
 
 def read_in_parallel(postgres: PostgresAddress, spans: Sequence[Span]) -> Iterator[RowPage]:

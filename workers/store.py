@@ -54,17 +54,12 @@ QUERIES = read_queries()
 CELL_TABLES = ("ccproxy.usage_hourly", "pg_temp.recount")
 """The live cells, and those of a recount."""
 ADD_USAGE = {table: QUERIES["add_usage"].replace(b"{table}", table.encode()) for table in CELL_TABLES}
-SHARED_PARTS = ("rows_and_prior", "is_suspect")
-"""Parts of statements."""
 CELLS_SINCE = {table: QUERIES["cells_since"].replace(b"{table}", table.encode()) for table in CELL_TABLES}
 
 
 def templated(query: str, table: str) -> bytes:
-    """Return a statement with the name of one of the ledger's tables, and the parts that it shares, filled in."""
-    statement = QUERIES[query]
-    for part in SHARED_PARTS:
-        statement = statement.replace(b"{%s}" % part.encode(), QUERIES[part])
-    return statement.replace(b"{table}", table.encode())
+    """Return a statement with the name of one of the ledger's tables filled in."""
+    return QUERIES[query].replace(b"{table}", table.encode())
 
 
 def events_table(stream: str) -> str:
