@@ -17,7 +17,7 @@ from service.redis_client.probe import Command, login_failure, probe, refusal_wo
 from service.settings import Settings, SettingsError
 from service.settings.database_url import database_address
 from service.settings.redis_url import place_of
-from workers.migrate import SchemaError, pending
+from workers.migrate import SchemaError, has_schema, pending
 from workers.postgres_address import address_at, postgres_of, redis_url_of, running_address
 from workers.store import QUERIES, PostgresAddress, connect
 
@@ -99,9 +99,8 @@ def one_row(connection: psycopg.Connection, query: Any, parameters: Any = None) 
 
 def fault_in(connection: psycopg.Connection, variable: str) -> str:
     """Return what keeps workers from using this database, with its mend; "" if nothing does."""
-    (is_read_only,) = one_row(connection, QUERIES["check_read_only"])
-    if is_read_only:
-        return f"it can only be read; use the primary's address in {variable}"
+    if wrong := read_only_fault(connection, variable):
+        return wrong
     try:
         missing = pending(connection)
     except SchemaError as error:
@@ -113,10 +112,32 @@ def fault_in(connection: psycopg.Connection, variable: str) -> str:
         mend = "" if may_create else f", as a user that may create schemas ({connection.info.user} may not)"
         names = ", ".join(f"{step.number:04} {step.name}" for step in missing)
         return f"the ledger's tables are missing or old (migrations {names}); run `ccproxy migrate`{mend}"
+    return rights_fault(connection)
+
+
+def migration_obstacle(connection: psycopg.Connection) -> str:
+    """Return what keeps missing steps from being applied to this database, with its mend; "" if nothing does."""
+    if wrong := read_only_fault(connection, "DATABASE_URL"):
+        return wrong
+    has_namespace, _ = has_schema(connection)
+    if has_namespace:
+        return rights_fault(connection)
+    (may_create,) = one_row(connection, QUERIES["check_may_create"])
+    return "" if may_create else f"user {connection.info.user} may not create schemas; migrate as one that may"
+
+
+def read_only_fault(connection: psycopg.Connection, variable: str) -> str:
+    """Return that nobody can write to this database, with its mend; "" if one can."""
+    (is_read_only,) = one_row(connection, QUERIES["check_read_only"])
+    return f"it can only be read; use the primary's address in {variable}" if is_read_only else ""
+
+
+def rights_fault(connection: psycopg.Connection) -> str:
+    """Return which tables the user lacks rights on, with the mend; "" if it has all."""
     lacking = [name for (name,) in connection.execute(QUERIES["check_rights"]).fetchall()]
-    if lacking:
-        return f"user {connection.info.user} has not all rights on {', '.join(lacking)}; {grant_mend(connection)}"
-    return ""
+    if not lacking:
+        return ""
+    return f"user {connection.info.user} has not all rights on {', '.join(lacking)}; {grant_mend(connection)}"
 
 
 def grant_mend(connection: psycopg.Connection) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -32,8 +33,10 @@ from workers.archive import Archive, Unowned, open_archive
 from workers.backup import BackupError, Manifest, back_up, expected_rows
 from workers.consume import Streams, open_redis
 from workers.invoice import CREATE_KEY, AdminApi, InvoiceError, with_progress
-from workers.migrate import SchemaError, pending
+from workers.migrate import SchemaError
 from workers.migrate import migrate as apply_migrations
+from workers.migration_plan import Plan, plan
+from workers.migration_view import applied_json, show_applied, show_missing, show_plan
 from workers.postgres_address import direct_postgres_of, postgres_of, redis_url_of, required
 from workers.project import Projected, Projector
 from workers.publish import Publisher
@@ -93,23 +96,46 @@ def keep_own_variables() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)  # noqa: S606 - replaces this process
 
 
-@click.command()
-@click.option("--check", is_flag=True, help="Only list pending migrations; exit code 1 if there are any.")
-def migrate(*, check: bool) -> None:
-    """Migrate the database schema to this version."""
-    settings = load_for_workers()
-    with errors_as_messages(), connect(direct_postgres_of(settings)) as connection:
-        steps = pending(connection) if check else apply_migrations(connection)
-    for step in steps:
-        echo(f"migration.{'missing' if check else 'applied'} number={step.number:04} name={step.name}")
-    if not steps:
-        echo("schema.current")
-    if check and steps:
-        raise click.exceptions.Exit(1)
-
-
 stream_option = click.option("--stream", metavar="S", help="Only this stream: a route's id, or `control`.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Only list pending migrations; exit code 1 if there are any.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only show what it would do, what that locks, and about how long it takes; exit code 1 if it would fail.",
+)
+@json_option
+def migrate(*, check: bool, dry_run: bool, as_json: bool) -> None:
+    """Migrate the database schema to this version.
+
+    All pending migrations are one transaction: they are applied, or nothing is changed.
+    """
+    with errors_as_messages(), connect(direct_postgres_of(load_for_workers())) as connection:
+        if check or dry_run:
+            show_planned(plan(connection), check=check, dry_run=dry_run, as_json=as_json)
+            return
+        began_s = time.monotonic()
+        applied = apply_migrations(connection)
+        took_s = time.monotonic() - began_s
+    if as_json:
+        echo_json(applied_json(applied, took_s))
+    else:
+        show_applied(applied, took_s)
+
+
+def show_planned(planned: Plan, *, check: bool, dry_run: bool, as_json: bool) -> None:
+    """Print a plan, and exit as its reader asked for."""
+    if as_json:
+        echo_json(planned)
+    elif dry_run:
+        show_plan(planned)
+    else:
+        show_missing(planned)
+    if planned.steps if check else planned.obstacle:
+        raise click.exceptions.Exit(1)
 
 
 @click.group()

@@ -17,20 +17,36 @@ CREATE TABLE ccproxy.migrations (
     applied_at timestamptz NOT NULL DEFAULT now()
 );
 
--- Versions before this column have made the table without it. NULL: no older version may go on over the step.
--- name: add_compatible_from
-ALTER TABLE ccproxy.migrations ADD COLUMN IF NOT EXISTS compatible_from integer;
+-- Versions before these columns have made the table without them. `compatible_from` NULL: no older version may go on
+-- over the step; `version` NULL: nobody noted which version applied it.
+-- name: add_origin
+ALTER TABLE ccproxy.migrations
+    ADD COLUMN IF NOT EXISTS compatible_from integer,
+    ADD COLUMN IF NOT EXISTS version text;
 
 -- name: applied_migrations
 SELECT number, name, sha256 FROM ccproxy.migrations ORDER BY number;
 
--- The oldest schema whose workers may go on over each step; also where the column is not there yet.
--- name: compatible_migrations
-SELECT number, (to_jsonb(m) ->> 'compatible_from')::integer FROM ccproxy.migrations AS m
-WHERE to_jsonb(m) ->> 'compatible_from' IS NOT NULL;
+-- Also where the columns are not there yet.
+-- name: origins_of_migrations
+SELECT number, coalesce(to_jsonb(m) ->> 'version', ''), (to_jsonb(m) ->> 'compatible_from')::integer
+FROM ccproxy.migrations AS m;
 
 -- name: add_migration
-INSERT INTO ccproxy.migrations (number, name, sha256, compatible_from) VALUES (%s, %s, %s, %s);
+INSERT INTO ccproxy.migrations (number, name, sha256, compatible_from, version) VALUES (%s, %s, %s, %s, %s);
+
+-- name: unbounded_statements
+SET LOCAL statement_timeout = 0;
+
+-- name: only_read
+SET TRANSACTION READ ONLY;
+
+-- A table's partitions count as one; indexes and what lies out of line count too.
+-- name: table_sizes
+SELECT root.relname, sum(pg_total_relation_size(c.oid))::bigint
+FROM pg_class AS c JOIN pg_class AS root ON root.oid = coalesce(pg_partition_root(c.oid), c.oid)
+WHERE c.relnamespace = to_regnamespace('ccproxy') AND c.relkind IN ('r', 'p')
+GROUP BY root.relname;
 
 -- name: session
 SELECT set_config('statement_timeout', '30s', false),

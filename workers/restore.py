@@ -34,7 +34,7 @@ from workers.backup import (
     copy_statement,
     member_of,
 )
-from workers.migrate import check_known, has_schema, migrate
+from workers.migrate import StepOrigin, check_known, has_schema, migrate
 from workers.recount import Progress
 from workers.store import QUERIES, create_partition, templated, week_of_partition
 
@@ -54,7 +54,8 @@ class Backup:
             raise BackupError(f"{path} is not a backup, or is truncated: {error}") from error
         try:
             self.manifest = self._read_manifest()
-            check_known(self.manifest.migrations)
+            made_by = StepOrigin(self.manifest.made_by)
+            check_known(self.manifest.migrations, {step.number: made_by for step in self.manifest.migrations})
         except BaseException:
             self._archive.close()
             raise

@@ -257,7 +257,10 @@ def decode_state(stream: str, raw: bytes) -> Ledger:
         return decode_ledger(stream, raw)
     version, ledger = _state_decoder.decode(raw)
     if version > STATE_VERSION:
-        raise NewerState(f"the stream {stream} was folded by a newer version; its workers go on with it")
+        raise NewerState(
+            f"the stream {stream} was folded by a newer version; its workers go on with it. Without them: run that "
+            "version, or restore a backup that was made before it, `ccproxy restore --replace FILE`"
+        )
     return decode_ledger(stream, ledger)
 
 

@@ -19,10 +19,11 @@ from tests.support.stream_factories import NOON_MS, STREAM
 from workers.archive import Archive, open_archive
 from workers.consume import Streams, open_redis
 from workers.fold_job import FoldJob
+from workers.migrate import migrate
 from workers.outage import Outage
 from workers.project import Projected, Projector
 from workers.publish import Publisher
-from workers.store import GENESIS_HASH, PostgresAddress, Store
+from workers.store import GENESIS_HASH, PostgresAddress, Store, connect
 from workers.verify import StreamReport, verify
 from workers.wake import WakeQueue, open_queue
 
@@ -160,8 +161,39 @@ def command(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     return run
 
 
-@pytest.fixture
-def empty_database(tmp_path: Path) -> Iterator[Postgres]:
-    """A Postgres of this test alone, without the schema."""
-    with Postgres(tmp_path / "postgres") as server:
+@pytest.fixture(scope="session")
+def spare_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A Postgres for tests that make and migrate the schema themselves."""
+    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
         yield server
+
+
+@pytest.fixture
+def empty_database(spare_postgres: Postgres) -> Postgres:
+    """A Postgres without the schema."""
+    with psycopg.connect(spare_postgres.url, autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = off")
+        connection.execute(f"ALTER DATABASE {connection.info.dbname} RESET ALL".encode())
+        connection.execute("DROP SCHEMA IF EXISTS ccproxy CASCADE")
+    return spare_postgres
+
+
+@pytest.fixture
+def url(empty_database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty database, which the settings of this process name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CCPROXY_HOME", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", empty_database.url)
+    return empty_database.url
+
+
+def apply(url: str) -> None:
+    """Migrate, as a process does."""
+    with connect(PostgresAddress(url, connect_s=5)) as connection:
+        migrate(connection)
+
+
+def run(command: click.Command, *arguments: str) -> tuple[int, str]:
+    """What a command says, and how it ends."""
+    result = CliRunner().invoke(command, arguments)
+    return result.exit_code, result.output

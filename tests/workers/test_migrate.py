@@ -3,25 +3,14 @@
 from pathlib import Path
 from threading import Thread
 
-import click
 import pytest
-from click.testing import CliRunner
 
 from service.cli import main
-from service.embedded.postgres import Postgres
+from tests.workers.conftest import apply, run
 from workers import cli
 from workers.migrate import Migration, SchemaError, migrate, migrations, pending
 from workers.store import PostgresAddress, connect
 from workers.worker_process import check_schema
-
-
-@pytest.fixture
-def url(empty_database: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty database, named by the settings of this process."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CCPROXY_HOME", str(tmp_path))
-    monkeypatch.setenv("DATABASE_URL", empty_database.url)
-    return empty_database.url
 
 
 def test_the_schema_is_made_once_by_whoever_comes_first(url: str) -> None:
@@ -61,6 +50,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, url: str, *steps: bytes) -> None:
     with monkeypatch.context() as patched:
         known = [*migrations(), *later]
         patched.setattr("workers.migrate.migrations", lambda: known)
+        patched.setattr("workers.migrate.product_version", lambda: "9.8.7")
         apply(url)
 
 
@@ -87,11 +77,22 @@ def test_a_worker_refuses_a_later_schema_that_it_may_not_write(
     """In one line that names the step and the mend; one such step among compatible ones is enough."""
     apply(url)
     plant(monkeypatch, url, *steps)
-    name = f"{NEWEST + len(steps):04} \\(later_{len(steps)}\\) is newer .*; run a version that has it"
+    name = rf"{NEWEST + len(steps):04} \(later_{len(steps)}\) is newer than this version, \S+, which"
     with pytest.raises(SchemaError, match=name):
         check_schema(PostgresAddress(url, connect_s=5))
-    status, said = run(cli.migrate)
-    assert (status, said.count("\n")) == (1, 1)
+    for arguments in ((), ("--check",), ("--dry-run",)):
+        status, said = run(cli.migrate, *arguments)
+        assert (status, said.count("\n")) == (1, 1)
+        assert "; run 9.8.7 or a later one, or go back with a backup that was made before it: `ccproxy restore" in said
+
+
+def test_a_later_schema_whose_version_nobody_noted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Migrated by a version that did not write itself down."""
+    apply(url)
+    plant(monkeypatch, url, CHANGED)
+    with connect(PostgresAddress(url, connect_s=5)) as connection:
+        connection.execute("UPDATE ccproxy.migrations SET version = NULL")
+    assert "; run a version that has it, or go back with a backup" in run(cli.migrate)[1]
 
 
 def test_a_schema_of_the_version_before_is_read(url: str) -> None:
@@ -103,19 +104,7 @@ def test_a_schema_of_the_version_before_is_read(url: str) -> None:
         connection.execute("DELETE FROM ccproxy.migrations WHERE number = %s", (NEWEST,))
         connection.execute("ALTER TABLE ccproxy.usage_hourly DROP COLUMN estimated, DROP COLUMN estimated_tokens")
         connection.execute("ALTER TABLE ccproxy.usage_closed DROP COLUMN estimated, DROP COLUMN estimated_tokens")
-        assert [step.number for step in migrate(connection)] == [NEWEST]
-
-
-def apply(url: str) -> None:
-    """Migrate, as a process does."""
-    with connect(PostgresAddress(url, connect_s=5)) as connection:
-        migrate(connection)
-
-
-def run(command: click.Command, *arguments: str) -> tuple[int, str]:
-    """What a command says, and how it ends."""
-    result = CliRunner().invoke(command, arguments)
-    return result.exit_code, result.output
+        assert [applied.step.number for applied in migrate(connection)] == [NEWEST]
 
 
 def test_steps_are_numbered_without_a_gap() -> None:
