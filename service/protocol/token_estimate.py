@@ -1,11 +1,14 @@
 """Estimates the size of a request's prompt without a tokenizer. Two estimates, neither of which counts base64:
-- `least_tokens`, to skip models with too small a window: below every tokenizer's count. Natural languages, code
-and JSON average two to five characters per token; six are assumed. Runs of one character (indentation, rulers)
-count once, since tokenizers merge them. Images, documents and thinking (which providers drop from older turns)
-count nothing. - `likely_tokens`, to truncate conversations: the original proxy's four characters per token, of
-everything that a model reads; an image is 1,600 tokens (Anthropic's count for the largest that is not scaled
-down), and so is a document. Not here: decisions based on it (`service.routing.context`,
-`service.protocol.truncation`)."""
+
+- `least_tokens`, to skip models with too small a window: below every tokenizer's count. Natural languages, code and
+  JSON average two to five characters per token; six are assumed. Runs of one character (indentation, rulers) count
+  once, since tokenizers merge them. Images, documents and thinking (which providers drop from older turns) count
+  nothing.
+- `likely_tokens`, to truncate conversations: the original proxy's four characters per token, of everything that a model
+  reads; an image is 1,600 tokens (Anthropic's count for the largest that is not scaled down), and so is a document.
+
+Not here: decisions based on it (`service.routing.context`, `service.protocol.truncation`).
+"""
 
 import msgspec
 from msgspec import Raw, Struct
@@ -165,10 +168,10 @@ def repeats(text: str) -> int:
 
 
 def repeats_in(piece: bytes) -> int:
-    """Count repeats in one piece; its last byte is only compared with."""
+    """Count the characters of one piece that the next one equals; its last has none."""
     number = int.from_bytes(piece, "little")
     mixed = (number ^ (number >> 8)).to_bytes(len(piece), "little")
-    return mixed.count(0, 0, len(piece) - 1) if len(piece) > PIECE_BYTES else mixed.count(0)
+    return mixed.count(0, 0, len(piece) - 1)
 
 
 def likely_tokens_of(system: Raw | None, tools: Raw | None) -> int:
@@ -176,7 +179,8 @@ def likely_tokens_of(system: Raw | None, tools: Raw | None) -> int:
     tally = TokenEstimate()
     if system is not None:
         tally.add(MESSAGE.decode(b'{"content":' + bytes(system) + b"}").content)
-    tally.json_chars += json_chars(tools) if tools is not None else 0
+    if tools is not None:
+        tally.json_chars += json_chars(tools)
     return tally.likely_tokens
 
 

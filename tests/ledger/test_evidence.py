@@ -69,6 +69,15 @@ def test_the_account_that_was_used_last_is_remembered() -> None:
     assert ledger.account == "a2"
 
 
+def test_the_clients_that_used_the_route_last_are_remembered() -> None:
+    """Of several in one millisecond those told last; one that a spool tells late is no news."""
+    ledger = RouteLedger()
+    for client in ("alice", "bob", "carol"):
+        note_seen(ledger, ended(client_key=client))
+    note_seen(ledger, ended(2, NOW_MS - 1, client_key="dave"))
+    assert set(ledger.clients) == {"bob", "carol"}
+
+
 def test_an_answer_takes_back_errors_of_its_own_class_and_account_alone() -> None:
     """Those that began before it."""
     since = NOW_MS - SECOND_MS

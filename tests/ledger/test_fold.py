@@ -19,6 +19,7 @@ from service.ledger.events import (
     PriceChange,
     RouteEvent,
     TokenCounts,
+    UsageLine,
     UsageRepriced,
     Window,
 )
@@ -287,7 +288,8 @@ def test_hours_go_by_the_newest_event_alone() -> None:
     assert list(after(ended(2, last + HOUR_MS), ended(1)).usage) == [HOUR + KEPT_HOURS + 1]
     at_the_edge = after(ended(1, NOW_MS - HOUR_MS), ended(2), ended(3, last))
     assert list(at_the_edge.hours) == list(at_the_edge.usage) == [HOUR, HOUR + KEPT_HOURS]
-    assert set(after(ended(2, last), ended(1)).hours) == {HOUR, HOUR + KEPT_HOURS}
+    late = after(ended(2, last), ended(1))
+    assert {hour: usage.attempts for hour, usage in late.hours.items()} == {HOUR: 1, HOUR + KEPT_HOURS: 1}
 
 
 # -- open attempts
@@ -754,6 +756,14 @@ def test_events_of_earlier_rules_are_folded_by_them() -> None:
     assert hour[OTHER_MODEL]["alice"].attempts == 1
 
 
+@pytest.mark.parametrize(
+    ("rules", "cells"), [(0, KEPT_MODELS + 2), (1, KEPT_MODELS + 1), (FOLD_RULES, KEPT_MODELS + 1)]
+)
+def test_names_are_bounded_since_the_first_rules(rules: int, cells: int) -> None:
+    """Two more than have cells of their own share one."""
+    assert len(after(*invented(range(KEPT_MODELS + 2), fold_rules=rules)).usage[HOUR]) == cells
+
+
 @pytest.mark.parametrize(("rules", "size", "remembered"), [(0, 64, True), (0, 65, True), (1, 64, True), (1, 65, False)])
 def test_a_denied_model_is_remembered_where_its_name_fits(rules: int, size: int, remembered: bool) -> None:  # noqa: FBT001
     """By the rules of its time: names had no bound before the first."""
@@ -844,6 +854,16 @@ def test_a_new_price_of_a_model_among_others_stays_among_them() -> None:
     ledger = after(*names, repriced(names[-1], PriceChange(names[-1].model_sent, 1_000, 7)))
     assert ledger.usage[HOUR][OTHER_MODEL]["alice"].cost_nusd == 7
     assert names[-1].model_sent not in ledger.usage[HOUR]
+
+
+@pytest.mark.parametrize(("rules", "beside_nusd"), [(4, 900), (5, 1_000), (FOLD_RULES, 1_000)])
+def test_a_new_price_of_advice_counts_beside_answers(rules: int, beside_nusd: int) -> None:
+    """As the advice does, since the fifth rules; that of the answer stays among the answers of its model."""
+    lines = (UsageLine(MODEL, cost_nusd=7), UsageLine("claude-opus-4-8", "advisor", cost_nusd=900))
+    end = ended(1, lines=lines, fold_rules=5)
+    changes = (PriceChange(MODEL, 7, 9), PriceChange("claude-opus-4-8", 900, 1_000))
+    beside = after(end, repriced(end, *changes, fold_rules=rules)).beside
+    assert {model: used.cost_nusd for model, used in beside[HOUR].items()} == {"claude-opus-4-8": beside_nusd}
 
 
 def test_a_new_price_of_an_estimate_goes_with_it() -> None:

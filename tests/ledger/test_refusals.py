@@ -1,5 +1,7 @@
 """Errors in words that no rule knows are kept in small numbers, and nobody can push out what others have met."""
 
+import pytest
+
 from service.ledger.events import FOLD_RULES, AttemptEnded
 from service.ledger.evidence import KEPT_GROUPS, KEPT_REFUSALS, note_refusal
 from service.ledger.state import RouteLedger
@@ -17,14 +19,15 @@ def kept(ledger: RouteLedger) -> set[str]:
     return {name.rpartition("/")[2] for name in ledger.refusals}
 
 
-def test_a_client_with_many_wordings_drops_its_own() -> None:
-    """Those that others met stay, also before a second client has met them."""
+@pytest.mark.parametrize("rules", [4, FOLD_RULES])
+def test_a_client_with_many_wordings_drops_its_own(rules: int) -> None:
+    """Those that others met stay, also before a second client has met them; since the fourth rules."""
     ledger = RouteLedger()
-    note_refusal(ledger, refused(1, "closed", "alice"))
+    note_refusal(ledger, refused(1, "closed", "alice", rules=rules))
     for number in range(2, 40):
-        note_refusal(ledger, refused(number, f"nonsense {number}", "mallory"))
+        note_refusal(ledger, refused(number, f"nonsense {number}", "mallory", rules=rules))
         if number == 20:
-            note_refusal(ledger, refused(100, "closed", "bob"))
+            note_refusal(ledger, refused(100, "closed", "bob", rules=rules))
     assert "closed" in kept(ledger)
     assert len(ledger.refusals) == KEPT_REFUSALS
     assert ledger.refusals["messages/a/closed"].clients == ["alice", "bob"]

@@ -52,6 +52,16 @@ def test_an_item_of_a_batch_has_lines_too() -> None:
     assert found[OPUS].output == 7_805
 
 
+@pytest.mark.parametrize(("hours", "kept"), [(24, [HOUR, HOUR + 24]), (25, [HOUR + 25])])
+def test_what_is_beside_answers_is_kept_for_a_day(hours: int, kept: list[int]) -> None:
+    """As long as means of answers are taken, in whatever order it comes; of older versions' events nothing is."""
+    first = ended(1, lines=LINES, fold_rules=FOLD_RULES)
+    later = ended(2, NOW_MS + hours * fold.HOUR_MS, lines=LINES, fold_rules=FOLD_RULES)
+    for events in ([first, later], [later, first]):
+        assert sorted(fold.fold_route(RouteLedger(), events).beside) == kept
+    assert fold.fold_route(RouteLedger(), [msgspec.structs.replace(first, fold_rules=4)]).beside == {}
+
+
 def test_a_line_without_a_price_is_marked() -> None:
     """It is not free: its cell says so, and the others keep theirs; the event's price covers what has one."""
     lines = (LINES[0], msgspec.structs.replace(LINES[2], cost_nusd=None))

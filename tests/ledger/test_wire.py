@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from service.ledger import wire
 from service.ledger.events import RouteDisabled
-from service.ledger.state import ControlLedger, RouteLedger
+from service.ledger.state import ControlLedger, Ledger, RouteLedger
 from service.ledger.wire import Snapshot, Undecodable
 from tests.support.event_factories import NOW_MS, Log, after, ended, id_of, logs, started
 
@@ -112,6 +112,26 @@ def test_a_snapshot_is_read_as_it_was_published() -> None:
 def test_a_snapshot_of_another_version_is_none(raw: bytes) -> None:
     """The reader keeps the last good one, so that versions can run side by side."""
     assert wire.decode_snapshot(raw) is None
+
+
+@pytest.mark.parametrize(("version", "left"), [(3, ["a1", "m1", "w1"]), (2, ["a1", "m1"]), (1, ["a1"])])
+def test_an_older_reader_gets_the_shape_that_it_knows(
+    version: int, left: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version by version, the newest first."""
+
+    def without_models(ledger: Ledger) -> Ledger:
+        """The first version knew none, and its shape is made of that of the second."""
+        assert ledger == RouteLedger(account="a1", missing_models={"m1": 1})
+        return RouteLedger(account="a1")
+
+    monkeypatch.setattr(wire, "SNAPSHOT_VERSION", 3)
+    older = {2: lambda ledger: msgspec.structs.replace(ledger, unread={}), 1: without_models}
+    monkeypatch.setattr(wire, "OLDER_SHAPES", older)
+    newest = RouteLedger(account="a1", missing_models={"m1": 1}, unread={"w1": 1})
+    read = wire.as_of_version(newest, version)
+    assert isinstance(read, RouteLedger)
+    assert [name for name in (read.account, *read.missing_models, *read.unread) if name] == left
 
 
 def test_a_change_is_read_as_it_was_told() -> None:

@@ -121,6 +121,12 @@ def test_tests_that_import_a_module_come_first_and_those_of_its_name_before_them
     assert all("service.routing.quota" in text_of(file) for file in near)
 
 
+def test_whatever_is_excused_is_excused_once() -> None:
+    """Two reasons for one mutant are one too many, or one is wrong."""
+    entries = [tuple(value for name, value in entry.items() if name != "reason") for entry in equivalent()]
+    assert len(set(entries)) == len(entries)
+
+
 @pytest.mark.parametrize("entry", equivalent(), ids=lambda entry: f"{entry['function']} {entry['before']}")
 def test_whatever_is_excused_still_exists_and_has_a_reason(entry: dict[str, str]) -> None:
     """When the code has changed, it has to be judged anew."""

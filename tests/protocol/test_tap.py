@@ -384,6 +384,30 @@ def test_a_thought_is_told_from_what_follows_it() -> None:
     assert seen == [False, True, True, True, False]
 
 
+@pytest.mark.parametrize(
+    ("parts", "unbilled"),
+    [
+        pytest.param([start({})], True, id="at once"),
+        pytest.param([start({}), block(type="text", text=""), DELTA], False, id="behind output"),
+        pytest.param([start({}, content=[{"type": "text", "text": "x"}])], False, id="the message began with output"),
+        pytest.param([start({}), DELTA, block(type="fallback")], True, id="the model that went on, at once"),
+        pytest.param([start({}), DELTA, block(type="fallback"), block(type="text")], False, id="behind its own output"),
+    ],
+)
+def test_who_refuses_before_any_output_is_not_billed(parts: list[bytes], unbilled: bool) -> None:  # noqa: FBT001 - a case
+    """Each model for itself."""
+    refusal = event("message_delta", delta={"stop_reason": "refusal"}, usage={"output_tokens": 3})
+    assert tapped(*parts, refusal).usage.unbilled is unbilled
+
+
+def test_only_thinking_is_counted_as_thinking() -> None:
+    """A field of that name in a tool's result is no count of it."""
+    result = block(type="web_fetch_tool_result", content={"estimated_tokens": 900})
+    assert tapped(start({}), result, DELTA).content.counted_thinking == 0
+    thought = event("content_block_delta", delta={"type": "thinking_delta", "thinking": "", "estimated_tokens": 40})
+    assert tapped(start({}), block(type="thinking", thinking=""), thought).content.counted_thinking == 40
+
+
 def test_a_new_tap_has_seen_nothing() -> None:
     tap = StreamTap()
     assert (tap.reported, tap.started, tap.has_content, tap.complete, tap.ended) == (False,) * 5
@@ -401,7 +425,8 @@ def test_a_new_tap_has_seen_nothing() -> None:
         ({"output_tokens": -9}, False),
         ({"output_tokens": 9.0}, False),
         ({"output_tokens": "9"}, False),
-        ({"output_tokens": 10**13}, False),
+        ({"output_tokens": 10**12 - 1}, True),
+        ({"output_tokens": 10**12}, False),
     ],
 )
 def test_the_whole_use_is_reported_with_an_output(usage: dict[str, Any], reported: bool) -> None:  # noqa: FBT001 - a case

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.protocol.token_estimate import (
@@ -89,7 +89,8 @@ def test_what_cannot_be_read_is_not_refused(raw: bytes) -> None:
     assert least_tokens(raw + b" " * 100_000, 10) == 0
 
 
-@given(st.text(alphabet="ab\u4e2d \n", max_size=50))
+@given(st.text(alphabet="ab\u4e2d \n\0", max_size=50))
+@example("\0")
 def test_repeats_are_counted_in_one_go(text: str) -> None:
     """As a loop over the bytes would."""
     data = text.encode()
@@ -151,7 +152,13 @@ def test_what_a_message_may_well_be(blocks: list[dict[str, Any]], tokens: int) -
 
 @pytest.mark.parametrize(
     ("system", "tools", "tokens"),
-    [(None, None, 0), (b'"12345678"', None, 2), (None, b'["12"]', 1), (b'"12345678"', b"[1,2,3]  ", 4)],
+    [
+        (None, None, 0),
+        (b'"12345678"', None, 2),
+        (b'"1234567"', None, 1),
+        (None, b'["12"]', 1),
+        (b'"12345678"', b"[1,2,3]  ", 4),
+    ],
 )
 def test_what_stands_around_the_messages(system: bytes | None, tools: bytes | None, tokens: int) -> None:
     parts = [None if part is None else msgspec.Raw(part) for part in (system, tools)]

@@ -82,6 +82,11 @@ def test_a_conversation_that_begins_with_the_assistant_loses_that(talk: list[dic
     assert cut_of(talk, 50) == (talk[-left:], len(talk) - left)
 
 
+def test_a_user_who_has_written_twice_loses_the_first_alone() -> None:
+    """The second message is a place to begin, though nobody has answered the first."""
+    assert cut_of([user(LONG), user("b"), user("c")], 50) == ([user("b"), user("c")], 1)
+
+
 def test_system_and_tools_count_and_stay() -> None:
     """They take room from the conversation, whose other fields keep their bytes."""
     raw = msgspec.json.encode({"messages": CHAT}).replace(

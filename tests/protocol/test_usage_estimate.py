@@ -4,14 +4,17 @@ import msgspec
 import pytest
 
 from service.ledger.events import TokenCounts
+from service.protocol.content_sample import ContentTokens
 from service.protocol.sse import EVENT_BYTES_LIMIT
 from service.protocol.tap import StreamTap
-from service.protocol.token_rates import MOST_MODELS, TokenRates
+from service.protocol.text_tokens import TextTokens
+from service.protocol.token_rates import MOST_MODELS, PUBLISHED, TokenRates
 from service.protocol.usage_estimate import (
     MOST_PROMPT_BYTES,
     Meter,
     UsageEstimator,
     at_least,
+    learn_visible,
     prompt_tokens,
     tokens_in,
 )
@@ -50,6 +53,7 @@ START = event("message_start", message={"usage": {"input_tokens": 7, "output_tok
 BLOCK = event("content_block_start", content_block={"type": "text", "text": ""})
 DELTA = event("content_block_delta", delta={"type": "text_delta", "text": " word" * 100})
 THINKING = event("content_block_start", content_block={"type": "thinking", "thinking": ""})
+FALLBACK = event("content_block_start", content_block={"type": "fallback", "to": {"model": "claude-opus-4-8"}})
 SO_FAR = event("message_delta", delta={}, usage={"output_tokens": 3})
 STOP = event("message_stop")
 REQUEST = msgspec.json.encode({"messages": [{"role": "user", "content": "x" * 400}]})
@@ -166,6 +170,32 @@ def test_hidden_thinking_counts_as_the_provider_counts_it() -> None:
         read(START, THINKING, *frames, BLOCK, DELTA, reported(378, 300), STOP, estimator=estimator)
     assert read(START, THINKING, *frames, estimator=estimator).tokens.output == 300
     assert read(START, BLOCK, DELTA, estimator=estimator).tokens.output == 78
+
+
+def test_what_was_thought_says_nothing_about_the_rate_of_text() -> None:
+    """Billed are 300 tokens of thinking and 156 of text, of which 78 were expected."""
+    estimator = UsageEstimator()
+    for _ in range(8):
+        read(START, THINKING, counted(300), BLOCK, DELTA, reported(456, 300), STOP, estimator=estimator)
+    assert read(START, BLOCK, DELTA, estimator=estimator).tokens.output == 156
+
+
+@pytest.mark.parametrize(
+    ("text", "argument", "taught"),
+    [(100, 0, {"ascii"}), (90, 10, {"ascii"}), (89, 11, set()), (11, 89, set()), (10, 90, {"input"})],
+)
+def test_an_answer_teaches_the_rate_of_what_nine_tenths_of_it_are(text: int, argument: int, taught: set[str]) -> None:
+    """Text, or the input of tools; of a mixture nobody knows which of them had more tokens than expected."""
+    rates = TokenRates().of(MODEL)
+    learn_visible(rates, ContentTokens(TextTokens(text), TextTokens(argument), TextTokens()), 200)
+    assert {kind for kind in rates.rates if rates.rate(kind) != PUBLISHED[kind]} == taught
+
+
+def test_each_model_of_an_answer_counts_for_what_it_wrote() -> None:
+    """The one that declined in the middle, and the one that went on until the client left."""
+    usage = read(START, BLOCK, *[DELTA] * 3, FALLBACK, BLOCK, DELTA)
+    assert usage.tokens.output == pytest.approx(78, rel=0.2)
+    assert [(line.kind, line.tokens.output) for line in usage.more] == [("declined", 234)]
 
 
 def test_a_summary_of_thinking_counts_for_what_it_stands_for() -> None:

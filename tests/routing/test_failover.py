@@ -190,7 +190,9 @@ def test_two_routes_that_refuse_a_request_confirm_that_it_is_its_own_fault(secon
 
 
 @pytest.mark.parametrize(
-    "second", [BROKEN, OVERLOADED, throttle(), quota(), BAD_KEY, NO_MODEL, CUT_STREAM], ids=lambda f: f.kind
+    "second",
+    [BROKEN, OVERLOADED, throttle(), quota(), BAD_KEY, NO_MODEL, CUT_STREAM, replace(BAD_REQUEST, status=500)],
+    ids=lambda f: f"{f.kind} {f.status}",
 )
 def test_whatever_else_a_second_route_says_is_no_opinion(second: Failure) -> None:
     """The first answer is shown, unconfirmed; no third route is asked."""

@@ -451,6 +451,7 @@ def test_a_week_that_has_just_begun_is_foretold_from_the_day_before() -> None:
         now_ms = MONDAY_MS + late_ms
         at_ms = forecast(steady(1_000, now_ms), 100_000, now_ms)
         assert 80 <= (at_ms - MONDAY_MS) / HOUR_MS <= 110
+    assert forecast(steady(1_000, MONDAY_MS), 0, MONDAY_MS) == 0, "without a limit nothing is used up"
     burst = RouteLedger(hours={MONDAY_MS // HOUR_MS: Usage(input=5_000)})
     assert forecast(burst, 100_000, MONDAY_MS + 60_000) == 0
 

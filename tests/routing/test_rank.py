@@ -303,6 +303,7 @@ def test_a_model_that_cannot_hold_the_prompt_is_passed_over() -> None:
     policy = from_variables({"CCPROXY_HOME": "/nowhere"}).policy
     candidates = rank(ask, (Z,), view_of(zai=open_circuit()), policy, NOW_MS)
     assert reasons(candidates) == {"zai": "context_too_small"}
+    assert candidates[0].model == "glm-4.5-air"
     assert candidates[0].reason == "prompt is too long: at least 150000 tokens > 131072 maximum of glm-4.5-air"
     assert names(rank(replace(ask, least_tokens=131_072), (A, Z), view_of(), policy, NOW_MS)) == ["anthropic", "zai"]
 

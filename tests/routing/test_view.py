@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from service.ledger.fold import HOUR_MS, fold_route
 from service.ledger.state import RouteLedger
 from service.routing.view import KEPT_FAMILIES, View, key_usage_since, usage_since
-from tests.support.event_factories import NOW_MS, Log, batch_item, distinct, ended, logs
+from tests.support.event_factories import NOW_MS, Log, batch_item, distinct, ended, failed, logs
 
 HOUR = NOW_MS // HOUR_MS
 KEYS = ("alice", "bob", "nobody")
@@ -57,6 +57,16 @@ def test_what_the_ledger_forgets_is_in_no_sum() -> None:
     view.fold_own("zai", batch_item(3, NOW_MS))
     check(view, 0)
     assert view.used("zai", 0).attempts == 1
+
+
+def test_a_route_without_a_snapshot_is_what_its_events_come_to() -> None:
+    """The first request of a new route; and what an operator has reset before it stays reset."""
+    view = View()
+    view.fold_own("zai", ended(1))
+    assert view.ledger("zai") == fold_route(RouteLedger(), [ended(1)])
+    view.control.resets["other"] = NOW_MS
+    view.fold_own("other", failed(2, NOW_MS + 1, started_at_ms=NOW_MS))
+    assert view.ledger("other").health == {}
 
 
 def test_nobodys_route_is_empty() -> None:

@@ -296,13 +296,3 @@ def test_advice_and_sessions_are_no_answers() -> None:
     ledger = fold.fold_route(RouteLedger(), [answered, advised(2), advised(3), grown(4), repriced])
     assert mean_of(ledger, MODEL, NOON_MS) == Estimate(TokenCounts(30, 2), 40)
     assert mean_of(fold.fold_route(RouteLedger(), [advised(1)]), MODEL, NOON_MS) == Estimate(TokenCounts(), None)
-
-
-def test_what_is_beside_answers_is_kept_for_a_day() -> None:
-    """As long as means are taken of it; events of older versions are folded as before."""
-    assert fold.fold_route(RouteLedger(), [advised(1, fold_rules=4)]).beside == {}
-    first = advised(1)
-    for hours, kept in ((24, [HOUR, HOUR + 24]), (25, [HOUR + 25])):
-        later = advised(2, NOON_MS + hours * fold.HOUR_MS)
-        assert list(fold.fold_route(RouteLedger(), [first, later]).beside) == kept
-        assert list(fold.fold_route(RouteLedger(), [later, first]).beside) == kept[-1:] if hours > 24 else kept
