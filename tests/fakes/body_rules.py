@@ -183,14 +183,24 @@ def unique_ids(body: Body) -> str:
     return "messages: `tool_use` ids must be unique" if any(count > 1 for count in ids.values()) else ""
 
 
+def continues_thread(body: Body) -> bool:
+    """Whether the provider has what went before."""
+    thread = body.get("thread")
+    return isinstance(thread, dict) and thread.get("type") == "continue"
+
+
 def paired(body: Body) -> str:
-    """Documentation of tool use, and public issues: the results of a message's calls begin the next one."""
+    """Documentation of tool use, and public issues: the results of a message's calls begin the next one.
+
+    The calls of a thread that is continued are the provider's to know: its first results are taken for theirs.
+    """
+    continued = continues_thread(body)
     messages = [message for message in messages_of(body) if message.get("role") != "system"]
     for number, (before, after) in enumerate(pairwise([{}, *messages, {}])):
         calls = [str(block.get("id")) for block in blocks_of(before) if block.get("type") == "tool_use"]
         kinds = [block.get("type") for block in blocks_of(after)]
         results = [str(b.get("tool_use_id")) for b in blocks_of(after) if b.get("type") == "tool_result"]
-        if set(results) - set(calls):
+        if set(results) - set(calls) and not (number == 0 and continued):
             return f"messages.{number}.content.0: unexpected `tool_use_id` found in `tool_result` blocks"
         is_last = number == len(messages)
         if (
