@@ -1,30 +1,24 @@
-"""Claude Code as a test's client: installs a fixed release once, runs it headless, reads what it says.
+"""Claude Code as a test's client: runs it headless, reads what it says.
 
-It knows nothing of the proxy: `base_url` is whatever it is pointed at. The release is fixed because its reactions to
-faults are what the tests assert; a newer one is a change to be looked at.
+It knows nothing of the proxy: `base_url` is whatever it is pointed at.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tests.support.npm import installed
+from tests.support.claude_code import install
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-VERSION = "2.1.330"
-MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 
 # What the child may see of our environment: an ANTHROPIC_* or proxy variable of the developer's would change its way.
 PASSED_ON = ("PATH", "LANG", "TERM", "TMPDIR")
@@ -63,23 +57,6 @@ class ClaudeRun:
         contents = [event["message"].get("content") for event in self.events if event.get("type") == "user"]
         blocks = [block for content in contents if isinstance(content, list) for block in content]
         return [block for block in blocks if block.get("type") == "tool_result"]
-
-
-def package() -> str:
-    """The package that holds the binary for this platform."""
-    machine = MACHINES.get(platform.machine().lower(), platform.machine().lower())
-    suffix = "-musl" if sys.platform == "linux" and not platform.libc_ver()[0] else ""
-    return f"@anthropic-ai/claude-code-{sys.platform}-{machine}{suffix}"
-
-
-def install() -> Path:
-    """The path of the binary, installed with npm when it is not there yet. RuntimeError names what is missing."""
-    # The binary's own package, by number: the main package would give an older release on older Nodes, and needs
-    # a postinstall step that newer npms don't run.
-    binary = installed("claude-code", package(), VERSION) / package() / "claude"
-    if not binary.exists():
-        raise RuntimeError(f"{package()}@{VERSION} has no file named claude; this platform may have no release")
-    return binary
 
 
 def run_claude(
