@@ -35,7 +35,7 @@ COMPOSE = $(or $(shell for tool in "docker compose" "podman compose" docker-comp
   $(shell test ! -f .env.docker || echo --env-file .env.docker)
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo dev build test test-all unit room mutate simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-rates bench-steps chaos test-claude-code test-scale test-upgrade test-install release lock prices docs screenshots clean stale
+.PHONY: help up demo dev build test test-all unit room mutate simulate simulate-faults fuzz lint format types bench soak bench-failover bench-ledger bench-sizing bench-rates bench-steps chaos test-claude-code test-scale test-upgrade test-install test-recipes release lock prices docs screenshots clean stale
 .PHONY: test-image docker-build docker-run docker-stop docker-logs docker-clean
 
 help: ## list these targets
@@ -138,6 +138,9 @@ test-upgrade: $(DEVELOP) ## an earlier version and this one side by side, under 
 
 test-install: $(DEVELOP) ## the wheel by uvx, uv tool and pipx, on Python 3.11 to 3.14 as far as they can be had; the workflows (needs npm)
 	$(BIN)/python -m pytest tests/install $(NO_SKIPS) $(ARGS)
+
+test-recipes: $(DEVELOP) ## docs/recipes.md with the real clients, from npm and PyPI, and a route that fails (needs npm)
+	$(BIN)/python -m pytest tests/recipes $(NO_SKIPS) $(ARGS)
 
 test-image: $(DEVELOP) ## what the Dockerfile installs and starts, in a plain folder, without Docker
 	$(BIN)/python -m tests.deploy.image

@@ -46,6 +46,7 @@ SUITES = (
     Suite("mutate", ("ARGS=--rooms routing,ledger,protocol --count 50 --least 90",)),
     Suite("test-image"),
     Suite("test-install"),
+    Suite("test-recipes"),
 )
 
 

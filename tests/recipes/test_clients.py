@@ -1,0 +1,57 @@
+"""The recipes for clients: each asks, streams, uses its tool, and notices nothing of the route that fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.recipes import scenario
+from tests.recipes.page import recipes
+from tests.recipes.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.fakes import FakeProvider
+    from tests.recipes.product import Product
+
+WEATHER = {"city": "Oslo"}
+NOTE = "note.txt"
+TOOLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Claude Code": ("Read", {"file_path": NOTE}),
+    "OpenCode": ("read", {"filePath": NOTE}),
+    "Python SDK": ("weather", WEATHER),
+    "TypeScript SDK": ("weather", WEATHER),
+    "Claude Agent SDK": ("mcp__here__weather", WEATHER),
+    "Vercel AI SDK": ("weather", WEATHER),
+    "LangChain": ("weather", WEATHER),
+    "pydantic-ai": ("weather", WEATHER),
+}
+"""The tool that each client has, and how the model calls it; a file's name becomes its path."""
+
+RESENDING = ("Python SDK", "TypeScript SDK")
+"""Those that keep their conversation at the provider."""
+
+
+@pytest.mark.parametrize("title", TOOLS)
+def test_a_client(
+    title: str, shared_product: Product, anthropic: FakeProvider, zai: FakeProvider, tmp_path: Path
+) -> None:
+    """As the page has it, but for the proxy's port."""
+    recipe = recipes()[title].at(shared_product.url)
+    workspace = Workspace(tmp_path, recipe, {"PROXY_PORT": str(shared_product.port)})
+    name, arguments = TOOLS[title]
+    scenario.script(
+        anthropic,
+        zai,
+        name,
+        {key: str(tmp_path / NOTE) if value == NOTE else value for key, value in arguments.items()},
+    )
+    before = set(shared_product.requests())
+    said = workspace.type(recipe.commands)
+    assert said.status == 0, said
+    assert recipe.seen.split()
+    assert " ".join(recipe.seen.split()) in " ".join(said.out.split()), said
+    new = [attempts for request, attempts in shared_product.requests().items() if request not in before]
+    scenario.check(anthropic, zai, new, routes=("anthropic", "zai"), resent=title in RESENDING)
