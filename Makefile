@@ -133,7 +133,7 @@ test-claude-code: $(DEVELOP) ## Claude Code itself against the proxy; installs i
 test-scale: $(DEVELOP) ## proxies behind HAProxy and Redis 7, restarted in turn and killed under load (ROUNDS=5 CLIENTS=20)
 	SCALE_ROUNDS=$(or $(ROUNDS),5) SCALE_CLIENTS=$(or $(CLIENTS),20) $(BIN)/python -m pytest tests/scale $(NO_SKIPS) $(ARGS)
 
-test-upgrade: $(DEVELOP) ## an earlier version and this one side by side, under traffic, restarted in both orders (needs the history)
+test-upgrade: $(DEVELOP) ## an earlier version and this one, as checkouts and as wheels, under traffic, in both orders (needs the history)
 	$(BIN)/python -m pytest tests/upgrade $(ARGS)
 
 test-install: $(DEVELOP) ## the wheel by uvx, uv tool and pipx, on Python 3.11 to 3.14 as far as they can be had; the workflows (needs npm)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.install.installs import ROOT, WHEEL_VERSION, Home
 from tests.install.interpreters import VERSIONS, Interpreter, found
+from tests.support.wheels import ROOT, Home, build_wheel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,12 +24,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout, as a release that no registry has."""
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    environ = os.environ | {"SETUPTOOLS_SCM_PRETEND_VERSION": WHEEL_VERSION}
-    subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True)
-    [built] = folder.iterdir()
-    return built
+    return build_wheel(ROOT, tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture
@@ -41,7 +33,8 @@ def home_on(wheel: Path, tmp_path: Path) -> Callable[[Interpreter], Home]:
     made: list[Home] = []
 
     def new(interpreter: Interpreter) -> Home:
-        made.append(Home(tmp_path / f"home-{len(made)}", wheel, interpreter))
+        assert interpreter.path
+        made.append(Home(tmp_path / f"home-{len(made)}", wheel, interpreter.path))
         return made[-1]
 
     return new

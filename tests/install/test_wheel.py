@@ -11,15 +11,16 @@ import pytest
 
 from service.version import DISTRIBUTION
 from tests.fakes import FakeProvider
-from tests.install.installs import WHEEL_VERSION, answers, health
+from tests.install.installs import answers, health
 from tests.install.interpreters import VERSIONS, found
 from tests.support.ports import free_port
+from tests.support.wheels import WHEEL_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.install.installs import Home
     from tests.install.interpreters import Interpreter
+    from tests.support.wheels import Home
 
 MOST_S = 15.0
 ROUNDS = 3

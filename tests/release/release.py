@@ -29,6 +29,7 @@ from service.version import DISTRIBUTION
 ROOT = Path(__file__).parents[2]
 VERSION = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*)){2}")
 CHART = "deploy/chart"
+UPGRADING = "docs/upgrading.md"
 COMPOSE = ("docker-compose.yml", ".env.docker.example", "deploy")
 IMAGE = "claude-code-proxy"
 PLATFORMS = "linux/amd64,linux/arm64"
@@ -107,6 +108,7 @@ def check(repository: Repository, version: str) -> None:
     fallback = tomllib.loads(repository.text("pyproject.toml"))["tool"]["hatch"]["version"]["fallback-version"]
     if fallback != version:
         raise ReleaseError(f"fallback-version in pyproject.toml is {fallback}; set it to {version}, and commit that")
+    upgrade_notes_of(repository.text(UPGRADING), version)
     if changed := repository.git("status", "--porcelain"):
         raise ReleaseError(f"the working tree is not clean; commit or remove:\n{changed}")
 
@@ -123,6 +125,16 @@ def notes_of(changelog: str, version: str) -> str:
     if not notes.strip():
         raise ReleaseError(f"CHANGELOG.md: the section of {version} is empty")
     return notes.strip() + "\n"
+
+
+def upgrade_notes_of(page: str, version: str) -> str:
+    """Return what an upgrade to a version needs. Raises ReleaseError."""
+    notes = page.partition("\n## Notes for each version\n")[2].partition("\n## ")[0]
+    for section in notes.split("\n### ")[1:]:
+        head, _, text = section.partition("\n")
+        if head.strip() == version and text.strip():
+            return text.strip() + "\n"
+    raise ReleaseError(f"{UPGRADING} has no notes for {version}; write them, or that none are needed")
 
 
 def tag(repository: Repository, version: str) -> bool:

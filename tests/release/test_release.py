@@ -17,7 +17,17 @@ from tree_sitter import Language, Parser
 from service.version import DISTRIBUTION
 from tests.release import release as releases
 from tests.release.checkouts import ROOT, commit, git, repository
-from tests.release.release import IMAGE, ReleaseError, Repository, check, notes_of, release, tag
+from tests.release.release import (
+    IMAGE,
+    UPGRADING,
+    ReleaseError,
+    Repository,
+    check,
+    notes_of,
+    release,
+    tag,
+    upgrade_notes_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +38,7 @@ ADDRESS = "https://files.example.invalid/v1.2.3"
 CHANGELOG = (
     f"# Changelog\n\n## [{VERSION}] - 2026-01-02\n\n### Added\n\n- Something.\n\n## [1.2.2] - 2026-01-01\n\n- Else.\n"
 )
+NOTES = f"# Upgrading\n\n## Notes for each version\n\n### {VERSION}\n\n- Restart.\n\n### 1.2.2\n\n## Else\n"
 
 
 @pytest.fixture
@@ -39,6 +50,7 @@ def ready(tmp_path: Path) -> Repository:
     for name in ("docker-compose.yml", ".env.docker.example", "requirements.lock", ".gitignore"):
         shutil.copy(ROOT / name, root)
     (root / "CHANGELOG.md").write_text(CHANGELOG, encoding="utf-8")
+    (root / UPGRADING).write_text(NOTES, encoding="utf-8")
     settings = root / "pyproject.toml"
     text = re.sub('fallback-version = ".*"', f'fallback-version = "{VERSION}"', settings.read_text(encoding="utf-8"))
     settings.write_text(text, encoding="utf-8")
@@ -73,6 +85,12 @@ def spoil_fallback(ready: Repository) -> str:
     return "1.2.4"
 
 
+def spoil_upgrade_notes(ready: Repository) -> str:
+    (ready.root / UPGRADING).write_text(NOTES.replace(VERSION, "Unreleased"), encoding="utf-8")
+    commit(ready.root, "changed")
+    return VERSION
+
+
 def spoil_tree(ready: Repository) -> str:
     (ready.root / "service" / "forgotten.py").touch()
     return VERSION
@@ -98,6 +116,7 @@ def rewrite(ready: Repository, before: str, after: str) -> None:
         (spoil_section, r"no section `## \[1.2.3\]"),
         (spoil_date, "has no date"),
         (spoil_fallback, "set it to 1.2.4"),
+        (spoil_upgrade_notes, f"docs/upgrading.md has no notes for {VERSION}"),
         (spoil_tree, "forgotten.py"),
         (spoil_tag, "stands on another commit"),
     ],
@@ -192,6 +211,18 @@ def test_a_tag_on_the_commit_is_no_obstacle(ready: Repository) -> None:
     assert tag(ready, VERSION)
     assert not tag(ready, VERSION)
     check(ready, VERSION)
+
+
+def test_each_version_has_upgrade_notes() -> None:
+    """Those of the changelog, the one that comes next among them; or it is said that none are needed."""
+    versions = re.findall(r"^## \[([^]]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions
+    page = (ROOT / UPGRADING).read_text(encoding="utf-8")
+    assert all(upgrade_notes_of(page, version) for version in versions)
+    assert upgrade_notes_of(NOTES, VERSION) == "- Restart.\n"
+    for version in ("1.2.2", "1.2", "9.9.9"):
+        with pytest.raises(ReleaseError, match=f"no notes for {version}; write them"):
+            upgrade_notes_of(NOTES, version)
 
 
 def test_notes_end_where_the_next_version_begins() -> None:

@@ -4,7 +4,7 @@
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -16,7 +16,7 @@ from service.embedded.postgres import Postgres
 from service.embedded.valkey import Valkey
 from tests.fakes import FakeProvider
 from tests.support.ports import free_port
-from tests.support.processes import Command, run
+from tests.support.processes import OWN_PROGRAM, Command, run
 
 ANTHROPIC_KEY = "sk-ant-api03-owner-marked-aaaaaaaaaaaa"
 ZAI_KEY = "zai-owner-marked-bbbbbbbbbbbbbbbb"
@@ -41,9 +41,9 @@ api_key = "{api_key}"
 class Proxy(Command):
     """A proxy process that serves."""
 
-    def __init__(self, *, home: Path, variables: Mapping[str, str]) -> None:
+    def __init__(self, *, home: Path, variables: Mapping[str, str], program: Sequence[str] = OWN_PROGRAM) -> None:
         self.port = free_port()
-        super().__init__("serve", home=home, variables={"PROXY_PORT": str(self.port), **variables})
+        super().__init__("serve", home=home, variables={"PROXY_PORT": str(self.port), **variables}, program=program)
         self.url = f"http://127.0.0.1:{self.port}"
 
     def answers(self, path: str = "/readyz") -> bool:
@@ -73,6 +73,7 @@ class Installation:
         self.anthropic = FakeProvider("anthropic", keys={ANTHROPIC_KEY})
         self.zai = FakeProvider("zai", keys={ZAI_KEY})
         self.worker: Command | None = None
+        self.program: Sequence[str] = OWN_PROGRAM
         self._proxies: list[Proxy] = []
         self._count = 0
         self._stack = ExitStack()
@@ -82,8 +83,7 @@ class Installation:
             for part in (self.postgres, self.valkey, self.anthropic, self.zai):
                 stack.enter_context(part)
             stack.callback(self._stop_processes)
-            status, said = run("migrate", home=self.folder / "migrate", variables=self.addresses)
-            assert status == 0, said
+            self.command("migrate")
             self.start_worker()
             self._stack = stack.pop_all()
         return self
@@ -106,13 +106,21 @@ class Installation:
             "ZAI_BASE_URL": self.zai.base_url,
         }
 
+    def command(self, *arguments: str, expected: int = 0) -> str:
+        """A command to its end, which has to be this one: what it prints."""
+        home = self.folder / arguments[0]
+        status, said = run(*arguments, home=home, variables=self.addresses, program=self.program)
+        assert status == expected, said
+        return said
+
     def redis(self) -> Redis:
         """A client for the test itself."""
         return Redis.from_url(self.valkey.url, decode_responses=False, socket_timeout=5, legacy_responses=False)
 
     def start_worker(self) -> Command:
         """A worker, once it listens."""
-        self.worker = Command("worker", home=self.folder / f"worker-{self._number()}", variables=self.addresses)
+        home = self.folder / f"worker-{self._number()}"
+        self.worker = Command("worker", home=home, variables=self.addresses, program=self.program)
         worker = self.worker
         worker.wait_until(lambda: "worker.ready" in worker.text)
         return worker
@@ -120,7 +128,8 @@ class Installation:
     def launch(self, variables: Mapping[str, str] | None = None, *, home: Path | None = None) -> Proxy:
         """A proxy process that may not serve yet; `variables` come over the usual ones, "" unsets one."""
         home = home or self.folder / f"proxy-{self._number()}"
-        proxy = Proxy(home=home, variables=self.addresses | self.upstreams | PATIENT | dict(variables or {}))
+        environ = self.addresses | self.upstreams | PATIENT | dict(variables or {})
+        proxy = Proxy(home=home, variables=environ, program=self.program)
         self._proxies.append(proxy)
         return proxy
 

@@ -15,6 +15,8 @@ from tests.support.waiting import PATIENCE_S, eventually
 
 ROOT = Path(__file__).parents[2]
 STOP_S = 20.0
+OWN_PROGRAM = (sys.executable, "-m", "service.cli")
+"""`ccproxy` of this checkout."""
 IN_FOLDER = 'cd "$1" && shift && exec "$@"'
 """In a folder of its own a process meets no `.env` of the developer's."""
 PASSED_ON = ("PATH", "LANG", "TMPDIR", "SYSTEMROOT")
@@ -32,7 +34,9 @@ def environment(home: Path, variables: Mapping[str, str]) -> dict[str, str]:
 class Command:
     """`ccproxy <arguments>` as a process, in its home."""
 
-    def __init__(self, *arguments: str, home: Path, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, *arguments: str, home: Path, variables: Mapping[str, str], program: Sequence[str] = OWN_PROGRAM
+    ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self.log = home / f"{arguments[0]}-{len(LOGS)}.log"
@@ -40,7 +44,7 @@ class Command:
         LOGS.append(self.log)
         with self.log.open("wb") as output:
             self.process = ManagedProcess(
-                ["/bin/sh", "-c", IN_FOLDER, "sh", home, sys.executable, "-m", "service.cli", *arguments],
+                ["/bin/sh", "-c", IN_FOLDER, "sh", home, *program, *arguments],
                 environ=environment(home, variables),
                 output=output.fileno(),
             )
@@ -87,9 +91,11 @@ class Command:
         assert status in (0, -signal.SIGTERM), f"status {status} when asked to end:\n{self.text[-4000:]}"
 
 
-def run(*arguments: str, home: Path, variables: Mapping[str, str]) -> tuple[int, str]:
+def run(
+    *arguments: str, home: Path, variables: Mapping[str, str], program: Sequence[str] = OWN_PROGRAM
+) -> tuple[int, str]:
     """A command to its end: exit status and output."""
-    command = Command(*arguments, home=home, variables=variables)
+    command = Command(*arguments, home=home, variables=variables, program=program)
     try:
         return command.wait(), command.text
     finally:

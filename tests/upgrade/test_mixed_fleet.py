@@ -14,10 +14,18 @@ from tests.fakes import reply
 from tests.support.installation import Installation, Proxy
 from tests.support.ledger_reader import LedgerReader
 from tests.support.messages import client_of
-from tests.support.older_versions import BEFORE_LINES, tree_of
-from tests.support.processes import run
+from tests.support.older_versions import (
+    BEFORE_LINES,
+    THIS_CHECKOUT,
+    Version,
+    checkout_of,
+    installed,
+    last_release,
+    tree_of,
+)
 from tests.support.traffic import Traffic
 from tests.support.waiting import settles_to
+from tests.support.wheels import ROOT, WHEEL_VERSION
 
 OLD, NEW = "old", "new"
 SESSION = "sesn_00000001"
@@ -36,33 +44,37 @@ PRICES = f'[prices."{ASKED}"]\ninput = 9\noutput = 90\ncache_read = 0\ncache_wri
 
 
 class MixedInstallation(Installation):
-    """An installation whose processes are of either version."""
+    """An installation whose processes are of either version, at first of the earlier one."""
 
-    def __init__(self, folder: Path, older: Path) -> None:
+    def __init__(self, folder: Path, older: Version, newer: Version = THIS_CHECKOUT) -> None:
         super().__init__(folder)
-        self.older = older
-        self.version = OLD
+        self.versions = {OLD: older, NEW: newer}
+        self.switch(OLD)
+
+    def switch(self, version: str) -> None:
+        """From now on, processes of this version are started."""
+        self.version = version
+        self.program = self.versions[version].program
 
     @property
     def addresses(self) -> dict[str, str]:
         """Where the servers are, and the code of the version that is started now."""
-        code = {"PYTHONPATH": str(self.older)} if self.version == OLD else {}
-        return super().addresses | code
+        return super().addresses | dict(self.versions[self.version].variables)
 
     def start(self, version: str) -> Proxy:
         """A proxy of a version."""
-        self.version = version
+        self.switch(version)
         return self.start_proxy()
 
     def migrate(self) -> None:
         """Migrate the schema to this version, as one does before its first worker."""
-        self.version = NEW
-        status, said = run("migrate", home=self.folder / "migrate", variables=self.addresses)
-        assert status == 0, said
+        self.switch(NEW)
+        self.command("migrate")
 
     def replace_worker(self, version: str) -> None:
         """A worker of another version, beside the one that is there until it works; then that one ends."""
-        before, self.version = self.worker, version
+        before = self.worker
+        self.switch(version)
         self.start_worker()
         if before is not None:
             before.stop()
@@ -70,11 +82,28 @@ class MixedInstallation(Installation):
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Iterator[MixedInstallation]:
-    """An installation of the earlier version."""
-    older = tree_of(BEFORE_LINES, tmp_path / "older")
+    """An installation of the earlier version, as a checkout."""
+    older = checkout_of(BEFORE_LINES, tmp_path / "older")
     if older is None:
         pytest.skip(f"the history does not reach back to {BEFORE_LINES[:7]}; fetch it (`git fetch --unshallow`)")
     with MixedInstallation(tmp_path / "fleet", older) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Version, Version]:
+    """The last release and this version, each installed from its wheel, in an environment of its own."""
+    folder = tmp_path_factory.mktemp("wheels")
+    source = tree_of(last_release(), folder / "source")
+    if source is None:
+        pytest.skip(f"the history does not reach back to {last_release()}; fetch it (`git fetch --unshallow`)")
+    return installed(source, folder / "older"), installed(ROOT, folder / "newer")
+
+
+@pytest.fixture
+def installed_fleet(tmp_path: Path, wheels: tuple[Version, Version]) -> Iterator[MixedInstallation]:
+    """An installation of the last release, from its wheel."""
+    with MixedInstallation(tmp_path / "fleet", *wheels) as made:
         yield made
 
 
@@ -95,8 +124,65 @@ def ask_advised(mixed: MixedInstallation, proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("first", ["workers", "proxies"])
 def test_a_fleet_is_upgraded_under_traffic(mixed: MixedInstallation, first: str) -> None:
+    """From a version without lines; with prices that are set afterwards, each model costs what it should."""
+    ledger = upgrade(mixed, first)
+    home = mixed.folder / "ledger"
+    (home / "ccproxy.toml").write_text(PRICES, encoding="utf-8")
+    mixed.command("ledger", "reprice", "--since", "1d")
+    ledger.settle()
+    mixed.command("ledger", "verify")
+    query = "SELECT sum(input)::bigint FROM ccproxy.usage_hourly WHERE model = %s"
+    from_newer = sum("lines" in body for (body,) in ledger.rows(ADVISED_EVENTS))
+    assert from_newer == (4 if first == "workers" else 2)
+    assert ledger.rows(query, ADVISOR) == [(1_000 * from_newer,)]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first", ["workers", "proxies"])
+def test_the_last_release_is_upgraded_from_wheel_to_wheel(installed_fleet: MixedInstallation, first: str) -> None:
+    """As users have it: two environments, each with the packages that its version asks for."""
+    said = {}
+    for version in (OLD, NEW):
+        installed_fleet.switch(version)
+        said[version] = installed_fleet.command("--version")
+    assert WHEEL_VERSION in said[NEW]
+    assert said[OLD] != said[NEW]
+    installed_fleet.switch(OLD)
+    upgrade(installed_fleet, first)
+
+
+@pytest.mark.timeout(600)
+def test_the_way_back_is_a_backup(installed_fleet: MixedInstallation, tmp_path: Path) -> None:
+    """Made before the upgrade. The earlier version restores it over the newer schema, folds what Redis has since, and
+    goes on: its recount agrees, and all that was served in between counts."""
+    file, ledger = str(tmp_path / "before.zip"), LedgerReader(installed_fleet)
+    with Traffic([installed_fleet.start(OLD).url], clients=2):
+        installed_fleet.command("backup", file)
+        installed_fleet.migrate()
+        installed_fleet.replace_worker(NEW)
+        newer = installed_fleet.start(NEW)
+        with Traffic([newer.url], clients=2) as later:
+            later.flow()
+        assert later.faults == []
+        newer.stop()
+    ledger.settle()
+    newer_worker = installed_fleet.worker
+    assert newer_worker is not None
+    newer_worker.stop()
+    installed_fleet.switch(OLD)
+    installed_fleet.command("restore", "--replace", file)
+    installed_fleet.start_worker()
+    with Traffic([installed_fleet.start(OLD).url], clients=2) as again:
+        again.flow()
+    assert again.faults == []
+    ledger.settle()
+    installed_fleet.command("ledger", "verify")
+    ledger.check_against({"anthropic": installed_fleet.anthropic, "zai": installed_fleet.zai})
+
+
+def upgrade(mixed: MixedInstallation, first: str) -> LedgerReader:
     """Workers first, or proxies first; the earlier version comes back in between, as a proxy. Its workers run on over
-    the newer schema until they are replaced, but do not start on it."""
+    the newer schema until they are replaced, but do not start on it. At the end the ledger is exact."""
     sessions, ledger = mixed.anthropic.resources.sessions, LedgerReader(mixed)
     sessions[SESSION] = 1_000
     older = [mixed.start(OLD) for _ in range(2)]
@@ -126,31 +212,13 @@ def test_a_fleet_is_upgraded_under_traffic(mixed: MixedInstallation, first: str)
         mixed.replace_worker(NEW)
         throughout.flow()
     assert throughout.faults == []
-    mixed.version = NEW
+    mixed.switch(NEW)
     check(mixed, ledger)
-    assert verify(mixed) == 0
-    (mixed.folder / "verify").mkdir(exist_ok=True)
-    (mixed.folder / "verify" / "ccproxy.toml").write_text(PRICES, encoding="utf-8")
-    assert command(mixed, "reprice", "--since", "1d")[0] == 0
-    ledger.settle()
-    assert verify(mixed) == 0
-    query = "SELECT sum(input)::bigint FROM ccproxy.usage_hourly WHERE model = %s"
-    from_newer = sum("lines" in body for (body,) in ledger.rows(ADVISED_EVENTS))
-    assert from_newer == (4 if first == "workers" else 2)
-    assert ledger.rows(query, ADVISOR) == [(1_000 * from_newer,)]
+    mixed.command("ledger", "verify")
+    return ledger
 
 
 ADVISED_EVENTS = "SELECT body FROM ccproxy.events WHERE type = 'attempt_ended' AND body->>'session_id' = 'advised'"
-
-
-def command(mixed: MixedInstallation, *arguments: str) -> tuple[int, str]:
-    """A command about the ledger, of this version."""
-    return run("ledger", *arguments, home=mixed.folder / "verify", variables=mixed.addresses)
-
-
-def verify(mixed: MixedInstallation) -> int:
-    """How a recount ends."""
-    return command(mixed, "verify")[0]
 
 
 def check(mixed: MixedInstallation, ledger: LedgerReader) -> None:
