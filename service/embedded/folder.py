@@ -6,6 +6,7 @@ Each is a file, so that people can read and repair them: `lock`, `password` (060
 import os
 import random
 import secrets
+import shutil
 import socket
 import time
 from contextlib import suppress
@@ -123,3 +124,16 @@ def open_log(path: Path) -> int:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     close_to_others(path)
     return descriptor
+
+
+def rotate(path: Path) -> None:
+    """Copy a log that is too long to `<name>.1`, and empty it: its writers keep it open, and append.
+
+    Lines that are written meanwhile may be lost.
+    """
+    if path.stat().st_size <= MAX_LOG_BYTES:
+        return
+    old = path.with_name(f"{path.name}.1")
+    shutil.copyfile(path, old)
+    close_to_others(old)
+    os.truncate(path, 0)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 WORKER_READY = "worker.ready"
 """Printed by `ccproxy worker` when it accepts jobs."""
+ROTATION_S = 60.0
+"""How often logs are looked at: those of a service grow for months."""
 PROXY_HASTY_STOP_S = 5.0
 """After a second stop signal, the proxy aborts its responses, and records their usage within this time."""
 
@@ -165,6 +167,7 @@ def _run_locked(settings: "Settings", screen: Screen, house: ProcessSet, signals
 
 def _watch(settings: "Settings", screen: Screen, house: ProcessSet, supervisor: Supervisor, signals: Signals) -> int:
     announced = False
+    logs = LogRotation(settings.home / "logs")
     while not signals.count:
         supervisor.step()
         if supervisor.has_given_up:
@@ -173,8 +176,28 @@ def _watch(settings: "Settings", screen: Screen, house: ProcessSet, supervisor: 
             announced = True
             _write_run(settings, house)
             screen.banner(settings, settings.home / "logs")
+        if supervisor.all_ready:  # the log of one that starts is read for the line that it is ready
+            logs.step()
         signals.wait(supervisor.pause_s())
     return 0
+
+
+class LogRotation:
+    """Empties the logs of a folder that have become too long, once a minute."""
+
+    def __init__(self, folder_: Path, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder_
+        self._now_s = now_s
+        self._next_s = now_s() + ROTATION_S
+
+    def step(self) -> None:
+        """Look at the logs, if it is time. A disk that is full or a log that has gone must not stop `up`."""
+        if self._now_s() < self._next_s:
+            return
+        self._next_s = self._now_s() + ROTATION_S
+        for log in self._folder.glob("*.log"):
+            with suppress(OSError):
+                folder.rotate(log)
 
 
 def _home(settings: "Settings") -> folder.Locked:

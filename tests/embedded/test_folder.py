@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.embedded import folder
+from service.embedded import folder, up
 
 
 def test_a_lock_is_held_once_and_can_be_had_again_when_given_back(tmp_path: Path) -> None:
@@ -58,3 +58,26 @@ def test_a_log_that_grew_too_long_is_put_aside_once(tmp_path: Path, monkeypatch:
         os.write(descriptor, text)
         os.close(descriptor)
     assert (log.read_bytes(), log.with_name("worker.log.1").read_bytes()) == (b"3", b"second")
+
+
+def test_a_log_of_a_process_that_goes_on_is_emptied_and_its_next_lines_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service runs for months: its logs are bounded while their writers hold them open."""
+    monkeypatch.setattr(folder, "MAX_LOG_BYTES", 4)
+    path = tmp_path / "logs" / "worker.log"
+    descriptor = folder.open_log(path)
+    now_s = [0.0]
+    logs = up.LogRotation(path.parent, lambda: now_s[0])
+    os.write(descriptor, b"long enough\n")
+    logs.step()
+    assert path.stat().st_size == 12  # it is not yet time
+    now_s[0] = up.ROTATION_S
+    logs.step()
+    os.write(descriptor, b"new\n")
+    now_s[0] = 2 * up.ROTATION_S
+    logs.step()
+    os.close(descriptor)
+    old = path.with_name("worker.log.1")
+    assert (old.read_bytes(), path.read_bytes()) == (b"long enough\n", b"new\n")
+    assert old.stat().st_mode & 0o777 == 0o600
