@@ -28,6 +28,9 @@ LIBRARIES = (
     "rq", "unittest.mock", "uvicorn.protocols.http.httptools_impl", "yaml", "zoneinfo", "zstandard", *PLUGINS,
 )  # fmt: skip
 """What tests of these rooms import, worth importing once; whatever is missing here is imported by each child."""
+COLLECTION_CPU_S = 30.0
+"""Processor time that reading a group of files may take: several seconds on a busy machine, where a limit that is too
+small would count mutants as killed that no test has noticed."""
 TEST_CPU_S = 6.0
 """Processor time that one test may take, ten times what the longest one does: an endless loop is noticed as well."""
 TEST_S = 30
@@ -102,15 +105,15 @@ def first_failure(groups: Sequence[Sequence[str]]) -> int:
     )
     hypothesis.settings.load_profile("mutants")
     for files in groups:
-        limit_processor_time()
+        limit_processor_time(COLLECTION_CPU_S)
         if code := pytest.main([*ARGUMENTS, *files], plugins=[Limits()]):
             return code
     return 0
 
 
-def limit_processor_time() -> None:
+def limit_processor_time(limit_s: float) -> None:
     """Have the kernel end this process unless it gets here again in time."""
-    signal.setitimer(signal.ITIMER_PROF, TEST_CPU_S)
+    signal.setitimer(signal.ITIMER_PROF, limit_s)
 
 
 class Limits:
@@ -122,7 +125,7 @@ class Limits:
 
     def pytest_runtest_logstart(self) -> None:
         """A test begins."""
-        limit_processor_time()
+        limit_processor_time(TEST_CPU_S)
 
 
 class PlantedFinder(MetaPathFinder):

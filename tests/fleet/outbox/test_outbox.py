@@ -204,6 +204,7 @@ async def test_another_redis_gets_all_that_was_not_heard(make: MakeOutbox) -> No
     await outbox.append(STREAM, started())
     await wait_until(lambda: len(port.seqs()) >= 4)
     assert port.seqs() == [3, 4, 5, 6]
+    assert outbox.resent == {"redis_replaced": 3, "stream_lost": 0}
     await outbox.stop()
 
 
