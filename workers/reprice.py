@@ -155,4 +155,5 @@ def repriced_event(priced: Priced, now: Sequence[int | None], version: str) -> U
         price_version=version,
         fold_rules=FOLD_RULES,
         of_lost=isinstance(event, AttemptLost),
+        of_growth=isinstance(event, ResourceUsed),
     )

@@ -378,7 +378,7 @@ def reprice(ledger: RouteLedger, event: UsageRepriced) -> Sequence[Charge]:
         return ()
     charges = [charge(ledger, event, change.model, difference_of(change)) for change in event.changes]
     if event.fold_rules >= BESIDE_KEPT:
-        note_beside(ledger, charges[1:])
+        note_beside(ledger, charges if event.of_growth else charges[1:])
     for one in charges if event.of_lost else ():
         add_usage(ledger.lost[event.attempt_id].usage, one.usage)
     return charges

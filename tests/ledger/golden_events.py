@@ -15,6 +15,7 @@ NEWEST = {
     "batch_item_used": "v4",
     "attempt_ended": "v5",
     "resource_used": "v2",
+    "usage_repriced": "v2",
 }
 """The newest version of each event that has had a field added; of all others it is the first."""
 TYPES: dict[str, type[EventBase]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Event)}
@@ -100,6 +101,7 @@ VALUES: dict[str, Any] = {
     "made_at_ms": 1_756_382_300_000,
     "changes": (PriceChange("glm-5.2", cost_nusd=7), PriceChange("claude-opus-5", 5, 0)),
     "of_lost": True,
+    "of_growth": True,
     "code": "ended",
     "usable": True,
     "rates_nusd": TokenCounts(5_000_000, 25_000_000, 500_000, 6_250_000, 10_000_000),

@@ -866,6 +866,15 @@ def test_a_new_price_of_advice_counts_beside_answers(rules: int, beside_nusd: in
     assert {model: used.cost_nusd for model, used in beside[HOUR].items()} == {"claude-opus-4-8": beside_nusd}
 
 
+def test_a_new_price_of_a_session_counts_beside_answers() -> None:
+    """As its growth does: of one line it is the first, and no answer all the same."""
+    grown = ended(1)
+    priced = repriced(grown, PriceChange(MODEL, None, 700), of_growth=True)
+    ledger = after(grown, priced)
+    assert ledger.beside[HOUR][MODEL] == Usage(cost_nusd=700, unpriced=-1)
+    assert after(grown, msgspec.structs.replace(priced, of_growth=False)).beside == {}
+
+
 def test_a_new_price_of_an_estimate_goes_with_it() -> None:
     """The attempt's end takes both back; after the end, it counts no more."""
     gone, end = lost(1, cost_nusd=None), ended(1, cost_nusd=500)

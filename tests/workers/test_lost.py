@@ -292,7 +292,10 @@ def test_advice_and_sessions_are_no_answers() -> None:
         event_id="r", at_ms=NOON_MS, of="2", client_key="alice", fold_rules=FOLD_RULES,
         changes=(PriceChange("claude-haiku-4-5", 7, 7), PriceChange(MODEL, 900, 1_000)),
     )  # fmt: skip
+    regrown = msgspec.structs.replace(
+        repriced, event_id="s", of="4", changes=(PriceChange(MODEL, 9_000, 700_000),), of_growth=True
+    )
     answered = msgspec.structs.replace(answered, model_sent=MODEL)
-    ledger = fold.fold_route(RouteLedger(), [answered, advised(2), advised(3), grown(4), repriced])
+    ledger = fold.fold_route(RouteLedger(), [answered, advised(2), advised(3), grown(4), repriced, regrown])
     assert mean_of(ledger, MODEL, NOON_MS) == Estimate(TokenCounts(30, 2), 40)
     assert mean_of(fold.fold_route(RouteLedger(), [advised(1)]), MODEL, NOON_MS) == Estimate(TokenCounts(), None)

@@ -111,7 +111,7 @@ def test_usage_costs_what_the_list_says(used: Bench, command: Run) -> None:
         "now_nusd": 2 * SONNET_NUSD + 30_000 + SONNET_NUSD // 2, "was_unpriced": 3, "now_unpriced": 2,
     }  # fmt: skip
     assert used.rows("SELECT event_id, body::text, hash FROM ccproxy.events ORDER BY position")[: len(before)] == before
-    assert {event.price_version for event in events_of(used)} == {VERSION}
+    assert {(event.price_version, event.of_growth) for event in events_of(used)} == {(VERSION, False)}
     used.check_chain()
     assert used.verify().ok
 
@@ -220,6 +220,7 @@ def test_growth_of_running_totals_is_priced_as_it_was_booked(bench: Bench, comma
     own_prices(tmp_path, HOUSE)
     assert reprice(command)["changed"] == 2
     assert cells(bench) == {("house", "alice"): (30 * 2_000 + 5 * 4_000, 0, 0), ("claude-opus-5", "bob"): (55, 0, 0)}
+    assert all(event.of_growth for event in events_of(bench)), "so that no mean of answers has their price"
     assert reprice(command)["changed"] == 0
     assert bench.verify().ok
 
