@@ -132,6 +132,19 @@ def test_a_thread_continues_only_where_it_began(client: anthropic.Anthropic) -> 
     assert caught.value.body["error"]["details"] == {"error_code": "thread_not_found"}
 
 
+def test_the_provider_knows_the_calls_of_a_thread(fake: FakeProvider, client: anthropic.Anthropic) -> None:
+    """A continued thread takes a tool's result alone; without the thread, nothing called that tool."""
+    fake.script(reply.tool_use("Read", {"file_path": "a"}))
+    first = client.messages.create(model=MODEL, max_tokens=5, messages=ASK, extra_body={"thread": {"type": "create"}})
+    [call] = first.content
+    assert call.type == "tool_use"
+    result: list[Any] = [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id}]}]
+    go_on = {"thread": {"type": "continue", "previous_message_id": first.id}}
+    client.messages.create(model=MODEL, max_tokens=5, messages=result, extra_body=go_on)
+    with pytest.raises(anthropic.BadRequestError, match="unexpected `tool_use_id`"):
+        client.messages.create(model=MODEL, max_tokens=5, messages=result)
+
+
 def test_a_container_is_named_when_asked_for(client: anthropic.Anthropic) -> None:
     """An answer names the container that was asked for, and none otherwise."""
     made = client.messages.create(model=MODEL, max_tokens=5, messages=ASK, extra_body={"container": {}})
