@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +11,7 @@ from tests.recipes.product import Product
 from tests.support.process_logs import pytest_runtest_makereport, pytest_runtest_setup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterator
 
 __all__ = ["pytest_runtest_makereport", "pytest_runtest_setup"]
 
@@ -63,10 +61,3 @@ def shared_product(upstreams: dict[str, str], tmp_path_factory: pytest.TempPathF
     """The product as the page's first lines start it."""
     with Product(tmp_path_factory.mktemp("product"), upstreams) as made:
         yield made
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], Product]]:
-    """Starts a product of the test's own."""
-    with ExitStack() as stack:
-        yield lambda variables: stack.enter_context(Product(tmp_path / "product", variables))

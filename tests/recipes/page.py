@@ -10,7 +10,8 @@ ADDRESS = "http://127.0.0.1:4181"
 SECTION = re.compile(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"^`([^`\n]+)`:\n\n```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-SEEN = re.compile(r"^You see:\n\n```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SEEN = re.compile(r"^You see[^\n]*:\n\n```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+START = re.compile(r"ccproxy up")
 INSTALL = re.compile(r"^(pip|npm) install (?:--global )?(.+)$")
 
 
@@ -18,6 +19,7 @@ class Recipe(NamedTuple):
     """A section of the page: files by name, the lines of its shell blocks, and what the reader then sees."""
 
     title: str
+    text: str
     files: dict[str, str]
     lines: list[str]
     seen: str
@@ -29,8 +31,14 @@ class Recipe(NamedTuple):
 
     @property
     def commands(self) -> list[str]:
-        """Everything else that it has the reader type."""
-        return [line for line in self.lines if not INSTALL.match(line)]
+        """Everything else that it has the reader type, once the proxy runs."""
+        return [line for line in self.lines if not INSTALL.match(line) and not START.search(line)]
+
+    @property
+    def start(self) -> list[str]:
+        """The arguments with which it starts the proxy."""
+        [line] = [line for line in self.lines if START.search(line)]
+        return line[line.index(START.pattern) :].split()[1:]
 
     def at(self, address: str) -> "Recipe":
         """The recipe for a proxy at another address."""
@@ -40,11 +48,13 @@ class Recipe(NamedTuple):
 
 def recipes() -> dict[str, Recipe]:
     """All of them, by their titles."""
-    found = SECTION.findall(PAGE.read_text(encoding="utf-8"))
-    return {
-        title: Recipe(title, dict(FILE.findall(text)), lines_of(text), "".join(SEEN.findall(text)))
-        for title, text in found
-    }
+    sections = SECTION.findall(PAGE.read_text(encoding="utf-8"))
+    return {title: recipe_of(title, text) for title, text in sections}
+
+
+def recipe_of(title: str, text: str) -> Recipe:
+    """The recipe of a section."""
+    return Recipe(title, text, dict(FILE.findall(text)), lines_of(text), "".join(SEEN.findall(text)))
 
 
 def lines_of(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from tests.support.ports import free_port
 from tests.support.processes import Command, environment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 MOST_EVENTS = 500
@@ -31,10 +31,10 @@ class Attempt(NamedTuple):
 class Product(Command):
     """`ccproxy up` in a folder of its own, ready when this returns; it reads the `.env` there, too."""
 
-    def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, variables: Mapping[str, str], arguments: Sequence[str] = ("up",)) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        super().__init__("up", home=folder, variables={**variables, "PROXY_PORT": str(self.port)})
+        super().__init__(*arguments, home=folder, variables={**variables, "PROXY_PORT": str(self.port)})
         self.wait_until(lambda: READY in self.text)
 
     def requests(self, key: str = "") -> dict[str, list[Attempt]]:

@@ -33,7 +33,16 @@ def check(
     routes: tuple[str, str],
     resent: bool,
 ) -> None:
-    """Both turns were streams, and the second one went on to the next route, as the ledger says.
+    """The second turn went on to the next route, as the ledger says; nothing else failed."""
+    check_providers(first, second, resent=resent)
+    failed, ok = Attempt(routes[0], "failed", "overloaded"), Attempt(routes[0], "ok")
+    told = Counter(tuple(attempts) for attempts in requests)
+    assert told.pop((ok,)) >= 1
+    assert told == {(failed, Attempt(routes[1], "ok")): 1} | ({(failed,): 1} if resent else {})
+
+
+def check_providers(first: FakeProvider, second: FakeProvider, *, resent: bool) -> None:
+    """Each got the tool's result once, as a stream; only the second one answered it.
 
     `resent`: the client keeps its conversation at the provider, so that it is asked for the whole of it before the next
     route can answer.
@@ -43,7 +52,3 @@ def check(
     assert [RESULT.encode() in received.body for received in second.requests] == [True]
     assert len(of_the_first) == (2 if resent else 1)
     assert {received.json.get("stream") for received in (*of_the_first, *second.requests)} == {True}
-    failed, ok = Attempt(routes[0], "failed", "overloaded"), Attempt(routes[0], "ok")
-    told = Counter(tuple(attempts) for attempts in requests)
-    assert told.pop((ok,)) >= 1
-    assert told == {(failed, Attempt(routes[1], "ok")): 1} | ({(failed,): 1} if resent else {})
