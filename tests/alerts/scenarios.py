@@ -238,6 +238,37 @@ def redis_gone(lab: Lab) -> None:
         lab.scrape(90)
 
 
+def redis_full(lab: Lab) -> None:
+    """Redis has no room, and refuses what is written."""
+    lab.start()
+    lab.ready()
+    with Clients(urls(lab)):
+        lab.scrape(HEALTHY_S)
+        lab.mark("wrong")
+        with lab.installation.redis() as redis:
+            redis.config_set("maxmemory", "1")
+            lab.scrape(165)
+            lab.mark("mended")
+            redis.config_set("maxmemory", "0")
+        lab.scrape(90)
+
+
+def redis_evicts(lab: Lab) -> None:
+    """Redis is set to drop keys when it is full, which it is not yet."""
+    lab.start()
+    lab.ready()
+    with Clients(urls(lab)):
+        lab.scrape(HEALTHY_S)
+        lab.mark("wrong")
+        with lab.installation.redis() as redis:
+            redis.config_set("maxmemory", "1gb")
+            redis.config_set("maxmemory-policy", "allkeys-lru")
+            lab.scrape(255)
+            lab.mark("mended")
+            redis.config_set("maxmemory-policy", "noeviction")
+        lab.scrape(120)
+
+
 def proxy_gone(lab: Lab) -> None:
     """One of two proxies dies, then the other one."""
     lab.start(2)
@@ -338,7 +369,7 @@ SCENARIOS: dict[str, Callable[[Lab], None]] = {
     for scenario in (
         healthy, fleet, outage_refused, outage_overloaded, outage_credential, outage_throttled, outage_alone,
         outage_hang, some_fail, route_away, credential_refused, credential_missing, client_credential_refused,
-        quota_near, quota_spent, workers_gone, workers_never, postgres_gone, redis_gone, events_lost, proxy_gone,
-        unpriced, key_spent, settings_differ, slow_first_token, dead_letter,
+        quota_near, quota_spent, workers_gone, workers_never, postgres_gone, redis_gone, redis_full, redis_evicts,
+        events_lost, proxy_gone, unpriced, key_spent, settings_differ, slow_first_token, dead_letter,
     )
 }  # fmt: skip

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from service.edge.traffic import REFUSAL_REASONS, VERDICTS
 from service.fleet.outbox import RESENT_REASONS
+from service.fleet.status import LAG_LIMIT
 from service.ledger.events import Endpoint, FailureKind, Outcome
 from service.problems import CODES
 from service.routing.route_status import RouteState
@@ -84,11 +85,19 @@ def series_of(recording: Recording, case: Case) -> dict[str, Values]:
     kept = recording.marks[case.cut] // INTERVAL_S + 1 if case.cut else recording.scrapes
     scrapes, tail = max(kept, case.until_s // INTERVAL_S + 1), case.tail_s // INTERVAL_S
     first = case.from_s // INTERVAL_S
-    found = {name: prolonged(values[:kept], tail, scrapes)[first:] for name, values in recording.values().items()}
+    found = {name: going_on(name, values[:kept], tail, scrapes)[first:] for name, values in recording.values().items()}
     assert case.laid_over.keys() <= found.keys()
     found |= case.laid_over
     if case.missed_each:
         found = {name: with_gaps(name, values, case.missed_each) for name, values in found.items()}
+    return found
+
+
+def going_on(name: str, values: Values, tail: int, scrapes: int) -> Values:
+    """A series that goes on as it did last; of entries to fold no more are counted than a proxy counts."""
+    found = prolonged(values, tail, scrapes)
+    if name.startswith("ccproxy_stream_lag_entries{"):
+        return [None if value is None else min(value, float(LAG_LIMIT)) for value in found]
     return found
 
 
@@ -157,8 +166,8 @@ CASES = (
         fires={"CcproxyLedgerStands": 480, "CcproxyLedgerBehind": 900},
         until_s=1200,
     ),
-    Case(recording="workers_never", fires={"CcproxyLedgerStands": 360}, until_s=600),
-    Case(recording="postgres_gone", cut="mended", fires={"CcproxyLedgerStands": 480}, until_s=600),
+    Case(recording="workers_never", fires={"CcproxyLedgerStands": 360}, until_s=450),
+    Case(recording="postgres_gone", cut="mended", fires={"CcproxyLedgerStands": 480}, until_s=570),
     Case(recording="redis_gone", fires={"CcproxyRedisAway": 90}, over_s=60),
     Case(
         recording="redis_gone",
@@ -166,6 +175,8 @@ CASES = (
         fires={"CcproxyRedisAway": 90, "CcproxyEventsOnDisk": 960},
         until_s=1200,
     ),
+    Case(recording="redis_full", fires={"CcproxyRedisAway": 90}, over_s=60),
+    Case(recording="redis_evicts", fires={"CcproxyProblem": 210}, over_s=120),
     Case(recording="events_lost", fires={"CcproxyRedisLosesEvents": 120}),
     Case(recording="proxy_gone", cut="all wrong", fires={"CcproxyProxyAway": 930}, until_s=1200),
     Case(recording="proxy_gone", fires={"CcproxyNoProxy": 210}, until_s=300),
