@@ -27,7 +27,9 @@ class ProblemText(NamedTuple):
 
 
 TEXTS: dict[ProblemCode, ProblemText] = {
-    "redis": ProblemText("Redis can't be used: events are kept on disk", "redis.went_away", "redis.came_back"),
+    "redis": ProblemText(
+        "Redis can't be read: limits and the state of routes are out of date", "redis.went_away", "redis.came_back"
+    ),
     "eviction": ProblemText("Redis may drop events when it is full", "redis.evicts", "redis.keeps"),
     "snapshots": ProblemText(
         "no worker folds this proxy's events: limits and the state of routes are out of date",
@@ -42,19 +44,25 @@ TEXTS: dict[ProblemCode, ProblemText] = {
 }
 
 
+WRITING = "append"
+"""The source that sees what is written to Redis."""
+NOT_WRITTEN = "Redis can't be used: events are kept on disk"
+
+
 class ProcessProblem(Struct, frozen=True):
     """A problem that holds. `subject` is the stream or task concerned, "" for the whole process; `message` says what is
-    wrong and how it is mended, for operators: it may name addresses and users, never a secret."""
+    wrong and how it is mended, for operators: it may name addresses and users, never a secret. `sources` see it."""
 
     code: ProblemCode
     subject: str
     message: str
     since_ms: int
+    sources: frozenset[str] = frozenset()
 
     @property
     def words(self) -> str:
-        """What everybody may read."""
-        return TEXTS[self.code].words
+        """What everybody may read. What Redis refuses to give is another thing than what it refuses to take."""
+        return NOT_WRITTEN if self.code == "redis" and WRITING in self.sources else TEXTS[self.code].words
 
 
 class Problems:
@@ -62,12 +70,12 @@ class Problems:
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
-        self._held: dict[tuple[ProblemCode, str], tuple[ProcessProblem, set[str]]] = {}
+        self._held: dict[tuple[ProblemCode, str], ProcessProblem] = {}
 
     @property
     def current(self) -> tuple[ProcessProblem, ...]:
         """What is wrong now, the oldest first."""
-        return tuple(problem for problem, _ in self._held.values())
+        return tuple(self._held.values())
 
     def has(self, code: ProblemCode) -> bool:
         """True while a problem of this code holds."""
@@ -89,19 +97,21 @@ class Problems:
         """Note a problem, or that it still holds, and why it does now."""
         held = self._held.get((code, subject))
         if held:
-            self._held[code, subject] = replace(held[0], message=message), held[1] | {source}
+            self._held[code, subject] = replace(held, message=message, sources=held.sources | {source})
             return
-        self._held[code, subject] = ProcessProblem(code, subject, message, self._now_ms()), {source}
+        self._held[code, subject] = ProcessProblem(code, subject, message, self._now_ms(), frozenset({source}))
         extra = {"subject": subject} if subject else {}
         log.warning(TEXTS[code].began, extra={**extra, "why": message}, exc_info=traceback)
 
     def end(self, code: ProblemCode, *, subject: str = "", source: str = "") -> None:
         """Note that a source no longer sees a problem."""
         held = self._held.get((code, subject))
-        if held is None or source not in held[1]:
+        if held is None or source not in held.sources:
             return
-        held[1].discard(source)
-        if not held[1]:
-            del self._held[code, subject]
-            extra: dict[str, object] = {"subject": subject} if subject else {}
-            log.warning(TEXTS[code].ended, extra={**extra, "after_ms": self._now_ms() - held[0].since_ms})
+        left = held.sources - {source}
+        if left:
+            self._held[code, subject] = replace(held, sources=left)
+            return
+        del self._held[code, subject]
+        extra: dict[str, object] = {"subject": subject} if subject else {}
+        log.warning(TEXTS[code].ended, extra={**extra, "after_ms": self._now_ms() - held.since_ms})

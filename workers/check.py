@@ -13,7 +13,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from redis.exceptions import RedisError
 
-from service.redis_client.probe import Command, login_failure, probe, refusal_words
+from service.redis_client.probe import LEDGER_PATTERNS, Command, failure_words, login_failure, probe, refusal_words
 from service.settings import Settings, SettingsError
 from service.settings.database_url import database_address
 from service.settings.redis_url import place_of
@@ -23,6 +23,8 @@ from workers.store import QUERIES, PostgresAddress, connect
 
 Finding = tuple[str, bool | None, str]
 PATTERNS: Final = "~rq:* &rq:*"
+CONNECTING: Final = ("08", "28", "3D", "53300", "57P")
+"""The beginnings of SQLSTATE where a connection failed or ended."""
 SHORT: Final = 8
 """Passwords with fewer characters may be parts of usual words."""
 MENDS: Final = (
@@ -145,12 +147,29 @@ def grant_mend(connection: psycopg.Connection) -> str:
     return f"run `ccproxy migrate` as {connection.info.user}, or grant it the role that owns the schema ccproxy"
 
 
-def login_words(error: Exception, postgres: PostgresAddress, variable: str) -> str:
+def login_words(error: BaseException, postgres: PostgresAddress, variable: str) -> str:
     """Describe why nobody could log in, with its mend."""
     words = " ".join(str(error).split()) or type(error).__name__
     mend = next((mend for part, mend in MENDS if part in words), "start it, or correct {0}")
     password = str(conninfo_to_dict(postgres.url).get("password") or "")
     return f"{without(password, words)}; {mend.format(variable)}"
+
+
+def trouble_words(error: BaseException, postgres: PostgresAddress, variable: str) -> str:
+    """Describe an error of Postgres; that of a connection with its mend, as the check of the login does."""
+    is_connection = isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(CONNECTING)
+    return login_words(error, postgres, variable) if is_connection else " ".join(str(error).split())
+
+
+def redis_words(error: BaseException, redis_url: str, queue_url: str) -> str:
+    """Describe an error of Redis with its mend; of two servers, of the one that it names."""
+    servers = {"REDIS_URL": place_of(redis_url)}
+    if queue_url != redis_url:
+        servers["RQ_REDIS_URL"] = place_of(queue_url)
+    named = [name for name, place in servers.items() if len(servers) == 1 or place.shown in str(error)]
+    if not isinstance(error, RedisError) or not named:
+        return str(error)
+    return failure_words(error, servers[named[0]], named[0], f"{PATTERNS} {LEDGER_PATTERNS}")
 
 
 def without(password: str, words: str) -> str:

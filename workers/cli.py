@@ -16,6 +16,7 @@ from redis import Redis, RedisError
 
 from service.ledger import wire
 from service.ledger.events import UsageRepriced
+from service.redis_client.probe import failure_words
 from service.settings import (
     InvoiceSettings,
     Settings,
@@ -25,12 +26,14 @@ from service.settings import (
     worker_environ,
 )
 from service.settings.quantities import TIME_FORMS, past_time
+from service.settings.redis_url import place_of
 from service.telemetry.log import set_up
 from service.telemetry.options import NumberOption
 from service.telemetry.terminal import SafeConsole, echo, echo_json, echo_own
 from workers.append import append_events
 from workers.archive import Archive, Unowned, open_archive
 from workers.backup import BackupError, Manifest, back_up, expected_rows
+from workers.check import trouble_words
 from workers.consume import Streams, open_redis
 from workers.invoice import CREATE_KEY, AdminApi, InvoiceError, with_progress
 from workers.migrate import SchemaError
@@ -56,10 +59,11 @@ from workers.terminal_views import (
     show_verified,
     usage_csv,
     usage_json,
+    words_of_unfolded,
 )
 from workers.turn import StreamBusy
 from workers.turn import run_step as turns
-from workers.usage import Period, dimensions_of, period_of, report, usage_by_route
+from workers.usage import Period, Unfolded, dimensions_of, period_of, report, unfolded, usage_by_route
 from workers.verify import verify
 from workers.worker_process import WorkerProcess, check_schema
 
@@ -67,7 +71,7 @@ MAX_TRIES = 300
 """Attempts of a command to lock a stream that workers hold."""
 REPRICED_AT_ONCE = 10_000
 """Events that may wait in Redis before they are folded."""
-NOT_PUBLISHED = "; Redis is unreachable: proxies get it when a worker starts, or with the next event"
+NOT_PUBLISHED = "; Redis can't be used (`ccproxy check`): proxies get it when a worker starts, or with the next event"
 
 
 @click.command()
@@ -113,7 +117,8 @@ def migrate(*, check: bool, dry_run: bool, as_json: bool) -> None:
 
     All pending migrations are one transaction: they are applied, or nothing is changed.
     """
-    with errors_as_messages(), connect(direct_postgres_of(load_for_workers())) as connection:
+    settings = load_for_workers()
+    with errors_as_messages(settings), connect(direct_postgres_of(settings)) as connection:
         if check or dry_run:
             show_planned(plan(connection), check=check, dry_run=dry_run, as_json=as_json)
             return
@@ -241,7 +246,7 @@ def append_prices(settings: Settings, stream: str, events: Sequence[UsageReprice
         with open_redis(url) as redis:
             append_events(redis, stream, events)
     except RedisError as error:
-        raise click.ClickException(f"Redis is unreachable ({error}); run it again, nothing counts twice") from None
+        raise redis_error(error, url, "; then run it again: nothing counts twice") from None
 
 
 @ledger.command("owners")
@@ -251,12 +256,13 @@ def add_owners() -> None:
     Until then, nobody can use them where client keys have several names. The ledger knows who created them.
     """
     settings = load_for_workers()
-    redis = open_redis(required(redis_url_of(settings), "REDIS_URL"))
+    url = required(redis_url_of(settings), "REDIS_URL")
+    redis = open_redis(url)
     try:
         with archive_of(settings) as archive:
             count = sum(add_owner(redis, one) for one in archive.unowned())
     except RedisError as error:
-        raise click.ClickException(f"Redis is unreachable ({error}); start it and try again") from None
+        raise redis_error(error, url) from None
     finally:
         redis.close()
     echo(f"{count:,} files, batches and other resources were assigned to their owners.")
@@ -315,12 +321,28 @@ def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json:
         raise click.UsageError(str(error)) from None
     with archive_of(load_for_workers()) as archive:
         found = report(archive, period, dimensions)
+        late = unfolded_events(load_for_workers(), archive)
     if as_json:
-        echo_json(usage_json(found))
+        echo_json(usage_json(found) | {"unfolded_events": late and late.events})
     elif as_csv:
         echo_own(usage_csv(found), end="")
     else:
         show_usage(found, SafeConsole())
+    if note := words_of_unfolded(late):
+        echo(note, err=True)
+
+
+def unfolded_events(settings: Settings, archive: Archive) -> Unfolded | None:
+    """Count what is in Redis and not in the ledger yet; None if Redis can't be asked."""
+    url = redis_url_of(settings)
+    if not url:
+        return None
+    try:
+        with open_redis(url) as redis:
+            names = {name.decode() for name in redis.smembers(wire.STREAMS_KEY)} - {wire.CONTROL}
+            return unfolded(archive, Streams(redis), sorted(names))
+    except RedisError:
+        return None
 
 
 @click.command()
@@ -412,7 +434,8 @@ def errors_as_not_compared() -> Iterator[None]:
 @json_option
 def backup(file: Path, *, as_json: bool) -> None:
     """Write the whole ledger to FILE, as of one moment, while traffic goes on."""
-    with errors_as_messages(), connect(direct_postgres_of(load_for_workers())) as connection:
+    settings = load_for_workers()
+    with errors_as_messages(settings), connect(direct_postgres_of(settings)) as connection:
         expected = expected_rows(connection)
         with progress_of(SafeConsole(stderr=True), f"backup {file.name}", 0, expected, lines=True) as progress:
             manifest = back_up(connection, file, progress)
@@ -430,7 +453,7 @@ def backup(file: Path, *, as_json: bool) -> None:
 def restore_ledger(file: Path, *, replace: bool, as_json: bool) -> None:
     """Restore a backup, fold what Redis has since, and verify the ledger; exit code 1 if anything differs."""
     settings, screen = load_for_workers(), SafeConsole(stderr=True)
-    with errors_as_messages(), Backup(file) as saved, connect(direct_postgres_of(settings)) as connection:
+    with errors_as_messages(settings), Backup(file) as saved, connect(direct_postgres_of(settings)) as connection:
         manifest = saved.manifest
         with progress_of(screen, f"restore {file.name}", 0, manifest.rows, lines=True) as progress:
             restore(connection, saved, progress, replace=replace)
@@ -474,7 +497,7 @@ def project_next(projector: Projector, stream: str) -> Projected | None:
 def archive_of(settings: Settings) -> Iterator[Archive]:
     """Open the ledger of the settings or of a running `ccproxy up`; errors of Postgres end the command."""
     postgres = direct_postgres_of(settings)
-    with errors_as_messages():
+    with errors_as_messages(settings):
         check_schema(postgres)
         archive = open_archive(postgres)
         try:
@@ -484,14 +507,22 @@ def archive_of(settings: Settings) -> Iterator[Archive]:
 
 
 @contextmanager
-def errors_as_messages() -> Iterator[None]:
+def errors_as_messages(settings: Settings) -> Iterator[None]:
     """Turn errors of Postgres and of backups, and states of newer workers, into error messages of the command."""
     try:
         yield
-    except (SchemaError, BackupError, wire.NewerState, psycopg.Error) as error:
+    except psycopg.Error as error:
+        variable = "DATABASE_DIRECT_URL" if settings.database_direct_url else "DATABASE_URL"
+        raise click.ClickException(trouble_words(error, direct_postgres_of(settings), variable)) from None
+    except (SchemaError, BackupError, wire.NewerState) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
     except NotEmpty as error:
         raise click.ClickException(f"{error}; nothing was changed. `--replace` overwrites it with the backup") from None
+
+
+def redis_error(error: RedisError, url: str, more: str = "") -> click.ClickException:
+    """Return the error of a command that can't use Redis: what is wrong and its mend, in the words of `check`."""
+    return click.ClickException(f"Redis at {failure_words(error, place_of(url), 'REDIS_URL')}{more}")
 
 
 def selected_streams(archive: Archive, stream: str | None) -> list[str]:
@@ -531,13 +562,12 @@ def add_owner(redis: Redis, one: Unowned) -> bool:
 
 def run_until_done(settings: Settings, stream: str, step: Callable[[Projector], Projected | None]) -> Projected:
     """Run a step on a stream whenever no worker holds it, until nothing is left to do, and publish the result."""
-    postgres = direct_postgres_of(settings)
-    redis = open_redis(required(redis_url_of(settings), "REDIS_URL"))
-    store = Store(postgres)
+    postgres, url = direct_postgres_of(settings), required(redis_url_of(settings), "REDIS_URL")
+    redis, store = open_redis(url), Store(postgres)
     try:
         return turns(Projector(store, Streams(redis)), Publisher(redis, Event()), step, MAX_TRIES)
     except RedisError as error:
-        raise click.ClickException(f"Redis is unreachable ({error}); start it and try again") from None
+        raise redis_error(error, url) from None
     except StreamBusy:
         raise click.ClickException(f"{stream}: workers are still busy with it; try again") from None
     finally:

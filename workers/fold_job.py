@@ -51,6 +51,7 @@ class FoldJob:
         stopping: Event,
         redis_outage: Outage,
         clock: Callable[[], float] = time.monotonic,
+        postgres_outage: Outage | None = None,
     ) -> None:
         self.projector = projector
         self.publisher = publisher
@@ -59,7 +60,7 @@ class FoldJob:
         self.stopping = stopping
         self.redis_outage = redis_outage
         self.clock = clock
-        self.postgres_outage = Outage("postgres")
+        self.postgres_outage = postgres_outage or Outage("postgres")
         self.faults: dict[str, Outage] = {}
         self._retried: set[str] = set()
 

@@ -1,6 +1,7 @@
 """Logs the beginning and the end of an outage, once each, however many errors there are in between."""
 
 import logging
+from collections.abc import Callable
 from threading import Lock
 
 log = logging.getLogger("ccproxy.worker")
@@ -9,9 +10,10 @@ log = logging.getLogger("ccproxy.worker")
 class Outage:
     """Up/down state of one dependency, shared by all threads that use it."""
 
-    def __init__(self, name: str, **fields: object) -> None:
-        """`fields` stand in each line."""
+    def __init__(self, name: str, describe: Callable[[BaseException], str] = str, **fields: object) -> None:
+        """`describe` says what an error means, and its mend; `fields` stand in each line."""
         self.name = name
+        self._describe = describe
         self._fields = fields
         self._lock = Lock()
         self._away = False
@@ -30,7 +32,7 @@ class Outage:
 
     def mark_down(self, error: BaseException, *, traceback: bool = False) -> None:
         """Record a failure; logs the first one of an outage."""
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = " ".join(self._describe(error).split()) or type(error).__name__
         with self._lock:
             first, self._away, self._message = not self._away, True, message
         if first:

@@ -14,7 +14,7 @@ from workers.backup import Manifest
 from workers.recount import Progress as Told
 from workers.reprice import Repricing
 from workers.restore import Gap
-from workers.usage import Report, UsageSum, dollars, fields_of
+from workers.usage import Report, Unfolded, UsageSum, dollars, fields_of
 from workers.verify import StreamReport
 
 COUNTS = {
@@ -197,6 +197,16 @@ def usage_json(report: Report) -> dict[str, Any]:
         "rows": [fields_of(row, report.by) for row in report.rows],
         "total": fields_of(report.total, ()),
     }
+
+
+def words_of_unfolded(late: Unfolded | None) -> str:
+    """Return what a report has to say of events that it lacks; "" if there are none."""
+    if late is None:
+        return "Redis can't be asked if events wait to be folded, which would be missing here; see `ccproxy check`."
+    if not late.events:
+        return ""
+    count = f"{late.events:,}{' or more' if late.more else ''}"
+    return f"{count} events wait in Redis and are not in this report yet; is a worker running?"
 
 
 def usage_csv(report: Report) -> str:

@@ -14,6 +14,7 @@ from service.ledger import fold, ids
 from service.ledger.state import Usage
 from service.settings.quantities import past_time
 from workers.archive import Archive
+from workers.consume import NO_ENTRY, StreamSource, read_batch
 from workers.store import QUERIES, first_id, week_of
 
 DIMENSIONS = ("day", "week", "route", "model", "key", "hour")
@@ -51,6 +52,13 @@ class UsageSum(NamedTuple):
     names: tuple[str, ...]
     usage: Usage
     counts: EventCounts | None
+
+
+class Unfolded(NamedTuple):
+    """Events of routes that are in Redis and in no report yet; `more`: some streams have more than were counted."""
+
+    events: int
+    more: bool
 
 
 class Report(NamedTuple):
@@ -98,6 +106,15 @@ def report(
         rows.append(UsageSum(tuple(names[place] for place in places), usage, count))
     rows.sort(key=lambda row: row.names)
     return Report(period, by, rows, total_of(rows, known=counts is not None))
+
+
+def unfolded(archive: Archive, streams: StreamSource, names: Iterable[str]) -> Unfolded:
+    """Count the events that no worker has folded yet, of each stream at most a batch. Raises RedisError."""
+    batches = []
+    for name in names:
+        last = archive.checkpoint(name)
+        batches.append(read_batch(streams, name, last.run_id if last else "", last.stream_id if last else NO_ENTRY))
+    return Unfolded(sum(len(batch.records) for batch in batches), any(batch.full for batch in batches))
 
 
 def parameters_of(

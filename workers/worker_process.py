@@ -20,7 +20,7 @@ from rq.serializers import JSONSerializer
 
 from workers import jobs
 from workers.archive import open_archive
-from workers.check import fault_in, login_words
+from workers.check import fault_in, login_words, redis_words, trouble_words
 from workers.consume import Streams, open_redis
 from workers.fold_job import FoldJob
 from workers.heartbeat import Heartbeat
@@ -67,7 +67,8 @@ class WorkerProcess:
     ) -> None:
         self.postgres = postgres
         self.stopping = Event()
-        self.outage = Outage("redis")
+        self.outage = Outage("redis", lambda error: redis_words(error, redis_url, rq_redis_url))
+        self.database = Outage("postgres", lambda error: trouble_words(error, postgres, "DATABASE_URL"))
         self.store = Store(postgres)
         self.queue = open_queue(rq_redis_url)
         redis = open_redis(redis_url)
@@ -75,13 +76,16 @@ class WorkerProcess:
         wake = WakeQueue(redis, self.queue)
         readers = SnapshotReaders(redis)
         publisher = Publisher(redis, self.stopping, readers=readers)
-        self.fold_job = FoldJob(Projector(self.store, streams), publisher, streams, wake, self.stopping, self.outage)
+        folding = Outage("postgres", lambda error: trouble_words(error, postgres, "DATABASE_URL"))
+        projector = Projector(self.store, streams)
+        self.fold_job = FoldJob(
+            projector, publisher, streams, wake, self.stopping, self.outage, postgres_outage=folding
+        )
         # The ticker's own client does not retry: the ticker has to notice every outage of Redis.
         self.report_service = ReportService(direct, open_redis(redis_url), open_queue(rq_redis_url), self.stopping)
         self.retention = Retention(lambda: open_archive(direct), retention_weeks)
         self.ticker = Ticker(open_redis(redis_url, retries=0), wake, self.load_ledger, self.outage, readers=readers)
-        self.database, self.schema, self.dropping = Outage("postgres"), Outage("schema"), Outage("retention")
-        self.fitness = Outage("database")
+        self.schema, self.fitness, self.dropping = Outage("schema"), Outage("database"), Outage("retention")
         self.direct = direct
         self.heartbeat = Heartbeat(open_redis(redis_url, retries=0), self.problems)
 

@@ -247,10 +247,10 @@ def check_login(route: Route, settings: Settings) -> tuple[bool, str]:
     try:
         tokens = file.read()
     except (NoLogin, Unreadable) as error:
-        words = f"{file.path}: {error}" if isinstance(error, Unreadable) else f"{file.path} {error}"
-        return shared, f"{words}; " + (
-            "the token shared by another host is used" if shared else "log in with Claude Code"
-        )
+        words, mend = f"{file.path} {error}", "log in with Claude Code"
+        if isinstance(error, Unreadable):
+            words, mend = f"{file.path} can't be read ({error})", f"repair it, or {mend} again"
+        return shared, f"{words}; {'the token shared by another host is used' if shared else mend}"
     if not tokens.expires_at_ms:
         return True, "its token does not expire"
     return look_at_expiry(tokens, shared=shared, can_write=file.can_write())

@@ -10,13 +10,20 @@ from redis.exceptions import RedisError
 
 from service.commands.finding import Finding
 from service.ledger.wire import CHANGES_CHANNEL, CONTROL_NEWS, PREFIX
-from service.redis_client.probe import Command, ServerFacts, eviction_words, login_failure, probe, refusal_words
+from service.redis_client.probe import (
+    LEDGER_PATTERNS,
+    Command,
+    ServerFacts,
+    eviction_words,
+    login_failure,
+    probe,
+    refusal_words,
+)
 from service.settings.redis_url import place_of
 
 VARIABLE: Final = "REDIS_URL"
 LEAST_VERSION: Final = 7
 SCRATCH_MS: Final = 10_000
-PATTERNS: Final = f"~{PREFIX}:* &{PREFIX}:*"
 
 
 def scratch_commands(key: str) -> tuple[Command, ...]:
@@ -68,7 +75,7 @@ def check_redis(url: str) -> list[Finding]:
     except (RedisError, OSError) as error:
         return [Finding("redis", False, login_failure(error, place, VARIABLE))]
     if facts.refusals:
-        wrong = Finding("redis", False, f"{place.shown}: {refusal_words(facts, PATTERNS)}")
+        wrong = Finding("redis", False, f"{place.shown}: {refusal_words(facts, LEDGER_PATTERNS)}")
         return [wrong, *eviction(facts), *persistence(facts)]
     return [Finding("redis", True, f"{place.shown}: {facts.version}, logged in as {facts.user}"), *notes(facts)]
 

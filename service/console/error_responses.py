@@ -71,7 +71,7 @@ def fail(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         message = describe_validation(error)
         headers |= {"allow": error.headers["Allow"]} if error.headers and "Allow" in error.headers else {}
     elif isinstance(error, RedisError | OSError | TimeoutError):
-        status, kind, message = 503, "api_error", "Redis is unreachable"
+        status, kind, message = 503, "api_error", "Redis can't be used; `ccproxy check` says why"
         headers["retry-after"] = str(RETRY_S)
     else:
         log.error("console.failed", exc_info=error)

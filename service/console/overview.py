@@ -268,7 +268,7 @@ def notices_of(settings: Settings, routes: Sequence[RouteView], standing: FleetS
         found.append(Notice(level="warning", code="no_redis", message="no ledger: REDIS_URL is not set"))
     elif standing is None:
         found.append(
-            Notice(level="problem", code="redis_away", message="Redis is unreachable; events are kept on disk")
+            Notice(level="problem", code="redis_away", message="Redis can't be read: the fleet's state is unknown")
         )
     else:
         found += fleet_notices(standing)

@@ -32,7 +32,7 @@ from service.ledger.state import Heard
 from service.ledger.wire import (
     encode_entry,
 )
-from service.problems import Problems
+from service.problems import WRITING, Problems
 from service.tasks import cancel_and_wait, keep_running
 
 log = logging.getLogger("ccproxy.outbox")
@@ -357,12 +357,12 @@ class Outbox:
     def _mark_up(self) -> None:
         if self.away:
             self.away = False
-            self.problems.end("redis", source="append")
+            self.problems.end("redis", source=WRITING)
 
     def _mark_down(self, error: Exception) -> None:
         if not self.away:
             self.away = True
-            self.problems.begin("redis", self._describe(error) or type(error).__name__, source="append")
+            self.problems.begin("redis", self._describe(error) or type(error).__name__, source=WRITING)
             self._spool_fresh()
         self._spool_pending()
 

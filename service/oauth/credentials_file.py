@@ -185,8 +185,10 @@ def tokens_of(content: bytes) -> OAuthTokens:
     """Decode the tokens in a file's content. Raises NoLogin, Unreadable."""
     try:
         login = msgspec.json.decode(content, type=Content).claude_ai_oauth
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Unreadable(type(error).__name__) from None
+    except msgspec.ValidationError:
+        raise Unreadable(f"expected {OAUTH_KEY} with accessToken, refreshToken and expiresAt") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Unreadable("it is not JSON, which Claude Code writes there") from None
     if login is None or not login.access_token:
         raise NoLogin("has no login")
     if not is_token(login.access_token) or not is_token(login.refresh_token or "none"):

@@ -26,6 +26,8 @@ from service.redis_client.failures import as_redis_error
 from service.settings.redis_url import RedisAddress, place_of
 
 TIMEOUT_S = 5.0
+LEDGER_PATTERNS = f"~{PREFIX}:* &{PREFIX}:*"
+"""The ledger's keys and channels, as ACL rules."""
 Command = tuple[str | int, ...]
 REFUSED_COMMAND = re.compile(r"run the '([a-z|]+)' command")
 IN_PIPELINE = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ")
@@ -177,15 +179,16 @@ def usual_mend(words: str, variable: str) -> str:
     return f"({words}); {mend.format(variable)}"
 
 
-def failure_words(error: Exception, place: RedisAddress, variable: str) -> str:
-    """Describe why a server can't be used, with its mend: a command that is refused, or no login at all."""
+def failure_words(error: Exception, place: RedisAddress, variable: str, patterns: str = LEDGER_PATTERNS) -> str:
+    """Describe why a server can't be used, with its mend: a command that is refused, or no login at all. `patterns`
+    allow a user its keys and channels."""
     words = IN_PIPELINE.sub("", " ".join(str(error).split()))
     if isinstance(error, NoPermissionError):
         user = str(options_of(place).get("username") or "default")
         named = REFUSED_COMMAND.search(words)
         command = named.group(1).split("|")[0] if named else ""
         what = f"run {command.upper()}" if command else "use its keys or channels"
-        mend = f"+{command}" if command else f"~{PREFIX}:* &{PREFIX}:*"
+        mend = f"+{command}" if command else patterns
         return f"{place.shown}: user {user} may not {what} ({words}); allow it: ACL SETUSER {user} {mend}"
     is_named = isinstance(error, MovedError) or any(part in words for part, _ in MENDS)
     if isinstance(error, ResponseError) and not is_named:

@@ -265,8 +265,9 @@ def test_a_key_is_issued_shown_once_and_revoked(visit: Open, http: httpx.Client)
     assert ask(http, headers={"x-ccproxy-key": key}).status_code == 401
 
 
-def test_a_dead_letter_is_shown_and_dropped(visit: Open, installation: Installation) -> None:
+def test_a_dead_letter_is_shown_and_dropped(visit: Open, http: httpx.Client, installation: Installation) -> None:
     """What nobody can read is seen, and goes when an operator says so."""
+    fail_over(installation, http)  # a stream that no proxy writes to has no reader
     installation.redis().xadd(wire.events_key("zai"), {wire.ENTRY_FIELD: b'[{"type": "from_the_future"}]'})
     page = visit("#/system")
     row = region(page, "Dead letters and quarantined events").get_by_role("row").filter(has_text="dead letter")

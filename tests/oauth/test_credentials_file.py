@@ -60,15 +60,22 @@ def test_without_a_log_in_there_is_none(tmp_path: Path, content: str | None) -> 
 
 
 @pytest.mark.parametrize(
-    "content", ["", '{"claudeAiOauth":{"acc', "[]", '{"claudeAiOauth":{"accessToken":5}}', "[" * 9999]
-)
-def test_what_is_no_such_file_is_unreadable(tmp_path: Path, content: str) -> None:
-    """Without a word of what is in it."""
+    ("content", "words"),
+    [
+        (b"", "not JSON"), (b'{"claudeAiOauth":{"mark', "not JSON"), (b"mark=1", "not JSON"),
+        (b"\xff\xfemark", "not JSON"), (b"[" * 9999, "expected claudeAiOauth"), (b'["mark"]', "expected claudeAiOauth"),
+        (b'{"claudeAiOauth":{"accessToken":["mark"]}}', "expected claudeAiOauth"),
+        (b'{"claudeAiOauth":{"accessToken":"a","expiresAt":"mark"}}', "expected claudeAiOauth"),
+    ],
+)  # fmt: skip
+def test_what_is_no_such_file_is_unreadable(tmp_path: Path, content: bytes, words: str) -> None:
+    """Said as what it should be, without a word of what is in it."""
     path = tmp_path / "c"
-    path.write_text(content)
+    path.write_bytes(content)
     with pytest.raises(Unreadable) as raised:
         CredentialsFile(str(path)).read()
-    assert "acc" not in str(raised.value)
+    assert words in str(raised.value)
+    assert "mark" not in str(raised.value)
 
 
 def test_a_half_written_file_is_read_once_it_is_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

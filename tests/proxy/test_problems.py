@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from service import tasks
-from service.problems import CODES, TEXTS, Problems
+from service.problems import CODES, NOT_WRITTEN, TEXTS, WRITING, Problems
 from service.tasks import keep_running
 from tests.support.waiting import wait_until
 
@@ -32,6 +32,18 @@ def test_a_problem_is_logged_at_its_beginning_and_end(code: str, caplog: pytest.
     problems.end(known, source="other")
     assert list(problems.current) == []
     assert lines(caplog) == [TEXTS[known].began, TEXTS[known].ended]
+
+
+def test_redis_that_can_only_be_written_keeps_nothing_on_disk() -> None:
+    """The words say what follows: of reading that is refused, of writing, and of both."""
+    problems = Problems(lambda: NOW_MS)
+    problems.begin("redis", "no XREAD", source="read")
+    assert [one.words for one in problems.current] == [TEXTS["redis"].words]
+    assert "disk" not in TEXTS["redis"].words
+    problems.begin("redis", "no XADD", source=WRITING)
+    assert [one.words for one in problems.current] == [NOT_WRITTEN]
+    problems.end("redis", source=WRITING)
+    assert [one.words for one in problems.current] == [TEXTS["redis"].words]
 
 
 def test_problems_of_several_subjects_are_told_apart(caplog: pytest.LogCaptureFixture) -> None:

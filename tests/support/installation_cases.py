@@ -182,7 +182,7 @@ QUEUE = Seen("snapshots", "snapshots.stopped", "redis.lost")
 POSTGRES = Seen("snapshots", "snapshots.stopped", "postgres.lost")
 SCHEMA = Seen("snapshots", "snapshots.stopped", "schema.lost")
 READ_ONLY = Seen("snapshots", "snapshots.stopped", "database.lost")
-NO_WORKER = Seen("snapshots", "snapshots.stopped", None)
+NO_WORKER = Seen("snapshots", "snapshots.stopped", None, words="is `ccproxy worker` running")
 UNFIT = Seen("worker", "", "database.lost")
 UNREACHABLE = Seen("anthropic degraded", "← Anthropic no answer | connect", asks=3)
 EGRESS = Seen("anthropic degraded", "HTTP_PROXY has a proxy of an unsupported kind", asks=3)
@@ -315,11 +315,13 @@ BROKEN = (
     Case("a proxy of an unsupported kind", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER, "HTTP_PROXY": "ftp://h"}, "egress,anthropic", "HTTP_PROXY has a proxy of an unsupported kind", EGRESS),
     Case("a proxy that is away", lambda _: {"ANTHROPIC_BASE_URL": PROVIDER, "HTTP_PROXY": f"http://127.0.0.1:{free_port()}"}, "anthropic", "by the proxy of HTTP_PROXY", UNREACHABLE),
     Case("a proxy that wants a password", by_proxy("HTTPS_PROXY", b"HTTP/1.1 407 No\r\ncontent-length: 0\r\n\r\n"), "anthropic", "the proxy wants a user and password", UNREACHABLE),
-    Case("a route to itself", lambda _: {"ANTHROPIC_BASE_URL": "http://localhost:4181"}, "", "itself", NO_START),
+    Case("a route to itself", lambda _: {"ANTHROPIC_BASE_URL": "http://localhost:4181"}, "anthropic", "itself", NO_START),
     Case("a subscription without a login", lambda w: w.login(9) | {"CLAUDE_CREDENTIALS_PATH": str(w.folder / "none")}, "subscription", "log in with Claude Code", NO_LOGIN),
+    Case("credentials that are none", lambda w: w.login(9) | {"CLAUDE_CREDENTIALS_PATH": w.file("c.json", "x")}, "subscription", "c.json can't be read (it is not JSON, which Claude Code writes there); repair it, or log in", NO_LOGIN),
+    Case("credentials of another program", lambda w: w.login(9) | {"CLAUDE_CREDENTIALS_PATH": w.file("c.json", "[1]")}, "subscription", "can't be read (expected claudeAiOauth with accessToken, refreshToken and expiresAt); repair it", NO_LOGIN),
     Case("a login that has ended", lambda w: w.login(-9, refresh=None), "subscription", "has expired", NO_LOGIN),
     Case("a refresh that can't be reached", lambda w: w.login(60) | {"CLAUDE_OAUTH_REFRESH_URL": f"http://127.0.0.1:{free_port()}"}, "login refresh", "can't be reached", AT_RISK),
-    Case("a home that is a file", lambda w: {"CCPROXY_HOME": w.file("file", ""), "CCPROXY_CONFIG": w.file("c.toml", "")}, "home", "set CCPROXY_HOME", NO_START),
+    Case("a home that is a file", lambda w: {"CCPROXY_HOME": w.file("file", ""), "CCPROXY_CONFIG": w.file("c.toml", "")}, "", "set CCPROXY_HOME", NO_START),
     Case("a key with a line break", lambda _: {"ANTHROPIC_API_KEY": "sk-ant\napi03"}, "", "ANTHROPIC_API_KEY: has a space, a line break", NO_START),
     Case("a number that is none", lambda _: {"PROXY_PORT": "many"}, "", "PROXY_PORT", NO_START),
     Case("an option that Redis' library does not know", lambda w: {"REDIS_URL": w.redis_url(query="?colour=red")}, "", "unknown option", NO_START),

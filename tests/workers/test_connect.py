@@ -5,12 +5,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
+from urllib.parse import urlsplit
 
 import click
 import psycopg
 import pytest
 from click.testing import CliRunner
 
+from service.embedded.postgres import Postgres
 from workers import cli
 from workers.archive import open_archive
 from workers.store import PostgresAddress, Store
@@ -108,3 +110,20 @@ def test_whatever_opens_a_connection_has_its_time_out(asked_s: list[int]) -> Non
         with pytest.raises(psycopg.OperationalError):
             opening(address)
     assert asked_s == [9] * 3
+
+
+@pytest.mark.parametrize(
+    ("which", "arguments"), COMMANDS, ids=[f"{which.name} {' '.join(arguments)}" for which, arguments in COMMANDS]
+)
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "DATABASE_DIRECT_URL"])
+def test_a_command_that_cant_log_in_says_what_check_says(
+    postgres: Postgres, tmp_path: Path, which: click.Command, arguments: list[str], variable: str
+) -> None:
+    """The mend, and the variable that is meant; never the password."""
+    address = postgres.url.replace(str(urlsplit(postgres.url).password), "marked-password")
+    env = {"CCPROXY_HOME": str(tmp_path), "DATABASE_URL": postgres.url, variable: address}
+    given = [str(tmp_path / one) for one in arguments]
+    result = CliRunner().invoke(which, given, env=env)
+    assert result.exit_code == 1
+    assert f"; correct user and password in {variable}" in result.output
+    assert "marked" not in result.output

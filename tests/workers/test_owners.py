@@ -7,7 +7,7 @@ import pytest
 
 from service.ledger import wire
 from service.ledger.events import ClientKeyIssued, Event, ResourceCreated
-from tests.support.stream_factories import NOON_MS, STREAM, append, new_id, started
+from tests.support.stream_factories import NOON_MS, STREAM, append, append_raw, ended, new_id, started
 from tests.workers.conftest import Bench
 from workers import cli
 
@@ -51,6 +51,27 @@ def carol(bench: Bench) -> str:
     append(bench.redis, [issued], CONTROL)
     bench.project(CONTROL)
     return "carol-1"
+
+
+REPRICE = ("reprice", "--since", "2026-09-01", "--until", "2026-10-01")
+
+
+@pytest.mark.parametrize("arguments", [("owners",), REPRICE, ("dead", "replay")])
+def test_a_command_without_redis_says_what_check_says(
+    bench: Bench, command: Run, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """The address without its password, why, and the mend."""
+    made(bench, 1, "file_1", "alice")
+    append(bench.redis, [ended(3, cost_nusd=None)])
+    append_raw(bench.redis, b"garbage")
+    bench.project()
+    monkeypatch.setenv("REDIS_URL", "redis://:marked-password@127.0.0.1:1/0")
+    code, printed = command(cli.ledger, *arguments)
+    words = " ".join(printed.split())
+    assert code == 1
+    assert "Redis at 127.0.0.1:1 can't be reached" in words or "Redis at 127.0.0.1:1 " in words
+    assert "start it, or correct REDIS_URL" in words
+    assert "marked" not in printed
 
 
 def test_what_had_no_owner_gets_the_one_that_the_ledger_knows(bench: Bench, command: Run, carol: str) -> None:

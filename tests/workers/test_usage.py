@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from service.ledger.events import TokenCounts
-from tests.support.stream_factories import NOON_MS, append, ended
+from service.ledger.events import ClientKeyIssued, TokenCounts
+from tests.support.stream_factories import NOON_MS, append, ended, new_id
 from tests.workers.conftest import Bench
 from workers import cli
 from workers.store import first_id, week_of
@@ -170,6 +171,32 @@ def test_requests_are_unknown_where_events_were_dropped(used: Bench, command: Ru
     (row,) = rows_of(command, "--by", "week")
     assert (row["requests"], row["moves"], row["attempts"]) == (None, None, 4)
     assert "dropped" in command(cli.usage, *ALL)[1]
+
+
+@pytest.mark.parametrize("form", [(), ("--json",), ("--csv",)])
+def test_events_that_wait_to_be_folded_are_told(used: Bench, command: Run, form: tuple[str, ...]) -> None:
+    """How many a report lacks, beside it; a stream that was never folded counts, one of operators' events does not."""
+    assert json.loads(command(cli.usage, *ALL, "--json")[1])["unfolded_events"] == 0
+    assert CliRunner().invoke(cli.usage, [*ALL, *form]).stderr == ""
+    append(used.redis, [ended(8), ended(9)])
+    append(used.redis, [ended(1)], "new")
+    issued = ClientKeyIssued(event_id=new_id(), at_ms=NOON_MS, replica="r1", seq=1, key_id="k", name="k", sha256="0")
+    append(used.redis, [issued], "control")
+    result = CliRunner().invoke(cli.usage, [*ALL, *form])
+    assert (result.exit_code, result.stderr.splitlines()) == (
+        0, ["3 events wait in Redis and are not in this report yet; is a worker running?"]
+    )  # fmt: skip
+    assert json.loads(command(cli.usage, *ALL, "--json")[1])["unfolded_events"] == 3
+
+
+def test_without_redis_a_report_says_what_it_cant_know(used: Bench, command: Run, monkeypatch: Any) -> None:  # noqa: ARG001
+    """Its rows are there all the same."""
+    monkeypatch.setenv("REDIS_URL", "redis://:marked-password@127.0.0.1:1/0")
+    result = CliRunner().invoke(cli.usage, [*ALL, "--json"])
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["unfolded_events"], found["total"]["attempts"]) == (0, None, 4)
+    assert "ccproxy check" in result.stderr
+    assert "marked" not in result.output
 
 
 def test_a_time_without_usage_says_so(bench: Bench, command: Run) -> None:  # noqa: ARG001

@@ -48,7 +48,7 @@ function standing() {
         fact(
           "Redis",
           data.redis_up ? badge("ok", "up") : badge("problem", "can't be used"),
-          data.redis_up ? "" : "events are kept on disk meanwhile",
+          data.redis_up || !data.spooling ? "" : "events are kept on disk meanwhile",
         ),
         fact("Workers", workers(data.workers), isStuck() && badge("problem", "can't do their work: see Overview")),
         fact("Replicas", format.count(data.replicas.length)),
