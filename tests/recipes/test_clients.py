@@ -33,6 +33,15 @@ TOOLS: dict[str, tuple[str, dict[str, Any]]] = {
 
 RESENDING = ("Python SDK", "TypeScript SDK")
 """Those that keep their conversation at the provider."""
+OTHERS = {"Two accounts and a team", "Behind Caddy", "In GitHub Actions"}
+"""Recipes for installations, which have tests of their own (`test_installations`)."""
+
+
+def test_every_recipe_is_tested() -> None:
+    """And says what the reader sees, or whose recipe it takes up."""
+    found = recipes()
+    assert set(found) == {*TOOLS, *OTHERS}
+    assert [title for title, recipe in found.items() if not recipe.seen] == ["Behind Caddy"]
 
 
 @pytest.mark.parametrize("title", TOOLS)
@@ -45,7 +54,7 @@ def test_a_client(
     placed = {key: str(tmp_path / NOTE) if value == NOTE else value for key, value in arguments.items()}
     scenario.script(anthropic, zai, name, placed)
     before = set(shared_product.requests())
-    with Workspace(tmp_path, recipe, installed_programs(), {"PROXY_PORT": str(shared_product.port)}) as workspace:
-        workspace.type(recipe.commands).check(recipe.seen)
+    workspace = Workspace(tmp_path, recipe, installed_programs(), {"PROXY_PORT": str(shared_product.port)})
+    workspace.type(recipe.commands).check(recipe.seen)
     new = [attempts for request, attempts in shared_product.requests().items() if request not in before]
     scenario.check(anthropic, zai, new, routes=("anthropic", "zai"), resent=title in RESENDING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import ssl
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from tests.recipes.caddy import Site, caddy, python_variables
 from tests.recipes.packages import node
 from tests.recipes.page import recipes
 from tests.recipes.product import Product
-from tests.recipes.workspace import Said, Workspace, installed_programs, machines_program
+from tests.recipes.workspace import Workspace, installed_programs, machines_program
 from tests.support import claude_code
 from tests.support.actionlint import linted
 from tests.support.ports import free_port
@@ -49,9 +50,9 @@ def test_two_accounts_and_a_team(anthropic: FakeProvider, upstreams: dict[str, s
         variables = {"FIRST_API_KEY": upstreams["ANTHROPIC_API_KEY"], "SECOND_API_KEY": "second-account"}
         with Product(home, variables, recipe.start) as product:
             scenario.script(anthropic, second, READ, {"file_path": str(work / "note.txt")})
-            with Workspace(work, recipe.at(product.url), installed_programs(), {"CCPROXY_HOME": str(home)}) as typing:
-                typing.type(typing.recipe.commands).check(recipe.seen)
-                typing.type(["ccproxy usage --by key,route"]).check("alice")
+            alices = Workspace(work, recipe.at(product.url), installed_programs(), {"CCPROXY_HOME": str(home)})
+            alices.type(alices.recipe.commands).check(recipe.seen)
+            alices.type(["ccproxy usage --by key,route"]).check("alice")
             alice, bob = (key_in(work / name) for name in ("alice.key", "bob.key"))
             told = product.requests(key_id(alice)).values()
             scenario.check(anthropic, second, told, routes=("first", "second"), resent=False)
@@ -107,15 +108,15 @@ def test_behind_caddy(anthropic: FakeProvider, zai: FakeProvider, upstreams: dic
     with Product(home, upstreams, recipe.start) as product:
         *issue, run_caddy = recipe.commands
         assert run_caddy == "caddy run"
-        with Workspace(issuing, recipe, installed_programs(), {"CCPROXY_HOME": str(home)}) as typing:
-            assert typing.type(issue).status == 0
+        operators = Workspace(issuing, recipe, installed_programs(), {"CCPROXY_HOME": str(home)})
+        assert operators.type(issue).status == 0
         key = key_in(issuing / "alice.key")
         caddyfile = recipe.files["Caddyfile"].replace("127.0.0.1:4181", f"127.0.0.1:{product.port}")
         with caddy(tmp_path, caddyfile) as site:
             scenario.script(anthropic, zai, "weather", {"city": "Oslo"})
             client = client_at_site(recipe, key)
-            with Workspace(work, client, installed_programs(), python_variables(tmp_path, SITE, site)) as typing:
-                typing.type(client.commands).check(client.seen)
+            alices = Workspace(work, client, installed_programs(), python_variables(tmp_path, SITE, site))
+            alices.type(client.commands).check(client.seen)
             check_what_is_public(site)
         told = product.requests(key_id(key)).values()
         scenario.check(anthropic, zai, told, routes=("anthropic", "zai"), resent=True)
@@ -152,13 +153,13 @@ def test_in_github_actions(
     programs = {"node": node(), "npm": machines_program("npm"), "uvx": machines_program("uvx")}
     variables = runners_variables(tmp_path, build_wheel(ROOT, dist).parent) | {"PROXY_PORT": str(port)}
     variables |= {name: value for name, value in upstreams.items() if name.endswith("_BASE_URL")}
-    with Workspace(runner, recipe, programs, variables) as job:
-        done = linted(runner)
-        assert done.returncode == 0, done.stdout + done.stderr
-        scenario.script(anthropic, zai, READ, {"file_path": str(runner / "note.txt")})
-        _, asked, took = (run_step(job, step, upstreams) for step in steps_of(workflow_of(recipe)))
-    asked.check(recipe.seen)
-    took.check("zai")
+    job = Workspace(runner, recipe, programs, variables)
+    done = linted(runner)
+    assert done.returncode == 0, done.stdout + done.stderr
+    scenario.script(anthropic, zai, READ, {"file_path": str(runner / "note.txt")})
+    said = job.type(typed(step, upstreams) for step in steps_of(workflow_of(recipe)))
+    said.check(recipe.seen)
+    said.check("zai")
     scenario.check_providers(anthropic, zai, resent=False)
 
 
@@ -175,14 +176,13 @@ def steps_of(workflow: str) -> list[dict[str, Any]]:
     return [step for step in job["steps"] if "run" in step]
 
 
-def run_step(job: Workspace, step: dict[str, Any], secrets: dict[str, str]) -> Said:
-    """What a step says; what it starts in the background runs on."""
+def typed(step: dict[str, Any], secrets: dict[str, str]) -> str:
+    """A step as a runner starts it, in a shell of its own; what it leaves running ends with the job."""
     given = step.get("env", {}).items()
     variables = {name: SECRET.sub(lambda match: secrets[match[1]], value) for name, value in given}
     assert "${{" not in f"{step['run']}{variables}"
-    said = job.type([step["run"]], **variables)
-    assert said.status == 0, said
-    return said
+    words = ["env", *(f"{name}={value}" for name, value in variables.items()), "/bin/bash", "-e", "-c", step["run"]]
+    return shlex.join(words)
 
 
 def runners_variables(folder: Path, dist: Path) -> dict[str, str]:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import signal
-import subprocess
 import sys
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
+from service.embedded.managed_process import ManagedProcess
 from tests.recipes.packages import environment, node, node_modules
 from tests.support import claude_code
-from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,6 +19,7 @@ if TYPE_CHECKING:
     from tests.recipes.page import Recipe
 
 RUN_S = 200
+IN_FOLDER = 'cd "$1" && exec >out 2>errors'
 PASSED_ON = ("LANG", "TMPDIR")
 OF_THE_TEST = {
     # Nothing is asked of other hosts, and nothing of its own is updated.
@@ -36,9 +33,9 @@ OF_THE_TEST = {
 
 
 class Said(NamedTuple):
-    """How commands ended, and what they printed."""
+    """How commands ended (None: they had to be killed), and what they printed."""
 
-    status: int
+    status: int | None
     out: str
     errors: str
 
@@ -50,14 +47,13 @@ class Said(NamedTuple):
 
 
 class Workspace:
-    """A folder with a recipe's files, where some programs are on the PATH; what still runs at the end is ended."""
+    """A folder with a recipe's files, where some programs are on the PATH."""
 
     def __init__(
         self, folder: Path, recipe: Recipe, programs: Mapping[str, Path], variables: Mapping[str, str] | None = None
     ) -> None:
         self.folder = folder
         self.recipe = recipe
-        self._groups: list[int] = []
         for name, text in recipe.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
@@ -67,36 +63,14 @@ class Workspace:
         self.environ = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         self.environ |= OF_THE_TEST | {"HOME": str(home), "PATH": path} | dict(variables or {})
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for group in self._groups:
-            with suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGTERM)
-                eventually(partial(is_gone, group))
-
-    def type(self, commands: Iterable[str], **variables: str) -> Said:
-        """What commands say, typed one after the other until one fails. What they left in the background runs on."""
-        shell = subprocess.Popen(
-            ["/bin/bash", "-e", "-c", "\n".join(commands)],
-            cwd=self.folder,
-            env=self.environ | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,
-        )
-        self._groups.append(shell.pid)
-        with shell:
-            try:
-                out, errors = shell.communicate(timeout=RUN_S)
-            except BaseException:
-                os.killpg(shell.pid, signal.SIGKILL)
-                raise
-        return Said(shell.returncode, out, errors)
+    def type(self, commands: Iterable[str]) -> Said:
+        """What commands say, typed one after the other until one fails; what they left running is ended with them."""
+        script = "\n".join([IN_FOLDER, *commands])
+        process = ManagedProcess(["/bin/bash", "-e", "-c", script, "bash", self.folder], environ=self.environ)
+        status = process.wait(RUN_S)
+        if status is None:
+            process.kill()
+        return Said(status, *((self.folder / name).read_text(encoding="utf-8") for name in ("out", "errors")))
 
     def _path(self, programs: dict[str, Path]) -> Iterable[Path]:
         """Where programs are found: those given, the recipe's packages, the machine's."""
@@ -130,12 +104,3 @@ def opencode(modules: Path) -> Path:
     """Its binary, which a script that we don't run would link."""
     machine = claude_code.MACHINES.get(platform.machine().lower(), platform.machine())
     return modules / f"opencode-{sys.platform}-{machine}" / "bin" / "opencode"
-
-
-def is_gone(group: int) -> bool:
-    """Whether a group of processes has ended."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
