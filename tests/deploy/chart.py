@@ -118,6 +118,18 @@ def started(case: Case, component: str) -> Container:
     )
 
 
+def placed(container: Container, folder: Path) -> dict[str, str]:
+    """Write the files of a container below a folder; its variables, which name them there."""
+    paths = {*container.writable, *(path.rpartition("/")[0] for path in container.files)}
+    for path, text in container.files.items():
+        file = folder / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    longest_first = sorted(map(re.escape, paths), key=len, reverse=True)
+    place = re.compile(rf"(?<![\w./-])({'|'.join(longest_first)})(?=[/,;&]|$)")
+    return {name: place.sub(rf"{folder}\1", value) for name, value in container.environ.items()}
+
+
 Cluster = dict[tuple[str, str], dict[str, str]]
 
 

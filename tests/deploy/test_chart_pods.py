@@ -16,7 +16,7 @@ from service.cli import main
 from service.settings import SECRETS, Settings, load_for_workers
 from service.settings.quantities import exact
 from service.settings.redis_url import place_of
-from tests.deploy.chart import COMPONENTS, Container, of_kind, pods, started
+from tests.deploy.chart import COMPONENTS, Container, of_kind, placed, pods, started
 from tests.deploy.chart_cases import CASES, EXAMPLES, OWN, PODS
 from workers.postgres_address import direct_postgres_of, postgres_of
 
@@ -58,16 +58,11 @@ def enter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Enter:
     """Give this process the variables and files of a container; its folders lie below a temporary one."""
 
     def give(container: Container) -> None:
-        paths = sorted({*container.writable, *(path.rpartition("/")[0] for path in container.files)}, key=len)
-        place = re.compile(rf"(?<![\w./-])({'|'.join(map(re.escape, reversed(paths)))})(?=[/,;&]|$)")
-        for path, text in container.files.items():
-            file = tmp_path / path.lstrip("/")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+        environ = placed(container, tmp_path)
         for name in list(os.environ):
             monkeypatch.delenv(name)
-        for name, value in container.environ.items():
-            monkeypatch.setenv(name, place.sub(rf"{tmp_path}\1", value))
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
 
     return give
 

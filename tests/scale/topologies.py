@@ -186,7 +186,12 @@ class Secured(Topology):
     @property
     def url(self) -> str:
         """How it is named in REDIS_URL."""
-        return f"rediss://:{PASSWORD}@127.0.0.1:{self.nodes[0].port}/0?ssl_ca_certs={self.certificate}"
+        return f"rediss://:{PASSWORD}@{self.place}/0?ssl_ca_certs={self.certificate}"
+
+    @property
+    def place(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self.nodes[0].port}"
 
     def _start(self) -> None:
         self.nodes[0].start()
