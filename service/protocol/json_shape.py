@@ -59,7 +59,7 @@ def is_in_doubt(raw: bytes, limits: BodyLimits) -> bool:
     """True if counting bytes does not prove the body to be within the limits: one pass over it, which is the most that
     a large body costs here."""
     structure = raw.translate(ONE_KIND, NO_STRUCTURE)
-    brackets = structure.replace(b",", b"")
+    brackets = structure.translate(None, b",")  # `replace` searches for each comma anew
     if len(structure) - len(brackets) > min(CLEAR_COMMAS, limits.content_blocks * COMMAS_PER_BLOCK):
         return True
     if len(brackets) <= 2 * limits.json_depth:
