@@ -38,8 +38,8 @@ from service.settings import StripThinking
 
 Messages = Sequence[MessageSurvey[BlockSurvey]]
 Edit = tuple[int, BlockCleaner]
-BLANKS: Final = b'" \\'
-"""The first sign, behind the quote, of what JSON may write for a text of blanks, and for few other texts."""
+BLANK_STARTS: Final = (b'""', b'" ', b'"\\')
+"""How JSON may write a text of blanks, and few other texts: quote and first sign."""
 NO_RESULT: Final = "[no result]"
 SIGNED_TEXT: Final = ("content", "text")
 
@@ -73,7 +73,7 @@ def is_ready(messages: Messages, strip: StripThinking, refused: Container[str]) 
         for block in message.content if message.content.__class__ is list else ():
             if block.type != "text":
                 others.append(block)
-            elif memoryview(block.text)[:2].tobytes()[-1:] in BLANKS:
+            elif bytes(block.text).startswith(BLANK_STARTS):
                 suspects.append(block)
     if any(map(is_blank, suspects)):
         return False
