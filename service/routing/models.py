@@ -52,6 +52,7 @@ def first_match(patterns: Mapping[str, str], model: str) -> str | None:
     return next((target for pattern, target in patterns.items() if fits(pattern, model)), None)
 
 
+@lru_cache(maxsize=1024)
 def fits(pattern: str, model: str) -> bool:
     """True if a pattern matches a name as written (ignoring case) or in canonical form."""
     match = matcher(pattern)
