@@ -33,8 +33,8 @@ COLLECTION_CPU_S = 30.0
 small would count mutants as killed that no test has noticed."""
 TEST_CPU_S = 6.0
 """Processor time that one test may take, ten times what the longest one does: an endless loop is noticed as well."""
-TEST_S = 30
-"""The same by the clock, for tests that wait."""
+TEST_S = 60
+"""The same by the clock, for tests that wait; more than any takes on a busy machine."""
 EXAMPLES = 40
 """Of each property; hypothesis tries 100 otherwise."""
 MEMORY_BYTES = 3 * 1024**3

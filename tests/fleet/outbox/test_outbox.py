@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from service.fleet import outbox as rooms
 from service.fleet.outbox import Outbox
@@ -189,6 +190,42 @@ async def test_heard_events_are_let_go_and_the_others_stay(make: MakeOutbox) -> 
     outbox.discard_acknowledged(heard(6))
     assert numbers(outbox.unacknowledged(STREAM)) == []
     assert list(outbox.unacknowledged("nobody")) == []
+    await outbox.stop()
+
+
+async def test_the_oldest_event_that_no_snapshot_includes_is_told(make: MakeOutbox) -> None:
+    """Of all streams, on them or still on the way: how far behind the workers are, as health says."""
+    port = ScriptedPort("answer", "answer", "hang")
+    outbox = make(port)
+    told = [outbox.oldest_unacknowledged_ms]
+    await outbox.start()
+    for number, stream in enumerate((STREAM, "zai", STREAM)):
+        await outbox.append(stream, replace(started(), at_ms=5_000 + number))
+    assert outbox.pending == 1
+    for known in ({}, heard(1), heard(1, stream="zai")):
+        outbox.discard_acknowledged(known)
+        told.append(outbox.oldest_unacknowledged_ms)
+    assert told == [None, 5_000, 5_001, 5_002]
+    port.release.set()
+    await outbox.stop()
+
+
+async def test_a_stream_that_redis_has_lost_is_appended_again(make: MakeOutbox) -> None:
+    """What no snapshot includes of it, in order, and counted."""
+    port = ScriptedPort()
+    outbox = make(port)
+    await outbox.start()
+    await append_many(outbox, 4)
+    assert [outbox.has_kept(STREAM, seq) for seq in (0, 1, 4)] == [False, True, True]
+    outbox.discard_acknowledged(heard(2))
+    assert [outbox.has_kept(STREAM, seq) for seq in (2, 3)] == [False, True]
+    port.entries.clear()
+    assert outbox.stream_lost(STREAM) == 2
+    await wait_until(lambda: port.seqs() == [3, 4])
+    assert outbox.resent == {"redis_replaced": 0, "stream_lost": 2}
+    outbox.discard_acknowledged(heard(4))
+    assert not outbox.has_kept(STREAM, 4)
+    assert not outbox.has_kept("nobody", 4)
     await outbox.stop()
 
 
