@@ -85,8 +85,8 @@ class ContentSample:
         self.counted_thinking += sum(map(int, COUNTED.findall(chunk)))
 
     def leave_out(self, size_bytes: int) -> None:
-        """Take a large event that is no output out of what can't be read."""
-        if size_bytes > PART_BYTES:
+        """Take an event that is no output, and too large to be kept whole, out of what can't be read."""
+        if size_bytes + FRAME_BYTES > PART_BYTES:
             self._left_out_bytes += size_bytes + FRAME_BYTES
 
     def tokens(self) -> ContentTokens:

@@ -5,7 +5,7 @@ import pytest
 from service.ledger.events import FOLD_RULES, AttemptEnded
 from service.ledger.evidence import KEPT_GROUPS, KEPT_REFUSALS, note_refusal
 from service.ledger.state import RouteLedger
-from tests.support.event_factories import ended
+from tests.support.event_factories import NOW_MS, after, ended, failed
 
 
 def refused(number: int, words: str, client: str, *, rules: int = FOLD_RULES, account: str = "a") -> AttemptEnded:
@@ -31,6 +31,14 @@ def test_a_client_with_many_wordings_drops_its_own(rules: int) -> None:
     assert "closed" in kept(ledger)
     assert len(ledger.refusals) == KEPT_REFUSALS
     assert ledger.refusals["messages/a/closed"].clients == ["alice", "bob"]
+
+
+def test_an_answer_takes_an_unknown_error_back() -> None:
+    """A failure that says nothing of it does not."""
+    error = refused(1, "closed", "alice")
+    later = {"account": "a", "started_at_ms": NOW_MS + 1, "fold_rules": FOLD_RULES}
+    for event, left in ((ended(2, NOW_MS + 9, **later), set()), (failed(2, NOW_MS + 9, **later), {"closed"})):
+        assert kept(after(error, event)) == left
 
 
 def test_accounts_and_endpoints_have_their_own() -> None:

@@ -55,6 +55,12 @@ def test_growth_is_booked_once() -> None:
     assert booked(grown) == Usage(input=12, output=5, cost_nusd=12 * 5_000 + 5 * 25_000)
 
 
+@pytest.mark.parametrize(("rules", "kept"), [(4, {}), (5, {"m": Usage(input=10, output=5, cost_nusd=175_000)})])
+def test_growth_is_no_answer(rules: int, kept: dict[str, Usage]) -> None:
+    """It is kept apart since the fifth rules, for means of a model's answers."""
+    assert folded(reading(fold_rules=rules)).beside.get(NOW_MS // fold.HOUR_MS, {}) == kept
+
+
 @given(READINGS, st.randoms(use_true_random=False))
 def test_order_and_repetition_change_nothing(told: list[tuple[str, TokenCounts]], random: Any) -> None:
     """In any order, with any repetition: the greater of the whole and the sum of its parts, kind by kind."""

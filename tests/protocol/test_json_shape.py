@@ -95,6 +95,7 @@ def test_keys_outside_of_any_bracket_are_counted_as_those_of_an_object() -> None
 def test_brackets_that_close_nothing_are_the_decoders_to_refuse() -> None:
     """They make nothing deeper, and nothing less deep."""
     check_shape(b"]" * 500 + b"," + nested(20), LIMITS)
+    check_shape(b"]" * 500 + b"[]" + nested(20), LIMITS)
     with pytest.raises(ClientError, match="MAX_JSON_DEPTH"):
         check_shape(b"]" * 500 + b"[]" + nested(21), LIMITS)
 

@@ -33,6 +33,21 @@ def test_only_resources_with_a_running_total_have_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("usage", "words"),
+    [({}, ("fast", "us")), ({"inference_geo": "eu"}, ("fast", "eu")), ({"speed": "slow"}, ("slow", "us"))],
+)
+def test_a_session_is_priced_by_the_words_of_its_usage_else_of_its_model(
+    usage: dict[str, Any], words: tuple[str, str]
+) -> None:
+    """Speed and geography, which change a price."""
+    agent = {"model": {"id": "claude-opus-5", "speed": "fast", "inference_geo": "us"}}
+    fields = {"type": "session", "id": "sesn_1", "agent": agent, "usage": {"input_tokens": 5} | usage}
+    session = reading_of("/v1/sessions/sesn_1", told(**fields))
+    assert session is not None
+    assert (session.model, session.speed, session.geo) == ("claude-opus-5", *words)
+
+
+@pytest.mark.parametrize(
     ("path", "session"),
     [
         ("/v1/sessions/sesn_1", "sesn_1"),

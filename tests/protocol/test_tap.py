@@ -400,6 +400,32 @@ def test_who_refuses_before_any_output_is_not_billed(parts: list[bytes], unbille
     assert tapped(*parts, refusal).usage.unbilled is unbilled
 
 
+@pytest.mark.parametrize(
+    ("content", "unbilled"),
+    [
+        pytest.param([], True, id="at once"),
+        pytest.param([{"type": "text", "text": "x"}], False, id="behind output"),
+        pytest.param([{"type": "text", "text": "x"}, {"type": "fallback"}], True, id="the model that went on, at once"),
+    ],
+)
+def test_a_whole_answer_that_is_refused_before_any_output_is_not_billed(content: list[Any], unbilled: bool) -> None:  # noqa: FBT001 - a case
+    body = {"type": "message", "model": "m", "stop_reason": "refusal", "usage": {"output_tokens": 3}}
+    answer = json_usage(msgspec.json.encode(body | {"content": content}))
+    assert answer is not None
+    assert answer.usage.unbilled is unbilled
+    answered = json_usage(msgspec.json.encode(body | {"content": content, "stop_reason": "end_turn"}))
+    assert answered is not None
+    assert not answered.usage.unbilled
+
+
+@pytest.mark.parametrize(("to", "model"), [({"model": "n"}, "n"), ({}, "m")])
+def test_an_answer_is_of_the_model_that_went_on(to: dict[str, str], model: str) -> None:
+    """If the stream names it; what came before is of the one that declined."""
+    tap = tapped(start({"input_tokens": 7}), DELTA, block(type="fallback", to=to))
+    assert tap.model == model
+    assert [(part.model, part.tokens) for part in tap.declined] == [("m", TokenCounts(input=7))]
+
+
 def test_only_thinking_is_counted_as_thinking() -> None:
     """A field of that name in a tool's result is no count of it."""
     result = block(type="web_fetch_tool_result", content={"estimated_tokens": 900})
@@ -434,6 +460,14 @@ def test_the_whole_use_is_reported_with_an_output(usage: dict[str, Any], reporte
     last = event("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
     assert tapped(start({}), DELTA, last).reported is reported
     assert tapped(start({}), DELTA, event("message_delta", usage={"output_tokens": 3}), last).reported is True
+
+
+def test_an_answer_without_content_may_have_no_output() -> None:
+    """Then a zero is a report, and nothing is estimated; what has content never has none."""
+    last = event("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 0})
+    assert tapped(start({}), last).reported is True
+    assert tapped(start({}), DELTA, last).reported is False
+    assert tapped(start({}), event("message_delta", delta={"stop_reason": "end_turn"})).reported is False
 
 
 def test_a_figure_in_the_middle_is_not_of_the_whole() -> None:

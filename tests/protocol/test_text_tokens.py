@@ -3,7 +3,7 @@
 import pytest
 
 from service.protocol.text_tokens import TextTokens
-from service.protocol.token_rates import FURTHEST, Mean, ModelRates
+from service.protocol.token_rates import FURTHEST, MEMORY, Mean, ModelRates
 
 
 def counted(text: str, weight: float = 1) -> TextTokens:
@@ -42,7 +42,7 @@ def test_each_kind_of_sign_has_its_tokens(text: str, tokens: float) -> None:
     ("text", "script"),
     [
         ("plain words", "ascii"),
-        ("x" * 150 + "é", "ascii"),
+        ("x" * 149 + "é", "ascii"),
         ("x" * 148 + "éé", "latin"),
         ("é", "latin"),
         ("汉字 abc", "han"),
@@ -73,3 +73,14 @@ def test_a_rate_follows_what_is_near_the_published_one(counted_tokens: float, ra
 def test_few_of_the_later_answers_are_looked_at(answers: int, due: bool) -> None:  # noqa: FBT001 - a case
     """The first 32, then one in as many."""
     assert ModelRates({}, Mean(60.0), Mean(500.0), answers).is_due is due
+
+
+def test_a_mean_follows_the_last_values() -> None:
+    """Of as many as it remembers it is the plain mean; the published one that it began with counts as none."""
+    mean = Mean(500.0)
+    for value in (10, 20, 60):
+        mean.follow(value)
+    assert mean.value == 30
+    for _ in range(10 * MEMORY):
+        mean.follow(90)
+    assert mean.value == pytest.approx(90, abs=0.1)

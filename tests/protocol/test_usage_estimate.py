@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from service.ledger.events import TokenCounts
-from service.protocol.content_sample import ContentTokens
+from service.protocol.content_sample import FRAME_BYTES, PART_BYTES, ContentSample, ContentTokens
 from service.protocol.sse import EVENT_BYTES_LIMIT
 from service.protocol.tap import StreamTap
 from service.protocol.text_tokens import TextTokens
@@ -137,9 +137,29 @@ def test_a_delta_too_large_to_keep_counts_by_its_size() -> None:
     assert read(START, BLOCK, huge).tokens.output == pytest.approx(10_000, rel=0.02)
 
 
-def test_results_of_the_providers_tools_are_no_output() -> None:
-    result = event("content_block_start", content_block={"type": "web_search_tool_result", "content": "x" * 40_000})
+@pytest.mark.parametrize("size", [9, *range(3_930, 4_020, 3), 40_000])
+def test_results_of_the_providers_tools_are_no_output(size: int) -> None:
+    """Whether they are kept whole, or are too large for that."""
+    result = event("content_block_start", content_block={"type": "web_search_tool_result", "content": "x" * size})
     assert read(START, result).tokens.output == 1
+
+
+def test_a_result_that_is_kept_whole_takes_nothing_from_what_is_not() -> None:
+    """Of the largest that is."""
+    block = {"type": "web_search_tool_result", "content": ""}
+    frame = len(event("content_block_start", content_block=block)) + FRAME_BYTES - 35  # 35 are its lines without data
+    result = event("content_block_start", content_block=block | {"content": "x" * (PART_BYTES - frame)})
+    huge = event("content_block_delta", delta={"type": "text_delta", "text": "x" * 40_000})
+    assert read(START, result, huge).tokens.output == read(START, huge).tokens.output
+
+
+def test_content_that_can_not_be_read_is_like_the_rest() -> None:
+    """As many bytes of it have as many tokens."""
+    sample, chunk = ContentSample(), DELTA * 4
+    sample.add(chunk, len(chunk))
+    alone = sample.tokens().text.tokens
+    sample.add(b"x" * len(chunk), 2 * len(chunk))
+    assert sample.tokens().text.tokens == 2 * alone
 
 
 def test_rates_are_learnt_from_complete_answers() -> None:
@@ -196,6 +216,7 @@ def test_each_model_of_an_answer_counts_for_what_it_wrote() -> None:
     usage = read(START, BLOCK, *[DELTA] * 3, FALLBACK, BLOCK, DELTA)
     assert usage.tokens.output == pytest.approx(78, rel=0.2)
     assert [(line.kind, line.tokens.output) for line in usage.more] == [("declined", 234)]
+    assert (usage.is_plain, read(START, BLOCK, DELTA).is_plain) == (False, True)
 
 
 def test_a_summary_of_thinking_counts_for_what_it_stands_for() -> None:
