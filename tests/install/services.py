@@ -1,7 +1,8 @@
 """The installed service, run by a real systemd of a user, and by hand: what its unit says, started as systemd would.
 
-The real one is `systemd --user` in namespaces of its own, in which root is an ordinary user: it sees no other systemd
-and no other service. That takes root, and rights that a container may lack; then `missing` tells the reason.
+The real one is `systemd --user` in namespaces of its own, in which root is an ordinary user. It is given the few units
+that it can't do without, and none of the machine's: what those do at boot, such as clearing temporary files, would be
+done to this machine. That takes root, and rights that a container may lack; then `missing` tells the reason.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ for group; do echo $$ > "$group/cgroup.procs" || exit 1; done
 mount -t tmpfs none /run/systemd && mkdir /run/systemd/system || exit 1
 exec unshare --user --map-user={user} --map-group={user} {systemd} --user --unit=default.target
 """
+VENDOR = Path("/usr/lib/systemd/user")
+TARGETS = ("default.target", "basic.target", "shutdown.target", "exit.target", "systemd-exit.service", "app.slice")
 WAIT_S = 60.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """What systemd gives a service."""
@@ -130,6 +133,10 @@ class UserSystemd:
         self._home = home
         self._runtime = home.folder / "run"
         self._runtime.mkdir(mode=0o700)
+        self._units = home.folder / "units"
+        self._units.mkdir()
+        for name in TARGETS:
+            shutil.copyfile(VENDOR / name, self._units / name)
         self._groups = [path / f"ccproxy-test-{os.getpid()}" for path in CGROUPS]
         self._environ = home.environ | {"XDG_RUNTIME_DIR": str(self._runtime)}
         try:
@@ -168,11 +175,18 @@ class UserSystemd:
         with (self._home.folder / "systemd.log").open("ab") as sink:
             self._systemd = ManagedProcess(
                 ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", script, "sh", *map(str, self._groups)],
-                environ={"HOME": str(self._home.folder), "PATH": PATH, "XDG_RUNTIME_DIR": str(self._runtime)},
+                environ={
+                    "HOME": str(self._home.folder),
+                    "PATH": PATH,
+                    "XDG_RUNTIME_DIR": str(self._runtime),
+                    "SYSTEMD_UNIT_PATH": f"{unit_of(self._home).parent}:{self._units}",
+                },
                 output=sink.fileno(),
             )
         eventually(lambda: self._systemd.poll() is not None or self._answers(), WAIT_S)
         assert self._systemd.poll() is None, (self._home.folder / "systemd.log").read_text(encoding="utf-8")
+        listed = self._run("systemctl", "--user", "list-unit-files", "--no-legend", "--plain").splitlines()
+        assert {line.split()[0] for line in listed} <= {*TARGETS, unit_of(self._home).name}
 
     def _answers(self) -> bool:
         with suppress(AssertionError):
