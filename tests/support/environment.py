@@ -4,7 +4,7 @@ from service.settings.variables import VARIABLES
 
 PREFIXES = ("ANTHROPIC_", "CLAUDE", "CCPROXY_", "DB_", "OTEL_", "PG", "PROXY_", "ZAI_")
 PROXIES = frozenset(f"{name}_PROXY" for name in ("ALL", "HTTP", "HTTPS", "NO"))
-OTHERS = frozenset(("API_TIMEOUT_MS", "FORCE_COLOR", "NO_COLOR", "SSL_CERT_DIR", "XDG_STATE_HOME"))
+OTHERS = frozenset(("API_TIMEOUT_MS", "FORCE_COLOR", "NO_COLOR", "SSL_CERT_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME"))
 NAMES = PROXIES | OTHERS | {variable.name for variable in VARIABLES}
 
 
