@@ -71,11 +71,19 @@ def test_kubernetes_would_take_it(case: str, version: str) -> None:
         ({"secrets": NEEDED, "networkPolicy": {"egress": {"enabled": True}}}, "networkPolicy.enabled"),
         ({"secrets": NEEDED, "caCertificates": {"secret": "a", "configMap": "b"}}, "caCertificates"),
         ({"secrets": NEEDED, "image": {"digest": "sha256:abc"}}, "digest"),
+        ({"secrets": NEEDED, "settings": {"ZAI_API_KEY": "k"}}, "settings.ZAI_API_KEY .* move it to secrets"),
+        ({"secrets": NEEDED, "settings": {"PROXY_API_KEYS": "a:key"}}, "settings.PROXY_API_KEYS .* move it to secrets"),
+        ({"secrets": NEEDED, "extraEnv": [{"name": "ADMIN_TOKEN", "value": "t"}]}, "ADMIN_TOKEN .* to proxy.extraEnv"),
+        (
+            {"secrets": NEEDED, "worker": {"extraEnv": [{"name": "PROXY_API_KEYS", "value": "k"}]}},
+            "PROXY_API_KEYS .* to proxy.extraEnv",
+        ),
     ],
     ids=[
         "no redis", "unknown name", "no number", "what the chart sets", "no variable", "no host", "no token",
         "no database", "secret that is a number", "what the chart sets, in extraEnv", "map", "own volume", "own label",
         "annotation that is no text", "no peer", "egress alone", "two sources of CAs", "no digest",
+        "key among the settings", "client's key among the settings", "token for all", "client's key for workers",
     ],
 )  # fmt: skip
 def test_a_mistake_is_an_error_that_names_its_place(values: dict[str, Any], place: str) -> None:
@@ -154,6 +162,14 @@ OF_WORKERS = {
     name for name in FOR_WORKERS if name in SECRETS or name in ("DB_HOST", "DB_NAME", "DB_PORT", "DB_SSL", "DB_USER")
 }
 """A Secret of an operator's own often has all parts of the database's address, not its password alone."""
+
+
+def test_the_chart_knows_which_secrets_are_the_proxys() -> None:
+    """All that workers don't read; PROXY_API_KEYS may be `ledger`, which is none."""
+    text = (CHART / "templates" / "_helpers.tpl").read_text(encoding="utf-8")
+    listed = re.search(r'define "ccproxy.secretsOfProxies" -}}\n(.*)\n', text)
+    assert listed
+    assert set(listed[1].split()) == set(SECRETS) - set(FOR_WORKERS) - {"PROXY_API_KEYS"}
 
 
 def secrets_of(container: dict[str, Any]) -> dict[str, str]:

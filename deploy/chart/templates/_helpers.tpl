@@ -212,6 +212,28 @@ extraEnv has as well is left to it: a name may stand in a container once. */}}
 - secretRef: {name: {{ include "ccproxy.secret" . }}}
 {{- end -}}
 
+{{/* Secrets of the proxies alone: neither in a ConfigMap, nor given to workers. */}}
+{{- define "ccproxy.secretsOfProxies" -}}
+ADMIN_TOKEN ANTHROPIC_ADMIN_KEY ANTHROPIC_API_KEY CLAUDE_CODE_OAUTH_TOKEN CLAUDE_OAUTH_SHARE_KEY METRICS_TOKEN VIEWER_TOKEN ZAI_API_KEY
+{{- end -}}
+
+{{- define "ccproxy.refuseMisplacedSecrets" -}}
+{{- $secrets := splitList " " (include "ccproxy.secretsOfProxies" .) }}
+{{- range $name, $_ := .Values.settings }}
+{{- if has $name $secrets }}
+{{- fail (printf "settings.%s is a secret, and a ConfigMap is none; move it to secrets" $name) }}
+{{- end }}
+{{- end }}
+{{- if ne (.Values.settings.PROXY_API_KEYS | default "ledger" | toString) "ledger" }}
+{{- fail "settings.PROXY_API_KEYS has keys, and a ConfigMap is no secret; move it to secrets" }}
+{{- end }}
+{{- range concat .Values.extraEnv .Values.worker.extraEnv .Values.migrate.extraEnv }}
+{{- if has .name (append $secrets "PROXY_API_KEYS") }}
+{{- fail (printf "extraEnv has %s for workers, which need no such secret; move it to proxy.extraEnv" .name) }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* Refuses values without an address of Redis or Postgres; what an existing Secret has can't be seen here. */}}
 {{- define "ccproxy.needsServers" -}}
 {{- if not .Values.existingSecret }}
