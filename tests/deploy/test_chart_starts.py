@@ -21,11 +21,11 @@ import pytest
 from tests.deploy.chart import Case, Container, placed, secret, started, texts_in
 from tests.deploy.chart_cases import EXAMPLES
 from tests.fakes import FakeProvider
-from tests.scale.topologies import PASSWORD, Secured
 from tests.support.installation import ANTHROPIC_KEY, Proxy
 from tests.support.messages import ask, client_of
 from tests.support.ports import free_port
 from tests.support.processes import Command, environment
+from tests.support.topologies import PASSWORD, Secured
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

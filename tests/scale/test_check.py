@@ -7,7 +7,7 @@ import pytest
 from service.commands.check_redis import check_redis
 from tests.scale.test_pooler import Pooled, pooler
 from tests.scale.test_topologies import TOPOLOGIES
-from tests.scale.topologies import Cluster, Secured, Sentinel
+from tests.support.topologies import Cluster, Secured, Sentinel
 from workers.check import check_database
 from workers.store import PostgresAddress
 

@@ -15,7 +15,7 @@ from service.ledger.events import RouteDisabled, RouteEnabled
 from service.ledger.wire import CONTROL, encode_entry
 from service.redis_client.factory import open_async
 from service.settings import from_variables
-from tests.scale.topologies import Cluster, Secured, Sentinel
+from tests.support.topologies import Cluster, Secured, Sentinel
 
 TOPOLOGIES: list[type[Cluster | Sentinel | Secured]] = [Cluster, Sentinel, Secured]
 

@@ -7,11 +7,11 @@ from redis import Redis
 
 from service.ledger import wire
 from service.redis_client.factory import open_sync
-from tests.scale.topologies import Cluster, Secured, Sentinel
 from tests.support.installation import Installation
 from tests.support.ledger_reader import LedgerReader
 from tests.support.messages import STREAM, ask, client_of
 from tests.support.processes import run
+from tests.support.topologies import Cluster, Secured, Sentinel
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
