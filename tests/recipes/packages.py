@@ -46,7 +46,7 @@ def environment(names: Iterable[str]) -> Path:
     requirements = sorted(f"{name}=={FROM_PYPI[name]}" for name in names)
     folder = cache_folder() / "pypi" / f"{name_for(requirements)}-{sys.version_info.major}.{sys.version_info.minor}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "installed").exists():
             run("venv", "--quiet", "--clear", "--python", sys.executable, str(folder))

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from tests.fakes import FakeProvider
+    from tests.fakes import FakeProvider, Received
 
+TOOLS = '"tools":[{'
 RESULT = "Oslo: 7 °C and rain"
 ANSWER = "It is 7 °C and raining in Oslo."
 
@@ -21,7 +22,7 @@ ANSWER = "It is 7 °C and raining in Oslo."
 def script(first: FakeProvider, second: FakeProvider, tool: str, arguments: dict[str, Any]) -> None:
     """The first provider calls the tool, and is overloaded from when its result comes; the second one then answers."""
     called = reply.tool_use(tool, arguments, text="Let me look. ")
-    first.script(reply.error(529).when(body=RESULT).forever(), called.when(body='"tools":[{'))
+    first.script(reply.error(529).when(body=RESULT).forever(), called.when(body=TOOLS))
     second.script(reply.message(ANSWER).when(body=RESULT))
 
 
@@ -42,13 +43,19 @@ def check(
 
 
 def check_providers(first: FakeProvider, second: FakeProvider, *, resent: bool) -> None:
-    """Each got the tool's result once, as a stream; only the second one answered it.
+    """Both turns were asked for once, as streams; the second provider has answered the second one.
 
     `resent`: the client keeps its conversation at the provider, so that it is asked for the whole of it before the next
     route can answer.
     """
+    asked, told = turns_of(first)
+    assert (len(asked), len(told)) == (1, 2 if resent else 1)
+    assert [len(turn) for turn in turns_of(second)] == [0, 1]
     assert second.scripted_left == 0
-    of_the_first = [received for received in first.requests if RESULT.encode() in received.body]
-    assert [RESULT.encode() in received.body for received in second.requests] == [True]
-    assert len(of_the_first) == (2 if resent else 1)
-    assert {received.json.get("stream") for received in (*of_the_first, *second.requests)} == {True}
+    assert {received.json.get("stream") for received in (*asked, *told, *second.requests)} == {True}
+
+
+def turns_of(provider: FakeProvider) -> tuple[list[Received], list[Received]]:
+    """The requests with the question, and those with the tool's result; not what a client asks besides (a title)."""
+    told = [received for received in provider.requests if RESULT.encode() in received.body]
+    return [each for each in provider.requests if TOOLS.encode() in each.body and each not in told], told

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(600)
 READ = "Read"
-SITE = "llm.example.com"
+SITE = "ccproxy.example.com"
 REGISTRIES = ("NODE_EXTRA_CA_CERTS", "NPM_", "PIP_", "UV_", "npm_")
 SECRET = re.compile(r"\$\{\{ secrets\.(\w+) \}\}")
 USED = ("actions/checkout@", "actions/setup-node@", "astral-sh/setup-uv@")
