@@ -24,6 +24,7 @@ from service.routing.explanation import LAST_RESORT, ExplainedRoute, is_named
 from service.routing.explanation import explain as explain_routes
 from service.routing.keys import allows_model, read_key
 from service.routing.rank import RoutingRequest
+from service.routing.route_status import RouteStatus
 from service.settings import Settings
 from service.telemetry.terminal import SafeConsole, Text, echo_json
 
@@ -111,14 +112,19 @@ def key_refusal(fleet: FleetView, settings: Settings, key_id: str, key: ClientKe
 
 def doubt_of(routes: Sequence[ExplainedRoute], fleet: FleetView) -> str:
     """Say that the proxies see the first route in another way, which their settings do; "" if they don't."""
-    first = next((each for each in routes if each.place == 1 and each.reason != LAST_RESORT), None)
+    first = next((each for each in routes if each.place == 1), None)
     reading = next((each for each in fleet.routes if first and each.route == first.route), None)
-    if reading is None or reading.available or reading.state == "quota_spent":
+    if first is None or reading is None or reading.state == "quota_spent":
         return ""
-    return (
-        f"To the proxies, {reading.route} is {reading.state.replace('_', ' ')} ({why(reading, fleet.now_ms)}): their "
-        "settings are others than those of this shell."
-    )
+    is_taken_for_well = first.reason != LAST_RESORT
+    return "" if reading.available == is_taken_for_well else doubt_words(reading, fleet.now_ms)
+
+
+def doubt_words(reading: RouteStatus, now_ms: int) -> str:
+    """Say how the proxies see a route."""
+    because = why(reading, now_ms)
+    state = reading.state.replace("_", " ") + (f" ({because})" if because else "")
+    return f"To the proxies, {reading.route} is {state}: their settings are others than those of this shell."
 
 
 def show(routes: tuple[ExplainedRoute, ...], refusal: str, console: SafeConsole, doubt: str) -> None:

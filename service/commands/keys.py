@@ -131,13 +131,14 @@ def list_keys(config: Path | None, *, as_json: bool) -> None:
         echo("There are no keys. `ccproxy keys issue NAME` issues one.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for title in ("key", "name", "state", "week", "limits"):
+    table.add_column("key", no_wrap=True)  # an id is copied: half a one is nobody's
+    for title in ("name", "state", "week", "limits"):
         table.add_column(title, overflow="fold")
     for key_id, key, one in rows:
         used = f"{one.used_tokens:,} tokens, {cost_in_words(one)}"
         style = "green" if one.state == "ok" else "red"
         table.add_row(key_id, Text(key.name), Text(one.state, style=style), used, Text(limits_in_words(key)))
-    SafeConsole().print(table)
+    SafeConsole().print(table, crop=False)
 
 
 @keys.command()

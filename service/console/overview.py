@@ -113,7 +113,7 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
     first_hour = reading.week_start_ms // HOUR_MS
     week = usage_since(ledger.hours, first_hour)
     health = list(ledger.health.values())
-    failed = max(health, key=lambda one: one.last_failure_ms, default=None)
+    failed_ms, failed_kind = last_failure(ledger)
     return RouteView(
         route=route.id,
         title=route.title,
@@ -149,9 +149,15 @@ def route_of(number: int, route: Route, settings: Settings, view: View, now_ms: 
         unpriced=week.unpriced,
         unpriced_models=list(reading.unpriced_models),
         last_success_ms=max((one.last_success_ms for one in health), default=0) or None,
-        last_failure_ms=(failed.last_failure_ms or None) if failed else None,
-        last_failure_kind=failed.last_failure_kind if failed else "",
+        last_failure_ms=failed_ms or None,
+        last_failure_kind=failed_kind,
     )
+
+
+def last_failure(ledger: RouteLedger) -> tuple[int, str]:
+    """Return when a route failed last, and how; what counts against its account alone, such as a refused key, too."""
+    found = [(health.last_failure_ms, health.last_failure_kind) for health in ledger.health.values()]
+    return max([*found, *((wait.at_ms, wait.kind) for wait in ledger.waits.values())], default=(0, ""))
 
 
 def window_of(window: WindowReading) -> WindowView:

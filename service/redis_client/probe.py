@@ -32,6 +32,7 @@ Command = tuple[str | int, ...]
 REFUSED_COMMAND = re.compile(r"run the '([a-z|]+)' command")
 IN_PIPELINE = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ")
 """What redis-py sets before a refusal: the whole command, with all that it would have written."""
+IN_TUPLE = re.compile(r"""\((["'])(.*)\1,\)""", re.DOTALL)
 SUBCOMMANDS = frozenset(("CLIENT", "SCRIPT", "CONFIG", "INFO"))
 """Commands whose first word says too little."""
 MENDS = (
@@ -179,10 +180,17 @@ def usual_mend(words: str, variable: str) -> str:
     return f"({words}); {mend.format(variable)}"
 
 
+def server_words(error: BaseException) -> str:
+    """Return the server's words: without the command of a pipeline, which redis-py sets before them in a tuple."""
+    words = IN_PIPELINE.sub("", " ".join(str(error).split()))
+    found = IN_TUPLE.fullmatch(words)
+    return found.group(2) if found else words
+
+
 def failure_words(error: Exception, place: RedisAddress, variable: str, patterns: str = LEDGER_PATTERNS) -> str:
     """Describe why a server can't be used, with its mend: a command that is refused, or no login at all. `patterns`
     allow a user its keys and channels."""
-    words = IN_PIPELINE.sub("", " ".join(str(error).split()))
+    words = server_words(error)
     if isinstance(error, NoPermissionError):
         user = str(options_of(place).get("username") or "default")
         named = REFUSED_COMMAND.search(words)

@@ -34,6 +34,8 @@ WindowState = Literal["ok", "warning", "spent"]
 DAY_HOURS = 24
 FORECAST_STEP_MS = 600_000
 """Forecasts are rounded up to ten minutes: they are no more precise, and need not change each second."""
+REASONS: dict[FailureKind, str] = {"credential": "credential refused", "billing": "payment refused"}
+"""Kinds that alone would not say what is wrong."""
 REFUSED = "refused"
 """The scope of a wait that no provider asked for: errors that no rule knows."""
 REFUSED_BODIES = 3
@@ -233,7 +235,7 @@ def read_requested(
         until_ms = wait_until_ms(scope, wait, policy)
         is_over = wait.at_ms <= reset_ms or until_ms <= now_ms
         if not is_over and wait.endpoint == endpoint and is_of_account(wait.account, account):
-            reason = f"{wait.kind} {wait.status or ''}".strip()
+            reason = f"{REASONS.get(wait.kind, wait.kind)} {wait.status or ''}".strip()
             yield WaitReading(
                 scope, until_ms, reason, wait.holds, wait.account, wait.endpoint, kind=wait.kind, status=wait.status
             )

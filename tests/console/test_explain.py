@@ -10,11 +10,15 @@ from click.testing import CliRunner, Result
 from redis import Redis
 
 from service.cli import main
+from service.commands.explain import doubt_of
 from service.embedded.valkey import Valkey
 from service.fleet.control_stream import Operator
+from service.fleet.status import FleetView
 from service.ledger import wire
 from service.ledger.state import RouteLedger, Wait
+from service.routing.explanation import LAST_RESORT, ExplainedRoute
 from service.routing.route_status import RouteStatus, fields_of
+from service.routing.view import View
 
 LATER_MS = 3_600_000
 
@@ -75,6 +79,15 @@ def test_what_the_proxies_see_is_not_contradicted(fleet: Fleet) -> None:
     fields = fields_of(msgspec.structs.replace(zai, state="circuit_open"))
     fleet.redis.hset(wire.route_key("zai"), mapping=fields)
     assert "no route is available; anthropic is tried all the same" in fleet.run("status").stdout
+
+
+def test_an_outage_that_only_this_shell_sees_is_doubted() -> None:
+    """Its settings open circuits that the proxies' keep closed."""
+    down = ExplainedRoute("zai", "Z.AI", 1, "", "", LAST_RESORT)
+    for circuit, doubt in ((False, "To the proxies, zai is healthy: their settings are others"), (True, "")):
+        reading = RouteStatus(route="zai", title="Z.AI", state="circuit_open" if circuit else "healthy")
+        assert doubt_of((down,), FleetView(0, View(), (), (reading,))).startswith(doubt)
+        assert circuit is not bool(doubt_of((down,), FleetView(0, View(), (), (reading,))))
 
 
 def test_the_order_is_that_of_the_settings(fleet: Fleet) -> None:

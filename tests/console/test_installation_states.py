@@ -82,6 +82,7 @@ async def test_what_is_broken_is_in_the_state(
         if seen.word == "redis":
             assert (seen.words or case.words) in looks.lines("proxy")[0]
             assert "of pipeline" not in looks.lines("proxy")[0], "what was to be written is nobody's business"
+            assert "',)" not in looks.lines("proxy")[0].replace('"', "'"), "the words are no tuple"
     assert "pass-of-user" not in caplog.text
 
 

@@ -52,6 +52,20 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(terminal: Terminal, redis: Redis
     assert "sha256" not in terminal.ok("list", "--json")
 
 
+def test_a_terminal_folds_no_id(terminal: Terminal, redis: Redis) -> None:
+    """It is what one copies: with 80 columns, and long names and limits beside it."""
+    terminal.environ |= {"FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": "80"}
+    for name in ("a.client.with-a-long-name", "ben"):
+        terminal.ok(
+            "issue", name, "--weekly-tokens", "5M", "--models", "claude-haiku-*, claude-sonnet-*", "--expires", "30d"
+        )
+    lines = terminal.ok("list").splitlines()
+    assert len(lines) > 3, "it was folded for a terminal"
+    assert {
+        key_id for key_id in read_control(redis).keys if any(line.startswith(f"{key_id} ") for line in lines)
+    } == set(read_control(redis).keys)
+
+
 def test_a_limit_that_is_not_named_stays_and_a_revoked_key_is_gone(terminal: Terminal, redis: Redis) -> None:
     """`limit` changes what is named, `none` removes it; `revoke` takes the key away, by name or by id."""
     terminal.ok("issue", "ann", "--weekly-tokens", "1.5M", "--weekly-cost", "2.5", "--routes", "zai", "--models", "a,b")

@@ -88,9 +88,9 @@ FORMS = [
     ("DB_HOST", f"user:{WRITTEN}@127.0.0.1"),
 ]
 COMMANDS = {
-    "REDIS": (("check",), ("status",), ("keys", "list"), ("events",)),
-    "DATABASE": (("check",), ("usage",)),
-    "OTHERS": (("check",),),
+    "REDIS": (("check", "--json"), ("status",), ("keys", "list"), ("events",), ("explain",)),
+    "DATABASE": (("check", "--json"), ("usage",), ("migrate",)),
+    "OTHERS": (("check", "--json"), ("check",)),
 }
 """By what a variable's name has; `check` is the one that asks them all."""
 USUAL = {

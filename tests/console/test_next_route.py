@@ -55,6 +55,17 @@ def test_in_an_outage_the_route_that_is_tried_does_not_pass_for_one_that_serves(
         assert all(other.place == 0 for other in others)
 
 
+def test_a_key_that_was_refused_is_a_failure_with_a_time() -> None:
+    """The card of a route that counts a failure does not say that it never failed."""
+    ago = waiting("credential", at_ms=NOW_MS - 7)
+    views = {"anthropic": ago, "zai": open_circuit(ago_ms=5_000)}
+    overview = overview_of(SETTINGS, view_of(None, **views), None, [], now_ms=NOW_MS, version="1")
+    found = {route.route: (route.last_failure_ms, route.last_failure_kind) for route in overview.routes}
+    assert found["anthropic"] == (NOW_MS - 7, "throttle")
+    assert found["subscription"] == (None, "")
+    assert found["zai"][0] == NOW_MS - 5_000
+
+
 def test_without_any_route_nothing_is_tried() -> None:
     """Waits that providers asked for are kept."""
     reason, words, problems = told(view_of(None, **each(waiting("quota"))))

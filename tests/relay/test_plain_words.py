@@ -71,13 +71,14 @@ def test_each_provider_is_named_once_with_its_reason() -> None:
 @pytest.mark.parametrize(
     ("candidate", "words"),
     [
-        (Candidate(S, "", "waiting", "credential 401", NOW_MS + 9, wait_kind="credential", wait_status=401),
+        (Candidate(S, "", "waiting", "credential refused 401", NOW_MS + 9, wait_kind="credential", wait_status=401),
          "Subscription can't be used because its login has expired"),
         (Candidate(S, "", "waiting", "credential 400", NOW_MS + 9, wait_kind="credential", wait_status=400),
          "Subscription refuses this account"),
-        (Candidate(A, "", "waiting", "credential 401", NOW_MS + 9, wait_kind="credential", wait_status=401),
+        (Candidate(A, "", "waiting", "credential refused 401", NOW_MS + 9, wait_kind="credential", wait_status=401),
          "Anthropic does not accept the API key"),
-        (Candidate(A, "", "waiting", "billing 402", NOW_MS + 9, wait_kind="billing"), "Anthropic is out of credit"),
+        (Candidate(A, "", "waiting", "payment refused 402", NOW_MS + 9, wait_kind="billing"),
+         "Anthropic is out of credit"),
         (Candidate(A, "", "waiting", "quota 429", NOW_MS + LONG_MS, wait_kind="quota"),
          "Anthropic has reached its limit until Wed 2026-09-16 15:00 UTC"),
         (Candidate(A, "", "waiting", "throttle 429", NOW_MS + 11_500, wait_kind="throttle"),

@@ -245,7 +245,7 @@ def test_a_wait_without_a_status_says_none() -> None:
     waits = {"credential": Wait(at_ms=NOW_MS, kind="credential")}
     wait = read_waits(RouteLedger(waits=waits), POLICY, NOW_MS)
     assert wait is not None
-    assert wait.reason == "credential"
+    assert wait.reason == "credential refused"
 
 
 def test_an_operators_reset_ends_waits_from_before() -> None:

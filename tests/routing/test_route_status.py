@@ -207,7 +207,7 @@ def test_every_wait_and_window_has_its_reason_and_clock() -> None:
     """Those that hold some models too; none that is over."""
     reading = read(full_view(), LIMITED)
     assert reading.waits == (
-        WaitReading("credential", NOW_MS + 9, "credential 401", kind="credential", status=401),
+        WaitReading("credential", NOW_MS + 9, "credential refused 401", kind="credential", status=401),
         WaitReading("quota", NOW_MS + 7, "quota 429", "haiku", kind="quota", status=429),
         WaitReading("quota", RESET_MS, "window 7d_opus rejected", "opus", kind="quota"),
     )

@@ -115,4 +115,7 @@ export const dateAndTime = (atMs) => moment.format(atMs);
 // `quota_spent` -> `quota spent`; a variable's name, in capitals, stays as it has to be typed.
 export const words = (name) => name.replace(/([a-z0-9])_(?=[a-z0-9])/g, "$1 ");
 export const sentence = (name) => words(name).replace(/^./, (first) => first.toUpperCase());
+
+// Addresses, settings and the like stay as one types them.
+export const capitalized = (text) => text.replace(/^[a-z](?=[a-z]* )/, (first) => first.toUpperCase());
 export const plural = (number, one, many) => `${count(number)} ${number === 1 ? one : (many ?? `${one}s`)}`;

@@ -87,7 +87,7 @@ function banner(overview) {
         "ul",
         { class: "notices" },
         overview.notices.map((notice) =>
-          h("li", { key: `${notice.code} ${notice.subject} ${notice.message}` }, mark(notice.level), h("span", {}, `${notice.message}.`)),
+          h("li", { key: `${notice.code} ${notice.subject} ${notice.message}` }, mark(notice.level), h("span", {}, `${format.capitalized(notice.message)}.`)),
         ),
       ),
   );

@@ -181,7 +181,7 @@ function counts(one) {
     fact("Input", tokens(read), one.cache_hit_percent === null ? "" : `${format.percent(one.cache_hit_percent)} cached`),
     fact("Output", tokens(one.output_tokens)),
     fact("Cost", cost(one.cost_nusd, one.unpriced), one.unpriced ? `${format.count(one.unpriced)} without a price` : ""),
-    fact("Last failure", ago(one.last_failure_ms), one.last_failure_kind && format.words(one.last_failure_kind)),
+    fact("Last failure", one.last_failure_ms || !one.failed ? ago(one.last_failure_ms) : "not known", one.last_failure_kind && format.words(one.last_failure_kind)),
   );
 }
 
