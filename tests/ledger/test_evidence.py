@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.ledger.events import AttemptEnded
+from service.ledger.events import FOLD_RULES, AttemptEnded
 from service.ledger.evidence import (
     KEPT_SESSIONS,
     OTHERS,
@@ -15,7 +15,7 @@ from service.ledger.evidence import (
     unattributed,
 )
 from service.ledger.state import Bucket, FailuresBySession, Refusal, ReplicaHealth, RouteLedger, SessionFailures
-from tests.support.event_factories import NOW_MS, SECOND_MS, ended
+from tests.support.event_factories import NOW_MS, SECOND_MS, after, ended
 
 
 def failed(client: str, kind: str = "server_error", **fields: Any) -> AttemptEnded:
@@ -40,6 +40,13 @@ def test_a_probe_ends_what_its_client_alone_has_met() -> None:
     unknown = ReplicaHealth(worst_row=1)
     assert recovered_for(RouteLedger(health={"r": unknown}), probe) is None
     assert recovered_for(RouteLedger(health={"r": mine, "q": unknown}), probe) is None
+
+
+def test_refused_connections_are_nobodys_doing() -> None:
+    """They are counted by themselves, and of no client."""
+    refused = [failed("alice", "connect", number=number, scope="route", fold_rules=FOLD_RULES) for number in (1, 2)]
+    [bucket] = after(*refused).health["r1"].buckets.values()
+    assert (bucket.failed, bucket.connects, bucket.bad_by) == (2, 2, {})
 
 
 def test_failed_and_slow_outcomes_of_no_client_are_known() -> None:

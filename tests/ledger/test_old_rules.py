@@ -64,13 +64,13 @@ def test_whose_failures_a_probe_has_ended_is_kept_since_the_second_rules(rules: 
 def test_waits_belong_to_an_account_and_a_class_since_the_second_rules(
     rules: int, endpoint: Endpoint, waits: dict[str, str]
 ) -> None:
-    """Before, a refused credential held messages, wherever it was refused."""
+    """Before, a refused credential held messages, wherever it was refused. An answer that began with it ends it."""
     refused = failed(
         1, kind="credential", scope="credential", status=401, account="a1", endpoint=endpoint, fold_rules=rules
     )
     held = fold.fold_route(RouteLedger(), [refused])
     assert {name: wait.endpoint for name, wait in held.waits.items()} == waits
-    answer = ended(2, NOW_MS + MINUTE_MS, account="a1", endpoint=endpoint, fold_rules=rules)
+    answer = ended(2, NOW_MS + MINUTE_MS, started_at_ms=NOW_MS, account="a1", endpoint=endpoint, fold_rules=rules)
     assert not fold.fold_route(held, [answer]).waits
     elsewhere = ended(2, NOW_MS + MINUTE_MS, account="a2", endpoint=endpoint, fold_rules=rules)
     assert bool(fold.fold_route(held, [elsewhere]).waits) is (rules >= 2)

@@ -31,6 +31,12 @@ def test_a_plain_answer_is_one_line() -> None:
     assert usage_lines(lost()) == (UsageLine(MODEL, tokens=TokenCounts(10)),)
 
 
+def test_lines_add_up() -> None:
+    """Kind by kind; of the prices those that are known."""
+    assert total_tokens(LINES) == TokenCounts(input=339_421, output=11_796)
+    assert total_nusd(LINES) == 31
+
+
 def test_usage_is_that_of_the_models_that_served() -> None:
     """Each line counts once, under its own model; the attempt counts with the answer's own."""
     event = ended(lines=LINES, tokens=total_tokens(LINES), cost_nusd=total_nusd(LINES), fold_rules=FOLD_RULES)

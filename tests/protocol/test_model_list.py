@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from service.errors import ClientError
-from service.protocol.model_list import display_name, entries_in, joined, known_entry, page_of
+from service.protocol.model_list import LONG_AGO, completed, display_name, entries_in, joined, known_entry, page_of
 
 FIVE = [known_entry(f"claude-{number}") for number in range(5)]
 
@@ -91,3 +91,18 @@ def test_a_page_has_as_many_as_are_asked_for(limit: int) -> None:
     """One at least."""
     page = page_of(FIVE, f"limit={limit}")
     assert (len(page["data"]), page["has_more"]) == (limit, limit < 5)
+
+
+@pytest.mark.parametrize(
+    ("created", "told"),
+    [
+        (1, "1970-01-01T00:00:01Z"),
+        (2**32 - 1, "2106-02-07T06:28:15Z"),
+        (2**32, LONG_AGO),
+        (0, LONG_AGO),
+        ("1", LONG_AGO),
+    ],
+)
+def test_when_a_model_was_made_is_told_if_that_is_a_time(created: object, told: str) -> None:
+    """In seconds, as other providers write it; milliseconds are none."""
+    assert completed({"id": "m", "created": created})["created_at"] == told

@@ -192,3 +192,15 @@ def test_an_event_of_10000_lines_is_read_and_no_more(end: bytes) -> None:
         else:
             with pytest.raises(EventTooLarge):
                 assert event.name
+
+
+def test_events_that_nobody_reads_are_counted_and_not_returned() -> None:
+    """By how they begin; the stream's first is returned whatever it is, since a byte order mark may stand before it."""
+    reader = SseReader()
+    reader.passed = (b"event: a\n",)
+    dull, other = b"event: a\ndata: 1\n\n", b"event: b\ndata: 2\n\n"
+    stream = dull + dull + other + dull
+    assert [event.name for event in reader.feed(stream)] == [b"a", b"b"]
+    assert (reader.passed_count, reader.free) == (2, len(stream))
+    assert reader.feed(dull + other[:9]) == []
+    assert (reader.passed_count, reader.free) == (1, len(dull))

@@ -160,6 +160,21 @@ def test_content_that_can_not_be_read_is_like_the_rest() -> None:
     alone = sample.tokens().text.tokens
     sample.add(b"x" * len(chunk), 2 * len(chunk))
     assert sample.tokens().text.tokens == 2 * alone
+    least = ContentSample()
+    least.add(b"x", 1)
+    assert least.tokens().text.tokens == 1 / 4
+
+
+def test_an_event_that_comes_in_two_chunks_is_read_whole() -> None:
+    """The largest that is kept."""
+    frame = len(event("content_block_delta", delta={"type": "text_delta", "text": ""}))
+    whole = event(
+        "content_block_delta", delta={"type": "text_delta", "text": ("a " * PART_BYTES)[: PART_BYTES - frame]}
+    )
+    sample, half = ContentSample(), PART_BYTES // 2
+    sample.add(whole[:half], half)
+    sample.add(whole[half:], PART_BYTES)
+    assert sample.tokens().text.tokens == pytest.approx(0.78 * (PART_BYTES - frame + 1) // 2, rel=0.01)
 
 
 def test_rates_are_learnt_from_complete_answers() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from service.routing.error_words import echo_of, points_into_request, without_echoes
 
-SUSPENDED = ("account suspended",)
+SUSPENDED = ("account suspended", "欠费")
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ SUSPENDED = ("account suspended",)
     [
         pytest.param("no: account suspended", "account suspended", "no:  ", id="the text itself"),
         pytest.param("no: my account suspended", "my account suspended, why?", "no:  ", id="its beginning"),
+        pytest.param("no: 欠费", "欠费, why?", "no:  ", id="a word of two characters"),
         pytest.param("account suspended", "hello", "account suspended", id="another text"),
         pytest.param("is account suspended", "is not an account suspended", "is account suspended", id="begins alike"),
         pytest.param("an account suspended", "un account suspended", "an account suspended", id="begins otherwise"),

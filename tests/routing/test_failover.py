@@ -538,6 +538,13 @@ def test_the_codes_of_the_settings_decide(failure: Failure, attempts: int) -> No
     assert len(made) == attempts
 
 
+def test_a_limit_of_the_clients_own_is_none_of_the_owners_routes() -> None:
+    """They are tried, whether its code is in the list or not; a limit of an owner's route goes by the list."""
+    codes = replace(POLICY, fallback_on_codes=(503,))
+    assert tried(run((OWN_KEY, FIRST), [quota(), None], codes)[0]) == [CLIENT.id, "anthropic"]
+    assert tried(run((SECOND, FIRST), [quota(), None], codes)[0]) == ["subscription"]
+
+
 def test_a_listed_400_goes_elsewhere_and_is_shown_at_the_end() -> None:
     """Whoever lists it wants other routes to try; the own family's word is still the most useful."""
     attempts, verdict = run(CHAIN, [BAD_REQUEST, BROKEN], replace(POLICY, fallback_on_codes=(400, 500)))
