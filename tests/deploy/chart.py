@@ -65,10 +65,10 @@ def objects_of(values: str, chart: Path) -> list[Object]:
     return [found for text in manifests for found in yaml.safe_load_all(text) if found]
 
 
-def texts(values: Values, chart: Path = CHART) -> dict[str, str]:
-    """What the chart's templates become, by their names."""
+def texts(values: Values, chart: Path = CHART, name: str = NAME) -> dict[str, str]:
+    """What the chart's templates become, by their names; `name` is the release's."""
     with helm.Chart.load(str(chart)) as loaded:
-        found: dict[str, str] = loaded.render(values, name=NAME, namespace=NAMESPACE)
+        found: dict[str, str] = loaded.render(values, name=name, namespace=NAMESPACE)
     return found
 
 

@@ -12,7 +12,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from service.settings import FOR_WORKERS, SECRETS, load
+from service.settings import FOR_WORKERS, SECRETS, VARIABLES, load
 from tests.deploy.chart import CHART, NEEDED, helm, of_kind, pods, rendered, templates, texts
 from tests.deploy.chart_cases import CASES, OWN, PAGE
 from tests.deploy.image import DOCKERFILE, stages, variables
@@ -58,6 +58,11 @@ def test_kubernetes_would_take_it(case: str, version: str) -> None:
         ({"secrets": NEEDED, "proxy": {"replicas": "three"}}, "replicas"),
         ({"secrets": NEEDED, "settings": {"DRAIN_DELAY": "9s"}}, "DRAIN_DELAY"),
         ({"secrets": NEEDED, "settings": {"log_level": "info"}}, "log_level"),
+        ({"secrets": NEEDED, "settings": {"WORK_KEY": "sk-ant-x"}}, "WORK_KEY"),
+        ({"secrets": NEEDED, "settings": {"PROXY_API_KEYS": "alice:a-key"}}, "PROXY_API_KEYS"),
+        ({"secrets": NEEDED, "settings": {"HTTPS_PROXY": "http://user:password@proxy:3128"}}, "HTTPS_PROXY"),
+        ({"secrets": NEEDED, "settings": {"PROXY_BASE_PATH": 'a"; id; "'}}, "PROXY_BASE_PATH"),
+        ({"secrets": NEEDED, "ingress": {"enabled": True, "host": "a$(id)"}}, "host"),
         ({"secrets": NEEDED, "ingress": {"enabled": True}}, "ingress.host"),
         ({"secrets": NEEDED, "monitoring": {"serviceMonitor": True}}, "METRICS_TOKEN"),
         ({"secrets": {"REDIS_URL": "redis://redis/0"}}, "DATABASE_URL"),
@@ -80,7 +85,8 @@ def test_kubernetes_would_take_it(case: str, version: str) -> None:
         ),
     ],
     ids=[
-        "no redis", "unknown name", "no number", "what the chart sets", "no variable", "no host", "no token",
+        "no redis", "unknown name", "no number", "what the chart sets", "no variable", "key of a route", "client keys",
+        "password in an address", "commands in a path", "commands in a host", "no host", "no token",
         "no database", "secret that is a number", "what the chart sets, in extraEnv", "map", "own volume", "own label",
         "annotation that is no text", "no peer", "egress alone", "two sources of CAs", "no digest",
         "key among the settings", "client's key among the settings", "token for all", "client's key for workers",
@@ -90,6 +96,45 @@ def test_a_mistake_is_an_error_that_names_its_place(values: dict[str, Any], plac
     """The values have a schema, and what is needed is asked for."""
     with pytest.raises(helm.HelmError, match=place):
         rendered(values)
+
+
+WITH_A_PASSWORD = {"DATABASE_DIRECT_URL", "DATABASE_URL", "REDIS_URL", "RQ_REDIS_URL"}
+
+
+def test_no_secret_gets_into_a_configmap() -> None:
+    """Names of secrets are no settings, nor is an address with a password; what is no secret may stand there."""
+    for name in SECRETS:
+        value = "postgresql://user:password@host/db" if name in WITH_A_PASSWORD else "secret"
+        with pytest.raises(helm.HelmError, match=name):
+            rendered({"secrets": NEEDED, "settings": {name: value}})
+    harmless = {variable.name for variable in VARIABLES if variable.name not in (*SECRETS, *SET_BY_THE_CHART)}
+    assert [name for name in harmless if re.search("_(KEY|PASSWORD|SECRET|TOKEN)$", name)] == []
+    addresses = dict.fromkeys(WITH_A_PASSWORD, "redis://host:6379/0")
+    assert of_kind({"secrets": {}, "settings": addresses}, "ConfigMap")["data"].items() >= addresses.items()
+
+
+SET_BY_THE_CHART = ("CCPROXY_CONFIG", "CCPROXY_HOME", "DRAIN_DELAY", "DRAIN_TIMEOUT", "PROXY_HOST", "PROXY_PORT")
+
+
+@pytest.mark.parametrize("name", ["123", "1e3", "true", "n", "a" * 53])
+def test_names_that_yaml_reads_as_something_else(name: str) -> None:
+    """A release, a Secret or a class may be called 123 or true: it stays a text, and the right one, in every object."""
+    values: dict[str, Any] = {
+        "existingSecret": name,
+        "podLabels": {"team": "a"},
+        "ingress": {"enabled": True, "host": "h.example.com", "className": name, "tlsSecret": name},
+        "networkPolicy": {"enabled": True},
+    }
+    manifests = texts(values, name=name)
+    made = [one for at, text in manifests.items() if at.endswith(".yaml") for one in yaml.safe_load_all(text) if one]
+    for one in made:
+        validate(json.dumps(one), VERSIONS[0])
+        assert one["metadata"]["labels"]["app.kubernetes.io/instance"] == name
+        assert len(one["metadata"]["name"]) <= 63
+    for spec in (one["spec"] for one in made if one["kind"] == "Deployment"):
+        assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+    (ingress,) = [one["spec"] for one in made if one["kind"] == "Ingress"]
+    assert (ingress["ingressClassName"], ingress["tls"][0]["secretName"]) == (name, name)
 
 
 @pytest.mark.parametrize("component", ["proxy", "worker", "migrate"])

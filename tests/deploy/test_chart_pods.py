@@ -16,7 +16,7 @@ from service.cli import main
 from service.settings import SECRETS, Settings, load_for_workers
 from service.settings.quantities import exact
 from service.settings.redis_url import place_of
-from tests.deploy.chart import COMPONENTS, Container, of_kind, placed, pods, started
+from tests.deploy.chart import COMPONENTS, Case, Container, of_kind, placed, pods, secret, started
 from tests.deploy.chart_cases import CASES, EXAMPLES, OWN, PODS
 from workers.postgres_address import direct_postgres_of, postgres_of
 
@@ -152,6 +152,21 @@ def test_what_a_component_sets_stands_over_what_all_have() -> None:
     for pod in pods(OWN["everything"].values).values():
         names = [entry["name"] for entry in pod["containers"][0]["env"]]
         assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_a_variable_may_name_those_before_it(component: str) -> None:
+    """extraEnv stays in its order: Kubernetes knows $(NAME) only below NAME."""
+    password = {"name": "PGPASS", "valueFrom": {"secretKeyRef": {"name": "pg", "key": "password"}}}
+    address = {"name": "DATABASE_URL", "value": "postgresql://u:$(PGPASS)@postgres/db"}
+    name = {"name": "PGAPPNAME", "value": "$(DATABASE_URL)"}
+    values = {
+        "secrets": {"REDIS_URL": "redis://redis/0"},
+        "extraEnv": [password, address],
+        component: {"extraEnv": [name]},
+    }
+    environ = started(Case(values, (secret("pg", password="s3"),)), component).environ
+    assert environ["PGAPPNAME"] == environ["DATABASE_URL"] == "postgresql://u:s3@postgres/db"
 
 
 @pytest.mark.parametrize("component", ["worker", "migrate"])

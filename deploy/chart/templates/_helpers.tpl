@@ -17,7 +17,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 
 {{- define "ccproxy.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "ccproxy.image" -}}
@@ -120,13 +120,13 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- toYaml (merge (index . 2) (index . 1).podAnnotations $root.Values.podAnnotations) -}}
 {{- end -}}
 
-{{/* The component's own entries stand over those of all pods. */}}
+{{/* The component's own entries stand over those of all pods. In their order: $(NAME) is only known below NAME. */}}
 {{- define "ccproxy.extraEnv" -}}
 {{- $own := list -}}
 {{- range (index . 1).extraEnv }}{{ $own = append $own .name }}{{ end -}}
-{{- $entries := (index . 1).extraEnv -}}
-{{- range (index . 0).Values.extraEnv }}{{ if not (has .name $own) }}{{ $entries = prepend $entries . }}{{ end }}{{ end -}}
-{{- range $entries }}
+{{- $shared := list -}}
+{{- range (index . 0).Values.extraEnv }}{{ if not (has .name $own) }}{{ $shared = append $shared . }}{{ end }}{{ end -}}
+{{- range concat $shared (index . 1).extraEnv }}
 - name: {{ .name | quote }}
   {{- if hasKey . "value" }}
   value: {{ include "ccproxy.text" .value | quote }}
@@ -200,7 +200,7 @@ extraEnv has as well is left to it: a name may stand in a container once. */}}
 {{- range splitList " " (include "ccproxy.namesForWorkers" .) }}
 {{- if not (has . $own) }}
 - name: {{ . }}
-  valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ . }}, optional: true}}
+  valueFrom: {secretKeyRef: {name: {{ $secret | quote }}, key: {{ . }}, optional: true}}
 {{- end }}
 {{- end }}
 {{- include "ccproxy.extraEnv" . }}
@@ -209,7 +209,7 @@ extraEnv has as well is left to it: a name may stand in a container once. */}}
 {{/* Where proxies get their settings from. */}}
 {{- define "ccproxy.envFrom" -}}
 - configMapRef: {name: {{ include "ccproxy.name" . }}}
-- secretRef: {name: {{ include "ccproxy.secret" . }}}
+- secretRef: {name: {{ include "ccproxy.secret" . | quote }}}
 {{- end -}}
 
 {{/* Secrets of the proxies alone: neither in a ConfigMap, nor given to workers. */}}
