@@ -92,3 +92,18 @@ def test_a_worker_is_given_no_secret_that_is_not_its_own() -> None:
     settings = load(environ={name: value or "" for name, value in {**shared, **own}.items()})
     assert settings.ledger_keys
     assert settings.notices == ()
+
+
+def test_an_operators_shell_reads_what_systemd_reads(tmp_path: Path) -> None:
+    """By the line of docs/service.md, also an address with `&` and `$` in it."""
+    [line] = re.findall(r"`(set -a; \. /etc/ccproxy/fleet\.env; set \+a;) ", page())
+    text = (FOLDER / "fleet.env").read_text(encoding="utf-8")
+    filled = text.replace("PASSWORD", "a$b").replace("5432/ccproxy", "5432/ccproxy?sslmode=verify-full&sslrootcert=/ca")
+    assert filled != text
+    (tmp_path / "fleet.env").write_text(filled, encoding="utf-8")
+    script = line.replace("/etc/ccproxy/", f"{tmp_path}/") + ' printf "%s\\n" "$REDIS_URL" "$DATABASE_URL"'
+    done = subprocess.run(["/bin/sh", "-euc", script], capture_output=True, text=True, check=True, env={}, timeout=10)
+    assert done.stdout.splitlines() == [
+        "redis://:a$b@127.0.0.1:6379/0",
+        "postgresql://ccproxy:a$b@127.0.0.1:5432/ccproxy?sslmode=verify-full&sslrootcert=/ca",
+    ]
