@@ -141,7 +141,9 @@ def plan_here(config: Path | None) -> tuple[ServicePlan, Settings]:
         tuple(sorted({Path(route.credentials_path).parent for route in settings.routes if route.credentials_path})),
     )
     if unfit := plan.unfit():
-        raise click.ClickException(f"no service file can hold {unfit!r}: it has a control character")
+        raise click.ClickException(
+            f"no service file can hold {unfit!r}: it has a control character, or bytes that are no UTF-8"
+        )
     return plan, settings
 
 
@@ -206,7 +208,7 @@ def write(control: ServiceControl, plan: ServicePlan) -> None:
     make_folder(plan.home, 0o711 if os.geteuid() == 0 else 0o700)
     make_closed_folder(plan.home / "logs")
     make_folder(control.file.parent, 0o755)
-    control.file.write_text(control.text(plan), encoding="utf-8")
+    folders.write_private(control.file, control.text(plan))
     control.file.chmod(0o644)
 
 

@@ -19,7 +19,8 @@ STOP_S = 660
 """Longer than a graceful shutdown with every default; `up` ends sooner by itself."""
 RETRY_S = 10
 OPEN_FILES = 65_536
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+NEVER_HELD = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters, and what stands for bytes of a path that are no UTF-8."""
 REFUSED = re.compile(r"[\"'\\]")
 """Systemd starts no program that has one of these in its path; `env` does."""
 ENV = "/usr/bin/env"
@@ -93,7 +94,7 @@ class ServicePlan(Struct, frozen=True):
     def unfit(self) -> str:
         """Return the first text that no unit can hold, "" if there is none."""
         texts = (*self.command, str(self.folder), *map(str, self.writable), *self.variables.values())
-        return next((text for text in texts if CONTROL.search(text)), "")
+        return next((text for text in texts if NEVER_HELD.search(text)), "")
 
 
 def systemd_unit(plan: ServicePlan, *, of_root: bool) -> str:
@@ -106,7 +107,7 @@ def systemd_unit(plan: ServicePlan, *, of_root: bool) -> str:
     return UNIT.format(
         after="After=network-online.target\nWants=network-online.target\n" if of_root else "",
         command=exec_line(plan.command),
-        folder=str(plan.folder).replace("%", "%%"),
+        folder=folder_line(plan.folder),
         environment="\n".join(f"Environment={quoted(f'{name}={value}')}" for name, value in plan.variables.items()),
         stop_s=STOP_S,
         retry_s=RETRY_S,
@@ -114,6 +115,13 @@ def systemd_unit(plan: ServicePlan, *, of_root: bool) -> str:
         hardening=for_root if of_root else FOR_USER,
         target="multi-user.target" if of_root else "default.target",
     )
+
+
+def folder_line(folder: Path) -> str:
+    """Return a folder as WorkingDirectory= reads it, which knows no quotes. A slash keeps a blank at its end, and a
+    backslash from joining the next line to it."""
+    text = str(folder).replace("%", "%%")
+    return f"{text}/" if text.endswith((" ", "\\")) else text
 
 
 def exec_line(command: Sequence[str]) -> str:
@@ -165,7 +173,7 @@ def plan_in_unit(text: str) -> ServicePlan:
 def values_in(unit: str, directive: str) -> list[str]:
     """Return the values of a directive."""
     start = f"{directive}="
-    return [line.removeprefix(start) for line in unit.splitlines() if line.startswith(start)]
+    return [line.removeprefix(start) for line in unit.split("\n") if line.startswith(start)]
 
 
 def plan_in_agent(text: str) -> ServicePlan:

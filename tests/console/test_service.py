@@ -6,6 +6,7 @@ Without systemd as the first process: `systemctl` and `loginctl` are scripts her
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import plistlib
@@ -14,11 +15,11 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.cli import main
@@ -129,14 +130,48 @@ def test_the_agent_has_keys_that_launchd_documents(tmp_path: Path) -> None:
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1)
 
 
-@given(WORDS.filter(lambda text: text == text.strip()), st.lists(WORDS), WORDS)
+@given(WORDS, st.lists(WORDS), WORDS)
+@example("a\u2028b", ["\u2029"], "\u2028")
+@example("ends in a blank ", [], "x ")
+@example("ends in a backslash\\", ["\\"], "\\")
 def test_what_is_written_is_read_back(name: str, arguments: Sequence[str], value: str) -> None:
     """Whatever a folder, an argument or a variable holds; what no file can hold is refused before."""
     place = Path("/") / name.replace("/", "_")
     wanted = ServicePlan((str(place), *arguments), place, place, {"CCPROXY_HOME": str(place), "SSL_CERT_FILE": value})
     assert wanted.unfit() == ""
-    assert plan_in_unit(systemd_unit(wanted, of_root=True)) == wanted
+    unit = systemd_unit(wanted, of_root=True)
+    assert plan_in_unit(unit) == wanted
+    # Systemd joins lines at a backslash, and strips others.
+    assert [line for line in unit.split("\n") if line.endswith(("\\", " "))] == []
     assert plan_in_agent(launchd_agent(wanted)) == wanted
+
+
+def test_bytes_that_are_no_text_are_refused_and_the_old_file_stays(machine: Machine) -> None:
+    """A folder may be called anything but for a slash and a zero byte."""
+    assert machine.run("install").exit_code == 0
+    before = machine.unit.read_bytes()
+    place = os.fsdecode(os.fsencode(machine.home) + b"/caf\xe9")
+    Path(place).mkdir()
+    (Path(place) / ".env").touch()
+    os.chdir(place)
+    done = machine.run("install")
+    assert done.exit_code == 1
+    assert "no UTF-8" in done.output
+    assert machine.unit.read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_old_file(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written beside, and put in place as a whole."""
+    assert machine.run("install").exit_code == 0
+    before = machine.unit.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    assert machine.run("install").exit_code == 1
+    assert machine.unit.read_bytes() == before
+    assert stat.S_IMODE(machine.unit.stat().st_mode) == 0o644
+
+
+def full(_: int) -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_line_break_is_refused(tmp_path: Path) -> None:
