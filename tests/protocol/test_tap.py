@@ -359,6 +359,12 @@ def test_content_is_measured_from_its_first_block_on(line_end: bytes) -> None:
         assert (tap.content_bytes, tap.content_events) == (sizes, counts)
 
 
+def test_an_event_behind_further_empty_lines_is_one() -> None:
+    """A provider may send more of them than one."""
+    tap = tapped(start({}), DELTA, b"\n" + DELTA, b"\n\n" + DELTA)
+    assert tap.content_events == 3
+
+
 @pytest.mark.parametrize("beat", [PING, b": ping\n\n", b'data: {"type":"ping"}\n\n', b"event: ping\n\n"])
 @pytest.mark.parametrize("behind", [b"", DELTA])
 def test_heartbeats_are_counted_and_no_content(beat: bytes, behind: bytes) -> None:
