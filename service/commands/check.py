@@ -24,7 +24,7 @@ from service.commands.check_redis import check_redis
 from service.commands.finding import Finding
 from service.egress import UnusableProxy, egress_mistakes, proxy_for
 from service.fleet.control_stream import read_control
-from service.fleet.status import open_fleet
+from service.fleet.status import open_fleet, read_status
 from service.http1.upstream import UpstreamClient, UpstreamError
 from service.oauth.credentials_file import CredentialsFile, NoLogin, OAuthTokens, Unreadable
 from service.routing.rank import serves_clients_only
@@ -94,6 +94,7 @@ def redis_checks(settings: Settings, url: str) -> dict[str, Awaitable[list[Findi
     return {
         "redis": asyncio.to_thread(check_redis, url),
         "limits": asyncio.to_thread(check_limits, settings, url),
+        "credentials": asyncio.to_thread(check_credentials, settings, url),
     }
 
 
@@ -114,6 +115,19 @@ def check_limits(settings: Settings, redis_url: str) -> list[Finding]:
         for route in settings.routes
         if limits.get(route.id, route.weekly_tokens) != route.weekly_tokens
     ]
+
+
+def check_credentials(settings: Settings, redis_url: str) -> list[Finding]:
+    """Find credentials that live proxies can't use, which only shows when they try: a log-in that has ended, a refresh
+    that fails. Blocks; its waits are bounded."""
+    try:
+        found = read_status(settings, redis_url)
+    except (RedisError, OSError):
+        return []  # the check of Redis says why
+    if not found.replicas:
+        return []
+    lost = [one for one in found.routes if one.state == "no_credential"]
+    return [Finding(one.route, False, f"the proxies can't use its credential: {one.reason}") for one in lost]
 
 
 async def others(check: Callable[[Settings], list[tuple[str, bool | None, str]]], settings: Settings) -> list[Finding]:

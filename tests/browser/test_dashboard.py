@@ -275,7 +275,7 @@ def test_a_dead_letter_is_shown_and_dropped(visit: Open, http: httpx.Client, ins
     row.get_by_role("checkbox").check()
     page.get_by_role("button", name="Drop 1").click()
     page.get_by_role("dialog").get_by_role("button", name="Drop").click()
-    expect(page.get_by_text("No dead letters and no quarantined events")).to_be_visible()
+    expect(page.get_by_text("No dead letters and no quarantined events")).to_be_visible(timeout=15_000)
 
 
 def test_a_viewer_may_look_and_change_nothing(visit: Open) -> None:

@@ -81,6 +81,19 @@ def test_what_the_proxies_see_is_not_contradicted(fleet: Fleet) -> None:
     assert "no route is available; anthropic is tried all the same" in fleet.run("status").stdout
 
 
+def test_check_says_what_the_proxies_know_of_a_credential(fleet: Fleet) -> None:
+    """Its own look finds a token that can be refreshed; that the log-in has ended shows when a proxy tries."""
+    words = "its login has ended; log in with Claude Code again (claude /login)"
+    fields: Any = fields_of(RouteStatus(route="zai", title="Z.AI", state="no_credential", reason=words))
+    fleet.redis.hset(wire.route_key("zai"), mapping=fields)
+    for is_live in (False, True):
+        if is_live:
+            fleet.redis.hset(wire.replica_key("r1"), mapping={"at_ms": "1", "routes": "anthropic,zai"})
+        result = fleet.run("check", "--json")
+        said = [one for one in json.loads(result.stdout) if one["what"] == "zai" and words in one["words"]]
+        assert [one["ok"] for one in said] == ([False] if is_live else [])
+
+
 def test_an_outage_that_only_this_shell_sees_is_doubted() -> None:
     """Its settings open circuits that the proxies' keep closed."""
     down = ExplainedRoute("zai", "Z.AI", 1, "", "", LAST_RESORT)
