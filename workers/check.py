@@ -45,6 +45,13 @@ MENDS: Final = (
 )
 """Parts of libpq's messages, and the mend."""
 
+STATES: Final = {
+    "25006": "use the primary's address in {0}",
+    "42501": "log in as the role that owns the schema ccproxy, or as one that it was granted to",
+    "55P03": "another migration, a backup or a report holds a table; try again when that has ended",
+}
+"""SQLSTATEs of statements that have a mend: a read-only server, missing rights, a lock."""
+
 
 def check_workers(settings: Settings) -> list[Finding]:
     """Log in where workers log in. Blocks; its waits are bounded."""
@@ -156,9 +163,13 @@ def login_words(error: BaseException, postgres: PostgresAddress, variable: str) 
 
 
 def trouble_words(error: BaseException, postgres: PostgresAddress, variable: str) -> str:
-    """Describe an error of Postgres; that of a connection with its mend, as the check of the login does."""
+    """Describe an error of Postgres with its mend; that of a connection as the check of the login does."""
     is_connection = isinstance(error, psycopg.OperationalError) and (error.sqlstate or "08").startswith(CONNECTING)
-    return login_words(error, postgres, variable) if is_connection else " ".join(str(error).split())
+    if is_connection:
+        return login_words(error, postgres, variable)
+    mend = STATES.get(error.sqlstate or "") if isinstance(error, psycopg.Error) else None
+    words = " ".join(str(error).partition("\nLINE ")[0].split())
+    return f"{words}; {mend.format(variable)}" if mend else words
 
 
 def redis_words(error: BaseException, redis_url: str, queue_url: str) -> str:

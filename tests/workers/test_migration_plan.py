@@ -9,6 +9,7 @@ import pytest
 
 from tests.workers.conftest import apply, run
 from workers import cli
+from workers.check import trouble_words
 from workers.migrate import Migration, SchemaError, migrate, migrations
 from workers.migration_plan import EFFECTS, Effect, earlier_workers, plan, plan_steps
 from workers.store import PostgresAddress, connect
@@ -172,6 +173,24 @@ def test_a_dry_run_says_what_the_migration_would_fail_for(url: str) -> None:
     assert (status, said.splitlines()[-1]) == (
         1,
         "It would fail: it can only be read; use the primary's address in DATABASE_URL.",
+    )
+    status, said = run(cli.migrate)
+    assert status == 1
+    assert said.endswith(" in a read-only transaction; use the primary's address in DATABASE_URL\n")
+
+
+def test_a_table_in_use_is_told_of_a_plan_too(url: str) -> None:
+    """Another migration holds all of it; the statement that waited is nobody's business."""
+    address = PostgresAddress(url, connect_s=5)
+    with connect(address) as connection, psycopg.connect(url) as other:
+        migrate(connection)
+        connection.execute("SET lock_timeout = '50ms'")
+        other.execute("LOCK TABLE ccproxy.migrations IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(psycopg.errors.LockNotAvailable) as caught:
+            plan(connection)
+    assert trouble_words(caught.value, address, "DATABASE_URL") == (
+        "canceling statement due to lock timeout; another migration, a backup or a report holds a table; "
+        "try again when that has ended"
     )
 
 
