@@ -173,6 +173,7 @@ def test_an_event_that_comes_in_two_chunks_is_read_whole() -> None:
     )
     sample, half = ContentSample(), PART_BYTES // 2
     sample.add(whole[:half], half)
+    sample.add(b": heartbeat\n\n", half)  # a chunk without content comes between
     sample.add(whole[half:], PART_BYTES)
     assert sample.tokens().text.tokens == pytest.approx(0.78 * (PART_BYTES - frame + 1) // 2, rel=0.01)
 

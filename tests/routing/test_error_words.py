@@ -26,6 +26,14 @@ def test_a_text_is_left_out_up_to_the_phrase(message: str, text: str, left: str)
     assert without_echoes(message, SUSPENDED, [text]) == left
 
 
+def test_a_text_is_looked_at_as_far_as_twice_the_length_of_the_error() -> None:
+    """A request of megabytes costs no more."""
+    message = "refused: account suspended"
+    within = "account".ljust(2 * len(message) - len("suspended")) + "suspended"
+    assert without_echoes(message, SUSPENDED, [within]) == "refused:  "
+    assert without_echoes(message, SUSPENDED, [within.replace("account", "account ")]) == message
+
+
 def test_the_longest_beginning_that_is_repeated_is_the_echo() -> None:
     """Of two phrases in a text the later one is tried first; one that the message lacks is none."""
     text, phrases = "no credit, so my account is closed", ("credit", "account is closed")
