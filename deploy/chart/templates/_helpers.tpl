@@ -220,7 +220,7 @@ ADMIN_TOKEN ANTHROPIC_ADMIN_KEY ANTHROPIC_API_KEY CLAUDE_CODE_OAUTH_TOKEN CLAUDE
 {{- define "ccproxy.refuseMisplacedSecrets" -}}
 {{- $secrets := splitList " " (include "ccproxy.secretsOfProxies" .) }}
 {{- range $name, $_ := .Values.settings }}
-{{- if has $name $secrets }}
+{{- if regexMatch "_(KEY|PASSWORD|SECRET|TOKEN)$" $name }}
 {{- fail (printf "settings.%s is a secret, and a ConfigMap is none; move it to secrets" $name) }}
 {{- end }}
 {{- end }}
