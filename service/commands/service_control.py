@@ -96,7 +96,8 @@ class Systemd:
         self._uid = uid
         self._scope = () if uid == 0 else ("--user",)
         self.kind = "systemd unit of this machine" if uid == 0 else "systemd unit of your user"
-        config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        given = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+        config = given if given.is_absolute() else Path.home() / ".config"  # as systemd itself does it
         self.file = (Path("/etc/systemd/system") if uid == 0 else config / "systemd" / "user") / UNIT
 
     def text(self, plan: ServicePlan) -> str:

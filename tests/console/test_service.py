@@ -322,6 +322,14 @@ def test_a_user_without_a_systemd_of_its_own_hears_how_to_get_one(machine: Machi
     assert not machine.unit.exists()
 
 
+def test_the_unit_is_where_systemd_looks_for_it(machine: Machine, tmp_path: Path) -> None:
+    """Below XDG_CONFIG_HOME; a relative one is ignored, as its specification says."""
+    found = json.loads(machine.run("install", "--dry-run", "--json", XDG_CONFIG_HOME=str(tmp_path)).output)
+    assert found["file"] == str(tmp_path / "systemd" / "user" / "ccproxy.service")
+    found = json.loads(machine.run("install", "--dry-run", "--json", XDG_CONFIG_HOME="here").output)
+    assert found["file"] == str(machine.unit)
+
+
 def test_what_systemd_refuses_is_one_line(machine: Machine) -> None:
     done = machine.run("install", FAILS="1")
     assert done.exit_code == 1
