@@ -124,7 +124,10 @@ def uninstall(*, dry_run: bool) -> None:
 
 def plan_here(config: Path | None) -> tuple[ServicePlan, Settings]:
     """Return what a service installed here runs, and the settings that it will have; both are checked."""
-    folder = Path.cwd()
+    try:
+        folder = Path.cwd()
+    except FileNotFoundError:
+        raise click.ClickException("the current folder has been removed; change to another one") from None
     variables = passed_on(os.environ)
     if config:
         variables["CCPROXY_CONFIG"] = str(config.absolute())

@@ -282,6 +282,17 @@ def test_wrong_settings_are_refused_before_anything_is_written(machine: Machine)
     assert not machine.unit.exists()
 
 
+def test_a_folder_that_has_been_removed_is_told(machine: Machine, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    done = machine.run("install", "--dry-run")
+    os.chdir(tmp_path)
+    assert done.exit_code == 1
+    assert done.output == "Error: the current folder has been removed; change to another one\n"
+
+
 def test_a_dry_run_changes_nothing(machine: Machine) -> None:
     """It shows the unit and the commands; as JSON, too."""
     shown = machine.run("install", "--dry-run")
