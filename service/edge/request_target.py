@@ -34,14 +34,14 @@ API = "/v1/"
 
 LITERAL = r"[A-Za-z0-9\-._~!$&'()*+,=]"
 ESCAPE = r"%(?:2[0-246-9A-Ca-c]|3[AC-Eac-e]|40|5[BDEbde]|60|7[B-Db-d]|[89A-Fa-f][0-9A-Fa-f])"
-SEGMENT = rf"/(?!\.{{1,2}}(?:/|\Z)){LITERAL}*+(?:{ESCAPE}{LITERAL}*+)*+(?<!/)"
-API_PATH = re.compile(rf"/v1(?:{SEGMENT})++")
-MODEL_PATH = re.compile(r"/v1/models/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%(?:[2-689A-Fa-f][0-9A-Fa-f]|7[0-9A-Ea-e]))++")
-OTHER_PATH = re.compile(rf"(?=/(?!v1(?:/|\Z)))(?:{SEGMENT})*+/?")
+SEGMENT = rf"/(?!\.{{1,2}}(?:/|\Z)){LITERAL}*+(?:{ESCAPE}{LITERAL}*+)*(?<!/)"
+API_PATH = re.compile(rf"/v1(?:{SEGMENT})+")
+MODEL_PATH = re.compile(r"/v1/models/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]++|%(?:[2-689A-Fa-f][0-9A-Fa-f]|7[0-9A-Ea-e]))+")
+OTHER_PATH = re.compile(rf"(?=/(?!v1(?:/|\Z)))(?:{SEGMENT})*/?")
 QUERY = re.compile(r"[!\"$-~]*+")
 
 SLIPS = (
-    (re.compile(r"/{1,2}(?:v1/{1,2})++(?=[^/])"), API),
+    (re.compile(r"/{1,2}(?:v1/{1,2}+)+(?!v1/|/|\Z)"), API),
     (re.compile(r"/{1,2}(?=(?:messages|models|files)(?:/|\Z))"), API),
     (re.compile(r"//(?=[^/])"), "/"),
 )

@@ -42,10 +42,10 @@ INPUTS = re.compile(r"(\binput_value=|['\"]input['\"]:\s*).*?(?=,\s*['\"]?input_
 """The input as Python validators show it."""
 QUOTED = re.compile(
     "|".join(
-        rf"({begin})((?:[^{end}\\]|\\.?)*+)({end}|\Z)"
+        rf"({begin})([^{end}\\]*(?:\\.[^{end}\\]*)*\\?)({end}|\Z)"
         for begin, end in (('"', '"'), ("`", "`"), ("\u201c", "\u201d"), ("\u00ab", "\u00bb"))
     )
-    + "|((?<!\\w)['\u2018])((?:[^'\u2019\\\\]|\\\\.?|(?<=\\w)['\u2019](?=\\w))*+)(['\u2019]|\\Z)"
+    + "|((?<!\\w)['\u2018])([^'\u2019\\\\]*(?:(?:\\\\.|(?<=\\w)['\u2019](?=\\w))[^'\u2019\\\\]*)*\\\\?)(['\u2019]|\\Z)"
 )
 """Quoted text, up to its closing quote or the end, which may be within an escape; an apostrophe within a word does not
 end it."""
