@@ -71,6 +71,9 @@ MAX_TRIES = 300
 """Attempts of a command to lock a stream that workers hold."""
 REPRICED_AT_ONCE = 10_000
 """Events that may wait in Redis before they are folded."""
+FOLDED_WITHIN_S = 3.0
+"""A single proxy's events are folded once a second, so that a report which is asked for at once would lack the last."""
+FOLD_LOOK_S = 0.2
 NOT_PUBLISHED = "; Redis can't be used (`ccproxy check`): proxies get it when a worker starts, or with the next event"
 
 
@@ -319,9 +322,11 @@ def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json:
         period, dimensions = period_of(since, until, datetime.now(UTC)), dimensions_of(by)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    with archive_of(load_for_workers()) as archive:
+    settings = load_for_workers()
+    with archive_of(settings) as archive:
+        wait_for_a_fold(settings, archive)
         found = report(archive, period, dimensions)
-        late = unfolded_events(load_for_workers(), archive)
+        late = unfolded_events(settings, archive)
     if as_json:
         echo_json(usage_json(found) | {"unfolded_events": late and late.events})
     elif as_csv:
@@ -330,6 +335,15 @@ def usage(since: str | None, until: str | None, by: tuple[str, ...], *, as_json:
         show_usage(found, SafeConsole())
     if note := words_of_unfolded(late):
         echo(note, err=True)
+
+
+def wait_for_a_fold(settings: Settings, archive: Archive) -> None:
+    """Give workers time to fold what has just happened; under traffic there is always something that waits."""
+    give_up_at_s = time.monotonic() + FOLDED_WITHIN_S
+    first = late = unfolded_events(settings, archive)
+    while first and late and 0 < late.events >= first.events and time.monotonic() < give_up_at_s:
+        time.sleep(FOLD_LOOK_S)
+        late = unfolded_events(settings, archive)
 
 
 def unfolded_events(settings: Settings, archive: Archive) -> Unfolded | None:

@@ -174,8 +174,11 @@ def test_requests_are_unknown_where_events_were_dropped(used: Bench, command: Ru
 
 
 @pytest.mark.parametrize("form", [(), ("--json",), ("--csv",)])
-def test_events_that_wait_to_be_folded_are_told(used: Bench, command: Run, form: tuple[str, ...]) -> None:
+def test_events_that_wait_to_be_folded_are_told(
+    used: Bench, command: Run, form: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """How many a report lacks, beside it; a stream that was never folded counts, one of operators' events does not."""
+    monkeypatch.setattr(cli, "FOLDED_WITHIN_S", 0.1)
     assert json.loads(command(cli.usage, *ALL, "--json")[1])["unfolded_events"] == 0
     assert CliRunner().invoke(cli.usage, [*ALL, *form]).stderr == ""
     append(used.redis, [ended(8), ended(9)])
@@ -187,6 +190,16 @@ def test_events_that_wait_to_be_folded_are_told(used: Bench, command: Run, form:
         0, ["3 events wait in Redis and are not in this report yet; is a worker running?"]
     )  # fmt: skip
     assert json.loads(command(cli.usage, *ALL, "--json")[1])["unfolded_events"] == 3
+
+
+def test_a_report_waits_for_the_fold_of_what_has_just_happened(
+    used: Bench, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single proxy's events are folded once a second; who asks at once gets the last of them as well."""
+    append(used.redis, [ended(8), ended(9)])
+    monkeypatch.setattr("time.sleep", lambda _: used.project())
+    found = json.loads(command(cli.usage, *ALL, "--json")[1])
+    assert (found["unfolded_events"], found["total"]["attempts"]) == (0, 6)
 
 
 def test_without_redis_a_report_says_what_it_cant_know(used: Bench, command: Run, monkeypatch: Any) -> None:  # noqa: ARG001
