@@ -11,27 +11,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 
 import click
 
-from tests.simulation.faults import FAULTS, planted
-from tests.simulation.oracle import Broken
-from tests.simulation.world import simulate
+from tests.simulation.faults import FAULTS
+from tests.simulation.seeds import run
 
 CHUNK = 8
 """Seeds that a process does in one go."""
 TOLD = 400
 """Seeds after which a line says how far it is."""
-
-
-def run(seeds: range, fault: str | None) -> str:
-    """Simulate these seeds; what was broken in the first that fails, else nothing."""
-    with planted(fault):
-        for seed in seeds:
-            try:
-                simulate(seed)
-            except Broken as broken:
-                return f"{broken}"
-            except Exception as error:  # noqa: BLE001 - whatever it is, its seed is worth knowing
-                return f"seed {seed}: {error!r}"
-    return ""
 
 
 def failures(seeds: range, fault: str | None, jobs: int) -> Iterator[tuple[int, str]]:
