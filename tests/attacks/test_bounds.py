@@ -12,6 +12,7 @@ from service.edge import connection as module
 from service.edge.connection import ClientConnection
 from tests.attacks.raw import answer, byte_provider, raw_client, request
 from tests.support.proxies import ASK, ASK_BYTES, Server, Serving
+from tests.support.served import served
 from tests.support.waiting import wait_until
 
 LINE = b"POST /v1/messages HTTP/1.1\r\nhost: 127.0.0.1\r\n"
@@ -195,8 +196,5 @@ async def silent_provider() -> AsyncIterator[int]:
         await reader.read()
         writer.close()
 
-    listening = await asyncio.start_server(take, "127.0.0.1", 0)
-    try:
-        yield listening.sockets[0].getsockname()[1]
-    finally:
-        listening.close()
+    async with served(take) as port:
+        yield port

@@ -28,14 +28,18 @@ from service.http1.upstream import UpstreamClient
 from service.oauth.credentials_file import CredentialsFile
 from service.settings import OAuth, Route, Secret, Settings, Timeouts, UpstreamTransport, load
 from service.settings.redis_url import redis_address
+from tests.support.served import served
 
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[int]:
     """Something that listens on the loopback, on this port, and says nothing."""
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with served(hang_up) as port:
+        yield port
 
 
 @pytest.fixture
@@ -91,10 +95,9 @@ async def test_nothing_is_sent_to_a_provider(kind: UpstreamTransport) -> None:
         received.set_result(await reader.read())
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
+    async with served(serve) as port:
         client = UpstreamClient(Timeouts(), kind=kind)
-        await client.reach(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await client.reach(f"http://127.0.0.1:{port}")
         await client.close()
         assert await asyncio.wait_for(received, 10) == b""
 

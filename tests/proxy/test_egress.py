@@ -16,6 +16,7 @@ from service.http1.upstream import UpstreamClient
 from service.oauth.token_endpoint import TokenEndpoint, TryLater
 from service.settings import OAuth, Timeouts, load
 from tests.fakes.provider import FakeProvider
+from tests.support.served import served
 
 PROVIDER = "http://provider.invalid"
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -47,9 +48,8 @@ async def socks_proxy(port: int) -> AsyncIterator[tuple[int, list[bytes]]]:
         await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
         ended.set()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1], asked
+    async with served(serve) as at_port:
+        yield at_port, asked
         await asyncio.wait_for(ended.wait(), 10)
 
 
@@ -96,9 +96,7 @@ async def test_the_token_is_refreshed_through_the_same_proxy(monkeypatch: pytest
         writer.write(b"HTTP/1.1 503 Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         writer.close()
 
-    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with served(refuse) as port:
         monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
         monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
         endpoint = TokenEndpoint(OAuth(refresh_url=f"{PROVIDER}/token"))

@@ -11,6 +11,7 @@ from service.http1.upstream import UpstreamError
 from tests.support.fake_upstream import reply, stream
 from tests.support.proxies import Server, Serving, connected
 from tests.support.relay_harness import ASK, ONLY_ANTHROPIC, STREAM, MemoryClient, RelayFactory
+from tests.support.served import served
 from tests.support.streams import DELTA, END, START
 from tests.support.waiting import wait_until
 
@@ -46,12 +47,8 @@ class SteppedProvider:
 async def stepped(content_type: str, framing: bytes = CHUNKED) -> AsyncIterator[SteppedProvider]:
     """Such a provider on this loop."""
     provider = SteppedProvider(content_type, framing)
-    server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
-    provider.port = server.sockets[0].getsockname()[1]
-    try:
+    async with served(provider.serve) as provider.port:
         yield provider
-    finally:
-        server.close()
 
 
 async def started(server: Server, provider: SteppedProvider, transport: str = "lean", **timeouts: Any) -> Serving:

@@ -17,6 +17,7 @@ from service.http1.upstream import UpstreamClient, UpstreamError, UpstreamRespon
 from service.settings import Timeouts
 from tests.fakes import FakeProvider, closed_port, reply
 from tests.support.proxies import STREAM_BYTES
+from tests.support.served import served
 
 HEADERS = [(b"x-api-key", b"k"), (b"anthropic-version", b"2023-06-01"), (b"content-type", b"application/json")]
 LOCALHOST = "/CN=localhost"
@@ -221,17 +222,14 @@ async def test_requests_go_through_the_proxy(fake: FakeProvider, monkeypatch: py
         writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
         writer.close()
 
-    server = await asyncio.start_server(tunnel, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    monkeypatch.setattr(transport, "getproxies", lambda: {"https": f"http://127.0.0.1:{port}"})
-    monkeypatch.setattr(egress, "proxy_bypass", lambda _host: 0)
-    wires = UpstreamClient(Timeouts())
-    assert (await failure(wires, "https://api.anthropic.example")).kind == "connect"
-    assert asked == [b"CONNECT api.anthropic.example:443 HTTP/1.1\r\n"]
-    assert fake.requests == []
-    await wires.close()
-    server.close()
-    await server.wait_closed()
+    async with served(tunnel) as port:
+        monkeypatch.setattr(transport, "getproxies", lambda: {"https": f"http://127.0.0.1:{port}"})
+        monkeypatch.setattr(egress, "proxy_bypass", lambda _host: 0)
+        wires = UpstreamClient(Timeouts())
+        assert (await failure(wires, "https://api.anthropic.example")).kind == "connect"
+        assert asked == [b"CONNECT api.anthropic.example:443 HTTP/1.1\r\n"]
+        assert fake.requests == []
+        await wires.close()
 
 
 @pytest.mark.parametrize("proxy", ["ftp://proxy", "nonsense://"])
