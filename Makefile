@@ -24,6 +24,8 @@ ifeq ($(UV),)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 else
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python
+# pip does so unasked. A process that compiles what it imports starts more slowly, and keeps 15 MB of it.
+COMPILED := --compile-bytecode
 endif
 
 COMPILE = $(if $(UV),$(UV),$(BIN)/uv) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -205,7 +207,7 @@ $(VENV)/.place: $(STALE)
 $(RUN): requirements.lock pyproject.toml $(VENV)/.place
 	@echo "Installing what requirements.lock names ..."
 	@rm -rf $(VENV)/lib/python*/site-packages/*claude_code_proxy*  # a former name, which would bring each command twice
-	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) $(COMPILED) --require-hashes -r requirements.lock
 	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -145,7 +145,9 @@ class Bench:
         }
         with (self.folder / "worker.log").open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-c", "from workers.cli import worker; worker()"], env=environ, stderr=output
+                [sys.executable, "-c", "from workers.worker_command import worker; worker()"],
+                env=environ,
+                stderr=output,
             )
         try:
             yield

@@ -107,16 +107,17 @@ http {
 
 def ccproxy(place: Place) -> Target:
     """`ccproxy up` with everything on: client keys, two routes, Valkey, a worker, Postgres; its log goes to a file."""
-    return start_ccproxy(place, Path(sys.executable).parent)
+    return start_ccproxy(place, ROOT)
 
 
 def ccproxy_of(checkout: Path) -> Start:
     """The same of another checkout, to compare with."""
-    return lambda place: start_ccproxy(place, checkout.absolute() / ".venv" / "bin")
+    return lambda place: start_ccproxy(place, checkout.absolute())
 
 
-def start_ccproxy(place: Place, programs: Path) -> Target:
-    """Start `ccproxy up` of this environment."""
+def start_ccproxy(place: Place, checkout: Path) -> Target:
+    """Start `ccproxy up` of a checkout, installed as users have it."""
+    programs = install(checkout, place.folder / "installed")
     environ = clean_environ() | {
         "CCPROXY_HOME": str(place.folder),
         "PROXY_PORT": str(place.port),
@@ -130,6 +131,21 @@ def start_ccproxy(place: Place, programs: Path) -> Target:
     }
     command = [str(programs / "ccproxy"), "up"]
     return started("ccproxy", place, command, environ, own=" serve", probe="/livez", headers={"x-api-key": KEY})
+
+
+def install(checkout: Path, home: Path) -> Path:
+    """Install a checkout with what its requirements.lock names; return the folder of its programs. Raises Missing.
+
+    Packages that tests need are left out: others import what they find of them, which takes memory. Everything is
+    compiled, since a process that compiles keeps memory of it.
+    """
+    uv, programs = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"), home / "bin"
+    run([uv, "venv", "--python", sys.executable, home] if uv else [sys.executable, "-m", "venv", home])
+    pip = [uv, "pip", "install", "--compile-bytecode", "--python", programs / "python"]
+    pip = pip if uv else [programs / "python", "-m", "pip", "install"]
+    run([*pip, "--require-hashes", "-r", checkout / "requirements.lock"])
+    run([*pip, "--no-deps", "--no-build-isolation", checkout])
+    return programs
 
 
 def litellm(place: Place) -> Target:

@@ -1,7 +1,8 @@
-"""The workers' commands. They join `ccproxy` as entry points, so that the proxy does not import them."""
+"""The commands about the ledger. They join `ccproxy` as entry points, so that the proxy does not import them.
 
-import os
-import sys
+Not here: `ccproxy worker` (`worker_command`), which needs none of this.
+"""
+
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +24,9 @@ from service.settings import (
     SettingsError,
     load_for_invoice,
     load_for_workers,
-    worker_environ,
 )
 from service.settings.quantities import TIME_FORMS, past_time
 from service.settings.redis_url import place_of
-from service.telemetry.log import set_up
 from service.telemetry.options import NumberOption
 from service.telemetry.terminal import SafeConsole, echo, echo_json, echo_own
 from workers.append import append_events
@@ -40,7 +39,7 @@ from workers.migrate import SchemaError
 from workers.migrate import migrate as apply_migrations
 from workers.migration_plan import Plan, plan
 from workers.migration_view import applied_json, show_applied, show_missing, show_plan
-from workers.postgres_address import direct_postgres_of, postgres_of, redis_url_of, required
+from workers.postgres_address import direct_postgres_of, redis_url_of, required
 from workers.project import Projected, Projector
 from workers.publish import Publisher
 from workers.rebuild import rebuild
@@ -65,7 +64,7 @@ from workers.turn import StreamBusy
 from workers.turn import run_step as turns
 from workers.usage import Period, Unfolded, dimensions_of, period_of, report, unfolded, usage_by_route
 from workers.verify import verify
-from workers.worker_process import WorkerProcess, check_schema
+from workers.worker_process import check_schema
 
 MAX_TRIES = 300
 """Attempts of a command to lock a stream that workers hold."""
@@ -75,32 +74,6 @@ FOLDED_WITHIN_S = 3.0
 """A single proxy's events are folded once a second, so that a report which is asked for at once would lack the last."""
 FOLD_LOOK_S = 0.2
 NOT_PUBLISHED = "; Redis can't be used (`ccproxy check`): proxies get it when a worker starts, or with the next event"
-
-
-@click.command()
-def worker() -> None:
-    """Fold events from Redis into Postgres until stopped."""
-    settings = load_for_workers()
-    set_up(settings.log_level, settings.log_format, sys.stderr)
-    redis_url = required(settings.redis_url.reveal() if settings.redis_url else None, "REDIS_URL")
-    required(settings.database_url.reveal() if settings.database_url else None, "DATABASE_URL")
-    if settings.redis_url and settings.redis_url.place.kind == "cluster" and not settings.rq_redis_url:
-        required(None, "RQ_REDIS_URL, a plain Redis for the queue (REDIS_URL is a Cluster),")
-    queue_url = settings.rq_redis_url.reveal() if settings.rq_redis_url else redis_url
-    postgres, direct = postgres_of(settings), direct_postgres_of(settings)
-    keep_own_variables()
-    WorkerProcess(redis_url, queue_url, postgres, direct, settings.retention_weeks).run()
-
-
-def keep_own_variables() -> None:
-    """Re-execute with only the workers' variables, because the initial environment stays readable in /proc.
-
-    So no provider key is in a worker's environment, whether a shell, a container's env file or a service manager
-    started it.
-    """
-    environ = worker_environ(os.environ)
-    if environ != dict(os.environ):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)  # noqa: S606 - replaces this process
 
 
 stream_option = click.option("--stream", metavar="S", help="Only this stream: a route's id, or `control`.")

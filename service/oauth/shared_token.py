@@ -1,12 +1,12 @@
 """Shares a subscription's access token between hosts through Redis, and elects the host that refreshes it.
 
 Laws
-- Only the access token is shared, until it expires, encrypted (AES-256-GCM) with a key from the settings. The refresh
-  token never leaves the file.
+- Only the access token is shared, until it expires, encrypted with a key from the settings. The refresh token never
+  leaves the file.
 - One proxy of the fleet refreshes at a time: it holds a lease.
 - While Redis is unavailable nothing is shared, nothing fails, and the file lock alone decides.
 
-Not here: files, the token endpoint, and the overall flow (`token_manager`).
+Not here: encryption (`token_cipher`), files, the token endpoint, and the overall flow (`token_manager`).
 """
 
 import logging
@@ -16,10 +16,6 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -30,14 +26,12 @@ from service.settings import Secret
 
 log = logging.getLogger("ccproxy.oauth")
 
-NONCE_BYTES = 12
 REQUEST_TTL_MS = 15_000
 """Maximum time for which a refresh request stands."""
 LEASE_MS = 40_000
 """Longer than the longest refresh; the lease of a dead proxy expires after it."""
 AWAY_S = 5.0
 """After a failure Redis is skipped for this long, because requests wait for its reply."""
-PURPOSE = b"ccproxy oauth access token v1"
 RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 T = TypeVar("T")
 
@@ -54,8 +48,9 @@ class SharedToken:
     """One route's shared token. While Redis is unavailable, every method behaves as if nothing were shared."""
 
     def __init__(self, redis: Redis, share_key: Secret, route: str) -> None:
-        self._redis = redis
-        self._cipher = AESGCM(HKDF(SHA256(), 32, salt=None, info=PURPOSE).derive(share_key.reveal().encode()))
+        from service.oauth.token_cipher import TokenCipher
+
+        self._redis, self._cipher = redis, TokenCipher(share_key)
         self._token_key, self._request_key = oauth_token_key(route), oauth_asked_key(route)
         self._lease_key, self._lease = oauth_lease_key(route), os.urandom(12).hex()
         self._away_until_s = 0.0
@@ -65,10 +60,12 @@ class SharedToken:
         sealed = await self._or_default(lambda: self._redis.get(self._token_key), None)
         if not isinstance(sealed, bytes):
             return None
+        raw = self._cipher.decrypt(sealed, self._token_key)
+        if raw is None:
+            return None
         try:
-            raw = self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], self._token_key.encode())
             shared = msgspec.json.decode(raw, type=SharedPayload)
-        except (InvalidTag, ValueError, msgspec.DecodeError):
+        except msgspec.DecodeError:
             return None
         return OAuthTokens(shared.access_token, "", shared.expires_at_ms, shared.account)
 
@@ -77,9 +74,8 @@ class SharedToken:
         left_ms = tokens.expires_at_ms - now_ms
         if left_ms <= 0:
             return
-        nonce = os.urandom(NONCE_BYTES)
         raw = msgspec.json.encode(SharedPayload(tokens.access_token, tokens.expires_at_ms, tokens.account))
-        sealed = nonce + self._cipher.encrypt(nonce, raw, self._token_key.encode())
+        sealed = self._cipher.encrypt(raw, self._token_key)
         await self._or_default(lambda: self._redis.set(self._token_key, sealed, px=left_ms), None)
 
     async def request_refresh(self, useless: str) -> bool:

@@ -46,10 +46,10 @@ def no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("service.proxy.serve_forever", reached)
     monkeypatch.setattr("service.multiprocess.serve_together", reached)
     monkeypatch.setattr("service.fleet.control_stream.operator", reached)
-    monkeypatch.setattr("workers.cli.WorkerProcess", reached)
+    monkeypatch.setattr("workers.worker_command.WorkerProcess", reached)
     monkeypatch.setattr("workers.cli.connect", reached)
-    monkeypatch.setattr("workers.cli.set_up", lambda *_: None)
-    monkeypatch.setattr("workers.cli.keep_own_variables", lambda: None)
+    monkeypatch.setattr("workers.worker_command.set_up", lambda *_: None)
+    monkeypatch.setattr("workers.worker_command.keep_own_variables", lambda: None)
     monkeypatch.chdir(tmp_path)
 
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.embedded.postgres import Postgres
-from workers import cli
+from workers import cli, worker_command
 from workers.archive import open_archive
 from workers.store import PostgresAddress, Store
 from workers.worker_process import WorkerProcess, check_schema, wait_for_schema
@@ -88,9 +88,9 @@ def test_each_part_of_a_worker_heeds_the_setting(
         "DB_CONNECTION_TIMEOUT_MS": "7000",
         "LEDGER_RETENTION_WEEKS": "1",
     }
-    monkeypatch.setattr(cli, "keep_own_variables", lambda: None)
+    monkeypatch.setattr(worker_command, "keep_own_variables", lambda: None)
     monkeypatch.setattr(WorkerProcess, "run", keep)
-    result = CliRunner().invoke(cli.worker, env=environ)
+    result = CliRunner().invoke(worker_command.worker, env=environ)
     assert result.exit_code == 0, result.output + str(result.exception)
     [process] = made
     for opening in (process.load_ledger, process.retention.drop_expired):

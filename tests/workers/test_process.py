@@ -22,7 +22,7 @@ from workers import worker_process
 from workers.outage import Outage
 
 ROOT = Path(__file__).parents[2]
-COMMAND = "from workers.cli import worker; worker()"
+COMMAND = "from workers.worker_command import worker; worker()"
 Start = Callable[[], "Running"]
 
 
