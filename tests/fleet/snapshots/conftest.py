@@ -23,10 +23,15 @@ VARIABLES = {"ANTHROPIC_API_KEY": "sk-ant-test-key", "ZAI_API_KEY": "zai-test-ke
 
 
 class Post:
-    """One proxy's view of Redis, and a hand that writes there as workers and operators do."""
+    """One proxy's view of Redis, and a hand that writes there as workers and operators do.
 
-    def __init__(self, redis: Redis, settings: Settings, replica: str = "r1") -> None:
-        self.redis = redis
+    The proxy's client tries nothing twice, so that each of its idle connections fails once when Redis has restarted;
+    the hand's own client does.
+    """
+
+    def __init__(self, url: str, settings: Settings, replica: str = "r1") -> None:
+        self.redis = redis = open_redis(url)
+        self.hand = Redis.from_url(url, legacy_responses=False)
         self.clock = Clock()
         self.outbox = Outbox(RedisPort(redis), replica=replica, clock=self.clock, spool_root=settings.home / "spool")
         self.watcher = Watcher(redis, self.outbox, self.clock, settings)
@@ -61,14 +66,14 @@ class Post:
             as_of_ms=0,
             ledger=msgspec.Raw(wire.encode_ledger(ledger)),
         )
-        await self.redis.set(wire.snapshot_key(stream), wire.encode_snapshot(snapshot))
+        await self.hand.set(wire.snapshot_key(stream), wire.encode_snapshot(snapshot))
         if tell:
             change = wire.encode_change(wire.Change(stream, epoch, position))
-            await self.redis.publish(wire.CHANGES_CHANNEL, change)
+            await self.hand.publish(wire.CHANGES_CHANNEL, change)
 
     async def control(self, *events: ControlEvent) -> str:
         """Put control events on their stream; the entry's id."""
-        entry = await self.redis.xadd(wire.events_key(wire.CONTROL), {wire.ENTRY_FIELD: wire.encode_entry(events)})
+        entry = await self.hand.xadd(wire.events_key(wire.CONTROL), {wire.ENTRY_FIELD: wire.encode_entry(events)})
         assert isinstance(entry, bytes)
         return entry.decode()
 
@@ -95,13 +100,14 @@ async def make_post(valkey: Valkey, tmp_path: Path) -> AsyncIterator[Callable[..
 
     def make(replica: str = "r1", variables: Mapping[str, str] | None = None) -> Post:
         settings = load(None, {"CCPROXY_HOME": str(tmp_path), **VARIABLES, **(variables or {})})
-        made.append(Post(open_redis(valkey.url), settings, replica))
+        made.append(Post(valkey.url, settings, replica))
         return made[-1]
 
     yield make
     for post in made:
         await post.stop()
         await post.redis.aclose()
+        await post.hand.aclose()
 
 
 @pytest.fixture

@@ -61,9 +61,9 @@ async def test_the_key_is_adopted_as_soon_as_redis_is_there(make_post: MakePost,
     assert marks(late) != marks(first)
     valkey.start()
     await wait_until(lambda: marks(late) == marks(first))
-    key = await first.redis.get(FINGERPRINT_KEY)
-    await first.redis.delete(FINGERPRINT_KEY)
-    assert await wait_for_answer(lambda: first.redis.get(FINGERPRINT_KEY)) == key
+    key = await first.hand.get(FINGERPRINT_KEY)
+    await first.hand.delete(FINGERPRINT_KEY)
+    assert await wait_for_answer(lambda: first.hand.get(FINGERPRINT_KEY)) == key
     assert marks(late) == marks(first)
 
 

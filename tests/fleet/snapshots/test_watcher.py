@@ -343,7 +343,7 @@ async def test_it_outlives_redis(post: Post, valkey: Valkey) -> None:
     await wait_until(lambda: post.attempts() == 10)
     assert all(not task.done() for task in post.watcher._tasks)
     key = wire.replica_key("r1")
-    await wait_for_answer(lambda: post.redis.exists(key))
+    await wait_for_answer(lambda: post.hand.exists(key))
 
 
 async def test_redis_away_at_the_start_makes_ready_all_the_same(
