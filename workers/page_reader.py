@@ -6,6 +6,7 @@ checkpoint never change, so that the processes need no common snapshot. Not here
 faulty (`recount`).
 """
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,8 @@ from workers.store import QUERIES, PostgresAddress, connect, events_table, templ
 
 READERS = max(1, min(2, (os.cpu_count() or 1) - 1))
 """Processes that read and check pages. One keeps up with the caller; where there are cores to spare, two stay ahead."""
+PIPE_BYTES = 1 << 20
+"""Pages that a process is ahead of the caller: as much as Linux gives to any user."""
 FEW_ROWS = 100_000
 """So many rows are read by the caller's process: another one takes as long to start."""
 
@@ -74,6 +77,7 @@ def connect_reader(postgres: PostgresAddress) -> psycopg.Connection:
     """Connect with the limits of a reader of all events."""
     connection = connect(postgres)
     connection.execute(QUERIES["reader_session"])
+    connection.prepare_threshold = 1  # to plan the query of a page takes as long as a tenth of its rows
     return connection
 
 
@@ -138,9 +142,10 @@ def read_in_parallel(postgres: PostgresAddress, spans: Sequence[Span]) -> Iterat
 
 @contextmanager
 def reader_process(postgres: PostgresAddress, spans: Sequence[Span]) -> Iterator[Connection]:
-    """Run a process that reads pages, one ahead of the caller. It ends with the block, or when its pipe breaks."""
+    """Run a process that reads pages, some ahead of the caller. It ends with the block, or when its pipe breaks."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
+    widen(sender)
     process = context.Process(target=send_pages, args=(sender, postgres, spans), daemon=True)
     process.start()
     sender.close()
@@ -150,6 +155,12 @@ def reader_process(postgres: PostgresAddress, spans: Sequence[Span]) -> Iterator
         receiver.close()
         process.terminate()
         process.join()
+
+
+def widen(pipe: Connection) -> None:
+    """Let a pipe hold PIPE_BYTES, where the system can."""
+    with suppress(AttributeError, OSError):
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def receive(pipe: Connection) -> RowPage:

@@ -7,6 +7,7 @@ comparison with the live projections (`verify`), and writing (`rebuild`, `retent
 
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
+from itertools import chain
 from typing import NamedTuple
 
 from service.ledger import fold, wire
@@ -18,7 +19,11 @@ from workers.project import acknowledge_skipped, cells_of, health_of, put_cells,
 
 Progress = Callable[[int], None]
 """Callback with the position reached so far."""
-PAGE_ROWS = 10_000
+PAGE_ROWS = 500
+"""A quarter of a megabyte, and one of events: it stays in the cache of a core, and nobody has to ask the system for
+memory. With pages of 10,000 rows everybody who works on them takes 1.4 times as long."""
+STEP_PAGES = 20
+"""Pages whose usage is summed before it is written."""
 KEPT_FAULTS = 1_000
 """Maximum faults kept in memory; an overwritten table has a million."""
 
@@ -64,13 +69,13 @@ class Recount:
 
     def read(self, upto: int, progress: Progress = lambda _: None) -> None:
         """Read on up to a position (inclusive)."""
-        for page in self.archive.pages(self.stream, self._read_to, upto, PAGE_ROWS):
-            end = min(self._read_to + PAGE_ROWS, upto)
+        pages = self.archive.pages(self.stream, self._read_to, upto, PAGE_ROWS)
+        while self._read_to < upto:
+            end = min(self._read_to + STEP_PAGES * PAGE_ROWS, upto)
             self._skipped = self.archive.skipped_after(self.stream, self.skipped_number, end)[::-1]
-            sums = fold.advance_all(self.ledger, self._events(page, end))
+            sums = fold.advance_all(self.ledger, chain.from_iterable(self._events_by_page(pages, end)))
             self.archive.recount(self.stream, end, cells_of(sums))
             self._acknowledge_before(end + 1)
-            self._read_to = end
             progress(end)
         # Numbers skipped since then, recorded at the last position read.
         self._skipped = self.archive.skipped_after(self.stream, self.skipped_number, upto)[::-1]
@@ -88,6 +93,13 @@ class Recount:
             row = self._skipped.pop()
             acknowledge_skipped(self.ledger, row.skipped)
             self.skipped_number = row.number
+
+    def _events_by_page(self, pages: Iterator[RowPage], end: int) -> Iterator[Iterable[Event]]:
+        """Yield the events of the next pages up to a position, page by page."""
+        while self._read_to < end:
+            page_end = min(self._read_to + PAGE_ROWS, end)
+            yield self._events(next(pages), page_end)
+            self._read_to = page_end
 
     def _events(self, page: RowPage, end: int) -> Iterable[Event]:
         """Return the events of a page: decoded all at once, if none of its rows may be faulty."""

@@ -35,7 +35,8 @@ def found(bench: Bench, stream: str = STREAM) -> list[tuple[str, str]]:
 
 def test_a_sound_ledger_has_no_differences(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """With all that makes folding hard: open attempts, failures, waits, batches, garbage, contradictions, pages."""
-    monkeypatch.setattr(recount, "PAGE_ROWS", 3)
+    monkeypatch.setattr(recount, "PAGE_ROWS", 2)
+    monkeypatch.setattr(recount, "STEP_PAGES", 2)
     event = ended(1)
     append(bench.redis, [event, started(2), ended(4, outcome="failed", kind="throttle", scope="throttle", status=429)])
     append(bench.redis, [ended(5, outcome="failed", kind="server_error", scope="provider", replica="r2")])
@@ -124,7 +125,8 @@ def test_what_was_changed_is_named(bench: Bench, statement: str, difference: tup
 @pytest.fixture
 def long_stream(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A stream that processes of their own read, in pages."""
-    monkeypatch.setattr(recount, "PAGE_ROWS", 50)
+    monkeypatch.setattr(recount, "PAGE_ROWS", 25)
+    monkeypatch.setattr(recount, "STEP_PAGES", 2)
     monkeypatch.setattr(page_reader, "FEW_ROWS", 0)
     fill(bench, 400)
     return bench
