@@ -16,7 +16,6 @@ import click
 from msgspec.structs import asdict, replace
 
 from service.commands import config_option, json_option, with_settings
-from service.commands.keys import keys
 from service.embedded.run_file import DEFAULT_REDIS_URL, running
 from service.settings import Settings, SettingsError
 from service.settings.redis_url import redis_address
@@ -165,9 +164,6 @@ def ask_routes(settings: Settings, redis_url: str | None, record: Path | None) -
 def show_progress(waiting: Sequence[str]) -> None:
     """Say on standard error what is still waited for."""
     echo(f"waiting for {', '.join(waiting)}", err=True)
-
-
-main.add_command(keys)
 
 
 @main.group()

@@ -13,6 +13,7 @@ LOADED = "import sys, {module}; print(*[name for name in {heavy!r} if name in sy
     [
         # Only a route whose token is shared between hosts encrypts anything.
         ("service.proxy", ["cryptography.hazmat", "psycopg"]),
+        ("service.cli, service.embedded.up", ["cryptography.hazmat", "httpx", "psycopg", "redis"]),
         ("workers.worker_command", ["cryptography.hazmat", "httpx", "litestar", "rich.table"]),
     ],
 )
