@@ -20,7 +20,7 @@ from service.embedded.run_file import DEFAULT_REDIS_URL, running
 from service.settings import Settings, SettingsError
 from service.settings.redis_url import redis_address
 from service.telemetry.safe_text import visible
-from service.telemetry.terminal import SafeConsole, echo, echo_json, show_exception
+from service.telemetry.terminal import echo, echo_json, show_exception
 from service.version import product_version
 
 GROUP = "ccproxy.commands"
@@ -132,6 +132,7 @@ def check(config: Path | None, record: Path | None, *, live: bool, as_json: bool
     """Check settings, credentials, and logins to Redis and Postgres. Only --live sends requests to providers."""
     from service.commands.check import check_all
     from service.commands.terminal_views import show_findings
+    from service.telemetry.safe_console import SafeConsole
 
     if record and not live:
         raise click.UsageError("--record needs --live")

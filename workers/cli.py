@@ -28,7 +28,8 @@ from service.settings import (
 from service.settings.quantities import TIME_FORMS, past_time
 from service.settings.redis_url import place_of
 from service.telemetry.options import NumberOption
-from service.telemetry.terminal import SafeConsole, echo, echo_json, echo_own
+from service.telemetry.safe_console import SafeConsole
+from service.telemetry.terminal import echo, echo_json, echo_own
 from workers.append import append_events
 from workers.archive import Archive, Unowned, open_archive
 from workers.backup import BackupError, Manifest, back_up, expected_rows

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from service.telemetry.terminal import SafeConsole, Text
+from service.telemetry.safe_console import SafeConsole, Text
 from workers.reconcile import NAMES, Amounts, Comparison, KeyUsage, Line
 from workers.terminal_views import NAME_WIDTH
 from workers.usage import dollars

@@ -8,8 +8,8 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from service.telemetry.safe_console import SafeConsole, Text
 from service.telemetry.safe_text import csv_text
-from service.telemetry.terminal import SafeConsole, Text
 from workers.backup import Manifest
 from workers.recount import Progress as Told
 from workers.reprice import Repricing

@@ -30,7 +30,8 @@ from service.ledger.wire import entry_order
 from service.redis_client.factory import open_async
 from service.settings.quantities import TIME_FORMS, past_time
 from service.telemetry.options import NumberOption
-from service.telemetry.terminal import SafeConsole, Text, echo, echo_json
+from service.telemetry.safe_console import SafeConsole, Text
+from service.telemetry.terminal import echo, echo_json
 
 POLL_S = 0.25
 RETRY_S = 1.0

@@ -26,7 +26,8 @@ from service.routing.keys import allows_model, read_key
 from service.routing.rank import RoutingRequest
 from service.routing.route_status import RouteStatus
 from service.settings import Settings
-from service.telemetry.terminal import SafeConsole, Text, echo_json
+from service.telemetry.safe_console import SafeConsole, Text
+from service.telemetry.terminal import echo_json
 
 
 @click.command()

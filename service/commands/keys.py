@@ -26,7 +26,8 @@ from service.settings import load
 from service.settings.quantities import future_time
 from service.settings.values import listed
 from service.telemetry.options import NumberOption
-from service.telemetry.terminal import SafeConsole, Text, echo, echo_json
+from service.telemetry.safe_console import SafeConsole, Text
+from service.telemetry.terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from service.routing.keys import KeyReading

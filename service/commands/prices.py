@@ -23,7 +23,8 @@ from service.ledger.price import STANDARD, ModelPrice, PriceList, Rates, rates_a
 from service.ledger.price_list import ListFile
 from service.private_files import make_folder, opener
 from service.settings.packaged import REFRESHED, list_in, packaged_prices, price_place, read_prices
-from service.telemetry.terminal import SafeConsole, Text, echo, echo_json
+from service.telemetry.safe_console import SafeConsole, Text
+from service.telemetry.terminal import echo, echo_json
 
 NO_TOKENS = TokenCounts()
 NUSD_PER_USD_PER_MTOK = 10**9

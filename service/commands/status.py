@@ -15,8 +15,9 @@ from service.commands.terminal_views import show_status
 from service.embedded.run_file import redis_url_of
 from service.fleet.status import Status, read_status
 from service.settings import Settings
+from service.telemetry.safe_console import SafeConsole
 from service.telemetry.safe_text import visible
-from service.telemetry.terminal import SafeConsole, echo_json, echo_own
+from service.telemetry.terminal import echo_json, echo_own
 
 INTERVAL_S = 1.0
 

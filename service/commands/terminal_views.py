@@ -11,8 +11,8 @@ from service.commands.finding import Finding
 from service.fleet.status import ReplicaStatus, Status
 from service.routing.quota import WaitReading, WindowReading
 from service.routing.route_status import RouteStatus, UnknownError, describe_limit, describe_unpriced
+from service.telemetry.safe_console import SafeConsole, Text
 from service.telemetry.safe_text import visible
-from service.telemetry.terminal import SafeConsole, Text
 
 COLOURS = {"healthy": "green", "degraded": "yellow", "quota_warning": "yellow", "off": "dim"}
 REPLICAS = "replicas  "

@@ -18,7 +18,7 @@ from service.embedded import folder
 from service.embedded.program import Program, answers_livez
 from service.embedded.screen import Screen, proxy_url
 from service.embedded.up import ProcessSet, process_set, run
-from service.telemetry.terminal import Text
+from service.telemetry.safe_console import Text
 
 if TYPE_CHECKING:
     from service.settings import Settings

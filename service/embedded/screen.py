@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from service.egress import no_proxy_for_clients
 from service.embedded.program import reachable_address
-from service.telemetry.terminal import SafeConsole, Text
+from service.telemetry.safe_console import SafeConsole, Text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -1,27 +1,17 @@
 """Safe terminal output: everything that a command prints goes through here, so that untrusted text is always escaped.
 
-`echo` prints a line, `echo_json` a value for scripts, `SafeConsole` and `Text` tables and colours: rich, without its
-markup. An escape sequence, a line break or `[red]` in a text is shown, not interpreted (`safe_text`). Not here: the log
-(`log`), and what is printed.
+`echo` prints a line, `echo_json` a value for scripts. An escape sequence or a line break in a text is shown, not
+interpreted (`safe_text`). Not here: tables (`safe_console`), the log (`log`), and what is printed.
 """
 
 import os
-from collections.abc import Iterable
 from traceback import format_exception
 from types import TracebackType
-from typing import Any, Self
 
 import click
 import msgspec
-import rich.text
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
-from rich.style import Style
 
 from service.telemetry.safe_text import visible, visible_json
-
-PIPE_WIDTH = 10_000
-"""Wider than any table; tables take what they need."""
 
 
 def colour() -> bool | None:
@@ -49,39 +39,3 @@ def show_exception(kind: type[BaseException], error: BaseException, traceback: T
     """Print an uncaught exception like Python does, with its message escaped; for `sys.excepthook`."""
     for line in "".join(format_exception(kind, error, traceback)).splitlines():
         echo(line, err=True)
-
-
-class Text(rich.text.Text):
-    """Styled text for a `SafeConsole`: one line, escaped."""
-
-    def __init__(self, text: str = "", style: str | Style = "", **options: Any) -> None:
-        super().__init__(visible(text), style, **options)
-
-    def append(self, text: "rich.text.Text | str", style: str | Style | None = None) -> Self:
-        """Append text, or styled text."""
-        super().append(visible(text) if isinstance(text, str) else text, style)
-        return self
-
-
-class SafeConsole(Console):
-    """A rich console without markup, emoji names and highlighting, that prints no control characters.
-
-    A pipe has no edge: nothing is wrapped or cut there, unless `width` is given.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"markup": False, "emoji": False, "highlight": False} | options)
-        if not self.is_terminal and "width" not in options:
-            self.width = PIPE_WIDTH
-
-    def render_str(self, text: str, **options: Any) -> rich.text.Text:
-        """Convert a plain string, such as a table's cell, to one line of text."""
-        return super().render_str(visible(text), **options)
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Render segments; escapes text that did not come through `Text`."""
-        for segment in super().render(renderable, options):
-            if segment.control:
-                yield segment
-            else:
-                yield segment._replace(text="\n".join(map(visible, segment.text.split("\n"))))

@@ -24,7 +24,7 @@ from service.embedded.screen import Screen
 from service.errors import SettingsError
 from service.redis_client import probe
 from service.settings import SECRETS, load
-from service.telemetry.terminal import SafeConsole
+from service.telemetry.safe_console import SafeConsole
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from service.console.overview import fleet_notices
 from service.fleet.status import ReplicaStatus, Status, StreamStatus
 from service.routing.quota import WaitReading, WindowReading
 from service.routing.route_status import RouteStatus, UnknownError
-from service.telemetry.terminal import SafeConsole, Text
+from service.telemetry.safe_console import SafeConsole, Text
 
 NOW_MS = 1_789_000_000_000
 ZAI = RouteStatus(

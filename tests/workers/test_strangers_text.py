@@ -217,8 +217,8 @@ def test_cells(value: object, cell: object) -> None:
 
 ALLOWED = {
     ("service/telemetry/terminal.py", "click.echo"),
-    ("service/telemetry/terminal.py", "rich.console.Console"),
-    ("service/telemetry/terminal.py", "rich.text"),
+    ("service/telemetry/safe_console.py", "rich.console.Console"),
+    ("service/telemetry/safe_console.py", "rich.text"),
     ("service/commands/status.py", "rich.text.Text"),  # reads back what a SafeConsole has drawn
     (
         "service/embedded/child_bootstrap.py",
