@@ -14,7 +14,7 @@ from psycopg import sql
 
 from service.ledger.ids import lowest_id
 from service.ledger.state import ReplicaHealth, Usage
-from workers.page_reader import RowPage, Span, connect_reader, pages_of
+from workers.page_reader import Pages, Span, connect_reader, pages_of
 from workers.store import (
     GENESIS_HASH,
     QUERIES,
@@ -124,7 +124,7 @@ class Archive:
         row = self.connection.execute(query, (stream,)).fetchone()
         return int(row[0]) if row else 0
 
-    def pages(self, stream: str, after: int, upto: int, size: int) -> Iterator[RowPage]:
+    def pages(self, stream: str, after: int, upto: int, size: int) -> Pages:
         """Yield a stream's rows with `after` < position <= `upto` in pages."""
         return pages_of(self.connection, self.postgres, Span(stream, after, upto), size)
 

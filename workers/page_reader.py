@@ -12,11 +12,11 @@ import os
 import signal
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import psycopg
 
@@ -73,6 +73,10 @@ class RowPage(NamedTuple):
     suspects: list[SuspectRow]
 
 
+Pages: TypeAlias = Generator[RowPage, None, None]
+"""Pages in their order; whoever does not read them all closes it, which ends its processes."""
+
+
 def connect_reader(postgres: PostgresAddress) -> psycopg.Connection:
     """Connect with the limits of a reader of all events."""
     connection = connect(postgres)
@@ -81,9 +85,7 @@ def connect_reader(postgres: PostgresAddress) -> psycopg.Connection:
     return connection
 
 
-def pages_of(
-    connection: psycopg.Connection, postgres: PostgresAddress, rows: Span, page_rows: int
-) -> Iterator[RowPage]:
+def pages_of(connection: psycopg.Connection, postgres: PostgresAddress, rows: Span, page_rows: int) -> Pages:
     """Yield rows in pages, from the caller's connection if they are few."""
     starts = range(rows.after, rows.upto, page_rows)
     spans = [Span(rows.stream, start, min(start + page_rows, rows.upto)) for start in starts]

@@ -6,6 +6,7 @@ comparison with the live projections (`verify`), and writing (`rebuild`, `retent
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from hashlib import sha256
 from itertools import chain
 from typing import NamedTuple
@@ -69,14 +70,14 @@ class Recount:
 
     def read(self, upto: int, progress: Progress = lambda _: None) -> None:
         """Read on up to a position (inclusive)."""
-        pages = self.archive.pages(self.stream, self._read_to, upto, PAGE_ROWS)
-        while self._read_to < upto:
-            end = min(self._read_to + STEP_PAGES * PAGE_ROWS, upto)
-            self._skipped = self.archive.skipped_after(self.stream, self.skipped_number, end)[::-1]
-            sums = fold.advance_all(self.ledger, chain.from_iterable(self._events_by_page(pages, end)))
-            self.archive.recount(self.stream, end, cells_of(sums))
-            self._acknowledge_before(end + 1)
-            progress(end)
+        with closing(self.archive.pages(self.stream, self._read_to, upto, PAGE_ROWS)) as pages:
+            while self._read_to < upto:
+                end = min(self._read_to + STEP_PAGES * PAGE_ROWS, upto)
+                self._skipped = self.archive.skipped_after(self.stream, self.skipped_number, end)[::-1]
+                sums = fold.advance_all(self.ledger, chain.from_iterable(self._events_by_page(pages, end)))
+                self.archive.recount(self.stream, end, cells_of(sums))
+                self._acknowledge_before(end + 1)
+                progress(end)
         # Numbers skipped since then, recorded at the last position read.
         self._skipped = self.archive.skipped_after(self.stream, self.skipped_number, upto)[::-1]
         self._acknowledge_before(upto + 1)
