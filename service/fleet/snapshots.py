@@ -125,6 +125,7 @@ class Watcher:
         self._oldest_ms: int | None = None
         self._progress_s = self._up_s = time.monotonic()
         self._tails = RouteTails(outbox.replica)
+        self._tails_known = False  # Redis may be away at the start, and for longer than this process waits for it
 
     async def start(self) -> None:
         """Start listening and re-reading."""
@@ -262,13 +263,14 @@ class Watcher:
         if self.fingerprints.offer:
             await self._agree_on_key(redis, self.fingerprints.offer)
         await self._read(redis, self._known_streams)
-        if not self.ready.is_set():
+        if not self._tails_known:
             await self._read_tails(redis)
         await self._losses.look(redis, self.snapshots, self._heard)
         await self._send_heartbeat(redis)
-        if not self.ready.is_set() and self.replicas > 1:
+        if not self._tails_known and self.replicas > 1:
             await redis.xadd(events_key(CONTROL), {ENTRY_FIELD: encode_entry(())})  # workers learn that others wait now
             await self._read_tails(redis)
+        self._tails_known = True
         await self._outbox.discard_delivered(self._heard)
         self.ready.set()
 
@@ -280,11 +282,16 @@ class Watcher:
     async def _read_tails(self, redis: Redis) -> None:
         """Fold what no snapshot includes yet, at the start."""
         for stream in self._known_streams:
-            if stream != CONTROL and await self._tails.read(redis, stream, self.snapshots.get(stream)):
-                snapshot = self.snapshots.get(stream)
-                ledger = ledger_in(snapshot) if snapshot else RouteLedger()
-                if isinstance(ledger, RouteLedger):
-                    self._show_route(stream, ledger)
+            if stream != CONTROL:
+                with contextlib.suppress(ResponseError):  # a value of another type
+                    await self._read_tail(redis, stream)
+
+    async def _read_tail(self, redis: Redis, stream: str) -> None:
+        if await self._tails.read(redis, stream, self.snapshots.get(stream)):
+            snapshot = self.snapshots.get(stream)
+            ledger = ledger_in(snapshot) if snapshot else RouteLedger()
+            if isinstance(ledger, RouteLedger):
+                self._show_route(stream, ledger)
 
     async def _check_server(self, redis: Redis) -> None:
         run_id = await combined_run_id(redis)

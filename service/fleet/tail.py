@@ -11,12 +11,12 @@ from msgspec import Struct, field
 from redis.asyncio import Redis
 
 from service.ledger.events import Event, RouteEvent
-from service.ledger.wire import ENTRY_FIELD, Snapshot, decode_entry, entry_order, events_key
+from service.ledger.wire import ENTRY_FIELD, Decoded, Snapshot, decode_entry, entry_order, events_key
 
 FIRST = "0-0"
 PAGE_ENTRIES = 200
 TAIL_EVENTS = 5_000
-"""More than that is no tail: the workers are behind, and the rest comes with their snapshots."""
+"""More than that is no tail: the workers are behind, and what is older comes with their snapshots."""
 
 
 class Tail(Struct):
@@ -36,18 +36,15 @@ class RouteTails:
         self._tails: dict[str, Tail] = {}
 
     async def read(self, redis: Redis, stream: str, snapshot: Snapshot | None) -> bool:
-        """Read on to the stream's end; True if there are events. Raises RedisError."""
+        """Read on to the stream's end; True if there are events. Of a long rest the newest are read, which tell of open
+        circuits and spent quotas. Raises RedisError."""
         tail = self._tails.get(stream)
         if tail is None:
             epoch, folded_to = (snapshot.epoch, snapshot.stream_id) if snapshot else (0, FIRST)
             tail = self._tails[stream] = Tail(epoch, folded_to)
-        while len(tail.events) < TAIL_EVENTS:
-            entries: Any = await redis.xrange(events_key(stream), f"({tail.read_to}", "+", count=PAGE_ENTRIES)
-            for entry, fields in entries or ():
-                tail.read_to = entry.decode()
-                self._add(tail, fields.get(ENTRY_FIELD.encode(), b""))
-            if len(entries or ()) < PAGE_ENTRIES:
-                break
+        for entry, events in reversed(await newest_entries(redis, stream, tail.read_to)):
+            tail.read_to = entry
+            self._add(tail, events)
         return bool(tail.events)
 
     def unfolded(self, stream: str, snapshot: Snapshot | None) -> list[Event]:
@@ -64,11 +61,27 @@ class RouteTails:
         ]
         return [event for _, event in tail.events]
 
-    def _add(self, tail: Tail, value: bytes) -> None:
+    def _add(self, tail: Tail, events: list[Decoded]) -> None:
         """Add an entry's events. Those without a number are the workers' own, and come with their snapshots."""
-        for event in decode_entry(value):
+        for event in events:
             if not isinstance(event, RouteEvent) or not event.seq or event.replica == self._replica:
                 continue
             if event.event_id not in tail.ids:
                 tail.ids.add(event.event_id)
                 tail.events.append((tail.read_to, event))
+
+
+async def newest_entries(redis: Redis, stream: str, after: str) -> list[tuple[str, list[Decoded]]]:
+    """Return a stream's entries after this one with their events, the newest first; of more than TAIL_EVENTS these."""
+    found: list[tuple[str, list[Decoded]]] = []
+    read, end = 0, "+"
+    while read < TAIL_EVENTS:
+        page: Any = await redis.xrevrange(events_key(stream), end, f"({after}", count=PAGE_ENTRIES) or ()
+        for entry, fields in page:
+            events = decode_entry(fields.get(ENTRY_FIELD.encode(), b""))
+            found.append((entry.decode(), events))
+            read += max(1, len(events))  # what holds none takes time, too
+        if len(page) < PAGE_ENTRIES:
+            break
+        end = f"({found[-1][0]}"
+    return found

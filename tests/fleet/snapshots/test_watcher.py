@@ -105,16 +105,49 @@ async def test_a_second_proxy_tells_the_workers(make_post: MakePost) -> None:
     assert [fields for _, fields in entries] == [{b"e": b"[]"}]
 
 
-async def test_a_long_tail_is_left_to_the_workers(make_post: MakePost, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start does not read on for ever."""
+async def test_of_a_long_tail_the_newest_count(make_post: MakePost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start does not read all that workers have left: what came last says what is spent or open now."""
     monkeypatch.setattr("service.fleet.tail.PAGE_ENTRIES", 2)
     monkeypatch.setattr("service.fleet.tail.TAIL_EVENTS", 4)
     post = make_post()
     for seq in range(1, 10):
         await put(post, replace(ended(), replica="r0", seq=seq))
+    until_ms = clock.now_ms() + 3_600_000
+    spent = replace(ended(), outcome="failed", kind="quota", scope="quota", retry_at_ms=until_ms)
+    await put(post, replace(spent, replica="r0", seq=10))
     await post.start()
     await wait_until(post.watcher.ready.is_set)
     assert post.attempts() == 4
+    assert [wait.until_ms for wait in post.watcher.view.ledger("anthropic").waits.values()] == [until_ms]
+    assert post.watcher.view.ledger("anthropic").heard["r0"].gaps == [(1, 6)]
+
+
+@pytest.mark.parametrize("value", [b"[]", b"{", b'[{"type":"Later"}]'], ids=["empty", "broken", "of a later version"])
+async def test_entries_without_events_are_not_read_for_ever(
+    make_post: MakePost, monkeypatch: pytest.MonkeyPatch, value: bytes
+) -> None:
+    """What is no event bounds a tail as well."""
+    monkeypatch.setattr("service.fleet.tail.PAGE_ENTRIES", 2)
+    monkeypatch.setattr("service.fleet.tail.TAIL_EVENTS", 4)
+    post = make_post()
+    await put(post, replace(ended(), replica="r0", seq=1))
+    for _ in range(9):
+        await post.redis.xadd(wire.events_key("anthropic"), {wire.ENTRY_FIELD: value})
+    await put(post, replace(ended(), replica="r0", seq=2))
+    await post.start()
+    await wait_until(post.watcher.ready.is_set)
+    assert post.attempts() == 1
+
+
+async def test_a_stream_of_another_type_holds_up_no_start(make_post: MakePost) -> None:
+    """What is no stream has no tail; those of other routes are read."""
+    post = make_post()
+    await post.redis.set(wire.events_key("anthropic"), b"no stream")
+    await put(post, replace(ended(), replica="r0", seq=1), stream="zai")
+    await post.start()
+    await wait_until(post.watcher.ready.is_set)
+    assert post.watcher.redis_up
+    assert post.attempts("zai") == 1
 
 
 async def test_a_published_snapshot_is_taken(post: Post) -> None:
@@ -368,6 +401,20 @@ async def test_redis_away_at_the_start_makes_ready_all_the_same(
 
     await wait_for_answer(published)
     await wait_until(lambda: post.attempts() == 3)
+
+
+async def test_redis_late_at_the_start_still_brings_the_tail(make_post: MakePost, valkey: Valkey) -> None:
+    """A process that served before Redis came folds the end of each stream as soon as it can read it."""
+    post = make_post()
+    await put(post, replace(ended(), replica="r0", seq=1))
+    valkey.kill()
+    await post.start()
+    post.watcher._started_ms -= 10_000
+    await wait_until(post.watcher.ready.is_set)
+    assert post.attempts() == 0
+    await post.outbox.append("anthropic", ended())
+    valkey.start()
+    await wait_until(lambda: post.attempts() == 2)
 
 
 async def test_a_heartbeat_and_the_readings_are_written(post: Post) -> None:
