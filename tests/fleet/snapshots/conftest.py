@@ -7,6 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from service.app import open_redis
 from service.embedded.valkey import Valkey
@@ -31,7 +33,7 @@ class Post:
 
     def __init__(self, url: str, settings: Settings, replica: str = "r1") -> None:
         self.redis = redis = open_redis(url)
-        self.hand = Redis.from_url(url, legacy_responses=False)
+        self.hand = Redis.from_url(url, legacy_responses=False, retry=Retry(NoBackoff(), 1))
         self.clock = Clock()
         self.outbox = Outbox(RedisPort(redis), replica=replica, clock=self.clock, spool_root=settings.home / "spool")
         self.watcher = Watcher(redis, self.outbox, self.clock, settings)
