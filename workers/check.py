@@ -45,12 +45,17 @@ MENDS: Final = (
 )
 """Parts of libpq's messages, and the mend."""
 
+NO_SESSION: Final = "if {0} names a pooler, set DATABASE_DIRECT_URL to Postgres itself"
 STATES: Final = {
     "25006": "use the primary's address in {0}",
     "42501": "log in as the role that owns the schema ccproxy, or as one that it was granted to",
+    "26000": NO_SESSION,
+    "42P01": f"run `ccproxy migrate`; {NO_SESSION}",
+    "42P05": NO_SESSION,
     "55P03": "another migration, a backup or a report holds a table; try again when that has ended",
 }
-"""SQLSTATEs of statements that have a mend: a read-only server, missing rights, a lock."""
+"""SQLSTATEs of statements that have a mend: a read-only server, missing rights, a lock; and what a
+session has lost, or finds of another one, behind a transaction pooler."""
 
 
 def check_workers(settings: Settings) -> list[Finding]:

@@ -169,15 +169,15 @@ def receive(pipe: Connection) -> RowPage:
     """Return the next page of a process. Raises psycopg.Error."""
     try:
         suspects = pipe.recv()
-        if isinstance(suspects, str):
-            raise psycopg.OperationalError(suspects)
+        if isinstance(suspects, psycopg.Error):
+            raise suspects
         return RowPage(pipe.recv_bytes(), suspects)
-    except EOFError:
-        raise psycopg.OperationalError("a process that read the ledger has ended early") from None
+    except (EOFError, OSError):  # between two messages, or within one
+        raise psycopg.Error("a process that read the ledger was ended from outside; try again") from None
 
 
 def send_pages(pipe: Connection, postgres: PostgresAddress, spans: Sequence[Span]) -> None:
-    """Read pages and send them; an error in its words. The caller is interrupted, and ends this process."""
+    """Read pages and send them, or the error that ended it. The caller is interrupted, and ends this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(BrokenPipeError):
         try:
@@ -187,4 +187,4 @@ def send_pages(pipe: Connection, postgres: PostgresAddress, spans: Sequence[Span
                     pipe.send(page.suspects)
                     pipe.send_bytes(page.events)
         except psycopg.Error as error:
-            pipe.send(str(error))
+            pipe.send(error)

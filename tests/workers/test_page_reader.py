@@ -1,11 +1,17 @@
-"""The check of a page of event rows, as bytes: what it lets pass without a closer look. Not here: Postgres."""
+"""The check of a page of event rows, as bytes: what it lets pass without a closer look; and the pipe that it comes by.
 
+Not here: Postgres.
+"""
+
+import os
 from hashlib import sha256
+from multiprocessing import Pipe
 from typing import Any
 
+import psycopg
 import pytest
 
-from workers.page_reader import PageBytes, Span, is_intact, packed
+from workers.page_reader import PageBytes, Span, is_intact, packed, receive
 
 SPAN = Span("anthropic", 40, 43)
 BEFORE = bytes(32)
@@ -68,3 +74,25 @@ def test_a_page_as_it_was_written_is_intact() -> None:
 def test_what_may_be_faulty_needs_a_closer_look(changed: dict[str, Any]) -> None:
     """The closer look says what it is (`test_verify`)."""
     assert not is_intact(page(**changed), SPAN)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"", id="before a page"),
+        pytest.param(b"\0\0", id="within a length"),
+        pytest.param(b"\0\0\0\x09", id="before what was announced"),
+        pytest.param(b"\0\0\0\x09half", id="within it"),
+    ],
+)
+@pytest.mark.parametrize("suspects", [0, 1])
+def test_a_process_may_be_killed_at_any_byte(suspects: int, sent: bytes) -> None:
+    """Most of the time it waits for room in the pipe, in the middle of a page."""
+    receiver, sender = Pipe(duplex=False)
+    with receiver:
+        for _ in range(suspects):
+            sender.send([])
+        os.write(sender.fileno(), sent)
+        sender.close()
+        with pytest.raises(psycopg.Error, match="was ended from outside; try again"):
+            receive(receiver)

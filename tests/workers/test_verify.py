@@ -16,6 +16,7 @@ from tests.support.old_log import old_log
 from tests.support.stream_factories import NOON_MS, STREAM, append, append_raw, ended, many, new_id, started
 from tests.workers.conftest import Bench
 from workers import cli, page_reader, recount
+from workers.check import trouble_words
 from workers.rebuild import rebuild
 from workers.recount import Recount
 
@@ -183,6 +184,18 @@ def test_a_process_that_cannot_read_says_why(bench: Bench) -> None:
     address = bench.address._replace(url=f"{bench.postgres.url}_missing")
     with pytest.raises(psycopg.OperationalError, match="does not exist"):
         list(page_reader.read_in_parallel(address, spans))
+
+
+def test_an_error_of_a_process_keeps_its_kind(bench: Bench) -> None:
+    """What a statement met is no failed login, and has another mend."""
+    url = psycopg.conninfo.make_conninfo(bench.postgres.url, dbname="postgres")
+    address = bench.address._replace(url=url)
+    with pytest.raises(psycopg.errors.UndefinedTable) as caught:
+        list(page_reader.read_in_parallel(address, [page_reader.Span(STREAM, 0, 10)]))
+    assert trouble_words(caught.value, address, "DATABASE_URL") == (
+        'relation "ccproxy.events" does not exist; run `ccproxy migrate`; '
+        "if DATABASE_URL names a pooler, set DATABASE_DIRECT_URL to Postgres itself"
+    )
 
 
 def test_a_position_that_stands_twice_is_named(bench: Bench) -> None:
