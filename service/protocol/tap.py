@@ -321,7 +321,7 @@ class StreamTap:
         """Begin anew with the model that goes on: all figures so far are those of the one that declined."""
         self.declined.append(DeclinedPart(self.model, self.tokens, self.content.tokens()))
         self.model = model or self.model
-        self._usage = UsageReader()
+        self._usage = self._usage.for_next_model()
 
     def _note_container(self, fields: dict[str, Any]) -> None:
         self.container_id = text_or_empty(inner(fields, "container").get("id")) or self.container_id

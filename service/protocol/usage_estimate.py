@@ -87,7 +87,7 @@ class UsageEstimator:
             return usage if has_prompt(usage.tokens) else with_at_least(usage, request_bytes=len(request), output=1)
         if not tap.content_bytes:
             return replace(usage, estimated=True) if has_prompt(usage.tokens) else usage
-        declined = tuple(self._declined(tap))
+        declined = tuple(self._declined(tap, usage))
         before = total_tokens(declined).output if declined else 0
         output = max(usage.tokens.output, self._streamed(tap, model, took_ms) - before)
         prompt = usage.tokens.input if has_prompt(usage.tokens) else prompt_tokens(request)
@@ -107,7 +107,7 @@ class UsageEstimator:
         if output:
             self._rates.of(model).answer.follow(output)
 
-    def _declined(self, tap: StreamTap) -> Iterator[UsageLine]:
+    def _declined(self, tap: StreamTap, usage: UsageReading) -> Iterator[UsageLine]:
         """Yield a line for each model that has declined in the middle of the answer."""
         before = 0
         for part in tap.declined:
@@ -115,7 +115,7 @@ class UsageEstimator:
             so_far = round(visible_tokens(rates, part.content) + thinking_tokens(rates, part.content, 0))
             tokens = replace(part.tokens, output=max(part.tokens.output, so_far - before))
             before = max(before, so_far)
-            yield UsageLine(part.model, "declined", tokens)
+            yield UsageLine(part.model, "declined", tokens, tier=usage.tier, geo=usage.geo)
 
     def _streamed(self, tap: StreamTap, model: str, took_ms: int) -> int:
         """Estimate the output that has passed; at least one token."""

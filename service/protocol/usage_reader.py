@@ -15,7 +15,8 @@ The rules, by Anthropic's documentation and its SDK's types:
   the answer's: those declined the request before the fallback that served it, and are lines of their own. `compaction`
   and `advisor_message` never are in the totals.
 - A `fallback_message` names the model that served: a stream in the middle of which a model declines has begun with the
-  name of that one. The lifetimes of its cache writes may be told there alone.
+  name of that one. The lifetimes of its cache writes may be told there alone, and the request's tier and geography at
+  the beginning alone.
 - `server_tool_use` counts requests of the provider's own tools.
 - Tier, speed and geography are texts; the standard ones are left out.
 - Who declines or refuses before any output is not billed.
@@ -155,6 +156,14 @@ class UsageReader:
         self._tools: dict[str, int] = {}
         self._credit = ""
         self._unread: dict[str, None] = {}
+
+    def for_next_model(self) -> "UsageReader":
+        """Return a reader for the model that goes on with the answer: without figures, but with what was told of the
+        request, which is not told again. Its speed may be another."""
+        reader = UsageReader()
+        reader._words = {name: word for name, word in self._words.items() if name != "speed"}
+        reader._credit, reader._unread = self._credit, self._unread
+        return reader
 
     def merge(self, usage: Any) -> None:
         """Merge a later usage object; invalid values are ignored."""

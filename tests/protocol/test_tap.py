@@ -432,6 +432,25 @@ def test_an_answer_is_of_the_model_that_went_on(to: dict[str, str], model: str) 
     assert [(part.model, part.tokens) for part in tap.declined] == [("m", TokenCounts(input=7))]
 
 
+def test_what_was_told_of_the_request_holds_for_the_model_that_went_on() -> None:
+    """A `message_delta` tells neither tier nor geography; the whole answer of the same request does."""
+    words = {"service_tier": "priority", "inference_geo": "us"}
+    counts = {"input_tokens": 5, "output_tokens": 9}
+    declined = {"type": "message", "model": "m", "input_tokens": 7, "output_tokens": 3}
+    iterations = [declined, {"type": "fallback_message", "model": "n", **counts}]
+    handed_over = block(type="fallback", to={"model": "n"})
+    began = start({"input_tokens": 7, "speed": "fast", "unheard_of": 1, **words})
+    ended = event("message_delta", delta={"stop_reason": "end_turn"}, usage={**counts, "iterations": iterations})
+    streamed = tapped(began, DELTA, handed_over, block(type="text", text=""), DELTA, ended, STOP).usage
+    whole = json_usage(msgspec.json.encode({"model": "n", "usage": {**counts, **words, "iterations": iterations}}))
+    assert whole is not None
+    assert streamed == msgspec.structs.replace(whole.usage, unread=("unheard_of",))
+    assert {(line.model, line.tier, line.geo) for line in streamed.lines("n")} == {
+        ("m", "priority", "us"),
+        ("n", "priority", "us"),
+    }
+
+
 def test_only_thinking_is_counted_as_thinking() -> None:
     """A field of that name in a tool's result is no count of it."""
     result = block(type="web_fetch_tool_result", content={"estimated_tokens": 900})

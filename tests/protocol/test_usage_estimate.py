@@ -121,6 +121,16 @@ def test_what_a_stream_has_not_reported_is_estimated(parts: list[bytes], tokens:
     assert (usage.tokens, usage.estimated) == (tokens, estimated)
 
 
+def test_models_that_decline_and_go_on_serve_one_request() -> None:
+    """Its geography is told once, at the beginning, and has a price."""
+    began = event("message_start", message={"model": MODEL, "usage": {"input_tokens": 7, "inference_geo": "us"}})
+    usage = read(began, BLOCK, DELTA, FALLBACK, BLOCK, DELTA)
+    assert [(line.model, line.geo) for line in usage.lines("claude-opus-4-8")] == [
+        ("claude-opus-4-8", "us"),
+        (MODEL, "us"),
+    ]
+
+
 def test_a_long_answer_is_sampled_and_counted_whole() -> None:
     """However long it is, and however its events are cut into chunks."""
     stream = START + BLOCK + DELTA * 2_000
