@@ -38,8 +38,17 @@ from service.settings import StripThinking
 
 Messages = Sequence[MessageSurvey[BlockSurvey]]
 Edit = tuple[int, BlockCleaner]
-BLANK_STARTS: Final = (b'""', b'" ', b'"\\')
-"""How JSON may write a text of blanks, and few other texts: quote and first sign."""
+BLANK_STARTS: Final = (
+    b'""',
+    b'" ',
+    b'"\\',
+    b'"\xc2',
+    b'"\xe1\x9a\x80',
+    b'"\xe2\x80',
+    b'"\xe2\x81\x9f',
+    b'"\xe3\x80\x80',
+)
+"""How JSON may write a text of blanks, and few other texts: quote and first sign, also one of Unicode's blanks."""
 NO_RESULT: Final = "[no result]"
 SIGNED_TEXT: Final = ("content", "text")
 

@@ -164,6 +164,12 @@ def test_empty_texts_do_not_reach_anthropic(blank: str) -> None:
     assert cleaned(body) == expected
 
 
+def test_blanks_of_all_scripts_are_no_text() -> None:
+    """Written as they are, as most clients do, and not escaped."""
+    for blank in (chr(code) for code in range(0x11_0000) if chr(code).isspace()):
+        assert cleaned(talk(("user", [text(blank), text("hi")]))) == talk(("user", [text("hi")])), ascii(blank)
+
+
 SILENT = [[BLANK], "", [], " \n", None]
 
 
