@@ -9,8 +9,6 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from service.app import open_redis
 from service.embedded.valkey import Valkey
