@@ -72,7 +72,7 @@ def prices_in(path: Path) -> tuple[str, list[dict[str, Any]]]:
     """Return the providers of the library's JSON file. Raises PriceSourceError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PriceSourceError(f"{path}: {error}") from None
     if not isinstance(found, list):
         raise PriceSourceError(f"{path}: not a list of providers, as the JSON data of {LIBRARY} is")
@@ -102,10 +102,13 @@ def list_of(
 ) -> ListFile:
     """Return a price list: a source's models, and what it lacks. It was made today, unless it says what the one before
     says. Raises PriceSourceError."""
-    found = {provider["id"]: provider for provider in source}
-    if absent := sorted(terms.providers.keys() - found.keys()):
-        raise PriceSourceError(f"no prices of {', '.join(absent)}")
-    providers = {name: joined(found[name], listed) for name, listed in terms.providers.items()}
+    try:
+        found = {provider["id"]: provider for provider in source if provider["models"]}
+        if absent := sorted(terms.providers.keys() - found.keys()):
+            raise PriceSourceError(f"no prices of {', '.join(absent)}")
+        providers = {name: joined(found[name], listed) for name, listed in terms.providers.items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise PriceSourceError(f"not what the JSON data of {LIBRARY} are ({error!r})") from None
     digest = digest_of(providers)
     made = before.made if before.version.endswith(f"-{digest}") else today
     return ListFile(version=f"{label or f'{today:%Y%m%d}'}-{digest}", made=made, providers=providers)
@@ -117,7 +120,7 @@ def joined(source: Mapping[str, Any], terms: ListedProvider) -> ListedProvider:
     for model in source["models"]:
         try:
             listed = listed_model(model)
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise PriceSourceError(
                 f"{source['id']}: the price of {model.get('id')} can't be read ({error!r})"
             ) from None
@@ -135,7 +138,7 @@ def listed_model(model: Mapping[str, Any]) -> ListedModel | None:
         return None
     variants = [one for one in model.get("price_variants") or () if one["when"] == {"speed": "fast"}]
     return ListedModel(
-        context_tokens=model.get("context_window") or 0,
+        context_tokens=int(model.get("context_window") or 0),
         names=tuple(sorted({*names_in(model.get("match") or {})} - {canonical(model["id"])})),
         standard=standard,
         fast=tuple(dated_rates(variants)),

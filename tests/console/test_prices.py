@@ -43,7 +43,8 @@ def model(name: str, prices: Any, **fields: Any) -> dict[str, Any]:
 
 def source(*models: dict[str, Any]) -> list[dict[str, Any]]:
     """Providers as the library's JSON data has them."""
-    return [{"id": "anthropic", "models": list(models)}, {"id": "zai", "models": []}, {"id": "other", "models": []}]
+    glm = model("glm-a", {"input_mtok": 1, "output_mtok": 1})
+    return [{"id": "anthropic", "models": list(models)}, {"id": "zai", "models": [glm]}, {"id": "other", "models": []}]
 
 
 def made(*models: dict[str, Any]) -> ListFile:
@@ -189,8 +190,24 @@ def test_the_network_is_asked_only_with_the_option(home: Path, monkeypatch: pyte
         ("{", "data.json"),
         ('{"a": 1}', "not a list of providers"),
         ("[]", "no prices of anthropic, zai"),
+        (json.dumps(source()), "no prices of anthropic"),
+        ("[" * 100_000, "data.json"),
+        ("[1]", "not what the JSON data of genai-prices are"),
+        (json.dumps(source({"id": "claude-a", "prices": 7})), "the price of claude-a can't be read"),
+        (json.dumps(source(model("claude-a", {"input_mtok": 1, "output_mtok": 1}, match=7))), "can't be read"),
+        (json.dumps(source(model("claude-a", {"input_mtok": 1, "output_mtok": 1}, context_window=1e999))), "claude-a"),
     ],
-    ids=["no JSON", "something else", "nothing"],
+    ids=[
+        "no JSON",
+        "something else",
+        "nothing",
+        "no models",
+        "too deep",
+        "no objects",
+        "no prices",
+        "no names",
+        "no window",
+    ],
 )
 def test_a_bad_file_changes_nothing(home: Path, tmp_path: Path, content: str, words: str) -> None:
     """The list in force stays."""
