@@ -71,7 +71,7 @@ async def test_no_ping_comes_into_the_last_event_while_the_ledger_is_waited_for(
     async with connected(served) as wire:
         await wire.send(request_bytes(STREAM_BYTES))
         await wait_until(lambda: port.in_flight and len(port.tried) == 2)
-        await wire.quiet(0.12)
+        assert PING in (await wire.listen(0.12)), "it would be heard"
         port.release.set()
         got = chunked(await wire.until(b"0\r\n\r\n"))
     assert got.endswith(WHOLE[WHOLE.rindex(b"event: message_stop") :])

@@ -214,6 +214,14 @@ class Wire:
             self.got += await self.reader.read(-1)
         return self.got
 
+    async def listen(self, for_s: float) -> bytes:
+        """What came within a while, quiet or not: nothing announces what must not come."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(for_s):
+                while data := await self.reader.read(65_536):
+                    self.got += data
+        return self.got
+
     async def quiet(self, for_s: float = 0.15) -> bytes:
         """What came, when nothing more did for a while."""
         while True:
