@@ -82,7 +82,7 @@ UNFOLDED_S = 30.0
 """Own events that are no snapshot's for so long: nobody folds."""
 NO_SNAPSHOT_S = 60.0
 """A worker publishes the operators' stream as soon as it starts, but `ccproxy up` may have to create its data first."""
-READY_AFTER_MS = 5_000
+READY_AFTER_S = 5.0
 """A proxy that can't read the ledger's state for so long serves without it."""
 CONTROL_BATCH = 1_000
 """Maximum control entries read per tick."""
@@ -119,6 +119,7 @@ class Watcher:
         self._control_lock = asyncio.Lock()
         self.control_known = redis is None  # True once the control stream was read to its end
         self._tasks: list[asyncio.Task[None]] = []
+        self._ready_timer: asyncio.TimerHandle | None = None
         self._started_ms = clock.now_ms()
         self._heard: dict[str, dict[str, Heard]] = {}
         self._losses = StreamLoss(outbox)
@@ -137,6 +138,8 @@ class Watcher:
             ("watcher.read", self._read_forever),
             ("watcher.tick", self._tick_forever),
         )
+        # No round tells it: with a slow Redis, one takes as long as all its answers together.
+        self._ready_timer = asyncio.get_running_loop().call_later(READY_AFTER_S, self.ready.set)
         self._tasks = [
             asyncio.create_task(keep_running(partial(run, self._redis), name, self._outbox.problems), name=name)
             for name, run in loops
@@ -144,6 +147,8 @@ class Watcher:
 
     async def stop(self) -> None:
         """Stop, and delete the heartbeat."""
+        if self._ready_timer is not None:
+            self._ready_timer.cancel()
         await cancel_and_wait(self._tasks)
         if self._redis is not None:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
@@ -238,8 +243,6 @@ class Watcher:
                 self.redis_up = False
                 self._outbox.problems.begin("redis", redis_failure(self._settings, error), source="read")
                 log.debug("watcher.tick_failed", extra={"error": str(error)})
-            if not self.ready.is_set() and self._clock.now_ms() - self._started_ms > READY_AFTER_MS:
-                self.ready.set()
             await asyncio.sleep(max(0.05, TICK_S - (time.monotonic() - started_s)))
 
     def _note_up(self) -> None:

@@ -36,7 +36,7 @@ from workers.worker_process import WorkerProcess, open_worker, wait_for_schema
 
 SOON_S = 0.3
 SHORT = (
-    (snapshots, "TICK_S", 0.1), (snapshots, "READY_AFTER_MS", SOON_S * 1000),
+    (snapshots, "TICK_S", 0.1), (snapshots, "READY_AFTER_S", SOON_S),
     (snapshots, "REPUBLISH_S", 0.1), (credentials, "TICK_S", 0.02), (fleet_status, "FRESH_S", 0.05),
 )  # fmt: skip
 WORKER = "ccproxy.worker"

@@ -383,11 +383,11 @@ async def test_redis_away_at_the_start_makes_ready_all_the_same(
     make_post: MakePost, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without Redis a process becomes ready after a while, and takes the snapshot when Redis comes."""
+    monkeypatch.setattr(rooms, "READY_AFTER_S", 0.1)
     valkey.kill()
     post = make_post()
     await post.start()
     assert not post.watcher.ready.is_set()
-    post.watcher._started_ms -= 10_000
     await wait_until(post.watcher.ready.is_set)
     valkey.start()
     await asyncio.sleep(0)
@@ -403,13 +403,32 @@ async def test_redis_away_at_the_start_makes_ready_all_the_same(
     await wait_until(lambda: post.attempts() == 3)
 
 
-async def test_redis_late_at_the_start_still_brings_the_tail(make_post: MakePost, valkey: Valkey) -> None:
+async def test_a_slow_redis_at_the_start_makes_ready_all_the_same(
+    make_post: MakePost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the first round is under way, however long each of its answers takes."""
+    monkeypatch.setattr(rooms, "READY_AFTER_S", 0.1)
+    post = make_post()
+    is_slow = asyncio.Event()
+
+    async def answers_late(*_: object) -> None:
+        await is_slow.wait()
+
+    monkeypatch.setattr(post.watcher, "_check_server", answers_late)
+    await post.start()
+    await wait_until(post.watcher.ready.is_set)
+    assert not post.watcher.redis_up
+
+
+async def test_redis_late_at_the_start_still_brings_the_tail(
+    make_post: MakePost, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that served before Redis came folds the end of each stream as soon as it can read it."""
+    monkeypatch.setattr(rooms, "READY_AFTER_S", 0.1)
     post = make_post()
     await put(post, replace(ended(), replica="r0", seq=1))
     valkey.kill()
     await post.start()
-    post.watcher._started_ms -= 10_000
     await wait_until(post.watcher.ready.is_set)
     assert post.attempts() == 0
     await post.outbox.append("anthropic", ended())
