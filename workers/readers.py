@@ -48,22 +48,27 @@ class SnapshotReaders:
 
     def look(self) -> None:
         """Read the heartbeats now. Raises RedisError."""
-        names = self._read_beats()
-        if names != self._names:
-            self._names = names
-            self._read_beats()
+        known = self._names
+        names, reads = self._read_beats(known)
+        if names != known:
+            _, reads = self._read_beats(names)
+        self._names, self._reads = names, reads
         self._due_s = self._clock() + LOOK_S
 
     def _refresh(self) -> None:
         if self._clock() >= self._due_s:
             self.look()
 
-    def _read_beats(self) -> list[str]:
-        """Read the heartbeats of the proxies known by name, and return all names, in one round trip."""
+    def _read_beats(self, known: list[str]) -> tuple[list[str], list[int]]:
+        """Return the names of all proxies, and what those known by name read, in one round trip."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.zrange(wire.REPLICAS_KEY, 0, -1)
-        for name in self._names:
+        for name in known:
             pipeline.hmget(wire.replica_key(name), ["at_ms", wire.READS_FIELD])
         names, *beats = pipeline.execute()
-        self._reads = [int(reads or FIRST_VERSION) for at_ms, reads in beats if at_ms]
-        return sorted(name.decode() for name in names)
+        return sorted(name.decode() for name in names), [version_in(reads) for at_ms, reads in beats if at_ms]
+
+
+def version_in(reads: bytes | None) -> int:
+    """Return the version that a heartbeat names; the first one if it names none, or nothing that could be one."""
+    return int(reads) if reads and reads.isdigit() else FIRST_VERSION

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from redis.client import Pipeline
 
 from service.ledger import wire
 from service.ledger.state import Ledger, RouteLedger
@@ -226,3 +227,28 @@ def test_who_waits_is_counted_by_heartbeats(bench: Bench) -> None:
         readers.look()
         found.append(readers.several())
     assert found == [False, False, True, False, False]
+
+
+def test_two_threads_may_look_at_the_same_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither takes the beats that it has read for those of the names that the other one has found."""
+    readers = SnapshotReaders(bench.redis)
+    execute, meanwhile = Pipeline.execute, iter([readers.look])
+
+    def execute_late(pipeline: Pipeline, *arguments: Any) -> Any:
+        for look in meanwhile:
+            look()
+        return execute(pipeline, *arguments)
+
+    bench.beat("one")
+    bench.beat("two")
+    monkeypatch.setattr(Pipeline, "execute", execute_late)
+    readers.look()
+    assert readers.several()
+
+
+def test_a_heartbeat_that_names_no_version_reads_the_first(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it says: one strange heartbeat must not keep workers from folding."""
+    monkeypatch.setattr(wire, "SNAPSHOT_VERSION", 2)
+    bench.beat("strange")
+    bench.redis.hset(wire.replica_key("strange"), wire.READS_FIELD, "v2")
+    assert SnapshotReaders(bench.redis).version() == 1
