@@ -93,6 +93,7 @@ class Ticker:
         self.seen: dict[str, str] = {}
         self._excluded_until_s: dict[str, float] = {}
         self._started_s: dict[str, float] = {}
+        self._strange: dict[str, Outage] = {}
         self._stored_read = False
         self._looked_s = -CHECK_INTERVAL_S
         self._stopping = Event()
@@ -144,11 +145,22 @@ class Ticker:
         """Add new streams, and enqueue a job for every stream that is not settled."""
         self.readers.look()
         named = {wire.CONTROL} | {name.decode() for name in self.redis_streams()} | set(self.stored_streams())
-        fresh = named - self.seen.keys()
+        fresh = {stream for stream in named - self.seen.keys() if self.is_stream(stream)}
         self.seen |= dict.fromkeys(fresh, NO_ENTRY)
         for stream, state in self.read_states(sorted(self.seen)).items():
             if stream in fresh or not (state.settled or self.can_wait(stream, state.folded_to)):
                 self.wake.enqueue(stream)
+
+    def is_stream(self, stream: str) -> bool:
+        """True unless the key of a stream holds something else, which must not keep others from being folded; logged
+        once."""
+        kind: Any = self.redis.type(wire.events_key(stream))
+        outage = self._strange.setdefault(stream, Outage("fold", stream=stream))
+        if kind not in (b"stream", b"none"):
+            outage.mark_down(ValueError(f"{wire.events_key(stream)} is no stream but a {kind.decode()}; delete it"))
+        else:
+            outage.mark_up()
+        return not outage.is_down
 
     def can_wait(self, stream: str, folded_to: str | None) -> bool:
         """True if nothing but started attempts came since this entry, and not long ago."""

@@ -360,6 +360,25 @@ def test_an_idle_ticker_calls_for_nobody(bench: Bench) -> None:
     assert jobs_waiting(bench) == []
 
 
+@pytest.mark.parametrize("proxies", [("one",), ("one", "two")])
+def test_a_stream_of_another_type_stops_no_other(
+    bench: Bench, caplog: pytest.LogCaptureFixture, proxies: tuple[str, ...]
+) -> None:
+    """It is left out and told once, until it is one again."""
+    bench.beat(*proxies)
+    bench.redis.sadd(wire.STREAMS_KEY, STREAM, "zai")
+    append(bench.redis, [ended(1)])
+    bench.redis.set(wire.events_key("zai"), b"no stream")
+    ticker = ticker_of(bench)
+    for _ in range(2):
+        ticker.check()
+    assert jobs_waiting(bench) == [STREAM, wire.CONTROL]
+    assert [record.getMessage() for record in caplog.records] == ["fold.lost"]
+    bench.redis.delete(wire.events_key("zai"))
+    ticker.check()
+    assert "zai" in jobs_waiting(bench)
+
+
 def test_a_new_stream_is_noticed_at_the_next_look(bench: Bench) -> None:
     """A stream that appears later is called for."""
     ticker = ticker_of(bench)
