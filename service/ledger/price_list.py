@@ -28,6 +28,7 @@ from service.ledger.price import (
 )
 
 DIGEST_CHARS = 4
+VERSION_CHARS = 64
 """Versions go into every event."""
 PER_USES = 1_000
 """Tools are listed in dollars per thousand uses."""
@@ -82,7 +83,7 @@ class ListedProvider(Struct, frozen=True, kw_only=True):
 class ListFile(Struct, frozen=True, kw_only=True):
     """A whole list; `made` is the day on which its prices were last known to be new."""
 
-    version: str = ""
+    version: Annotated[str, Meta(max_length=VERSION_CHARS)] = ""
     made: date = date(1970, 1, 1)
     providers: dict[str, ListedProvider] = {}
 

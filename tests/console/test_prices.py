@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from service.cli import main
 from service.commands import price_source
@@ -164,6 +165,15 @@ def test_a_list_is_refreshed_from_a_file_and_holds_from_then_on(home: Path, tmp_
     assert json.loads(ccproxy("--json").output)["list"] == str(home / "prices.toml")
     again = ccproxy("update", str(file), "--json")
     assert json.loads(again.output)["version"] == version, "the same prices are the same version"
+
+
+def test_a_list_with_an_endless_version_is_refused(home: Path, tmp_path: Path) -> None:
+    """It would go into every event."""
+    file = tmp_path / "list.toml"
+    for length, code in ((64, 0), (65, 1)):
+        file.write_text(as_toml(replace(packaged_prices(), version="v" * length)), encoding="utf-8")
+        assert ccproxy("update", str(file)).exit_code == code
+    assert len(read_prices(home / "prices.toml").version) == 64
 
 
 def test_the_installed_library_is_the_source_without_a_file(home: Path) -> None:
