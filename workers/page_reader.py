@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import NamedTuple, TypeAlias
 
@@ -149,7 +150,8 @@ def reader_process(postgres: PostgresAddress, spans: Sequence[Span]) -> Iterator
     receiver, sender = context.Pipe(duplex=False)
     widen(sender)
     process = context.Process(target=send_pages, args=(sender, postgres, spans), daemon=True)
-    process.start()
+    with interrupts_held():
+        process.start()
     sender.close()
     try:
         yield receiver
@@ -157,6 +159,17 @@ def reader_process(postgres: PostgresAddress, spans: Sequence[Span]) -> Iterator
         receiver.close()
         process.terminate()
         process.join()
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold interrupts back, for ever from a process that is started meanwhile: the caller gets them, and ends it."""
+    resource_tracker.ensure_running()  # else `start` does so, and lets interrupts through after it
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def widen(pipe: Connection) -> None:
@@ -178,7 +191,6 @@ def receive(pipe: Connection) -> RowPage:
 
 def send_pages(pipe: Connection, postgres: PostgresAddress, spans: Sequence[Span]) -> None:
     """Read pages and send them, or the error that ended it. The caller is interrupted, and ends this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(BrokenPipeError):
         try:
             with connect_reader(postgres) as connection:

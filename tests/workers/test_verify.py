@@ -1,6 +1,9 @@
 """The laws of proof: a sound ledger passes, whatever was changed is named, and a rebuild mends projections."""
 
 import json
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from threading import Thread
 from typing import Any
@@ -176,6 +179,14 @@ def test_numbers_skipped_in_a_long_stream_are_heard_in_their_order(long_stream: 
         long_stream.project()
     assert long_stream.verify().differences == ()
     assert long_stream.count("asides") == 3
+
+
+def test_an_interrupt_is_the_callers_alone(long_stream: Bench) -> None:
+    """A terminal's Ctrl-C reaches each process. One that reads says nothing of it, not even while it starts."""
+    with page_reader.reader_process(long_stream.address, [page_reader.Span(STREAM, 0, 10)]) as pipe:
+        [child] = multiprocessing.active_children()
+        os.kill(child.pid or 0, signal.SIGINT)
+        assert page_reader.receive(pipe).events
 
 
 def test_a_process_that_cannot_read_says_why(bench: Bench) -> None:
