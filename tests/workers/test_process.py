@@ -220,8 +220,8 @@ def test_redis_emptied_while_idle(bench: Bench, start: Start) -> None:
     eventually(lambda: position(bench) == 5)
     bench.redis.flushall()
     eventually(lambda: position(bench) == 5)
-    eventually(lambda: position(bench, wire.CONTROL) == 0)
-    assert bench.redis.smembers(wire.STREAMS_KEY) == {STREAM.encode(), wire.CONTROL.encode()}
+    eventually(lambda: bench.redis.smembers(wire.STREAMS_KEY) == {STREAM.encode(), wire.CONTROL.encode()})
+    eventually(lambda: bench.redis.exists(wire.snapshot_key(wire.CONTROL)))
 
 
 def test_a_signal_while_redis_is_waited_for_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
