@@ -156,4 +156,5 @@ def repriced_event(priced: Priced, now: Sequence[int | None], version: str) -> U
         fold_rules=FOLD_RULES,
         of_lost=isinstance(event, AttemptLost),
         of_growth=isinstance(event, ResourceUsed),
+        resource_id=event.resource_id if isinstance(event, ResourceUsed) else "",
     )

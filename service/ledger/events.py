@@ -295,7 +295,7 @@ class UsageRepriced(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc
     `of` is the event whose usage it is; `changes` are all its lines, in their order. `at_ms` is that event's, so that
     the difference counts where the usage does. `event_id` is derived from that of the price before, so that one price
     is followed by one other. `of_lost`: the usage is the estimate of a lost attempt, and counts until its end arrives.
-    `of_growth`: it is the growth of a running total, and so no answer of the model's.
+    `of_growth`: it is the growth of a running total (of `resource_id`; older events lack it), no answer of a model.
     """
 
     of: str
@@ -307,6 +307,7 @@ class UsageRepriced(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc
     fold_rules: int = 0
     of_lost: bool = False
     of_growth: bool = False
+    resource_id: str = ""
 
 
 class ResourceCreated(EventBase, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag="resource_created"):

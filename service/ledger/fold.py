@@ -66,7 +66,7 @@ from service.ledger.evidence import (
     note_seen,
     recovered_for,
 )
-from service.ledger.running_totals import growth_of
+from service.ledger.running_totals import growth_of, note_repriced
 from service.ledger.state import (
     Bucket,
     Charge,
@@ -377,6 +377,8 @@ def reprice(ledger: RouteLedger, event: UsageRepriced) -> Sequence[Charge]:
     if event.of_lost and event.attempt_id not in ledger.lost:
         return ()
     charges = [charge(ledger, event, change.model, difference_of(change)) for change in event.changes]
+    if event.resource_id:
+        note_repriced(ledger, event.resource_id, sum(one.usage.cost_nusd for one in charges))
     if event.fold_rules >= BESIDE_KEPT:
         note_beside(ledger, charges if event.of_growth else charges[1:])
     for one in charges if event.of_lost else ():

@@ -54,6 +54,13 @@ def growth_of(ledger: RouteLedger, event: ResourceUsed) -> Growth | None:
     return Growth(line, total.reader)
 
 
+def note_repriced(ledger: RouteLedger, resource_id: str, difference_nusd: int) -> None:
+    """Note what a new price of a resource's growth adds to what is booked: the provider's own sum covers that, too."""
+    total = ledger.resources.get(digest(resource_id))
+    if total is not None:
+        total.booked_nusd += difference_nusd
+
+
 def is_news(ledger: RouteLedger, event: ResourceUsed) -> bool:
     """True if a reading would change the ledger: most polls tell what is known."""
     known = ledger.resources.get(digest(event.resource_id))

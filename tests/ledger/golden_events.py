@@ -15,7 +15,7 @@ NEWEST = {
     "batch_item_used": "v4",
     "attempt_ended": "v5",
     "resource_used": "v2",
-    "usage_repriced": "v2",
+    "usage_repriced": "v3",
 }
 """The newest version of each event that has had a field added; of all others it is the first."""
 TYPES: dict[str, type[EventBase]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Event)}

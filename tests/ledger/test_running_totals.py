@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.ledger import fold, running_totals, wire
-from service.ledger.events import ResourceUsed, TokenCounts
+from service.ledger.events import FOLD_RULES, PriceChange, ResourceUsed, RouteEvent, TokenCounts, UsageRepriced
 from service.ledger.running_totals import is_news
 from service.ledger.state import RouteLedger, Usage
 from service.ledger.usage_lines import plus
@@ -42,7 +42,7 @@ def booked(ledger: RouteLedger) -> Usage:
     return total
 
 
-def folded(*events: ResourceUsed) -> RouteLedger:
+def folded(*events: RouteEvent) -> RouteLedger:
     """The ledger after these readings."""
     return fold.fold_route(RouteLedger(), events)
 
@@ -91,6 +91,28 @@ def test_a_providers_own_sum_counts() -> None:
     assert booked(folded(reading(9, rates_nusd=None, cost_nusd=7))).unpriced == 0
     free = folded(reading(1, cost_nusd=0), reading(2, cost_nusd=0))
     assert (booked(free).cost_nusd, booked(free).unpriced) == (0, 0)
+
+
+def test_a_providers_own_sum_covers_a_new_price_of_growth() -> None:
+    """What was priced again counts as booked: the sum adds only what it has beyond that."""
+    event = reading(1, rates_nusd=None)
+    repriced = UsageRepriced(
+        event_id="p",
+        at_ms=event.at_ms,
+        of=event.event_id,
+        client_key="alice",
+        changes=(PriceChange("m", None, 200),),
+        fold_rules=FOLD_RULES,
+        of_growth=True,
+        resource_id=event.resource_id,
+    )
+    told = reading(3, cost_nusd=300)
+    assert booked(folded(event, repriced, told)).cost_nusd == 300
+    assert not is_news(folded(event, repriced, told), told)
+    dearer = replace(repriced, changes=(PriceChange("m", None, 500),))
+    assert booked(folded(event, dearer, told)).cost_nusd == 500, "it never shrinks"
+    elsewhere = replace(repriced, resource_id="sesn_dropped")
+    assert booked(folded(event, elsewhere, told)).cost_nusd == 500, "nothing is known of what was booked"
 
 
 def test_growth_without_a_price_is_marked() -> None:

@@ -129,7 +129,7 @@ def test_a_worker_that_stops_folds_the_rest(bench: Bench, start: Start, database
 def test_from_an_append_to_the_snapshot(bench: Bench, start: Start) -> None:
     """A running worker folds what is appended to old and new streams, and publishes it; SIGTERM ends it cleanly."""
     worker = start().ready()
-    eventually(lambda: position(bench, wire.CONTROL) == 0)
+    eventually(lambda: bench.redis.exists(wire.snapshot_key(wire.CONTROL)))
     append(bench.redis, [ended(1)])
     eventually(lambda: position(bench) == 1)
     append(bench.redis, [ended(2)])

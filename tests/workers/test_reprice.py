@@ -222,6 +222,11 @@ def test_growth_of_running_totals_is_priced_as_it_was_booked(bench: Bench, comma
     assert cells(bench) == {("house", "alice"): (30 * 2_000 + 5 * 4_000, 0, 0), ("claude-opus-5", "bob"): (55, 0, 0)}
     assert all(event.of_growth for event in events_of(bench)), "so that no mean of answers has their price"
     assert reprice(command)["changed"] == 0
+    append(bench.redis, [reading(10, more, "bob", cost_nusd=30 * 2_000 + 5 * 4_000 + 9)])
+    bench.project()
+    assert cells(bench)["house", "alice"] == (30 * 2_000 + 5 * 4_000 + 9, 0, 0), (
+        "the provider's sum covers the new price"
+    )
     assert bench.verify().ok
 
 
