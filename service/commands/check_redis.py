@@ -50,6 +50,7 @@ def scratch_commands(key: str) -> tuple[Command, ...]:
         ("ZREM", scores, "a"),
         ("XADD", stream, "*", "a", "1"),
         ("XLEN", stream),
+        ("TYPE", stream),
         ("XRANGE", stream, "-", "+", "COUNT", 1),
         ("XREVRANGE", stream, "+", "-", "COUNT", 1),
         ("XREAD", "COUNT", 1, "STREAMS", stream, "0"),

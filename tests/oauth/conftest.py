@@ -1,5 +1,6 @@
 """A token endpoint, a real Valkey, and subscriptions before them, each as another process would have it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -39,6 +40,7 @@ async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
     client = open_redis(valkey.url)
     yield client
     await client.aclose()
+    await asyncio.sleep(0)  # a command that was cancelled closes its connection in the loop's next round
 
 
 @pytest.fixture

@@ -120,6 +120,10 @@ class Data:
         found = {name: self.xrange(name, f"({to_name(after)}", "+", count) for name, after in streams.items()}
         return {to_bytes(name): entries for name, entries in found.items() if entries}
 
+    def type(self, name: Raw) -> bytes:
+        """Only streams are looked at."""
+        return b"stream" if to_name(name) in self.streams else b"none"
+
     def xlen(self, name: Raw) -> int:
         stream = self.streams.get(to_name(name))
         return len(stream.entries) if stream else 0
