@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
+ROUNDS = 5
+"""Of the event loop, after which a connection that was being accepted has reached its handler."""
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -24,6 +26,8 @@ async def served(handle: Handler) -> AsyncIterator[int]:
         yield int(server.sockets[0].getsockname()[1])
     finally:
         server.close()
+        for _ in range(ROUNDS):
+            await asyncio.sleep(0)
         for writer in writers:
             writer.close()
             with suppress(OSError):
