@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 NAME = "ccproxy.example.com"
 WAIT_S = 30.0
 LARGE = b"x" * 3_000_000
+ANSWER_S = 0.05
+"""An answer comes after the last bytes of an upload have passed, as a provider's does: Caddy, and Go's server, cut the
+answer to an HTTP/1.1 request whose end they have not seen on its way."""
 NGINX_MAIN = """\
 daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 64; }}
@@ -87,6 +90,7 @@ class Answers(BaseHTTPRequestHandler):
         while left:
             left -= len(self.rfile.read1(min(left, 65_536)))
             self.server.begun.set()
+        Event().wait(ANSWER_S)
         self.answer(self.headers["Content-Length"].encode())
 
     def answer(self, body: bytes) -> None:
