@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -50,13 +51,26 @@ def checkout_of(commit: str, folder: Path) -> Version | None:
     tree = tree_of(commit, folder)
     if tree is None:
         return None
-    # It looks up its version under the name that the distribution had then.
+    # It looks up its version under the name that the distribution had then, and its commands where they were then.
     known = tree / "claude_code_proxy-0.1.0.dist-info"
     known.mkdir()
     (known / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: claude-code-proxy\nVersion: 0.1.0\n", encoding="utf-8"
     )
+    (known / "entry_points.txt").write_text(entry_points_of(tree), encoding="utf-8")
     return Version(OWN_PROGRAM, {"PYTHONPATH": str(tree)})
+
+
+def entry_points_of(tree: Path) -> str:
+    """Return a checkout's entry points as an installation has them."""
+    groups: dict[str, dict[str, str]] = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "entry-points"
+    ]
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {place}\n" for name, place in points.items())
+        for group, points in groups.items()
+    ]
+    return "\n".join(lines)
 
 
 def installed(source: Path, folder: Path) -> Version:
