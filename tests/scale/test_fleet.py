@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 ROUNDS = int(os.environ.get("SCALE_ROUNDS", "1"))
 CLIENTS = int(os.environ.get("SCALE_CLIENTS", "6"))
 SLOW = 6
+TRIES = 4
+"""The balancer chooses: on a busy machine six streams may all be on the other proxies."""
 LOST_S = 90.0
 """A heartbeat is gone after 30 s, two looks see it; and this machine may be slow."""
 
@@ -60,8 +62,8 @@ def test_a_rolling_restart_breaks_nothing(fleet: Fleet) -> None:
             for name in fleet.workers:
                 fleet.restart_worker(name)
             for name in fleet.ports:
-                slow = load.begin_slow(SLOW)
-                assert name in {asked.served_by for asked in slow}, "nothing is under way on what is restarted"
+                under_way = (asked.served_by for _ in range(TRIES) for asked in load.begin_slow(SLOW))
+                assert name in under_way, "nothing is under way on what is restarted"
                 fleet.restart(name)
         load.stop()
     assert load.failed == []
