@@ -63,6 +63,8 @@ NUSD = 1e-9
 LOOK_S = 1.0
 HAND_OVER_S = 1.0
 """Interval at which counts are written to the files that siblings read."""
+NOTED_EVENTS = 100
+"""Events counted at once: a quarter of a millisecond."""
 SHARED = "PROMETHEUS_MULTIPROC_DIR"
 """Variable that makes prometheus_client count in files, in this folder; set by `multiprocess`."""
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
@@ -260,9 +262,11 @@ class Metrics:
         self._hand_over_soon()
 
     def record_event(self, stream: str, event: Event) -> None:
-        """Queue an event of this process; counting many at once costs half."""
+        """Queue an event of this process; counting many at once costs half, but a second's would hold up requests."""
         if isinstance(event, Counted):
             self._noted.append((self._clock.now_ms(), stream, event))
+            if len(self._noted) >= NOTED_EVENTS:
+                self._count_noted()
             self._hand_over_soon()
 
     def _count_noted(self) -> None:

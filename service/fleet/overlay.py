@@ -5,7 +5,7 @@ which all read on the operators' stream, holds before workers have folded it. Pu
 answered. Not here: reading Redis (`snapshots` in a proxy, `control_stream` outside of one).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -18,6 +18,8 @@ from service.routing.view import View
 Entries = Iterable[tuple[bytes, Mapping[bytes, bytes]]]
 """The entries that XRANGE returns."""
 FIRST = "0-0"
+STEP_EVENTS = 200
+"""Events folded without a pause: about a millisecond."""
 
 
 class ControlOverlay:
@@ -38,7 +40,7 @@ class ControlOverlay:
         """Go on from this snapshot, of which `ledger` is the content."""
         folded = entry_order(snapshot.stream_id)
         self._events = [(entry, event) for entry, event in self._events if entry_order(entry) > folded]
-        overlay(ledger, (event for _, event in self._events))
+        overlay(ledger, [event for _, event in self._events])
         self.ledger, self._folded_to = ledger, snapshot.stream_id
 
     def add(self, entries: Entries) -> None:
@@ -57,20 +59,34 @@ class ControlOverlay:
         self._events, self._read_to = [], FIRST
 
 
-def overlay(ledger: Ledger, events: Iterable[Event], reset_ms: int = 0) -> None:
+def overlay(ledger: Ledger, events: Collection[Event], reset_ms: int = 0) -> None:
     """Fold the events that the ledger has not heard into it, by number.
 
     `reset_ms` is the last reset of a route, which its snapshot may not know yet: what that holds is forgotten. If it is
     one of the events, it is folded at its own place instead.
     """
-    unheard = [event for event in events if not has_heard(ledger, event)]
-    if any(isinstance(event, RouteReset) and event.at_ms >= reset_ms for event in unheard):
+    for _ in overlay_in_steps(ledger, events, reset_ms):
+        pass
+
+
+def overlay_in_steps(ledger: Ledger, events: Collection[Event], reset_ms: int = 0) -> Iterator[None]:
+    """Do the same as `overlay`, and yield after each STEP_EVENTS: more of them would hold up all requests of a
+    process."""
+    if reset_ms and any(is_reset(event, reset_ms) and not has_heard(ledger, event) for event in events):
         reset_ms = 0
-    for event in unheard:
-        if event.at_ms > reset_ms:
-            forget_until(ledger, reset_ms)
-        advance(ledger, event)
+    for number, event in enumerate(events, 1):
+        if not has_heard(ledger, event):
+            if event.at_ms > reset_ms:
+                forget_until(ledger, reset_ms)
+            advance(ledger, event)
+        if not number % STEP_EVENTS:
+            yield
     forget_until(ledger, reset_ms)
+
+
+def is_reset(event: Event, at_ms: int) -> bool:
+    """True for a reset of a route at this time or later."""
+    return isinstance(event, RouteReset) and event.at_ms >= at_ms
 
 
 def has_heard(ledger: Ledger, event: Event) -> bool:

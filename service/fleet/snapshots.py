@@ -27,12 +27,12 @@ from service.drain import Drain
 from service.fleet.clock import STEP_MS, Clock
 from service.fleet.fingerprints import FleetFingerprints
 from service.fleet.outbox import Outbox
-from service.fleet.overlay import ControlOverlay, age_of, apply_resets, ledger_in, overlay
+from service.fleet.overlay import ControlOverlay, age_of, apply_resets, ledger_in, overlay, overlay_in_steps
 from service.fleet.stream_loss import StreamLoss
 from service.fleet.tail import RouteTails
 from service.ledger.events import Event
 from service.ledger.fold import advance
-from service.ledger.state import ControlLedger, Heard, RouteLedger
+from service.ledger.state import Heard, Ledger, RouteLedger
 from service.ledger.wire import (
     CHANGES_CHANNEL,
     CONTROL,
@@ -117,6 +117,7 @@ class Watcher:
         self._sampled_s = 0.0
         self._control_anew = False
         self._control_lock = asyncio.Lock()
+        self._adopting = asyncio.Lock()
         self.control_known = redis is None  # True once the control stream was read to its end
         self._tasks: list[asyncio.Task[None]] = []
         self._ready_timer: asyncio.TimerHandle | None = None
@@ -167,32 +168,48 @@ class Watcher:
         """Return the numbers that the newest snapshots acknowledge: stream -> replica -> numbers."""
         return self._heard
 
-    def adopt_snapshot(self, snapshot: Snapshot) -> None:
+    async def adopt_snapshot(self, snapshot: Snapshot) -> None:
         """Adopt a snapshot if it is newer than the current one, and fold own events onto it."""
-        known = self.snapshots.get(snapshot.stream)
-        try:
-            age = age_of(snapshot)
-            if known and age <= age_of(known):
+        async with self._adopting:
+            known = self.snapshots.get(snapshot.stream)
+            try:
+                age = age_of(snapshot)
+                if known and age <= age_of(known):
+                    return
+                ledger = decode_ledger(snapshot.stream, snapshot.ledger)
+            except (msgspec.DecodeError, ValueError) as error:
+                log.warning("snapshot.unreadable", extra={"stream": snapshot.stream, "error": str(error)})
                 return
-            ledger = decode_ledger(snapshot.stream, snapshot.ledger)
-        except (msgspec.DecodeError, ValueError) as error:
-            log.warning("snapshot.unreadable", extra={"stream": snapshot.stream, "error": str(error)})
-            return
-        self.snapshots[snapshot.stream] = snapshot
-        self._heard = self._heard | {snapshot.stream: copy_heard(ledger.heard)}
-        self._outbox.discard_acknowledged(self._heard)
-        if isinstance(ledger, ControlLedger):
+            await self._adopt(snapshot, ledger)
+
+    async def _adopt(self, snapshot: Snapshot, ledger: Ledger) -> None:
+        """Show a newer snapshot. Until all is folded onto it the last one stays, so that requests go on meanwhile."""
+        stream = snapshot.stream
+        heard = self._heard | {stream: copy_heard(ledger.heard)}
+        await self._outbox.discard_acknowledged(heard)
+        if isinstance(ledger, RouteLedger):
+            await self._show_route(stream, snapshot, ledger)
+            self._tails.forget_folded(stream, snapshot)
+        else:
             self._control.take(snapshot, ledger)
             self.view.control = ledger
             apply_resets(self.view.routes, ledger.resets)
-        elif isinstance(ledger, RouteLedger):
-            self._show_route(snapshot.stream, ledger)
+        self.snapshots[stream] = snapshot
+        self._heard = heard
 
-    def _show_route(self, stream: str, ledger: RouteLedger) -> None:
-        """Fold onto the newest snapshot's ledger what it does not include, and show the result."""
-        tail = self._tails.unfolded(stream, self.snapshots.get(stream))
+    async def _show_route(self, stream: str, snapshot: Snapshot | None, ledger: RouteLedger) -> None:
+        """Fold onto a snapshot's ledger what it does not include, and show the result as soon as that is all."""
         reset_ms = self.view.control.resets.get(stream, 0)
-        overlay(ledger, (*tail, *self._outbox.unacknowledged(stream)), reset_ms)
+        own = self._outbox.unacknowledged(stream)
+        events = [*self._tails.unfolded(stream, snapshot), *own]
+        left = len(events) + 1
+        while events and len(events) < left:  # fewer each time, or they come faster than they are folded
+            left, folded_seq = len(events), own[-1].seq if own else 0
+            for _ in overlay_in_steps(ledger, events, reset_ms):
+                await asyncio.sleep(0)
+            events = own = self._outbox.unacknowledged(stream, folded_seq)
+        overlay(ledger, events, reset_ms)
+        apply_resets({stream: ledger}, self.view.control.resets)  # one that has come meanwhile
         self.view.routes[stream] = ledger
 
     async def _listen_forever(self, redis: Redis) -> None:
@@ -228,7 +245,7 @@ class Watcher:
             # A value of another type must not keep other streams and operators' commands from being read.
             snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
             if snapshot:
-                self.adopt_snapshot(snapshot)
+                await self.adopt_snapshot(snapshot)
         if CONTROL in streams:
             await self.read_control()
 
@@ -291,10 +308,11 @@ class Watcher:
 
     async def _read_tail(self, redis: Redis, stream: str) -> None:
         if await self._tails.read(redis, stream, self.snapshots.get(stream)):
-            snapshot = self.snapshots.get(stream)
-            ledger = ledger_in(snapshot) if snapshot else RouteLedger()
-            if isinstance(ledger, RouteLedger):
-                self._show_route(stream, ledger)
+            async with self._adopting:
+                snapshot = self.snapshots.get(stream)
+                ledger = ledger_in(snapshot) if snapshot else RouteLedger()
+                if isinstance(ledger, RouteLedger):
+                    await self._show_route(stream, snapshot, ledger)
 
     async def _check_server(self, redis: Redis) -> None:
         run_id = await combined_run_id(redis)

@@ -48,18 +48,24 @@ class RouteTails:
         return bool(tail.events)
 
     def unfolded(self, stream: str, snapshot: Snapshot | None) -> list[Event]:
-        """Return the events that this snapshot does not include, and forget all others. None of another epoch: its
-        stream is another one."""
+        """Return the events that this snapshot does not include."""
+        return [event for _, event in self._behind(stream, snapshot)]
+
+    def forget_folded(self, stream: str, snapshot: Snapshot) -> None:
+        """Forget the events that this snapshot includes."""
         tail = self._tails.get(stream)
-        if tail is None or snapshot is None:
-            return [event for _, event in tail.events] if tail else []
+        if tail is not None:
+            tail.events = self._behind(stream, snapshot)
+
+    def _behind(self, stream: str, snapshot: Snapshot | None) -> list[tuple[str, Event]]:
+        """Return what is behind a snapshot; nothing is behind one of another epoch, whose stream is another one."""
+        tail = self._tails.get(stream)
+        if tail is None or not tail.events or snapshot is None:
+            return tail.events if tail else []
+        if snapshot.epoch != tail.epoch:
+            return []
         folded = entry_order(snapshot.stream_id)
-        tail.events = [
-            (entry, event)
-            for entry, event in tail.events
-            if snapshot.epoch == tail.epoch and entry_order(entry) > folded
-        ]
-        return [event for _, event in tail.events]
+        return [(entry, event) for entry, event in tail.events if entry_order(entry) > folded]
 
     def _add(self, tail: Tail, events: list[Decoded]) -> None:
         """Add an entry's events. Those without a number are the workers' own, and come with their snapshots."""

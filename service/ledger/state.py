@@ -20,7 +20,9 @@ class Heard(Struct, omit_defaults=True):
 
     def has(self, seq: int) -> bool:
         """True if the event with this number was folded."""
-        return seq <= self.high and not any(first <= seq <= last for first, last in self.gaps)
+        if seq > self.high or not self.gaps:  # asked of each event that waits for a snapshot
+            return seq <= self.high
+        return not any(first <= seq <= last for first, last in self.gaps)
 
 
 class Usage(Struct, omit_defaults=True, gc=False):

@@ -6,6 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import auth_throttle as brake
+from service.ledger.events import Event
 from tests.fakes import FakeProvider, Usage, reply
 from tests.support.event_factories import failed
 from tests.support.proxies import ASK, STREAM, Server, Serving
@@ -202,6 +203,20 @@ async def test_second_opinions_are_counted_by_outcome(server: Server, anthropic:
     found = await read(served)
     assert counted(found["ccproxy_second_opinions_total"]) == {("confirmed", "anthropic"): 1, ("none", "anthropic"): 1}
     assert counted(found["ccproxy_unknown_errors_total"]) == {("anthropic",): 1}
+
+
+async def test_a_second_of_much_load_is_not_counted_at_once(
+    server: Server, anthropic: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold up the requests of that moment; of few, many are."""
+    served = await server.start(anthropic=anthropic)
+    monkeypatch.setattr("service.console.metrics.NOTED_EVENTS", 7)
+    metrics, recorded, counts = served.parts.metrics, list[Event](), list[int]()
+    monkeypatch.setattr(metrics.attempts, "add", lambda *_: counts.append(len(recorded)))
+    for event in (failed() for _ in range(20)):
+        recorded.append(event)
+        metrics.record_event("anthropic", event)
+    assert counts == [7] * 7 + [14] * 7
 
 
 async def test_how_requests_end_is_told_apart(server: Server, anthropic: FakeProvider) -> None:

@@ -1,10 +1,14 @@
 """The law of the view: a snapshot with the own events laid over it is the ledger that will be, and nothing else."""
 
+from itertools import pairwise
+from unittest.mock import patch
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.fleet.overlay import apply_resets, overlay
+from service.fleet import overlay as rooms
+from service.fleet.overlay import apply_resets, overlay, overlay_in_steps
 from service.ledger import fold, wire
 from service.ledger.events import FOLD_RULES, AttemptEnded, RouteEvent, RouteReset
 from service.ledger.state import RouteLedger
@@ -41,6 +45,19 @@ def test_overlay_is_the_fold_of_what_the_snapshot_has_not_heard(log: Log, data: 
     view = published(log[:cut])
     overlay(view, kept)
     assert plain(view) == plain(after(*prefix, *(event for event in kept if event.event_id not in folded)))
+
+
+@FEW
+@given(logs(), st.integers(1, 5))
+def test_overlay_in_steps_is_the_overlay(log: Log, step: int) -> None:
+    """However long the steps are, none folds more than it may."""
+    others = [event for event in distinct(log) if event.replica != OWN]
+    view, whole = published(others), published(others)
+    with patch.object(rooms, "STEP_EVENTS", step), patch.object(rooms, "advance", wraps=fold.advance) as advance:
+        folded = [advance.call_count for _ in overlay_in_steps(view, own_events(log))]
+    assert all(end - begin <= step for begin, end in pairwise([0, *folded, advance.call_count]))
+    overlay(whole, own_events(log))
+    assert plain(view) == plain(whole)
 
 
 @FEW

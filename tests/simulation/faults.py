@@ -1,13 +1,12 @@
 """Faults planted on purpose: each takes one protection out of the real code, and the simulation has to notice."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
 from service.fleet.outbox import Outbox, QueuedEvent, acknowledge
-from service.ledger.events import Event, PriceChange, ResourceUsed, TokenCounts
-from service.ledger.fold import advance
+from service.ledger.events import PriceChange, ResourceUsed, TokenCounts
 from service.ledger.state import Ledger, ResourceTotal, Usage
 from service.ledger.usage_lines import plus
 from tests.simulation.redis_model import Data
@@ -41,12 +40,6 @@ def everything_is_fresh(
 def trim_by_length(data: Data, events_key: str, _stream_id: str, kept: int) -> None:
     """The newest entries stay, folded or not; the rest goes."""
     data.xtrim(events_key, maxlen=kept)
-
-
-def overlay_all(ledger: Ledger, events: Iterable[Event], _reset_ms: int = 0) -> None:
-    """Own events are laid over the snapshot, whether it has heard them or not."""
-    for event in events:
-        advance(ledger, event)
 
 
 def same_epoch(streams: StreamSource, stream: str, run_id: str, stream_id: str) -> EntryBatch:
@@ -87,7 +80,7 @@ FAULTS: dict[str, list[Switch]] = {
         lambda: patch("tests.simulation.postgres_model.Database.unique_ids", new=False),
     ],
     "trim-by-maxlen": [lambda: patch("tests.simulation.redis_model.trim_rule", trim_by_length)],
-    "overlay-without-heard": [lambda: patch("service.fleet.snapshots.overlay", overlay_all)],
+    "overlay-without-heard": [lambda: patch("service.fleet.overlay.has_heard", lambda *_: False)],
     "publish-without-its-fence": [lambda: patch("tests.simulation.redis_model.fence_rule", lambda *_: 1)],
     "epoch-not-raised": [lambda: patch("workers.project.read_batch", same_epoch)],
     "checkpoint-not-locked": [lambda: patch("tests.simulation.postgres_model.Database.holder", lambda *_: None)],

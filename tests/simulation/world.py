@@ -43,6 +43,8 @@ SIZES = [
     ("service.fleet.spool.SEGMENT_BYTES", 2_000, 3),
     ("service.fleet.outbox.BATCH_EVENTS", 3, 4),
     ("service.fleet.outbox.KEPT_EVENTS", 5, 5),
+    ("service.fleet.overlay.STEP_EVENTS", 1, 2),
+    ("service.fleet.outbox.STEP_EVENTS", 1, 2),
 ]
 """What is made small, how small, and in each how-manieth seed."""
 ROUNDS_OF_REST = 60

@@ -20,6 +20,7 @@ from tests.support.waiting import eventually
 from tests.workers.conftest import Bench
 from workers import worker_process
 from workers.outage import Outage
+from workers.worker_command import NICENESS
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "from workers.worker_command import worker; worker()"
@@ -105,6 +106,13 @@ class Traffic:
             piece: list[Event] = self.events[begin : begin + self._size]
             append_each(self.bench.redis, piece)
         self.done.set()
+
+
+def test_requests_go_first(start: Start) -> None:
+    """A worker's priority is lower than a proxy's: on few cores its work is done in between."""
+    process = start().ready().process
+    lower = os.getpriority(os.PRIO_PROCESS, process.pid) - os.getpriority(os.PRIO_PROCESS, 0)
+    assert lower == min(NICENESS, 19 - os.getpriority(os.PRIO_PROCESS, 0))
 
 
 @pytest.mark.parametrize("database", ["up", "down"])

@@ -180,14 +180,14 @@ async def test_heard_events_are_let_go_and_the_others_stay(make: MakeOutbox) -> 
     await outbox.start()
     await append_many(outbox, 6)
     assert numbers(outbox.unacknowledged(STREAM)) == [1, 2, 3, 4, 5, 6]
-    outbox.discard_acknowledged(heard(2))
+    await outbox.discard_acknowledged(heard(2))
     assert numbers(outbox.unacknowledged(STREAM)) == [3, 4, 5, 6]
-    outbox.discard_acknowledged(heard(5, (3, 3)))
+    await outbox.discard_acknowledged(heard(5, (3, 3)))
     assert 3 in numbers(outbox.unacknowledged(STREAM)), "a gap was not heard"
-    outbox.discard_acknowledged(heard(9, replica="r2"))
-    outbox.discard_acknowledged({})
+    await outbox.discard_acknowledged(heard(9, replica="r2"))
+    await outbox.discard_acknowledged({})
     assert 6 in numbers(outbox.unacknowledged(STREAM))
-    outbox.discard_acknowledged(heard(6))
+    await outbox.discard_acknowledged(heard(6))
     assert numbers(outbox.unacknowledged(STREAM)) == []
     assert list(outbox.unacknowledged("nobody")) == []
     await outbox.stop()
@@ -203,7 +203,7 @@ async def test_the_oldest_event_that_no_snapshot_includes_is_told(make: MakeOutb
         await outbox.append(stream, replace(started(), at_ms=5_000 + number))
     assert outbox.pending == 1
     for known in ({}, heard(1), heard(1, stream="zai")):
-        outbox.discard_acknowledged(known)
+        await outbox.discard_acknowledged(known)
         told.append(outbox.oldest_unacknowledged_ms)
     assert told == [None, 5_000, 5_001, 5_002]
     port.release.set()
@@ -217,13 +217,13 @@ async def test_a_stream_that_redis_has_lost_is_appended_again(make: MakeOutbox) 
     await outbox.start()
     await append_many(outbox, 4)
     assert [outbox.has_kept(STREAM, seq) for seq in (0, 1, 4)] == [False, True, True]
-    outbox.discard_acknowledged(heard(2))
+    await outbox.discard_acknowledged(heard(2))
     assert [outbox.has_kept(STREAM, seq) for seq in (2, 3)] == [False, True]
     port.entries.clear()
     assert outbox.stream_lost(STREAM) == 2
     await wait_until(lambda: port.seqs() == [3, 4])
     assert outbox.resent == {"redis_replaced": 0, "stream_lost": 2}
-    outbox.discard_acknowledged(heard(4))
+    await outbox.discard_acknowledged(heard(4))
     assert not outbox.has_kept(STREAM, 4)
     assert not outbox.has_kept("nobody", 4)
     await outbox.stop()
@@ -235,7 +235,7 @@ async def test_another_redis_gets_all_that_was_not_heard(make: MakeOutbox) -> No
     outbox = make(port)
     await outbox.start()
     await append_many(outbox, 5)
-    outbox.discard_acknowledged(heard(2))
+    await outbox.discard_acknowledged(heard(2))
     port.entries.clear()
     outbox.redis_changed()
     await outbox.append(STREAM, started())

@@ -46,7 +46,7 @@ class Bench:
                 self.port.usual = usual
             case ("hear", int(number)):
                 self.fold(self.port.events()[:number])
-                self.outbox.discard_acknowledged({STREAM: self.heard})
+                await self.outbox.discard_acknowledged({STREAM: self.heard})
                 await self.outbox.discard_delivered({STREAM: self.heard})
             case ("lose", _):  # an empty Redis in place of the last; the watcher notices
                 self.port.entries.clear()

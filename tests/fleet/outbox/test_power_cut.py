@@ -15,7 +15,7 @@ async def test_what_redis_took_last_is_on_disk_once_it_is_away(make: MakeOutbox,
     await victim.start()
     for _ in range(4):
         await victim.append(STREAM, started())
-    victim.discard_acknowledged(heard(1, replica="victim"))
+    await victim.discard_acknowledged(heard(1, replica="victim"))
     port.usual = "refuse"
     await victim.append(STREAM, started())
     await wait_until(lambda: list((tmp_path / "spool" / "victim").glob("*.spool")))

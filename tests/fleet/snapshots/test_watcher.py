@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from service.embedded.valkey import Valkey
 from service.fleet import snapshots as rooms
+from service.fleet.overlay import apply_resets
 from service.fleet.snapshots import Watcher
 from service.ledger import wire
 from service.ledger.events import (
@@ -244,6 +245,31 @@ async def test_own_events_are_laid_over_a_snapshot_once(post: Post) -> None:
     await wait_until(lambda: post.watcher.snapshots["anthropic"].position == 11)
     assert post.attempts() == 105
     assert list(post.outbox.unacknowledged("anthropic")) == []
+
+
+async def test_requests_go_on_while_a_snapshot_is_adopted(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many own events wait, since workers were away: they are discarded and folded in steps. The view before stands
+    until all are folded, and what requests and operators bring meanwhile holds in both."""
+    monkeypatch.setattr("service.fleet.overlay.STEP_EVENTS", 5)
+    monkeypatch.setattr("service.fleet.outbox.STEP_EVENTS", 5)
+    await asyncio.gather(*(post.outbox.append("anthropic", ended()) for _ in range(100)))
+    await post.publish(route_ledger(50, heard={"r1": {"high": 50}}), position=10)
+    async with asyncio.timeout(10):
+        while post.outbox.unacknowledged_count == 100:  # noqa: ASYNC110 - each turn of the loop counts
+            await asyncio.sleep(0)
+    at_ms, seen, appends = clock.now_ms(), list[tuple[int, int]](), list[asyncio.Task[int]]()
+    while "anthropic" not in post.watcher.snapshots:
+        if len(seen) == 5:
+            post.watcher.view.control.resets["anthropic"] = at_ms
+            apply_resets(post.watcher.view.routes, post.watcher.view.control.resets)
+        appends.append(asyncio.create_task(post.outbox.append("anthropic", ended())))
+        await asyncio.sleep(0)
+        seen.append((len(appends), post.attempts()))
+    assert len(seen) >= 10 + 10, "50 to discard, 50 to fold"
+    assert [attempts for _, attempts in seen] == [100 + appended for appended, _ in seen]
+    await asyncio.gather(*appends)
+    assert post.attempts() == 100 + len(appends)
+    assert post.watcher.view.ledger("anthropic").reset_ms == at_ms
 
 
 async def test_an_open_attempt_shows_and_goes(post: Post) -> None:
