@@ -359,6 +359,12 @@ def test_content_is_measured_from_its_first_block_on(line_end: bytes) -> None:
         assert (tap.content_bytes, tap.content_events) == (sizes, counts)
 
 
+def test_content_in_the_chunk_of_the_start_is_measured_without_the_start() -> None:
+    """Whatever else of the content is in that chunk."""
+    content = block(type="text", text="") + event("new_kind") + DELTA
+    assert tapped(start({}) + content).content_bytes == len(content)
+
+
 def test_an_event_behind_further_empty_lines_is_one() -> None:
     """A provider may send more of them than one."""
     tap = tapped(start({}), DELTA, b"\n" + DELTA, b"\n\n" + DELTA)

@@ -50,6 +50,7 @@ def test_what_was_told_is_kept_and_the_rest_estimated(told: TokenCounts, expecte
 
 MODEL = "claude-sonnet-5-5"
 START = event("message_start", message={"usage": {"input_tokens": 7, "output_tokens": 1}})
+PROMPT = event("message_start", message={"usage": {"input_tokens": 7}})
 BLOCK = event("content_block_start", content_block={"type": "text", "text": ""})
 DELTA = event("content_block_delta", delta={"type": "text_delta", "text": " word" * 100})
 THINKING = event("content_block_start", content_block={"type": "thinking", "thinking": ""})
@@ -99,6 +100,12 @@ def read(*parts: bytes, estimator: UsageEstimator | None = None, took_ms: int = 
         pytest.param([BLOCK, DELTA], TokenCounts(input=100, output=78), True, id="nothing was told of the prompt"),
         pytest.param(
             [START, BLOCK, DELTA, reported(1), STOP], TokenCounts(input=7, output=1), False, id="reported, as it is"
+        ),
+        pytest.param(
+            [PROMPT, reported(0), STOP], TokenCounts(input=7, output=0), False, id="reported that nothing was written"
+        ),
+        pytest.param(
+            [BLOCK, DELTA, reported(5), STOP], TokenCounts(input=111, output=5), True, id="reported but for the prompt"
         ),
         pytest.param([BLOCK, DELTA, STOP], TokenCounts(input=100, output=78), True, id="an end without a report"),
         pytest.param(
