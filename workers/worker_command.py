@@ -3,6 +3,7 @@
 Apart from the other commands (`cli`), so that a process that runs for months does not hold what they import.
 """
 
+import contextlib
 import os
 import sys
 
@@ -48,4 +49,5 @@ def let_requests_go_first() -> None:
     """Lower the priority of this process. A busy proxy's events of one second are a tenth of a second's work, which
     would hold up its requests where cores are few; a tenth of a core is more than folding needs."""
     if os.name == "posix":
-        os.nice(NICENESS)
+        with contextlib.suppress(OSError):  # a sandbox may deny it, as systemd's does without @resources
+            os.nice(NICENESS)

@@ -15,6 +15,7 @@ from service.cli import main
 from service.settings import FOR_WORKERS, SECRETS, load
 from tests.deploy.judges import DEPLOY, ROOT
 from tests.support.servers import program
+from workers.worker_command import NICENESS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +80,11 @@ def test_the_unit_runs_a_command_and_stops_as_long_as_it_takes(unit: str) -> Non
         drain = load(environ={"PROXY_HOST": "0.0.0.0", "PROXY_API_KEYS": "ledger"}).drain  # noqa: S104 - not bound
         [stop_s] = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
         assert int(stop_s) > drain.longest_s
+
+
+def test_the_unit_gives_a_worker_its_priority() -> None:
+    """The sandbox denies the worker's own call."""
+    assert f"\nNice={NICENESS}\n" in source("ccproxy-worker@1.service")
 
 
 def test_a_worker_is_given_no_secret_that_is_not_its_own() -> None:

@@ -1,5 +1,6 @@
 """Real worker processes against real servers that go away: nothing is lost, nothing counts twice, little is said."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from tests.support.waiting import eventually
 from tests.workers.conftest import Bench
 from workers import worker_process
 from workers.outage import Outage
-from workers.worker_command import NICENESS
+from workers.worker_command import NICENESS, let_requests_go_first
 
 ROOT = Path(__file__).parents[2]
 COMMAND = "from workers.worker_command import worker; worker()"
@@ -113,6 +114,19 @@ def test_requests_go_first(start: Start) -> None:
     process = start().ready().process
     lower = os.getpriority(os.PRIO_PROCESS, process.pid) - os.getpriority(os.PRIO_PROCESS, 0)
     assert lower == min(NICENESS, 19 - os.getpriority(os.PRIO_PROCESS, 0))
+
+
+def test_a_worker_works_where_it_may_not_change_its_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under systemd, whose sandbox denies `@resources`."""
+    asked = list[int]()
+
+    def denied(increment: int) -> int:
+        asked.append(increment)
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "nice", denied)
+    let_requests_go_first()
+    assert asked == [NICENESS]
 
 
 @pytest.mark.parametrize("database", ["up", "down"])
