@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -117,7 +118,7 @@ class Watcher:
         self._sampled_s = 0.0
         self._control_anew = False
         self._control_lock = asyncio.Lock()
-        self._adopting = asyncio.Lock()
+        self._adopting = defaultdict[str, asyncio.Lock](asyncio.Lock)
         self.control_known = redis is None  # True once the control stream was read to its end
         self._tasks: list[asyncio.Task[None]] = []
         self._ready_timer: asyncio.TimerHandle | None = None
@@ -170,7 +171,7 @@ class Watcher:
 
     async def adopt_snapshot(self, snapshot: Snapshot) -> None:
         """Adopt a snapshot if it is newer than the current one, and fold own events onto it."""
-        async with self._adopting:
+        async with self._adopting[snapshot.stream]:
             known = self.snapshots.get(snapshot.stream)
             try:
                 age = age_of(snapshot)
@@ -185,7 +186,7 @@ class Watcher:
     async def _adopt(self, snapshot: Snapshot, ledger: Ledger) -> None:
         """Show a newer snapshot. Until all is folded onto it the last one stays, so that requests go on meanwhile."""
         stream = snapshot.stream
-        heard = self._heard | {stream: copy_heard(ledger.heard)}
+        heard = {stream: copy_heard(ledger.heard)}
         await self._outbox.discard_acknowledged(heard)
         if isinstance(ledger, RouteLedger):
             await self._show_route(stream, snapshot, ledger)
@@ -195,7 +196,7 @@ class Watcher:
             self.view.control = ledger
             apply_resets(self.view.routes, ledger.resets)
         self.snapshots[stream] = snapshot
-        self._heard = heard
+        self._heard = self._heard | heard
 
     async def _show_route(self, stream: str, snapshot: Snapshot | None, ledger: RouteLedger) -> None:
         """Fold onto a snapshot's ledger what it does not include, and show the result as soon as that is all."""
@@ -207,9 +208,9 @@ class Watcher:
             left, folded_seq = len(events), own[-1].seq if own else 0
             for _ in overlay_in_steps(ledger, events, reset_ms):
                 await asyncio.sleep(0)
+            apply_resets({stream: ledger}, self.view.control.resets)  # one that has come meanwhile: not of what follows
             events = own = self._outbox.unacknowledged(stream, folded_seq)
         overlay(ledger, events, reset_ms)
-        apply_resets({stream: ledger}, self.view.control.resets)  # one that has come meanwhile
         self.view.routes[stream] = ledger
 
     async def _listen_forever(self, redis: Redis) -> None:
@@ -235,7 +236,14 @@ class Watcher:
                 await self._read(redis, streams)
 
     async def _read(self, redis: Redis, streams: Sequence[str]) -> None:
-        """Read these streams' snapshots, in one round trip."""
+        """Read these streams' snapshots, and adopt them."""
+        for snapshot in await self._look(redis, streams):
+            await self.adopt_snapshot(snapshot)
+
+    async def _look(self, redis: Redis, streams: Sequence[str]) -> list[Snapshot]:
+        """Read these streams' snapshots, in one round trip, and return those of routes: to adopt one takes seconds
+        after an outage, and no operator's command waits for it."""
+        routes = []
         pipe = redis.pipeline(transaction=False)
         for stream in streams:
             pipe.get(snapshot_key(stream))
@@ -244,10 +252,13 @@ class Watcher:
                 raise raw
             # A value of another type must not keep other streams and operators' commands from being read.
             snapshot = decode_snapshot(raw) if isinstance(raw, bytes) else None
-            if snapshot:
+            if snapshot and snapshot.stream == CONTROL:
                 await self.adopt_snapshot(snapshot)
+            elif snapshot:
+                routes.append(snapshot)
         if CONTROL in streams:
             await self.read_control()
+        return routes
 
     async def _tick_forever(self, redis: Redis) -> None:
         while True:
@@ -282,10 +293,15 @@ class Watcher:
         await self._check_server(redis)
         if self.fingerprints.offer:
             await self._agree_on_key(redis, self.fingerprints.offer)
-        await self._read(redis, self._known_streams)
-        if not self._tails_known:
+        routes = await self._look(redis, self._known_streams)
+        if self._tails_known:
+            self._have_adopted(routes)
+        else:
+            for snapshot in routes:
+                await self.adopt_snapshot(snapshot)
             await self._read_tails(redis)
-        await self._losses.look(redis, self.snapshots, self._heard)
+        # Streams are trimmed behind the newest snapshots, adopted or not.
+        await self._losses.look(redis, self.snapshots | {one.stream: one for one in routes}, self._heard)
         await self._send_heartbeat(redis)
         if not self._tails_known and self.replicas > 1:
             await redis.xadd(events_key(CONTROL), {ENTRY_FIELD: encode_entry(())})  # workers learn that others wait now
@@ -293,6 +309,14 @@ class Watcher:
         self._tails_known = True
         await self._outbox.discard_delivered(self._heard)
         self.ready.set()
+
+    def _have_adopted(self, snapshots: Sequence[Snapshot]) -> None:
+        """Have what is new among these snapshots adopted beside the rounds: they bring operators' commands, and show
+        others that this process lives."""
+        news = {one.stream for one in snapshots if one != self.snapshots.get(one.stream)}
+        if news:
+            self._changed |= news
+            self._wake.set()
 
     @property
     def _known_streams(self) -> list[str]:
@@ -308,7 +332,7 @@ class Watcher:
 
     async def _read_tail(self, redis: Redis, stream: str) -> None:
         if await self._tails.read(redis, stream, self.snapshots.get(stream)):
-            async with self._adopting:
+            async with self._adopting[stream]:
                 snapshot = self.snapshots.get(stream)
                 ledger = ledger_in(snapshot) if snapshot else RouteLedger()
                 if isinstance(ledger, RouteLedger):

@@ -71,7 +71,8 @@ class StreamLoss:
 
     def _is_passed_over(self, stream: str, account: Heard | None) -> bool:
         """True if a snapshot includes later events of this process than the oldest one that was sent."""
-        return account is not None and self._outbox.queues[stream].sent[0].event.seq < account.high
+        oldest_seq = self._outbox.queues[stream].sent[0].event.seq
+        return account is not None and oldest_seq < account.high and not account.has(oldest_seq)
 
     def _resend(self, stream: str) -> None:
         now_s = asyncio.get_running_loop().time()

@@ -1,7 +1,8 @@
 """What Redis loses before a worker has folded it is noticed, said, and appended again; who may not use it is named."""
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from service.app import open_redis
 from service.embedded.valkey import Valkey
 from service.fleet import snapshots as rooms
 from service.fleet import stream_loss
+from service.fleet.stream_loss import StreamLoss
 from service.ledger import wire
+from service.ledger.state import Heard
 from service.problems import ProblemCode
 from tests.fleet.snapshots.conftest import Post, control_ledger, route_ledger
 from tests.support.outbox_factories import ended
@@ -68,6 +71,41 @@ LOSSES: dict[str, Callable[[Redis], Any]] = {
     "FLUSHALL": lambda redis: redis.flushall(),
     "eviction": evict,
 }
+
+
+async def test_what_is_trimmed_while_a_snapshot_is_being_adopted_is_not_lost(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers have folded much since the snapshot that this proxy still shows, and since its last look."""
+    ends = asyncio.Event()
+
+    def fold(*_: Any) -> Iterator[None]:
+        while not ends.is_set():
+            yield
+
+    await append(post, 2)
+    monkeypatch.setattr(rooms, "overlay_in_steps", fold)
+    at_ms, _, count = post.watcher._losses._last_entries["anthropic"].partition("-")
+    last = f"{at_ms}-{int(count) + 1}"
+    await post.publish(route_ledger(), position=1, stream_id=last)
+    await wait_until(post.watcher._adopting["anthropic"].locked)
+    async with post.hand.pipeline() as pipe:
+        pipe.xadd(KEY, {wire.ENTRY_FIELD: wire.encode_entry(())}, id=last)
+        pipe.xtrim(KEY, minid=last, approximate=False)
+        await pipe.execute()
+    await wait_until(lambda: post.watcher._losses._last_entries["anthropic"] == last)
+    assert post.outbox.resent["stream_lost"] == 0
+    ends.set()
+    await wait_until(lambda: "anthropic" in post.watcher.snapshots)
+
+
+async def test_what_a_snapshot_has_heard_is_not_lost(post: Post) -> None:
+    """After a restart of Redis, which has kept all, events are appended again that the next snapshot includes."""
+    await append(post, 2)
+    await StreamLoss(post.outbox).look(post.redis, {}, {"anthropic": {"r1": Heard(high=3, gaps=[(2, 2)])}})
+    assert post.outbox.resent["stream_lost"] == 0
+    await StreamLoss(post.outbox).look(post.redis, {}, {"anthropic": {"r1": Heard(high=3, gaps=[(1, 1)])}})
+    assert post.outbox.resent["stream_lost"] == 2
 
 
 @pytest.mark.parametrize("how", LOSSES)

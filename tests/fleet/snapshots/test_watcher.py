@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from service.embedded.valkey import Valkey
 from service.fleet import snapshots as rooms
-from service.fleet.overlay import apply_resets
+from service.fleet.overlay import apply_resets, overlay_in_steps
 from service.fleet.snapshots import Watcher
 from service.ledger import wire
 from service.ledger.events import (
@@ -270,6 +270,58 @@ async def test_requests_go_on_while_a_snapshot_is_adopted(post: Post, monkeypatc
     await asyncio.gather(*appends)
     assert post.attempts() == 100 + len(appends)
     assert post.watcher.view.ledger("anthropic").reset_ms == at_ms
+
+
+async def test_what_fails_after_a_reset_counts_in_the_snapshot_that_was_being_adopted(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reset clears what was before it, and not what came while the rest was folded."""
+    await post.outbox.append("anthropic", ended())
+    appends = list[asyncio.Task[int]]()
+
+    def fold(*arguments: Any) -> Iterator[None]:
+        yield
+        if not appends:
+            post.watcher.view.control.resets["anthropic"] = at_ms = clock.now_ms()
+            apply_resets(post.watcher.view.routes, post.watcher.view.control.resets)
+            failed = replace(ended(), started_at_ms=at_ms + 1, outcome="failed", kind="server_error", scope="provider")
+            appends.append(asyncio.create_task(post.outbox.append("anthropic", failed)))
+        yield
+        yield from overlay_in_steps(*arguments)
+
+    monkeypatch.setattr(rooms, "overlay_in_steps", fold)
+    await post.publish(route_ledger(), position=10)
+    await wait_until(lambda: "anthropic" in post.watcher.snapshots)
+    await asyncio.gather(*appends)
+    assert post.attempts() == 2
+    assert post.watcher.view.ledger("anthropic").health["r1"].failures_in_row == 1
+
+
+async def test_an_adoption_that_takes_long_holds_up_no_command(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under load it may take seconds. Meanwhile operators' commands act, and others see that this proxy lives."""
+    ends, key = asyncio.Event(), wire.replica_key("r1")
+
+    def fold(*_: Any) -> Iterator[None]:
+        while not ends.is_set():
+            yield
+
+    async def has_beaten() -> bool:
+        return await post.hand.hget(key, "at_ms") is not None
+
+    await post.outbox.append("anthropic", ended())
+    await wait_until(post.watcher.ready.is_set)
+    monkeypatch.setattr(rooms, "overlay_in_steps", fold)
+    await post.publish(route_ledger(1), position=1)
+    await wait_until(post.watcher._adopting["anthropic"].locked)
+    await post.control(disabled())
+    await wait_until(lambda: "anthropic" in post.watcher.view.control.disabled)
+    await post.publish(control_ledger(), stream=CONTROL, position=1)
+    await wait_until(lambda: CONTROL in post.watcher.snapshots)
+    await post.hand.delete(key)
+    await wait_for_answer(has_beaten)
+    assert "anthropic" not in post.watcher.snapshots
+    ends.set()
+    await wait_until(lambda: "anthropic" in post.watcher.snapshots)
 
 
 async def test_an_open_attempt_shows_and_goes(post: Post) -> None:
