@@ -17,8 +17,8 @@ import contextlib
 import logging
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, repeat, takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -46,6 +46,8 @@ KEPT_EVENTS = 50_000
 """Maximum events of one stream in memory, about 50 MB; older ones are on disk."""
 STEP_EVENTS = 500
 """Events discarded without a pause: a quarter of a millisecond. A second of much load leaves thousands."""
+DISK_EVENTS = 2_000
+"""Events written to disk at once: two milliseconds. All that was kept is as much as 50,000."""
 FRESH_MS = 5_000
 """Entries older than this are on Redis's disk: it fsyncs each second, and delays writes after two."""
 RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -200,7 +202,7 @@ class Outbox:
         kept = QueuedEvent(event, done, round=self._round)
         lane.pending.append(kept)
         if self.away:
-            self._write_to_disk(stream, kept)
+            self._write_to_disk(stream, (kept,))
             self._drop_oldest()
         else:
             self._has_work.set()
@@ -218,10 +220,7 @@ class Outbox:
         self._timer = None
         late, self._round = self._round, self._round + 1
         for stream, lane in self.queues.items():
-            for kept in lane.pending:
-                if kept.round >= late:
-                    break
-                self._write_to_disk(stream, kept)
+            self._write_to_disk(stream, takewhile(lambda kept: kept.round < late, lane.pending))
         if self.pending:
             self._watch_pending()
 
@@ -328,8 +327,8 @@ class Outbox:
                 self._drop_oldest_of(stream, lane)
 
     def _drop_oldest_of(self, stream: str, lane: StreamQueue) -> None:
-        for kept in islice(lane.sent, min(BATCH_EVENTS, max(0, len(lane.sent) - KEPT_EVENTS))):
-            self._write_to_disk(stream, kept)
+        excess = min(BATCH_EVENTS, max(0, len(lane.sent) - KEPT_EVENTS))
+        self._write_to_disk(stream, islice(lane.sent, excess))
         while len(lane.sent) > KEPT_EVENTS and lane.sent[0].on_disk:
             lane.sent.popleft()
         while len(lane.pending) > KEPT_EVENTS and lane.pending[0].on_disk:
@@ -375,30 +374,30 @@ class Outbox:
         """Spool the events sent last: Redis may restart without them, and this process may die before it notices."""
         oldest_ms = self._clock.now_ms() - FRESH_MS
         for stream, lane in self.queues.items():
-            for kept in lane.sent:
-                if kept.event.at_ms >= oldest_ms:
-                    self._write_to_disk(stream, kept)
+            self._write_to_disk(stream, (kept for kept in lane.sent if kept.event.at_ms >= oldest_ms))
 
     def _spool_pending(self) -> None:
         """Spool all events that are not on the stream."""
         for stream, lane in self.queues.items():
-            for kept in lane.pending:
-                self._write_to_disk(stream, kept)
+            self._write_to_disk(stream, lane.pending)
 
-    def _write_to_disk(self, stream: str, queued: QueuedEvent) -> None:
-        """Hand an event to the spool, once."""
-        if queued.to_disk:
-            return
-        queued.to_disk = True
-        self._to_disk.append((stream, queued))
-        self._has_disk_work.set()
+    def _write_to_disk(self, stream: str, events: Iterable[QueuedEvent]) -> None:
+        """Hand events to the spool, each once."""
+        news = [kept for kept in events if not kept.to_disk]
+        for kept in news:
+            kept.to_disk = True
+        self._to_disk.extend(zip(repeat(stream), news))
+        if news:
+            self._has_disk_work.set()
 
     async def _spool_forever(self) -> None:
-        """Write queued events, with one fsync for all of them."""
+        """Write queued events, with one fsync for as many as do not hold up requests."""
         while self._to_disk or not self._stopping:
             await self._has_disk_work.wait()
-            self._has_disk_work.clear()
-            batch, self._to_disk = self._to_disk, []
+            batch = self._to_disk[:DISK_EVENTS]
+            del self._to_disk[:DISK_EVENTS]
+            if not self._to_disk:
+                self._has_disk_work.clear()
             if not batch:
                 continue
             records = [SpoolRecord(stream, msgspec.structs.replace(kept.event, spooled=True)) for stream, kept in batch]

@@ -45,6 +45,7 @@ SIZES = [
     ("service.fleet.outbox.KEPT_EVENTS", 5, 5),
     ("service.fleet.overlay.STEP_EVENTS", 1, 2),
     ("service.fleet.outbox.STEP_EVENTS", 1, 2),
+    ("service.fleet.outbox.DISK_EVENTS", 2, 3),
 ]
 """What is made small, how small, and in each how-manieth seed."""
 ROUNDS_OF_REST = 60

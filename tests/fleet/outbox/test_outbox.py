@@ -3,7 +3,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -171,6 +171,24 @@ async def test_while_redis_is_away_answers_wait_for_the_disk_alone(make: MakeOut
     await wait_until(lambda: not outbox.pending)
     assert sorted(set(port.seqs())) == list(range(1, 41))
     assert all(event.spooled for event in port.events() if event.seq > 20), "it waited, and says so"
+    await outbox.stop()
+
+
+async def test_many_events_are_written_to_disk_in_parts(make: MakeOutbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a loss, all that was kept may go to disk; at once it would hold up requests."""
+    monkeypatch.setattr(rooms, "DISK_EVENTS", 3)
+    outbox, parts = make(ScriptedPort("refuse")), list[int]()
+    write = outbox._spool.append
+
+    def count(records: Sequence[SpoolRecord]) -> None:
+        parts.append(len(records))
+        write(records)
+
+    monkeypatch.setattr(outbox._spool, "append", count)
+    await outbox.start()
+    await append_many(outbox, 10)
+    await wait_until(lambda: sum(parts) == 10)
+    assert max(parts) == 3
     await outbox.stop()
 
 

@@ -21,6 +21,7 @@ STEPS = st.one_of(
     st.tuples(st.just("append"), st.integers(1, 6)),
     st.tuples(st.just("usual"), st.sampled_from(["answer", "refuse", "land and fail"])),
     st.tuples(st.just("hear"), st.integers(0, 40)),
+    st.tuples(st.just("meanwhile"), st.integers(0, 40)),
     st.tuples(st.just("lose"), st.just(0)),
     st.tuples(st.just("wait"), st.integers(0, 3)),
 )
@@ -34,6 +35,7 @@ class Bench:
         self.port = ScriptedPort()
         self.outbox = Outbox(self.port, replica="r1", clock=clock, spool_root=folder)
         self.heard: dict[str, Heard] = {}
+        self.hearing: list[asyncio.Task[None]] = []
         self.acknowledged = 0
 
     async def take(self, step: tuple[str, int | Behaviour]) -> None:
@@ -46,8 +48,11 @@ class Bench:
                 self.port.usual = usual
             case ("hear", int(number)):
                 self.fold(self.port.events()[:number])
-                await self.outbox.discard_acknowledged({STREAM: self.heard})
+                self.hearing.append(asyncio.create_task(self.outbox.discard_acknowledged({STREAM: self.heard})))
                 await self.outbox.discard_delivered({STREAM: self.heard})
+            case ("meanwhile", int(number)):  # what follows comes while events are discarded
+                self.fold(self.port.events()[:number])
+                self.hearing.append(asyncio.create_task(self.outbox.discard_delivered({STREAM: self.heard})))
             case ("lose", _):  # an empty Redis in place of the last; the watcher notices
                 self.port.entries.clear()
                 self.outbox.redis_changed()
@@ -74,10 +79,13 @@ async def run(steps: list[tuple[str, int | Behaviour]], folder: Path) -> None:
     await bench.outbox.start()
     for step in steps:
         await bench.take(step)
-        kept = {event.seq for event in bench.outbox.unacknowledged(STREAM)}
+        seqs = [event.seq for event in bench.outbox.unacknowledged(STREAM)]
+        kept = set(seqs)
+        assert seqs == sorted(kept), "by number, each once"
         assert bench.known() | kept >= set(range(1, bench.acknowledged + 1))
     bench.port.usual = "answer"
     await wait_until(lambda: not bench.outbox.pending and not bench.outbox.away)
+    await asyncio.gather(*bench.hearing)
     unheard = {event.seq for event in bench.outbox.unacknowledged(STREAM)}
     assert unheard <= set(bench.port.seqs()), "what no snapshot has heard stands on this Redis"
     assert bench.known() >= set(range(1, bench.acknowledged + 1))
@@ -92,5 +100,7 @@ def test_nothing_acknowledged_is_ever_lost(steps: list[tuple[str, int | Behaviou
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(rooms, "KEPT_EVENTS", bound)
         patch.setattr(rooms, "BATCH_EVENTS", 4)
+        patch.setattr(rooms, "STEP_EVENTS", 1)
+        patch.setattr(rooms, "DISK_EVENTS", 3)
         patch.setattr(rooms, "RETRY_S", (0.001,))
         asyncio.run(run(steps, Path(folder)))
