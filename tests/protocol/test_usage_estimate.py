@@ -205,6 +205,31 @@ def test_rates_are_learnt_from_complete_answers() -> None:
     assert other.tokens.output == 78
 
 
+def test_the_rate_of_the_input_of_tools_is_learnt_too() -> None:
+    """A tool's arguments have more tokens than text of their length."""
+    estimator, call = UsageEstimator(), event("content_block_start", content_block={"type": "tool_use", "id": "t"})
+    argument = event("content_block_delta", delta={"type": "input_json_delta", "partial_json": " word" * 100})
+    before = read(START, call, argument, estimator=estimator).tokens.output
+    for _ in range(8):
+        read(START, call, argument, reported(2 * before), STOP, estimator=estimator)
+    assert read(START, call, *[argument] * 3, estimator=estimator).tokens.output == pytest.approx(6 * before, abs=3)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([BLOCK, DELTA, reported(156)], id="the client left before its end"),
+        pytest.param([BLOCK, DELTA, FALLBACK, BLOCK, DELTA, reported(312), STOP], id="several models wrote it"),
+    ],
+)
+def test_an_answer_that_is_not_one_models_or_not_whole_teaches_nothing(parts: list[bytes]) -> None:
+    """Its count may be of more or less than what has passed."""
+    estimator = UsageEstimator()
+    for _ in range(8):
+        read(START, *parts, estimator=estimator)
+    assert read(START, BLOCK, DELTA, estimator=estimator).tokens.output == 78
+
+
 def test_an_answer_whose_count_is_of_something_else_teaches_nothing() -> None:
     """What a provider's own tool wrote, say, is not in the stream."""
     estimator = UsageEstimator()
