@@ -6,13 +6,14 @@ forwarded. Not here: a provider that behaves (`tests.fakes`).
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from tests.support.proxies import Serving
 from tests.support.reading import until_read
+from tests.support.served import served
 
 LIMIT_S = 20
 MESSAGE: dict[str, Any] = {
@@ -110,30 +111,8 @@ async def byte_provider(
 ) -> AsyncIterator[ByteProvider]:
     """A byte-level provider on this loop."""
     made = ByteProvider(script)
-    async with listening(made.serve, limit=1024 * 1024) as made.port:
+    async with served(made.serve, limit=1024 * 1024) as made.port:
         yield made
-
-
-@asynccontextmanager
-async def listening(
-    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]], **options: Any
-) -> AsyncIterator[int]:
-    """The port of a server on this loop; its connections end with it."""
-    tasks: set[asyncio.Task[None]] = set()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(serve(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, **options)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class RawClient:

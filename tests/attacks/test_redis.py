@@ -19,9 +19,10 @@ from service.ledger.events import RouteDisabled
 from service.oauth.credentials_file import OAuthTokens
 from service.oauth.shared_token import SharedToken
 from service.settings import Secret
-from tests.attacks.raw import byte_provider, leave, listening
+from tests.attacks.raw import byte_provider, leave
 from tests.support.outbox_factories import clock
 from tests.support.proxies import ASK, Server
+from tests.support.served import served
 from tests.support.waiting import wait_until
 
 PASSWORD = "redis-password-marked-aaaaaaaa"
@@ -74,7 +75,7 @@ class NoRedis:
 async def no_redis(said: bytes) -> AsyncIterator[tuple[str, NoRedis]]:
     """The URL of a server that always says the same."""
     made = NoRedis(said)
-    async with listening(made.serve) as port:
+    async with served(made.serve) as port:
         yield f"redis://:{PASSWORD}@127.0.0.1:{port}/0", made
 
 

@@ -13,7 +13,8 @@ import pytest
 from redis.exceptions import RedisError
 
 from service.app import open_redis
-from tests.attacks.raw import leave, listening
+from tests.attacks.raw import leave
+from tests.support.served import served
 
 PASSWORD, SENTINELS_PASSWORD = "primary-password-marked", "sentinels-password-marked"
 NEW_CERTIFICATE = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
@@ -63,7 +64,7 @@ class Node:
 async def node(answers: Answers = lambda _: b"+OK\r\n", tls: ssl.SSLContext | None = None) -> AsyncIterator[Node]:
     """A node on the loopback."""
     made = Node(answers)
-    async with listening(made.serve, ssl=tls) as made.port:
+    async with served(made.serve, ssl=tls) as made.port:
         yield made
 
 

@@ -25,6 +25,7 @@ from tests.support.installation import ANTHROPIC_KEY, Proxy
 from tests.support.messages import ask, client_of
 from tests.support.ports import free_port
 from tests.support.processes import Command, environment
+from tests.support.served import until_accepted
 from tests.support.topologies import PASSWORD, Secured
 from tests.support.waiting import eventually
 
@@ -67,6 +68,7 @@ class TlsFront:
         self._loop.close()
 
     async def _end(self) -> None:
+        await until_accepted()
         self._server.close()
         connections = asyncio.all_tasks() - {asyncio.current_task()}
         for connection in connections:

@@ -7,6 +7,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from tests.fakes.connection import Connection, Serve
+from tests.support.served import until_accepted
 
 if TYPE_CHECKING:
     import ssl
@@ -55,11 +56,13 @@ class Listener:
 
     async def refuse(self) -> None:
         """Refuse new connections and reset the open ones."""
+        await until_accepted()
         self._stop_listening()
         self._placeholder = bound(self.port)
         await self._shut_connections()
 
     async def close(self) -> None:
+        await until_accepted()
         self._stop_listening()
         if self._placeholder is not None:
             self._placeholder.close()

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from tests.support.served import served
+
 Script = Callable[["Peer"], Awaitable[None]]
 
 LIMIT_S = 20
@@ -64,12 +66,12 @@ class Peer:
 class Scripted:
     """What the server saw."""
 
-    def __init__(self, scripts: tuple[Script, ...]) -> None:
+    def __init__(self, scripts: tuple[Script, ...], scheme: str) -> None:
         self.scripts = scripts
+        self.scheme = scheme
         self.peers: list[Peer] = []
         self.faults: list[BaseException] = []
         self.port = 0
-        self.scheme = "http"
 
     @property
     def url(self) -> str:
@@ -93,28 +95,10 @@ class Scripted:
 @asynccontextmanager
 async def scripted(*scripts: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[Scripted]:
     """A server on the loopback."""
-    served = Scripted(scripts)
-    tasks: set[asyncio.Task[None]] = set()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(served.serve(reader, writer))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
-    served.port = server.sockets[0].getsockname()[1]
-    served.scheme = "https" if tls else "http"
-    try:
-        yield served
-    finally:
-        server.close()
-        for task in list(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for peer in served.peers:
-            with suppress(Exception):
-                await peer.writer.wait_closed()
-        assert not served.faults, served.faults
+    server = Scripted(scripts, "https" if tls else "http")
+    async with served(server.serve, ssl=tls) as server.port:
+        yield server
+    assert not server.faults, server.faults
 
 
 def answers(*each: bytes) -> Script:
