@@ -7,6 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import Route, expect
 
+from service.console.api_types import LiveAttempt
 from service.ledger import wire
 from tests.browser.conftest import Complaints, Open
 from tests.browser.looking import ADMIN, PAGES, REQUEST_ID, VIEWER, card, fail_over, link_to, log_in, region, settle
@@ -332,6 +333,19 @@ def test_what_is_wrong_with_an_installation_is_shown(visit: Open, complaints: Co
     page.evaluate("location.hash = '#/system'")
     expect(region(page, "Fleet")).to_contain_text("can't be used")
     expect(region(page, "Fleet")).to_contain_text("can't do their work: see Overview")
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_as_many_are_in_progress_as_are_listed(visit: Open) -> None:
+    """Both are read each second, at different moments."""
+    fields = LiveAttempt.__struct_fields__
+    rows = [{**dict.fromkeys(fields, "anthropic"), "attempt_id": name, "started_at_ms": 1} for name in ("a", "b")]
+    page = visit(token="")
+    page.route("**/admin/api/attempts", lambda route: route.fulfill(json=rows))
+    log_in(page, VIEWER)
+    expect(region(page, "In progress").locator("tbody tr")).to_have_count(2)
+    expect(region(page, "In progress")).to_contain_text("2 attempts")
+    expect(page.locator(".stats > div", has_text="In progress").locator("dd")).to_have_text("2attempts")
     page.unroute_all(behavior="ignoreErrors")
 
 

@@ -12,6 +12,7 @@ import { h } from "./view.js";
 
 const HEADLINES = { ok: "All systems operational", warning: "Needs attention", problem: "Something is wrong" };
 const ATTEMPTS_MS = 1_000;
+const LISTED_ATTEMPTS = 500; // the most that the API lists
 const HOUR_S = 3_600;
 const LEAST_HOURS = 24; // so that the first bar of a week stands on an axis of hours
 
@@ -45,7 +46,7 @@ export function view() {
       h(
         "div",
         { class: "stack" },
-        panel("In progress", { id: "in-progress", aside: format.plural(overview.open_attempts, "attempt") }, inProgress()),
+        panel("In progress", { id: "in-progress", aside: format.plural(openAttempts(overview), "attempt") }, inProgress()),
         panel("Tokens this week, by hour", { id: "hours", aside: "weighted as for quotas" }, hours(overview)),
       ),
     ),
@@ -78,7 +79,7 @@ function banner(overview) {
       "dl",
       { class: "stats" },
       stat("Answered", format.count(overview.requests_per_minute), "in the last minute"),
-      stat("In progress", format.count(overview.open_attempts), overview.open_attempts === 1 ? "attempt" : "attempts"),
+      stat("In progress", format.count(openAttempts(overview)), openAttempts(overview) === 1 ? "attempt" : "attempts"),
       stat("Replicas", format.count(overview.replicas), "serving"),
       stat("Lag", format.count(overview.fleet_lag), "entries to fold"),
     ),
@@ -120,6 +121,12 @@ function firstSteps() {
     h("p", {}, copyButton(`${command}\nclaude`, "Copy")),
     h("p", { class: "hint" }, h("code", {}, "ccproxy claude setup"), " writes this to Claude Code's settings."),
   );
+}
+
+// As many as the list shows: it is read at another moment than the overview. A list at its limit is not all of them.
+function openAttempts(overview) {
+  const listed = attempts.data?.length ?? LISTED_ATTEMPTS;
+  return listed < LISTED_ATTEMPTS ? listed : overview.open_attempts;
 }
 
 function inProgress() {
